@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""What a handler can ask about the delivery that it is running: `current()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from procbus.errors import ProcbusError
+
+#: Stands for an argument that was not given, where None is a legal value.
+NOTHING: Any = object()
+
+
+class HandlerContext:
+    """The delivery at hand, as its handler sees it. One is made for each run of a handler."""
+
+    __slots__ = ("_publish", "attempt", "event_id", "handler", "owner", "parent_id", "topic")
+
+    def __init__(
+        self,
+        handler: str,
+        event_id: int,
+        parent_id: int | None,
+        topic: str | None,
+        attempt: int,
+        publish: Callable[[Any, str | None], object],
+        owner: object = None,
+    ) -> None:
+        #: Name of the handler.
+        self.handler = handler
+        self.event_id = event_id
+        #: Id of the event whose handler published this one, None when it came from outside.
+        self.parent_id = parent_id
+        self.topic = topic
+        #: 1 at the first attempt.
+        self.attempt = attempt
+        self._publish = publish
+        #: The dispatcher that this handler runs for; None in a worker process.
+        self.owner = owner
+
+    def publish(self, event: Any, payload: Any = NOTHING) -> None:
+        """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.
+
+        From an io handler it goes out at once. From a cpu handler it leaves the worker together
+        with the handler's success, and is dropped if the handler fails. It never blocks.
+
+        Raises:
+            QueueFull: far too many deliveries are pending (io handlers only; a cpu handler's
+                delivery fails with this error instead).
+            TopicError: the topic is malformed.
+        """
+        if payload is NOTHING:
+            self._publish(event, None)
+        else:
+            self._publish(payload, event)
+
+    def __repr__(self) -> str:
+        """Say which handler runs which event."""
+        return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
+
+
+running: ContextVar[HandlerContext | None] = ContextVar("procbus_running", default=None)
+
+
+def current() -> HandlerContext:
+    """Return the delivery that the calling handler is running.
+
+    Raises:
+        ProcbusError: called outside a handler, or in a thread that the handler started itself.
+    """
+    context = running.get()
+    if context is None:
+        raise ProcbusError(
+            "current() works only inside a running handler (and not in a thread that the handler "
+            "started: take current() in the handler and pass it on)"
+        )
+    return context

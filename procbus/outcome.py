@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""How one attempt at a delivery ended, as data."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+
+class OutcomeKind(enum.Enum):
+    """The ways in which an attempt can end."""
+
+    SUCCEEDED = "succeeded"
+    RAISED = "raised"
+    TIMED_OUT = "timed out"
+    WORKER_DIED = "worker died"
+    OVER_MEMORY = "over memory"
+    CANCELLED = "cancelled"
+
+
+class Outcome(NamedTuple):
+    """The end of one attempt. Immutable; a tuple because one is made for every delivery."""
+
+    kind: OutcomeKind
+    #: What the handler returned; None unless it succeeded.
+    value: Any = None
+    #: What went wrong; None when the handler succeeded.
+    error: BaseException | None = None
+    #: When the handler began and ended, in seconds of `time.monotonic()`; 0.0 when it never began.
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    #: Process that ran the handler; None when it never began.
+    worker_pid: int | None = None
+    #: Events published by a cpu handler that then failed: they were dropped with its failure.
+    dropped_events: int = 0

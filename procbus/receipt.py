@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""A receipt: what `publish` returns, the deliveries of one event."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from procbus.delivery import Delivery, DeliveryState
+from procbus.errors import ProcbusError
+
+
+class Receipt:
+    """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
+
+    `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement.
+    """
+
+    __slots__ = ("callbacks", "deliveries", "event", "id", "left", "lock", "parent_id", "topic")
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - the public name of the field
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        lock: threading.Lock,
+    ) -> None:
+        self.id = id
+        self.event = event
+        self.topic = topic
+        #: Id of the event whose handler published this one; None when it came from outside.
+        self.parent_id = parent_id
+        self.lock = lock
+        self.deliveries: tuple[Delivery, ...] = ()
+        self.left = 0
+        self.callbacks: list[Callable[[Receipt], object]] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every delivery is settled."""
+        return self.left == 0
+
+    def when_done(self, callback: Callable[[Receipt], object]) -> None:
+        """Call `callback(receipt)` once every delivery is settled, at once if they are.
+
+        It runs in the thread that settles: keep it short, and never let it raise or block.
+        """
+        with self.lock:
+            if self.left:
+                if self.callbacks is None:
+                    self.callbacks = []
+                self.callbacks.append(callback)
+                return
+        callback(self)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every delivery is settled.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Returns:
+            Whether every delivery is settled.
+        """
+        if not self.left:
+            return True
+        woken = threading.Lock()
+        woken.acquire()
+        self.when_done(lambda _: woken.release())
+        return woken.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait, and return what the one handler of this event returned.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not settled in time.
+            ProcbusError: the event has no handler or more than one.
+            BaseException: what the handler raised, or the `ProcbusError` that ended it.
+        """
+        self._only_delivery()
+        self._wait_or_raise(timeout)
+        return self._only_delivery().result()
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """Wait, and return what each handler returned, in the order of `deliveries`.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not settled in time.
+            BaseException: what the handler raised if one failed.
+            BaseExceptionGroup: all that the handlers raised if several failed.
+        """
+        self._wait_or_raise(timeout)
+        errors = [e for d in self.deliveries if (e := d.exception()) is not None]
+        if len(errors) > 1:
+            raise BaseExceptionGroup(f"{len(errors)} handlers failed for event {self.id}", errors)
+        if errors:
+            raise errors[0]
+        return [delivery.result() for delivery in self.deliveries]
+
+    async def settled(self) -> Receipt:
+        """Wait in an event loop until every delivery is settled; never raises for a failure."""
+        import asyncio  # only here: `import procbus` stays light
+
+        if self.left:
+            loop = asyncio.get_running_loop()
+            woken = loop.create_future()
+
+            def wake(_: Receipt) -> None:
+                try:
+                    loop.call_soon_threadsafe(lambda: woken.done() or woken.set_result(None))
+                except RuntimeError:
+                    return  # the loop was closed meanwhile: nobody waits any more
+
+            self.when_done(wake)
+            await woken
+        return self
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in an event loop; the value is that of `result()`."""
+        self._only_delivery()
+        yield from self.settled().__await__()
+        return self._only_delivery().result()
+
+    def _only_delivery(self) -> Delivery:
+        if len(self.deliveries) == 1:
+            return self.deliveries[0]
+        raise ProcbusError(
+            f"event {self.id} has {len(self.deliveries)} handlers, so it has no one result: "
+            "use results(), or look at each of receipt.deliveries"
+        )
+
+    def _wait_or_raise(self, timeout: float | None) -> None:
+        if not self.wait(timeout):
+            raise TimeoutError(f"event {self.id} was not settled within {timeout} s: {self!r}")
+
+    def __repr__(self) -> str:
+        """Say which event it is and how its deliveries stand."""
+        what = self.topic if self.topic is not None else type(self.event).__name__
+        if not self.deliveries:
+            return f"<Receipt of event {self.id} ({what}): no handler>"
+        states = [delivery.state for delivery in self.deliveries]
+        counts = [f"{n} {s.value}" for s in DeliveryState if (n := states.count(s))]
+        return f"<Receipt of event {self.id} ({what}): {', '.join(counts)}>"
