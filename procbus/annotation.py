@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What a handler's function says of itself: its name, its module, the topics in its annotation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from procbus.errors import SubscriptionError
+
+
+def topics_of(function: Callable[..., Any]) -> tuple[type, ...]:
+    """Take the topics from the annotation of the first parameter.
+
+    A union gives each of its members, ``Annotated[E, ...]`` gives ``E``, ``list[int]`` gives
+    ``list``. String annotations are resolved where the function was written: in its module and in
+    the variables that it closes over.
+
+    Args:
+        function: a plain function, bound method, `functools.partial` or callable object.
+
+    Raises:
+        SubscriptionError: the annotation is missing, cannot be resolved, or names no class.
+    """
+    hint = _resolve(function, _first_annotation(function))
+    return tuple(dict.fromkeys(_class_of(function, member) for member in _members(hint)))
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Name a function for people: ``module.qualname``.
+
+    A partial is named for the function in it, a callable object for its class.
+    """
+    module, name = module_of(function), _named(function).__qualname__
+    return f"{module}.{name}" if module else name
+
+
+def module_of(function: Callable[..., Any]) -> str | None:
+    """Name the module where a function, or what is in a partial, or a class was written."""
+    return getattr(_named(function), "__module__", None)  # methods of builtins have none
+
+
+def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the callable inside any layers of `functools.partial`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _named(function: Callable[..., Any]) -> Any:
+    inner = without_partial(function)
+    return inner if hasattr(inner, "__qualname__") else type(inner)
+
+
+def _first_annotation(function: Callable[..., Any]) -> object:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError) as error:
+        raise _refusal(function, "it has no signature to read a topic from") from error
+    for parameter in parameters:
+        if parameter.annotation is parameter.empty:
+            raise _refusal(function, f"its parameter {parameter.name!r} has no annotation")
+        return parameter.annotation
+    raise _refusal(function, "it has no parameter to read a topic from")
+
+
+def _resolve(function: Callable[..., Any], annotation: object) -> object:
+    """Evaluate one annotation and the strings in it, leaving the function's others alone.
+
+    The others may well be names that exist for the type checker only.
+    """
+    written = _written(function)
+    holder = types.SimpleNamespace(__annotations__={"event": annotation})
+    try:
+        hints = typing.get_type_hints(
+            holder, getattr(written, "__globals__", {}), _closure_of(written)
+        )
+    except Exception as error:  # an annotation is the user's code: it may raise anything
+        text = annotation if isinstance(annotation, str) else repr(annotation)
+        reason = f"its annotation {text!r} cannot be resolved ({type(error).__name__}: {error})"
+        raise _refusal(function, reason) from error
+    return hints["event"]
+
+
+def _written(function: Callable[..., Any]) -> object:
+    """Find the function whose source holds the annotation: beneath partials, methods, wrappers."""
+    inner: Any = without_partial(function)
+    if not hasattr(inner, "__qualname__"):
+        inner = type(inner).__call__
+    return without_partial(inspect.unwrap(getattr(inner, "__func__", inner)))
+
+
+def _closure_of(function: object) -> dict[str, object]:
+    variables = {}
+    names = function.__code__.co_freevars if isinstance(function, types.FunctionType) else ()
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            variables[name] = cell.cell_contents
+        except ValueError:  # not assigned yet: the annotation is then reported as unresolvable
+            continue
+    return variables
+
+
+def _members(hint: Any) -> Iterator[object]:
+    if sys.version_info >= (3, 12) and isinstance(hint, typing.TypeAliasType):
+        yield from _members(hint.__value__)
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for member in typing.get_args(hint):
+            yield from _members(member)
+    else:
+        yield hint
+
+
+def _class_of(function: Callable[..., Any], member: object) -> type:
+    if member is None or member is types.NoneType:
+        raise _refusal(function, "its annotation includes None, which is never published")
+    if member is Any:
+        raise _refusal(function, "its annotation is Any, which is no class (object takes them all)")
+    found = typing.get_origin(member) or member
+    if not isinstance(found, type):
+        raise _refusal(function, f"its annotation {member!r} is not a class")
+    return found
+
+
+def _refusal(function: Callable[..., Any], reason: str) -> SubscriptionError:
+    return SubscriptionError(
+        f"handler {name_of(function)}: no topic, because {reason}; annotate its first parameter "
+        f"with the class of its events, or name the topic: "
+        f'@subscribe(MyEvent, kind=...) or @subscribe("my.topic", kind=...)'
+    )
