@@ -1,0 +1,73 @@
+# Everything runs in a virtual environment of its own, made on first use and brought up to date
+# whenever pyproject.toml changes. Needs make and Python >= 3.11, nothing else.
+
+VENV ?= .venv
+
+# The newest Python that is really there: a name on PATH may be a shim that fails when it is run,
+# so each candidate is run. Recursive (?=): looked for only when an environment has to be made.
+is_supported = $(shell $(1) -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
+	$(if $(filter True,$(call is_supported,$(name))),$(name))))
+
+CODE := $(wildcard procbus tests bench)
+BIN := $(VENV)/bin
+
+# Two targets must not install into one environment at the same time.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/installed-core ## Index Python's standard library, with a table of its most complex functions
+	@$(BIN)/procbus demo
+
+test: $(VENV)/installed-test ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## Check style and formatting
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+
+types: $(VENV)/installed-dev ## Check the types
+	@$(BIN)/mypy $(CODE)
+
+bench: $(VENV)/installed-bench ## Measure procbus beside its peers (takes minutes)
+	@$(BIN)/python -m bench
+
+format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the linter
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+clean: ## Remove the environments, caches and build products
+	@rm -rf $(VENV) .venv-3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: `core` is procbus alone, any other name is an extra of pyproject.toml.
+# pip's output is shown only when it fails.
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing procbus ($*) into $(VENV)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable \
+		'.$(if $(filter-out core,$*),[$*])' > $(VENV)/pip.log 2>&1 || { \
+		cat $(VENV)/pip.log; \
+		echo "procbus: pip could not install what is needed, its output is above."; \
+		echo "It takes packages from a package index: check the network, or name an index"; \
+		echo "that you can reach with PIP_INDEX_URL=... or in pip's configuration."; \
+		exit 1; } >&2
+	@touch $@
+
+$(BIN)/python:
+	@$(if $(PYTHON),,echo "procbus: needs Python 3.11 or later, and none was found on PATH." >&2; \
+		echo "Install one, or name it: make $(or $(MAKECMDGOALS),help) PYTHON=/path/to/python3" >&2; \
+		exit 1)
+	@$(if $(filter True,$(call is_supported,$(PYTHON))),,\
+		echo "procbus: needs Python 3.11 or later, and PYTHON=$(PYTHON) is not one:" >&2; \
+		$(PYTHON) --version >&2; exit 1)
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "procbus: $(PYTHON) lacks the modules that make environments (venv, ensurepip)."; \
+		echo "On Debian and Ubuntu: apt install python3-venv (or python3.12-venv and so on)."; \
+		exit 1; } >&2
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
