@@ -1,0 +1,32 @@
+"""What holds for every test: nothing is left behind, and no test is timed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests import leaks
+
+os.environ[leaks.MARK] = leaks.RUN
+
+# No test asserts on elapsed time, so hypothesis does not either.
+settings.register_profile("procbus", deadline=None)
+settings.load_profile("procbus")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail the test that leaves a process, thread, file descriptor or shared memory behind.
+
+    Autouse, so it is set up before the test's own fixtures and looks after they have cleaned up.
+    """
+    before = leaks.Snapshot.take()
+    yield
+    left = leaks.leaks_since(before)
+    if left:
+        message = f"the test left behind:\n{left}"  # describes the processes: before the kill
+        left.kill_processes()
+        pytest.fail(message, pytrace=False)

@@ -1,0 +1,209 @@
+"""What a test leaves behind: processes, threads, file descriptors, shared memory.
+
+Take a `Snapshot` before the test and ask for `leaks_since(snapshot)` after it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# Every descendant inherits this, so that one whose parent is gone is still known as the tests' own.
+# The value tells this run from another on the same machine.
+MARK = "PROCBUS_TEST_RUN"
+RUN = f"{os.getpid()}-{time.monotonic_ns()}"
+
+SHARED_MEMORY = Path("/dev/shm")
+DESCRIPTORS = Path("/proc/self/fd")
+
+# The thread that closes open buses at interpreter exit. It is started once, waits for the main
+# thread to end, and so lives until then by its purpose.
+EXIT_THREAD = "procbus-exit"
+
+# How the resource trackers of multiprocessing and loky are started: one each, on first use, and
+# they live as long as the process that they serve.
+TRACKERS = (
+    "from multiprocessing.resource_tracker import main",
+    "from loky.backend.resource_tracker import main",
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What there is at one moment, the trackers and the exit thread left out."""
+
+    processes: frozenset[psutil.Process]
+    threads: frozenset[threading.Thread]
+    descriptors: frozenset[tuple[int, str]]
+    """Number and what it leads to, so that a number used again counts as new."""
+    shared_memory: frozenset[str]
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        processes = _descendants()
+        trackers = {process for process in processes if _is_own_tracker(process)}
+        return cls(
+            processes=frozenset(processes - trackers),
+            threads=frozenset(t for t in threading.enumerate() if t.name != EXIT_THREAD),
+            descriptors=frozenset(_descriptors() - _pipes_to(trackers)),
+            shared_memory=frozenset(_names(SHARED_MEMORY)),
+        )
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What is there now and was not before; false when nothing is."""
+
+    processes: frozenset[psutil.Process]
+    threads: frozenset[threading.Thread]
+    descriptors: frozenset[tuple[int, str]]
+    shared_memory: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.processes or self.threads or self.descriptors or self.shared_memory)
+
+    def __str__(self) -> str:
+        lines = [f"process {_describe(process)}" for process in self.processes]
+        lines += [f"thread {thread!r}" for thread in self.threads]
+        lines += [f"file descriptor {number} -> {target}" for number, target in self.descriptors]
+        lines += [f"shared memory {SHARED_MEMORY / name}" for name in self.shared_memory]
+        return "\n".join(sorted(lines))
+
+    def kill_processes(self) -> None:
+        """End what was left, so that one leak does not fail the tests that follow."""
+        for process in self.processes:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(self.processes, timeout=10)
+
+
+def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
+    """Say what is left since `before`, after waiting for what is about to end.
+
+    Args:
+        before: Taken before the test.
+        patience_s: How long threads and processes that are ending may still take, in seconds.
+    """
+    left = _difference(before, Snapshot.take())
+    if left.threads or left.processes:
+        deadline = time.monotonic() + patience_s
+        # Threads first: one of them may be waiting for a process, to read its exit code.
+        for thread in left.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        psutil.wait_procs(
+            _difference(before, Snapshot.take()).processes,
+            timeout=max(0.0, deadline - time.monotonic()),
+        )
+        left = _difference(before, Snapshot.take())
+    if left.descriptors or left.shared_memory:
+        # An object in a reference cycle closes what it holds when the cycle is collected.
+        gc.collect()
+        left = _difference(before, Snapshot.take())
+    return left
+
+
+def _difference(before: Snapshot, now: Snapshot) -> Leaks:
+    shared_memory = now.shared_memory - before.shared_memory
+    return Leaks(
+        processes=now.processes - before.processes,
+        threads=now.threads - before.threads,
+        descriptors=now.descriptors - before.descriptors,
+        shared_memory=shared_memory - _mapped_by_strangers(shared_memory),
+    )
+
+
+def _descendants() -> set[psutil.Process]:
+    """Children and theirs, and those that lost their parent; not those that have ended."""
+    own = psutil.Process()
+    found = set(own.children(recursive=True))
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == RUN:
+                found.add(process)
+        except psutil.Error:  # it has ended meanwhile, or is another user's
+            continue
+    return {process for process in found - {own} if _is_alive(process)}
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_own_tracker(process: psutil.Process) -> bool:
+    """Not one that serves a process that a test started: that one has to end with it."""
+    try:
+        return process.ppid() == os.getpid() and any(
+            argument.startswith(TRACKERS) for argument in process.cmdline()
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _descriptors() -> set[tuple[int, str]]:
+    return {(int(name), target) for name, target in _links(DESCRIPTORS).items()}
+
+
+def _pipes_to(trackers: set[psutil.Process]) -> set[tuple[int, str]]:
+    """This process's ends of the pipes by which it talks to its trackers."""
+    theirs = {
+        target
+        for tracker in trackers
+        for name, target in _links(Path(f"/proc/{tracker.pid}/fd")).items()
+        # Its standard streams may be inherited, and then lead to a pipe that is not its own.
+        if int(name) > 2 and target.startswith("pipe:")
+    }
+    return {(number, target) for number, target in _descriptors() if target in theirs}
+
+
+def _links(directory: Path) -> dict[str, str]:
+    """Name and target of each symbolic link; empty where there is no such directory (not Linux)."""
+    links = {}
+    for name in _names(directory):
+        try:
+            links[name] = os.readlink(directory / name)
+        except OSError:  # closed meanwhile: the descriptor that listed the directory, for one
+            continue
+    return links
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _mapped_by_strangers(names: frozenset[str]) -> set[str]:
+    """Those of the names that a process outside the tests has mapped into its memory.
+
+    Shared memory belongs to the machine, not to a process: another program may have made it while
+    the test ran.
+    """
+    if not names:
+        return set()
+    tests = {process.pid for process in _descendants()} | {os.getpid()}
+    maps = []
+    for pid in set(psutil.pids()) - tests:
+        try:
+            maps.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
+        except OSError:  # it has ended meanwhile, or is another user's
+            continue
+    return {name for name in names if any(str(SHARED_MEMORY / name) in text for text in maps)}
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} ({process.status()}): {' '.join(process.cmdline())}"
+    except psutil.NoSuchProcess:
+        return f"{process.pid}, ended by now"

@@ -1,0 +1,201 @@
+"""The checker finds what is left behind: each kind once for real, cleaned up afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import leaks
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+WAIT_FOR_INPUT = [sys.executable, "-c", "input()"]
+
+
+@contextlib.contextmanager
+def process_waiting_for_input(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_test_that_leaves_nothing_has_no_leaks() -> None:
+    before = leaks.Snapshot.take()
+
+    assert not leaks.leaks_since(before, patience_s=0)
+
+
+def test_a_process_left_running_is_found_and_named() -> None:
+    before = leaks.Snapshot.take()
+    with process_waiting_for_input(*WAIT_FOR_INPUT) as process:
+        left = leaks.leaks_since(before, patience_s=0)
+
+        assert {found.pid for found in left.processes} == {process.pid}
+        assert f"process {process.pid}" in str(left)
+        assert "input()" in str(left)
+
+
+def test_a_process_left_running_can_be_killed() -> None:
+    before = leaks.Snapshot.take()
+    with process_waiting_for_input(*WAIT_FOR_INPUT) as process:
+        leaks.leaks_since(before, patience_s=0).kill_processes()
+
+        assert not psutil.pid_exists(process.pid)
+    assert not leaks.leaks_since(before, patience_s=0)
+
+
+@linux_only
+def test_a_process_whose_parent_is_gone_is_found() -> None:
+    parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid); input()"
+    before = leaks.Snapshot.take()
+    with process_waiting_for_input(sys.executable, "-uc", parent, *WAIT_FOR_INPUT) as process:
+        assert process.stdout is not None
+        orphan = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+        process.wait(timeout=10)
+        # It still holds the pipe that its parent had as standard input, and so waits on.
+        left = leaks.leaks_since(before, patience_s=0)
+        orphan.kill()
+
+    assert orphan in left.processes
+
+
+def test_a_thread_left_running_is_found_and_named() -> None:
+    before = leaks.Snapshot.take()
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name="left-behind")
+    thread.start()
+    left = leaks.leaks_since(before, patience_s=0)
+    end.set()
+    thread.join()
+
+    assert left.threads == {thread}
+    assert "left-behind" in str(left)
+
+
+def test_a_thread_that_is_about_to_end_is_waited_for() -> None:
+    before = leaks.Snapshot.take()
+    joined = threading.Event()
+
+    class EndsWhenJoined(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            joined.set()
+            super().join(timeout)
+
+    EndsWhenJoined(target=joined.wait).start()
+
+    assert not leaks.leaks_since(before, patience_s=10)
+
+
+def test_only_the_thread_that_waits_for_interpreter_exit_is_exempt() -> None:
+    before = leaks.Snapshot.take()
+    end = threading.Event()
+    threads = [
+        threading.Thread(target=end.wait, name=name) for name in ("procbus-exit", "procbus-exit-2")
+    ]
+    for thread in threads:
+        thread.start()
+    left = leaks.leaks_since(before, patience_s=0)
+    end.set()
+    for thread in threads:
+        thread.join()
+
+    assert {thread.name for thread in left.threads} == {"procbus-exit-2"}
+
+
+@linux_only
+def test_a_file_descriptor_left_open_is_found_and_named(tmp_path: Path) -> None:
+    before = leaks.Snapshot.take()
+    descriptor = os.open(tmp_path / "left-open", os.O_CREAT | os.O_WRONLY)
+    left = leaks.leaks_since(before, patience_s=0)
+    os.close(descriptor)
+
+    assert left.descriptors == {(descriptor, str(tmp_path / "left-open"))}
+    assert f"file descriptor {descriptor}" in str(left)
+
+
+@linux_only
+def test_a_file_descriptor_number_used_for_another_file_is_found(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "closed", os.O_CREAT | os.O_WRONLY)
+    before = leaks.Snapshot.take()
+    os.close(descriptor)
+    again = os.open(tmp_path / "left-open", os.O_CREAT | os.O_WRONLY)
+    left = leaks.leaks_since(before, patience_s=0)
+    os.close(again)
+
+    assert again == descriptor
+    assert left.descriptors == {(again, str(tmp_path / "left-open"))}
+
+
+@linux_only
+def test_shared_memory_left_behind_is_found_and_named() -> None:
+    before = leaks.Snapshot.take()
+    memory = SharedMemory(create=True, size=1)
+    left = leaks.leaks_since(before, patience_s=0)
+    memory.close()
+    left_unmapped = leaks.leaks_since(before, patience_s=0)
+    memory.unlink()
+
+    assert left.shared_memory == left_unmapped.shared_memory == {memory.name}
+    assert f"shared memory /dev/shm/{memory.name}" in str(left)
+
+
+@linux_only
+def test_the_trackers_and_their_pipes_are_no_leaks() -> None:
+    from loky.backend import resource_tracker as loky_tracker
+
+    before = leaks.Snapshot.take()
+    resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
+
+    assert not leaks.leaks_since(before, patience_s=0)
+
+
+def test_a_leak_fails_the_test_that_made_it_and_no_other(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    pytester.makeconftest(
+        """
+        from functools import partial
+        from tests import leaks
+        from tests.conftest import nothing_left_behind
+
+        leaks.leaks_since = partial(leaks.leaks_since, patience_s=0)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import subprocess, sys, threading
+        import psutil
+
+        end = threading.Event()
+        held = []
+
+        def test_leaks():
+            held.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+            threading.Thread(target=end.wait, name="left-behind", daemon=True).start()
+
+        def test_after_it():
+            assert not psutil.pid_exists(held[0].pid)
+            held.pop().stdin.close()
+            end.set()
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaks*", "the test left behind:", "process *", "thread *"]
+    )
