@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
@@ -13,6 +13,7 @@ from procbus.outcome import Outcome, OutcomeKind
 if TYPE_CHECKING:
     from procbus.handler import Handler
     from procbus.receipt import Receipt
+    from procbus.subscription import Subscription
 
 
 class DeliveryState(enum.Enum):
@@ -34,17 +35,6 @@ TERMINAL_STATE = {
 }
 
 
-class Subscribed(Protocol):
-    """What a delivery needs of the subscription it belongs to."""
-
-    @property
-    def handler(self) -> Handler:
-        """The handler subscribed."""
-
-    def is_running(self, delivery: Delivery) -> bool:
-        """Whether a worker is in the handler with this delivery just now."""
-
-
 class Delivery:
     """One event for one handler. Read it from any thread.
 
@@ -54,7 +44,7 @@ class Delivery:
     __slots__ = ("attempts", "event_id", "key", "outcome", "queued_at", "receipt", "subscription")
 
     def __init__(
-        self, subscription: Subscribed, receipt: Receipt, key: Any, queued_at: float
+        self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
     ) -> None:
         self.subscription = subscription
         #: The receipt while the delivery is open. Let go at settlement, so that no reference

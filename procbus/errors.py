@@ -83,3 +83,14 @@ class WorkerDied(ProcbusError):
         self.pid = pid
         self.exit_code = exit_code
         self.ran_s = ran_s
+
+
+class WorkerTraceback(Exception):  # noqa: N818 - never raised: it is the cause of what was
+    """The traceback that a handler's exception had in its worker, as text.
+
+    It is the `__cause__` of an exception that came back from a worker process.
+    """
+
+    def __str__(self) -> str:
+        """Set the text off, as it is shown above the traceback of this process."""
+        return f'\n"""\n{self.args[0]}"""'

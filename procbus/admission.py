@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""How many deliveries may be pending on a bus, and who waits for room."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+from procbus.errors import BusClosed, QueueFull
+
+OnFull = Literal["block", "raise"]
+
+#: Handlers may publish into a full bus (blocking them could deadlock it), up to so many times
+#: `max_pending`; then it is an avalanche, and publishing from a handler raises QueueFull too.
+AVALANCHE = 10
+
+
+class Admission:
+    """Counts pending deliveries. Thread-safe.
+
+    `_lock` belongs to this object and guards all of its fields; nothing blocks while it is held.
+    """
+
+    def __init__(self, max_pending: int, on_full: OnFull) -> None:
+        self.max_pending = max_pending
+        self._on_full = on_full
+        # Publishers that found the bus full are woken a little below the limit, so that one
+        # settlement does not wake one publisher for one event each time. Small limits: at once.
+        self._low_water = max_pending - max(1, max_pending // 8 if max_pending >= 64 else 1)
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._empty = threading.Condition(self._lock)
+        self._pending = 0
+        self._blocked = 0
+        self._callbacks: list[Callable[[], object]] = []
+        self._refusing = False
+
+    @property
+    def pending(self) -> int:
+        """Deliveries published and not yet settled."""
+        return self._pending
+
+    def enter(self, count: int, *, nested: bool) -> None:
+        """Count `count` new deliveries in, waiting for room if need be.
+
+        Args:
+            count: how many.
+            nested: whether they come from inside a handler: then it never waits.
+
+        Raises:
+            QueueFull: no room, and waiting is not wanted or not possible.
+            BusClosed: the bus was closed, before or while waiting.
+        """
+        with self._lock:
+            if self._pending >= self.max_pending or self._refusing:
+                if nested:
+                    self._check_avalanche()
+                else:
+                    self._wait_for_room()
+            self._pending += count
+
+    def try_enter(self, count: int, when_room: Callable[[], object]) -> bool:
+        """Count deliveries in if there is room, else call `when_room` once there may be.
+
+        Raises:
+            QueueFull: no room, and the bus was made with `on_full="raise"`.
+            BusClosed: the bus was closed.
+        """
+        with self._lock:
+            if self._refusing:
+                raise BusClosed(_CLOSED)
+            if self._pending >= self.max_pending:
+                if self._on_full == "raise":
+                    raise QueueFull(self._full())
+                self._callbacks.append(when_room)
+                return False
+            self._pending += count
+            return True
+
+    def leave(self, count: int) -> None:
+        """Count settled deliveries out."""
+        callbacks: list[Callable[[], object]] = []
+        with self._lock:
+            self._pending -= count
+            if self._pending <= self._low_water:
+                if self._blocked:
+                    self._room.notify_all()
+                callbacks, self._callbacks = self._callbacks, callbacks
+            if not self._pending:
+                self._empty.notify_all()
+        for callback in callbacks:
+            callback()
+
+    def wait_empty(self, timeout: float | None) -> bool:
+        """Wait until nothing is pending; say whether that came about within `timeout` seconds."""
+        with self._lock:
+            return self._empty.wait_for(lambda: not self._pending, timeout)
+
+    def refuse(self) -> None:
+        """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""
+        with self._lock:
+            self._refusing = True
+            self._room.notify_all()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def _wait_for_room(self) -> None:
+        while self._pending >= self.max_pending and not self._refusing:
+            if self._on_full == "raise":
+                raise QueueFull(self._full())
+            self._blocked += 1
+            try:
+                self._room.wait()
+            finally:
+                self._blocked -= 1
+        if self._refusing:
+            raise BusClosed(_CLOSED)
+
+    def _check_avalanche(self) -> None:
+        full = self._pending >= self.max_pending
+        if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
+            raise QueueFull(self._full())
+
+    def _full(self) -> str:
+        return (
+            f"{self._pending} deliveries are pending (max_pending={self.max_pending}): publish "
+            'more slowly, raise max_pending, or use on_full="block" or bus.stream()'
+        )
+
+
+_CLOSED = "the bus is closed and takes no more events: publish before close(), or make a new bus"

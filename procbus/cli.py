@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""The command line: ``procbus COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+
+# Exit statuses, as shells have them: 128 + the number of the signal.
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status. Call it in the main thread.
+
+    SIGTERM and Ctrl-C end a command alike: the bus is closed, no process is left, one line says
+    what was not run, and the status is 143 or 130.
+
+    Args:
+        arguments: what follows the program's name; None for those of the process.
+
+    Raises:
+        SystemExit: at SIGTERM, for ``--help`` and ``--version``, and for arguments that are wrong.
+    """
+    # A name of a file that the terminal cannot show is no reason to fail in the middle of a report.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    try:
+        with _sigterm_exits():
+            status: int = options.run(options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="procbus", description="An event bus that lives inside your script."
+    )
+    parser.add_argument("--version", action="version", version=f"procbus {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
+    return parser
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="index Python source, and compare with a thread-pool bus",
+        description="Index the functions of a tree of Python files by complexity, with an io, a "
+        "cpu and an io handler in a chain, then do the same on a thread-pool bus.",
+    )
+    demo.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="default: Python's standard library"
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="SQLite file to write; default: a new one in the directory for temporary files",
+    )
+    demo.add_argument(
+        "--limit", type=_positive, metavar="N", help="index the first N files only"
+    )
+    demo.add_argument(
+        "--cpu-workers", type=_positive, metavar="N", help="default: one for each core"
+    )
+    demo.add_argument(
+        "--no-compare", action="store_true", help="leave out the run on a thread-pool bus"
+    )
+    demo.set_defaults(run=_run_demo)
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    # Here, not above: `procbus --help` needs none of this.
+    from procbus.demo import DemoError
+    from procbus.demo.run import DemoOptions, run_demo
+
+    try:
+        return run_demo(
+            DemoOptions(
+                root=options.dir,
+                output=options.output,
+                limit=options.limit,
+                cpu_workers=options.cpu_workers,
+                compare=not options.no_compare,
+            )
+        )
+    except DemoError as error:
+        print(f"procbus demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _positive(text: str) -> int:
+    number = int(text)  # argparse says what is wrong when this raises ValueError
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def _version() -> str:
+    try:
+        return version("procbus")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that every `with` block on the way out is left in order."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the leaving
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

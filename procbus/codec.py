@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""Objects to bytes and back, between a parent and its workers.
+
+Plain pickle where it does, cloudpickle for what a script defines itself. A class that has to
+travel by value (one of `__main__`, of a function, of a notebook) would cost about 200 us with
+each event; it is sent once to each worker and from then on named by a number.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import itertools
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+#: (who defined it, its number): 0 is the parent, every other number one worker.
+ClassNumber = tuple[int, int]
+
+PARENT = 0
+PROTOCOL = pickle.HIGHEST_PROTOCOL
+_LARGE = 1 << 16
+
+#: Classes known by number in this process. Each number is written once, by one thread.
+_by_number: dict[ClassNumber, type] = {}
+_parent_numbers: dict[type, ClassNumber] = {}
+_definitions: dict[ClassNumber, bytes] = {}
+_next_number = itertools.count(1)
+
+
+def class_by_number(origin: int, number: int) -> type:
+    """Look up a class that was defined before. Pickles name this function."""
+    return _by_number[origin, number]
+
+
+def new_by_number(origin: int, number: int, *args: Any) -> Any:
+    """`copyreg.__newobj__` for a class named by number. Pickles name this function."""
+    cls = _by_number[origin, number]
+    return cls.__new__(cls, *args)
+
+
+def call_by_number(origin: int, number: int, *args: Any) -> Any:
+    """Call a class named by number. Pickles name this function."""
+    return _by_number[origin, number](*args)
+
+
+# Extension codes make these three one cached look-up for the unpickler instead of an import by
+# name (1 us less for each object). They are in the range that Python keeps for private use.
+for _code, _function in enumerate((class_by_number, new_by_number, call_by_number), 0x50524F43):
+    copyreg.add_extension(__name__, _function.__name__, _code)
+
+
+def define_class(number: ClassNumber, definition: bytes) -> type:
+    """Take in a class that the other side defined, and return it."""
+    cls: type = decode(definition)
+    _by_number[number] = cls
+    return cls
+
+
+def forget_classes(origin: int) -> None:
+    """Forget the classes that a worker defined: it is gone."""
+    for number in [n for n in list(_by_number) if n[0] == origin]:
+        _by_number.pop(number, None)
+
+
+def decode(data: bytes | memoryview) -> Any:
+    """Make the object again. Whatever `pickle.loads` raises comes through."""
+    return pickle.loads(data)
+
+
+def encode_alone(obj: Any) -> bytes:
+    """Encode one object with all that it needs, classes and functions by value included."""
+    data: bytes = cloudpickle.dumps(obj, protocol=PROTOCOL)
+    return data
+
+
+def travels_by_value(obj: type | types.FunctionType) -> bool:
+    """Whether a worker could not import this class or function by its name."""
+    module = obj.__module__
+    if module == "__main__" or module not in sys.modules or "<locals>" in obj.__qualname__:
+        return True
+    registered = cloudpickle.list_registry_pickle_by_value()
+    if any(module == name or module.startswith(name + ".") for name in registered):
+        return True
+    found: Any = sys.modules[module]
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not obj
+
+
+class Encoder:
+    """Encodes objects for one other process. Not thread-safe: it belongs to one thread.
+
+    It tries three ways, the cheapest first. The C pickler alone; the C pickler with a reducer
+    for each class known by number; cloudpickle. The first two would name a class or function of
+    `__main__` by its name, which means nothing in a worker: where that name shows up in the
+    bytes, the next way is taken.
+
+    Args:
+        origin: who encodes: `PARENT`, or the number of the worker.
+    """
+
+    def __init__(self, origin: int) -> None:
+        self._origin = origin
+        #: Classes that the other side knows by number; None marks those that go by name.
+        self._known: dict[type, ClassNumber | None] = {}
+        self._reducers: dict[type, Callable[[Any], Any]] = {}
+        self._undelivered: list[tuple[ClassNumber, bytes]] = []
+        #: Modules, besides `__main__`, that the user registered to travel by value.
+        self._by_value_names = _registered_names()
+        self._renew()
+
+    def encode(self, obj: Any) -> bytes:
+        """Encode one object. Whatever pickling raises comes through.
+
+        Classes that the other side does not know yet are left in `take_definitions()`, which
+        has to be sent ahead of these bytes.
+        """
+        try:
+            if type(obj) not in self._reducers:
+                data = pickle.dumps(obj, PROTOCOL)
+                if self._names_travel(data):
+                    return data
+            data = self._dump_with_reducers(obj)
+            if self._names_travel(data):
+                return data
+        except Exception:  # noqa: BLE001 - the last way says what is wrong, if anything is
+            self._renew()
+        buffer = io.BytesIO()
+        _Pickler(buffer, self.number_of).dump(obj)
+        return buffer.getvalue()
+
+    def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
+        """Definitions that the other side needs before it can decode what was encoded."""
+        self._by_value_names = _registered_names()
+        definitions, self._undelivered = self._undelivered, []
+        return definitions
+
+    def know(self, cls: type, number: ClassNumber) -> None:
+        """Take note that the other side knows this class by that number."""
+        self._known[cls] = number
+        self._reducers[cls] = _reducer(cls, number)
+
+    def number_of(self, cls: type) -> ClassNumber | None:
+        """The number to name a class by; None when it travels by its name."""
+        try:
+            return self._known[cls]
+        except KeyError:
+            if not travels_by_value(cls):
+                self._known[cls] = None
+                return None
+        number = self._define(cls)
+        self.know(cls, number)
+        return number
+
+    def _define(self, cls: type) -> ClassNumber:
+        if self._origin != PARENT:
+            number = (self._origin, next(_next_number))
+            self._undelivered.append((number, encode_alone(cls)))
+            return number
+        # Shared by all workers, so that a class is pickled once and for all of them.
+        known = _parent_numbers.get(cls)
+        if known is None:
+            known = (PARENT, next(_next_number))
+            _definitions[known] = encode_alone(cls)
+            _by_number[known] = cls
+            _parent_numbers[cls] = known
+        self._undelivered.append((known, _definitions[known]))
+        return known
+
+    def _dump_with_reducers(self, obj: Any) -> bytes:
+        buffer, pickler = self._buffer, self._pickler
+        pickler.clear_memo()
+        buffer.seek(0)
+        buffer.truncate()
+        pickler.dump(obj)
+        data = buffer.getvalue()
+        if len(data) > _LARGE:
+            self._renew()
+        return data
+
+    def _renew(self) -> None:
+        """Start with a new pickler: a used one keeps the size of its largest memo."""
+        self._buffer = io.BytesIO()
+        self._pickler = pickle.Pickler(self._buffer, PROTOCOL)
+        self._pickler.dispatch_table = self._reducers
+
+    def _names_travel(self, data: bytes) -> bool:
+        if b"__main__" in data:
+            return False
+        return not self._by_value_names or all(name not in data for name in self._by_value_names)
+
+
+def _registered_names() -> tuple[bytes, ...]:
+    return tuple(name.encode() for name in cloudpickle.list_registry_pickle_by_value())
+
+
+def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
+    """Make the reducer that pickles instances of a class with its number for its name."""
+
+    def reduce(obj: Any) -> Any:
+        reduced = obj.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, tuple):
+            function, args, *state = reduced
+            if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined] # typeshed lacks it
+                return (new_by_number, (*number, *args[1:]), *state)
+            if function is cls:
+                return (call_by_number, (*number, *args), *state)
+        return reduced
+
+    return reduce
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """cloudpickle's pickler, which names classes by number where they have one."""
+
+    def __init__(
+        self, file: io.BytesIO, number_of: Callable[[type], ClassNumber | None]
+    ) -> None:
+        super().__init__(file, protocol=PROTOCOL)
+        self._number_of = number_of
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data; called for each class and instance."""
+        if isinstance(obj, type):
+            number = self._number_of(obj)
+            return NotImplemented if number is None else (class_by_number, number)
+        return super().reducer_override(obj)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The three handlers of the demo, in a chain: read a file, measure it, store what was found.
+
+FileFound → `read` (io) → SourceRead → `measure` (cpu) → FileMeasured → `store` (io). A file that
+cannot be read or parsed becomes a FileSkipped, which `store` takes too.
+
+Each event carries the path of the index it is for, so that the handlers need no set-up before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from procbus.context import current
+from procbus.demo.metrics import FunctionMetrics, measure_source
+from procbus.registry import subscribe
+
+
+@dataclass(frozen=True)
+class FileFound:
+    """A Python file to index.
+
+    Attributes:
+        path: where the file is.
+        index: path of the SQLite file that takes the result.
+    """
+
+    path: str
+    index: str
+
+
+@dataclass(frozen=True)
+class SourceRead:
+    """The text of a file, decoded."""
+
+    path: str
+    text: str
+    index: str
+
+
+@dataclass(frozen=True)
+class FileMeasured:
+    """The functions of a file."""
+
+    path: str
+    functions: tuple[FunctionMetrics, ...]
+    index: str
+
+
+@dataclass(frozen=True)
+class FileSkipped:
+    """A file that could not be read or parsed, and why."""
+
+    path: str
+    reason: str
+    index: str
+
+
+Publish = Callable[[object], object]
+
+
+def _publish(event: object) -> None:
+    current().publish(event)
+
+
+# `publish=` is there for the comparison: to run on another bus, a handler is bound to that bus's
+# own publish (`functools.partial`). procbus calls a handler with the event alone.
+
+
+@subscribe(kind="io")
+def read(found: FileFound, publish: Publish = _publish) -> None:
+    """Read a file as the interpreter would: UTF-8, unless it begins with another declaration."""
+    import tokenize
+
+    try:
+        with tokenize.open(found.path) as file:
+            text = file.read()
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        publish(FileSkipped(found.path, _reason(error), found.index))
+    else:
+        publish(SourceRead(found.path, text, found.index))
+
+
+@subscribe(kind="cpu")
+def measure(source: SourceRead, publish: Publish = _publish) -> None:
+    """Parse a file and measure its functions, in pure Python."""
+    try:
+        functions = measure_source(source.text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        publish(FileSkipped(source.path, _reason(error), source.index))
+    else:
+        publish(FileMeasured(source.path, functions, source.index))
+
+
+@subscribe(kind="io", concurrency=1)
+def store(result: FileMeasured | FileSkipped) -> None:
+    """Write a file's functions, or why there are none, to the index: one file at a time."""
+    from procbus.demo.store import open_index  # here: the workers of the cpu lane do without SQLite
+
+    index = open_index(result.index)
+    if isinstance(result, FileMeasured):
+        index.add(result.path, result.functions)
+    else:
+        index.skip(result.path, result.reason)
+
+
+def _reason(error: Exception) -> str:
+    """One line for a person who looks at the list of skipped files."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"line {error.lineno}: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not {error.encoding}, which is its encoding by declaration or default"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The logbook: what a worker is at, in memory that outlives it.
+
+The worker writes, before a delivery and after it; the parent reads it freely to show what is
+going on, and acts on it only once the worker is dead, when nothing changes any more. So it needs
+no lock. It is anonymous shared memory: no name, nothing to clean up, whoever dies first.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from multiprocessing.reduction import DupFd
+from typing import Any, NamedTuple
+
+# Positions of the 8-byte fields in the head.
+_BATCH, _AT, _RUNNING, _DONE, _SENT, _USED, _SINCE = range(7)
+_HEAD = 64
+#: Bytes for the results of one batch that are not sent yet.
+CAPACITY = 256 * 1024
+
+
+class Page(NamedTuple):
+    """What a logbook says."""
+
+    #: Number of the batch at hand; 0 before the first.
+    batch: int
+    #: Index in the batch of the delivery begun last, and whether its handler is running.
+    at: int
+    running: bool
+    #: Since when, in seconds of `time.monotonic()`.
+    since: float
+    #: How many deliveries of the batch are finished, and how many of those were sent.
+    done: int
+    sent: int
+    #: The results that are finished and not sent.
+    unsent: bytes
+
+
+class Logbook:
+    """One worker's logbook, seen from either process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._map = mmap.mmap(fd, _HEAD + CAPACITY)
+        self._view = memoryview(self._map)
+        self._whole = self._view[:_HEAD].cast("q")
+        self._real = self._view[:_HEAD].cast("d")
+
+    @classmethod
+    def create(cls) -> Logbook:
+        """Make an empty logbook."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("procbus-logbook")
+        else:  # macOS (untested): a temporary file that has no name any more
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, _HEAD + CAPACITY)
+        return cls(fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to a worker that is being spawned: it gets the file descriptor."""
+        return _attach, (DupFd(self._fd),)
+
+    # What the worker writes, each field before the next step begins.
+
+    def open_batch(self, batch: int) -> None:
+        """A batch has arrived; nothing of it is begun."""
+        whole = self._whole
+        whole[_RUNNING] = whole[_DONE] = whole[_SENT] = whole[_USED] = 0
+        whole[_AT] = -1
+        whole[_BATCH] = batch
+
+    def begin(self, index: int, now: float) -> None:
+        """The handler of this delivery begins."""
+        self._whole[_AT] = index
+        self._real[_SINCE] = now
+        self._whole[_RUNNING] = 1
+
+    def finish(self, result: bytes) -> bool:
+        """The delivery begun last is finished: keep its result until it is sent.
+
+        Returns:
+            False, and nothing is kept, when there is no room: send what is here first.
+        """
+        whole = self._whole
+        start = _HEAD + whole[_USED]
+        end = start + len(result)
+        if end > _HEAD + CAPACITY:
+            return False
+        self._view[start:end] = result
+        whole[_USED] = end - _HEAD
+        whole[_DONE] = whole[_AT] + 1
+        whole[_RUNNING] = 0
+        return True
+
+    def unsent(self) -> memoryview:
+        """The results that are kept, to be sent."""
+        return self._view[_HEAD : _HEAD + self._whole[_USED]]
+
+    def sent(self, done: int) -> None:
+        """Everything up to the first `done` deliveries is sent: nothing need be kept."""
+        whole = self._whole
+        # In this order: whatever moment the worker dies at, `unsent` begins at delivery `sent`,
+        # or repeats what the parent got already (it counts, and skips that).
+        whole[_USED] = 0
+        whole[_DONE] = whole[_SENT] = done
+        whole[_RUNNING] = 0
+
+    # What the parent reads.
+
+    def read(self) -> Page:
+        """Read everything. While the worker lives, fields may be of two different moments."""
+        whole = self._whole
+        return Page(
+            whole[_BATCH],
+            whole[_AT],
+            bool(whole[_RUNNING]),
+            self._real[_SINCE],
+            whole[_DONE],
+            whole[_SENT],
+            bytes(self.unsent()),
+        )
+
+    def running(self) -> tuple[int, int, float] | None:
+        """Batch, index and start of the delivery whose handler is running; None between two."""
+        whole = self._whole
+        if not whole[_RUNNING]:
+            return None
+        return whole[_BATCH], whole[_AT], self._real[_SINCE]
+
+    def close(self) -> None:
+        """Let the memory go. Idempotent."""
+        if self._fd < 0:
+            return
+        for view in (self._whole, self._real, self._view):
+            view.release()
+        self._map.close()
+        os.close(self._fd)
+        self._fd = -1
+
+
+def _attach(duplicate: Any) -> Logbook:
+    return Logbook(duplicate.detach())

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""What travels on the pipe between a parent and one worker, and how it is laid out.
+
+A message to the worker is one batch: a head (pickled) and the events (each pickled alone, so that
+two events never share an object in the worker by accident, and one that fails to decode fails
+alone). A message from the worker begins with a byte that says what it is.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from procbus.codec import ClassNumber
+
+#: The message that ends a worker.
+STOP = b""
+
+_HEAD_SIZE = struct.Struct("<I")
+_RESULTS = struct.Struct("<cqI?")
+#: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
+_ENDED = struct.Struct("<ddI")
+#: In place of a size: this is not the end of a delivery but a class that the next ones need.
+_DEFINITION = -1.0
+
+
+class Tag(bytes, enum.Enum):
+    """First byte of a message from a worker."""
+
+    HELLO = b"H"
+    RESULTS = b"R"
+    LOG = b"L"
+    WARNING = b"W"
+
+
+class Ending(enum.IntEnum):
+    """How a delivery ended in the worker."""
+
+    SUCCEEDED = 0
+    RAISED = 1
+    #: The handler could not be loaded in the worker.
+    NO_HANDLER = 2
+    #: The event could not be decoded in the worker.
+    NO_EVENT = 3
+    #: The result, or an event published, could not be encoded.
+    NO_RESULT = 4
+
+
+class Item(NamedTuple):
+    """One delivery of a batch, without its event."""
+
+    handler: int
+    event_id: int
+    parent_id: int | None
+    topic: str | None
+    attempt: int
+    size: int
+
+
+class BatchHead(NamedTuple):
+    """The head of a batch."""
+
+    number: int
+    classes: list[tuple[ClassNumber, bytes]]
+    #: Handlers that the worker does not know yet: number, name, definition.
+    handlers: list[tuple[int, str, bytes]]
+    items: list[tuple[int, int, int | None, str | None, int, int]]
+
+
+class Ended(NamedTuple):
+    """The end of one delivery, as the worker tells it."""
+
+    started_at: float
+    ended_at: float
+    #: Pickled (Ending, value, published); empty for a handler that returned None and no more.
+    frame: bytes | memoryview
+
+
+def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
+    """Lay out a batch for the pipe."""
+    packed = pickle.dumps(tuple(head), pickle.HIGHEST_PROTOCOL)
+    return b"".join((_HEAD_SIZE.pack(len(packed)), packed, *events))
+
+
+def unpack_batch(message: bytes) -> tuple[BatchHead, memoryview]:
+    """Give the head of a batch, and all its events one behind the other."""
+    view = memoryview(message)
+    start = _HEAD_SIZE.size
+    end = start + _HEAD_SIZE.unpack_from(view)[0]
+    return BatchHead(*pickle.loads(view[start:end])), view[end:]
+
+
+def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
+    """Lay out the end of one delivery."""
+    return _ENDED.pack(started_at, ended_at, len(frame)) + frame
+
+
+def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
+    """Lay out a class that the following results need."""
+    data = pickle.dumps((number, definition), pickle.HIGHEST_PROTOCOL)
+    return _ENDED.pack(_DEFINITION, 0.0, len(data)) + data
+
+
+def results_head(batch: int, count: int, complete: bool) -> bytes:
+    """First part of a results message: the results themselves follow."""
+    return _RESULTS.pack(Tag.RESULTS.value, batch, count, complete)
+
+
+class Results(NamedTuple):
+    """A results message: some deliveries of a batch have ended, or the batch is complete."""
+
+    batch: int
+    count: int
+    #: Whether the worker is through with the batch.
+    complete: bool
+    data: memoryview
+
+
+def unpack_results(message: bytes) -> Results:
+    """Read a results message."""
+    _, batch, count, complete = _RESULTS.unpack_from(message)
+    return Results(batch, count, complete, memoryview(message)[_RESULTS.size :])
+
+
+def each_end(
+    data: bytes | memoryview, classes: list[tuple[ClassNumber, bytes]]
+) -> Iterator[tuple[float, float, memoryview]]:
+    """Go through results; classes that the next ones need are appended to `classes` first."""
+    view = memoryview(data)
+    position = 0
+    unpack, head = _ENDED.unpack_from, _ENDED.size
+    total = len(view)
+    while position < total:
+        started_at, ended_at, size = unpack(view, position)
+        position += head
+        frame = view[position : position + size]
+        position += size
+        if started_at == _DEFINITION:
+            classes.append(pickle.loads(frame))
+        else:
+            yield started_at, ended_at, frame
+
+
+def frame_of(ending: Ending, value: Any, published: Any = None) -> tuple[int, Any, Any]:
+    """What a frame holds before it is pickled."""
+    return int(ending), value, published

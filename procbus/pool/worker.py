@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""What runs in a worker process: take a batch, run it, send the results, next.
+
+Its start-up time is the time to the first result: it imports only the codec and a few nouns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from procbus import context
+from procbus.codec import Encoder, decode, define_class
+from procbus.pool.forward import forward_logging
+from procbus.pool.logbook import Logbook
+from procbus.pool.wire import (
+    STOP,
+    BatchHead,
+    Ending,
+    Tag,
+    pack_definition,
+    pack_end,
+    results_head,
+    unpack_batch,
+)
+
+#: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
+FLUSH_S = 0.005
+
+_LINUX_PR_SET_PDEATHSIG = 1
+
+
+class Tokens(Protocol):
+    """A semaphore shared with the parent: one token for each delivery that may still be begun."""
+
+    def acquire(self, block: bool = True) -> bool:
+        """Take a token; with `block=False` only if there is one."""
+
+
+class WorkerSettings(NamedTuple):
+    """What a worker has to know from the start."""
+
+    #: Number of the worker, unique in the parent.
+    number: int
+    parent_pid: int
+    #: Level of each logger that has one in the parent.
+    log_levels: dict[str, int]
+
+
+_worker: Worker | None = None
+
+
+def prepare(
+    pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings
+) -> None:
+    """Set the process up. loky runs it once, before anything else."""
+    global _worker  # noqa: PLW0603 - loky offers no other way from the initializer to the task
+    # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
+    # programs that a handler starts would inherit that, and be left behind.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _end_with_parent(settings.parent_pid)
+    _worker = Worker(pipe, logbook, tokens, settings)
+
+
+def serve() -> None:
+    """Work until told to stop: the one long task of the executor."""
+    assert _worker is not None
+    _worker.serve()
+
+
+class Worker:
+    """The loop of one worker. Everything here belongs to its main thread, but for `_send`."""
+
+    def __init__(
+        self, pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings
+    ) -> None:
+        self._pipe = pipe
+        self._logbook = logbook
+        self._claim = tokens.acquire
+        self._encoder = Encoder(settings.number)
+        #: Definitions are loaded at the first delivery: what a broken one does is charged to it.
+        self._definitions: dict[int, tuple[str, bytes]] = {}
+        self._functions: dict[int, Callable[[Any], Any]] = {}
+        self._names: dict[int, str] = {}
+        #: Guards the sending end of the pipe: threads of a handler may log while it sends.
+        self._sending = threading.Lock()
+        self._sent_at = 0.0
+        forward_logging(self._send, settings.log_levels)
+
+    def serve(self) -> None:
+        """Greet the parent, then run batches until it says stop or is gone."""
+        self._send(Tag.HELLO.value + str(os.getpid()).encode())
+        while True:
+            try:
+                message = self._pipe.recv_bytes()
+            except (EOFError, OSError):
+                os._exit(1)  # the parent is gone: there is nobody to tell
+            if message == STOP:
+                return
+            self._run_batch(message)
+
+    def _send(self, *parts: bytes | memoryview) -> None:
+        with self._sending:
+            self._pipe.send_bytes(b"".join(parts))
+
+    def _run_batch(self, message: bytes) -> None:
+        head, events = unpack_batch(message)
+        self._learn(head)
+        logbook, claim = self._logbook, self._claim
+        logbook.open_batch(head.number)
+        self._sent_at = monotonic()
+        done = sent = position = 0
+        for item in head.items:
+            # Without a token the parent has taken the rest of the batch back.
+            if not claim(False):
+                break
+            size = item[5]
+            started_at = monotonic()
+            logbook.begin(done, started_at)
+            result, ended_at = self._run(item, events[position : position + size], started_at)
+            position += size
+            done += 1
+            if not logbook.finish(result):
+                # Too much to keep: send it at once, before the next delivery begins.
+                unsent = logbook.unsent()
+                self._send(results_head(head.number, done - sent, False), unsent, result)
+                unsent.release()
+                logbook.sent(done)
+                sent, self._sent_at = done, ended_at
+            elif ended_at - self._sent_at > FLUSH_S and done < len(head.items):
+                self._flush(head.number, done, sent, complete=False)
+                sent, self._sent_at = done, ended_at
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # closed, or replaced by something odd
+                stream.flush()
+        self._flush(head.number, done, sent, complete=True)
+
+    def _flush(self, batch: int, done: int, sent: int, *, complete: bool) -> None:
+        unsent = self._logbook.unsent()
+        self._send(results_head(batch, done - sent, complete), unsent)
+        unsent.release()
+        self._logbook.sent(done)
+
+    def _learn(self, head: BatchHead) -> None:
+        for number, definition in head.classes:
+            # A class that cannot be loaded shows when an event needs it, and fails that alone.
+            with contextlib.suppress(Exception):
+                self._encoder.know(define_class(number, definition), number)
+        for handler, name, definition in head.handlers:
+            self._names[handler] = name
+            self._definitions[handler] = (name, definition)
+
+    def _run(
+        self,
+        item: tuple[int, int, int | None, str | None, int, int],
+        event_data: memoryview,
+        started_at: float,
+    ) -> tuple[bytes, float]:
+        """Run one delivery; return its end as laid out for the parent, and when that was."""
+        handler, event_id, parent_id, topic, attempt, _ = item
+        published: list[tuple[str | None, Any]] = []
+        try:
+            function = self._functions.get(handler) or self._load(handler)
+        except BaseException as error:
+            return self._failed(Ending.NO_HANDLER, error, started_at, 0)
+        try:
+            event = decode(event_data)
+        except BaseException as error:
+            return self._failed(Ending.NO_EVENT, error, started_at, 0)
+        context.running.set(
+            context.HandlerContext(
+                self._names[handler],
+                event_id,
+                parent_id,
+                topic,
+                attempt,
+                lambda event, topic: published.append((topic, event)),
+            )
+        )
+        try:
+            value = function(event)
+        except BaseException as error:
+            return self._failed(Ending.RAISED, error, started_at, len(published))
+        finally:
+            context.running.set(None)
+        ended_at = monotonic()
+        if value is None and not published:
+            return pack_end(started_at, ended_at, b""), ended_at
+        try:
+            frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
+        except BaseException as error:
+            from procbus.blame import path_of_fault  # only now: it is rarely needed
+
+            path = path_of_fault(value, "result") or path_of_fault(
+                [event for _, event in published], "published"
+            )
+            return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
+        return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+
+    def _load(self, handler: int) -> Callable[[Any], Any]:
+        function: Callable[[Any], Any] = decode(self._definitions[handler][1])
+        self._functions[handler] = function
+        return function
+
+    def _failed(
+        self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
+    ) -> tuple[bytes, float]:
+        ended_at = monotonic()
+        # The first entry is this module's own call of the handler.
+        inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        text = "".join(traceback.format_exception(type(error), error, inner))
+        summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        travelling: BaseException | None = None
+        if ending is Ending.RAISED:
+            # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
+            with contextlib.suppress(BaseException):
+                travelling = decode(self._encode(error)) and error
+        value = (travelling, summary, text, path, getattr(error, "name", None))
+        frame = self._encode((int(ending), value, dropped))
+        return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+
+    def _encode(self, obj: Any) -> bytes:
+        return self._encoder.encode(obj)
+
+    def _definitions_made(self) -> bytes:
+        made = self._encoder.take_definitions()
+        return b"".join(pack_definition(n, d) for n, d in made) if made else b""
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """See to it that this process dies with its parent, even in the middle of a handler."""
+    if sys.platform == "linux":
+        import ctypes
+
+        # The kernel does it, so that it works while C code holds the GIL. "Parent" is the thread
+        # that spawned this process: the companion, which lives as long as its worker.
+        ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:  # untested
+        threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
+    if os.getppid() != parent_pid:  # it died before we asked
+        os._exit(1)
+
+
+def _watch_parent(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Settling: the one place that writes the end of a delivery.
+
+Whatever happened to it (success, failure, a dead worker, cancellation), a delivery ends here,
+exactly once: counters, dead letter, log line, receipt, gate and room on the bus follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from procbus.admission import Admission
+from procbus.dead_letters import DeadLetter, DeadLetters
+from procbus.delivery import Delivery
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.receipt import Receipt
+
+log = logging.getLogger("procbus")
+
+Settled = tuple[Delivery, Outcome]
+
+
+class Settlement:
+    """Settles the deliveries of one bus. Thread-safe.
+
+    `lock` belongs to this object. It guards the outcome of every delivery, the open ends of
+    every receipt, the counters of the subscriptions, and the dead letters.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self.lock = threading.Lock()
+        self._admission = admission
+        self._dead_letters = DeadLetters()
+
+    def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
+        """Settle deliveries. One that is settled already is left as it is.
+
+        Args:
+            settled: each delivery with the outcome of its last attempt.
+            queued: False for deliveries that never got into their lane.
+        """
+        counted: list[Settled] = []
+        done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+        with self.lock:
+            for pair in settled:
+                if self._settle_one(pair, done):
+                    counted.append(pair)
+        for delivery, outcome in counted:
+            if outcome.error is not None and outcome.kind is not OutcomeKind.CANCELLED:
+                _log_failure(delivery, outcome)
+            if queued and delivery.subscription.gate is not None:
+                delivery.subscription.lane.release(delivery)
+        for callback, receipt in done:
+            callback(receipt)
+        self._admission.leave(len(counted))
+
+    def _settle_one(
+        self, settled: Settled, done: list[tuple[Callable[[Receipt], object], Receipt]]
+    ) -> bool:
+        delivery, outcome = settled
+        receipt = delivery.receipt
+        if receipt is None:
+            return False
+        subscription = delivery.subscription
+        delivery.outcome = outcome
+        delivery.receipt = None
+        if outcome.started_at:
+            delivery.attempts += 1
+            subscription.note_run(outcome.ended_at - outcome.started_at)
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            subscription.succeeded += 1
+        elif outcome.kind is OutcomeKind.CANCELLED:
+            subscription.cancelled += 1
+        else:
+            subscription.failed += 1
+            letter = DeadLetter(
+                receipt.id, receipt.event, receipt.topic, subscription.handler.name, outcome
+            )
+            self._dead_letters.add(letter)
+        receipt.left -= 1
+        if not receipt.left and receipt.callbacks is not None:
+            done.extend((callback, receipt) for callback in receipt.callbacks)
+            receipt.callbacks = None
+        return True
+
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """The dead letters kept, oldest first."""
+        with self.lock:
+            return self._dead_letters.snapshot()
+
+
+def _log_failure(delivery: Delivery, outcome: Outcome) -> None:
+    """Log a failure once, with the handler's own traceback where there is one."""
+    error = outcome.error
+    assert error is not None
+    dropped = f" ({outcome.dropped_events} events dropped)" if outcome.dropped_events else ""
+    log.error(
+        "%s failed with event %d: %s%s",
+        delivery.handler.name,
+        delivery.event_id,
+        outcome.kind.value,
+        dropped,
+        exc_info=(type(error), error, error.__traceback__),
+    )
