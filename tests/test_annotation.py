@@ -126,6 +126,11 @@ def test_a_string_is_resolved_in_the_module_of_the_function():
     exec(source, namespace)
     assert topics_of(namespace["handle"]) == (namespace["Theirs"],)
 
+    @functools.wraps(namespace["handle"])
+    def wrapped_here(*arguments: Any) -> None: ...
+
+    assert topics_of(wrapped_here) == (namespace["Theirs"],)
+
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement came with Python 3.12")
 def test_a_type_alias_stands_for_its_value():
