@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser(
         "demo",
         help="index Python source, and compare with a thread-pool bus",
@@ -68,9 +68,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="FILE",
         help="SQLite file to write; default: a new one in the directory for temporary files",
     )
-    demo.add_argument(
-        "--limit", type=_positive, metavar="N", help="index the first N files only"
-    )
+    demo.add_argument("--limit", type=_positive, metavar="N", help="index the first N files only")
     demo.add_argument(
         "--cpu-workers", type=_positive, metavar="N", help="default: one for each core"
     )
@@ -118,7 +116,7 @@ def _version() -> str:
 def _sigterm_exits() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that every `with` block on the way out is left in order."""
 
-    def leave(signum: int, frame: FrameType | None) -> None:
+    def leave(_signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the leaving
         raise SystemExit(_TERMINATED)
 

@@ -4,7 +4,7 @@
 FileFound → `read` (io) → SourceRead → `measure` (cpu) → FileMeasured → `store` (io). A file that
 cannot be read or parsed becomes a FileSkipped, which `store` takes too.
 
-Each event carries the path of the index it is for, so that the handlers need no set-up before them.
+Each event names the index that it is for, so that runs at the same time stay apart.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def measure(source: SourceRead, publish: Publish = _publish) -> None:
 @subscribe(kind="io", concurrency=1)
 def store(result: FileMeasured | FileSkipped) -> None:
     """Write a file's functions, or why there are none, to the index: one file at a time."""
-    from procbus.demo.store import open_index  # here: the workers of the cpu lane do without SQLite
+    from procbus.demo.store import index_at  # here: the workers of the cpu lane do without SQLite
 
-    index = open_index(result.index)
+    index = index_at(result.index)
     if isinstance(result, FileMeasured):
         index.add(result.path, result.functions)
     else:

@@ -10,9 +10,9 @@ predicate counts. In Python's terms a function starts at 1, and adds
 - 1 for each ``for`` and each ``if`` of a comprehension;
 - 1 for each ``case`` that may fail to match (``case _`` and ``case name`` cannot), 1 for its guard.
 
-``else``, ``finally``, ``with`` and ``assert`` add nothing. A function inside a function is measured
-on its own and adds nothing to the outer one; a lambda and a class body belong to the function
-around them, and so do the decorators, defaults and annotations of an inner function: they run there.
+``else``, ``finally``, ``with`` and ``assert`` add nothing. An inner function is measured on its own
+and adds nothing to the outer one; a lambda and a class body belong to the function around them, and
+so do the decorators, defaults and annotations of an inner function: they run there.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ _BLOCKS = frozenset(
     {ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar}
     | {ast.Match}
 )
-_ONE_PREDICATE = frozenset(
-    {ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler}
-)
+_ONE_PREDICATE = frozenset({ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler})
 # Nodes that hold neither a predicate nor a function: half of all nodes, not worth a visit.
 _LEAVES = frozenset(
     {ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del, ast.Pass, ast.Break, ast.Continue}
@@ -87,9 +85,7 @@ def measure_source(source: str) -> tuple[FunctionMetrics, ...]:
     """
     found = _walk(ast.parse(source, _FILE_NAME))
     found.sort(key=lambda function: function.line)
-    return tuple(
-        FunctionMetrics(f.name, f.line, f.complexity, f.length, f.nesting) for f in found
-    )
+    return tuple(FunctionMetrics(f.name, f.line, f.complexity, f.length, f.nesting) for f in found)
 
 
 def _walk(tree: ast.Module) -> list[_Function]:

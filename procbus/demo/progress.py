@@ -10,6 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from procbus.demo.console import print_line
+
 
 class ShowDone(Protocol):
     """Takes the number of files done so far. Called from one thread."""
@@ -54,6 +56,6 @@ def _line_at_each_quarter(console: Console, what: str, total: int) -> ShowDone:
         quarter = 4 * done // total
         if quarter > shown:
             shown = quarter
-            console.print(f"{what}: {done:,} of {total:,} files", highlight=False)
+            print_line(console, f"{what}: {done:,} of {total:,} files")
 
     return show

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from procbus.demo import DemoError
@@ -141,28 +142,36 @@ class Index:
             self._connection.close()
 
 
+# The indexes that are open, by path. Only `open_index` writes to it; handlers look up.
 _open: dict[str, Index] = {}
-_open_lock = threading.Lock()  # guards _open
 
 
-def open_index(path: str) -> Index:
-    """The index at this path, opened at the first call in the process and shared afterwards.
+@contextmanager
+def open_index(path: str) -> Iterator[Index]:
+    """Open the index at this path for the block, for every thread of the process.
 
     Raises:
         DemoError: the file cannot be written, or holds something else.
     """
-    with _open_lock:
-        if path not in _open:
-            _open[path] = Index(path)
-        return _open[path]
-
-
-def close_index(path: str) -> None:
-    """Close the index at this path, if it is open."""
-    with _open_lock:
-        index = _open.pop(path, None)
-    if index is not None:
+    index = Index(path)
+    _open[path] = index
+    try:
+        yield index
+    finally:
+        del _open[path]
         index.close()
+
+
+def index_at(path: str) -> Index:
+    """The open index at this path.
+
+    Raises:
+        DemoError: it is not open. A handler that outlives its run must not open, and so empty, it.
+    """
+    try:
+        return _open[path]
+    except KeyError:
+        raise DemoError(f"the index {path} is not open") from None
 
 
 def storable(path: str) -> str:

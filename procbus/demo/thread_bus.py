@@ -22,6 +22,7 @@ class ThreadBus:
     """
 
     def __init__(self, workers: int = 4) -> None:
+        self.workers = workers
         self._handlers: dict[Hashable, list[Callable[[Any], object]]] = defaultdict(list)
         self._pool = ThreadPoolExecutor(workers)
         # Handlers publish before they end, so what follows from a future is behind it in this
