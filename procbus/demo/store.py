@@ -66,16 +66,22 @@ class Index:
         self._files = 0
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise DemoError(f"cannot write the index {path}: {error}") from error
+        try:
             self._check_is_ours()
             self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
+            self._connection.close()
             raise DemoError(f"cannot write the index {path}: {error}") from error
+        except DemoError:
+            self._connection.close()
+            raise
 
     def _check_is_ours(self) -> None:
         tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
         if tables and application_id != _APPLICATION_ID:
-            self._connection.close()
             raise DemoError(
                 f"{self.path} is a database that the demo did not write: choose another --output"
             )
