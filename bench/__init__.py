@@ -1,0 +1,1 @@
+"""What procbus reaches, beside its limits and its peers: ``python -m bench``."""

@@ -1,0 +1,163 @@
+"""Every way of running one cpu handler on many events, behind one small interface.
+
+Each contender is set up as its own documentation would have it for many small independent calls,
+with the same number of worker processes. The comparison is one publish or submit per event:
+chunked maps (`Pool.map(chunksize=)`, mpire's `map`, ...) are faster for a list that is known
+beforehand, and are another thing than a bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from bench.model import PROCBUS
+
+Handler = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Contender(AbstractContextManager["Contender"]):
+    """A running pool, or bus, with one handler; leaving the `with` block ends its processes.
+
+    Attributes:
+        submit: hands over one event and returns what `result` takes.
+        result: waits for the result of one event.
+        close: ends every process that was started.
+        run_all: what does the work of `run` where one submit at a time is not the peer's way.
+    """
+
+    submit: Callable[[Any], Any]
+    result: Callable[[Any], Any]
+    close: Callable[[], object]
+    run_all: Callable[[Iterable[Any]], object] | None = None
+
+    def run(self, events: Sequence[Any]) -> None:
+        """Submit the events one by one, then wait until every result is in the parent."""
+        if self.run_all is not None:
+            self.run_all(events)
+            return
+        submit, result = self.submit, self.result
+        for handle in [submit(event) for event in events]:
+            result(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+# Opens a contender for one module-level handler of one argument, on so many worker processes.
+Opener = Callable[[Handler, int], Contender]
+
+
+def procbus(handler: Handler, workers: int) -> Contender:
+    """Open an isolated bus with its defaults and one cpu handler for every event."""
+    from procbus import EventBus
+
+    bus = EventBus([], cpu_workers=workers)
+    bus.subscribe(object, handler, kind="cpu")
+    bus.start()
+    return Contender(bus.publish, lambda receipt: receipt.result(), bus.close)
+
+
+def stdlib_executor(handler: Handler, workers: int) -> Contender:
+    """Open `concurrent.futures`, start method of the platform (fork on Linux up to 3.13)."""
+    from concurrent.futures import Future, ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(workers)
+    return Contender(lambda event: pool.submit(handler, event), Future.result, pool.shutdown)
+
+
+def stdlib_pool(handler: Handler, workers: int) -> Contender:
+    """Open `multiprocessing.Pool`, start method of the platform."""
+    from multiprocessing import Pool
+
+    pool = Pool(workers)
+
+    def close() -> None:
+        pool.close()
+        pool.join()
+
+    return Contender(
+        lambda event: pool.apply_async(handler, (event,)), lambda handle: handle.get(), close
+    )
+
+
+def loky(handler: Handler, workers: int) -> Contender:
+    """Open one plain executor: the reusable one adds only a look-up."""
+    from concurrent.futures import Future
+
+    from loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(workers)
+    return Contender(lambda event: pool.submit(handler, event), Future.result, pool.shutdown)
+
+
+def joblib(handler: Handler, workers: int) -> Contender:
+    """Open a `Parallel` that keeps its workers and sizes its batches by itself.
+
+    It has no submit: a list of delayed calls is its way. `pre_dispatch="all"` spares it the
+    bookkeeping of taking from the list piece by piece.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+
+    parallel = Parallel(n_jobs=workers, backend="loky", batch_size="auto", pre_dispatch="all")
+    call = delayed(handler)
+    parallel.__enter__()
+
+    def close() -> None:
+        parallel.__exit__(None, None, None)
+        get_reusable_executor().shutdown()
+
+    return Contender(
+        lambda event: parallel([call(event)])[0],
+        lambda result: result,
+        close,
+        run_all=lambda events: parallel(call(event) for event in events),
+    )
+
+
+def mpire(handler: Handler, workers: int) -> Contender:
+    """Open a `WorkerPool` by fork, its fastest start, kept alive between calls."""
+    from mpire.pool import WorkerPool
+
+    pool = WorkerPool(n_jobs=workers, start_method="fork", keep_alive=True)
+
+    def close() -> None:
+        pool.stop_and_join()
+        pool.terminate()
+
+    return Contender(
+        lambda event: pool.apply_async(handler, (event,)), lambda handle: handle.get(), close
+    )
+
+
+def pebble(handler: Handler, workers: int) -> Contender:
+    """Open a `ProcessPool` with its defaults: no time limit, no recycling."""
+    from concurrent.futures import Future
+
+    from pebble import ProcessPool
+
+    pool: Any = ProcessPool(max_workers=workers)  # half of its methods have no types
+
+    def close() -> None:
+        pool.close()
+        pool.join()
+
+    return Contender(lambda event: pool.schedule(handler, args=(event,)), Future.result, close)
+
+
+CPU_CONTENDERS: dict[str, Opener] = {
+    PROCBUS: procbus,
+    "ProcessPoolExecutor": stdlib_executor,
+    "mp.Pool": stdlib_pool,
+    "loky": loky,
+    "joblib": joblib,
+    "mpire": mpire,
+    "pebble": pebble,
+}

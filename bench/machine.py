@@ -1,0 +1,52 @@
+"""What a figure depends on besides the code: machine, versions, date, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+LIBRARIES = ("procbus", "loky", "cloudpickle", "joblib", "mpire", "pebble")
+
+
+def facts(workers: int) -> dict[str, object]:
+    """Return the facts as plain data.
+
+    Args:
+        workers: cpu workers of every contender.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "workers": workers,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load_before": os.getloadavg()[0],
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "libraries": {name: library_version(name) for name in LIBRARIES},
+    }
+
+
+def processor() -> str:
+    """Return the processor's name; the architecture where the system does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def library_version(name: str) -> str | None:
+    """Return the installed version; None where it is run from its source or not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,101 @@
+"""The nouns of a benchmark: settings, rows, targets, questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+PROCBUS = "procbus"
+LIMIT = "limit"
+# Contenders that an environment without the `bench` extra lacks, named as their libraries.
+OPTIONAL = ("joblib", "mpire", "pebble")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every sample of one run shares.
+
+    Attributes:
+        workers: cpu workers of every contender: the cores that this process may use.
+        spins_per_ms: iterations of `work.spin` that take 1 ms on an idle core, measured once per
+            run. Work is counted in iterations, not timed, so that contention shows.
+        scale: factor on all event counts; 1.0 is a real run, `--quick` uses much less.
+    """
+
+    workers: int
+    spins_per_ms: int
+    scale: float = 1.0
+
+    def count(self, full: int, at_least: int = 20) -> int:
+        """Scale the event count `full` to this run."""
+        return max(min(full, at_least), round(full * self.scale))
+
+    def seconds(self, full: float) -> float:
+        """Scale a measuring time in seconds to this run."""
+        return max(0.2, full * self.scale)
+
+    def to_json(self) -> dict[str, float]:
+        """Return the settings as plain data, for the command line of a sample and the results."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What procbus must reach in one row: a bound on its figure, or on a ratio.
+
+    Attributes:
+        bound: the number to reach.
+        at_least: True where more is better, False where `bound` must not be exceeded.
+        against: contender by whose figure procbus's is divided, within one round;
+            None where the bound is on procbus's figure itself.
+        unit: unit of an absolute bound, for display.
+    """
+
+    bound: float
+    at_least: bool
+    against: str | None = None
+    unit: str = ""
+
+    def is_reached_by(self, value: float) -> bool:
+        """Tell whether `value` keeps to the bound."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+    def text(self) -> str:
+        """Return the target as a person writes it."""
+        sign = "≥" if self.at_least else "≤"
+        over = f"x {self.against}" if self.against else self.unit
+        return f"{sign} {self.bound:g} {over}".rstrip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure that a question asks of every contender: a line of the table."""
+
+    name: str
+    unit: str
+    targets: tuple[Target, ...] = ()
+
+
+# Takes one sample: runs in a process of its own, returns its figure for each row that it can fill.
+Sample = Callable[[Settings], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to the machine: its rows, and who is asked.
+
+    Attributes:
+        name: as in `--only`.
+        asks: the question in one sentence.
+        rows: the figures in the order of the table.
+        contenders: name to sample function; `PROCBUS` among them, `LIMIT` where there is one.
+        limit: what the limit does, in a few words; empty where there is none.
+        time_limit: seconds after which one sample is killed and recorded as failed.
+    """
+
+    name: str
+    asks: str
+    rows: tuple[Row, ...]
+    contenders: Mapping[str, Sample]
+    limit: str = ""
+    time_limit: float = 120.0

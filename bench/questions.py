@@ -1,0 +1,33 @@
+"""The registry: every question, in the order of the table. Each lives in the module of its name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from bench.model import Question
+
+NAMES = (
+    "tiny_cpu",
+    "latency",
+    "granularity",
+    "tiny_io",
+    "io_latency",
+    "io_sleep",
+    "stream_memory",
+    "startup",
+    "head_of_line",
+    "stopped_worker",
+    "dispatch_cost",
+)
+
+
+def load(name: str) -> Question:
+    """Import one question.
+
+    Args:
+        name: one of `NAMES`.
+    """
+    question = import_module(f"bench.{name}").QUESTION
+    if not isinstance(question, Question):
+        raise TypeError(f"bench/{name}.py has no QUESTION")
+    return question

@@ -1,0 +1,149 @@
+"""Takes the samples: interleaved rounds, each sample in a fresh process, none left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+from bench.model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
+
+ROOT = Path(__file__).parent.parent  # where `bench` is found
+
+
+@dataclass
+class Answer:
+    """What one question found: a list of figures for each contender, one entry per round.
+
+    Attributes:
+        question: what was asked.
+        rounds: for each round, contender to its figures by row; a contender that failed is absent.
+        errors: what went wrong, as "contender, round: reason".
+        not_installed: contenders that could not be asked.
+    """
+
+    question: Question
+    rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    not_installed: list[str] = field(default_factory=list)
+
+    def figures(self, row: Row, contender: str) -> list[float]:
+        """Return the contender's figures for one row, a round each."""
+        return [
+            figures[contender][row.name]
+            for figures in self.rounds
+            if row.name in figures.get(contender, {})
+        ]
+
+    def against(self, row: Row, target: Target) -> list[float]:
+        """Return what is held against the target, a round each: procbus's figure or its ratio.
+
+        A ratio is taken within a round, between samples that stand next to each other in time.
+        """
+        if target.against is None:
+            return self.figures(row, PROCBUS)
+        return [
+            ours[row.name] / theirs[row.name]
+            for figures in self.rounds
+            if row.name in (ours := figures.get(PROCBUS, {}))
+            and row.name in (theirs := figures.get(target.against, {}))
+        ]
+
+    def is_reached(self, row: Row, target: Target) -> bool | None:
+        """Tell whether the median round keeps to the target; None where it was not measured."""
+        values = self.against(row, target)
+        return target.is_reached_by(median(values)) if values else None
+
+
+class SampleFailed(Exception):
+    """One sample gave no figures; the message says why."""
+
+
+def take_sample(question: Question, contender: str, settings: Settings) -> dict[str, float]:
+    """Run one sample in a fresh process and return its figures by row.
+
+    Raises:
+        SampleFailed: when the process failed, took longer than the question allows, or printed
+            no figures.
+    """
+    command = [sys.executable, "-m", "bench.sample", question.name, contender]
+    # A session of its own: whatever the sample starts can be ended as one group.
+    process = subprocess.Popen(
+        [*command, json.dumps(settings.to_json())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        # Ends when all that inherited the pipes have ended, not only the sample itself.
+        output, errors = process.communicate(timeout=question.time_limit)
+    except subprocess.TimeoutExpired:
+        end_group(process)
+        _, errors = process.communicate()
+        raise SampleFailed(
+            f"not done after {question.time_limit:g} s; {last_line(errors)}"
+        ) from None
+    finally:
+        end_group(process)
+    if process.returncode != 0:
+        raise SampleFailed(f"exit code {process.returncode}: {last_line(errors)}")
+    try:
+        figures = json.loads(last_line(output))
+    except ValueError:
+        raise SampleFailed(f"printed no figures but {last_line(output)!r}") from None
+    return {row: float(figure) for row, figure in figures.items()}
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """Kill what is left of the sample's process group."""
+    with suppress(ProcessLookupError):  # as it should be: all have ended by themselves
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not blank: of a traceback, the error itself."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")
+
+
+def ask(
+    question: Question,
+    settings: Settings,
+    rounds: int,
+    on_sample: Callable[[str, str, int], None],
+) -> Answer:
+    """Ask one question: in every round, each contender once, in an order that rotates.
+
+    Args:
+        question: what to ask.
+        settings: shared by all samples.
+        rounds: how many figures to take of each contender.
+        on_sample: called with the question's name, the contender and the round before each sample.
+    """
+    answer = Answer(question)
+    names = list(question.contenders)
+    for name in OPTIONAL:
+        if name in names and find_spec(name) is None:
+            answer.not_installed.append(name)
+            names.remove(name)
+    for number in range(rounds):
+        first = number % len(names)
+        figures: dict[str, dict[str, float]] = {}
+        for contender in names[first:] + names[:first]:
+            on_sample(question.name, contender, number)
+            try:
+                figures[contender] = take_sample(question, contender, settings)
+            except SampleFailed as failure:
+                answer.errors.append(f"{contender}, round {number + 1}: {failure}")
+        answer.rounds.append(figures)
+    return answer

@@ -1,0 +1,232 @@
+"""The benchmarks' machinery. No test here says anything about speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import questions, report, runner, work
+from bench.__main__ import main
+from bench.model import LIMIT, OPTIONAL, PROCBUS, Question, Row, Settings, Target
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = Settings(workers=2, spins_per_ms=1_000, scale=0.02)
+SPEED = Row("speed", "events/s", (Target(2, at_least=True, against="other"),))
+DELAY = Row("delay", "s", (Target(0.5, at_least=False, unit="s"),))
+
+
+def never_called(_settings: Settings) -> dict[str, float]:
+    raise AssertionError("samples are taken in processes of their own")
+
+
+QUESTION = Question(
+    name="made_up",
+    asks="Which way?",
+    rows=(SPEED, DELAY),
+    contenders={PROCBUS: never_called, LIMIT: never_called, "other": never_called},
+)
+
+
+@pytest.fixture(scope="module")
+def quick_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """One quick run of everything, as a user would start it; its JSON file."""
+    file = tmp_path_factory.mktemp("bench") / "results.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads(file.read_text())
+    assert isinstance(results, dict)
+    return results
+
+
+# The first of them waits for the quick run, which starts up to 64 workers at a time.
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("name", questions.NAMES)
+def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: str) -> None:
+    question = questions.load(name)
+    found = quick_results["questions"][name]
+    assert found["errors"] == []
+    assert set(found["rows"]) == {row.name for row in question.rows}
+    answered = set()
+    for row in question.rows:
+        figures = found["rows"][row.name]
+        assert figures["unit"] == row.unit
+        assert len(figures["contenders"][PROCBUS]["runs"]) == 1
+        answered |= set(figures["contenders"])
+        for target, shown in zip(row.targets, figures["targets"], strict=True):
+            assert shown["target"] == target.text()
+            assert isinstance(shown["reached"], bool)
+    assert answered == set(question.contenders) - set(found["not_installed"])
+    assert set(found["not_installed"]) <= set(OPTIONAL)
+
+
+@pytest.mark.timeout(280)  # it may be the one that waits for the quick run
+def test_the_results_say_what_they_were_taken_on(quick_results) -> None:
+    machine = quick_results["machine"]
+    assert platform.python_version() in machine["python"]
+    assert {"date", "command", "processor", "cores", "libraries", "load_before", "load_after"} <= (
+        machine.keys()
+    )
+    assert quick_results["settings"]["workers"] >= 1
+
+
+def test_every_module_with_a_question_is_registered() -> None:
+    files = [path for path in (ROOT / "bench").glob("*.py") if "QUESTION = " in path.read_text()]
+    assert {path.stem for path in files} == set(questions.NAMES)
+    assert [questions.load(name).name for name in questions.NAMES] == list(questions.NAMES)
+
+
+def test_every_ratio_is_against_a_contender_of_its_question() -> None:
+    for question in map(questions.load, questions.NAMES):
+        assert PROCBUS in question.contenders
+        for row in question.rows:
+            for target in row.targets:
+                assert target.against is None or target.against in question.contenders
+
+
+def test_listing_names_every_question(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(questions.NAMES)
+
+
+def test_a_round_asks_each_contender_once_and_rounds_begin_with_different_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def take(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
+        asked.append(contender)
+        return {"speed": 1.0}
+
+    monkeypatch.setattr(runner, "take_sample", take)
+    answer = runner.ask(QUESTION, SETTINGS, rounds=3, on_sample=lambda *_: None)
+    rounds = [asked[0:3], asked[3:6], asked[6:9]]
+    assert all(sorted(names) == sorted(QUESTION.contenders) for names in rounds)
+    assert len({names[0] for names in rounds}) == 3
+    assert answer.figures(SPEED, PROCBUS) == [1.0, 1.0, 1.0]
+
+
+def test_a_failed_sample_is_reported_and_the_others_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
+        if contender == "other":
+            raise runner.SampleFailed("it fell over")
+        return {"speed": 4.0}
+
+    monkeypatch.setattr(runner, "take_sample", take)
+    answer = runner.ask(QUESTION, SETTINGS, rounds=1, on_sample=lambda *_: None)
+    assert answer.errors == ["other, round 1: it fell over"]
+    assert answer.figures(SPEED, PROCBUS) == [4.0]
+    assert answer.is_reached(SPEED, SPEED.targets[0]) is None
+
+
+def test_a_peer_that_is_not_installed_is_named_and_not_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "take_sample", lambda *_: {"speed": 1.0})
+    monkeypatch.setattr(runner, "find_spec", lambda _name: None)
+    question = replace(QUESTION, contenders={**QUESTION.contenders, "mpire": never_called})
+    answer = runner.ask(question, SETTINGS, rounds=1, on_sample=lambda *_: None)
+    assert answer.not_installed == ["mpire"]
+    assert answer.errors == []
+    assert answer.figures(SPEED, "mpire") == []
+
+
+def test_ratios_are_taken_within_a_round_and_their_median_is_judged() -> None:
+    answer = runner.Answer(
+        QUESTION,
+        rounds=[
+            {PROCBUS: {"speed": 30.0, "delay": 0.1}, "other": {"speed": 10.0}},
+            {PROCBUS: {"speed": 8.0, "delay": 0.9}, "other": {"speed": 2.0}},
+            {PROCBUS: {"speed": 7.0, "delay": 0.7}, "other": {"speed": 7.0}},
+        ],
+    )
+    (ratio,), (bound,) = SPEED.targets, DELAY.targets
+    assert answer.against(SPEED, ratio) == [3.0, 4.0, 1.0]
+    assert answer.is_reached(SPEED, ratio) is True
+    assert answer.against(DELAY, bound) == [0.1, 0.9, 0.7]
+    assert answer.is_reached(DELAY, bound) is False
+    row = report.row_to_json(answer, SPEED)
+    assert row["contenders"] == {
+        PROCBUS: {"runs": [30.0, 8.0, 7.0], "median": 8.0, "min": 7.0, "max": 30.0},
+        "other": {"runs": [10.0, 2.0, 7.0], "median": 7.0, "min": 2.0, "max": 10.0},
+    }
+    assert report.target_cells(answer, SPEED) == ("3 x", "≥ 2 x other", "[green]yes[/]")
+
+
+def test_a_sample_that_takes_too_long_is_killed_and_says_so() -> None:
+    question = replace(questions.load("tiny_io"), time_limit=0.001)
+    with pytest.raises(runner.SampleFailed, match=r"not done after 0\.001 s"):
+        runner.take_sample(question, LIMIT, SETTINGS)
+
+
+def test_a_sample_that_raises_fails_with_its_last_line() -> None:
+    with pytest.raises(runner.SampleFailed, match="exit code 1: KeyError: 'nobody'"):
+        runner.take_sample(questions.load("tiny_io"), "nobody", SETTINGS)
+
+
+def test_what_a_sample_leaves_behind_is_killed() -> None:
+    leaver = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'input()'],"
+    leaver += " stdin=subprocess.PIPE).pid, flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", leaver],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        left = psutil.Process(int(process.stdout.readline()))
+        runner.end_group(process)
+        process.wait(10)
+    _, alive = psutil.wait_procs([left], timeout=10)
+    assert alive == []
+    runner.end_group(process)  # nothing left to kill is no error
+
+
+def test_event_counts_scale_but_never_vanish() -> None:
+    assert Settings(2, 1, scale=1.0).count(5_000) == 5_000
+    assert Settings(2, 1, scale=0.1).count(5_000) == 500
+    assert Settings(2, 1, scale=0.001).count(5_000) == 20
+    assert Settings(2, 1, scale=0.001).count(5) == 5
+
+
+@pytest.mark.parametrize(
+    ("figure", "shown"),
+    [(0.01234, "0.0123"), (1.5, "1.5"), (42.42, "42.4"), (318.2, "318"), (123456.0, "123,456")],
+)
+def test_figures_are_shown_with_the_digits_that_count(figure: float, shown: str) -> None:
+    assert report.short(figure) == shown
+
+
+def test_spin_is_counted_in_iterations_and_calibrated_to_a_positive_number() -> None:
+    assert work.spins_per_ms(tries=3) >= 1
+    assert work.spin(10) == work.spin(10) != work.spin(11)
+
+
+def test_samples_are_started_by_a_module_that_reads_plain_arguments() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.sample", "tiny_io", LIMIT, json.dumps(SETTINGS.to_json())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["tiny io handler"] > 0
