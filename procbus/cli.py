@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # Exit statuses, as shells have them: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -20,14 +22,14 @@ _TERMINATED = 128 + signal.SIGTERM
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. Call it in the main thread.
 
-    SIGTERM and Ctrl-C end a command alike: the bus is closed, no process is left, one line says
-    what was not run, and the status is 143 or 130.
+    SIGTERM and Ctrl-C end a command, and the process, alike: the bus is closed, no process is left,
+    one line says what was not run, and the exit status is 143 or 130.
 
     Args:
         arguments: what follows the program's name; None for those of the process.
 
     Raises:
-        SystemExit: at SIGTERM, for ``--help`` and ``--version``, and for arguments that are wrong.
+        SystemExit: for ``--help`` and ``--version``, and for arguments that are wrong.
     """
     # A name of a file that the terminal cannot show is no reason to fail in the middle of a report.
     for stream in (sys.stdout, sys.stderr):
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _sigterm_exits():
             status: int = options.run(options)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        _end_at_once(_INTERRUPTED)
+    except _Terminated:
+        _end_at_once(_TERMINATED)
     return status
 
 
@@ -112,16 +116,32 @@ def _version() -> str:
         return "(not installed)"
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came. A SystemExit, so that every `with` block on the way out is left in order."""
+
+
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that every `with` block on the way out is left in order."""
+    """Turn SIGTERM into an exception of the main thread, as Python does with SIGINT."""
 
     def leave(_signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the leaving
-        raise SystemExit(_TERMINATED)
+        raise _Terminated
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_at_once(status: int) -> NoReturn:
+    """End the process when everything is closed, but perhaps not every thread has ended.
+
+    A thread cannot be stopped, and the interpreter would wait for those of a thread pool: for as
+    long as the handlers that they are in may take.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(status)

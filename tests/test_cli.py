@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""The command line."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from procbus import cli
+
+
+def procbus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "procbus", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+def test_help_names_the_commands() -> None:
+    run = procbus("--help")
+    assert run.returncode == 0
+    assert "demo" in run.stdout
+
+
+def test_version_is_printed() -> None:
+    run = procbus("--version")
+    assert run.returncode == 0
+    assert run.stdout.startswith("procbus ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: COMMAND"),
+        (["dmeo"], "invalid choice: 'dmeo'"),
+        (["demo", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
+        (["demo", "--cpu-workers", "two"], "argument --cpu-workers: "),
+        (["demo", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_what_is_wrong(
+    arguments: list[str], complaint: str
+) -> None:
+    run = procbus(*arguments)
+    assert run.returncode == 2
+    assert complaint in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom procbus.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'rich', 'sqlite3', 'loky', 'psutil', 'asyncio'} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_handler_of_sigterm_is_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["demo", str(tmp_path / "nowhere")]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "does not exist" in capsys.readouterr().err
