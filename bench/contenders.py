@@ -3,7 +3,7 @@
 Each contender is set up as its own documentation would have it for many small independent calls,
 with the same number of worker processes. The comparison is one publish or submit per event:
 chunked maps (`Pool.map(chunksize=)`, mpire's `map`, ...) are faster for a list that is known
-beforehand, and are another thing than a bus.
+beforehand, and are another thing than a bus. joblib has nothing else, so it stands here with that.
 """
 
 from __future__ import annotations
@@ -100,13 +100,14 @@ def loky(handler: Handler, workers: int) -> Contender:
 def joblib(handler: Handler, workers: int) -> Contender:
     """Open a `Parallel` that keeps its workers and sizes its batches by itself.
 
-    It has no submit: a list of delayed calls is its way. `pre_dispatch="all"` spares it the
-    bookkeeping of taking from the list piece by piece.
+    It has no submit: it takes calls from a list that exists beforehand, batch by batch, so its
+    rates are those of a chunked map. `pre_dispatch="all"` would hand everything over before the
+    first batch has been timed, and so without batches.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    parallel = Parallel(n_jobs=workers, backend="loky", batch_size="auto", pre_dispatch="all")
+    parallel = Parallel(n_jobs=workers, backend="loky", batch_size="auto", pre_dispatch="10*n_jobs")
     call = delayed(handler)
     parallel.__enter__()
 

@@ -35,6 +35,7 @@ GRAINS = (
     Grain("100 µs handler, all cores", per_ms=10, full=15_000, full_for_peers=5_000, share=0.93),
     Grain("10 µs handler, all cores", per_ms=100, full=100_000, full_for_peers=6_000, share=0.55),
 )
+FAST = (PROCBUS, "joblib")  # take as many events as the limit
 WARM_UP = 0.1  # of the events that are measured
 
 
@@ -42,7 +43,7 @@ def contender_rate(name: str, opener: Opener, settings: Settings) -> dict[str, f
     """Submit one by one to running, warmed workers until all results are in the parent."""
     rates = {}
     for grain in GRAINS:
-        full = grain.full if name == PROCBUS else grain.full_for_peers
+        full = grain.full if name in FAST else grain.full_for_peers
         events = [grain.iterations(settings)] * settings.count(full)
         with opener(spin, settings.workers) as contender:
             contender.run(events[: round(len(events) * WARM_UP)])

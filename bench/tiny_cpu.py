@@ -13,7 +13,13 @@ from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
 from bench.work import Order, tiny
 
 # Enough for half a second to one second each on a slow core; rates are per second.
-FULL_COUNTS = {PROCBUS: 100_000, LIMIT: 400_000, "mp.Pool": 20_000, "pebble": 12_000}
+FULL_COUNTS = {
+    PROCBUS: 100_000,
+    LIMIT: 400_000,
+    "mp.Pool": 20_000,
+    "joblib": 100_000,
+    "pebble": 12_000,
+}
 OTHERS = 8_000
 WARM_UP = 500
 
