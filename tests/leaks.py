@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,9 @@ MARK = "PROCBUS_TEST_RUN"
 RUN = f"{os.getpid()}-{time.monotonic_ns()}"
 
 SHARED_MEMORY = Path("/dev/shm")
+# Names that say whose they are: those of loky, and of joblib that is built on it.
+OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
+
 DESCRIPTORS = Path("/proc/self/fd")
 
 # The thread that closes open buses at interpreter exit. It is started once, waits for the main
@@ -116,7 +121,7 @@ def _difference(before: Snapshot, now: Snapshot) -> Leaks:
         processes=now.processes - before.processes,
         threads=now.threads - before.threads,
         descriptors=now.descriptors - before.descriptors,
-        shared_memory=shared_memory - _mapped_by_strangers(shared_memory),
+        shared_memory=shared_memory - _of_strangers(shared_memory),
     )
 
 
@@ -184,22 +189,38 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _mapped_by_strangers(names: frozenset[str]) -> set[str]:
-    """Those of the names that a process outside the tests has mapped into its memory.
+def _of_strangers(names: frozenset[str]) -> set[str]:
+    """Those of the names that belong to a process outside the tests, or are gone by now.
 
     Shared memory belongs to the machine, not to a process: another program may have made it while
-    the test ran.
+    the test ran. It is that program's when its name says so, or when it is mapped there.
     """
     if not names:
         return set()
-    tests = {process.pid for process in _descendants()} | {os.getpid()}
-    maps = []
-    for pid in set(psutil.pids()) - tests:
+    strangers = set(psutil.pids()) - {process.pid for process in _descendants()} - {os.getpid()}
+    mapped = {inode for pid in strangers for inode in _shared_inodes(pid)}
+    theirs = set()
+    for name in names:
+        owner = OWNER.match(name)
         try:
-            maps.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
-        except OSError:  # it has ended meanwhile, or is another user's
+            inode = (SHARED_MEMORY / name).stat().st_ino
+        except FileNotFoundError:
+            theirs.add(name)
             continue
-    return {name for name in names if any(str(SHARED_MEMORY / name) in text for text in maps)}
+        if inode in mapped or (owner and int(owner[1]) in strangers):
+            theirs.add(name)
+    return theirs
+
+
+def _shared_inodes(pid: int) -> Iterator[int]:
+    """Inodes and not names: a semaphore is mapped by one name, and then given another."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:  # it has ended meanwhile, or is another user's
+        return
+    for line in maps.splitlines():
+        if f" {SHARED_MEMORY}/" in line:
+            yield int(line.split(maxsplit=5)[4])  # address, permissions, offset, device, inode
 
 
 def _describe(process: psutil.Process) -> str:

@@ -147,8 +147,56 @@ def test_shared_memory_left_behind_is_found_and_named() -> None:
     left_unmapped = leaks.leaks_since(before, patience_s=0)
     memory.unlink()
 
-    assert left.shared_memory == left_unmapped.shared_memory == {memory.name}
+    assert memory.name in left.shared_memory & left_unmapped.shared_memory
     assert f"shared memory /dev/shm/{memory.name}" in str(left)
+
+
+@linux_only
+def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
+    stranger = """if True:
+        import os, pathlib
+        from multiprocessing.shared_memory import SharedMemory
+        mapped = SharedMemory(create=True, size=1)
+        named = pathlib.Path(f"/dev/shm/sem.loky-{os.getpid()}-named")
+        named.touch()
+        print(os.getpid(), mapped.name, named.name, flush=True)
+        input()
+        mapped.close()
+        mapped.unlink()
+        named.unlink()
+    """
+    # Started by a process that ends at once, with nothing of the tests in its environment.
+    parent = "import subprocess, sys; subprocess.Popen(sys.argv[1:], env={})"
+    before = leaks.Snapshot.take()
+    with process_waiting_for_input(
+        sys.executable, "-c", parent, sys.executable, "-c", stranger
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pid, *names = process.stdout.readline().decode().split()
+        outsider = psutil.Process(int(pid))
+        process.wait(timeout=10)
+        now = leaks.Snapshot.take()
+        left = leaks.leaks_since(before, patience_s=0)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        psutil.wait_procs([outsider], timeout=10)
+
+    assert now.shared_memory - before.shared_memory >= set(names)
+    assert not left.shared_memory & set(names)
+
+
+@linux_only
+def test_shared_memory_of_a_worker_that_is_gone_is_found() -> None:
+    with process_waiting_for_input(sys.executable, "-c", "pass") as worker:
+        worker.wait(timeout=10)
+    before = leaks.Snapshot.take()
+    memory = Path(f"/dev/shm/sem.loky-{worker.pid}-test")
+    memory.touch()
+    left = leaks.leaks_since(before, patience_s=0)
+    memory.unlink()
+
+    assert left.shared_memory >= {memory.name}
 
 
 @linux_only
