@@ -53,7 +53,7 @@ class Admission:
             BusClosed: the bus was closed, before or while waiting.
         """
         with self._lock:
-            if self._pending >= self.max_pending or self._refusing:
+            if self._refusing or (count and self._pending >= self.max_pending):
                 if nested:
                     self._check_avalanche()
                 else:
@@ -70,7 +70,7 @@ class Admission:
         with self._lock:
             if self._refusing:
                 raise BusClosed(_CLOSED)
-            if self._pending >= self.max_pending:
+            if count and self._pending >= self.max_pending:
                 if self._on_full == "raise":
                     raise QueueFull(self._full())
                 self._callbacks.append(when_room)

@@ -28,6 +28,7 @@ _LARGE = 1 << 16
 
 #: Classes known by number in this process. Each number is written once, by one thread.
 _by_number: dict[ClassNumber, type] = {}
+_undefined: dict[ClassNumber, str] = {}
 _parent_numbers: dict[type, ClassNumber] = {}
 _definitions: dict[ClassNumber, bytes] = {}
 _next_number = itertools.count(1)
@@ -35,18 +36,22 @@ _next_number = itertools.count(1)
 
 def class_by_number(origin: int, number: int) -> type:
     """Look up a class that was defined before. Pickles name this function."""
-    return _by_number[origin, number]
+    try:
+        return _by_number[origin, number]
+    except KeyError:
+        reason = _undefined.get((origin, number), "its definition never arrived")
+        raise pickle.UnpicklingError(f"a class could not be loaded: {reason}") from None
 
 
 def new_by_number(origin: int, number: int, *args: Any) -> Any:
     """`copyreg.__newobj__` for a class named by number. Pickles name this function."""
-    cls = _by_number[origin, number]
+    cls = class_by_number(origin, number)
     return cls.__new__(cls, *args)
 
 
 def call_by_number(origin: int, number: int, *args: Any) -> Any:
     """Call a class named by number. Pickles name this function."""
-    return _by_number[origin, number](*args)
+    return class_by_number(origin, number)(*args)
 
 
 # Extension codes make these three one cached look-up for the unpickler instead of an import by
@@ -55,17 +60,25 @@ for _code, _function in enumerate((class_by_number, new_by_number, call_by_numbe
     copyreg.add_extension(__name__, _function.__name__, _code)
 
 
-def define_class(number: ClassNumber, definition: bytes) -> type:
-    """Take in a class that the other side defined, and return it."""
-    cls: type = decode(definition)
+def define_class(number: ClassNumber, definition: bytes) -> type | None:
+    """Take in a class that the other side defined, and return it.
+
+    One that cannot be loaded gives None: what needs it will fail to decode, and say why.
+    """
+    try:
+        cls: type = decode(definition)
+    except Exception as error:  # noqa: BLE001 - loading runs the user's code
+        _undefined[number] = f"{type(error).__name__}: {error}"
+        return None
     _by_number[number] = cls
     return cls
 
 
 def forget_classes(origin: int) -> None:
     """Forget the classes that a worker defined: it is gone."""
-    for number in [n for n in list(_by_number) if n[0] == origin]:
-        _by_number.pop(number, None)
+    for table in (_by_number, _undefined):
+        for number in [n for n in list(table) if n[0] == origin]:
+            table.pop(number, None)
 
 
 def decode(data: bytes | memoryview) -> Any:
@@ -162,6 +175,7 @@ class Encoder:
         if self._origin != PARENT:
             number = (self._origin, next(_next_number))
             self._undelivered.append((number, encode_alone(cls)))
+            _by_number[number] = cls
             return number
         # Shared by all workers, so that a class is pickled once and for all of them.
         known = _parent_numbers.get(cls)

@@ -16,6 +16,10 @@ class TopicError(SubscriptionError):
     """A topic is neither a class nor a well-formed dotted string: the caller changes the topic."""
 
 
+class OptionError(ProcbusError, ValueError):
+    """An option of the bus makes no sense: its user changes the call."""
+
+
 class NoSuchHandler(ProcbusError):
     """The handler named is not subscribed to this bus."""
 

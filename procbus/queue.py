@@ -27,23 +27,31 @@ class LaneQueue:
         #: Notified under `lock` when something became ready for a waiting taker, or on closing.
         self.changed = threading.Condition(self.lock)
         self.closed = False
+        self.cancelled = False
         self.waiting = 0
         self._ready: dict[int, deque[Delivery]] = {0: deque()}
         self._by_priority = [self._ready[0]]
         self._gated: set[Subscription] = set()
 
-    def put(self, delivery: Delivery) -> None:
-        """Queue a delivery behind its gate, and wake a waiting taker if it is ready."""
+    def put(self, delivery: Delivery) -> bool:
+        """Queue a delivery behind its gate, and wake a waiting taker if it is ready.
+
+        Returns:
+            False, and it is not queued, when the queue was cleared for good.
+        """
         subscription = delivery.subscription
         with self.lock:
             subscription.published += 1
+            if self.cancelled:
+                return False
             if subscription.gate is not None:
                 self._gated.add(subscription)
                 if not subscription.gate.admit(delivery):
-                    return
+                    return True
             self._bucket(subscription.handler.priority).append(delivery)
             if self.waiting:
                 self.changed.notify()
+        return True
 
     def release(self, delivery: Delivery) -> int:
         """Open the gate of a settled delivery for those behind it; return how many may go."""
@@ -116,9 +124,18 @@ class LaneQueue:
             behind = sum(1 for s in self._gated if s.gate for _ in s.gate.waiting())
             return self.locked_ready() + behind
 
-    def clear(self) -> list[Delivery]:
-        """Take everything out, ready or not: what a cancelled bus will not run."""
+    def clear_ready(self) -> list[Delivery]:
+        """Take out everything that is ready; what waits at a gate moves up later."""
         with self.lock:
+            out = [delivery for bucket in self._by_priority for delivery in bucket]
+            for bucket in self._by_priority:
+                bucket.clear()
+            return out
+
+    def clear(self) -> list[Delivery]:
+        """Take everything out for good, ready or not: what a cancelled bus will not run."""
+        with self.lock:
+            self.cancelled = True
             out: list[Delivery] = []
             for bucket in self._by_priority:
                 out.extend(bucket)

@@ -132,11 +132,7 @@ def subscribe(
             max_memory=max_memory,
             **unknown,
         )
-        if handler.kind == "cpu" and _travels_by_value(function):
-            # Imported here because it needs cloudpickle, and `import procbus` stays light.
-            from procbus.blame import check_travels
-
-            check_travels(handler)
+        check_can_travel(handler)
         default_registry.add(handler)
         return function
 
@@ -178,6 +174,19 @@ def _handlers_of(item: object) -> tuple[Handler, ...]:
     if not found:
         raise SubscriptionError(reason)
     return found
+
+
+def check_can_travel(handler: Handler) -> None:
+    """Make sure that a cpu handler can be sent to a worker.
+
+    Raises:
+        SerializationError: it cannot; the message names the variable at fault.
+    """
+    if handler.kind == "cpu" and _travels_by_value(handler.function):
+        # Imported here because it needs cloudpickle, and `import procbus` stays light.
+        from procbus.blame import check_travels
+
+        check_travels(handler)
 
 
 def _travels_by_value(function: Callable[..., Any]) -> bool:

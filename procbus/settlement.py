@@ -72,7 +72,10 @@ class Settlement:
         if outcome.kind is OutcomeKind.SUCCEEDED:
             subscription.succeeded += 1
         elif outcome.kind is OutcomeKind.CANCELLED:
-            subscription.cancelled += 1
+            if outcome.started_at:
+                subscription.stopped += 1
+            else:
+                subscription.cancelled += 1
         else:
             subscription.failed += 1
             letter = DeadLetter(

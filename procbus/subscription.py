@@ -45,6 +45,7 @@ class Subscription:
         "handler",
         "lane",
         "published",
+        "stopped",
         "succeeded",
     )
 
@@ -58,7 +59,9 @@ class Subscription:
         self.published = 0
         self.succeeded = 0
         self.failed = 0
+        #: Cancelled before the handler began, and in the middle of it.
         self.cancelled = 0
+        self.stopped = 0
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""

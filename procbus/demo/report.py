@@ -5,34 +5,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from procbus.demo.console import print_line, printable
+from procbus.demo.runs import Run
 from procbus.demo.store import RankedFunction, Totals, storable
 
-SHOWN = 10  # most complex functions
-SHOWN_SKIPPED = 5
-
-
-@dataclass(frozen=True)
-class RunFigures:
-    """One run of the handlers over all files.
-
-    Attributes:
-        bus: the name of the bus it ran on.
-        seconds: from making the bus until the last event was handled.
-        events: events handled.
-        workers: what handled them, in words.
-    """
-
-    bus: str
-    seconds: float
-    events: int
-    workers: str
+_SHOWN_FAILURES = 5
 
 
 def print_functions(console: Console, root: Path, functions: Sequence[RankedFunction]) -> None:
@@ -56,14 +39,14 @@ def print_skipped(
     """Print how many files were skipped, and why the first of them were."""
     if not count:
         return
-    _line(console, f"{count:,} {_files(count)} could not be read or parsed:")
+    print_line(console, f"{count:,} {_files(count)} could not be read or parsed:")
     for path, reason in first:
-        _line(console, f"  {_relative(path, root)}: {reason}")
+        print_line(console, f"  {_relative(path, root)}: {reason}")
     if count > len(first):
-        _line(console, f"  and {count - len(first):,} more: see the table files in the index")
+        print_line(console, f"  and {count - len(first):,} more: see the table files in the index")
 
 
-def print_runs(console: Console, runs: Sequence[RunFigures]) -> None:
+def print_runs(console: Console, runs: Sequence[Run]) -> None:
     """Print the runs beside each other and, where there are two, how the times compare."""
     table = Table(title="The same handlers on the same files" if len(runs) > 1 else None)
     for column in ("bus", "seconds", "events/s", "workers"):
@@ -75,26 +58,22 @@ def print_runs(console: Console, runs: Sequence[RunFigures]) -> None:
     if len(runs) > 1:
         ours, theirs = runs
         ratio = theirs.seconds / ours.seconds
-        _line(console, f"Ratio: {ratio:.2f} ({theirs.bus} ÷ {ours.bus}, in seconds)")
+        print_line(console, f"Ratio: {ratio:.2f} ({theirs.bus} ÷ {ours.bus}, in seconds)")
+
+
+def print_failures(console: Console, run: Run) -> None:
+    """Print what failed that should not have."""
+    for failure in run.failures[:_SHOWN_FAILURES]:
+        print_line(console, f"{run.bus}: failed: {failure}")
+    if len(run.failures) > _SHOWN_FAILURES:
+        print_line(console, f"{run.bus}: {len(run.failures):,} failures in all")
 
 
 def print_index(console: Console, path: str, totals: Totals) -> None:
     """Print what was indexed, and where the index is."""
     measured = totals.files - totals.skipped
-    _line(console, f"{totals.functions:,} functions in {measured:,} {_files(measured)}")
-    _line(console, f"The index is an SQLite file: {path}")
-
-
-def printable(text: str) -> str:
-    """Show what a terminal would obey or cannot show, such as escape sequences, as escapes."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(Text(printable(text)), soft_wrap=True)
+    print_line(console, f"{totals.functions:,} functions in {measured:,} {_files(measured)}")
+    print_line(console, f"The index is an SQLite file: {path}")
 
 
 def _files(count: int) -> str:

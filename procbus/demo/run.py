@@ -7,36 +7,29 @@ import itertools
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from procbus.bus import EventBus
-from procbus.demo import DemoError, handlers
+from procbus.demo import DemoError
+from procbus.demo.console import print_line
 from procbus.demo.files import python_files, standard_library
-from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRead
-from procbus.demo.progress import ShowDone, showing_progress
 from procbus.demo.report import (
-    SHOWN,
-    SHOWN_SKIPPED,
-    RunFigures,
+    print_failures,
     print_functions,
     print_index,
     print_runs,
     print_skipped,
 )
-from procbus.demo.store import close_index, open_index
-from procbus.demo.thread_bus import ThreadBus
+from procbus.demo.runs import Run, run_on_procbus, run_on_thread_bus
+from procbus.demo.store import Totals, open_index
 
-# So many files may be on their way at once: their texts are in memory.
-_MAX_PENDING = 1_000
-_GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
+_SHOWN_FUNCTIONS = 10
+_SHOWN_SKIPPED = 5
+_WIDTH_OF_NO_TERMINAL = 120
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run the demo and print its report to standard output, its progress to standard error.
+    """Run the demo, its report to standard output and its progress to standard error.
 
     Returns:
         The exit status: 0, or 1 when a handler failed or the two runs disagree.
@@ -67,6 +60,60 @@ def run_demo(options: DemoOptions) -> int:
     Raises:
         DemoError: there is nothing to index, or the index cannot be written.
     """
-    report, progress = Console(), Console(stderr=True)
-    ...
-    return 0
+    report = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_NO_TERMINAL)
+    progress = Console(stderr=True)
+    root = Path(os.path.abspath(options.root or standard_library()))
+    files = _find(root, options.limit, progress)
+    with _output(options.output) as path, open_index(path) as index:
+        print_line(progress, f"Indexing {len(files):,} Python files of {root}")
+        runs = [run_on_procbus(files, index, options.cpu_workers, progress)]
+        totals = index.totals()
+        agree = True
+        if options.compare:
+            # What made a worker process die would end this process if it ran on threads.
+            measurable = [file for file in files if file not in runs[0].failed_files]
+            run, their_totals = _compare(measurable, progress)
+            runs.append(run)
+            agree = their_totals == totals
+        print_functions(report, root, index.most_complex(_SHOWN_FUNCTIONS))
+        print_skipped(report, root, totals.skipped, index.skipped(_SHOWN_SKIPPED))
+        print_runs(report, runs)
+        for run in runs:
+            print_failures(report, run)
+        if not agree:
+            print_line(report, "The two runs found different things: did files change meanwhile?")
+        print_index(report, path, totals)
+    return 0 if agree and not any(run.failures for run in runs) else 1
+
+
+def _find(root: Path, limit: int | None, console: Console) -> list[str]:
+    def report(error: OSError) -> None:
+        print_line(console, f"cannot list {error.filename}: {error.strerror}")
+
+    files = list(itertools.islice(python_files(root, report), limit))
+    if not files:
+        raise DemoError(f"no Python files in {root}: name a directory that has some")
+    return files
+
+
+def _compare(files: list[str], console: Console) -> tuple[Run, Totals]:
+    """Run on the thread-pool bus, into an index of its own that nobody keeps."""
+    with tempfile.TemporaryDirectory(prefix="procbus-demo-") as directory:
+        path = os.path.join(directory, "index.sqlite")
+        with open_index(path) as index:
+            return run_on_thread_bus(files, index, console), index.totals()
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[str]:
+    """The path for the index: as asked, or a new file that stays only if the run is complete."""
+    if path is not None:
+        yield str(path)
+        return
+    descriptor, name = tempfile.mkstemp(prefix="procbus-demo-", suffix=".sqlite")
+    os.close(descriptor)
+    try:
+        yield name
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -11,8 +11,8 @@ from __future__ import annotations
 import enum
 import pickle
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from procbus.codec import ClassNumber
 
@@ -49,15 +49,7 @@ class Ending(enum.IntEnum):
     NO_RESULT = 4
 
 
-class Item(NamedTuple):
-    """One delivery of a batch, without its event."""
-
-    handler: int
-    event_id: int
-    parent_id: int | None
-    topic: str | None
-    attempt: int
-    size: int
+Item = tuple[int, int, "int | None", "str | None", int, int]
 
 
 class BatchHead(NamedTuple):
@@ -67,16 +59,8 @@ class BatchHead(NamedTuple):
     classes: list[tuple[ClassNumber, bytes]]
     #: Handlers that the worker does not know yet: number, name, definition.
     handlers: list[tuple[int, str, bytes]]
-    items: list[tuple[int, int, int | None, str | None, int, int]]
-
-
-class Ended(NamedTuple):
-    """The end of one delivery, as the worker tells it."""
-
-    started_at: float
-    ended_at: float
-    #: Pickled (Ending, value, published); empty for a handler that returned None and no more.
-    frame: bytes | memoryview
+    #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes.
+    items: list[Item]
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
@@ -125,25 +109,24 @@ def unpack_results(message: bytes) -> Results:
     return Results(batch, count, complete, memoryview(message)[_RESULTS.size :])
 
 
+#: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
+#: for a handler that returned None and published nothing.
+End = tuple[float, float, memoryview]
+
+
 def each_end(
-    data: bytes | memoryview, classes: list[tuple[ClassNumber, bytes]]
-) -> Iterator[tuple[float, float, memoryview]]:
-    """Go through results; classes that the next ones need are appended to `classes` first."""
+    data: bytes | memoryview, define: Callable[[ClassNumber, bytes], object]
+) -> Iterator[End]:
+    """Go through results, in order; `define` gets the classes that the next ones need."""
     view = memoryview(data)
+    unpack, head, total = _ENDED.unpack_from, _ENDED.size, len(view)
     position = 0
-    unpack, head = _ENDED.unpack_from, _ENDED.size
-    total = len(view)
     while position < total:
         started_at, ended_at, size = unpack(view, position)
         position += head
         frame = view[position : position + size]
         position += size
         if started_at == _DEFINITION:
-            classes.append(pickle.loads(frame))
+            define(*pickle.loads(frame))
         else:
             yield started_at, ended_at, frame
-
-
-def frame_of(ending: Ending, value: Any, published: Any = None) -> tuple[int, Any, Any]:
-    """What a frame holds before it is pickled."""
-    return int(ending), value, published

@@ -26,12 +26,14 @@ from procbus.pool.wire import (
     STOP,
     BatchHead,
     Ending,
+    Item,
     Tag,
     pack_definition,
     pack_end,
     results_head,
     unpack_batch,
 )
+from procbus.topic import check_concrete
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.005
@@ -154,22 +156,28 @@ class Worker:
 
     def _learn(self, head: BatchHead) -> None:
         for number, definition in head.classes:
-            # A class that cannot be loaded shows when an event needs it, and fails that alone.
-            with contextlib.suppress(Exception):
-                self._encoder.know(define_class(number, definition), number)
+            cls = define_class(number, definition)
+            if cls is not None:
+                self._encoder.know(cls, number)
         for handler, name, definition in head.handlers:
             self._names[handler] = name
             self._definitions[handler] = (name, definition)
 
     def _run(
         self,
-        item: tuple[int, int, int | None, str | None, int, int],
+        item: Item,
         event_data: memoryview,
         started_at: float,
     ) -> tuple[bytes, float]:
         """Run one delivery; return its end as laid out for the parent, and when that was."""
         handler, event_id, parent_id, topic, attempt, _ = item
         published: list[tuple[str | None, Any]] = []
+
+        def publish(event: Any, topic: str | None) -> None:
+            if topic is not None:
+                check_concrete(topic)
+            published.append((topic, event))
+
         try:
             function = self._functions.get(handler) or self._load(handler)
         except BaseException as error:
@@ -185,7 +193,7 @@ class Worker:
                 parent_id,
                 topic,
                 attempt,
-                lambda event, topic: published.append((topic, event)),
+                publish,
             )
         )
         try:
@@ -225,7 +233,8 @@ class Worker:
         if ending is Ending.RAISED:
             # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
             with contextlib.suppress(BaseException):
-                travelling = decode(self._encode(error)) and error
+                decode(self._encode(error))
+                travelling = error
         value = (travelling, summary, text, path, getattr(error, "name", None))
         frame = self._encode((int(ending), value, dropped))
         return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at

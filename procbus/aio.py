@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What the bus does in a running event loop, without ever blocking it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from procbus.dispatcher import Dispatcher
+from procbus.lanes import Lanes
+from procbus.receipt import Receipt
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Run something that blocks in a thread, to its end even if this task is cancelled."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+async def launched(lanes: Lanes) -> None:
+    """Have the first worker process launched, in a thread: it takes some 100 ms."""
+    if lanes.cpu is not None and not lanes.cpu.launched:
+        await in_thread(lanes.cpu.launch)
+
+
+async def publish(dispatcher: Dispatcher, event: Any, topic: str | None) -> Receipt:
+    """Publish one event, waiting for room on the bus if need be."""
+    loop = asyncio.get_running_loop()
+    while True:
+        room = asyncio.Event()
+
+        def wake(room: asyncio.Event = room) -> None:
+            try:
+                loop.call_soon_threadsafe(room.set)
+            except RuntimeError:
+                return  # the loop was closed meanwhile: nobody waits any more
+
+        receipt = dispatcher.try_publish(event, topic, wake)
+        if receipt is not None:
+            return receipt
+        await room.wait()
+
+
+async def stream(
+    events: Iterable[Any] | AsyncIterable[Any],
+    publish: Callable[[Any], Awaitable[Receipt]],
+    window: int,
+    *,
+    ordered: bool,
+) -> AsyncIterator[Receipt]:
+    """As `stream.as_settled` and `stream.in_order`."""
+    loop = asyncio.get_running_loop()
+    settled: asyncio.Queue[Receipt] = asyncio.Queue()
+    open_receipts: deque[Receipt] = deque()
+    outstanding = 0
+
+    def tell(receipt: Receipt) -> None:
+        try:
+            loop.call_soon_threadsafe(settled.put_nowait, receipt)
+        except RuntimeError:
+            return  # the loop was closed meanwhile: nobody waits any more
+
+    async def next_one() -> Receipt:
+        if ordered:
+            return await open_receipts.popleft().settled()
+        return await settled.get()
+
+    async for event in _each(events):
+        receipt = await publish(event)
+        outstanding += 1
+        if ordered:
+            open_receipts.append(receipt)
+        else:
+            receipt.when_done(tell)
+        while outstanding >= window or (
+            outstanding and (open_receipts[0].done if ordered else not settled.empty())
+        ):
+            outstanding -= 1
+            yield await next_one()
+    while outstanding:
+        outstanding -= 1
+        yield await next_one()
+
+
+async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(events, AsyncIterable):
+        async for event in events:
+            yield event
+        return
+    for event in events:
+        yield event

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: MIT
+"""The event bus: its parts put together, and its public methods."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Iterator
+from types import MappingProxyType, ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
+
+from procbus import exit_watch
+from procbus.admission import Admission, OnFull
+from procbus.context import NOTHING, running
+from procbus.dead_letters import DeadLetter
+from procbus.dispatcher import Dispatcher
+from procbus.errors import BusClosed, ProcbusError
+from procbus.handler import Kind, make_handler
+from procbus.lanes import Lanes
+from procbus.receipt import Receipt
+from procbus.registry import check_can_travel, default_registry, handlers_from
+from procbus.settings import check_settings
+from procbus.settlement import Settlement
+from procbus.stats import BusStats, collect_stats
+from procbus.stream import as_settled, in_order
+from procbus.subscriptions import Subscriptions
+from procbus.topic import topics_in
+
+if TYPE_CHECKING:
+    from procbus.health import WorkerHealth
+
+log = logging.getLogger("procbus")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
+INTERRUPT_GRACE_S = 1.0
+
+
+class EventBus:
+    """An event bus inside this process. All methods may be called from any thread.
+
+    Workers start when the first event needs them. Leaving the `with` (or `async with`) block
+    waits until everything published is settled; Ctrl-C in it cancels what has not begun.
+
+    Args:
+        handlers: decorated functions, and modules that hold such; None for every handler of the
+            default registry, whenever it is added there.
+        cpu_workers: processes for cpu handlers; None for as many as this process has cores
+            (affinity and cgroup quotas count).
+        io_workers: threads for io handlers that are no coroutines; None for 32.
+        max_pending: deliveries that may be pending before publishers have to wait.
+        on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.
+
+    Raises:
+        OptionError: an option makes no sense.
+        SubscriptionError: one of `handlers` is not subscribed.
+    """
+
+    def __init__(
+        self,
+        handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
+        *,
+        cpu_workers: int | None = None,
+        io_workers: int | None = None,
+        max_pending: int = 10_000,
+        on_full: OnFull = "block",
+        journal: None = None,
+        **unknown: Never,
+    ) -> None:
+        check_settings(cpu_workers, io_workers, max_pending, on_full, journal, unknown)
+        self._admission = Admission(max_pending, on_full)
+        self._settlement = Settlement(self._admission)
+        self._dispatcher = Dispatcher(self._admission, self._settlement, self._routes)
+        self._lanes = Lanes(
+            cpu_workers,
+            io_workers,
+            self._settlement.settle,
+            self._dispatcher.context_of,
+            self._dispatcher.publish_children,
+            lambda: exit_watch.watch(self),
+        )
+        shared = default_registry if handlers is None else None
+        own = () if handlers is None else handlers_from(handlers)
+        self._subscriptions = Subscriptions(shared, own, self._lanes.of)
+        #: Guards the closing: a second closer waits for the first.
+        self._closing = threading.RLock()
+        self._closed = False
+        self._pid = os.getpid()
+        self._publish = self._dispatcher.publish
+
+    def _routes(self) -> Any:
+        return self._subscriptions.routes()
+
+    # Subscribing.
+
+    @overload
+    def subscribe(
+        self,
+        topic: object,
+        handler: F,
+        *,
+        kind: Kind = ...,
+        name: str | None = ...,
+        key: Callable[[Any], Hashable] | None = ...,
+        priority: int = ...,
+        concurrency: int | None = ...,
+        where: Callable[[Any], bool] | None = ...,
+    ) -> F: ...
+
+    @overload
+    def subscribe(
+        self,
+        topic: object = None,
+        *,
+        kind: Kind = ...,
+        name: str | None = ...,
+        key: Callable[[Any], Hashable] | None = ...,
+        priority: int = ...,
+        concurrency: int | None = ...,
+        where: Callable[[Any], bool] | None = ...,
+    ) -> Callable[[F], F]: ...
+
+    def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:
+        """Subscribe a handler to this bus alone: a call, or a decorator when no handler is given.
+
+        Args:
+            topic: as for `procbus.subscribe`.
+            handler: the function; None makes this a decorator.
+            **options: as for `procbus.subscribe`.
+
+        Returns:
+            The function unchanged, or the decorator.
+
+        Raises:
+            SubscriptionError: function or options cannot work; the sentence says what to change.
+            SerializationError: a cpu handler holds something that cannot travel to a worker.
+        """
+        topics = topics_in(topic)  # now: under a bare @bus.subscribe, decorate() is never called
+
+        def decorate(function: F) -> F:
+            made = make_handler(function, topics or None, **options)
+            check_can_travel(made)
+            self._subscriptions.add(made)
+            return function
+
+        return decorate if handler is None else decorate(handler)
+
+    def unsubscribe(self, handler: Callable[..., Any]) -> None:
+        """Take a function off this bus, from all its topics. What is pending for it still runs.
+
+        Raises:
+            NoSuchHandler: it is not subscribed to this bus.
+        """
+        self._subscriptions.remove(handler)
+
+    # Publishing.
+
+    def publish(self, event: Any, payload: Any = NOTHING) -> Receipt:
+        """Publish an event: `publish(event)`, or `publish("topic", payload)`.
+
+        `publish(event)` reaches the handlers of its class and of its bases, and, if it has a
+        string attribute `event_type`, those of that topic. `publish("topic", payload)` reaches
+        those of that topic. Waits while `max_pending` deliveries are pending, unless it is called
+        inside a handler of this bus.
+
+        Returns:
+            The receipt of the event, at once: wait on that for results.
+
+        Raises:
+            BusClosed: the bus was closed, or this is a forked child of its process.
+            QueueFull: the bus is full and was made with `on_full="raise"`.
+            TopicError: the topic is malformed, or has wildcards.
+        """
+        if payload is NOTHING:
+            return self._publish(event, None)
+        return self._publish(payload, event)
+
+    async def apublish(self, event: Any, payload: Any = NOTHING) -> Receipt:
+        """Publish in a running event loop: as `publish`, but it waits without blocking the loop."""
+        from procbus import aio  # only now: it imports asyncio
+
+        topic = None if payload is NOTHING else event
+        event = event if payload is NOTHING else payload
+        self._check_process()
+        await aio.launched(self._lanes)
+        return await aio.publish(self._dispatcher, event, topic)
+
+    def stream(
+        self,
+        events: Iterable[Any],
+        *,
+        topic: str | None = None,
+        ordered: bool = False,
+        progress: bool = False,
+    ) -> Iterator[Receipt]:
+        """Publish events and yield their receipts, each once it is settled.
+
+        Takes from `events` only as fast as the bus has room, and keeps no more than `max_pending`
+        events, so that it goes through any number of them in little memory.
+
+        Args:
+            events: any iterable; it is read in the calling thread.
+            topic: publishes each event as the payload of this topic; None routes by its class.
+            ordered: yield in the order of the events rather than as they settle.
+            progress: show a progress bar on stderr.
+
+        Raises:
+            BusClosed: the bus was closed.
+            TopicError: the topic is malformed.
+        """
+        streamed = (in_order if ordered else as_settled)(
+            events, lambda event: self._publish(event, topic), self._admission.max_pending
+        )
+        if not progress:
+            return streamed
+        from procbus.progress import with_progress  # only now: it imports rich
+
+        return with_progress(streamed, len(events) if hasattr(events, "__len__") else None)
+
+    def astream(
+        self,
+        events: Iterable[Any] | AsyncIterable[Any],
+        *,
+        topic: str | None = None,
+        ordered: bool = False,
+    ) -> AsyncIterator[Receipt]:
+        """`stream` for a running event loop; `events` may be an asynchronous iterable."""
+        from procbus import aio  # only now: it imports asyncio
+
+        def publish(event: Any) -> Any:
+            return self.apublish(event) if topic is None else self.apublish(topic, event)
+
+        return aio.stream(events, publish, self._admission.max_pending, ordered=ordered)
+
+    # Life cycle.
+
+    def start(self) -> Self:
+        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
+        self._check_process()
+        if self._closed:
+            raise BusClosed("the bus is closed and cannot be started again: make a new one")
+        exit_watch.watch(self)
+        self._lanes.cpu_lane().start()
+        return self
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything published is settled, also what handlers publish meanwhile.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Returns:
+            Whether everything is settled.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        self._check_process()
+        self._check_outside("drain")
+        return self._admission.wait_empty(timeout)
+
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Take no more events, finish, and end all workers. Idempotent.
+
+        Args:
+            timeout: finish within so many seconds; then what has not begun is cancelled and what
+                is running is stopped. None waits as long as it takes.
+            cancel: cancel at once what has not begun, and wait only for what is running.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        if self._pid != os.getpid():
+            return  # a forked child: nothing here is its own
+        self._check_outside("close")
+        with self._closing:
+            if self._closed:
+                return
+            self._admission.refuse()
+            try:
+                if not cancel and self._admission.wait_empty(timeout):
+                    self._finish()
+                else:
+                    self._cancel(timeout if cancel else 0.0)
+            except BaseException:  # Ctrl-C, most likely, while waiting for all to finish
+                self._cancel(INTERRUPT_GRACE_S)
+                raise
+
+    def _cancel(self, grace_s: float | None) -> None:
+        self._lanes.cancel()
+        if not self._admission.wait_empty(grace_s):
+            self._lanes.kill()
+        self._finish()
+        self._account_for_cancelled()
+
+    def _finish(self) -> None:
+        self._lanes.close()
+        self._closed = True
+        exit_watch.forget(self)
+
+    def _account_for_cancelled(self) -> None:
+        subscriptions = self._subscriptions.all()
+        parts = []
+        for what, counts in (
+            ("not run", [(s.handler.name, s.cancelled) for s in subscriptions]),
+            ("stopped in their handlers", [(s.handler.name, s.stopped) for s in subscriptions]),
+        ):
+            if total := sum(count for _, count in counts):
+                names = ", ".join(f"{name} {count}" for name, count in counts if count)
+                parts.append(f"{total} {what} ({names})")
+        if parts:
+            log.warning("bus closed with deliveries cancelled: %s", "; ".join(parts))
+
+    def close_at_exit(self) -> None:
+        """Close at the end of the interpreter: finish, but after Ctrl-C cancel. For procbus only."""
+        if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+            self.close(INTERRUPT_GRACE_S, cancel=True)
+        else:
+            self.close()
+
+    def disown(self) -> None:
+        """In a forked child: refuse everything, and touch no lock. For procbus only."""
+        self._publish = self._refuse_in_child
+
+    def _refuse_in_child(self, event: Any, topic: str | None) -> Receipt:
+        raise BusClosed(
+            f"this bus belongs to process {self._pid}, and this is its forked child {os.getpid()}: "
+            "make a new EventBus here, or publish in the parent"
+        )
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            self._refuse_in_child(None, None)
+
+    def _check_outside(self, method: str) -> None:
+        context = running.get()
+        if context is not None and context.owner is self._dispatcher:
+            raise ProcbusError(
+                f"{method}() inside the handler {context.handler} would wait for that handler "
+                "itself: call it outside"
+            )
+
+    def __enter__(self) -> Self:
+        """Use the bus for the length of a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close; after Ctrl-C (or SystemExit) cancel what has not begun."""
+        if error is None or isinstance(error, Exception):
+            self.close()
+        else:
+            self.close(INTERRUPT_GRACE_S, cancel=True)
+
+    async def __aenter__(self) -> Self:
+        """Use the bus for the length of a block."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """As `__exit__`, without blocking the event loop; cancelling the task cancels as Ctrl-C."""
+        from procbus import aio  # only now: it imports asyncio
+
+        await aio.in_thread(self.__exit__, kind, error, traceback)
+
+    # Looking.
+
+    def stats(self) -> BusStats:
+        """What the bus has done so far, and how its lanes are just now."""
+        return collect_stats(
+            self._admission.pending,
+            self._dispatcher.unrouted,
+            self._subscriptions.all(),
+            self._lanes.snapshot(),
+        )
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """How each worker is just now: the processes first, then the threads."""
+        from procbus.health import cpu_health, io_health  # only now: it imports psutil
+
+        lanes = self._lanes
+        return (*cpu_health(lanes.cpu), *io_health(lanes.io, lanes.loop))
+
+    @property
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """The newest deliveries that failed for good, oldest first; 1,000 are kept."""
+        return self._settlement.dead_letters()
+
+    def __repr__(self) -> str:
+        """Say what a person wants to know: open or closed, how much is pending, who works."""
+        state = "closed" if self._closed else "open"
+        handlers = len(self._subscriptions.all())
+        lanes = self._lanes.snapshot()
+        return (
+            f"<EventBus {state}: {handlers} handlers, {self._admission.pending} pending, "
+            f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers>"
+        )
+
+    def __reduce__(self) -> Never:
+        """Refuse to travel."""
+        raise TypeError(
+            "an EventBus cannot travel to another process; inside a cpu handler publish with "
+            "current().publish(...)"
+        )

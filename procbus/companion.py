@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""A companion: the thread in the parent that feeds one worker.
+
+Straight-line blocking code: take a batch, send it, receive what became of it, settle, next. To
+keep the worker busy it sends the next batch before the last is through, where that surely cannot
+block. A stuck worker blocks its companion, and nobody else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING
+
+from procbus.delivery import Delivery
+from procbus.errors import ProcbusError
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.seam import Ended, Message, Report, Worker, WorkerGone
+
+if TYPE_CHECKING:
+    from procbus.cpu_lane import CpuLane
+
+log = logging.getLogger("procbus")
+
+#: After so many deaths in a row that no delivery could be charged for, the next one is.
+BARREN_DEATHS = 3
+
+_batch_numbers = itertools.count(1)
+
+
+class Batch:
+    """Deliveries that a worker was given together."""
+
+    __slots__ = ("deliveries", "ended", "expected_s", "message", "number", "sent")
+
+    def __init__(self, number: int, message: Message, expected_s: float) -> None:
+        self.number = number
+        self.message = message
+        #: Those that are this worker's. Guarded by the lane's lock: others take from the end.
+        self.deliveries = list(message.deliveries)
+        #: How many of them have ended. Written by the companion.
+        self.ended = 0
+        self.expected_s = expected_s
+        self.sent = False
+
+    def open(self) -> list[Delivery]:
+        """Those that have not ended."""
+        return self.deliveries[self.ended :]
+
+
+class Companion(threading.Thread):
+    """Feeds one worker, and replaces it when it dies, until the lane is through.
+
+    `in_flight`, `due_at` and `recalled` are guarded by the lane's lock. The other public fields
+    are written by this thread alone and may be read by any.
+    """
+
+    def __init__(self, lane: CpuLane, number: int) -> None:
+        super().__init__(name=f"procbus-companion-{number}", daemon=True)
+        self._lane = lane
+        #: The worker, once it is ready.
+        self.worker: Worker | None = None
+        self.in_flight: deque[Batch] = deque()
+        #: When the first batch in flight should be through, in seconds of `time.monotonic()`:
+        #: past that, others may take back what is not begun.
+        self.due_at = inf
+        #: Something was taken back and the worker has not said so yet: it gets nothing new, lest
+        #: it uses the tokens of that for what was taken back.
+        self.recalled = False
+        self.events_done = 0
+        self.restarts = 0
+        self.last_exit = ""
+        #: Set once the first worker was launched, or could not be.
+        self.launched = threading.Event()
+        self._barren = 0
+
+    def run(self) -> None:
+        """Thread body."""
+        try:
+            while (worker := self._start()) is not None:
+                try:
+                    self._feed(worker)
+                except WorkerGone as gone:
+                    self.worker = None
+                    self._bury(gone)
+                except BaseException as error:
+                    log.exception("procbus itself failed in %s; its worker is replaced", self.name)
+                    self.worker = None
+                    self._give_up(error)
+                    worker.kill()
+                    worker.stop()
+                else:
+                    self.worker = None
+                    worker.stop()
+                    return
+        finally:
+            self.launched.set()
+            self._lane.leave(self)
+
+    def _start(self) -> Worker | None:
+        """Start a worker; None when the lane wants none any more, or none can be started."""
+        while self._lane.wants_workers():
+            try:
+                self.worker = self._lane.pool.start(self.launched.set)
+            except WorkerGone as gone:
+                self._note_exit(gone)
+                self._barren += 1
+                if self._barren >= BARREN_DEATHS or gone.hopeless:
+                    self._lane.cannot_start(self, gone)
+                    return None
+            else:
+                return self.worker
+        return None
+
+    def _feed(self, worker: Worker) -> None:
+        """Keep one worker busy until the lane has no more work.
+
+        Raises:
+            WorkerGone: the worker died.
+        """
+        while True:
+            if self._may_take():
+                deliveries = self._lane.next_batch(wait=not self.in_flight)
+                if deliveries:
+                    self._give(worker, deliveries)
+                elif not self.in_flight:
+                    return
+            if self.in_flight:
+                self._send_first(worker)
+                self._take_in(worker.receive())
+
+    def _may_take(self) -> bool:
+        # A second batch in flight keeps the worker busy; an unsent one is waiting already.
+        in_flight = self.in_flight
+        return not in_flight or (len(in_flight) == 1 and in_flight[0].sent and not self.recalled)
+
+    def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
+        number = next(_batch_numbers)
+        try:
+            message = worker.prepare(number, deliveries)
+        except BaseException as error:
+            self._lane.settle([(delivery, _own_fault(error)) for delivery in deliveries])
+            raise
+        if message.failed:
+            self._lane.settle(message.failed)
+        batch = Batch(number, message, self._lane.expected_s(message.deliveries))
+        if not self._lane.register(self, batch, message.rest):
+            return
+        worker.offer(message)
+        if len(self.in_flight) == 1 or worker.fits_ahead(message):
+            batch.sent = True
+            worker.send(message)
+
+    def _send_first(self, worker: Worker) -> None:
+        """Send the batch that did not fit into the pipe behind another, now that it is next."""
+        batch = self.in_flight[0]
+        if not batch.sent:
+            batch.sent = True
+            worker.send(batch.message)
+
+    def _take_in(self, report: Report) -> None:
+        batch = self.in_flight[0]
+        if batch.number != report.batch:
+            raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
+        self._settle(batch, report.ends)
+        if report.complete:
+            self._lane.complete(self)
+
+    def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
+        if not ends:
+            return
+        first = batch.ended
+        batch.ended = first + len(ends)
+        self.events_done += len(ends)
+        self._barren = 0
+        settled = [
+            (delivery, end[0])
+            for delivery, end in zip(batch.deliveries[first : batch.ended], ends, strict=True)
+        ]
+        published = [
+            (index, events) for index, (_, events) in enumerate(ends) if events is not None
+        ]
+        self._lane.settle(settled, published)
+
+    def _bury(self, gone: WorkerGone) -> None:
+        """Account for every delivery that a dead worker had."""
+        self._note_exit(gone)
+        words = gone.last_words
+        batches = self._lane.take_all(self)
+        for batch in batches:
+            if batch.number == words.batch:
+                self._settle(batch, words.ends)
+                if words.ran_s is not None:
+                    self._charge(batch, gone, words.ran_s)
+        waiting = [batch for batch in batches if batch.open()]
+        if waiting and words.ran_s is None:
+            self._barren += 1
+            if self._barren >= BARREN_DEATHS:
+                # It dies again and again before it begins anything, so it must be the next one
+                # (reading it, say), which would otherwise kill workers for ever.
+                self._charge(waiting[0], gone, 0.0)
+        self._lane.put_back([delivery for batch in waiting for delivery in batch.open()])
+
+    def _charge(self, batch: Batch, gone: WorkerGone, ran_s: float) -> None:
+        delivery = batch.open()[0]
+        batch.ended += 1
+        self._barren = 0
+        self._lane.settle_dead(delivery, gone, ran_s)
+
+    def _give_up(self, error: BaseException) -> None:
+        for batch in self._lane.take_all(self):
+            self._lane.settle([(delivery, _own_fault(error)) for delivery in batch.open()])
+
+    def _note_exit(self, gone: WorkerGone) -> None:
+        self.restarts += 1
+        self.last_exit = str(gone)
+        log.debug("%s: %s", self.name, gone)
+
+
+def _own_fault(error: BaseException) -> Outcome:
+    fault = ProcbusError(f"procbus itself failed on this delivery: {error!r}")
+    fault.__cause__ = error
+    return Outcome(OutcomeKind.RAISED, error=fault)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The same handlers over the same files, on procbus and on a thread-pool bus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from rich.console import Console
+
+from procbus.bus import EventBus
+from procbus.demo import handlers
+from procbus.demo.console import print_line
+from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRead
+from procbus.demo.progress import ShowDone, showing_progress
+from procbus.demo.store import Index
+from procbus.demo.thread_bus import ThreadBus
+
+_MAX_PENDING = 1_000  # files on their way at once: their texts are in memory
+_GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the handlers over all files.
+
+    Attributes:
+        bus: the name of the bus it ran on.
+        seconds: from making the bus, its workers included, until the last event was handled.
+        events: events handled.
+        workers: what handled them, in words.
+        failures: what handlers raised or died of, which none should: a line each.
+        failed_files: the files at which they did, where that is known.
+    """
+
+    bus: str
+    seconds: float
+    events: int
+    workers: str
+    failures: tuple[str, ...] = ()
+    failed_files: frozenset[str] = frozenset()
+
+
+def run_on_procbus(
+    files: Sequence[str], index: Index, cpu_workers: int | None, console: Console
+) -> Run:
+    """Run the handlers on procbus: reading and storing on threads, measuring on processes."""
+    started = time.perf_counter()
+    with (
+        _running("procbus", files, index, console) as show,
+        EventBus([handlers], cpu_workers=cpu_workers, max_pending=_MAX_PENDING) as bus,
+    ):
+        for path in files:
+            bus.publish(FileFound(path, index.path))
+            show(index.files)
+        while not bus.drain(timeout=_GLANCE_S):
+            show(index.files)
+        seconds = time.perf_counter() - started
+        show(index.files)
+        stats = bus.stats()
+        letters = bus.dead_letters
+    workers = {kind: lane.workers for kind, lane in stats.lanes.items()}
+    return Run(
+        "procbus",
+        seconds,
+        events=sum(each.succeeded + each.failed for each in stats.handlers.values()),
+        workers=f"{workers['cpu']} processes (cpu), {workers['io']} threads (io)",
+        failures=tuple(f"{letter.event.path}: {letter.outcome.error!r}" for letter in letters),
+        failed_files=frozenset(letter.event.path for letter in letters),
+    )
+
+
+def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> Run:
+    """Run the handlers on the thread-pool bus: all of them on its four threads."""
+    started = time.perf_counter()
+    with _running("thread-pool bus", files, index, console) as show, _thread_bus() as bus:
+        bus.subscribe(FileFound, partial(handlers.read, publish=bus.publish))
+        bus.subscribe(SourceRead, partial(handlers.measure, publish=bus.publish))
+        bus.subscribe(FileMeasured, handlers.store)
+        bus.subscribe(FileSkipped, handlers.store)
+        for path in files:
+            bus.publish(FileFound(path, index.path))
+        # It handles events in the order of publishing, so files are stored only at its very end:
+        # progress is a third of its events.
+        while not bus.drain(timeout=_GLANCE_S):
+            show(min(bus.handled // 3, len(files)))
+        seconds = time.perf_counter() - started
+        show(len(files))
+        failures = tuple(f"{type(error).__name__}: {error}" for error in bus.failures)
+        return Run("thread-pool bus", seconds, bus.handled, f"{bus.workers} threads", failures)
+
+
+@contextmanager
+def _thread_bus() -> Iterator[ThreadBus]:
+    bus = ThreadBus()
+    try:
+        yield bus
+    except BaseException:
+        bus.close(cancel=True)
+        raise
+    bus.close()
+
+
+@contextmanager
+def _running(bus: str, files: Sequence[str], index: Index, console: Console) -> Iterator[ShowDone]:
+    """Show the progress of a run, and say in one line what was not run if it is stopped."""
+    try:
+        with showing_progress(console, bus, len(files)) as show:
+            yield show
+    except (KeyboardInterrupt, SystemExit):
+        left = len(files) - index.files
+        print_line(console, f"{bus}: stopped; {left:,} of {len(files):,} files were not indexed")
+        raise

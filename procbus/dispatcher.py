@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""The dispatcher: routes each event to the lanes of its handlers, by their declared kind."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from procbus.admission import Admission
+from procbus.context import HandlerContext, running
+from procbus.delivery import Delivery
+from procbus.errors import ProcbusError
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.receipt import Receipt
+from procbus.router import Router
+from procbus.settlement import Settlement
+from procbus.subscription import Subscription
+
+log = logging.getLogger("procbus")
+
+#: Topics remembered as having no handler, so that each is logged once.
+_UNROUTED_KEPT = 1_000
+
+
+class Dispatcher:
+    """Turns events into deliveries. Thread-safe.
+
+    Args:
+        admission: bounds what is pending.
+        settlement: settles what fails before it gets into a lane.
+        routes: gives the router of the moment.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        settlement: Settlement,
+        routes: Callable[[], Router[Subscription]],
+    ) -> None:
+        self._admission = admission
+        self._settlement = settlement
+        self._routes = routes
+        self._next_id = itertools.count(1).__next__
+        #: Guards the two fields below.
+        self._unrouted_lock = threading.Lock()
+        self._unrouted_topics: set[str] = set()
+        self.unrouted = 0
+
+    def publish(self, event: Any, topic: str | None) -> Receipt:
+        """Publish one event, waiting for room on the bus if need be.
+
+        From inside a handler of this bus it never waits, and the event has that handler's event
+        for its parent.
+        """
+        context = running.get()
+        nested = context is not None and context.owner is self
+        parent_id = context.event_id if context is not None and nested else None
+        subscriptions = self._routes().match(event, topic)
+        if len(subscriptions) == 1 and subscriptions[0].handler.where is None:
+            chosen: Sequence[Subscription] = subscriptions
+            broken: list[tuple[Subscription, Exception]] = []
+        else:
+            chosen, broken = _choose(subscriptions, event)
+        self._admission.enter(len(chosen) + len(broken), nested=nested)
+        return self._deliver(event, topic, parent_id, chosen, broken)
+
+    def try_publish(
+        self, event: Any, topic: str | None, when_room: Callable[[], object]
+    ) -> Receipt | None:
+        """Publish one event if there is room, else call `when_room` once there may be."""
+        context = running.get()
+        if context is not None and context.owner is self:
+            return self.publish(event, topic)
+        chosen, broken = _choose(self._routes().match(event, topic), event)
+        if not self._admission.try_enter(len(chosen) + len(broken), when_room):
+            return None
+        return self._deliver(event, topic, None, chosen, broken)
+
+    def publish_children(
+        self, delivery: Delivery, published: Sequence[tuple[str | None, Any]]
+    ) -> Exception | None:
+        """Publish what a cpu handler published, all or none; return the error if none."""
+        try:
+            routes = self._routes()
+            chosen = [(e, t, *_choose(routes.match(e, t), e)) for t, e in published]
+            self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), nested=True)
+        except ProcbusError as error:
+            return error
+        for event, topic, subscriptions, broken in chosen:
+            self._deliver(event, topic, delivery.event_id, subscriptions, broken)
+        return None
+
+    def context_of(self, delivery: Delivery) -> HandlerContext:
+        """Make what `current()` returns in a handler that runs in this process."""
+        receipt = delivery.receipt
+        assert receipt is not None
+        return HandlerContext(
+            delivery.subscription.handler.name,
+            receipt.id,
+            receipt.parent_id,
+            receipt.topic,
+            delivery.attempts + 1,
+            self.publish,
+            self,
+        )
+
+    def _deliver(
+        self,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        chosen: Sequence[Subscription],
+        broken: list[tuple[Subscription, Exception]],
+    ) -> Receipt:
+        receipt = Receipt(self._next_id(), event, topic, parent_id, self._settlement.lock)
+        now = monotonic()
+        if len(chosen) == 1 and not broken and chosen[0].handler.key is None:
+            # By far the most common case, without the loops below.
+            delivery = Delivery(chosen[0], receipt, None, now)
+            receipt.deliveries = (delivery,)
+            receipt.left = 1
+            chosen[0].lane.put(delivery)
+            return receipt
+        if not chosen and not broken:
+            self._note_unrouted(event, topic)
+            return receipt
+        queued: list[Delivery] = []
+        failed: list[tuple[Delivery, Outcome]] = []
+        for subscription in chosen:
+            key, error = _key_of(subscription, event)
+            delivery = Delivery(subscription, receipt, key, now)
+            if error is None:
+                queued.append(delivery)
+            else:
+                failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
+        for subscription, error in broken:
+            delivery = Delivery(subscription, receipt, None, now)
+            failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
+        receipt.deliveries = (*queued, *(delivery for delivery, _ in failed))
+        receipt.left = len(receipt.deliveries)
+        for delivery in queued:
+            delivery.subscription.lane.put(delivery)
+        if failed:
+            self._settlement.settle(failed, queued=False)
+        return receipt
+
+    def _note_unrouted(self, event: Any, topic: str | None) -> None:
+        name = repr(topic) if topic is not None else f"class {type(event).__qualname__}"
+        with self._unrouted_lock:
+            self.unrouted += 1
+            new = name not in self._unrouted_topics and len(self._unrouted_topics) < _UNROUTED_KEPT
+            if new:
+                self._unrouted_topics.add(name)
+        if new:
+            hint = ""
+            if topic is None and isinstance(event, str):
+                hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
+            log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+
+
+def _choose(
+    subscriptions: Sequence[Subscription], event: Any
+) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
+    """Ask each handler's `where`; a predicate that raises fails the delivery to its handler."""
+    chosen: list[Subscription] = []
+    broken: list[tuple[Subscription, Exception]] = []
+    for subscription in subscriptions:
+        where = subscription.handler.where
+        try:
+            if where is None or where(event):
+                chosen.append(subscription)
+        except Exception as error:
+            error.add_note(f"raised by where= of {subscription.handler.name}")
+            broken.append((subscription, error))
+    return chosen, broken
+
+
+def _key_of(subscription: Subscription, event: Any) -> tuple[Any, Exception | None]:
+    key_of = subscription.handler.key
+    if key_of is None:
+        return None, None
+    try:
+        key = key_of(event)
+        hash(key)
+    except Exception as error:
+        error.add_note(f"raised by key= of {subscription.handler.name}")
+        return None, error
+    return key, None

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The io lane for plain functions: threads that take from its queue.
+
+They are daemon threads of our own rather than those of a ThreadPoolExecutor, because the
+interpreter waits for the latter at its end: Ctrl-C would hang on a handler that waits for a
+socket.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from procbus.context import HandlerContext, running
+from procbus.delivery import Delivery, cancelled
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.queue import LaneQueue
+from procbus.stats import LaneStats
+
+Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
+#: Makes what `current()` returns in a handler of this process.
+MakeContext = Callable[[Delivery], HandlerContext]
+
+
+class IoLane:
+    """The threads of one bus. Thread-safe.
+
+    The lock of `queue` is the lane's. It guards the queue, the gates, and the list of threads.
+
+    Args:
+        threads: at most so many; each is started when nobody else is free.
+        settle: settles deliveries.
+        make_context: makes what `current()` returns in a handler.
+    """
+
+    def __init__(self, threads: int, settle: Settle, make_context: MakeContext) -> None:
+        self.queue = LaneQueue()
+        self.size = threads
+        self._settle = settle
+        self._make_context = make_context
+        self._threads: list[IoThread] = []
+        self._numbers = itertools.count(1)
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery, and start one more thread where none is free for it."""
+        if not self.queue.put(delivery):
+            self._settle([(delivery, cancelled(delivery))])
+        if len(self._threads) < self.size:
+            self._grow()
+
+    def release(self, delivery: Delivery) -> None:
+        """Let those go that waited at the gate behind a settled delivery."""
+        if self.queue.release(delivery) and len(self._threads) < self.size:
+            self._grow()
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether a thread is in the handler with this delivery just now."""
+        return any(thread.at_hand is delivery for thread in list(self._threads))
+
+    def threads(self) -> list[IoThread]:
+        """The threads that there are just now."""
+        return list(self._threads)
+
+    def stats(self) -> LaneStats:
+        """The lane just now."""
+        threads = self.threads()
+        busy = sum(thread.at_hand is not None for thread in threads)
+        return LaneStats(self.queue.depth(), len(threads), busy, 0)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the threads once nothing is ready; wait for each at most so long. Idempotent."""
+        self.queue.close()
+        deadline = None if timeout is None else monotonic() + timeout
+        for thread in self.threads():
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that no thread has begun. Idempotent."""
+        self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
+
+    def kill(self) -> None:
+        """Settle as cancelled what the threads are running; a thread itself cannot be killed."""
+        self.queue.close()
+        now = monotonic()
+        at_hand = [(t.at_hand, now - t.since) for t in self.threads()]
+        self._settle([(d, cancelled(d, ran_s)) for d, ran_s in at_hand if d is not None])
+
+    def _grow(self) -> None:
+        with self.queue.lock:
+            starting = sum(not thread.is_alive() for thread in self._threads)
+            if len(self._threads) >= self.size or self.queue.closed:
+                return
+            if self.queue.locked_ready() <= self.queue.waiting + starting:
+                return
+            thread = IoThread(self, next(self._numbers), self._settle, self._make_context)
+            self._threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or no more threads are to be had
+            with self.queue.lock:
+                self._threads.remove(thread)
+                alone = not self._threads
+            if alone:
+                raise
+
+    def left(self, thread: IoThread) -> None:
+        """A thread ends."""
+        with self.queue.lock:
+            self._threads.remove(thread)
+
+
+class IoThread(threading.Thread):
+    """Takes deliveries one by one and runs their handlers."""
+
+    def __init__(
+        self, lane: IoLane, number: int, settle: Settle, make_context: MakeContext
+    ) -> None:
+        super().__init__(name=f"procbus-io-{number}", daemon=True)
+        self._lane = lane
+        self._settle = settle
+        self._make_context = make_context
+        #: What is being run, and since when. Written by this thread, read by any.
+        self.at_hand: Delivery | None = None
+        self.since = 0.0
+        self.events_done = 0
+
+    def run(self) -> None:
+        """Thread body."""
+        take, settle = self._lane.queue.take, self._settle
+        try:
+            while (delivery := take()) is not None:
+                outcome = self._attempt(delivery)
+                self.at_hand = None
+                if outcome is not None:
+                    self.events_done += 1
+                    settle([(delivery, outcome)])
+                # Nothing of this event may be kept alive while waiting for the next.
+                del delivery, outcome
+                running.set(None)
+        finally:
+            self._lane.left(self)
+
+    def _attempt(self, delivery: Delivery) -> Outcome | None:
+        receipt = delivery.receipt
+        if receipt is None:  # cancelled meanwhile
+            return None
+        running.set(self._make_context(delivery))
+        started_at = self.since = monotonic()
+        self.at_hand = delivery
+        try:
+            value = delivery.subscription.handler.function(receipt.event)
+        except BaseException as error:
+            return failure(error, started_at)
+        return success(value, started_at)
+
+
+_new = tuple.__new__
+
+
+def success(value: object, started_at: float) -> Outcome:
+    """Make the outcome of a handler that returned, in this process, just now."""
+    # Without Outcome's checking of arguments: half of the time, for every delivery.
+    fields = (OutcomeKind.SUCCEEDED, value, None, started_at, monotonic(), os.getpid(), 0)
+    return _new(Outcome, fields)
+
+
+def failure(error: BaseException, started_at: float) -> Outcome:
+    """Make the outcome of a handler that raised, in this process, just now."""
+    return Outcome(OutcomeKind.RAISED, None, error, started_at, monotonic(), os.getpid())

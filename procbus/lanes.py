@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""The lanes of one bus: each made when the first handler needs it, all ended together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from procbus.delivery import Delivery
+from procbus.handler import Handler
+from procbus.io_lane import IoLane, MakeContext, Settle
+from procbus.stats import LaneStats
+from procbus.subscription import Lane
+
+if TYPE_CHECKING:
+    from procbus.cpu_lane import CpuLane, Published
+    from procbus.loop_lane import LoopLane
+
+#: Threads of the io lane by default: they wait most of their time.
+IO_WORKERS = 32
+#: How long the threads of the io lane may take to end, in seconds: one that hangs in a handler is
+#: left behind (it ends with the process).
+JOIN_S = 0.5
+
+
+class Lanes:
+    """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
+
+    Args:
+        cpu_workers: processes of the cpu lane; None for as many as there are cores.
+        io_workers: threads of the io lane; None for `IO_WORKERS`.
+        settle: settles deliveries.
+        make_context: makes what `current()` returns in a handler of this process.
+        publish_children: publishes what a cpu handler published.
+        first_use: is called once, before the first lane is used.
+    """
+
+    def __init__(
+        self,
+        cpu_workers: int | None,
+        io_workers: int | None,
+        settle: Settle,
+        make_context: MakeContext,
+        publish_children: Callable[[Delivery, Published], Exception | None],
+        first_use: Callable[[], None],
+    ) -> None:
+        self._first_use: Callable[[], None] | None = first_use
+        self._lock = threading.Lock()
+        self._cpu_workers = cpu_workers
+        self._settle = settle
+        self._make_context = make_context
+        self._publish_children = publish_children
+        self.io = IoLane(io_workers or IO_WORKERS, settle, make_context)
+        self.loop: LoopLane | None = None
+        self.cpu: CpuLane | None = None
+
+    def of(self, handler: Handler) -> Lane:
+        """The lane that a handler belongs to."""
+        with self._lock:
+            first_use, self._first_use = self._first_use, None
+        if first_use is not None:
+            first_use()
+        if handler.kind == "cpu":
+            return self.cpu_lane()
+        return self._loop_lane() if handler.is_async else self.io
+
+    def cpu_lane(self) -> CpuLane:
+        """The cpu lane."""
+        with self._lock:
+            if self.cpu is None:
+                # Only now: loky, cloudpickle and multiprocessing take time to import.
+                from procbus.cpu_lane import CpuLane
+                from procbus.pool.loky_pool import LokyPool
+
+                pool = LokyPool(self._cpu_workers)
+                self.cpu = CpuLane(pool, self._settle, self._publish_children)
+            return self.cpu
+
+    def _loop_lane(self) -> LoopLane:
+        with self._lock:
+            if self.loop is None:
+                from procbus.loop_lane import LoopLane  # only now: it imports asyncio
+
+                self.loop = LoopLane(self._settle, self._make_context)
+            return self.loop
+
+    def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
+        return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
+
+    def snapshot(self) -> Mapping[str, LaneStats]:
+        """The lanes just now, by kind; threads and event loop together are the io lane."""
+        cpu, io = LaneStats(0, 0, 0, 0), self.io.stats()
+        if self.cpu is not None:
+            cpu = self.cpu.stats()
+        if self.loop is not None:
+            loop = self.loop.stats()
+            io = LaneStats(io.depth + loop.depth, io.workers + loop.workers, io.busy + loop.busy, 0)
+        return MappingProxyType({"io": io, "cpu": cpu})
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that has not begun."""
+        for lane in self._all():
+            lane.cancel()
+
+    def kill(self) -> None:
+        """End what is running, and settle it as cancelled."""
+        for lane in self._all():
+            lane.kill()
+
+    def close(self) -> None:
+        """End all workers. Idempotent."""
+        self.io.close(JOIN_S)
+        if self.loop is not None:
+            self.loop.close(JOIN_S)
+        if self.cpu is not None:
+            self.cpu.close()

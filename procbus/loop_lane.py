@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""The io lane for `async def` handlers: one thread with the bus's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from procbus.context import running
+from procbus.delivery import Delivery, cancelled
+from procbus.io_lane import MakeContext, Settle, failure, success
+from procbus.outcome import Outcome
+from procbus.queue import LaneQueue
+from procbus.stats import LaneStats
+
+#: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler.
+SLOTS = 1_000
+
+
+class LoopLane:
+    """The event loop of one bus. Thread-safe, but for what belongs to the loop's thread.
+
+    The lock of `queue` is the lane's. It guards the queue, the gates, `_pump_due`, `_loop` and
+    `_thread`. `_tasks` and `at_hand` are written by the loop's thread alone.
+
+    Args:
+        settle: settles deliveries.
+        make_context: makes what `current()` returns in a handler.
+    """
+
+    def __init__(self, settle: Settle, make_context: MakeContext) -> None:
+        self.queue = LaneQueue()
+        self.at_hand: dict[Delivery, float] = {}
+        self.events_done = 0
+        self._settle = settle
+        self._make_context = make_context
+        #: Made with its thread at the first delivery; None before that, and after the end.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pump_due = False
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread of the loop; None when there is none."""
+        return self._thread
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery."""
+        if self.queue.put(delivery):
+            self._wake()
+        else:
+            self._settle([(delivery, cancelled(delivery))])
+
+    def release(self, delivery: Delivery) -> None:
+        """Let those go that waited at the gate behind a settled delivery."""
+        if self.queue.release(delivery):
+            self._wake()
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether its handler is running on the loop."""
+        return delivery in self.at_hand
+
+    def stats(self) -> LaneStats:
+        """The lane just now: its worker is the loop; busy are the handlers running on it."""
+        return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the loop; handlers that are still running are cancelled. Idempotent."""
+        self.queue.close()
+        self._call(lambda loop: loop.stop())
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that has not begun. Idempotent."""
+        self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
+
+    def kill(self) -> None:
+        """Cancel the running handlers, and settle them as cancelled."""
+        self.queue.close()
+        self._call(lambda _: self._cancel_tasks())
+        now = monotonic()
+        at_hand = list(self.at_hand.items())
+        self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
+
+    def _wake(self) -> None:
+        """Have the loop look at the queue: once for all that is put until it does."""
+        with self.queue.lock:
+            if self._pump_due or self.queue.closed:
+                return
+            self._pump_due = True
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop,), name="procbus-loop", daemon=True
+                )
+                self._thread.start()
+            self._loop.call_soon_threadsafe(self._pump)
+
+    def _call(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> None:
+        with self.queue.lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, self._loop)
+
+    # In the loop's thread.
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            self._cancel_tasks()
+            if self._tasks:
+                loop.run_until_complete(asyncio.wait(self._tasks))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            with self.queue.lock:  # nobody may call into a closed loop
+                self._loop = None
+            loop.close()
+
+    def _cancel_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _pump(self) -> None:
+        """Start handlers for what is ready, while there are slots."""
+        self._pump_due = False  # before looking: what is put from now on wakes the loop again
+        while len(self._tasks) < SLOTS:
+            with self.queue.lock:
+                delivery = self.queue.locked_take()
+            if delivery is None:
+                return
+            task = asyncio.get_running_loop().create_task(self._attempt(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._pump()
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        receipt = delivery.receipt
+        if receipt is None:  # cancelled meanwhile
+            return
+        running.set(self._make_context(delivery))
+        started_at = monotonic()
+        self.at_hand[delivery] = started_at
+        try:
+            value = await delivery.subscription.handler.function(receipt.event)
+        except BaseException as error:
+            # Also CancelledError. Where that is ours, kill() has settled the delivery already and
+            # this changes nothing; a handler that cancelled itself failed like any other.
+            outcome = failure(error, started_at)
+        else:
+            outcome = success(value, started_at)
+        self._end(delivery, outcome)
+
+    def _end(self, delivery: Delivery, outcome: Outcome) -> None:
+        del self.at_hand[delivery]
+        self.events_done += 1
+        self._settle([(delivery, outcome)])

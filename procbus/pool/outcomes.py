@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""What a worker tells, made into outcomes: errors that say what happened to which delivery."""
+
+from __future__ import annotations
+
+import signal
+from time import monotonic
+from typing import Any
+
+from procbus import blame
+from procbus.codec import decode
+from procbus.delivery import Delivery
+from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.seam import Ended, WorkerGone
+from procbus.pool.wire import End, Ending
+
+Settled = tuple[Delivery, Outcome]
+
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+#: `Outcome(...)` without the checking of arguments: half of the time, for every delivery.
+_new = tuple.__new__
+
+
+def outcome_of(end: End, delivery: Delivery, pid: int | None) -> Ended:
+    """Make the outcome of a delivery that ended in a worker."""
+    started_at, ended_at, frame = end
+    if not frame:
+        return _new(Outcome, (_SUCCEEDED, None, None, started_at, ended_at, pid, 0)), None
+    try:
+        ending, value, extra = decode(frame)
+    except Exception as error:  # noqa: BLE001 - decoding runs the user's code
+        wrong = _result_fault(delivery, error)
+        return Outcome(OutcomeKind.RAISED, None, wrong, started_at, ended_at, pid), None
+    if ending == Ending.SUCCEEDED:
+        return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0)), extra
+    failure = _error_of(Ending(ending), value, delivery)
+    return Outcome(OutcomeKind.RAISED, None, failure, started_at, ended_at, pid, extra), None
+
+
+def _error_of(
+    ending: Ending,
+    value: tuple[BaseException | None, str, str, str, str | None],
+    delivery: Delivery,
+) -> BaseException:
+    raised, summary, traceback, path, missing = value
+    name, event_id = delivery.handler.name, delivery.event_id
+    error: BaseException
+    if ending is Ending.RAISED:
+        error = raised or SerializationError(
+            f"{name} raised an exception with event {event_id} that cannot travel back from its "
+            f"worker: {summary}"
+        )
+    elif ending is Ending.NO_HANDLER:
+        error = SerializationError(
+            f"cpu handler {name} could not be loaded in a worker process: {summary}. The worker "
+            "imports by name what is not defined in the main script: make sure that it can"
+        )
+    elif ending is Ending.NO_EVENT:
+        path = _path_of_missing(delivery, missing)
+        error = SerializationError(
+            f"event {event_id} could not be loaded in a worker process for {name}"
+            f"{f' because of {path}' if path else ''}: {summary}. Its classes must be importable "
+            "there, or defined in the main script",
+            path,
+        )
+    else:
+        error = SerializationError(
+            f"what {name} made of event {event_id} cannot travel back from its worker"
+            f"{f' because of {path}' if path else ''}: {summary}. Return and publish plain data, "
+            'or use kind="io"',
+            path,
+        )
+    error.__cause__ = WorkerTraceback(traceback)
+    return error
+
+
+def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
+    """Where in the event the thing sits that the worker could not find, if its name is known."""
+    if not missing or delivery.receipt is None:
+        return ""
+    name = missing.encode()
+
+    def mentions(part: Any) -> bool:
+        try:
+            return name in blame.encode_alone(part)
+        except Exception:  # noqa: BLE001 - another fault than the one looked for
+            return False
+
+    return blame.path_of_fault(delivery.receipt.event, "event", mentions)
+
+
+def _result_fault(delivery: Delivery, error: Exception) -> SerializationError:
+    wrong = SerializationError(
+        f"the result of {delivery.handler.name} for event {delivery.event_id} could not be loaded "
+        f"in this process: {type(error).__name__}: {error}"
+    )
+    wrong.__cause__ = error
+    return wrong
+
+
+def cannot_travel(delivery: Delivery, error: Exception) -> Outcome:
+    """Make the outcome of a delivery whose event or handler cannot be sent to a worker."""
+    if not isinstance(error, SerializationError):
+        assert delivery.receipt is not None
+        fault = blame.event_fault(
+            delivery.handler.name, delivery.event_id, delivery.receipt.event, error
+        )
+        fault.__cause__ = error
+        error = fault
+    return Outcome(OutcomeKind.RAISED, error=error)
+
+
+def died(delivery: Delivery, gone: WorkerGone, ran_s: float) -> Outcome:
+    """Make the outcome of the delivery that a worker was running when it died."""
+    how = describe_exit(gone.exit_code)
+    error = WorkerDied(
+        f"worker {gone.pid} died ({how}) while it ran {delivery.handler.name} with event "
+        f"{delivery.event_id}, after {ran_s:.3g} s in the handler",
+        handler=delivery.handler.name,
+        event_id=delivery.event_id,
+        pid=gone.pid,
+        exit_code=gone.exit_code,
+        ran_s=ran_s,
+    )
+    now = monotonic()
+    return Outcome(OutcomeKind.WORKER_DIED, None, error, now - ran_s, now, gone.pid)
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """Say how a process ended: the name of the signal, or the exit code."""
+    if exit_code is None:
+        return "exit code unknown"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"killed by signal {-exit_code}"

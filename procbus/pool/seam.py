@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""The seam between the cpu lane and what runs its work: a pool of workers.
+
+A lane has one companion thread for each worker; it alone calls the methods of that worker, but
+for `take_back`, `kill` and what only reads. Every pool passes `tests/conformance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from procbus.delivery import Delivery
+from procbus.outcome import Outcome
+
+
+#: The end of one delivery in a worker: its outcome, and the events that its handler published,
+#: each with its topic or None.
+Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
+
+
+class Report(NamedTuple):
+    """What a worker tells of a batch: the next deliveries of it, in order, have ended."""
+
+    batch: int
+    ends: list[Ended]
+    #: Whether the worker is through with the batch, or with what was left of it.
+    complete: bool
+
+
+class LastWords(NamedTuple):
+    """What is known of a worker's last moments."""
+
+    #: Number of the batch it was at, 0 if none.
+    batch: int
+    #: Deliveries of that batch that it finished since its last report.
+    ends: list[Ended]
+    #: How long it had been in the handler of the next delivery, in seconds; None if in none.
+    ran_s: float | None
+
+
+class WorkerGone(Exception):  # noqa: N818 - it tells of an event; it is no error of the caller's
+    """The worker is dead.
+
+    Attributes:
+        pid: its process id, None if it never started.
+        exit_code: as in `subprocess`, None when unknown.
+        last_words: what it was at.
+        hopeless: there is no use in trying to start another.
+    """
+
+    def __init__(
+        self,
+        pid: int | None,
+        exit_code: int | None,
+        last_words: LastWords,
+        *,
+        hopeless: bool = False,
+    ) -> None:
+        super().__init__(f"worker {pid} ended with exit code {exit_code}")
+        self.pid = pid
+        self.exit_code = exit_code
+        self.last_words = last_words
+        self.hopeless = hopeless
+
+
+class Message(Protocol):
+    """A batch made ready for one worker."""
+
+    @property
+    def failed(self) -> list[tuple[Delivery, Outcome]]:
+        """Deliveries that cannot travel; they are not in the message."""
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Deliveries that are in the message, in order."""
+
+    @property
+    def rest(self) -> list[Delivery]:
+        """Deliveries that found no room in it: put them back."""
+
+
+class Worker(Protocol):
+    """One worker, seen from its companion."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Make a batch ready."""
+
+    def offer(self, message: Message) -> None:
+        """Let the worker begin the deliveries of a message; from here on, or `take_back` them."""
+
+    def fits_ahead(self, message: Message) -> bool:
+        """Whether the message can be sent now for sure without waiting for the worker."""
+
+    def send(self, message: Message) -> None:
+        """Send a batch. Blocks while the worker does not read.
+
+        Raises:
+            WorkerGone: the worker is dead.
+        """
+
+    def receive(self) -> Report:
+        """Wait for the worker's next report.
+
+        Raises:
+            WorkerGone: the worker is dead.
+        """
+
+    def take_back(self, most: int) -> int:
+        """Take back up to `most` deliveries that it has not begun, the last ones sent.
+
+        Never blocks. From any thread, under the lane's lock. Returns how many.
+        """
+
+    def running(self) -> tuple[int, int, float] | None:
+        """Batch, index in it, and start of the delivery in its handler; None between two."""
+
+    def stop(self) -> None:
+        """End it, once it has nothing left to do. Idempotent."""
+
+    def kill(self) -> None:
+        """End it at once, with all processes that its handlers started. From any thread."""
+
+
+class Pool(Protocol):
+    """What runs the work of a cpu lane."""
+
+    def size(self) -> int:
+        """How many workers this machine is good for."""
+
+    def start(self, launched: Callable[[], None]) -> Worker:
+        """Start a worker and wait until it is ready; called by its companion.
+
+        Args:
+            launched: is called once the worker has been launched, before it is ready.
+
+        Raises:
+            WorkerGone: it died before it was ready.
+        """

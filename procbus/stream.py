@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Streaming: from an iterator of events to an iterator of settled receipts, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from procbus.errors import QueueFull
+from procbus.receipt import Receipt
+
+#: Events published in a row before looking for settled receipts.
+_STRIDE = 256
+
+
+def as_settled(
+    events: Iterable[Any], publish: Callable[[Any], Receipt], window: int
+) -> Iterator[Receipt]:
+    """Publish events and yield their receipts as they settle.
+
+    Args:
+        events: taken one by one, as there is room.
+        publish: publishes one event; may wait for room, or raise QueueFull.
+        window: at most so many receipts are open, or settled and not yet taken by the consumer.
+    """
+    settled: SimpleQueue[Receipt] = SimpleQueue()
+    source = iter(events)
+    outstanding = 0
+    exhausted = False
+    held: list[Any] = []  # an event that found the bus full
+    while outstanding or not exhausted:
+        stride = 0
+        while not exhausted and outstanding < window and (stride < _STRIDE or settled.empty()):
+            try:
+                event = held.pop() if held else next(source)
+            except StopIteration:
+                exhausted = True
+                break
+            try:
+                receipt = publish(event)
+            except QueueFull:
+                if not outstanding:
+                    raise  # others fill the bus: nothing of ours will make room
+                held.append(event)
+                break
+            receipt.when_done(settled.put)
+            del event, receipt
+            outstanding += 1
+            stride += 1
+        if outstanding:
+            outstanding -= 1
+            yield settled.get()
+            for receipt in _available(settled):
+                outstanding -= 1
+                yield receipt
+
+
+def _available(settled: SimpleQueue[Receipt]) -> Iterator[Receipt]:
+    while True:
+        try:
+            yield settled.get_nowait()
+        except Empty:
+            return
+
+
+def in_order(
+    events: Iterable[Any], publish: Callable[[Any], Receipt], window: int
+) -> Iterator[Receipt]:
+    """Publish events and yield their receipts, settled, in the order of the events."""
+    open_receipts: deque[Receipt] = deque()
+    for event in events:
+        while True:
+            try:
+                open_receipts.append(publish(event))
+                break
+            except QueueFull:
+                if not open_receipts:
+                    raise
+                yield _first_settled(open_receipts)
+        while len(open_receipts) >= window or (open_receipts and open_receipts[0].done):
+            yield _first_settled(open_receipts)
+    while open_receipts:
+        yield _first_settled(open_receipts)
+
+
+def _first_settled(open_receipts: deque[Receipt]) -> Receipt:
+    receipt = open_receipts.popleft()
+    receipt.wait()
+    return receipt
