@@ -42,7 +42,9 @@ def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
     )
 
 
-def event_fault(handler: str, event_id: int, event: Any, error: BaseException) -> SerializationError:
+def event_fault(
+    handler: str, event_id: int, event: Any, error: BaseException
+) -> SerializationError:
     """Make the error for an event that cannot be pickled."""
     path = path_of_fault(event, "event")
     return SerializationError(
@@ -53,9 +55,7 @@ def event_fault(handler: str, event_id: int, event: Any, error: BaseException) -
     )
 
 
-def path_of_fault(
-    obj: Any, name: str, fails: Callable[[Any], bool] | None = None
-) -> str:
+def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] | None = None) -> str:
     """Find the innermost part of an object that fails, as an expression such as `event.rows[3]`.
 
     Args:

@@ -7,8 +7,16 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Iterator
-from types import MappingProxyType, ModuleType, TracebackType
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sized,
+)
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
 from procbus import exit_watch
@@ -218,7 +226,7 @@ class EventBus:
             return streamed
         from procbus.progress import with_progress  # only now: it imports rich
 
-        return with_progress(streamed, len(events) if hasattr(events, "__len__") else None)
+        return with_progress(streamed, len(events) if isinstance(events, Sized) else None)
 
     def astream(
         self,
@@ -315,7 +323,7 @@ class EventBus:
             log.warning("bus closed with deliveries cancelled: %s", "; ".join(parts))
 
     def close_at_exit(self) -> None:
-        """Close at the end of the interpreter: finish, but after Ctrl-C cancel. For procbus only."""
+        """Close as the interpreter ends: finish, but after Ctrl-C cancel. For procbus only."""
         if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
             self.close(INTERRUPT_GRACE_S, cancel=True)
         else:
@@ -323,9 +331,9 @@ class EventBus:
 
     def disown(self) -> None:
         """In a forked child: refuse everything, and touch no lock. For procbus only."""
-        self._publish = self._refuse_in_child
+        self._publish = lambda _event, _topic: self._refuse_in_child()
 
-    def _refuse_in_child(self, event: Any, topic: str | None) -> Receipt:
+    def _refuse_in_child(self) -> Never:
         raise BusClosed(
             f"this bus belongs to process {self._pid}, and this is its forked child {os.getpid()}: "
             "make a new EventBus here, or publish in the parent"
@@ -333,7 +341,7 @@ class EventBus:
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            self._refuse_in_child(None, None)
+            self._refuse_in_child()
 
     def _check_outside(self, method: str) -> None:
         context = running.get()

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from procbus import __version__
 
 # Exit statuses, as shells have them: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # Commands say themselves what failed and what was not run.
+    logging.getLogger("procbus").addHandler(logging.NullHandler())
     options = _parser().parse_args(arguments)
     try:
         with _sigterm_exits():
@@ -50,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="procbus", description="An event bus that lives inside your script."
     )
-    parser.add_argument("--version", action="version", version=f"procbus {_version()}")
+    parser.add_argument("--version", action="version", version=f"procbus {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     return parser
@@ -107,13 +111,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
-
-
-def _version() -> str:
-    try:
-        return version("procbus")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 class _Terminated(SystemExit):

@@ -83,7 +83,7 @@ def forget_classes(origin: int) -> None:
 
 def decode(data: bytes | memoryview) -> Any:
     """Make the object again. Whatever `pickle.loads` raises comes through."""
-    return pickle.loads(data)
+    return pickle.loads(data)  # noqa: S301 - it comes from our own parent or child, on a pipe
 
 
 def encode_alone(obj: Any) -> bytes:
@@ -233,9 +233,7 @@ def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """cloudpickle's pickler, which names classes by number where they have one."""
 
-    def __init__(
-        self, file: io.BytesIO, number_of: Callable[[type], ClassNumber | None]
-    ) -> None:
+    def __init__(self, file: io.BytesIO, number_of: Callable[[type], ClassNumber | None]) -> None:
         super().__init__(file, protocol=PROTOCOL)
         self._number_of = number_of
 

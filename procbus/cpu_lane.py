@@ -61,7 +61,7 @@ class CpuLane:
         self._restarts = 0
         self._all_started = False
         self._look_at = 0.0
-        
+
     # What the bus calls.
 
     def put(self, delivery: Delivery) -> None:

@@ -173,7 +173,7 @@ def _choose(
         try:
             if where is None or where(event):
                 chosen.append(subscription)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the user's predicate raises
             error.add_note(f"raised by where= of {subscription.handler.name}")
             broken.append((subscription, error))
     return chosen, broken
@@ -186,7 +186,7 @@ def _key_of(subscription: Subscription, event: Any) -> tuple[Any, Exception | No
     try:
         key = key_of(event)
         hash(key)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's function raises
         error.add_note(f"raised by key= of {subscription.handler.name}")
         return None, error
     return key, None

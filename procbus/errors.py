@@ -89,7 +89,7 @@ class WorkerDied(ProcbusError):
         self.ran_s = ran_s
 
 
-class WorkerTraceback(Exception):  # noqa: N818 - never raised: it is the cause of what was
+class WorkerTraceback(Exception):
     """The traceback that a handler's exception had in its worker, as text.
 
     It is the `__cause__` of an exception that came back from a worker process.

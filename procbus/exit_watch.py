@@ -31,7 +31,7 @@ class Watched(Protocol):
 
 def watch(bus: Watched) -> None:
     """Watch a bus that has started something, until `forget`."""
-    global _thread  # noqa: PLW0603 - one for the process
+    global _thread  # one for the process
     with _lock:
         _open.add(bus)
         if _thread is None:
@@ -54,7 +54,7 @@ def _close_at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _thread, _lock  # noqa: PLW0603 - the parent's are no use here
+    global _thread, _lock  # the parent's are no use here
     _lock = threading.Lock()  # the old one may have been held by a thread that is not here
     _thread = None
     buses = list(_open)

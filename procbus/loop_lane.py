@@ -150,7 +150,7 @@ class LoopLane:
         self.at_hand[delivery] = started_at
         try:
             value = await delivery.subscription.handler.function(receipt.event)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, kill() has settled the delivery already and
             # this changes nothing; a handler that cancelled itself failed like any other.
             outcome = failure(error, started_at)

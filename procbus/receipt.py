@@ -21,7 +21,7 @@ class Receipt:
 
     def __init__(
         self,
-        id: int,  # noqa: A002 - the public name of the field
+        id: int,
         event: Any,
         topic: str | None,
         parent_id: int | None,
@@ -111,16 +111,16 @@ class Receipt:
 
         if self.left:
             loop = asyncio.get_running_loop()
-            woken = loop.create_future()
+            woken = asyncio.Event()
 
             def wake(_: Receipt) -> None:
                 try:
-                    loop.call_soon_threadsafe(lambda: woken.done() or woken.set_result(None))
+                    loop.call_soon_threadsafe(woken.set)
                 except RuntimeError:
                     return  # the loop was closed meanwhile: nobody waits any more
 
             self.when_done(wake)
-            await woken
+            await woken.wait()
         return self
 
     def __await__(self) -> Generator[Any, None, Any]:

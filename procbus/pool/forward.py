@@ -75,7 +75,7 @@ _shown: dict[Any, Any] = {}
 def take_in(tag: Tag, data: memoryview) -> None:
     """In the parent: handle a record or a warning that a worker sent."""
     if tag is Tag.LOG:
-        record = logging.makeLogRecord(pickle.loads(data))
+        record = logging.makeLogRecord(decode(data))
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
@@ -84,4 +84,4 @@ def take_in(tag: Tag, data: memoryview) -> None:
     try:
         warnings.warn_explicit(text, category, filename, lineno, registry=_shown)
     except Warning as warning:  # the user asked for errors, but there is no caller to get it
-        logging.getLogger("procbus").error("warning in a worker", exc_info=warning)
+        logging.getLogger("procbus").warning("warning in a worker: %r", warning)

@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from time import monotonic
@@ -39,8 +38,7 @@ from procbus.handler import Handler
 from procbus.pool import outcomes, worker
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
-from procbus.pool.outcomes import Settled
-from procbus.pool.seam import Ended, LastWords, Report, WorkerGone
+from procbus.pool.seam import Ended, LastWords, Message, Report, WorkerGone
 from procbus.pool.wire import STOP, BatchHead, Results, Tag, each_end, pack_batch, unpack_results
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
@@ -88,17 +86,6 @@ class LokyPool:
         """
         threads = str(max(1, self._cores // self._workers))
         return {name: threads for name in _THREADS if name not in os.environ}
-
-
-@dataclass(slots=True)
-class LokyMessage:
-    """A batch laid out for the pipe."""
-
-    batch: int
-    data: bytes
-    deliveries: list[Delivery]
-    failed: list[Settled]
-    rest: list[Delivery]
 
 
 class LokyWorker:
@@ -155,10 +142,10 @@ class LokyWorker:
 
     # From the lane to the worker.
 
-    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> LokyMessage:
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Encode a batch: each event alone, each handler once for this worker."""
         head = BatchHead(batch, [], [], [])
-        message = LokyMessage(batch, b"", [], [], [])
+        message = Message(batch)
         encode = self._encoder.encode
         events: list[bytes] = []
         total = 0
@@ -205,17 +192,17 @@ class LokyWorker:
         self._sent_handlers.add(handler.number)
         return definition
 
-    def offer(self, message: LokyMessage) -> None:
+    def offer(self, message: Message) -> None:
         """Give the worker a token for each delivery."""
         release = self._tokens.release
         for _ in message.deliveries:
             release()
 
-    def fits_ahead(self, message: LokyMessage) -> bool:
+    def fits_ahead(self, message: Message) -> bool:
         """Whether it fits into the pipe on top of what the worker may not have read yet."""
         return sum(self._unread_bytes.values()) + len(message.data) <= self._room
 
-    def send(self, message: LokyMessage) -> None:
+    def send(self, message: Message) -> None:
         """Write a batch into the pipe."""
         self._batches[message.batch] = message.deliveries
         self._unread_bytes[message.batch] = len(message.data)
@@ -306,11 +293,13 @@ class LokyWorker:
         """Exit code of a dead worker: loky gives it in the text of an error, and only there."""
         if self._task is None or not self._task.done():
             return None
-        found = re.search(r"exit codes of the workers are \{\w*\((-?\d+)\)", str(self._task.exception()))
+        found = re.search(
+            r"exit codes of the workers are \{\w*\((-?\d+)\)", str(self._task.exception())
+        )
         return int(found[1]) if found else None
 
     def _hang_up(self, _: Future[None]) -> None:
-        """loky's thread saw the task end: wake the companion, whoever else holds the pipe open."""
+        """The task has ended: wake the companion, whoever else holds the pipe open."""
         with self._closing:
             if not self._pipe.closed and sys.platform != "win32":
                 with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
@@ -321,10 +310,8 @@ class LokyWorker:
         """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`."""
         if self._task is None:
             return
-        try:
+        with contextlib.suppress(OSError):  # it is dead already
             self._pipe.send_bytes(STOP)
-        except OSError:
-            pass  # it is dead already
         if not self._ended.wait(STOP_S):
             self.kill()
         self._close()

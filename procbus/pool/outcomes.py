@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from procbus import blame
-from procbus.codec import decode
+from procbus.codec import decode, encode_alone
 from procbus.delivery import Delivery
 from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.outcome import Outcome, OutcomeKind
@@ -83,7 +83,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
 
     def mentions(part: Any) -> bool:
         try:
-            return name in blame.encode_alone(part)
+            return name in encode_alone(part)
         except Exception:  # noqa: BLE001 - another fault than the one looked for
             return False
 

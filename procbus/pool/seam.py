@@ -8,11 +8,11 @@ for `take_back`, `kill` and what only reads. Every pool passes `tests/conformanc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from procbus.delivery import Delivery
 from procbus.outcome import Outcome
-
 
 #: The end of one delivery in a worker: its outcome, and the events that its handler published,
 #: each with its topic or None.
@@ -39,7 +39,7 @@ class LastWords(NamedTuple):
     ran_s: float | None
 
 
-class WorkerGone(Exception):  # noqa: N818 - it tells of an event; it is no error of the caller's
+class WorkerGone(Exception):
     """The worker is dead.
 
     Attributes:
@@ -64,20 +64,19 @@ class WorkerGone(Exception):  # noqa: N818 - it tells of an event; it is no erro
         self.hopeless = hopeless
 
 
-class Message(Protocol):
+@dataclass(slots=True)
+class Message:
     """A batch made ready for one worker."""
 
-    @property
-    def failed(self) -> list[tuple[Delivery, Outcome]]:
-        """Deliveries that cannot travel; they are not in the message."""
-
-    @property
-    def deliveries(self) -> list[Delivery]:
-        """Deliveries that are in the message, in order."""
-
-    @property
-    def rest(self) -> list[Delivery]:
-        """Deliveries that found no room in it: put them back."""
+    batch: int
+    #: The batch in the form that the pool sends.
+    data: Any = b""
+    #: Deliveries that are in the message, in order.
+    deliveries: list[Delivery] = field(default_factory=list)
+    #: Deliveries that cannot travel; they are not in the message.
+    failed: list[tuple[Delivery, Outcome]] = field(default_factory=list)
+    #: Deliveries that found no room in it: put them back.
+    rest: list[Delivery] = field(default_factory=list)
 
 
 class Worker(Protocol):

@@ -14,13 +14,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from procbus.codec import ClassNumber
+from procbus.codec import ClassNumber, decode
 
 #: The message that ends a worker.
 STOP = b""
 
 _HEAD_SIZE = struct.Struct("<I")
-_RESULTS = struct.Struct("<cqI?")
+_RESULTS = struct.Struct("<cq?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
 #: In place of a size: this is not the end of a delivery but a class that the next ones need.
@@ -74,7 +74,7 @@ def unpack_batch(message: bytes) -> tuple[BatchHead, memoryview]:
     view = memoryview(message)
     start = _HEAD_SIZE.size
     end = start + _HEAD_SIZE.unpack_from(view)[0]
-    return BatchHead(*pickle.loads(view[start:end])), view[end:]
+    return BatchHead(*decode(view[start:end])), view[end:]
 
 
 def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
@@ -88,16 +88,15 @@ def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
     return _ENDED.pack(_DEFINITION, 0.0, len(data)) + data
 
 
-def results_head(batch: int, count: int, complete: bool) -> bytes:
+def results_head(batch: int, complete: bool) -> bytes:
     """First part of a results message: the results themselves follow."""
-    return _RESULTS.pack(Tag.RESULTS.value, batch, count, complete)
+    return _RESULTS.pack(Tag.RESULTS.value, batch, complete)
 
 
 class Results(NamedTuple):
     """A results message: some deliveries of a batch have ended, or the batch is complete."""
 
     batch: int
-    count: int
     #: Whether the worker is through with the batch.
     complete: bool
     data: memoryview
@@ -105,8 +104,8 @@ class Results(NamedTuple):
 
 def unpack_results(message: bytes) -> Results:
     """Read a results message."""
-    _, batch, count, complete = _RESULTS.unpack_from(message)
-    return Results(batch, count, complete, memoryview(message)[_RESULTS.size :])
+    _, batch, complete = _RESULTS.unpack_from(message)
+    return Results(batch, complete, memoryview(message)[_RESULTS.size :])
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
@@ -127,6 +126,6 @@ def each_end(
         frame = view[position : position + size]
         position += size
         if started_at == _DEFINITION:
-            define(*pickle.loads(frame))
+            define(*decode(frame))
         else:
             yield started_at, ended_at, frame

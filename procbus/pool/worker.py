@@ -61,11 +61,9 @@ class WorkerSettings(NamedTuple):
 _worker: Worker | None = None
 
 
-def prepare(
-    pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings
-) -> None:
+def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings) -> None:
     """Set the process up. loky runs it once, before anything else."""
-    global _worker  # noqa: PLW0603 - loky offers no other way from the initializer to the task
+    global _worker  # loky offers no other way from the initializer to the task
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -122,7 +120,7 @@ class Worker:
         logbook, claim = self._logbook, self._claim
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
-        done = sent = position = 0
+        done = position = 0
         for item in head.items:
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):
@@ -136,21 +134,21 @@ class Worker:
             if not logbook.finish(result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
-                self._send(results_head(head.number, done - sent, False), unsent, result)
+                self._send(results_head(head.number, False), unsent, result)
                 unsent.release()
                 logbook.sent(done)
-                sent, self._sent_at = done, ended_at
+                self._sent_at = ended_at
             elif ended_at - self._sent_at > FLUSH_S and done < len(head.items):
-                self._flush(head.number, done, sent, complete=False)
-                sent, self._sent_at = done, ended_at
+                self._flush(head.number, done, complete=False)
+                self._sent_at = ended_at
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # closed, or replaced by something odd
                 stream.flush()
-        self._flush(head.number, done, sent, complete=True)
+        self._flush(head.number, done, complete=True)
 
-    def _flush(self, batch: int, done: int, sent: int, *, complete: bool) -> None:
+    def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
-        self._send(results_head(batch, done - sent, complete), unsent)
+        self._send(results_head(batch, complete), unsent)
         unsent.release()
         self._logbook.sent(done)
 
@@ -180,11 +178,11 @@ class Worker:
 
         try:
             function = self._functions.get(handler) or self._load(handler)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return self._failed(Ending.NO_HANDLER, error, started_at, 0)
         try:
             event = decode(event_data)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
             return self._failed(Ending.NO_EVENT, error, started_at, 0)
         context.running.set(
             context.HandlerContext(
@@ -198,7 +196,7 @@ class Worker:
         )
         try:
             value = function(event)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return self._failed(Ending.RAISED, error, started_at, len(published))
         finally:
             context.running.set(None)
@@ -207,7 +205,7 @@ class Worker:
             return pack_end(started_at, ended_at, b""), ended_at
         try:
             frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             from procbus.blame import path_of_fault  # only now: it is rarely needed
 
             path = path_of_fault(value, "result") or path_of_fault(
