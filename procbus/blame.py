@@ -36,8 +36,8 @@ def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
     where = f" because of {path}" if path else ""
     return SerializationError(
         f"cpu handler {handler.name} cannot travel to a worker process{where}: "
-        f"{type(error).__name__}: {error}. Make that object inside the handler, or keep the handler "
-        'in this process with kind="io"',
+        f"{type(error).__name__}: {error}. Make that object inside the handler, or keep the "
+        'handler in this process with kind="io"',
         path,
     )
 
@@ -85,7 +85,7 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] | None = Non
 def _cannot_be_pickled(part: Any) -> bool:
     try:
         encode_alone(part)
-    except Exception:  # noqa: BLE001 - that is the question
+    except Exception:  # noqa: BLE001 - this is the question
         return True
     return False
 

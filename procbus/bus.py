@@ -97,7 +97,7 @@ class EventBus:
         self._closing = threading.RLock()
         self._closed = False
         self._pid = os.getpid()
-        self._publish = self._dispatcher.publish
+        self._publish: Callable[[Any, str | None], Receipt] = self._dispatcher.publish
 
     def _routes(self) -> Any:
         return self._subscriptions.routes()

@@ -128,8 +128,8 @@ def cancelled(delivery: Delivery, ran_s: float | None = None) -> Outcome:
     """Make the outcome of a delivery that was cancelled, perhaps in the middle of its handler."""
     how = "before its handler began" if ran_s is None else f"after {ran_s:.3g} s in its handler"
     error = ProcbusError(
-        f"the delivery of event {delivery.event_id} to {delivery.handler.name} was cancelled {how}: "
-        "the bus was closed"
+        f"the delivery of event {delivery.event_id} to {delivery.handler.name} was cancelled "
+        f"{how}: the bus was closed"
     )
     now = time.monotonic()
     started_at = 0.0 if ran_s is None else now - ran_s

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from procbus.context import current
+from procbus import current, subscribe
 from procbus.demo.metrics import FunctionMetrics, measure_source
-from procbus.registry import subscribe
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import partial
 
 from rich.console import Console
 
-from procbus.bus import EventBus
+from procbus import EventBus
 from procbus.demo import handlers
 from procbus.demo.console import print_line
 from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRead
@@ -67,7 +67,7 @@ def run_on_procbus(
         "procbus",
         seconds,
         events=sum(each.succeeded + each.failed for each in stats.handlers.values()),
-        workers=f"{workers['cpu']} processes (cpu), {workers['io']} threads (io)",
+        workers=f"{workers['cpu']} cpu (processes), {workers['io']} io (threads)",
         failures=tuple(f"{letter.event.path}: {letter.outcome.error!r}" for letter in letters),
         failed_files=frozenset(letter.event.path for letter in letters),
     )
@@ -90,7 +90,7 @@ def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> R
         seconds = time.perf_counter() - started
         show(len(files))
         failures = tuple(f"{type(error).__name__}: {error}" for error in bus.failures)
-        return Run("thread-pool bus", seconds, bus.handled, f"{bus.workers} threads", failures)
+        return Run("thread-pool bus", seconds, bus.handled, f"{bus.workers} (threads)", failures)
 
 
 @contextmanager
