@@ -35,13 +35,15 @@ class Admission:
         self._blocked = 0
         self._callbacks: list[Callable[[], object]] = []
         self._refusing = False
+        #: At this many pending, `enter` looks closer: `max_pending`, or 0 when refusing.
+        self._limit = max_pending
 
     @property
     def pending(self) -> int:
         """Deliveries published and not yet settled."""
         return self._pending
 
-    def enter(self, count: int, *, nested: bool) -> None:
+    def enter(self, count: int, nested: bool) -> None:
         """Count `count` new deliveries in, waiting for room if need be.
 
         Args:
@@ -53,11 +55,11 @@ class Admission:
             BusClosed: the bus was closed, before or while waiting.
         """
         with self._lock:
-            if self._refusing or (count and self._pending >= self.max_pending):
+            if self._pending >= self._limit:
                 if nested:
                     self._check_avalanche()
                 else:
-                    self._wait_for_room()
+                    self._wait_for_room(count)
             self._pending += count
 
     def try_enter(self, count: int, when_room: Callable[[], object]) -> bool:
@@ -80,15 +82,17 @@ class Admission:
 
     def leave(self, count: int) -> None:
         """Count settled deliveries out."""
-        callbacks: list[Callable[[], object]] = []
         with self._lock:
             self._pending -= count
-            if self._pending <= self._low_water:
-                if self._blocked:
-                    self._room.notify_all()
-                callbacks, self._callbacks = self._callbacks, callbacks
             if not self._pending:
                 self._empty.notify_all()
+            if self._pending > self._low_water:
+                return
+            if self._blocked:
+                self._room.notify_all()
+            if not self._callbacks:
+                return
+            callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
@@ -101,13 +105,14 @@ class Admission:
         """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""
         with self._lock:
             self._refusing = True
+            self._limit = 0
             self._room.notify_all()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
-    def _wait_for_room(self) -> None:
-        while self._pending >= self.max_pending and not self._refusing:
+    def _wait_for_room(self, count: int) -> None:
+        while count and self._pending >= self.max_pending and not self._refusing:
             if self._on_full == "raise":
                 raise QueueFull(self._full())
             self._blocked += 1

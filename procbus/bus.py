@@ -81,7 +81,9 @@ class EventBus:
         check_settings(cpu_workers, io_workers, max_pending, on_full, journal, unknown)
         self._admission = Admission(max_pending, on_full)
         self._settlement = Settlement(self._admission)
-        self._dispatcher = Dispatcher(self._admission, self._settlement, self._routes)
+        self._dispatcher = Dispatcher(
+            self._admission, self._settlement, lambda: self._subscriptions.routes()
+        )
         self._lanes = Lanes(
             cpu_workers,
             io_workers,
@@ -98,9 +100,6 @@ class EventBus:
         self._closed = False
         self._pid = os.getpid()
         self._publish: Callable[[Any, str | None], Receipt] = self._dispatcher.publish
-
-    def _routes(self) -> Any:
-        return self._subscriptions.routes()
 
     # Subscribing.
 

@@ -161,14 +161,12 @@ class CpuLane:
                     return []  # a free worker was woken for what is ready
                 share = -(-queue.locked_ready() // max(1, len(self._companions)))
                 batch = queue.locked_take_batch(BATCH_S, max(1, share))
+                if batch and queue.locked_ready():
+                    queue.locked_wake()
                 if batch or not wait or queue.closed:
                     return batch
                 due_at = min((c.due_at for c in self._companions), default=inf)
-                queue.waiting += 1
-                try:
-                    queue.changed.wait(None if due_at == inf else max(0.0, due_at - now))
-                finally:
-                    queue.waiting -= 1
+                queue.locked_wait(None if due_at == inf else max(0.0, due_at - now))
 
     def register(self, companion: Companion, batch: Batch, rest: list[Delivery]) -> bool:
         """Take note of what a companion is about to send; False if that is nothing."""

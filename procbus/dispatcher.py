@@ -43,6 +43,7 @@ class Dispatcher:
     ) -> None:
         self._admission = admission
         self._settlement = settlement
+        self._lock = settlement.lock
         self._routes = routes
         self._next_id = itertools.count(1).__next__
         #: Guards the two fields below.
@@ -57,15 +58,24 @@ class Dispatcher:
         for its parent.
         """
         context = running.get()
-        nested = context is not None and context.owner is self
-        parent_id = context.event_id if context is not None and nested else None
+        parent_id = None
+        nested = False
+        if context is not None and context.owner is self:
+            parent_id = context.event_id
+            nested = True
         subscriptions = self._routes().match(event, topic)
-        if len(subscriptions) == 1 and subscriptions[0].handler.where is None:
-            chosen: Sequence[Subscription] = subscriptions
-            broken: list[tuple[Subscription, Exception]] = []
-        else:
-            chosen, broken = _choose(subscriptions, event)
-        self._admission.enter(len(chosen) + len(broken), nested=nested)
+        if len(subscriptions) == 1:
+            subscription = subscriptions[0]
+            if subscription.plain:  # by far the most common case, without the loops below
+                self._admission.enter(1, nested)
+                receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
+                delivery = Delivery(subscription, receipt, None, monotonic())
+                receipt.deliveries = (delivery,)
+                receipt.left = 1
+                subscription.put(delivery)
+                return receipt
+        chosen, broken = _choose(subscriptions, event)
+        self._admission.enter(len(chosen) + len(broken), nested)
         return self._deliver(event, topic, parent_id, chosen, broken)
 
     def try_publish(
@@ -87,7 +97,7 @@ class Dispatcher:
         try:
             routes = self._routes()
             chosen = [(e, t, *_choose(routes.match(e, t), e)) for t, e in published]
-            self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), nested=True)
+            self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
         except ProcbusError as error:
             return error
         for event, topic, subscriptions, broken in chosen:
@@ -116,15 +126,8 @@ class Dispatcher:
         chosen: Sequence[Subscription],
         broken: list[tuple[Subscription, Exception]],
     ) -> Receipt:
-        receipt = Receipt(self._next_id(), event, topic, parent_id, self._settlement.lock)
+        receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
         now = monotonic()
-        if len(chosen) == 1 and not broken and chosen[0].handler.key is None:
-            # By far the most common case, without the loops below.
-            delivery = Delivery(chosen[0], receipt, None, now)
-            receipt.deliveries = (delivery,)
-            receipt.left = 1
-            chosen[0].lane.put(delivery)
-            return receipt
         if not chosen and not broken:
             self._note_unrouted(event, topic)
             return receipt
@@ -143,7 +146,7 @@ class Dispatcher:
         receipt.deliveries = (*queued, *(delivery for delivery, _ in failed))
         receipt.left = len(receipt.deliveries)
         for delivery in queued:
-            delivery.subscription.lane.put(delivery)
+            delivery.subscription.put(delivery)
         if failed:
             self._settlement.settle(failed, queued=False)
         return receipt

@@ -48,13 +48,13 @@ class IoLane:
         """Queue a delivery, and start one more thread where none is free for it."""
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
-        if len(self._threads) < self.size:
-            self._grow()
+        if self.queue.starved and len(self._threads) < self.size:
+            self.grow()
 
     def release(self, delivery: Delivery) -> None:
         """Let those go that waited at the gate behind a settled delivery."""
-        if self.queue.release(delivery) and len(self._threads) < self.size:
-            self._grow()
+        if self.queue.release(delivery) and self.queue.starved:
+            self.grow()
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a thread is in the handler with this delivery just now."""
@@ -88,13 +88,17 @@ class IoLane:
         at_hand = [(t.at_hand, now - t.since) for t in self.threads()]
         self._settle([(d, cancelled(d, ran_s)) for d, ran_s in at_hand if d is not None])
 
-    def _grow(self) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether all threads that there may be were started."""
+        return len(self._threads) >= self.size
+
+    def grow(self) -> None:
+        """Start one more thread for a starved queue, if there may be more."""
         with self.queue.lock:
-            starting = sum(not thread.is_alive() for thread in self._threads)
-            if len(self._threads) >= self.size or self.queue.closed:
+            if len(self._threads) >= self.size or self.queue.closed or not self.queue.starved:
                 return
-            if self.queue.locked_ready() <= self.queue.waiting + starting:
-                return
+            self.queue.locked_started()
             thread = IoThread(self, next(self._numbers), self._settle, self._make_context)
             self._threads.append(thread)
         try:
@@ -129,17 +133,21 @@ class IoThread(threading.Thread):
 
     def run(self) -> None:
         """Thread body."""
-        take, settle = self._lane.queue.take, self._settle
+        queue, settle = self._lane.queue, self._settle
         try:
-            while (delivery := take()) is not None:
+            delivery = queue.take(fresh=True)
+            while delivery is not None:
+                if queue.starved and not self._lane.full:
+                    self._lane.grow()
                 outcome = self._attempt(delivery)
                 self.at_hand = None
                 if outcome is not None:
                     self.events_done += 1
                     settle([(delivery, outcome)])
                 # Nothing of this event may be kept alive while waiting for the next.
-                del delivery, outcome
+                delivery = outcome = None
                 running.set(None)
+                delivery = queue.take()
         finally:
             self._lane.left(self)
 

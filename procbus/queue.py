@@ -13,6 +13,12 @@ from collections.abc import Iterable
 from procbus.delivery import Delivery
 from procbus.subscription import OVERHEAD_S, Subscription
 
+#: A handler that runs shorter than this, in seconds, on average: waking another thread costs more.
+SHORT_S = 100e-6
+#: How long a lookout waits, in seconds, for something to be taken.
+LOOKOUT_S = 0.005
+_NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
+
 
 class LaneQueue:
     """Deliveries that wait for a worker of one lane.
@@ -20,21 +26,32 @@ class LaneQueue:
     `lock` belongs to the lane. It guards the queue, the gates of the lane's subscriptions and
     whatever else the lane keeps beside them; it is held for microseconds, never while blocking.
     Methods whose name starts with `locked_` are called with the lock held; the others take it.
+
+    Waking a thread costs more than running a short handler, so nobody is woken in vain: `put`
+    wakes one taker when the queue was empty, and a taker wakes the next when it leaves something
+    behind, unless its own handler is short and it will be back before the other is awake. Then
+    one idle taker stands lookout, in case that handler is not short this time.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        #: Notified under `lock` when something became ready for a waiting taker, or on closing.
-        self.changed = threading.Condition(self.lock)
+        self._changed = threading.Condition(self.lock)
         self.closed = False
         self.cancelled = False
+        #: Takers that wait, and whether one of them was woken and is not there yet.
         self.waiting = 0
+        self._waking = False
+        #: Somebody should take, and nobody is idle: more workers are needed. The lane resets it.
+        self.starved = False
+        #: Whether an idle taker stands lookout, or was woken to; how many were taken so far.
+        self._lookout = _NO_LOOKOUT
+        self._taken = 0
         self._ready: dict[int, deque[Delivery]] = {0: deque()}
         self._by_priority = [self._ready[0]]
         self._gated: set[Subscription] = set()
 
     def put(self, delivery: Delivery) -> bool:
-        """Queue a delivery behind its gate, and wake a waiting taker if it is ready.
+        """Queue a delivery behind its gate, and see to it that somebody takes it.
 
         Returns:
             False, and it is not queued, when the queue was cleared for good.
@@ -48,9 +65,10 @@ class LaneQueue:
                 self._gated.add(subscription)
                 if not subscription.gate.admit(delivery):
                     return True
-            self._bucket(subscription.handler.priority).append(delivery)
-            if self.waiting:
-                self.changed.notify()
+            bucket = self._bucket(subscription.handler.priority)
+            bucket.append(delivery)
+            if len(bucket) == 1:
+                self.locked_wake()
         return True
 
     def release(self, delivery: Delivery) -> int:
@@ -61,25 +79,71 @@ class LaneQueue:
         with self.lock:
             go = subscription.gate.release(delivery)
             self._bucket(subscription.handler.priority).extend(go)
-            if self.waiting and go:
-                self.changed.notify(len(go))
+            if go:
+                self.locked_wake()
         return len(go)
 
-    def take(self, timeout: float | None = None) -> Delivery | None:
+    def take(self, *, fresh: bool = False) -> Delivery | None:
         """Take the next delivery, waiting for one; None once the queue is closed and empty.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
+            fresh: whether the taker was just started, because the queue was starved.
         """
         with self.lock:
-            while (delivery := self.locked_take()) is None and not self.closed:
-                self.waiting += 1
-                try:
-                    if not self.changed.wait(timeout):
-                        return None
-                finally:
-                    self.waiting -= 1
+            if fresh:
+                self._arrived()
+            while (delivery := self.locked_take()) is None:
+                if self.closed:
+                    return None
+                if self._lookout == _LOOKOUT_CALLED:
+                    self._lookout = _NO_LOOKOUT
+                self.locked_wait(None)
+                self._arrived()
+            self._taken += 1
+            if any(self._by_priority):
+                average_s = delivery.subscription.average_s
+                if average_s is None or average_s > SHORT_S:
+                    self.locked_wake()
+                elif self._lookout == _NO_LOOKOUT:
+                    self._lookout = _LOOKOUT_CALLED
+                    self.locked_wake()
             return delivery
+
+    def _arrived(self) -> None:
+        """A taker was woken: if it was to stand lookout, it does so until it is needed."""
+        self._waking = False
+        if self._lookout != _LOOKOUT_CALLED:
+            return
+        self._lookout = _LOOKOUT_STANDS
+        taken = -1
+        while taken != self._taken and any(self._by_priority) and not self.closed:
+            taken = self._taken
+            self.locked_wait(LOOKOUT_S)
+        self._lookout = _NO_LOOKOUT
+
+    def locked_wait(self, timeout: float | None) -> None:
+        """Wait to be woken, at most `timeout` seconds."""
+        self.waiting += 1
+        try:
+            self._changed.wait(timeout)
+        finally:
+            self.waiting -= 1
+            self._waking = False
+
+    def locked_wake(self) -> None:
+        """Wake one taker, unless one is on its way; if none waits, the queue is starved."""
+        if self._waking:
+            return
+        if self.waiting:
+            self._waking = True
+            self._changed.notify()
+        else:
+            self.starved = True
+
+    def locked_started(self) -> None:
+        """The lane starts a taker because the queue was starved."""
+        self.starved = False
+        self._waking = True
 
     def locked_take(self) -> Delivery | None:
         """Take the next delivery if one is ready."""
@@ -107,12 +171,9 @@ class LaneQueue:
 
     def locked_put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries that were taken but not begun back to the front, in their order."""
-        count = 0
         for delivery in reversed(list(deliveries)):
             self._bucket(delivery.handler.priority).appendleft(delivery)
-            count += 1
-        if self.waiting:
-            self.changed.notify(count)
+        self.locked_wake()
 
     def locked_ready(self) -> int:
         """How many deliveries are ready for a worker."""
@@ -149,7 +210,7 @@ class LaneQueue:
         """Let takers go once nothing is ready. Idempotent."""
         with self.lock:
             self.closed = True
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def _bucket(self, priority: int) -> deque[Delivery]:
         bucket = self._ready.get(priority)

@@ -21,6 +21,8 @@ log = logging.getLogger("procbus")
 
 Settled = tuple[Delivery, Outcome]
 
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+
 
 class Settlement:
     """Settles the deliveries of one bus. Thread-safe.
@@ -41,51 +43,55 @@ class Settlement:
             settled: each delivery with the outcome of its last attempt.
             queued: False for deliveries that never got into their lane.
         """
-        counted: list[Settled] = []
+        count = 0
+        failed: list[Settled] = []
+        gated: list[Delivery] = []
         done: list[tuple[Callable[[Receipt], object], Receipt]] = []
         with self.lock:
-            for pair in settled:
-                if self._settle_one(pair, done):
-                    counted.append(pair)
-        for delivery, outcome in counted:
-            if outcome.error is not None and outcome.kind is not OutcomeKind.CANCELLED:
-                _log_failure(delivery, outcome)
-            if queued and delivery.subscription.gate is not None:
+            for delivery, outcome in settled:
+                receipt = delivery.receipt
+                if receipt is None:
+                    continue
+                count += 1
+                delivery.outcome = outcome
+                delivery.receipt = None
+                subscription = delivery.subscription
+                if outcome.kind is _SUCCEEDED:
+                    subscription.succeeded += 1
+                    delivery.attempts += 1
+                    subscription.note_run(outcome.ended_at - outcome.started_at)
+                elif self._note_unsuccessful(delivery, receipt, outcome):
+                    failed.append((delivery, outcome))
+                if subscription.gate is not None:
+                    gated.append(delivery)
+                receipt.left -= 1
+                if receipt.callbacks is not None and not receipt.left:
+                    done.extend((callback, receipt) for callback in receipt.callbacks)
+                    receipt.callbacks = None
+        for delivery, outcome in failed:
+            _log_failure(delivery, outcome)
+        if queued:
+            for delivery in gated:
                 delivery.subscription.lane.release(delivery)
         for callback, receipt in done:
             callback(receipt)
-        self._admission.leave(len(counted))
+        self._admission.leave(count)
 
-    def _settle_one(
-        self, settled: Settled, done: list[tuple[Callable[[Receipt], object], Receipt]]
-    ) -> bool:
-        delivery, outcome = settled
-        receipt = delivery.receipt
-        if receipt is None:
-            return False
+    def _note_unsuccessful(self, delivery: Delivery, receipt: Receipt, outcome: Outcome) -> bool:
+        """Count a failure or a cancellation; say whether it is a failure."""
         subscription = delivery.subscription
-        delivery.outcome = outcome
-        delivery.receipt = None
         if outcome.started_at:
             delivery.attempts += 1
             subscription.note_run(outcome.ended_at - outcome.started_at)
-        if outcome.kind is OutcomeKind.SUCCEEDED:
-            subscription.succeeded += 1
-        elif outcome.kind is OutcomeKind.CANCELLED:
+        if outcome.kind is OutcomeKind.CANCELLED:
             if outcome.started_at:
                 subscription.stopped += 1
             else:
                 subscription.cancelled += 1
-        else:
-            subscription.failed += 1
-            letter = DeadLetter(
-                receipt.id, receipt.event, receipt.topic, subscription.handler.name, outcome
-            )
-            self._dead_letters.add(letter)
-        receipt.left -= 1
-        if not receipt.left and receipt.callbacks is not None:
-            done.extend((callback, receipt) for callback in receipt.callbacks)
-            receipt.callbacks = None
+            return False
+        subscription.failed += 1
+        name = subscription.handler.name
+        self._dead_letters.add(DeadLetter(receipt.id, receipt.event, receipt.topic, name, outcome))
         return True
 
     def dead_letters(self) -> tuple[DeadLetter, ...]:

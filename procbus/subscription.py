@@ -44,7 +44,9 @@ class Subscription:
         "gate",
         "handler",
         "lane",
+        "plain",
         "published",
+        "put",
         "stopped",
         "succeeded",
     )
@@ -52,6 +54,10 @@ class Subscription:
     def __init__(self, handler: Handler, lane: Lane) -> None:
         self.handler = handler
         self.lane = lane
+        #: Queues a delivery in the lane.
+        self.put = lane.put
+        #: Whether there is nothing to ask the user's functions before queueing.
+        self.plain = handler.where is None and handler.key is None
         gated = handler.key is not None or handler.concurrency is not None
         self.gate = Gate(handler) if gated else None
         #: Running average of the handler's run time in seconds; None until it has run once.
@@ -69,7 +75,11 @@ class Subscription:
 
     def note_run(self, run_s: float) -> None:
         """Take one more run time into the average. Call it under the settlement's lock."""
-        if self.average_s is None:
+        average_s = self.average_s
+        if average_s is None:
             self.average_s = run_s
+        elif run_s < average_s:
+            self.average_s = average_s + NEWEST * (run_s - average_s)
         else:
-            self.average_s += NEWEST * (run_s - self.average_s)
+            # Bounded growth: one run that was held up (by the GIL, say) says little of the next.
+            self.average_s = min(average_s + NEWEST * (run_s - average_s), 1.25 * average_s + 1e-6)
