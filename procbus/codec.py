@@ -25,6 +25,7 @@ ClassNumber = tuple[int, int]
 PARENT = 0
 PROTOCOL = pickle.HIGHEST_PROTOCOL
 _LARGE = 1 << 16
+_dumps = pickle.dumps
 
 #: Classes known by number in this process. Each number is written once, by one thread.
 _by_number: dict[ClassNumber, type] = {}
@@ -136,11 +137,13 @@ class Encoder:
         """
         try:
             if type(obj) not in self._reducers:
-                data = pickle.dumps(obj, PROTOCOL)
-                if self._names_travel(data):
+                data = _dumps(obj, PROTOCOL)
+                if b"__main__" not in data and (
+                    not self._by_value_names or self._names_travel(data)
+                ):
                     return data
             data = self._dump_with_reducers(obj)
-            if self._names_travel(data):
+            if b"__main__" not in data and (not self._by_value_names or self._names_travel(data)):
                 return data
         except Exception:  # noqa: BLE001 - the last way says what is wrong, if anything is
             self._renew()
@@ -158,6 +161,7 @@ class Encoder:
         """Take note that the other side knows this class by that number."""
         self._known[cls] = number
         self._reducers[cls] = _reducer(cls, number)
+        self._renew()
 
     def number_of(self, cls: type) -> ClassNumber | None:
         """The number to name a class by; None when it travels by its name."""
@@ -202,12 +206,12 @@ class Encoder:
         """Start with a new pickler: a used one keeps the size of its largest memo."""
         self._buffer = io.BytesIO()
         self._pickler = pickle.Pickler(self._buffer, PROTOCOL)
-        self._pickler.dispatch_table = self._reducers
+        # A dict, with what the user registered with copyreg copied in: the pickler is four times
+        # slower with any other mapping.
+        self._pickler.dispatch_table = {**copyreg.dispatch_table, **self._reducers}
 
     def _names_travel(self, data: bytes) -> bool:
-        if b"__main__" in data:
-            return False
-        return not self._by_value_names or all(name not in data for name in self._by_value_names)
+        return all(name not in data for name in self._by_value_names)
 
 
 def _registered_names() -> tuple[bytes, ...]:
