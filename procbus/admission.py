@@ -57,7 +57,7 @@ class Admission:
         with self._lock:
             if self._pending >= self._limit:
                 if nested:
-                    self._check_avalanche()
+                    self._check_nested()
                 else:
                     self._wait_for_room(count)
             self._pending += count
@@ -123,7 +123,10 @@ class Admission:
         if self._refusing:
             raise BusClosed(_CLOSED)
 
-    def _check_avalanche(self) -> None:
+    def _check_nested(self) -> None:
+        if self._refusing and not self._pending:
+            # From a thread or task that a handler left behind: no handler is running any more.
+            raise BusClosed(_CLOSED)
         full = self._pending >= self.max_pending
         if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
             raise QueueFull(self._full())

@@ -13,7 +13,6 @@ from typing import Any
 from procbus.admission import Admission
 from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery
-from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 from procbus.router import Router
@@ -98,7 +97,7 @@ class Dispatcher:
             routes = self._routes()
             chosen = [(e, t, *_choose(routes.match(e, t), e)) for t, e in published]
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
-        except ProcbusError as error:
+        except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
             return error
         for event, topic, subscriptions, broken in chosen:
             self._deliver(event, topic, delivery.event_id, subscriptions, broken)

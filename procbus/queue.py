@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 
 from procbus.delivery import Delivery
 from procbus.subscription import OVERHEAD_S, Subscription
@@ -60,6 +61,8 @@ class LaneQueue:
         with self.lock:
             subscription.published += 1
             if self.cancelled:
+                if subscription.gate is not None:
+                    subscription.gate.abandon()  # perhaps its first delivery: clear() missed it
                 return False
             if subscription.gate is not None:
                 self._gated.add(subscription)
@@ -162,7 +165,7 @@ class LaneQueue:
         for bucket in self._by_priority:
             while bucket and len(batch) < most:
                 average_s = bucket[0].subscription.average_s
-                cost_s = budget_s if average_s is None else average_s + OVERHEAD_S
+                cost_s = inf if average_s is None else average_s + OVERHEAD_S
                 if batch and cost_s > budget_s:
                     return batch
                 budget_s -= cost_s

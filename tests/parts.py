@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Parts of a bus put together by hand, for tests of one part alone."""
+
+import threading
+from typing import Any
+
+from procbus.admission import Admission
+from procbus.delivery import Delivery
+from procbus.handler import Handler, make_handler
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.receipt import Receipt
+from procbus.settlement import Settlement
+from procbus.subscription import Subscription
+
+#: Bound of every wait in the tests, in seconds: reached only when something is broken.
+BOUND_S = 10.0
+
+
+class FakeLane:
+    """A lane that keeps what it is given and runs nothing."""
+
+    def __init__(self) -> None:
+        self.queued: list[Delivery] = []
+        self.released: list[Delivery] = []
+        self.running: list[Delivery] = []
+
+    def put(self, delivery: Delivery) -> None:
+        self.queued.append(delivery)
+
+    def release(self, delivery: Delivery) -> None:
+        self.released.append(delivery)
+
+    def is_running(self, delivery: Delivery) -> bool:
+        return any(delivery is each for each in self.running)
+
+
+def handle(event: Any) -> Any:
+    return event
+
+
+def handler_of(**options: Any) -> Handler:
+    return make_handler(handle, object, **options)
+
+
+def subscription_of(lane: Any = None, **options: Any) -> Subscription:
+    return Subscription(handler_of(**options), FakeLane() if lane is None else lane)
+
+
+def receipt_for(
+    *subscriptions: Subscription,
+    event: Any = "event",
+    lock: Any = None,
+    event_id: int = 1,
+) -> Receipt:
+    """An open receipt, with a delivery to each subscription, keyed as its handler says."""
+    receipt = Receipt(event_id, event, None, None, threading.Lock() if lock is None else lock)
+    receipt.deliveries = tuple(
+        Delivery(s, receipt, s.handler.key(event) if s.handler.key else None, 100.0)
+        for s in subscriptions
+    )
+    receipt.left = len(subscriptions)
+    return receipt
+
+
+def delivery_to(subscription: Subscription, event: Any = "event", event_id: int = 1) -> Delivery:
+    return receipt_for(subscription, event=event, event_id=event_id).deliveries[0]
+
+
+def settlement_with_room(max_pending: int = 100) -> tuple[Settlement, Admission]:
+    admission = Admission(max_pending, "raise")
+    return Settlement(admission), admission
+
+
+def succeeded(value: Any = None, started_at: float = 101.0, ended_at: float = 103.0) -> Outcome:
+    return Outcome(OutcomeKind.SUCCEEDED, value, None, started_at, ended_at, 4711)
+
+
+def raised(error: BaseException) -> Outcome:
+    return Outcome(OutcomeKind.RAISED, None, error, 101.0, 103.0, 4711)
+
+
+def in_thread(function: Any) -> threading.Thread:
+    """Run a function in a thread of its own; join it with `BOUND_S`."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
