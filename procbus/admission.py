@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from procbus.errors import BusClosed, QueueFull
+from procbus.locks import acquire
 
 OnFull = Literal["block", "raise"]
 
@@ -25,10 +26,9 @@ class Admission:
     def __init__(self, max_pending: int, on_full: OnFull) -> None:
         self.max_pending = max_pending
         self._on_full = on_full
-        # Publishers that found the bus full are woken a little below the limit, so that one
-        # settlement does not wake one publisher for one event each time. Small limits: at once.
-        self._low_water = max_pending - max(1, max_pending // 8 if max_pending >= 64 else 1)
         self._lock = threading.Lock()
+        self._try_lock = self._lock.acquire
+        self._unlock = self._lock.release
         self._room = threading.Condition(self._lock)
         self._empty = threading.Condition(self._lock)
         self._pending = 0
@@ -54,13 +54,17 @@ class Admission:
             QueueFull: no room, and waiting is not wanted or not possible.
             BusClosed: the bus was closed, before or while waiting.
         """
-        with self._lock:
+        if not self._try_lock(False):
+            acquire(self._lock)
+        try:
             if self._pending >= self._limit:
                 if nested:
                     self._check_nested()
                 else:
                     self._wait_for_room(count)
             self._pending += count
+        finally:
+            self._unlock()
 
     def try_enter(self, count: int, when_room: Callable[[], object]) -> bool:
         """Count deliveries in if there is room, else call `when_room` once there may be.
@@ -82,17 +86,21 @@ class Admission:
 
     def leave(self, count: int) -> None:
         """Count settled deliveries out."""
-        with self._lock:
+        if not self._try_lock(False):
+            acquire(self._lock)
+        try:
             self._pending -= count
             if not self._pending:
                 self._empty.notify_all()
-            if self._pending > self._low_water:
+            if self._pending >= self.max_pending:
                 return
             if self._blocked:
                 self._room.notify_all()
             if not self._callbacks:
                 return
             callbacks, self._callbacks = self._callbacks, []
+        finally:
+            self._unlock()
         for callback in callbacks:
             callback()
 

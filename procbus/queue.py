@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from math import inf
 
 from procbus.delivery import Delivery
+from procbus.locks import acquire
 from procbus.subscription import OVERHEAD_S, Subscription
 
 #: A handler that runs shorter than this, in seconds, on average: waking another thread costs more.
@@ -36,6 +37,8 @@ class LaneQueue:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._try_lock = self.lock.acquire
+        self._unlock = self.lock.release
         self._changed = threading.Condition(self.lock)
         self.closed = False
         self.cancelled = False
@@ -58,7 +61,9 @@ class LaneQueue:
             False, and it is not queued, when the queue was cleared for good.
         """
         subscription = delivery.subscription
-        with self.lock:
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
             subscription.published += 1
             if self.cancelled:
                 if subscription.gate is not None:
@@ -72,6 +77,8 @@ class LaneQueue:
             bucket.append(delivery)
             if len(bucket) == 1:
                 self.locked_wake()
+        finally:
+            self._unlock()
         return True
 
     def release(self, delivery: Delivery) -> int:
@@ -92,7 +99,9 @@ class LaneQueue:
         Args:
             fresh: whether the taker was just started, because the queue was starved.
         """
-        with self.lock:
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
             if fresh:
                 self._arrived()
             while (delivery := self.locked_take()) is None:
@@ -111,6 +120,8 @@ class LaneQueue:
                     self._lookout = _LOOKOUT_CALLED
                     self.locked_wake()
             return delivery
+        finally:
+            self._unlock()
 
     def _arrived(self) -> None:
         """A taker was woken: if it was to stand lookout, it does so until it is needed."""

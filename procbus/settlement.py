@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 from procbus.admission import Admission
 from procbus.dead_letters import DeadLetter, DeadLetters
 from procbus.delivery import Delivery
+from procbus.locks import acquire
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 
@@ -33,6 +35,8 @@ class Settlement:
 
     def __init__(self, admission: Admission) -> None:
         self.lock = threading.Lock()
+        self._try_lock = self.lock.acquire
+        self._unlock = self.lock.release
         self._admission = admission
         self._dead_letters = DeadLetters()
 
@@ -47,7 +51,9 @@ class Settlement:
         failed: list[Settled] = []
         gated: list[Delivery] = []
         done: list[tuple[Callable[[Receipt], object], Receipt]] = []
-        with self.lock:
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
             for delivery, outcome in settled:
                 receipt = delivery.receipt
                 if receipt is None:
@@ -68,14 +74,17 @@ class Settlement:
                 if receipt.callbacks is not None and not receipt.left:
                     done.extend((callback, receipt) for callback in receipt.callbacks)
                     receipt.callbacks = None
+        finally:
+            self._unlock()
         for delivery, outcome in failed:
             _log_failure(delivery, outcome)
         if queued:
             for delivery in gated:
                 delivery.subscription.lane.release(delivery)
+        # Before the callbacks: whoever hears that a receipt is done may publish the next event.
+        self._admission.leave(count)
         for callback, receipt in done:
             callback(receipt)
-        self._admission.leave(count)
 
     def _note_unsuccessful(self, delivery: Delivery, receipt: Receipt, outcome: Outcome) -> bool:
         """Count a failure or a cancellation; say whether it is a failure."""
@@ -105,11 +114,14 @@ def _log_failure(delivery: Delivery, outcome: Outcome) -> None:
     error = outcome.error
     assert error is not None
     dropped = f" ({outcome.dropped_events} events dropped)" if outcome.dropped_events else ""
-    log.error(
-        "%s failed with event %d: %s%s",
-        delivery.handler.name,
-        delivery.event_id,
-        outcome.kind.value,
-        dropped,
-        exc_info=(type(error), error, error.__traceback__),
-    )
+    try:
+        log.error(
+            "%s failed with event %d: %s%s",
+            delivery.handler.name,
+            delivery.event_id,
+            outcome.kind.value,
+            dropped,
+            exc_info=(type(error), error, error.__traceback__),
+        )
+    except Exception:  # noqa: BLE001 - the user's logging: it must not keep the delivery open
+        traceback.print_exc()

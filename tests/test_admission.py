@@ -216,11 +216,6 @@ def test_waiting_for_empty_ends_when_the_last_one_leaves():
     assert answers == [True] * 3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="publishers are woken at the low-water mark only: those of the deliveries in between "
-    "that wait for what is published next wait for ever",
-)
 @pytest.mark.parametrize("how", ["thread", "callback"])
 def test_a_publisher_gets_in_though_the_rest_never_leaves(how):
     admission = Admission(64, "block")
