@@ -148,9 +148,8 @@ class Companion(threading.Thread):
         if message.failed:
             self._lane.settle(message.failed)
         batch = Batch(number, message, self._lane.expected_s(message.deliveries))
-        if not self._lane.register(self, batch, message.rest):
+        if not self._lane.hand_out(self, worker, batch):
             return
-        worker.offer(message)
         if len(self.in_flight) == 1 or worker.fits_ahead(message):
             batch.sent = True
             worker.send(message)

@@ -18,7 +18,7 @@ from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
-from procbus.pool.seam import Pool, WorkerGone
+from procbus.pool.seam import Pool, Worker, WorkerGone
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 from procbus.subscription import OVERHEAD_S
@@ -168,17 +168,31 @@ class CpuLane:
                 due_at = min((c.due_at for c in self._companions), default=inf)
                 queue.locked_wait(None if due_at == inf else max(0.0, due_at - now))
 
-    def register(self, companion: Companion, batch: Batch, rest: list[Delivery]) -> bool:
-        """Take note of what a companion is about to send; False if that is nothing."""
+    def hand_out(self, companion: Companion, worker: Worker, batch: Batch) -> bool:
+        """Let a worker begin a batch; what it cannot have goes back. False if that is all of it."""
+        message = batch.message
+        back, dropped = message.rest, []
         with self.queue.lock:
-            if rest:
-                self.queue.locked_put_back(rest)
-            if not batch.deliveries:
-                return False
-            companion.in_flight.append(batch)
-            if len(companion.in_flight) == 1:
-                companion.due_at = _due_at(batch)
-            return True
+            # Only now is it sure that nothing was taken back from this worker meanwhile. Tokens
+            # know no batch: with these it would begin what was taken back.
+            if companion.recalled or self.queue.cancelled:
+                back = batch.deliveries + back
+                batch.deliveries = []
+            if self.queue.cancelled:
+                back, dropped = [], back
+            if back:
+                self.queue.locked_put_back(back)
+            if batch.deliveries:
+                # At once, in the same breath: whoever takes back counts on it.
+                worker.offer(message)
+                companion.in_flight.append(batch)
+                if len(companion.in_flight) == 1:
+                    companion.due_at = _due_at(batch)
+                    if len(batch.deliveries) > 1 and self.queue.waiting:
+                        self.queue.locked_wake()  # somebody idle has to know when it is due
+        if dropped:
+            self._settle([(delivery, cancelled(delivery)) for delivery in dropped])
+        return bool(batch.deliveries)
 
     def complete(self, companion: Companion) -> None:
         """The worker is through with its first batch."""
@@ -201,11 +215,12 @@ class CpuLane:
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Queue deliveries again that a dead worker had not begun, in front."""
-        if self.queue.cancelled:
-            self.settle([(delivery, cancelled(delivery)) for delivery in deliveries])
-        elif deliveries:
-            with self.queue.lock:
-                self.queue.locked_put_back(deliveries)
+        with self.queue.lock:
+            if not self.queue.cancelled:
+                if deliveries:
+                    self.queue.locked_put_back(deliveries)
+                return
+        self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
 
     def expected_s(self, deliveries: Sequence[Delivery]) -> float:
         """How long these deliveries should take one after the other."""
@@ -265,6 +280,8 @@ class CpuLane:
             self._all_started = False
 
     def _recall_overdue(self, now: float) -> None:
+        if self.queue.cancelled:
+            return  # nothing may get into the queue any more
         for companion in self._companions:
             if companion.due_at <= now:
                 self.queue.locked_put_back(self._take_back(companion))
