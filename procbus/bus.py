@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import threading
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -21,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
 from procbus import exit_watch
 from procbus.admission import Admission, OnFull
-from procbus.context import NOTHING, running
+from procbus.context import NOTHING
 from procbus.dead_letters import DeadLetter
 from procbus.dispatcher import Dispatcher
-from procbus.errors import BusClosed, ProcbusError
 from procbus.handler import Kind, make_handler
 from procbus.lanes import Lanes
+from procbus.lifecycle import Lifecycle
 from procbus.receipt import Receipt
 from procbus.registry import check_can_travel, default_registry, handlers_from
 from procbus.settings import check_settings
@@ -34,17 +30,12 @@ from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
 from procbus.stream import as_settled, in_order
 from procbus.subscriptions import Subscriptions
-from procbus.topic import topics_in
+from procbus.topic import check_concrete, topics_in
 
 if TYPE_CHECKING:
     from procbus.health import WorkerHealth
 
-log = logging.getLogger("procbus")
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
-INTERRUPT_GRACE_S = 1.0
 
 
 class EventBus:
@@ -90,16 +81,15 @@ class EventBus:
             self._settlement.settle,
             self._dispatcher.context_of,
             self._dispatcher.publish_children,
-            lambda: exit_watch.watch(self),
+            lambda: exit_watch.watch(self._lifecycle),
         )
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self._subscriptions = Subscriptions(shared, own, self._lanes.of)
-        #: Guards the closing: a second closer waits for the first.
-        self._closing = threading.RLock()
-        self._closed = False
-        self._pid = os.getpid()
-        self._publish: Callable[[Any, str | None], Receipt] = self._dispatcher.publish
+        self._lifecycle = Lifecycle(
+            self._admission, self._dispatcher, self._lanes, self._subscriptions
+        )
+        self._publish = self._dispatcher.publish
 
     # Subscribing.
 
@@ -183,15 +173,19 @@ class EventBus:
         """
         if payload is NOTHING:
             return self._publish(event, None)
+        if not isinstance(event, str):
+            check_concrete(event)  # raises; None must not mean routing by class
         return self._publish(payload, event)
 
     async def apublish(self, event: Any, payload: Any = NOTHING) -> Receipt:
         """Publish in a running event loop: as `publish`, but it waits without blocking the loop."""
         from procbus import aio  # only now: it imports asyncio
 
-        topic = None if payload is NOTHING else event
-        event = event if payload is NOTHING else payload
-        self._check_process()
+        topic = None
+        if payload is not NOTHING:
+            check_concrete(event)
+            topic, event = event, payload
+        self._lifecycle.check_process()
         await aio.launched(self._lanes)
         return await aio.publish(self._dispatcher, event, topic)
 
@@ -246,10 +240,8 @@ class EventBus:
 
     def start(self) -> Self:
         """Start all workers of the cpu lane now, in parallel, rather than when needed."""
-        self._check_process()
-        if self._closed:
-            raise BusClosed("the bus is closed and cannot be started again: make a new one")
-        exit_watch.watch(self)
+        self._lifecycle.check_open()
+        exit_watch.watch(self._lifecycle)
         self._lanes.cpu_lane().start()
         return self
 
@@ -265,9 +257,7 @@ class EventBus:
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
         """
-        self._check_process()
-        self._check_outside("drain")
-        return self._admission.wait_empty(timeout)
+        return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
         """Take no more events, finish, and end all workers. Idempotent.
@@ -280,75 +270,7 @@ class EventBus:
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
         """
-        if self._pid != os.getpid():
-            return  # a forked child: nothing here is its own
-        self._check_outside("close")
-        with self._closing:
-            if self._closed:
-                return
-            self._admission.refuse()
-            try:
-                if not cancel and self._admission.wait_empty(timeout):
-                    self._finish()
-                else:
-                    self._cancel(timeout if cancel else 0.0)
-            except BaseException:  # Ctrl-C, most likely, while waiting for all to finish
-                self._cancel(INTERRUPT_GRACE_S)
-                raise
-
-    def _cancel(self, grace_s: float | None) -> None:
-        self._lanes.cancel()
-        if not self._admission.wait_empty(grace_s):
-            self._lanes.kill()
-        self._finish()
-        self._account_for_cancelled()
-
-    def _finish(self) -> None:
-        self._lanes.close()
-        self._closed = True
-        exit_watch.forget(self)
-
-    def _account_for_cancelled(self) -> None:
-        subscriptions = self._subscriptions.all()
-        parts = []
-        for what, counts in (
-            ("not run", [(s.handler.name, s.cancelled) for s in subscriptions]),
-            ("stopped in their handlers", [(s.handler.name, s.stopped) for s in subscriptions]),
-        ):
-            if total := sum(count for _, count in counts):
-                names = ", ".join(f"{name} {count}" for name, count in counts if count)
-                parts.append(f"{total} {what} ({names})")
-        if parts:
-            log.warning("bus closed with deliveries cancelled: %s", "; ".join(parts))
-
-    def close_at_exit(self) -> None:
-        """Close as the interpreter ends: finish, but after Ctrl-C cancel. For procbus only."""
-        if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-            self.close(INTERRUPT_GRACE_S, cancel=True)
-        else:
-            self.close()
-
-    def disown(self) -> None:
-        """In a forked child: refuse everything, and touch no lock. For procbus only."""
-        self._publish = lambda _event, _topic: self._refuse_in_child()
-
-    def _refuse_in_child(self) -> Never:
-        raise BusClosed(
-            f"this bus belongs to process {self._pid}, and this is its forked child {os.getpid()}: "
-            "make a new EventBus here, or publish in the parent"
-        )
-
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            self._refuse_in_child()
-
-    def _check_outside(self, method: str) -> None:
-        context = running.get()
-        if context is not None and context.owner is self._dispatcher:
-            raise ProcbusError(
-                f"{method}() inside the handler {context.handler} would wait for that handler "
-                "itself: call it outside"
-            )
+        self._lifecycle.close(timeout, cancel)
 
     def __enter__(self) -> Self:
         """Use the bus for the length of a block."""
@@ -361,10 +283,7 @@ class EventBus:
         traceback: TracebackType | None,
     ) -> None:
         """Drain and close; after Ctrl-C (or SystemExit) cancel what has not begun."""
-        if error is None or isinstance(error, Exception):
-            self.close()
-        else:
-            self.close(INTERRUPT_GRACE_S, cancel=True)
+        self._lifecycle.leave(error)
 
     async def __aenter__(self) -> Self:
         """Use the bus for the length of a block."""
@@ -379,7 +298,7 @@ class EventBus:
         """As `__exit__`, without blocking the event loop; cancelling the task cancels as Ctrl-C."""
         from procbus import aio  # only now: it imports asyncio
 
-        await aio.in_thread(self.__exit__, kind, error, traceback)
+        await aio.in_thread(self._lifecycle.leave, error)
 
     # Looking.
 
@@ -406,7 +325,7 @@ class EventBus:
 
     def __repr__(self) -> str:
         """Say what a person wants to know: open or closed, how much is pending, who works."""
-        state = "closed" if self._closed else "open"
+        state = "closed" if self._lifecycle.closed else "open"
         handlers = len(self._subscriptions.all())
         lanes = self._lanes.snapshot()
         return (

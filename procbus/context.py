@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from procbus.errors import ProcbusError
+from procbus.topic import check_concrete
 
 #: Stands for an argument that was not given, where None is a legal value.
 NOTHING: Any = object()
@@ -52,9 +53,17 @@ class HandlerContext:
             TopicError: the topic is malformed.
         """
         if payload is NOTHING:
-            self._publish(event, None)
+            topic = None
+        elif isinstance(event, str):
+            topic, event = event, payload
         else:
-            self._publish(payload, event)
+            check_concrete(event)  # raises; None must not mean routing by class
+        # In a thread that the handler started, this is what makes it one of the handler's events.
+        before = running.set(self)
+        try:
+            self._publish(event, topic)
+        finally:
+            running.reset(before)
 
     def __repr__(self) -> str:
         """Say which handler runs which event."""

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Never
 
 from procbus.admission import Admission
 from procbus.context import HandlerContext, running
@@ -49,6 +49,10 @@ class Dispatcher:
         self._unrouted_lock = threading.Lock()
         self._unrouted_topics: set[str] = set()
         self.unrouted = 0
+
+    def refuse(self, refuse: Callable[[], Never]) -> None:
+        """Have `refuse` raise an error from now on, instead of publishing."""
+        self._routes = refuse
 
     def publish(self, event: Any, topic: str | None) -> Receipt:
         """Publish one event, waiting for room on the bus if need be.
@@ -147,11 +151,14 @@ class Dispatcher:
         for delivery in queued:
             delivery.subscription.put(delivery)
         if failed:
+            with self._lock:
+                for delivery, _ in failed:
+                    delivery.subscription.unqueued += 1
             self._settlement.settle(failed, queued=False)
         return receipt
 
     def _note_unrouted(self, event: Any, topic: str | None) -> None:
-        name = repr(topic) if topic is not None else f"class {type(event).__qualname__}"
+        name = repr(topic) if topic is not None else _kind_of(event)
         with self._unrouted_lock:
             self.unrouted += 1
             new = name not in self._unrouted_topics and len(self._unrouted_topics) < _UNROUTED_KEPT
@@ -162,6 +169,16 @@ class Dispatcher:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+
+
+def _kind_of(event: Any) -> str:
+    """Name what an event is routed by when it was published without a topic."""
+    name = f"class {type(event).__qualname__}"
+    try:
+        event_type = getattr(event, "event_type", None)
+    except Exception:  # noqa: BLE001 - a property of the user's, and nobody takes the event anyway
+        return name
+    return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
 
 
 def _choose(

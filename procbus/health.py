@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from procbus.delivery import Delivery
-from procbus.io_lane import IoLane
 
 if TYPE_CHECKING:
     from procbus.cpu_lane import CpuLane
+    from procbus.io_lane import IoLane
     from procbus.loop_lane import LoopLane
 
 WorkerState = Literal["starting", "idle", "busy", "stopped", "dead"]

@@ -67,7 +67,7 @@ def collect_stats(
         name = subscription.handler.name
         before = handlers.get(name, HandlerStats(0, 0, 0, 0, None))
         handlers[name] = HandlerStats(
-            before.published + subscription.published,
+            before.published + subscription.published + subscription.unqueued,
             before.succeeded + subscription.succeeded,
             before.failed + subscription.failed,
             before.cancelled + subscription.cancelled + subscription.stopped,

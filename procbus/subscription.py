@@ -49,6 +49,7 @@ class Subscription:
         "put",
         "stopped",
         "succeeded",
+        "unqueued",
     )
 
     def __init__(self, handler: Handler, lane: Lane) -> None:
@@ -63,6 +64,8 @@ class Subscription:
         #: Running average of the handler's run time in seconds; None until it has run once.
         self.average_s: float | None = None
         self.published = 0
+        #: Published, but failed by `where` or `key` before they got into the lane.
+        self.unqueued = 0
         self.succeeded = 0
         self.failed = 0
         #: Cancelled before the handler began, and in the middle of it.

@@ -27,6 +27,7 @@ LAYERS = {
         "dispatcher",
         "io_lane",
         "lanes",
+        "lifecycle",
         "loop_lane",
         "settlement",
         "stream",

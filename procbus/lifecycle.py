@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""The life of a bus: waiting for what is pending, closing, the interpreter's end, a fork."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import Never
+
+from procbus import exit_watch
+from procbus.admission import Admission
+from procbus.context import running
+from procbus.dispatcher import Dispatcher
+from procbus.errors import BusClosed, ProcbusError
+from procbus.lanes import Lanes
+from procbus.subscriptions import Subscriptions
+
+log = logging.getLogger("procbus")
+
+#: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
+INTERRUPT_GRACE_S = 1.0
+
+
+class Lifecycle:
+    """Ends one bus, once. Thread-safe: a second closer waits for the first.
+
+    Args:
+        admission: knows what is pending.
+        dispatcher: refuses events in a forked child.
+        lanes: are ended.
+        subscriptions: know what was not run.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        dispatcher: Dispatcher,
+        lanes: Lanes,
+        subscriptions: Subscriptions,
+    ) -> None:
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._lanes = lanes
+        self._subscriptions = subscriptions
+        #: Guards the closing.
+        self._closing = threading.RLock()
+        self.closed = False
+        self._pid = os.getpid()
+
+    def check_open(self) -> None:
+        """Raise BusClosed if the bus was closed, or belongs to another process."""
+        self.check_process()
+        if self.closed:
+            raise BusClosed("the bus is closed and cannot be started again: make a new one")
+
+    def check_process(self) -> None:
+        """Raise BusClosed in a forked child."""
+        if self._pid != os.getpid():
+            self._refuse()
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until nothing is pending; say whether that came about in time."""
+        self.check_process()
+        self._check_outside("drain")
+        return self._admission.wait_empty(timeout)
+
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Take nothing more, finish or cancel, and end all workers. Idempotent."""
+        if self._pid != os.getpid():
+            return  # a forked child: nothing here is its own
+        self._check_outside("close")
+        with self._closing:
+            if self.closed:
+                return
+            self._admission.refuse()
+            try:
+                if not cancel and self._admission.wait_empty(timeout):
+                    self._finish()
+                else:
+                    self._cancel(timeout if cancel else 0.0)
+            except BaseException:  # Ctrl-C, most likely, while waiting for all to finish
+                self._cancel(INTERRUPT_GRACE_S)
+                raise
+
+    def leave(self, error: BaseException | None) -> None:
+        """Close at the end of a `with` block: finish, but after Ctrl-C (or SystemExit) cancel."""
+        if error is None or isinstance(error, Exception):
+            self.close()
+        else:
+            self.close(INTERRUPT_GRACE_S, cancel=True)
+
+    def close_at_exit(self) -> None:
+        """Close as the interpreter ends: finish, but if Ctrl-C ends it cancel."""
+        if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+            self.close(INTERRUPT_GRACE_S, cancel=True)
+        else:
+            self.close()
+
+    def disown(self) -> None:
+        """In a forked child: refuse every event, and touch no lock."""
+        self._dispatcher.refuse(self._refuse)
+
+    def _cancel(self, grace_s: float | None) -> None:
+        self._lanes.cancel()
+        if not self._admission.wait_empty(grace_s):
+            self._lanes.kill()
+        self._finish()
+        self._account_for_cancelled()
+
+    def _finish(self) -> None:
+        self._lanes.close()
+        self.closed = True
+        exit_watch.forget(self)
+
+    def _account_for_cancelled(self) -> None:
+        subscriptions = self._subscriptions.all()
+        parts = []
+        for what, counts in (
+            ("not run", [(s.handler.name, s.cancelled) for s in subscriptions]),
+            ("stopped in their handlers", [(s.handler.name, s.stopped) for s in subscriptions]),
+        ):
+            if total := sum(count for _, count in counts):
+                names = ", ".join(f"{name} {count}" for name, count in counts if count)
+                parts.append(f"{total} {what} ({names})")
+        if parts:
+            log.warning("bus closed with deliveries cancelled: %s", "; ".join(parts))
+
+    def _refuse(self) -> Never:
+        raise BusClosed(
+            f"this bus belongs to process {self._pid}, and this is its forked child {os.getpid()}: "
+            "make a new EventBus here, or publish in the parent"
+        )
+
+    def _check_outside(self, method: str) -> None:
+        context = running.get()
+        if context is not None and context.owner is self._dispatcher:
+            raise ProcbusError(
+                f"{method}() inside the handler {context.handler} would wait for that handler "
+                "itself: call it outside"
+            )
