@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Open buses at the end of the interpreter, and after a fork.
 
-A script need not close its bus: what it published still runs. It has to be seen to before the
-interpreter's own exit hooks, since loky's waits there for its workers to end. So one thread waits
-for the main thread, the end of which comes before all hooks. It is no daemon: the interpreter
-waits for it.
+A script need not close its bus: what it published still runs. That has to be seen to before
+loky's own exit hook, which waits for its workers to end. Those hooks are run by `threading` before
+anything else that ends, the last one registered first; there is no public way to be among them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,11 @@ from typing import Protocol
 _lock = threading.Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
-_thread: threading.Thread | None = None
+#: Whether the main thread has ended. Written by it alone.
+_ending = False
+
+#: After Ctrl-C while buses finish, the others have so long to do so, in seconds.
+INTERRUPT_GRACE_S = 1.0
 
 
 class Watched(Protocol):
@@ -25,18 +28,29 @@ class Watched(Protocol):
     def close_at_exit(self) -> None:
         """The main thread has ended: finish, or give up after Ctrl-C."""
 
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Finish; with `cancel` only what is running."""
+
     def disown(self) -> None:
         """This is a forked child: the bus belongs to its parent. Take no lock."""
 
 
 def watch(bus: Watched) -> None:
     """Watch a bus that has started something, until `forget`."""
-    global _thread  # one for the process
     with _lock:
         _open.add(bus)
-        if _thread is None:
-            _thread = threading.Thread(target=_close_at_exit, name="procbus-exit", daemon=False)
-            _thread.start()
+    close_first()
+
+
+def close_first() -> None:
+    """Have open buses closed before the exit hooks that are registered so far.
+
+    Called after each start of a worker, since loky registers its hook again each time.
+    """
+    try:
+        threading._register_atexit(_close_open)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
+    except RuntimeError:
+        return  # the main thread has ended already: whoever uses a bus from now on closes it
 
 
 def forget(bus: Watched) -> None:
@@ -45,18 +59,32 @@ def forget(bus: Watched) -> None:
         _open.discard(bus)
 
 
-def _close_at_exit() -> None:
-    threading.main_thread().join()
+def is_ending() -> bool:
+    """Whether the interpreter is waiting for open buses to finish."""
+    return _ending
+
+
+def _close_open() -> None:
+    global _ending  # there is one interpreter
+    _ending = True
     with _lock:
         buses = list(_open)
+    interrupt: KeyboardInterrupt | None = None
     for bus in buses:
-        bus.close_at_exit()
+        try:
+            if interrupt is None:
+                bus.close_at_exit()
+            else:
+                bus.close(INTERRUPT_GRACE_S, cancel=True)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _after_fork_in_child() -> None:
-    global _thread, _lock  # the parent's are no use here
+    global _lock  # the parent's is no use here
     _lock = threading.Lock()  # the old one may have been held by a thread that is not here
-    _thread = None
     buses = list(_open)
     _open.clear()
     for bus in buses:

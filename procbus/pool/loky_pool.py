@@ -24,7 +24,7 @@ from time import monotonic
 import loky
 from loky.backend import get_context
 
-from procbus import blame
+from procbus import blame, exit_watch
 from procbus.codec import (
     PARENT,
     ClassNumber,
@@ -130,8 +130,9 @@ class LokyWorker:
         self._ended = threading.Event()
         try:
             with _interrupts_blocked():
-                self._task = self._executor.submit(worker.serve)
+                self._task = self._submit()
             theirs.close()
+            exit_watch.close_first()
             launched()
             self._task.add_done_callback(self._hang_up)
             self._read_hello()
@@ -139,6 +140,17 @@ class LokyWorker:
             theirs.close()
             self._close()
             raise WorkerGone(None, None, _NO_WORDS, hopeless=True) from error
+
+    def _submit(self) -> Future[None]:
+        """Have loky start the process, and run its loop there."""
+        try:
+            return self._executor.submit(worker.serve)
+        except RuntimeError:
+            if not exit_watch.is_ending():
+                raise
+            # loky did start it, and failed then to register an exit hook. Asking again gives the
+            # future that this lost; serving a second time does nothing.
+            return self._executor.submit(worker.serve)
 
     # From the lane to the worker.
 

@@ -74,9 +74,11 @@ def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: Worker
 
 
 def serve() -> None:
-    """Work until told to stop: the one long task of the executor."""
-    assert _worker is not None
-    _worker.serve()
+    """Work until told to stop: the one long task of the executor. Later calls do nothing."""
+    global _worker
+    if _worker is not None:
+        _worker.serve()
+        _worker = None
 
 
 class Worker:

@@ -1,0 +1,61 @@
+"""Fixtures for tests with real processes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.helpers import Bell, Door, Ended, Listener, Program, Tally
+
+Start = Callable[..., Program]
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> Tally:
+    return Tally(str(tmp_path / "tally"))
+
+
+@pytest.fixture
+def bell(tmp_path: Path) -> Bell:
+    return Bell.make(tmp_path / "bell")
+
+
+@pytest.fixture
+def heard(bell: Bell) -> Iterator[Listener]:
+    with bell.heard() as listener:
+        yield listener
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(str(tmp_path / "door"))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a script, given as its text."""
+    started: list[Program] = []
+
+    def start_one(text: str, *arguments: str, **environment: str) -> Program:
+        path = tmp_path / f"job{len(started)}.py"
+        path.write_text(textwrap.dedent(text))
+        started.append(Program(path, *arguments, **environment))
+        return started[-1]
+
+    yield start_one
+    for program in started:
+        program.close()
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    """Run a script, given as its text, to its end."""
+
+    def run_one(text: str, *arguments: str, **environment: str) -> Ended:
+        return start(text, *arguments, **environment).finish()
+
+    return run_one

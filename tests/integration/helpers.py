@@ -1,0 +1,192 @@
+"""How tests and handlers in other processes tell each other things, without sleeping.
+
+All of these travel to a worker inside an event.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: No test asserts on time: this is how long a test waits for what would otherwise never come.
+PATIENCE_S = 12.0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A file to which any process appends lines: what really ran, whoever died later."""
+
+    path: str
+
+    def note(self, line: object) -> None:
+        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            os.write(fd, f"{line}\n".encode())
+        finally:
+            os.close(fd)
+
+    def lines(self) -> list[str]:
+        try:
+            return Path(self.path).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.lines())
+
+
+@dataclass(frozen=True)
+class Bell:
+    """A named pipe that a handler rings and a test waits for."""
+
+    path: str
+
+    @classmethod
+    def make(cls, path: Path) -> Bell:
+        os.mkfifo(path)
+        return cls(str(path))
+
+    def ring(self, word: object = "") -> None:
+        """Never blocks: the test holds the other end open."""
+        fd = os.open(self.path, os.O_WRONLY)
+        try:
+            os.write(fd, f"{word}\n".encode())
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def heard(self) -> Iterator[Listener]:
+        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            yield Listener(fd)
+        finally:
+            os.close(fd)
+
+
+class Listener:
+    """The test's end of a bell."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._rest = b""
+
+    def wait(self, rings: int = 1) -> list[str]:
+        """Wait for so many rings; give the word of each."""
+        deadline = monotonic() + PATIENCE_S
+        while self._rest.count(b"\n") < rings:
+            ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - monotonic()))
+            assert ready, f"not {rings} rings within {PATIENCE_S} s, only {self._rest!r}"
+            self._rest += os.read(self._fd, 65536)
+        *words, self._rest = self._rest.split(b"\n", rings)
+        return [word.decode() for word in words]
+
+
+@dataclass(frozen=True)
+class Door:
+    """A file lock: while the test keeps it shut, handlers wait in front of it."""
+
+    path: str
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        with open(self.path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def go_through(self) -> None:
+        """From any process or thread: wait until the door is open."""
+        with open(self.path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+
+
+class Program:
+    """A script that runs in a process and process group of its own."""
+
+    def __init__(self, path: Path, *arguments: str, **environment: str) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", str(path), *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment},
+            cwd=path.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._popen.pid
+
+    def read_line(self) -> str:
+        """Read the next line that it, or one of its workers, prints."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout.readline().rstrip("\n")
+
+    def interrupt_group(self) -> None:
+        """As the terminal does at Ctrl-C."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def finish(self) -> Ended:
+        """Wait until it has ended and nobody holds its stdout and stderr open any more."""
+        try:
+            out, err = self._popen.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._popen.send_signal(signal.SIGABRT)  # faulthandler prints the stacks
+            self._popen.wait(10)
+            self.kill_group()
+            out, err = self._popen.communicate()
+            pytest.fail(f"the program did not end within {PATIENCE_S} s\n{out}\n{err}")
+        return Ended(self._popen.returncode, out, err)
+
+    def kill_group(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        if self._popen.poll() is None:
+            self.kill_group()
+        self._popen.wait(10)
+        for stream in (self._popen.stdout, self._popen.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def check(self) -> str:
+        """Give its stdout; it must have ended well, and have nothing to complain about."""
+        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
+        assert self.err == ""
+        return self.out
+
+
+def wait_gone(processes: Iterable[psutil.Process], within_s: float = 5.0) -> None:
+    """Wait until all of them have ended."""
+    _, alive = psutil.wait_procs(list(processes), timeout=within_s)
+    alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, f"still there: {[(p.pid, p.cmdline()) for p in alive]}"
