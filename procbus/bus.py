@@ -72,9 +72,10 @@ class EventBus:
         check_settings(cpu_workers, io_workers, max_pending, on_full, journal, unknown)
         self._admission = Admission(max_pending, on_full)
         self._settlement = Settlement(self._admission)
-        self._dispatcher = Dispatcher(
-            self._admission, self._settlement, lambda: self._subscriptions.routes()
-        )
+        shared = default_registry if handlers is None else None
+        own = () if handlers is None else handlers_from(handlers)
+        self._subscriptions = Subscriptions(shared, own, lambda handler: self._lanes.of(handler))
+        self._dispatcher = Dispatcher(self._admission, self._settlement, self._subscriptions.routes)
         self._lanes = Lanes(
             cpu_workers,
             io_workers,
@@ -83,9 +84,6 @@ class EventBus:
             self._dispatcher.publish_children,
             lambda: exit_watch.watch(self._lifecycle),
         )
-        shared = default_registry if handlers is None else None
-        own = () if handlers is None else handlers_from(handlers)
-        self._subscriptions = Subscriptions(shared, own, self._lanes.of)
         self._lifecycle = Lifecycle(
             self._admission, self._dispatcher, self._lanes, self._subscriptions
         )

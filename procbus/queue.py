@@ -73,7 +73,9 @@ class LaneQueue:
                 self._gated.add(subscription)
                 if not subscription.gate.admit(delivery):
                     return True
-            bucket = self._bucket(subscription.handler.priority)
+            bucket = self._ready.get(subscription.priority)
+            if bucket is None:
+                bucket = self._bucket(subscription.priority)
             bucket.append(delivery)
             if len(bucket) == 1:
                 self.locked_wake()
@@ -88,7 +90,7 @@ class LaneQueue:
             return 0
         with self.lock:
             go = subscription.gate.release(delivery)
-            self._bucket(subscription.handler.priority).extend(go)
+            self._bucket(subscription.priority).extend(go)
             if go:
                 self.locked_wake()
         return len(go)
@@ -186,7 +188,7 @@ class LaneQueue:
     def locked_put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries that were taken but not begun back to the front, in their order."""
         for delivery in reversed(list(deliveries)):
-            self._bucket(delivery.handler.priority).appendleft(delivery)
+            self._bucket(delivery.subscription.priority).appendleft(delivery)
         self.locked_wake()
 
     def locked_ready(self) -> int:

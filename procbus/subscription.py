@@ -45,6 +45,7 @@ class Subscription:
         "handler",
         "lane",
         "plain",
+        "priority",
         "published",
         "put",
         "stopped",
@@ -55,6 +56,7 @@ class Subscription:
     def __init__(self, handler: Handler, lane: Lane) -> None:
         self.handler = handler
         self.lane = lane
+        self.priority = handler.priority
         #: Queues a delivery in the lane.
         self.put = lane.put
         #: Whether there is nothing to ask the user's functions before queueing.
