@@ -32,7 +32,9 @@ class Admission:
         self._room = threading.Condition(self._lock)
         self._empty = threading.Condition(self._lock)
         self._pending = 0
+        #: Threads that wait for room, and for emptiness.
         self._blocked = 0
+        self._draining = 0
         self._callbacks: list[Callable[[], object]] = []
         self._refusing = False
         #: At this many pending, `enter` looks closer: `max_pending`, or 0 when refusing.
@@ -90,7 +92,7 @@ class Admission:
             acquire(self._lock)
         try:
             self._pending -= count
-            if not self._pending:
+            if not self._pending and self._draining:
                 self._empty.notify_all()
             if self._pending >= self.max_pending:
                 return
@@ -107,7 +109,11 @@ class Admission:
     def wait_empty(self, timeout: float | None) -> bool:
         """Wait until nothing is pending; say whether that came about within `timeout` seconds."""
         with self._lock:
-            return self._empty.wait_for(lambda: not self._pending, timeout)
+            self._draining += 1
+            try:
+                return self._empty.wait_for(lambda: not self._pending, timeout)
+            finally:
+                self._draining -= 1
 
     def refuse(self) -> None:
         """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -36,6 +37,7 @@ class LoopLane:
         self.events_done = 0
         self._settle = settle
         self._make_context = make_context
+        self._pid = os.getpid()
         #: Made with its thread at the first delivery; None before that, and after the end.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -153,9 +155,9 @@ class LoopLane:
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, kill() has settled the delivery already and
             # this changes nothing; a handler that cancelled itself failed like any other.
-            outcome = failure(error, started_at)
+            outcome = failure(error, started_at, self._pid)
         else:
-            outcome = success(value, started_at)
+            outcome = success(value, started_at, self._pid)
         self._end(delivery, outcome)
 
     def _end(self, delivery: Delivery, outcome: Outcome) -> None:
