@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -132,3 +133,19 @@ def test_an_index_is_closed_complete_when_its_block_is_left_by_an_exception(path
         interrupted_run()
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT name FROM functions").fetchall() == [("f",)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+def test_an_index_that_the_disk_has_no_room_for_is_said_to_be_unwritable(path: str) -> None:
+    import resource  # not on Windows
+
+    index = Index(path)
+    for number in range(50):
+        index.add(f"{number}.py", [function("f" * 100)] * 50)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    try:
+        with pytest.raises(DemoError, match="cannot write the index"):
+            index.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

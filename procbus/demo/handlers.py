@@ -70,7 +70,7 @@ def _publish(event: object) -> None:
 @subscribe(kind="io")
 def read(found: FileFound, publish: Publish = _publish) -> None:
     """Read a file as the interpreter would: UTF-8, unless it begins with another declaration."""
-    import tokenize
+    import tokenize  # here: the workers of the cpu lane do without it
 
     try:
         with tokenize.open(found.path) as file:

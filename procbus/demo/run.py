@@ -69,9 +69,9 @@ def run_demo(options: DemoOptions) -> int:
         runs = [run_on_procbus(files, index, options.cpu_workers, progress)]
         totals = index.totals()
         agree = True
-        if options.compare:
-            # What made a worker process die would end this process if it ran on threads.
-            measurable = [file for file in files if file not in runs[0].failed_files]
+        # What made a worker process die would end this process if it ran on threads.
+        measurable = [file for file in files if file not in runs[0].failed_files]
+        if options.compare and measurable:
             run, their_totals = _compare(measurable, progress)
             runs.append(run)
             agree = their_totals == totals

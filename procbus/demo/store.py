@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from procbus.demo import DemoError
@@ -79,6 +79,7 @@ class Index:
             raise
 
     def _check_is_ours(self) -> None:
+        # Any database that holds something has its schema in sqlite_master.
         tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
         if tables and application_id != _APPLICATION_ID:
@@ -142,10 +143,16 @@ class Index:
             ).fetchall()
 
     def close(self) -> None:
-        """Commit and close the file."""
-        with self._lock:
-            self._connection.commit()
-            self._connection.close()
+        """Commit and close the file.
+
+        Raises:
+            DemoError: what was added last cannot be written.
+        """
+        with self._lock, closing(self._connection):
+            try:
+                self._connection.commit()
+            except sqlite3.Error as error:
+                raise DemoError(f"cannot write the index {self.path}: {error}") from error
 
 
 # The indexes that are open, by path. Only `open_index` writes to it; handlers look up.

@@ -23,7 +23,7 @@ class ThreadBus:
 
     def __init__(self, workers: int = 4) -> None:
         self.workers = workers
-        self._handlers: dict[Hashable, list[Callable[[Any], object]]] = defaultdict(list)
+        self._handlers: dict[Any, list[Callable[[Any], object]]] = defaultdict(list)
         self._pool = ThreadPoolExecutor(workers)
         # Handlers publish before they end, so what follows from a future is behind it in this
         # queue: once it is empty all is done. `deque` is safe for one reader and many writers.
@@ -35,7 +35,7 @@ class ThreadBus:
         """Call `handler` with each event of this topic: its `event_type`, or else its class."""
         self._handlers[topic].append(handler)
 
-    def publish(self, event: object) -> None:
+    def publish(self, event: Any) -> None:
         """Hand the event to the pool, once for each of its handlers."""
         for handler in self._handlers.get(getattr(event, "event_type", type(event)), ()):
             self._futures.append(self._pool.submit(handler, event))
