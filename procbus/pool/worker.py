@@ -38,6 +38,9 @@ from procbus.topic import check_concrete
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.005
 
+#: A worker that was told to stop has so long, in seconds, before it is killed.
+STOP_S = 5.0
+
 _LINUX_PR_SET_PDEATHSIG = 1
 
 
@@ -59,38 +62,55 @@ class WorkerSettings(NamedTuple):
 
 
 _worker: Worker | None = None
+_receive: Callable[[], bytes]
 
 
 def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings) -> None:
     """Set the process up. loky runs it once, before anything else."""
-    global _worker  # loky offers no other way from the initializer to the task
+    global _worker, _receive  # loky offers no other way from the initializer to the task
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(settings.parent_pid)
-    _worker = Worker(pipe, logbook, tokens, settings)
+    _worker = Worker(pipe.send_bytes, logbook, tokens, settings.number)
+    _receive = pipe.recv_bytes
+    forward_logging(_worker.send, settings.log_levels)
 
 
 def serve() -> None:
     """Work until told to stop: the one long task of the executor. Later calls do nothing."""
     global _worker
     if _worker is not None:
-        _worker.serve()
+        _worker.serve(_receive)
         _worker = None
+        # The interpreter waits for threads that a handler left behind, which may be for ever.
+        threading.Thread(target=_end_in_time, name="procbus-stop", daemon=True).start()
+
+
+def _end_in_time() -> None:
+    time.sleep(STOP_S)
+    os._exit(0)
 
 
 class Worker:
-    """The loop of one worker. Everything here belongs to its main thread, but for `_send`."""
+    """The loop of one worker. Everything here belongs to its main thread, but for `send`.
+
+    Args:
+        send: sends the bytes of a message to the parent.
+        logbook: where to write down what it is at.
+        tokens: one for each delivery that may be begun.
+        number: of the worker, unique in the parent.
+    """
 
     def __init__(
-        self, pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings
+        self, send: Callable[[bytes], object], logbook: Logbook, tokens: Tokens, number: int
     ) -> None:
-        self._pipe = pipe
+        self._send_bytes = send
         self._logbook = logbook
         self._claim = tokens.acquire
-        self._encoder = Encoder(settings.number)
+        self._encoder = Encoder(number)
         #: Definitions are loaded at the first delivery: what a broken one does is charged to it.
         self._definitions: dict[int, tuple[str, bytes]] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
@@ -98,25 +118,26 @@ class Worker:
         #: Guards the sending end of the pipe: threads of a handler may log while it sends.
         self._sending = threading.Lock()
         self._sent_at = 0.0
-        forward_logging(self._send, settings.log_levels)
 
-    def serve(self) -> None:
+    def serve(self, receive: Callable[[], bytes]) -> None:
         """Greet the parent, then run batches until it says stop or is gone."""
-        self._send(Tag.HELLO.value + str(os.getpid()).encode())
+        self.send(Tag.HELLO.value + str(os.getpid()).encode())
         while True:
             try:
-                message = self._pipe.recv_bytes()
+                message = receive()
             except (EOFError, OSError):
                 os._exit(1)  # the parent is gone: there is nobody to tell
             if message == STOP:
                 return
-            self._run_batch(message)
+            self.run_batch(message)
 
-    def _send(self, *parts: bytes | memoryview) -> None:
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one message to the parent. From any thread."""
         with self._sending:
-            self._pipe.send_bytes(b"".join(parts))
+            self._send_bytes(b"".join(parts))
 
-    def _run_batch(self, message: bytes) -> None:
+    def run_batch(self, message: bytes) -> None:
+        """Run a batch as far as there are tokens, and send what became of it."""
         head, events = unpack_batch(message)
         self._learn(head)
         logbook, claim = self._logbook, self._claim
@@ -136,7 +157,7 @@ class Worker:
             if not logbook.finish(result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
-                self._send(results_head(head.number, False), unsent, result)
+                self.send(results_head(head.number, False), unsent, result)
                 unsent.release()
                 logbook.sent(done)
                 self._sent_at = ended_at
@@ -150,7 +171,7 @@ class Worker:
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
-        self._send(results_head(batch, complete), unsent)
+        self.send(results_head(batch, complete), unsent)
         unsent.release()
         self._logbook.sent(done)
 
