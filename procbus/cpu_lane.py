@@ -18,7 +18,7 @@ from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
-from procbus.pool.seam import Pool, Worker, WorkerGone
+from procbus.pool.seam import LastWords, Pool, Worker, WorkerGone
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 from procbus.subscription import OVERHEAD_S
@@ -33,6 +33,9 @@ LOOK_S = 0.020
 JOIN_S = 10.0
 #: How long the first publish waits for the first worker to be launched, in seconds.
 LAUNCH_S = 30.0
+
+#: Of a worker that never was.
+NO_WORDS = LastWords(0, [], None)
 
 Published = list[tuple[str | None, Any]]
 #: Publishes what a cpu handler published, all or none; returns the error if none.
@@ -259,10 +262,14 @@ class CpuLane:
             self._remove(companion)
             if self._companions:
                 return
+        how = outcomes.describe_exit(gone.exit_code)
         error = WorkerDied(
-            f"no worker process can be started ({outcomes.describe_exit(gone.exit_code)}): see "
-            "what it wrote to stderr; the events waiting for a cpu handler fail with this error"
+            f"no worker process can be started ({gone.__cause__ or how}): see what it wrote to "
+            "stderr; the events waiting for a cpu handler fail with this error",
+            pid=gone.pid,
+            exit_code=gone.exit_code,
         )
+        error.__cause__ = gone.__cause__
         waiting = self.queue.clear_ready()
         self._settle([(d, Outcome(OutcomeKind.WORKER_DIED, error=error)) for d in waiting])
 
@@ -317,7 +324,11 @@ class CpuLane:
             self._all_started = len(self._companions) >= size
             first = len(started) == len(self._companions)
         for companion in started:
-            companion.start()
+            try:
+                companion.start()
+            except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
+                companion.launched.set()
+                self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
         if started and first:
             # An interpreter that ends starts nothing any more, so the first worker has to be
             # launched before `publish` returns: a script may end right after it.

@@ -15,8 +15,6 @@ from typing import Protocol
 _lock = threading.Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
-#: Whether the main thread has ended. Written by it alone.
-_ending = False
 
 #: After Ctrl-C while buses finish, the others have so long to do so, in seconds.
 INTERRUPT_GRACE_S = 1.0
@@ -59,14 +57,7 @@ def forget(bus: Watched) -> None:
         _open.discard(bus)
 
 
-def is_ending() -> bool:
-    """Whether the interpreter is waiting for open buses to finish."""
-    return _ending
-
-
 def _close_open() -> None:
-    global _ending  # there is one interpreter
-    _ending = True
     with _lock:
         buses = list(_open)
     interrupt: KeyboardInterrupt | None = None

@@ -16,6 +16,7 @@ from time import monotonic
 
 from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery, cancelled
+from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
@@ -103,12 +104,14 @@ class IoLane:
             self._threads.append(thread)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is ending, or no more threads are to be had
+        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
             with self.queue.lock:
                 self._threads.remove(thread)
+                self.queue.locked_not_started()
                 alone = not self._threads
             if alone:
-                raise
+                waiting = self.queue.clear_ready()
+                self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
 
     def left(self, thread: IoThread) -> None:
         """A thread ends."""
@@ -179,3 +182,13 @@ def success(value: object, started_at: float, pid: int) -> Outcome:
 def failure(error: BaseException, started_at: float, pid: int) -> Outcome:
     """Make the outcome of a handler that raised, in this process, just now."""
     return Outcome(OutcomeKind.RAISED, None, error, started_at, monotonic(), pid)
+
+
+def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:
+    """Make the outcome of a delivery for which no thread could be started."""
+    fault = ProcbusError(
+        f"{delivery.handler.name} cannot run with event {delivery.event_id}: {error}. Close the "
+        "bus before the script ends, or leave it by `with`"
+    )
+    fault.__cause__ = error
+    return Outcome(OutcomeKind.RAISED, error=fault)

@@ -11,7 +11,7 @@ from time import monotonic
 
 from procbus.context import running
 from procbus.delivery import Delivery, cancelled
-from procbus.io_lane import MakeContext, Settle, failure, success
+from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
 from procbus.outcome import Outcome
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
@@ -95,13 +95,24 @@ class LoopLane:
             if self._pump_due or self.queue.closed:
                 return
             self._pump_due = True
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="procbus-loop", daemon=True
-                )
-                self._thread.start()
-            self._loop.call_soon_threadsafe(self._pump)
+            if self._loop is not None or (error := self._locked_start()) is None:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._pump)
+                return
+            self._pump_due = False
+        waiting = self.queue.clear_ready()
+        self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
+
+    def _locked_start(self) -> RuntimeError | None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(loop,), name="procbus-loop", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
+            loop.close()
+            return error
+        self._loop, self._thread = loop, thread
+        return None
 
     def _call(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> None:
         with self.queue.lock:

@@ -161,6 +161,11 @@ class LaneQueue:
         self.starved = False
         self._waking = True
 
+    def locked_not_started(self) -> None:
+        """The taker could not be started after all."""
+        self.starved = True
+        self._waking = False
+
     def locked_take(self) -> Delivery | None:
         """Take the next delivery if one is ready."""
         for bucket in self._by_priority:

@@ -77,7 +77,10 @@ class LokyPool:
 
     def start(self, launched: Callable[[], None]) -> LokyWorker:
         """Start a worker process and wait until it is ready."""
-        return LokyWorker(self._environment(), self._definitions, launched)
+        try:
+            return LokyWorker(self._environment(), self._definitions, launched)
+        except OSError as error:  # no more file descriptors, for one
+            raise WorkerGone(None, None, _NO_WORDS, hopeless=True) from error
 
     def _environment(self) -> dict[str, str]:
         """Cap the threads of numeric libraries, unless the user has set them.
@@ -136,21 +139,25 @@ class LokyWorker:
             launched()
             self._task.add_done_callback(self._hang_up)
             self._read_hello()
-        except RuntimeError as error:  # loky starts nothing any more when the interpreter ends
+        except (RuntimeError, OSError) as error:  # the interpreter ends, or the machine is full
             theirs.close()
-            self._close()
+            with contextlib.suppress(RuntimeError):  # loky's thread was not even started
+                self._executor.shutdown(wait=False, kill_workers=True)
+            self._let_go()
             raise WorkerGone(None, None, _NO_WORDS, hopeless=True) from error
 
     def _submit(self) -> Future[None]:
         """Have loky start the process, and run its loop there."""
+        task: Future[None]
         try:
-            return self._executor.submit(worker.serve)
-        except RuntimeError:
-            if not exit_watch.is_ending():
+            task = self._executor.submit(worker.serve)
+        except RuntimeError as error:
+            if "atexit" not in str(error):
                 raise
-            # loky did start it, and failed then to register an exit hook. Asking again gives the
-            # future that this lost; serving a second time does nothing.
-            return self._executor.submit(worker.serve)
+            # The interpreter is ending. loky did start it, and failed then to register its exit
+            # hook. Asking again gives the future that this lost; to serve twice does nothing.
+            task = self._executor.submit(worker.serve)
+        return task
 
     # From the lane to the worker.
 
@@ -215,13 +222,14 @@ class LokyWorker:
         return sum(self._unread_bytes.values()) + len(message.data) <= self._room
 
     def send(self, message: Message) -> None:
-        """Write a batch into the pipe."""
+        """Write a batch into the pipe. Where the worker is dead, `receive` finds out.
+
+        Not here: it may have sent reports before it died, and they have to be read first.
+        """
         self._batches[message.batch] = message.deliveries
         self._unread_bytes[message.batch] = len(message.data)
-        try:
+        with contextlib.suppress(OSError):
             self._pipe.send_bytes(message.data)
-        except OSError:
-            raise self._gone() from None
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""
@@ -247,7 +255,8 @@ class LokyWorker:
             raise self._gone() from None
 
     def _read_hello(self) -> None:
-        message = self._read()
+        while (message := self._read())[:1] != Tag.HELLO.value:
+            take_in(Tag(message[:1]), memoryview(message)[1:])
         self.pid = int(message[1:])
 
     def _report(self, results: Results) -> Report:
@@ -334,6 +343,9 @@ class LokyWorker:
 
     def _close(self) -> None:
         self._executor.shutdown(wait=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
         with self._closing:
             self._task = None
             self._pipe.close()

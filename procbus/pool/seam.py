@@ -98,8 +98,8 @@ class Worker(Protocol):
     def send(self, message: Message) -> None:
         """Send a batch. Blocks while the worker does not read.
 
-        Raises:
-            WorkerGone: the worker is dead.
+        Where the worker is dead nothing happens: `receive` gives what it sent before, and then
+        raises WorkerGone.
         """
 
     def receive(self) -> Report:
