@@ -12,7 +12,7 @@ import mmap
 import os
 import tempfile
 from multiprocessing.reduction import DupFd
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 # Positions of the 8-byte fields in the head.
 _BATCH, _AT, _RUNNING, _DONE, _SENT, _USED, _SINCE = range(7)
@@ -49,7 +49,7 @@ class Logbook:
         self._real = self._view[:_HEAD].cast("d")
 
     @classmethod
-    def create(cls) -> Logbook:
+    def create(cls) -> Self:
         """Make an empty logbook."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("procbus-logbook")

@@ -8,7 +8,6 @@ loop; events and results go through the pipe, so that nothing of one worker can 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import signal
@@ -19,33 +18,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from time import monotonic
 
 import loky
 from loky.backend import get_context
 
-from procbus import blame, exit_watch
-from procbus.codec import (
-    PARENT,
-    ClassNumber,
-    Encoder,
-    define_class,
-    encode_alone,
-    forget_classes,
-)
+from procbus import exit_watch
 from procbus.delivery import Delivery
-from procbus.handler import Handler
-from procbus.pool import outcomes, worker
+from procbus.pool import worker
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
-from procbus.pool.seam import Ended, LastWords, Message, Report, WorkerGone
-from procbus.pool.wire import STOP, BatchHead, Results, Tag, each_end, pack_batch, unpack_results
+from procbus.pool.parent_end import NO_WORDS, ParentEnd
+from procbus.pool.seam import Message, Report, WorkerGone
+from procbus.pool.wire import STOP, Tag
 
-#: Events of one batch take at most so many bytes, but for a single one that is larger: two
-#: batches have to fit into a pipe that nobody reads.
-BATCH_BYTES = 48 * 1024
-#: A worker that was told to stop has so long, in seconds, before it is killed.
-STOP_S = 5.0
 _THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -55,8 +40,6 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-
-_numbers = itertools.count(1)
 
 
 class LokyPool:
@@ -80,7 +63,7 @@ class LokyPool:
         try:
             return LokyWorker(self._environment(), self._definitions, launched)
         except OSError as error:  # no more file descriptors, for one
-            raise WorkerGone(None, None, _NO_WORDS, hopeless=True) from error
+            raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
 
     def _environment(self) -> dict[str, str]:
         """Cap the threads of numeric libraries, unless the user has set them.
@@ -100,15 +83,7 @@ class LokyWorker:
         definitions: dict[int, bytes],
         launched: Callable[[], None],
     ) -> None:
-        self.pid: int | None = None
-        self._number = next(_numbers)
-        self._encoder = Encoder(PARENT)
-        #: Handlers pickled before, by any companion of the lane; and those this worker has.
-        self._definitions = definitions
-        self._sent_handlers: set[int] = set()
-        #: Deliveries of the batches that the worker has, and how many of the first have ended.
-        self._batches: dict[int, list[Delivery]] = {}
-        self._received = 0
+        self._end = ParentEnd(definitions)
         self._unread_bytes: dict[int, int] = {}
         self._logbook = Logbook.create()
         context = get_context("loky")
@@ -125,12 +100,13 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._tokens,
-                worker.WorkerSettings(self._number, os.getpid(), levels_here()),
+                worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),
             env=environment,
         )
         self._task: Future[None] | None = None
         self._ended = threading.Event()
+        self._killed = False
         try:
             with _interrupts_blocked():
                 self._task = self._submit()
@@ -144,7 +120,12 @@ class LokyWorker:
             with contextlib.suppress(RuntimeError):  # loky's thread was not even started
                 self._executor.shutdown(wait=False, kill_workers=True)
             self._let_go()
-            raise WorkerGone(None, None, _NO_WORDS, hopeless=True) from error
+            raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None until it is ready."""
+        return self._end.pid
 
     def _submit(self) -> Future[None]:
         """Have loky start the process, and run its loop there."""
@@ -163,53 +144,7 @@ class LokyWorker:
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Encode a batch: each event alone, each handler once for this worker."""
-        head = BatchHead(batch, [], [], [])
-        message = Message(batch)
-        encode = self._encoder.encode
-        events: list[bytes] = []
-        total = 0
-        for index, delivery in enumerate(deliveries):
-            handler = delivery.handler
-            receipt = delivery.receipt
-            if receipt is None:  # cancelled meanwhile
-                continue
-            try:
-                if handler.number not in self._sent_handlers:
-                    head.handlers.append((handler.number, handler.name, self._define(handler)))
-                data = encode(receipt.event)
-            except Exception as error:  # noqa: BLE001 - pickling runs the user's code
-                message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
-                continue
-            total += len(data)
-            if total > BATCH_BYTES and events:
-                message.rest.extend(deliveries[index:])
-                break
-            events.append(data)
-            message.deliveries.append(delivery)
-            head.items.append(
-                (
-                    handler.number,
-                    receipt.id,
-                    receipt.parent_id,
-                    receipt.topic,
-                    delivery.attempts + 1,
-                    len(data),
-                )
-            )
-        head.classes.extend(self._encoder.take_definitions())
-        message.data = pack_batch(head, events)
-        return message
-
-    def _define(self, handler: Handler) -> bytes:
-        definition = self._definitions.get(handler.number)
-        if definition is None:
-            try:
-                definition = encode_alone(handler.function)
-            except Exception as error:
-                raise blame.handler_fault(handler, error) from error
-            self._definitions[handler.number] = definition
-        self._sent_handlers.add(handler.number)
-        return definition
+        return self._end.prepare(batch, deliveries)
 
     def offer(self, message: Message) -> None:
         """Give the worker a token for each delivery."""
@@ -226,7 +161,7 @@ class LokyWorker:
 
         Not here: it may have sent reports before it died, and they have to be read first.
         """
-        self._batches[message.batch] = message.deliveries
+        self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
         with contextlib.suppress(OSError):
             self._pipe.send_bytes(message.data)
@@ -245,7 +180,11 @@ class LokyWorker:
         while True:
             message = self._read()
             if message[:1] == Tag.RESULTS.value:
-                return self._report(unpack_results(message))
+                report = self._end.report(message)
+                self._unread_bytes[report.batch] = 0
+                if report.complete:
+                    del self._unread_bytes[report.batch]
+                return report
             take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def _read(self) -> bytes:
@@ -257,32 +196,7 @@ class LokyWorker:
     def _read_hello(self) -> None:
         while (message := self._read())[:1] != Tag.HELLO.value:
             take_in(Tag(message[:1]), memoryview(message)[1:])
-        self.pid = int(message[1:])
-
-    def _report(self, results: Results) -> Report:
-        deliveries = self._batches[results.batch]
-        self._unread_bytes[results.batch] = 0
-        ends = self._ends(results.data, deliveries, self._received)
-        self._received += len(ends)
-        if results.complete:
-            self._received = 0
-            del self._batches[results.batch], self._unread_bytes[results.batch]
-        return Report(results.batch, ends, results.complete)
-
-    def _ends(
-        self, data: bytes | memoryview, deliveries: list[Delivery], first: int
-    ) -> list[Ended]:
-        ends: list[Ended] = []
-        pid = self.pid
-        make = outcomes.outcome_of
-        for item in each_end(data, self._take_definition):
-            ends.append(make(item, deliveries[first + len(ends)], pid))
-        return ends
-
-    def _take_definition(self, number: ClassNumber, definition: bytes) -> None:
-        cls = define_class(number, definition)
-        if cls is not None:
-            self._encoder.know(cls, number)
+        self._end.pid = int(message[1:])
 
     def running(self) -> tuple[int, int, float] | None:
         """What the logbook says just now."""
@@ -293,22 +207,22 @@ class LokyWorker:
 
     def _gone(self) -> WorkerGone:
         """Collect what is left of a dead worker."""
-        if not self._ended.wait(STOP_S):  # the pipe is broken, but loky sees no death: make one
-            self.kill()
-            self._ended.wait(STOP_S)
-        page = self._logbook.read()
-        deliveries = self._batches.get(page.batch)
-        words = _NO_WORDS
-        if deliveries is not None:
-            # The worker may have sent results and died before it noted so: skip those.
-            again = max(0, self._received - page.sent)
-            ends = self._ends(page.unsent, deliveries, page.sent)[again:]
-            done = max(self._received, page.sent + again + len(ends))
-            in_handler = page.running and page.at >= done
-            words = LastWords(page.batch, ends, monotonic() - page.since if in_handler else None)
-        gone = WorkerGone(self.pid, self._exit_code(), words)
+        self._ended.wait(worker.STOP_S)
+        exit_code = self._exit_code()
+        # The pipe may be broken while the process still lives: loky tells of the end of a task
+        # before it kills. Nothing in the logbook may change any more once it is read.
+        self._killed = True
+        self._executor.shutdown(wait=True, kill_workers=True)
+        self._await_death()
+        gone = WorkerGone(self.pid, exit_code, self._end.last_words(self._logbook.read()))
         self._close()
         return gone
+
+    def _await_death(self) -> None:
+        """Wait for the process, in case loky does not: it forgets what `kill` asked it to end."""
+        if self.pid is not None and hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):  # it is dead, and loky has taken note
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def _exit_code(self) -> int | None:
         """Exit code of a dead worker: loky gives it in the text of an error, and only there."""
@@ -333,16 +247,19 @@ class LokyWorker:
             return
         with contextlib.suppress(OSError):  # it is dead already
             self._pipe.send_bytes(STOP)
-        if not self._ended.wait(STOP_S):
+        if not self._ended.wait(worker.STOP_S):
             self.kill()
+            self._ended.wait(worker.STOP_S)
         self._close()
 
     def kill(self) -> None:
         """Kill the process and those it started; the companion finds it gone."""
-        self._executor.shutdown(wait=False, kill_workers=True)
+        self._killed = True
+        with contextlib.suppress(AttributeError):  # its companion has just closed it
+            self._executor.shutdown(wait=False, kill_workers=True)
 
     def _close(self) -> None:
-        self._executor.shutdown(wait=True)
+        self._executor.shutdown(wait=True, kill_workers=self._killed)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -350,10 +267,7 @@ class LokyWorker:
             self._task = None
             self._pipe.close()
             self._logbook.close()
-        forget_classes(self._number)
-
-
-_NO_WORDS = LastWords(0, [], None)
+        self._end.close()
 
 
 def _buffer_size(pipe: Connection) -> int:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Workers without a process: handlers run in the companion's own thread.
+
+For tests. Everything but the process is real: the worker's loop, the codec, the logbook and the
+tokens. So what cannot travel fails here too, and a kill leaves behind what a process would.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from procbus.delivery import Delivery
+from procbus.pool.logbook import Logbook
+from procbus.pool.parent_end import ParentEnd
+from procbus.pool.seam import Message, Report, WorkerGone
+from procbus.pool.worker import Worker
+
+
+class InlinePool:
+    """Workers in threads of this process.
+
+    Args:
+        workers: how many the lane will start.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
+        self._definitions: dict[int, bytes] = {}
+
+    def size(self) -> int:
+        """How many workers the lane starts at most."""
+        return self._workers
+
+    def start(self, launched: Callable[[], None]) -> InlineWorker:
+        """Make a worker; it is ready at once."""
+        launched()
+        return InlineWorker(self._definitions)
+
+
+class InlineWorker:
+    """One worker, run by whoever calls `receive`. See `procbus.pool.seam.Worker`.
+
+    A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but
+    nobody gets to know of that: the worker died in it.
+    """
+
+    def __init__(self, definitions: dict[int, bytes]) -> None:
+        self.pid: int | None = os.getpid()
+        self._end = ParentEnd(definitions)
+        self._end.pid = self.pid
+        self._killed = threading.Event()
+        #: Guards the closing of the logbook: others read it.
+        self._closing = threading.Lock()
+        self._closed = False
+        self._logbook = _MortalLogbook.create()
+        self._logbook.killed = self._killed
+        self._tokens = threading.Semaphore(0)
+        self._to_worker: deque[bytes] = deque()
+        self._from_worker: deque[bytes] = deque()
+        self._worker = Worker(self._tell, self._logbook, self._tokens, self._end.number)
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Encode a batch as for a process."""
+        return self._end.prepare(batch, deliveries)
+
+    def offer(self, message: Message) -> None:
+        """Give the worker a token for each delivery."""
+        if message.deliveries:
+            self._tokens.release(len(message.deliveries))
+
+    def fits_ahead(self, _: Message) -> bool:
+        """Say that it does: there is no pipe to fill."""
+        return True
+
+    def send(self, message: Message) -> None:
+        """Keep the batch for `receive`."""
+        self._end.sent(message)
+        self._to_worker.append(message.data)
+
+    def take_back(self, most: int) -> int:
+        """Take tokens, so that the worker finds none for the last deliveries it has."""
+        taken = 0
+        while taken < most and self._tokens.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def receive(self) -> Report:
+        """Run the next batch, unless something is left to be told of the last one."""
+        while not self._from_worker:
+            if not self._to_worker:
+                self._killed.wait()  # a process that has nothing to do says nothing either
+            if self._killed.is_set():
+                raise self._gone()
+            try:
+                self._worker.run_batch(self._to_worker.popleft())
+            except _Killed:
+                continue
+        return self._end.report(self._from_worker.popleft())
+
+    def running(self) -> tuple[int, int, float] | None:
+        """What the logbook says just now."""
+        with self._closing:
+            return None if self._closed else self._logbook.running()
+
+    def stop(self) -> None:
+        """Let go of what it holds. Idempotent."""
+        with self._closing:
+            self._closed = True
+            self._logbook.close()
+        self._end.close()
+
+    def kill(self) -> None:
+        """See to it that the worker tells and begins nothing more."""
+        self._killed.set()
+
+    def _gone(self) -> WorkerGone:
+        gone = WorkerGone(self.pid, None, self._end.last_words(self._logbook.read()))
+        self.stop()
+        return gone
+
+    def _tell(self, message: bytes) -> None:
+        if self._killed.is_set():
+            raise _Killed
+        self._from_worker.append(message)
+
+
+class _Killed(BaseException):
+    """Ends the worker's loop where a process would have been killed."""
+
+
+class _MortalLogbook(Logbook):
+    """A logbook in which a killed worker writes nothing more."""
+
+    killed: threading.Event
+
+    def begin(self, index: int, now: float) -> None:
+        """The handler of this delivery begins."""
+        if self.killed.is_set():
+            raise _Killed
+        super().begin(index, now)
+
+    def finish(self, result: bytes) -> bool:
+        """The delivery begun last is finished."""
+        if self.killed.is_set():
+            raise _Killed
+        return super().finish(result)

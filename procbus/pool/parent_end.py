@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""The parent's end of the line to one worker: batches are laid out here, and reports read.
+
+It does not care how the bytes get there and back: that is what pools differ in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from time import monotonic
+
+from procbus import blame
+from procbus.codec import (
+    PARENT,
+    ClassNumber,
+    Encoder,
+    define_class,
+    encode_alone,
+    forget_classes,
+)
+from procbus.delivery import Delivery
+from procbus.handler import Handler
+from procbus.pool import outcomes
+from procbus.pool.logbook import Page
+from procbus.pool.seam import Ended, LastWords, Message, Report
+from procbus.pool.wire import BatchHead, each_end, pack_batch, unpack_results
+
+#: Events of one batch take at most so many bytes, but for a single one that is larger: two
+#: batches have to fit into a pipe that nobody reads.
+BATCH_BYTES = 48 * 1024
+
+#: For a worker that said nothing of any batch.
+NO_WORDS = LastWords(0, [], None)
+
+_numbers = itertools.count(1)
+
+
+class ParentEnd:
+    """What the parent knows of one worker's codec and batches. It belongs to the companion.
+
+    Args:
+        definitions: handlers pickled before, by number: shared by all workers of a pool.
+    """
+
+    def __init__(self, definitions: dict[int, bytes]) -> None:
+        #: Number of the worker, unique in this process.
+        self.number = next(_numbers)
+        #: Its process, for the outcomes; None until it is known.
+        self.pid: int | None = None
+        self._encoder = Encoder(PARENT)
+        self._definitions = definitions
+        #: Handlers that were put into a message, and what is in none yet that was sent: a message
+        #: without deliveries never is.
+        self._known_handlers: set[int] = set()
+        self._handlers_due: list[tuple[int, str, bytes]] = []
+        self._classes_due: list[tuple[ClassNumber, bytes]] = []
+        #: Deliveries of the batches that the worker has, and how many of the first have ended.
+        self._batches: dict[int, list[Delivery]] = {}
+        self._received = 0
+
+    # To the worker.
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Encode a batch: each event alone, each handler and class once for this worker.
+
+        The last message prepared has to be sent, or dropped for good, before the next is prepared.
+        """
+        head = BatchHead(batch, self._classes_due, self._handlers_due, [])
+        message = Message(batch)
+        encode = self._encoder.encode
+        events: list[bytes] = []
+        total = 0
+        for index, delivery in enumerate(deliveries):
+            handler = delivery.handler
+            receipt = delivery.receipt
+            if receipt is None:  # cancelled meanwhile
+                continue
+            try:
+                if handler.number not in self._known_handlers:
+                    self._define(handler)
+                data = encode(receipt.event)
+            except Exception as error:  # noqa: BLE001 - pickling runs the user's code
+                message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
+                continue
+            total += len(data)
+            if total > BATCH_BYTES and events:
+                message.rest.extend(deliveries[index:])
+                break
+            events.append(data)
+            message.deliveries.append(delivery)
+            head.items.append(
+                (
+                    handler.number,
+                    receipt.id,
+                    receipt.parent_id,
+                    receipt.topic,
+                    delivery.attempts + 1,
+                    len(data),
+                )
+            )
+        self._classes_due.extend(self._encoder.take_definitions())
+        if events:
+            message.data = pack_batch(head, events)
+        return message
+
+    def _define(self, handler: Handler) -> None:
+        definition = self._definitions.get(handler.number)
+        if definition is None:
+            try:
+                definition = encode_alone(handler.function)
+            except Exception as error:
+                raise blame.handler_fault(handler, error) from error
+            self._definitions[handler.number] = definition
+        self._known_handlers.add(handler.number)
+        self._handlers_due.append((handler.number, handler.name, definition))
+
+    def sent(self, message: Message) -> None:
+        """Take note that the worker gets this message."""
+        self._batches[message.batch] = message.deliveries
+        self._handlers_due.clear()
+        self._classes_due.clear()
+
+    # From the worker.
+
+    def report(self, message: bytes) -> Report:
+        """Read a results message."""
+        results = unpack_results(message)
+        ends = self._ends(results.data, self._batches[results.batch], self._received)
+        self._received += len(ends)
+        if results.complete:
+            self._received = 0
+            del self._batches[results.batch]
+        return Report(results.batch, ends, results.complete)
+
+    def last_words(self, page: Page) -> LastWords:
+        """Read the logbook of a dead worker whose reports have all been read."""
+        deliveries = self._batches.get(page.batch)
+        if deliveries is None:
+            return NO_WORDS
+        # The worker may have sent results and died before it noted so: skip those.
+        again = max(0, self._received - page.sent)
+        ends = self._ends(page.unsent, deliveries, page.sent)[again:]
+        done = max(self._received, page.sent + again + len(ends))
+        in_handler = page.running and page.at >= done
+        return LastWords(page.batch, ends, monotonic() - page.since if in_handler else None)
+
+    def _ends(
+        self, data: bytes | memoryview, deliveries: list[Delivery], first: int
+    ) -> list[Ended]:
+        ends: list[Ended] = []
+        make, pid = outcomes.outcome_of, self.pid
+        for item in each_end(data, self._take_definition):
+            ends.append(make(item, deliveries[first + len(ends)], pid))
+        return ends
+
+    def _take_definition(self, number: ClassNumber, definition: bytes) -> None:
+        cls = define_class(number, definition)
+        if cls is not None:
+            self._encoder.know(cls, number)
+
+    def close(self) -> None:
+        """Forget the classes that the worker defined: it is gone."""
+        forget_classes(self.number)
