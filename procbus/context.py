@@ -52,12 +52,11 @@ class HandlerContext:
                 delivery fails with this error instead).
             TopicError: the topic is malformed.
         """
-        if payload is NOTHING:
-            topic = None
-        elif isinstance(event, str):
+        topic = None
+        if payload is not NOTHING:
+            if not isinstance(event, str):
+                check_concrete(event)  # raises; None must not mean routing by class
             topic, event = event, payload
-        else:
-            check_concrete(event)  # raises; None must not mean routing by class
         # In a thread that the handler started, this is what makes it one of the handler's events.
         before = running.set(self)
         try:

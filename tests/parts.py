@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parts of a bus put together by hand, for tests of one part alone."""
+"""Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
 import threading
 from typing import Any
@@ -84,3 +84,26 @@ def in_thread(function: Any) -> threading.Thread:
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+class Held:
+    """A handler that waits until the test lets it go; it keeps the events that it was given."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.events: list[Any] = []
+
+    def __call__(self, event: Any) -> Any:
+        self.began.release()
+        assert self.go.wait(BOUND_S)
+        self.events.append(event)
+        return event
+
+    def wait_begun(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self.began.acquire(timeout=BOUND_S)
