@@ -40,14 +40,14 @@ def outcome_of(end: End, delivery: Delivery, pid: int | None) -> Ended:
 
 def _error_of(
     ending: Ending,
-    value: tuple[BaseException | None, str, str, str, str | None],
+    value: tuple[bytes | None, str, str, str, str | None],
     delivery: Delivery,
 ) -> BaseException:
-    raised, summary, traceback, path, missing = value
+    travelling, summary, traceback, path, missing = value
     name, event_id = delivery.handler.name, delivery.event_id
     error: BaseException
     if ending is Ending.RAISED:
-        error = raised or SerializationError(
+        error = _exception_of(travelling) or SerializationError(
             f"{name} raised an exception with event {event_id} that cannot travel back from its "
             f"worker: {summary}"
         )
@@ -73,6 +73,17 @@ def _error_of(
         )
     error.__cause__ = WorkerTraceback(traceback)
     return error
+
+
+def _exception_of(data: bytes | None) -> BaseException | None:
+    """The exception of a handler; None where it cannot be loaded in this process."""
+    if data is None:
+        return None
+    try:
+        error = decode(data)
+    except Exception:  # noqa: BLE001 - decoding runs the user's code
+        return None
+    return error if isinstance(error, BaseException) else None
 
 
 def _path_of_missing(delivery: Delivery, missing: str | None) -> str:

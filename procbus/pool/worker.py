@@ -249,14 +249,18 @@ class Worker:
         # The first entry is this module's own call of the handler.
         inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
         text = "".join(traceback.format_exception(type(error), error, inner))
-        summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        travelling: BaseException | None = None
+        summary, missing = type(error).__name__, None
+        travelling: bytes | None = None
+        with contextlib.suppress(BaseException):  # these run the user's code, if it wrote them
+            if said := str(error):
+                summary += f": {said}"
+            missing = getattr(error, "name", None)
         if ending is Ending.RAISED:
             # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
             with contextlib.suppress(BaseException):
-                decode(self._encode(error))
-                travelling = error
-        value = (travelling, summary, text, path, getattr(error, "name", None))
+                data = self._encode(error)
+                travelling = data if isinstance(decode(data), BaseException) else None
+        value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
         frame = self._encode((int(ending), value, dropped))
         return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
 

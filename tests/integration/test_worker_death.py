@@ -1,0 +1,320 @@
+"""Workers die: exactly the delivery that was running fails, everything else goes on."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
+from tests.integration.conftest import Run
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally
+
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+    tally: Tally
+    how: str = ""
+    door: Door | None = None
+    bell: Bell | None = None
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+WAYS: dict[str, tuple[Callable[[], object], int]] = {
+    "SIGKILL": (lambda: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL),
+    "SIGSEGV by signal": (lambda: os.kill(os.getpid(), signal.SIGSEGV), -signal.SIGSEGV),
+    "SIGSEGV in C": (segfault, -signal.SIGSEGV),
+    "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), -signal.SIGTERM),
+    "_exit(0)": (lambda: os._exit(0), 0),
+    "_exit(3)": (lambda: os._exit(3), 3),
+}
+
+
+def work(job: Job) -> int:
+    job.tally.note(job.number)
+    if job.bell is not None:
+        job.bell.ring(os.getpid())
+    if job.door is not None:
+        job.door.go_through()
+    if job.how:
+        WAYS[job.how][0]()
+    return job.number
+
+
+@pytest.fixture
+def bus() -> Iterator[EventBus]:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        yield bus
+
+
+def died(receipt: Receipt) -> WorkerDied:
+    with pytest.raises(WorkerDied) as caught:
+        receipt.result(PATIENCE_S)
+    return caught.value
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_only_the_delivery_that_ran_fails(bus: EventBus, tally: Tally, how: str) -> None:
+    before = [bus.publish("job", Job(n, tally)) for n in range(50)]
+    fatal = bus.publish("job", Job(50, tally, how))
+    after = [bus.publish("job", Job(n, tally)) for n in range(51, 101)]
+
+    error = died(fatal)
+    assert [r.result(PATIENCE_S) for r in before + after] == [*range(50), *range(51, 101)]
+    assert tally.counts() == {str(n): 1 for n in range(101)}
+    assert error.handler.endswith(".work")
+    assert error.event_id == fatal.id
+    assert error.exit_code == WAYS[how][1]
+    assert error.ran_s >= 0.0
+    outcome = fatal.deliveries[0].outcome
+    assert outcome is not None
+    assert (outcome.kind, outcome.worker_pid) == (OutcomeKind.WORKER_DIED, error.pid)
+    assert fatal.deliveries[0].state is DeliveryState.FAILED
+    assert error.pid is not None
+    assert not psutil.pid_exists(error.pid)
+    assert bus.stats().lanes["cpu"].restarts == 1
+    assert sorted(h.restarts for h in bus.health() if h.kind == "cpu") in ([0, 1], [1])
+    assert [letter.event_id for letter in bus.dead_letters] == [fatal.id]
+
+
+def test_sys_exit_in_a_handler_is_an_error_like_any_other(bus: EventBus) -> None:
+    def leave(code: int) -> None:
+        sys.exit(code)
+
+    bus.subscribe("leave", leave, kind="cpu")
+    receipt = bus.publish("leave", 4)
+    with pytest.raises(SystemExit) as caught:
+        receipt.result(PATIENCE_S)
+    assert caught.value.code == 4
+    assert bus.stats().lanes["cpu"].restarts == 0
+
+
+def test_a_kill_while_idle_charges_nobody(tally: Tally) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        first = bus.publish("job", Job(0, tally))
+        assert first.result(PATIENCE_S) == 0
+        pid = first.deliveries[0].worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], PATIENCE_S)
+        assert [bus.publish("job", Job(n, tally)).result(PATIENCE_S) for n in range(1, 20)] == [
+            *range(1, 20)
+        ]
+        assert bus.dead_letters == ()
+        assert bus.stats().lanes["cpu"].restarts == 1
+    assert tally.counts() == {str(n): 1 for n in range(20)}
+
+
+def test_a_kill_in_the_middle_of_a_batch_of_small_ones(tally: Tally) -> None:
+    """What the worker finished and had not sent yet is not run again."""
+    for victim in (0, 1, 17, 150, 299):
+        with EventBus([], cpu_workers=1) as bus:
+            bus.subscribe("job", work, kind="cpu")
+            bus.publish("job", Job(-1, Tally(os.devnull))).result(PATIENCE_S)
+            own = Tally(f"{tally.path}-{victim}")
+            receipts = [
+                bus.publish("job", Job(n, own, "SIGKILL" if n == victim else ""))
+                for n in range(300)
+            ]
+            assert bus.drain(PATIENCE_S)
+            failed = [n for n, r in enumerate(receipts) if r.deliveries[0].exception()]
+            assert failed == [victim]
+            assert own.counts() == {str(n): 1 for n in range(300)}
+            assert all(r.result() == n for n, r in enumerate(receipts) if n != victim)
+
+
+def test_several_fatal_events_among_many_are_each_charged_alone(
+    bus: EventBus, tally: Tally
+) -> None:
+    receipts = [
+        bus.publish("job", Job(n, tally, "SIGKILL" if n % 100 == 50 else "")) for n in range(500)
+    ]
+    assert bus.drain(PATIENCE_S)
+    failed = [n for n, r in enumerate(receipts) if r.deliveries[0].exception()]
+    assert failed == [50, 150, 250, 350, 450]
+    assert tally.counts() == {str(n): 1 for n in range(500)}
+    assert bus.stats().lanes["cpu"].restarts == 5
+
+
+def large(size: int) -> bytes:
+    return bytes(size)
+
+
+def test_a_kill_while_a_large_result_is_written(bus: EventBus, tally: Tally) -> None:
+    class Result:
+        """Its pickling is the writing of a result: there the process dies, in the middle."""
+
+        def __init__(self, parts: int) -> None:
+            self.parts = parts
+
+        def __reduce__(self):
+            threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return large, (self.parts,), {"blob": bytes(50_000_000)}
+
+    def produce(n: int) -> Result:
+        return Result(n)
+
+    bus.subscribe("large", produce, kind="cpu")
+    neighbours = [bus.publish("job", Job(n, tally)) for n in range(20)]
+    error = died(bus.publish("large", 1))
+    assert error.exit_code == -signal.SIGKILL
+    assert [r.result(PATIENCE_S) for r in neighbours] == [*range(20)]
+    assert bus.publish("job", Job(20, tally)).result(PATIENCE_S) == 20
+    assert tally.counts() == {str(n): 1 for n in range(21)}
+
+
+def test_a_kill_at_any_moment_around_the_writing_of_a_large_result(bus: EventBus) -> None:
+    def produce(delay_s: float) -> bytes:
+        blob = bytes(50_000_000)
+        signal.setitimer(signal.ITIMER_REAL, delay_s)  # SIGALRM ends the process
+        return blob
+
+    bus.subscribe("large", produce, kind="cpu")
+    for step in range(1, 6):
+        receipt = bus.publish("large", step * 0.004)
+        assert receipt.wait(PATIENCE_S)
+        error = receipt.deliveries[0].exception()
+        if error is None:
+            assert receipt.result() == bytes(50_000_000)
+        else:
+            assert isinstance(error, WorkerDied)
+            assert error.exit_code == -signal.SIGALRM
+
+
+def test_a_kill_while_a_large_event_is_on_its_way_charges_nobody() -> None:
+    """The worker was not in a handler: the event runs in the next one."""
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("pid", lambda _: os.getpid(), kind="cpu")
+        bus.subscribe("size", len, kind="cpu")
+        pid = bus.publish("pid", 0).result(PATIENCE_S)
+        os.kill(pid, signal.SIGSTOP)
+        receipt = bus.publish("size", bytes(30_000_000))
+        process = psutil.Process(pid)
+        process.kill()
+        assert receipt.result(PATIENCE_S) == 30_000_000
+        assert receipt.deliveries[0].worker_pid != pid
+        assert bus.stats().lanes["cpu"].restarts == 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="loky sees the end of a worker by a pipe, which the forked child holds open as well",
+)
+def test_a_child_of_a_handler_that_keeps_the_pipe_open_delays_nothing(
+    bus: EventBus, tally: Tally
+) -> None:
+    def fork_and_die(bell: Bell) -> None:
+        if os.fork() == 0:
+            os.close(1)
+            os.close(2)
+            bell.ring(os.getpid())
+            signal.pause()
+        bell.ring("parent")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    path = f"{tally.path}-bell"
+    os.mkfifo(path)
+    own = Bell(path)
+    bus.subscribe("fork", fork_and_die, kind="cpu")
+    with own.heard() as heard:
+        receipt = bus.publish("fork", own)
+        words = heard.wait(2)
+        orphan = psutil.Process(int(next(word for word in words if word != "parent")))
+        try:
+            assert receipt.wait(3.0)
+            assert died(receipt).exit_code == -signal.SIGKILL
+            assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
+        finally:
+            orphan.kill()
+            psutil.wait_procs([orphan], PATIENCE_S)
+
+
+def test_one_handler_that_always_dies_does_not_starve_the_others(
+    bus: EventBus, tally: Tally
+) -> None:
+    fatal = [bus.publish("job", Job(n, tally, "_exit(3)")) for n in range(8)]
+    fine = [bus.publish("job", Job(n, tally)) for n in range(8, 16)]
+    assert [r.result(PATIENCE_S) for r in fine] == [*range(8, 16)]
+    assert {died(r).exit_code for r in fatal} == {3}
+    assert tally.counts() == {str(n): 1 for n in range(16)}
+
+
+def test_ctrl_c_means_nothing_to_a_worker_and_the_usual_to_what_it_starts(bus: EventBus) -> None:
+    def start_one(_: int) -> str:
+        code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        os.kill(os.getpid(), signal.SIGINT)
+        return subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    bus.subscribe("start", start_one, kind="cpu")
+    assert bus.publish("start", 0).result(PATIENCE_S) == "True\n"
+
+
+CRASHING_START = """
+import logging, os, sys
+from procbus import EventBus, WorkerDied
+logging.getLogger("procbus").setLevel(logging.CRITICAL)
+os.environ["PYTHONPATH"] = os.getcwd() + os.pathsep + os.environ["PYTHONPATH"]
+with open("sitecustomize.py", "w") as file:
+    file.write("import os, sys\\nif os.environ.get('DIE'): " + sys.argv[1])
+os.environ["DIE"] = "1"
+with EventBus([], cpu_workers=2) as bus:
+    bus.subscribe("n", abs, kind="cpu")
+    receipts = [bus.publish("n", n) for n in range(3)]
+    for receipt in receipts:
+        try:
+            receipt.result(15)
+        except WorkerDied as error:
+            print(error.exit_code, "no worker process can be started" in str(error))
+    del os.environ["DIE"]
+    print(bus.publish("n", -7).result(15))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [("os._exit(9)", 9), ("os.kill(os.getpid(), 9)", -9), ("os._exit(0)", 0)]
+)
+def test_workers_that_die_at_their_start_fail_what_waits_and_the_bus_recovers(
+    run: Run, line: str, code: int
+) -> None:
+    ended = run(CRASHING_START, line)
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{code} True\n" * 3 + "7\n"
+
+
+def test_no_file_descriptors_left_is_an_error_and_no_hang(run: Run) -> None:
+    ended = run(
+        """
+        import logging, os, resource
+        from procbus import EventBus, WorkerDied
+        logging.getLogger("procbus").setLevel(logging.CRITICAL)
+        with EventBus([], cpu_workers=1) as bus, EventBus([], cpu_workers=1) as full:
+            bus.subscribe("n", abs, kind="cpu")
+            full.subscribe("n", abs, kind="cpu")
+            assert bus.publish("n", -1).result(15) == 1
+            used = len(os.listdir("/proc/self/fd"))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            for room in range(1, 25, 3):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, hard))
+                try:
+                    assert full.publish("n", -2).result(15) == 2
+                    break
+                except WorkerDied as error:
+                    assert "Too many open files" in str(error), error
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            print(room > 1, full.publish("n", -3).result(15))
+        """
+    )
+    assert ended.code == 0, ended.err
+    assert ended.out == "True 3\n"
