@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
@@ -93,41 +96,52 @@ def _cannot_be_pickled(part: Any) -> bool:
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """The parts that pickling an object would go through, each with the step that leads to it."""
     if isinstance(obj, FunctionType):
-        variables = inspect.getclosurevars(obj)
-        for name, value in variables.nonlocals.items():
-            yield f", closure variable {name!r}", value
-        for name, value in variables.globals.items():
-            yield f", global variable {name!r}", value
-        for index, value in enumerate(obj.__defaults__ or ()):
-            yield f", default argument {index}", value
+        yield from _variables(obj)
         return
     if inspect.ismethod(obj):
         yield ".__self__", obj.__self__
         return
     if isinstance(obj, dict):
-        for index, (key, value) in enumerate(obj.items()):
-            if index >= _WIDTH:
-                break
-            yield f"[{key!r}]", value
-            yield f", key {key!r}", key
+        for key, value in islice(obj.items(), _WIDTH):
+            yield f"[{_shown(key)}]", value
+            yield f", key {_shown(key)}", key
     elif isinstance(obj, list | tuple):
         for index, value in enumerate(obj[:_WIDTH]):
             yield f"[{index}]", value
     elif isinstance(obj, set | frozenset):
-        for index, value in enumerate(obj):
-            if index >= _WIDTH:
-                break
-            yield f", member {value!r}", value
+        for value in islice(obj, _WIDTH):
+            yield f", member {_shown(value)}", value
     for name, value in _attributes(obj):
         yield f".{name}", value
+
+
+def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not assigned yet
+            yield f", closure variable {name!r}", cell.cell_contents
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f", global variable {name!r}", function.__globals__[name]
+    for index, value in enumerate(function.__defaults__ or ()):
+        yield f", default argument {index}", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f", default of argument {name!r}", value
 
 
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, type):
         return
-    yield from list(getattr(obj, "__dict__", {}).items())
+    with suppress(Exception):  # reading attributes may run the user's code
+        yield from list(vars(obj).items())
     for cls in type(obj).__mro__:
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(obj, name):
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{cls.__name__.lstrip('_')}{name}"
+            with suppress(Exception):
                 yield name, getattr(obj, name)
+
+
+def _shown(value: Any) -> str:
+    """The repr of a value; short, and there even if its own fails."""
+    return reprlib.repr(value)

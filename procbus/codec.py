@@ -14,6 +14,7 @@ import itertools
 import pickle
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
@@ -148,7 +149,7 @@ class Encoder:
         except Exception:  # noqa: BLE001 - the last way says what is wrong, if anything is
             self._renew()
         buffer = io.BytesIO()
-        _Pickler(buffer, self.number_of).dump(obj)
+        _Pickler(buffer, self.number_of, self._reducers).dump(obj)
         return buffer.getvalue()
 
     def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
@@ -220,11 +221,15 @@ def _registered_names() -> tuple[bytes, ...]:
 
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
     """Make the reducer that pickles instances of a class with its number for its name."""
+    registered = copyreg.dispatch_table.get(cls)
+    slotted = hasattr(cls, "__slots__") and not hasattr(cls, "__setstate__")
 
     def reduce(obj: Any) -> Any:
-        reduced = obj.__reduce_ex__(PROTOCOL)
+        reduced = obj.__reduce_ex__(PROTOCOL) if registered is None else registered(obj)
         if isinstance(reduced, tuple):
             function, args, *state = reduced
+            if slotted and state:
+                state[0] = _without_doubles(state[0])
             if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined] # typeshed lacks it
                 return (new_by_number, (*number, *args[1:]), *state)
             if function is cls:
@@ -234,12 +239,30 @@ def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
     return reduce
 
 
+def _without_doubles(state: Any) -> Any:
+    """Take out of an instance's dict what its slots have too.
+
+    A class with `__slots__` that came by value has a `__dict__` as well (cloudpickle makes it so),
+    and its state then names each attribute twice; the original has no dict to restore.
+    """
+    if not (isinstance(state, tuple) and len(state) == 2 and state[0] and state[1]):
+        return state
+    own, slots = state
+    return {name: value for name, value in own.items() if name not in slots} or None, slots
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """cloudpickle's pickler, which names classes by number where they have one."""
 
-    def __init__(self, file: io.BytesIO, number_of: Callable[[type], ClassNumber | None]) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        number_of: Callable[[type], ClassNumber | None],
+        reducers: dict[type, Callable[[Any], Any]],
+    ) -> None:
         super().__init__(file, protocol=PROTOCOL)
         self._number_of = number_of
+        self.dispatch_table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data; called for each class and instance."""
