@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from multiprocessing import Pipe
+from multiprocessing import Pipe, active_children
 from multiprocessing.connection import Connection
 
 import loky
@@ -107,6 +107,8 @@ class LokyWorker:
         self._task: Future[None] | None = None
         self._ended = threading.Event()
         self._killed = False
+        #: loky's thread that watches the process, once the task has ended.
+        self._watcher: threading.Thread | None = None
         try:
             with _interrupts_blocked():
                 self._task = self._submit()
@@ -212,17 +214,20 @@ class LokyWorker:
         # The pipe may be broken while the process still lives: loky tells of the end of a task
         # before it kills. Nothing in the logbook may change any more once it is read.
         self._killed = True
-        self._executor.shutdown(wait=True, kill_workers=True)
-        self._await_death()
+        self._shut_down()
         gone = WorkerGone(self.pid, exit_code, self._end.last_words(self._logbook.read()))
         self._close()
         return gone
 
-    def _await_death(self) -> None:
-        """Wait for the process, in case loky does not: it forgets what `kill` asked it to end."""
-        if self.pid is not None and hasattr(os, "waitid"):
-            with contextlib.suppress(ChildProcessError):  # it is dead, and loky has taken note
-                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+    def _shut_down(self) -> None:
+        """Wait until the process is dead, and loky has nothing left of it."""
+        self._executor.shutdown(wait=True, kill_workers=self._killed)
+        # After `kill` loky does not wait there any more: it has forgotten its thread.
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+        # Where loky found the process dead already, it leaves a pipe and a semaphore of it to the
+        # next look at the children of this process.
+        active_children()
 
     def _exit_code(self) -> int | None:
         """Exit code of a dead worker: loky gives it in the text of an error, and only there."""
@@ -239,6 +244,7 @@ class LokyWorker:
             if not self._pipe.closed and sys.platform != "win32":
                 with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
                     end.shutdown(socket.SHUT_RDWR)
+        self._watcher = threading.current_thread()
         self._ended.set()
 
     def stop(self) -> None:
@@ -259,7 +265,7 @@ class LokyWorker:
             self._executor.shutdown(wait=False, kill_workers=True)
 
     def _close(self) -> None:
-        self._executor.shutdown(wait=True, kill_workers=self._killed)
+        self._shut_down()
         self._let_go()
 
     def _let_go(self) -> None:

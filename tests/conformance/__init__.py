@@ -1,0 +1,1 @@
+"""What every pool behind the seam does alike."""

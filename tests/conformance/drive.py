@@ -1,0 +1,155 @@
+"""Driving one worker by hand, as a companion does."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from procbus.delivery import Delivery
+from procbus.handler import make_handler
+from procbus.pool.seam import Ended, Message, Worker, WorkerGone
+from procbus.receipt import Receipt
+from procbus.subscription import Subscription
+
+_event_ids = itertools.count(1)
+_batches = itertools.count(1)
+
+
+class NoLane:
+    """The lane of subscriptions whose deliveries go to a worker by hand."""
+
+    def put(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody queues anything here")
+
+    def release(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody settles anything here")
+
+    def is_running(self, delivery: Delivery) -> bool:
+        return False
+
+
+def subscription_of(
+    function: Callable[[Any], Any], lane: Any = None, **options: Any
+) -> Subscription:
+    handler = make_handler(function, "conformance", kind="cpu", **options)
+    return Subscription(handler, lane or NoLane())
+
+
+def deliveries_to(
+    subscription: Subscription, events: Sequence[object], parent_id: int | None = None
+) -> list[Delivery]:
+    """One delivery of each event."""
+    lock = threading.Lock()
+    made = []
+    for event in events:
+        receipt = Receipt(next(_event_ids), event, "conformance", parent_id, lock)
+        receipt.left = 1
+        delivery = Delivery(subscription, receipt, None, time.monotonic())
+        receipt.deliveries = (delivery,)
+        made.append(delivery)
+    return made
+
+
+def deliveries(function: Callable[[Any], Any], *events: object) -> list[Delivery]:
+    return deliveries_to(subscription_of(function), events)
+
+
+def give(worker: Worker, batch: Sequence[Delivery]) -> Message:
+    """Prepare, offer and send."""
+    message = worker.prepare(next(_batches), batch)
+    worker.offer(message)
+    worker.send(message)
+    return message
+
+
+def take_reports(worker: Worker, message: Message) -> list[Ended]:
+    """Receive until the worker is through with the message."""
+    ends: list[Ended] = []
+    while True:
+        report = worker.receive()
+        assert report.batch == message.batch
+        ends += report.ends
+        if report.complete:
+            return ends
+
+
+def run(worker: Worker, batch: Sequence[Delivery]) -> list[Ended]:
+    return take_reports(worker, give(worker, batch))
+
+
+def values(ends: Sequence[Ended]) -> list[Any]:
+    """The results of handlers that all succeeded."""
+    for outcome, _ in ends:
+        if outcome.error is not None:
+            raise outcome.error
+    return [outcome.value for outcome, _ in ends]
+
+
+def kill(worker: Worker, gate: Gate | None = None) -> None:
+    """Kill a worker, and see it dead. A thread cannot be killed: it comes to its end instead."""
+    pid = worker.pid
+    assert pid is not None
+    worker.kill()
+    if pid != os.getpid():
+        with contextlib.suppress(ChildProcessError):  # dead, and loky has read the exit code
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    elif gate is not None:
+        gate.open()
+
+
+class Receiver(threading.Thread):
+    """Receives everything from a worker in a thread, until so many batches are complete."""
+
+    def __init__(self, worker: Worker, batches: int = 1) -> None:
+        super().__init__()
+        self._worker = worker
+        self._left = batches
+        self.ends: dict[int, list[Ended]] = {}
+        self.completed: list[int] = []
+        self.gone: WorkerGone | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while self._left:
+                report = self._worker.receive()
+                self.ends.setdefault(report.batch, []).extend(report.ends)
+                if report.complete:
+                    self.completed.append(report.batch)
+                    self._left -= 1
+        except WorkerGone as gone:
+            self.gone = gone
+
+    def finish(self) -> None:
+        self.join(30)
+        assert not self.is_alive(), "the worker neither reported nor was gone"
+
+    def expect_gone(self) -> WorkerGone:
+        self.finish()
+        assert self.gone is not None, "the worker is not gone"
+        return self.gone
+
+
+class Gate:
+    """Where the handler `hold` waits until `open`."""
+
+    def __init__(self, directory: Path, name: str = "gate") -> None:
+        self.path = str(directory / name)
+        os.mkfifo(f"{self.path}.begun")
+        self._file = open(self.path, "w")  # noqa: SIM115 - its lock is held until it is closed
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def wait_begun(self) -> None:
+        """Wait until the handler has begun. The test's time limit bounds it."""
+        with open(f"{self.path}.begun") as begun:
+            assert begun.read() == "begun"
+
+    def open(self) -> None:
+        self._file.close()

@@ -1,0 +1,116 @@
+"""Handlers that workers import by name: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from procbus import current
+
+
+def double(number: int) -> int:
+    return number * 2
+
+
+def nothing(event: object) -> None:
+    pass
+
+
+def echo(event: Any) -> Any:
+    return event
+
+
+def type_name(event: object) -> str:
+    return type(event).__name__
+
+
+def fail(event: object) -> None:
+    raise ValueError(f"cannot take {event!r}")
+
+
+def raise_it(kind: type[BaseException]) -> None:
+    raise kind("from a handler")
+
+
+class Untravelled(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_with_an_error_that_does_not_unpickle(event: object) -> None:
+    raise Untravelled(1, 2)
+
+
+def make_a_lock(event: object) -> dict[str, Any]:
+    return {"fine": 1, "lock": threading.Lock()}
+
+
+def publish_two(event: str) -> str:
+    current().publish("found.word", event)
+    current().publish(event + "!")
+    return "published"
+
+
+def publish_then_fail(event: object) -> None:
+    current().publish("found.word", event)
+    raise ValueError("after publishing")
+
+
+def publish_to_a_pattern(event: object) -> None:
+    current().publish("found.*", event)
+
+
+def describe_current(event: object) -> tuple[str, int, int | None, str | None, int]:
+    at = current()
+    return at.handler, at.event_id, at.parent_id, at.topic, at.attempt
+
+
+def a_class_of_the_worker(number: int) -> object:
+    """Make an instance of a class that exists in the worker alone, always the same."""
+    if "made_here" not in globals():
+
+        @dataclass
+        class MadeHere:
+            number: int
+
+        globals()["made_here"] = MadeHere
+    return globals()["made_here"](number)
+
+
+def number_of(event: Any) -> int:
+    number: int = event.number
+    return number
+
+
+def hold(gate: str) -> str:
+    """Say that it has begun, then wait until the test opens the gate. See `Gate`."""
+    with open(f"{gate}.begun", "w") as begun:
+        begun.write("begun")
+    with open(gate) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return "held"
+
+
+def hold_with_a_child(gate: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as child:
+        with open(f"{gate}.child", "w") as file:
+            file.write(str(child.pid))
+        hold(gate)
+
+
+def exit_at_once(code: int) -> None:
+    os._exit(code)
+
+
+def killed_at_once(event: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_a_thread(event: object) -> None:
+    threading.Thread(target=threading.Event().wait, daemon=False).start()

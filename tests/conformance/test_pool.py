@@ -1,0 +1,624 @@
+"""What the cpu lane relies on, of every pool: the seam, driven by hand."""
+
+import os
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from procbus.errors import SerializationError, TopicError, WorkerTraceback
+from procbus.outcome import OutcomeKind
+from procbus.pool.parent_end import BATCH_BYTES
+from procbus.pool.seam import Pool, Worker, WorkerGone
+from tests.conformance import handlers
+from tests.conformance.drive import (
+    Gate,
+    Receiver,
+    deliveries,
+    deliveries_to,
+    give,
+    kill,
+    run,
+    subscription_of,
+    take_reports,
+    values,
+)
+
+KINDS = OutcomeKind
+
+
+# Results.
+
+
+def test_results_come_in_the_order_of_the_deliveries(worker: Worker) -> None:
+    ends = run(worker, deliveries(handlers.double, *range(200)))
+
+    assert values(ends) == [2 * n for n in range(200)]
+
+
+def test_a_handler_that_cannot_be_imported_travels_by_value(worker: Worker) -> None:
+    offset = 100
+
+    def shift(number: int) -> int:
+        return number + offset
+
+    assert values(run(worker, deliveries(shift, 1, 2))) == [101, 102]
+
+
+def test_one_batch_may_hold_several_handlers(worker: Worker) -> None:
+    mixed = deliveries(handlers.double, 1) + deliveries(handlers.echo, "a")
+    mixed += deliveries(handlers.double, 3)
+
+    assert values(run(worker, mixed)) == [2, "a", 6]
+
+
+def test_an_outcome_says_when_and_where_the_handler_ran(worker: Worker) -> None:
+    [(outcome, published)] = run(worker, deliveries(handlers.nothing, 1))
+
+    assert outcome.kind is KINDS.SUCCEEDED
+    assert 0 < outcome.started_at <= outcome.ended_at
+    assert outcome.worker_pid == worker.pid
+    assert outcome.value is None
+    assert published is None
+
+
+def test_a_result_too_large_to_be_kept_arrives_in_its_place(worker: Worker) -> None:
+    sizes = [1, 400_000, 2, 300_000, 3]
+
+    ends = run(worker, deliveries(handlers.echo, *(bytes(size) for size in sizes)))
+
+    assert [len(value) for value in values(ends)] == sizes[: len(ends)]
+
+
+def test_large_results_of_one_batch_arrive_in_order(worker: Worker) -> None:
+    def blow_up(size: int) -> bytes:
+        return bytes(size)
+
+    sizes = [1, 400_000, 2, 300_000, 200_000, 200_000, 3]
+
+    assert [len(v) for v in values(run(worker, deliveries(blow_up, *sizes)))] == sizes
+
+
+def test_current_tells_the_handler_what_it_runs(worker: Worker) -> None:
+    subscription = subscription_of(handlers.describe_current, name="describer")
+    [delivery] = deliveries_to(subscription, ["event"], parent_id=77)
+    delivery.attempts = 2
+
+    [found] = values(run(worker, [delivery]))
+
+    assert found == ("describer", delivery.event_id, 77, "conformance", 3)
+
+
+def test_each_event_is_an_object_of_its_own(worker: Worker) -> None:
+    shared: list[int] = []
+
+    def append(event: list[int]) -> int:
+        event.append(1)
+        return len(event)
+
+    assert values(run(worker, deliveries(append, shared, shared))) == [1, 1]
+    assert shared == []
+
+
+# Published events.
+
+
+def test_events_published_come_with_the_result(worker: Worker) -> None:
+    [(outcome, published)] = run(worker, deliveries(handlers.publish_two, "word"))
+
+    assert outcome.value == "published"
+    assert published == [("found.word", "word"), (None, "word!")]
+
+
+def test_events_published_by_a_handler_that_fails_are_dropped_and_counted(worker: Worker) -> None:
+    [(outcome, published)] = run(worker, deliveries(handlers.publish_then_fail, "word"))
+
+    assert outcome.kind is KINDS.RAISED
+    assert outcome.dropped_events == 1
+    assert published is None
+
+
+def test_a_malformed_topic_is_the_handlers_error(worker: Worker) -> None:
+    [(outcome, _)] = run(worker, deliveries(handlers.publish_to_a_pattern, "word"))
+
+    assert isinstance(outcome.error, TopicError)
+
+
+# Failures of one delivery.
+
+
+def test_what_a_handler_raises_comes_back_with_its_traceback(worker: Worker) -> None:
+    first, second, third = run(
+        worker,
+        deliveries(handlers.double, 1) + deliveries(handlers.fail, 2) + deliveries(len, "abc"),
+    )
+
+    assert values([first, third]) == [2, 3]
+    error = second[0].error
+    assert isinstance(error, ValueError)
+    assert str(error) == "cannot take 2"
+    assert isinstance(error.__cause__, WorkerTraceback)
+    assert "in fail" in str(error.__cause__)
+    assert "worker.py" not in str(error.__cause__)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_no_exception_ends_the_worker(worker: Worker, kind: type[BaseException]) -> None:
+    ends = run(worker, deliveries(handlers.raise_it, kind, kind))
+
+    assert [type(outcome.error) for outcome, _ in ends] == [kind, kind]
+    assert values(run(worker, deliveries(handlers.double, 4))) == [8]
+
+
+def test_an_exception_that_does_not_travel_is_told_in_words(worker: Worker) -> None:
+    batch = deliveries(handlers.fail_with_an_error_that_does_not_unpickle, "a")
+
+    [(outcome, _)] = run(worker, batch)
+
+    assert isinstance(outcome.error, SerializationError)
+    assert "Untravelled: 1 and 2" in str(outcome.error)
+
+
+def test_a_result_that_does_not_travel_fails_alone(worker: Worker) -> None:
+    ends = run(worker, deliveries(handlers.make_a_lock, 1) + deliveries(handlers.double, 1))
+
+    error = ends[0][0].error
+    assert isinstance(error, SerializationError)
+    assert error.path == "result['lock']"
+    assert values(ends[1:]) == [2]
+
+
+def test_an_event_that_does_not_travel_stays_out_of_the_message(worker: Worker) -> None:
+    batch = deliveries(handlers.echo, 1, {"lock": threading.Lock()}, 3)
+
+    message = give(worker, batch)
+
+    assert message.deliveries == [batch[0], batch[2]]
+    [(delivery, outcome)] = message.failed
+    assert delivery is batch[1]
+    assert isinstance(outcome.error, SerializationError)
+    assert outcome.error.path == "event['lock']"
+    assert values(take_reports(worker, message)) == [1, 3]
+
+
+def test_a_handler_that_does_not_travel_fails_its_deliveries_alone(worker: Worker) -> None:
+    lock = threading.Lock()
+
+    def locked(event: object) -> None:
+        with lock:
+            pass
+
+    batch = deliveries(locked, 1, 2) + deliveries(handlers.double, 3)
+
+    message = give(worker, batch)
+
+    assert [delivery for delivery, _ in message.failed] == batch[:2]
+    assert all("'lock'" in str(outcome.error) for _, outcome in message.failed)
+    assert values(take_reports(worker, message)) == [6]
+
+
+def test_a_handler_is_known_though_its_first_event_did_not_travel(worker: Worker) -> None:
+    subscription = subscription_of(handlers.double)
+
+    message = worker.prepare(1, deliveries_to(subscription, [threading.Lock()]))
+
+    assert not message.deliveries
+    assert values(run(worker, deliveries_to(subscription, [2]))) == [4]
+
+
+def test_a_class_is_known_though_its_first_event_did_not_travel(worker: Worker) -> None:
+    @dataclass
+    class Local:
+        content: Any
+
+    subscription = subscription_of(handlers.type_name)
+
+    message = worker.prepare(1, deliveries_to(subscription, [Local(threading.Lock())]))
+
+    assert not message.deliveries
+    assert values(run(worker, deliveries_to(subscription, [Local(2)]))) == ["Local"]
+
+
+def test_a_message_that_is_dropped_loses_no_definition(worker: Worker) -> None:
+    @dataclass
+    class Local:
+        content: Any
+
+    subscription = subscription_of(handlers.type_name)
+
+    dropped = worker.prepare(1, deliveries_to(subscription, [Local(1)]))
+
+    assert dropped.deliveries
+    assert values(run(worker, deliveries_to(subscription, [Local(2)]))) == ["Local"]
+
+
+# What is in a message.
+
+
+def test_a_delivery_that_was_settled_meanwhile_is_left_out(worker: Worker) -> None:
+    batch = deliveries(handlers.double, 1, 2, 3)
+    batch[1].receipt = None
+
+    message = give(worker, batch)
+
+    assert message.deliveries == [batch[0], batch[2]]
+    assert values(take_reports(worker, message)) == [2, 6]
+
+
+def test_what_makes_a_message_too_large_is_left_as_its_rest(worker: Worker) -> None:
+    size = BATCH_BYTES // 3
+    batch = deliveries(handlers.echo, *(bytes(size) for _ in range(5)))
+
+    message = give(worker, batch)
+
+    assert message.deliveries == batch[:2]
+    assert message.rest == batch[2:]
+    assert len(values(take_reports(worker, message))) == 2
+
+
+def test_one_event_larger_than_a_message_goes_alone(worker: Worker) -> None:
+    batch = deliveries(handlers.echo, bytes(10 * BATCH_BYTES), b"small")
+
+    message = give(worker, batch)
+
+    assert message.deliveries == batch[:1]
+    assert message.rest == batch[1:]
+    assert [len(v) for v in values(take_reports(worker, message))] == [10 * BATCH_BYTES]
+
+
+def test_handlers_and_classes_are_sent_once(worker: Worker) -> None:
+    @dataclass
+    class Local:
+        number: int
+
+    def local_handler(event: Local) -> int:
+        return event.number
+
+    subscription = subscription_of(local_handler)
+    first = give(worker, deliveries_to(subscription, [Local(1)]))
+    assert values(take_reports(worker, first)) == [1]
+
+    second = give(worker, deliveries_to(subscription, [Local(2)]))
+
+    assert values(take_reports(worker, second)) == [2]
+    assert b"local_handler" in first.data
+    assert b"local_handler" not in second.data
+    assert len(second.data) < len(first.data) / 2
+
+
+def test_a_class_of_the_parent_comes_back_as_the_same_class(worker: Worker) -> None:
+    @dataclass
+    class Local:
+        number: int
+
+    first, second = values(run(worker, deliveries(handlers.echo, Local(1), Local(2))))
+
+    assert type(first) is type(second) is Local
+    assert second == Local(2)
+
+
+def test_a_class_of_the_worker_is_one_class_here_and_goes_back(worker: Worker) -> None:
+    first, second = values(run(worker, deliveries(handlers.a_class_of_the_worker, 1, 2)))
+
+    assert type(first) is type(second)
+    assert type(first).__name__ == "MadeHere"
+    assert values(run(worker, deliveries(handlers.number_of, first, second))) == [1, 2]
+
+
+# Two batches in flight.
+
+
+def test_two_batches_sent_one_behind_the_other_are_reported_one_by_one(worker: Worker) -> None:
+    first = give(worker, deliveries(handlers.double, 1, 2))
+    second_batch = worker.prepare(first.batch + 1_000_000, deliveries(handlers.double, 3, 4))
+    assert worker.fits_ahead(second_batch)
+    worker.offer(second_batch)
+    worker.send(second_batch)
+
+    assert values(take_reports(worker, first)) == [2, 4]
+    assert values(take_reports(worker, second_batch)) == [6, 8]
+
+
+# Taking back.
+
+
+def test_what_is_taken_back_before_it_is_begun_never_runs(worker: Worker) -> None:
+    message = worker.prepare(1, deliveries(handlers.double, 1, 2, 3))
+    worker.offer(message)
+    assert worker.take_back(10) == 3
+    worker.send(message)
+
+    assert take_reports(worker, message) == []
+    assert values(run(worker, deliveries(handlers.double, 4, 5))) == [8, 10]
+
+
+def test_the_last_deliveries_are_taken_back_first(worker: Worker) -> None:
+    message = worker.prepare(1, deliveries(handlers.double, 1, 2, 3))
+    worker.offer(message)
+    assert worker.take_back(2) == 2
+    worker.send(message)
+
+    assert values(take_reports(worker, message)) == [2]
+
+
+def test_a_delivery_in_its_handler_is_not_taken_back(worker: Worker, gate: Gate) -> None:
+    message = give(worker, deliveries(handlers.hold, gate.path) + deliveries(handlers.double, 1, 2))
+    receiver = Receiver(worker)
+    gate.wait_begun()
+
+    taken = worker.take_back(3)
+    gate.open()
+    receiver.finish()
+
+    assert taken == 2
+    assert values(receiver.ends[message.batch]) == ["held"]
+
+
+def test_taking_back_spans_both_batches(worker: Worker, gate: Gate) -> None:
+    first = give(worker, deliveries(handlers.hold, gate.path) + deliveries(handlers.double, 1))
+    second = give(worker, deliveries(handlers.double, 2, 3))
+    receiver = Receiver(worker, batches=2)
+    gate.wait_begun()
+
+    taken = worker.take_back(100)
+    gate.open()
+    receiver.finish()
+
+    assert taken == 3
+    assert values(receiver.ends[first.batch]) == ["held"]
+    assert receiver.ends[second.batch] == []
+    assert receiver.completed == [first.batch, second.batch]
+
+
+def test_each_delivery_is_either_run_or_taken_back(worker: Worker) -> None:
+    subscription = subscription_of(handlers.double)
+    dice = random.Random(1)
+    for _ in range(40):
+        events = list(range(dice.randrange(1, 300)))
+        message = give(worker, deliveries_to(subscription, events))
+        receiver = Receiver(worker)
+        taken = 0
+        while not receiver.completed and taken < len(events) // 2:
+            taken += worker.take_back(dice.randrange(1, 20))
+        receiver.finish()
+
+        ran = values(receiver.ends[message.batch])
+        assert ran == [2 * n for n in events[: len(ran)]]
+        assert len(ran) + taken == len(events)
+
+
+def test_a_worker_says_what_it_is_running(worker: Worker, gate: Gate) -> None:
+    assert worker.running() is None
+    batch = deliveries(handlers.double, 1) + deliveries(handlers.hold, gate.path)
+    message = give(worker, batch)
+    receiver = Receiver(worker)
+    gate.wait_begun()
+
+    running = worker.running()
+    gate.open()
+    receiver.finish()
+
+    assert running is not None
+    number, index, since = running
+    assert (number, index) == (message.batch, 1)
+    outcome, _ = receiver.ends[message.batch][1]
+    assert since == outcome.started_at
+    assert worker.running() is None
+
+
+# The end.
+
+
+def test_a_worker_killed_in_a_handler_leaves_word_of_it(worker: Worker, gate: Gate) -> None:
+    quick = deliveries(handlers.double, 1, 2)
+    batch = quick + deliveries(handlers.hold, gate.path) + deliveries(handlers.double, 3)
+    message = give(worker, batch)
+    receiver = Receiver(worker)
+    gate.wait_begun()
+
+    kill(worker, gate)
+    gone = receiver.expect_gone()
+
+    words = gone.last_words
+    assert values(receiver.ends.get(message.batch, []) + words.ends) == [2, 4]
+    assert words.batch == message.batch
+    assert words.ran_s is not None
+    assert words.ran_s >= 0
+    assert gone.pid == worker.pid
+    assert receiver.completed == []
+
+
+def test_reports_sent_before_the_end_are_read_first(worker: Worker, gate: Gate) -> None:
+    first = give(worker, deliveries(handlers.double, 1))
+    second = give(worker, deliveries(handlers.hold, gate.path))
+    receiver = Receiver(worker, batches=2)
+    gate.wait_begun()
+
+    kill(worker, gate)
+    gone = receiver.expect_gone()
+
+    assert values(receiver.ends[first.batch]) == [2]
+    assert receiver.completed == [first.batch]
+    assert gone.last_words.batch == second.batch
+    assert gone.last_words.ran_s is not None
+
+
+def test_a_worker_killed_while_idle_is_gone_at_the_next_receive(worker: Worker) -> None:
+    assert values(run(worker, deliveries(handlers.double, 1))) == [2]
+
+    kill(worker)
+
+    words = Receiver(worker).expect_gone().last_words
+    assert (words.ends, words.ran_s) == ([], None)
+
+
+def test_a_killed_worker_begins_nothing(worker: Worker) -> None:
+    kill(worker)
+    message = give(worker, deliveries(handlers.double, 1))
+
+    with pytest.raises(WorkerGone) as caught:
+        worker.receive()
+
+    words = caught.value.last_words
+    assert words.ran_s is None
+    assert words.ends == []
+    assert words.batch in (0, message.batch)
+
+
+def test_stop_and_kill_may_be_said_again(worker: Worker) -> None:
+    assert values(run(worker, deliveries(handlers.double, 1))) == [2]
+
+    worker.stop()
+    worker.stop()
+    worker.kill()
+    worker.kill()
+    worker.stop()
+
+    assert worker.running() is None
+
+
+def test_a_worker_that_is_gone_may_be_stopped_and_killed(worker: Worker) -> None:
+    worker.kill()
+    worker.kill()
+    with pytest.raises(WorkerGone):
+        worker.receive()
+
+    worker.stop()
+    worker.kill()
+
+    assert worker.running() is None
+    assert worker.take_back(1) == 0
+
+
+def test_many_may_kill_at_once_while_the_companion_waits(worker: Worker, gate: Gate) -> None:
+    give(worker, deliveries(handlers.hold, gate.path))
+    receiver = Receiver(worker)
+    gate.wait_begun()
+    failed: list[BaseException] = []
+
+    def kill_it() -> None:
+        try:
+            worker.kill()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test fails
+            failed.append(error)
+
+    killers = [threading.Thread(target=kill_it) for _ in range(8)]
+    for killer in killers:
+        killer.start()
+    for killer in killers:
+        killer.join(10)
+    kill(worker, gate)
+
+    assert receiver.expect_gone().last_words.ran_s is not None
+    assert failed == []
+
+
+def test_workers_of_one_pool_do_not_share_anything(make_pool: Any) -> None:
+    pool: Pool = make_pool(2)
+    first, second = pool.start(lambda: None), pool.start(lambda: None)
+    subscription = subscription_of(handlers.double)
+    try:
+        assert values(run(first, deliveries_to(subscription, [1]))) == [2]
+        first.kill()
+        assert values(run(second, deliveries_to(subscription, [2]))) == [4]
+    finally:
+        for worker in (first, second):
+            worker.kill()
+            worker.stop()
+
+
+def test_launched_is_called_before_the_worker_is_given(make_pool: Any) -> None:
+    launched = threading.Event()
+    worker = make_pool(1).start(launched.set)
+    try:
+        assert launched.is_set()
+        assert worker.pid is not None
+    finally:
+        worker.stop()
+
+
+# Where only a process will do.
+
+
+@pytest.mark.parametrize(
+    ("handler", "event", "exit_code"),
+    [(handlers.exit_at_once, 7, 7), (handlers.killed_at_once, 0, -9)],
+)
+def test_the_exit_code_of_a_worker_is_known(
+    process_worker: Worker, handler: Any, event: int, exit_code: int
+) -> None:
+    message = give(process_worker, deliveries(handlers.double, 1) + deliveries(handler, event))
+
+    gone = Receiver(process_worker).expect_gone()
+
+    assert gone.exit_code == exit_code
+    assert gone.last_words.batch == message.batch
+    assert values(gone.last_words.ends) == [2]
+    assert gone.last_words.ran_s is not None
+
+
+def test_reports_are_read_though_the_next_batch_cannot_be_sent(
+    process_worker: Worker, gate: Gate
+) -> None:
+    worker = process_worker
+    first = give(worker, deliveries(handlers.double, 1, 2))
+    give(worker, deliveries(handlers.hold, gate.path))
+    gate.wait_begun()
+    kill(worker)
+
+    give(worker, deliveries(handlers.double, 3))
+
+    assert values(take_reports(worker, first)) == [2, 4]
+    with pytest.raises(WorkerGone):
+        worker.receive()
+
+
+def test_kill_ends_what_handlers_started(
+    process_worker: Worker, gate: Gate, tmp_path: Path
+) -> None:
+    give(process_worker, deliveries(handlers.hold_with_a_child, gate.path))
+    gate.wait_begun()
+    child = psutil.Process(int(Path(f"{gate.path}.child").read_text()))
+
+    process_worker.kill()
+    with pytest.raises(WorkerGone):
+        process_worker.receive()
+
+    _, alive = psutil.wait_procs([child], timeout=30)
+    assert not alive
+
+
+def test_the_process_is_dead_once_the_worker_is_gone(process_worker: Worker, gate: Gate) -> None:
+    give(process_worker, deliveries(handlers.hold, gate.path))
+    gate.wait_begun()
+    assert process_worker.pid is not None
+    process = psutil.Process(process_worker.pid)
+
+    process_worker.kill()
+    with pytest.raises(WorkerGone):
+        process_worker.receive()
+
+    assert not process.is_running(), process.status()
+
+
+def test_a_process_ends_though_a_handler_left_a_thread(process_worker: Worker) -> None:
+    assert values(run(process_worker, deliveries(handlers.leave_a_thread, 1))) == [None]
+    assert process_worker.pid is not None
+    process = psutil.Process(process_worker.pid)
+
+    process_worker.stop()
+
+    assert not process.is_running(), process.status()
+
+
+def test_handlers_run_in_the_process_that_the_worker_names(process_worker: Worker) -> None:
+    def process_id(event: object) -> int:
+        return os.getpid()
+
+    [found] = values(run(process_worker, deliveries(process_id, 1)))
+
+    assert found == process_worker.pid != os.getpid()
