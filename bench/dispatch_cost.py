@@ -20,9 +20,9 @@ from bench.work import nap
 WORKER_COUNTS = (2, 8, 32, 64)
 NAPS_MS = (0.1, 1.0, 10.0)
 MOST_WORKERS = WORKER_COUNTS[-1]
-FULL_SECONDS = 0.4  # for workers that never wait
+FULL_SECONDS = 0.3  # for workers that never wait
 SHARE_SECONDS = 1.0  # the same where the rate counts too
-MOST_EVENTS = 8_000
+MOST_EVENTS = 6_400
 SHARE_ROW = "64 cpu workers, handler sleeps 10 ms"
 IDEAL_RATE = MOST_WORKERS / (NAPS_MS[-1] / 1e3)
 

@@ -24,7 +24,7 @@ P50 = "io latency, all cores at cpu work, p50"
 P99 = "io latency, all cores at cpu work, p99"
 LOAD_MS = 20  # length of one cpu handler
 PAUSE_S = 0.002  # between two io events
-SECONDS = 2.5
+SECONDS = 2.0
 
 
 @dataclass(frozen=True)
