@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from typing import Any
 
 from procbus.dispatcher import Dispatcher
+from procbus.errors import QueueFull
 from procbus.lanes import Lanes
 from procbus.receipt import Receipt
 
@@ -72,7 +73,15 @@ async def stream(
         return await settled.get()
 
     async for event in _each(events):
-        receipt = await publish(event)
+        while True:
+            try:
+                receipt = await publish(event)
+                break
+            except QueueFull:
+                if not outstanding:
+                    raise  # others fill the bus: nothing of ours will make room
+                outstanding -= 1
+                yield await next_one()
         outstanding += 1
         if ordered:
             open_receipts.append(receipt)

@@ -210,8 +210,10 @@ class EventBus:
             BusClosed: the bus was closed.
             TopicError: the topic is malformed.
         """
+        if topic is not None:
+            check_concrete(topic)
         streamed = (in_order if ordered else as_settled)(
-            events, lambda event: self._publish(event, topic), self._admission.max_pending
+            iter(events), lambda event: self._publish(event, topic), self._admission.max_pending
         )
         if not progress:
             return streamed
