@@ -45,6 +45,11 @@ def test_functions_are_shown_with_their_figures_and_places(console: Console) -> 
     ]
 
 
+def test_no_table_is_shown_where_there_are_no_functions(console: Console) -> None:
+    print_functions(console, Path("/root"), [])
+    assert printed(console) == ""
+
+
 def test_names_that_look_like_markup_are_shown_as_they_are(console: Console) -> None:
     print_functions(console, Path("/"), [RankedFunction("/[red]x.py", "f", 1, 1, 1, 0)])
     print_skipped(console, Path("/"), 1, [("/[bold]y.py", "[/] why")])

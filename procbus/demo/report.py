@@ -19,7 +19,9 @@ _SHOWN_FAILURES = 5
 
 
 def print_functions(console: Console, root: Path, functions: Sequence[RankedFunction]) -> None:
-    """Print the table of the most complex functions."""
+    """Print the table of the most complex functions, if there are any."""
+    if not functions:
+        return
     table = Table(title="The most complex functions")
     table.add_column("complexity", justify="right")
     table.add_column("lines", justify="right")
