@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""What a handler can ask about the delivery that it is running."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from procbus import EventBus, ProcbusError, TopicError, current
+from procbus.context import HandlerContext, running
+from tests.parts import BOUND_S
+
+
+def test_outside_a_handler_there_is_no_current_delivery():
+    with pytest.raises(ProcbusError, match="only inside a running handler"):
+        current()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_sees_its_event(is_async):
+    def look(event: Any) -> tuple[Any, ...]:
+        at = current()
+        return at.event_id, at.parent_id, at.topic, at.attempt, at.handler, repr(at)
+
+    async def alook(event: Any) -> tuple[Any, ...]:
+        return look(event)
+
+    with EventBus([]) as bus:
+        bus.subscribe("a", alook if is_async else look, name="look")
+        receipt = bus.publish("a", 1)
+        text = f"<current: look with event {receipt.id}, attempt 1>"
+        assert receipt.result(BOUND_S) == (receipt.id, None, "a", 1, "look", text)
+
+
+def test_between_two_deliveries_a_thread_has_none():
+    seen: list[object] = []
+
+    def look(event: Any) -> None:
+        thread = threading.Thread(target=lambda: seen.append(running.get()))
+        thread.start()
+        thread.join(BOUND_S)
+
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe("a", look)
+        bus.publish("a", 1).result(BOUND_S)
+    assert seen == [None]
+
+
+def context(published: list[Any]) -> HandlerContext:
+    return HandlerContext("h", 1, None, None, 1, lambda e, t: published.append((e, t)))
+
+
+def test_publishing_gives_nothing_back_and_takes_one_or_two_arguments():
+    published: list[Any] = []
+    at = context(published)
+    assert at.publish("event") is None  # type: ignore[func-returns-value] # the point
+    assert at.publish("topic", "payload") is None  # type: ignore[func-returns-value]
+    at.publish("topic", None)
+    assert published == [("event", None), ("payload", "topic"), (None, "topic")]
+
+
+@pytest.mark.parametrize("topic", [None, 5, object()])
+def test_what_is_no_topic_is_refused(topic):
+    published: list[Any] = []
+    with pytest.raises(TopicError):
+        context(published).publish(topic, "payload")
+    assert published == []
+
+
+def test_nobody_adds_attributes_to_it():
+    with pytest.raises(AttributeError):
+        context([]).result = 1  # type: ignore[attr-defined] # the point
