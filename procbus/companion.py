@@ -176,13 +176,9 @@ class Companion(threading.Thread):
         batch.ended = first + len(ends)
         self.events_done += len(ends)
         self._barren = 0
-        settled = [
-            (delivery, end[0])
-            for delivery, end in zip(batch.deliveries[first : batch.ended], ends, strict=True)
-        ]
-        published = [
-            (index, events) for index, (_, events) in enumerate(ends) if events is not None
-        ]
+        deliveries = batch.deliveries[first : batch.ended]
+        settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
+        published = [(index, events) for index, (_, events) in enumerate(ends) if events]
         self._lane.settle(settled, published)
 
     def _bury(self, gone: WorkerGone) -> None:

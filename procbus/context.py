@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from typing import Any
 
 from procbus.errors import ProcbusError
-from procbus.topic import check_concrete
 
 #: Stands for an argument that was not given, where None is a legal value.
 NOTHING: Any = object()
@@ -55,6 +54,9 @@ class HandlerContext:
         topic = None
         if payload is not NOTHING:
             if not isinstance(event, str):
+                # Imported here because a worker needs it hardly ever, and starts faster without.
+                from procbus.topic import check_concrete
+
                 check_concrete(event)  # raises; None must not mean routing by class
             topic, event = event, payload
         # In a thread that the handler started, this is what makes it one of the handler's events.
@@ -69,7 +71,29 @@ class HandlerContext:
         return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
 
 
-running: ContextVar[HandlerContext | None] = ContextVar("procbus_running", default=None)
+#: What the calling thread or task is running: a seat made by `take_seat`, or a context itself.
+running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
+
+
+def take_seat(make: Callable[..., HandlerContext], *about: Any) -> None:
+    """Have `current()` return what `make(*about)` gives, from now on.
+
+    It is made only when a handler asks, since most do not and it costs as much as a short
+    handler. The seat is shared by all copies of the `contextvars` context, so it is made once.
+    """
+    running.set([make, *about])
+
+
+def running_context() -> HandlerContext | None:
+    """What `current()` returns, or None outside a handler."""
+    seat = running.get()
+    if not isinstance(seat, list):
+        return seat
+    if not isinstance(seat[0], HandlerContext):
+        make, *about = seat
+        seat[:] = [make(*about)]
+    context: HandlerContext = seat[0]
+    return context
 
 
 def current() -> HandlerContext:
@@ -78,7 +102,7 @@ def current() -> HandlerContext:
     Raises:
         ProcbusError: called outside a handler, or in a thread that the handler started itself.
     """
-    context = running.get()
+    context = running_context()
     if context is None:
         raise ProcbusError(
             "current() works only inside a running handler (and not in a thread that the handler "

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Never
 
 from procbus.admission import Admission
-from procbus.context import HandlerContext, running
+from procbus.context import HandlerContext, running, running_context
 from procbus.delivery import Delivery
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
@@ -60,12 +60,13 @@ class Dispatcher:
         From inside a handler of this bus it never waits, and the event has that handler's event
         for its parent.
         """
-        context = running.get()
         parent_id = None
         nested = False
-        if context is not None and context.owner is self:
-            parent_id = context.event_id
-            nested = True
+        if running.get() is not None:  # in a handler, but it may be one of another bus
+            context = running_context()
+            if context is not None and context.owner is self:
+                parent_id = context.event_id
+                nested = True
         subscriptions = self._routes().match(event, topic)
         if len(subscriptions) == 1:
             subscription = subscriptions[0]
@@ -85,7 +86,7 @@ class Dispatcher:
         self, event: Any, topic: str | None, when_room: Callable[[], object]
     ) -> Receipt | None:
         """Publish one event if there is room, else call `when_room` once there may be."""
-        context = running.get()
+        context = running_context()
         if context is not None and context.owner is self:
             return self.publish(event, topic)
         chosen, broken = _choose(self._routes().match(event, topic), event)
@@ -107,10 +108,8 @@ class Dispatcher:
             self._deliver(event, topic, delivery.event_id, subscriptions, broken)
         return None
 
-    def context_of(self, delivery: Delivery) -> HandlerContext:
+    def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
         """Make what `current()` returns in a handler that runs in this process."""
-        receipt = delivery.receipt
-        assert receipt is not None
         return HandlerContext(
             delivery.subscription.handler.name,
             receipt.id,

@@ -19,11 +19,12 @@ from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
+from procbus.receipt import Receipt
 from procbus.stats import LaneStats
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.
-MakeContext = Callable[[Delivery], HandlerContext]
+MakeContext = Callable[[Delivery, Receipt], HandlerContext]
 
 
 class IoLane:
@@ -159,7 +160,7 @@ class IoThread(threading.Thread):
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return None
-        running.set(self._make_context(delivery))
+        running.set([self._make_context, delivery, receipt])  # as take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
         try:

@@ -11,7 +11,7 @@ from typing import Never
 
 from procbus import exit_watch
 from procbus.admission import Admission
-from procbus.context import running
+from procbus.context import running_context
 from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, ProcbusError
 from procbus.lanes import Lanes
@@ -134,7 +134,7 @@ class Lifecycle:
         )
 
     def _check_outside(self, method: str) -> None:
-        context = running.get()
+        context = running_context()
         if context is not None and context.owner is self._dispatcher:
             raise ProcbusError(
                 f"{method}() inside the handler {context.handler} would wait for that handler "

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from procbus.context import running
+from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
 from procbus.outcome import Outcome
@@ -158,7 +158,7 @@ class LoopLane:
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return
-        running.set(self._make_context(delivery))
+        take_seat(self._make_context, delivery, receipt)
         started_at = monotonic()
         self.at_hand[delivery] = started_at
         try:

@@ -142,8 +142,8 @@ class _MortalLogbook(Logbook):
             raise _Killed
         super().begin(index, now)
 
-    def finish(self, result: bytes) -> bool:
+    def finish(self, done: int, result: bytes) -> bool:
         """The delivery begun last is finished."""
         if self.killed.is_set():
             raise _Killed
-        return super().finish(result)
+        return super().finish(done, result)

@@ -15,7 +15,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
 
 # Positions of the 8-byte fields in the head.
-_BATCH, _AT, _RUNNING, _DONE, _SENT, _USED, _SINCE = range(7)
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE = range(6)
 _HEAD = 64
 #: Bytes for the results of one batch that are not sent yet.
 CAPACITY = 256 * 1024
@@ -57,7 +57,9 @@ class Logbook:
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, _HEAD + CAPACITY)
-        return cls(fd)
+        logbook = cls(fd)
+        logbook.open_batch(0)
+        return logbook
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being spawned: it gets the file descriptor."""
@@ -68,18 +70,17 @@ class Logbook:
     def open_batch(self, batch: int) -> None:
         """A batch has arrived; nothing of it is begun."""
         whole = self._whole
-        whole[_RUNNING] = whole[_DONE] = whole[_SENT] = whole[_USED] = 0
         whole[_AT] = -1
+        whole[_DONE] = whole[_SENT] = whole[_USED] = 0
         whole[_BATCH] = batch
 
     def begin(self, index: int, now: float) -> None:
-        """The handler of this delivery begins."""
-        self._whole[_AT] = index
+        """The handler of this delivery begins. It is running until `finish`."""
         self._real[_SINCE] = now
-        self._whole[_RUNNING] = 1
+        self._whole[_AT] = index
 
-    def finish(self, result: bytes) -> bool:
-        """The delivery begun last is finished: keep its result until it is sent.
+    def finish(self, done: int, result: bytes) -> bool:
+        """The first `done` deliveries are finished: keep the result of the last until it is sent.
 
         Returns:
             False, and nothing is kept, when there is no room: send what is here first.
@@ -91,8 +92,7 @@ class Logbook:
             return False
         self._view[start:end] = result
         whole[_USED] = end - _HEAD
-        whole[_DONE] = whole[_AT] + 1
-        whole[_RUNNING] = 0
+        whole[_DONE] = done
         return True
 
     def unsent(self) -> memoryview:
@@ -106,7 +106,6 @@ class Logbook:
         # or repeats what the parent got already (it counts, and skips that).
         whole[_USED] = 0
         whole[_DONE] = whole[_SENT] = done
-        whole[_RUNNING] = 0
 
     # What the parent reads.
 
@@ -116,7 +115,7 @@ class Logbook:
         return Page(
             whole[_BATCH],
             whole[_AT],
-            bool(whole[_RUNNING]),
+            whole[_AT] >= whole[_DONE],
             self._real[_SINCE],
             whole[_DONE],
             whole[_SENT],
@@ -126,7 +125,7 @@ class Logbook:
     def running(self) -> tuple[int, int, float] | None:
         """Batch, index and start of the delivery whose handler is running; None between two."""
         whole = self._whole
-        if not whole[_RUNNING]:
+        if whole[_AT] < whole[_DONE]:
             return None
         return whole[_BATCH], whole[_AT], self._real[_SINCE]
 

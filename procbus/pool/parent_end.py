@@ -149,9 +149,12 @@ class ParentEnd:
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int
     ) -> list[Ended]:
         ends: list[Ended] = []
-        make, pid = outcomes.outcome_of, self.pid
-        for item in each_end(data, self._take_definition):
-            ends.append(make(item, deliveries[first + len(ends)], pid))
+        pid = self.pid
+        for end in each_end(data, self._take_definition):
+            if end[2]:
+                ends.append(outcomes.outcome_of(end, deliveries[first + len(ends)], pid))
+            else:
+                ends.append((outcomes.returned_none(end[0], end[1], pid), None))
         return ends
 
     def _take_definition(self, number: ClassNumber, definition: bytes) -> None:

@@ -119,11 +119,12 @@ def each_end(
     """Go through results, in order; `define` gets the classes that the next ones need."""
     view = memoryview(data)
     unpack, head, total = _ENDED.unpack_from, _ENDED.size, len(view)
+    nothing = view[:0]
     position = 0
     while position < total:
         started_at, ended_at, size = unpack(view, position)
         position += head
-        frame = view[position : position + size]
+        frame = view[position : position + size] if size else nothing
         position += size
         if started_at == _DEFINITION:
             define(*decode(frame))

@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from procbus import context
 from procbus.codec import Encoder, decode, define_class
+from procbus.context import HandlerContext, running
 from procbus.pool.forward import forward_logging
 from procbus.pool.logbook import Logbook
 from procbus.pool.wire import (
@@ -33,7 +33,6 @@ from procbus.pool.wire import (
     results_head,
     unpack_batch,
 )
-from procbus.topic import check_concrete
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.005
@@ -154,7 +153,7 @@ class Worker:
             result, ended_at = self._run(item, events[position : position + size], started_at)
             position += size
             done += 1
-            if not logbook.finish(result):
+            if not logbook.finish(done, result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
                 self.send(results_head(head.number, False), unsent, result)
@@ -191,14 +190,8 @@ class Worker:
         started_at: float,
     ) -> tuple[bytes, float]:
         """Run one delivery; return its end as laid out for the parent, and when that was."""
-        handler, event_id, parent_id, topic, attempt, _ = item
+        handler = item[0]
         published: list[tuple[str | None, Any]] = []
-
-        def publish(event: Any, topic: str | None) -> None:
-            if topic is not None:
-                check_concrete(topic)
-            published.append((topic, event))
-
         try:
             function = self._functions.get(handler) or self._load(handler)
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
@@ -207,22 +200,13 @@ class Worker:
             event = decode(event_data)
         except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
             return self._failed(Ending.NO_EVENT, error, started_at, 0)
-        context.running.set(
-            context.HandlerContext(
-                self._names[handler],
-                event_id,
-                parent_id,
-                topic,
-                attempt,
-                publish,
-            )
-        )
+        running.set([self._make_context, item, published])  # as take_seat, without the call
         try:
             value = function(event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return self._failed(Ending.RAISED, error, started_at, len(published))
         finally:
-            context.running.set(None)
+            running.set(None)
         ended_at = monotonic()
         if value is None and not published:
             return pack_end(started_at, ended_at, b""), ended_at
@@ -236,6 +220,19 @@ class Worker:
             )
             return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
         return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+
+    def _make_context(self, item: Item, published: list[tuple[str | None, Any]]) -> HandlerContext:
+        """Make what `current()` returns in a handler."""
+        handler, event_id, parent_id, topic, attempt, _ = item
+
+        def publish(event: Any, topic: str | None) -> None:
+            if topic is not None:
+                from procbus.topic import check_concrete  # only now: inspect takes time to import
+
+                check_concrete(topic)
+            published.append((topic, event))
+
+        return HandlerContext(self._names[handler], event_id, parent_id, topic, attempt, publish)
 
     def _load(self, handler: int) -> Callable[[Any], Any]:
         function: Callable[[Any], Any] = decode(self._definitions[handler][1])
