@@ -149,7 +149,7 @@ class CpuLane:
     def wants_workers(self) -> bool:
         """Whether there is or may come work."""
         with self.queue.lock:
-            return not self.queue.closed
+            return not self.queue.closed or self.queue.locked_ready() > 0
 
     def next_batch(self, *, wait: bool) -> list[Delivery]:
         """Take the next batch; empty when there is none, or with `wait` when the lane is closed."""

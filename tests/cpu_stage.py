@@ -1,0 +1,168 @@
+"""A cpu lane on workers in this process, with real settlement, to be watched and meddled with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from procbus.admission import Admission
+from procbus.cpu_lane import CpuLane
+from procbus.delivery import Delivery
+from procbus.handler import make_handler
+from procbus.outcome import OutcomeKind
+from procbus.pool.inline import InlinePool, InlineWorker
+from procbus.pool.seam import Message, Report
+from procbus.receipt import Receipt
+from procbus.settlement import Settlement
+from procbus.subscription import Subscription
+
+BOUND_S = 20.0
+
+
+class Spot:
+    """Where a handler waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def wait_begun(self) -> None:
+        assert self.begun.wait(BOUND_S), "the handler did not begin"
+
+
+#: Of the running test: where `visit` waits, and what it was called with, in order.
+spots: dict[str, Spot] = {}
+visited: list[str] = []
+
+
+def visit(event: str) -> str:
+    """The handler: note the event, and wait at its spot if it has one."""
+    visited.append(event)
+    spot = spots.get(event)
+    if spot is not None:
+        spot.begun.set()
+        assert spot.go_on.wait(BOUND_S), f"nobody let {event} go on"
+    return event
+
+
+def spot(name: str) -> Spot:
+    spots[name] = Spot()
+    return spots[name]
+
+
+class SpyWorker(InlineWorker):
+    """Tells the pool what it is given."""
+
+    pool: SpyPool
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        self.pool.batches.append([d.receipt.event for d in deliveries if d.receipt is not None])
+        self.pool.on_prepare(self)
+        return super().prepare(batch, deliveries)
+
+    def fits_ahead(self, message: Message) -> bool:
+        return self.pool.fits_ahead
+
+    def send(self, message: Message) -> None:
+        super().send(message)
+        self.pool.on_send(self)
+
+    def receive(self) -> Report:
+        self.pool.on_receive(self)
+        return super().receive()
+
+    def stop(self) -> None:
+        self.pool.stopped.append(self)
+        super().stop()
+
+
+class SpyPool(InlinePool):
+    """Notes what its workers are given; a test may replace what is called on the way."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.batches: list[list[Any]] = []
+        self.started: list[SpyWorker] = []
+        self.stopped: list[InlineWorker] = []
+        self.fits_ahead = True
+        self.on_start: Callable[[], object] = lambda: None
+        self.on_prepare: Callable[[SpyWorker], object] = lambda _: None
+        self.on_send: Callable[[SpyWorker], object] = lambda _: None
+        self.on_receive: Callable[[SpyWorker], object] = lambda _: None
+
+    def start(self, launched: Callable[[], None]) -> SpyWorker:
+        self.on_start()
+        worker = SpyWorker(self._definitions)
+        worker.pool = self
+        self.started.append(worker)
+        launched()
+        return worker
+
+
+class Stage:
+    """A cpu lane with `workers` workers at most."""
+
+    def __init__(self, workers: int) -> None:
+        self.pool = SpyPool(workers)
+        self.admission = Admission(100_000, "raise")
+        self.settlement = Settlement(self.admission)
+        self.children: list[tuple[str | None, Any]] = []
+        self.children_error: Exception | None = None
+        self.lane = CpuLane(self.pool, self.settlement.settle, self._publish_children)
+        self.visits = self.subscribe(visit)
+        self._events = 0
+        self._receipts: dict[int, Receipt] = {}
+
+    def subscribe(self, function: Callable[[Any], Any], **options: Any) -> Subscription:
+        subscription = Subscription(make_handler(function, "t", kind="cpu", **options), self.lane)
+        subscription.average_s = 1e-6  # known to be short, so that batches are large
+        return subscription
+
+    def put(self, *events: Any, to: Subscription | None = None) -> list[Delivery]:
+        made = []
+        for event in events:
+            self._events += 1
+            receipt = Receipt(self._events, event, "t", None, self.settlement.lock)
+            delivery = Delivery(to or self.visits, receipt, None, time.monotonic())
+            receipt.deliveries = (delivery,)
+            receipt.left = 1
+            self.admission.enter(1, False)
+            made.append(delivery)
+            self._receipts[receipt.id] = receipt
+            self.lane.put(delivery)
+        return made
+
+    def settled(self, *deliveries: Delivery) -> list[OutcomeKind]:
+        """Wait until these are settled, and say how."""
+        kinds = []
+        for delivery in deliveries:
+            assert self._receipts[delivery.event_id].wait(BOUND_S), f"{delivery!r} is not settled"
+            assert delivery.outcome is not None
+            kinds.append(delivery.outcome.kind)
+        return kinds
+
+    def _publish_children(
+        self, _: Delivery, events: list[tuple[str | None, Any]]
+    ) -> Exception | None:
+        if self.children_error is None:
+            self.children += events
+        return self.children_error
+
+    def finish(self) -> None:
+        """Let everybody go on, and end the lane."""
+        for each in spots.values():
+            each.go_on.set()
+        self.lane.close()
+        spots.clear()
+        visited.clear()
+
+
+def eventually(predicate: Callable[[], bool]) -> None:
+    """Wait until something is so that nobody announces."""
+    deadline = time.monotonic() + BOUND_S
+    pause = threading.Event()
+    while not predicate():
+        assert time.monotonic() < deadline, "it never became so"
+        pause.wait(0.001)
