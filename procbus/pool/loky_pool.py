@@ -8,6 +8,7 @@ loop; events and results go through the pipe, so that nothing of one worker can 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from multiprocessing import Pipe, active_children
 from multiprocessing.connection import Connection
 
 import loky
+import loky.backend.resource_tracker
 from loky.backend import get_context
 
 from procbus import exit_watch
@@ -109,6 +111,9 @@ class LokyWorker:
         self._killed = False
         #: loky's thread that watches the process, once the task has ended.
         self._watcher: threading.Thread | None = None
+        # Both would be started along with the worker, and unblock interrupts in between.
+        multiprocessing.resource_tracker.ensure_running()
+        loky.backend.resource_tracker.ensure_running()
         try:
             with _interrupts_blocked():
                 self._task = self._submit()
@@ -273,6 +278,11 @@ class LokyWorker:
             self._task = None
             self._pipe.close()
             self._logbook.close()
+            # Whoever keeps an error that arose here keeps this object, by the frames in its
+            # traceback: let it hold nothing of the machine, and nothing that holds such.
+            self._tokens = threading.Semaphore(0)
+            self._watcher = None
+            del self._executor
         self._end.close()
 
 
