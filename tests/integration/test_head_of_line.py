@@ -1,0 +1,142 @@
+"""One long delivery holds up nobody else, and a stopped worker neither."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from procbus import DeliveryState, EventBus
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
+
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+    tally: Tally
+    door: Door | None = None
+    bell: Bell | None = None
+
+
+def work(job: Job) -> int:
+    job.tally.note(job.number)
+    if job.bell is not None:
+        job.bell.ring(os.getpid())
+    if job.door is not None:
+        job.door.go_through()
+    return job.number
+
+
+def in_c(job: Job) -> int:
+    """Hold the GIL in one call of C, for a second or so."""
+    if job.bell is not None:
+        job.tally.note(job.number)
+        job.bell.ring(os.getpid())
+        return sum(range(50_000_000))
+    return work(job)
+
+
+def test_what_comes_behind_a_blocked_one_of_its_batch_runs_elsewhere(
+    tally: Tally, door: Door
+) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        bus.start()
+        # Its handler is known to be quick, so that many go in one batch.
+        warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
+        assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
+        with door.shut():
+            receipts = [bus.publish("job", Job(n, tally, None if n else door)) for n in range(300)]
+            assert all(r.wait(PATIENCE_S) for r in receipts[1:])
+            assert receipts[0].deliveries[0].state is DeliveryState.RUNNING
+        assert [r.result(PATIENCE_S) for r in receipts] == [*range(300)]
+    assert tally.counts() == {str(n): 1 for n in range(300)}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a worker sends the results of a batch between two deliveries, not while one runs",
+)
+def test_what_is_finished_is_settled_while_the_next_of_its_batch_is_blocked(
+    tally: Tally, door: Door, bell: Bell, heard: Listener, tmp_path: Path
+) -> None:
+    first_door = Door(str(tmp_path / "first door"))
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
+        assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
+        with door.shut():
+            with first_door.shut():  # meanwhile the next ones gather, for one batch
+                bus.publish("job", Job(-1, tally, first_door, bell))
+                heard.wait()
+                receipts = [bus.publish("job", Job(n, tally)) for n in range(20)]
+                receipts.append(bus.publish("job", Job(20, tally, door, bell)))
+            heard.wait()
+            assert all(r.wait(2.0) for r in receipts[:20])
+        assert bus.drain(PATIENCE_S)
+
+
+def test_the_others_finish_while_one_holds_the_gil_of_its_worker(
+    tally: Tally, bell: Bell, heard: Listener
+) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", in_c, kind="cpu")
+        bus.start()
+        warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
+        assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
+        order: list[int] = []
+        receipts = [
+            bus.publish("job", Job(n, tally, bell=bell if n == 3 else None)) for n in range(200)
+        ]
+        for receipt in receipts:
+            receipt.when_done(lambda r: order.append(r.event.number))
+        heard.wait()
+        assert bus.drain(PATIENCE_S)
+        assert order[-1] == 3
+        assert sorted(order) == [*range(200)]
+        assert receipts[3].result() == sum(range(50_000_000))
+    assert tally.counts() == {str(n): 1 for n in range(200)}
+
+
+def test_a_stopped_worker_loses_its_work_to_others_and_runs_nothing_twice_later(
+    tally: Tally, door: Door, bell: Bell, heard: Listener
+) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        bus.start()
+        warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
+        assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
+        with door.shut():
+            stuck = bus.publish("job", Job(0, tally, door, bell))
+            victim = psutil.Process(int(heard.wait()[0]))
+            victim.suspend()
+            try:
+                receipts = [bus.publish("job", Job(n, tally)) for n in range(1, 400)]
+                assert [r.result(PATIENCE_S) for r in receipts] == [*range(1, 400)]
+                assert not stuck.done
+                assert "stopped" in {h.state for h in bus.health() if h.kind == "cpu"}
+            finally:
+                victim.resume()
+        assert stuck.result(PATIENCE_S) == 0
+        more = [bus.publish("job", Job(n, tally)) for n in range(400, 500)]
+        assert [r.result(PATIENCE_S) for r in more] == [*range(400, 500)]
+        assert bus.stats().lanes["cpu"].restarts == 0
+    assert tally.counts() == {str(n): 1 for n in range(500)}
+
+
+def test_a_worker_stopped_while_idle_gets_work_that_others_take_from_it(tally: Tally) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        bus.subscribe("pid", lambda _: os.getpid(), kind="cpu")
+        bus.start()
+        victim = psutil.Process(bus.publish("pid", 0).result(PATIENCE_S))
+        victim.send_signal(signal.SIGSTOP)
+        try:
+            receipts = [bus.publish("job", Job(n, tally)) for n in range(300)]
+            assert [r.result(PATIENCE_S) for r in receipts] == [*range(300)]
+        finally:
+            victim.send_signal(signal.SIGCONT)
+        assert bus.publish("job", Job(300, tally)).result(PATIENCE_S) == 300
+    assert tally.counts() == {str(n): 1 for n in range(301)}
