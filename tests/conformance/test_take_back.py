@@ -1,0 +1,128 @@
+"""Whatever happens in whatever order, a delivery is run, died in, taken back or left: one of them.
+
+Handlers of an inline worker can take back and kill in the middle of a batch, which makes races
+between a worker and its lane into plain sequences.
+"""
+
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from procbus.delivery import Delivery
+from procbus.pool.inline import InlinePool, InlineWorker
+from procbus.pool.seam import Ended, LastWords, Message, WorkerGone
+from tests.conformance.drive import deliveries_to, give, subscription_of
+
+
+class Step(NamedTuple):
+    """An event: what happens to its worker while its handler runs."""
+
+    number: int
+    take_back: int
+    kill: bool
+
+
+machine: "OneWorker"
+
+
+def perform(step: Step) -> int:
+    machine.ran.append(step.number)
+    machine.take_back(step.take_back)
+    if step.kill:
+        machine.worker.kill()
+    return step.number
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from([0, 0, 0, 1, 2, 5]), st.sampled_from([False] * 9 + [True])),
+    min_size=1,
+    max_size=6,
+)
+
+
+class OneWorker(RuleBasedStateMachine):
+    """Keeps the rules that companion and lane keep: nothing new until a recall is reported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        global machine
+        machine = self
+        self.worker: InlineWorker = InlinePool().start(lambda: None)
+        self.subscription = subscription_of(perform)
+        self.given: list[int] = []
+        self.ran: list[int] = []
+        self.taken: list[int] = []
+        self.ended: list[int] = []
+        self.in_flight: list[tuple[Message, list[int]]] = []
+        self.reported = 0
+        self.recalled = False
+        self.words: LastWords | None = None
+
+    def take_back(self, most: int) -> None:
+        count = self.worker.take_back(most)
+        self.recalled = self.recalled or count > 0
+        for _ in range(count):
+            numbers = next(numbers for _, numbers in reversed(self.in_flight) if numbers)
+            self.taken.append(numbers.pop())
+
+    def note(self, ends: list[Ended]) -> None:
+        for outcome, _ in ends:
+            assert outcome.error is None
+            self.ended.append(outcome.value)
+
+    @precondition(lambda self: self.words is None and len(self.in_flight) < 2 and not self.recalled)
+    @rule(steps=STEPS)
+    def give(self, steps: list[tuple[int, bool]]) -> None:
+        numbers = [len(self.given) + index for index in range(len(steps))]
+        events = [Step(n, *step) for n, step in zip(numbers, steps, strict=True)]
+        batch: list[Delivery] = deliveries_to(self.subscription, events)
+        message = give(self.worker, batch)
+        self.given += numbers
+        self.in_flight.append((message, list(numbers)))
+
+    @rule(most=st.integers(0, 8))
+    def take_back_between(self, most: int) -> None:
+        if self.words is None:
+            self.take_back(most)
+
+    @precondition(lambda self: self.words is None and self.in_flight)
+    @rule()
+    def receive(self) -> None:
+        message, numbers = self.in_flight[0]
+        try:
+            report = self.worker.receive()
+        except WorkerGone as gone:
+            self.words = gone.last_words
+            self.note(gone.last_words.ends)
+            return
+        assert report.batch == message.batch
+        self.note(report.ends)
+        self.reported += len(report.ends)
+        if report.complete:
+            assert self.reported == len(numbers), "each was reported, or taken back before"
+            self.in_flight.pop(0)
+            self.reported = 0
+            self.recalled = self.recalled and bool(self.in_flight)
+
+    @precondition(lambda self: self.words is None)
+    @rule()
+    def kill(self) -> None:
+        if self.in_flight:
+            self.worker.kill()
+
+    def teardown(self) -> None:
+        while self.words is None and self.in_flight:
+            self.receive()
+        died = [] if self.words is None or self.words.ran_s is None else self.ran[-1:]
+        assert self.ended + died == self.ran, "what ran ended once, in order, or died"
+        assert not set(self.ran) & set(self.taken), "nothing is both run and taken back"
+        assert len(set(self.ran)) == len(self.ran), "nothing is run twice"
+        if self.words is None:
+            assert sorted(self.ran + self.taken) == self.given, "nothing is lost"
+        self.worker.stop()
+
+
+TestOneWorker = OneWorker.TestCase
+TestOneWorker.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
