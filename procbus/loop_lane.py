@@ -125,9 +125,11 @@ class LoopLane:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            self._cancel_tasks()
-            if self._tasks:
-                loop.run_until_complete(asyncio.wait(self._tasks))
+            # Also tasks that handlers started and left behind, as `asyncio.run` does.
+            if left := asyncio.all_tasks(loop):
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(left))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             with self.queue.lock:  # nobody may call into a closed loop

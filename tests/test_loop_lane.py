@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Handlers that are coroutines, on the bus's own event loop."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from procbus import DeliveryState, EventBus, ProcbusError
+from tests.parts import BOUND_S, in_thread
+
+
+class HeldOnLoop:
+    """An async handler that waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.events: list[Any] = []
+        self._go: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, event: Any) -> Any:
+        if self._go is None:
+            self._go, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self.began.release()
+        await self._go.wait()
+        self.events.append(event)
+        return event
+
+    def wait_begun(self, count: int) -> None:
+        for _ in range(count):
+            assert self.began.acquire(timeout=BOUND_S)
+
+    def let_go(self) -> None:
+        assert self._loop is not None
+        assert self._go is not None
+        self._loop.call_soon_threadsafe(self._go.set)
+
+
+async def echo(event: Any) -> Any:
+    await asyncio.sleep(0)
+    return event
+
+
+def test_results_and_errors_come_back():
+    async def fail(event: str) -> None:
+        await asyncio.sleep(0)
+        raise KeyError(event)
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, echo)
+        bus.subscribe(str, fail)
+        assert [bus.publish(n).result(BOUND_S) for n in range(10)] == list(range(10))
+        with pytest.raises(KeyError):
+            bus.publish("x").result(BOUND_S)
+
+
+def test_a_thousand_run_at_once_and_more_wait():
+    held = HeldOnLoop()
+    with EventBus([]) as bus:
+        bus.subscribe(int, held)
+        receipts = [bus.publish(number) for number in range(1_005)]
+        held.wait_begun(1_000)
+        lane = bus.stats().lanes["io"]
+        assert (lane.workers, lane.busy, lane.depth) == (1, 1_000, 5)
+        held.let_go()
+        assert [r.result(BOUND_S) for r in receipts] == list(range(1_005))
+
+
+def test_keys_and_limits_hold():
+    under_way: set[str] = set()
+    order: list[tuple[str, int]] = []
+
+    async def keyed(event: tuple[str, int]) -> None:
+        assert event[0] not in under_way
+        under_way.add(event[0])
+        await asyncio.sleep(0)
+        order.append(event)
+        under_way.remove(event[0])
+
+    with EventBus([]) as bus:
+        bus.subscribe("k", keyed, key=lambda e: e[0], concurrency=2)
+        events = [("abc"[n % 3], n) for n in range(90)]
+        for receipt in [bus.publish("k", event) for event in events]:
+            receipt.result(BOUND_S)
+    for key in "abc":
+        assert [e for e in order if e[0] == key] == [e for e in events if e[0] == key]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, ZeroDivisionError])
+def test_a_handler_that_ends_itself_fails_alone(error):
+    async def leave(event: int) -> None:
+        raise error
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, leave)
+        bus.subscribe(str, echo)
+        receipt = bus.publish(1)
+        assert receipt.wait(BOUND_S)
+        assert receipt.deliveries[0].state is DeliveryState.FAILED
+        assert bus.publish("fine").result(BOUND_S) == "fine"
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_handler_that_would_exit_fails_alone(error):
+    async def leave(event: int) -> None:
+        raise error
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, leave)
+        bus.subscribe(str, echo)
+        with pytest.raises(error):
+            bus.publish(1).result(BOUND_S)
+        assert bus.publish("fine").result(BOUND_S) == "fine"
+
+
+def test_closing_with_a_timeout_cancels_what_is_running():
+    cancelled: list[int] = []
+    began = threading.Semaphore(0)
+
+    async def hang(event: int) -> None:
+        began.release()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(event)
+            raise
+
+    bus = EventBus([])
+    bus.subscribe(int, hang, concurrency=1)
+    receipts = [bus.publish(number) for number in range(2)]
+    assert began.acquire(timeout=BOUND_S)
+    bus.close(timeout=0.01)
+    assert [r.deliveries[0].state for r in receipts] == [DeliveryState.CANCELLED] * 2
+    assert cancelled == [0]
+
+
+def test_cancelling_lets_the_running_ones_finish():
+    held = HeldOnLoop()
+    bus = EventBus([])
+    bus.subscribe(int, held, concurrency=1)
+    receipts = [bus.publish(number) for number in range(3)]
+    held.wait_begun(1)
+    closer = in_thread(lambda: bus.close(cancel=True))
+    assert receipts[2].wait(BOUND_S)
+    held.let_go()
+    closer.join(BOUND_S)
+    assert receipts[0].result() == 0
+    for receipt in receipts[1:]:
+        with pytest.raises(ProcbusError, match="cancelled before"):
+            receipt.result()
+
+
+def test_a_task_that_a_handler_leaves_behind_is_cancelled_with_the_loop():
+    ends: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def linger() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("ended")
+
+    async def handle(event: int) -> None:
+        tasks.add(asyncio.get_running_loop().create_task(linger()))
+        await asyncio.sleep(0)
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, handle)
+        bus.publish(1).result(BOUND_S)
+    assert ends == ["ended"]
+    assert all(task.cancelled() for task in tasks)
+
+
+def test_publishing_from_many_threads_wakes_the_loop_for_each():
+    with EventBus([]) as bus:
+        bus.subscribe(int, echo)
+        results: list[int] = []
+
+        def publish() -> None:
+            results.extend(bus.publish(number).result(BOUND_S) for number in range(200))
+
+        threads = [in_thread(publish) for _ in range(4)]
+        for thread in threads:
+            thread.join(BOUND_S)
+        assert sorted(results) == sorted(list(range(200)) * 4)

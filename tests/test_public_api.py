@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The names and signatures that users rely on, and that they type-check."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import procbus
+from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, subscribe
+
+NAMES = [
+    "BusClosed",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryState",
+    "EventBus",
+    "Handler",
+    "HandlerTimeout",
+    "JournalError",
+    "MemoryLimitExceeded",
+    "NoSuchHandler",
+    "OptionError",
+    "Outcome",
+    "OutcomeKind",
+    "ProcbusError",
+    "QueueFull",
+    "Receipt",
+    "SerializationError",
+    "SubscriptionError",
+    "TopicError",
+    "WorkerDied",
+    "current",
+    "subscribe",
+]
+
+
+def test_these_are_the_public_names():
+    assert sorted(procbus.__all__) == NAMES
+    for name in NAMES:
+        assert getattr(procbus, name).__doc__, name
+    assert set(NAMES) <= set(dir(procbus))
+    namespace: dict[str, object] = {}
+    exec("from procbus import *", namespace)
+    assert set(NAMES) <= set(namespace)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Bus'"):
+        procbus.Bus  # noqa: B018 - asking is the point
+
+
+def test_every_error_is_a_procbus_error():
+    errors = [e for n in NAMES if isinstance(e := getattr(procbus, n), type)]
+    errors = [e for e in errors if issubclass(e, Exception)]
+    assert HandlerTimeout in errors
+    assert len(errors) == 12
+    assert all(issubclass(e, ProcbusError) for e in errors)
+
+
+def parameters(function: object) -> dict[str, object]:
+    assert callable(function)
+    found = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in found if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+
+
+def test_the_options_and_their_defaults():
+    assert parameters(EventBus.__init__) == {
+        "handlers": None,
+        "cpu_workers": None,
+        "io_workers": None,
+        "max_pending": 10_000,
+        "on_full": "block",
+        "journal": None,
+    }
+    options = parameters(subscribe)
+    assert {k: options[k] for k in ("topic", "kind", "name", "priority", "key")} == {
+        "topic": None,
+        "kind": "io",
+        "name": None,
+        "priority": 0,
+        "key": None,
+    }
+    assert (options["concurrency"], options["where"]) == (None, None)
+    assert parameters(EventBus.drain) == {"timeout": None}
+    assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
+    assert list(parameters(EventBus.stream)) == ["events", "topic", "ordered", "progress"]
+    assert list(parameters(EventBus.astream)) == ["events", "topic", "ordered"]
+    for method in (Receipt.wait, Receipt.result, Receipt.results):
+        assert parameters(method) == {"timeout": None}
+
+
+def test_what_receipts_and_deliveries_offer():
+    receipt = "id event topic parent_id deliveries wait result results done settled __await__"
+    delivery = "handler state attempts outcome result exception queued_s run_s worker_pid event_id"
+    assert [n for n in receipt.split() if not hasattr(Receipt, n)] == []
+    assert [n for n in delivery.split() if not hasattr(Delivery, n)] == []
+
+
+def test_every_public_method_of_the_bus_says_what_it_does():
+    methods = {n: m for n, m in vars(EventBus).items() if not n.startswith("_")}
+    assert {"publish", "apublish", "stream", "astream", "drain", "close", "start"} <= set(methods)
+    assert [n for n, m in methods.items() if not inspect.getdoc(m)] == []
+
+
+def test_importing_procbus_imports_nothing_heavy():
+    heavy = ["asyncio", "loky", "cloudpickle", "psutil", "rich", "multiprocessing"]
+    code = (
+        "import sys, procbus; procbus.EventBus; procbus.subscribe\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.timeout(120)  # mypy without a cache, on a busy machine
+def test_the_public_api_is_usable_without_casts():
+    pytest.importorskip("mypy")
+    root = Path(__file__).parent.parent
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "tests/typing/api.py"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The public API in use: not run, but type-checked with `mypy --strict`, without one cast."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+from procbus import (
+    Delivery,
+    DeliveryState,
+    EventBus,
+    Handler,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    WorkerDied,
+    current,
+    subscribe,
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    url: str
+
+
+@subscribe(kind="cpu", priority=1, key=lambda page: page.url, concurrency=2)
+def extract(page: Page) -> list[str]:
+    current().publish("words.found", [page.url])
+    return [page.url]
+
+
+@subscribe("words.*", where=lambda words: bool(words))
+async def store(words: list[str]) -> int:
+    return len(words)
+
+
+assert_type(extract(Page("x")), list[str])
+decorated: Callable[[Page], list[str]] = extract
+
+
+def run(pages: Iterator[Page]) -> None:
+    with EventBus(cpu_workers=2, io_workers=4, max_pending=100, on_full="raise") as bus:
+        assert_type(bus, EventBus)
+        assert_type(bus.start(), EventBus)
+
+        @bus.subscribe("order.*", kind="io")
+        def order(event: Page) -> int:
+            return len(event.url)
+
+        assert_type(order(Page("x")), int)
+        subscribed: Callable[[Page], list[str]] = bus.subscribe(Page, extract)
+        assert_type(subscribed(Page("x")), list[str])
+        bus.unsubscribe(order)
+
+        receipt = bus.publish(Page("x"))
+        assert_type(receipt, Receipt)
+        assert_type(bus.publish("order.new", Page("x")), Receipt)
+        assert_type(receipt.id, int)
+        assert_type(receipt.topic, str | None)
+        assert_type(receipt.parent_id, int | None)
+        assert_type(receipt.deliveries, tuple[Delivery, ...])
+        assert_type(receipt.wait(1.5), bool)
+        assert_type(receipt.results(timeout=1), list[Any])
+        assert_type(receipt.done, bool)
+
+        delivery = receipt.deliveries[0]
+        assert_type(delivery.handler, Handler)
+        assert_type(delivery.state, DeliveryState)
+        assert_type(delivery.outcome, Outcome | None)
+        assert_type(delivery.exception(), BaseException | None)
+        assert_type(delivery.run_s, float | None)
+        assert_type(delivery.worker_pid, int | None)
+        if delivery.outcome is not None and delivery.outcome.kind is OutcomeKind.WORKER_DIED:
+            error = delivery.exception()
+            if isinstance(error, WorkerDied):
+                assert_type(error.exit_code, int | None)
+
+        for settled in bus.stream(pages, topic=None, ordered=True, progress=True):
+            assert_type(settled, Receipt)
+        assert_type(bus.drain(timeout=1), bool)
+        for letter in bus.dead_letters:
+            assert_type(letter.outcome, Outcome)
+        assert_type(bus.stats().pending, int)
+        for worker in bus.health():
+            assert_type(worker.pid, int | None)
+        bus.close(timeout=1, cancel=True)
+
+
+async def arun(pages: AsyncIterator[Page]) -> None:
+    async with EventBus([extract]) as bus:
+        receipt = await bus.apublish(Page("x"))
+        assert_type(receipt, Receipt)
+        assert_type(await receipt.settled(), Receipt)
+        await receipt
+        async for settled in bus.astream(pages, ordered=True):
+            assert_type(settled, Receipt)
