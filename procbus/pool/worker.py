@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from procbus.codec import Encoder, decode, define_class
 from procbus.context import HandlerContext, running
+from procbus.pool.channel import Channel
 from procbus.pool.forward import forward_logging
 from procbus.pool.logbook import Logbook
 from procbus.pool.wire import (
@@ -61,7 +62,7 @@ class WorkerSettings(NamedTuple):
 
 
 _worker: Worker | None = None
-_receive: Callable[[], bytes]
+_receive: Callable[[], bytes | bytearray]
 
 
 def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings) -> None:
@@ -73,8 +74,9 @@ def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: Worker
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(settings.parent_pid)
-    _worker = Worker(pipe.send_bytes, logbook, tokens, settings.number)
-    _receive = pipe.recv_bytes
+    channel = Channel(pipe)
+    _worker = Worker(channel.send, logbook, tokens, settings.number)
+    _receive = channel.receive
     forward_logging(_worker.send, settings.log_levels)
 
 
@@ -97,16 +99,16 @@ class Worker:
     """The loop of one worker. Everything here belongs to its main thread, but for `send`.
 
     Args:
-        send: sends the bytes of a message to the parent.
+        send: sends a message, given in parts, to the parent.
         logbook: where to write down what it is at.
         tokens: one for each delivery that may be begun.
         number: of the worker, unique in the parent.
     """
 
     def __init__(
-        self, send: Callable[[bytes], object], logbook: Logbook, tokens: Tokens, number: int
+        self, send: Callable[..., object], logbook: Logbook, tokens: Tokens, number: int
     ) -> None:
-        self._send_bytes = send
+        self._send_parts = send
         self._logbook = logbook
         self._claim = tokens.acquire
         self._encoder = Encoder(number)
@@ -118,7 +120,7 @@ class Worker:
         self._sending = threading.Lock()
         self._sent_at = 0.0
 
-    def serve(self, receive: Callable[[], bytes]) -> None:
+    def serve(self, receive: Callable[[], bytes | bytearray]) -> None:
         """Greet the parent, then run batches until it says stop or is gone."""
         self.send(Tag.HELLO.value + str(os.getpid()).encode())
         while True:
@@ -133,9 +135,9 @@ class Worker:
     def send(self, *parts: bytes | memoryview) -> None:
         """Send one message to the parent. From any thread."""
         with self._sending:
-            self._send_bytes(b"".join(parts))
+            self._send_parts(*parts)
 
-    def run_batch(self, message: bytes) -> None:
+    def run_batch(self, message: bytes | bytearray) -> None:
         """Run a batch as far as there are tokens, and send what became of it."""
         head, events = unpack_batch(message)
         self._learn(head)
@@ -163,9 +165,11 @@ class Worker:
             elif ended_at - self._sent_at > FLUSH_S and done < len(head.items):
                 self._flush(head.number, done, complete=False)
                 self._sent_at = ended_at
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # closed, or replaced by something odd
-                stream.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:  # noqa: BLE001, S110 - closed, or replaced by something odd
+            pass
         self._flush(head.number, done, complete=True)
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:

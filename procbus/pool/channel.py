@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Whole messages over one end of a pipe: one system call for each small one, in and out.
+
+`multiprocessing.Connection` makes two to read a message and two to write one of over 16 KB. Of the
+100 us from publishing to a result that is 12, since on the way of an event nothing else waits.
+POSIX only; for Windows the connection's own methods would have to do.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from multiprocessing.connection import Connection
+
+_SIZE = struct.Struct("<Q")
+#: Read so much at once. A message that is larger is read straight to where it will stay.
+_CHUNK = 1 << 16
+
+
+class Channel:
+    """One end of a pipe. One thread may send and another receive at the same time.
+
+    Args:
+        pipe: a duplex end of `multiprocessing.Pipe()`; it stays the caller's to close.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe  # not used, but it would be closed when nobody held it
+        self._fd = pipe.fileno()
+        #: What was read beyond the last message. It belongs to the receiver.
+        self._read = b""
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send one message, given in parts. Blocks while the pipe is full.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        size = sum(map(len, parts))
+        head = _SIZE.pack(size)
+        if size < _CHUNK:
+            self._write(b"".join((head, *parts)))
+        else:
+            for part in (head, *parts):
+                self._write(part)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        written = os.write(self._fd, data)
+        while written < len(data):  # interrupted by a signal, or more than one call takes
+            written += os.write(self._fd, memoryview(data)[written:])
+
+    def receive(self) -> bytes | bytearray:
+        """Wait for the next message.
+
+        Raises:
+            EOFError: the other end is closed, and nothing is left to read.
+            OSError: the pipe is broken.
+        """
+        data = self._read
+        while True:
+            if len(data) >= _SIZE.size:
+                end = _SIZE.size + _SIZE.unpack_from(data)[0]
+                if len(data) >= end:
+                    self._read = data[end:]
+                    return data[_SIZE.size : end]
+                if end > _CHUNK:
+                    self._read = b""
+                    return self._receive_rest(data[_SIZE.size :], end - _SIZE.size)
+            chunk = os.read(self._fd, _CHUNK)
+            if not chunk:
+                raise EOFError
+            data = data + chunk if data else chunk
+
+    def _receive_rest(self, start: bytes, size: int) -> bytearray:
+        message = bytearray(size)
+        message[: len(start)] = start
+        got = len(start)
+        with memoryview(message) as view:
+            while got < size:
+                count = os.readv(self._fd, [view[got:]])
+                if not count:
+                    raise EOFError
+                got += count
+        return message
