@@ -1,0 +1,112 @@
+"""The logbook: whatever moment its writer dies at, it tells what was finished and what was not."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procbus.pool.logbook import CAPACITY, Logbook
+
+
+@pytest.fixture
+def logbook() -> Iterator[Logbook]:
+    logbook = Logbook.create()
+    yield logbook
+    logbook.close()
+
+
+def test_a_new_logbook_says_that_nothing_is_begun(logbook: Logbook) -> None:
+    page = logbook.read()
+    assert (page.batch, page.running, page.done, page.sent, page.unsent) == (0, False, 0, 0, b"")
+    assert logbook.running() is None
+
+
+def test_it_says_which_delivery_is_running_and_since_when(logbook: Logbook) -> None:
+    logbook.open_batch(7)
+    assert logbook.running() is None
+    logbook.begin(0, 12.5)
+    assert logbook.running() == (7, 0, 12.5)
+    assert logbook.finish(1, b"r0")
+    assert logbook.running() is None
+    logbook.begin(1, 13.5)
+    assert logbook.running() == (7, 1, 13.5)
+
+
+def test_what_is_finished_is_kept_until_it_is_sent(logbook: Logbook) -> None:
+    logbook.open_batch(1)
+    for index in range(3):
+        logbook.begin(index, 1.0)
+        assert logbook.finish(index + 1, b"%d" % index)
+    page = logbook.read()
+    assert (page.done, page.sent, page.unsent) == (3, 0, b"012")
+    logbook.sent(3)
+    page = logbook.read()
+    assert (page.done, page.sent, page.unsent) == (3, 3, b"")
+
+
+def test_a_new_batch_forgets_the_last(logbook: Logbook) -> None:
+    logbook.open_batch(1)
+    logbook.begin(0, 1.0)
+    logbook.finish(1, b"x")
+    logbook.open_batch(2)
+    page = logbook.read()
+    assert (page.batch, page.at, page.done, page.sent, page.unsent) == (2, -1, 0, 0, b"")
+
+
+def test_a_result_that_finds_no_room_is_not_kept_and_counts_as_running(logbook: Logbook) -> None:
+    logbook.open_batch(1)
+    logbook.begin(0, 1.0)
+    assert logbook.finish(1, bytes(CAPACITY - 1))
+    logbook.begin(1, 2.0)
+    assert not logbook.finish(2, b"xy")
+    assert logbook.running() == (1, 1, 2.0)
+    assert logbook.read().done == 1
+    assert logbook.finish(2, b"x")
+    assert len(logbook.read().unsent) == CAPACITY
+
+
+def test_another_process_reads_what_one_wrote_before_it_died(logbook: Logbook) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            logbook.open_batch(3)
+            logbook.begin(0, 1.5)
+            logbook.finish(1, b"done")
+            logbook.begin(1, 2.5)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    page = logbook.read()
+    assert (page.batch, page.at, page.running, page.done) == (3, 1, True, 1)
+    assert (page.since, page.unsent) == (2.5, b"done")
+
+
+def test_close_may_be_called_twice() -> None:
+    logbook = Logbook.create()
+    logbook.close()
+    logbook.close()
+
+
+@given(st.lists(st.one_of(st.binary(max_size=20), st.just(None)), max_size=30))
+def test_unsent_results_are_always_those_between_sent_and_done(steps: list[bytes | None]) -> None:
+    """None sends what there is; anything else is the result of the next delivery."""
+    logbook = Logbook.create()
+    try:
+        logbook.open_batch(1)
+        results: list[bytes] = []
+        sent = 0
+        for step in steps:
+            if step is None:
+                sent = len(results)
+                logbook.sent(sent)
+            else:
+                logbook.begin(len(results), 1.0)
+                assert logbook.finish(len(results) + 1, step)
+                results.append(step)
+            page = logbook.read()
+            assert (page.done, page.sent, page.running) == (len(results), sent, False)
+            assert page.unsent == b"".join(results[sent:])
+    finally:
+        logbook.close()

@@ -1,0 +1,79 @@
+"""What travels on the pipe comes out as it went in."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procbus.pool.wire import (
+    STOP,
+    BatchHead,
+    Tag,
+    each_end,
+    pack_batch,
+    pack_definition,
+    pack_end,
+    results_head,
+    unpack_batch,
+    unpack_results,
+)
+
+seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    number=st.integers(1, 2**62),
+    events=st.lists(st.binary(max_size=50), max_size=10),
+    classes=st.lists(st.tuples(st.tuples(st.integers(0), st.integers(0)), st.binary()), max_size=3),
+    handlers=st.lists(st.tuples(st.integers(0), st.text(), st.binary()), max_size=3),
+    topic=st.none() | st.text(),
+)
+def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:
+    items = [(1, n, None, topic, 1, len(event)) for n, event in enumerate(events)]
+    message = pack_batch(BatchHead(number, classes, handlers, items), events)
+    assert message != STOP
+    head, data = unpack_batch(message)
+    assert head == BatchHead(number, classes, handlers, items)
+    assert bytes(data) == b"".join(events)
+
+
+@given(
+    number=st.integers(1, 2**62),
+    complete=st.booleans(),
+    ends=st.lists(
+        st.one_of(
+            st.tuples(seconds, seconds, st.binary(max_size=50)),
+            st.tuples(st.tuples(st.integers(0), st.integers(0)), st.binary(max_size=50)),
+        ),
+        max_size=10,
+    ),
+)
+def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
+    data = b"".join(pack_end(*end) if len(end) == 3 else pack_definition(*end) for end in ends)
+    message = results_head(number, complete) + data
+    assert message[:1] == Tag.RESULTS.value
+    results = unpack_results(message)
+    assert (results.batch, results.complete) == (number, complete)
+
+    seen: list[object] = []
+    for started_at, ended_at, frame in each_end(
+        results.data, lambda cls, definition: seen.append((cls, definition))
+    ):
+        seen.append((started_at, ended_at, bytes(frame)))
+    assert seen == ends
+
+
+def test_the_tags_are_told_apart_by_one_byte_and_stop_is_none_of_them() -> None:
+    assert len({tag.value for tag in Tag}) == len(Tag)
+    assert {len(tag.value) for tag in Tag} == {1}
+    assert STOP not in {tag.value for tag in Tag}
+
+
+@pytest.mark.parametrize("cut", [1, 10])
+def test_results_that_were_cut_off_are_an_error_and_not_read_as_fewer(cut: int) -> None:
+    whole = pack_end(1.0, 2.0, b"frame")
+    if cut > len(b"frame"):  # in the middle of the head
+        with pytest.raises(Exception, match="requires a buffer"):
+            list(each_end(whole[: len(whole) - cut], lambda *_: None))
+    else:
+        (end,) = each_end(whole[:-cut], lambda *_: None)
+        assert bytes(end[2]) != b"frame"
