@@ -12,6 +12,7 @@ from procbus.dispatcher import Dispatcher
 from procbus.errors import QueueFull
 from procbus.lanes import Lanes
 from procbus.receipt import Receipt
+from procbus.subscriptions import Subscriptions
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -24,10 +25,20 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
         raise
 
 
-async def launched(lanes: Lanes) -> None:
-    """Have the first worker process launched, in a thread: it takes some 100 ms."""
-    if lanes.cpu is not None and not lanes.cpu.launched:
-        await in_thread(lanes.cpu.launch)
+async def make_ready(
+    subscriptions: Subscriptions, lanes: Lanes, event: Any, topic: str | None
+) -> None:
+    """Do in a thread what publishing the first events would take 100 ms for.
+
+    That is to import what the lanes need, and to launch the first worker for a cpu handler.
+    """
+    if not subscriptions.fresh:
+        await in_thread(subscriptions.routes)
+    cpu = lanes.cpu
+    if cpu is None or cpu.launched:
+        return
+    if any(subscription.lane is cpu for subscription in subscriptions.routes().match(event, topic)):
+        await in_thread(cpu.launch)
 
 
 async def publish(dispatcher: Dispatcher, event: Any, topic: str | None) -> Receipt:

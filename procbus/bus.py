@@ -184,7 +184,7 @@ class EventBus:
             check_concrete(event)
             topic, event = event, payload
         self._lifecycle.check_process()
-        await aio.launched(self._lanes)
+        await aio.make_ready(self._subscriptions, self._lanes, event, topic)
         return await aio.publish(self._dispatcher, event, topic)
 
     def stream(

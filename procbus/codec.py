@@ -136,17 +136,20 @@ class Encoder:
         Classes that the other side does not know yet are left in `take_definitions()`, which
         has to be sent ahead of these bytes.
         """
-        try:
-            if type(obj) not in self._reducers:
+        # What goes wrong in the first two ways does not matter: the last says what it is.
+        names = self._by_value_names
+        if type(obj) not in self._reducers:
+            try:
                 data = _dumps(obj, PROTOCOL)
-                if b"__main__" not in data and (
-                    not self._by_value_names or self._names_travel(data)
-                ):
+                if b"__main__" not in data and (not names or self._names_travel(data)):
                     return data
+            except Exception:  # noqa: BLE001, S110 - see above
+                pass
+        try:
             data = self._dump_with_reducers(obj)
-            if b"__main__" not in data and (not self._by_value_names or self._names_travel(data)):
+            if b"__main__" not in data and (not names or self._names_travel(data)):
                 return data
-        except Exception:  # noqa: BLE001 - the last way says what is wrong, if anything is
+        except Exception:  # noqa: BLE001 - see above
             self._renew()
         buffer = io.BytesIO()
         _Pickler(buffer, self.number_of, self._reducers).dump(obj)

@@ -46,6 +46,11 @@ class Subscriptions:
             self._rebuild()
         return self._router
 
+    @property
+    def fresh(self) -> bool:
+        """Whether `routes` has its answer at hand."""
+        return self._shared.version + self._own.version == self._version
+
     def all(self) -> tuple[Subscription, ...]:
         """The subscriptions, in their order."""
         self.routes()
