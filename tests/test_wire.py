@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from procbus.pool.wire import (
     STOP,
     BatchHead,
+    Item,
     Tag,
     each_end,
     pack_batch,
@@ -28,7 +29,7 @@ seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
     topic=st.none() | st.text(),
 )
 def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:
-    items = [(1, n, None, topic, 1, len(event)) for n, event in enumerate(events)]
+    items: list[Item] = [(1, n, None, topic, 1, len(event)) for n, event in enumerate(events)]
     message = pack_batch(BatchHead(number, classes, handlers, items), events)
     assert message != STOP
     head, data = unpack_batch(message)

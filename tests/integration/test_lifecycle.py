@@ -67,7 +67,7 @@ def test_close_with_a_timeout_gives_up_a_stuck_handler_and_cancels_the_rest(
         doors[0].go_through()
 
     bus = EventBus([], cpu_workers=1, io_workers=1)
-    bus.subscribe("stuck", stuck, kind=kind)  # type: ignore[arg-type]
+    bus.subscribe("stuck", stuck, kind=kind)  # type: ignore[call-overload]
     with door.shut():
         receipts = [bus.publish("stuck", (door, bell)) for _ in range(3)]
         heard.wait()

@@ -71,10 +71,12 @@ def test_a_flood_of_records_does_not_deadlock(caplog: pytest.LogCaptureFixture) 
 
     def work(n: int) -> int:
         log = logging.getLogger("flood")
-        threads = [
-            threading.Thread(target=lambda: [log.info("x" * 500) for _ in range(500)])
-            for _ in range(4)
-        ]
+
+        def flood() -> None:
+            for _ in range(500):
+                log.info("x" * 500)
+
+        threads = [threading.Thread(target=flood) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -34,7 +34,7 @@ def test_each_key_goes_one_at_a_time_and_in_order(kind: str, tally: Tally) -> No
         Step(choose.randrange(4), n, tally, kind == "cpu" and n in (100, 333)) for n in range(500)
     ]
     with EventBus([], cpu_workers=2, io_workers=8) as bus:
-        bus.subscribe("step", work, kind=kind, key=lambda step: step.key)  # type: ignore[arg-type]
+        bus.subscribe("step", work, kind=kind, key=lambda step: step.key)  # type: ignore[call-overload]
         receipts = [bus.publish("step", step) for step in steps]
         assert bus.drain(PATIENCE_S)
     failed = [n for n, r in enumerate(receipts) if r.deliveries[0].exception() is not None]
