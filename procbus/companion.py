@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from procbus.delivery import Delivery
@@ -29,13 +30,18 @@ log = logging.getLogger("procbus")
 #: After so many deaths in a row that no delivery could be charged for, the next one is.
 BARREN_DEATHS = 3
 
+#: A batch is overdue after twice the time that it should take, and so many seconds.
+GRACE_S = 0.010
+#: Bytes that surely get to a worker, and into its memory, in a second.
+TRANSFER_BYTES_S = 50e6
+
 _batch_numbers = itertools.count(1)
 
 
 class Batch:
     """Deliveries that a worker was given together."""
 
-    __slots__ = ("deliveries", "ended", "expected_s", "message", "number", "sent")
+    __slots__ = ("deliveries", "due_at", "ended", "expected_s", "message", "number", "sent")
 
     def __init__(self, number: int, message: Message, expected_s: float) -> None:
         self.number = number
@@ -45,7 +51,19 @@ class Batch:
         #: How many of them have ended. Written by the companion.
         self.ended = 0
         self.expected_s = expected_s
+        #: When the worker should be through with it, once it is the worker's first.
+        self.due_at = inf
         self.sent = False
+
+    def patience_s(self) -> float | None:
+        """How long to wait for a report before looking what is finished; None: as it takes.
+
+        The worker sends nothing while it is in a handler. What it finished before should not wait
+        for one that takes long.
+        """
+        if self.due_at == inf or len(self.deliveries) - self.ended < 2:
+            return None
+        return max(0.0, self.due_at - monotonic())
 
     def open(self) -> list[Delivery]:
         """Those that have not ended."""
@@ -131,7 +149,8 @@ class Companion(threading.Thread):
                     return
             if self.in_flight:
                 self._send_first(worker)
-                self._take_in(worker.receive())
+                batch = self.in_flight[0]
+                self._take_in(batch, worker.receive(batch.patience_s()))
 
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
@@ -166,13 +185,16 @@ class Companion(threading.Thread):
             batch.sent = True
             worker.send(batch.message)
 
-    def _take_in(self, report: Report) -> None:
-        batch = self.in_flight[0]
+    def _take_in(self, batch: Batch, report: Report) -> None:
         if batch.number != report.batch:
             raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
         self._settle(batch, report.ends)
         if report.complete:
             self._lane.complete(self)
+        elif report.ends:
+            batch.due_at = due_at(batch)
+        else:
+            batch.due_at = inf  # it is in one handler all the time, and will send its result
 
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
         if not ends:
@@ -219,6 +241,12 @@ class Companion(threading.Thread):
         self.restarts += 1
         self.last_exit = str(gone)
         log.debug("%s: %s", self.name, gone)
+
+
+def due_at(batch: Batch) -> float:
+    """When a worker should be through with a batch that it has from now on."""
+    transfer_s = len(batch.message.data) / TRANSFER_BYTES_S
+    return monotonic() + 2 * batch.expected_s + transfer_s + GRACE_S
 
 
 def _own_fault(error: BaseException) -> Outcome:

@@ -12,7 +12,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from procbus.companion import Batch, Companion
+from procbus.companion import Batch, Companion, due_at
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
@@ -25,10 +25,6 @@ from procbus.subscription import OVERHEAD_S
 
 #: Seconds of work in one batch.
 BATCH_S = 0.005
-#: A batch is overdue after twice the time that it should take, and so many seconds.
-GRACE_S = 0.010
-#: Busy companions look for overdue batches so often, in seconds; idle ones wait for them.
-LOOK_S = 0.020
 #: How long `close` waits for a companion that should be through, in seconds.
 JOIN_S = 10.0
 #: How long the first publish waits for the first worker to be launched, in seconds.
@@ -63,7 +59,8 @@ class CpuLane:
         self._started = 0
         self._restarts = 0
         self._all_started = False
-        self._look_at = 0.0
+        #: No batch is overdue before then. Guarded by the lane's lock.
+        self._none_due_before = inf
 
     # What the bus calls.
 
@@ -157,8 +154,7 @@ class CpuLane:
         with queue.lock:
             while True:
                 now = monotonic()
-                if wait or now >= self._look_at:
-                    self._look_at = now + LOOK_S
+                if now >= self._none_due_before:
                     self._recall_overdue(now)
                 if not wait and queue.waiting:
                     return []  # a free worker was woken for what is ready
@@ -168,8 +164,8 @@ class CpuLane:
                     queue.locked_wake()
                 if batch or not wait or queue.closed:
                     return batch
-                due_at = min((c.due_at for c in self._companions), default=inf)
-                queue.locked_wait(None if due_at == inf else max(0.0, due_at - now))
+                next_look = self._none_due_before
+                queue.locked_wait(None if next_look == inf else max(0.0, next_look - now))
 
     def hand_out(self, companion: Companion, worker: Worker, batch: Batch) -> bool:
         """Let a worker begin a batch; what it cannot have goes back. False if that is all of it."""
@@ -190,7 +186,7 @@ class CpuLane:
                 worker.offer(message)
                 companion.in_flight.append(batch)
                 if len(companion.in_flight) == 1:
-                    companion.due_at = _due_at(batch)
+                    self._set_due(companion)
                     if len(batch.deliveries) > 1 and self.queue.waiting:
                         self.queue.locked_wake()  # somebody idle has to know when it is due
         if dropped:
@@ -202,7 +198,7 @@ class CpuLane:
         with self.queue.lock:
             companion.in_flight.popleft()
             if companion.in_flight:
-                companion.due_at = _due_at(companion.in_flight[0])
+                self._set_due(companion)
             else:
                 companion.due_at = inf
                 companion.recalled = False
@@ -286,12 +282,19 @@ class CpuLane:
             self._restarts += companion.restarts
             self._all_started = False
 
+    def _set_due(self, companion: Companion) -> None:
+        batch = companion.in_flight[0]
+        batch.due_at = companion.due_at = due_at(batch)
+        self._none_due_before = min(self._none_due_before, companion.due_at)
+
     def _recall_overdue(self, now: float) -> None:
+        self._none_due_before = inf
         if self.queue.cancelled:
             return  # nothing may get into the queue any more
         for companion in self._companions:
             if companion.due_at <= now:
                 self.queue.locked_put_back(self._take_back(companion))
+        self._none_due_before = min((c.due_at for c in self._companions), default=inf)
 
     def _take_back(self, companion: Companion) -> list[Delivery]:
         """Take back what the worker of a companion has not begun."""
@@ -334,7 +337,3 @@ class CpuLane:
             # launched before `publish` returns: a script may end right after it.
             started[0].launched.wait(LAUNCH_S)
         return started
-
-
-def _due_at(batch: Batch) -> float:
-    return monotonic() + 2 * batch.expected_s + GRACE_S

@@ -69,9 +69,9 @@ class SpyWorker(InlineWorker):
         super().send(message)
         self.pool.on_send(self)
 
-    def receive(self) -> Report:
+    def receive(self, patience_s: float | None = None) -> Report:
         self.pool.on_receive(self)
-        return super().receive()
+        return super().receive(patience_s)
 
     def stop(self) -> None:
         self.pool.stopped.append(self)

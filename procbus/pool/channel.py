@@ -9,6 +9,7 @@ POSIX only; for Windows the connection's own methods would have to do.
 from __future__ import annotations
 
 import os
+import select
 import struct
 from multiprocessing.connection import Connection
 
@@ -27,6 +28,8 @@ class Channel:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe  # not used, but it would be closed when nobody held it
         self._fd = pipe.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         #: What was read beyond the last message. It belongs to the receiver.
         self._read = b""
 
@@ -49,8 +52,8 @@ class Channel:
         while written < len(data):  # interrupted by a signal, or more than one call takes
             written += os.write(self._fd, memoryview(data)[written:])
 
-    def receive(self) -> bytes | bytearray:
-        """Wait for the next message.
+    def receive(self, timeout: float | None = None) -> bytes | bytearray | None:
+        """Wait for the next message; give None when none has begun within `timeout` seconds.
 
         Raises:
             EOFError: the other end is closed, and nothing is left to read.
@@ -66,6 +69,8 @@ class Channel:
                 if end > _CHUNK:
                     self._read = b""
                     return self._receive_rest(data[_SIZE.size :], end - _SIZE.size)
+            if timeout is not None and not data and not self._poll.poll(timeout * 1e3):
+                return None
             chunk = os.read(self._fd, _CHUNK)
             if not chunk:
                 raise EOFError

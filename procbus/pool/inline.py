@@ -87,7 +87,7 @@ class InlineWorker:
             taken += 1
         return taken
 
-    def receive(self) -> Report:
+    def receive(self, patience_s: float | None = None) -> Report:  # noqa: ARG002 - never waits
         """Run the next batch, unless something is left to be told of the last one."""
         while not self._from_worker:
             if not self._to_worker:

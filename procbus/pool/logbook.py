@@ -122,6 +122,16 @@ class Logbook:
             bytes(self.unsent()),
         )
 
+    def glance(self) -> Page | None:
+        """Read everything while the worker lives; None when it was just changing.
+
+        Between two sendings results are only ever appended. So if nothing was sent meanwhile, what
+        was read of them is whole.
+        """
+        page = self.read()
+        whole = self._whole
+        return page if (whole[_BATCH], whole[_SENT]) == (page.batch, page.sent) else None
+
     def running(self) -> tuple[int, int, float] | None:
         """Batch, index and start of the delivery whose handler is running; None between two."""
         whole = self._whole

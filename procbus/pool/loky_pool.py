@@ -184,10 +184,12 @@ class LokyWorker:
 
     # From the worker to the lane.
 
-    def receive(self) -> Report:
+    def receive(self, patience_s: float | None = None) -> Report:
         """Read until there is a report; log records on the way go to the parent's logging."""
         while True:
-            message = self._read()
+            message = self._read(patience_s)
+            if message is None:
+                return self._end.glance(self._logbook.glance())
             if message[:1] == Tag.RESULTS.value:
                 report = self._end.report(message)
                 self._unread_bytes[report.batch] = 0
@@ -196,14 +198,14 @@ class LokyWorker:
                 return report
             take_in(Tag(message[:1]), memoryview(message)[1:])
 
-    def _read(self) -> bytes | bytearray:
+    def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
         try:
-            return self._channel.receive()
+            return self._channel.receive(timeout)
         except (EOFError, OSError):
             raise self._gone() from None
 
     def _read_hello(self) -> None:
-        while (message := self._read())[:1] != Tag.HELLO.value:
+        while (message := self._read() or b"")[:1] != Tag.HELLO.value:
             take_in(Tag(message[:1]), memoryview(message)[1:])
         self._end.pid = int(message[1:])
 

@@ -55,8 +55,10 @@ class ParentEnd:
         self._known_handlers: set[int] = set()
         self._handlers_due: list[tuple[int, str, bytes]] = []
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
-        #: Deliveries of the batches that the worker has, and how many of the first have ended.
+        #: Deliveries of the batches that the worker has, in their order; how many results of the
+        #: first have come in messages; and how many in any way.
         self._batches: dict[int, list[Delivery]] = {}
+        self._told = 0
         self._received = 0
 
     # To the worker.
@@ -126,12 +128,23 @@ class ParentEnd:
     def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
         results = unpack_results(message)
-        ends = self._ends(results.data, self._batches[results.batch], self._received)
-        self._received += len(ends)
+        ends = self._ends(results.data, self._batches[results.batch], self._told)
+        known = self._received - self._told  # from the logbook, while a later one was running
+        self._told += len(ends)
+        self._received = max(self._received, self._told)
         if results.complete:
-            self._received = 0
+            self._told = self._received = 0
             del self._batches[results.batch]
-        return Report(results.batch, ends, results.complete)
+        return Report(results.batch, ends[known:] if known else ends, results.complete)
+
+    def glance(self, page: Page | None) -> Report:
+        """Take what a logbook has of the first batch, without waiting for the worker to send it."""
+        batch, deliveries = next(iter(self._batches.items()))
+        if page is None or page.batch != batch or page.sent > self._received:
+            return Report(batch, [], False)  # what it sent has to be read first
+        ends = self._ends(page.unsent, deliveries, page.sent)[self._received - page.sent :]
+        self._received += len(ends)
+        return Report(batch, ends, False)
 
     def last_words(self, page: Page) -> LastWords:
         """Read the logbook of a dead worker whose reports have all been read."""

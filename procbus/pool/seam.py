@@ -102,8 +102,12 @@ class Worker(Protocol):
         raises WorkerGone.
         """
 
-    def receive(self) -> Report:
+    def receive(self, patience_s: float | None = None) -> Report:
         """Wait for the worker's next report.
+
+        Args:
+            patience_s: after so many seconds do not wait for the worker to send one, but give what
+                it has finished so far, which may be nothing.
 
         Raises:
             WorkerGone: the worker is dead.

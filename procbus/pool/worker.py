@@ -62,7 +62,7 @@ class WorkerSettings(NamedTuple):
 
 
 _worker: Worker | None = None
-_receive: Callable[[], bytes | bytearray]
+_receive: Callable[[], bytes | bytearray | None]
 
 
 def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings) -> None:
@@ -120,12 +120,12 @@ class Worker:
         self._sending = threading.Lock()
         self._sent_at = 0.0
 
-    def serve(self, receive: Callable[[], bytes | bytearray]) -> None:
+    def serve(self, receive: Callable[[], bytes | bytearray | None]) -> None:
         """Greet the parent, then run batches until it says stop or is gone."""
         self.send(Tag.HELLO.value + str(os.getpid()).encode())
         while True:
             try:
-                message = receive()
+                message = receive() or STOP
             except (EOFError, OSError):
                 os._exit(1)  # the parent is gone: there is nobody to tell
             if message == STOP:

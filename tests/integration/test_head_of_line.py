@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
 
 from procbus import DeliveryState, EventBus
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
@@ -55,10 +54,6 @@ def test_what_comes_behind_a_blocked_one_of_its_batch_runs_elsewhere(
     assert tally.counts() == {str(n): 1 for n in range(300)}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a worker sends the results of a batch between two deliveries, not while one runs",
-)
 def test_what_is_finished_is_settled_while_the_next_of_its_batch_is_blocked(
     tally: Tally, door: Door, bell: Bell, heard: Listener, tmp_path: Path
 ) -> None:
