@@ -74,7 +74,7 @@ class Dispatcher:
                 self._admission.enter(1, nested)
                 receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
                 delivery = Delivery(subscription, receipt, None, monotonic())
-                receipt.deliveries = (delivery,)
+                receipt.held = delivery
                 receipt.left = 1
                 subscription.put(delivery)
                 return receipt
@@ -145,7 +145,7 @@ class Dispatcher:
         for subscription, error in broken:
             delivery = Delivery(subscription, receipt, None, now)
             failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-        receipt.deliveries = (*queued, *(delivery for delivery, _ in failed))
+        receipt.held = (*queued, *(delivery for delivery, _ in failed))
         receipt.left = len(receipt.deliveries)
         for delivery in queued:
             delivery.subscription.put(delivery)

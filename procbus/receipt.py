@@ -17,7 +17,7 @@ class Receipt:
     `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement.
     """
 
-    __slots__ = ("callbacks", "deliveries", "event", "id", "left", "lock", "parent_id", "topic")
+    __slots__ = ("callbacks", "event", "held", "id", "left", "lock", "parent_id", "topic")
 
     def __init__(
         self,
@@ -33,9 +33,17 @@ class Receipt:
         #: Id of the event whose handler published this one; None when it came from outside.
         self.parent_id = parent_id
         self.lock = lock
-        self.deliveries: tuple[Delivery, ...] = ()
+        #: The deliveries; the one itself where there is just one, which saves a tuple for nearly
+        #: every event. Set once, when it is published.
+        self.held: Delivery | tuple[Delivery, ...] = ()
         self.left = 0
         self.callbacks: list[Callable[[Receipt], object]] | None = None
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """One delivery for each handler of the event, in the order of their subscription."""
+        held = self.held
+        return held if isinstance(held, tuple) else (held,)
 
     @property
     def done(self) -> bool:

@@ -126,7 +126,7 @@ class Stage:
             self._events += 1
             receipt = Receipt(self._events, event, "t", None, self.settlement.lock)
             delivery = Delivery(to or self.visits, receipt, None, time.monotonic())
-            receipt.deliveries = (delivery,)
+            receipt.held = (delivery,)
             receipt.left = 1
             self.admission.enter(1, False)
             made.append(delivery)

@@ -54,7 +54,7 @@ def receipt_for(
 ) -> Receipt:
     """An open receipt, with a delivery to each subscription, keyed as its handler says."""
     receipt = Receipt(event_id, event, None, None, threading.Lock() if lock is None else lock)
-    receipt.deliveries = tuple(
+    receipt.held = tuple(
         Delivery(s, receipt, s.handler.key(event) if s.handler.key else None, 100.0)
         for s in subscriptions
     )

@@ -82,6 +82,46 @@ def test_the_end_in_the_middle_of_a_message_is_the_end(ends: Ends, sent: bytes) 
         Channel(there).receive()
 
 
+def test_a_receiver_that_stays_awake_gets_the_same(ends: Ends) -> None:
+    here, there = ends
+    sender, receiver = Channel(here), Channel(there, stay_awake=True)
+    answers = Channel(here)
+
+    def echo() -> None:
+        for _ in range(50):
+            receiver_message = receiver.receive()
+            assert receiver_message is not None
+            Channel(there).send(receiver_message)
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    got = []
+    for number in range(50):
+        sender.send(str(number).encode())
+        got.append(answers.receive())
+    thread.join(10)
+    assert got == [str(number).encode() for number in range(50)]
+
+
+def test_a_receiver_that_stays_awake_sees_the_end(ends: Ends) -> None:
+    here, there = ends
+    receiver = Channel(there, stay_awake=True)
+    Channel(here).send(b"one")
+    Channel(here).send(b"two")
+    assert [receiver.receive(), receiver.receive()] == [b"one", b"two"]
+    here.close()
+    with pytest.raises(EOFError):
+        receiver.receive()
+
+
+def test_a_receiver_without_patience_gives_up_and_loses_nothing(ends: Ends) -> None:
+    here, there = ends
+    receiver = Channel(there)
+    assert receiver.receive(0.0) is None
+    Channel(here).send(b"late")
+    assert receiver.receive(10.0) == b"late"
+
+
 def test_sending_to_a_closed_end_is_an_error(ends: Ends) -> None:
     here, there = ends
     there.close()

@@ -74,7 +74,7 @@ class ParentEnd:
         events: list[bytes] = []
         total = 0
         for index, delivery in enumerate(deliveries):
-            handler = delivery.handler
+            handler = delivery.subscription.handler
             receipt = delivery.receipt
             if receipt is None:  # cancelled meanwhile
                 continue

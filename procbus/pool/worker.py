@@ -74,7 +74,7 @@ def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: Worker
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(settings.parent_pid)
-    channel = Channel(pipe)
+    channel = Channel(pipe, stay_awake=True)
     _worker = Worker(channel.send, logbook, tokens, settings.number)
     _receive = channel.receive
     forward_logging(_worker.send, settings.log_levels)

@@ -52,7 +52,7 @@ def deliveries_to(
         receipt = Receipt(next(_event_ids), event, "conformance", parent_id, lock)
         receipt.left = 1
         delivery = Delivery(subscription, receipt, None, time.monotonic())
-        receipt.deliveries = (delivery,)
+        receipt.held = (delivery,)
         made.append(delivery)
     return made
 
