@@ -75,19 +75,24 @@ class EventBus:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self._subscriptions = Subscriptions(shared, own, lambda handler: self._lanes.of(handler))
-        self._dispatcher = Dispatcher(self._admission, self._settlement, self._subscriptions.routes)
+        self._dispatcher = Dispatcher(
+            self._admission, self._settlement, self._subscriptions.routes, self._get_ready
+        )
         self._lanes = Lanes(
             cpu_workers,
             io_workers,
             self._settlement.settle,
             self._dispatcher.context_of,
             self._dispatcher.publish_children,
-            lambda: exit_watch.watch(self._lifecycle),
         )
         self._lifecycle = Lifecycle(
             self._admission, self._dispatcher, self._lanes, self._subscriptions
         )
         self._publish = self._dispatcher.publish
+
+    def _get_ready(self) -> None:
+        exit_watch.watch(self._lifecycle)
+        self._lanes.prime()
 
     # Subscribing.
 

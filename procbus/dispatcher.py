@@ -32,6 +32,7 @@ class Dispatcher:
         admission: bounds what is pending.
         settlement: settles what fails before it gets into a lane.
         routes: gives the router of the moment.
+        first_publish: is called before the first event is published, with the routes made.
     """
 
     def __init__(
@@ -39,16 +40,26 @@ class Dispatcher:
         admission: Admission,
         settlement: Settlement,
         routes: Callable[[], Router[Subscription]],
+        first_publish: Callable[[], None],
     ) -> None:
         self._admission = admission
         self._settlement = settlement
         self._lock = settlement.lock
-        self._routes = routes
+        self._real_routes = routes
+        self._first_publish = first_publish
+        #: What every publish begins with. Replaced by the first, and in a forked child.
+        self._routes: Callable[[], Router[Subscription]] = self._first_routes
         self._next_id = itertools.count(1).__next__
         #: Guards the two fields below.
         self._unrouted_lock = threading.Lock()
         self._unrouted_topics: set[str] = set()
         self.unrouted = 0
+
+    def _first_routes(self) -> Router[Subscription]:
+        routes = self._real_routes()
+        self._first_publish()
+        self._routes = self._real_routes
+        return routes
 
     def refuse(self, refuse: Callable[[], Never]) -> None:
         """Have `refuse` raise an error from now on, instead of publishing."""

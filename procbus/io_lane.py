@@ -90,6 +90,13 @@ class IoLane:
         at_hand = [(t.at_hand, now - t.since) for t in self.threads()]
         self._settle([(d, cancelled(d, ran_s)) for d, ran_s in at_hand if d is not None])
 
+    def prime(self) -> None:
+        """Start a first thread, if there is none."""
+        with self.queue.lock:
+            self.queue.starved = self.queue.starved or not self._threads
+        if not self._threads:
+            self.grow()
+
     @property
     def full(self) -> bool:
         """Whether all threads that there may be were started."""

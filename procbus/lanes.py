@@ -34,7 +34,6 @@ class Lanes:
         settle: settles deliveries.
         make_context: makes what `current()` returns in a handler of this process.
         publish_children: publishes what a cpu handler published.
-        first_use: is called once, before the first lane is used.
     """
 
     def __init__(
@@ -44,27 +43,37 @@ class Lanes:
         settle: Settle,
         make_context: MakeContext,
         publish_children: Callable[[Delivery, Published], Exception | None],
-        first_use: Callable[[], None],
     ) -> None:
-        self._first_use: Callable[[], None] | None = first_use
         self._lock = threading.Lock()
         self._cpu_workers = cpu_workers
         self._settle = settle
         self._make_context = make_context
         self._publish_children = publish_children
         self.io = IoLane(io_workers or IO_WORKERS, settle, make_context)
+        #: Whether a handler belongs to the threads.
+        self._io_needed = False
         self.loop: LoopLane | None = None
         self.cpu: CpuLane | None = None
 
     def of(self, handler: Handler) -> Lane:
         """The lane that a handler belongs to."""
-        with self._lock:
-            first_use, self._first_use = self._first_use, None
-        if first_use is not None:
-            first_use()
         if handler.kind == "cpu":
             return self.cpu_lane()
-        return self._loop_lane() if handler.is_async else self.io
+        if handler.is_async:
+            return self._loop_lane()
+        self._io_needed = True
+        return self.io
+
+    def prime(self) -> None:
+        """Start the event loop, and a first thread, if handlers need them. Idempotent.
+
+        What a cpu handler publishes may be for them, and Python 3.12 starts no thread any more once
+        the main script has ended.
+        """
+        if self._io_needed:
+            self.io.prime()
+        if self.loop is not None:
+            self.loop.prime()
 
     def cpu_lane(self) -> CpuLane:
         """The cpu lane."""

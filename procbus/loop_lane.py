@@ -56,6 +56,12 @@ class LoopLane:
         else:
             self._settle([(delivery, cancelled(delivery))])
 
+    def prime(self) -> None:
+        """Start the loop, if it is not running."""
+        with self.queue.lock:
+            if self._loop is None and not self.queue.closed:
+                self._locked_start()
+
     def release(self, delivery: Delivery) -> None:
         """Let those go that waited at the gate behind a settled delivery."""
         if self.queue.release(delivery):

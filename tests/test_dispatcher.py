@@ -30,6 +30,7 @@ class Parts:
             self.admission,
             self.settlement,
             lambda: Router([(s, s.handler.topics) for s in self.subscriptions]),
+            lambda: None,
         )
 
     def subscribe(self, topic: Any, **options: Any) -> Subscription:
@@ -91,6 +92,7 @@ def test_trying_to_publish_without_room_publishes_nothing_and_calls_back():
         parts.admission,
         parts.settlement,
         lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: None,
     )
     parts.subscribe(int)
     called: list[int] = []
@@ -109,6 +111,7 @@ def test_inside_a_handler_an_event_gets_its_parent():
         parts.admission,
         parts.settlement,
         lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: None,
     )
     parts.subscribe(int)
     parent = parts.dispatcher.publish(1, None)

@@ -59,7 +59,6 @@ def test_what_was_published_right_before_the_end_runs(run: Run, tmp_path, topic:
     assert ran(run, script, tmp_path) == (0, "", sorted(f"{topic} {n}" for n in range(20)))
 
 
-@needs_new_threads
 def test_what_handlers_publish_after_the_end_of_the_script_runs(run: Run, tmp_path) -> None:
     expected = [f"{what} {n}" for what in ("cascade", "io") for n in range(6)]
     assert ran(run, 'bus.publish("cascade", 5)', tmp_path) == (0, "", expected)
