@@ -27,10 +27,6 @@ OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
 
 DESCRIPTORS = Path("/proc/self/fd")
 
-# The thread that closes open buses at interpreter exit. It is started once, waits for the main
-# thread to end, and so lives until then by its purpose.
-EXIT_THREAD = "procbus-exit"
-
 # How the resource trackers of multiprocessing and loky are started: one each, on first use, and
 # they live as long as the process that they serve.
 TRACKERS = (
@@ -41,7 +37,7 @@ TRACKERS = (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is at one moment, the trackers and the exit thread left out."""
+    """What there is at one moment, the trackers left out."""
 
     processes: frozenset[psutil.Process]
     threads: frozenset[threading.Thread]
@@ -55,7 +51,7 @@ class Snapshot:
         trackers = {process for process in processes if _is_own_tracker(process)}
         return cls(
             processes=frozenset(processes - trackers),
-            threads=frozenset(t for t in threading.enumerate() if t.name != EXIT_THREAD),
+            threads=frozenset(threading.enumerate()),
             descriptors=frozenset(_descriptors() - _pipes_to(trackers)),
             shared_memory=frozenset(_names(SHARED_MEMORY)),
         )

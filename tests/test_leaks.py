@@ -98,22 +98,6 @@ def test_a_thread_that_is_about_to_end_is_waited_for() -> None:
     assert not leaks.leaks_since(before, patience_s=10)
 
 
-def test_only_the_thread_that_waits_for_interpreter_exit_is_exempt() -> None:
-    before = leaks.Snapshot.take()
-    end = threading.Event()
-    threads = [
-        threading.Thread(target=end.wait, name=name) for name in ("procbus-exit", "procbus-exit-2")
-    ]
-    for thread in threads:
-        thread.start()
-    left = leaks.leaks_since(before, patience_s=0)
-    end.set()
-    for thread in threads:
-        thread.join()
-
-    assert {thread.name for thread in left.threads} == {"procbus-exit-2"}
-
-
 @linux_only
 def test_a_file_descriptor_left_open_is_found_and_named(tmp_path: Path) -> None:
     before = leaks.Snapshot.take()
