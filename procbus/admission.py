@@ -16,6 +16,10 @@ OnFull = Literal["block", "raise"]
 #: `max_pending`; then it is an avalanche, and publishing from a handler raises QueueFull too.
 AVALANCHE = 10
 
+#: A publisher that found the bus full, and room again, waits so long at most, in seconds, for more
+#: room: otherwise it would be woken, and fill the bus up again, for a few events at a time.
+GATHER_S = 0.005
+
 
 class Admission:
     """Counts pending deliveries. Thread-safe.
@@ -30,10 +34,14 @@ class Admission:
         self._try_lock = self._lock.acquire
         self._unlock = self._lock.release
         self._room = threading.Condition(self._lock)
+        #: Notified when pending falls to `_low_water`, for those that gather room.
+        self._much_room = threading.Condition(self._lock)
+        self._low_water = max_pending - max_pending // 8
         self._empty = threading.Condition(self._lock)
         self._pending = 0
-        #: Threads that wait for room, and for emptiness.
+        #: Threads that wait for room, for more room, and for emptiness.
         self._blocked = 0
+        self._gathering = 0
         self._draining = 0
         self._callbacks: list[Callable[[], object]] = []
         self._refusing = False
@@ -98,6 +106,8 @@ class Admission:
                 return
             if self._blocked:
                 self._room.notify_all()
+            if self._gathering and self._pending <= self._low_water:
+                self._much_room.notify_all()
             if not self._callbacks:
                 return
             callbacks, self._callbacks = self._callbacks, []
@@ -121,6 +131,7 @@ class Admission:
             self._refusing = True
             self._limit = 0
             self._room.notify_all()
+            self._much_room.notify_all()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
@@ -134,8 +145,20 @@ class Admission:
                 self._room.wait()
             finally:
                 self._blocked -= 1
+            self._gather()
         if self._refusing:
             raise BusClosed(_CLOSED)
+
+    def _gather(self) -> None:
+        if self._pending <= self._low_water:
+            return
+        self._gathering += 1
+        try:
+            self._much_room.wait_for(
+                lambda: self._pending <= self._low_water or self._refusing, GATHER_S
+            )
+        finally:
+            self._gathering -= 1
 
     def _check_nested(self) -> None:
         if self._refusing and not self._pending:
