@@ -18,6 +18,7 @@ from procbus.delivery import Delivery
 from procbus.locks import acquire
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
+from procbus.subscription import NEWEST
 
 log = logging.getLogger("procbus")
 
@@ -65,7 +66,12 @@ class Settlement:
                 if outcome.kind is _SUCCEEDED:
                     subscription.succeeded += 1
                     delivery.attempts += 1
-                    subscription.note_run(outcome.ended_at - outcome.started_at)
+                    run_s = outcome.ended_at - outcome.started_at
+                    average_s = subscription.average_s
+                    if average_s is None or run_s > average_s:
+                        subscription.note_run(run_s)
+                    else:  # note_run without the call, for it is most of them
+                        subscription.average_s = average_s + NEWEST * (run_s - average_s)
                 elif self._note_unsuccessful(delivery, receipt, outcome):
                     failed.append((delivery, outcome))
                 if subscription.gate is not None:

@@ -22,11 +22,6 @@ _SUCCEEDED = OutcomeKind.SUCCEEDED
 _new = tuple.__new__
 
 
-def returned_none(started_at: float, ended_at: float, pid: int | None) -> Outcome:
-    """Make the outcome of a handler that returned None and published nothing."""
-    return _new(Outcome, (_SUCCEEDED, None, None, started_at, ended_at, pid, 0))
-
-
 def outcome_of(end: End, delivery: Delivery, pid: int | None) -> Ended:
     """Make the outcome of a delivery that ended in a worker."""
     started_at, ended_at, frame = end

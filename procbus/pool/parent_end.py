@@ -21,6 +21,7 @@ from procbus.codec import (
 )
 from procbus.delivery import Delivery
 from procbus.handler import Handler
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.logbook import Page
 from procbus.pool.seam import Ended, LastWords, Message, Report
@@ -162,12 +163,14 @@ class ParentEnd:
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int
     ) -> list[Ended]:
         ends: list[Ended] = []
-        pid = self.pid
+        pid, new, outcome, succeeded = self.pid, tuple.__new__, Outcome, OutcomeKind.SUCCEEDED
         for end in each_end(data, self._take_definition):
-            if end[2]:
+            started_at, ended_at, frame = end
+            if frame:
                 ends.append(outcomes.outcome_of(end, deliveries[first + len(ends)], pid))
-            else:
-                ends.append((outcomes.returned_none(end[0], end[1], pid), None))
+            else:  # it returned None and published nothing; written out, for it is most of them
+                values = (succeeded, None, None, started_at, ended_at, pid, 0)
+                ends.append((new(outcome, values), None))
         return ends
 
     def _take_definition(self, number: ClassNumber, definition: bytes) -> None:

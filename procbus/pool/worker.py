@@ -36,7 +36,7 @@ from procbus.pool.wire import (
 )
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
-FLUSH_S = 0.005
+FLUSH_S = 0.010
 
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
