@@ -32,10 +32,15 @@ def test_messages_come_out_whole_and_in_order(messages: list[list[bytes]]) -> No
     here, there = Pipe()
     with here, there:
         sender = Channel(here)
-        thread = threading.Thread(target=lambda: [sender.send(*parts) for parts in messages])
+
+        def send_all() -> None:
+            for parts in messages:
+                sender.send(*parts)
+
+        thread = threading.Thread(target=send_all)
         thread.start()
         receiver = Channel(there)
-        received = [bytes(receiver.receive()) for _ in messages]
+        received = [bytes(receiver.receive() or b"") for _ in messages]
         thread.join(10)
     assert received == [b"".join(parts) for parts in messages]
 
@@ -91,7 +96,7 @@ def test_a_receiver_that_stays_awake_gets_the_same(ends: Ends) -> None:
         for _ in range(50):
             receiver_message = receiver.receive()
             assert receiver_message is not None
-            Channel(there).send(receiver_message)
+            Channel(there).send(bytes(receiver_message))
 
     thread = threading.Thread(target=echo)
     thread.start()
