@@ -76,8 +76,17 @@ class Receipt:
             return True
         woken = threading.Lock()
         woken.acquire()
-        self.when_done(lambda _: woken.release())
-        return woken.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+        def wake(_: Receipt) -> None:
+            woken.release()
+
+        self.when_done(wake)
+        if woken.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return True
+        with self.lock:
+            if self.callbacks is not None and wake in self.callbacks:
+                self.callbacks.remove(wake)
+        return self.done
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait, and return what the one handler of this event returned.

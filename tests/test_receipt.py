@@ -143,6 +143,15 @@ def test_a_cancelled_delivery_raises_that_it_was_cancelled():
             ask()
 
 
+def test_waiting_in_vain_again_and_again_leaves_nothing_behind():
+    open_one = Open(1)
+    for _ in range(20):
+        assert not open_one.receipt.wait(0)
+    assert not open_one.receipt.callbacks
+    open_one.settle(0)
+    assert open_one.receipt.wait(0)
+
+
 def test_a_receipt_can_be_awaited():
     one = Open(1)
 
