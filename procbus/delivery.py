@@ -80,8 +80,9 @@ class Delivery:
         error = self.exception()
         if error is not None:
             raise error
-        assert self.outcome is not None
-        return self.outcome.value
+        outcome = self.outcome
+        assert outcome is not None
+        return outcome.value
 
     def exception(self) -> BaseException | None:
         """Return what went wrong, None when the handler succeeded.

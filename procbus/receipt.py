@@ -99,9 +99,10 @@ class Receipt:
             ProcbusError: the event has no handler or more than one.
             BaseException: what the handler raised, or the `ProcbusError` that ended it.
         """
-        self._only_delivery()
-        self._wait_or_raise(timeout)
-        return self._only_delivery().result()
+        delivery = self._only_delivery()
+        if self.left:
+            self._wait_or_raise(timeout)
+        return delivery.result()
 
     def results(self, timeout: float | None = None) -> list[Any]:
         """Wait, and return what each handler returned, in the order of `deliveries`.
@@ -142,15 +143,18 @@ class Receipt:
 
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait in an event loop; the value is that of `result()`."""
-        self._only_delivery()
+        delivery = self._only_delivery()
         yield from self.settled().__await__()
-        return self._only_delivery().result()
+        return delivery.result()
 
     def _only_delivery(self) -> Delivery:
-        if len(self.deliveries) == 1:
-            return self.deliveries[0]
+        held = self.held
+        if not isinstance(held, tuple):
+            return held
+        if len(held) == 1:
+            return held[0]
         raise ProcbusError(
-            f"event {self.id} has {len(self.deliveries)} handlers, so it has no one result: "
+            f"event {self.id} has {len(held)} handlers, so it has no one result: "
             "use results(), or look at each of receipt.deliveries"
         )
 
