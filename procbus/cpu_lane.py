@@ -7,6 +7,7 @@ out long gives back what its worker has not begun, to whoever is free.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
@@ -29,6 +30,10 @@ BATCH_S = 0.005
 JOIN_S = 10.0
 #: How long the first publish waits for the first worker to be launched, in seconds.
 LAUNCH_S = 30.0
+#: Whether a publish waits for the launch of every worker that it makes necessary, not only of the
+#: first (15 ms each). Python 3.12 starts no thread once the script has ended, so that loky would
+#: lose a process half launched then, which would complain on stdout.
+LAUNCH_EACH = sys.version_info[:2] == (3, 12)
 
 #: Of a worker that never was.
 NO_WORDS = LastWords(0, [], None)
@@ -332,8 +337,8 @@ class CpuLane:
             except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
                 companion.launched.set()
                 self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
-        if started and first:
+        if started and (first or LAUNCH_EACH):
             # An interpreter that ends starts nothing any more, so the first worker has to be
             # launched before `publish` returns: a script may end right after it.
-            started[0].launched.wait(LAUNCH_S)
+            started[-1].launched.wait(LAUNCH_S)
         return started
