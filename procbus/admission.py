@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Literal
 
 from procbus.errors import BusClosed, QueueFull
-from procbus.locks import acquire
+from procbus.locks import LOOK_UP_S, acquire
 
 OnFull = Literal["block", "raise"]
 
@@ -120,8 +122,11 @@ class Admission:
         """Wait until nothing is pending; say whether that came about within `timeout` seconds."""
         with self._lock:
             self._draining += 1
+            deadline = inf if timeout is None else monotonic() + timeout
             try:
-                return self._empty.wait_for(lambda: not self._pending, timeout)
+                while self._pending and (left_s := deadline - monotonic()) > 0:
+                    self._empty.wait(min(left_s, LOOK_UP_S))
+                return not self._pending
             finally:
                 self._draining -= 1
 
@@ -142,7 +147,7 @@ class Admission:
                 raise QueueFull(self._full())
             self._blocked += 1
             try:
-                self._room.wait()
+                self._room.wait(LOOK_UP_S)
             finally:
                 self._blocked -= 1
             self._gather()

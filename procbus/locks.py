@@ -20,6 +20,10 @@ from __future__ import annotations
 import threading
 import time
 
+#: Ctrl-C that comes in the moment before the main thread goes to sleep on a lock does not wake it.
+#: So waits that may last look up so often, in seconds: then Python runs its signal handlers.
+LOOK_UP_S = 0.5
+
 
 def acquire(lock: threading.Lock) -> None:
     """Take a lock that is only ever held for microseconds, holding the GIL when it is taken."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from math import inf
+from time import monotonic
 from typing import Any
 
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import ProcbusError
+from procbus.locks import LOOK_UP_S
 
 
 class Receipt:
@@ -81,8 +84,13 @@ class Receipt:
             woken.release()
 
         self.when_done(wake)
-        if woken.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            return True
+        deadline = inf if timeout is None else monotonic() + timeout
+        while True:
+            left_s = max(0.0, deadline - monotonic())
+            if woken.acquire(timeout=min(left_s, LOOK_UP_S)):
+                return True
+            if left_s <= LOOK_UP_S:
+                break
         with self.lock:
             if self.callbacks is not None and wake in self.callbacks:
                 self.callbacks.remove(wake)

@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from procbus.errors import QueueFull
+from procbus.locks import LOOK_UP_S
 from procbus.receipt import Receipt
 
 #: Events published in a row before looking for settled receipts.
@@ -51,10 +52,18 @@ def as_settled(
             stride += 1
         if outstanding:
             outstanding -= 1
-            yield settled.get()
+            yield _next(settled)
             for receipt in _available(settled):
                 outstanding -= 1
                 yield receipt
+
+
+def _next(settled: SimpleQueue[Receipt]) -> Receipt:
+    while True:
+        try:
+            return settled.get(timeout=LOOK_UP_S)
+        except Empty:
+            continue
 
 
 def _available(settled: SimpleQueue[Receipt]) -> Iterator[Receipt]:
