@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from procbus.dispatcher import Dispatcher
 from procbus.errors import QueueFull
 from procbus.lanes import Lanes
-from procbus.receipt import Receipt
+from procbus.receipt import Receipt, call_in_loop
 from procbus.subscriptions import Subscriptions
 
 
@@ -46,13 +47,7 @@ async def publish(dispatcher: Dispatcher, event: Any, topic: str | None) -> Rece
     loop = asyncio.get_running_loop()
     while True:
         room = asyncio.Event()
-
-        def wake(room: asyncio.Event = room) -> None:
-            try:
-                loop.call_soon_threadsafe(room.set)
-            except RuntimeError:
-                return  # the loop was closed meanwhile: nobody waits any more
-
+        wake = partial(call_in_loop, loop, room.set)
         receipt = dispatcher.try_publish(event, topic, wake)
         if receipt is not None:
             return receipt
@@ -71,12 +66,6 @@ async def stream(
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
     outstanding = 0
-
-    def tell(receipt: Receipt) -> None:
-        try:
-            loop.call_soon_threadsafe(settled.put_nowait, receipt)
-        except RuntimeError:
-            return  # the loop was closed meanwhile: nobody waits any more
 
     async def next_one() -> Receipt:
         if ordered:
@@ -97,7 +86,7 @@ async def stream(
         if ordered:
             open_receipts.append(receipt)
         else:
-            receipt.when_done(tell)
+            receipt.when_done(partial(call_in_loop, loop, settled.put_nowait))
         while outstanding >= window or (
             outstanding and (open_receipts[0].done if ordered else not settled.empty())
         ):

@@ -19,7 +19,7 @@ from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
-from procbus.pool.seam import LastWords, Pool, Worker, WorkerGone
+from procbus.pool.seam import NO_WORDS, Pool, Worker, WorkerGone
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 from procbus.subscription import OVERHEAD_S
@@ -34,9 +34,6 @@ LAUNCH_S = 30.0
 #: first (15 ms each). Python 3.12 starts no thread once the script has ended, so that loky would
 #: lose a process half launched then, which would complain on stdout.
 LAUNCH_EACH = sys.version_info[:2] == (3, 12)
-
-#: Of a worker that never was.
-NO_WORDS = LastWords(0, [], None)
 
 Published = list[tuple[str | None, Any]]
 #: Publishes what a cpu handler published, all or none; returns the error if none.

@@ -16,9 +16,6 @@ _lock = threading.Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
 
-#: After Ctrl-C while buses finish, the others have so long to do so, in seconds.
-INTERRUPT_GRACE_S = 1.0
-
 
 class Watched(Protocol):
     """What is watched: a bus."""
@@ -26,8 +23,8 @@ class Watched(Protocol):
     def close_at_exit(self) -> None:
         """The main thread has ended: finish, or give up after Ctrl-C."""
 
-    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Finish; with `cancel` only what is running."""
+    def leave(self, error: BaseException | None) -> None:
+        """Close because of an error: after Ctrl-C, only what is running is finished."""
 
     def disown(self) -> None:
         """This is a forked child: the bus belongs to its parent. Take no lock."""
@@ -66,7 +63,7 @@ def _close_open() -> None:
             if interrupt is None:
                 bus.close_at_exit()
             else:
-                bus.close(INTERRUPT_GRACE_S, cancel=True)
+                bus.leave(interrupt)
         except KeyboardInterrupt as error:
             interrupt = error
     if interrupt is not None:

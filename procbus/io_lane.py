@@ -50,7 +50,7 @@ class IoLane:
         """Queue a delivery, and start one more thread where none is free for it."""
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
-        if self.queue.starved and len(self._threads) < self.size:
+        if self.queue.starved and not self.full:
             self.grow()
 
     def release(self, delivery: Delivery) -> None:
@@ -105,7 +105,7 @@ class IoLane:
     def grow(self) -> None:
         """Start one more thread for a starved queue, if there may be more."""
         with self.queue.lock:
-            if len(self._threads) >= self.size or self.queue.closed or not self.queue.starved:
+            if self.full or self.queue.closed or not self.queue.starved:
                 return
             self.queue.locked_started()
             thread = IoThread(self, next(self._numbers), self._settle, self._make_context)

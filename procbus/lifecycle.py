@@ -93,10 +93,8 @@ class Lifecycle:
 
     def close_at_exit(self) -> None:
         """Close as the interpreter ends: finish, but if Ctrl-C ends it cancel."""
-        if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-            self.close(INTERRUPT_GRACE_S, cancel=True)
-        else:
-            self.close()
+        error = getattr(sys, "last_value", None)
+        self.leave(error if isinstance(error, KeyboardInterrupt) else None)
 
     def disown(self) -> None:
         """In a forked child: refuse every event, and touch no lock."""

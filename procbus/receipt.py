@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import ProcbusError
 from procbus.locks import LOOK_UP_S
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+
+def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Call something in an event loop, from any thread; where the loop is closed, nobody waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
 
 
 class Receipt:
@@ -139,13 +149,7 @@ class Receipt:
             loop = asyncio.get_running_loop()
             woken = asyncio.Event()
 
-            def wake(_: Receipt) -> None:
-                try:
-                    loop.call_soon_threadsafe(woken.set)
-                except RuntimeError:
-                    return  # the loop was closed meanwhile: nobody waits any more
-
-            self.when_done(wake)
+            self.when_done(lambda _: call_in_loop(loop, woken.set))
             await woken.wait()
         return self
 

@@ -30,8 +30,8 @@ from procbus.pool import worker
 from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
-from procbus.pool.parent_end import NO_WORDS, ParentEnd
-from procbus.pool.seam import Message, Report, WorkerGone
+from procbus.pool.parent_end import ParentEnd
+from procbus.pool.seam import NO_WORDS, Message, Report, WorkerGone
 from procbus.pool.wire import STOP, Tag
 
 _THREADS = (

@@ -24,15 +24,12 @@ from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.logbook import Page
-from procbus.pool.seam import Ended, LastWords, Message, Report
+from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import BatchHead, each_end, pack_batch, unpack_results
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
 #: batches have to fit into a pipe that nobody reads.
 BATCH_BYTES = 48 * 1024
-
-#: For a worker that said nothing of any batch.
-NO_WORDS = LastWords(0, [], None)
 
 _numbers = itertools.count(1)
 

@@ -39,6 +39,10 @@ class LastWords(NamedTuple):
     ran_s: float | None
 
 
+#: Of a worker that said nothing of any batch, or that never was.
+NO_WORDS = LastWords(0, [], None)
+
+
 class WorkerGone(Exception):
     """The worker is dead.
 

@@ -120,7 +120,7 @@ class Worker:
         self._claim = tokens.acquire
         self._encoder = Encoder(number)
         #: Definitions are loaded at the first delivery: what a broken one does is charged to it.
-        self._definitions: dict[int, tuple[str, bytes]] = {}
+        self._definitions: dict[int, bytes] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
         self._names: dict[int, str] = {}
         #: Guards the sending end of the pipe: threads of a handler may log while it sends.
@@ -192,7 +192,7 @@ class Worker:
                 self._encoder.know(cls, number)
         for handler, name, definition in head.handlers:
             self._names[handler] = name
-            self._definitions[handler] = (name, definition)
+            self._definitions[handler] = definition
 
     def _run(
         self,
@@ -246,7 +246,7 @@ class Worker:
         return HandlerContext(self._names[handler], event_id, parent_id, topic, attempt, publish)
 
     def _load(self, handler: int) -> Callable[[Any], Any]:
-        function: Callable[[Any], Any] = decode(self._definitions[handler][1])
+        function: Callable[[Any], Any] = decode(self._definitions[handler])
         self._functions[handler] = function
         return function
 
