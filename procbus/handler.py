@@ -6,10 +6,11 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from procbus.annotation import name_of, topics_of, without_partial
+from procbus.backoff import Backoff, exponential
 from procbus.errors import SubscriptionError, TopicError
 from procbus.topic import Topic, check_class, topics_in
 
@@ -39,6 +40,13 @@ class Handler:
         concurrency: most deliveries that may run at the same time; None for no limit of its own.
         where: of an event, whether the handler takes it; None takes all.
         is_async: whether calling the function gives a coroutine.
+        timeout: seconds that one attempt may run; None for as long as it takes.
+        retries: attempts that may follow the first.
+        backoff: seconds to wait before the next attempt, by the one that failed and its outcome.
+        retry_on: the errors after which there is another attempt.
+        max_crashes: how often a delivery may kill its worker and still be tried again.
+        max_memory: bytes that its worker may have while it runs; None for no limit.
+        limited: whether a run has to be watched: it has a timeout or a max_memory.
     """
 
     number: int
@@ -51,6 +59,18 @@ class Handler:
     concurrency: int | None = None
     where: Callable[[Any], bool] | None = None
     is_async: bool = False
+    timeout: float | None = None
+    retries: int = 0
+    backoff: Backoff = exponential
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    max_crashes: int = 1
+    max_memory: int | None = None
+    limited: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Say once whether there is a limit: lanes ask for every event."""
+        limited = self.timeout is not None or self.max_memory is not None
+        object.__setattr__(self, "limited", limited)  # as the class is frozen
 
     def __repr__(self) -> str:
         """Show name, kind and topics."""

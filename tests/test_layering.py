@@ -51,6 +51,7 @@ LAYERS = {
     ],
     "nouns": [
         "annotation",
+        "backoff",
         "context",
         "delivery",
         "errors",
