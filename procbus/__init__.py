@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from procbus.bus import EventBus
     from procbus.context import current
-    from procbus.dead_letters import DeadLetter
     from procbus.delivery import Delivery, DeliveryState
     from procbus.errors import (
         BusClosed,
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from procbus.handler import Handler
+    from procbus.letter import DeadLetter
+    from procbus.letters import DeadLetters
     from procbus.outcome import Outcome, OutcomeKind
     from procbus.receipt import Receipt
     from procbus.registry import subscribe
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BusClosed",
     "DeadLetter",
+    "DeadLetters",
     "Delivery",
     "DeliveryState",
     "EventBus",
@@ -62,10 +64,11 @@ __all__ = [
 _HOMES = {
     "EventBus": "bus",
     "current": "context",
-    "DeadLetter": "dead_letters",
     "Delivery": "delivery",
     "DeliveryState": "delivery",
     "Handler": "handler",
+    "DeadLetter": "letter",
+    "DeadLetters": "letters",
     "Outcome": "outcome",
     "OutcomeKind": "outcome",
     "Receipt": "receipt",

@@ -1,40 +1,168 @@
 # SPDX-License-Identifier: MIT
-"""Dead letters: deliveries that failed for good, kept so that they can be read."""
+"""The box of one bus for its dead letters: bounded, and the place to replay them from."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import Any
+import logging
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from procbus.outcome import Outcome
+from procbus.annotation import name_of
+from procbus.errors import NoSuchHandler, ProcbusError
+from procbus.letter import DeadLetter as DeadLetter
+from procbus.letter import letter_of as letter_of
+from procbus.letters import DeadLetters as DeadLetters
+from procbus.router import Router
+
+if TYPE_CHECKING:
+    from procbus.delivery import Delivery
+    from procbus.handler import Handler
+    from procbus.receipt import Receipt
+
+log = logging.getLogger("procbus")
 
 #: So many are kept, the newest; older ones are counted only.
 MOST_KEPT = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A delivery that failed for good."""
+class DeadLetterBox:
+    """The newest dead letters of one bus. Thread-safe.
 
-    event_id: int
-    event: Any
-    topic: str | None
-    #: Name of the handler.
-    handler: str
-    outcome: Outcome
+    Args:
+        lock: the settlement's; it guards all fields.
+        redeliver: publishes the event of a letter again, for its handler alone.
+
+    Attributes:
+        handlers: gives the handlers that are subscribed; set once, when the bus is made.
+        dropped: how many were let go because newer ones came.
+    """
+
+    def __init__(self, lock: threading.Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
+        self._lock = lock
+        self._redeliver = redeliver
+        self.handlers: Callable[[], Iterable[Handler]] = tuple
+        #: Each letter with its delivery; None for one that came from a file.
+        self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
+        self.dropped = 0
+        self._told = False
+
+    def __len__(self) -> int:
+        """How many are kept. It does not count as a look at them."""
+        return len(self._kept)
+
+    def add(self, letter: DeadLetter, delivery: Delivery | None = None) -> None:
+        """Keep one more, letting the oldest go when full. Call it with the lock held."""
+        self._kept[letter] = delivery
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+            self.dropped += 1
+
+    def tell_dropped(self) -> None:
+        """Log, once, that letters are let go. Call it without the lock: logging is the user's."""
+        if not self.dropped or self._told:
+            return
+        with self._lock:
+            told, self._told = self._told, True
+        if not told:
+            log.warning(
+                "more than %d dead letters: the oldest are let go from now on (bus.dead_letters; "
+                "save() keeps them in a file, replay() and clear() make room)",
+                MOST_KEPT,
+            )
+
+    def snapshot(self) -> DeadLetters:
+        """The letters kept, oldest first. From now on their failures count as looked at."""
+        with self._lock:
+            letters = DeadLetters(self._kept, self)
+            deliveries = tuple(self._kept.values())
+        for delivery in deliveries:
+            if delivery is not None and delivery.unseen is not None:
+                delivery.unseen.note_seen(delivery)
+        return letters
+
+    def remove(self, letters: Iterable[DeadLetter]) -> None:
+        """Take letters out; those that are not in it are left alone."""
+        with self._lock:
+            for letter in letters:
+                self._kept.pop(letter, None)
+
+    def put_back(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep letters from a file, as the oldest: when full, they are the first to go."""
+        with self._lock:
+            for letter in reversed(letters):
+                self._kept[letter] = None
+                self._kept.move_to_end(letter, last=False)
+            self._trim()
+        self.tell_dropped()
+
+    def names_of(self, handler: str | Callable[..., Any]) -> set[str]:
+        """Names that a function has on this bus, and by itself; a name as it is."""
+        if isinstance(handler, str):
+            return {handler}
+        return {name_of(handler)} | {h.name for h in self.handlers() if h.function == handler}
+
+    def replay(self, letters: Sequence[DeadLetter]) -> list[Receipt]:
+        """Publish letters again, and take out each that was. See `DeadLetters.replay`."""
+        handlers = tuple(self.handlers())
+        for letter in letters:
+            handler_for(letter, handlers)
+        receipts: list[Receipt] = []
+        try:
+            for letter in letters:
+                receipts.append(self._redeliver(letter))
+                # Only now: what could not be published is not lost.
+                self.remove((letter,))
+        except BaseException as error:
+            error.add_note(
+                f"{len(receipts)} of {len(letters)} dead letters were replayed before this; the "
+                "others are still in bus.dead_letters"
+            )
+            raise
+        return receipts
 
 
-class DeadLetters:
-    """The newest dead letters of one bus. Guarded by the settlement's lock."""
+def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
+    """Find the handler that a letter is replayed for, by its name.
 
-    def __init__(self) -> None:
-        self._kept: deque[DeadLetter] = deque(maxlen=MOST_KEPT)
+    Raises:
+        NoSuchHandler: there is none.
+        ProcbusError: there are several, and no telling which one it was.
+    """
+    named = [handler for handler in handlers if handler.name == letter.handler]
+    if not named:
+        raise NoSuchHandler(
+            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, "
+            "which is not subscribed to this bus: subscribe it under that name, or leave the "
+            "letter out with filter()"
+        )
+    if len(named) > 1:
+        # One function may be subscribed to several topics, and lambdas have one name in common.
+        taking = Router([(handler, handler.topics) for handler in named])
+        named = list(taking.match(letter.event, letter.topic)) or named
+    if any(handler.function != named[0].function for handler in named):
+        raise ProcbusError(
+            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, but "
+            f"{len(named)} handlers on this bus have that name: give each its own, with name="
+        )
+    return named[0]
 
-    def add(self, letter: DeadLetter) -> None:
-        """Keep one more, letting the oldest go when full."""
-        self._kept.append(letter)
 
-    def snapshot(self) -> tuple[DeadLetter, ...]:
-        """The dead letters kept, oldest first."""
-        return tuple(self._kept)
+def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
+    """Call the user's `on_failure` hook; log whatever it raises, and go on."""
+    try:
+        hook(letter)
+    except KeyboardInterrupt:  # Ctrl-C in the main thread, which wants to end
+        raise
+    except BaseException:  # noqa: BLE001 - the user's code, in a thread that others depend on
+        try:
+            log.exception(
+                "on_failure= raised for %s with event %d", letter.handler, letter.event_id
+            )
+        except Exception:  # noqa: BLE001 - the user's logging
+            traceback.print_exc()

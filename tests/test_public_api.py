@@ -14,6 +14,7 @@ from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, s
 NAMES = [
     "BusClosed",
     "DeadLetter",
+    "DeadLetters",
     "Delivery",
     "DeliveryState",
     "EventBus",
