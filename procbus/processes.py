@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: MIT
+"""What the system says of processes, and signals to them: psutil, behind one door.
+
+Processes end at any moment, also between two lines here. So nothing here raises because one is
+gone: there is no answer then. All of it may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import psutil
+
+#: `Details.status` of a process that a signal has halted.
+STOPPED = psutil.STATUS_STOPPED
+#: How long `Probe.stop` waits for the kernel, and between two looks, in seconds.
+STOP_S = 0.020
+_LOOK_S = 0.0005
+#: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
+_ROUNDS = 5
+#: Only Linux counts the bytes of all reads and writes, from caches and pipes too.
+_COUNTS_IO = sys.platform == "linux"
+#: Whether the kernel lists the children of each thread; a few kernels are built without.
+_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
+
+# Where a process vanishes between the opening and the reading of a file, psutil passes on what it
+# got: OSError, or RuntimeError and ValueError for an empty one.
+_UNANSWERED = (psutil.Error, OSError, RuntimeError, ValueError)
+
+_Answer = TypeVar("_Answer")
+
+
+class Sample(NamedTuple):
+    """What one look at a process costs little to tell."""
+
+    #: When, in seconds of `time.monotonic()`.
+    at: float
+    #: Resident memory in bytes.
+    rss: int
+    #: CPU seconds of all its threads, without its children.
+    cpu_s: float
+    #: Bytes read and written by system calls so far; 0 if not asked for, or not counted.
+    io_bytes: int
+
+
+class Details(NamedTuple):
+    """What takes longer to find out."""
+
+    #: As psutil names it; `STOPPED` is one.
+    status: str
+    #: Resident memory in bytes, and the part that no other process has; None if not allowed.
+    rss: int
+    uss: int | None
+    cpu_s: float
+    #: How many descendants it has.
+    children: int
+    #: Open file descriptors; None if not allowed.
+    open_files: int | None
+
+
+class Memory(NamedTuple):
+    """Memory of the whole machine, in bytes."""
+
+    total: int
+    available: int
+
+
+class Probe:
+    """Looks at one worker process, and sends it signals. Thread-safe.
+
+    Signals and `alive` never go to another process that got the same pid. The readings do not
+    check that, which would double their cost: a worker's pid is used again only after the
+    worker was reaped, and nobody looks any more soon after.
+
+    Args:
+        pid: its process id. If there is no such process, it counts as one that is gone.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._process = _process(pid)
+
+    def sample(self, *, io: bool = False) -> Sample | None:
+        """Take a sample; None when the process is gone or a zombie.
+
+        Args:
+            io: count the bytes of its input and output as well, for half the cost again.
+        """
+        process = self._process
+        if process is None:
+            return None
+        try:
+            # Two reads. psutil's `oneshot` would make three of them, and take longer.
+            rss = process.memory_info().rss
+            times = process.cpu_times()
+        except _UNANSWERED:
+            return None
+        if not rss:  # a zombie has none
+            return None
+        io_bytes = _io_bytes(process) if io else 0
+        return Sample(time.monotonic(), rss, times.user + times.system, io_bytes)
+
+    def rss(self) -> int | None:
+        """Resident memory in bytes; None when the process is gone or a zombie."""
+        return self._ask(lambda process: process.memory_info().rss, None) or None
+
+    def alive(self) -> bool:
+        """Whether it is there and not a zombie."""
+        return self._ask(_is_alive, False)
+
+    def exit_code(self) -> int | None:
+        """Exit code of a child that is a zombie, as in `subprocess`; it stays one."""
+        if not hasattr(os, "waitid"):  # Windows and old macOS
+            return None
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:  # it was reaped
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def stopped(self) -> bool:
+        """Whether a signal has halted it."""
+        return self._ask(lambda process: process.status(), None) == STOPPED
+
+    def details(self) -> Details | None:
+        """Look closely: it takes some 0.1 ms, more with GBs of memory. None when it is dead."""
+        process = self._process
+        sample = self.sample()
+        status = self._ask(lambda process: process.status(), psutil.STATUS_DEAD)
+        if process is None or sample is None or status in _DEAD:
+            return None
+        return Details(
+            status,
+            sample.rss,
+            self._ask(lambda process: process.memory_full_info().uss, None),
+            sample.cpu_s,
+            len(self.children()),
+            self._ask(lambda process: process.num_fds(), None),
+        )
+
+    def children(self) -> list[int]:
+        """Pids of all its descendants; empty when it is gone."""
+        if _LISTS_CHILDREN:
+            # Some µs, where psutil looks at every process of the machine. It may miss one where
+            # another ends just then; so `kill_tree` does not rely on it.
+            return _listed_descendants(self.pid) if self._process is not None else []
+        return [child.pid for child in self._descendants()]
+
+    def tree_cpu_s(self) -> float:
+        """CPU seconds of it, of its descendants, and of those that have ended; 0 when it is gone.
+
+        By these a handler that waits for a busy subprocess is told from one that is stalled. They
+        grow only, but for descendants whose parent ended before them: those are nobody's.
+        """
+        processes = (_process(pid) for pid in self.children())
+        return self._ask(_family_cpu_s, 0.0) + sum(
+            _family_cpu_s(process) for process in processes if process is not None
+        )
+
+    def send_signal(self, number: int) -> bool:
+        """Send it a signal; False when it is gone."""
+        return self._process is not None and _send(self._process, number)
+
+    def stop(self) -> bool:
+        """Halt it, and wait until it is halted: its main thread, which runs the handlers.
+
+        Returns:
+            False when it is not within `STOP_S`; it is not going to halt later on either.
+        """
+        deadline = time.monotonic() + STOP_S
+        if not self.send_signal(signal.SIGSTOP):
+            return False
+        while not self.stopped():
+            if time.monotonic() > deadline:
+                self.resume()  # the signal waits while the kernel is busy for it: take it back
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+    def resume(self) -> None:
+        """Let it go on after `stop`."""
+        self.send_signal(signal.SIGCONT)
+
+    def kill_tree(self) -> None:
+        """Kill it and all its descendants with SIGKILL. Idempotent.
+
+        A descendant whose own parent has ended is not found: it is nobody's child any more.
+        """
+        # Halted first, from the top down: a process that is halted starts no more, and one whose
+        # parent is killed before it is found is never found.
+        self.send_signal(signal.SIGSTOP)
+        family: set[psutil.Process] = set()
+        for _ in range(_ROUNDS):
+            more = set(self._descendants()) - family
+            if not more:
+                break
+            for process in more:
+                _send(process, signal.SIGSTOP)
+            family |= more
+        for process in family:
+            _send(process, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)  # the last one: who sees it dead finds none of the others
+
+    def _descendants(self) -> list[psutil.Process]:
+        nobody: list[psutil.Process] = []
+        return self._ask(lambda process: process.children(recursive=True), nobody)
+
+    def _ask(self, question: Callable[[psutil.Process], _Answer], otherwise: _Answer) -> _Answer:
+        if self._process is None:
+            return otherwise
+        try:
+            return question(self._process)
+        except _UNANSWERED:
+            return otherwise
+
+
+def machine_memory() -> Memory:
+    """Memory of the machine, whatever the limits of this process are."""
+    memory = psutil.virtual_memory()
+    return Memory(memory.total, memory.available)
+
+
+def thread_cpu_s() -> dict[int, float]:
+    """CPU seconds of each thread of this process by its native id; empty if not allowed."""
+    try:
+        return {t.id: t.user_time + t.system_time for t in psutil.Process().threads()}
+    except _UNANSWERED:
+        return {}
+
+
+_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except _UNANSWERED:
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() not in _DEAD
+
+
+def _send(process: psutil.Process, number: int) -> bool:
+    try:
+        process.send_signal(number)
+    except _UNANSWERED:
+        return False
+    return True
+
+
+def _io_bytes(process: psutil.Process) -> int:
+    if not _COUNTS_IO:
+        return 0
+    try:
+        counted = process.io_counters()
+    except _UNANSWERED:  # also where a worker changed its user: the rest can be read
+        return 0
+    return counted.read_chars + counted.write_chars
+
+
+def _family_cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of a process and of the children that it has waited for."""
+    try:
+        times = process.cpu_times()
+    except _UNANSWERED:
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _listed_descendants(pid: int) -> list[int]:
+    family = [pid]
+    for parent in family:  # it grows meanwhile
+        family += [child for child in _listed_children(parent) if child not in family]
+    return family[1:]
+
+
+def _listed_children(pid: int) -> list[int]:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it has ended
+        return []
+    children: list[int] = []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children += map(int, file.read().split())
+        except OSError:  # the thread has ended
+            continue
+    return children

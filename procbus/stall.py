@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""Stalled or slow: whether a handler that takes long still gets anywhere.
+
+A handler that gains CPU time is slow, and so is one that reads or writes, or whose subprocesses
+work. One that does nothing of all this for a while is stalled: a deadlock, a socket that nobody
+answers on, a lock that nobody lets go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+#: A handler that did nothing for so many seconds is stalled.
+WINDOW_S = 2.0
+#: CPU seconds in a window that still count as nothing: 1.25 % of a core. The kernel rounds user and
+#: system time down to 10 ms each, so two such steps may show where next to nothing was used; what
+#: lies between two steps and three is safe from the rounding of floats too. A loop that wakes ten
+#: times a second to look whether it may go on uses about 1 ms in a window.
+LEAST_CPU_S = 0.0125 * WINDOW_S
+
+
+class Progress:
+    """Judges one worker by what is noted of it.
+
+    One thread notes, any thread may ask: the verdict is one tuple, replaced as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._delivery_key: Hashable = None
+        self._cpu = _Meter(LEAST_CPU_S)
+        self._tree_cpu = _Meter(LEAST_CPU_S)
+        self._io = _Meter(0)
+        self._quiet = False
+        #: When the last note was made, and whether nothing had happened for a window then.
+        self._verdict = (0.0, False)
+
+    def note(self, at: float, cpu_s: float, io_bytes: int, delivery_key: Hashable) -> None:
+        """Note a sample.
+
+        Args:
+            at: when it was taken, in seconds of `time.monotonic()`.
+            cpu_s: CPU seconds of the worker's process so far.
+            io_bytes: bytes that it has read and written so far; 0 if that was not asked.
+            delivery_key: tells the delivery it is at from any other; None between two.
+        """
+        if delivery_key is None or delivery_key != self._delivery_key:
+            self._delivery_key = delivery_key
+            for meter in (self._cpu, self._tree_cpu, self._io):
+                meter.clear()
+        before = self._cpu.last
+        if delivery_key is not None:
+            self._cpu.note(at, cpu_s)
+            if io_bytes:
+                self._io.note(at, io_bytes)
+        self._quiet = before is not None and abs(cpu_s - before) <= LEAST_CPU_S
+        self._judge(at)
+
+    def note_tree(self, at: float, tree_cpu_s: float) -> None:
+        """Note the CPU seconds of the worker and all its descendants so far, after `note`.
+
+        It takes longer to find out, so ask for it only when the worker is `quiet`.
+        """
+        if self._delivery_key is not None:
+            self._tree_cpu.note(at, tree_cpu_s)
+            self._judge(at)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the last note showed hardly any CPU: it may be input, output or a subprocess."""
+        return self._quiet
+
+    def stalled(self, now: float) -> bool:
+        """Whether a delivery is at hand and nothing has happened for `WINDOW_S`.
+
+        Nobody is stalled who was not looked at for as long.
+
+        Args:
+            now: in seconds of `time.monotonic()`.
+        """
+        at, still = self._verdict
+        return still and now - at <= WINDOW_S
+
+    def _judge(self, at: float) -> None:
+        # What was never asked for this delivery says nothing.
+        asked = [meter for meter in (self._tree_cpu, self._io) if meter.last is not None]
+        self._verdict = (at, self._cpu.still and all(meter.still for meter in asked))
+
+
+class _Meter:
+    """A figure that grows while something happens, over the last window.
+
+    Args:
+        least: a change of so much, or less, is none.
+    """
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+        self._readings: deque[tuple[float, float]] = deque()
+
+    def clear(self) -> None:
+        self._readings.clear()
+
+    def note(self, at: float, value: float) -> None:
+        readings = self._readings
+        readings.append((at, value))
+        # The first one left is the last that is a whole window old.
+        while len(readings) > 1 and at - readings[1][0] >= WINDOW_S:
+            readings.popleft()
+
+    @property
+    def last(self) -> float | None:
+        return self._readings[-1][1] if self._readings else None
+
+    @property
+    def still(self) -> bool:
+        """Whether it did not change for a window, as far as was noted."""
+        if not self._readings:
+            return False
+        (first_at, first), (last_at, last) = self._readings[0], self._readings[-1]
+        # Either way: a descendant that ends may take its CPU seconds along, and that is a change.
+        return last_at - first_at >= WINDOW_S and abs(last - first) <= self._least
