@@ -41,6 +41,7 @@ LAYERS = {
         "exit_watch",
         "gate",
         "health",
+        "histogram",
         "letter_file",
         "letters",
         "machine",
