@@ -31,7 +31,7 @@ def letter(*errors: BaseException, **fields: Any) -> DeadLetter:
 def caught(error: Exception) -> Exception:
     try:
         raise error
-    except Exception as same:
+    except Exception as same:  # noqa: BLE001 - it is what was given
         return same
 
 
