@@ -3,16 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import TypeAlias
 
-from procbus.outcome import Outcome
+from procbus.amounts import is_real
+from procbus.annotation import name_of
+from procbus.callables import accepts, is_async
+from procbus.errors import HandlerTimeout, MemoryLimitExceeded, WorkerDied
+from procbus.hints import shown
+from procbus.outcome import Outcome, OutcomeKind
 
 Backoff: TypeAlias = Callable[[int, Outcome], float]
 """Seconds to wait, by the number of the attempt that has just failed, from 1, and its outcome."""
 
+#: The longest wait, in seconds: a day.
+_LONGEST = 86_400
+#: A callable is tried for so many attempts at most.
+_MOST_TRIED = 100
 
-def exponential(attempt: int, outcome: Outcome) -> float:  # noqa: ARG001 - waits alike for any
+_log = logging.getLogger("procbus")
+# Handlers whose backoff has failed, by name; each is logged once. `setdefault` is one C call, so
+# it needs no lock for one of several threads to be the first.
+_failed: dict[str, object] = {}
+
+
+def exponential(attempt: int, _outcome: Outcome) -> float:
     """Wait for a random part of 0.5 s doubled at each attempt, of 60 s at most: the default.
 
     The whole of the wait is random ("full jitter"), so that deliveries which failed together, as
@@ -23,3 +40,112 @@ def exponential(attempt: int, outcome: Outcome) -> float:  # noqa: ARG001 - wait
 
     # Bounded before the power, which at a thousand attempts is no float any more.
     return uniform(0.0, min(60.0, 0.5 * 2.0 ** min(attempt - 1, 7)))  # noqa: S311 - no secret
+
+
+def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) -> Backoff:
+    """Make a backoff of what a user gives for one.
+
+    Args:
+        value: seconds to wait, always; a sequence of seconds, one for each retry, of which the
+            last is repeated; a function of (attempt, outcome) that returns seconds, which is
+            tried at once; None for `exponential`.
+        retries: how many attempts may follow the first: a function is tried for each, 100 at most.
+
+    Raises:
+        ValueError: it is none of these; the sentence says what would be. The cause is what the
+            function raised, if it did.
+    """
+    if value is None:
+        return exponential
+    if callable(value):
+        _try(value, retries)
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
+        if not len(value):
+            raise ValueError("backoff is an empty sequence; give the wait before each retry")
+        return _waits([_seconds(each, f"backoff[{index}]") for index, each in enumerate(value)])
+    if isinstance(value, Real):
+        return _waits([_seconds(value, "backoff")])
+    raise ValueError(
+        f"backoff must be a number of seconds, a sequence of such, or a function of "
+        f"(attempt, outcome) that returns one, not {shown(value)}"
+    )
+
+
+def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome) -> float:
+    """Ask a backoff how long to wait. Never raises; may be called from any thread.
+
+    A function that raises, or gives what is no wait, is logged once for its handler, and
+    `exponential` is used instead: no delivery is lost for it.
+
+    Args:
+        handler_name: whose backoff it is.
+        backoff: the handler's.
+        attempt: number of the attempt that has just failed, from 1.
+        outcome: how it failed.
+
+    Returns:
+        Seconds, from 0 to a day.
+    """
+    try:
+        return _seconds(backoff(attempt, outcome), "its answer")
+    except BaseException as error:  # noqa: BLE001 - the user's code; even its exit loses nothing
+        me = object()
+        if _failed.setdefault(handler_name, me) is me:
+            _log.error(
+                "the backoff of handler %s failed for attempt %d, which %s; its retries wait "
+                "exponentially longer instead whenever it fails (logged once)",
+                handler_name,
+                attempt,
+                outcome.kind.value,
+                exc_info=error,
+            )
+        return exponential(attempt, outcome)
+
+
+def _waits(waits: Sequence[float]) -> Backoff:
+    """Wait so long before each retry; the last is repeated."""
+    return lambda attempt, _outcome: waits[min(attempt, len(waits)) - 1]
+
+
+def _seconds(value: object, what: str) -> float:
+    if is_real(value, 0, _LONGEST):
+        return float(value)
+    raise ValueError(
+        f"{what} must be a number of seconds from 0 to {_LONGEST} (a day), not {shown(value)}"
+    )
+
+
+def _try(function: Backoff, retries: int) -> None:
+    """Call a user's function as it will be called, so that its faults show now."""
+    name = name_of(function)
+    if is_async(function):
+        raise ValueError(f"backoff {name} is async, but its answer is needed at once; use def")
+    if not accepts(function, 2):
+        raise ValueError(
+            f"backoff {name} must take two arguments: the number of the attempt that failed, "
+            f"and its outcome"
+        )
+    for attempt in range(1, min(retries or 1, _MOST_TRIED) + 1):
+        for outcome in _samples():
+            tried = f"backoff {name}, tried with attempt {attempt} and an outcome {outcome.kind},"
+            try:
+                seconds = function(attempt, outcome)
+            except Exception as error:
+                raise ValueError(
+                    f"{tried} raised {type(error).__name__}: {error}; it has to work for every "
+                    f"kind of failure (look at outcome.kind)"
+                ) from error
+            _seconds(seconds, f"{tried} gave no wait: it")
+
+
+def _samples() -> Iterator[Outcome]:
+    """One outcome of each kind that may be followed by another attempt."""
+    text = "a sample, to try the backoff with"
+    for kind, error in (
+        (OutcomeKind.RAISED, RuntimeError(text)),
+        (OutcomeKind.TIMED_OUT, HandlerTimeout(text)),
+        (OutcomeKind.WORKER_DIED, WorkerDied(text)),
+        (OutcomeKind.OVER_MEMORY, MemoryLimitExceeded(text)),
+    ):
+        yield Outcome(kind, error=error, started_at=1.0, ended_at=2.0, worker_pid=1)

@@ -10,6 +10,7 @@ from collections.abc import (
     Hashable,
     Iterable,
     Iterator,
+    Sequence,
     Sized,
 )
 from types import ModuleType, TracebackType
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
 
 from procbus import exit_watch
 from procbus.admission import Admission, OnFull
+from procbus.backoff import Backoff
 from procbus.context import NOTHING
 from procbus.dead_letters import DeadLetter
 from procbus.dispatcher import Dispatcher
@@ -25,7 +27,7 @@ from procbus.lanes import Lanes
 from procbus.lifecycle import Lifecycle
 from procbus.receipt import Receipt
 from procbus.registry import check_can_travel, default_registry, handlers_from
-from procbus.settings import check_settings
+from procbus.settings import make_settings
 from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
 from procbus.stream import as_settled, in_order
@@ -52,9 +54,20 @@ class EventBus:
         io_workers: threads for io handlers that are no coroutines; None for 32.
         max_pending: deliveries that may be pending before publishers have to wait.
         on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.
+        worker_init: called without arguments, once in each worker process before its first event.
+            If it raises, what the worker was started for fails with that error.
+        max_events_per_worker: deliveries after which a worker process is replaced by a new one,
+            between two deliveries; None for no such limit.
+        worker_max_memory: a worker process that has more memory than this after a delivery is
+            replaced, between two deliveries: bytes, or such as "512 MiB" or "1.5 GB", 32 MiB at
+            least; None for no such limit. To stop a handler while it runs, see the `max_memory`
+            of `procbus.subscribe`.
+        on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
+            that settles it, so it should be quick. What it raises is logged.
 
     Raises:
         OptionError: an option makes no sense.
+        SerializationError: `worker_init` holds something that cannot travel to a worker.
         SubscriptionError: one of `handlers` is not subscribed.
     """
 
@@ -66,11 +79,26 @@ class EventBus:
         io_workers: int | None = None,
         max_pending: int = 10_000,
         on_full: OnFull = "block",
+        worker_init: Callable[[], object] | None = None,
+        max_events_per_worker: int | None = None,
+        worker_max_memory: int | str | None = None,
+        on_failure: Callable[[DeadLetter], object] | None = None,
         journal: None = None,
         **unknown: Never,
     ) -> None:
-        check_settings(cpu_workers, io_workers, max_pending, on_full, journal, unknown)
-        self._admission = Admission(max_pending, on_full)
+        settings = self._settings = make_settings(
+            cpu_workers=cpu_workers,
+            io_workers=io_workers,
+            max_pending=max_pending,
+            on_full=on_full,
+            worker_init=worker_init,
+            max_events_per_worker=max_events_per_worker,
+            worker_max_memory=worker_max_memory,
+            on_failure=on_failure,
+            journal=journal,
+            unknown=unknown,
+        )
+        self._admission = Admission(settings.max_pending, settings.on_full)
         self._settlement = Settlement(self._admission)
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
@@ -79,8 +107,8 @@ class EventBus:
             self._admission, self._settlement, self._subscriptions.routes, self._get_ready
         )
         self._lanes = Lanes(
-            cpu_workers,
-            io_workers,
+            settings.cpu_workers,
+            settings.io_workers,
             self._settlement.settle,
             self._dispatcher.context_of,
             self._dispatcher.publish_children,
@@ -104,6 +132,12 @@ class EventBus:
         *,
         kind: Kind = ...,
         name: str | None = ...,
+        timeout: float | None = ...,
+        retries: int = ...,
+        backoff: float | Sequence[float] | Backoff | None = ...,
+        retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+        max_crashes: int = ...,
+        max_memory: int | str | None = ...,
         key: Callable[[Any], Hashable] | None = ...,
         priority: int = ...,
         concurrency: int | None = ...,
@@ -117,6 +151,12 @@ class EventBus:
         *,
         kind: Kind = ...,
         name: str | None = ...,
+        timeout: float | None = ...,
+        retries: int = ...,
+        backoff: float | Sequence[float] | Backoff | None = ...,
+        retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+        max_crashes: int = ...,
+        max_memory: int | str | None = ...,
         key: Callable[[Any], Hashable] | None = ...,
         priority: int = ...,
         concurrency: int | None = ...,

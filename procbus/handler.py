@@ -5,22 +5,27 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, TypeAlias, get_args
 
-from procbus.annotation import name_of, topics_of, without_partial
+from procbus.amounts import is_whole
+from procbus.annotation import name_of, topics_of
 from procbus.backoff import Backoff, exponential
+from procbus.callables import is_async, is_generator
 from procbus.errors import SubscriptionError, TopicError
+from procbus.hints import did_you_mean, shown
+from procbus.options import (
+    DEFAULT_MAX_CRASHES,
+    OPTIONS_OF_A_BUS,
+    OPTIONS_OF_A_HANDLER,
+    make_limits,
+)
 from procbus.topic import Topic, check_class, topics_in
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """What a handler does with the machine: wait (``"io"``) or compute (``"cpu"``)."""
-
-_OPTIONS = ("kind", "name", "priority", "key", "concurrency", "where")
-# Options that later versions know; here each is taken only at the value that asks for nothing.
-_NEUTRAL = {"timeout": None, "retries": 0, "backoff": None, "max_memory": None}
-_LATER = (*_NEUTRAL, "retry_on", "max_crashes", "writable", "worker_init")
 
 _numbers = itertools.count(1)  # next() on it is one C call, so two threads never get one number
 
@@ -63,7 +68,7 @@ class Handler:
     retries: int = 0
     backoff: Backoff = exponential
     retry_on: tuple[type[BaseException], ...] = (Exception,)
-    max_crashes: int = 1
+    max_crashes: int = DEFAULT_MAX_CRASHES
     max_memory: int | None = None
     limited: bool = field(init=False)
 
@@ -84,11 +89,17 @@ def make_handler(
     *,
     kind: Kind = "io",
     name: str | None = None,
-    priority: int = 0,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] | Backoff | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+    max_memory: int | str | None = None,
     key: Callable[[Any], Hashable] | None = None,
+    priority: int = 0,
     concurrency: int | None = None,
     where: Callable[[Any], bool] | None = None,
-    **others: object,
+    **unknown: object,
 ) -> Handler:
     """Check a subscription and make the handler of it.
 
@@ -96,13 +107,19 @@ def make_handler(
         function: takes the event as its one argument.
         topic: a class, a dotted string, a tuple or list of those; None takes it from the
             annotation of the first parameter.
-        kind: ``"io"`` or ``"cpu"``.
+        kind: as for `procbus.subscribe`, and so for all that follow.
         name: defaults to the function's module and qualified name.
-        priority: among waiting deliveries, the larger goes first.
+        timeout: seconds that one attempt may run.
+        retries: attempts that may follow the first.
+        backoff: the wait before each retry.
+        retry_on: the errors after which there is another attempt.
+        max_crashes: how often a delivery may kill its worker and still be tried again.
+        max_memory: what the worker may have while the handler runs.
         key: of an event, the key whose deliveries go one at a time, in order.
+        priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
         where: of an event, whether the handler takes it.
-        **others: options of later versions, at their neutral value; anything else is refused.
+        **unknown: none; here to be refused with advice.
 
     Raises:
         SubscriptionError: function or options cannot work; the sentence says what to change.
@@ -113,10 +130,23 @@ def make_handler(
         _problems_of_call(function),
         _problems_of_kind(function, kind),
         _problems_of_options(name, priority, key, concurrency, where),
-        _problems_of_others(others),
+        _problems_of_unknown(unknown),
     )
     for problem in problems:
         raise SubscriptionError(f"handler {name_of(function)}: {problem}")
+    try:
+        limits = make_limits(
+            kind,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            retry_on=retry_on,
+            max_crashes=max_crashes,
+            max_memory=max_memory,
+        )
+    except ValueError as error:
+        # What a function for backoff raised, if it did, is all that the sentence does not say.
+        raise SubscriptionError(f"handler {name_of(function)}: {error}") from error.__cause__
     return Handler(
         number=next(_numbers),
         function=function,
@@ -127,7 +157,13 @@ def make_handler(
         key=key,
         concurrency=concurrency,
         where=where,
-        is_async=_is(function, inspect.iscoroutinefunction),
+        is_async=is_async(function),
+        timeout=limits.timeout,
+        retries=limits.retries,
+        backoff=limits.backoff,
+        retry_on=limits.retry_on,
+        max_crashes=limits.max_crashes,
+        max_memory=limits.max_memory,
     )
 
 
@@ -159,7 +195,7 @@ def _topics(function: Callable[..., Any], topic: object) -> tuple[Topic, ...]:
 
 def _problems_of_call(function: Callable[..., Any]) -> Iterator[str]:
     """Say why the function cannot be called with one event."""
-    if _is(function, inspect.isgeneratorfunction) or _is(function, inspect.isasyncgenfunction):
+    if is_generator(function):
         yield (
             "it is a generator function: calling it would only create the generator and run "
             "nothing; return a list, or publish each item with current().publish"
@@ -190,10 +226,10 @@ def _problems_of_kind(function: Callable[..., Any], kind: object) -> Iterator[st
     kinds = get_args(Kind)
     if kind not in kinds:
         yield (
-            f'kind must be "io" (it waits) or "cpu" (it computes), not {kind!r}'
-            f"{_did_you_mean(kind, kinds)}"
+            f'kind must be "io" (it waits) or "cpu" (it computes), not {shown(kind)}'
+            f"{did_you_mean(kind, kinds)}"
         )
-    if kind == "cpu" and _is(function, inspect.iscoroutinefunction):
+    if kind == "cpu" and is_async(function):
         yield "an async handler belongs to kind='io'; make it a plain def for kind='cpu'"
 
 
@@ -201,43 +237,31 @@ def _problems_of_options(
     name: object, priority: object, key: object, concurrency: object, where: object
 ) -> Iterator[str]:
     if name is not None and not (isinstance(name, str) and name):
-        yield f"name must be a string that is not empty, not {name!r}"
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        yield f"priority must be an integer, not {priority!r}"
-    if concurrency is not None and not (
-        isinstance(concurrency, int) and not isinstance(concurrency, bool) and concurrency >= 1
-    ):
+        yield f"name must be a string that is not empty, not {shown(name)}"
+    if not is_whole(priority, -inf):
+        yield f"priority must be an integer, not {shown(priority)}"
+    if concurrency is not None and not is_whole(concurrency, 1):
         yield (
-            f"concurrency must be a positive integer or None, not {concurrency!r}; "
+            f"concurrency must be a positive integer or None, not {shown(concurrency)}; "
             f"to take no events at all, do not subscribe"
         )
     for option, value in (("key", key), ("where", where)):
         if value is not None and not callable(value):
-            yield f"{option} must be a function of the event, such as lambda e: e.id, not {value!r}"
-        elif value is not None and _is(value, inspect.iscoroutinefunction):
+            yield (
+                f"{option} must be a function of the event, such as lambda e: e.id, "
+                f"not {shown(value)}"
+            )
+        elif value is not None and is_async(value):
             yield f"{option} is async, but its answer is needed at once; make it a plain def"
 
 
-def _problems_of_others(others: dict[str, object]) -> Iterator[str]:
-    for option, value in others.items():
-        if option in _NEUTRAL and value == _NEUTRAL[option]:
-            continue
-        if option in _LATER:
-            yield f"{option}= is not supported by this version of procbus; leave it out"
+def _problems_of_unknown(options: dict[str, object]) -> Iterator[str]:
+    for option in options:
+        if option == "writable":
+            yield "writable= is not supported by this version of procbus; leave it out"
+        if option in OPTIONS_OF_A_BUS:
+            yield f"{option}= is an option of EventBus, not of a handler: EventBus({option}=...)"
         yield (
-            f"unknown option {option}={_did_you_mean(option, _OPTIONS)}; "
-            f"the options are {', '.join(_OPTIONS)}"
+            f"unknown option {option}={did_you_mean(option, OPTIONS_OF_A_HANDLER)}; "
+            f"the options are {', '.join(OPTIONS_OF_A_HANDLER)}"
         )
-
-
-def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:
-    """Ask it of the function, or of a callable object's ``__call__``, beneath any partial."""
-    inner = without_partial(function)
-    return asked(inner) or (not inspect.isroutine(inner) and asked(type(inner).__call__))
-
-
-def _did_you_mean(given: object, known: tuple[str, ...]) -> str:
-    import difflib  # only when something is wrong
-
-    close = difflib.get_close_matches(str(given).lower(), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, Never, TypeVar
 
 from procbus.annotation import module_of, name_of
+from procbus.backoff import Backoff
 from procbus.errors import NoSuchHandler, SubscriptionError
 from procbus.handler import Handler, Kind, make_handler
+from procbus.options import DEFAULT_MAX_CRASHES
 from procbus.topic import topics_in
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +83,9 @@ def subscribe(
     name: str | None = None,
     timeout: float | None = None,
     retries: int = 0,
-    backoff: object = None,
+    backoff: float | Sequence[float] | Backoff | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+    max_crashes: int = DEFAULT_MAX_CRASHES,
     max_memory: int | str | None = None,
     key: Callable[[Any], Hashable] | None = None,
     priority: int = 0,
@@ -96,10 +100,24 @@ def subscribe(
             those; None takes it from the annotation of the function's first parameter.
         kind: ``"io"`` for a function that waits, ``"cpu"`` for one that computes.
         name: defaults to the function's module and qualified name.
-        timeout: not supported by this version.
-        retries: not supported by this version.
-        backoff: not supported by this version.
-        max_memory: not supported by this version.
+        timeout: seconds that one attempt may run, 30 days at most; None for no limit. At the limit
+            the delivery fails with HandlerTimeout. The worker process of a cpu handler is killed
+            and replaced; an async handler is cancelled; a thread cannot be stopped, so it is
+            abandoned with what it runs, and replaced.
+        retries: attempts that may follow the first one, 0 to 1,000.
+        backoff: the wait before each retry: a number of seconds; a sequence of such, one for each
+            retry, the last repeated; or a function of (attempt, outcome) that returns seconds, the
+            attempt being the one that has failed, counted from 1. It is tried at once with an
+            outcome of each kind of failure. None for a random wait, which grows from up to 0.5 s
+            to up to 60 s. No wait is longer than a day; none holds a worker.
+        retry_on: an exception class, or several: there is another attempt only after an error that
+            is an instance of one. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as
+            errors here. What cannot be serialized (SerializationError) is never retried.
+        max_crashes: a delivery that killed its worker, by ending the process or by going over
+            max_memory, is retried at most so often, within `retries`. cpu handlers only.
+        max_memory: the most memory that the worker may have while the handler runs: bytes, or such
+            as "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is
+            killed and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
         key: of an event, the key whose deliveries go one at a time, in order.
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
@@ -122,14 +140,16 @@ def subscribe(
             topics or None,
             kind=kind,
             name=name,
-            priority=priority,
-            key=key,
-            concurrency=concurrency,
-            where=where,
             timeout=timeout,
             retries=retries,
             backoff=backoff,
+            retry_on=retry_on,
+            max_crashes=max_crashes,
             max_memory=max_memory,
+            key=key,
+            priority=priority,
+            concurrency=concurrency,
+            where=where,
             **unknown,
         )
         check_can_travel(handler)

@@ -3,43 +3,147 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
 
-from procbus.errors import OptionError
+from procbus.amounts import is_whole
+from procbus.annotation import name_of
+from procbus.callables import accepts, is_async, is_generator
+from procbus.errors import OptionError, SerializationError
+from procbus.hints import did_you_mean, shown
+from procbus.options import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
+from procbus.sizes import parse_limit
 
-_KNOWN = ("handlers", "cpu_workers", "io_workers", "max_pending", "on_full")
+if TYPE_CHECKING:
+    from procbus.admission import OnFull
+    from procbus.dead_letters import DeadLetter
+
+_KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
 _ABSURD = 10_000
 
 
-def check_settings(
-    cpu_workers: object,
-    io_workers: object,
-    max_pending: object,
-    on_full: object,
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of a bus in one form; what each does stands with `EventBus`."""
+
+    cpu_workers: int | None
+    io_workers: int | None
+    max_pending: int
+    on_full: OnFull
+    worker_init: Callable[[], object] | None
+    max_events_per_worker: int | None
+    #: Bytes.
+    worker_max_memory: int | None
+    on_failure: Callable[[DeadLetter], object] | None
+
+
+def make_settings(
+    *,
+    cpu_workers: int | None,
+    io_workers: int | None,
+    max_pending: int,
+    on_full: OnFull,
     journal: object,
+    worker_init: Callable[[], object] | None,
+    max_events_per_worker: int | None,
+    worker_max_memory: int | str | None,
+    on_failure: Callable[[DeadLetter], object] | None,
     unknown: Mapping[str, object],
-) -> None:
+) -> Settings:
     """Check the options of `EventBus`.
 
     Raises:
         OptionError: one makes no sense; the message says what would.
+        SerializationError: `worker_init` holds something that cannot travel to a worker.
     """
-    for name in unknown:
-        close = difflib.get_close_matches(name, _KNOWN, 1)
-        hint = f"; did you mean {close[0]}=?" if close else ""
-        raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
+    _refuse_unknown(unknown)
     if journal is not None:
         raise OptionError("journal= is not supported by this version of procbus: leave it out")
-    for name, value in (("cpu_workers", cpu_workers), ("io_workers", io_workers)):
-        if value is not None and not (_is_count(value) and int(str(value)) <= _ABSURD):
-            raise OptionError(f"{name} must be a whole number from 1 to {_ABSURD}, not {value!r}")
-    if not _is_count(max_pending):
-        raise OptionError(f"max_pending must be a whole number from 1 up, not {max_pending!r}")
+    for name, value, most in (
+        ("cpu_workers", cpu_workers, _ABSURD),
+        ("io_workers", io_workers, _ABSURD),
+        ("max_events_per_worker", max_events_per_worker, inf),
+    ):
+        if value is not None:
+            _check_count(name, value, most)
+    _check_count("max_pending", max_pending, inf)
     if on_full not in ("block", "raise"):
-        raise OptionError(f'on_full must be "block" or "raise", not {on_full!r}')
+        raise OptionError(f'on_full must be "block" or "raise", not {shown(on_full)}')
+    if worker_init is not None:
+        _check_function("worker_init", worker_init, ())
+        _check_travels(worker_init)
+    if on_failure is not None:
+        _check_function("on_failure", on_failure, ("the dead letter",))
+    return Settings(
+        cpu_workers=cpu_workers,
+        io_workers=io_workers,
+        max_pending=max_pending,
+        on_full=on_full,
+        worker_init=worker_init,
+        max_events_per_worker=max_events_per_worker,
+        worker_max_memory=None if worker_max_memory is None else _memory(worker_max_memory),
+        on_failure=on_failure,
+    )
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _refuse_unknown(unknown: Mapping[str, object]) -> None:
+    for name in unknown:
+        if name in OPTIONS_OF_A_HANDLER:
+            raise OptionError(
+                f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
+            )
+        hint = did_you_mean(name, _KNOWN, "=")
+        raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
+
+
+def _check_count(name: str, value: object, most: float) -> None:
+    if not is_whole(value, 1, most):
+        bound = "up" if most == inf else f"to {most}"
+        raise OptionError(f"{name} must be a whole number from 1 {bound}, not {shown(value)}")
+
+
+def _memory(value: int | str) -> int:
+    try:
+        return parse_limit(value)
+    except ValueError as error:
+        raise OptionError(f"worker_max_memory: {error}") from None
+
+
+def _check_function(option: str, function: Callable[..., object], given: tuple[str, ...]) -> None:
+    takes = f"takes {given[0]}" if given else "takes no argument"
+    if not callable(function):
+        raise OptionError(f"{option} must be a function that {takes}, not {shown(function)}")
+    name = name_of(function)
+    if is_async(function):
+        raise OptionError(f"{option}={name} is async, but no event loop runs it: make it a def")
+    if is_generator(function):
+        raise OptionError(
+            f"{option}={name} is a generator function: calling it would run nothing; "
+            f"write it without yield"
+        )
+    if not accepts(function, len(given)):
+        raise OptionError(
+            f"{option}={name} must be a function that {takes} and requires nothing else; "
+            f"give its parameters defaults, or bind them with functools.partial"
+        )
+
+
+def _check_travels(worker_init: Callable[[], object]) -> None:
+    # Imported here because they need cloudpickle, and a bus may do without workers.
+    from procbus.blame import path_of_fault
+    from procbus.codec import encode_alone
+
+    try:
+        encode_alone(worker_init)
+    except Exception as error:
+        name = name_of(worker_init)
+        path = path_of_fault(worker_init, name)
+        raise SerializationError(
+            f"worker_init={name} cannot travel to a worker process"
+            f"{f' because of {path}' if path else ''}: {type(error).__name__}: {error}. "
+            f"Make that object inside the function",
+            path,
+        ) from error

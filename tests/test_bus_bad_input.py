@@ -2,6 +2,7 @@
 """Bad input is refused by the call at fault, with a sentence that says what to do."""
 
 import asyncio
+import inspect
 import pickle
 import sys
 import threading
@@ -19,6 +20,7 @@ from procbus import (
     TopicError,
     current,
 )
+from procbus.options import OPTIONS_OF_A_BUS
 from tests.parts import BOUND_S, Held, double
 
 
@@ -54,6 +56,11 @@ def bus() -> Iterator[EventBus]:
         ({"journal": "events.db"}, "journal= is not supported by this version"),
         ({"workers": 4}, "no option workers="),
         ({"max_pendng": 4}, "did you mean max_pending="),
+        ({"timeout": 4}, r"an option of a handler, not of EventBus: @subscribe\(timeout"),
+        ({"worker_init": 5}, "worker_init must be a function"),
+        ({"on_failure": print.__name__}, "on_failure must be a function"),
+        ({"max_events_per_worker": 0}, "max_events_per_worker must be a whole number"),
+        ({"worker_max_memory": "1G"}, 'worker_max_memory: .* did you mean "1 GB" or "1 GiB"'),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, says):
@@ -89,10 +96,18 @@ def test_handlers_that_are_none_are_refused(handlers):
         ("a", double, {"key": "id"}),
         ("a", double, {"where": True}),
         ("a", double, {"name": ""}),
-        ("a", double, {"timeout": 30}),
-        ("a", double, {"retries": 2}),
+        ("a", double, {"timeout": 0}),
+        ("a", double, {"timeout": "30 s"}),
+        ("a", double, {"retries": -2}),
+        ("a", double, {"retry_on": "OSError"}),
+        ("a", double, {"backoff": -1.0}),
+        ("a", double, {"backoff": lambda attempt, outcome: outcome.value["wait"]}),
+        ("a", double, {"max_crashes": 2}),
         ("a", double, {"max_memory": "1 GB"}),
-        ("a", double, {"backoff": 1.0}),
+        ("a", double, {"max_memory": "1 lightyear", "kind": "cpu"}),
+        ("a", double, {"max_memory": 1, "kind": "cpu"}),
+        ("a", double, {"worker_init": print}),
+        ("a", double, {"writable": True}),
         ("a", double, {"speed": 1}),
     ],
 )
@@ -103,7 +118,23 @@ def test_subscriptions_that_cannot_work_are_refused_and_leave_nothing(bus, topic
     assert bus.stats().handlers == {}
 
 
-def test_options_of_later_versions_at_their_neutral_value_are_fine(bus):
+def test_the_options_that_messages_name_are_those_that_there_are():
+    parameters = inspect.signature(EventBus).parameters.values()
+    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert set(OPTIONS_OF_A_BUS) == options - {"journal"}  # which comes with a later version
+
+
+def test_a_worker_init_that_cannot_travel_is_refused():
+    lock = threading.Lock()
+
+    def set_up() -> None:
+        lock.acquire()
+
+    with pytest.raises(SerializationError, match="closure variable 'lock'"):
+        EventBus([], worker_init=set_up)
+
+
+def test_limits_that_ask_for_nothing_are_fine(bus):
     bus.subscribe("a", double, timeout=None, retries=0, backoff=None, max_memory=None)
     assert bus.publish("a", 2).result(BOUND_S) == 4
 

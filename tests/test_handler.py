@@ -9,8 +9,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from procbus.errors import SubscriptionError, TopicError
+from procbus.backoff import exponential
+from procbus.errors import HandlerTimeout, SubscriptionError, TopicError
 from procbus.handler import make_handler
+from procbus.outcome import Outcome, OutcomeKind
+
+FAILED = Outcome(OutcomeKind.RAISED, error=OSError("down"))
 
 
 class Unchecked(Protocol):
@@ -59,6 +63,12 @@ def test_a_handler_has_what_was_asked_for():
         key=key,
         concurrency=2,
         where=where,
+        timeout=30,
+        retries=3,
+        backoff=[0.5, 1],
+        retry_on=[OSError, HandlerTimeout],
+        max_crashes=0,
+        max_memory="512 MiB",
     )
     assert handler.function is handle
     assert handler.topics == ("a.*", int)
@@ -69,6 +79,12 @@ def test_a_handler_has_what_was_asked_for():
     assert handler.concurrency == 2
     assert handler.where is where
     assert handler.is_async is False
+    assert handler.timeout == 30.0
+    assert handler.retries == 3
+    assert [handler.backoff(attempt, FAILED) for attempt in (1, 2, 3)] == [0.5, 1, 1]
+    assert handler.retry_on == (OSError, HandlerTimeout)
+    assert handler.max_crashes == 0
+    assert handler.max_memory == 512 * 1024**2
 
 
 def test_a_handler_has_defaults():
@@ -78,6 +94,24 @@ def test_a_handler_has_defaults():
     assert handler.name == f"{__name__}.handle"
     assert handler.priority == 0
     assert (handler.key, handler.concurrency, handler.where) == (None, None, None)
+    assert (handler.timeout, handler.retries, handler.max_memory) == (None, 0, None)
+    assert handler.backoff is exponential
+    assert handler.retry_on == (Exception,)
+    assert handler.max_crashes == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "limited"),
+    [
+        ({}, False),
+        ({"retries": 3, "concurrency": 1}, False),
+        ({"timeout": 0.1}, True),
+        ({"max_memory": "1 GB"}, True),
+        ({"timeout": 1, "max_memory": "1 GB"}, True),
+    ],
+)
+def test_a_handler_with_a_limit_of_time_or_memory_is_limited(options: Any, limited: bool):
+    assert make_handler(handle, kind="cpu", **options).limited is limited
 
 
 def test_each_handler_has_a_number_of_its_own_and_equals_only_itself():
@@ -265,34 +299,37 @@ def test_an_async_key_or_where_is_refused(option: str):
     assert f"{option} is async" in refusal(handle, **{option: handle_async})
 
 
+def test_a_limit_that_makes_no_sense_is_refused_by_the_name_of_the_handler():
+    message = refusal(handle, timeout=-1)
+    assert message.startswith(f"handler {__name__}.handle: timeout must be")
+
+
+def test_what_a_backoff_raised_is_the_cause_of_its_refusal():
+    def broken(attempt: int, outcome: Outcome) -> float:
+        raise KeyError("Retry-After")
+
+    with pytest.raises(SubscriptionError, match=r"handle: backoff .*broken.* KeyError") as caught:
+        make_handler(handle, backoff=broken)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_option_of_a_later_version_is_refused():
+    assert "writable= is not supported by this version of procbus" in refusal(handle, writable=True)
+
+
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("timeout", 30),
-        ("timeout", 0),
-        ("retries", 2),
-        ("backoff", 1.0),
-        ("max_memory", "1GB"),
-        ("retry_on", (ValueError,)),
-        ("max_crashes", 3),
-        ("writable", True),
-        ("worker_init", handle),
-    ],
+    "option", ["worker_init", "max_events_per_worker", "worker_max_memory", "on_failure"]
 )
-def test_an_option_of_a_later_version_is_refused(option: str, value: object):
-    message = refusal(handle, **{option: value})
-    assert f"{option}= is not supported by this version of procbus" in message
-
-
-def test_an_option_of_a_later_version_is_taken_where_it_asks_for_nothing():
-    handler = make_handler(handle, "a", timeout=None, retries=0, backoff=None, max_memory=None)
-    assert handler.topics == ("a",)
+def test_an_option_of_the_bus_is_refused_with_where_it_belongs(option: str):
+    message = refusal(handle, **{option: None})
+    assert f"{option}= is an option of EventBus" in message
+    assert f"EventBus({option}=...)" in message
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones():
     message = refusal(handle, concurency=2)
     assert "unknown option concurency=; did you mean concurrency?" in message
-    assert "kind, name, priority, key, concurrency, where" in message
+    assert "the options are kind, name, timeout, retries, backoff, retry_on, max_cra" in message
     assert "did you mean" not in refusal(handle, zzz=2)
 
 

@@ -74,6 +74,10 @@ def test_the_options_and_their_defaults():
         "io_workers": None,
         "max_pending": 10_000,
         "on_full": "block",
+        "worker_init": None,
+        "max_events_per_worker": None,
+        "worker_max_memory": None,
+        "on_failure": None,
         "journal": None,
     }
     options = parameters(subscribe)
@@ -85,6 +89,8 @@ def test_the_options_and_their_defaults():
         "key": None,
     }
     assert (options["concurrency"], options["where"]) == (None, None)
+    limits = ("timeout", "retries", "backoff", "retry_on", "max_crashes", "max_memory")
+    assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
     assert parameters(EventBus.drain) == {"timeout": None}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
     assert list(parameters(EventBus.stream)) == ["events", "topic", "ordered", "progress"]

@@ -14,6 +14,7 @@ import pytest
 
 from procbus.errors import NoSuchHandler, SerializationError, SubscriptionError, TopicError
 from procbus.handler import make_handler
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.registry import Registry, default_registry, handlers_from, subscribe
 
 
@@ -151,6 +152,22 @@ def test_subscribe_takes_topics_key_and_where():
     assert handler.where is bool
 
 
+def test_subscribe_takes_limits_and_retries():
+    subscribe(
+        kind="cpu",
+        timeout=30,
+        retries=2,
+        backoff=1.5,
+        retry_on=(OSError,),
+        max_crashes=0,
+        max_memory="1 GiB",
+    )(handle)
+    (handler,) = default_registry.of_function(handle)
+    assert (handler.timeout, handler.retries, handler.retry_on) == (30.0, 2, (OSError,))
+    assert handler.backoff(1, Outcome(OutcomeKind.RAISED)) == 1.5
+    assert (handler.max_crashes, handler.max_memory) == (0, 1024**3)
+
+
 def test_one_function_can_be_subscribed_more_than_once():
     subscribe("a")(subscribe("b", priority=1)(handle))
     assert [h.topics for h in default_registry.of_function(handle)] == [("b",), ("a",)]
@@ -166,10 +183,13 @@ def test_subscribe_without_parentheses_is_refused_at_once():
     ("options", "reason"),
     [
         ({"kind": "gpu"}, "did you mean cpu"),
-        ({"timeout": 30}, "timeout= is not supported"),
-        ({"retries": 2}, "retries= is not supported"),
-        ({"backoff": 1.0}, "backoff= is not supported"),
-        ({"max_memory": 10**9}, "max_memory= is not supported"),
+        ({"timeout": 0}, "timeout must be"),
+        ({"retries": -2}, "retries must be"),
+        ({"backoff": -1.0}, "backoff must be"),
+        ({"retry_on": int}, "retry_on must be"),
+        ({"max_crashes": -1}, "max_crashes must be"),
+        ({"max_memory": "1 GB"}, 'max_memory is for kind="cpu" only'),
+        ({"on_failure": print}, "on_failure= is an option of EventBus"),
         ({"prioritty": 1}, "did you mean priority"),
     ],
 )

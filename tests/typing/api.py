@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from procbus import (
+    DeadLetter,
     Delivery,
     DeliveryState,
     EventBus,
     Handler,
+    HandlerTimeout,
     Outcome,
     OutcomeKind,
     Receipt,
@@ -35,8 +37,55 @@ async def store(words: list[str]) -> int:
     return len(words)
 
 
+def patient(attempt: int, outcome: Outcome) -> float:
+    return 0.0 if outcome.kind is OutcomeKind.TIMED_OUT else 2.0 * attempt
+
+
+@subscribe(
+    kind="cpu",
+    timeout=30,
+    retries=2,
+    backoff=patient,
+    retry_on=(OSError, HandlerTimeout),
+    max_crashes=0,
+    max_memory="512 MiB",
+)
+def render(page: Page) -> bytes:
+    return page.url.encode()
+
+
+@subscribe("pages", timeout=0.5, retries=3, backoff=[0.5, 1, 30], retry_on=OSError)
+async def fetch(url: str) -> Page:
+    return Page(url)
+
+
 assert_type(extract(Page("x")), list[str])
 decorated: Callable[[Page], list[str]] = extract
+
+
+def load_model() -> object:
+    return object()
+
+
+def alert(letter: DeadLetter) -> None:
+    assert_type(letter.outcome, Outcome)
+
+
+def supervise() -> EventBus:
+    bus = EventBus(
+        worker_init=load_model,
+        max_events_per_worker=1_000,
+        worker_max_memory="1.5 GB",
+        on_failure=alert,
+    )
+    bus.subscribe(Page, extract, kind="cpu", timeout=30, max_memory=10**9, max_crashes=2)
+
+    @bus.subscribe("order.*", retries=2, backoff=1.5, retry_on=[OSError])
+    def order(event: Page) -> int:
+        return len(event.url)
+
+    assert_type(order(Page("x")), int)
+    return bus
 
 
 def run(pages: Iterator[Page]) -> None:
