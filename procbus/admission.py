@@ -23,6 +23,10 @@ AVALANCHE = 10
 GATHER_S = 0.005
 
 
+class Disturbed(Exception):
+    """Raised in a publisher that waits for room: it may be refused now, so it has to look again."""
+
+
 class Admission:
     """Counts pending deliveries. Thread-safe.
 
@@ -47,6 +51,8 @@ class Admission:
         self._draining = 0
         self._callbacks: list[Callable[[], object]] = []
         self._refusing = False
+        #: How often those that wait were told to look again.
+        self._disturbed = 0
         #: At this many pending, `enter` looks closer: `max_pending`, or 0 when refusing.
         self._limit = max_pending
 
@@ -65,6 +71,7 @@ class Admission:
         Raises:
             QueueFull: no room, and waiting is not wanted or not possible.
             BusClosed: the bus was closed, before or while waiting.
+            Disturbed: `disturb` was called while waiting.
         """
         if not self._try_lock(False):
             acquire(self._lock)
@@ -130,6 +137,16 @@ class Admission:
             finally:
                 self._draining -= 1
 
+    def disturb(self) -> None:
+        """Have those that wait for room look again whether they may publish."""
+        with self._lock:
+            self._disturbed += 1
+            self._room.notify_all()
+            self._much_room.notify_all()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
     def refuse(self) -> None:
         """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""
         with self._lock:
@@ -142,7 +159,10 @@ class Admission:
             callback()
 
     def _wait_for_room(self, count: int) -> None:
+        disturbed = self._disturbed
         while count and self._pending >= self.max_pending and not self._refusing:
+            if self._disturbed != disturbed:
+                raise Disturbed
             if self._on_full == "raise":
                 raise QueueFull(self._full())
             self._blocked += 1

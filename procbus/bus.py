@@ -20,13 +20,14 @@ from procbus import exit_watch
 from procbus.admission import Admission, OnFull
 from procbus.backoff import Backoff
 from procbus.context import NOTHING
-from procbus.dead_letters import DeadLetter
+from procbus.dead_letters import DeadLetter, DeadLetters
 from procbus.dispatcher import Dispatcher
 from procbus.handler import Kind, make_handler
 from procbus.lanes import Lanes
 from procbus.lifecycle import Lifecycle
 from procbus.receipt import Receipt
 from procbus.registry import check_can_travel, default_registry, handlers_from
+from procbus.retry_queue import RetryQueue
 from procbus.settings import make_settings
 from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
@@ -86,7 +87,7 @@ class EventBus:
         journal: None = None,
         **unknown: Never,
     ) -> None:
-        settings = self._settings = make_settings(
+        settings = make_settings(
             cpu_workers=cpu_workers,
             io_workers=io_workers,
             max_pending=max_pending,
@@ -99,22 +100,39 @@ class EventBus:
             unknown=unknown,
         )
         self._admission = Admission(settings.max_pending, settings.on_full)
-        self._settlement = Settlement(self._admission)
+        self._retries = RetryQueue()
+        self._settlement = Settlement(
+            self._admission,
+            self._retries,
+            lambda letter: self._dispatcher.redeliver(letter),
+            settings.on_failure,
+            lambda delivery, receipt: self._dispatcher.context_of(delivery, receipt),
+        )
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self._subscriptions = Subscriptions(shared, own, lambda handler: self._lanes.of(handler))
+        self._settlement.dead_letters.handlers = self._subscriptions.handlers
         self._dispatcher = Dispatcher(
-            self._admission, self._settlement, self._subscriptions.routes, self._get_ready
+            self._admission,
+            self._settlement,
+            self._subscriptions.routes,
+            self._get_ready,
+            self._subscriptions.all,
         )
         self._lanes = Lanes(
-            settings.cpu_workers,
-            settings.io_workers,
+            settings,
             self._settlement.settle,
             self._dispatcher.context_of,
             self._dispatcher.publish_children,
+            self._dispatcher.guard,
+            self._retries,
         )
         self._lifecycle = Lifecycle(
-            self._admission, self._dispatcher, self._lanes, self._subscriptions
+            self._admission,
+            self._dispatcher,
+            self._lanes,
+            self._subscriptions,
+            self._settlement.unseen,
         )
         self._publish = self._dispatcher.publish
 
@@ -364,9 +382,12 @@ class EventBus:
         return (*cpu_health(lanes.cpu), *io_health(lanes.io, lanes.loop))
 
     @property
-    def dead_letters(self) -> tuple[DeadLetter, ...]:
-        """The newest deliveries that failed for good, oldest first; 1,000 are kept."""
-        return self._settlement.dead_letters()
+    def dead_letters(self) -> DeadLetters:
+        """The newest deliveries that failed for good, oldest first; 1,000 are kept.
+
+        Look at them, `filter` them, `replay` them, `save` them to a file and `load` them again.
+        """
+        return self._settlement.dead_letters.snapshot()
 
     def __repr__(self) -> str:
         """Say what a person wants to know: open or closed, how much is pending, who works."""

@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING
 
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
+from procbus.limits import Verdict
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.outcomes import describe_exit
 from procbus.pool.seam import Ended, Message, Report, Worker, WorkerGone
+from procbus.stall import Progress
+from procbus.wear import too_grown_for
 
 if TYPE_CHECKING:
     from procbus.cpu_lane import CpuLane
+    from procbus.processes import Probe, Sample
 
 log = logging.getLogger("procbus")
 
@@ -80,8 +85,9 @@ class Companion(threading.Thread):
     def __init__(self, lane: CpuLane, number: int) -> None:
         super().__init__(name=f"procbus-companion-{number}", daemon=True)
         self._lane = lane
-        #: The worker, once it is ready.
+        #: The worker, once it is ready; and one that is not yet.
         self.worker: Worker | None = None
+        self.starting: Worker | None = None
         self.in_flight: deque[Batch] = deque()
         #: When the first batch in flight should be through, in seconds of `time.monotonic()`:
         #: past that, others may take back what is not begun.
@@ -94,14 +100,29 @@ class Companion(threading.Thread):
         self.last_exit = ""
         #: Set once the first worker was launched, or could not be.
         self.launched = threading.Event()
+        self.started_at = monotonic()
+        #: What the supervisor keeps here: how the worker gets on, its last sample, and why it is
+        #: being killed. The verdict is given with the worker halted, before the kill; this thread
+        #: reads it after that.
+        self.progress = Progress()
+        self.last_sample: Sample | None = None
+        self.verdict: Verdict | None = None
+        #: Deliveries that the present worker has finished.
+        self._worker_done = 0
         self._barren = 0
+
+    @property
+    def probe(self) -> Probe | None:
+        """The process of the present worker, to be looked at."""
+        worker = self.worker
+        return None if worker is None else worker.probe
 
     def run(self) -> None:
         """Thread body."""
         try:
             while (worker := self._start()) is not None:
                 try:
-                    self._feed(worker)
+                    worn_out = self._feed(worker)
                 except WorkerGone as gone:
                     self.worker = None
                     self._bury(gone)
@@ -114,7 +135,11 @@ class Companion(threading.Thread):
                 else:
                     self.worker = None
                     worker.stop()
-                    return
+                    if not worn_out:
+                        return
+                    self.restarts += 1
+                    self.last_exit = f"replaced after {worn_out}"
+                    log.info("worker %s replaced after %s", worker.pid, worn_out)
         finally:
             self.launched.set()
             self._lane.leave(self)
@@ -123,7 +148,7 @@ class Companion(threading.Thread):
         """Start a worker; None when the lane wants none any more, or none can be started."""
         while self._lane.wants_workers():
             try:
-                self.worker = self._lane.pool.start(self.launched.set)
+                worker = self._lane.pool.start(self._launched)
             except WorkerGone as gone:
                 self._note_exit(gone)
                 self._barren += 1
@@ -131,22 +156,44 @@ class Companion(threading.Thread):
                     self._lane.cannot_start(self, gone)
                     return None
             else:
-                return self.worker
+                self._worker_done = 0
+                self.last_sample = self.verdict = None
+                self.progress = Progress()
+                self.worker = worker
+                return worker
+            finally:
+                self.starting = None
         return None
 
-    def _feed(self, worker: Worker) -> None:
-        """Keep one worker busy until the lane has no more work.
+    def _launched(self, worker: Worker) -> None:
+        self.starting = worker
+        self.launched.set()
+        if not self._lane.wants_workers():  # it was killed before there was anything to kill
+            worker.kill()
+
+    def _feed(self, worker: Worker) -> str:
+        """Keep one worker busy until the lane has no more work, or the worker is worn out.
+
+        Returns:
+            What wore the worker out; empty when the lane has no more work.
 
         Raises:
             WorkerGone: the worker died.
         """
+        wear, sharing = self._lane.wear, self._lane.sharing
         while True:
-            if not self.in_flight or self._may_take_ahead():
-                deliveries = self._lane.next_batch(wait=not self.in_flight)
-                if deliveries:
-                    self._give(worker, deliveries)
-                elif not self.in_flight:
-                    return
+            if not self.in_flight:
+                if worn_out := wear.worn_out(self._worker_done, worker.probe):
+                    return worn_out
+                deliveries = sharing.next_batch(wait=True, most=wear.left(self._worker_done))
+                if not deliveries:
+                    return ""
+                if worn_out := too_grown_for(deliveries, self._worker_done, worker.probe):
+                    self._lane.put_back(deliveries)
+                    return worn_out
+                self._give(worker, deliveries)
+            elif self._may_take_ahead() and (deliveries := sharing.next_batch(wait=False)):
+                self._give(worker, deliveries)
             if self.in_flight:
                 self._send_first(worker)
                 batch = self.in_flight[0]
@@ -160,6 +207,7 @@ class Companion(threading.Thread):
             and in_flight[0].sent
             and not self.recalled
             and self._lane.queue.seems_ready()
+            and not self._lane.wear.limited
         )
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
@@ -172,7 +220,8 @@ class Companion(threading.Thread):
         if message.failed:
             self._lane.settle(message.failed)
         batch = Batch(number, message, self._lane.expected_s(message.deliveries))
-        if not self._lane.hand_out(self, worker, batch):
+        self._lane.cancel_all(self._lane.sharing.hand_out(self, worker, batch))
+        if not batch.deliveries:
             return
         if len(self.in_flight) == 1 or worker.fits_ahead(message):
             batch.sent = True
@@ -190,7 +239,7 @@ class Companion(threading.Thread):
             raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
         self._settle(batch, report.ends)
         if report.complete:
-            self._lane.complete(self)
+            self._lane.sharing.complete(self)
         elif report.ends:
             batch.due_at = due_at(batch)
         else:
@@ -202,7 +251,9 @@ class Companion(threading.Thread):
         first = batch.ended
         batch.ended = first + len(ends)
         self.events_done += len(ends)
+        self._worker_done += len(ends)
         self._barren = 0
+        self._lane.breaker.note_survival()
         deliveries = batch.deliveries[first : batch.ended]
         settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
         published = [(index, events) for index, (_, events) in enumerate(ends) if events]
@@ -210,13 +261,18 @@ class Companion(threading.Thread):
 
     def _bury(self, gone: WorkerGone) -> None:
         """Account for every delivery that a dead worker had."""
-        self._note_exit(gone)
+        verdict, self.verdict = self.verdict, None
+        self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
         words = gone.last_words
-        batches = self._lane.take_all(self)
+        batches = self._lane.sharing.take_all(self)
+        if verdict is None:
+            self._lane.breaker.note_death(gone, self._last_of(gone, batches))
         for batch in batches:
             if batch.number == words.batch:
                 self._settle(batch, words.ends)
-                if words.ran_s is not None:
+                if verdict is not None and verdict.is_for(batch.number, batch.ended):
+                    self._end_first(batch, verdict.outcome(gone.pid))
+                elif words.ran_s is not None:
                     self._charge(batch, gone, words.ran_s)
         waiting = [batch for batch in batches if batch.open()]
         if waiting and words.ran_s is None:
@@ -227,19 +283,37 @@ class Companion(threading.Thread):
                 self._charge(waiting[0], gone, 0.0)
         self._lane.put_back([delivery for batch in waiting for delivery in batch.open()])
 
+    @staticmethod
+    def _last_of(gone: WorkerGone, batches: Sequence[Batch]) -> str:
+        """What a dead worker was at, in words."""
+        words = gone.last_words
+        how = f"({describe_exit(gone.exit_code)})"
+        for batch in batches:
+            index = batch.ended + len(words.ends)
+            if batch.number == words.batch and words.ran_s is not None:
+                delivery = batch.deliveries[index]
+                return f"{how} while it ran {delivery.handler.name} with event {delivery.event_id}"
+        return f"{how} between two deliveries"
+
     def _charge(self, batch: Batch, gone: WorkerGone, ran_s: float) -> None:
+        sample = self.last_sample
+        self._end_first(
+            batch, self._lane.died(batch.open()[0], gone, ran_s, sample.rss if sample else 0)
+        )
+
+    def _end_first(self, batch: Batch, outcome: Outcome) -> None:
         delivery = batch.open()[0]
         batch.ended += 1
         self._barren = 0
-        self._lane.settle_dead(delivery, gone, ran_s)
+        self._lane.settle_dead(delivery, outcome)
 
     def _give_up(self, error: BaseException) -> None:
-        for batch in self._lane.take_all(self):
+        for batch in self._lane.sharing.take_all(self):
             self._lane.settle([(delivery, _own_fault(error)) for delivery in batch.open()])
 
-    def _note_exit(self, gone: WorkerGone) -> None:
+    def _note_exit(self, gone: WorkerGone, why: str = "") -> None:
         self.restarts += 1
-        self.last_exit = str(gone)
+        self.last_exit = f"{gone}{why}"
         log.debug("%s: %s", self.name, gone)
 
 

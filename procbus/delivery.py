@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from procbus.handler import Handler
     from procbus.receipt import Receipt
     from procbus.subscription import Subscription
+    from procbus.unseen import Unseen
 
 
 class DeliveryState(enum.Enum):
@@ -38,10 +39,21 @@ TERMINAL_STATE = {
 class Delivery:
     """One event for one handler. Read it from any thread.
 
-    The settlement alone sets `outcome`, once; every other field is fixed when it is published.
+    The settlement alone sets `outcome`, once, and `attempts` and `earlier` before that; every
+    other field is fixed when it is published.
     """
 
-    __slots__ = ("attempts", "event_id", "key", "outcome", "queued_at", "receipt", "subscription")
+    __slots__ = (
+        "attempts",
+        "earlier",
+        "event_id",
+        "key",
+        "outcome",
+        "queued_at",
+        "receipt",
+        "subscription",
+        "unseen",
+    )
 
     def __init__(
         self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
@@ -53,8 +65,13 @@ class Delivery:
         self.event_id = receipt.id
         self.key = key
         self.queued_at = queued_at
+        #: Attempts that have ended.
         self.attempts = 0
+        #: Outcomes of the attempts before the last: those that were followed by another.
+        self.earlier: tuple[Outcome, ...] = ()
         self.outcome: Outcome | None = None
+        #: Who keeps count of failures that nobody has looked at, once this is one of them.
+        self.unseen: Unseen | None = None
 
     @property
     def handler(self) -> Handler:
@@ -94,6 +111,8 @@ class Delivery:
             raise ProcbusError(
                 f"{self!r} is not settled yet: wait on its receipt first (receipt.wait())"
             )
+        if self.unseen is not None:
+            self.unseen.note_seen(self)
         return self.outcome.error
 
     @property

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Never
 
-from procbus.admission import Admission
+from procbus.admission import Admission, Disturbed
 from procbus.context import HandlerContext, running, running_context
+from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
+from procbus.errors import CircuitOpen
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 from procbus.router import Router
@@ -33,6 +35,7 @@ class Dispatcher:
         settlement: settles what fails before it gets into a lane.
         routes: gives the router of the moment.
         first_publish: is called before the first event is published, with the routes made.
+        subscriptions: gives the subscriptions of the moment.
     """
 
     def __init__(
@@ -41,14 +44,16 @@ class Dispatcher:
         settlement: Settlement,
         routes: Callable[[], Router[Subscription]],
         first_publish: Callable[[], None],
+        subscriptions: Callable[[], Sequence[Subscription]],
     ) -> None:
         self._admission = admission
         self._settlement = settlement
+        self._subscriptions = subscriptions
         self._lock = settlement.lock
         self._real_routes = routes
         self._first_publish = first_publish
         #: What every publish begins with. Replaced by the first, and in a forked child.
-        self._routes: Callable[[], Router[Subscription]] = self._first_routes
+        self._routes: Callable[[], Router[Subscription] | _Refusing] = self._first_routes
         self._next_id = itertools.count(1).__next__
         #: Guards the two fields below.
         self._unrouted_lock = threading.Lock()
@@ -60,6 +65,16 @@ class Dispatcher:
         self._first_publish()
         self._routes = self._real_routes
         return routes
+
+    def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
+        """Have publishing for cpu handlers raise such errors from now on; None for no more."""
+        if error is None:
+            self._routes = self._real_routes
+            return
+        make = error
+
+        self._routes = lambda: _Refusing(self._real_routes(), make)
+        self._admission.disturb()  # those that wait for room: they look again
 
     def refuse(self, refuse: Callable[[], Never]) -> None:
         """Have `refuse` raise an error from now on, instead of publishing."""
@@ -79,19 +94,43 @@ class Dispatcher:
                 parent_id = context.event_id
                 nested = True
         subscriptions = self._routes().match(event, topic)
-        if len(subscriptions) == 1:
-            subscription = subscriptions[0]
-            if subscription.plain:  # by far the most common case, without the loops below
-                self._admission.enter(1, nested)
-                receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
-                delivery = Delivery(subscription, receipt, None, monotonic())
-                receipt.held = delivery
-                receipt.left = 1
-                subscription.put(delivery)
-                return receipt
-        chosen, broken = _choose(subscriptions, event)
-        self._admission.enter(len(chosen) + len(broken), nested)
+        try:
+            if len(subscriptions) == 1:
+                subscription = subscriptions[0]
+                if subscription.plain:  # by far the most common case, without the loops below
+                    self._admission.enter(1, nested)
+                    receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
+                    delivery = Delivery(subscription, receipt, None, monotonic())
+                    receipt.held = delivery
+                    receipt.left = 1
+                    subscription.put(delivery)
+                    return receipt
+            chosen, broken = _choose(subscriptions, event)
+            self._admission.enter(len(chosen) + len(broken), nested)
+        except Disturbed:  # while it waited for room: see whether it may still be published
+            return self.publish(event, topic)
         return self._deliver(event, topic, parent_id, chosen, broken)
+
+    def redeliver(self, letter: DeadLetter) -> Receipt:
+        """Publish the event of a dead letter again, for its handler alone.
+
+        It waits for room as `publish` does. `where` is not asked: the handler took the event.
+        """
+        context = running_context()
+        if context is not None and context.owner is not self:
+            context = None
+        subscriptions = self._subscriptions()
+        handler = handler_for(letter, [each.handler for each in subscriptions])
+        chosen = [each for each in subscriptions if each.handler is handler]
+        routes = self._routes()
+        if isinstance(routes, _Refusing):
+            routes.check(chosen)
+        try:
+            self._admission.enter(1, context is not None)
+        except Disturbed:
+            return self.redeliver(letter)
+        parent_id = None if context is None else context.event_id
+        return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
@@ -179,6 +218,24 @@ class Dispatcher:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+
+
+class _Refusing:
+    """The routes, while nothing new may be published for cpu handlers."""
+
+    def __init__(self, routes: Router[Subscription], error: Callable[[], CircuitOpen]) -> None:
+        self._routes = routes
+        self._error = error
+
+    def match(self, event: object, topic: str | None = None) -> Sequence[Subscription]:
+        """Find who takes an event; raise the error where that is a cpu handler."""
+        return self.check(self._routes.match(event, topic))
+
+    def check(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
+        """Raise the error if there is a cpu handler among them."""
+        if any(subscription.handler.kind == "cpu" for subscription in found):
+            raise self._error()
+        return found
 
 
 def _kind_of(event: Any) -> str:

@@ -49,11 +49,64 @@ class SerializationError(ProcbusError):
 
 
 class HandlerTimeout(ProcbusError):
-    """A handler ran longer than its time limit."""
+    """A handler ran longer than its time limit.
+
+    Attributes:
+        handler: name of the handler.
+        event_id: id of the event.
+        limit_s: the limit in seconds.
+        stack: where the handler was just before it was stopped, as the text of a Python stack;
+            empty when it could not be had.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        handler: str = "",
+        event_id: int = 0,
+        limit_s: float = 0.0,
+        stack: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.handler = handler
+        self.event_id = event_id
+        self.limit_s = limit_s
+        self.stack = stack
 
 
 class MemoryLimitExceeded(ProcbusError):
-    """A handler's worker grew above its memory limit."""
+    """A handler's worker grew above its memory limit.
+
+    Attributes:
+        handler: name of the handler.
+        event_id: id of the event.
+        limit_bytes: the limit.
+        peak_bytes: the most resident memory that the worker was seen to have.
+        stack: where the handler was just before it was stopped, as the text of a Python stack;
+            empty when it could not be had.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        handler: str = "",
+        event_id: int = 0,
+        limit_bytes: int = 0,
+        peak_bytes: int = 0,
+        stack: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.handler = handler
+        self.event_id = event_id
+        self.limit_bytes = limit_bytes
+        self.peak_bytes = peak_bytes
+        self.stack = stack
+
+
+class CircuitOpen(ProcbusError):
+    """Worker after worker died without one success, so the cpu lane takes no new work for now."""
 
 
 class JournalError(ProcbusError):
@@ -69,6 +122,7 @@ class WorkerDied(ProcbusError):
         pid: process id of the dead worker; None when none could be started.
         exit_code: exit code, negative for a signal, as in `subprocess`; None when unknown.
         ran_s: seconds that the handler had been running.
+        out_of_memory: whether the signs say that the kernel killed it for want of memory.
     """
 
     def __init__(
@@ -80,6 +134,7 @@ class WorkerDied(ProcbusError):
         pid: int | None = None,
         exit_code: int | None = None,
         ran_s: float = 0.0,
+        out_of_memory: bool = False,
     ) -> None:
         super().__init__(message)
         self.handler = handler
@@ -87,6 +142,7 @@ class WorkerDied(ProcbusError):
         self.pid = pid
         self.exit_code = exit_code
         self.ran_s = ran_s
+        self.out_of_memory = out_of_memory
 
 
 class WorkerTraceback(Exception):

@@ -62,6 +62,23 @@ class Gate:
                 del self._lines[delivery.key]
         return go
 
+    def step_aside(self) -> list[Delivery]:
+        """A delivery waits for its next attempt: return those that may run meanwhile.
+
+        Others of its key stay behind it, so that their order is kept.
+        """
+        if self._abandoned:
+            return []
+        self._inside -= 1
+        if not self._at_limit:
+            return []
+        self._inside += 1
+        return [self._at_limit.popleft()]
+
+    def step_back(self, delivery: Delivery) -> bool:
+        """The next attempt is due: let it pass, or keep it until `release` hands it out."""
+        return self._abandoned or self._take_place(delivery)
+
     def waiting(self) -> Iterator[Delivery]:
         """Those that wait at the gate, in no particular order."""
         yield from self._at_limit

@@ -1,44 +1,62 @@
 # SPDX-License-Identifier: MIT
-"""How the workers are: psutil samples beside what the lanes know. It measures, and never acts."""
+"""How the workers are: readings of their processes beside what the lanes know.
+
+It measures, and never acts. It needs no supervisor, but only with one it knows who is stalled.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
-
-import psutil
+from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.delivery import Delivery
+from procbus.processes import STOPPED, Details, Sample, thread_cpu_s
+from procbus.stall import WINDOW_S
 
 if TYPE_CHECKING:
+    from procbus.companion import Companion
     from procbus.cpu_lane import CpuLane
     from procbus.io_lane import IoLane
     from procbus.loop_lane import LoopLane
 
-WorkerState = Literal["starting", "idle", "busy", "stopped", "dead"]
+WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
+
+#: A share of the CPU is of so many seconds at least: the kernel counts CPU time in steps of 10 ms.
+_LEAST_SPAN_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """One worker just now."""
+    """One worker just now. What is not known is None."""
 
     kind: Literal["io", "cpu"]
     #: Name of the thread: the worker's own in the io lane, its companion's in the cpu lane.
     name: str
     #: Process id; None while a worker of the cpu lane is starting.
     pid: int | None
+    #: `stalled`: a process that for two seconds used no CPU and did no input or output in its
+    #: handler, nor did its subprocesses; or a thread left behind in a handler that ran out of
+    #: time. A handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
     state: WorkerState
     #: Name of the handler and id of the event at hand, and for how many seconds; None between two.
-    handler: str | None
-    event_id: int | None
-    running_s: float | None
-    #: Resident memory of the process in bytes, and CPU seconds that it has used; None if unknown.
-    memory_bytes: int | None
-    cpu_s: float | None
+    handler: str | None = None
+    event_id: int | None = None
+    running_s: float | None = None
+    #: Resident memory of the process in bytes, and the part that no other process shares. None for
+    #: threads, which share the memory of the script.
+    memory_bytes: int | None = None
+    unique_bytes: int | None = None
+    #: CPU seconds used so far, by the process or by the thread.
+    cpu_s: float | None = None
+    #: CPU seconds for each second, of a process: since the supervisor looked last, which it does
+    #: twice a second while the worker is busy, or if it never did, since the process started.
+    cpu_share: float | None = None
+    #: Of a process: how many it has started, with theirs, and its open file descriptors.
+    children: int | None = None
+    open_files: int | None = None
     #: Deliveries that it has finished.
     events_done: int
     #: How often it was replaced, and how the last one ended ("" if none did).
@@ -47,91 +65,109 @@ class WorkerHealth:
 
 
 def cpu_health(lane: CpuLane | None) -> list[WorkerHealth]:
-    """The worker processes."""
-    found: list[WorkerHealth] = []
-    for companion, delivery, since in lane.at_hand() if lane is not None else ():
-        worker = companion.worker
-        pid = None if worker is None else worker.pid
-        state, memory_bytes, cpu_s = _sample(pid, delivery)
-        found.append(
-            WorkerHealth(
-                "cpu",
-                companion.name,
-                pid,
-                state,
-                *_at_hand(delivery, since),
-                memory_bytes,
-                cpu_s,
-                companion.events_done,
-                companion.restarts,
-                companion.last_exit,
-            )
-        )
-    return found
+    """The worker processes. From any thread."""
+    at_hand = [] if lane is None else lane.sharing.at_hand()
+    return [_process(companion, delivery, since) for companion, delivery, since in at_hand]
 
 
-def _sample(
-    pid: int | None, delivery: Delivery | None
-) -> tuple[WorkerState, int | None, float | None]:
-    if pid is None:
-        return "starting", None, None
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            status = process.status()
-            memory_bytes = process.memory_info().rss
-            times = process.cpu_times()
-    except psutil.Error:
-        return "dead", None, None
+def _process(companion: Companion, delivery: Delivery | None, since: float) -> WorkerHealth:
+    # Each is read once: the companion replaces its worker, and the sample with it, at any moment.
+    worker = companion.worker
+    last_sample = companion.last_sample
+    probe = None if worker is None else worker.probe
+    details = None if probe is None else probe.details()
+    now = monotonic()
     state: WorkerState = "idle" if delivery is None else "busy"
-    if status == psutil.STATUS_STOPPED:
-        state = "stopped"
-    elif status == psutil.STATUS_ZOMBIE:
+    if worker is None:
+        state = "starting"
+    elif probe is not None and details is None:
         state = "dead"
-    return state, memory_bytes, times.user + times.system
+    elif details is not None and details.status == STOPPED:
+        state = "stopped"
+    # The verdict may be of the delivery before this one, if this one is younger than a window.
+    elif delivery is not None and now - since >= WINDOW_S and companion.progress.stalled(now):
+        state = "stalled"
+    return WorkerHealth(
+        kind="cpu",
+        name=companion.name,
+        pid=None if worker is None else worker.pid,
+        state=state,
+        **_at_hand(delivery, since),
+        **_readings(details, last_sample, now),
+        events_done=companion.events_done,
+        restarts=companion.restarts,
+        last_exit=companion.last_exit,
+    )
+
+
+def _readings(details: Details | None, last_sample: Sample | None, now: float) -> dict[str, Any]:
+    if details is None:
+        return {}
+    return {
+        "memory_bytes": details.rss,
+        "unique_bytes": details.uss,
+        "cpu_s": details.cpu_s,
+        "cpu_share": _cpu_share(details, last_sample, now),
+        "children": details.children,
+        "open_files": details.open_files,
+    }
+
+
+def _cpu_share(details: Details, last_sample: Sample | None, now: float) -> float | None:
+    if last_sample is None:
+        gained_s, span_s = details.cpu_s, details.age_s
+    else:
+        gained_s, span_s = details.cpu_s - last_sample.cpu_s, now - last_sample.at
+    return max(0.0, gained_s) / span_s if span_s >= _LEAST_SPAN_S else None
 
 
 def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
-    """The threads of the io lane, and one record for each handler on the event loop."""
+    """The threads of the io lane, and a record for each handler on the event loop.
+
+    From any thread. Threads that were left behind in a handler are among them.
+    """
     pid = os.getpid()
+    # In this order: a thread that is left behind meanwhile is in both, and is not missed.
+    threads = dict.fromkeys([*lane.threads(), *lane.abandoned_threads()])
+    loop_thread = None if loop is None else loop.thread
+    cpu_s = thread_cpu_s() if threads or loop_thread is not None else {}
     found: list[WorkerHealth] = []
-    for thread in lane.threads():
+    for thread in threads:
         delivery, since = thread.at_hand, thread.since
+        state: WorkerState = "idle" if delivery is None else "busy"
         found.append(
             WorkerHealth(
-                "io",
-                thread.name,
-                pid,
-                "idle" if delivery is None else "busy",
-                *_at_hand(delivery, since),
-                None,
-                None,
-                thread.events_done,
+                kind="io",
+                name=thread.name,
+                pid=pid,
+                state="stalled" if thread.abandoned else state,
+                **_at_hand(delivery, since),
+                cpu_s=cpu_s.get(thread.native_id or 0),
+                events_done=thread.events_done,
             )
         )
-    loop_thread: threading.Thread | None = None if loop is None else loop.thread
     if loop is not None and loop_thread is not None:
         running: Sequence[tuple[Delivery | None, float]] = list(loop.at_hand.items()) or [(None, 0)]
-        for delivery, since in running:
-            state: WorkerState = "idle" if delivery is None else "busy"
-            found.append(
-                WorkerHealth(
-                    "io",
-                    loop_thread.name,
-                    pid,
-                    state,
-                    *_at_hand(delivery, since),
-                    None,
-                    None,
-                    loop.events_done,
-                )
+        found += [
+            WorkerHealth(
+                kind="io",
+                name=loop_thread.name,
+                pid=pid,
+                state="idle" if delivery is None else "busy",
+                **_at_hand(delivery, since),
+                cpu_s=cpu_s.get(loop_thread.native_id or 0),
+                events_done=loop.events_done,
             )
+            for delivery, since in running
+        ]
     return found
 
 
-def _at_hand(
-    delivery: Delivery | None, since: float
-) -> tuple[str | None, int | None, float | None]:
+def _at_hand(delivery: Delivery | None, since: float) -> dict[str, Any]:
     if delivery is None:
-        return None, None, None
-    return delivery.handler.name, delivery.event_id, max(0.0, monotonic() - since)
+        return {}
+    return {
+        "handler": delivery.handler.name,
+        "event_id": delivery.event_id,
+        "running_s": max(0.0, monotonic() - since),
+    }

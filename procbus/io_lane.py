@@ -9,18 +9,25 @@ socket.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 
 from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
+from procbus.limits import stack_text, timeout_error
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.receipt import Receipt
 from procbus.stats import LaneStats
+
+log = logging.getLogger("procbus")
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.
@@ -30,7 +37,7 @@ MakeContext = Callable[[Delivery, Receipt], HandlerContext]
 class IoLane:
     """The threads of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue, the gates, and the list of threads.
+    The lock of `queue` is the lane's. It guards the queue, the gates, and the lists of threads.
 
     Args:
         threads: at most so many; each is started when nobody else is free.
@@ -44,6 +51,11 @@ class IoLane:
         self._settle = settle
         self._make_context = make_context
         self._threads: list[IoThread] = []
+        #: Threads left behind in a handler that ran out of time. There are `threads` of them at
+        #: most: from then on, one that is left behind keeps its place.
+        self._abandoned: list[IoThread] = []
+        #: Seconds that threads have been there which are there no more.
+        self._past_s = 0.0
         self._numbers = itertools.count(1)
 
     def put(self, delivery: Delivery) -> None:
@@ -58,6 +70,18 @@ class IoLane:
         if self.queue.release(delivery) and self.queue.starved:
             self.grow()
 
+    def step_aside(self, delivery: Delivery) -> None:
+        """Let others run while a delivery waits for its next attempt."""
+        if self.queue.step_aside(delivery) and self.queue.starved:
+            self.grow()
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Queue a delivery for its next attempt."""
+        if not self.queue.put_again(delivery):
+            self._settle([(delivery, cancelled(delivery))])
+        if self.queue.starved and not self.full:
+            self.grow()
+
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a thread is in the handler with this delivery just now."""
         return any(thread.at_hand is delivery for thread in list(self._threads))
@@ -66,11 +90,23 @@ class IoLane:
         """The threads that there are just now."""
         return list(self._threads)
 
+    def abandoned_threads(self) -> list[IoThread]:
+        """Threads that are left behind in a handler that ran out of time."""
+        with self.queue.lock:
+            return [*self._abandoned, *(thread for thread in self._threads if thread.abandoned)]
+
+    def worker_s(self) -> float:
+        """Seconds that threads have been there, all together."""
+        now = monotonic()
+        with self.queue.lock:
+            return self._past_s + sum(now - thread.started_at for thread in self._threads)
+
     def stats(self) -> LaneStats:
         """The lane just now."""
         threads = self.threads()
         busy = sum(thread.at_hand is not None for thread in threads)
-        return LaneStats(self.queue.depth(), len(threads), busy, 0)
+        left_behind = len(self.abandoned_threads())
+        return LaneStats(self.queue.depth(), len(threads), busy, 0, abandoned=left_behind)
 
     def close(self, timeout: float | None = None) -> None:
         """End the threads once nothing is ready; wait for each at most so long. Idempotent."""
@@ -124,7 +160,57 @@ class IoLane:
     def left(self, thread: IoThread) -> None:
         """A thread ends."""
         with self.queue.lock:
-            self._threads.remove(thread)
+            if thread in self._threads:
+                self._threads.remove(thread)
+                self._past_s += monotonic() - thread.started_at
+            else:
+                self._abandoned.remove(thread)
+
+    def expire(self, now: float) -> float:
+        """Settle what has run out of time; return when the next will have.
+
+        Args:
+            now: in seconds of `time.monotonic()`.
+        """
+        next_end = inf
+        for thread in self.threads():
+            limited = thread.limited
+            if limited is None:
+                continue
+            delivery, ends_at = limited
+            if now < ends_at:
+                next_end = min(next_end, ends_at)
+            elif thread.abandon(limited):
+                self._replace(thread, delivery)
+        return next_end
+
+    def _replace(self, thread: IoThread, delivery: Delivery) -> None:
+        """Go on without a thread that cannot be stopped."""
+        with self.queue.lock:
+            if len(self._abandoned) < self.size:
+                self._threads.remove(thread)
+                self._past_s += monotonic() - thread.started_at
+                self._abandoned.append(thread)
+            if self.queue.locked_ready():
+                self.queue.locked_wake()
+        log.warning(
+            "%s is left behind in %s with event %d, which ran out of time: Python cannot stop a "
+            "thread. %d are left behind now, of which %d were replaced. Give what the handler "
+            "waits for a timeout of its own, or use kind='cpu', whose workers can be killed",
+            thread.name,
+            delivery.handler.name,
+            delivery.event_id,
+            len(self.abandoned_threads()),
+            len(self._abandoned),
+        )
+        ran_s = monotonic() - thread.since
+        error = timeout_error(delivery, ran_s, thread.stack(), "its thread was left behind")
+        outcome = Outcome(
+            OutcomeKind.TIMED_OUT, None, error, thread.since, monotonic(), os.getpid()
+        )
+        self._settle([(delivery, outcome)])
+        if self.queue.starved and not self.full:
+            self.grow()
 
 
 class IoThread(threading.Thread):
@@ -142,6 +228,13 @@ class IoThread(threading.Thread):
         self.at_hand: Delivery | None = None
         self.since = 0.0
         self.events_done = 0
+        self.started_at = monotonic()
+        #: Guards the two fields below: of a run with a time limit, either this thread says how it
+        #: ended, or the supervisor, who then leaves the thread behind.
+        self._ending = threading.Lock()
+        #: What is being run with a time limit, and when that ends.
+        self.limited: tuple[Delivery, float] | None = None
+        self.abandoned = False
 
     def run(self) -> None:
         """Thread body."""
@@ -153,6 +246,11 @@ class IoThread(threading.Thread):
                     self._lane.grow()
                 outcome = self._attempt(delivery)
                 self.at_hand = None
+                if self.limited is not None or self.abandoned:
+                    with self._ending:
+                        self.limited = None
+                    if self.abandoned:
+                        return
                 if outcome is not None:
                     self.events_done += 1
                     settle([(delivery, outcome)])
@@ -170,11 +268,25 @@ class IoThread(threading.Thread):
         running.set([self._make_context, delivery, receipt])  # as take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
+        handler = delivery.subscription.handler
+        if handler.timeout is not None:
+            self.limited = (delivery, started_at + handler.timeout)
         try:
-            value = delivery.subscription.handler.function(receipt.event)
+            value = handler.function(receipt.event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return failure(error, started_at, self._pid)
         return success(value, started_at, self._pid)
+
+    def abandon(self, limited: tuple[Delivery, float]) -> bool:
+        """Leave the thread behind, if it is still at that run; from now on it settles nothing."""
+        with self._ending:
+            self.abandoned = self.limited is limited
+            return self.abandoned
+
+    def stack(self) -> str:
+        """Where the thread is in its handler, as the text of a Python stack."""
+        frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001 - documented so
+        return stack_text(traceback.extract_stack(frame), __file__)
 
 
 _new = tuple.__new__

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from procbus.delivery import Delivery
+from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler
 from procbus.io_lane import IoLane, MakeContext, Settle
+from procbus.retry_queue import RetryQueue
+from procbus.settings import Settings
 from procbus.stats import LaneStats
 from procbus.subscription import Lane
+from procbus.supervisor import Supervisor
+from procbus.wear import Wear
 
 if TYPE_CHECKING:
+    from procbus.breaker import Guard
     from procbus.cpu_lane import CpuLane, Published
     from procbus.loop_lane import LoopLane
 
@@ -29,34 +35,49 @@ class Lanes:
     """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
 
     Args:
-        cpu_workers: processes of the cpu lane; None for as many as there are cores.
-        io_workers: threads of the io lane; None for `IO_WORKERS`.
+        settings: of the bus.
         settle: settles deliveries.
         make_context: makes what `current()` returns in a handler of this process.
         publish_children: publishes what a cpu handler published.
+        guard: has publishing for the cpu lane raise while its workers die and die.
+        retries: deliveries that wait for their next attempt.
     """
 
     def __init__(
         self,
-        cpu_workers: int | None,
-        io_workers: int | None,
+        settings: Settings,
         settle: Settle,
         make_context: MakeContext,
         publish_children: Callable[[Delivery, Published], Exception | None],
+        guard: Guard,
+        retries: RetryQueue,
     ) -> None:
         self._lock = threading.Lock()
-        self._cpu_workers = cpu_workers
+        self._settings = settings
         self._settle = settle
         self._make_context = make_context
         self._publish_children = publish_children
-        self.io = IoLane(io_workers or IO_WORKERS, settle, make_context)
-        #: Whether a handler belongs to the threads.
+        self._guard = guard
+        self._retries = retries
+        self._supervisor = Supervisor(self, retries)
+        self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context)
+        #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
         self._io_needed = False
+        self.limited = False
+        self._supervised = False
+        self._primed = False
         self.loop: LoopLane | None = None
         self.cpu: CpuLane | None = None
 
     def of(self, handler: Handler) -> Lane:
         """The lane that a handler belongs to."""
+        if handler.kind == "cpu" or handler.limited or handler.retries:
+            self._supervised = True
+            if self._primed:
+                self._supervisor.start()
+        if handler.limited and not self.limited:
+            self.limited = True
+            self._supervisor.wake()
         if handler.kind == "cpu":
             return self.cpu_lane()
         if handler.is_async:
@@ -65,11 +86,16 @@ class Lanes:
         return self.io
 
     def prime(self) -> None:
-        """Start the event loop, and a first thread, if handlers need them. Idempotent.
+        """Start the event loop, a first thread and the supervisor, if handlers need them.
+
+        Idempotent.
 
         What a cpu handler publishes may be for them, and Python 3.12 starts no thread any more once
         the main script has ended.
         """
+        self._primed = True
+        if self._supervised:
+            self._supervisor.start()
         if self._io_needed:
             self.io.prime()
         if self.loop is not None:
@@ -83,9 +109,23 @@ class Lanes:
                 from procbus.cpu_lane import CpuLane
                 from procbus.pool.loky_pool import LokyPool
 
-                pool = LokyPool(self._cpu_workers)
-                self.cpu = CpuLane(pool, self._settle, self._publish_children)
+                settings = self._settings
+                pool = LokyPool(settings.cpu_workers, self._init())
+                self.cpu = CpuLane(
+                    pool,
+                    self._settle,
+                    self._publish_children,
+                    self._guard,
+                    Wear(settings.max_events_per_worker, settings.worker_max_memory),
+                )
             return self.cpu
+
+    def _init(self) -> bytes:
+        """The user's set-up of each worker, ready to travel."""
+        from procbus.codec import encode_alone  # only now: it imports cloudpickle
+
+        init = self._settings.worker_init
+        return b"" if init is None else encode_alone(init)
 
     def _loop_lane(self) -> LoopLane:
         with self._lock:
@@ -105,13 +145,21 @@ class Lanes:
             cpu = self.cpu.stats()
         if self.loop is not None:
             loop = self.loop.stats()
-            io = LaneStats(io.depth + loop.depth, io.workers + loop.workers, io.busy + loop.busy, 0)
+            io = dataclasses.replace(
+                io,
+                depth=io.depth + loop.depth,
+                workers=io.workers + loop.workers,
+                busy=io.busy + loop.busy,
+            )
         return MappingProxyType({"io": io, "cpu": cpu})
 
     def cancel(self) -> None:
         """Settle as cancelled all that has not begun."""
         for lane in self._all():
             lane.cancel()
+        # After the lanes, which may have something tried again until then.
+        waiting = self._retries.cancel()
+        self._settle([(delivery, cancelled(delivery)) for delivery in waiting])
 
     def kill(self) -> None:
         """End what is running, and settle it as cancelled."""
@@ -125,3 +173,9 @@ class Lanes:
             self.loop.close(JOIN_S)
         if self.cpu is not None:
             self.cpu.close()
+        self._supervisor.stop()
+
+    def expect_close(self) -> None:
+        """The bus is closing: nothing may keep it from that for long."""
+        if self.cpu is not None:
+            self.cpu.breaker.expect_close()

@@ -16,6 +16,7 @@ from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, ProcbusError
 from procbus.lanes import Lanes
 from procbus.subscriptions import Subscriptions
+from procbus.unseen import Unseen
 
 log = logging.getLogger("procbus")
 
@@ -31,6 +32,7 @@ class Lifecycle:
         dispatcher: refuses events in a forked child.
         lanes: are ended.
         subscriptions: know what was not run.
+        unseen: knows what failed and was not looked at.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Lifecycle:
         dispatcher: Dispatcher,
         lanes: Lanes,
         subscriptions: Subscriptions,
+        unseen: Unseen,
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._subscriptions = subscriptions
+        self._unseen = unseen
         #: Guards the closing.
         self._closing = threading.RLock()
         self.closed = False
@@ -75,6 +79,7 @@ class Lifecycle:
             if self.closed:
                 return
             self._admission.refuse()
+            self._lanes.expect_close()
             try:
                 if not cancel and self._admission.wait_empty(timeout):
                     self._finish()
@@ -111,6 +116,8 @@ class Lifecycle:
         self._lanes.close()
         self.closed = True
         exit_watch.forget(self)
+        if summary := self._unseen.summary():
+            log.warning("bus closed with %s", summary)
 
     def _account_for_cancelled(self) -> None:
         subscriptions = self._subscriptions.all()

@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
-from procbus.outcome import Outcome
+from procbus.limits import stack_text, timeout_error
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 
@@ -66,6 +69,18 @@ class LoopLane:
         """Let those go that waited at the gate behind a settled delivery."""
         if self.queue.release(delivery):
             self._wake()
+
+    def step_aside(self, delivery: Delivery) -> None:
+        """Let others run while a delivery waits for its next attempt."""
+        if self.queue.step_aside(delivery):
+            self._wake()
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Queue a delivery for its next attempt."""
+        if self.queue.put_again(delivery):
+            self._wake()
+        else:
+            self._settle([(delivery, cancelled(delivery))])
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether its handler is running on the loop."""
@@ -167,19 +182,72 @@ class LoopLane:
         if receipt is None:  # cancelled meanwhile
             return
         take_seat(self._make_context, delivery, receipt)
+        handler = delivery.subscription.handler
         started_at = monotonic()
         self.at_hand[delivery] = started_at
+        limit = None
+        if handler.timeout is not None:
+            limit = _TimeLimit(self, delivery, started_at, handler.timeout)
         try:
-            value = await delivery.subscription.handler.function(receipt.event)
+            value = await handler.function(receipt.event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
-            # Also CancelledError. Where that is ours, kill() has settled the delivery already and
-            # this changes nothing; a handler that cancelled itself failed like any other.
+            # Also CancelledError. Where that is ours, the delivery was settled already and this
+            # changes nothing; a handler that cancelled itself failed like any other.
             outcome = failure(error, started_at, self._pid)
         else:
             outcome = success(value, started_at, self._pid)
-        self._end(delivery, outcome)
+        if limit is None or limit.kept():
+            self.end(delivery, outcome)
 
-    def _end(self, delivery: Delivery, outcome: Outcome) -> None:
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A run has ended. Called in the loop's thread."""
         del self.at_hand[delivery]
         self.events_done += 1
         self._settle([(delivery, outcome)])
+
+
+class _TimeLimit:
+    """The time limit of one run: at its end the delivery is settled, and the task cancelled.
+
+    In this order, since a handler may take its time over being cancelled, or even go on.
+    """
+
+    def __init__(
+        self, lane: LoopLane, delivery: Delivery, started_at: float, limit_s: float
+    ) -> None:
+        self._lane = lane
+        self._delivery = delivery
+        self._started_at = started_at
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
+        self._expired = False
+
+    def kept(self) -> bool:
+        """The handler has ended: say whether that was in time."""
+        self._timer.cancel()
+        return not self._expired
+
+    def _expire(self) -> None:
+        assert self._task is not None
+        self._expired = True
+        now = monotonic()
+        error = timeout_error(
+            self._delivery, now - self._started_at, _stack_of(self._task), "was cancelled"
+        )
+        self._task.cancel()
+        self._lane.end(
+            self._delivery,
+            Outcome(OutcomeKind.TIMED_OUT, None, error, self._started_at, now, os.getpid()),
+        )
+
+
+def _stack_of(task: asyncio.Task[Any]) -> str:
+    """Where a suspended task is: through all that it awaits, not only in its outermost part."""
+    frames: list[traceback.FrameSummary] = []
+    part: Any = task.get_coro()
+    while part is not None:
+        frame = getattr(part, "cr_frame", None) or getattr(part, "gi_frame", None)
+        if frame is not None:
+            frames += traceback.extract_stack(frame, 1)
+        part = getattr(part, "cr_await", None) or getattr(part, "gi_yieldfrom", None)
+    return stack_text(frames, __file__)

@@ -96,6 +96,33 @@ class LaneQueue:
                 self.locked_wake()
         return len(go)
 
+    def step_aside(self, delivery: Delivery) -> int:
+        """Let others run while a delivery waits for its next attempt; return how many may go."""
+        subscription = delivery.subscription
+        if subscription.gate is None:
+            return 0
+        with self.lock:
+            go = subscription.gate.step_aside()
+            self._bucket(subscription.priority).extend(go)
+            if go:
+                self.locked_wake()
+        return len(go)
+
+    def put_again(self, delivery: Delivery) -> bool:
+        """Queue a delivery for its next attempt, in front: it is older than all that wait.
+
+        Returns:
+            False, and it is not queued, when the queue was cleared for good.
+        """
+        subscription = delivery.subscription
+        with self.lock:
+            if self.cancelled:
+                return False
+            if subscription.gate is None or subscription.gate.step_back(delivery):
+                self._bucket(subscription.priority).appendleft(delivery)
+                self.locked_wake()
+        return True
+
     def take(self, *, fresh: bool = False) -> Delivery | None:
         """Take the next delivery, waiting for one; None once the queue is closed and empty.
 

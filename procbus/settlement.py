@@ -2,7 +2,8 @@
 """Settling: the one place that writes the end of a delivery.
 
 Whatever happened to it (success, failure, a dead worker, cancellation), a delivery ends here,
-exactly once: counters, dead letter, log line, receipt, gate and room on the bus follow.
+exactly once: counters, dead letter, log line, receipt, gate and room on the bus follow. An attempt
+that failed and is followed by another ends here too, and leaves the delivery pending.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from procbus.admission import Admission
-from procbus.dead_letters import DeadLetter, DeadLetters
-from procbus.delivery import Delivery
+from procbus.backoff import wait_of
+from procbus.context import HandlerContext, running
+from procbus.dead_letters import DeadLetter, DeadLetterBox, call_hook, letter_of
+from procbus.delivery import Delivery, cancelled
 from procbus.locks import acquire
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
-from procbus.subscription import NEWEST
+from procbus.retry import may_retry, quarantined
+from procbus.retry_queue import RetryQueue
+from procbus.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
+from procbus.unseen import Unseen
 
 log = logging.getLogger("procbus")
 
@@ -30,16 +36,34 @@ _SUCCEEDED = OutcomeKind.SUCCEEDED
 class Settlement:
     """Settles the deliveries of one bus. Thread-safe.
 
-    `lock` belongs to this object. It guards the outcome of every delivery, the open ends of
-    every receipt, the counters of the subscriptions, and the dead letters.
+    `lock` belongs to this object. It guards the outcome and attempts of every delivery, the open
+    ends of every receipt, the counters of the subscriptions, and the dead letters.
+
+    Args:
+        admission: gets the room back.
+        retries: takes what is to be tried again.
+        redeliver: publishes the event of a dead letter again.
+        on_failure: the user's hook for what failed for good.
+        make_context: makes what `current()` returns in that hook, as in the handler.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        retries: RetryQueue,
+        redeliver: Callable[[DeadLetter], Receipt],
+        on_failure: Callable[[DeadLetter], object] | None,
+        make_context: Callable[[Delivery, Receipt], HandlerContext],
+    ) -> None:
         self.lock = threading.Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
         self._admission = admission
-        self._dead_letters = DeadLetters()
+        self._retries = retries
+        self._on_failure = on_failure
+        self._make_context = make_context
+        self.unseen = Unseen()
+        self.dead_letters = DeadLetterBox(self.lock, redeliver)
 
     def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
         """Settle deliveries. One that is settled already is left as it is.
@@ -49,7 +73,8 @@ class Settlement:
             queued: False for deliveries that never got into their lane.
         """
         count = 0
-        failed: list[Settled] = []
+        again: list[Settled] = []
+        failed: list[tuple[Delivery, Receipt, DeadLetter]] = []
         gated: list[Delivery] = []
         done: list[tuple[Callable[[Receipt], object], Receipt]] = []
         if not self._try_lock(False):
@@ -59,21 +84,33 @@ class Settlement:
                 receipt = delivery.receipt
                 if receipt is None:
                     continue
-                count += 1
-                delivery.outcome = outcome
-                delivery.receipt = None
                 subscription = delivery.subscription
                 if outcome.kind is _SUCCEEDED:
-                    subscription.succeeded += 1
                     delivery.attempts += 1
+                    subscription.succeeded = succeeded = subscription.succeeded + 1
                     run_s = outcome.ended_at - outcome.started_at
                     average_s = subscription.average_s
                     if average_s is None or run_s > average_s:
                         subscription.note_run(run_s)
                     else:  # note_run without the call, for it is most of them
                         subscription.average_s = average_s + NEWEST * (run_s - average_s)
-                elif self._note_unsuccessful(delivery, receipt, outcome):
-                    failed.append((delivery, outcome))
+                    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
+                        subscription.note_times(delivery, outcome)
+                    elif not succeeded % SAMPLE:
+                        subscription.note_times(delivery, outcome, SAMPLE)
+                else:
+                    self._note_attempt(delivery, outcome)
+                    if queued and may_retry(delivery, outcome):
+                        subscription.retried += 1
+                        delivery.earlier += (outcome,)
+                        again.append((delivery, outcome))
+                        continue
+                    letter = self._note_unsuccessful(delivery, receipt, outcome)
+                    if letter is not None:
+                        failed.append((delivery, receipt, letter))
+                count += 1
+                delivery.outcome = outcome
+                delivery.receipt = None
                 if subscription.gate is not None:
                     gated.append(delivery)
                 receipt.left -= 1
@@ -82,8 +119,10 @@ class Settlement:
                     receipt.callbacks = None
         finally:
             self._unlock()
-        for delivery, outcome in failed:
-            _log_failure(delivery, outcome)
+        for delivery, receipt, letter in failed:
+            self._tell(delivery, receipt, letter)
+        for delivery, outcome in again:
+            self._try_again(delivery, outcome)
         if queued:
             for delivery in gated:
                 delivery.subscription.lane.release(delivery)
@@ -92,42 +131,91 @@ class Settlement:
         for callback, receipt in done:
             callback(receipt)
 
-    def _note_unsuccessful(self, delivery: Delivery, receipt: Receipt, outcome: Outcome) -> bool:
-        """Count a failure or a cancellation; say whether it is a failure."""
+    # Under the lock.
+
+    def _note_attempt(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Count an attempt that did not succeed."""
         subscription = delivery.subscription
         if outcome.started_at:
             delivery.attempts += 1
             subscription.note_run(outcome.ended_at - outcome.started_at)
+            subscription.note_times(delivery, outcome)
+        if outcome.kind is OutcomeKind.TIMED_OUT:
+            subscription.timed_out += 1
+        elif outcome.kind is OutcomeKind.WORKER_DIED:
+            subscription.crashed += 1
+        elif outcome.kind is OutcomeKind.OVER_MEMORY:
+            subscription.over_memory += 1
+
+    def _note_unsuccessful(
+        self, delivery: Delivery, receipt: Receipt, outcome: Outcome
+    ) -> DeadLetter | None:
+        """Count a failure or a cancellation; make a dead letter of a failure."""
+        subscription = delivery.subscription
         if outcome.kind is OutcomeKind.CANCELLED:
             if outcome.started_at:
                 subscription.stopped += 1
             else:
                 subscription.cancelled += 1
-            return False
+            return None
         subscription.failed += 1
-        name = subscription.handler.name
-        self._dead_letters.add(DeadLetter(receipt.id, receipt.event, receipt.topic, name, outcome))
-        return True
+        letter = letter_of(
+            delivery, receipt, (*delivery.earlier, outcome), quarantined(delivery, outcome)
+        )
+        self.dead_letters.add(letter, delivery)
+        self.unseen.note_failed(delivery, outcome)
+        return letter
 
-    def dead_letters(self) -> tuple[DeadLetter, ...]:
-        """The dead letters kept, oldest first."""
-        with self.lock:
-            return self._dead_letters.snapshot()
+    # Outside of it, since these run the user's code.
+
+    def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
+        """Tell of a failure: in the log, and to the user's hook."""
+        _log_failure(delivery, letter)
+        self.dead_letters.tell_dropped()
+        if self._on_failure is None:
+            return
+        # As inside the handler: what the hook publishes must not wait for room.
+        before = running.set([self._make_context, delivery, receipt])
+        try:
+            call_hook(self._on_failure, letter)
+        finally:
+            running.reset(before)
+        self.unseen.note_seen(delivery)
+
+    def _try_again(self, delivery: Delivery, outcome: Outcome) -> None:
+        handler = delivery.subscription.handler
+        attempt = len(delivery.earlier)
+        wait_s = wait_of(handler.name, handler.backoff, attempt, outcome)
+        error = outcome.error
+        _log(
+            logging.WARNING,
+            f"{handler.name} with event {delivery.event_id}: attempt {attempt} of "
+            f"{handler.retries + 1} {outcome.kind.value} ({type(error).__name__}: {error}); the "
+            f"next one in {wait_s:.2g} s",
+        )
+        delivery.subscription.lane.step_aside(delivery)
+        if not self._retries.add(delivery, wait_s):
+            self.settle([(delivery, cancelled(delivery))])
 
 
-def _log_failure(delivery: Delivery, outcome: Outcome) -> None:
+def _log_failure(delivery: Delivery, letter: DeadLetter) -> None:
     """Log a failure once, with the handler's own traceback where there is one."""
+    outcome = letter.outcome
     error = outcome.error
     assert error is not None
-    dropped = f" ({outcome.dropped_events} events dropped)" if outcome.dropped_events else ""
+    text = f"{delivery.handler.name} failed with event {delivery.event_id}: {outcome.kind.value}"
+    if delivery.earlier:
+        text += f", at the last of {len(letter.outcomes)} attempts"
+    if letter.quarantined:
+        text += "; it is not tried again, since it killed its worker each time"
+    if outcome.dropped_events:
+        text += f" ({outcome.dropped_events} events dropped)"
+    _log(logging.ERROR, text, error)
+
+
+def _log(level: int, text: str, error: BaseException | None = None) -> None:
+    exc_info = None if error is None else (type(error), error, error.__traceback__)
     try:
-        log.error(
-            "%s failed with event %d: %s%s",
-            delivery.handler.name,
-            delivery.event_id,
-            outcome.kind.value,
-            dropped,
-            exc_info=(type(error), error, error.__traceback__),
-        )
+        log.log(level, "%s", text, exc_info=exc_info)
     except Exception:  # noqa: BLE001 - the user's logging: it must not keep the delivery open
         traceback.print_exc()

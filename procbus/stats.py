@@ -39,6 +39,12 @@ class LaneStats:
     busy: int
     #: Workers that had to be replaced.
     restarts: int
+    #: Threads left behind in a handler that ran out of time.
+    abandoned: int = 0
+    #: Share of the workers' time spent in handlers, 0 to 1; None before there was a worker.
+    utilisation: float | None = None
+    #: Why nothing new is begun; empty while all may be.
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,10 @@ class Subscriptions:
         self.routes()
         return tuple(self._all.values())
 
+    def handlers(self) -> tuple[Handler, ...]:
+        """The handlers subscribed, in their order."""
+        return tuple(subscription.handler for subscription in self.all())
+
     def add(self, handler: Handler) -> None:
         """Subscribe a handler to this bus alone."""
         self._own.add(handler)

@@ -160,7 +160,7 @@ def test_a_companion_tells_its_last_exit(stage: Stage) -> None:
     victim, _ = die_in(stage, "deadly")
     stage.settled(victim)
 
-    [(companion, _, _)] = stage.lane.at_hand()
+    [(companion, _, _)] = stage.lane.sharing.at_hand()
 
     assert companion.restarts == 1
     assert "ended with exit code" in companion.last_exit

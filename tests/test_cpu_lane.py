@@ -195,7 +195,7 @@ def test_a_recalled_worker_works_again_once_it_has_reported(make_stage: MakeStag
 
 def hand_out(stage: Stage, *events: str) -> tuple[Companion, Batch, bool]:
     """Have a batch handed out to a worker that nobody runs."""
-    worker = stage.pool.start(lambda: None)
+    worker = stage.pool.start(lambda _: None)
     companion = Companion(stage.lane, 1)
     companion.worker = worker
     companion.recalled = "recalled" in events
@@ -203,7 +203,7 @@ def hand_out(stage: Stage, *events: str) -> tuple[Companion, Batch, bool]:
         assert delivery.outcome is None
     taken = stage.lane.queue.locked_take_batch(1.0, 100)
     batch = Batch(1, worker.prepare(1, taken), 0.0)
-    return companion, batch, stage.lane.hand_out(companion, worker, batch)
+    return companion, batch, stage.lane.sharing.hand_out(companion, worker, batch)
 
 
 class Unstarted(Stage):
@@ -339,7 +339,7 @@ def test_the_lane_knows_what_runs(make_stage: MakeStage) -> None:
 
     assert running.state is DeliveryState.RUNNING
     assert waiting.state is DeliveryState.PENDING
-    [(_, delivery, since)] = stage.lane.at_hand()
+    [(_, delivery, since)] = stage.lane.sharing.at_hand()
     assert delivery is running
     assert 0 < since <= time.monotonic()
     slow.go_on.set()

@@ -8,14 +8,16 @@ tokens. So what cannot travel fails here too, and a kill leaves behind what a pr
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from procbus.delivery import Delivery
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
-from procbus.pool.seam import Message, Report, WorkerGone
+from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
 
 
@@ -34,10 +36,11 @@ class InlinePool:
         """How many workers the lane starts at most."""
         return self._workers
 
-    def start(self, launched: Callable[[], None]) -> InlineWorker:
+    def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
         """Make a worker; it is ready at once."""
-        launched()
-        return InlineWorker(self._definitions)
+        worker = InlineWorker(self._definitions)
+        launched(worker)
+        return worker
 
 
 class InlineWorker:
@@ -46,6 +49,9 @@ class InlineWorker:
     A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but
     nobody gets to know of that: the worker died in it.
     """
+
+    #: There is no process to look at but this one.
+    probe = None
 
     def __init__(self, definitions: dict[int, bytes]) -> None:
         self.pid: int | None = os.getpid()
@@ -61,6 +67,8 @@ class InlineWorker:
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
         self._worker = Worker(self._tell, self._logbook, self._tokens, self._end.number)
+        #: Whose thread runs the handlers.
+        self._thread = 0
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Encode a batch as for a process."""
@@ -89,6 +97,7 @@ class InlineWorker:
 
     def receive(self, patience_s: float | None = None) -> Report:  # noqa: ARG002 - never waits
         """Run the next batch, unless something is left to be told of the last one."""
+        self._thread = threading.get_ident()
         while not self._from_worker:
             if not self._to_worker:
                 self._killed.wait()  # a process that has nothing to do says nothing either
@@ -100,10 +109,25 @@ class InlineWorker:
                 continue
         return self._end.report(self._from_worker.popleft())
 
-    def running(self) -> tuple[int, int, float] | None:
+    def running(self) -> At | None:
         """What the logbook says just now."""
         with self._closing:
             return None if self._closed else self._logbook.running()
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+        """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
+        stack = "".join(traceback.format_stack(frame))
+        with self._logbook.writing:
+            if self.running() != at or self._killed.is_set():
+                return False
+            condemn(stack)
+            self._killed.set()
+            return True
+
+    def hang_up(self) -> None:
+        """As `kill`: it has no process that could be dead."""
+        self.kill()
 
     def stop(self) -> None:
         """Let go of what it holds. Idempotent."""
@@ -132,18 +156,27 @@ class _Killed(BaseException):
 
 
 class _MortalLogbook(Logbook):
-    """A logbook in which a killed worker writes nothing more."""
+    """A logbook in which a killed worker writes nothing more.
+
+    `writing` is its own lock: between a look at what is running and the kill nothing changes.
+    """
 
     killed: threading.Event
 
+    def __init__(self, fd: int) -> None:
+        self.writing = threading.Lock()
+        super().__init__(fd)
+
     def begin(self, index: int, now: float) -> None:
         """The handler of this delivery begins."""
-        if self.killed.is_set():
-            raise _Killed
-        super().begin(index, now)
+        with self.writing:
+            if self.killed.is_set():
+                raise _Killed
+            super().begin(index, now)
 
     def finish(self, done: int, result: bytes) -> bool:
         """The delivery begun last is finished."""
-        if self.killed.is_set():
-            raise _Killed
-        return super().finish(done, result)
+        with self.writing:
+            if self.killed.is_set():
+                raise _Killed
+            return super().finish(done, result)

@@ -21,6 +21,14 @@ _HEAD = 64
 CAPACITY = 256 * 1024
 
 
+def anonymous_file(name: str) -> int:
+    """Make a file in memory that has no name there; return its descriptor."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile() as file:  # macOS (untested): its name is gone already
+        return os.dup(file.fileno())
+
+
 class Page(NamedTuple):
     """What a logbook says."""
 
@@ -51,11 +59,7 @@ class Logbook:
     @classmethod
     def create(cls) -> Self:
         """Make an empty logbook."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("procbus-logbook")
-        else:  # macOS (untested): a temporary file that has no name any more
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
+        fd = anonymous_file("procbus-logbook")
         os.ftruncate(fd, _HEAD + CAPACITY)
         logbook = cls(fd)
         logbook.open_batch(0)

@@ -19,20 +19,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe, active_children
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, NoReturn
 
 import loky
 import loky.backend.resource_tracker
 from loky.backend import get_context
 
 from procbus import exit_watch
+from procbus.codec import decode
 from procbus.delivery import Delivery
+from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool import worker
 from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
-from procbus.pool.seam import NO_WORDS, Message, Report, WorkerGone
+from procbus.pool.seam import NO_WORDS, At, Message, Report, WorkerGone
+from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
+
+if TYPE_CHECKING:
+    from procbus.processes import Probe
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -50,21 +57,23 @@ class LokyPool:
 
     Args:
         workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
+        init: the user's set-up of each worker, pickled; empty for none.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, init: bytes = b"") -> None:
         self._cores: int = loky.cpu_count()
         self._workers = workers or self._cores
+        self._init = init
         self._definitions: dict[int, bytes] = {}
 
     def size(self) -> int:
         """The cores that this process may use (affinity and cgroup quotas count)."""
         return self._workers
 
-    def start(self, launched: Callable[[], None]) -> LokyWorker:
+    def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Start a worker process and wait until it is ready."""
         try:
-            return LokyWorker(self._environment(), self._definitions, launched)
+            return LokyWorker(self._environment(), self._definitions, self._init, launched)
         except OSError as error:  # no more file descriptors, for one
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
 
@@ -84,17 +93,22 @@ class LokyWorker:
         self,
         environment: dict[str, str],
         definitions: dict[int, bytes],
-        launched: Callable[[], None],
+        init: bytes,
+        launched: Callable[[LokyWorker], None],
     ) -> None:
         self._end = ParentEnd(definitions)
+        self._init = init
         self._unread_bytes: dict[int, int] = {}
+        #: The process, once it is ready.
+        self.probe: Probe | None = None
         self._logbook = Logbook.create()
+        self._stack = StackPage.create()
         context = get_context("loky")
         self._tokens = context.Semaphore(0)
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)
         self._room = _buffer_size(self._pipe) // 2
-        #: Guards the closing of the pipe: loky's thread hangs up, the companion closes.
+        #: Guards the closing: loky's thread hangs up, others look, the companion closes.
         self._closing = threading.Lock()
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
@@ -103,6 +117,7 @@ class LokyWorker:
             initargs=(
                 theirs,
                 self._logbook,
+                self._stack,
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),
@@ -121,8 +136,8 @@ class LokyWorker:
                 self._task = self._submit()
             theirs.close()
             exit_watch.close_first()
-            launched()
-            self._task.add_done_callback(self._hang_up)
+            launched(self)
+            self._task.add_done_callback(self._task_ended)
             self._read_hello()
         except (RuntimeError, OSError) as error:  # the interpreter ends, or the machine is full
             theirs.close()
@@ -140,13 +155,13 @@ class LokyWorker:
         """Have loky start the process, and run its loop there."""
         task: Future[None]
         try:
-            task = self._executor.submit(worker.serve)
+            task = self._executor.submit(worker.serve, self._init)
         except RuntimeError as error:
             if "atexit" not in str(error):
                 raise
             # The interpreter is ending. loky did start it, and failed then to register its exit
             # hook. Asking again gives the future that this lost; to serve twice does nothing.
-            task = self._executor.submit(worker.serve)
+            task = self._executor.submit(worker.serve, self._init)
         return task
 
     # From the lane to the worker.
@@ -205,14 +220,44 @@ class LokyWorker:
             raise self._gone() from None
 
     def _read_hello(self) -> None:
+        from procbus.processes import Probe  # while the worker starts: psutil takes time to import
+
         while (message := self._read() or b"")[:1] != Tag.HELLO.value:
+            if message[:1] == Tag.BROKEN.value:
+                self._refuse(message[1:])
             take_in(Tag(message[:1]), memoryview(message)[1:])
         self._end.pid = int(message[1:])
+        self.probe = Probe(self._end.pid)
 
-    def running(self) -> tuple[int, int, float] | None:
+    def _refuse(self, data: bytes | bytearray) -> NoReturn:
+        summary, traceback = decode(bytes(data))
+        self._close()
+        error = ProcbusError(f"worker_init failed: {summary}")
+        error.__cause__ = WorkerTraceback(traceback)
+        raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+
+    def running(self) -> At | None:
         """What the logbook says just now."""
         with self._closing:
             return None if self._task is None else self._logbook.running()
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+        """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
+        probe = self.probe
+        if probe is None or self.running() != at:
+            return False
+        if not probe.stopped():
+            self._stack.ask(probe.send_signal)
+        halted = probe.stop()
+        with self._closing:
+            if self._task is None or self._logbook.running() != at:
+                if halted:
+                    probe.resume()
+                return False
+            condemn(self._stack.read())
+        self._killed = True
+        probe.kill_tree()
+        return True
 
     # The end.
 
@@ -240,20 +285,26 @@ class LokyWorker:
 
     def _exit_code(self) -> int | None:
         """Exit code of a dead worker: loky gives it in the text of an error, and only there."""
-        if self._task is None or not self._task.done():
+        if self._task is None:
             return None
+        if not self._task.done():  # loky waits for a pipe to break that somebody holds open
+            return None if self.probe is None else self.probe.exit_code()
         found = re.search(
             r"exit codes of the workers are \{\w*\((-?\d+)\)", str(self._task.exception())
         )
         return int(found[1]) if found else None
 
-    def _hang_up(self, _: Future[None]) -> None:
-        """The task has ended: wake the companion, whoever else holds the pipe open."""
+    def _task_ended(self, _: Future[None]) -> None:
+        """Loky says so, in its own thread."""
+        self._watcher = threading.current_thread()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Wake the companion, whoever else holds the pipe open."""
         with self._closing:
             if not self._pipe.closed and sys.platform != "win32":
                 with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
                     end.shutdown(socket.SHUT_RDWR)
-        self._watcher = threading.current_thread()
         self._ended.set()
 
     def stop(self) -> None:
@@ -270,6 +321,8 @@ class LokyWorker:
     def kill(self) -> None:
         """Kill the process and those it started; the companion finds it gone."""
         self._killed = True
+        if self.probe is not None:
+            self.probe.kill_tree()
         with contextlib.suppress(AttributeError):  # its companion has just closed it
             self._executor.shutdown(wait=False, kill_workers=True)
 
@@ -282,6 +335,7 @@ class LokyWorker:
             self._task = None
             self._pipe.close()
             self._logbook.close()
+            self._stack.close()
             # Whoever keeps an error that arose here keeps this object, by the frames in its
             # traceback: let it hold nothing of the machine, and nothing that holds such.
             self._tokens = threading.Semaphore(0)

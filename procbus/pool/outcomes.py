@@ -14,6 +14,7 @@ from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.seam import Ended, WorkerGone
 from procbus.pool.wire import End, Ending
+from procbus.sizes import format_size
 
 Settled = tuple[Delivery, Outcome]
 
@@ -120,9 +121,23 @@ def cannot_travel(delivery: Delivery, error: Exception) -> Outcome:
     return Outcome(OutcomeKind.RAISED, error=error)
 
 
-def died(delivery: Delivery, gone: WorkerGone, ran_s: float) -> Outcome:
-    """Make the outcome of the delivery that a worker was running when it died."""
+def died(
+    delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int = 0, out_of_memory: bool = False
+) -> Outcome:
+    """Make the outcome of the delivery that a worker was running when it died.
+
+    Args:
+        delivery: what it was running.
+        gone: how it died.
+        ran_s: how long it had been running it, in seconds.
+        rss: its memory in bytes when it was last looked at; 0 if it was not.
+        out_of_memory: whether the signs say that the kernel killed it for want of memory.
+    """
     how = describe_exit(gone.exit_code)
+    if out_of_memory:
+        how += ", by the kernel's out-of-memory killer as the signs say"
+    if rss:
+        how += f"; it had {format_size(rss)} when last looked at"
     error = WorkerDied(
         f"worker {gone.pid} died ({how}) while it ran {delivery.handler.name} with event "
         f"{delivery.event_id}, after {ran_s:.3g} s in the handler",
@@ -131,6 +146,7 @@ def died(delivery: Delivery, gone: WorkerGone, ran_s: float) -> Outcome:
         pid=gone.pid,
         exit_code=gone.exit_code,
         ran_s=ran_s,
+        out_of_memory=out_of_memory,
     )
     now = monotonic()
     return Outcome(OutcomeKind.WORKER_DIED, None, error, now - ran_s, now, gone.pid)

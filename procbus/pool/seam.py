@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procbus.delivery import Delivery
 from procbus.outcome import Outcome
+
+if TYPE_CHECKING:
+    from procbus.processes import Probe
 
 #: The end of one delivery in a worker: its outcome, and the events that its handler published,
 #: each with its topic or None.
@@ -41,6 +44,10 @@ class LastWords(NamedTuple):
 
 #: Of a worker that said nothing of any batch, or that never was.
 NO_WORDS = LastWords(0, [], None)
+
+
+#: What a worker is at: batch, index in it, and start of the delivery in its handler.
+At = tuple[int, int, float]
 
 
 class WorkerGone(Exception):
@@ -88,7 +95,11 @@ class Worker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process id."""
+        """Its process id; None until it is ready."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """To look at its process; None where it has none of its own, or until it is ready."""
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Make a batch ready."""
@@ -123,8 +134,28 @@ class Worker(Protocol):
         Never blocks. From any thread, under the lane's lock. Returns how many.
         """
 
-    def running(self) -> tuple[int, int, float] | None:
-        """Batch, index in it, and start of the delivery in its handler; None between two."""
+    def running(self) -> At | None:
+        """What it is at; None between two deliveries. From any thread."""
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+        """Kill it if it is still at this delivery, with all processes that its handlers started.
+
+        Takes a bounded time, of some 0.1 s. From any thread, but one at a time.
+
+        Args:
+            at: what `running` gave.
+            condemn: is called with the Python stack of where the handler is ("" if it cannot be
+                had), before the kill and with the worker halted: what it is at will not change.
+
+        Returns:
+            False, and it goes on unharmed, when it is at that delivery no more.
+        """
+
+    def hang_up(self) -> None:
+        """Its process is dead, though nobody said so: have `receive` raise WorkerGone.
+
+        From any thread.
+        """
 
     def stop(self) -> None:
         """End it, once it has nothing left to do. Idempotent."""
@@ -139,11 +170,12 @@ class Pool(Protocol):
     def size(self) -> int:
         """How many workers this machine is good for."""
 
-    def start(self, launched: Callable[[], None]) -> Worker:
+    def start(self, launched: Callable[[Worker], None]) -> Worker:
         """Start a worker and wait until it is ready; called by its companion.
 
         Args:
-            launched: is called once the worker has been launched, before it is ready.
+            launched: is called with the worker once it has been launched, before it is ready; it
+                can be killed from then on.
 
         Raises:
             WorkerGone: it died before it was ready.

@@ -31,6 +31,8 @@ class Tag(bytes, enum.Enum):
     """First byte of a message from a worker."""
 
     HELLO = b"H"
+    #: The user's set-up of the worker failed.
+    BROKEN = b"B"
     RESULTS = b"R"
     LOG = b"L"
     WARNING = b"W"

@@ -18,11 +18,12 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from procbus.codec import Encoder, decode, define_class
+from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
 from procbus.pool.channel import Channel
 from procbus.pool.forward import forward_logging
 from procbus.pool.logbook import Logbook
+from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
     STOP,
     BatchHead,
@@ -70,7 +71,13 @@ _worker: Worker | None = None
 _receive: Callable[[], bytes | bytearray | None]
 
 
-def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: WorkerSettings) -> None:
+def prepare(
+    pipe: Connection,
+    logbook: Logbook,
+    stack: StackPage,
+    tokens: Tokens,
+    settings: WorkerSettings,
+) -> None:
     """Set the process up. loky runs it once, before anything else."""
     global _worker, _receive  # loky offers no other way from the initializer to the task
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
@@ -85,13 +92,19 @@ def prepare(pipe: Connection, logbook: Logbook, tokens: Tokens, settings: Worker
     _worker = Worker(channel.send, logbook, tokens, settings.number)
     _receive = channel.receive
     forward_logging(_worker.send, settings.log_levels)
+    stack.listen()
 
 
-def serve() -> None:
-    """Work until told to stop: the one long task of the executor. Later calls do nothing."""
+def serve(init: bytes) -> None:
+    """Work until told to stop: the one long task of the executor. Later calls do nothing.
+
+    Args:
+        init: the user's set-up of each worker, pickled; empty for none.
+    """
     global _worker
     if _worker is not None:
-        _worker.serve(_receive)
+        if _worker.set_up(init):
+            _worker.serve(_receive)
         _worker = None
         # The interpreter waits for threads that a handler left behind, which may be for ever.
         threading.Thread(target=_end_in_time, name="procbus-stop", daemon=True).start()
@@ -126,6 +139,17 @@ class Worker:
         #: Guards the sending end of the pipe: threads of a handler may log while it sends.
         self._sending = threading.Lock()
         self._sent_at = 0.0
+
+    def set_up(self, init: bytes) -> bool:
+        """Run the user's set-up; when it fails tell the parent so, and return False."""
+        try:
+            if init:
+                decode(init)()
+        except BaseException as error:  # noqa: BLE001 - it is the user's code
+            _, text, summary = _told(error)
+            self.send(Tag.BROKEN.value, encode_alone((summary, text)))
+            return False
+        return True
 
     def serve(self, receive: Callable[[], bytes | bytearray | None]) -> None:
         """Greet the parent, then run batches until it says stop or is gone."""
@@ -254,15 +278,8 @@ class Worker:
         self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
     ) -> tuple[bytes, float]:
         ended_at = monotonic()
-        # The first entry is this module's own call of the handler.
-        inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
-        text = "".join(traceback.format_exception(type(error), error, inner))
-        summary, missing = type(error).__name__, None
+        missing, text, summary = _told(error)
         travelling: bytes | None = None
-        with contextlib.suppress(BaseException):  # these run the user's code, if it wrote them
-            if said := str(error):
-                summary += f": {said}"
-            missing = getattr(error, "name", None)
         if ending is Ending.RAISED:
             # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
             with contextlib.suppress(BaseException):
@@ -278,6 +295,19 @@ class Worker:
     def _definitions_made(self) -> bytes:
         made = self._encoder.take_definitions()
         return b"".join(pack_definition(n, d) for n, d in made) if made else b""
+
+
+def _told(error: BaseException) -> tuple[object, str, str]:
+    """Of an exception of the user's: its attribute `name`, its traceback, and a line of summary."""
+    # The first entry is this module's own call of the user's function.
+    inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    text = "".join(traceback.format_exception(type(error), error, inner))
+    summary, missing = type(error).__name__, None
+    with contextlib.suppress(BaseException):  # these run the user's code, if it wrote them
+        if said := str(error):
+            summary += f": {said}"
+        missing = getattr(error, "name", None)
+    return missing, text, summary
 
 
 def _end_with_parent(parent_pid: int) -> None:

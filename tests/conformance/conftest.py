@@ -33,7 +33,7 @@ def process_worker() -> Iterator[Worker]:
 
 
 def _worker(pool: Pool) -> Iterator[Worker]:
-    worker = pool.start(lambda: None)
+    worker = pool.start(lambda _: None)
     # pytest keeps what it gives to a test until after the leak check, and a semaphore of the
     # worker lives as long as the worker.
     yield weakref.proxy(worker)

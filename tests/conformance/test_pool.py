@@ -519,7 +519,7 @@ def test_many_may_kill_at_once_while_the_companion_waits(worker: Worker, gate: G
 
 def test_workers_of_one_pool_do_not_share_anything(make_pool: Any) -> None:
     pool: Pool = make_pool(2)
-    first, second = pool.start(lambda: None), pool.start(lambda: None)
+    first, second = pool.start(lambda _: None), pool.start(lambda _: None)
     subscription = subscription_of(handlers.double)
     try:
         assert values(run(first, deliveries_to(subscription, [1]))) == [2]

@@ -49,7 +49,7 @@ class OneWorker(RuleBasedStateMachine):
         super().__init__()
         global machine
         machine = self
-        self.worker: InlineWorker = InlinePool().start(lambda: None)
+        self.worker: InlineWorker = InlinePool().start(lambda _: None)
         self.subscription = subscription_of(perform)
         self.given: list[int] = []
         self.ran: list[int] = []

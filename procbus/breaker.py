@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""Stops the cpu lane from beginning work while that would harm, and lets it go on after that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from procbus.errors import CircuitOpen
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.seam import WorkerGone
+from procbus.sharing import Sharing
+
+log = logging.getLogger("procbus")
+
+#: When the bus is closing, what waits fails after so many trials that did.
+TRIALS_AT_CLOSE = 3
+
+#: Has publishing for the lane raise such errors from now on, or no more.
+Guard = Callable[["Callable[[], CircuitOpen] | None"], object]
+
+
+class Breaker:
+    """Works the brake of one lane. Thread-safe; its fields are guarded by the lane's lock.
+
+    Args:
+        sharing: has the brake, and what is taken back when it is applied.
+        guard: has publishing raise while workers die and die.
+        fail_ready: settles all that is ready for a worker.
+    """
+
+    def __init__(
+        self, sharing: Sharing, guard: Guard, fail_ready: Callable[[Outcome], object]
+    ) -> None:
+        self._sharing = sharing
+        self._brake = sharing.brake
+        self._guard = guard
+        self._fail_ready = fail_ready
+        #: A worker died since the last time that one survived a delivery: a glance without the
+        #: lock tells `note_survival` that there is nothing to note.
+        self._troubled = False
+        self._closing = False
+
+    def reason(self) -> str:
+        """Why nothing is begun; empty while all may be."""
+        with self._sharing.queue.lock:
+            return self._brake.reason()
+
+    def look(self, now: float, short: str) -> None:
+        """See whether work may begin again, or must not. The supervisor calls it.
+
+        Args:
+            now: the time, in seconds of `time.monotonic()`.
+            short: why there is too little memory; empty when there is enough.
+        """
+        idle = not self._sharing.running()
+        queue, brake = self._sharing.queue, self._brake
+        with queue.lock:
+            was_short, brake.short = brake.short, short
+            if short and not was_short:
+                self._take_all_back()
+            trial = brake.begin_trial(now)
+            if trial or brake.trickle(now, idle) or (was_short and not short):
+                queue.locked_wake()
+        if trial:
+            self._guard(None)
+
+    def expect_close(self) -> None:
+        """The bus is closing: do not keep it from that for longer than some trials take."""
+        with self._sharing.queue.lock:
+            self._closing = True
+            self._brake.circuit.trial_at = 0.0
+
+    def note_survival(self) -> None:
+        """A worker came through deliveries."""
+        if not self._troubled:
+            return
+        with self._sharing.queue.lock:
+            self._troubled = False
+            closed = self._brake.circuit.note_survival()
+            if closed:
+                self._sharing.queue.locked_wake()
+        if closed:
+            log.warning("a worker survived a delivery: the cpu lane works again")
+
+    def note_death(self, gone: WorkerGone, last: str) -> None:
+        """A worker died, and it was not the supervisor that killed it.
+
+        Args:
+            gone: how.
+            last: what it was at, in words.
+        """
+        queue, circuit = self._sharing.queue, self._brake.circuit
+        with queue.lock:
+            self._troubled = True
+            if queue.cancelled or not circuit.note_death(monotonic()):
+                return
+            self._take_all_back()
+            deaths, wait_s = circuit.deaths, circuit.trial_at - monotonic()
+            if self._closing:
+                circuit.trial_at = 0.0
+            give_up = self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE
+        text = (
+            f"{deaths} worker processes died, and no delivery between them was survived; the last "
+            f"one, {gone.pid}, {last}"
+        )
+        if give_up:
+            error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")
+            self._fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
+            return
+        text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
+        log.error("%s; what is pending waits", text)
+        self._guard(lambda: CircuitOpen(f"{text}: see to what kills workers, and publish again"))
+
+    def _take_all_back(self) -> None:
+        back = self._sharing.locked_take_all_back()
+        if back:
+            self._sharing.queue.locked_put_back(back)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Where a worker is in its Python code, asked from outside, also while C code holds its GIL.
+
+`faulthandler` writes the stack from a C signal handler, into memory that the parent reads. So the
+worker need not cooperate: a handler that hangs in a regular expression says so too.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import linecache
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import Any, Self
+
+from procbus.pool.logbook import anonymous_file
+
+#: Nobody else's, where there are real-time signals; SIGUSR2 on macOS (untested). Not on Windows.
+SIGNAL: int | None = None
+if hasattr(signal, "SIGRTMAX"):
+    SIGNAL = signal.SIGRTMAX - 3
+elif hasattr(signal, "SIGUSR2"):
+    SIGNAL = signal.SIGUSR2
+
+#: How long to wait for the worker to write, in seconds: it may have to wait for a core first.
+PATIENCE_S = 0.100
+_LOOK_S = 0.001
+#: Looks in a row at which nothing more was written: it is through.
+_STEADY = 3
+_MOST_BYTES = 1 << 16
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
+_WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+class StackPage:
+    """Memory for the stack of one worker, seen from either process."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def create(cls) -> Self:
+        """Make an empty page."""
+        return cls(anonymous_file("procbus-stack"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to a worker that is being spawned: it gets the file descriptor."""
+        return _attach, (DupFd(self._fd),)
+
+    def listen(self) -> None:
+        """In the worker: write the stack here whenever `SIGNAL` comes."""
+        if SIGNAL is not None:
+            faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
+
+    def ask(self, send: Callable[[int], object]) -> None:
+        """In the parent: have the worker write its stack, and wait until it has, `PATIENCE_S`.
+
+        Args:
+            send: sends the worker a signal.
+        """
+        if SIGNAL is None:
+            return
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)  # the offset is shared with the worker
+        send(SIGNAL)
+        deadline = time.monotonic() + PATIENCE_S
+        size, steady = 0, 0
+        while steady < _STEADY and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+            now = os.fstat(self._fd).st_size
+            steady = steady + 1 if now and now == size else 0
+            size = now
+
+    def read(self) -> str:
+        """What was written, as people read it; empty when nothing was."""
+        return handler_stack(os.pread(self._fd, _MOST_BYTES, 0).decode(errors="replace"))
+
+    def close(self) -> None:
+        """Let the memory go. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _attach(duplicate: Any) -> StackPage:
+    return StackPage(duplicate.detach())
+
+
+def handler_stack(dump: str) -> str:
+    """Lay out a dump of faulthandler: the handler's thread as in a traceback, then the others.
+
+    What called the handler (procbus, loky) is left out.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for block in re.split(r"\n(?=\S)", dump.strip("\n")):
+        title, *lines = block.splitlines()
+        frames: list[str] = []
+        runs_handler = False
+        for line in lines:
+            frame = _FRAME.fullmatch(line)
+            if frame is None:
+                continue
+            if frame["file"] == _WORKER:
+                runs_handler = True
+                break
+            source = linecache.getline(frame["file"], int(frame["line"])).strip()
+            text = f'  File "{frame["file"]}", line {frame["line"]}, in {frame["name"]}'
+            frames.append(text + (f"\n    {source}" if source else ""))
+        if runs_handler:
+            own = frames[::-1]
+        elif frames:
+            others += [title.replace("most recent call first", "most recent call last")]
+            others += frames[::-1]
+    if own:
+        own.insert(0, "Stack (most recent call last):")
+    return "\n".join(own + others)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""Whether a delivery that failed is tried again: a pure function of its handler and outcomes."""
+
+from __future__ import annotations
+
+from procbus.delivery import Delivery
+from procbus.errors import SerializationError
+from procbus.outcome import Outcome, OutcomeKind
+
+_CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
+
+
+def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
+    """Whether another attempt follows this one, which failed."""
+    handler = delivery.subscription.handler
+    if len(delivery.earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
+        return False
+    error = outcome.error
+    # What cannot travel to a worker will not the next time either.
+    if isinstance(error, SerializationError) or not isinstance(error, handler.retry_on):
+        return False
+    return not quarantined(delivery, outcome)
+
+
+def quarantined(delivery: Delivery, outcome: Outcome) -> bool:
+    """Whether it killed its workers more often than its handler's `max_crashes` lets it."""
+    if not _crashed(outcome):
+        return False
+    crashes = 1 + sum(_crashed(each) for each in delivery.earlier)
+    return crashes > delivery.subscription.handler.max_crashes
+
+
+def _crashed(outcome: Outcome) -> bool:
+    """Whether the attempt killed its worker: not if there was none to be had."""
+    return outcome.kind in _CRASHES and outcome.started_at > 0

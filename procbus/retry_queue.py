@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""Deliveries that wait for their next attempt. They hold no worker meanwhile."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from math import inf
+from time import monotonic
+
+from procbus.delivery import Delivery
+
+
+class RetryQueue:
+    """Deliveries by the time at which they are due. Thread-safe.
+
+    Its size is bounded by the admission of the bus: what waits here is still pending.
+    `_changed` has the lock that guards all fields; it is notified when the supervisor, who alone
+    waits, has to look again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Delivery]] = []
+        self._numbers = itertools.count()
+        self._cancelled = False
+        self._woken = False
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, delivery: Delivery, wait_s: float) -> bool:
+        """Keep a delivery for so many seconds; False, and it is not kept, after `cancel`."""
+        with self._changed:
+            if self._cancelled:
+                return False
+            due_at = monotonic() + wait_s
+            heapq.heappush(self._waiting, (due_at, next(self._numbers), delivery))
+            if self._waiting[0][2] is delivery:
+                self._locked_wake()
+            return True
+
+    def wait(self, timeout: float) -> list[Delivery]:
+        """Wait until one is due, at most so many seconds; return those that are."""
+        look_again_at = monotonic() + timeout
+        with self._changed:
+            while True:
+                now = monotonic()
+                due: list[Delivery] = []
+                while self._waiting and self._waiting[0][0] <= now:
+                    due.append(heapq.heappop(self._waiting)[2])
+                if due or self._woken or now >= look_again_at:
+                    self._woken = False
+                    return due
+                next_due = self._waiting[0][0] if self._waiting else inf
+                self._changed.wait(min(next_due, look_again_at) - now)
+
+    def wake(self) -> None:
+        """Have `wait` return now."""
+        with self._changed:
+            self._locked_wake()
+
+    def _locked_wake(self) -> None:
+        self._woken = True
+        self._changed.notify()
+
+    def cancel(self) -> list[Delivery]:
+        """Give out all that wait, and keep nothing from now on."""
+        with self._changed:
+            self._cancelled = True
+            out = [delivery for _, _, delivery in self._waiting]
+            self._waiting.clear()
+            return out

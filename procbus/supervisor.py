@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor: one thread that looks after the workers of a bus, and after time.
+
+It sees to limits of time and memory, to workers that get nowhere, to a machine short of memory, and
+to deliveries whose next attempt is due. It never waits for a worker longer than it takes to kill
+one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from procbus.delivery import Delivery
+from procbus.limits import Verdict, memory_error, timeout_error
+from procbus.outcome import OutcomeKind
+from procbus.retry_queue import RetryQueue
+from procbus.sizes import format_size
+
+if TYPE_CHECKING:
+    from procbus.companion import Companion
+    from procbus.cpu_lane import CpuLane
+    from procbus.io_lane import IoLane
+    from procbus.machine import MemoryWatch
+    from procbus.pool.seam import At, Worker
+
+log = logging.getLogger("procbus")
+
+#: How often every busy worker is sampled, in seconds.
+SAMPLE_S = 0.5
+#: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
+#: limit ends is known from then on, so only one shorter than this can be noticed late.
+LOOK_S = 0.1
+#: How often the memory of a worker is looked at while its handler has a limit of memory: it may
+#: grow by 1 GiB a second.
+MEMORY_S = 0.05
+#: How long the end of the thread is waited for, in seconds.
+JOIN_S = 5.0
+
+
+class Supervised(Protocol):
+    """The lanes of a bus, as the supervisor sees them."""
+
+    @property
+    def cpu(self) -> CpuLane | None:
+        """The cpu lane; None while there is none."""
+
+    @property
+    def io(self) -> IoLane:
+        """The io lane of threads."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether a handler has a limit of time or memory."""
+
+
+class Supervisor:
+    """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
+
+    What it knows of a worker it keeps on the worker's companion; its thread alone writes it.
+
+    Args:
+        lanes: are looked after.
+        retries: deliveries that wait for their next attempt.
+    """
+
+    def __init__(self, lanes: Supervised, retries: RetryQueue) -> None:
+        self._lanes = lanes
+        self._retries = retries
+        #: Guards the start.
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._memory: MemoryWatch | None = None
+        self._short = False
+        self._sampled_at = 0.0
+        #: Handlers that were said to be stalled: each is said once.
+        self._stalled: set[int] = set()
+
+    def start(self) -> bool:
+        """Start the thread, if it is not running; False where none can be started any more."""
+        with self._lock:
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, name="procbus-supervisor", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is ending
+                    return False
+                self._thread = thread
+            return self._thread is not None
+
+    def wake(self) -> None:
+        """Have it look now: there is a limit that there was not before."""
+        self._retries.wake()
+
+    def stop(self) -> None:
+        """End the thread. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._retries.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_S)
+
+    # In its thread.
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._stopped:
+            due = self._retries.wait(wait_s)
+            try:
+                for delivery in due:
+                    delivery.subscription.lane.put_again(delivery)
+                wait_s = self._look(monotonic())
+            except Exception:  # it must not end: nobody else sees to time limits
+                log.exception("procbus itself failed in its supervisor, which goes on")
+                wait_s = SAMPLE_S
+
+    def _look(self, now: float) -> float:
+        """Look after everything once; return for how many seconds nothing has to be done."""
+        next_look = now + (LOOK_S if self._lanes.limited else SAMPLE_S)
+        if self._lanes.limited:
+            next_look = min(next_look, self._lanes.io.expire(now))
+        if self._lanes.cpu is not None:
+            next_look = min(next_look, self._look_after_cpu(self._lanes.cpu, now))
+        return max(0.0, next_look - monotonic())
+
+    def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
+        running = lane.sharing.running()
+        if now - self._sampled_at >= SAMPLE_S:
+            self._sampled_at = now
+            self._look_at_machine(lane, now)
+            for companion, worker, delivery, at in running:
+                self._sample(companion, worker, delivery, at)
+            self._look_for_dead(lane, {companion for companion, _, _, _ in running})
+        next_look = self._sampled_at + SAMPLE_S
+        for companion, worker, delivery, at in running:
+            handler = delivery.subscription.handler
+            if handler.timeout is not None:
+                ends_at = at[2] + handler.timeout
+                if now >= ends_at:
+                    self._time_out(companion, worker, delivery, at)
+                else:
+                    next_look = min(next_look, ends_at)
+            if handler.max_memory is not None:
+                next_look = min(next_look, now + MEMORY_S)
+                self._check_memory(companion, worker, delivery, at, handler.max_memory)
+        return next_look
+
+    def _look_at_machine(self, lane: CpuLane, now: float) -> None:
+        if self._memory is None:
+            from procbus.machine import MemoryWatch  # only now: they import psutil
+            from procbus.oom import OomWatch
+
+            self._memory = MemoryWatch()
+            lane.oom = OomWatch()
+        assert lane.oom is not None
+        lane.oom.note()
+        lane.breaker.look(now, self._why_short(self._memory))
+
+    def _why_short(self, memory: MemoryWatch) -> str:
+        """Why there is too little memory to begin more; empty while there is enough."""
+        was_short, self._short = self._short, memory.short()
+        if self._short and not was_short:
+            log.warning(
+                "memory is short: less than %s is left; no cpu handler is begun until it is %s",
+                format_size(memory.short_below),
+                format_size(memory.enough_above),
+            )
+        elif was_short and not self._short:
+            log.warning("there is enough memory again: cpu handlers go on")
+        return f"less than {format_size(memory.enough_above)} of memory left" if self._short else ""
+
+    def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> None:
+        probe = worker.probe
+        if probe is None:
+            return
+        progress = companion.progress
+        sample = probe.sample(io=progress.quiet)
+        if sample is None:
+            worker.hang_up()
+            return
+        companion.last_sample = sample
+        progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
+        if progress.quiet:
+            progress.note_tree(sample.at, probe.tree_cpu_s())
+        handler = delivery.subscription.handler
+        if progress.stalled(sample.at) and handler.number not in self._stalled:
+            self._stalled.add(handler.number)
+            log.warning(
+                "worker %s is stalled: %s with event %d has used no CPU and done no I/O for a "
+                "while, after %.3g s. A handler that waits belongs to kind='io'; timeout= ends "
+                "one that hangs (this is said once for each handler)",
+                worker.pid,
+                handler.name,
+                delivery.event_id,
+                sample.at - at[2],
+            )
+
+    def _look_for_dead(self, lane: CpuLane, running: set[Companion]) -> None:
+        """A process that a handler started may keep a dead worker's pipe open: nobody is told."""
+        for companion in lane.sharing.with_work():
+            worker = companion.worker
+            if companion in running or worker is None or worker.probe is None:
+                continue
+            if not worker.probe.alive():
+                worker.hang_up()
+
+    def _time_out(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> None:
+        def condemn(stack: str) -> None:
+            now = monotonic()
+            error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
+            companion.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
+
+        worker.kill_in(at, condemn)
+
+    def _check_memory(
+        self, companion: Companion, worker: Worker, delivery: Delivery, at: At, limit: int
+    ) -> None:
+        probe = worker.probe
+        rss = None if probe is None else probe.rss()
+        if rss is None or rss <= limit:
+            return
+
+        def condemn(stack: str) -> None:
+            now = monotonic()
+            peak = max(rss, (probe.rss() if probe is not None else 0) or 0)
+            error = memory_error(delivery, now - at[2], peak, stack)
+            companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
+
+        worker.kill_in(at, condemn)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""When a worker process is replaced between two deliveries: it did enough, or grew too large."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from procbus.delivery import Delivery
+from procbus.sizes import format_size
+
+if TYPE_CHECKING:
+    from procbus.processes import Probe
+
+#: A worker that has more than this share of a handler's `max_memory` before that begins is replaced
+#: first, lest the delivery is charged with what others left behind.
+_GROWN = 0.9
+
+
+class Wear(NamedTuple):
+    """What a worker may go through."""
+
+    #: So many deliveries; None for any number.
+    max_events: int | None = None
+    #: So many bytes of resident memory after a delivery; None for any.
+    max_memory: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether workers have to be looked at between two deliveries."""
+        return self.max_events is not None or self.max_memory is not None
+
+    def left(self, done: int) -> int | None:
+        """How many deliveries a worker may have that has done so many; None for any number."""
+        return None if self.max_events is None else self.max_events - done
+
+    def worn_out(self, done: int, probe: Probe | None) -> str:
+        """Why a worker is to be replaced that has nothing to do; empty if it is not.
+
+        Args:
+            done: deliveries that it has finished: with none it would be replaced for ever.
+            probe: its process.
+        """
+        if not self.limited or not done or not may_replace():
+            return ""
+        if self.max_events is not None and done >= self.max_events:
+            return f"{done} events (max_events_per_worker)"
+        if self.max_memory is not None and (rss := _rss(probe)) > self.max_memory:
+            limit = format_size(self.max_memory)
+            return f"growing to {format_size(rss)} (worker_max_memory={limit})"
+        return ""
+
+
+def too_grown_for(deliveries: Sequence[Delivery], done: int, probe: Probe | None) -> str:
+    """Why these are not to be run by a worker as large as this; empty if they may be."""
+    for delivery in deliveries:
+        limit = delivery.subscription.handler.max_memory
+        if limit is not None and done and (rss := _rss(probe)) > _GROWN * limit:
+            if not may_replace():
+                return ""
+            name = delivery.subscription.handler.name
+            return (
+                f"growing to {format_size(rss)}, before it runs {name} "
+                f"(max_memory={format_size(limit)})"
+            )
+    return ""
+
+
+def may_replace() -> bool:
+    """Whether a worker can be started in place of another.
+
+    Python 3.12 starts no thread once the main script has ended, and loky needs one.
+    """
+    return sys.version_info[:2] != (3, 12) or threading.main_thread().is_alive()
+
+
+def _rss(probe: Probe | None) -> int:
+    return (probe.rss() or 0) if probe is not None else 0
