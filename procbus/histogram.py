@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from math import log2
+from math import exp2, log2
 
 _PER_OCTAVE = 8.0
 # Keeps the numbers of buckets above that of the zero bucket, also for the smallest float (1408);
@@ -46,7 +46,7 @@ class Histogram:
             value_s: seconds, not infinite; zero or less (clocks differ) counts as zero.
             weight: for how many durations it stands, 1 or more.
         """
-        # Measured: with frexp in place of log2 it takes 30 to 60 % longer.
+        # Measured: with frexp in place of log2 this takes a quarter to a half longer.
         if value_s > 0.0:
             bucket = int(_PER_OCTAVE * log2(value_s) + _OFFSET)
             self.total += value_s * weight
@@ -91,7 +91,7 @@ class Histogram:
 
 
 def _middle_s(bucket: int) -> float:
-    """Seconds in the middle of a bucket, as far from its lower end as from its upper, in percent."""
+    """Seconds in the middle of a bucket, by ratio: as many percent from either end."""
     if bucket == _ZERO:
         return 0.0
-    return 2.0 ** ((bucket - _OFFSET + 0.5) / _PER_OCTAVE)
+    return exp2((bucket - _OFFSET + 0.5) / _PER_OCTAVE)
