@@ -70,10 +70,10 @@ class DeadLetterBox:
         with self._lock:
             told, self._told = self._told, True
         if not told:
-            log.warning(
-                "more than %d dead letters: the oldest are let go from now on (bus.dead_letters; "
-                "save() keeps them in a file, replay() and clear() make room)",
-                MOST_KEPT,
+            _log(
+                logging.WARNING,
+                f"more than {MOST_KEPT:,} dead letters: the oldest are let go from now on; in "
+                "bus.dead_letters, save() keeps them in a file, and replay() and clear() make room",
             )
 
     def snapshot(self) -> DeadLetters:
@@ -160,9 +160,12 @@ def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
     except KeyboardInterrupt:  # Ctrl-C in the main thread, which wants to end
         raise
     except BaseException:  # noqa: BLE001 - the user's code, in a thread that others depend on
-        try:
-            log.exception(
-                "on_failure= raised for %s with event %d", letter.handler, letter.event_id
-            )
-        except Exception:  # noqa: BLE001 - the user's logging
-            traceback.print_exc()
+        text = f"on_failure= raised for {letter.handler} with event {letter.event_id}"
+        _log(logging.ERROR, text, exc_info=True)
+
+
+def _log(level: int, text: str, *, exc_info: bool = False) -> None:
+    try:
+        log.log(level, "%s", text, exc_info=exc_info)
+    except Exception:  # noqa: BLE001 - the user's logging: it must not keep a delivery open
+        traceback.print_exc()
