@@ -7,22 +7,19 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
-    Hashable,
     Iterable,
     Iterator,
-    Sequence,
     Sized,
 )
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from procbus import exit_watch
 from procbus.admission import Admission, OnFull
-from procbus.backoff import Backoff
 from procbus.context import NOTHING
 from procbus.dead_letters import DeadLetter, DeadLetters
 from procbus.dispatcher import Dispatcher
-from procbus.handler import Kind, make_handler
+from procbus.handler import make_handler
 from procbus.lanes import Lanes
 from procbus.lifecycle import Lifecycle
 from procbus.receipt import Receipt
@@ -37,6 +34,7 @@ from procbus.topic import check_concrete, topics_in
 
 if TYPE_CHECKING:
     from procbus.health import WorkerHealth
+    from procbus.options import HandlerOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,42 +141,11 @@ class EventBus:
     # Subscribing.
 
     @overload
-    def subscribe(
-        self,
-        topic: object,
-        handler: F,
-        *,
-        kind: Kind = ...,
-        name: str | None = ...,
-        timeout: float | None = ...,
-        retries: int = ...,
-        backoff: float | Sequence[float] | Backoff | None = ...,
-        retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-        max_crashes: int = ...,
-        max_memory: int | str | None = ...,
-        key: Callable[[Any], Hashable] | None = ...,
-        priority: int = ...,
-        concurrency: int | None = ...,
-        where: Callable[[Any], bool] | None = ...,
-    ) -> F: ...
+    def subscribe(self, topic: object, handler: F, **options: Unpack[HandlerOptions]) -> F: ...
 
     @overload
     def subscribe(
-        self,
-        topic: object = None,
-        *,
-        kind: Kind = ...,
-        name: str | None = ...,
-        timeout: float | None = ...,
-        retries: int = ...,
-        backoff: float | Sequence[float] | Backoff | None = ...,
-        retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-        max_crashes: int = ...,
-        max_memory: int | str | None = ...,
-        key: Callable[[Any], Hashable] | None = ...,
-        priority: int = ...,
-        concurrency: int | None = ...,
-        where: Callable[[Any], bool] | None = ...,
+        self, topic: object = None, **options: Unpack[HandlerOptions]
     ) -> Callable[[F], F]: ...
 
     def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:

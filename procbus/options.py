@@ -3,28 +3,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from procbus.amounts import is_real, is_whole
 from procbus.backoff import Backoff, make_backoff
 from procbus.hints import shown
 from procbus.sizes import parse_limit
 
-OPTIONS_OF_A_HANDLER = (
-    "kind",
-    "name",
-    "timeout",
-    "retries",
-    "backoff",
-    "retry_on",
-    "max_crashes",
-    "max_memory",
-    "key",
-    "priority",
-    "concurrency",
-    "where",
-)
+if TYPE_CHECKING:
+    from procbus.handler import Kind
+
+
+class HandlerOptions(TypedDict, total=False):
+    """The options of a handler; what each does stands with `procbus.subscribe`."""
+
+    kind: Kind
+    name: str | None
+    timeout: float | None
+    retries: int
+    backoff: float | Sequence[float] | Backoff | None
+    retry_on: type[BaseException] | Sequence[type[BaseException]]
+    max_crashes: int
+    max_memory: int | str | None
+    key: Callable[[Any], Hashable] | None
+    priority: int
+    concurrency: int | None
+    where: Callable[[Any], bool] | None
+
+
+OPTIONS_OF_A_HANDLER = tuple(HandlerOptions.__annotations__)
 OPTIONS_OF_A_BUS = (
     "cpu_workers",
     "io_workers",
