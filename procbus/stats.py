@@ -7,24 +7,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from procbus.histogram import Histogram
+from procbus.plain_text import seconds
+from procbus.stats_text import stats_text
 from procbus.subscription import Subscription
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Percentiles:
+    """How long something took, in seconds, to within 4.5 %; all None when nothing was measured."""
+
+    #: Half of all took no longer.
+    p50: float | None = None
+    #: Nine of ten took no longer.
+    p90: float | None = None
+    #: 99 of 100 took no longer.
+    p99: float | None = None
+
+    def __repr__(self) -> str:
+        """The figures as people read them."""
+        if self.p50 is None:
+            return "<nothing measured>"
+        return f"<p50 {seconds(self.p50)}, p90 {seconds(self.p90)}, p99 {seconds(self.p99)}>"
+
+
+NOT_MEASURED = Percentiles()
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerStats:
     """Deliveries of one handler on one bus, counted since it was made."""
 
-    published: int
-    succeeded: int
-    failed: int
+    published: int = 0
+    #: In the handler just now.
+    running: int = 0
+    succeeded: int = 0
+    #: Failed for good: those with attempts left are not among them.
+    failed: int = 0
+    #: Attempts that were followed by another.
+    retried: int = 0
+    #: Attempts that ended so, followed by another or not.
+    timed_out: int = 0
+    crashed: int = 0
+    over_memory: int = 0
     #: Cancelled by closing the bus, before the handler began or in the middle of it.
-    cancelled: int
+    cancelled: int = 0
     #: Running average of the handler's run time in seconds; None until it has run once.
-    average_s: float | None
+    average_s: float | None = None
+    #: From publishing to the first attempt. Of handlers shorter than 100 us a sample is measured.
+    queue_s: Percentiles = NOT_MEASURED
+    #: Each attempt, successful or not; likewise.
+    run_s: Percentiles = NOT_MEASURED
 
     @property
     def pending(self) -> int:
-        """Published and not settled."""
+        """Published and not settled; those in the handler and between attempts are among them."""
         return self.published - self.succeeded - self.failed - self.cancelled
 
 
@@ -39,17 +76,21 @@ class LaneStats:
     busy: int
     #: Workers that had to be replaced.
     restarts: int
-    #: Threads left behind in a handler that ran out of time.
+    #: Threads left behind in a handler that was timed out; of the io lane only.
     abandoned: int = 0
-    #: Share of the workers' time spent in handlers, 0 to 1; None before there was a worker.
+    #: Share of the workers' time that was spent in handlers since the first of them started, from
+    #: 0 to 1; None before that.
     utilisation: float | None = None
-    #: Why nothing new is begun; empty while all may be.
+    #: Why no new delivery is begun (memory is short, the circuit is open); "" when they are.
     paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
-    """A bus just now. The parts are read one after the other, while work goes on."""
+    """A bus just now. The parts are read one after the other, while work goes on.
+
+    `print` it for a table.
+    """
 
     #: Deliveries published and not settled.
     pending: int
@@ -59,6 +100,14 @@ class BusStats:
     handlers: Mapping[str, HandlerStats]
     #: By kind: "io" and "cpu".
     lanes: Mapping[str, LaneStats]
+    #: Deliveries that wait for their next attempt; they are pending too.
+    retrying: int = 0
+    #: Dead letters that are kept.
+    dead_letters: int = 0
+
+    def __str__(self) -> str:
+        """The figures in plain text: the bus, its lanes, its handlers."""
+        return stats_text(self)
 
 
 def collect_stats(
@@ -66,17 +115,56 @@ def collect_stats(
     unrouted: int,
     subscriptions: Sequence[Subscription],
     lanes: Mapping[str, LaneStats],
+    *,
+    running: Mapping[str, int] = MappingProxyType({}),
+    retrying: int = 0,
+    dead_letters: int = 0,
 ) -> BusStats:
-    """Put a snapshot together."""
-    handlers: dict[str, HandlerStats] = {}
+    """Put a snapshot together.
+
+    Args:
+        pending: deliveries published and not settled.
+        unrouted: events that no handler took.
+        subscriptions: those of the bus; their counters are read without a lock.
+        lanes: the lanes just now, by kind.
+        running: deliveries in the handler just now, by name of the handler.
+        retrying: deliveries that wait for their next attempt.
+        dead_letters: how many are kept.
+    """
+    by_name: dict[str, list[Subscription]] = {}
     for subscription in subscriptions:
-        name = subscription.handler.name
-        before = handlers.get(name, HandlerStats(0, 0, 0, 0, None))
-        handlers[name] = HandlerStats(
-            before.published + subscription.published + subscription.unqueued,
-            before.succeeded + subscription.succeeded,
-            before.failed + subscription.failed,
-            before.cancelled + subscription.cancelled + subscription.stopped,
-            subscription.average_s if before.average_s is None else before.average_s,
-        )
-    return BusStats(pending, unrouted, MappingProxyType(handlers), lanes)
+        by_name.setdefault(subscription.handler.name, []).append(subscription)
+    handlers = {name: _handler_stats(same, running.get(name, 0)) for name, same in by_name.items()}
+    return BusStats(pending, unrouted, MappingProxyType(handlers), lanes, retrying, dead_letters)
+
+
+def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:
+    """Count subscriptions of one name together."""
+    # What is settled is read before what was published: the other way round, deliveries that are
+    # published and settled in between would make the number pending negative.
+    succeeded = sum(each.succeeded for each in same)
+    failed = sum(each.failed for each in same)
+    cancelled = sum(each.cancelled + each.stopped for each in same)
+    queued, ran = Histogram(), Histogram()
+    for each in same:
+        queued.merge(each.queued)
+        ran.merge(each.ran)
+    averages_s = (each.average_s for each in same)
+    return HandlerStats(
+        published=sum(each.published + each.unqueued for each in same),
+        running=running,
+        succeeded=succeeded,
+        failed=failed,
+        retried=sum(each.retried for each in same),
+        timed_out=sum(each.timed_out for each in same),
+        crashed=sum(each.crashed for each in same),
+        over_memory=sum(each.over_memory for each in same),
+        cancelled=cancelled,
+        average_s=next((average_s for average_s in averages_s if average_s is not None), None),
+        queue_s=_percentiles(queued),
+        run_s=_percentiles(ran),
+    )
+
+
+def _percentiles(histogram: Histogram) -> Percentiles:
+    return Percentiles(*map(histogram.quantile, (0.5, 0.9, 0.99)))

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from procbus import EventBus
-from procbus.stats import HandlerStats, LaneStats, collect_stats
+from procbus.stats import HandlerStats, LaneStats, Percentiles, collect_stats
 from tests.parts import BOUND_S, Held, double, subscription_of
 
 
@@ -59,13 +59,84 @@ def test_handlers_on_the_event_loop_are_of_the_io_lane():
 
 def test_handlers_of_one_name_are_counted_together():
     one, other = subscription_of(name="same"), subscription_of(name="same")
-    one.published, one.succeeded = 3, 2
-    other.published, other.failed, other.unqueued = 2, 3, 1
+    one.published, one.succeeded, one.stopped = 3, 2, 1
+    other.published, other.unqueued, other.failed, other.cancelled = 4, 1, 3, 1
+    one.retried, other.retried = 1, 2
+    one.timed_out, other.timed_out = 3, 4
+    one.crashed, other.crashed = 5, 6
+    one.over_memory, other.over_memory = 7, 8
     other.average_s = 0.5
-    other.cancelled, one.stopped = 0, 1
-    stats = collect_stats(1, 0, [one, other], {})
-    assert dict(stats.handlers) == {"same": HandlerStats(6, 2, 3, 1, 0.5)}
-    assert stats.handlers["same"].pending == 0
+    stats = collect_stats(1, 0, [one, other], {}, running={"same": 4, "another": 9})
+    assert dict(stats.handlers) == {
+        "same": HandlerStats(
+            published=8,
+            running=4,
+            succeeded=2,
+            failed=3,
+            retried=3,
+            timed_out=7,
+            crashed=11,
+            over_memory=15,
+            cancelled=2,
+            average_s=0.5,
+        )
+    }
+    assert stats.handlers["same"].pending == 1
+
+
+def test_times_of_handlers_of_one_name_are_taken_together():
+    one, other = subscription_of(name="same"), subscription_of(name="same")
+    one.queued.add(0.001, 90)
+    other.queued.add(1.0, 10)
+    other.ran.add(0.02)
+    handler = collect_stats(0, 0, [one, other], {}).handlers["same"]
+    assert handler.queue_s.p50 == pytest.approx(0.001, rel=0.045)
+    assert handler.queue_s.p90 == pytest.approx(0.001, rel=0.045)
+    assert handler.queue_s.p99 == pytest.approx(1.0, rel=0.045)
+    assert handler.run_s.p50 == handler.run_s.p99 == pytest.approx(0.02, rel=0.045)
+    # The subscription's own are as they were.
+    assert (one.queued.count, other.queued.count) == (90, 10)
+
+
+def test_a_handler_that_never_ran_has_no_times():
+    handler = collect_stats(0, 0, [subscription_of(name="new")], {}).handlers["new"]
+    assert handler == HandlerStats()
+    assert handler.queue_s == handler.run_s == Percentiles(None, None, None)
+
+
+def test_what_the_bus_counts_is_passed_on():
+    stats = collect_stats(5, 1, [], {}, retrying=3, dead_letters=2)
+    assert (stats.pending, stats.unrouted, stats.retrying, stats.dead_letters) == (5, 1, 3, 2)
+
+
+def test_percentiles_are_shown_as_people_read_them():
+    assert repr(Percentiles(0.0015, 0.02, 3)) == "<p50 1.5 ms, p90 20 ms, p99 3.0 s>"
+    assert repr(Percentiles()) == "<nothing measured>"
+    assert "queue_s=<nothing measured>" in repr(HandlerStats())
+
+
+def test_printing_the_statistics_shows_each_handler():
+    with EventBus([]) as bus:
+        bus.subscribe(int, double)
+        bus.publish(1).result(BOUND_S)
+        text = str(bus.stats())
+    assert text.startswith("0 pending")
+    row = next(line for line in text.splitlines() if line.startswith("tests.parts.double"))
+    assert row.split()[1:5] == ["1", "0", "0", "1"]
+
+
+def test_times_of_a_handler_are_measured():
+    with EventBus([]) as bus:
+        bus.subscribe(int, double)
+        for number in range(100):
+            bus.publish(number)
+        bus.drain()
+        handler = bus.stats().handlers["tests.parts.double"]
+    for times in (handler.queue_s, handler.run_s):
+        assert times.p50 is not None
+        assert times.p90 is not None
+        assert times.p99 is not None
+        assert 0 <= times.p50 <= times.p90 <= times.p99 < BOUND_S
 
 
 def test_a_snapshot_does_not_change():

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Figures and tables in plain text; what is added is ASCII, which any terminal and file takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+
+
+def seconds(value_s: float | None) -> str:
+    """Write a duration in the unit that suits it, as "1.5 ms" or "120 s"; None as "-"."""
+    if value_s is None:
+        return "-"
+    if not value_s:
+        return "0 s"
+    # What rounds to 1,000 of a unit is written as 1 of the next.
+    unit_s, unit = next((each for each in _UNITS if value_s >= 0.9995 * each[0]), _UNITS[-1])
+    count = value_s / unit_s
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
+
+
+def share(value: float | None) -> str:
+    """Write a part of the whole, from 0 to 1, as percent; None as "-"."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write rows under a head: the first column aligned to the left, the others to the right.
+
+    Args:
+        head: what stands above each column.
+        rows: the cells of each row, as many as there are columns.
+    """
+    lines = (head, *rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
