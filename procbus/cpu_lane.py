@@ -228,11 +228,10 @@ class CpuLane:
             self._remove(companion)
             if self._companions:
                 return
-        how = outcomes.describe_exit(gone.exit_code)
+        how = f"{outcomes.describe_exit(gone.exit_code)}; see what it wrote to stderr"
         error = WorkerDied(
-            f"no worker process can be started ({gone.__cause__ or how}): see what it wrote to "
-            f"stderr; the events waiting for a cpu handler fail with this error, and so do those "
-            f"of the next {BROKEN_S:g} s",
+            f"no worker process can be started ({gone.__cause__ or how}): the events waiting for a "
+            f"cpu handler fail with this error, and so do those of the next {BROKEN_S:g} s",
             pid=gone.pid,
             exit_code=gone.exit_code,
         )

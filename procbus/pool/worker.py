@@ -23,6 +23,7 @@ from procbus.context import HandlerContext, running
 from procbus.pool.channel import Channel
 from procbus.pool.forward import forward_logging
 from procbus.pool.logbook import Logbook
+from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
     STOP,
@@ -139,12 +140,15 @@ class Worker:
         #: Guards the sending end of the pipe: threads of a handler may log while it sends.
         self._sending = threading.Lock()
         self._sent_at = 0.0
+        self._set_up: SetUp | None = None
 
     def set_up(self, init: bytes) -> bool:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
         try:
             if init:
-                decode(init)()
+                function = decode(init)
+                function()
+                self._set_up = SetUp(function)
         except BaseException as error:  # noqa: BLE001 - it is the user's code
             _, text, summary = _told(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))
@@ -214,6 +218,8 @@ class Worker:
             cls = define_class(number, definition)
             if cls is not None:
                 self._encoder.know(cls, number)
+                if self._set_up is not None:
+                    self._set_up.hand_on(cls)
         for handler, name, definition in head.handlers:
             self._names[handler] = name
             self._definitions[handler] = definition
@@ -271,6 +277,8 @@ class Worker:
 
     def _load(self, handler: int) -> Callable[[Any], Any]:
         function: Callable[[Any], Any] = decode(self._definitions[handler])
+        if self._set_up is not None:
+            self._set_up.hand_on(function)
         self._functions[handler] = function
         return function
 
