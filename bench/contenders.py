@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Self
 
 from bench.model import PROCBUS
@@ -24,13 +25,14 @@ class Contender(AbstractContextManager["Contender"]):
 
     Attributes:
         submit: hands over one event and returns what `result` takes.
-        result: waits for the result of one event.
+        result: waits for the result of one event, at most so many seconds where they are given;
+            raises a TimeoutError of its library when they are over.
         close: ends every process that was started.
         run_all: what does the work of `run` where one submit at a time is not the peer's way.
     """
 
     submit: Callable[[Any], Any]
-    result: Callable[[Any], Any]
+    result: Callable[..., Any]
     close: Callable[[], object]
     run_all: Callable[[Iterable[Any]], object] | None = None
 
@@ -56,12 +58,12 @@ Opener = Callable[[Handler, int], Contender]
 
 def procbus(handler: Handler, workers: int) -> Contender:
     """Open an isolated bus with its defaults and one cpu handler for every event."""
-    from procbus import EventBus
+    from procbus import EventBus, Receipt
 
     bus = EventBus([], cpu_workers=workers)
     bus.subscribe(object, handler, kind="cpu")
     bus.start()
-    return Contender(bus.publish, lambda receipt: receipt.result(), bus.close)
+    return Contender(bus.publish, Receipt.result, bus.close)
 
 
 def stdlib_executor(handler: Handler, workers: int) -> Contender:
@@ -75,6 +77,7 @@ def stdlib_executor(handler: Handler, workers: int) -> Contender:
 def stdlib_pool(handler: Handler, workers: int) -> Contender:
     """Open `multiprocessing.Pool`, start method of the platform."""
     from multiprocessing import Pool
+    from multiprocessing.pool import AsyncResult
 
     pool = Pool(workers)
 
@@ -82,9 +85,7 @@ def stdlib_pool(handler: Handler, workers: int) -> Contender:
         pool.close()
         pool.join()
 
-    return Contender(
-        lambda event: pool.apply_async(handler, (event,)), lambda handle: handle.get(), close
-    )
+    return Contender(lambda event: pool.apply_async(handler, (event,)), AsyncResult.get, close)
 
 
 def loky(handler: Handler, workers: int) -> Contender:
@@ -125,6 +126,7 @@ def joblib(handler: Handler, workers: int) -> Contender:
 
 def mpire(handler: Handler, workers: int) -> Contender:
     """Open a `WorkerPool` by fork, its fastest start, kept alive between calls."""
+    from mpire.async_result import AsyncResult
     from mpire.pool import WorkerPool
 
     pool = WorkerPool(n_jobs=workers, start_method="fork", keep_alive=True)
@@ -133,9 +135,7 @@ def mpire(handler: Handler, workers: int) -> Contender:
         pool.stop_and_join()
         pool.terminate()
 
-    return Contender(
-        lambda event: pool.apply_async(handler, (event,)), lambda handle: handle.get(), close
-    )
+    return Contender(lambda event: pool.apply_async(handler, (event,)), AsyncResult.get, close)
 
 
 def pebble(handler: Handler, workers: int) -> Contender:
@@ -153,6 +153,23 @@ def pebble(handler: Handler, workers: int) -> Contender:
     return Contender(lambda event: pool.schedule(handler, args=(event,)), Future.result, close)
 
 
+def distributed(handler: Handler, workers: int) -> Contender:
+    """Open a Dask `LocalCluster` with one thread per worker process and no dashboard."""
+    dask: Any = import_module("distributed")  # installed by nobody but who wants this figure
+    cluster = dask.LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=False
+    )
+    client = dask.Client(cluster)
+
+    def close() -> None:
+        client.close()
+        cluster.close()
+
+    return Contender(
+        lambda event: client.submit(handler, event, pure=False), dask.Future.result, close
+    )
+
+
 CPU_CONTENDERS: dict[str, Opener] = {
     PROCBUS: procbus,
     "ProcessPoolExecutor": stdlib_executor,
@@ -162,3 +179,5 @@ CPU_CONTENDERS: dict[str, Opener] = {
     "mpire": mpire,
     "pebble": pebble,
 }
+# Who is asked what a dead worker does to the others' work.
+CRASH_CONTENDERS: dict[str, Opener] = {**CPU_CONTENDERS, "distributed": distributed}

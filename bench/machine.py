@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-LIBRARIES = ("procbus", "loky", "cloudpickle", "joblib", "mpire", "pebble")
+LIBRARIES = ("procbus", "loky", "cloudpickle", "joblib", "mpire", "pebble", "distributed")
 
 
 def facts(workers: int) -> dict[str, object]:

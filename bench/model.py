@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 PROCBUS = "procbus"
 LIMIT = "limit"
-# Contenders that an environment without the `bench` extra lacks, named as their libraries.
-OPTIONAL = ("joblib", "mpire", "pebble")
+# Contenders that an environment may lack, named as their libraries: one without the `bench` extra,
+# and Dask's, which that extra does not bring.
+OPTIONAL = ("distributed", "joblib", "mpire", "pebble")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Question:
         contenders: name to sample function; `PROCBUS` among them, `LIMIT` where there is one.
         limit: what the limit does, in a few words; empty where there is none.
         time_limit: seconds after which one sample is killed and recorded as failed.
+        most_rounds: no more rounds than this, where figures are counts that hardly vary, or a
+            sample holds many measurements of its own; None for as many as are asked for.
     """
 
     name: str
@@ -99,3 +102,4 @@ class Question:
     contenders: Mapping[str, Sample]
     limit: str = ""
     time_limit: float = 120.0
+    most_rounds: int | None = None

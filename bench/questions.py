@@ -18,6 +18,8 @@ NAMES = (
     "head_of_line",
     "stopped_worker",
     "dispatch_cost",
+    "crash_table",
+    "random_deaths",
 )
 
 

@@ -21,6 +21,7 @@ ORDER = (
     "joblib",
     "mpire",
     "pebble",
+    "distributed",
     "thread bus",
     "ThreadPoolExecutor",
 )
@@ -39,14 +40,15 @@ def show(answers: Sequence[Answer], console: Console) -> None:
         "Figures are medians of the rounds; procbus's own with the lowest and the highest round.\n"
         "Ratios are medians of the rounds' ratios."
     )
-    verdicts = {
-        f"{row.name} ({target.text()})": answer.is_reached(row, target)
+    verdicts = [
+        (f"{answer.question.name}: {row.name} ({target.text()})", answer.is_reached(row, target))
         for answer in answers
         for row in answer.question.rows
         for target in row.targets
-    }
-    console.print(f"Targets reached: {sum(map(bool, verdicts.values()))} of {len(verdicts)}.")
-    for text, reached in verdicts.items():
+    ]
+    reached_count = sum(bool(reached) for _, reached in verdicts)
+    console.print(f"Targets reached: {reached_count} of {len(verdicts)}.")
+    for text, reached in verdicts:
         if not reached:
             console.print(f"  {'not measured' if reached is None else 'not reached'}: {text}")
 

@@ -1,0 +1,36 @@
+"""What does one dead worker do to 200 queued tasks on 2 workers?
+
+Task 50 kills its own process with SIGKILL. What is asked for is that the other 199 finish.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bench import casualties
+from bench.contenders import CRASH_CONTENDERS
+from bench.model import Question, Row, Settings, Target
+
+COUNT = 200
+DEATHS = {"50": "SIGKILL"}
+WORKERS = 2
+
+
+def outcome(contender: str, settings: Settings) -> dict[str, float]:
+    """Play the scene; a quick run plays it in full, as it takes a second."""
+    return casualties.figures(contender, WORKERS, COUNT, DEATHS, settings.spins_per_ms)
+
+
+QUESTION = Question(
+    name="crash_table",
+    asks="What does one dead worker do to 200 queued tasks on 2 workers?",
+    rows=(
+        Row(casualties.FINISHED, "of 200", (Target(199, at_least=True, unit="tasks"),)),
+        Row(casualties.FAILED, "of 200", (Target(1, at_least=False, unit="task"),)),
+        Row(casualties.HUNG, "of 200", (Target(0, at_least=False, unit="tasks"),)),
+        Row(casualties.TWICE, "of 200", (Target(0, at_least=False, unit="tasks"),)),
+        Row(casualties.LEFT, "processes", (Target(0, at_least=False, unit="processes"),)),
+    ),
+    contenders={name: partial(outcome, name) for name in CRASH_CONTENDERS},
+    most_rounds=3,
+)
