@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -334,11 +335,15 @@ class EventBus:
 
     def stats(self) -> BusStats:
         """What the bus has done so far, and how its lanes are just now."""
+        subscriptions = self._subscriptions.all()
         return collect_stats(
             self._admission.pending,
             self._dispatcher.unrouted,
-            self._subscriptions.all(),
-            self._lanes.snapshot(),
+            subscriptions,
+            self._lanes.snapshot(subscriptions),
+            running=Counter(delivery.handler.name for delivery, _ in self._lanes.at_hand()),
+            retrying=len(self._retries),
+            dead_letters=len(self._settlement.dead_letters),
         )
 
     def health(self) -> tuple[WorkerHealth, ...]:
@@ -360,7 +365,7 @@ class EventBus:
         """Say what a person wants to know: open or closed, how much is pending, who works."""
         state = "closed" if self._lifecycle.closed else "open"
         handlers = len(self._subscriptions.all())
-        lanes = self._lanes.snapshot()
+        lanes = self._lanes.snapshot(())
         return (
             f"<EventBus {state}: {handlers} handlers, {self._admission.pending} pending, "
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers>"

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from procbus.delivery import Delivery, cancelled
-from procbus.handler import Handler
+from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane, MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
 from procbus.stats import LaneStats
-from procbus.subscription import Lane
+from procbus.subscription import Lane, Subscription
 from procbus.supervisor import Supervisor
 from procbus.wear import Wear
 
@@ -138,20 +139,47 @@ class Lanes:
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
         return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
 
-    def snapshot(self) -> Mapping[str, LaneStats]:
-        """The lanes just now, by kind; threads and event loop together are the io lane."""
+    def at_hand(self) -> list[tuple[Delivery, float]]:
+        """What is in a handler just now, and since when (`time.monotonic()`)."""
+        found = [(t.at_hand, t.since) for t in self.io.threads()]
+        if self.loop is not None:
+            found += self.loop.at_hand.copy().items()
+        if self.cpu is not None:
+            found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.sharing.running()]
+        return [(delivery, since) for delivery, since in found if delivery is not None]
+
+    def snapshot(self, subscriptions: Sequence[Subscription]) -> Mapping[str, LaneStats]:
+        """The lanes just now, by kind; threads and event loop together are the io lane.
+
+        Args:
+            subscriptions: those of the bus, which know how long their handlers ran.
+        """
         cpu, io = LaneStats(0, 0, 0, 0), self.io.stats()
         if self.cpu is not None:
-            cpu = self.cpu.stats()
+            share = self._utilisation("cpu", subscriptions, self.cpu.worker_s())
+            cpu = replace(self.cpu.stats(), utilisation=share)
+        # Of the threads alone: on the event loop handlers wait beside each other.
+        io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
             loop = self.loop.stats()
-            io = dataclasses.replace(
+            io = replace(
                 io,
                 depth=io.depth + loop.depth,
                 workers=io.workers + loop.workers,
                 busy=io.busy + loop.busy,
             )
         return MappingProxyType({"io": io, "cpu": cpu})
+
+    def _utilisation(
+        self, kind: Kind, subscriptions: Sequence[Subscription], worker_s: float
+    ) -> float | None:
+        """Share of the time of workers that they spent in handlers; None if there were none."""
+        if not worker_s:
+            return None
+        now = monotonic()
+        busy_s = sum(s.ran.total for s in subscriptions if _on_workers(s.handler, kind))
+        busy_s += sum(now - since for d, since in self.at_hand() if _on_workers(d.handler, kind))
+        return min(1.0, busy_s / worker_s)
 
     def cancel(self) -> None:
         """Settle as cancelled all that has not begun."""
@@ -179,3 +207,8 @@ class Lanes:
         """The bus is closing: nothing may keep it from that for long."""
         if self.cpu is not None:
             self.cpu.breaker.expect_close()
+
+
+def _on_workers(handler: Handler, kind: Kind) -> bool:
+    """Whether a handler runs on a worker of its own of this kind, not on the event loop."""
+    return handler.kind == kind and not handler.is_async

@@ -55,14 +55,13 @@ class Wear(NamedTuple):
 
 def too_grown_for(deliveries: Sequence[Delivery], done: int, probe: Probe | None) -> str:
     """Why these are not to be run by a worker as large as this; empty if they may be."""
-    for delivery in deliveries:
-        limit = delivery.subscription.handler.max_memory
-        if limit is not None and done and (rss := _rss(probe)) > _GROWN * limit:
-            if not may_replace():
-                return ""
-            name = delivery.subscription.handler.name
+    if not done or not may_replace():
+        return ""
+    for subscription in {delivery.subscription for delivery in deliveries}:
+        limit = subscription.handler.max_memory
+        if limit is not None and (rss := _rss(probe)) > _GROWN * limit:
             return (
-                f"growing to {format_size(rss)}, before it runs {name} "
+                f"growing to {format_size(rss)}, before it runs {subscription.handler.name} "
                 f"(max_memory={format_size(limit)})"
             )
     return ""

@@ -249,15 +249,19 @@ class LokyWorker:
         if not probe.stopped():
             self._stack.ask(probe.send_signal)
         halted = probe.stop()
-        with self._closing:
-            if self._task is None or self._logbook.running() != at:
-                if halted:
-                    probe.resume()
-                return False
-            condemn(self._stack.read())
-        self._killed = True
-        probe.kill_tree()
-        return True
+        still = False
+        try:
+            with self._closing:
+                still = self._task is not None and self._logbook.running() == at
+                if still:
+                    condemn(self._stack.read())
+        finally:
+            if still:
+                self._killed = True
+                probe.kill_tree()
+            elif halted:
+                probe.resume()
+        return still
 
     # The end.
 

@@ -99,7 +99,7 @@ def handler_stack(dump: str) -> str:
     """
     own: list[str] = []
     others: list[str] = []
-    for block in re.split(r"\n(?=\S)", dump.strip("\n")):
+    for block in filter(None, re.split(r"\n(?=\S)", dump.strip("\n"))):
         title, *lines = block.splitlines()
         frames: list[str] = []
         runs_handler = False
