@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from math import inf
 
 #: A handler that did nothing for so many seconds is stalled.
 WINDOW_S = 2.0
@@ -18,6 +19,9 @@ WINDOW_S = 2.0
 #: lies between two steps and three is safe from the rounding of floats too. A loop that wakes ten
 #: times a second to look whether it may go on uses about 1 ms in a window.
 LEAST_CPU_S = 0.0125 * WINDOW_S
+#: A quiet worker is looked at more closely once in so many seconds. More than a window, so that
+#: each look tells what happened since the one before, also when it comes a bit early.
+_CLOSER_LOOK_S = 1.125 * WINDOW_S
 
 
 class Progress:
@@ -48,12 +52,11 @@ class Progress:
             self._delivery_key = delivery_key
             for meter in (self._cpu, self._tree_cpu, self._io):
                 meter.clear()
-        before = self._cpu.last
         if delivery_key is not None:
             self._cpu.note(at, cpu_s)
             if io_bytes:
                 self._io.note(at, io_bytes)
-        self._quiet = before is not None and abs(cpu_s - before) <= LEAST_CPU_S
+        self._quiet = self._cpu.unchanged and at - self._tree_cpu.last_at >= _CLOSER_LOOK_S
         self._judge(at)
 
     def note_tree(self, at: float, tree_cpu_s: float) -> None:
@@ -67,7 +70,11 @@ class Progress:
 
     @property
     def quiet(self) -> bool:
-        """Whether the last note showed hardly any CPU: it may be input, output or a subprocess."""
+        """Whether it is time to look closer: at input and output, at the whole tree.
+
+        It is when the worker hardly gained CPU in this delivery lately, by two notes or more, and
+        its tree was not noted for a while. With many workers closer looks are what costs.
+        """
         return self._quiet
 
     def stalled(self, now: float) -> bool:
@@ -83,8 +90,10 @@ class Progress:
 
     def _judge(self, at: float) -> None:
         # What was never asked for this delivery says nothing.
-        asked = [meter for meter in (self._tree_cpu, self._io) if meter.last is not None]
-        self._verdict = (at, self._cpu.still and all(meter.still for meter in asked))
+        still = self._cpu.still and all(
+            meter.still for meter in (self._tree_cpu, self._io) if meter.last_at > -inf
+        )
+        self._verdict = (at, still)
 
 
 class _Meter:
@@ -109,14 +118,18 @@ class _Meter:
             readings.popleft()
 
     @property
-    def last(self) -> float | None:
-        return self._readings[-1][1] if self._readings else None
+    def last_at(self) -> float:
+        """When it was noted last; before all time if never."""
+        return self._readings[-1][0] if self._readings else -inf
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether two notes or more show no change."""
+        # Either way: a descendant that ends may take its CPU seconds along, and that is a change.
+        readings = self._readings
+        return len(readings) > 1 and abs(readings[-1][1] - readings[0][1]) <= self._least
 
     @property
     def still(self) -> bool:
-        """Whether it did not change for a window, as far as was noted."""
-        if not self._readings:
-            return False
-        (first_at, first), (last_at, last) = self._readings[0], self._readings[-1]
-        # Either way: a descendant that ends may take its CPU seconds along, and that is a change.
-        return last_at - first_at >= WINDOW_S and abs(last - first) <= self._least
+        """Whether it did not change for a whole window."""
+        return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= WINDOW_S

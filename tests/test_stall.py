@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -66,17 +67,36 @@ def test_input_and_output_are_asked_for_only_while_it_is_quiet() -> None:
     assert progress.stalled(3.0)
 
 
-def test_quiet_is_one_that_hardly_gained_cpu_since_the_last_note() -> None:
+def test_quiet_is_one_that_hardly_gained_cpu() -> None:
     progress = Progress()
     assert not progress.quiet
     progress.note(0.0, 1.0, 0, "delivery")
     assert not progress.quiet, "only one note"
-    progress.note(0.5, 1.0, 0, "delivery")
+    progress.note(0.5, 1.01, 0, "delivery")
     assert progress.quiet
     progress.note(1.0, 1.5, 0, "delivery")
     assert not progress.quiet
     progress.note(1.5, 1.5, 0, "another")
     assert not progress.quiet
+
+
+def test_one_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
+    progress = noted(1.0, cpu_rate=0.03)
+    assert not progress.quiet
+
+
+def test_a_quiet_one_is_looked_at_closely_now_and_then() -> None:
+    progress = Progress()
+    looks = []
+    for step in range(121):
+        progress.note(step * STEP_S, 1.0, 0, "delivery")
+        if progress.quiet:
+            looks.append(step * STEP_S)
+            progress.note_tree(step * STEP_S, 5.0)
+
+    spans = {after - before for before, after in pairwise(looks)}
+    assert looks[0] == STEP_S
+    assert spans == {WINDOW_S + STEP_S}, "more than a window, so that two looks are enough"
 
 
 @pytest.mark.parametrize(("tree_rate", "stalled"), [(0.0, True), (0.5, False)])
