@@ -10,15 +10,19 @@ from typing import Any
 from procbus.admission import Admission
 from procbus.cpu_lane import CpuLane
 from procbus.delivery import Delivery
+from procbus.errors import CircuitOpen
 from procbus.handler import make_handler
 from procbus.outcome import OutcomeKind
 from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.pool.seam import Message, Report
+from procbus.pool.seam import Message, Pool, Report
 from procbus.receipt import Receipt
-from procbus.settlement import Settlement
+from procbus.retry_queue import RetryQueue
 from procbus.subscription import Subscription
+from procbus.wear import Wear
+from tests.parts import settlement_for
 
 BOUND_S = 20.0
+NO_WEAR = Wear()
 
 
 class Spot:
@@ -92,12 +96,12 @@ class SpyPool(InlinePool):
         self.on_send: Callable[[SpyWorker], object] = lambda _: None
         self.on_receive: Callable[[SpyWorker], object] = lambda _: None
 
-    def start(self, launched: Callable[[], None]) -> SpyWorker:
+    def start(self, launched: Callable[[InlineWorker], None]) -> SpyWorker:
         self.on_start()
         worker = SpyWorker(self._definitions)
         worker.pool = self
         self.started.append(worker)
-        launched()
+        launched(worker)
         return worker
 
 
@@ -107,13 +111,21 @@ class Stage:
     def __init__(self, workers: int) -> None:
         self.pool = SpyPool(workers)
         self.admission = Admission(100_000, "raise")
-        self.settlement = Settlement(self.admission)
+        self.retries = RetryQueue()
+        self.settlement = settlement_for(self.admission, self.retries)
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None
-        self.lane = CpuLane(self.pool, self.settlement.settle, self._publish_children)
+        self.guarded: list[CircuitOpen | None] = []
+        self.lane = self.lane_on(self.pool)
         self.visits = self.subscribe(visit)
         self._events = 0
         self._receipts: dict[int, Receipt] = {}
+
+    def lane_on(self, pool: Pool, wear: Wear = NO_WEAR) -> CpuLane:
+        return CpuLane(pool, self.settlement.settle, self._publish_children, self._guard, wear)
+
+    def _guard(self, error: Callable[[], CircuitOpen] | None) -> None:
+        self.guarded.append(None if error is None else error())
 
     def subscribe(self, function: Callable[[Any], Any], **options: Any) -> Subscription:
         subscription = Subscription(make_handler(function, "t", kind="cpu", **options), self.lane)

@@ -2,13 +2,17 @@
 """Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from procbus.admission import Admission
+from procbus.context import HandlerContext
+from procbus.dead_letters import DeadLetter
 from procbus.delivery import Delivery
 from procbus.handler import Handler, make_handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
+from procbus.retry_queue import RetryQueue
 from procbus.settlement import Settlement
 from procbus.subscription import Subscription
 
@@ -23,12 +27,20 @@ class FakeLane:
         self.queued: list[Delivery] = []
         self.released: list[Delivery] = []
         self.running: list[Delivery] = []
+        self.aside: list[Delivery] = []
+        self.again: list[Delivery] = []
 
     def put(self, delivery: Delivery) -> None:
         self.queued.append(delivery)
 
     def release(self, delivery: Delivery) -> None:
         self.released.append(delivery)
+
+    def step_aside(self, delivery: Delivery) -> None:
+        self.aside.append(delivery)
+
+    def put_again(self, delivery: Delivery) -> None:
+        self.again.append(delivery)
 
     def is_running(self, delivery: Delivery) -> bool:
         return any(delivery is each for each in self.running)
@@ -66,9 +78,32 @@ def delivery_to(subscription: Subscription, event: Any = "event", event_id: int 
     return receipt_for(subscription, event=event, event_id=event_id).deliveries[0]
 
 
+def settlement_for(
+    admission: Admission,
+    retries: RetryQueue | None = None,
+    on_failure: Callable[[DeadLetter], object] | None = None,
+    make_context: Callable[[Delivery, Receipt], HandlerContext] | None = None,
+) -> Settlement:
+    return Settlement(
+        admission,
+        RetryQueue() if retries is None else retries,
+        no_redelivery,
+        on_failure,
+        no_context if make_context is None else make_context,
+    )
+
+
+def no_redelivery(letter: DeadLetter) -> Receipt:
+    raise AssertionError("nothing is replayed here")
+
+
+def no_context(delivery: Delivery, receipt: Receipt) -> HandlerContext:
+    raise AssertionError("nobody asks for current() here")
+
+
 def settlement_with_room(max_pending: int = 100) -> tuple[Settlement, Admission]:
     admission = Admission(max_pending, "raise")
-    return Settlement(admission), admission
+    return settlement_for(admission), admission
 
 
 def succeeded(value: Any = None, started_at: float = 101.0, ended_at: float = 103.0) -> Outcome:

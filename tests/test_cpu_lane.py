@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from procbus import current
+from procbus import cpu_lane, current
 from procbus.companion import Batch, Companion
-from procbus.cpu_lane import CpuLane
-from procbus.delivery import DeliveryState
+from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import QueueFull, WorkerDied
 from procbus.outcome import OutcomeKind
 from procbus.pool.loky_pool import LokyPool
@@ -193,7 +192,7 @@ def test_a_recalled_worker_works_again_once_it_has_reported(make_stage: MakeStag
     assert set(Counter(visited).values()) == {1}
 
 
-def hand_out(stage: Stage, *events: str) -> tuple[Companion, Batch, bool]:
+def hand_out(stage: Stage, *events: str) -> tuple[Companion, Batch, list[Delivery]]:
     """Have a batch handed out to a worker that nobody runs."""
     worker = stage.pool.start(lambda _: None)
     companion = Companion(stage.lane, 1)
@@ -226,9 +225,9 @@ def unstarted() -> Iterator[Unstarted]:
 
 
 def test_a_recalled_worker_is_handed_nothing(unstarted: Unstarted) -> None:
-    companion, batch, handed = hand_out(unstarted, "recalled", "a", "b")
+    companion, batch, dropped = hand_out(unstarted, "recalled", "a", "b")
 
-    assert not handed
+    assert dropped == []
     assert batch.deliveries == []
     assert not companion.in_flight
     assert companion.worker is not None
@@ -238,9 +237,9 @@ def test_a_recalled_worker_is_handed_nothing(unstarted: Unstarted) -> None:
 
 
 def test_tokens_are_there_as_soon_as_a_batch_is_in_flight(unstarted: Unstarted) -> None:
-    companion, batch, handed = hand_out(unstarted, "a", "b", "c")
+    companion, batch, dropped = hand_out(unstarted, "a", "b", "c")
 
-    assert handed
+    assert dropped == []
     assert list(companion.in_flight) == [batch]
     assert companion.due_at < time.monotonic() + 60
     assert companion.worker is not None
@@ -258,7 +257,7 @@ def spin(event: tuple[int, float]) -> int:
 
 def test_batches_that_turn_out_long_lose_and_repeat_nothing() -> None:
     stage = Stage(0)
-    lane = stage.lane = CpuLane(LokyPool(1), stage.settlement.settle, lambda *_: None)
+    lane = stage.lane = stage.lane_on(LokyPool(1))
     subscription = stage.subscribe(spin)
     try:
         events = [(n, 0.040 if n % 100 == 50 else 0.0) for n in range(500)]
@@ -415,9 +414,10 @@ def test_hopeless_starts_are_not_repeated(make_stage: MakeStage) -> None:
     assert len(attempts) == 1
 
 
-def test_a_lane_that_could_start_nothing_tries_again_for_what_comes_next(
-    make_stage: MakeStage,
+def test_a_lane_that_could_start_nothing_tries_again_after_a_while(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu_lane, "BROKEN_S", 0.0)
     stage = make_stage(1)
     stage.pool.on_start = refuse
     assert stage.settled(*stage.put("a")) == [DIED]
@@ -426,6 +426,21 @@ def test_a_lane_that_could_start_nothing_tries_again_for_what_comes_next(
     stage.pool.on_start = lambda: None
 
     assert stage.settled(*stage.put("b")) == [SUCCEEDED]
+
+
+def test_what_comes_until_then_fails_at_once(make_stage: MakeStage) -> None:
+    stage = make_stage(1)
+    stage.pool.on_start = lambda: refuse(hopeless=True)
+    [first] = stage.put("a")
+    assert stage.settled(first) == [DIED]
+    eventually(lambda: not stage.lane.launched)
+    stage.pool.on_start = lambda: pytest.fail("no worker is tried so soon")
+
+    [second] = stage.put("b")
+
+    assert stage.settled(second) == [DIED]
+    assert second.exception() is first.exception()
+    assert visited == []
 
 
 def test_what_waits_stays_while_another_worker_is_there_for_it(make_stage: MakeStage) -> None:

@@ -6,31 +6,31 @@ from typing import Any
 
 import pytest
 
-from procbus.admission import Admission
+from procbus.admission import Admission, OnFull
 from procbus.context import running
 from procbus.delivery import DeliveryState
 from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, ProcbusError, QueueFull, TopicError
 from procbus.handler import make_handler
 from procbus.router import Router
-from procbus.settlement import Settlement
 from procbus.subscription import Subscription
-from tests.parts import FakeLane, delivery_to, handle, succeeded
+from tests.parts import FakeLane, delivery_to, handle, settlement_for, succeeded
 
 
 class Parts:
     """A dispatcher with a lane that only keeps what it is given."""
 
-    def __init__(self, max_pending: int = 100) -> None:
+    def __init__(self, max_pending: int = 100, on_full: OnFull = "raise") -> None:
         self.lane = FakeLane()
-        self.admission = Admission(max_pending, "raise")
-        self.settlement = Settlement(self.admission)
+        self.admission = Admission(max_pending, on_full)
+        self.settlement = settlement_for(self.admission)
         self.subscriptions: list[Subscription] = []
         self.dispatcher = Dispatcher(
             self.admission,
             self.settlement,
             lambda: Router([(s, s.handler.topics) for s in self.subscriptions]),
             lambda: None,
+            lambda: self.subscriptions,
         )
 
     def subscribe(self, topic: Any, **options: Any) -> Subscription:
@@ -85,15 +85,7 @@ def test_a_full_bus_takes_nothing_of_the_event():
 
 
 def test_trying_to_publish_without_room_publishes_nothing_and_calls_back():
-    parts = Parts(max_pending=1)
-    parts.admission = Admission(1, "block")
-    parts.settlement = Settlement(parts.admission)
-    parts.dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: None,
-    )
+    parts = Parts(max_pending=1, on_full="block")
     parts.subscribe(int)
     called: list[int] = []
     receipt = parts.dispatcher.try_publish(1, None, lambda: called.append(1))
@@ -105,14 +97,7 @@ def test_trying_to_publish_without_room_publishes_nothing_and_calls_back():
 
 
 def test_inside_a_handler_an_event_gets_its_parent():
-    parts = Parts(max_pending=1)
-    parts.admission = Admission(1, "block")
-    parts.dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: None,
-    )
+    parts = Parts(max_pending=1, on_full="block")
     parts.subscribe(int)
     parent = parts.dispatcher.publish(1, None)
     context = parts.dispatcher.context_of(parent.deliveries[0], parent)

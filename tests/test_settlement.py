@@ -52,7 +52,7 @@ def test_a_success_is_counted_and_leaves_the_bus():
     assert counts(subscription) == (1, 0, 0, 0)
     assert subscription.average_s == 2.0
     assert admission.pending == 0
-    assert settlement.dead_letters() == ()
+    assert settlement.dead_letters.snapshot() == ()
 
 
 def test_a_failure_is_kept_as_a_dead_letter_and_logged_once_with_its_traceback(caplog):
@@ -65,7 +65,7 @@ def test_a_failure_is_kept_as_a_dead_letter_and_logged_once_with_its_traceback(c
     except KeyError as error:
         outcome = raised(error)
     settlement.settle([(delivery, outcome)])
-    (letter,) = settlement.dead_letters()
+    (letter,) = settlement.dead_letters.snapshot()
     assert (letter.event_id, letter.event, letter.topic) == (1, "event", None)
     assert letter.handler == "shop.store"
     assert letter.outcome is outcome
@@ -91,7 +91,7 @@ def test_a_cancelled_delivery_is_no_failure(caplog, ran_s, counted):
     settlement.settle([(delivery, cancelled(delivery, ran_s))])
     assert counts(subscription) == counted
     assert delivery.attempts == (0 if ran_s is None else 1)
-    assert settlement.dead_letters() == ()
+    assert settlement.dead_letters.snapshot() == ()
     assert caplog.records == []
     assert admission.pending == 0
 
@@ -118,7 +118,7 @@ def test_only_the_first_outcome_counts():
     assert counts(subscription) == (1, 0, 0, 0)
     assert admission.pending == 0
     assert lane.released == [delivery]
-    assert settlement.dead_letters() == ()
+    assert settlement.dead_letters.snapshot() == ()
 
 
 def test_what_never_got_into_its_lane_has_no_gate_to_open():
@@ -173,7 +173,7 @@ def test_dead_letters_are_bounded_and_the_newest_stay():
             settlement.settle([(delivery, raised(ValueError()))])
     finally:
         logging.getLogger("procbus").disabled = False
-    assert [x.event_id for x in settlement.dead_letters()] == list(range(5, MOST_KEPT + 5))
+    assert [x.event_id for x in settlement.dead_letters.snapshot()] == list(range(5, MOST_KEPT + 5))
 
 
 @given(

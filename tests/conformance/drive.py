@@ -31,6 +31,12 @@ class NoLane:
     def release(self, delivery: Delivery) -> None:
         raise AssertionError("nobody settles anything here")
 
+    def step_aside(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody settles anything here")
+
+    def put_again(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody queues anything here")
+
     def is_running(self, delivery: Delivery) -> bool:
         return False
 

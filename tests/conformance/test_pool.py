@@ -532,10 +532,10 @@ def test_workers_of_one_pool_do_not_share_anything(make_pool: Any) -> None:
 
 
 def test_launched_is_called_before_the_worker_is_given(make_pool: Any) -> None:
-    launched = threading.Event()
-    worker = make_pool(1).start(launched.set)
+    launched: list[Worker] = []
+    worker = make_pool(1).start(launched.append)
     try:
-        assert launched.is_set()
+        assert launched == [worker]
         assert worker.pid is not None
     finally:
         worker.stop()

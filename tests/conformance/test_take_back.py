@@ -7,10 +7,12 @@ between a worker and its lane into plain sequences.
 from typing import NamedTuple
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from procbus.delivery import Delivery
+from procbus.pool import worker
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.seam import Ended, LastWords, Message, WorkerGone
 from tests.conformance.drive import deliveries_to, give, subscription_of
@@ -21,22 +23,47 @@ class Step(NamedTuple):
 
     number: int
     take_back: int
+    #: Whether it takes so long that the worker reports in between.
+    long: bool
     kill: bool
 
 
+class Clock:
+    """The worker's clock, which stands still but for handlers that take long."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+clock = Clock()
 machine: "OneWorker"
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By the real one, a busy machine would decide when the worker reports.
+    monkeypatch.setattr(worker, "monotonic", clock)
 
 
 def perform(step: Step) -> int:
     machine.ran.append(step.number)
     machine.take_back(step.take_back)
+    if step.long:
+        clock.now += 2 * worker.FLUSH_S
     if step.kill:
         machine.worker.kill()
     return step.number
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from([0, 0, 0, 1, 2, 5]), st.sampled_from([False] * 9 + [True])),
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 2, 5]),
+        st.sampled_from([False] * 3 + [True]),
+        st.sampled_from([False] * 9 + [True]),
+    ),
     min_size=1,
     max_size=6,
 )
@@ -74,7 +101,7 @@ class OneWorker(RuleBasedStateMachine):
 
     @precondition(lambda self: self.words is None and len(self.in_flight) < 2 and not self.recalled)
     @rule(steps=STEPS)
-    def give(self, steps: list[tuple[int, bool]]) -> None:
+    def give(self, steps: list[tuple[int, bool, bool]]) -> None:
         numbers = [len(self.given) + index for index in range(len(steps))]
         events = [Step(n, *step) for n, step in zip(numbers, steps, strict=True)]
         batch: list[Delivery] = deliveries_to(self.subscription, events)
