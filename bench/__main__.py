@@ -33,9 +33,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeat",
         type=int,
-        default=5,
         metavar="N",
-        help="rounds; medians of fewer than 5 say little (default 5)",
+        help="rounds (default: 5, fewer where a question says so)",
     )
     parser.add_argument(
         "--json",
@@ -82,14 +81,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(answer.errors for answer in answers) else 0
 
 
-def ask_all(names: Sequence[str], settings: Settings, rounds: int) -> list[Answer]:
-    """Ask the questions in turn, saying on stderr what is being measured."""
+def ask_all(names: Sequence[str], settings: Settings, repeat: int | None) -> list[Answer]:
+    """Ask the questions in turn, saying on stderr what is being measured.
+
+    Args:
+        names: of the questions.
+        settings: shared by all samples.
+        repeat: rounds of each; None for as many as the question itself says.
+    """
+    answers = []
     with Console(stderr=True).status("") as status:
+        for question in map(questions.load, names):
+            rounds = question.rounds if repeat is None else repeat
 
-        def on_sample(question: str, contender: str, number: int) -> None:
-            status.update(f"{question}: {contender}, round {number + 1} of {rounds}")
+            def on_sample(name: str, contender: str, number: int, rounds: int = rounds) -> None:
+                status.update(f"{name}: {contender}, round {number + 1} of {rounds}")
 
-        return [ask(questions.load(name), settings, rounds, on_sample) for name in names]
+            answers.append(ask(question, settings, rounds, on_sample))
+    return answers
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from bench.work import spin
 
 # How a task kills its own process. An exit runs no clean-up: pools take it for a crash as well.
 HOWS = ("SIGKILL", "SIGSEGV", "exit")
-HUNG_S = 10.0  # a task without a result after this is hung; all of them together take a second
 START_S = 20.0  # ample for the slowest contender to import and to start its workers
 END_S = 5.0  # for the scene to close its pool and end, and again for what it leaves to go away
 MARK = "PROCBUS_BENCH_SCENE"  # in the environment of a scene, and so of all that it starts
@@ -69,6 +68,7 @@ class Plot:
         count: so many tasks.
         deaths: number of a task, as text, to how it kills its process.
         spins: work of each task.
+        hung_s: a task that has no result so many seconds after the last was submitted is hung.
         file: where all tasks leave their numbers.
     """
 
@@ -77,6 +77,7 @@ class Plot:
     count: int
     deaths: dict[str, str]
     spins: int
+    hung_s: float
     file: str
 
     def tasks(self) -> list[Task]:
@@ -117,7 +118,7 @@ def random_deaths(count: int, deaths: int, seed: int) -> dict[str, str]:
 
 
 def figures(
-    contender: str, workers: int, count: int, deaths: dict[str, str], spins: int
+    contender: str, workers: int, count: int, deaths: dict[str, str], spins: int, hung_s: float
 ) -> dict[str, float]:
     """Play one scene and count: the tasks by their end, and the processes left.
 
@@ -127,7 +128,7 @@ def figures(
     with tempfile.TemporaryDirectory() as folder:
         begun = Path(folder, "begun")
         begun.touch()
-        plot = Plot(contender, workers, count, deaths, spins, str(begun))
+        plot = Plot(contender, workers, count, deaths, spins, hung_s, str(begun))
         counts, left = play(plot)
         times = Counter(begun.read_text().split())
     found = {name: float(counts[name]) for name in (FINISHED, FAILED, HUNG)}
@@ -155,7 +156,7 @@ def play(plot: Plot) -> tuple[dict[str, int], int]:
             assert scene.stdout is not None
             try:
                 # It writes one line at once, so when there is something to read, all of it is.
-                ready, _, _ = select([scene.stdout], [], [], START_S + HUNG_S)
+                ready, _, _ = select([scene.stdout], [], [], START_S + plot.hung_s)
                 line = scene.stdout.readline() if ready else b""
                 left = wait_until_gone(mark) if line else 0
             finally:

@@ -92,8 +92,8 @@ class Question:
         contenders: name to sample function; `PROCBUS` among them, `LIMIT` where there is one.
         limit: what the limit does, in a few words; empty where there is none.
         time_limit: seconds after which one sample is killed and recorded as failed.
-        most_rounds: no more rounds than this, where figures are counts that hardly vary, or a
-            sample holds many measurements of its own; None for as many as are asked for.
+        rounds: how many, where nobody says. Fewer than five are for figures that are counts, which
+            hardly vary, and for samples that hold many measurements each.
     """
 
     name: str
@@ -102,4 +102,4 @@ class Question:
     contenders: Mapping[str, Sample]
     limit: str = ""
     time_limit: float = 120.0
-    most_rounds: int | None = None
+    rounds: int = 5

@@ -20,6 +20,9 @@ NAMES = (
     "dispatch_cost",
     "crash_table",
     "random_deaths",
+    "timeout_precision",
+    "memory_limit",
+    "supervision_cost",
 )
 
 

@@ -127,7 +127,7 @@ def ask(
     Args:
         question: what to ask.
         settings: shared by all samples.
-        rounds: how many figures to take of each contender, if the question takes so many.
+        rounds: how many figures to take of each contender.
         on_sample: called with the question's name, the contender and the round before each sample.
     """
     answer = Answer(question)
@@ -136,7 +136,7 @@ def ask(
         if name in names and find_spec(name) is None:
             answer.not_installed.append(name)
             names.remove(name)
-    for number in range(min(rounds, question.most_rounds or rounds)):
+    for number in range(rounds):
         first = number % len(names)
         figures: dict[str, dict[str, float]] = {}
         for contender in names[first:] + names[:first]:

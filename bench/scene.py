@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from time import monotonic
 
-from bench.casualties import FAILED, FINISHED, HUNG, HUNG_S, Plot, run
+from bench.casualties import FAILED, FINISHED, HUNG, Plot, run
 from bench.contenders import CRASH_CONTENDERS, Contender
 
 
@@ -33,7 +33,7 @@ def counts(contender: Contender, plot: Plot) -> dict[str, int]:
             handles.append(contender.submit(task))
         except Exception:  # noqa: BLE001 - a pool that is broken by now refuses what comes
             ends[FAILED] += 1
-    deadline = monotonic() + HUNG_S
+    deadline = monotonic() + plot.hung_s
     for handle in handles:
         try:
             contender.result(handle, max(0.0, deadline - monotonic()))
