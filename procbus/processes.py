@@ -127,6 +127,10 @@ class Probe:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
+    def runnable(self) -> bool:
+        """Whether its main thread is running, or waits for nothing but a core."""
+        return self._ask(lambda process: process.status(), None) == psutil.STATUS_RUNNING
+
     def stopped(self) -> bool:
         """Whether a signal has halted it."""
         return self._ask(lambda process: process.status(), None) == STOPPED

@@ -68,6 +68,14 @@ class Progress:
             self._tree_cpu.note(at, tree_cpu_s)
             self._judge(at)
 
+    def note_starved(self, at: float) -> None:
+        """Note that the worker wants to run and gets no core, after `note`: it is not its fault.
+
+        Ask for it when the worker is `quiet`.
+        """
+        self._cpu.clear()
+        self._judge(at)
+
     @property
     def quiet(self) -> bool:
         """Whether it is time to look closer: at input and output, at the whole tree.

@@ -184,7 +184,9 @@ class Supervisor:
             return
         companion.last_sample = sample
         progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
-        if progress.quiet:
+        if progress.quiet and probe.runnable():
+            progress.note_starved(sample.at)
+        elif progress.quiet:
             progress.note_tree(sample.at, probe.tree_cpu_s())
         handler = delivery.subscription.handler
         if progress.stalled(sample.at) and handler.number not in self._stalled:

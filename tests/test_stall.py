@@ -25,6 +25,21 @@ def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Progre
     return progress
 
 
+def test_who_gets_no_core_is_not_stalled() -> None:
+    progress = Progress()
+    at = 0.0
+    while not progress.quiet:
+        at += 0.5
+        progress.note(at, 1.0, 0, "a")
+    progress.note_starved(at)
+    while at < 3 * WINDOW_S:
+        at += 0.5
+        progress.note(at, 1.0, 0, "a")
+        if progress.quiet:
+            progress.note_starved(at)
+        assert not progress.stalled(at)
+
+
 def test_a_handler_that_does_nothing_is_stalled() -> None:
     assert noted(2.0).stalled(2.0)
     assert noted(60.0).stalled(60.3)
