@@ -89,10 +89,12 @@ def running_context() -> HandlerContext | None:
     seat = running.get()
     if not isinstance(seat, list):
         return seat
-    if not isinstance(seat[0], HandlerContext):
-        make, *about = seat
-        seat[:] = [make(*about)]
-    context: HandlerContext = seat[0]
+    # Taken apart in one step: threads that run in copies of the context share the seat.
+    first, *about = seat
+    if isinstance(first, HandlerContext):
+        return first
+    context: HandlerContext = first(*about)
+    seat[:] = [context]
     return context
 
 

@@ -2,12 +2,13 @@
 """What a handler can ask about the delivery that it is running."""
 
 import threading
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from procbus import EventBus, ProcbusError, TopicError, current
-from procbus.context import HandlerContext, running
+from procbus.context import HandlerContext, running, running_context
 from tests.parts import BOUND_S
 
 
@@ -70,3 +71,22 @@ def test_what_is_no_topic_is_refused(topic):
 def test_nobody_adds_attributes_to_it():
     with pytest.raises(AttributeError):
         context([]).result = 1  # type: ignore[attr-defined] # the point
+
+
+def test_two_threads_may_ask_at_the_same_moment() -> None:
+    """They share a seat where a handler runs its threads in copies of its own context."""
+    other = HandlerContext("h", 1, None, None, 1, lambda *_: None)
+
+    class Seat(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            looked_at = super().__getitem__(index)
+            self[:] = [other]  # the other thread is through with it right after this one looked
+            return looked_at
+
+    def ask() -> HandlerContext | None:
+        running.set(Seat([HandlerContext, "h", 1, None, None, 1, lambda *_: None]))
+        return running_context()
+
+    context = copy_context().run(ask)
+    assert context is not None
+    assert (context.handler, context.event_id) == ("h", 1)
