@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""The sending end of a worker: what it reports, and what is logged meanwhile, on one pipe.
+
+Reports wait for the parent as long as it takes: it reads whenever it waits for one. Records do
+not: between two batches nobody reads, and threads that a handler left behind may log for ever.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+Message = tuple[bytes | memoryview, ...]
+
+#: How long a record waits for room in the pipe, in seconds. When there was none the next ones do
+#: not wait, until there is room again.
+ROOM_S = 1.0
+
+
+class Outlet:
+    """Whole messages into the pipe of a worker, from any thread.
+
+    Args:
+        write: writes a message, given in parts; called by one thread at a time.
+        fd: what it writes to.
+    """
+
+    def __init__(self, write: Callable[..., object], fd: int) -> None:
+        self._write = write
+        self._fd = fd
+        #: Guards `_write` and all below. Reentrant: the thread that holds it may come again, when
+        #: a finalizer or a signal handler runs in the middle of a message and logs.
+        self._lock = threading.RLock()
+        self._writing = False
+        #: Records that came in the middle of a message, by the thread that was writing it.
+        self._late: deque[Message] = deque()
+        #: Written by any thread that posts. It is a guess anyway: how long to wait for room.
+        self._patience_s = ROOM_S
+        self._closed = False
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send a message that has to arrive. Blocks while the parent does not read.
+
+        Raises:
+            OSError: the parent is gone.
+        """
+        with self._lock:
+            self._write_all(parts)
+
+    def post(self, *parts: bytes | memoryview) -> bool:
+        """Send a message unless the parent does not read, for at most about two `ROOM_S`.
+
+        Nothing happens once the parent is gone: there is nobody to tell.
+
+        Returns:
+            False when the message was not sent because there was no room.
+        """
+        if self._closed:
+            return True
+        patience_s = self._patience_s
+        if not self._has_room(patience_s) or not self._lock.acquire(timeout=patience_s):
+            self._patience_s = 0.0
+            return False
+        self._patience_s = ROOM_S
+        try:
+            if self._writing:
+                self._late.append(parts)
+            else:
+                self._write_all(parts)
+        except OSError:
+            self._closed = True
+        finally:
+            self._lock.release()
+        return True
+
+    def _has_room(self, patience_s: float) -> bool:
+        """Wait until the pipe has room for a record, of whatever usual size, or is broken.
+
+        Another thread may take the room; then the write waits, as that of a report does, until
+        the parent reads.
+        """
+        room = select.poll()  # one of our own: two threads may not wait on one such object
+        room.register(self._fd, select.POLLOUT)
+        return bool(room.poll(patience_s * 1e3))
+
+    def _write_all(self, parts: Message) -> None:
+        """Write a message, and what was posted meanwhile. The lock is held."""
+        self._writing = True
+        try:
+            self._write(*parts)
+            while self._late:
+                self._write(*self._late.popleft())
+        finally:
+            self._writing = False
