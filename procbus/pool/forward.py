@@ -1,61 +1,76 @@
 # SPDX-License-Identifier: MIT
-"""Log records and warnings of a worker reach the parent as if they had been made there."""
+"""Log records and warnings of a worker on their way, and how the parent takes them in.
+
+There they are handled as if they had been made there, and say where they come from.
+"""
 
 from __future__ import annotations
 
 import logging
 import pickle
+import sys
+import threading
+import traceback
 import warnings
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from procbus.codec import decode, encode_alone
 from procbus.pool.wire import Tag
 
-Send = Callable[..., None]
+log = logging.getLogger("procbus")
+
+#: Values that load anywhere. Not their subclasses: the class may be known in the worker alone.
+_PLAIN = (str, int, float, bool, type(None))
 
 
-def forward_logging(send: Send, levels: dict[str, int]) -> None:
-    """In a worker: send every record and warning to the parent.
+class Origin(NamedTuple):
+    """Where a record or warning comes from. Its fields become attributes of the record."""
 
-    Args:
-        send: sends a message to the parent; from any thread.
-        levels: level of each logger that has one in the parent, so that records nobody wants
-            there are not made here. The root logger's name is "".
+    worker_pid: int
+    #: Name of the handler; None between deliveries, and in a thread that belongs to none.
+    handler: str | None
+    event_id: int | None
+
+    def __str__(self) -> str:
+        where = f"worker {self.worker_pid}"
+        if self.event_id is None:
+            return where
+        return f"{self.handler} with event {self.event_id}, {where}"
+
+
+def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
+    """Lay out a record. Whatever formatting its message raises comes through.
+
+    Its arguments and exception may not pickle, and may change: only their text travels. What else
+    is attached to it travels where it can.
     """
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.getLogger().handlers[:] = [_Forward(send)]
-
-    def show(
-        message: Any, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
-    ) -> None:
-        text = str(message)
-        send(Tag.WARNING.value, encode_alone((text, category, filename, lineno)))
-
-    warnings.showwarning = show
-
-
-class _Forward(logging.Handler):
-    def __init__(self, send: Send) -> None:
-        super().__init__()
-        self._send_message = send
-
-    def emit(self, record: logging.LogRecord) -> None:
+    fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
+    if record.exc_info:
+        fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    fields.update(origin._asdict())
+    plain: dict[str, Any] = {}
+    attached: dict[str, bytes] = {}
+    for name, value in fields.items():
+        if type(value) in _PLAIN:
+            plain[name] = value
+            continue
         try:
-            # Arguments and exceptions may not pickle, and may change: only their text travels.
-            fields = dict(record.__dict__, msg=record.getMessage(), args=None)
-            if record.exc_info:
-                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
-            fields["exc_info"] = None
-            try:
-                data = pickle.dumps(fields)
-            except Exception:  # noqa: BLE001 - some value that the user attached with extra=
-                plain = {k: v for k, v in fields.items() if isinstance(v, str | int | float | None)}
-                data = pickle.dumps(plain)
-            self._send_message(Tag.LOG.value, data)
-        except Exception:  # noqa: BLE001 - as every logging handler does
-            self.handleError(record)
+            attached[name] = pickle.dumps(value)
+        except Exception:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
+            continue
+    return pickle.dumps((plain, attached))
+
+
+def pack_warning(
+    text: str, category: type[Warning], filename: str, lineno: int, origin: Origin
+) -> bytes:
+    """Lay out a warning."""
+    try:
+        kind = encode_alone(category)
+    except Exception:  # noqa: BLE001 - pickling runs the user's code
+        kind = b""
+    plain = (text, filename, lineno, category.__name__, tuple(origin))
+    return pickle.dumps((plain, kind))
 
 
 def levels_here() -> dict[str, int]:
@@ -68,20 +83,97 @@ def levels_here() -> dict[str, int]:
     return levels
 
 
-#: Which warnings were shown, as `warnings` keeps it for each module.
-_shown: dict[Any, Any] = {}
-
-
 def take_in(tag: Tag, data: memoryview) -> None:
-    """In the parent: handle a record or a warning that a worker sent."""
-    if tag is Tag.LOG:
-        record = logging.makeLogRecord(decode(data))
-        logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-        return
-    text, category, filename, lineno = decode(data)
+    """In the parent: handle a record or a warning that a worker sent. From any thread.
+
+    It raises nothing: what is wrong with it, or with the logging of the script, becomes a log line.
+    """
     try:
-        warnings.warn_explicit(text, category, filename, lineno, registry=_shown)
+        if tag is Tag.LOG:
+            _handle_record(data)
+        else:
+            _show_warning(data)
+    except Exception as error:  # noqa: BLE001 - this runs the user's filters and log handlers
+        try:
+            log.warning(
+                "a %s from a worker could not be handled: %s: %s",
+                "log record" if tag is Tag.LOG else "warning",
+                type(error).__name__,
+                error,
+                exc_info=True,
+            )
+        except Exception:  # noqa: BLE001 - the script's logging fails with whatever it is given
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exc()
+
+
+def _handle_record(data: memoryview) -> None:
+    plain, attached = decode(data)
+    record = logging.makeLogRecord(plain)
+    for name, value in attached.items():
+        try:
+            setattr(record, name, decode(value))
+        except Exception as error:  # noqa: BLE001 - loading runs the user's code
+            log.warning(
+                "the attribute %s of a log record from %s could not be loaded: %s: %s. Its "
+                "text is: %s",
+                name,
+                _origin_of(record),
+                type(error).__name__,
+                error,
+                record.getMessage(),
+                extra=_origin_of(record)._asdict(),
+            )
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def _origin_of(record: logging.LogRecord) -> Origin:
+    about = record.__dict__
+    return Origin(about["worker_pid"], about["handler"], about["event_id"])
+
+
+#: Warnings shown, as `warnings` keeps it for each module, here by file name.
+_shown: dict[str, dict[Any, Any]] = {}
+#: So many of one file are remembered, and so many files: texts may be all different.
+_MOST_SHOWN = 1_000
+
+#: What the thread that shows a worker's warning is about: attribute `origin`.
+_showing = threading.local()
+
+
+class _FromWorker(logging.Filter):
+    """Says of a warning that becomes a record (`logging.captureWarnings`) where it comes from."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        origin: Origin | None = getattr(_showing, "origin", None)
+        if origin is not None:
+            record.__dict__.update(origin._asdict())
+        return True
+
+
+_from_worker = _FromWorker()
+
+
+def _show_warning(data: memoryview) -> None:
+    (text, filename, lineno, name, about), kind = decode(data)
+    origin = Origin(*about)
+    category: type[Warning] = UserWarning
+    try:
+        category = decode(kind)
+    except Exception:  # noqa: BLE001 - its class is the worker's alone
+        text = f"{name}: {text}"
+    if len(_shown) > _MOST_SHOWN:
+        _shown.clear()
+    registry = _shown.setdefault(filename, {})
+    if len(registry) > _MOST_SHOWN:
+        registry.clear()
+    logging.getLogger("py.warnings").addFilter(_from_worker)
+    _showing.origin = origin
+    try:
+        warnings.warn_explicit(text, category, filename, lineno, registry=registry)
     except Warning as warning:  # the user asked for errors, but there is no caller to get it
-        logging.getLogger("procbus").warning("warning in a worker: %r", warning)
+        log.warning("warning of %s: %r", origin, warning, extra=origin._asdict())
+    finally:
+        _showing.origin = None

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe, active_children
 from multiprocessing.connection import Connection
+from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 import loky
@@ -315,12 +316,21 @@ class LokyWorker:
         """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`."""
         if self._task is None:
             return
-        with contextlib.suppress(OSError):  # it is dead already
+        deadline = monotonic() + worker.STOP_S
+        with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already
             self._channel.send(STOP)
-        if not self._ended.wait(worker.STOP_S):
+            self._hear_out(deadline)
+        if not self._ended.wait(max(0.0, deadline - monotonic())):
             self.kill()
             self._ended.wait(worker.STOP_S)
         self._close()
+
+    def _hear_out(self, deadline: float) -> None:
+        """Take in what is logged after the last report, until the task has ended."""
+        while (left_s := deadline - monotonic()) > 0:
+            message = self._channel.receive(left_s)
+            if message is not None and message[:1] in (Tag.LOG.value, Tag.WARNING.value):
+                take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def kill(self) -> None:
         """Kill the process and those it started; the companion finds it gone."""

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Protocol
 from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
 from procbus.pool.channel import Channel
-from procbus.pool.forward import forward_logging
 from procbus.pool.logbook import Logbook
+from procbus.pool.outlet import Outlet
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
@@ -36,6 +36,7 @@ from procbus.pool.wire import (
     results_head,
     unpack_batch,
 )
+from procbus.pool.worker_log import Forward, forward_logging, print_by_line
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.010
@@ -69,6 +70,7 @@ class WorkerSettings(NamedTuple):
 
 
 _worker: Worker | None = None
+_forward: Forward
 _receive: Callable[[], bytes | bytearray | None]
 
 
@@ -80,7 +82,7 @@ def prepare(
     settings: WorkerSettings,
 ) -> None:
     """Set the process up. loky runs it once, before anything else."""
-    global _worker, _receive  # loky offers no other way from the initializer to the task
+    global _worker, _receive, _forward  # loky offers no other way from the initializer to the task
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -90,9 +92,10 @@ def prepare(
     if hasattr(os, "nice"):
         os.nice(_NICE)
     channel = Channel(pipe, stay_awake=True)
-    _worker = Worker(channel.send, logbook, tokens, settings.number)
+    _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
+    print_by_line()
+    _worker = Worker(_forward.report, logbook, tokens, settings.number)
     _receive = channel.receive
-    forward_logging(_worker.send, settings.log_levels)
     stack.listen()
 
 
@@ -106,6 +109,7 @@ def serve(init: bytes) -> None:
     if _worker is not None:
         if _worker.set_up(init):
             _worker.serve(_receive)
+            _forward.tell_the_rest()
         _worker = None
         # The interpreter waits for threads that a handler left behind, which may be for ever.
         threading.Thread(target=_end_in_time, name="procbus-stop", daemon=True).start()
@@ -117,7 +121,7 @@ def _end_in_time() -> None:
 
 
 class Worker:
-    """The loop of one worker. Everything here belongs to its main thread, but for `send`.
+    """The loop of one worker. Everything here belongs to its main thread.
 
     Args:
         send: sends a message, given in parts, to the parent.
@@ -129,7 +133,7 @@ class Worker:
     def __init__(
         self, send: Callable[..., object], logbook: Logbook, tokens: Tokens, number: int
     ) -> None:
-        self._send_parts = send
+        self.send = send
         self._logbook = logbook
         self._claim = tokens.acquire
         self._encoder = Encoder(number)
@@ -137,8 +141,6 @@ class Worker:
         self._definitions: dict[int, bytes] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
         self._names: dict[int, str] = {}
-        #: Guards the sending end of the pipe: threads of a handler may log while it sends.
-        self._sending = threading.Lock()
         self._sent_at = 0.0
         self._set_up: SetUp | None = None
 
@@ -166,11 +168,6 @@ class Worker:
             if message == STOP:
                 return
             self.run_batch(message)
-
-    def send(self, *parts: bytes | memoryview) -> None:
-        """Send one message to the parent. From any thread."""
-        with self._sending:
-            self._send_parts(*parts)
 
     def run_batch(self, message: bytes | bytearray) -> None:
         """Run a batch as far as there are tokens, and send what became of it."""

@@ -1,14 +1,28 @@
 """What workers log, warn and print reaches the user as if it had happened in the parent."""
 
+import contextvars
 import logging
+import os
+import re
 import threading
 import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from procbus import EventBus
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
+
+
+def left_out(records: Iterable[logging.LogRecord]) -> int:
+    """How many records the notices of all workers say were left out."""
+    texts = [r.getMessage() for r in records if r.name == "procbus"]
+    found = (re.search(r"^worker \d+ left out ([\d,]+) log records", text) for text in texts)
+    return sum(int(match[1].replace(",", "")) for match in found if match)
 
 
 def test_records_of_a_worker_reach_the_handlers_of_the_parent(
@@ -87,7 +101,9 @@ def test_a_flood_of_records_does_not_deadlock(caplog: pytest.LogCaptureFixture) 
         bus.subscribe("n", work, kind="cpu")
         receipts = [bus.publish("n", n) for n in range(4)]
         assert [r.result(PATIENCE_S) for r in receipts] == [0, 1, 2, 3]
-    assert sum(r.name == "flood" for r in caplog.records) == 4 * 4 * 500
+    came = sum(r.name == "flood" for r in caplog.records)
+    assert came >= 2_000
+    assert came + left_out(caplog.records) == 4 * 4 * 500
 
 
 def test_warnings_of_a_worker_reach_the_parent() -> None:
@@ -120,3 +136,282 @@ def test_what_a_worker_prints_is_not_swallowed(run: Run) -> None:
     )
     assert ended.out == "out 0\nout 1\nout 2\n"
     assert ended.err == "err 0\nerr 1\nerr 2\n"
+
+
+def origin(record: logging.LogRecord) -> tuple[Any, ...]:
+    return tuple(record.__dict__[name] for name in ("worker_pid", "handler", "event_id"))
+
+
+def test_a_record_says_which_worker_handler_and_event_it_comes_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "job")
+
+    def work(n: int) -> int:
+        log = logging.getLogger("job")
+        log.info("handler")
+        context = contextvars.copy_context()
+        for target in (lambda: log.info("thread"), lambda: context.run(log.info, "its context")):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+        return os.getpid()
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", work, kind="cpu", name="shop.work")
+        receipts = [bus.publish("n", n) for n in range(2)]
+        pid = receipts[0].result(PATIENCE_S)
+    records = [r for r in caplog.records if r.name == "job"]
+    assert [(r.getMessage(), origin(r)) for r in records] == [
+        (text, (pid, "shop.work" if known else None, receipt.id if known else None))
+        for receipt in receipts
+        for text, known in (("handler", True), ("thread", False), ("its context", True))
+    ]
+    assert {r.process for r in records} == {pid}
+
+
+def test_what_a_worker_logs_while_it_is_set_up_belongs_to_no_delivery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def set_up() -> None:
+        logging.getLogger("job").warning("set up")
+
+    with EventBus([], cpu_workers=1, worker_init=set_up) as bus:
+        bus.subscribe("n", lambda n: os.getpid(), kind="cpu")
+        pid = bus.publish("n", 0).result(PATIENCE_S)
+    [record] = [r for r in caplog.records if r.name == "job"]
+    assert origin(record) == (pid, None, None)
+
+
+def test_what_is_logged_after_the_last_delivery_is_not_lost(
+    caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener, door: Door
+) -> None:
+    def work(about: tuple[Door, Bell]) -> None:
+        door, bell = about
+
+        def later() -> None:
+            door.go_through()
+            logging.getLogger("late").warning("last words")
+            bell.ring()
+
+        threading.Thread(target=later).start()
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", work, kind="cpu")
+        with door.shut():
+            bus.publish("n", (door, bell)).result(PATIENCE_S)
+        heard.wait()
+    assert [r.getMessage() for r in caplog.records if r.name == "late"] == ["last words"]
+
+
+def test_a_flood_harms_nobody_and_ends(
+    caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener, tmp_path: Path
+) -> None:
+    """100,000 records, and on until the other worker has done all its deliveries."""
+    caplog.set_level(logging.DEBUG, "flood")
+    stop = tmp_path / "stop"
+
+    def flood(about: tuple[Bell, Path]) -> int:
+        bell, stop = about
+        log = logging.getLogger("flood")
+        bell.ring()
+        made = 0
+        while made < 100_000 or not stop.exists():
+            for _ in range(1_000):
+                log.debug("line %d", made)
+                made += 1
+        log.error("the one that matters")
+        return made
+
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("flood", flood, kind="cpu", name="shop.flood")
+        bus.subscribe("n", lambda n: n, kind="cpu")
+        flooded = bus.publish("flood", (bell, stop))
+        heard.wait()
+        assert [bus.publish("n", n).result(PATIENCE_S) for n in range(50)] == list(range(50))
+        assert not flooded.done
+        stop.touch()
+        made = flooded.result(PATIENCE_S)
+    came = [r for r in caplog.records if r.name == "flood"]
+    assert sum(r.levelno == logging.ERROR for r in came) == 1
+    assert len(came) + left_out(caplog.records) == made + 1
+    assert len(came) < made / 2
+    notices = [r for r in caplog.records if " left out " in r.getMessage()]
+    assert {(r.levelno, r.__dict__["handler"]) for r in notices} == {
+        (logging.WARNING, "shop.flood")
+    }
+
+
+def test_floods_soon_after_one_another_are_all_accounted_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first is told with its delivery; those that follow at the latest when the worker ends."""
+    caplog.set_level(logging.INFO, "flood")
+
+    def work(n: int) -> None:
+        for _ in range(5_000):
+            logging.getLogger("flood").info("x")
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", work, kind="cpu")
+        for n in range(3):
+            bus.publish("n", n).result(PATIENCE_S)
+    came = sum(r.name == "flood" for r in caplog.records)
+    assert came + left_out(caplog.records) == 3 * 5_000
+
+
+def test_a_thread_that_logs_for_ever_stops_neither_its_worker_nor_the_bus(
+    caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener
+) -> None:
+    """Between two deliveries nobody reads what it logs: the pipe is full."""
+    caplog.set_level(logging.INFO, "flood")
+
+    def work(bell: Bell | None) -> int:
+        def log_for_ever(bell: Bell) -> None:
+            log = logging.getLogger("flood")
+            for _ in range(20_000):
+                log.info("x" * 2_000)
+            bell.ring()
+            while True:
+                log.info("x" * 2_000)
+
+        if bell is not None:
+            threading.Thread(target=log_for_ever, args=(bell,), daemon=True).start()
+        return os.getpid()
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", work, kind="cpu")
+        pid = bus.publish("n", bell).result(PATIENCE_S)
+        heard.wait()
+        assert [bus.publish("n", None).result(PATIENCE_S) for _ in range(20)] == [pid] * 20
+    assert left_out(caplog.records) > 0
+
+
+def test_a_flood_of_warnings_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    def work(n: int) -> None:
+        warnings.simplefilter("always")
+        for i in range(20_000):
+            warnings.warn(f"number {i}", UserWarning, stacklevel=1)
+
+    with EventBus([], cpu_workers=1) as bus, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bus.subscribe("n", work, kind="cpu")
+        bus.publish("n", 0).result(PATIENCE_S)
+        bus.close()
+    assert len(caught) + left_out(caplog.records) == 20_000
+    assert 2_000 <= len(caught) < 20_000
+
+
+class Handler(logging.Handler):
+    """A log handler of the script that runs what the test says, for one logger."""
+
+    def __init__(self, name: str, run: Any) -> None:
+        super().__init__()
+        self._name = name
+        self._run = run
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == self._name:
+            self._run()
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[logging.Handler]]:
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield root.handlers
+    root.handlers[:] = before
+
+
+def test_a_log_handler_of_the_script_that_raises_costs_no_worker(
+    caplog: pytest.LogCaptureFixture, handlers: list[logging.Handler]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("broken handler")
+
+    def work(n: int) -> int:
+        logging.getLogger("job").warning("number %d", n)
+        return os.getpid()
+
+    handlers.append(Handler("job", fail))
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", work, kind="cpu")
+        pids = {bus.publish("n", n).result(PATIENCE_S) for n in range(3)}
+    assert len(pids) == 1
+    complaints = [r.getMessage() for r in caplog.records if r.name == "procbus"]
+    assert len([text for text in complaints if "RuntimeError: broken handler" in text]) == 3
+
+
+def test_a_log_handler_of_the_script_that_blocks_holds_up_no_other_worker(
+    handlers: list[logging.Handler],
+) -> None:
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        go_on.wait(PATIENCE_S)
+
+    def work(n: int) -> int:
+        logging.getLogger("slow").warning("number %d", n)
+        return n
+
+    handlers.append(Handler("slow", block))
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("slow", work, kind="cpu")
+        bus.subscribe("n", lambda n: n, kind="cpu")
+        try:
+            receipt = bus.publish("slow", 7)
+            assert blocked.wait(PATIENCE_S)
+            assert [bus.publish("n", n).result(PATIENCE_S) for n in range(20)] == list(range(20))
+            assert not receipt.done
+        finally:
+            go_on.set()
+        assert receipt.result(PATIENCE_S) == 7
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)"],
+    ids=["exits", "killed", "times out"],
+)
+def test_what_was_printed_before_a_worker_died_is_seen(run: Run, end: str) -> None:
+    ended = run(
+        f"""
+        import logging, os, sys, time
+        from procbus import EventBus
+        logging.disable(logging.CRITICAL)
+        def work(n):
+            print("out", n)
+            print("err", n, file=sys.stderr)
+            {end}
+        with EventBus([], cpu_workers=1) as bus:
+            bus.subscribe("n", work, kind="cpu", timeout=0.5)
+            receipt = bus.publish("n", 0)
+            receipt.wait(10)
+            print(type(receipt.deliveries[0].exception()).__name__)
+        """,
+        PYTHONUNBUFFERED="",
+    )
+    assert ended.out == f"out 0\n{'HandlerTimeout' if 'sleep' in end else 'WorkerDied'}\n"
+    assert ended.err == "err 0\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_flood_of_prints_comes_whole_and_no_line_is_torn(run: Run, unbuffered: str) -> None:
+    ended = run(
+        """
+        from procbus import EventBus
+        def work(who):
+            for n in range(10_000):
+                print("worker", who, "prints", n, "x" * 50)
+        with EventBus([], cpu_workers=2) as bus:
+            bus.subscribe("n", work, kind="cpu")
+            for receipt in [bus.publish("n", who) for who in range(2)]:
+                receipt.result(10)
+        """,
+        PYTHONUNBUFFERED=unbuffered,
+    )
+    lines = Counter(ended.check().splitlines())
+    assert lines == Counter(
+        f"worker {who} prints {n} {'x' * 50}" for who in range(2) for n in range(10_000)
+    )
