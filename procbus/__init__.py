@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from procbus.delivery import Delivery, DeliveryState
     from procbus.errors import (
         BusClosed,
+        CircuitOpen,
         HandlerTimeout,
         JournalError,
         MemoryLimitExceeded,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BusClosed",
+    "CircuitOpen",
     "DeadLetter",
     "DeadLetters",
     "Delivery",

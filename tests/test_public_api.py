@@ -13,6 +13,7 @@ from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, s
 
 NAMES = [
     "BusClosed",
+    "CircuitOpen",
     "DeadLetter",
     "DeadLetters",
     "Delivery",
