@@ -37,6 +37,13 @@ class Brake:
         """One of them is begun."""
         self._permits = max(0, self._permits - 1)
 
+    def note_death(self, now: float) -> bool:
+        """A worker died by itself; say whether this opens the circuit."""
+        opens = self.circuit.note_death(now)
+        if opens:
+            self._permits = 0  # what was let through until now and not begun waits too
+        return opens
+
     def begin_trial(self, now: float) -> bool:
         """Let one delivery through if the circuit wants a trial now; say whether it does."""
         if not self.circuit.begin_trial(now):

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
+from procbus.circuit import CircuitState
 from procbus.errors import CircuitOpen
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.pool.seam import WorkerGone
 from procbus.sharing import Sharing
 
 log = logging.getLogger("procbus")
@@ -37,8 +37,8 @@ class Breaker:
         self._brake = sharing.brake
         self._guard = guard
         self._fail_ready = fail_ready
-        #: A worker died since the last time that one survived a delivery: a glance without the
-        #: lock tells `note_survival` that there is nothing to note.
+        #: A worker died since the last time that one survived a delivery, or the circuit is not
+        #: closed: a glance without the lock tells `note_survival` whether there is a thing to note.
         self._troubled = False
         self._closing = False
 
@@ -70,40 +70,40 @@ class Breaker:
         """The bus is closing: do not keep it from that for longer than some trials take."""
         with self._sharing.queue.lock:
             self._closing = True
-            self._brake.circuit.trial_at = 0.0
+            self._brake.circuit.hurry()
 
     def note_survival(self) -> None:
         """A worker came through deliveries."""
         if not self._troubled:
             return
         with self._sharing.queue.lock:
-            self._troubled = False
             closed = self._brake.circuit.note_survival()
+            # While the circuit is open the next survival, that of a trial, has to be noted too.
+            self._troubled = self._brake.circuit.state is not CircuitState.CLOSED
             if closed:
                 self._sharing.queue.locked_wake()
         if closed:
+            self._guard(None)
             log.warning("a worker survived a delivery: the cpu lane works again")
 
-    def note_death(self, gone: WorkerGone, last: str) -> None:
+    def note_death(self, last: str) -> None:
         """A worker died, and it was not the supervisor that killed it.
 
         Args:
-            gone: how.
-            last: what it was at, in words.
+            last: which one, how, and what it was at, in words.
         """
         queue, circuit = self._sharing.queue, self._brake.circuit
+        now = monotonic()
         with queue.lock:
             self._troubled = True
-            if queue.cancelled or not circuit.note_death(monotonic()):
+            if queue.cancelled or not self._brake.note_death(now):
                 return
             self._take_all_back()
-            deaths, wait_s = circuit.deaths, circuit.trial_at - monotonic()
-            if self._closing:
-                circuit.trial_at = 0.0
+            deaths, wait_s = circuit.deaths, circuit.trial_at - now
             give_up = self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE
         text = (
             f"{deaths} worker processes died, and no delivery between them was survived; the last "
-            f"one, {gone.pid}, {last}"
+            f"one was {last}"
         )
         if give_up:
             error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")

@@ -35,7 +35,10 @@ class Circuit:
         self.state = CircuitState.CLOSED
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._cool_s = COOL_S
-        #: When the next trial may be, while it is open.
+        self._hurried = False
+        #: While it is not closed: when the next trial may be. There may be another before one knows
+        #: how the last went, since it may have been spent on nothing: a delivery that cannot
+        #: travel, one that ran out of time.
         self.trial_at = 0.0
         #: Trials in a row that failed.
         self.failed_trials = 0
@@ -52,13 +55,15 @@ class Circuit:
         elif not full:
             return False
         self.state = CircuitState.OPEN
-        self.trial_at = now + self._cool_s
+        self._wait(now)
         return True
 
     def note_survival(self) -> bool:
         """A worker came through a delivery; say whether this closes the circuit."""
+        if self.state is CircuitState.OPEN:
+            return False  # it had been given its work before
         self._deaths.clear()
-        if self.state is not CircuitState.TRIAL:
+        if self.state is CircuitState.CLOSED:
             return False
         self.state = CircuitState.CLOSED
         self._cool_s = COOL_S
@@ -67,12 +72,21 @@ class Circuit:
 
     def begin_trial(self, now: float) -> bool:
         """Begin a trial if one is due; say whether it begins."""
-        if self.state is not CircuitState.OPEN or now < self.trial_at:
+        if self.state is CircuitState.CLOSED or now < self.trial_at:
             return False
         self.state = CircuitState.TRIAL
+        self._wait(now)
         return True
+
+    def hurry(self) -> None:
+        """Have trials follow each other without a wait from now on."""
+        self._hurried = True
+        self.trial_at = 0.0
+
+    def _wait(self, now: float) -> None:
+        self.trial_at = now if self._hurried else now + self._cool_s
 
     @property
     def deaths(self) -> int:
-        """Worker deaths since the last survival, as far as they are counted."""
+        """Worker deaths, without a survival between them, as far as they are counted."""
         return len(self._deaths)

@@ -266,7 +266,7 @@ class Companion(threading.Thread):
         words = gone.last_words
         batches = self._lane.sharing.take_all(self)
         if verdict is None:
-            self._lane.breaker.note_death(gone, self._last_of(gone, batches))
+            self._lane.breaker.note_death(self._last_of(gone, batches))
         for batch in batches:
             if batch.number == words.batch:
                 self._settle(batch, words.ends)
@@ -287,7 +287,7 @@ class Companion(threading.Thread):
     def _last_of(gone: WorkerGone, batches: Sequence[Batch]) -> str:
         """What a dead worker was at, in words."""
         words = gone.last_words
-        how = f"({describe_exit(gone.exit_code)})"
+        how = f"{gone.pid} ({describe_exit(gone.exit_code)})"
         for batch in batches:
             index = batch.ended + len(words.ends)
             if batch.number == words.batch and words.ran_s is not None:

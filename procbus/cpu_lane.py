@@ -16,7 +16,7 @@ from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
-from procbus.pool.seam import NO_WORDS, Pool, WorkerGone
+from procbus.pool.seam import NO_WORDS, Pool, SetUpFailed, WorkerGone
 from procbus.sharing import Sharing
 from procbus.stats import LaneStats
 from procbus.subscription import OVERHEAD_S
@@ -34,7 +34,7 @@ LAUNCH_S = 30.0
 #: lose a process half launched then, which would complain on stdout.
 LAUNCH_EACH = sys.version_info[:2] == (3, 12)
 
-#: How long no worker is tried after none could be started, in seconds.
+#: How long no worker is tried after the user's set-up of one failed, in seconds.
 BROKEN_S = 5.0
 
 Published = list[tuple[str | None, Any]]
@@ -73,7 +73,7 @@ class CpuLane:
         self.oom: OomWatch | None = None
         self._settle = settle
         self._publish_children = publish_children
-        #: Why no worker can be started, and until when none is tried.
+        #: Why no worker can be set up, and until when none is tried.
         self._broken: WorkerDied | None = None
         self._broken_until = 0.0
         #: Seconds that workers have been there which are there no more.
@@ -231,12 +231,13 @@ class CpuLane:
         how = f"{outcomes.describe_exit(gone.exit_code)}; see what it wrote to stderr"
         error = WorkerDied(
             f"no worker process can be started ({gone.__cause__ or how}): the events waiting for a "
-            f"cpu handler fail with this error, and so do those of the next {BROKEN_S:g} s",
+            "cpu handler fail with this error",
             pid=gone.pid,
             exit_code=gone.exit_code,
         )
         error.__cause__ = gone.__cause__
-        self._broken, self._broken_until = error, monotonic() + BROKEN_S
+        if isinstance(gone, SetUpFailed):
+            self._broken, self._broken_until = error, monotonic() + BROKEN_S
         self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
 
     def fail_ready(self, outcome: Outcome) -> None:

@@ -84,7 +84,7 @@ class IoLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a thread is in the handler with this delivery just now."""
-        return any(thread.at_hand is delivery for thread in list(self._threads))
+        return any(t.at_hand is delivery and not t.abandoned for t in list(self._threads))
 
     def threads(self) -> list[IoThread]:
         """The threads that there are just now."""
@@ -158,13 +158,15 @@ class IoLane:
                 self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
 
     def left(self, thread: IoThread) -> None:
-        """A thread ends."""
+        """A thread ends: the lane does, or the thread came back that was left behind."""
         with self.queue.lock:
             if thread in self._threads:
-                self._threads.remove(thread)
-                self._past_s += monotonic() - thread.started_at
+                self._locked_remove(thread)
             else:
                 self._abandoned.remove(thread)
+            self._locked_replace()
+        if self.queue.starved:
+            self.grow()
 
     def expire(self, now: float) -> float:
         """Settle what has run out of time; return when the next will have.
@@ -187,12 +189,7 @@ class IoLane:
     def _replace(self, thread: IoThread, delivery: Delivery) -> None:
         """Go on without a thread that cannot be stopped."""
         with self.queue.lock:
-            if len(self._abandoned) < self.size:
-                self._threads.remove(thread)
-                self._past_s += monotonic() - thread.started_at
-                self._abandoned.append(thread)
-            if self.queue.locked_ready():
-                self.queue.locked_wake()
+            self._locked_replace()
         log.warning(
             "%s is left behind in %s with event %d, which ran out of time: Python cannot stop a "
             "thread. %d are left behind now, of which %d were replaced. Give what the handler "
@@ -211,6 +208,22 @@ class IoLane:
         self._settle([(delivery, outcome)])
         if self.queue.starved and not self.full:
             self.grow()
+
+    def _locked_replace(self) -> None:
+        """Make room for others in place of threads that were left behind, as many as there may be.
+
+        The lock is held. Call `grow` after it, if the queue is starved.
+        """
+        for thread in [thread for thread in self._threads if thread.abandoned]:
+            if len(self._abandoned) < self.size:
+                self._locked_remove(thread)
+                self._abandoned.append(thread)
+        if self.queue.locked_ready():
+            self.queue.locked_wake()
+
+    def _locked_remove(self, thread: IoThread) -> None:
+        self._threads.remove(thread)
+        self._past_s += monotonic() - thread.started_at
 
 
 class IoThread(threading.Thread):
@@ -278,10 +291,16 @@ class IoThread(threading.Thread):
         return success(value, started_at, self._pid)
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
-        """Leave the thread behind, if it is still at that run; from now on it settles nothing."""
+        """Leave the thread behind, if it is still at that run; from now on it settles nothing.
+
+        False when it is not, or was left behind before: of a run that keeps its place in the lane
+        the supervisor sees again and again that its time is over.
+        """
         with self._ending:
-            self.abandoned = self.limited is limited
-            return self.abandoned
+            if self.abandoned or self.limited is not limited:
+                return False
+            self.abandoned = True
+            return True
 
     def stack(self) -> str:
         """Where the thread is in its handler, as the text of a Python stack."""

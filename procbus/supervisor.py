@@ -30,6 +30,9 @@ log = logging.getLogger("procbus")
 
 #: How often every busy worker is sampled, in seconds.
 SAMPLE_S = 0.5
+#: With more busy workers than this each is sampled less often, lest it all takes more than half a
+#: percent of a core.
+MANY = 48
 #: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
 #: limit ends is known from then on, so only one shorter than this can be noticed late.
 LOOK_S = 0.1
@@ -78,6 +81,8 @@ class Supervisor:
         self._sampled_at = 0.0
         #: Handlers that were said to be stalled: each is said once.
         self._stalled: set[int] = set()
+        #: Workers with something to do whose process was found dead at the last look.
+        self._dead: set[Worker] = set()
 
     def start(self) -> bool:
         """Start the thread, if it is not running; False where none can be started any more."""
@@ -129,21 +134,23 @@ class Supervisor:
 
     def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
         running = lane.sharing.running()
-        if now - self._sampled_at >= SAMPLE_S:
+        sample_s = SAMPLE_S * max(1.0, len(running) / MANY)
+        if now - self._sampled_at >= sample_s:
             self._sampled_at = now
             self._look_at_machine(lane, now)
-            for companion, worker, delivery, at in running:
-                self._sample(companion, worker, delivery, at)
-            self._look_for_dead(lane, {companion for companion, _, _, _ in running})
-        next_look = self._sampled_at + SAMPLE_S
+            dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
+            self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
+        next_look = self._sampled_at + sample_s
         for companion, worker, delivery, at in running:
+            if companion.verdict is not None:
+                continue  # it is dead, and its companion has not buried it yet
             handler = delivery.subscription.handler
             if handler.timeout is not None:
                 ends_at = at[2] + handler.timeout
                 if now >= ends_at:
                     self._time_out(companion, worker, delivery, at)
-                else:
-                    next_look = min(next_look, ends_at)
+                    continue
+                next_look = min(next_look, ends_at)
             if handler.max_memory is not None:
                 next_look = min(next_look, now + MEMORY_S)
                 self._check_memory(companion, worker, delivery, at, handler.max_memory)
@@ -173,15 +180,15 @@ class Supervisor:
             log.warning("there is enough memory again: cpu handlers go on")
         return f"less than {format_size(memory.enough_above)} of memory left" if self._short else ""
 
-    def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> None:
+    def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> bool:
+        """Sample a worker that is in a handler; False when it is dead."""
         probe = worker.probe
         if probe is None:
-            return
+            return True
         progress = companion.progress
         sample = probe.sample(io=progress.quiet)
         if sample is None:
-            worker.hang_up()
-            return
+            return False
         companion.last_sample = sample
         progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
         if progress.quiet and probe.runnable():
@@ -200,15 +207,22 @@ class Supervisor:
                 delivery.event_id,
                 sample.at - at[2],
             )
+        return True
 
-    def _look_for_dead(self, lane: CpuLane, running: set[Companion]) -> None:
-        """A process that a handler started may keep a dead worker's pipe open: nobody is told."""
+    def _look_for_dead(self, lane: CpuLane, dead: set[Worker], running: set[Worker]) -> None:
+        """A process that a handler started may keep a dead worker's pipe open: nobody is told.
+
+        Those that were dead the last time already are hung up on: the pipe tells of any other.
+        """
         for companion in lane.sharing.with_work():
             worker = companion.worker
-            if companion in running or worker is None or worker.probe is None:
+            if worker is None or worker in running or worker.probe is None:
                 continue
             if not worker.probe.alive():
-                worker.hang_up()
+                dead.add(worker)
+        for worker in dead & self._dead:
+            worker.hang_up()
+        self._dead = dead
 
     def _time_out(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> None:
         def condemn(stack: str) -> None:

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from procbus.delivery import Delivery
 from procbus.pool.logbook import Logbook
@@ -141,7 +142,8 @@ class InlineWorker:
         self._killed.set()
 
     def _gone(self) -> WorkerGone:
-        gone = WorkerGone(self.pid, None, self._end.last_words(self._logbook.read()))
+        words = self._end.last_words(self._logbook.read(), monotonic())
+        gone = WorkerGone(self.pid, None, words)
         self.stop()
         return gone
 

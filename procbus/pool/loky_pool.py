@@ -35,7 +35,7 @@ from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
-from procbus.pool.seam import NO_WORDS, At, Message, Report, WorkerGone
+from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
 
@@ -235,7 +235,7 @@ class LokyWorker:
         self._close()
         error = ProcbusError(f"worker_init failed: {summary}")
         error.__cause__ = WorkerTraceback(traceback)
-        raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+        raise SetUpFailed(None) from error
 
     def running(self) -> At | None:
         """What the logbook says just now."""
@@ -268,13 +268,15 @@ class LokyWorker:
 
     def _gone(self) -> WorkerGone:
         """Collect what is left of a dead worker."""
+        noticed_at = monotonic()
         self._ended.wait(worker.STOP_S)
         exit_code = self._exit_code()
         # The pipe may be broken while the process still lives: loky tells of the end of a task
         # before it kills. Nothing in the logbook may change any more once it is read.
         self._killed = True
         self._shut_down()
-        gone = WorkerGone(self.pid, exit_code, self._end.last_words(self._logbook.read()))
+        words = self._end.last_words(self._logbook.read(), noticed_at)
+        gone = WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
         self._close()
         return gone
 
@@ -349,12 +351,12 @@ class LokyWorker:
             self._task = None
             self._pipe.close()
             self._logbook.close()
-            self._stack.close()
             # Whoever keeps an error that arose here keeps this object, by the frames in its
             # traceback: let it hold nothing of the machine, and nothing that holds such.
             self._tokens = threading.Semaphore(0)
             self._watcher = None
             del self._executor
+        self._stack.close()  # outside of the lock: it may have to wait until nobody asks any more
         self._end.close()
 
 

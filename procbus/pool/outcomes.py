@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-from time import monotonic
 from typing import Any
 
 from procbus import blame
@@ -148,8 +147,8 @@ def died(
         ran_s=ran_s,
         out_of_memory=out_of_memory,
     )
-    now = monotonic()
-    return Outcome(OutcomeKind.WORKER_DIED, None, error, now - ran_s, now, gone.pid)
+    ended_at = gone.noticed_at
+    return Outcome(OutcomeKind.WORKER_DIED, None, error, ended_at - ran_s, ended_at, gone.pid)
 
 
 def describe_exit(exit_code: int | None) -> str:

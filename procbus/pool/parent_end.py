@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from time import monotonic
 
 from procbus import blame
 from procbus.codec import (
@@ -144,8 +143,13 @@ class ParentEnd:
         self._received += len(ends)
         return Report(batch, ends, False)
 
-    def last_words(self, page: Page) -> LastWords:
-        """Read the logbook of a dead worker whose reports have all been read."""
+    def last_words(self, page: Page, noticed_at: float) -> LastWords:
+        """Read the logbook of a dead worker whose reports have all been read.
+
+        Args:
+            page: the logbook.
+            noticed_at: when its death was noticed, in seconds of `time.monotonic()`.
+        """
         deliveries = self._batches.get(page.batch)
         if deliveries is None:
             return NO_WORDS
@@ -154,7 +158,7 @@ class ParentEnd:
         ends = self._ends(page.unsent, deliveries, page.sent)[again:]
         done = max(self._received, page.sent + again + len(ends))
         in_handler = page.running and page.at >= done
-        return LastWords(page.batch, ends, monotonic() - page.since if in_handler else None)
+        return LastWords(page.batch, ends, noticed_at - page.since if in_handler else None)
 
     def _ends(
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procbus.delivery import Delivery
@@ -57,6 +58,7 @@ class WorkerGone(Exception):
         pid: its process id, None if it never started.
         exit_code: as in `subprocess`, None when unknown.
         last_words: what it was at.
+        noticed_at: when its death was noticed, in seconds of `time.monotonic()`.
         hopeless: there is no use in trying to start another.
     """
 
@@ -66,13 +68,22 @@ class WorkerGone(Exception):
         exit_code: int | None,
         last_words: LastWords,
         *,
+        noticed_at: float | None = None,
         hopeless: bool = False,
     ) -> None:
         super().__init__(f"worker {pid} ended with exit code {exit_code}")
+        self.noticed_at = monotonic() if noticed_at is None else noticed_at
         self.pid = pid
         self.exit_code = exit_code
         self.last_words = last_words
         self.hopeless = hopeless
+
+
+class SetUpFailed(WorkerGone):
+    """The user's set-up of a worker failed, and will in the next one; the cause says why."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(pid, None, NO_WORDS, hopeless=True)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import linecache
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
@@ -43,6 +44,9 @@ class StackPage:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        #: Keeps the file open while the parent asks, `PATIENCE_S` at most: else the number of the
+        #: descriptor might be another file's by then, and that would be truncated.
+        self._in_use = threading.Lock()
 
     @classmethod
     def create(cls) -> Self:
@@ -58,24 +62,28 @@ class StackPage:
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
 
-    def ask(self, send: Callable[[int], object]) -> None:
+    def ask(self, send: Callable[[int], bool]) -> None:
         """In the parent: have the worker write its stack, and wait until it has, `PATIENCE_S`.
 
+        Thread-safe, as `close` is.
+
         Args:
-            send: sends the worker a signal.
+            send: sends the worker a signal; False when it is gone.
         """
-        if SIGNAL is None:
-            return
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)  # the offset is shared with the worker
-        send(SIGNAL)
-        deadline = time.monotonic() + PATIENCE_S
-        size, steady = 0, 0
-        while steady < _STEADY and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
-            now = os.fstat(self._fd).st_size
-            steady = steady + 1 if now and now == size else 0
-            size = now
+        with self._in_use:
+            if SIGNAL is None or self._fd < 0:
+                return
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)  # the offset is shared with the worker
+            if not send(SIGNAL):
+                return
+            deadline = time.monotonic() + PATIENCE_S
+            size, steady = 0, 0
+            while steady < _STEADY and time.monotonic() < deadline:
+                time.sleep(_LOOK_S)
+                now = os.fstat(self._fd).st_size
+                steady = steady + 1 if now and now == size else 0
+                size = now
 
     def read(self) -> str:
         """What was written, as people read it; empty when nothing was."""
@@ -83,9 +91,10 @@ class StackPage:
 
     def close(self) -> None:
         """Let the memory go. Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._in_use:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 def _attach(duplicate: Any) -> StackPage:

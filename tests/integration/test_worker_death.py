@@ -210,10 +210,6 @@ def test_a_kill_while_a_large_event_is_on_its_way_charges_nobody() -> None:
         assert bus.stats().lanes["cpu"].restarts == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="loky sees the end of a worker by a pipe, which the forked child holds open as well",
-)
 def test_a_child_of_a_handler_that_keeps_the_pipe_open_delays_nothing(
     bus: EventBus, tally: Tally
 ) -> None:
