@@ -30,7 +30,7 @@ from bench.work import spin
 # How a task kills its own process. An exit runs no clean-up: pools take it for a crash as well.
 HOWS = ("SIGKILL", "SIGSEGV", "exit")
 START_S = 20.0  # ample for the slowest contender to import and to start its workers
-END_S = 5.0  # for the scene to close its pool and end, and again for what it leaves to go away
+END_S = 3.0  # for the scene to close its pool and end, and again for what it leaves to go away
 MARK = "PROCBUS_BENCH_SCENE"  # in the environment of a scene, and so of all that it starts
 
 FINISHED = "finished"

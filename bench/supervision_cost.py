@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIMITS: dict[str, Any] = {"timeout": 60, "retries": 3, "max_memory": "2 GiB"}
 WITH, WITHOUT = "tiny cpu handler with limits", "tiny cpu handler without limits"
 SHARE = "rate with limits"
-FULL_TURNS = 60
+FULL_TURNS = 100
 FULL_COUNT = 5_000  # events in a turn
 SUPERVISOR = "procbus-supervisor"
 SLEEPERS = 64

@@ -7,14 +7,28 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from bench import questions, report, runner, work
-from bench.__main__ import main
+from bench import __main__ as bench_main
+from bench import (
+    casualties,
+    growth,
+    hangs,
+    neighbour,
+    questions,
+    random_deaths,
+    report,
+    runner,
+    work,
+)
 from bench.model import LIMIT, OPTIONAL, PROCBUS, Question, Row, Settings, Target
 
 ROOT = Path(__file__).parent.parent
@@ -36,29 +50,33 @@ QUESTION = Question(
 
 
 @pytest.fixture(scope="module")
-def quick_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """One quick run of everything, as a user would start it; its JSON file."""
-    file = tmp_path_factory.mktemp("bench") / "results.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", str(file)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    results = json.loads(file.read_text())
-    assert isinstance(results, dict)
+def quick_results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Asks for a quick run of one question, as a user would start it; gives its JSON file."""
+    folder = tmp_path_factory.mktemp("bench")
+
+    @cache
+    def results(name: str) -> Any:
+        file = folder / f"{name}.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "bench", "--quick", "--only", name, "--json", str(file)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return json.loads(file.read_text())
+
     return results
 
 
-# The first of them waits for the quick run, which starts up to 64 workers at a time.
-@pytest.mark.timeout(280)
+# Some start 64 workers, and some wait for a peer's task that will never end.
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", questions.NAMES)
 def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: str) -> None:
     question = questions.load(name)
-    found = quick_results["questions"][name]
+    found = quick_results(name)["questions"][name]
     assert found["errors"] == []
     assert set(found["rows"]) == {row.name for row in question.rows}
     answered = set()
@@ -74,14 +92,25 @@ def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: st
     assert set(found["not_installed"]) <= set(OPTIONAL)
 
 
-@pytest.mark.timeout(280)  # it may be the one that waits for the quick run
 def test_the_results_say_what_they_were_taken_on(quick_results) -> None:
-    machine = quick_results["machine"]
+    results = quick_results("tiny_io")
+    machine = results["machine"]
     assert platform.python_version() in machine["python"]
     assert {"date", "command", "processor", "cores", "libraries", "load_before", "load_after"} <= (
         machine.keys()
     )
-    assert quick_results["settings"]["workers"] >= 1
+    assert results["settings"]["workers"] >= 1
+
+
+def test_no_task_of_others_is_lost_or_run_twice_when_workers_die(quick_results) -> None:
+    """These are counts, not speed: they hold on any machine."""
+    for name in ("crash_table", "random_deaths"):
+        rows = quick_results(name)["questions"][name]["rows"]
+        ours = {row: rows[row]["contenders"][PROCBUS]["runs"] for row in rows}
+        deaths = 1 if name == "crash_table" else random_deaths.DEATHS
+        assert ours.pop(casualties.FAILED) == [deaths]
+        assert ours.pop(casualties.FINISHED)[0] >= 195
+        assert set(map(tuple, ours.values())) == {(0,)}, ours
 
 
 def test_every_module_with_a_question_is_registered() -> None:
@@ -99,7 +128,7 @@ def test_every_ratio_is_against_a_contender_of_its_question() -> None:
 
 
 def test_listing_names_every_question(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list"]) == 0
+    assert bench_main.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(questions.NAMES)
 
@@ -197,6 +226,82 @@ def test_what_a_sample_leaves_behind_is_killed() -> None:
     _, alive = psutil.wait_procs([left], timeout=10)
     assert alive == []
     runner.end_group(process)  # nothing left to kill is no error
+
+
+def test_a_question_says_how_many_rounds_it_takes_where_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def ask(question: Question, _settings: Settings, rounds: int, _on_sample: object) -> Any:
+        asked.append((question.name, rounds))
+
+    monkeypatch.setattr(bench_main, "ask", ask)
+    bench_main.ask_all(["tiny_io", "crash_table"], SETTINGS, None)
+    bench_main.ask_all(["tiny_io", "crash_table"], SETTINGS, 2)
+    assert asked == [("tiny_io", 5), ("crash_table", 1), ("tiny_io", 2), ("crash_table", 2)]
+
+
+def test_the_same_tasks_die_in_every_round_and_in_every_way() -> None:
+    deaths = casualties.random_deaths(2_000, 5, seed=3)
+    assert deaths == casualties.random_deaths(2_000, 5, seed=3)
+    assert deaths != casualties.random_deaths(2_000, 5, seed=4)
+    assert len(deaths) == 5
+    assert set(deaths.values()) == set(casualties.HOWS)
+    plot = casualties.Plot("nobody", 2, 2_000, deaths, 1, 10.0, "begun")
+    assert {str(task.number): task.how for task in plot.tasks() if task.how} == deaths
+    assert [task.number for task in plot.tasks()] == list(range(2_000))
+
+
+def test_what_a_scene_leaves_behind_is_found_and_killed_though_it_has_a_new_session() -> None:
+    environment = {**os.environ, casualties.MARK: "of this test"}
+    wait = [sys.executable, "-c", "print(flush=True); input()"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(wait, env=environment, start_new_session=True, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        found = [each.pid for each in casualties.marked("of this test")]
+        assert casualties.marked("of another") == []
+        casualties.end_all("of this test")
+        process.wait(10)
+    assert found == [process.pid]
+    assert casualties.marked("of this test") == []
+
+
+def test_a_scene_without_counts_says_why() -> None:
+    plot = casualties.Plot("nobody", 2, 10, {}, 1, 1.0, "begun")
+    with pytest.raises(RuntimeError, match="nobody gave no counts: KeyError: 'nobody'"):
+        casualties.play(plot)
+
+
+def test_what_the_neighbour_did_is_counted_while_the_other_was_away() -> None:
+    ended = [(float(at), pid) for at, pid in enumerate([1, 2, 1, 1, 3, 3, 1])]
+    held, killed = neighbour.Window(), neighbour.Window()
+    neighbour.Turn(False, 2, began_at=1.5, ended_at=3.5, new_pid=None).add_to(held, ended)
+    assert held == neighbour.Window(seconds=2.0, events=2)  # at 2 and 3
+    neighbour.Turn(True, 2, began_at=1.5, ended_at=None, new_pid=3).add_to(killed, ended)
+    assert killed == neighbour.Window(seconds=2.5, events=2)  # until 4, the first of the new one
+
+
+@pytest.mark.parametrize("how", [hangs.LOOP, hangs.SLEEP])
+def test_a_hang_says_when_it_began_and_ends_where_it_may(how: str, tmp_path: Path) -> None:
+    event = hangs.Hang(how, str(tmp_path / "hang"), seconds=0.01)
+    assert hangs.began(event) is None
+    before = time.monotonic()
+    hangs.hang(event)
+    begun = hangs.began(event)
+    assert begun is not None
+    assert before <= begun[0] <= time.monotonic() - 0.01
+    assert begun[1] == os.getpid()
+
+
+def test_growth_leaves_a_record_of_how_large_it_was(tmp_path: Path) -> None:
+    event = growth.Growth(str(tmp_path / "record"), rate=1e12, noted_bytes=1, most_bytes=1)
+    assert growth.grow(event) == growth.STEP_BYTES
+    grown = growth.read_growth(event)
+    assert grown.allocated == growth.STEP_BYTES
+    assert grown.peak > growth.STEP_BYTES
+    assert 0 < grown.above_at <= time.monotonic()
 
 
 def test_event_counts_scale_but_never_vanish() -> None:
