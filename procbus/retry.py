@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from procbus.delivery import Delivery
-from procbus.errors import SerializationError
+from procbus.errors import CircuitOpen, SerializationError
 from procbus.outcome import Outcome, OutcomeKind
 
 _CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
@@ -18,6 +18,9 @@ def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
     error = outcome.error
     # What cannot travel to a worker will not the next time either.
     if isinstance(error, SerializationError) or not isinstance(error, handler.retry_on):
+        return False
+    # Given up by a bus that closes, which another attempt would only keep from that.
+    if outcome.kind is OutcomeKind.WORKER_DIED and isinstance(error, CircuitOpen):
         return False
     return not quarantined(delivery, outcome)
 

@@ -34,7 +34,9 @@ class Wear(NamedTuple):
 
     def left(self, done: int) -> int | None:
         """How many deliveries a worker may have that has done so many; None for any number."""
-        return None if self.max_events is None else self.max_events - done
+        if self.max_events is None or not may_replace():
+            return None
+        return self.max_events - done
 
     def worn_out(self, done: int, probe: Probe | None) -> str:
         """Why a worker is to be replaced that has nothing to do; empty if it is not.
