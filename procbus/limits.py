@@ -31,7 +31,8 @@ class Verdict(NamedTuple):
 
     def outcome(self, pid: int | None) -> Outcome:
         """The outcome of that delivery, now that its worker `pid` is dead."""
-        return Outcome(self.kind, None, self.error, self.at[2], self.ended_at, pid)
+        started_at = min(self.at[2], self.ended_at)  # of a handler that is loaded, it is to come
+        return Outcome(self.kind, None, self.error, started_at, self.ended_at, pid)
 
 
 def stack_text(frames: Sequence[FrameSummary], caller: str) -> str:

@@ -205,7 +205,7 @@ class Supervisor:
                 worker.pid,
                 handler.name,
                 delivery.event_id,
-                sample.at - at[2],
+                max(0.0, sample.at - at[2]),
             )
         return True
 
@@ -243,7 +243,7 @@ class Supervisor:
         def condemn(stack: str) -> None:
             now = monotonic()
             peak = max(rss, (probe.rss() if probe is not None else 0) or 0)
-            error = memory_error(delivery, now - at[2], peak, stack)
+            error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
             companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
 
         worker.kill_in(at, condemn)

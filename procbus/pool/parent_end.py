@@ -158,7 +158,8 @@ class ParentEnd:
         ends = self._ends(page.unsent, deliveries, page.sent)[again:]
         done = max(self._received, page.sent + again + len(ends))
         in_handler = page.running and page.at >= done
-        return LastWords(page.batch, ends, noticed_at - page.since if in_handler else None)
+        ran_s = max(0.0, noticed_at - page.since)  # it begins once the handler is loaded
+        return LastWords(page.batch, ends, ran_s if in_handler else None)
 
     def _ends(
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int

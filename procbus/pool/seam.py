@@ -47,7 +47,8 @@ class LastWords(NamedTuple):
 NO_WORDS = LastWords(0, [], None)
 
 
-#: What a worker is at: batch, index in it, and start of the delivery in its handler.
+#: What a worker is at: batch, index in it, and start of the delivery in its handler. While the
+#: worker loads the handler that is in the future: when it begins at the latest.
 At = tuple[int, int, float]
 
 

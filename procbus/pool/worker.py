@@ -41,6 +41,11 @@ from procbus.pool.worker_log import Forward, forward_logging, print_by_line
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.010
 
+#: A worker that runs a handler for the first time may take so long, in seconds, to load it: to
+#: import its module, and all that this imports. The handler's own time begins after that. Else
+#: one with a short timeout would never run: each worker would be killed while it imports.
+LOAD_S = 60.0
+
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
 
@@ -184,7 +189,7 @@ class Worker:
             size = item[5]
             started_at = monotonic()
             logbook.begin(done, started_at)
-            result, ended_at = self._run(item, events[position : position + size], started_at)
+            result, ended_at = self._run(item, events[position : position + size], started_at, done)
             position += size
             done += 1
             if not logbook.finish(done, result):
@@ -226,18 +231,26 @@ class Worker:
         item: Item,
         event_data: memoryview,
         started_at: float,
+        index: int,
     ) -> tuple[bytes, float]:
         """Run one delivery; return its end as laid out for the parent, and when that was."""
         handler = item[0]
         published: list[tuple[str | None, Any]] = []
+        known = self._functions.get(handler)
+        if known is None:
+            # In the future: a time limit counts from there.
+            self._logbook.begin(index, started_at + LOAD_S)
         try:
-            function = self._functions.get(handler) or self._load(handler)
+            function = known or self._load(handler)
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return self._failed(Ending.NO_HANDLER, error, started_at, 0)
         try:
             event = decode(event_data)
         except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
             return self._failed(Ending.NO_EVENT, error, started_at, 0)
+        if known is None:
+            started_at = monotonic()
+            self._logbook.begin(index, started_at)
         running.set([self._make_context, item, published])  # as take_seat, without the call
         try:
             value = function(event)

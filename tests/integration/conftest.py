@@ -14,6 +14,14 @@ Start = Callable[..., Program]
 Run = Callable[..., Ended]
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_its_own_failed(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail the test in which a thread of procbus came upon an error of its own, and went on."""
+    yield
+    failed = [r for r in caplog.get_records("call") if "procbus itself failed" in r.getMessage()]
+    assert not failed, caplog.text
+
+
 @pytest.fixture
 def tally(tmp_path: Path) -> Tally:
     return Tally(str(tmp_path / "tally"))

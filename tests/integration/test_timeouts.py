@@ -1,0 +1,511 @@
+"""A handler that runs out of time fails alone, whatever it is at: on every lane."""
+
+import asyncio
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
+from procbus.health import WorkerHealth
+from tests.integration.conftest import Run
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
+
+LIMIT_S = 0.3
+NOWHERE = Tally(os.devnull)
+numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+    tally: Tally
+    how: str = ""
+    door: Door | None = None
+    bell: Bell | None = None
+
+
+def loop_for_ever(job: Job) -> None:
+    while True:
+        pass
+
+
+def sleep_for_ever(job: Job) -> None:
+    time.sleep(1000)
+
+
+def hold_the_gil(job: Job) -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def wait_for_a_thread(job: Job) -> None:
+    thread = threading.Thread(target=loop_for_ever, args=(job,), daemon=True)
+    thread.start()
+    thread.join()
+
+
+HANGS: dict[str, Callable[[Job], None]] = {
+    hang.__name__: hang for hang in (loop_for_ever, sleep_for_ever, hold_the_gil, wait_for_a_thread)
+}
+
+
+def hang(job: Job) -> None:
+    HANGS[job.how](job)
+
+
+def work(job: Job) -> int:
+    job.tally.note(job.number)
+    if job.bell is not None:
+        job.bell.ring(os.getpid())
+    if job.door is not None:
+        job.door.go_through()
+    if job.how:
+        hang(job)
+    return job.number
+
+
+def timed_out(receipt: Receipt) -> HandlerTimeout:
+    with pytest.raises(HandlerTimeout) as caught:
+        receipt.result(PATIENCE_S)
+    return caught.value
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[EventBus]:
+    """A bus with two workers that have imported what handlers need: that may take a while."""
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        warm_up(bus, tmp_path)
+        yield bus
+
+
+def warm_up(bus: EventBus, tmp_path: Path) -> set[int]:
+    """Have both workers run something at the same time, and say who they are."""
+    bell, door = Bell.make(tmp_path / f"bell-{next(numbers)}"), Door(str(tmp_path / "warm door"))
+    with bell.heard() as heard, door.shut():
+        met = [bus.publish("job", Job(-1, NOWHERE, door=door, bell=bell)) for _ in range(2)]
+        pids = {int(word) for word in heard.wait(2)}
+    assert all(receipt.wait(PATIENCE_S) for receipt in met)
+    assert len(pids) == 2
+    return pids
+
+
+# The cpu lane.
+
+
+@pytest.mark.parametrize("how", HANGS)
+def test_only_the_delivery_that_hangs_fails(
+    bus: EventBus, tally: Tally, tmp_path: Path, how: str
+) -> None:
+    bus.subscribe("hang", hang, kind="cpu", timeout=LIMIT_S, name="hang")
+    before = warm_up(bus, tmp_path)
+    hung = bus.publish("hang", Job(0, tally, how))
+    neighbours = [bus.publish("job", Job(n, tally)) for n in range(1, 50)]
+    error = timed_out(hung)
+    assert [r.result(PATIENCE_S) for r in neighbours] == [*range(1, 50)]
+    after = warm_up(bus, tmp_path)
+
+    assert tally.counts() == {str(n): 1 for n in range(1, 50)}
+    assert (error.handler, error.event_id, error.limit_s) == ("hang", hung.id, LIMIT_S)
+    assert f"in {how}\n" in error.stack
+    assert "in work" not in error.stack
+    assert any(how in note for note in error.__notes__), "it shows in a traceback"
+    (delivery,) = hung.deliveries
+    assert delivery.state is DeliveryState.FAILED
+    assert delivery.outcome is not None
+    assert delivery.outcome.kind is OutcomeKind.TIMED_OUT
+    assert delivery.run_s is not None
+    assert delivery.run_s >= LIMIT_S
+    assert delivery.worker_pid in before
+    assert delivery.worker_pid is not None
+    assert not psutil.pid_exists(delivery.worker_pid)
+    assert before - {delivery.worker_pid} == before & after, "the neighbour is the one it was"
+
+    stats = bus.stats()
+    assert stats.lanes["cpu"].restarts == 1
+    assert stats.handlers["hang"].timed_out == 1
+    (letter,) = bus.dead_letters
+    assert letter.event_id == hung.id
+    assert sorted(h.restarts for h in bus.health() if h.kind == "cpu") == [0, 1]
+    assert any("timeout" in h.last_exit for h in bus.health()), bus.health()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_rest_of_its_batch_runs_once_and_elsewhere(tally: Tally, workers: int) -> None:
+    with EventBus([], cpu_workers=workers) as bus:
+        bus.subscribe("job", work, kind="cpu", timeout=LIMIT_S)
+        # Its handler is known to be quick, so that many go in one batch.
+        warm = [bus.publish("job", Job(-1, Tally(os.devnull))) for _ in range(200)]
+        assert [r.result(PATIENCE_S) for r in warm] == [-1] * 200
+        receipts = [
+            bus.publish("job", Job(n, tally, "loop_for_ever" if n == 100 else ""))
+            for n in range(300)
+        ]
+        assert "in loop_for_ever" in timed_out(receipts[100]).stack
+        others = [r for n, r in enumerate(receipts) if n != 100]
+        assert [r.result(PATIENCE_S) for r in others] == [n for n in range(300) if n != 100]
+        pids = [r.deliveries[0].worker_pid for r in receipts]
+    assert tally.counts() == {str(n): 1 for n in range(300)}
+    if workers == 1:
+        assert pids[100] not in pids[101:]
+
+
+def test_handlers_that_hang_one_after_the_other_each_fail_alone(tally: Tally) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("job", work, kind="cpu", timeout=LIMIT_S)
+        receipts = [
+            bus.publish("job", Job(n, tally, "sleep_for_ever" if n % 50 == 25 else ""))
+            for n in range(200)
+        ]
+        assert bus.drain(PATIENCE_S)
+        failed = [n for n, r in enumerate(receipts) if r.deliveries[0].exception()]
+        assert failed == [25, 75, 125, 175]
+        assert all(
+            isinstance(receipts[n].deliveries[0].exception(), HandlerTimeout) for n in failed
+        )
+        assert bus.stats().lanes["cpu"].restarts == 4
+    assert tally.counts() == {str(n): 1 for n in range(200)}
+
+
+def test_whatever_the_handler_started_is_dead_too(
+    bus: EventBus, bell: Bell, heard: Listener
+) -> None:
+    def start_and_hang(bell: Bell) -> None:
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+        bell.ring(sleeper.pid)
+        if (forked := os.fork()) == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            bell.ring(subprocess.Popen(["sleep", "1000"]).pid)
+            while True:
+                signal.pause()
+        bell.ring(forked)
+        while True:
+            pass
+
+    bus.subscribe("hang", start_and_hang, kind="cpu", timeout=1.0)
+    receipt = bus.publish("hang", bell)
+    family = []
+    for word in heard.wait(3):
+        with suppress(psutil.NoSuchProcess):
+            family.append(psutil.Process(int(word)))
+    assert "start_and_hang" in timed_out(receipt).stack
+    wait_gone(family)
+
+
+def test_a_worker_that_somebody_stopped_runs_out_of_time_too(
+    bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
+) -> None:
+    bus.subscribe("stopped", work, kind="cpu", timeout=1.0, name="stopped")
+    with door.shut():
+        receipt = bus.publish("stopped", Job(0, tally, door=door, bell=bell))
+        (pid,) = map(int, heard.wait())
+        os.kill(pid, signal.SIGSTOP)
+        error = timed_out(receipt)
+    assert error.stack == "", "it could not say"
+    assert "could not be had" in error.__notes__[0]
+    assert receipt.deliveries[0].worker_pid == pid
+    assert not psutil.pid_exists(pid)
+    assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
+    assert tally.counts() == {"0": 1, "1": 1}
+
+
+def test_one_that_is_in_time_is_left_alone(bus: EventBus, tally: Tally) -> None:
+    bus.subscribe("limited", work, kind="cpu", timeout=60)
+    receipts = [bus.publish("limited", Job(n, tally)) for n in range(200)]
+    assert [r.result(PATIENCE_S) for r in receipts] == [*range(200)]
+    assert bus.stats().lanes["cpu"].restarts == 0
+
+
+def test_a_limit_for_a_handler_that_comes_while_the_bus_is_at_work(
+    bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
+) -> None:
+    with door.shut():
+        bus.publish("job", Job(0, tally, door=door, bell=bell))
+        heard.wait()
+        bus.subscribe("late", work, kind="cpu", timeout=LIMIT_S)
+        assert (
+            "loop_for_ever" in timed_out(bus.publish("late", Job(1, tally, "loop_for_ever"))).stack
+        )
+    assert bus.drain(PATIENCE_S)
+
+
+def test_the_import_of_its_module_is_not_a_part_of_its_time(run: Run) -> None:
+    """Else no handler with a short limit would ever run: each new worker imports again."""
+    ended = run(
+        """
+        import sys
+        from pathlib import Path
+        Path("slow.py").write_text(
+            "import os, time\\ntime.sleep(0.6)\\n"
+            "def work(n):\\n    time.sleep(1000 * (n == 1))\\n    return os.getpid()\\n"
+        )
+        import logging, os
+        logging.getLogger("procbus").setLevel(logging.CRITICAL)
+        os.environ["PYTHONPATH"] = os.getcwd() + os.pathsep + os.environ["PYTHONPATH"]
+        import slow
+        from procbus import EventBus, HandlerTimeout
+        with EventBus([], cpu_workers=1) as bus:
+            bus.subscribe("n", slow.work, kind="cpu", timeout=0.3)
+            first, hung, second = [bus.publish("n", n) for n in range(3)]
+        print(first.result() != second.result(), type(hung.deliveries[0].exception()).__name__)
+        print(first.deliveries[0].run_s < 0.3, 0.3 < hung.deliveries[0].run_s)
+        """
+    )
+    assert ended.check() == "True HandlerTimeout\nTrue True\n"
+
+
+# Threads of the io lane.
+
+
+class Locked:
+    """A handler that waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.ran: list[Any] = []
+
+    def __call__(self, event: Any) -> Any:
+        return self.wait_inside(event)
+
+    def wait_inside(self, event: Any) -> Any:
+        self.begun.release()
+        assert self.go.wait(PATIENCE_S)
+        self.ran.append(event)
+        return event
+
+    def let_go(self, bus: EventBus) -> None:
+        """Let all threads go, and wait until those that were left behind have ended."""
+        names = {record.name for record in left_behind(bus)}
+        self.go.set()
+        for thread in threading.enumerate():
+            if thread.name in names:
+                thread.join(PATIENCE_S)
+
+
+def left_behind(bus: EventBus) -> list[WorkerHealth]:
+    return [h for h in bus.health() if h.kind == "io" and h.state == "stalled"]
+
+
+def test_a_thread_that_hangs_is_left_behind_and_replaced() -> None:
+    locked = Locked()
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe("hang", locked, timeout=LIMIT_S, name="hang")
+        bus.subscribe("quick", lambda n: (n, threading.current_thread().name))
+        hung = bus.publish("hang", "late")
+        behind = bus.publish("quick", 1)
+        error = timed_out(hung)
+        assert (error.handler, error.event_id, error.limit_s) == ("hang", hung.id, LIMIT_S)
+        assert "in wait_inside" in error.stack
+        assert "in _attempt" not in error.stack
+
+        (record,) = left_behind(bus)
+        assert (record.handler, record.event_id) == ("hang", hung.id)
+        assert bus.stats().lanes["io"].abandoned == 1
+        number, name = behind.result(PATIENCE_S)
+        assert (number, name != record.name) == (1, True)
+
+        outcome = hung.deliveries[0].outcome
+        locked.let_go(bus)
+        assert locked.ran == ["late"]
+        assert left_behind(bus) == []
+        assert bus.stats().lanes["io"].abandoned == 0
+        assert hung.deliveries[0].outcome is outcome, "its late result changes nothing"
+        assert (hung.deliveries[0].attempts, hung.deliveries[0].state) == (1, DeliveryState.FAILED)
+        stats = bus.stats().handlers["hang"]
+        assert (stats.published, stats.succeeded, stats.failed, stats.timed_out) == (1, 0, 1, 1)
+        assert bus.publish("quick", 2).result(PATIENCE_S)[0] == 2
+
+
+def test_threads_left_behind_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """From then on one that hangs keeps its place, and goes on once it comes back."""
+    locked = Locked()
+    with EventBus([], io_workers=2) as bus:
+        bus.subscribe("hang", locked, timeout=LIMIT_S, name="hang")
+        bus.subscribe("quick", lambda n: n)
+        hung = [bus.publish("hang", n) for n in range(4)]
+        assert [timed_out(r).event_id for r in hung] == [r.id for r in hung]
+        assert len(left_behind(bus)) == 4
+        assert bus.stats().lanes["io"].abandoned == 4
+        waiting = [bus.publish("quick", n) for n in range(50)]
+        more = bus.publish("hang", 4)
+        # The supervisor looks several times while nobody is there to run these.
+        assert not more.wait(3 * LIMIT_S)
+        assert len([t for t in threading.enumerate() if t.name.startswith("procbus-io")]) == 4
+        locked.let_go(bus)
+        assert [r.result(PATIENCE_S) for r in waiting] == [*range(50)]
+        assert more.result(PATIENCE_S) == 4
+        assert sorted(locked.ran) == [0, 1, 2, 3, 4]
+        assert left_behind(bus) == []
+        stats = bus.stats()
+        assert stats.handlers["hang"].timed_out == 4
+        assert stats.handlers["hang"].succeeded == 1
+        assert stats.lanes["io"].abandoned == 0
+    said = [r for r in caplog.records if "left behind in hang" in r.getMessage()]
+    assert len(said) == 4, "once for each"
+
+
+def test_a_thread_that_keeps_its_place_fails_each_attempt_once() -> None:
+    """The supervisor sees it hang again and again, also while the next attempt waits or runs."""
+    locked = Locked()
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe("hang", locked, timeout=LIMIT_S, retries=3, backoff=0.05, name="hang")
+        receipt = bus.publish("hang", 0)
+        for _ in range(2):  # then no thread is free for the third
+            assert locked.begun.acquire(timeout=PATIENCE_S)
+        assert not receipt.wait(4 * LIMIT_S)
+        assert bus.stats().handlers["hang"].timed_out == 2
+        assert receipt.deliveries[0].attempts == 2
+        locked.let_go(bus)
+        assert receipt.result(PATIENCE_S) == 0
+        assert receipt.deliveries[0].attempts == 3
+    assert locked.ran == [0, 0, 0]
+
+
+# The event loop.
+
+
+def test_an_async_handler_is_cancelled() -> None:
+    seen: list[str] = []
+
+    async def inner() -> None:
+        await asyncio.sleep(1000)
+
+    async def hang(n: int) -> None:
+        try:
+            await inner()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async def fine(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    with EventBus([]) as bus:
+        bus.subscribe("hang", hang, timeout=LIMIT_S, name="hang")
+        bus.subscribe("fine", fine, timeout=60)
+        hung = [bus.publish("hang", n) for n in range(5)]
+        others = [bus.publish("fine", n) for n in range(50)]
+        assert [r.result(PATIENCE_S) for r in others] == [*range(50)]
+        for receipt in hung:
+            error = timed_out(receipt)
+            assert (error.handler, error.event_id) == ("hang", receipt.id)
+            assert "in hang" in error.stack
+            assert "in inner" in error.stack
+        assert bus.drain(PATIENCE_S)
+        assert bus.publish("fine", 7).result(PATIENCE_S) == 7
+    assert seen == ["cancelled"] * 5
+
+
+def test_an_async_handler_that_swallows_its_cancellation_changes_nothing_any_more() -> None:
+    goes_on = threading.Event()
+    release: list[Callable[[], object]] = []
+
+    async def stubborn(n: int) -> str:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        release.append(lambda: loop.call_soon_threadsafe(event.set))
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1000)
+        goes_on.set()
+        await event.wait()
+        return "late"
+
+    async def fine(n: int) -> int:
+        return n
+
+    with EventBus([]) as bus:
+        bus.subscribe("hang", stubborn, timeout=LIMIT_S, name="stubborn")
+        bus.subscribe("fine", fine)
+        receipt = bus.publish("hang", 0)
+        timed_out(receipt)
+        outcome = receipt.deliveries[0].outcome
+        assert goes_on.wait(PATIENCE_S)
+        assert bus.publish("fine", 1).result(PATIENCE_S) == 1
+        release[0]()
+        assert bus.publish("fine", 2).result(PATIENCE_S) == 2
+        assert receipt.deliveries[0].outcome is outcome
+        stats = bus.stats().handlers["stubborn"]
+        assert (stats.succeeded, stats.failed, stats.timed_out) == (0, 1, 1)
+
+
+# Closing.
+
+
+def test_close_returns_though_a_thread_hangs() -> None:
+    locked = Locked()
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe("hang", locked, timeout=LIMIT_S)
+        receipt = bus.publish("hang", 0)
+    assert isinstance(receipt.deliveries[0].exception(), HandlerTimeout)
+    (record,) = left_behind(bus)
+    assert any(thread.name == record.name for thread in threading.enumerate())
+    locked.let_go(bus)
+    assert left_behind(bus) == []
+
+
+def test_close_returns_though_an_async_handler_hangs_on() -> None:
+    release: list[Callable[[], object]] = []
+    stubborn_thread: list[threading.Thread] = []
+
+    async def stubborn(n: int) -> None:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        stubborn_thread.append(threading.current_thread())
+        release.append(lambda: loop.call_soon_threadsafe(event.set))
+        while not event.is_set():
+            with suppress(asyncio.CancelledError):
+                await event.wait()
+
+    with EventBus([]) as bus:
+        bus.subscribe("hang", stubborn, timeout=LIMIT_S)
+        receipt = bus.publish("hang", 0)
+    assert isinstance(receipt.deliveries[0].exception(), HandlerTimeout)
+    assert stubborn_thread[0].is_alive()
+    release[0]()
+    stubborn_thread[0].join(PATIENCE_S)
+    assert not stubborn_thread[0].is_alive()
+
+
+def test_a_script_ends_though_handlers_hang(run: Run) -> None:
+    ended = run(
+        """
+        import asyncio, logging, threading, time
+        from procbus import EventBus, HandlerTimeout
+        logging.getLogger("procbus").setLevel(logging.CRITICAL)
+
+        def hang(n):
+            threading.Event().wait()
+
+        async def stubborn(n):
+            while True:
+                try:
+                    await asyncio.sleep(1000)
+                except asyncio.CancelledError:
+                    pass
+
+        def loop(n):
+            while True:
+                pass
+
+        bus = EventBus([], io_workers=2, cpu_workers=1)
+        bus.subscribe("hang", hang, timeout=0.3)
+        bus.subscribe("hang", stubborn, timeout=0.3)
+        bus.subscribe("hang", loop, kind="cpu", timeout=0.3)
+        with bus:
+            receipt = bus.publish("hang", 1)
+        print([type(d.exception()).__name__ for d in receipt.deliveries])
+        """
+    )
+    assert ended.check() == "['HandlerTimeout', 'HandlerTimeout', 'HandlerTimeout']\n"
