@@ -393,7 +393,8 @@ def test_what_was_printed_before_a_worker_died_is_seen(run: Run, end: str) -> No
         PYTHONUNBUFFERED="",
     )
     assert ended.out == f"out 0\n{'HandlerTimeout' if 'sleep' in end else 'WorkerDied'}\n"
-    assert ended.err == "err 0\n"
+    # After a kill loky's resource tracker may complain as well, at the end of the script.
+    assert ended.err.startswith("err 0\n")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
