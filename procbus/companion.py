@@ -22,7 +22,7 @@ from procbus.errors import ProcbusError
 from procbus.limits import Verdict
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.outcomes import describe_exit
-from procbus.pool.seam import Ended, Message, Report, Worker, WorkerGone
+from procbus.pool.seam import NO_WORDS, Ended, Message, Report, Worker, WorkerGone
 from procbus.stall import Progress
 from procbus.wear import too_grown_for
 
@@ -155,6 +155,12 @@ class Companion(threading.Thread):
                 if self._barren >= BARREN_DEATHS or gone.hopeless:
                     self._lane.cannot_start(self, gone)
                     return None
+            except Exception as error:
+                log.exception("procbus itself failed to start a worker in %s", self.name)
+                gone = WorkerGone(None, None, NO_WORDS, hopeless=True)
+                gone.__cause__ = error
+                self._lane.cannot_start(self, gone)
+                return None
             else:
                 self._worker_done = 0
                 self.last_sample = self.verdict = None

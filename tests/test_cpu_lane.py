@@ -13,7 +13,7 @@ from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import QueueFull, WorkerDied
 from procbus.outcome import OutcomeKind
 from procbus.pool.loky_pool import LokyPool
-from procbus.pool.seam import LastWords, WorkerGone
+from procbus.pool.seam import LastWords, SetUpFailed, WorkerGone
 from tests.cpu_stage import Stage, eventually, spot, spots, visited
 
 SUCCEEDED, CANCELLED, DIED = (
@@ -414,10 +414,13 @@ def test_hopeless_starts_are_not_repeated(make_stage: MakeStage) -> None:
     assert len(attempts) == 1
 
 
-def test_a_lane_that_could_start_nothing_tries_again_after_a_while(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+def fail_to_set_up() -> None:
+    raise SetUpFailed(None) from ValueError("no model")
+
+
+def test_a_lane_that_could_start_nothing_tries_again_for_what_comes_next(
+    make_stage: MakeStage,
 ) -> None:
-    monkeypatch.setattr(cpu_lane, "BROKEN_S", 0.0)
     stage = make_stage(1)
     stage.pool.on_start = refuse
     assert stage.settled(*stage.put("a")) == [DIED]
@@ -428,19 +431,60 @@ def test_a_lane_that_could_start_nothing_tries_again_after_a_while(
     assert stage.settled(*stage.put("b")) == [SUCCEEDED]
 
 
-def test_what_comes_until_then_fails_at_once(make_stage: MakeStage) -> None:
+def test_after_a_set_up_that_failed_what_comes_soon_fails_at_once(make_stage: MakeStage) -> None:
     stage = make_stage(1)
-    stage.pool.on_start = lambda: refuse(hopeless=True)
+    attempts: list[int] = []
+
+    def start() -> None:
+        attempts.append(1)
+        fail_to_set_up()
+
+    stage.pool.on_start = start
     [first] = stage.put("a")
     assert stage.settled(first) == [DIED]
     eventually(lambda: not stage.lane.launched)
-    stage.pool.on_start = lambda: pytest.fail("no worker is tried so soon")
 
     [second] = stage.put("b")
 
     assert stage.settled(second) == [DIED]
     assert second.exception() is first.exception()
+    assert "no model" in str(first.exception())
+    assert len(attempts) == 1
     assert visited == []
+
+
+def test_after_a_set_up_that_failed_another_is_tried_in_the_end(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_lane, "BROKEN_S", 0.0)
+    stage = make_stage(1)
+    stage.pool.on_start = fail_to_set_up
+    assert stage.settled(*stage.put("a")) == [DIED]
+    eventually(lambda: not stage.lane.launched)
+
+    stage.pool.on_start = lambda: None
+
+    assert stage.settled(*stage.put("b")) == [SUCCEEDED]
+
+
+def test_a_fault_of_procbus_itself_at_a_start_loses_nothing(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(1)
+
+    def fail() -> None:
+        raise RuntimeError("a bug in procbus")
+
+    stage.pool.on_start = fail
+
+    [delivery] = stage.put("a")
+
+    assert stage.settled(delivery) == [DIED]
+    assert "a bug in procbus" in str(delivery.exception())
+    assert "procbus itself failed" in caplog.text
+    eventually(lambda: not stage.lane.launched)
+    stage.pool.on_start = lambda: None
+    assert stage.settled(*stage.put("b")) == [SUCCEEDED]
 
 
 def test_what_waits_stays_while_another_worker_is_there_for_it(make_stage: MakeStage) -> None:
