@@ -157,9 +157,9 @@ class Companion(threading.Thread):
                     return None
             except Exception as error:
                 log.exception("procbus itself failed to start a worker in %s", self.name)
-                gone = WorkerGone(None, None, NO_WORDS, hopeless=True)
-                gone.__cause__ = error
-                self._lane.cannot_start(self, gone)
+                fault = WorkerGone(None, None, NO_WORDS, hopeless=True)
+                fault.__cause__ = error
+                self._lane.cannot_start(self, fault)
                 return None
             else:
                 self._worker_done = 0
