@@ -71,6 +71,34 @@ def test_an_abandoned_gate_gives_out_everyone_and_hands_out_nothing_more():
     assert gate.abandon() == []
 
 
+def test_others_of_its_key_stay_behind_a_delivery_that_waits_for_its_next_attempt():
+    gate, (first, second) = gate_and(("a", 1), ("a", 2), key=key_of)
+    assert [gate.admit(d) for d in (first, second)] == [True, False]
+    assert gate.step_aside() == []
+    assert gate.step_back(first)
+    assert gate.release(first) == [second]
+
+
+def test_others_run_in_its_place_while_a_delivery_waits_for_its_next_attempt():
+    gate, (first, second, third) = gate_and(("a", 1), ("b", 1), ("c", 1), concurrency=1)
+    assert [gate.admit(d) for d in (first, second, third)] == [True, False, False]
+    assert gate.step_aside() == [second]
+    assert not gate.step_back(first), "its place is taken"
+    assert gate.release(second) == [third]
+    assert gate.release(third) == [first]
+    assert gate.release(first) == []
+
+
+def test_a_delivery_that_comes_back_to_an_abandoned_gate_waits_for_nobody():
+    gate, (first, second) = gate_and(("a", 1), ("b", 1), concurrency=1)
+    gate.admit(first)
+    gate.admit(second)
+    gate.abandon()
+    assert gate.step_aside() == []
+    assert gate.step_back(first)
+    assert gate.step_back(second)
+
+
 def test_keys_that_are_equal_are_one_key_and_nan_is_its_own():
     nan = float("nan")
     gate, (one, true, n1, n2) = gate_and((1, 1), (True, 2), (nan, 1), (nan, 2), key=key_of)
@@ -92,6 +120,8 @@ class GateAgainstModel(RuleBasedStateMachine):
         self.gate = Gate(self.subscription.handler)
         self.sequence = 0
         self.inside: list[Delivery] = []
+        #: Those that wait for their next attempt; the others of their key stay behind them.
+        self.aside: list[Delivery] = []
         self.lines: dict[object, deque[Delivery]] = {}
         self.heads: list[Delivery] = []
 
@@ -127,17 +157,40 @@ class GateAgainstModel(RuleBasedStateMachine):
             del self.lines[name]
         assert self.gate.release(delivery) == self.model_pass()
 
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        delivery = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        self.aside.append(delivery)
+        assert self.gate.step_aside() == self.model_pass()
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def try_again(self, data: st.DataObject) -> None:
+        delivery = self.aside.pop(data.draw(st.integers(0, len(self.aside) - 1)))
+        self.heads.append(delivery)
+        assert self.gate.step_back(delivery) == (delivery in self.model_pass())
+
+    @invariant()
+    def no_more_than_the_limit_are_inside(self) -> None:
+        if hasattr(self, "gate") and self.limit is not None:
+            assert len(self.inside) <= self.limit
+
     @invariant()
     def as_many_wait_as_in_the_model(self) -> None:
         if hasattr(self, "gate"):
-            waiting = {d for line in self.lines.values() for d in line} - set(self.inside)
+            there = {d for line in self.lines.values() for d in line}
+            waiting = there - set(self.inside) - set(self.aside)
             assert set(self.gate.waiting()) == waiting
             assert len(list(self.gate.waiting())) == len(waiting)
 
     def teardown(self) -> None:
         if hasattr(self, "gate"):
-            while self.inside:  # whatever waits gets its turn in the end
-                self.settle(_First())
+            while self.inside or self.aside:  # whatever waits gets its turn in the end
+                if self.aside:
+                    self.try_again(_First())
+                else:
+                    self.settle(_First())
             assert not self.lines
             assert not list(self.gate.waiting())
 
@@ -150,16 +203,30 @@ class _First:
 TestGateAgainstModel = GateAgainstModel.TestCase
 
 
-@given(st.lists(st.sampled_from("abcd"), max_size=40), st.randoms(use_true_random=False))
-def test_each_key_keeps_its_order_whatever_is_settled_first(keys, random):
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=40),
+    st.integers(0, 3),
+    st.randoms(use_true_random=False),
+)
+def test_each_key_keeps_its_order_whatever_is_settled_first(keys, failures, random):
     subscription = subscription_of(key=key_of, concurrency=2)
     gate = Gate(subscription.handler)
     deliveries = [delivery_to(subscription, (key, n)) for n, key in enumerate(keys)]
     under_way = [d for d in deliveries if gate.admit(d)]
+    aside: list[Delivery] = []
     order: list[tuple[str, int]] = []
-    while under_way:
+    while under_way or aside:
         assert len(under_way) <= 2
+        if aside and (not under_way or random.randrange(2)):
+            again = aside.pop(random.randrange(len(aside)))
+            if gate.step_back(again):
+                under_way.append(again)
+            continue
         done = under_way.pop(random.randrange(len(under_way)))
+        if random.randrange(4) < failures:
+            aside.append(done)
+            under_way += gate.step_aside()
+            continue
         order.append(done.receipt.event)  # type: ignore[union-attr]
         under_way += gate.release(done)
     assert len(order) == len(keys)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from procbus.delivery import Delivery
 from procbus.queue import LaneQueue
@@ -249,6 +256,55 @@ def test_batches_are_the_queue_in_order_cut_into_pieces(puts, most, budget_s):
     assert len(set(taken)) == len(puts)
 
 
+def test_a_delivery_that_is_tried_again_goes_in_front():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    first, second, third = put(queue, subscription, 1, 2, 3)
+    assert queue.take() is first
+    assert queue.step_aside(first) == 0
+    assert queue.put_again(first)
+    assert take_all(queue) == [first, second, third]
+
+
+def test_a_delivery_that_is_tried_again_wakes_somebody_who_waits():
+    queue = LaneQueue()
+    (delivery,) = put(queue, subscription_of(), 1)
+    assert queue.take() is delivery
+    queue.step_aside(delivery)
+    taken: list[Delivery | None] = []
+    taker = in_thread(lambda: taken.append(queue.take()))
+    assert queue.put_again(delivery)
+    taker.join(BOUND_S)
+    assert taken == [delivery]
+
+
+def test_those_that_may_run_meanwhile_wake_somebody_who_waits():
+    queue = LaneQueue()
+    first, second = put(queue, subscription_of(concurrency=1), 1, 2)
+    assert queue.take() is first
+    taken: list[Delivery | None] = []
+    taker = in_thread(lambda: taken.append(queue.take()))
+    assert queue.step_aside(first) == 1
+    taker.join(BOUND_S)
+    assert taken == [second]
+    assert queue.put_again(first)
+    assert queue.depth() == 1
+    assert take_all(queue) == [], "its place is taken"
+    assert queue.release(second) == 1
+    assert take_all(queue) == [first]
+
+
+def test_a_cleared_queue_takes_nothing_again():
+    queue = LaneQueue()
+    for subscription in (subscription_of(), subscription_of(key=key_of, concurrency=1)):
+        (delivery,) = put(queue, subscription, ("a", 1))
+        assert queue.take() is delivery
+    queue.step_aside(delivery)
+    queue.clear()
+    assert not queue.put_again(delivery)
+    assert queue.depth() == 0
+
+
 class QueueAgainstModel(RuleBasedStateMachine):
     """Handlers with every mix of options on one lane: nothing lost, doubled, or out of turn."""
 
@@ -270,6 +326,8 @@ class QueueAgainstModel(RuleBasedStateMachine):
         self.sequence = 0
         self.open: list[Delivery] = []
         self.under_way: list[Delivery] = []
+        #: Those that wait for their next attempt.
+        self.aside: list[Delivery] = []
         self.cleared = False
 
     def may_go(self, delivery: Delivery) -> bool:
@@ -303,7 +361,8 @@ class QueueAgainstModel(RuleBasedStateMachine):
     def take(self) -> Delivery | None:
         with self.queue.lock:
             delivery = self.queue.locked_take()
-        could = [d for d in self.open if d not in self.under_way and self.may_go(d)]
+        here = [d for d in self.open if d not in self.under_way and d not in self.aside]
+        could = [d for d in here if self.may_go(d)]
         if delivery is None:
             assert not could
             return None
@@ -326,25 +385,48 @@ class QueueAgainstModel(RuleBasedStateMachine):
             with self.queue.lock:
                 self.queue.locked_put_back([delivery])
 
+    @rule(delivery=running)
+    def fail(self, delivery: Delivery | None) -> None:
+        if delivery in self.under_way:
+            self.under_way.remove(delivery)
+            self.aside.append(delivery)
+            self.queue.step_aside(delivery)
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def try_again(self, data: st.DataObject) -> None:
+        self.put_again(self.aside[data.draw(st.integers(0, len(self.aside) - 1))])
+
+    def put_again(self, delivery: Delivery) -> None:
+        self.aside.remove(delivery)
+        if not self.queue.put_again(delivery):
+            assert self.cleared
+            self.open.remove(delivery)
+            self.queue.release(delivery)
+
     @rule()
     def clear(self) -> None:
         out = self.queue.clear()
         if not self.cleared:
             assert sorted(d.event_id for d in out) == [
-                d.event_id for d in self.open if d not in self.under_way
+                d.event_id for d in self.open if d not in self.under_way and d not in self.aside
             ]
         else:
             assert out == []
         self.cleared = True
-        self.open = list(self.under_way)
+        self.open = self.under_way + self.aside
 
     @invariant()
     def the_depth_is_what_is_open_and_not_under_way(self) -> None:
         if hasattr(self, "queue"):
-            assert self.queue.depth() == len(self.open) - len(self.under_way)
+            waiting = len(self.open) - len(self.under_way) - len(self.aside)
+            assert self.queue.depth() == waiting
 
     def teardown(self) -> None:
         while hasattr(self, "queue") and self.open:
+            if self.aside:
+                self.put_again(self.aside[0])
+                continue
             self.take()
             assert self.under_way, f"{self.queue.depth()} deliveries are stuck"
             self.settle(self.under_way[0])
