@@ -72,7 +72,7 @@ class Sharing:
                 now = monotonic()
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
-                if not wait and queue.waiting:
+                if not wait and (queue.waiting or self._next_is_alone()):
                     return []  # a free worker was woken for what is ready
                 batch = self._take_batch(most)
                 if batch or not wait or queue.closed:
@@ -155,6 +155,11 @@ class Sharing:
         elif batch and queue.locked_ready():
             queue.locked_wake()
         return batch
+
+    def _next_is_alone(self) -> bool:
+        """Whether the next delivery goes only to a worker that was just looked at."""
+        delivery = self.queue.locked_next()
+        return delivery is not None and delivery.subscription.alone
 
     def locked_take_all_back(self) -> list[Delivery]:
         """Take back what no worker has begun; the lock is held."""

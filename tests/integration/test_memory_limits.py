@@ -1,0 +1,262 @@
+"""Limits of memory: of a handler, of a worker between two deliveries, and of the machine."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from procbus import (
+    DeliveryState,
+    EventBus,
+    MemoryLimitExceeded,
+    OutcomeKind,
+    Receipt,
+    machine,
+    supervisor,
+)
+from procbus.sizes import parse_size
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
+
+MIB = 1 << 20
+#: A worker that has imported this module has some 50 MiB.
+LIMIT = "160 MiB"
+LIMIT_BYTES = 160 * MIB
+
+#: What handlers leave behind in their worker.
+left: list[bytearray] = []
+
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+    tally: Tally
+    door: Door | None = None
+    bell: Bell | None = None
+    #: How much the handler leaves behind, and how long it takes.
+    leak: int = 0
+    sleep_s: float = 0.0
+
+
+def work(job: Job) -> int:
+    if job.bell is not None:
+        job.bell.ring(os.getpid())
+    if job.door is not None:
+        job.door.go_through()
+    if job.leak:
+        left.append(bytearray(b"x") * job.leak)
+    time.sleep(job.sleep_s)
+    job.tally.note(f"{job.number} {os.getpid()}")
+    return job.number
+
+
+def innocent(job: Job) -> int:
+    return work(job)
+
+
+def leak_for_ever(job: Job) -> None:
+    job.tally.note(f"{job.number} {os.getpid()}")
+    while True:
+        left.append(bytearray(b"x") * (4 * MIB))
+        time.sleep(0.002)  # some 1 GiB a second, and not all that the machine has
+
+
+def exceeded(receipt: Receipt) -> MemoryLimitExceeded:
+    with pytest.raises(MemoryLimitExceeded) as caught:
+        receipt.result(PATIENCE_S)
+    return caught.value
+
+
+def numbers(tally: Tally) -> list[int]:
+    return sorted(int(line.split()[0]) for line in tally.lines())
+
+
+@pytest.fixture
+def bus() -> Iterator[EventBus]:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        bus.subscribe("innocent", innocent, kind="cpu", max_memory=LIMIT, name="innocent")
+        yield bus
+
+
+def test_a_handler_that_leaks_is_stopped(tally: Tally) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        bus.subscribe("leak", leak_for_ever, kind="cpu", max_memory=LIMIT, name="leak")
+        before = [bus.publish("work", Job(n, tally)) for n in range(30)]
+        leaking = bus.publish("leak", Job(30, tally))
+        after = [bus.publish("work", Job(n, tally)) for n in range(31, 60)]
+        error = exceeded(leaking)
+        assert [r.result(PATIENCE_S) for r in before + after] == [*range(30), *range(31, 60)]
+
+        assert (error.handler, error.event_id, error.limit_bytes) == (
+            "leak",
+            leaking.id,
+            LIMIT_BYTES,
+        )
+        assert LIMIT_BYTES < error.peak_bytes < psutil.virtual_memory().total
+        assert "in leak_for_ever" in error.stack
+        (delivery,) = leaking.deliveries
+        assert delivery.state is DeliveryState.FAILED
+        assert delivery.outcome is not None
+        assert delivery.outcome.kind is OutcomeKind.OVER_MEMORY
+        assert delivery.worker_pid is not None
+        assert not psutil.pid_exists(delivery.worker_pid)
+        stats = bus.stats()
+        assert (stats.handlers["leak"].over_memory, stats.handlers["leak"].failed) == (1, 1)
+        assert stats.lanes["cpu"].restarts == 1
+        assert [letter.event_id for letter in bus.dead_letters] == [leaking.id]
+        assert any("max_memory" in h.last_exit for h in bus.health())
+    assert numbers(tally) == [*range(60)]
+
+
+def test_one_that_frees_what_it_takes_is_left_alone(bus: EventBus, tally: Tally) -> None:
+    def take_and_free(job: Job) -> int:
+        for _ in range(20):
+            len(bytearray(b"x") * (40 * MIB))
+        return job.number
+
+    bus.subscribe("free", take_and_free, kind="cpu", max_memory=LIMIT)
+    assert [bus.publish("free", Job(n, tally)).result(PATIENCE_S) for n in range(3)] == [0, 1, 2]
+    assert bus.stats().lanes["cpu"].restarts == 0
+
+
+def test_who_follows_a_leak_in_the_same_worker_is_not_charged(
+    bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
+) -> None:
+    # Handlers that are known to be quick, so that several go in one batch, and the next ahead.
+    warm = [bus.publish(topic, Job(-1, tally)) for topic in ("work", "innocent") * 100]
+    assert all(r.result(PATIENCE_S) == -1 for r in warm)
+    with door.shut():  # meanwhile the others gather
+        first = bus.publish("work", Job(-1, tally, door, bell))
+        heard.wait()
+        leaks = [bus.publish("work", Job(n, tally, leak=2 * MIB)) for n in range(80)]
+        followers = [bus.publish("innocent", Job(80, tally, sleep_s=0.2))]  # it is sampled
+        followers += [bus.publish("innocent", Job(n, tally)) for n in range(81, 100)]
+    assert first.result(PATIENCE_S) == -1
+    assert [r.result(PATIENCE_S) for r in leaks] == [*range(80)]
+    assert [r.result(PATIENCE_S) for r in followers] == [*range(80, 100)]
+    assert leaks[-1].deliveries[0].worker_pid not in {r.deliveries[0].worker_pid for r in followers}
+    assert [n for n in numbers(tally) if n >= 0] == [*range(100)]
+    assert bus.stats().lanes["cpu"].restarts == 1
+    assert bus.dead_letters == ()
+
+
+def test_many_small_leaks_of_quick_handlers_are_charged_to_none(
+    bus: EventBus, tally: Tally
+) -> None:
+    """None of them has more than its limit by itself, though all together do."""
+    warm = [bus.publish("innocent", Job(-1, tally)) for _ in range(200)]
+    assert all(r.result(PATIENCE_S) == -1 for r in warm)
+    receipts = [bus.publish("innocent", Job(n, tally, leak=2 * MIB)) for n in range(200)]
+    assert [r.result(PATIENCE_S) for r in receipts] == [*range(200)]
+    assert bus.stats().lanes["cpu"].restarts >= 2
+    assert [n for n in numbers(tally) if n >= 0] == [*range(200)]
+
+
+def test_a_worker_that_has_grown_is_replaced_between_two_deliveries(
+    tally: Tally, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "procbus")
+    with EventBus([], cpu_workers=2, worker_max_memory=LIMIT) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        receipts = [bus.publish("work", Job(n, tally, leak=10 * MIB)) for n in range(60)]
+        assert [r.result(PATIENCE_S) for r in receipts] == [*range(60)]
+        assert bus.drain(PATIENCE_S)
+        restarts = bus.stats().lanes["cpu"].restarts
+    assert restarts >= 3
+    assert numbers(tally) == [*range(60)]
+    pids = {line.split()[1] for line in tally.lines()}
+    assert len(pids) >= 4
+    said = [r for r in caplog.records if "worker_max_memory" in r.getMessage()]
+    assert len(said) == restarts
+    assert {r.levelno for r in said} == {logging.INFO}
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_worker_too_large_from_the_start_still_works(tally: Tally) -> None:
+    """It does one delivery at least, or nothing would ever be done."""
+    with EventBus([], cpu_workers=1, worker_max_memory=parse_size("32 MiB")) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        receipts = [bus.publish("work", Job(n, tally, leak=MIB)) for n in range(5)]
+        assert [r.result(PATIENCE_S) for r in receipts] == [*range(5)]
+    assert numbers(tally) == [*range(5)]
+
+
+class Machine:
+    """What the machine is said to have left, and who asked."""
+
+    def __init__(self) -> None:
+        self.available = 1 << 60
+        self._asked = threading.Semaphore(0)
+
+    def available_bytes(self, root: object) -> int:
+        available = self.available
+        self._asked.release()
+        return available
+
+    def set(self, available: int) -> None:
+        """Have it so, and wait until it was asked, and what was answered has shown."""
+        self.available = available
+        while self._asked.acquire(blocking=False):
+            pass
+        for _ in range(3):  # the first may have been answered before, the second not acted on
+            assert self._asked.acquire(timeout=PATIENCE_S)
+
+
+def test_a_machine_short_of_memory_begins_nothing_until_it_recovers(
+    tally: Tally,
+    door: Door,
+    bell: Bell,
+    heard: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = Machine()
+    monkeypatch.setattr(machine, "available_bytes", fake.available_bytes)
+    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        bus.subscribe("io", lambda n: n)
+        with door.shut():
+            running = bus.publish("work", Job(0, tally, door, bell))
+            heard.wait()
+            fake.set(0)
+            waiting = [bus.publish("work", Job(n, tally)) for n in range(1, 50)]
+            assert "memory" in bus.stats().lanes["cpu"].paused
+            assert bus.publish("io", 7).result(PATIENCE_S) == 7
+        assert running.result(PATIENCE_S) == 0, "what runs goes on"
+        fake.set(0)
+        assert not any(r.done for r in waiting)
+        assert numbers(tally) == [0]
+        fake.set(1 << 60)
+        assert [r.result(PATIENCE_S) for r in waiting] == [*range(1, 50)]
+        assert bus.stats().lanes["cpu"].paused == ""
+    assert numbers(tally) == [*range(50)]
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(said) == 2
+    assert "memory is short" in said[0]
+    assert "enough memory again" in said[1]
+
+
+def test_short_of_memory_for_long_with_nothing_running_one_after_the_other_is_tried(
+    tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perhaps it is not the bus that takes it all; closing ends in any case."""
+    from procbus import brake
+
+    fake = Machine()
+    fake.available = 0
+    monkeypatch.setattr(machine, "available_bytes", fake.available_bytes)
+    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
+    monkeypatch.setattr(brake, "TRICKLE_S", 0.1)
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        bus.publish("work", Job(-1, tally))
+        fake.set(0)
+        receipts = [bus.publish("work", Job(n, tally)) for n in range(3)]
+    assert [r.result(0) for r in receipts] == [0, 1, 2]
