@@ -18,6 +18,7 @@ from procbus.backoff import wait_of
 from procbus.context import HandlerContext, running
 from procbus.dead_letters import DeadLetter, DeadLetterBox, call_hook, letter_of
 from procbus.delivery import Delivery, cancelled
+from procbus.letter import summary_of
 from procbus.locks import acquire
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
@@ -119,17 +120,19 @@ class Settlement:
                     receipt.callbacks = None
         finally:
             self._unlock()
-        for delivery, receipt, letter in failed:
-            self._tell(delivery, receipt, letter)
-        for delivery, outcome in again:
-            self._try_again(delivery, outcome)
-        if queued:
-            for delivery in gated:
-                delivery.subscription.lane.release(delivery)
-        # Before the callbacks: whoever hears that a receipt is done may publish the next event.
-        self._admission.leave(count)
-        for callback, receipt in done:
-            callback(receipt)
+        try:
+            for delivery, receipt, letter in failed:
+                self._tell(delivery, receipt, letter)
+        finally:  # also after Ctrl-C in the user's hook
+            for delivery, outcome in again:
+                self._try_again(delivery, outcome)
+            if queued:
+                for delivery in gated:
+                    delivery.subscription.lane.release(delivery)
+            # Before the callbacks: whoever hears that a receipt is done may publish the next event.
+            self._admission.leave(count)
+            for callback, receipt in done:
+                callback(receipt)
 
     # Under the lock.
 
@@ -186,12 +189,11 @@ class Settlement:
         handler = delivery.subscription.handler
         attempt = len(delivery.earlier)
         wait_s = wait_of(handler.name, handler.backoff, attempt, outcome)
-        error = outcome.error
         _log(
             logging.WARNING,
             f"{handler.name} with event {delivery.event_id}: attempt {attempt} of "
-            f"{handler.retries + 1} {outcome.kind.value} ({type(error).__name__}: {error}); the "
-            f"next one in {wait_s:.2g} s",
+            f"{handler.retries + 1} {outcome.kind.value} ({summary_of(outcome.error)}); the next "
+            f"one in {wait_s:.2g} s",
         )
         delivery.subscription.lane.step_aside(delivery)
         if not self._retries.add(delivery, wait_s):
