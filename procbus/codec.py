@@ -90,8 +90,9 @@ def decode(data: bytes | memoryview) -> Any:
 
 def encode_alone(obj: Any) -> bytes:
     """Encode one object with all that it needs, classes and functions by value included."""
-    data: bytes = cloudpickle.dumps(obj, protocol=PROTOCOL)
-    return data
+    buffer = io.BytesIO()
+    _AlonePickler(buffer).dump(obj)
+    return buffer.getvalue()
 
 
 def travels_by_value(obj: type | types.FunctionType) -> bool:
@@ -255,7 +256,26 @@ def _without_doubles(state: Any) -> Any:
     return {name: value for name, value in own.items() if name not in slots} or None, slots
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """cloudpickle's pickler, which keeps the names of files.
+
+    From 3.1.3 on it leaves them out. A traceback from a worker, or the stack of where one hangs,
+    would not say in which file that is.
+    """
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=PROTOCOL)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        if isinstance(obj, types.CodeType):
+            make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
+            named = (obj.co_filename if arg == "<dynamic-code>" else arg for arg in args)
+            return make, tuple(named)
+        return super().reducer_override(obj)
+
+
+class _Pickler(_AlonePickler):
     """cloudpickle's pickler, which names classes by number where they have one."""
 
     def __init__(
@@ -264,7 +284,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
         number_of: Callable[[type], ClassNumber | None],
         reducers: dict[type, Callable[[Any], Any]],
     ) -> None:
-        super().__init__(file, protocol=PROTOCOL)
+        super().__init__(file)
         self._number_of = number_of
         self.dispatch_table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
 

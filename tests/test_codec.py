@@ -520,3 +520,11 @@ def test_encoding_leaves_the_object_as_it_was_and_gives_the_same_again(objects):
         encoder.encode(obj)
     settled = [decode(encoder.encode(obj)) for obj in objects]
     assert settled == objects
+
+
+def test_what_travels_by_value_keeps_the_name_of_its_file() -> None:
+    made = eval(compile("lambda: (lambda: None)", "/somewhere/job.py", "eval"))
+    made.__module__ = "__main__"
+    loaded = decode(encode_alone(made))
+    assert loaded.__code__.co_filename == "/somewhere/job.py"
+    assert loaded().__code__.co_filename == "/somewhere/job.py"

@@ -27,7 +27,7 @@ def outcome_of(end: End, delivery: Delivery, pid: int | None) -> Ended:
     started_at, ended_at, frame = end
     try:
         ending, value, extra = decode(frame)
-    except Exception as error:  # noqa: BLE001 - decoding runs the user's code
+    except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
         wrong = _result_fault(delivery, error)
         return Outcome(OutcomeKind.RAISED, None, wrong, started_at, ended_at, pid), None
     if ending == Ending.SUCCEEDED:
@@ -79,7 +79,7 @@ def _exception_of(data: bytes | None) -> BaseException | None:
         return None
     try:
         error = decode(data)
-    except Exception:  # noqa: BLE001 - decoding runs the user's code
+    except BaseException:  # noqa: BLE001 - decoding runs the user's code
         return None
     return error if isinstance(error, BaseException) else None
 
@@ -99,7 +99,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
     return blame.path_of_fault(delivery.receipt.event, "event", mentions)
 
 
-def _result_fault(delivery: Delivery, error: Exception) -> SerializationError:
+def _result_fault(delivery: Delivery, error: BaseException) -> SerializationError:
     wrong = SerializationError(
         f"the result of {delivery.handler.name} for event {delivery.event_id} could not be loaded "
         f"in this process: {type(error).__name__}: {error}"
