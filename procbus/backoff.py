@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from typing import TypeAlias
@@ -13,6 +12,7 @@ from procbus.annotation import name_of
 from procbus.callables import accepts, is_async
 from procbus.errors import HandlerTimeout, MemoryLimitExceeded, WorkerDied
 from procbus.hints import shown
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 
 Backoff: TypeAlias = Callable[[int, Outcome], float]
@@ -23,7 +23,6 @@ _LONGEST = 86_400
 #: A callable is tried for so many attempts at most.
 _MOST_TRIED = 100
 
-_log = logging.getLogger("procbus")
 # Handlers whose backoff has failed, by name; each is logged once. `setdefault` is one C call, so
 # it needs no lock for one of several threads to be the first.
 _failed: dict[str, object] = {}
@@ -92,7 +91,7 @@ def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome)
     except BaseException as error:  # noqa: BLE001 - the user's code; even its exit loses nothing
         me = object()
         if _failed.setdefault(handler_name, me) is me:
-            _log.error(
+            log.error(
                 "the backoff of handler %s failed for attempt %d, which %s; its retries wait "
                 "exponentially longer instead whenever it fails (logged once)",
                 handler_name,

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from time import monotonic
 
 from procbus.circuit import CircuitState
 from procbus.errors import CircuitOpen
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.sharing import Sharing
-
-log = logging.getLogger("procbus")
 
 #: When the bus is closing, what waits fails after so many trials that did.
 TRIALS_AT_CLOSE = 3

@@ -9,7 +9,6 @@ block. A stuck worker blocks its companion, and nobody else.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
 from procbus.limits import Verdict
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.outcomes import describe_exit
 from procbus.pool.seam import NO_WORDS, Ended, Message, Report, Worker, WorkerGone
@@ -29,8 +29,6 @@ from procbus.wear import too_grown_for
 if TYPE_CHECKING:
     from procbus.cpu_lane import CpuLane
     from procbus.processes import Probe, Sample
-
-log = logging.getLogger("procbus")
 
 #: After so many deaths in a row that no delivery could be charged for, the next one is.
 BARREN_DEATHS = 3
@@ -126,7 +124,7 @@ class Companion(threading.Thread):
                 except WorkerGone as gone:
                     self.worker = None
                     self._bury(gone)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
                     self.worker = None
                     self._give_up(error)
@@ -155,7 +153,7 @@ class Companion(threading.Thread):
                 if self._barren >= BARREN_DEATHS or gone.hopeless:
                     self._lane.cannot_start(self, gone)
                     return None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing is lost
                 log.exception("procbus itself failed to start a worker in %s", self.name)
                 fault = WorkerGone(None, None, NO_WORDS, hopeless=True)
                 fault.__cause__ = error

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,14 +13,13 @@ from procbus.errors import NoSuchHandler, ProcbusError
 from procbus.letter import DeadLetter as DeadLetter
 from procbus.letter import letter_of as letter_of
 from procbus.letters import DeadLetters as DeadLetters
+from procbus.log import log
 from procbus.router import Router
 
 if TYPE_CHECKING:
     from procbus.delivery import Delivery
     from procbus.handler import Handler
     from procbus.receipt import Receipt
-
-log = logging.getLogger("procbus")
 
 #: So many are kept, the newest; older ones are counted only.
 MOST_KEPT = 1_000
@@ -70,10 +67,10 @@ class DeadLetterBox:
         with self._lock:
             told, self._told = self._told, True
         if not told:
-            _log(
-                logging.WARNING,
-                f"more than {MOST_KEPT:,} dead letters: the oldest are let go from now on; in "
+            log.warning(
+                "more than %s dead letters: the oldest are let go from now on; in "
                 "bus.dead_letters, save() keeps them in a file, and replay() and clear() make room",
+                f"{MOST_KEPT:,}",
             )
 
     def snapshot(self) -> DeadLetters:
@@ -160,12 +157,4 @@ def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
     except KeyboardInterrupt:  # Ctrl-C in the main thread, which wants to end
         raise
     except BaseException:  # noqa: BLE001 - the user's code, in a thread that others depend on
-        text = f"on_failure= raised for {letter.handler} with event {letter.event_id}"
-        _log(logging.ERROR, text, exc_info=True)
-
-
-def _log(level: int, text: str, *, exc_info: bool = False) -> None:
-    try:
-        log.log(level, "%s", text, exc_info=exc_info)
-    except Exception:  # noqa: BLE001 - the user's logging: it must not keep a delivery open
-        traceback.print_exc()
+        log.exception("on_failure= raised for %s with event %d", letter.handler, letter.event_id)

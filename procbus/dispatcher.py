@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -15,13 +14,12 @@ from procbus.context import HandlerContext, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
 from procbus.errors import CircuitOpen
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 from procbus.router import Router
 from procbus.settlement import Settlement
 from procbus.subscription import Subscription
-
-log = logging.getLogger("procbus")
 
 #: Topics remembered as having no handler, so that each is logged once.
 _UNROUTED_KEPT = 1_000

@@ -9,7 +9,6 @@ socket.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import sys
 import threading
@@ -22,12 +21,11 @@ from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.receipt import Receipt
 from procbus.stats import LaneStats
-
-log = logging.getLogger("procbus")
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.

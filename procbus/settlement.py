@@ -8,9 +8,7 @@ that failed and is followed by another ends here too, and leaves the delivery pe
 
 from __future__ import annotations
 
-import logging
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 
 from procbus.admission import Admission
@@ -20,14 +18,13 @@ from procbus.dead_letters import DeadLetter, DeadLetterBox, call_hook, letter_of
 from procbus.delivery import Delivery, cancelled
 from procbus.letter import summary_of
 from procbus.locks import acquire
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 from procbus.retry import may_retry, quarantined
 from procbus.retry_queue import RetryQueue
 from procbus.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
 from procbus.unseen import Unseen
-
-log = logging.getLogger("procbus")
 
 Settled = tuple[Delivery, Outcome]
 
@@ -189,11 +186,15 @@ class Settlement:
         handler = delivery.subscription.handler
         attempt = len(delivery.earlier)
         wait_s = wait_of(handler.name, handler.backoff, attempt, outcome)
-        _log(
-            logging.WARNING,
-            f"{handler.name} with event {delivery.event_id}: attempt {attempt} of "
-            f"{handler.retries + 1} {outcome.kind.value} ({summary_of(outcome.error)}); the next "
-            f"one in {wait_s:.2g} s",
+        log.warning(
+            "%s with event %d: attempt %d of %d %s (%s); the next one in %.2g s",
+            handler.name,
+            delivery.event_id,
+            attempt,
+            handler.retries + 1,
+            outcome.kind.value,
+            summary_of(outcome.error),
+            wait_s,
         )
         delivery.subscription.lane.step_aside(delivery)
         if not self._retries.add(delivery, wait_s):
@@ -212,12 +213,4 @@ def _log_failure(delivery: Delivery, letter: DeadLetter) -> None:
         text += "; it is not tried again, since it killed its worker each time"
     if outcome.dropped_events:
         text += f" ({outcome.dropped_events} events dropped)"
-    _log(logging.ERROR, text, error)
-
-
-def _log(level: int, text: str, error: BaseException | None = None) -> None:
-    exc_info = None if error is None else (type(error), error, error.__traceback__)
-    try:
-        log.log(level, "%s", text, exc_info=exc_info)
-    except Exception:  # noqa: BLE001 - the user's logging: it must not keep the delivery open
-        traceback.print_exc()
+    log.error("%s", text, exc_info=error)

@@ -8,13 +8,13 @@ one.
 
 from __future__ import annotations
 
-import logging
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.delivery import Delivery
 from procbus.limits import Verdict, memory_error, timeout_error
+from procbus.log import log
 from procbus.outcome import OutcomeKind
 from procbus.retry_queue import RetryQueue
 from procbus.sizes import format_size
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from procbus.io_lane import IoLane
     from procbus.machine import MemoryWatch
     from procbus.pool.seam import At, Worker
-
-log = logging.getLogger("procbus")
 
 #: How often every busy worker is sampled, in seconds.
 SAMPLE_S = 0.5
@@ -114,14 +112,19 @@ class Supervisor:
     def _run(self) -> None:
         wait_s = 0.0
         while not self._stopped:
-            due = self._retries.wait(wait_s)
+            for delivery in self._retries.wait(wait_s):
+                self._put_again(delivery)
             try:
-                for delivery in due:
-                    delivery.subscription.lane.put_again(delivery)
                 wait_s = self._look(monotonic())
-            except Exception:  # it must not end: nobody else sees to time limits
+            except Exception:  # noqa: BLE001 - it must not end: nobody else sees to time limits
                 log.exception("procbus itself failed in its supervisor, which goes on")
                 wait_s = SAMPLE_S
+
+    def _put_again(self, delivery: Delivery) -> None:
+        try:
+            delivery.subscription.lane.put_again(delivery)
+        except Exception:  # noqa: BLE001 - the next one must not suffer for it
+            log.exception("procbus itself failed to try %r again", delivery)
 
     def _look(self, now: float) -> float:
         """Look after everything once; return for how many seconds nothing has to be done."""

@@ -80,6 +80,7 @@ LAYERS = {
         "hints",
         "letter",
         "locks",
+        "log",
         "options",
         "outcome",
         "plain_text",
