@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Threads of the io lane: as many as needed, no more than allowed, and none lost."""
 
+import logging
 import threading
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import pytest
 
 from procbus import DeliveryState, EventBus, ProcbusError, current
-from procbus.io_lane import IoThread
-from tests.parts import BOUND_S, Held, double
+from procbus.delivery import Delivery
+from procbus.handler import make_handler
+from procbus.io_lane import IoLane, IoThread
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.subscription import Subscription
+from tests.parts import BOUND_S, Held, delivery_to, double, no_context
 
 
 def io_threads() -> int:
@@ -171,3 +178,169 @@ def test_a_thread_that_waits_keeps_no_event_alive():
         bus.subscribe(int, double)
         bus.publish(1).wait(BOUND_S)
         assert gone() is None
+
+
+# Time limits, with a clock that the test sets.
+
+
+class LaneOfOne:
+    """A lane with one thread, what it settles, and a handler with a time limit."""
+
+    def __init__(self) -> None:
+        self.settled: list[tuple[Delivery, Outcome]] = []
+        self.held = Held()
+        self.lane = IoLane(1, self.settle, no_context)
+        self.limited = Subscription(make_handler(self.held, "t", timeout=5.0), self.lane)
+        self.events = 0
+
+    def settle(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
+        for delivery, outcome in settled:
+            if delivery.receipt is not None:
+                delivery.receipt = None
+                self.settled.append((delivery, outcome))
+
+    def put(self) -> Delivery:
+        self.events += 1
+        delivery = delivery_to(self.limited, self.events, self.events)
+        self.lane.put(delivery)
+        return delivery
+
+    def thread(self) -> IoThread:
+        (thread,) = self.lane.threads()
+        return thread
+
+    def kinds(self) -> list[OutcomeKind]:
+        return [outcome.kind for _, outcome in self.settled]
+
+    def finish(self) -> None:
+        self.held.go.set()
+        self.lane.close(BOUND_S)
+        for thread in self.lane.abandoned_threads():
+            thread.join(BOUND_S)
+
+
+@pytest.fixture
+def one() -> Iterator[LaneOfOne]:
+    one = LaneOfOne()
+    yield one
+    one.finish()
+
+
+SUCCEEDED, TIMED_OUT = OutcomeKind.SUCCEEDED, OutcomeKind.TIMED_OUT
+
+
+def test_nothing_expires_before_its_time(one: LaneOfOne) -> None:
+    one.put()
+    one.held.wait_begun()
+    began = one.thread().since
+
+    assert one.lane.expire(began + 4.9) == began + 5.0
+    assert one.settled == []
+
+    one.held.go.set()
+    one.lane.close(BOUND_S)
+    assert one.kinds() == [SUCCEEDED]
+
+
+def test_a_thread_that_returns_late_settles_nothing(one: LaneOfOne) -> None:
+    delivery = one.put()
+    one.held.wait_begun()
+    hung = one.thread()
+
+    assert one.lane.expire(hung.since + 5.0) == inf
+    assert one.lane.expire(hung.since + 6.0) == inf
+
+    assert [d for d, _ in one.settled] == [delivery]
+    assert one.kinds() == [TIMED_OUT]
+    one.held.go.set()
+    hung.join(BOUND_S)
+    assert one.held.events == [1]
+    assert one.kinds() == [TIMED_OUT]
+    assert one.lane.abandoned_threads() == []
+
+
+def test_a_thread_that_returns_in_the_moment_it_is_left_behind_settles_once(
+    one: LaneOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandon = IoThread.abandon
+
+    def abandon_and_see_it_end(self: IoThread, limited: tuple[Delivery, float]) -> bool:
+        left_behind = abandon(self, limited)
+        one.held.go.set()
+        self.join(BOUND_S)
+        return left_behind
+
+    monkeypatch.setattr(IoThread, "abandon", abandon_and_see_it_end)
+    delivery = one.put()
+    one.held.wait_begun()
+    one.lane.expire(one.thread().since + 5.0)
+
+    assert [d for d, _ in one.settled] == [delivery]
+    assert one.kinds() == [TIMED_OUT]
+    assert one.lane.threads() == one.lane.abandoned_threads() == []
+    one.put()
+    one.lane.close(BOUND_S)
+    assert one.kinds() == [TIMED_OUT, SUCCEEDED]
+
+
+def test_a_run_that_ends_in_the_moment_its_time_is_over_is_not_left_behind(
+    one: LaneOfOne, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandon = IoThread.abandon
+    ended = threading.Event()
+
+    def see_it_end_and_abandon(self: IoThread, limited: tuple[Delivery, float]) -> bool:
+        one.held.go.set()
+        assert ended.wait(BOUND_S)
+        return abandon(self, limited)
+
+    def settle(settled: Sequence[tuple[Delivery, Outcome]]) -> None:
+        one.settle(settled)
+        ended.set()
+
+    monkeypatch.setattr(IoThread, "abandon", see_it_end_and_abandon)
+    monkeypatch.setattr(one.lane, "_settle", settle)
+    one.put()
+    one.held.wait_begun()
+    thread = one.thread()
+    one.lane.expire(thread.since + 5.0)
+
+    assert one.kinds() == [SUCCEEDED]
+    assert not thread.abandoned
+    assert one.lane.threads() == [thread]
+
+
+def test_what_waits_runs_once_a_thread_that_kept_its_place_comes_back(one: LaneOfOne) -> None:
+    for _ in range(2):
+        one.put()
+        one.held.wait_begun()
+        one.lane.expire(one.thread().since + 5.0)
+    assert len(one.lane.abandoned_threads()) == 2
+    one.put()
+    assert one.lane.stats().workers == 1, "as many as there may be, though it hangs"
+
+    one.held.go.set()
+    for thread in one.lane.abandoned_threads():
+        thread.join(BOUND_S)
+    one.lane.close(BOUND_S)
+
+    assert one.kinds() == [TIMED_OUT, TIMED_OUT, SUCCEEDED]
+    assert sorted(one.held.events) == [1, 2, 3]
+
+
+def test_logging_that_fails_keeps_no_delivery_open_that_ran_out_of_time(
+    one: LaneOfOne, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        raise RuntimeError("a filter that fails")
+
+    one.put()
+    one.held.wait_begun()
+    logging.getLogger("procbus").addFilter(broken)
+    try:
+        one.lane.expire(one.thread().since + 5.0)
+    finally:
+        logging.getLogger("procbus").removeFilter(broken)
+
+    assert one.kinds() == [TIMED_OUT]
+    assert "a filter that fails" in capsys.readouterr().err
