@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from procbus import DeliveryState, EventBus, ProcbusError
+from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, ProcbusError
 from tests.parts import BOUND_S, in_thread
 
 
@@ -185,3 +185,60 @@ def test_publishing_from_many_threads_wakes_the_loop_for_each():
         for thread in threads:
             thread.join(BOUND_S)
         assert sorted(results) == sorted(list(range(200)) * 4)
+
+
+def test_an_attempt_that_goes_on_after_its_cancellation_leaves_the_next_one_alone():
+    release: list[Any] = []
+    began = threading.Semaphore(0)
+    ends: list[int] = []
+
+    async def stubborn(event: Any) -> int:
+        number = len(release)
+        loop, go = asyncio.get_running_loop(), asyncio.Event()
+        release.append(lambda: loop.call_soon_threadsafe(go.set))
+        began.release()
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+        ends.append(number)
+        return number
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, stubborn, timeout=0.05, retries=1, backoff=0, name="stubborn")
+        receipt = bus.publish(1)
+        for _ in range(2):
+            assert began.acquire(timeout=BOUND_S)
+        with pytest.raises(HandlerTimeout):  # of the second: the first one has failed before
+            receipt.result(BOUND_S)
+        (delivery,) = receipt.deliveries
+        assert delivery.attempts == 2
+        assert [outcome.kind for outcome in delivery.earlier] == [OutcomeKind.TIMED_OUT]
+        outcome = delivery.outcome
+        for let_go in release:
+            let_go()
+        assert bus.publish(2.0).done
+    assert sorted(ends) == [0, 1]
+    assert delivery.outcome is outcome
+    counts = bus.stats().handlers["stubborn"]
+    assert (counts.succeeded, counts.failed, counts.timed_out, counts.retried) == (0, 1, 2, 1)
+    assert bus.stats().pending == 0
+
+
+def test_a_run_that_is_over_in_time_has_no_limit_any_more():
+    async def quick(event: int) -> int:
+        return event
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, quick, timeout=0.01)
+        bus.subscribe(str, echo)
+        assert [bus.publish(n).result(BOUND_S) for n in range(20)] == list(range(20))
+
+        async def wait(_: float) -> None:
+            await asyncio.sleep(0.02)  # so that a timer left behind would go off
+
+        bus.subscribe(float, wait)
+        bus.publish(1.0).result(BOUND_S)
+        stats = bus.stats()
+    assert sum(handler.timed_out for handler in stats.handlers.values()) == 0
