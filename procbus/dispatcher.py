@@ -13,7 +13,7 @@ from procbus.admission import Admission, Disturbed
 from procbus.context import HandlerContext, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
-from procbus.errors import CircuitOpen
+from procbus.errors import CircuitOpen, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
@@ -101,7 +101,11 @@ class Dispatcher:
                     delivery = Delivery(subscription, receipt, None, monotonic())
                     receipt.held = delivery
                     receipt.left = 1
-                    subscription.put(delivery)
+                    try:
+                        subscription.put(delivery)
+                    except BaseException:  # Ctrl-C, most likely
+                        self._take_back(delivery)
+                        raise
                     return receipt
             chosen, broken = _choose(subscriptions, event)
             self._admission.enter(len(chosen) + len(broken), nested)
@@ -155,6 +159,16 @@ class Dispatcher:
         for event, topic, subscriptions, broken in chosen:
             self._deliver(event, topic, delivery.event_id, subscriptions, broken)
         return None
+
+    def _take_back(self, delivery: Delivery) -> None:
+        """Publishing was interrupted: see to it that nobody waits for this for ever.
+
+        Perhaps it is queued already; whoever takes it finds it settled, and passes on. Not so where
+        there is a gate, which counts on what it let through.
+        """
+        if delivery.subscription.gate is None:
+            error = ProcbusError(f"publishing event {delivery.event_id} was interrupted")
+            self._settlement.settle([(delivery, Outcome(OutcomeKind.CANCELLED, error=error))])
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
         """Make what `current()` returns in a handler that runs in this process."""

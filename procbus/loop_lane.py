@@ -105,10 +105,11 @@ class LoopLane:
     def kill(self) -> None:
         """Cancel the running handlers, and settle them as cancelled."""
         self.queue.close()
-        self._call(lambda _: self._cancel_tasks())
         now = monotonic()
-        at_hand = list(self.at_hand.items())
+        at_hand = list(self.at_hand.copy().items())
         self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
+        # Now: a task that is cancelled settles its delivery as one that raised.
+        self._call(lambda _: self._cancel_tasks())
 
     def _wake(self) -> None:
         """Have the loop look at the queue: once for all that is put until it does."""
