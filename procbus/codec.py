@@ -15,7 +15,8 @@ import pickle
 import sys
 import types
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 import cloudpickle
@@ -88,6 +89,11 @@ def decode(data: bytes | memoryview) -> Any:
     return pickle.loads(data)  # noqa: S301 - it comes from our own parent or child, on a pipe
 
 
+def decode_with(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:
+    """As `decode`, with the buffers that `Encoder.encode` left out."""
+    return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
+
+
 def encode_alone(obj: Any) -> bytes:
     """Encode one object with all that it needs, classes and functions by value included."""
     buffer = io.BytesIO()
@@ -119,10 +125,16 @@ class Encoder:
 
     Args:
         origin: who encodes: `PARENT`, or the number of the worker.
+        large: buffers of so many bytes or more are left out (pickle protocol 5).
+
+    Attributes:
+        buffers: those left out of what was encoded last, to be given to `decode` with it.
     """
 
-    def __init__(self, origin: int) -> None:
+    def __init__(self, origin: int, large: float = inf) -> None:
         self._origin = origin
+        self._large = large
+        self.buffers: list[memoryview] = []
         #: Classes that the other side knows by number; None marks those that go by name.
         self._known: dict[type, ClassNumber | None] = {}
         self._reducers: dict[type, Callable[[Any], Any]] = {}
@@ -139,22 +151,45 @@ class Encoder:
         """
         # What goes wrong in the first two ways does not matter: the last says what it is.
         names = self._by_value_names
+        if self.buffers:
+            self.buffers = []
         if type(obj) not in self._reducers:
             try:
-                data = _dumps(obj, PROTOCOL)
+                data = _dumps(obj, PROTOCOL, buffer_callback=self._keep_in)
                 if b"__main__" not in data and (not names or self._names_travel(data)):
                     return data
             except Exception:  # noqa: BLE001, S110 - see above
                 pass
+            self.buffers.clear()
         try:
             data = self._dump_with_reducers(obj)
             if b"__main__" not in data and (not names or self._names_travel(data)):
                 return data
         except Exception:  # noqa: BLE001 - see above
             self._renew()
+        self.buffers.clear()
         buffer = io.BytesIO()
-        _Pickler(buffer, self.number_of, self._reducers).dump(obj)
+        _Pickler(buffer, self.number_of, self._reducers, self._keep_in).dump(obj)
         return buffer.getvalue()
+
+    def encode_whole(self, obj: Any) -> bytes:
+        """Encode one object with all its buffers in the bytes."""
+        large, self._large = self._large, inf
+        try:
+            return self.encode(obj)
+        finally:
+            self._large = large
+
+    def _keep_in(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's hook for a buffer: whether it stays in the bytes."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # it is not in one piece
+            return True
+        if raw.nbytes < self._large:
+            return True
+        self.buffers.append(raw)
+        return False
 
     def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
         """Definitions that the other side needs before it can decode what was encoded."""
@@ -210,7 +245,7 @@ class Encoder:
     def _renew(self) -> None:
         """Start with a new pickler: a used one keeps the size of its largest memo."""
         self._buffer = io.BytesIO()
-        self._pickler = pickle.Pickler(self._buffer, PROTOCOL)
+        self._pickler = pickle.Pickler(self._buffer, PROTOCOL, buffer_callback=self._keep_in)
         # A dict, with what the user registered with copyreg copied in: the pickler is four times
         # slower with any other mapping.
         self._pickler.dispatch_table = {**copyreg.dispatch_table, **self._reducers}
@@ -263,8 +298,10 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
     would not say in which file that is.
     """
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=PROTOCOL)
+    def __init__(
+        self, file: io.BytesIO, keep_in: Callable[[pickle.PickleBuffer], bool] | None = None
+    ) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=keep_in)
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
@@ -283,8 +320,9 @@ class _Pickler(_AlonePickler):
         file: io.BytesIO,
         number_of: Callable[[type], ClassNumber | None],
         reducers: dict[type, Callable[[Any], Any]],
+        keep_in: Callable[[pickle.PickleBuffer], bool],
     ) -> None:
-        super().__init__(file)
+        super().__init__(file, keep_in)
         self._number_of = number_of
         self.dispatch_table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
 

@@ -70,6 +70,7 @@ class Handler:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     max_crashes: int = DEFAULT_MAX_CRASHES
     max_memory: int | None = None
+    writable: bool = False
     limited: bool = field(init=False)
 
     def __post_init__(self) -> None:

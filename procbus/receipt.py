@@ -17,6 +17,8 @@ from procbus.locks import LOOK_UP_S
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from procbus.pool.blocks import Block
+
 
 def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
     """Call something in an event loop, from any thread; where the loop is closed, nobody waits."""
@@ -30,7 +32,7 @@ class Receipt:
     `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement.
     """
 
-    __slots__ = ("callbacks", "event", "held", "id", "left", "lock", "parent_id", "topic")
+    __slots__ = ("block", "callbacks", "event", "held", "id", "left", "lock", "parent_id", "topic")
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class Receipt:
         #: every event. Set once, when it is published.
         self.held: Delivery | tuple[Delivery, ...] = ()
         self.left = 0
+        #: The event's large buffers in shared memory, until the last delivery is settled.
+        self.block: Block | None = None
         self.callbacks: list[Callable[[Receipt], object]] | None = None
 
     @property

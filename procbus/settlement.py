@@ -112,9 +112,14 @@ class Settlement:
                 if subscription.gate is not None:
                     gated.append(delivery)
                 receipt.left -= 1
-                if receipt.callbacks is not None and not receipt.left:
+                if receipt.left:
+                    continue
+                if receipt.callbacks is not None:
                     done.extend((callback, receipt) for callback in receipt.callbacks)
                     receipt.callbacks = None
+                if receipt.block is not None:
+                    receipt.block.release()
+                    receipt.block = None
         finally:
             self._unlock()
         try:

@@ -16,10 +16,13 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from procbus.delivery import Delivery
+from procbus.pool.blocks import EventMemory, Room
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
+from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
+from procbus.pool.worker_memory import WorkerMemory
 
 
 class InlinePool:
@@ -32,6 +35,7 @@ class InlinePool:
     def __init__(self, workers: int = 1) -> None:
         self._workers = workers
         self._definitions: dict[int, bytes] = {}
+        self.memory = EventMemory(1 << 28)
 
     def size(self) -> int:
         """How many workers the lane starts at most."""
@@ -39,7 +43,7 @@ class InlinePool:
 
     def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
         """Make a worker; it is ready at once."""
-        worker = InlineWorker(self._definitions)
+        worker = InlineWorker(self._definitions, self.memory)
         launched(worker)
         return worker
 
@@ -54,9 +58,10 @@ class InlineWorker:
     #: There is no process to look at but this one.
     probe = None
 
-    def __init__(self, definitions: dict[int, bytes]) -> None:
+    def __init__(self, definitions: dict[int, bytes], memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()
-        self._end = ParentEnd(definitions)
+        results = Room.create("procbus-results")
+        self._end = ParentEnd(definitions, memory, ResultReader(results, memory.limit))
         self._end.pid = self.pid
         self._killed = threading.Event()
         #: Guards the closing of the logbook: others read it.
@@ -67,7 +72,8 @@ class InlineWorker:
         self._tokens = threading.Semaphore(0)
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
-        self._worker = Worker(self._tell, self._logbook, self._tokens, self._end.number)
+        shared = WorkerMemory(memory.room, results, memory.limit)
+        self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
         #: Whose thread runs the handlers.
         self._thread = 0
 

@@ -31,10 +31,12 @@ from procbus.codec import decode
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool import worker
+from procbus.pool.blocks import EventMemory, Room
 from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
+from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -59,13 +61,17 @@ class LokyPool:
     Args:
         workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
         init: the user's set-up of each worker, pickled; empty for none.
+        memory_limit: bytes of shared memory for events, and as many for results.
     """
 
-    def __init__(self, workers: int | None = None, init: bytes = b"") -> None:
+    def __init__(
+        self, workers: int | None = None, init: bytes = b"", memory_limit: int = 1 << 30
+    ) -> None:
         self._cores: int = loky.cpu_count()
         self._workers = workers or self._cores
         self._init = init
         self._definitions: dict[int, bytes] = {}
+        self.memory = EventMemory(memory_limit)
 
     def size(self) -> int:
         """The cores that this process may use (affinity and cgroup quotas count)."""
@@ -74,7 +80,14 @@ class LokyPool:
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Start a worker process and wait until it is ready."""
         try:
-            return LokyWorker(self._environment(), self._definitions, self._init, launched)
+            return LokyWorker(
+                self._environment(),
+                self._definitions,
+                self.memory,
+                self._init,
+                self._workers,
+                launched,
+            )
         except OSError as error:  # no more file descriptors, for one
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
 
@@ -94,10 +107,14 @@ class LokyWorker:
         self,
         environment: dict[str, str],
         definitions: dict[int, bytes],
+        memory: EventMemory,
         init: bytes,
+        workers: int,
         launched: Callable[[LokyWorker], None],
     ) -> None:
-        self._end = ParentEnd(definitions)
+        share = memory.limit // workers
+        results = Room.create("procbus-results")
+        self._end = ParentEnd(definitions, memory, ResultReader(results, share))
         self._init = init
         self._unread_bytes: dict[int, int] = {}
         #: The process, once it is ready.
@@ -119,6 +136,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
+                (memory.room, results, share),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),

@@ -22,9 +22,12 @@ from procbus.delivery import Delivery
 from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
+from procbus.pool.blocks import LARGE, EventMemory
 from procbus.pool.logbook import Page
+from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
-from procbus.pool.wire import BatchHead, each_end, pack_batch, unpack_results
+from procbus.pool.wire import BatchHead, Large, each_end, pack_batch, unpack_results
+from procbus.receipt import Receipt
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
 #: batches have to fit into a pipe that nobody reads.
@@ -38,14 +41,21 @@ class ParentEnd:
 
     Args:
         definitions: handlers pickled before, by number: shared by all workers of a pool.
+        events: memory for the large buffers of events: shared by all workers of a pool.
+        results: memory for the large buffers of this worker's results.
     """
 
-    def __init__(self, definitions: dict[int, bytes]) -> None:
+    def __init__(
+        self, definitions: dict[int, bytes], events: EventMemory, results: ResultReader
+    ) -> None:
         #: Number of the worker, unique in this process.
         self.number = next(_numbers)
         #: Its process, for the outcomes; None until it is known.
         self.pid: int | None = None
-        self._encoder = Encoder(PARENT)
+        self._events = events
+        self._results = results
+        events.join(self.number)
+        self._encoder = Encoder(PARENT, LARGE)
         self._definitions = definitions
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
         #: without deliveries never is.
@@ -65,7 +75,8 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
-        head = BatchHead(batch, self._classes_due, self._handlers_due, [])
+        gone, freed = self._events.gone(self.number), self._results.freed()
+        head = BatchHead(batch, self._classes_due, self._handlers_due, [], gone, freed)
         message = Message(batch)
         encode = self._encoder.encode
         events: list[bytes] = []
@@ -79,9 +90,16 @@ class ParentEnd:
                 if handler.number not in self._known_handlers:
                     self._define(handler)
                 data = encode(receipt.event)
+                large = None
+                if self._encoder.buffers or len(data) >= LARGE:
+                    large, data = self._share(delivery, receipt, data)
             except Exception as error:  # noqa: BLE001 - pickling runs the user's code
                 message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
                 continue
+            if data is None:
+                message.no_room = not message.deliveries
+                message.rest.extend(deliveries[index:])
+                break
             total += len(data)
             if total > BATCH_BYTES and events:
                 message.rest.extend(deliveries[index:])
@@ -96,12 +114,38 @@ class ParentEnd:
                     receipt.topic,
                     delivery.attempts + 1,
                     len(data),
+                    large,
                 )
             )
         self._classes_due.extend(self._encoder.take_definitions())
         if events:
             message.data = pack_batch(head, events)
         return message
+
+    def _share(
+        self, delivery: Delivery, receipt: Receipt, data: bytes
+    ) -> tuple[Large | None, bytes | None]:
+        """Put the buffers of an event where the worker can see them.
+
+        Returns:
+            Where they are, and the rest of the event. The rest is None when there is no room now;
+            it has everything, and they are nowhere, when there will never be.
+        """
+        encoder, events = self._encoder, self._events
+        buffers, encoder.buffers = encoder.buffers, []
+        if not buffers:  # one large bytes object, say, which pickle has no buffer of
+            buffers, data = [memoryview(data)], b""
+        with events.copying:  # so that a second worker waits for the copy, and does not make one
+            block = receipt.block
+            if block is None:
+                if not events.fits(buffers):
+                    return None, encoder.encode_whole(receipt.event)
+                block = receipt.block = events.put(buffers)
+                if block is None:
+                    return None, None
+                if not receipt.left:  # cancelled meanwhile: nobody else will release it
+                    block.release()
+        return (tuple(block.place), delivery.subscription.handler.writable), data
 
     def _define(self, handler: Handler) -> None:
         definition = self._definitions.get(handler.number)
@@ -166,10 +210,11 @@ class ParentEnd:
     ) -> list[Ended]:
         ends: list[Ended] = []
         pid, new, outcome, succeeded = self.pid, tuple.__new__, Outcome, OutcomeKind.SUCCEEDED
-        for end in each_end(data, self._take_definition):
-            started_at, ended_at, frame = end
+        for end in each_end(data, self._take_definition, self._note_kept):
+            started_at, ended_at, frame, place = end
             if frame:
-                ends.append(outcomes.outcome_of(end, deliveries[first + len(ends)], pid))
+                views = () if place is None else self._results.views(place)
+                ends.append(outcomes.outcome_of(end, views, deliveries[first + len(ends)], pid))
             else:  # it returned None and published nothing; written out, for it is most of them
                 values = (succeeded, None, None, started_at, ended_at, pid, 0)
                 ends.append((new(outcome, values), None))
@@ -180,6 +225,11 @@ class ParentEnd:
         if cls is not None:
             self._encoder.know(cls, number)
 
+    def _note_kept(self, kept: Sequence[int], dropped: Sequence[int]) -> None:
+        self._events.note_kept(self.number, kept, dropped)
+
     def close(self) -> None:
-        """Forget the classes that the worker defined: it is gone."""
+        """Forget the classes that the worker defined, and what it kept: it is gone."""
         forget_classes(self.number)
+        self._events.leave(self.number)
+        self._results.close()

@@ -100,6 +100,8 @@ class Message:
     failed: list[tuple[Delivery, Outcome]] = field(default_factory=list)
     #: Deliveries that found no room in it: put them back.
     rest: list[Delivery] = field(default_factory=list)
+    #: Not even the first found room in shared memory: wait until others give some back.
+    no_room: bool = False
 
 
 class Worker(Protocol):

@@ -15,16 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from procbus.codec import ClassNumber, decode
+from procbus.pool.blocks import Place
 
 #: The message that ends a worker.
 STOP = b""
+
+#: In place of a result of which all is in shared memory.
+STREAM = b"."
 
 _HEAD_SIZE = struct.Struct("<I")
 _RESULTS = struct.Struct("<cq?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
-#: In place of a size: this is not the end of a delivery but a class that the next ones need.
-_DEFINITION = -1.0
+#: In place of a start: this is not the end of a delivery but a class that the next ones need; where
+#: the buffers of the next one are; or which blocks of events are kept, and not any more.
+_DEFINITION, _PLACE, _KEPT = -1.0, -2.0, -3.0
 
 
 class Tag(bytes, enum.Enum):
@@ -51,7 +56,9 @@ class Ending(enum.IntEnum):
     NO_RESULT = 4
 
 
-Item = tuple[int, int, "int | None", "str | None", int, int]
+Item = tuple[int, int, "int | None", "str | None", int, int, "Large | None"]
+#: Where the large buffers of an event are, and whether the handler gets a copy that it may write to.
+Large = tuple[tuple[int, int, tuple[tuple[int, int], ...]], bool]
 
 
 class BatchHead(NamedTuple):
@@ -61,8 +68,12 @@ class BatchHead(NamedTuple):
     classes: list[tuple[ClassNumber, bytes]]
     #: Handlers that the worker does not know yet: number, name, definition.
     handlers: list[tuple[int, str, bytes]]
-    #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes.
+    #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes, where
+    #: its large buffers are.
     items: list[Item]
+    #: Blocks of events that are no more, and blocks of results that nobody has any more.
+    gone: list[int]
+    freed: list[tuple[int, int]]
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
@@ -86,8 +97,22 @@ def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
 
 def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
     """Lay out a class that the following results need."""
-    data = pickle.dumps((number, definition), pickle.HIGHEST_PROTOCOL)
-    return _ENDED.pack(_DEFINITION, 0.0, len(data)) + data
+    return _pack_note(_DEFINITION, (number, definition))
+
+
+def pack_place(place: Place) -> bytes:
+    """Lay out where the large buffers of the next result are."""
+    return _pack_note(_PLACE, tuple(place))
+
+
+def pack_kept(kept: Sequence[int], dropped: Sequence[int]) -> bytes:
+    """Lay out which blocks of events a handler keeps a view of, and which it does not any more."""
+    return _pack_note(_KEPT, (kept, dropped))
+
+
+def _pack_note(what: float, note: object) -> bytes:
+    data = pickle.dumps(note, pickle.HIGHEST_PROTOCOL)
+    return _ENDED.pack(what, 0.0, len(data)) + data
 
 
 def results_head(batch: int, complete: bool) -> bytes:
@@ -111,24 +136,38 @@ def unpack_results(message: bytes | bytearray) -> Results:
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
-#: for a handler that returned None and published nothing.
-End = tuple[float, float, memoryview]
+#: for a handler that returned None and published nothing. Last, where its large buffers are.
+End = tuple[float, float, memoryview, "Place | None"]
 
 
 def each_end(
-    data: bytes | memoryview, define: Callable[[ClassNumber, bytes], object]
+    data: bytes | memoryview,
+    define: Callable[[ClassNumber, bytes], object],
+    note_kept: Callable[[Sequence[int], Sequence[int]], object],
 ) -> Iterator[End]:
-    """Go through results, in order; `define` gets the classes that the next ones need."""
+    """Go through results, in order.
+
+    Args:
+        data: the results.
+        define: gets the classes that the next ones need.
+        note_kept: gets the blocks of events that are kept from now on, and those no longer.
+    """
     view = memoryview(data)
     unpack, head, total = _ENDED.unpack_from, _ENDED.size, len(view)
     nothing = view[:0]
     position = 0
+    place: Place | None = None
     while position < total:
         started_at, ended_at, size = unpack(view, position)
         position += head
         frame = view[position : position + size] if size else nothing
         position += size
-        if started_at == _DEFINITION:
+        if started_at >= 0:
+            yield started_at, ended_at, frame, place
+            place = None
+        elif started_at == _DEFINITION:
             define(*decode(frame))
+        elif started_at == _PLACE:
+            place = Place(*decode(frame))
         else:
-            yield started_at, ended_at, frame
+            note_kept(*decode(frame))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
+from procbus.pool.blocks import LARGE, Room
 from procbus.pool.channel import Channel
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
@@ -37,6 +38,7 @@ from procbus.pool.wire import (
     unpack_batch,
 )
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
+from procbus.pool.worker_memory import WorkerMemory
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.010
@@ -83,6 +85,7 @@ def prepare(
     pipe: Connection,
     logbook: Logbook,
     stack: StackPage,
+    memory: tuple[Room, Room, int],
     tokens: Tokens,
     settings: WorkerSettings,
 ) -> None:
@@ -99,7 +102,7 @@ def prepare(
     channel = Channel(pipe, stay_awake=True)
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
-    _worker = Worker(_forward.report, logbook, tokens, settings.number)
+    _worker = Worker(_forward.report, logbook, WorkerMemory(*memory), tokens, settings.number)
     _receive = channel.receive
     stack.listen()
 
@@ -136,12 +139,18 @@ class Worker:
     """
 
     def __init__(
-        self, send: Callable[..., object], logbook: Logbook, tokens: Tokens, number: int
+        self,
+        send: Callable[..., object],
+        logbook: Logbook,
+        memory: WorkerMemory,
+        tokens: Tokens,
+        number: int,
     ) -> None:
         self.send = send
         self._logbook = logbook
+        self._memory = memory
         self._claim = tokens.acquire
-        self._encoder = Encoder(number)
+        self._encoder = Encoder(number, LARGE)
         #: Definitions are loaded at the first delivery: what a broken one does is charged to it.
         self._definitions: dict[int, bytes] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
@@ -178,6 +187,7 @@ class Worker:
         """Run a batch as far as there are tokens, and send what became of it."""
         head, events = unpack_batch(message)
         self._learn(head)
+        self._memory.learn(head)
         logbook, claim = self._logbook, self._claim
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
@@ -192,6 +202,9 @@ class Worker:
             result, ended_at = self._run(item, events[position : position + size], started_at, done)
             position += size
             done += 1
+            large = item[6]
+            if large is not None or self._memory.keeps:
+                result = self._memory.note_end(large) + result
             if not logbook.finish(done, result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
@@ -245,7 +258,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return self._failed(Ending.NO_HANDLER, error, started_at, 0)
         try:
-            event = decode(event_data)
+            large = item[6]
+            event = decode(event_data) if large is None else self._memory.load(event_data, large)
         except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
             return self._failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
@@ -263,6 +277,7 @@ class Worker:
             return pack_end(started_at, ended_at, b""), ended_at
         try:
             frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
+            ahead, frame = self._memory.put(frame, self._encoder.buffers)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             from procbus.blame import path_of_fault  # only now: it is rarely needed
 
@@ -270,11 +285,11 @@ class Worker:
                 [event for _, event in published], "published"
             )
             return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
-        return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+        return self._definitions_made() + ahead + pack_end(started_at, ended_at, frame), ended_at
 
     def _make_context(self, item: Item, published: list[tuple[str | None, Any]]) -> HandlerContext:
         """Make what `current()` returns in a handler."""
-        handler, event_id, parent_id, topic, attempt, _ = item
+        handler, event_id, parent_id, topic, attempt, *_ = item
 
         def publish(event: Any, topic: str | None) -> None:
             if topic is not None:
@@ -301,10 +316,10 @@ class Worker:
         if ending is Ending.RAISED:
             # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
             with contextlib.suppress(BaseException):
-                data = self._encode(error)
+                data = self._encoder.encode_whole(error)
                 travelling = data if isinstance(decode(data), BaseException) else None
         value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
-        frame = self._encode((int(ending), value, dropped))
+        frame = self._encoder.encode_whole((int(ending), value, dropped))
         return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
 
     def _encode(self, obj: Any) -> bytes:

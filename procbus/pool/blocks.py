@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""Memory shared with workers for the large buffers of events: copied in once, read in place.
+
+It is one anonymous file in memory without a name, so that nobody else can open it and nothing is
+left behind, whoever dies first. Each block is a part of it that is never another's: the file is
+sparse and larger than any machine's memory. A block that is not used any more is kept mapped for
+the next event of its size, which saves three quarters of the time to fill it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.reduction import DupFd
+from typing import Any, NamedTuple, Self
+
+from procbus.pool.logbook import anonymous_file
+
+#: A buffer of fewer bytes travels in the pipe.
+LARGE = 128 * 1024
+#: Bytes of the sparse file, which only what is written takes memory of.
+_SPACE = 1 << 44
+#: Buffers in a block begin at multiples of this, as the fastest loops want it.
+_ALIGNED = 64
+#: Copied without a break: other threads wait for the GIL meanwhile, 0.1 ms.
+_STRIDE = 1 << 20
+
+
+class Place(NamedTuple):
+    """Where the buffers of an event, or of a result, are."""
+
+    #: Of the block, in bytes.
+    offset: int
+    capacity: int
+    #: Start in the block and size of each buffer, in bytes.
+    parts: tuple[tuple[int, int], ...]
+
+
+class Room:
+    """A sparse file in memory, seen from either process."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def create(cls, name: str) -> Self:
+        """Make an empty one."""
+        fd = anonymous_file(name)
+        os.ftruncate(fd, _SPACE)
+        return cls(fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to a worker that is being spawned: it gets the file descriptor."""
+        return _attach, (DupFd(self.fd),)
+
+    def map(self, offset: int, capacity: int, access: int) -> mmap.mmap:
+        """Map a block."""
+        return mmap.mmap(self.fd, capacity, access=access, offset=offset)
+
+    def give_back(self, mapped: mmap.mmap) -> None:
+        """Give the memory of a block back to the system. It has to be mapped for writing."""
+        if hasattr(mmap, "MADV_REMOVE"):  # Linux
+            mapped.madvise(mmap.MADV_REMOVE)
+
+    def close(self) -> None:
+        """Let the file go; what is mapped stays. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _attach(duplicate: Any) -> Room:
+    return Room(duplicate.detach())
+
+
+def capacity_for(size: int) -> int:
+    """Bytes of a block that holds so many: whole pages, at most an eighth more than needed."""
+    step = max(mmap.ALLOCATIONGRANULARITY, 1 << max(0, size.bit_length() - 4))
+    return -(-size // step) * step
+
+
+def parts_of(sizes: Sequence[int]) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Lay buffers of these sizes out; give start and size of each, and the size of all."""
+    parts = []
+    end = 0
+    for size in sizes:
+        parts.append((end, size))
+        end += -(-size // _ALIGNED) * _ALIGNED
+    return tuple(parts), max(end, 1)
+
+
+def fill(
+    target: memoryview, parts: Sequence[tuple[int, int]], buffers: Sequence[memoryview]
+) -> None:
+    """Copy buffers to their places."""
+    for (start, size), buffer in zip(parts, buffers, strict=True):
+        for begin in range(0, size, _STRIDE):
+            end = min(begin + _STRIDE, size)
+            target[start + begin : start + end] = buffer[begin:end]
+
+
+class Block:
+    """The buffers of one event in shared memory. `EventMemory` guards all but `place`."""
+
+    __slots__ = ("done", "keepers", "mapped", "memory", "place")
+
+    def __init__(self, memory: EventMemory, place: Place, mapped: mmap.mmap) -> None:
+        self.memory = memory
+        self.place = place
+        self.mapped = mapped
+        #: Workers whose handlers keep a view of it.
+        self.keepers: set[int] = set()
+        #: Whether the event is settled.
+        self.done = False
+
+    def release(self) -> None:
+        """The event is settled: the block may be used again, once nobody keeps a view of it."""
+        self.memory.release(self)
+
+
+class EventMemory:
+    """The blocks of all events of one pool. Thread-safe.
+
+    `_lock` belongs to this object and guards all fields; nothing blocks while it is held, and
+    buffers are copied without it.
+
+    Args:
+        limit: bytes that all blocks may have together, used or waiting to be used again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.room = Room.create("procbus-events")
+        #: Held while an event's buffers are copied in.
+        self.copying = threading.Lock()
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._idle: dict[int, list[tuple[int, mmap.mmap]]] = {}
+        #: Capacities of idle blocks, the one that was idle longest first; may name too many.
+        self._order: deque[int] = deque()
+        self._next = 0
+        self._blocks: dict[int, Block] = {}
+        #: Offsets of blocks that are no more, for each worker that may still have them mapped.
+        self._gone: dict[int, list[int]] = {}
+        self._used = 0
+        self._kept = 0
+        self._idle_bytes = 0
+
+    def fits(self, buffers: Sequence[memoryview]) -> bool:
+        """Whether there can be a block for these, if only others end."""
+        _, size = parts_of([buffer.nbytes for buffer in buffers])
+        return capacity_for(size) + self._kept <= self.limit
+
+    def put(self, buffers: Sequence[memoryview]) -> Block | None:
+        """Copy buffers into a block; None when there is no room for it now."""
+        parts, size = parts_of([buffer.nbytes for buffer in buffers])
+        with self._lock:
+            block = self._locked_take(capacity_for(size), parts)
+        if block is not None:
+            with memoryview(block.mapped) as target:
+                fill(target, parts, buffers)
+        return block
+
+    def _locked_take(self, capacity: int, parts: tuple[tuple[int, int], ...]) -> Block | None:
+        idle = self._idle.get(capacity)
+        if idle:
+            offset, mapped = idle.pop()
+            self._idle_bytes -= capacity
+        else:
+            if not self._locked_make_room(capacity):
+                return None
+            offset, self._next = self._next, self._next + capacity
+            mapped = self.room.map(offset, capacity, mmap.ACCESS_WRITE)
+        self._used += capacity
+        block = self._blocks[offset] = Block(self, Place(offset, capacity, parts), mapped)
+        return block
+
+    def _locked_make_room(self, capacity: int) -> bool:
+        while self._used + self._kept + self._idle_bytes + capacity > self.limit:
+            if not self._order:
+                return False
+            old = self._order.popleft()
+            idle = self._idle.get(old)
+            if idle:
+                offset, mapped = idle.pop(0)
+                self._idle_bytes -= old
+                self.room.give_back(mapped)
+                mapped.close()
+                for gone in self._gone.values():
+                    gone.append(offset)
+        return True
+
+    def release(self, block: Block) -> None:
+        """The event of a block is settled. Idempotent."""
+        with self._lock:
+            if block.done:
+                return
+            block.done = True
+            self._used -= block.place.capacity
+            if block.keepers:
+                self._kept += block.place.capacity
+            else:
+                self._locked_free(block)
+
+    def _locked_free(self, block: Block) -> None:
+        offset, capacity, _ = block.place
+        del self._blocks[offset]
+        self._idle.setdefault(capacity, []).append((offset, block.mapped))
+        self._order.append(capacity)
+        self._idle_bytes += capacity
+        self._freed.notify_all()
+
+    def wait_for_room(self, timeout: float) -> None:
+        """Wait until a block has come free, at most so many seconds."""
+        with self._lock:
+            self._freed.wait(timeout)
+
+    # What workers tell.
+
+    def join(self, worker: int) -> None:
+        """A worker begins to map blocks."""
+        with self._lock:
+            self._gone[worker] = []
+
+    def gone(self, worker: int) -> list[int]:
+        """Offsets of blocks that a worker need not keep mapped."""
+        if not self._gone.get(worker):
+            return []
+        with self._lock:
+            gone, self._gone[worker] = self._gone[worker], []
+            return gone
+
+    def note_kept(self, worker: int, kept: Sequence[int], dropped: Sequence[int]) -> None:
+        """Take note of blocks that a worker keeps a view of, and of those that it dropped since."""
+        with self._lock:
+            for offset in kept:
+                self._blocks[offset].keepers.add(worker)
+            for offset in dropped:
+                self._locked_drop(self._blocks[offset], worker)
+
+    def leave(self, worker: int) -> None:
+        """A worker is dead: it keeps nothing."""
+        with self._lock:
+            self._gone.pop(worker, None)
+            for block in list(self._blocks.values()):
+                self._locked_drop(block, worker)
+
+    def _locked_drop(self, block: Block, worker: int) -> None:
+        if worker in block.keepers:
+            block.keepers.remove(worker)
+            if block.done and not block.keepers:
+                self._kept -= block.place.capacity
+                self._locked_free(block)
+
+    def close(self) -> None:
+        """Give everything back. Idempotent."""
+        with self._lock:
+            for idle in self._idle.values():
+                for _, mapped in idle:
+                    mapped.close()
+            self._idle.clear()
+            self._order.clear()
+            self._idle_bytes = 0
+            self.room.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes in blocks of events that are not settled, or that handlers keep."""
+        return self._used + self._kept

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Memory shared with one worker for the large buffers of its results.
+
+The worker copies them in; the parent maps the block for itself alone, so that whoever gets the
+result owns it, may write to it and keep it for as long as he likes. When it is gone, the worker may
+use the block again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+from procbus.pool.blocks import Place, Room, capacity_for, fill, parts_of
+
+
+class ResultWriter:
+    """The worker's side. It belongs to the worker's main thread.
+
+    Args:
+        room: shared with the parent.
+        idle_limit: bytes that blocks which wait to be used again may have together.
+    """
+
+    def __init__(self, room: Room, idle_limit: int) -> None:
+        self._room = room
+        self._idle_limit = idle_limit
+        self._mapped: dict[int, mmap.mmap] = {}
+        self._idle: dict[int, list[int]] = {}
+        self._idle_bytes = 0
+        self._next = 0
+
+    def put(self, buffers: Sequence[memoryview]) -> Place:
+        """Copy the buffers of a result in."""
+        parts, size = parts_of([buffer.nbytes for buffer in buffers])
+        capacity = capacity_for(size)
+        idle = self._idle.get(capacity)
+        if idle:
+            offset = idle.pop()
+            self._idle_bytes -= capacity
+        else:
+            offset, self._next = self._next, self._next + capacity
+            self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+        with memoryview(self._mapped[offset]) as target:
+            fill(target, parts, buffers)
+        return Place(offset, capacity, parts)
+
+    def reuse(self, freed: Sequence[tuple[int, int]]) -> None:
+        """Take blocks back that nobody has any more: offset and capacity of each."""
+        for offset, capacity in freed:
+            if self._idle_bytes + capacity <= self._idle_limit:
+                self._idle.setdefault(capacity, []).append(offset)
+                self._idle_bytes += capacity
+            else:
+                mapped = self._mapped.pop(offset)
+                self._room.give_back(mapped)
+                mapped.close()
+
+
+class ResultReader:
+    """The parent's side. It belongs to the companion, but for what drops a result.
+
+    Args:
+        room: shared with the worker.
+        limit: bytes of results that may stay in shared memory; what comes beyond is copied out.
+    """
+
+    def __init__(self, room: Room, limit: int) -> None:
+        self.room = room
+        self._limit = limit
+        #: Blocks that somebody has a result in: offset and capacity.
+        self._alive: dict[int, int] = {}
+        #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
+        #: in the middle of anything: so without a lock.
+        self._dropped: deque[int] = deque()
+        self._end = 0
+        self.received = 0
+
+    def views(self, place: Place) -> list[memoryview]:
+        """The buffers of a result, which from now on are the caller's own."""
+        offset, capacity, parts = place
+        self._end = max(self._end, offset + capacity)
+        self.received += capacity
+        # Private: what is written there stays there. So it may be written to.
+        mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
+        whole = memoryview(mapped)
+        views = [whole[start : start + size] for start, size in parts]
+        crowded = sum(self._alive.values()) + capacity > self._limit
+        self._alive[offset] = capacity
+        if crowded:
+            self._dropped.append(offset)
+            return [memoryview(bytearray(view)) for view in views]
+        weakref.finalize(mapped, self._dropped.append, offset).atexit = False
+        return views
+
+    def freed(self) -> list[tuple[int, int]]:
+        """Blocks that nobody has any more since the last time, for the worker: see `reuse`."""
+        freed = []
+        while self._dropped:
+            offset = self._dropped.popleft()
+            freed.append((offset, self._alive.pop(offset)))
+        return freed
+
+    def close(self) -> None:
+        """The worker is gone: give back all but what somebody has. Idempotent."""
+        if self.room.fd < 0:
+            return
+        self.freed()
+        begin = 0
+        for offset, capacity in [*sorted(self._alive.items()), (self._end, 0)]:
+            if offset > begin:
+                gap = self.room.map(begin, offset - begin, mmap.ACCESS_WRITE)
+                self.room.give_back(gap)
+                gap.close()
+            begin = offset + capacity
+        self.room.close()
