@@ -24,7 +24,7 @@ class BlockReader:
 
     def views(self, place: Place, *, writable: bool) -> list[memoryview]:
         """The buffers of an event: in place and read-only, or a private copy that is writable."""
-        offset, capacity, parts = place
+        offset, capacity, parts, _ = place
         mapped = self._mapped.get(offset)
         if mapped is None:
             mapped = self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)

@@ -14,10 +14,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from multiprocessing.reduction import DupFd
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
+from procbus.errors import SerializationError
 from procbus.pool.logbook import anonymous_file
+from procbus.sizes import format_size
 
 #: A buffer of fewer bytes travels in the pipe.
 LARGE = 128 * 1024
@@ -30,13 +33,15 @@ _STRIDE = 1 << 20
 
 
 class Place(NamedTuple):
-    """Where the buffers of an event, or of a result, are."""
+    """Where what is large of an event, or of a result, lies."""
 
     #: Of the block, in bytes.
     offset: int
     capacity: int
     #: Start in the block and size of each buffer, in bytes.
     parts: tuple[tuple[int, int], ...]
+    #: In which form: see `large`.
+    form: int
 
 
 class Room:
@@ -97,6 +102,8 @@ def fill(
 ) -> None:
     """Copy buffers to their places."""
     for (start, size), buffer in zip(parts, buffers, strict=True):
+        if buffer.ndim != 1 or buffer.format != "B":
+            buffer = buffer.cast("B")
         for begin in range(0, size, _STRIDE):
             end = min(begin + _STRIDE, size)
             target[start + begin : start + end] = buffer[begin:end]
@@ -128,11 +135,21 @@ class EventMemory:
     buffers are copied without it.
 
     Args:
-        limit: bytes that all blocks may have together, used or waiting to be used again.
+        limit: bytes that all blocks may have together, used or waiting to be used again; with 0
+            everything travels in the pipe.
+        large: what has fewer bytes travels in the pipe.
+        on_oversize: what to do with an event that is larger than the limit: send it through the
+            pipe, or fail.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, large: int = LARGE, on_oversize: Literal["pipe", "fail"] = "pipe"
+    ) -> None:
         self.limit = limit
+        self.large: float = large if limit else inf
+        self._on_oversize = on_oversize
+        #: Bytes that were copied in so far.
+        self.sent = 0
         self.room = Room.create("procbus-events")
         #: Held while an event's buffers are copied in.
         self.copying = threading.Lock()
@@ -149,22 +166,35 @@ class EventMemory:
         self._kept = 0
         self._idle_bytes = 0
 
+    def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
+        """Raise SerializationError for what does not fit, if it is to fail."""
+        if self._on_oversize == "fail":
+            size = sum(buffer.nbytes for buffer in buffers)
+            raise SerializationError(
+                f"event {event_id} for {handler} has {format_size(size)} of large data, above the "
+                f"shared_memory_limit of {format_size(self.limit)}, {format_size(self._kept)} of "
+                'which handlers keep: raise the limit, or let it take the pipe (on_oversize="pipe")'
+            )
+
     def fits(self, buffers: Sequence[memoryview]) -> bool:
         """Whether there can be a block for these, if only others end."""
         _, size = parts_of([buffer.nbytes for buffer in buffers])
         return capacity_for(size) + self._kept <= self.limit
 
-    def put(self, buffers: Sequence[memoryview]) -> Block | None:
+    def put(self, buffers: Sequence[memoryview], form: int) -> Block | None:
         """Copy buffers into a block; None when there is no room for it now."""
         parts, size = parts_of([buffer.nbytes for buffer in buffers])
         with self._lock:
-            block = self._locked_take(capacity_for(size), parts)
+            block = self._locked_take(capacity_for(size), parts, form)
         if block is not None:
             with memoryview(block.mapped) as target:
                 fill(target, parts, buffers)
+            self.sent += size
         return block
 
-    def _locked_take(self, capacity: int, parts: tuple[tuple[int, int], ...]) -> Block | None:
+    def _locked_take(
+        self, capacity: int, parts: tuple[tuple[int, int], ...], form: int
+    ) -> Block | None:
         idle = self._idle.get(capacity)
         if idle:
             offset, mapped = idle.pop()
@@ -175,7 +205,8 @@ class EventMemory:
             offset, self._next = self._next, self._next + capacity
             mapped = self.room.map(offset, capacity, mmap.ACCESS_WRITE)
         self._used += capacity
-        block = self._blocks[offset] = Block(self, Place(offset, capacity, parts), mapped)
+        place = Place(offset, capacity, parts, form)
+        block = self._blocks[offset] = Block(self, place, mapped)
         return block
 
     def _locked_make_room(self, capacity: int) -> bool:
@@ -206,7 +237,7 @@ class EventMemory:
                 self._locked_free(block)
 
     def _locked_free(self, block: Block) -> None:
-        offset, capacity, _ = block.place
+        offset, capacity, *_ = block.place
         del self._blocks[offset]
         self._idle.setdefault(capacity, []).append((offset, block.mapped))
         self._order.append(capacity)

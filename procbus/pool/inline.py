@@ -72,7 +72,7 @@ class InlineWorker:
         self._tokens = threading.Semaphore(0)
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
-        shared = WorkerMemory(memory.room, results, memory.limit)
+        shared = WorkerMemory(memory.room, results, memory.limit, memory.large)
         self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
         #: Whose thread runs the handlers.
         self._thread = 0

@@ -136,7 +136,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results, share),
+                (memory.room, results, share, memory.large),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),

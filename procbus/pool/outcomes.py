@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from procbus import blame
-from procbus.codec import decode, decode_with, encode_alone
+from procbus.codec import decode, encode_alone
 from procbus.delivery import Delivery
 from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.large import Form, load
 from procbus.pool.seam import Ended, WorkerGone
-from procbus.pool.wire import STREAM, End, Ending
+from procbus.pool.wire import End, Ending
 from procbus.sizes import format_size
 
 Settled = tuple[Delivery, Outcome]
@@ -23,23 +24,23 @@ _SUCCEEDED = OutcomeKind.SUCCEEDED
 _new = tuple.__new__
 
 
-def outcome_of(
-    end: End, buffers: Sequence[memoryview], delivery: Delivery, pid: int | None
-) -> Ended:
+def outcome_of(end: End, views: Sequence[memoryview], delivery: Delivery, pid: int | None) -> Ended:
     """Make the outcome of a delivery that ended in a worker.
 
     Args:
         end: what the worker said.
-        buffers: those that the result's bytes leave out.
+        views: of what of the result is in shared memory.
         delivery: what it was about.
         pid: the worker.
     """
-    started_at, ended_at, frame, _ = end
+    started_at, ended_at, frame, place = end
     try:
-        if buffers and frame == STREAM:
-            ending, value, extra = decode(buffers[0])
+        if place is None:
+            ending, value, extra = decode(frame)
         else:
-            ending, value, extra = decode_with(frame, buffers) if buffers else decode(frame)
+            loaded = load(Form(place.form), frame, views)
+            plain = place.form not in (Form.BUFFERS, Form.PICKLED)
+            ending, value, extra = (Ending.SUCCEEDED, loaded, None) if plain else loaded
     except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
         wrong = _result_fault(delivery, error)
         return Outcome(OutcomeKind.RAISED, None, wrong, started_at, ended_at, pid), None

@@ -22,7 +22,8 @@ from procbus.delivery import Delivery
 from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
-from procbus.pool.blocks import LARGE, EventMemory
+from procbus.pool.blocks import EventMemory
+from procbus.pool.large import Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
@@ -55,7 +56,7 @@ class ParentEnd:
         self._events = events
         self._results = results
         events.join(self.number)
-        self._encoder = Encoder(PARENT, LARGE)
+        self._encoder = Encoder(PARENT, events.large)
         self._definitions = definitions
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
         #: without deliveries never is.
@@ -78,7 +79,6 @@ class ParentEnd:
         gone, freed = self._events.gone(self.number), self._results.freed()
         head = BatchHead(batch, self._classes_due, self._handlers_due, [], gone, freed)
         message = Message(batch)
-        encode = self._encoder.encode
         events: list[bytes] = []
         total = 0
         for index, delivery in enumerate(deliveries):
@@ -89,14 +89,11 @@ class ParentEnd:
             try:
                 if handler.number not in self._known_handlers:
                     self._define(handler)
-                data = encode(receipt.event)
-                large = None
-                if self._encoder.buffers or len(data) >= LARGE:
-                    large, data = self._share(delivery, receipt, data)
+                data, large, room = self._encode(delivery, receipt)
             except Exception as error:  # noqa: BLE001 - pickling runs the user's code
                 message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
                 continue
-            if data is None:
+            if not room:
                 message.no_room = not message.deliveries
                 message.rest.extend(deliveries[index:])
                 break
@@ -122,30 +119,47 @@ class ParentEnd:
             message.data = pack_batch(head, events)
         return message
 
-    def _share(
-        self, delivery: Delivery, receipt: Receipt, data: bytes
-    ) -> tuple[Large | None, bytes | None]:
-        """Put the buffers of an event where the worker can see them.
+    def _encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
+        """Encode an event.
 
         Returns:
-            Where they are, and the rest of the event. The rest is None when there is no room now;
-            it has everything, and they are nowhere, when there will never be.
+            What goes through the pipe, where the rest is, and whether there was room for that.
         """
-        encoder, events = self._encoder, self._events
-        buffers, encoder.buffers = encoder.buffers, []
-        if not buffers:  # one large bytes object, say, which pickle has no buffer of
-            buffers, data = [memoryview(data)], b""
+        encoder, large = self._encoder, self._events.large
+        event = receipt.event
+        found = plain(event, large)
+        if found is not None:
+            return self._share(delivery, receipt, found[0], [found[1]], b"")
+        data = encoder.encode(event)
+        if encoder.buffers:
+            buffers, encoder.buffers = encoder.buffers, []
+            return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
+        if len(data) >= large:
+            return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
+        return data, None, True
+
+    def _share(
+        self,
+        delivery: Delivery,
+        receipt: Receipt,
+        form: Form,
+        buffers: Sequence[memoryview],
+        rest: bytes,
+    ) -> tuple[bytes, Large | None, bool]:
+        """Put the large part of an event where workers can see it, unless it is there already."""
+        events = self._events
         with events.copying:  # so that a second worker waits for the copy, and does not make one
             block = receipt.block
             if block is None:
                 if not events.fits(buffers):
-                    return None, encoder.encode_whole(receipt.event)
-                block = receipt.block = events.put(buffers)
+                    events.check_oversize(delivery.handler.name, receipt.id, buffers)
+                    return self._encoder.encode_whole(receipt.event), None, True
+                block = receipt.block = events.put(buffers, form)
                 if block is None:
-                    return None, None
+                    return b"", None, False
                 if not receipt.left:  # cancelled meanwhile: nobody else will release it
                     block.release()
-        return (tuple(block.place), delivery.subscription.handler.writable), data
+        return rest, (tuple(block.place), delivery.subscription.handler.writable), True
 
     def _define(self, handler: Handler) -> None:
         definition = self._definitions.get(handler.number)
@@ -213,7 +227,7 @@ class ParentEnd:
         for end in each_end(data, self._take_definition, self._note_kept):
             started_at, ended_at, frame, place = end
             if frame:
-                views = () if place is None else self._results.views(place)
+                views = self._results.views(place) if place is not None else ()
                 ends.append(outcomes.outcome_of(end, views, deliveries[first + len(ends)], pid))
             else:  # it returned None and published nothing; written out, for it is most of them
                 values = (succeeded, None, None, started_at, ended_at, pid, 0)

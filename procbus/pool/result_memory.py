@@ -32,7 +32,7 @@ class ResultWriter:
         self._idle_bytes = 0
         self._next = 0
 
-    def put(self, buffers: Sequence[memoryview]) -> Place:
+    def put(self, buffers: Sequence[memoryview], form: int) -> Place:
         """Copy the buffers of a result in."""
         parts, size = parts_of([buffer.nbytes for buffer in buffers])
         capacity = capacity_for(size)
@@ -45,7 +45,7 @@ class ResultWriter:
             self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
         with memoryview(self._mapped[offset]) as target:
             fill(target, parts, buffers)
-        return Place(offset, capacity, parts)
+        return Place(offset, capacity, parts, form)
 
     def reuse(self, freed: Sequence[tuple[int, int]]) -> None:
         """Take blocks back that nobody has any more: offset and capacity of each."""
@@ -80,7 +80,7 @@ class ResultReader:
 
     def views(self, place: Place) -> list[memoryview]:
         """The buffers of a result, which from now on are the caller's own."""
-        offset, capacity, parts = place
+        offset, capacity, parts, _ = place
         self._end = max(self._end, offset + capacity)
         self.received += capacity
         # Private: what is written there stays there. So it may be written to.

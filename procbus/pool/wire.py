@@ -20,8 +20,8 @@ from procbus.pool.blocks import Place
 #: The message that ends a worker.
 STOP = b""
 
-#: In place of a result of which all is in shared memory.
-STREAM = b"."
+#: What the pipe has of a result of which all is in shared memory.
+REST = b"."
 
 _HEAD_SIZE = struct.Struct("<I")
 _RESULTS = struct.Struct("<cq?")
@@ -57,8 +57,8 @@ class Ending(enum.IntEnum):
 
 
 Item = tuple[int, int, "int | None", "str | None", int, int, "Large | None"]
-#: Where the large buffers of an event are, and whether the handler gets a copy that it may write to.
-Large = tuple[tuple[int, int, tuple[tuple[int, int], ...]], bool]
+#: Where what is large of an event lies, and whether the handler gets a copy that it may write to.
+Large = tuple[tuple[int, int, tuple[tuple[int, int], ...], int], bool]
 
 
 class BatchHead(NamedTuple):

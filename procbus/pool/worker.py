@@ -20,13 +20,14 @@ from typing import Any, NamedTuple, Protocol
 
 from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
-from procbus.pool.blocks import LARGE, Room
+from procbus.pool.blocks import Room
 from procbus.pool.channel import Channel
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
+    REST,
     STOP,
     BatchHead,
     Ending,
@@ -85,7 +86,7 @@ def prepare(
     pipe: Connection,
     logbook: Logbook,
     stack: StackPage,
-    memory: tuple[Room, Room, int],
+    memory: tuple[Room, Room, int, float],
     tokens: Tokens,
     settings: WorkerSettings,
 ) -> None:
@@ -150,7 +151,7 @@ class Worker:
         self._logbook = logbook
         self._memory = memory
         self._claim = tokens.acquire
-        self._encoder = Encoder(number, LARGE)
+        self._encoder = Encoder(number, memory.large)
         #: Definitions are loaded at the first delivery: what a broken one does is charged to it.
         self._definitions: dict[int, bytes] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
@@ -276,6 +277,8 @@ class Worker:
         if value is None and not published:
             return pack_end(started_at, ended_at, b""), ended_at
         try:
+            if not published and (ahead := self._memory.put_plain(value)):
+                return ahead + pack_end(started_at, ended_at, REST), ended_at
             frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
             ahead, frame = self._memory.put(frame, self._encoder.buffers)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from procbus.codec import decode, decode_with
 from procbus.pool.block_reader import BlockReader
-from procbus.pool.blocks import LARGE, Place, Room
+from procbus.pool.blocks import Place, Room
+from procbus.pool.large import Form, load, plain
 from procbus.pool.result_memory import ResultWriter
-from procbus.pool.wire import STREAM, BatchHead, Large, pack_kept, pack_place
+from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
 
 
 class WorkerMemory:
@@ -20,9 +20,11 @@ class WorkerMemory:
         events: memory that the parent writes.
         results: memory that this worker writes.
         idle_limit: bytes of results' blocks that may wait to be used again.
+        large: what has fewer bytes travels in the pipe.
     """
 
-    def __init__(self, events: Room, results: Room, idle_limit: int) -> None:
+    def __init__(self, events: Room, results: Room, idle_limit: int, large: float) -> None:
+        self.large = large
         self._reader = BlockReader(events)
         self._writer = ResultWriter(results, idle_limit)
 
@@ -39,10 +41,10 @@ class WorkerMemory:
             self._writer.reuse(head.freed)
 
     def load(self, data: memoryview, large: Large) -> Any:
-        """Decode an event whose buffers, or all of which, are in shared memory."""
-        place, writable = large
-        views = self._reader.views(Place(*place), writable=writable)
-        return decode_with(data, views) if data else decode(views[0])
+        """Make an event of which the large part is in shared memory."""
+        place = Place(*large[0])
+        views = self._reader.views(place, writable=large[1])
+        return load(Form(place.form), data, views)
 
     def note_end(self, large: Large | None) -> bytes:
         """Tell, ahead of the end of a delivery, what its handler keeps of its event.
@@ -55,14 +57,23 @@ class WorkerMemory:
         dropped = self._reader.dropped() if self._reader.keeps else ()
         return pack_kept(kept, dropped) if kept or dropped else b""
 
+    def put_plain(self, value: Any) -> bytes:
+        """Put a result into shared memory that is large, and content alone.
+
+        Returns:
+            What goes ahead of its end; empty when it is no such result.
+        """
+        found = plain(value, self.large)
+        return b"" if found is None else pack_place(self._writer.put([found[1]], found[0]))
+
     def put(self, frame: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, bytes]:
-        """Put a result's buffers into shared memory, or all of a large one.
+        """Put the large part of a result into shared memory.
 
         Returns:
             What goes ahead of its end, and the rest of it.
         """
         if buffers:
-            return pack_place(self._writer.put(buffers)), frame
-        if len(frame) >= LARGE:
-            return pack_place(self._writer.put([memoryview(frame)])), STREAM
+            return pack_place(self._writer.put(buffers, Form.BUFFERS)), frame
+        if len(frame) >= self.large:
+            return pack_place(self._writer.put([memoryview(frame)], Form.PICKLED)), REST
         return b"", frame
