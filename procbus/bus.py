@@ -344,6 +344,7 @@ class EventBus:
             running=Counter(delivery.handler.name for delivery, _ in self._lanes.at_hand()),
             retrying=len(self._retries),
             dead_letters=len(self._settlement.dead_letters),
+            shared_memory=self._lanes.shared_memory(),
         )
 
     def health(self) -> tuple[WorkerHealth, ...]:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: After so many deaths in a row that no delivery could be charged for, the next one is.
 BARREN_DEATHS = 3
 
+#: How long a companion waits for room in shared memory before it asks again, in seconds.
+ROOM_S = 0.1
+
 #: A batch is overdue after twice the time that it should take, and so many seconds.
 GRACE_S = 0.010
 #: Bytes that surely get to a worker, and into its memory, in a second.
@@ -226,6 +229,8 @@ class Companion(threading.Thread):
         batch = Batch(number, message, self._lane.expected_s(message.deliveries))
         self._lane.cancel_all(self._lane.sharing.hand_out(self, worker, batch))
         if not batch.deliveries:
+            if message.no_room and not self.in_flight:
+                worker.wait_for_room(ROOM_S)
             return
         if len(self.in_flight) == 1 or worker.fits_ahead(message):
             batch.sent = True

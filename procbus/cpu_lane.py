@@ -148,6 +148,7 @@ class CpuLane:
         self.queue.close()
         for companion in list(self._companions):
             companion.join(JOIN_S)
+        self.pool.close()
 
     def cancel(self) -> None:
         """Settle as cancelled all that no worker has begun. Idempotent."""

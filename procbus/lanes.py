@@ -15,7 +15,7 @@ from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane, MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
-from procbus.stats import LaneStats
+from procbus.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.subscription import Lane, Subscription
 from procbus.supervisor import Supervisor
 from procbus.wear import Wear
@@ -169,6 +169,10 @@ class Lanes:
                 busy=io.busy + loop.busy,
             )
         return MappingProxyType({"io": io, "cpu": cpu})
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return NOTHING_SHARED if self.cpu is None else self.cpu.pool.shared_memory()
 
     def _utilisation(
         self, kind: Kind, subscriptions: Sequence[Subscription], worker_s: float

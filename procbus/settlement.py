@@ -111,15 +111,12 @@ class Settlement:
                 delivery.receipt = None
                 if subscription.gate is not None:
                     gated.append(delivery)
+                if receipt.block is not None:
+                    _leave_block(receipt, delivery)
                 receipt.left -= 1
-                if receipt.left:
-                    continue
-                if receipt.callbacks is not None:
+                if receipt.callbacks is not None and not receipt.left:
                     done.extend((callback, receipt) for callback in receipt.callbacks)
                     receipt.callbacks = None
-                if receipt.block is not None:
-                    receipt.block.release()
-                    receipt.block = None
         finally:
             self._unlock()
         try:
@@ -204,6 +201,16 @@ class Settlement:
         delivery.subscription.lane.step_aside(delivery)
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
+
+
+def _leave_block(receipt: Receipt, delivery: Delivery) -> None:
+    """A delivery needs the event's shared memory no more."""
+    block = receipt.block
+    if block is not None and delivery.subscription.handler.kind == "cpu":
+        block.users -= 1
+        if not block.users:
+            receipt.block = None
+            block.release()
 
 
 def _log_failure(delivery: Delivery, letter: DeadLetter) -> None:

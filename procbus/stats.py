@@ -86,6 +86,23 @@ class LaneStats:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedMemoryStats:
+    """Memory shared with the workers of the cpu lane, for what is large, in bytes."""
+
+    #: In blocks of events that are not settled; in blocks of settled ones that handlers keep a view
+    #: of; and in blocks that wait to be used again.
+    in_flight: int = 0
+    kept: int = 0
+    idle: int = 0
+    #: Copied to workers, and from them, so far.
+    sent: int = 0
+    received: int = 0
+
+
+NOTHING_SHARED = SharedMemoryStats()
+
+
+@dataclass(frozen=True, slots=True)
 class BusStats:
     """A bus just now. The parts are read one after the other, while work goes on.
 
@@ -104,6 +121,8 @@ class BusStats:
     retrying: int = 0
     #: Dead letters that are kept.
     dead_letters: int = 0
+    #: Large events and results on their way to workers and back.
+    shared_memory: SharedMemoryStats = NOTHING_SHARED
 
     def __str__(self) -> str:
         """The figures in plain text: the bus, its lanes, its handlers."""
@@ -119,6 +138,7 @@ def collect_stats(
     running: Mapping[str, int] = MappingProxyType({}),
     retrying: int = 0,
     dead_letters: int = 0,
+    shared_memory: SharedMemoryStats = NOTHING_SHARED,
 ) -> BusStats:
     """Put a snapshot together.
 
@@ -130,12 +150,21 @@ def collect_stats(
         running: deliveries in the handler just now, by name of the handler.
         retrying: deliveries that wait for their next attempt.
         dead_letters: how many are kept.
+        shared_memory: what is large, on its way.
     """
     by_name: dict[str, list[Subscription]] = {}
     for subscription in subscriptions:
         by_name.setdefault(subscription.handler.name, []).append(subscription)
     handlers = {name: _handler_stats(same, running.get(name, 0)) for name, same in by_name.items()}
-    return BusStats(pending, unrouted, MappingProxyType(handlers), lanes, retrying, dead_letters)
+    return BusStats(
+        pending,
+        unrouted,
+        MappingProxyType(handlers),
+        lanes,
+        retrying,
+        dead_letters,
+        shared_memory,
+    )
 
 
 def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:

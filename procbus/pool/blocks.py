@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Self
 from procbus.errors import SerializationError
 from procbus.pool.logbook import anonymous_file
 from procbus.sizes import format_size
+from procbus.stats import SharedMemoryStats
 
 #: A buffer of fewer bytes travels in the pipe.
 LARGE = 128 * 1024
@@ -112,7 +113,7 @@ def fill(
 class Block:
     """The buffers of one event in shared memory. `EventMemory` guards all but `place`."""
 
-    __slots__ = ("done", "keepers", "mapped", "memory", "place")
+    __slots__ = ("done", "keepers", "mapped", "memory", "place", "users")
 
     def __init__(self, memory: EventMemory, place: Place, mapped: mmap.mmap) -> None:
         self.memory = memory
@@ -120,11 +121,13 @@ class Block:
         self.mapped = mapped
         #: Workers whose handlers keep a view of it.
         self.keepers: set[int] = set()
-        #: Whether the event is settled.
+        #: Deliveries of the event that workers run and that are not settled. The settlement's.
+        self.users = 0
+        #: Whether there are none any more.
         self.done = False
 
     def release(self) -> None:
-        """The event is settled: the block may be used again, once nobody keeps a view of it."""
+        """No worker runs the event any more: it may be used again, once nobody keeps a view."""
         self.memory.release(self)
 
 
@@ -136,20 +139,24 @@ class EventMemory:
 
     Args:
         limit: bytes that all blocks may have together, used or waiting to be used again; with 0
-            everything travels in the pipe.
+            everything travels in the pipe. None for a quarter of what is free at the first use.
         large: what has fewer bytes travels in the pipe.
         on_oversize: what to do with an event that is larger than the limit: send it through the
             pipe, or fail.
     """
 
     def __init__(
-        self, limit: int, large: int = LARGE, on_oversize: Literal["pipe", "fail"] = "pipe"
+        self,
+        limit: int | None = None,
+        large: int = LARGE,
+        on_oversize: Literal["pipe", "fail"] = "pipe",
     ) -> None:
-        self.limit = limit
-        self.large: float = large if limit else inf
+        self._limit = limit
+        self.large: float = inf if limit == 0 else large
         self._on_oversize = on_oversize
-        #: Bytes that were copied in so far.
+        #: Bytes that were copied in so far, and that came back from workers.
         self.sent = 0
+        self.received = 0
         self.room = Room.create("procbus-events")
         #: Held while an event's buffers are copied in.
         self.copying = threading.Lock()
@@ -165,6 +172,15 @@ class EventMemory:
         self._used = 0
         self._kept = 0
         self._idle_bytes = 0
+
+    @property
+    def limit(self) -> int:
+        """Bytes that all blocks may have together."""
+        if self._limit is None:
+            from procbus.machine import available_bytes  # only now: it imports psutil
+
+            self._limit = available_bytes() // 4
+        return self._limit
 
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
         """Raise SerializationError for what does not fit, if it is to fail."""
@@ -297,7 +313,9 @@ class EventMemory:
             self._idle_bytes = 0
             self.room.close()
 
-    @property
-    def in_flight(self) -> int:
-        """Bytes in blocks of events that are not settled, or that handlers keep."""
-        return self._used + self._kept
+    def stats(self) -> SharedMemoryStats:
+        """The memory just now."""
+        with self._lock:
+            return SharedMemoryStats(
+                self._used, self._kept, self._idle_bytes, self.sent, self.received
+            )

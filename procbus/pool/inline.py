@@ -23,6 +23,7 @@ from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
+from procbus.stats import SharedMemoryStats
 
 
 class InlinePool:
@@ -36,6 +37,14 @@ class InlinePool:
         self._workers = workers
         self._definitions: dict[int, bytes] = {}
         self.memory = EventMemory(1 << 28)
+
+    def close(self) -> None:
+        """Let go of the shared memory. Idempotent."""
+        self.memory.close()
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return self.memory.stats()
 
     def size(self) -> int:
         """How many workers the lane starts at most."""
@@ -60,8 +69,9 @@ class InlineWorker:
 
     def __init__(self, definitions: dict[int, bytes], memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()
+        self._memory = memory
         results = Room.create("procbus-results")
-        self._end = ParentEnd(definitions, memory, ResultReader(results, memory.limit))
+        self._end = ParentEnd(definitions, memory, ResultReader(results, memory, 1))
         self._end.pid = self.pid
         self._killed = threading.Event()
         #: Guards the closing of the logbook: others read it.
@@ -72,7 +82,7 @@ class InlineWorker:
         self._tokens = threading.Semaphore(0)
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
-        shared = WorkerMemory(memory.room, results, memory.limit, memory.large)
+        shared = WorkerMemory(memory.room, results, 0, memory.large)
         self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
         #: Whose thread runs the handlers.
         self._thread = 0
@@ -94,6 +104,10 @@ class InlineWorker:
         """Keep the batch for `receive`."""
         self._end.sent(message)
         self._to_worker.append(message.data)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until a block of shared memory has come free."""
+        self._memory.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""

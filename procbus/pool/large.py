@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is too large for the pipe: in which form it lies in shared memory.
 
-Most of it is buffers that pickle leaves out (protocol 5): arrays, tables, images. `bytes`, `str` and
+Most of it is buffers that pickle leaves out (protocol 5): arrays, tables, images. `bytes`, `str`,
 `bytearray` have no such buffer; where one of them is all there is, its content is copied as it is.
 Anything else that is large lies there as pickled.
 """

@@ -40,9 +40,13 @@ from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
+from procbus.stats import SharedMemoryStats
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
+
+#: Bytes that the blocks of results may have which wait to be used again, for all workers together.
+IDLE_RESULTS = 1 << 30
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -61,17 +65,28 @@ class LokyPool:
     Args:
         workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
         init: the user's set-up of each worker, pickled; empty for none.
-        memory_limit: bytes of shared memory for events, and as many for results.
+        memory: shared with the workers, for what is large.
     """
 
     def __init__(
-        self, workers: int | None = None, init: bytes = b"", memory_limit: int = 1 << 30
+        self,
+        workers: int | None = None,
+        init: bytes = b"",
+        memory: EventMemory | None = None,
     ) -> None:
         self._cores: int = loky.cpu_count()
         self._workers = workers or self._cores
         self._init = init
         self._definitions: dict[int, bytes] = {}
-        self.memory = EventMemory(memory_limit)
+        self.memory = EventMemory() if memory is None else memory
+
+    def close(self) -> None:
+        """Let go of the shared memory. Idempotent."""
+        self.memory.close()
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return self.memory.stats()
 
     def size(self) -> int:
         """The cores that this process may use (affinity and cgroup quotas count)."""
@@ -112,9 +127,9 @@ class LokyWorker:
         workers: int,
         launched: Callable[[LokyWorker], None],
     ) -> None:
-        share = memory.limit // workers
+        self._memory = memory
         results = Room.create("procbus-results")
-        self._end = ParentEnd(definitions, memory, ResultReader(results, share))
+        self._end = ParentEnd(definitions, memory, ResultReader(results, memory, workers))
         self._init = init
         self._unread_bytes: dict[int, int] = {}
         #: The process, once it is ready.
@@ -136,7 +151,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results, share, memory.large),
+                (memory.room, results, IDLE_RESULTS // workers, memory.large),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),
@@ -208,6 +223,10 @@ class LokyWorker:
         self._unread_bytes[message.batch] = len(message.data)
         with contextlib.suppress(OSError):
             self._channel.send(message.data)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until a block of shared memory has come free."""
+        self._memory.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""

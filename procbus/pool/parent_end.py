@@ -22,7 +22,7 @@ from procbus.delivery import Delivery
 from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
-from procbus.pool.blocks import EventMemory
+from procbus.pool.blocks import Block, EventMemory
 from procbus.pool.large import Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
@@ -154,11 +154,10 @@ class ParentEnd:
                 if not events.fits(buffers):
                     events.check_oversize(delivery.handler.name, receipt.id, buffers)
                     return self._encoder.encode_whole(receipt.event), None, True
-                block = receipt.block = events.put(buffers, form)
+                block = events.put(buffers, form)
                 if block is None:
                     return b"", None, False
-                if not receipt.left:  # cancelled meanwhile: nobody else will release it
-                    block.release()
+                _hand_to(receipt, block)
         return rest, (tuple(block.place), delivery.subscription.handler.writable), True
 
     def _define(self, handler: Handler) -> None:
@@ -247,3 +246,13 @@ class ParentEnd:
         forget_classes(self.number)
         self._events.leave(self.number)
         self._results.close()
+
+
+def _hand_to(receipt: Receipt, block: Block) -> None:
+    """Let the settlement release a block with the last delivery of its event that a worker runs."""
+    with receipt.lock:
+        deliveries = receipt.deliveries
+        block.users = sum(d.receipt is not None and d.handler.kind == "cpu" for d in deliveries)
+        receipt.block = block
+    if not block.users:  # cancelled meanwhile
+        block.release()

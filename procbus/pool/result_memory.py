@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
-from procbus.pool.blocks import Place, Room, capacity_for, fill, parts_of
+from procbus.pool.blocks import EventMemory, Place, Room, capacity_for, fill, parts_of
 
 
 class ResultWriter:
@@ -64,30 +64,32 @@ class ResultReader:
 
     Args:
         room: shared with the worker.
-        limit: bytes of results that may stay in shared memory; what comes beyond is copied out.
+        memory: that of events. As many bytes of results may stay in shared memory for all workers
+            together; what comes beyond is copied out.
+        workers: how many workers there may be.
     """
 
-    def __init__(self, room: Room, limit: int) -> None:
+    def __init__(self, room: Room, memory: EventMemory, workers: int) -> None:
         self.room = room
-        self._limit = limit
+        self._memory = memory
+        self._workers = workers
         #: Blocks that somebody has a result in: offset and capacity.
         self._alive: dict[int, int] = {}
         #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
         #: in the middle of anything: so without a lock.
         self._dropped: deque[int] = deque()
         self._end = 0
-        self.received = 0
 
     def views(self, place: Place) -> list[memoryview]:
         """The buffers of a result, which from now on are the caller's own."""
         offset, capacity, parts, _ = place
         self._end = max(self._end, offset + capacity)
-        self.received += capacity
+        self._memory.received += sum(size for _, size in parts)
         # Private: what is written there stays there. So it may be written to.
         mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
         whole = memoryview(mapped)
         views = [whole[start : start + size] for start, size in parts]
-        crowded = sum(self._alive.values()) + capacity > self._limit
+        crowded = sum(self._alive.values()) + capacity > self._memory.limit // self._workers
         self._alive[offset] = capacity
         if crowded:
             self._dropped.append(offset)

@@ -17,6 +17,7 @@ from procbus.outcome import Outcome
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
+    from procbus.stats import SharedMemoryStats
 
 #: The end of one delivery in a worker: its outcome, and the events that its handler published,
 #: each with its topic or None.
@@ -100,7 +101,7 @@ class Message:
     failed: list[tuple[Delivery, Outcome]] = field(default_factory=list)
     #: Deliveries that found no room in it: put them back.
     rest: list[Delivery] = field(default_factory=list)
-    #: Not even the first found room in shared memory: wait until others give some back.
+    #: Not even the first found room in shared memory: `wait_for_room`.
     no_room: bool = False
 
 
@@ -130,6 +131,9 @@ class Worker(Protocol):
         Where the worker is dead nothing happens: `receive` gives what it sent before, and then
         raises WorkerGone.
         """
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until there may be room for a message that had none, at most so long."""
 
     def receive(self, patience_s: float | None = None) -> Report:
         """Wait for the worker's next report.
@@ -180,6 +184,12 @@ class Worker(Protocol):
 
 class Pool(Protocol):
     """What runs the work of a cpu lane."""
+
+    def close(self) -> None:
+        """Let go of what its workers shared; they are gone. Idempotent."""
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
 
     def size(self) -> int:
         """How many workers this machine is good for."""

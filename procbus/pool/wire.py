@@ -12,7 +12,7 @@ import enum
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from procbus.codec import ClassNumber, decode
 from procbus.pool.blocks import Place
@@ -57,8 +57,9 @@ class Ending(enum.IntEnum):
 
 
 Item = tuple[int, int, "int | None", "str | None", int, int, "Large | None"]
-#: Where what is large of an event lies, and whether the handler gets a copy that it may write to.
-Large = tuple[tuple[int, int, tuple[tuple[int, int], ...], int], bool]
+#: Where what is large of an event lies (a `Place` as a plain tuple), and whether the handler gets a
+#: copy that it may write to.
+Large = tuple[tuple[Any, ...], bool]
 
 
 class BatchHead(NamedTuple):
