@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
 from multiprocessing.reduction import DupFd
@@ -162,9 +162,10 @@ class EventMemory:
         self.copying = threading.Lock()
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
-        self._idle: dict[int, list[tuple[int, mmap.mmap]]] = {}
-        #: Capacities of idle blocks, the one that was idle longest first; may name too many.
-        self._order: deque[int] = deque()
+        #: Blocks that wait to be used again, by offset, the one that waits longest first; and their
+        #: offsets by capacity.
+        self._idle: OrderedDict[int, tuple[int, mmap.mmap]] = OrderedDict()
+        self._idle_of: dict[int, list[int]] = {}
         self._next = 0
         self._blocks: dict[int, Block] = {}
         #: Offsets of blocks that are no more, for each worker that may still have them mapped.
@@ -211,9 +212,10 @@ class EventMemory:
     def _locked_take(
         self, capacity: int, parts: tuple[tuple[int, int], ...], form: int
     ) -> Block | None:
-        idle = self._idle.get(capacity)
+        idle = self._idle_of.get(capacity)
         if idle:
-            offset, mapped = idle.pop()
+            offset = idle.pop()
+            _, mapped = self._idle.pop(offset)
             self._idle_bytes -= capacity
         else:
             if not self._locked_make_room(capacity):
@@ -227,17 +229,15 @@ class EventMemory:
 
     def _locked_make_room(self, capacity: int) -> bool:
         while self._used + self._kept + self._idle_bytes + capacity > self.limit:
-            if not self._order:
+            if not self._idle:
                 return False
-            old = self._order.popleft()
-            idle = self._idle.get(old)
-            if idle:
-                offset, mapped = idle.pop(0)
-                self._idle_bytes -= old
-                self.room.give_back(mapped)
-                mapped.close()
-                for gone in self._gone.values():
-                    gone.append(offset)
+            offset, (size, mapped) = self._idle.popitem(last=False)
+            self._idle_of[size].remove(offset)
+            self._idle_bytes -= size
+            self.room.give_back(mapped)
+            mapped.close()
+            for gone in self._gone.values():
+                gone.append(offset)
         return True
 
     def release(self, block: Block) -> None:
@@ -255,8 +255,8 @@ class EventMemory:
     def _locked_free(self, block: Block) -> None:
         offset, capacity, *_ = block.place
         del self._blocks[offset]
-        self._idle.setdefault(capacity, []).append((offset, block.mapped))
-        self._order.append(capacity)
+        self._idle[offset] = (capacity, block.mapped)
+        self._idle_of.setdefault(capacity, []).append(offset)
         self._idle_bytes += capacity
         self._freed.notify_all()
 
@@ -305,11 +305,10 @@ class EventMemory:
     def close(self) -> None:
         """Give everything back. Idempotent."""
         with self._lock:
-            for idle in self._idle.values():
-                for _, mapped in idle:
-                    mapped.close()
+            for _, mapped in self._idle.values():
+                mapped.close()
             self._idle.clear()
-            self._order.clear()
+            self._idle_of.clear()
             self._idle_bytes = 0
             self.room.close()
 
