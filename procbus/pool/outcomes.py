@@ -33,7 +33,7 @@ def outcome_of(end: End, views: Sequence[memoryview], delivery: Delivery, pid: i
         delivery: what it was about.
         pid: the worker.
     """
-    started_at, ended_at, frame, place = end
+    started_at, ended_at, frame, place, _ = end
     try:
         if place is None:
             ending, value, extra = decode(frame)

@@ -182,22 +182,20 @@ class ParentEnd:
     def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
         results = unpack_results(message)
-        ends = self._ends(results.data, self._batches[results.batch], self._told)
-        known = self._received - self._told  # from the logbook, while a later one was running
-        self._told += len(ends)
+        ends, self._told = self._ends(results.data, self._batches[results.batch], self._told)
         self._received = max(self._received, self._told)
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]
-        return Report(results.batch, ends[known:] if known else ends, results.complete)
+        return Report(results.batch, ends, results.complete)
 
     def glance(self, page: Page | None) -> Report:
         """Take what a logbook has of the first batch, without waiting for the worker to send it."""
         batch, deliveries = next(iter(self._batches.items()))
         if page is None or page.batch != batch or page.sent > self._received:
             return Report(batch, [], False)  # what it sent has to be read first
-        ends = self._ends(page.unsent, deliveries, page.sent)[self._received - page.sent :]
-        self._received += len(ends)
+        ends, end = self._ends(page.unsent, deliveries, page.sent)
+        self._received = max(self._received, end)
         return Report(batch, ends, False)
 
     def last_words(self, page: Page, noticed_at: float) -> LastWords:
@@ -210,36 +208,43 @@ class ParentEnd:
         deliveries = self._batches.get(page.batch)
         if deliveries is None:
             return NO_WORDS
-        # The worker may have sent results and died before it noted so: skip those.
-        again = max(0, self._received - page.sent)
-        ends = self._ends(page.unsent, deliveries, page.sent)[again:]
-        done = max(self._received, page.sent + again + len(ends))
+        # The worker may have sent results and died before it noted so: those are skipped.
+        ends, end = self._ends(page.unsent, deliveries, page.sent)
+        done = max(self._received, end)
         in_handler = page.running and page.at >= done
         ran_s = max(0.0, noticed_at - page.since)  # it begins once the handler is loaded
         return LastWords(page.batch, ends, ran_s if in_handler else None)
 
     def _ends(
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int
-    ) -> list[Ended]:
+    ) -> tuple[list[Ended], int]:
+        """Read results of the first batch that begin with that of its delivery `first`.
+
+        Returns:
+            Those that were not received in some other way before, and the number of the delivery
+            after the last.
+        """
         ends: list[Ended] = []
         pid, new, outcome, succeeded = self.pid, tuple.__new__, Outcome, OutcomeKind.SUCCEEDED
-        for end in each_end(data, self._take_definition, self._note_kept):
-            started_at, ended_at, frame, place = end
+        number = first - 1
+        for number, end in enumerate(each_end(data, self._take_definition), first):
+            if number < self._received:
+                continue
+            started_at, ended_at, frame, place, kept = end
+            if kept is not None:
+                self._events.note_kept(self.number, *kept)
             if frame:
                 views = self._results.views(place) if place is not None else ()
-                ends.append(outcomes.outcome_of(end, views, deliveries[first + len(ends)], pid))
+                ends.append(outcomes.outcome_of(end, views, deliveries[number], pid))
             else:  # it returned None and published nothing; written out, for it is most of them
                 values = (succeeded, None, None, started_at, ended_at, pid, 0)
                 ends.append((new(outcome, values), None))
-        return ends
+        return ends, number + 1
 
     def _take_definition(self, number: ClassNumber, definition: bytes) -> None:
         cls = define_class(number, definition)
         if cls is not None:
             self._encoder.know(cls, number)
-
-    def _note_kept(self, kept: Sequence[int], dropped: Sequence[int]) -> None:
-        self._events.note_kept(self.number, kept, dropped)
 
     def close(self) -> None:
         """Forget the classes that the worker defined, and what it kept: it is gone."""

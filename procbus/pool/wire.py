@@ -137,38 +137,39 @@ def unpack_results(message: bytes | bytearray) -> Results:
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
-#: for a handler that returned None and published nothing. Last, where its large buffers are.
-End = tuple[float, float, memoryview, "Place | None"]
+#: for a handler that returned None and published nothing. Last, where the large part of it lies, and
+#: which blocks of events are kept from now on, and which no longer.
+End = tuple[float, float, memoryview, "Place | None", "Kept | None"]
+Kept = tuple[list[int], list[int]]
 
 
 def each_end(
     data: bytes | memoryview,
     define: Callable[[ClassNumber, bytes], object],
-    note_kept: Callable[[Sequence[int], Sequence[int]], object],
 ) -> Iterator[End]:
     """Go through results, in order.
 
     Args:
         data: the results.
         define: gets the classes that the next ones need.
-        note_kept: gets the blocks of events that are kept from now on, and those no longer.
     """
     view = memoryview(data)
     unpack, head, total = _ENDED.unpack_from, _ENDED.size, len(view)
     nothing = view[:0]
     position = 0
     place: Place | None = None
+    kept: Kept | None = None
     while position < total:
         started_at, ended_at, size = unpack(view, position)
         position += head
         frame = view[position : position + size] if size else nothing
         position += size
         if started_at >= 0:
-            yield started_at, ended_at, frame, place
-            place = None
+            yield started_at, ended_at, frame, place, kept
+            place = kept = None
         elif started_at == _DEFINITION:
             define(*decode(frame))
         elif started_at == _PLACE:
             place = Place(*decode(frame))
         else:
-            note_kept(*decode(frame))
+            kept = decode(frame)
