@@ -124,6 +124,7 @@ class CpuLane:
             self._settle([(delivery, cancelled(delivery))])
         elif not self._all_started:
             self._grow()
+        self._fail_if_given_up()
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
@@ -212,6 +213,7 @@ class CpuLane:
         if self.queue.cancelled:
             outcome = cancelled(delivery, monotonic() - outcome.started_at)
         self._settle([(delivery, outcome)])
+        self._fail_if_given_up()
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Queue deliveries again that a worker had not begun, in front."""
@@ -241,8 +243,15 @@ class CpuLane:
         self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
 
     def fail_ready(self, outcome: Outcome) -> None:
-        """Settle all that is ready for a worker with one outcome."""
-        self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
+        """Settle all that is ready for a worker with one outcome, and what gets ready by that."""
+        while ready := self.queue.clear_ready():
+            self._settle([(delivery, outcome) for delivery in ready])
+
+    def _fail_if_given_up(self) -> None:
+        """A closing bus tried enough: what is to be tried again, or moved up behind, fails too."""
+        given_up = self.breaker.given_up
+        if given_up is not None:
+            self.fail_ready(given_up)
 
     def leave(self, companion: Companion) -> None:
         """A companion ends."""
