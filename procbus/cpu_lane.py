@@ -243,14 +243,12 @@ class CpuLane:
         self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
 
     def fail_ready(self, outcome: Outcome) -> None:
-        """Settle all that is ready for a worker with one outcome, and what gets ready by that."""
-        while ready := self.queue.clear_ready():
-            self._settle([(delivery, outcome) for delivery in ready])
+        """Settle all that is ready for a worker with one outcome."""
+        self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
 
     def _fail_if_given_up(self) -> None:
         """A closing bus tried enough: what is to be tried again, or moved up behind, fails too."""
-        given_up = self.breaker.given_up
-        if given_up is not None:
+        while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
             self.fail_ready(given_up)
 
     def leave(self, companion: Companion) -> None:
