@@ -248,6 +248,23 @@ def test_a_worker_with_nothing_to_take_back_is_not_recalled() -> None:
     assert not companion.recalled
 
 
+def test_what_was_taken_before_a_recall_is_not_handed_out_after_it() -> None:
+    # The worker would take its tokens for those that were taken back.
+    parts = Parts()
+    [companion] = parts.sharing.companions
+    first, second, third = parts.put(3)
+    with parts.sharing.queue.lock:
+        parts.sharing.queue.locked_take_batch(1.0, 3)
+    parts.hand_out(companion, [first, second])
+    assert parts.take_all_back() == [first, second]
+
+    batch, dropped = parts.hand_out(companion, [third])
+
+    assert (batch.deliveries, dropped) == ([], [])
+    assert worker_of(companion).tokens == 0
+    assert parts.ready() == [third]
+
+
 def test_what_is_overdue_is_taken_back_by_whoever_looks_for_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -315,12 +332,16 @@ class AnySharing(RuleBasedStateMachine):
         companion = self.companion(which)
         # As the companion does: nothing ahead of a second batch, nor for one that was recalled.
         ahead = len(companion.in_flight)
+        if not self.sharing.queue.seems_ready():
+            self.publish(4)
         if companion not in self.prepared and (not ahead or (ahead < 2 and not companion.recalled)):
             self.prepared[companion] = self.sharing.next_batch(wait=False)
 
     @precondition(lambda self: self.prepared)
-    @rule(which=st.integers(0, 2), room=st.integers(1, 8))
-    def hand_out(self, which: int, room: int) -> None:
+    @rule(which=st.integers(0, 2), room=st.integers(1, 8), recall=st.booleans())
+    def hand_out(self, which: int, room: int, recall: bool) -> None:
+        if recall:
+            self.recall()
         companion = list(self.prepared)[which % len(self.prepared)]
         taken = self.prepared.pop(companion)
         before = worker_of(companion).tokens
@@ -381,6 +402,7 @@ class AnySharing(RuleBasedStateMachine):
             else:
                 self.cancelled += back
 
+    @precondition(lambda self: len(self.published) > 30)
     @rule()
     def cancel(self) -> None:
         self.cancelled += self.sharing.queue.clear()
@@ -402,7 +424,7 @@ class AnySharing(RuleBasedStateMachine):
         if not hasattr(self, "sharing"):
             return
         while self.prepared:
-            self.hand_out(0, 8)
+            self.hand_out(0, 8, False)
         for companion in self.sharing.companions:
             while self.sent[companion]:
                 self.run_batch(self.sharing.companions.index(companion), 9)
