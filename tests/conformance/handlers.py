@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,13 @@ def hold(gate: str) -> str:
     with open(gate) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
     return "held"
+
+
+def hold_the_gil(gate: str) -> None:
+    """Say that it has begun, then compute in C for ever, and let no other thread run."""
+    with open(f"{gate}.begun", "w") as begun:
+        begun.write("begun")
+    re.match(r"(a+)+$", "a" * 64 + "b")
 
 
 def hold_with_a_child(gate: str) -> None:
