@@ -72,6 +72,18 @@ def describe_current(event: object) -> tuple[str, int, int | None, str | None, i
     return at.handler, at.event_id, at.parent_id, at.topic, at.attempt
 
 
+kept: list[object] = []
+
+
+def keep(thing: object) -> None:
+    kept.append(thing)
+
+
+def what_is_kept(event: object) -> object:
+    [thing] = kept
+    return thing
+
+
 def a_class_of_the_worker(number: int) -> object:
     """Make an instance of a class that exists in the worker alone, always the same."""
     if "made_here" not in globals():
