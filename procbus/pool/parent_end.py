@@ -25,6 +25,7 @@ from procbus.pool import outcomes
 from procbus.pool.logbook import Page
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import BatchHead, each_end, pack_batch, unpack_results
+from procbus.wear import may_replace
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
 #: batches have to fit into a pipe that nobody reads.
@@ -50,7 +51,7 @@ class ParentEnd:
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
         #: without deliveries never is.
         self._known_handlers: set[int] = set()
-        self._handlers_due: list[tuple[int, str, bytes]] = []
+        self._handlers_due: list[tuple[int, str, bytes, int | None]] = []
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
         #: Deliveries of the batches that the worker has, in their order; how many results of the
         #: first have come in messages; and how many in any way.
@@ -65,7 +66,7 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
-        head = BatchHead(batch, self._classes_due, self._handlers_due, [])
+        head = BatchHead(batch, self._classes_due, self._handlers_due, [], may_replace())
         message = Message(batch)
         encode = self._encoder.encode
         events: list[bytes] = []
@@ -112,7 +113,7 @@ class ParentEnd:
                 raise blame.handler_fault(handler, error) from error
             self._definitions[handler.number] = definition
         self._known_handlers.add(handler.number)
-        self._handlers_due.append((handler.number, handler.name, definition))
+        self._handlers_due.append((handler.number, handler.name, definition, handler.max_memory))
 
     def sent(self, message: Message) -> None:
         """Take note that the worker gets this message."""

@@ -59,10 +59,12 @@ class BatchHead(NamedTuple):
 
     number: int
     classes: list[tuple[ClassNumber, bytes]]
-    #: Handlers that the worker does not know yet: number, name, definition.
-    handlers: list[tuple[int, str, bytes]]
+    #: Handlers that the worker does not know yet: number, name, definition, limit of memory.
+    handlers: list[tuple[int, str, bytes, int | None]]
     #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes.
     items: list[Item]
+    #: Whether a worker that has nearly the memory that a handler may have leaves the rest undone.
+    careful: bool
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:

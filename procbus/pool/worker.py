@@ -7,6 +7,7 @@ Its start-up time is the time to the first result: it imports only the codec and
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import sys
@@ -54,6 +55,10 @@ STOP_S = 5.0
 #: 3 ms on a machine whose cores are all busy, with it 0.15 ms.
 _NICE = 10
 
+#: A worker that has more than this share of a handler's `max_memory` when that is to begin leaves
+#: it to a new one.
+GROWN = 0.9
+
 _LINUX_PR_SET_PDEATHSIG = 1
 
 
@@ -74,6 +79,9 @@ class WorkerSettings(NamedTuple):
     log_levels: dict[str, int]
 
 
+#: Open for good, since it is read before every delivery of a handler with a limit of memory.
+_statm = -1
+
 _worker: Worker | None = None
 _forward: Forward
 _receive: Callable[[], bytes | bytearray | None]
@@ -87,7 +95,8 @@ def prepare(
     settings: WorkerSettings,
 ) -> None:
     """Set the process up. loky runs it once, before anything else."""
-    global _worker, _receive, _forward  # loky offers no other way from the initializer to the task
+    # loky offers no other way from the initializer to the task.
+    global _worker, _receive, _forward, _statm
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -102,6 +111,8 @@ def prepare(
     _worker = Worker(_forward.report, logbook, tokens, settings.number)
     _receive = channel.receive
     stack.listen()
+    if os.path.exists("/proc/self/statm"):
+        _statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def serve(init: bytes) -> None:
@@ -146,6 +157,10 @@ class Worker:
         self._definitions: dict[int, bytes] = {}
         self._functions: dict[int, Callable[[Any], Any]] = {}
         self._names: dict[int, str] = {}
+        #: Memory in bytes that handlers with such a limit may have.
+        self._limits: dict[int, int] = {}
+        #: Whether a delivery was run: only what deliveries left behind is a reason to refuse one.
+        self._used = False
         self._sent_at = 0.0
         self._set_up: SetUp | None = None
 
@@ -182,7 +197,10 @@ class Worker:
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
         done = position = 0
+        careful = self._limits if head.careful else {}
         for item in head.items:
+            if careful and self._too_grown_for(careful.get(item[0])):
+                break
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):
                 break
@@ -192,6 +210,7 @@ class Worker:
             result, ended_at = self._run(item, events[position : position + size], started_at, done)
             position += size
             done += 1
+            self._used = True
             if not logbook.finish(done, result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
@@ -209,6 +228,10 @@ class Worker:
             pass
         self._flush(head.number, done, complete=True)
 
+    def _too_grown_for(self, limit: int | None) -> bool:
+        """Whether others left so much memory behind that a handler would be charged with it."""
+        return limit is not None and self._used and resident_bytes() > GROWN * limit
+
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
         self.send(results_head(batch, complete), unsent)
@@ -222,9 +245,11 @@ class Worker:
                 self._encoder.know(cls, number)
                 if self._set_up is not None:
                     self._set_up.hand_on(cls)
-        for handler, name, definition in head.handlers:
+        for handler, name, definition, max_memory in head.handlers:
             self._names[handler] = name
             self._definitions[handler] = definition
+            if max_memory is not None:
+                self._limits[handler] = max_memory
 
     def _run(
         self,
@@ -326,6 +351,13 @@ def _told(error: BaseException) -> tuple[object, str, str]:
             summary += f": {said}"
         missing = getattr(error, "name", None)
     return missing, text, summary
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where that cannot be had quickly (it takes 2 us)."""
+    if _statm < 0:
+        return 0
+    return int(os.pread(_statm, 64, 0).split()[1]) * mmap.PAGESIZE
 
 
 def _end_with_parent(parent_pid: int) -> None:
