@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from math import inf
 from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -58,6 +59,9 @@ _NICE = 10
 #: A worker that has more than this share of a handler's `max_memory` when that is to begin leaves
 #: it to a new one.
 GROWN = 0.9
+
+#: Between deliveries of such handlers it looks at its memory so often at most, in seconds.
+LOOK_S = 0.001
 
 _LINUX_PR_SET_PDEATHSIG = 1
 
@@ -198,9 +202,14 @@ class Worker:
         self._sent_at = monotonic()
         done = position = 0
         careful = self._limits if head.careful else {}
+        ended_at, looked_at, resident = self._sent_at, 0.0, 0
         for item in head.items:
-            if careful and self._too_grown_for(careful.get(item[0])):
-                break
+            if careful:
+                if ended_at - looked_at > LOOK_S:
+                    looked_at, resident = ended_at, resident_bytes()
+                # What others left behind would be charged to a handler with a limit.
+                if resident > GROWN * careful.get(item[0], inf) and self._used:
+                    break
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):
                 break
@@ -227,10 +236,6 @@ class Worker:
         except Exception:  # noqa: BLE001, S110 - closed, or replaced by something odd
             pass
         self._flush(head.number, done, complete=True)
-
-    def _too_grown_for(self, limit: int | None) -> bool:
-        """Whether others left so much memory behind that a handler would be charged with it."""
-        return limit is not None and self._used and resident_bytes() > GROWN * limit
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
