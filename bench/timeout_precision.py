@@ -19,12 +19,13 @@ from time import monotonic, sleep
 from typing import Any
 
 from bench import neighbour
-from bench.hangs import HOWS, LOOP, SLEEP, Hang, began, hang, whoami
+from bench.hangs import C_CALL, HOWS, LOOP, SLEEP, Hang, began, hang, whoami
 from bench.model import PROCBUS, Question, Row, Settings, Target
 
 TIMEOUT_S = 0.5
 WORKERS = 2
-FULL_PAIRS = 8  # of hanging events, for each way to hang
+PAIRS = dict.fromkeys(HOWS, 8)  # of hanging events, for each way to hang
+PEBBLE_PAIRS = {**PAIRS, C_CALL: 2}  # it takes six seconds over each of these
 BOUND_S = 20.0  # for anything that is waited for
 NEIGHBOURS = (LOOP, SLEEP)
 
@@ -137,7 +138,9 @@ def neighbour_row(how: str) -> str:
     return f"{how}: neighbour's rate while the worker is killed again and again"
 
 
-def precision(open_engine: Callable[[], Any], settings: Settings) -> dict[str, float]:
+def precision(
+    open_engine: Callable[[], Any], pairs: dict[str, int], settings: Settings
+) -> dict[str, float]:
     """Measure every way to hang."""
     found: dict[str, float] = {}
     with (
@@ -148,7 +151,7 @@ def precision(open_engine: Callable[[], Any], settings: Settings) -> dict[str, f
         for how in HOWS:
             late: list[float] = []
             replaced: list[float] = []
-            for pair in range(settings.count(FULL_PAIRS, at_least=1)):
+            for pair in range(settings.count(pairs[how], at_least=1)):
                 files = (os.path.join(folder, f"{how}-{pair}-{n}") for n in range(WORKERS))
                 each_late, first = hang_all(engine, threads, [Hang(how, f) for f in files])
                 late += each_late
@@ -168,7 +171,7 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 
 def procbus_figures(settings: Settings) -> dict[str, float]:
     """Measure the bus, and its workers' neighbours."""
-    found = precision(open_procbus, settings)
+    found = precision(open_procbus, PAIRS, settings)
     for how in NEIGHBOURS:
         found[neighbour_row(how)] = neighbour.share(how, settings)
     return found
@@ -192,6 +195,6 @@ QUESTION = Question(
     name="timeout_precision",
     asks="How exact is a time limit, how soon is there a new worker, and do the others notice?",
     rows=tuple(rows()),
-    contenders={PROCBUS: procbus_figures, "pebble": partial(precision, open_pebble)},
+    contenders={PROCBUS: procbus_figures, "pebble": partial(precision, open_pebble, PEBBLE_PAIRS)},
     rounds=3,
 )

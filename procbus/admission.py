@@ -61,17 +61,23 @@ class Admission:
         """Deliveries published and not yet settled."""
         return self._pending
 
-    def enter(self, count: int, nested: bool) -> None:
+    @property
+    def disturbed(self) -> int:
+        """How often `disturb` was called."""
+        return self._disturbed
+
+    def enter(self, count: int, nested: bool, seen: int = 0) -> None:
         """Count `count` new deliveries in, waiting for room if need be.
 
         Args:
             count: how many.
             nested: whether they come from inside a handler: then it never waits.
+            seen: what `disturbed` was before the caller saw to it that these may be published.
 
         Raises:
             QueueFull: no room, and waiting is not wanted or not possible.
             BusClosed: the bus was closed, before or while waiting.
-            Disturbed: `disturb` was called while waiting.
+            Disturbed: it has to wait, and `disturb` was called before or while it does.
         """
         if not self._try_lock(False):
             acquire(self._lock)
@@ -80,7 +86,7 @@ class Admission:
                 if nested:
                     self._check_nested()
                 else:
-                    self._wait_for_room(count)
+                    self._wait_for_room(count, seen)
             self._pending += count
         finally:
             self._unlock()
@@ -158,10 +164,9 @@ class Admission:
         for callback in callbacks:
             callback()
 
-    def _wait_for_room(self, count: int) -> None:
-        disturbed = self._disturbed
+    def _wait_for_room(self, count: int, seen: int) -> None:
         while count and self._pending >= self.max_pending and not self._refusing:
-            if self._disturbed != disturbed:
+            if self._disturbed != seen:
                 raise Disturbed
             if self._on_full == "raise":
                 raise QueueFull(self._full())

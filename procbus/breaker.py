@@ -39,6 +39,8 @@ class Breaker:
         #: closed: a glance without the lock tells `note_survival` whether there is a thing to note.
         self._troubled = False
         self._closing = False
+        #: What all that is ready fails with, once a closing bus has tried enough.
+        self.given_up: Outcome | None = None
 
     def reason(self) -> str:
         """Why nothing is begun; empty while all may be."""
@@ -79,6 +81,7 @@ class Breaker:
             # While the circuit is open the next survival, that of a trial, has to be noted too.
             self._troubled = self._brake.circuit.state is not CircuitState.CLOSED
             if closed:
+                self.given_up = None
                 self._sharing.queue.locked_wake()
         if closed:
             self._guard(None)
@@ -97,19 +100,22 @@ class Breaker:
             if queue.cancelled or not self._brake.note_death(now):
                 return
             self._take_all_back()
-            deaths, wait_s = circuit.deaths, circuit.trial_at - now
-            give_up = self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE
-        text = (
-            f"{deaths} worker processes died, and no delivery between them was survived; the last "
-            f"one was {last}"
-        )
-        if give_up:
-            error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")
-            self._fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
+            wait_s = circuit.trial_at - now
+            text = (
+                f"{circuit.deaths} worker processes died, and no delivery between them was "
+                f"survived; the last one was {last}"
+            )
+            if self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE:
+                error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")
+                self.given_up = Outcome(OutcomeKind.WORKER_DIED, error=error)
+            given_up = self.given_up
+        if given_up is not None:
+            self._fail_ready(given_up)
             return
         text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
-        log.error("%s; what is pending waits", text)
+        # Before the log, which may be slow: by the time that it said so, a trial may be through.
         self._guard(lambda: CircuitOpen(f"{text}: see to what kills workers, and publish again"))
+        log.error("%s; what is pending waits", text)
 
     def _take_all_back(self) -> None:
         back = self._sharing.locked_take_all_back()

@@ -108,8 +108,9 @@ class Companion(threading.Thread):
         self.progress = Progress()
         self.last_sample: Sample | None = None
         self.verdict: Verdict | None = None
-        #: Deliveries that the present worker has finished.
+        #: Deliveries that the present worker has finished, and why it wants no more.
         self._worker_done = 0
+        self._unwanted = ""
         self._barren = 0
 
     @property
@@ -163,7 +164,7 @@ class Companion(threading.Thread):
                 self._lane.cannot_start(self, fault)
                 return None
             else:
-                self._worker_done = 0
+                self._worker_done, self._unwanted = 0, ""
                 self.last_sample = self.verdict = None
                 self.progress = Progress()
                 self.worker = worker
@@ -190,14 +191,11 @@ class Companion(threading.Thread):
         wear, sharing = self._lane.wear, self._lane.sharing
         while True:
             if not self.in_flight:
-                if worn_out := wear.worn_out(self._worker_done, worker.probe):
+                if worn_out := self._unwanted or wear.worn_out(self._worker_done, worker.probe):
                     return worn_out
                 deliveries = sharing.next_batch(wait=True, most=wear.left(self._worker_done))
                 if not deliveries:
                     return ""
-                if worn_out := too_grown_for(deliveries, self._worker_done, worker.probe):
-                    self._lane.put_back(deliveries)
-                    return worn_out
                 self._give(worker, deliveries)
             elif self._may_take_ahead() and (deliveries := sharing.next_batch(wait=False)):
                 self._give(worker, deliveries)
@@ -213,6 +211,7 @@ class Companion(threading.Thread):
             len(in_flight) == 1
             and in_flight[0].sent
             and not self.recalled
+            and not self._unwanted
             and self._lane.queue.seems_ready()
             and not self._lane.wear.limited
         )
@@ -248,7 +247,9 @@ class Companion(threading.Thread):
             raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
         self._settle(batch, report.ends)
         if report.complete:
-            self._lane.sharing.complete(self)
+            if unwanted := self._lane.sharing.complete(self):
+                self._unwanted = too_grown_for(unwanted[0])
+                self._lane.put_back(unwanted)
         elif report.ends:
             batch.due_at = due_at(batch)
         else:

@@ -124,6 +124,7 @@ class CpuLane:
             self._settle([(delivery, cancelled(delivery))])
         elif not self._all_started:
             self._grow()
+        self._fail_if_given_up()
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
@@ -213,6 +214,7 @@ class CpuLane:
         if self.queue.cancelled:
             outcome = cancelled(delivery, monotonic() - outcome.started_at)
         self._settle([(delivery, outcome)])
+        self._fail_if_given_up()
 
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Queue deliveries again that a worker had not begun, in front."""
@@ -244,6 +246,11 @@ class CpuLane:
     def fail_ready(self, outcome: Outcome) -> None:
         """Settle all that is ready for a worker with one outcome."""
         self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
+
+    def _fail_if_given_up(self) -> None:
+        """A closing bus tried enough: what is to be tried again, or moved up behind, fails too."""
+        while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
+            self.fail_ready(given_up)
 
     def leave(self, companion: Companion) -> None:
         """A companion ends."""

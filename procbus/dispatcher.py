@@ -91,27 +91,30 @@ class Dispatcher:
             if context is not None and context.owner is self:
                 parent_id = context.event_id
                 nested = True
-        subscriptions = self._routes().match(event, topic)
-        try:
-            if len(subscriptions) == 1:
-                subscription = subscriptions[0]
-                if subscription.plain:  # by far the most common case, without the loops below
-                    self._admission.enter(1, nested)
-                    receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
-                    delivery = Delivery(subscription, receipt, None, monotonic())
-                    receipt.held = delivery
-                    receipt.left = 1
-                    try:
-                        subscription.put(delivery)
-                    except BaseException:  # Ctrl-C, most likely
-                        self._take_back(delivery)
-                        raise
-                    return receipt
-            chosen, broken = _choose(subscriptions, event)
-            self._admission.enter(len(chosen) + len(broken), nested)
-        except Disturbed:  # while it waited for room: see whether it may still be published
-            return self.publish(event, topic)
-        return self._deliver(event, topic, parent_id, chosen, broken)
+        seen = 0
+        while True:
+            subscriptions = self._routes().match(event, topic)
+            try:
+                if len(subscriptions) == 1:
+                    subscription = subscriptions[0]
+                    if subscription.plain:  # by far the most common case, without the loops below
+                        self._admission.enter(1, nested, seen)
+                        receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
+                        delivery = Delivery(subscription, receipt, None, monotonic())
+                        receipt.held = delivery
+                        receipt.left = 1
+                        try:
+                            subscription.put(delivery)
+                        except BaseException:  # Ctrl-C, most likely
+                            self._take_back(delivery)
+                            raise
+                        return receipt
+                chosen, broken = _choose(subscriptions, event)
+                self._admission.enter(len(chosen) + len(broken), nested, seen)
+            except Disturbed:  # while it waited for room: see whether it may still be published
+                seen = self._admission.disturbed
+                continue
+            return self._deliver(event, topic, parent_id, chosen, broken)
 
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.
@@ -124,15 +127,17 @@ class Dispatcher:
         subscriptions = self._subscriptions()
         handler = handler_for(letter, [each.handler for each in subscriptions])
         chosen = [each for each in subscriptions if each.handler is handler]
-        routes = self._routes()
-        if isinstance(routes, _Refusing):
-            routes.check(chosen)
-        try:
-            self._admission.enter(1, context is not None)
-        except Disturbed:
-            return self.redeliver(letter)
         parent_id = None if context is None else context.event_id
-        return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
+        while True:
+            seen = self._admission.disturbed
+            routes = self._routes()
+            if isinstance(routes, _Refusing):
+                routes.check(chosen)
+            try:
+                self._admission.enter(1, context is not None, seen)
+            except Disturbed:
+                continue
+            return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
@@ -141,8 +146,11 @@ class Dispatcher:
         context = running_context()
         if context is not None and context.owner is self:
             return self.publish(event, topic)
+        seen = self._admission.disturbed
         chosen, broken = _choose(self._routes().match(event, topic), event)
         if not self._admission.try_enter(len(chosen) + len(broken), when_room):
+            if self._admission.disturbed != seen:  # before it was there to be called
+                when_room()
             return None
         return self._deliver(event, topic, None, chosen, broken)
 

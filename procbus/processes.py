@@ -107,9 +107,13 @@ class Probe:
         io_bytes = _io_bytes(process) if io else 0
         return Sample(time.monotonic(), rss, times.user + times.system, io_bytes)
 
-    def rss(self) -> int | None:
-        """Resident memory in bytes; None when the process is gone or a zombie."""
-        return self._ask(lambda process: process.memory_info().rss, None) or None
+    def own_bytes(self) -> int | None:
+        """Resident memory that it does not share; None when the process is gone or a zombie.
+
+        What is shared are libraries, and the large events of the bus. Only Linux tells it apart.
+        """
+        info = self._ask(lambda process: process.memory_info(), None)
+        return None if info is None else (info.rss - getattr(info, "shared", 0)) or None
 
     def alive(self) -> bool:
         """Whether it is there and not a zombie."""
@@ -175,23 +179,23 @@ class Probe:
         return self._process is not None and _send(self._process, number)
 
     def stop(self) -> bool:
-        """Halt it, and wait until it is halted: its main thread, which runs the handlers.
+        """Halt it, and wait until its main thread, which runs the handlers, is halted.
+
+        After `STOP_S` it waits no longer: the kernel is busy for the process, or has no core for
+        it. When it has, the signal comes before any code of the process does.
 
         Returns:
-            False when it is not within `STOP_S`; it is not going to halt later on either.
+            False when it is gone. After True it runs nothing until `resume`.
         """
         deadline = time.monotonic() + STOP_S
         if not self.send_signal(signal.SIGSTOP):
             return False
-        while not self.stopped():
-            if time.monotonic() > deadline:
-                self.resume()  # the signal waits while the kernel is busy for it: take it back
-                return False
+        while not self.stopped() and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
-        return True
+        return self.alive()
 
     def resume(self) -> None:
-        """Let it go on after `stop`."""
+        """Let it go on after `stop`, also if it did not come to a halt yet."""
         self.send_signal(signal.SIGCONT)
 
     def kill_tree(self) -> None:

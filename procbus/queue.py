@@ -216,23 +216,18 @@ class LaneQueue:
         """Take as many deliveries as should run for about `budget_s` seconds together.
 
         Each counts with its handler's running average. One whose handler has never run, or runs
-        longer than the budget, or has a limit of memory, goes alone.
+        longer than the budget, goes alone.
         """
         batch: list[Delivery] = []
         for bucket in self._by_priority:
             while bucket and len(batch) < most:
-                subscription = bucket[0].subscription
-                average_s = None if subscription.alone else subscription.average_s
+                average_s = bucket[0].subscription.average_s
                 cost_s = inf if average_s is None else average_s + OVERHEAD_S
                 if batch and cost_s > budget_s:
                     return batch
                 budget_s -= cost_s
                 batch.append(bucket.popleft())
         return batch
-
-    def locked_next(self) -> Delivery | None:
-        """The delivery that is next, which stays where it is; None when none is ready."""
-        return next((bucket[0] for bucket in self._by_priority if bucket), None)
 
     def locked_put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries that were taken but not begun back to the front, in their order."""

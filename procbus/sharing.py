@@ -72,7 +72,7 @@ class Sharing:
                 now = monotonic()
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
-                if not wait and (queue.waiting or self._next_is_alone()):
+                if not wait and queue.waiting:
                     return []  # a free worker was woken for what is ready
                 batch = self._take_batch(most)
                 if batch or not wait or queue.closed:
@@ -108,15 +108,20 @@ class Sharing:
                         self.queue.locked_wake()  # somebody idle has to know when it is due
         return dropped
 
-    def complete(self, companion: Companion) -> None:
-        """The worker is through with its first batch."""
+    def complete(self, companion: Companion) -> list[Delivery]:
+        """The worker is through with its first batch.
+
+        Returns:
+            What it did not want of it.
+        """
         with self.queue.lock:
-            companion.in_flight.popleft()
+            batch = companion.in_flight.popleft()
             if companion.in_flight:
                 self._set_due(companion)
             else:
                 companion.due_at = inf
                 companion.recalled = False
+            return batch.open()
 
     def take_all(self, companion: Companion) -> list[Batch]:
         """Take all batches from a companion whose worker is gone."""
@@ -155,11 +160,6 @@ class Sharing:
         elif batch and queue.locked_ready():
             queue.locked_wake()
         return batch
-
-    def _next_is_alone(self) -> bool:
-        """Whether the next delivery goes only to a worker that was just looked at."""
-        delivery = self.queue.locked_next()
-        return delivery is not None and delivery.subscription.alone
 
     def locked_take_all_back(self) -> list[Delivery]:
         """Take back what no worker has begun; the lock is held."""

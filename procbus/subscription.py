@@ -53,7 +53,6 @@ class Subscription:
     """
 
     __slots__ = (
-        "alone",
         "average_s",
         "cancelled",
         "crashed",
@@ -83,9 +82,6 @@ class Subscription:
         self.put = lane.put
         #: Whether there is nothing to ask the user's functions before queueing.
         self.plain = handler.where is None and handler.key is None
-        #: Whether a worker is looked at before each of its deliveries, and gets one at a time: what
-        #: others leave in memory there must not be charged to it.
-        self.alone = handler.max_memory is not None
         gated = handler.key is not None or handler.concurrency is not None
         self.gate = Gate(handler) if gated else None
         #: Running average of the handler's run time in seconds; None until it has run once.

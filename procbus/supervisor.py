@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLE_S = 0.5
 #: With more busy workers than this each is sampled less often, lest it all takes more than half a
 #: percent of a core.
-MANY = 48
+MANY = 32
 #: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
 #: limit ends is known from then on, so only one shorter than this can be noticed late.
 LOOK_S = 0.1
@@ -239,13 +239,13 @@ class Supervisor:
         self, companion: Companion, worker: Worker, delivery: Delivery, at: At, limit: int
     ) -> None:
         probe = worker.probe
-        rss = None if probe is None else probe.rss()
+        rss = None if probe is None else probe.own_bytes()
         if rss is None or rss <= limit:
             return
 
         def condemn(stack: str) -> None:
             now = monotonic()
-            peak = max(rss, (probe.rss() if probe is not None else 0) or 0)
+            peak = max(rss, (probe.own_bytes() if probe is not None else 0) or 0)
             error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
             companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.delivery import Delivery
@@ -13,10 +12,6 @@ from procbus.sizes import format_size
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
-
-#: A worker that has more than this share of a handler's `max_memory` before that begins is replaced
-#: first, lest the delivery is charged with what others left behind.
-_GROWN = 0.9
 
 
 class Wear(NamedTuple):
@@ -55,18 +50,13 @@ class Wear(NamedTuple):
         return ""
 
 
-def too_grown_for(deliveries: Sequence[Delivery], done: int, probe: Probe | None) -> str:
-    """Why these are not to be run by a worker as large as this; empty if they may be."""
-    if not done or not may_replace():
-        return ""
-    for subscription in {delivery.subscription for delivery in deliveries}:
-        limit = subscription.handler.max_memory
-        if limit is not None and (rss := _rss(probe)) > _GROWN * limit:
-            return (
-                f"growing to {format_size(rss)}, before it runs {subscription.handler.name} "
-                f"(max_memory={format_size(limit)})"
-            )
-    return ""
+def too_grown_for(delivery: Delivery) -> str:
+    """Why a worker was replaced that did not want this delivery."""
+    limit = delivery.subscription.handler.max_memory or 0
+    return (
+        f"growing nearly to the max_memory of {delivery.handler.name}, {format_size(limit)}, "
+        "before it ran that"
+    )
 
 
 def may_replace() -> bool:
@@ -78,4 +68,4 @@ def may_replace() -> bool:
 
 
 def _rss(probe: Probe | None) -> int:
-    return (probe.rss() or 0) if probe is not None else 0
+    return (probe.own_bytes() or 0) if probe is not None else 0

@@ -14,7 +14,7 @@ from procbus.errors import CircuitOpen
 from procbus.handler import make_handler
 from procbus.outcome import OutcomeKind
 from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.pool.seam import Message, Pool, Report
+from procbus.pool.seam import At, Message, Pool, Report
 from procbus.receipt import Receipt
 from procbus.retry_queue import RetryQueue
 from procbus.subscription import Subscription
@@ -60,6 +60,7 @@ class SpyWorker(InlineWorker):
     """Tells the pool what it is given."""
 
     pool: SpyPool
+    probe: Any = None
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         self.pool.batches.append([d.receipt.event for d in deliveries if d.receipt is not None])
@@ -77,6 +78,15 @@ class SpyWorker(InlineWorker):
         self.pool.on_receive(self)
         return super().receive(patience_s)
 
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+        killed = super().kill_in(at, condemn)
+        self.pool.kills.append(killed)
+        return killed
+
+    def hang_up(self) -> None:
+        self.pool.hung_up.append(self)
+        super().hang_up()
+
     def stop(self) -> None:
         self.pool.stopped.append(self)
         super().stop()
@@ -90,7 +100,10 @@ class SpyPool(InlinePool):
         self.batches: list[list[Any]] = []
         self.started: list[SpyWorker] = []
         self.stopped: list[InlineWorker] = []
+        self.hung_up: list[InlineWorker] = []
+        self.kills: list[bool] = []
         self.fits_ahead = True
+        self.make_probe: Callable[[], Any] = lambda: None
         self.on_start: Callable[[], object] = lambda: None
         self.on_prepare: Callable[[SpyWorker], object] = lambda _: None
         self.on_send: Callable[[SpyWorker], object] = lambda _: None
@@ -100,6 +113,7 @@ class SpyPool(InlinePool):
         self.on_start()
         worker = SpyWorker(self._definitions)
         worker.pool = self
+        worker.probe = self.make_probe()
         self.started.append(worker)
         launched(worker)
         return worker

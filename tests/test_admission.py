@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from procbus.admission import AVALANCHE, Admission
+from procbus.admission import AVALANCHE, Admission, Disturbed
 from procbus.errors import BusClosed, QueueFull
 from tests.parts import BOUND_S, in_thread
 
@@ -311,3 +311,49 @@ def test_whoever_waits_is_woken_at_the_latest_when_the_bus_is_empty(max_pending)
     assert not admission.try_enter(1, lambda: woken.append(True))
     admission.leave(max_pending)
     assert woken == [True]
+
+
+def test_whoever_waits_is_told_to_look_again():
+    admission = Admission(1, "block")
+    admission.enter(1, False)
+    told = threading.Event()
+    called: list[int] = []
+
+    def publisher() -> None:
+        with pytest.raises(Disturbed):
+            admission.enter(1, False)
+        told.set()
+
+    thread = in_thread(publisher)
+    assert not admission.try_enter(1, lambda: called.append(1))
+    while not told.is_set():
+        admission.disturb()
+        assert thread.is_alive() or told.is_set()
+    thread.join(BOUND_S)
+    assert called == [1]
+    assert admission.pending == 1
+
+
+def test_whoever_comes_to_wait_after_a_disturbance_that_it_has_not_seen_looks_again():
+    admission = Admission(1, "block")
+    admission.enter(1, False)
+    seen = admission.disturbed
+    admission.disturb()
+    with pytest.raises(Disturbed):
+        admission.enter(1, False, seen)
+    assert admission.pending == 1
+
+
+def test_a_disturbance_keeps_nobody_from_room_that_is_there():
+    admission = Admission(1, "block")
+    admission.disturb()
+    admission.enter(1, False)
+    assert admission.pending == 1
+
+
+def test_a_full_bus_that_raises_does_so_after_a_disturbance_too():
+    admission = Admission(1, "raise")
+    admission.enter(1, False)
+    admission.disturb()
+    with pytest.raises(QueueFull):
+        admission.enter(1, False, admission.disturbed)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """From an event to deliveries: what is chosen, queued, failed at once, and counted."""
 
+import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +13,22 @@ from procbus.admission import Admission, OnFull
 from procbus.context import running
 from procbus.delivery import DeliveryState
 from procbus.dispatcher import Dispatcher
-from procbus.errors import BusClosed, ProcbusError, QueueFull, TopicError
+from procbus.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
 from procbus.handler import make_handler
+from procbus.letter import letter_of
 from procbus.router import Router
 from procbus.subscription import Subscription
-from tests.parts import FakeLane, delivery_to, handle, settlement_for, succeeded
+from tests.parts import (
+    BOUND_S,
+    FakeLane,
+    delivery_to,
+    handle,
+    in_thread,
+    raised,
+    receipt_for,
+    settlement_for,
+    succeeded,
+)
 
 
 class Parts:
@@ -175,3 +189,157 @@ def test_topics_without_handlers_are_remembered_within_bounds(caplog):
         parts.dispatcher.publish(1, f"topic.n{number}")
     assert parts.dispatcher.unrouted == 1_200
     assert len(caplog.records) == 1_000
+
+
+# While workers die and die.
+
+
+def open_circuit() -> CircuitOpen:
+    return CircuitOpen("workers die")
+
+
+def test_while_it_is_guarded_nothing_is_published_for_cpu_handlers():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parts.subscribe((int, str))
+    parts.dispatcher.guard(open_circuit)
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.publish(1, None)
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.try_publish(1, None, lambda: None)
+    assert parts.lane.queued == []
+    assert parts.admission.pending == 0
+    assert len(parts.dispatcher.publish("for io alone", None).deliveries) == 1
+    assert parts.dispatcher.publish(b"nobody's", None).done
+
+    parts.dispatcher.guard(None)
+    assert len(parts.dispatcher.publish(1, None).deliveries) == 2
+
+
+def test_what_a_cpu_handler_publishes_then_is_an_error_of_its_own():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parent = delivery_to(parts.subscriptions[0])
+    parts.dispatcher.guard(open_circuit)
+    assert isinstance(parts.dispatcher.publish_children(parent, [(None, 1)]), CircuitOpen)
+    assert parts.dispatcher.publish_children(parent, [(None, "x")]) is None
+    assert parts.lane.queued == []
+
+
+def test_each_publisher_gets_an_error_of_its_own():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parts.dispatcher.guard(open_circuit)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpen) as caught:
+            parts.dispatcher.publish(1, None)
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+
+
+def in_the_way(parts: Parts, happen: Callable[[], object]) -> None:
+    """Have something happen after the next routing, before the publisher waits for room."""
+    routes = parts.dispatcher._routes  # noqa: SLF001 - there is no other way in between
+
+    def routes_and_then() -> Any:
+        found = routes()
+        parts.dispatcher._routes = routes  # noqa: SLF001
+        happen()
+        return found
+
+    parts.dispatcher._routes = routes_and_then  # noqa: SLF001
+
+
+def publisher(publish: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Publish in a thread; what comes of it is in the list."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(publish())
+        except ProcbusError as error:
+            outcome.append(error)
+
+    return in_thread(run), outcome
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("just_before", [False, True])
+def test_publishers_that_wait_for_room_are_refused_too(replayed, just_before):
+    parts = Parts(max_pending=1, on_full="block")
+    subscription = parts.subscribe(int, kind="cpu")
+    receipt = parts.dispatcher.publish(1, None)
+    (delivery,) = receipt.deliveries
+    letter = letter_of(delivery, receipt, (raised(ValueError()),), False)
+    routed = threading.Event()
+    in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit) if just_before else routed.set())
+    thread, outcome = publisher(
+        lambda: (
+            parts.dispatcher.redeliver(letter) if replayed else parts.dispatcher.publish(2, None)
+        )
+    )
+    if not just_before:
+        assert routed.wait(BOUND_S)
+        parts.dispatcher.guard(open_circuit)
+
+    thread.join(BOUND_S)
+    assert [type(each) for each in outcome] == [CircuitOpen]
+    assert parts.admission.pending == 1
+    assert subscription.published == 0
+
+
+def test_publishers_for_others_wait_on_however_often_they_are_disturbed():
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int)
+    first = parts.dispatcher.publish(1, None)
+    thread, outcome = publisher(lambda: parts.dispatcher.publish(2, None))
+    for _ in range(2 * sys.getrecursionlimit()):
+        parts.dispatcher.guard(open_circuit)
+    assert outcome == []
+    parts.settlement.settle([(first.deliveries[0], succeeded())])
+
+    thread.join(BOUND_S)
+    (receipt,) = outcome
+    assert receipt.event == 2
+    assert parts.admission.pending == 1
+
+
+@pytest.mark.parametrize("just_before", [False, True])
+def test_whoever_waits_for_room_without_blocking_is_called_to_look_again(just_before):
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int, kind="cpu")
+    parts.dispatcher.publish(1, None)
+    called: list[int] = []
+    if just_before:
+        in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit))
+    assert parts.dispatcher.try_publish(2, None, lambda: called.append(2)) is None
+    if not just_before:
+        assert called == []
+        parts.dispatcher.guard(open_circuit)
+    assert called == [2]
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.try_publish(2, None, lambda: None)
+
+
+# Dead letters.
+
+
+def test_a_letter_is_published_again_for_its_handler_alone():
+    parts = Parts()
+    mine = parts.subscribe(int, name="mine", where=lambda event: event != 1, key=lambda e: e)
+    parts.subscribe(int, name="other")
+    receipt = parts.dispatcher.publish(1, None)
+    letter = letter_of(
+        delivery_to(mine, 1), receipt_for(mine, event=1), (raised(ValueError()),), False
+    )
+    parts.lane.queued.clear()
+
+    again = parts.dispatcher.redeliver(letter)
+
+    (delivery,) = again.deliveries
+    assert delivery.subscription is mine
+    assert delivery.key == 1
+    assert again.id > receipt.id
+    assert parts.lane.queued == [delivery]
+    assert parts.admission.pending == 2

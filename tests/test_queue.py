@@ -192,19 +192,6 @@ def test_a_handler_that_never_ran_goes_alone():
         assert queue.locked_take_batch(0.005, 100) == []
 
 
-def test_one_with_a_limit_of_memory_goes_alone():
-    queue = LaneQueue()
-    limited, other = subscription_of(kind="cpu", max_memory="64 MiB"), subscription_of()
-    limited.note_run(0.0)
-    other.note_run(0.0)
-    order = put(queue, other, 1, 2) + put(queue, limited, 3, 4) + put(queue, other, 5)
-    with queue.lock:
-        for batch in (order[:2], order[2:3], order[3:4], order[4:]):
-            assert queue.locked_next() is batch[0]
-            assert queue.locked_take_batch(1.0, 100) == batch
-        assert queue.locked_next() is None
-
-
 def test_a_batch_takes_as_many_as_should_fit_the_time():
     queue = LaneQueue()
     subscription = subscription_of()

@@ -177,6 +177,7 @@ def test_a_page_may_be_closed_twice_and_asks_nobody_then(page: StackPage) -> Non
     page.close()
 
     page.ask(lambda _: pytest.fail("nobody is asked"))
+    assert page.read() == ""
 
 
 def test_a_page_is_not_closed_while_somebody_asks(

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus import wear as wear_module
-from procbus.delivery import Delivery
 from procbus.handler import make_handler
 from procbus.subscription import Subscription
 from procbus.wear import Wear, may_replace, too_grown_for
@@ -27,22 +26,13 @@ class FakeProbe:
         self._rss = rss
         self.asked = 0
 
-    def rss(self) -> int | None:
+    def own_bytes(self) -> int | None:
         self.asked += 1
         return self._rss
 
 
 def probe(rss: int | None) -> Any:
     return FakeProbe(rss)
-
-
-def deliveries(*max_memory: int | None) -> list[Delivery]:
-    """A delivery to a cpu handler of its own for each limit."""
-    made = []
-    for limit in max_memory:
-        handler = make_handler(handle, "t", kind="cpu", name="resize", max_memory=limit)
-        made.append(delivery_to(Subscription(handler, FakeLane())))
-    return made
 
 
 # Events.
@@ -96,41 +86,21 @@ def test_a_worker_that_grew_too_large_is_worn_out_and_the_reason_says_so() -> No
 @pytest.mark.parametrize("wear", [Wear(max_events=1, max_memory=1), Wear(max_memory=1)])
 def test_a_worker_that_has_done_nothing_is_not_replaced(wear: Wear) -> None:
     assert wear.worn_out(0, probe(MIB)) == ""
-    assert too_grown_for(deliveries(1 * MIB * 32), 0, probe(1 << 40)) == ""
 
 
 @pytest.mark.parametrize("gone", [None, probe(None)])
 def test_a_process_that_cannot_be_looked_at_is_not_too_large(gone: Any) -> None:
     assert Wear(max_memory=1).worn_out(1, gone) == ""
-    assert too_grown_for(deliveries(32 * MIB), 1, gone) == ""
 
 
 # What is next.
 
 
-def test_a_worker_that_is_large_already_does_not_begin_what_has_a_limit() -> None:
-    reason = too_grown_for(deliveries(None, 100 * MIB), 1, probe(91 * MIB))
+def test_a_worker_that_did_not_want_a_delivery_was_too_large_for_it() -> None:
+    handler = make_handler(handle, "t", kind="cpu", name="resize", max_memory=100 * MIB)
+    reason = too_grown_for(delivery_to(Subscription(handler, FakeLane())))
 
-    assert reason == "growing to 91 MiB, before it runs resize (max_memory=100 MiB)"
-
-
-def test_a_worker_that_is_small_enough_begins_it() -> None:
-    assert too_grown_for(deliveries(100 * MIB), 1, probe(90 * MIB)) == ""
-
-
-def test_what_has_no_limit_is_begun_by_any_and_nobody_looks() -> None:
-    process = FakeProbe(1 << 50)
-
-    assert too_grown_for(deliveries(None, None), 1, process) == ""  # type: ignore[arg-type]
-    assert process.asked == 0
-
-
-def test_a_worker_that_cannot_be_replaced_begins_everything(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(wear_module, "may_replace", lambda: False)
-
-    assert too_grown_for(deliveries(32 * MIB), 1, probe(1 << 40)) == ""
+    assert reason == "growing nearly to the max_memory of resize, 100 MiB, before it ran that"
 
 
 @pytest.mark.parametrize(

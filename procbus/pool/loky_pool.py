@@ -282,17 +282,18 @@ class LokyWorker:
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
         probe = self.probe
-        if probe is None or self.running() != at:
+        if probe is None or self._killed or self.running() != at:
             return False
         if not probe.stopped():
             self._stack.ask(probe.send_signal)
         halted = probe.stop()
+        stack = self._stack.read()  # before the lock, which others wait for: it reads files
         still = False
         try:
             with self._closing:
                 still = self._task is not None and self._logbook.running() == at
                 if still:
-                    condemn(self._stack.read())
+                    condemn(stack)
         finally:
             if still:
                 self._killed = True

@@ -29,6 +29,7 @@ from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import BatchHead, Large, each_end, pack_batch, unpack_results
 from procbus.receipt import Receipt
+from procbus.wear import may_replace
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
 #: batches have to fit into a pipe that nobody reads.
@@ -61,7 +62,7 @@ class ParentEnd:
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
         #: without deliveries never is.
         self._known_handlers: set[int] = set()
-        self._handlers_due: list[tuple[int, str, bytes]] = []
+        self._handlers_due: list[tuple[int, str, bytes, int | None]] = []
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
         #: Deliveries of the batches that the worker has, in their order; how many results of the
         #: first have come in messages; and how many in any way.
@@ -76,8 +77,15 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
-        gone, freed = self._events.gone(self.number), self._results.freed()
-        head = BatchHead(batch, self._classes_due, self._handlers_due, [], gone, freed)
+        head = BatchHead(
+            batch,
+            self._classes_due,
+            self._handlers_due,
+            [],
+            may_replace(),
+            self._events.gone(self.number),
+            self._results.freed(),
+        )
         message = Message(batch)
         events: list[bytes] = []
         total = 0
@@ -169,7 +177,7 @@ class ParentEnd:
                 raise blame.handler_fault(handler, error) from error
             self._definitions[handler.number] = definition
         self._known_handlers.add(handler.number)
-        self._handlers_due.append((handler.number, handler.name, definition))
+        self._handlers_due.append((handler.number, handler.name, definition, handler.max_memory))
 
     def sent(self, message: Message) -> None:
         """Take note that the worker gets this message."""

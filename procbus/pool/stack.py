@@ -44,8 +44,8 @@ class StackPage:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        #: Keeps the file open while the parent asks, `PATIENCE_S` at most: else the number of the
-        #: descriptor might be another file's by then, and that would be truncated.
+        #: Keeps the file open while the parent asks (`PATIENCE_S` at most) or reads: the number of
+        #: its descriptor might else be another file's by then, and that would be truncated.
         self._in_use = threading.Lock()
 
     @classmethod
@@ -86,8 +86,10 @@ class StackPage:
                 size = now
 
     def read(self) -> str:
-        """What was written, as people read it; empty when nothing was."""
-        return handler_stack(os.pread(self._fd, _MOST_BYTES, 0).decode(errors="replace"))
+        """What was written, as people read it; empty when nothing was. Thread-safe."""
+        with self._in_use:
+            written = b"" if self._fd < 0 else os.pread(self._fd, _MOST_BYTES, 0)
+        return handler_stack(written.decode(errors="replace"))
 
     def close(self) -> None:
         """Let the memory go. Idempotent."""

@@ -67,11 +67,13 @@ class BatchHead(NamedTuple):
 
     number: int
     classes: list[tuple[ClassNumber, bytes]]
-    #: Handlers that the worker does not know yet: number, name, definition.
-    handlers: list[tuple[int, str, bytes]]
+    #: Handlers that the worker does not know yet: number, name, definition, limit of memory.
+    handlers: list[tuple[int, str, bytes, int | None]]
     #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes, where
-    #: its large buffers are.
+    #: the large part of it lies.
     items: list[Item]
+    #: Whether a worker that has nearly the memory that a handler may have leaves the rest undone.
+    careful: bool
     #: Blocks of events that are no more, and blocks of results that nobody has any more.
     gone: list[int]
     freed: list[tuple[int, int]]
@@ -137,8 +139,8 @@ def unpack_results(message: bytes | bytearray) -> Results:
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
-#: for a handler that returned None and published nothing. Last, where the large part of it lies, and
-#: which blocks of events are kept from now on, and which no longer.
+#: for a handler that returned None and published nothing. Last, where the large part of it lies,
+#: and which blocks of events are kept from now on, and which no longer.
 End = tuple[float, float, memoryview, "Place | None", "Kept | None"]
 Kept = tuple[list[int], list[int]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,18 @@ def describe_current(event: object) -> tuple[str, int, int | None, str | None, i
     return at.handler, at.event_id, at.parent_id, at.topic, at.attempt
 
 
+kept: list[object] = []
+
+
+def keep(thing: object) -> None:
+    kept.append(thing)
+
+
+def what_is_kept(event: object) -> object:
+    [thing] = kept
+    return thing
+
+
 def a_class_of_the_worker(number: int) -> object:
     """Make an instance of a class that exists in the worker alone, always the same."""
     if "made_here" not in globals():
@@ -95,6 +108,13 @@ def hold(gate: str) -> str:
     with open(gate) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
     return "held"
+
+
+def hold_the_gil(gate: str) -> None:
+    """Say that it has begun, then compute in C for ever, and let no other thread run."""
+    with open(f"{gate}.begun", "w") as begun:
+        begun.write("begun")
+    re.match(r"(a+)+$", "a" * 64 + "b")
 
 
 def hold_with_a_child(gate: str) -> None:

@@ -541,6 +541,24 @@ def test_launched_is_called_before_the_worker_is_given(make_pool: Any) -> None:
         worker.stop()
 
 
+def test_a_worker_can_be_killed_as_soon_as_it_is_launched(make_pool: Any) -> None:
+    launched: list[Worker] = []
+
+    def kill_it(worker: Worker) -> None:
+        launched.append(worker)
+        worker.kill()
+
+    with pytest.raises(WorkerGone) as caught:
+        make_pool(1).start(kill_it).receive()
+
+    assert caught.value.last_words.ends == []
+    assert caught.value.last_words.ran_s is None
+    [worker] = launched
+    worker.kill()
+    worker.stop()
+    assert worker.running() is None
+
+
 # Where only a process will do.
 
 

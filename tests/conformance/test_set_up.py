@@ -1,0 +1,132 @@
+"""The user's set-up of a worker process: once, before the first delivery; and its faults."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procbus.codec import encode_alone
+from procbus.errors import ProcbusError, WorkerTraceback
+from procbus.pool.loky_pool import LokyPool
+from procbus.pool.seam import SetUpFailed, Worker, WorkerGone
+from tests.conformance import handlers
+from tests.conformance.drive import deliveries, run, values
+
+
+@contextmanager
+def worker_with(init: Callable[[], object]) -> Iterator[Worker]:
+    worker = LokyPool(1, encode_alone(init)).start(lambda _: None)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.stop()
+
+
+def test_it_runs_once_and_before_the_first_delivery(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def note(line: object) -> None:
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+
+    with worker_with(functools.partial(note, "set up")) as worker:
+        assert log.read_text() == "set up\n", "it is done by the time that the worker is given"
+        for _ in range(2):
+            run(worker, deliveries(note, "first", "second"))
+
+    assert log.read_text().split("\n")[:3] == ["set up", "first", "second"]
+    assert log.read_text().count("set up") == 1
+
+
+def test_what_it_sets_up_in_a_module_is_there_for_handlers() -> None:
+    with worker_with(functools.partial(handlers.keep, "a model")) as worker:
+        assert values(run(worker, deliveries(handlers.what_is_kept, 1))) == ["a model"]
+
+
+def test_each_worker_of_a_pool_is_set_up() -> None:
+    pool = LokyPool(2, encode_alone(functools.partial(handlers.keep, "a model")))
+    workers = [pool.start(lambda _: None) for _ in range(2)]
+    try:
+        for worker in workers:
+            assert values(run(worker, deliveries(handlers.what_is_kept, 1))) == ["a model"]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.stop()
+
+
+def fail() -> None:
+    raise FileNotFoundError("no model.bin here")
+
+
+def leave() -> None:
+    raise SystemExit("no model.bin here")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("mute")
+
+
+def fail_without_a_word() -> None:
+    raise Mute
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        (fail, "FileNotFoundError: no model.bin here"),
+        (leave, "SystemExit: no model.bin here"),
+        (fail_without_a_word, "Mute"),
+    ],
+)
+def test_its_failure_is_told_with_its_reason_and_there_is_no_hope(
+    init: Callable[[], Any], said: str
+) -> None:
+    launched: list[Worker] = []
+
+    with pytest.raises(SetUpFailed) as caught:
+        LokyPool(1, encode_alone(init)).start(launched.append)
+
+    gone = caught.value
+    assert gone.hopeless
+    assert gone.last_words.ran_s is None
+    error = gone.__cause__
+    assert isinstance(error, ProcbusError)
+    assert str(error) == f"worker_init failed: {said}"
+    assert isinstance(error.__cause__, WorkerTraceback)
+    assert "Traceback" in str(error.__cause__)
+    [worker] = launched
+    assert worker.running() is None
+    worker.kill()
+    worker.stop()
+
+
+class Unloadable:
+    """Travels there, and does not arrive."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail, ()
+
+    def __call__(self) -> None:
+        raise AssertionError("it did not arrive")
+
+
+def test_a_set_up_that_does_not_arrive_is_told_too() -> None:
+    with pytest.raises(SetUpFailed) as caught:
+        LokyPool(1, encode_alone(Unloadable())).start(lambda _: None)
+
+    assert "no model.bin here" in str(caught.value.__cause__)
+
+
+def test_a_process_that_dies_in_it_is_not_hopeless() -> None:
+    with pytest.raises(WorkerGone) as caught:
+        LokyPool(1, encode_alone(functools.partial(handlers.exit_at_once, 3))).start(lambda _: None)
+
+    assert not isinstance(caught.value, SetUpFailed)
+    assert not caught.value.hopeless
+    assert caught.value.exit_code == 3

@@ -1,0 +1,293 @@
+"""A handler that kills every worker: the cpu lane stops to start workers for it, and recovers."""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from procbus import (
+    CircuitOpen,
+    EventBus,
+    HandlerTimeout,
+    OutcomeKind,
+    Receipt,
+    WorkerDied,
+    circuit,
+    supervisor,
+)
+from tests.integration.helpers import PATIENCE_S, Tally
+
+#: More deaths than this open the circuit.
+MOST = 4
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    number: int
+    tally: Tally
+    #: The handler kills its worker while this file is there.
+    poison: str
+
+
+def work(job: Job) -> int:
+    job.tally.note(job.number)
+    if os.path.exists(job.poison):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.number
+
+
+class Said(logging.Handler):
+    """Waits until something is logged."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.count = 0
+        self._heard = threading.Semaphore(0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.text in record.getMessage():
+            self.count += 1
+            self._heard.release()
+
+    def wait(self) -> None:
+        assert self._heard.acquire(timeout=PATIENCE_S), f"nobody said {self.text!r}"
+
+
+def said(text: str) -> Iterator[Said]:
+    handler = Said(text)
+    log = logging.getLogger("procbus")
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+
+
+@pytest.fixture
+def opened() -> Iterator[Said]:
+    yield from said("takes no new work")
+
+
+@pytest.fixture
+def works_again() -> Iterator[Said]:
+    yield from said("the cpu lane works again")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens soon, and stays open until a test says otherwise."""
+    monkeypatch.setattr(circuit, "MOST_DEATHS", MOST)
+    monkeypatch.setattr(circuit, "WINDOW_S", 60.0)
+    monkeypatch.setattr(circuit, "COOL_S", 600.0)
+    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> Path:
+    path = tmp_path / "poison"
+    path.touch()
+    return path
+
+
+def publish(bus: EventBus, tally: Tally, poison: Path, *numbers: int) -> list[Receipt]:
+    return [bus.publish("job", Job(number, tally, str(poison))) for number in numbers]
+
+
+def fate(receipt: Receipt) -> OutcomeKind | None:
+    outcome = receipt.deliveries[0].outcome
+    return None if outcome is None else outcome.kind
+
+
+def test_publishing_is_refused_and_what_is_pending_waits(
+    tally: Tally, poison: Path, opened: Said
+) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu", name="work")
+        bus.subscribe("io", lambda n: n)
+        receipts = publish(bus, tally, poison, *range(20))
+        opened.wait()
+        with pytest.raises(CircuitOpen, match=r"worker processes died.*while it ran work"):
+            bus.publish("job", Job(99, tally, str(poison)))
+        with pytest.raises(CircuitOpen):
+            next(bus.stream([Job(99, tally, str(poison))], topic="job"))
+        with pytest.raises(CircuitOpen):
+            asyncio.run(bus.apublish("job", Job(99, tally, str(poison))))
+        assert bus.publish("io", 7).result(PATIENCE_S) == 7, "the other lane works"
+        assert "workers died" in bus.stats().lanes["cpu"].paused
+
+        assert not receipts[-1].wait(0.5), "what was begun by then ends"
+        waiting = [r for r in receipts if not r.done]
+        assert len(waiting) == 20 - len(tally.lines())
+        assert MOST < len(tally.lines()) <= MOST + WORKERS
+        started = len(tally.lines())
+        assert not waiting[-1].wait(0.5), "nothing begins, though the supervisor looks"
+        assert len(tally.lines()) == started
+        assert opened.count == 1
+        bus.close(cancel=True)
+    assert {fate(r) for r in waiting} == {OutcomeKind.CANCELLED}
+    assert max(tally.counts().values()) == 1
+
+
+def test_after_a_trial_that_survives_it_works_again(
+    tally: Tally, poison: Path, opened: Said, works_again: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "COOL_S", 0.3)
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        receipts = publish(bus, tally, poison, *range(20))
+        opened.wait()
+        poison.unlink()
+        works_again.wait()
+        assert bus.drain(PATIENCE_S)
+        fates = [fate(r) for r in receipts]
+        assert fates.count(OutcomeKind.WORKER_DIED) > MOST
+        assert fates.count(OutcomeKind.SUCCEEDED) >= 20 - MOST - 2 * WORKERS
+        assert len(fates) == fates.count(OutcomeKind.WORKER_DIED) + fates.count(
+            OutcomeKind.SUCCEEDED
+        )
+        assert bus.stats().lanes["cpu"].paused == ""
+        assert [r.result(PATIENCE_S) for r in publish(bus, tally, poison, 20, 21)] == [20, 21]
+        assert tally.counts() == {str(n): 1 for n in range(22)}
+
+        poison.touch()  # and it opens once more
+        publish(bus, tally, poison, *range(22, 42))
+        opened.wait()
+        bus.close(cancel=True)
+
+
+def test_each_trial_that_fails_costs_one_delivery_and_one_worker(
+    tally: Tally, poison: Path, opened: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "COOL_S", 0.05)
+    monkeypatch.setattr(circuit, "MOST_COOL_S", 0.2)
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        receipts = publish(bus, tally, poison, *range(MOST + 8))
+        assert bus.drain(PATIENCE_S)
+        assert bus.stats().lanes["cpu"].restarts == MOST + 8
+    assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
+    assert tally.counts() == {str(n): 1 for n in range(MOST + 8)}
+    assert opened.count >= 5
+
+
+def test_a_block_that_is_left_with_nothing_but_poison_ends(
+    tally: Tally, poison: Path, opened: Said
+) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        receipts = publish(bus, tally, poison, *range(100))
+    assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
+    errors = [r.deliveries[0].exception() for r in receipts]
+    tried = [n for n, error in enumerate(errors) if isinstance(error, WorkerDied)]
+    given_up = [n for n, error in enumerate(errors) if isinstance(error, CircuitOpen)]
+    assert sorted(tried + given_up) == [*range(100)]
+    assert MOST < len(tried) <= 20
+    assert "no more were tried" in str(errors[given_up[0]])
+    assert tally.counts() == {str(n): 1 for n in tried}
+    assert len(bus.dead_letters) == 100
+
+
+@pytest.mark.parametrize("backoff", [0.0, 0.05])
+def test_it_ends_though_each_is_to_be_tried_again(
+    tally: Tally, poison: Path, backoff: float
+) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu", retries=1_000, max_crashes=1_000, backoff=backoff)
+        receipts = publish(bus, tally, poison, *range(10))
+    assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
+    assert MOST < len(tally.lines()) < 40
+    assert len(bus.dead_letters) == 10
+    assert bus.stats().pending == 0
+
+
+def test_it_ends_though_each_waits_behind_another_of_its_key(tally: Tally, poison: Path) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu", key=lambda job: job.number % 2)
+        receipts = publish(bus, tally, poison, *range(500))
+    assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
+    assert MOST < len(tally.lines()) < 40
+
+
+def test_what_a_closing_bus_has_pending_runs_if_a_trial_survives(
+    tally: Tally, poison: Path, opened: Said, works_again: Said
+) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        receipts = publish(bus, tally, poison, *range(50))
+        opened.wait()
+        poison.unlink()
+    fates = [fate(r) for r in receipts]
+    assert fates.count(OutcomeKind.SUCCEEDED) >= 50 - MOST - 2 * WORKERS
+    assert tally.counts() == {str(n): 1 for n in range(50)}
+    assert works_again.count == 1
+
+
+def test_publishers_that_wait_for_room_are_let_go(tally: Tally, poison: Path, opened: Said) -> None:
+    refused = threading.Semaphore(0)
+
+    def flood() -> None:
+        try:
+            while True:
+                bus.publish("job", Job(1, tally, str(poison)))
+        except CircuitOpen:
+            refused.release()
+
+    async def aflood() -> None:
+        try:
+            while True:
+                await bus.apublish("job", Job(2, tally, str(poison)))
+        except CircuitOpen:
+            refused.release()
+
+    with EventBus([], cpu_workers=WORKERS, max_pending=10) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        threads = [threading.Thread(target=flood) for _ in range(2)]
+        threads.append(threading.Thread(target=lambda: asyncio.run(aflood())))
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert refused.acquire(timeout=PATIENCE_S)
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert bus.stats().pending > 0, "it was not room that they got"
+        bus.close(cancel=True)
+
+
+def test_deaths_between_which_something_succeeds_open_nothing(
+    tally: Tally, poison: Path, opened: Said
+) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        for number in range(0, 4 * MOST, 2):
+            poison.touch()
+            (fatal,) = publish(bus, tally, poison, number)
+            assert fatal.wait(PATIENCE_S)
+            assert fate(fatal) is OutcomeKind.WORKER_DIED
+            poison.unlink()
+            (fine,) = publish(bus, tally, poison, number + 1)
+            assert fine.result(PATIENCE_S) == number + 1
+    assert opened.count == 0
+
+
+def hang(job: Job) -> None:
+    time.sleep(1000)
+
+
+def test_workers_that_the_supervisor_killed_do_not_count(
+    tally: Tally, poison: Path, opened: Said
+) -> None:
+    with EventBus([], cpu_workers=WORKERS) as bus:
+        bus.subscribe("job", hang, kind="cpu", timeout=0.05)
+        receipts = publish(bus, tally, poison, *range(2 * MOST + 2))
+        errors = [
+            error for r in receipts if r.wait(PATIENCE_S) for error in [r.deliveries[0].exception()]
+        ]
+    assert [type(error) for error in errors] == [HandlerTimeout] * (2 * MOST + 2)
+    assert opened.count == 0
