@@ -36,6 +36,7 @@ from procbus.topic import check_concrete, topics_in
 if TYPE_CHECKING:
     from procbus.health import WorkerHealth
     from procbus.options import HandlerOptions
+    from procbus.pool.blocks import OnOversize
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +65,12 @@ class EventBus:
             of `procbus.subscribe`.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. What it raises is logged.
+        shared_memory_limit: the most memory to share with workers for large events, in flight or
+            kept for the next ones: bytes, or such as "2 GiB"; 0 for none: all goes through pipes.
+            None for a quarter of what is free. When it is full, events wait.
+        shared_memory_threshold: what is smaller than this goes through the pipe.
+        on_oversize: what becomes of an event that is larger than the limit: "pipe" sends it through
+            the pipe, "fail" fails its deliveries.
 
     Raises:
         OptionError: an option makes no sense.
@@ -83,6 +90,9 @@ class EventBus:
         max_events_per_worker: int | None = None,
         worker_max_memory: int | str | None = None,
         on_failure: Callable[[DeadLetter], object] | None = None,
+        shared_memory_limit: int | str | None = None,
+        shared_memory_threshold: int | str = 128 * 1024,
+        on_oversize: OnOversize = "pipe",
         journal: None = None,
         **unknown: Never,
     ) -> None:
@@ -95,6 +105,9 @@ class EventBus:
             max_events_per_worker=max_events_per_worker,
             worker_max_memory=worker_max_memory,
             on_failure=on_failure,
+            shared_memory_limit=shared_memory_limit,
+            shared_memory_threshold=shared_memory_threshold,
+            on_oversize=on_oversize,
             journal=journal,
             unknown=unknown,
         )

@@ -51,6 +51,7 @@ class Handler:
         retry_on: the errors after which there is another attempt.
         max_crashes: how often a delivery may kill its worker and still be tried again.
         max_memory: bytes that its worker may have while it runs; None for no limit.
+        writable: whether it may write to the large buffers of its event, which are a copy then.
         limited: whether a run has to be watched: it has a timeout or a max_memory.
     """
 
@@ -96,6 +97,7 @@ def make_handler(
     retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
     max_crashes: int = DEFAULT_MAX_CRASHES,
     max_memory: int | str | None = None,
+    writable: bool = False,
     key: Callable[[Any], Hashable] | None = None,
     priority: int = 0,
     concurrency: int | None = None,
@@ -116,6 +118,7 @@ def make_handler(
         retry_on: the errors after which there is another attempt.
         max_crashes: how often a delivery may kill its worker and still be tried again.
         max_memory: what the worker may have while the handler runs.
+        writable: whether it may write to the large buffers of its event.
         key: of an event, the key whose deliveries go one at a time, in order.
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
@@ -144,6 +147,7 @@ def make_handler(
             retry_on=retry_on,
             max_crashes=max_crashes,
             max_memory=max_memory,
+            writable=writable,
         )
     except ValueError as error:
         # What a function for backoff raised, if it did, is all that the sentence does not say.
@@ -165,6 +169,7 @@ def make_handler(
         retry_on=limits.retry_on,
         max_crashes=limits.max_crashes,
         max_memory=limits.max_memory,
+        writable=writable,
     )
 
 
@@ -258,8 +263,6 @@ def _problems_of_options(
 
 def _problems_of_unknown(options: dict[str, object]) -> Iterator[str]:
     for option in options:
-        if option == "writable":
-            yield "writable= is not supported by this version of procbus; leave it out"
         if option in OPTIONS_OF_A_BUS:
             yield f"{option}= is an option of EventBus, not of a handler: EventBus({option}=...)"
         yield (

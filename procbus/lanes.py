@@ -108,10 +108,16 @@ class Lanes:
             if self.cpu is None:
                 # Only now: loky, cloudpickle and multiprocessing take time to import.
                 from procbus.cpu_lane import CpuLane
+                from procbus.pool.blocks import EventMemory
                 from procbus.pool.loky_pool import LokyPool
 
                 settings = self._settings
-                pool = LokyPool(settings.cpu_workers, self._init())
+                memory = EventMemory(
+                    settings.shared_memory_limit,
+                    settings.shared_memory_threshold,
+                    settings.on_oversize,
+                )
+                pool = LokyPool(settings.cpu_workers, self._init(), memory)
                 self.cpu = CpuLane(
                     pool,
                     self._settle,

@@ -27,6 +27,7 @@ class HandlerOptions(TypedDict, total=False):
     retry_on: type[BaseException] | Sequence[type[BaseException]]
     max_crashes: int
     max_memory: int | str | None
+    writable: bool
     key: Callable[[Any], Hashable] | None
     priority: int
     concurrency: int | None
@@ -43,6 +44,9 @@ OPTIONS_OF_A_BUS = (
     "max_events_per_worker",
     "worker_max_memory",
     "on_failure",
+    "shared_memory_limit",
+    "shared_memory_threshold",
+    "on_oversize",
 )
 
 DEFAULT_MAX_CRASHES = 1
@@ -72,6 +76,7 @@ def make_limits(
     retry_on: type[BaseException] | Sequence[type[BaseException]],
     max_crashes: int,
     max_memory: int | str | None,
+    writable: bool,
 ) -> Limits:
     """Check the limits and retries of a handler of this kind; for each see `subscribe`.
 
@@ -93,6 +98,13 @@ def make_limits(
         raise ValueError(
             'max_crashes is for kind="cpu" only: an io handler runs in the process of the script, '
             'and a crash would end that; make it kind="cpu", or leave max_crashes out'
+        )
+    if writable not in (True, False):
+        raise ValueError(f"writable must be True or False, not {shown(writable)}")
+    if kind != "cpu" and writable:
+        raise ValueError(
+            'writable is for kind="cpu" only: an io handler gets the very object that was '
+            "published; leave it out, and copy what you change"
         )
     return Limits(
         timeout=None if timeout is None else float(timeout),

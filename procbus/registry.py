@@ -87,6 +87,7 @@ def subscribe(
     retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
     max_crashes: int = DEFAULT_MAX_CRASHES,
     max_memory: int | str | None = None,
+    writable: bool = False,
     key: Callable[[Any], Hashable] | None = None,
     priority: int = 0,
     concurrency: int | None = None,
@@ -118,6 +119,8 @@ def subscribe(
         max_memory: the most memory that the worker may have while the handler runs: bytes, or such
             as "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is
             killed and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
+        writable: arrays and other large buffers of an event are shared with the workers, and read
+            only. True gives the handler a copy that it may write to. cpu handlers only.
         key: of an event, the key whose deliveries go one at a time, in order.
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
@@ -146,6 +149,7 @@ def subscribe(
             retry_on=retry_on,
             max_crashes=max_crashes,
             max_memory=max_memory,
+            writable=writable,
             key=key,
             priority=priority,
             concurrency=concurrency,

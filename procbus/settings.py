@@ -14,15 +14,19 @@ from procbus.callables import accepts, is_async, is_generator
 from procbus.errors import OptionError, SerializationError
 from procbus.hints import did_you_mean, shown
 from procbus.options import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
-from procbus.sizes import parse_limit
+from procbus.sizes import format_size, parse_limit, parse_size
 
 if TYPE_CHECKING:
     from procbus.admission import OnFull
     from procbus.dead_letters import DeadLetter
+    from procbus.pool.blocks import OnOversize
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
 _ABSURD = 10_000
+#: Least bytes of shared memory that are of any use, and of a buffer that is worth the trouble.
+_LEAST_SHARED = 1 << 20
+_LEAST_THRESHOLD = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class Settings:
     #: Bytes.
     worker_max_memory: int | None
     on_failure: Callable[[DeadLetter], object] | None
+    #: Bytes; None for a share of what is free.
+    shared_memory_limit: int | None
+    shared_memory_threshold: int
+    on_oversize: OnOversize
 
 
 def make_settings(
@@ -51,6 +59,9 @@ def make_settings(
     max_events_per_worker: int | None,
     worker_max_memory: int | str | None,
     on_failure: Callable[[DeadLetter], object] | None,
+    shared_memory_limit: int | str | None,
+    shared_memory_threshold: int | str,
+    on_oversize: OnOversize,
     unknown: Mapping[str, object],
 ) -> Settings:
     """Check the options of `EventBus`.
@@ -72,6 +83,8 @@ def make_settings(
     _check_count("max_pending", max_pending, inf)
     if on_full not in ("block", "raise"):
         raise OptionError(f'on_full must be "block" or "raise", not {shown(on_full)}')
+    if on_oversize not in ("pipe", "fail"):
+        raise OptionError(f'on_oversize must be "pipe" or "fail", not {shown(on_oversize)}')
     if worker_init is not None:
         _check_function("worker_init", worker_init, ())
         _check_travels(worker_init)
@@ -86,6 +99,15 @@ def make_settings(
         max_events_per_worker=max_events_per_worker,
         worker_max_memory=None if worker_max_memory is None else _memory(worker_max_memory),
         on_failure=on_failure,
+        shared_memory_limit=(
+            None
+            if shared_memory_limit is None
+            else _shared("shared_memory_limit", shared_memory_limit, _LEAST_SHARED, or_none=True)
+        ),
+        shared_memory_threshold=_shared(
+            "shared_memory_threshold", shared_memory_threshold, _LEAST_THRESHOLD
+        ),
+        on_oversize=on_oversize,
     )
 
 
@@ -110,6 +132,19 @@ def _memory(value: int | str) -> int:
         return parse_limit(value)
     except ValueError as error:
         raise OptionError(f"worker_max_memory: {error}") from None
+
+
+def _shared(option: str, value: int | str, least: int, *, or_none: bool = False) -> int:
+    try:
+        size = parse_size(value)
+    except ValueError as error:
+        raise OptionError(f"{option}: {error}") from None
+    if size < least and not (or_none and size == 0):
+        nothing = ", or 0 for none" if or_none else ""
+        raise OptionError(
+            f"{option} must be {format_size(least)} at least{nothing}, not {shown(value)}"
+        )
+    return size
 
 
 def _check_function(option: str, function: Callable[..., object], given: tuple[str, ...]) -> None:

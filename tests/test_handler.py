@@ -313,8 +313,11 @@ def test_what_a_backoff_raised_is_the_cause_of_its_refusal():
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_an_option_of_a_later_version_is_refused():
-    assert "writable= is not supported by this version of procbus" in refusal(handle, writable=True)
+def test_a_copy_to_write_to_is_for_cpu_handlers_and_is_asked_for_with_true():
+    assert make_handler(handle, kind="cpu", writable=True).writable
+    assert not make_handler(handle, kind="cpu").writable
+    assert "the very object that was published" in refusal(handle, writable=True)
+    assert "must be True or False" in refusal(handle, kind="cpu", writable="yes")
 
 
 @pytest.mark.parametrize(

@@ -84,5 +84,3 @@ def test_ctrl_c_is_not_swallowed() -> None:
             log.warning("not said")
     finally:
         logging.getLogger("procbus").removeFilter(interrupted)
-
-

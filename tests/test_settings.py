@@ -25,6 +25,9 @@ def make(**options: Any) -> Settings:
         "max_events_per_worker": None,
         "worker_max_memory": None,
         "on_failure": None,
+        "shared_memory_limit": None,
+        "shared_memory_threshold": 131072,
+        "on_oversize": "pipe",
     }
     unknown = {k: v for k, v in options.items() if k not in known}
     given_options = {**known, **{k: v for k, v in options.items() if k in known}}
@@ -50,12 +53,19 @@ def test_settings_have_what_was_asked_for():
         max_events_per_worker=5,
         worker_max_memory="1.5 GB",
         on_failure=letter_box,
+        shared_memory_limit="1 MiB",
+        shared_memory_threshold=8192,
+        on_oversize="fail",
     )
-    assert settings == Settings(2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box)
+    assert settings == Settings(
+        2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"
+    )
 
 
 def test_what_is_not_asked_for_is_left_open():
-    assert make() == Settings(None, None, 10_000, "block", None, None, None, None)
+    assert make() == Settings(
+        None, None, 10_000, "block", None, None, None, None, None, 131072, "pipe"
+    )
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1))
@@ -184,3 +194,29 @@ def test_a_worker_init_that_cannot_travel_is_refused_with_the_variable_at_fault(
         make(worker_init=load)
     assert caught.value.path.endswith("closure variable 'lock'")
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_shared_memory_is_given_in_bytes_or_words_and_may_be_none() -> None:
+    settings = make(shared_memory_limit="2 GiB", shared_memory_threshold="1 MiB")
+    assert settings.shared_memory_limit == 2 << 30
+    assert settings.shared_memory_threshold == 1 << 20
+    assert make(shared_memory_limit=0).shared_memory_limit == 0
+    assert make().shared_memory_limit is None
+    assert make(on_oversize="fail").on_oversize == "fail"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shared_memory_limit": 1000},
+        {"shared_memory_limit": -1},
+        {"shared_memory_limit": "much"},
+        {"shared_memory_threshold": 0},
+        {"shared_memory_threshold": "1 KiB"},
+        {"on_oversize": "drop"},
+    ],
+)
+def test_shared_memory_that_is_of_no_use_is_refused(options: dict[str, Any]) -> None:
+    [name] = options
+    with pytest.raises(OptionError, match=name):
+        make(**options)

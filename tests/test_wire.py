@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus.pool.blocks import Place
 from procbus.pool.wire import (
     STOP,
     BatchHead,
@@ -13,6 +14,8 @@ from procbus.pool.wire import (
     pack_batch,
     pack_definition,
     pack_end,
+    pack_kept,
+    pack_place,
     results_head,
     unpack_batch,
     unpack_results,
@@ -29,8 +32,8 @@ seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
     topic=st.none() | st.text(),
 )
 def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:
-    items: list[Item] = [(1, n, None, topic, 1, len(event)) for n, event in enumerate(events)]
-    sent = BatchHead(number, classes, handlers, items, True)
+    items: list[Item] = [(1, n, None, topic, 1, len(event), None) for n, event in enumerate(events)]
+    sent = BatchHead(number, classes, handlers, items, True, [7], [(8, 9)])
     message = pack_batch(sent, events)
     assert message != STOP
     head, data = unpack_batch(message)
@@ -57,10 +60,11 @@ def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
     assert (results.batch, results.complete) == (number, complete)
 
     seen: list[object] = []
-    for started_at, ended_at, frame in each_end(
+    for started_at, ended_at, frame, place, kept in each_end(
         results.data, lambda cls, definition: seen.append((cls, definition))
     ):
         seen.append((started_at, ended_at, bytes(frame)))
+        assert (place, kept) == (None, None)
     assert seen == ends
 
 
@@ -79,3 +83,13 @@ def test_results_that_were_cut_off_are_an_error_and_not_read_as_fewer(cut: int) 
     else:
         (end,) = each_end(whole[:-cut], lambda *_: None)
         assert bytes(end[2]) != b"frame"
+
+
+def test_what_goes_ahead_of_an_end_belongs_to_that_end_alone() -> None:
+    place = Place(4096, 8192, ((0, 100), (128, 7)), 1)
+    data = (
+        pack_place(place) + pack_kept([3], [5]) + pack_end(1.0, 2.0, b"a") + pack_end(3.0, 4.0, b"")
+    )
+    first, second = each_end(data, lambda *_: None)
+    assert (first[0], bytes(first[2]), first[3], first[4]) == (1.0, b"a", place, ([3], [5]))
+    assert (second[0], second[3], second[4]) == (3.0, None, None)

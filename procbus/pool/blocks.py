@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
@@ -22,6 +23,8 @@ from procbus.errors import SerializationError
 from procbus.pool.logbook import anonymous_file
 from procbus.sizes import format_size
 from procbus.stats import SharedMemoryStats
+
+OnOversize = Literal["pipe", "fail"]
 
 #: A buffer of fewer bytes travels in the pipe.
 LARGE = 128 * 1024
@@ -50,6 +53,7 @@ class Room:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._closing = weakref.finalize(self, os.close, fd)
 
     @classmethod
     def create(cls, name: str) -> Self:
@@ -72,10 +76,9 @@ class Room:
             mapped.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
-        """Let the file go; what is mapped stays. Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Let the file go, as with the last reference; what is mapped stays. Idempotent."""
+        self._closing()
+        self.fd = -1
 
 
 def _attach(duplicate: Any) -> Room:
@@ -149,7 +152,7 @@ class EventMemory:
         self,
         limit: int | None = None,
         large: int = LARGE,
-        on_oversize: Literal["pipe", "fail"] = "pipe",
+        on_oversize: OnOversize = "pipe",
     ) -> None:
         self._limit = limit
         self.large: float = inf if limit == 0 else large

@@ -11,14 +11,12 @@ import contextlib
 import multiprocessing.resource_tracker
 import os
 import re
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe, active_children
-from multiprocessing.connection import Connection
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,6 +32,7 @@ from procbus.pool import worker
 from procbus.pool.blocks import EventMemory, Room
 from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
+from procbus.pool.launching import buffer_size, interrupts_blocked, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
@@ -47,16 +46,6 @@ if TYPE_CHECKING:
 
 #: Bytes that the blocks of results may have which wait to be used again, for all workers together.
 IDLE_RESULTS = 1 << 30
-
-_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 
 class LokyPool:
@@ -96,7 +85,7 @@ class LokyPool:
         """Start a worker process and wait until it is ready."""
         try:
             return LokyWorker(
-                self._environment(),
+                thread_caps(self._cores, self._workers),
                 self._definitions,
                 self.memory,
                 self._init,
@@ -105,14 +94,6 @@ class LokyPool:
             )
         except OSError as error:  # no more file descriptors, for one
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
-
-    def _environment(self) -> dict[str, str]:
-        """Cap the threads of numeric libraries, unless the user has set them.
-
-        By environment, since that works before such a library is loaded, and costs no import.
-        """
-        threads = str(max(1, self._cores // self._workers))
-        return {name: threads for name in _THREADS if name not in os.environ}
 
 
 class LokyWorker:
@@ -140,7 +121,7 @@ class LokyWorker:
         self._tokens = context.Semaphore(0)
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)
-        self._room = _buffer_size(self._pipe) // 2
+        self._room = buffer_size(self._pipe) // 2
         #: Guards the closing: loky's thread hangs up, others look, the companion closes.
         self._closing = threading.Lock()
         self._executor = loky.ProcessPoolExecutor(
@@ -166,7 +147,7 @@ class LokyWorker:
         multiprocessing.resource_tracker.ensure_running()
         loky.backend.resource_tracker.ensure_running()
         try:
-            with _interrupts_blocked():
+            with interrupts_blocked():
                 self._task = self._submit()
             theirs.close()
             exit_watch.close_first()
@@ -396,27 +377,3 @@ class LokyWorker:
             del self._executor
         self._stack.close()  # outside of the lock: it may have to wait until nobody asks any more
         self._end.close()
-
-
-def _buffer_size(pipe: Connection) -> int:
-    """How many bytes the sending side of a pipe holds when nobody reads."""
-    if sys.platform == "win32":  # untested
-        return 8192
-    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
-        return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from a process that is being born: the signal mask of this thread is inherited.
-
-    The worker unblocks it once it has said what an interrupt means there (nothing).
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -7,13 +7,11 @@ Its start-up time is the time to the first result: it imports only the codec and
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from math import inf
 from multiprocessing.connection import Connection
@@ -26,6 +24,7 @@ from procbus.pool.blocks import Room
 from procbus.pool.channel import Channel
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
+from procbus.pool.process import end_with_parent, resident_bytes, told
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
@@ -66,8 +65,6 @@ GROWN = 0.9
 #: Between deliveries of such handlers it looks at its memory so often at most, in seconds.
 LOOK_S = 0.001
 
-_LINUX_PR_SET_PDEATHSIG = 1
-
 
 class Tokens(Protocol):
     """A semaphore shared with the parent: one token for each delivery that may still be begun."""
@@ -86,9 +83,6 @@ class WorkerSettings(NamedTuple):
     log_levels: dict[str, int]
 
 
-#: Open for good, since it is read before every delivery of a handler with a limit of memory.
-_statm = -1
-
 _worker: Worker | None = None
 _forward: Forward
 _receive: Callable[[], bytes | bytearray | None]
@@ -104,13 +98,13 @@ def prepare(
 ) -> None:
     """Set the process up. loky runs it once, before anything else."""
     # loky offers no other way from the initializer to the task.
-    global _worker, _receive, _forward, _statm
+    global _worker, _receive, _forward
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _end_with_parent(settings.parent_pid)
+    end_with_parent(settings.parent_pid)
     if hasattr(os, "nice"):
         os.nice(_NICE)
     channel = Channel(pipe, stay_awake=True)
@@ -119,8 +113,6 @@ def prepare(
     _worker = Worker(_forward.report, logbook, WorkerMemory(*memory), tokens, settings.number)
     _receive = channel.receive
     stack.listen()
-    if os.path.exists("/proc/self/statm"):
-        _statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def serve(init: bytes) -> None:
@@ -186,7 +178,7 @@ class Worker:
                 function()
                 self._set_up = SetUp(function)
         except BaseException as error:  # noqa: BLE001 - it is the user's code
-            _, text, summary = _told(error)
+            _, text, summary = told(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))
             return False
         return True
@@ -344,7 +336,7 @@ class Worker:
         self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
     ) -> tuple[bytes, float]:
         ended_at = monotonic()
-        missing, text, summary = _told(error)
+        missing, text, summary = told(error)
         travelling: bytes | None = None
         if ending is Ending.RAISED:
             # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
@@ -361,47 +353,3 @@ class Worker:
     def _definitions_made(self) -> bytes:
         made = self._encoder.take_definitions()
         return b"".join(pack_definition(n, d) for n, d in made) if made else b""
-
-
-def _told(error: BaseException) -> tuple[object, str, str]:
-    """Of an exception of the user's: its attribute `name`, its traceback, and a line of summary."""
-    # The first entry is this module's own call of the user's function.
-    inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, inner))
-    summary, missing = type(error).__name__, None
-    with contextlib.suppress(BaseException):  # these run the user's code, if it wrote them
-        if said := str(error):
-            summary += f": {said}"
-        missing = getattr(error, "name", None)
-    return missing, text, summary
-
-
-def resident_bytes() -> int:
-    """Memory of this process that it shares with nobody; 0 where that cannot be had quickly.
-
-    It takes 2 us. What is shared are libraries, and the large events of the bus.
-    """
-    if _statm < 0:
-        return 0
-    _, resident, shared, *_ = os.pread(_statm, 128, 0).split()
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
-
-
-def _end_with_parent(parent_pid: int) -> None:
-    """See to it that this process dies with its parent, even in the middle of a handler."""
-    if sys.platform == "linux":
-        import ctypes
-
-        # The kernel does it, so that it works while C code holds the GIL. "Parent" is the thread
-        # that spawned this process: the companion, which lives as long as its worker.
-        ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:  # untested
-        threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
-    if os.getppid() != parent_pid:  # it died before we asked
-        os._exit(1)
-
-
-def _watch_parent(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(1)
-    os._exit(1)

@@ -261,7 +261,7 @@ def test_what_makes_a_message_too_large_is_left_as_its_rest(worker: Worker) -> N
 
 
 def test_one_event_larger_than_a_message_goes_alone(worker: Worker) -> None:
-    batch = deliveries(handlers.echo, bytes(10 * BATCH_BYTES), b"small")
+    batch = deliveries(handlers.echo, bytes(2 * BATCH_BYTES), b"small")
 
     message = give(worker, batch)
 
