@@ -56,11 +56,17 @@ class Contender(AbstractContextManager["Contender"]):
 Opener = Callable[[Handler, int], Contender]
 
 
-def procbus(handler: Handler, workers: int) -> Contender:
-    """Open an isolated bus with its defaults and one cpu handler for every event."""
+def procbus(handler: Handler, workers: int, **options: Any) -> Contender:
+    """Open an isolated bus and one cpu handler for every event, with the defaults but for options.
+
+    Args:
+        handler: of every event.
+        workers: processes.
+        **options: those of `EventBus`.
+    """
     from procbus import EventBus, Receipt
 
-    bus = EventBus([], cpu_workers=workers)
+    bus = EventBus([], cpu_workers=workers, **options)
     bus.subscribe(object, handler, kind="cpu")
     bus.start()
     return Contender(bus.publish, Receipt.result, bus.close)

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import psutil
 
-LIBRARIES = ("procbus", "loky", "cloudpickle", "joblib", "mpire", "pebble", "distributed")
+LIBRARIES = (
+    *("procbus", "loky", "cloudpickle", "numpy"),
+    *("joblib", "mpire", "pebble", "distributed", "ray"),
+)
 
 
 def facts(workers: int) -> dict[str, object]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 PROCBUS = "procbus"
 LIMIT = "limit"
 # Contenders that an environment may lack, named as their libraries: one without the `bench` extra,
-# and Dask's, which that extra does not bring.
-OPTIONAL = ("distributed", "joblib", "mpire", "pebble")
+# and Dask's and Ray, which that extra does not bring.
+OPTIONAL = ("distributed", "joblib", "mpire", "pebble", "ray")
 
 
 @dataclass(frozen=True)

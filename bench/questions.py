@@ -23,6 +23,10 @@ NAMES = (
     "timeout_precision",
     "memory_limit",
     "supervision_cost",
+    "large_events",
+    "large_stream",
+    "shared_memory_cost",
+    "payload_sizes",
 )
 
 

@@ -15,6 +15,7 @@ from bench.runner import Answer
 ORDER = (
     PROCBUS,
     LIMIT,
+    "pipe alone",
     "ProcessPoolExecutor",
     "mp.Pool",
     "loky",
@@ -22,6 +23,7 @@ ORDER = (
     "mpire",
     "pebble",
     "distributed",
+    "ray",
     "thread bus",
     "ThreadPoolExecutor",
 )

@@ -76,7 +76,7 @@ def make_limits(
     retry_on: type[BaseException] | Sequence[type[BaseException]],
     max_crashes: int,
     max_memory: int | str | None,
-    writable: bool,
+    writable: bool = False,
 ) -> Limits:
     """Check the limits and retries of a handler of this kind; for each see `subscribe`.
 

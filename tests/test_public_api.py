@@ -79,6 +79,9 @@ def test_the_options_and_their_defaults():
         "max_events_per_worker": None,
         "worker_max_memory": None,
         "on_failure": None,
+        "shared_memory_limit": None,
+        "shared_memory_threshold": 128 * 1024,
+        "on_oversize": "pipe",
         "journal": None,
     }
     options = parameters(subscribe)

@@ -267,7 +267,7 @@ def test_one_event_larger_than_a_message_goes_alone(worker: Worker) -> None:
 
     assert message.deliveries == batch[:1]
     assert message.rest == batch[1:]
-    assert [len(v) for v in values(take_reports(worker, message))] == [10 * BATCH_BYTES]
+    assert [len(v) for v in values(take_reports(worker, message))] == [2 * BATCH_BYTES]
 
 
 def test_handlers_and_classes_are_sent_once(worker: Worker) -> None:

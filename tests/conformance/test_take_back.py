@@ -76,7 +76,8 @@ class OneWorker(RuleBasedStateMachine):
         super().__init__()
         global machine
         machine = self
-        self.worker: InlineWorker = InlinePool().start(lambda _: None)
+        self.pool = InlinePool()
+        self.worker: InlineWorker = self.pool.start(lambda _: None)
         self.subscription = subscription_of(perform)
         self.given: list[int] = []
         self.ran: list[int] = []
@@ -140,6 +141,7 @@ class OneWorker(RuleBasedStateMachine):
             self.worker.kill()
 
     def teardown(self) -> None:
+        self.pool.close()
         try:
             while self.words is None and self.in_flight:
                 self.receive()
