@@ -298,7 +298,8 @@ def test_a_script_may_use_what_it_defines_and_end(run: Run) -> None:
             return Image(image.name, 255 - image.pixels)
 
         bus = EventBus()
-        receipts = [bus.publish(Image(str(n), np.full((1000, 1000), n, np.uint8))) for n in range(9)]
+        shape = (1000, 1000)
+        receipts = [bus.publish(Image(str(n), np.full(shape, n, np.uint8))) for n in range(9)]
         for receipt in receipts:
             image = receipt.result()
             assert (image.pixels == 255 - int(image.name)).all()
