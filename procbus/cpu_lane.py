@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: How long `close` waits for a companion that should be through, in seconds.
 JOIN_S = 10.0
+#: How long it lets one finish its start whose worker is not ready yet, in seconds.
+STARTING_S = 1.0
 #: How long the first publish waits for the first worker to be launched, in seconds.
 LAUNCH_S = 30.0
 #: Whether a publish waits for the launch of every worker that it makes necessary, not only of the
@@ -148,6 +150,10 @@ class CpuLane:
         """End all workers once nothing is left for them. Idempotent."""
         self.queue.close()
         for companion in list(self._companions):
+            companion.join(JOIN_S if companion.worker is not None else STARTING_S)
+            starting = companion.starting
+            if starting is not None and companion.is_alive():
+                starting.kill()  # its set-up may hang, and there is nothing for it to do
             companion.join(JOIN_S)
         self.pool.close()
 

@@ -15,6 +15,8 @@ from typing import Protocol
 _lock = threading.Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
+#: Whether the script has ended. For `threading` its main thread is still alive while buses close.
+ending = False
 
 
 class Watched(Protocol):
@@ -55,6 +57,8 @@ def forget(bus: Watched) -> None:
 
 
 def _close_open() -> None:
+    global ending
+    ending = True
     with _lock:
         buses = list(_open)
     interrupt: KeyboardInterrupt | None = None

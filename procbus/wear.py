@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from procbus import exit_watch
 from procbus.delivery import Delivery
 from procbus.sizes import format_size
 
@@ -64,7 +64,7 @@ def may_replace() -> bool:
 
     Python 3.12 starts no thread once the main script has ended, and loky needs one.
     """
-    return sys.version_info[:2] != (3, 12) or threading.main_thread().is_alive()
+    return sys.version_info[:2] != (3, 12) or not exit_watch.ending
 
 
 def _rss(probe: Probe | None) -> int:

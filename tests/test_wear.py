@@ -2,14 +2,13 @@
 """When a worker is replaced between two deliveries, and when it is not."""
 
 import sys
-import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus import exit_watch
 from procbus import wear as wear_module
 from procbus.handler import make_handler
 from procbus.subscription import Subscription
@@ -117,7 +116,6 @@ def test_workers_can_be_replaced_but_on_python_3_12_after_the_script(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], alive: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    main = SimpleNamespace(is_alive=lambda: alive)
-    monkeypatch.setattr(threading, "main_thread", lambda: main)
+    monkeypatch.setattr(exit_watch, "ending", not alive)
 
     assert may_replace() is expected

@@ -212,6 +212,9 @@ class Worker:
                     looked_at, resident = ended_at, resident_bytes()
                 # What others left behind would be charged to a handler with a limit.
                 if resident > GROWN * careful.get(item[0], inf) and self._used:
+                    # It has the tokens of what it leaves, or they would count for the next batch.
+                    for _ in head.items[done:]:
+                        claim(False)
                     break
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):

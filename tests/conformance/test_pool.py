@@ -374,6 +374,27 @@ def test_taking_back_spans_both_batches(worker: Worker, gate: Gate) -> None:
     assert receiver.completed == [first.batch, second.batch]
 
 
+def test_what_a_grown_worker_leaves_undone_is_not_counted_with_what_is_behind_it(
+    process_worker: Worker, gate: Gate
+) -> None:
+    run(process_worker, deliveries(handlers.keep, bytes(64 << 20)))
+    limited = subscription_of(handlers.double, max_memory="32 MiB")
+    first = give(process_worker, deliveries_to(limited, [1, 2, 3]))
+    second = give(
+        process_worker, deliveries(handlers.hold, gate.path) + deliveries(handlers.double, 4)
+    )
+    receiver = Receiver(process_worker, batches=2)
+    gate.wait_begun()
+
+    taken = process_worker.take_back(100)
+    gate.open()
+    receiver.finish()
+
+    assert receiver.ends[first.batch] == []
+    assert values(receiver.ends[second.batch]) == ["held"]
+    assert taken == 1, "the other is in its handler"
+
+
 def test_each_delivery_is_either_run_or_taken_back(worker: Worker) -> None:
     subscription = subscription_of(handlers.double)
     dice = random.Random(1)

@@ -111,6 +111,21 @@ def leak(event: Event) -> str:
     return "nobody stopped it"
 
 
+#: What handlers left behind in their worker.
+hoarded: list[bytearray] = []
+
+
+def hoard(event: Event) -> int:
+    begin(event, "hoard")
+    hoarded.append(bytearray(b"x") * (4 * MIB))
+    return event.number
+
+
+def frugal(event: Event) -> int:
+    begin(event, "frugal")
+    return event.number
+
+
 def poison(event: Event) -> None:
     begin(event, "poison")
     if event.number % 2:
@@ -196,6 +211,8 @@ PARTS = {
         _cpu(failing, 20, RAISED, retries=1, backoff=0.0),
         _cpu(hang, 3, TIMED_OUT, timeout=LIMIT_S),
         _cpu(leak, 2, OVER_MEMORY, max_memory="160 MiB"),
+        _cpu(hoard, 60, SUCCEEDED),
+        _cpu(frugal, 200, SUCCEEDED, max_memory="160 MiB"),
         _cpu(poison, 4, retries=1, backoff=0.1),
         _cpu(flood, 3, SUCCEEDED),
         Part(io_tiny, 300, frozenset({SUCCEEDED})),

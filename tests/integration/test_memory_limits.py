@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,25 @@ def test_many_small_leaks_of_quick_handlers_are_charged_to_none(
     assert [r.result(PATIENCE_S) for r in receipts] == [*range(200)]
     assert bus.stats().lanes["cpu"].restarts >= 2
     assert [n for n in numbers(tally) if n >= 0] == [*range(200)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once(
+    tally: Tally, seed: int
+) -> None:
+    choose = random.Random(seed)
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("work", work, kind="cpu")
+        bus.subscribe("innocent", innocent, kind="cpu", max_memory=LIMIT)
+        receipts = []
+        for number in range(600):
+            topic, leak, sleep_s = choose.choices(
+                [("innocent", 0, 0.0), ("work", 2 * MIB, 0.0), ("work", 0, 0.05)], (60, 38, 2)
+            )[0]
+            receipts.append(bus.publish(topic, Job(number, tally, leak=leak, sleep_s=sleep_s)))
+        assert [r.result(30) for r in receipts] == [*range(600)]
+        assert bus.stats().lanes["cpu"].restarts >= 2
+    assert numbers(tally) == [*range(600)]
 
 
 def test_a_worker_that_has_grown_is_replaced_between_two_deliveries(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from procbus import EventBus, WorkerDied, current
+from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
 
 
@@ -113,3 +114,24 @@ def test_health_tells_of_replaced_workers_and_of_what_they_did_together(
     assert (health.state, health.events_done, health.restarts) == ("busy", 4, 2)
     assert "max_events_per_worker" in health.last_exit
     assert [*per_process(tally).values()] == [2, 2, 1]
+
+
+def test_a_script_that_ends_without_closing_loses_nothing(run: Run, tally: Tally) -> None:
+    """Python 3.12 starts nothing any more then: the last worker goes on beyond its number."""
+    ended = run(
+        f"""
+        from procbus import EventBus
+        from tests.integration.helpers import Tally
+        tally = Tally({tally.path!r})
+
+        def work(n):
+            tally.note(n)
+
+        bus = EventBus([], cpu_workers=1, max_events_per_worker=3)
+        bus.subscribe("n", work, kind="cpu")
+        for n in range(20):
+            bus.publish("n", n)
+        """
+    )
+    assert ended.check() == ""
+    assert tally.counts() == {str(n): 1 for n in range(20)}

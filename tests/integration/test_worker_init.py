@@ -3,15 +3,18 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from procbus import EventBus, WorkerDied
+from procbus import DeliveryState, EventBus, WorkerDied
 from procbus.errors import WorkerTraceback
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Tally
+from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
 
 #: Set by the set-up, in the worker.
 ready_for: list[str] = []
@@ -227,3 +230,39 @@ def test_a_set_up_that_does_not_even_raise(tally: Tally, how: str) -> None:
         logging.getLogger("procbus").setLevel(logging.NOTSET)
     assert {type(error) for error in errors} == {WorkerDied}
     assert len(tally.lines()) <= 6
+
+
+@pytest.mark.parametrize("how", [{"timeout": 0.1}, {"cancel": True}])
+def test_a_bus_whose_set_up_hangs_can_be_closed(
+    bell: Bell, heard: Listener, how: dict[str, Any]
+) -> None:
+    def set_up() -> None:
+        bell.ring(os.getpid())
+        threading.Event().wait()
+
+    with EventBus([], cpu_workers=1, worker_init=set_up) as bus:
+        bus.subscribe("n", abs, kind="cpu")
+        receipts = [bus.publish("n", n) for n in range(5)]
+        (pid,) = heard.wait()
+        assert [h.state for h in bus.health()] == ["starting"]
+        bus.close(**how)
+    assert {r.deliveries[0].state for r in receipts} == {DeliveryState.CANCELLED}
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_a_set_up_that_hangs_in_one_of_two_workers_keeps_nobody_from_closing(
+    tally: Tally, bell: Bell, heard: Listener
+) -> None:
+    def set_up() -> None:
+        tally.note(os.getpid())
+        if len(tally.lines()) > 1:
+            bell.ring(os.getpid())
+            threading.Event().wait()
+
+    with EventBus([], cpu_workers=2, worker_init=set_up) as bus:
+        bus.subscribe("n", abs, kind="cpu")
+        assert bus.publish("n", 0).result(PATIENCE_S) == 0
+        bus.start()
+        (pid,) = heard.wait()
+        assert [bus.publish("n", n).result(PATIENCE_S) for n in range(5)] == [*range(5)]
+    assert not psutil.pid_exists(int(pid))
