@@ -22,9 +22,13 @@ class Step(NamedTuple):
     """An event: what happens to its worker while its handler runs."""
 
     number: int
+    #: Whether its handler has a limit of memory.
+    limited: bool
     take_back: int
     #: Whether it takes so long that the worker reports in between.
     long: bool
+    #: Whether it leaves the worker too large for what has a limit.
+    grow: bool
     kill: bool
 
 
@@ -46,6 +50,7 @@ machine: "OneWorker"
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     # By the real one, a busy machine would decide when the worker reports.
     monkeypatch.setattr(worker, "monotonic", clock)
+    monkeypatch.setattr(worker, "resident_bytes", lambda: machine.resident)
 
 
 def perform(step: Step) -> int:
@@ -53,15 +58,23 @@ def perform(step: Step) -> int:
     machine.take_back(step.take_back)
     if step.long:
         clock.now += 2 * worker.FLUSH_S
+    if step.grow:
+        clock.now += 2 * worker.LOOK_S
+        machine.resident = LIMIT
     if step.kill:
         machine.worker.kill()
     return step.number
 
 
+#: Bytes that the handlers with a limit may have.
+LIMIT = 1 << 30
+
 STEPS = st.lists(
     st.tuples(
+        st.sampled_from([False] * 3 + [True]),
         st.sampled_from([0, 0, 0, 1, 2, 5]),
         st.sampled_from([False] * 3 + [True]),
+        st.sampled_from([False] * 6 + [True]),
         st.sampled_from([False] * 9 + [True]),
     ),
     min_size=1,
@@ -78,10 +91,14 @@ class OneWorker(RuleBasedStateMachine):
         machine = self
         self.pool = InlinePool()
         self.worker: InlineWorker = self.pool.start(lambda _: None)
-        self.subscription = subscription_of(perform)
+        self.plain = subscription_of(perform)
+        self.limited = subscription_of(perform, max_memory=LIMIT)
+        self.resident = 0
         self.given: list[int] = []
         self.ran: list[int] = []
         self.taken: list[int] = []
+        #: What the worker left undone, because it had grown.
+        self.unwanted: list[int] = []
         self.ended: list[int] = []
         self.in_flight: list[tuple[Message, list[int]]] = []
         self.reported = 0
@@ -100,12 +117,18 @@ class OneWorker(RuleBasedStateMachine):
             assert outcome.error is None
             self.ended.append(outcome.value)
 
-    @precondition(lambda self: self.words is None and len(self.in_flight) < 2 and not self.recalled)
+    def may_give(self) -> bool:
+        wanted = not self.recalled and not self.unwanted
+        return self.words is None and wanted and len(self.in_flight) < 2
+
+    @precondition(may_give)
     @rule(steps=STEPS)
-    def give(self, steps: list[tuple[int, bool, bool]]) -> None:
+    def give(self, steps: list[tuple[bool, int, bool, bool, bool]]) -> None:
         numbers = [len(self.given) + index for index in range(len(steps))]
-        events = [Step(n, *step) for n, step in zip(numbers, steps, strict=True)]
-        batch: list[Delivery] = deliveries_to(self.subscription, events)
+        batch: list[Delivery] = []
+        for number, step in zip(numbers, steps, strict=True):
+            event = Step(number, *step)
+            batch += deliveries_to(self.limited if event.limited else self.plain, [event])
         message = give(self.worker, batch)
         self.given += numbers
         self.in_flight.append((message, list(numbers)))
@@ -125,12 +148,15 @@ class OneWorker(RuleBasedStateMachine):
             self.words = gone.last_words
             self.note(gone.last_words.ends)
             return
+        if report.complete:
+            self.in_flight.pop(0)  # first, so that a failure leaves nothing to wait for
         self.note(report.ends)
         self.reported += len(report.ends)
         assert report.batch == message.batch
         if report.complete:
-            self.in_flight.pop(0)  # first, so that a failure leaves nothing to wait for
-            assert self.reported == len(numbers), "each was reported, or taken back before"
+            unwanted = numbers[self.reported :]
+            assert not unwanted or self.resident, "each was reported, or taken back before"
+            self.unwanted += unwanted
             self.reported = 0
             self.recalled = self.recalled and bool(self.in_flight)
 
@@ -152,10 +178,11 @@ class OneWorker(RuleBasedStateMachine):
     def check(self) -> None:
         died = [] if self.words is None or self.words.ran_s is None else self.ran[-1:]
         assert self.ended + died == self.ran, "what ran ended once, in order, or died"
-        assert not set(self.ran) & set(self.taken), "nothing is both run and taken back"
+        elsewhere = self.taken + self.unwanted
+        assert not set(self.ran) & set(elsewhere), "nothing is both run and taken back"
         assert len(set(self.ran)) == len(self.ran), "nothing is run twice"
         if self.words is None:
-            assert sorted(self.ran + self.taken) == self.given, "nothing is lost"
+            assert sorted(self.ran + elsewhere) == self.given, "nothing is lost"
 
 
 TestOneWorker = OneWorker.TestCase
