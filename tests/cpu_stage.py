@@ -120,9 +120,9 @@ class SpyPool(InlinePool):
 
 
 class Stage:
-    """A cpu lane with `workers` workers at most."""
+    """A cpu lane with `workers` workers at most, which are replaced as `wear` says."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, wear: Wear = NO_WEAR) -> None:
         self.pool = SpyPool(workers)
         self.admission = Admission(100_000, "raise")
         self.retries = RetryQueue()
@@ -130,7 +130,7 @@ class Stage:
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None
         self.guarded: list[CircuitOpen | None] = []
-        self.lane = self.lane_on(self.pool)
+        self.lane = self.lane_on(self.pool, wear)
         self.visits = self.subscribe(visit)
         self._events = 0
         self._receipts: dict[int, Receipt] = {}

@@ -1,14 +1,19 @@
 """The companion: what becomes of every delivery when its worker dies, or procbus itself fails."""
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from procbus import circuit
+from procbus import wear as wear_module
 from procbus.companion import BARREN_DEATHS
-from procbus.delivery import Delivery
-from procbus.errors import ProcbusError, WorkerDied
-from procbus.outcome import OutcomeKind
+from procbus.delivery import Delivery, cancelled
+from procbus.errors import CircuitOpen, ProcbusError, WorkerDied
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.wear import Wear
 from tests.cpu_stage import SpyWorker, Stage, eventually, spot, visited
 
 SUCCEEDED, RAISED, DIED = OutcomeKind.SUCCEEDED, OutcomeKind.RAISED, OutcomeKind.WORKER_DIED
@@ -173,3 +178,148 @@ def test_a_message_without_deliveries_is_not_sent(stage: Stage) -> None:
 
     assert stage.settled(*stage.put(*((n for n in range(2)) for _ in range(2)))) == [RAISED] * 2
     assert sent == []
+
+
+# Worn out.
+
+
+@pytest.fixture
+def make_stage() -> Iterator[Callable[[Wear], Stage]]:
+    stages: list[Stage] = []
+
+    def make(wear: Wear) -> Stage:
+        stages.append(Stage(1, wear))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.finish()
+
+
+def test_a_worker_is_replaced_after_its_number_of_events(
+    make_stage: Callable[[Wear], Stage],
+) -> None:
+    stage = make_stage(Wear(max_events=3))
+    events = [f"e{n}" for n in range(10)]
+
+    assert set(stage.settled(*stage.put(*events))) == {SUCCEEDED}
+
+    assert visited == events
+    assert all(len(batch) <= 3 for batch in stage.pool.batches)
+    assert len(stage.pool.started) == 4
+    [(companion, _, _)] = stage.lane.sharing.at_hand()
+    assert companion.last_exit == "replaced after 3 events (max_events_per_worker)"
+    assert stage.lane.stats().restarts == 3
+    assert len(stage.pool.stopped) == 3, "each came to its end in peace"
+    assert stage.lane.breaker.reason() == ""
+
+
+def test_a_worker_that_grew_is_replaced_before_the_next_batch(
+    make_stage: Callable[[Wear], Stage],
+) -> None:
+    class Grown:
+        def rss(self) -> int:
+            return 2 << 20
+
+    stage = make_stage(Wear(max_memory=1 << 20))
+    stage.pool.make_probe = Grown
+
+    for name in ("a", "b", "c"):
+        assert stage.settled(*stage.put(name)) == [SUCCEEDED]
+
+    assert visited == ["a", "b", "c"]
+    eventually(lambda: len(stage.pool.stopped) == 3)
+
+
+def test_a_worker_that_cannot_be_replaced_does_more_than_its_number_of_events(
+    make_stage: Callable[[Wear], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wear_module, "may_replace", lambda: False)
+    stage = make_stage(Wear(max_events=3))
+
+    assert set(stage.settled(*stage.put(*(f"e{n}" for n in range(10))))) == {SUCCEEDED}
+
+    assert len(stage.pool.started) == 1
+
+
+def test_a_worker_that_is_worn_out_while_the_lane_closes_is_replaced_for_what_is_left(
+    make_stage: Callable[[Wear], Stage],
+) -> None:
+    stage = make_stage(Wear(max_events=1))
+    slow = spot("slow")
+    deliveries = stage.put("slow", "a", "b")
+    slow.wait_begun()
+    closing = threading.Thread(target=stage.lane.close)
+    closing.start()
+    eventually(lambda: stage.lane.queue.closed)
+    slow.go_on.set()
+    closing.join(20)
+
+    assert not closing.is_alive()
+    assert stage.settled(*deliveries) == [SUCCEEDED] * 3
+    assert len(stage.pool.started) == 3
+
+
+# Workers that die and die.
+
+
+def die_before_anything(stage: Stage) -> None:
+    """Have every worker die as soon as it is given something."""
+    stage.pool.on_receive = lambda worker: worker.kill()
+
+
+def test_workers_that_die_and_die_stop_the_lane(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(circuit, "MOST_DEATHS", 5)
+    stage.lane.sharing.brake.circuit = circuit.Circuit()
+    die_before_anything(stage)
+    deliveries = stage.put(*(f"e{n}" for n in range(10)))
+    eventually(lambda: bool(stage.guarded))
+
+    [error] = stage.guarded
+    assert isinstance(error, CircuitOpen)
+    assert "6 worker processes died" in str(error)
+    assert visited == []
+    assert stage.lane.stats().paused
+    charged = [d for d in deliveries if d.outcome is not None]
+    assert set(stage.settled(*charged)) == {DIED}
+
+    stage.pool.on_receive = lambda _: None
+    stage.lane.breaker.look(time.monotonic() + circuit.COOL_S, "")
+
+    waiting = [d for d in deliveries if d not in charged]
+    assert waiting
+    assert set(stage.settled(*waiting)) == {SUCCEEDED}
+    assert stage.guarded[-1] is None
+    assert "works again" in caplog.text
+    assert stage.lane.stats().paused == ""
+
+
+@pytest.mark.parametrize("how", ["cannot travel", "was settled"])
+def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(circuit, "MOST_DEATHS", 2)
+    stage.lane.sharing.brake.circuit = circuit.Circuit()
+    die_before_anything(stage)
+    first = stage.put("a", "b")
+    eventually(lambda: bool(stage.guarded))
+    with stage.lane.queue.lock:
+        assert stage.lane.sharing.brake.most() == 0
+    stage.lane.fail_ready(Outcome(DIED, error=WorkerDied("made room")))
+    stage.settled(*first)
+    stage.pool.on_receive = lambda _: None
+    [spent] = stage.put(threading.Lock() if how == "cannot travel" else "gone")
+    if how == "was settled":
+        stage.settlement.settle([(spent, cancelled(spent))])
+    [delivery] = stage.put("next")
+    now = time.monotonic() + circuit.COOL_S
+    stage.lane.breaker.look(now, "")
+    stage.settled(spent)
+    eventually(lambda: stage.lane.queue.depth() == 1 and stage.lane.queue.waiting == 1)
+    assert delivery.outcome is None
+
+    stage.lane.breaker.look(now + circuit.COOL_S, "")
+
+    assert stage.settled(delivery) == [SUCCEEDED]
