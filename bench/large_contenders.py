@@ -7,7 +7,7 @@ what it wrote for as long as that very object lives, and would pass it on a seco
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -76,17 +76,23 @@ def stream(contender: Contender, events: Iterable[Any], pending: int = PENDING) 
     return results
 
 
-def to_several(contender: Contender, event: Any, count: int) -> Sequence[Any]:
-    """Submit the same event several times at once: what there is where there is no bus."""
-    return stream(contender, [event] * count)
-
-
 @contextmanager
-def fan_of(name: str, handler: Handler, workers: int, count: int) -> Iterator[Any]:
-    """Give a function that has one event handled by several handlers, and returns their results."""
-    if name == PROCBUS:
-        with procbus_fan(handler, workers, count) as fan:
-            yield lambda event: fan.result(fan.submit(event))
-    else:
-        with LARGE_CONTENDERS[name](handler, workers) as contender:
-            yield lambda event: to_several(contender, event, count)
+def fan_of(
+    name: str, contender: Contender, handler: Handler, workers: int, count: int
+) -> Iterator[Callable[[Any], Sequence[Any]]]:
+    """Give a function that has several handlers take one event, and returns their results.
+
+    Where there is no bus the same event is submitted several times at once.
+
+    Args:
+        name: of the contender.
+        contender: itself, with `handler`.
+        handler: what each of the handlers does.
+        workers: processes.
+        count: handlers.
+    """
+    if name != PROCBUS:
+        yield lambda event: stream(contender, [event] * count)
+        return
+    with procbus_fan(handler, workers, count) as fan:
+        yield lambda event: fan.result(fan.submit(event))

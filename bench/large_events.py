@@ -1,4 +1,4 @@
-"""How long does a large array take to a cpu handler and back, and how many a second are streamed?"""
+"""How long does a large array take to a handler and back, how many a second are streamed?"""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fan_figures(name: str, array: Any, repeats: int, workers: int) -> dict[str, 
     ones, fours = [], []
     with (
         LARGE_CONTENDERS[name](first, workers) as contender,
-        fan_of(name, first, workers, HANDLERS) as to_handlers,
+        fan_of(name, contender, first, workers, HANDLERS) as to_handlers,
     ):
 
         def one() -> None:

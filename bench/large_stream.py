@@ -1,19 +1,20 @@
 """Does memory stay flat while thousands of 10 MB arrays are streamed?
 
 Every array is made just before it is published, as a script that reads files would. What is looked
-at after each: the memory that is the parent's own, and the file in memory that blocks are parts of.
-No peer stands beside it: their memory in flight has no limit.
+at after each event: the memory that is the parent's own, and the file in memory that all blocks are
+parts of. Beside the bus with its default `max_pending` stands one that has few events pending.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bench.large_work import MB, first, numbers
-from bench.model import Settings
+from bench.model import PROCBUS, Question, Row, Settings, Target
 
 if TYPE_CHECKING:
     from procbus import EventBus
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 FULL_COUNT = 1_000
 EVENT_MB = 10
 LIMIT_MB = 256
-#: Events pending: larger than the shared memory, so that its limit is what holds them up.
-PENDING = 64
-GROWTH = "parent's own memory, growth after the first tenth"
-OWN = "parent's own memory, highest, arrays that wait left out"
+FEW = 16
+FEW_PENDING = f"max_pending={FEW}"
+OWN = "parent's own memory above that of the idle bus, highest"
+OWN_GROWTH = "parent's own memory, growth after the first tenth"
 SHARED = "shared memory, highest"
 SHARED_GROWTH = "shared memory, growth after the first tenth"
 RATE = "10 MB arrays, streamed"
@@ -32,7 +33,7 @@ MEMORY_FILE = "memfd:procbus-events"
 
 
 def own_bytes() -> int:
-    """Return the resident memory of this process without what it shares."""
+    """Return the resident memory of this process, without what it shares where that is told."""
     import psutil
 
     memory = psutil.Process().memory_info()
@@ -40,9 +41,9 @@ def own_bytes() -> int:
 
 
 def shared_bytes(bus: EventBus) -> int:
-    """Return the memory of all blocks: what the system says where it does, else what the bus does.
+    """Return the memory of all blocks.
 
-    The larger of the two, so that neither can hide what the other shows.
+    The larger of what the bus and, on Linux, the system say: neither can hide what the other shows.
     """
     stats = bus.stats().shared_memory
     told = stats.in_flight + stats.kept + stats.idle
@@ -54,36 +55,39 @@ def shared_bytes(bus: EventBus) -> int:
 
 
 def size_of(file: str) -> int:
-    """Return the memory that a file of blocks takes; 0 where it is another file."""
+    """Return the memory that a file of blocks takes; 0 for any other file."""
     try:
         return os.stat(file).st_blocks * 512 if MEMORY_FILE in os.readlink(file) else 0
     except FileNotFoundError:  # it was that of the listing, or was closed meanwhile
         return 0
 
 
-def figures(settings: Settings) -> dict[str, float]:
-    """Stream, and look at the memory after each event."""
+def growth(found: list[int]) -> float:
+    """Return by how many MB the highest of the first tenth was passed."""
+    tenth = max(1, len(found) // 10)
+    return max(0, max(found[tenth:]) - max(found[:tenth])) / MB
+
+
+def figures(options: dict[str, Any], settings: Settings) -> dict[str, float]:
+    """Stream through a bus with these options, and look at the memory after each event."""
     from procbus import EventBus
 
     count = settings.count(FULL_COUNT)
     own: list[int] = []
     shared: list[int] = []
+    total = 0.0
 
     def arrays() -> Iterator[Any]:
         for number in range(count):
             yield numbers(EVENT_MB * MB, number)
 
-    options: dict[str, Any] = {
-        "max_pending": PENDING,
-        "shared_memory_limit": LIMIT_MB * MB,
-    }
-    with EventBus([], cpu_workers=settings.workers, **options) as bus:
+    limit = LIMIT_MB * MB
+    with EventBus([], cpu_workers=settings.workers, shared_memory_limit=limit, **options) as bus:
         bus.subscribe(object, first, kind="cpu")
         bus.start()
-        bus.publish(0.0,).wait()
+        bus.publish([0.0]).result()
         before = own_bytes()
         began = perf_counter()
-        total = 0.0
         for receipt in bus.stream(arrays()):
             total += receipt.result()
             own.append(own_bytes() - before)
@@ -91,11 +95,32 @@ def figures(settings: Settings) -> dict[str, float]:
         seconds = perf_counter() - began
     if total != sum(range(count)):
         raise RuntimeError("a handler got something else")
-    tenth = max(PENDING // 2, count // 10) if count > PENDING else count // 2
     return {
-        GROWTH: growth(own, tenth) / MB,
         OWN: max(own) / MB,
+        OWN_GROWTH: growth(own),
         SHARED: max(shared) / MB,
-        SHARED_GROWTH: growth(shared, tenth) / MB,
+        SHARED_GROWTH: growth(shared),
         RATE: count / seconds,
     }
+
+
+UNDER_LIMIT = Target(LIMIT_MB, at_least=False, unit="MB")
+FLAT = Target(20, at_least=False, unit="MB")
+
+QUESTION = Question(
+    name="large_stream",
+    asks=f"Does memory stay flat while 10 MB arrays are streamed, {LIMIT_MB} MB to be shared?",
+    rows=(
+        Row(OWN, "MB", (UNDER_LIMIT,)),
+        Row(OWN_GROWTH, "MB", (FLAT,)),
+        Row(SHARED, "MB", (UNDER_LIMIT,)),
+        Row(SHARED_GROWTH, "MB"),
+        Row(RATE, "events/s"),
+    ),
+    contenders={
+        PROCBUS: partial(figures, {}),
+        FEW_PENDING: partial(figures, {"max_pending": FEW}),
+    },
+    rounds=3,
+    time_limit=1200.0,
+)

@@ -26,12 +26,12 @@ def changed(array: Any) -> Any:
 
 
 def length(data: bytes) -> int:
-    """Return the size of plain bytes, with a look at the last."""
-    return len(data) if data[-1] is not None else 0
+    """Return the size of plain bytes."""
+    return len(data)
 
 
 def numbers(size: int, start: int = 0) -> Any:
-    """Make an array of 64-bit floats, of so many bytes or a little more, that begins with `start`."""
+    """Make an array of 64-bit floats of so many bytes, or a few more, that begins with `start`."""
     import numpy as np
 
     return np.arange(start, start + -(-size // ITEM_BYTES), dtype=np.float64)

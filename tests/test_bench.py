@@ -20,16 +20,23 @@ import pytest
 from bench import __main__ as bench_main
 from bench import (
     casualties,
+    contenders,
     growth,
     hangs,
+    large_contenders,
+    large_stream,
+    large_work,
     neighbour,
+    payload_sizes,
     questions,
     random_deaths,
     report,
     runner,
     work,
 )
+from bench.contenders import Contender
 from bench.model import LIMIT, OPTIONAL, PROCBUS, Question, Row, Settings, Target
+from procbus import EventBus
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = Settings(workers=2, spins_per_ms=1_000, scale=0.02)
@@ -302,6 +309,73 @@ def test_growth_leaves_a_record_of_how_large_it_was(tmp_path: Path) -> None:
     assert grown.allocated == growth.STEP_BYTES
     assert grown.peak > growth.STEP_BYTES
     assert 0 < grown.above_at <= time.monotonic()
+
+
+def test_a_stream_keeps_few_under_way_and_gives_the_results_in_order() -> None:
+    under_way, most = set(), 0
+
+    def submit(event: int) -> int:
+        nonlocal most
+        under_way.add(event)
+        most = max(most, len(under_way))
+        return event
+
+    def result(handle: int) -> int:
+        under_way.remove(handle)
+        return -handle
+
+    contender = Contender(submit, result, lambda: None)
+    found = large_contenders.stream(contender, iter(range(10)), pending=3)
+    assert found == [-number for number in range(10)]
+    assert (most, under_way) == (3, set())
+
+
+def test_one_event_goes_to_several_handlers_at_once_with_a_bus_and_to_peers_one_by_one() -> None:
+    with (
+        contenders.procbus(large_work.length, 1) as bus,
+        large_contenders.fan_of(PROCBUS, bus, large_work.length, 1, 3) as to_handlers,
+    ):
+        assert to_handlers(b"four") == [4, 4, 4]
+    submitted: list[bytes] = []
+
+    def submit(event: bytes) -> bytes:
+        submitted.append(event)
+        return event
+
+    peer = Contender(submit, len, lambda: None)
+    with large_contenders.fan_of("peer", peer, large_work.length, 1, 3) as to_handlers:
+        assert to_handlers(b"four") == [4, 4, 4]
+    assert submitted == [b"four"] * 3
+
+
+def test_calls_to_warm_up_are_not_among_the_times() -> None:
+    calls: list[int] = []
+    found = large_work.times(lambda: calls.append(1), repeats=2, warm_up=3)
+    assert len(calls) == 5
+    assert len(found) == 2
+    assert min(found) >= 0
+
+
+def test_memory_grows_by_what_passes_the_first_tenth() -> None:
+    mb = large_work.MB
+    assert large_stream.growth([5 * mb, *[mb] * 9, 7 * mb] + [mb] * 9) == 2
+    assert large_stream.growth([5 * mb, *[4 * mb] * 19]) == 0
+
+
+def test_the_memory_of_blocks_is_found() -> None:
+    with EventBus([], cpu_workers=1, shared_memory_limit="64 MiB") as bus:
+        bus.subscribe(bytes, large_work.length, kind="cpu")
+        assert bus.publish(bytes(1 << 20)).result() == 1 << 20
+        assert 1 << 20 <= large_stream.shared_bytes(bus) <= 64 << 20
+    assert large_stream.own_bytes() > 0
+
+
+def test_sizes_are_those_of_the_page_and_smaller_in_a_quick_run() -> None:
+    rows = [payload_sizes.row_of(size) for size in payload_sizes.SIZES]
+    assert (rows[0], rows[10], rows[-1]) == ("1 KiB", "1 MiB", "256 MiB")
+    largest = payload_sizes.SIZES[-1]
+    assert payload_sizes.size_in(largest, replace(SETTINGS, scale=1.0)) == largest
+    assert payload_sizes.size_in(largest, SETTINGS) < largest
 
 
 def test_event_counts_scale_but_never_vanish() -> None:
