@@ -179,13 +179,13 @@ class Dispatcher:
             self._settlement.settle([(delivery, Outcome(OutcomeKind.CANCELLED, error=error))])
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
-        """Make what `current()` returns in a handler that runs in this process."""
+        """Make what `current()` returns in a handler that runs in this process, or in its hook."""
         return HandlerContext(
             delivery.subscription.handler.name,
             receipt.id,
             receipt.parent_id,
             receipt.topic,
-            delivery.attempts + 1,
+            len(delivery.earlier) + 1,
             self.publish,
             self,
         )

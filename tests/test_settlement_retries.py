@@ -442,3 +442,23 @@ def test_the_hook_is_called_by_one_thread_for_each_failure() -> None:
     for thread in threads:
         thread.join(BOUND_S)
     assert told == [delivery.event_id]
+
+
+def test_the_hook_sees_the_attempt_that_failed_last() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def fail(event: Any) -> None:
+        raise ValueError(current().attempt)
+
+    def hook(letter: DeadLetter) -> None:
+        seen.append((current().attempt, letter.attempts))
+
+    def refuse(event: Any) -> bool:
+        raise ValueError("in where=")
+
+    with EventBus([], on_failure=hook) as bus:
+        bus.subscribe("work", fail, retries=2, backoff=0)
+        assert bus.publish("work", 1).wait(BOUND_S)
+        bus.subscribe("refused", fail, where=refuse)
+        assert bus.publish("refused", 1).wait(BOUND_S)
+    assert seen == [(3, 3), (1, 1)]
