@@ -136,6 +136,25 @@ def test_every_ratio_is_against_a_contender_of_its_question() -> None:
                 assert target.against is None or target.against in question.contenders
 
 
+def test_counts_of_events_are_scaled_as_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def ask_all(names: list[str], settings: Settings, repeat: int | None) -> list[Any]:
+        asked.append((names, settings.scale, repeat))
+        return []
+
+    monkeypatch.setattr(bench_main, "ask_all", ask_all)
+    arguments = ["--only", "large_stream", "--json", str(tmp_path / "results.json")]
+    bench_main.main(arguments)
+    bench_main.main([*arguments, "--scale", "10", "--repeat", "1"])
+    bench_main.main([*arguments, "--scale", "10", "--quick"])
+    quick = bench_main.QUICK_SCALE
+    names = ["large_stream"]
+    assert asked == [(names, 1.0, None), (names, 10.0, 1), (names, quick, 1)]
+
+
 def test_listing_names_every_question(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_main.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
