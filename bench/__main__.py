@@ -48,6 +48,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="one round, few events: shows that it runs, its figures mean nothing",
     )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="so many times as many events (default: 1)",
+    )
     parser.add_argument("--list", action="store_true", help="list the questions and end")
     return parser.parse_args(arguments)
 
@@ -67,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(
         workers=loky.cpu_count(),
         spins_per_ms=work.spins_per_ms(),
-        scale=QUICK_SCALE if options.quick else 1.0,
+        scale=QUICK_SCALE if options.quick else options.scale,
     )
     facts = machine.facts(settings.workers)
     answers = ask_all(options.only, settings, 1 if options.quick else options.repeat)

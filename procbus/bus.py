@@ -65,12 +65,16 @@ class EventBus:
             of `procbus.subscribe`.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. What it raises is logged.
-        shared_memory_limit: the most memory to share with workers for large events, in flight or
-            kept for the next ones: bytes, or such as "2 GiB"; 0 for none: all goes through pipes.
-            None for a quarter of what is free. When it is full, events wait.
-        shared_memory_threshold: what is smaller than this goes through the pipe.
-        on_oversize: what becomes of an event that is larger than the limit: "pipe" sends it through
-            the pipe, "fail" fails its deliveries.
+        shared_memory_limit: the most memory to share with workers for large events, in flight, kept
+            by handlers or waiting for the next event: bytes, or such as "2 GiB"; 1 MiB at least. 0
+            for none: everything goes through pipes. None for a quarter of what is free at the first
+            use. When it is full, events wait.
+        shared_memory_threshold: a buffer of this size or more goes through shared memory, and cpu
+            handlers see it read-only; a smaller one goes through the pipe. Bytes, or such as
+            "1 MiB"; 4 KiB at least.
+        on_oversize: what becomes of an event that is larger than what handlers leave of the limit:
+            "pipe" sends it through the pipe, "fail" fails its deliveries to cpu handlers with
+            SerializationError.
 
     Raises:
         OptionError: an option makes no sense.

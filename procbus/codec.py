@@ -233,10 +233,12 @@ class Encoder:
 
     def _dump_with_reducers(self, obj: Any) -> bytes:
         buffer, pickler = self._buffer, self._pickler
-        pickler.clear_memo()
         buffer.seek(0)
         buffer.truncate()
-        pickler.dump(obj)
+        try:
+            pickler.dump(obj)
+        finally:
+            pickler.clear_memo()  # at once: it holds what was encoded, views of an event among it
         data = buffer.getvalue()
         if len(data) > _LARGE:
             self._renew()

@@ -99,7 +99,7 @@ def make_limits(
             'max_crashes is for kind="cpu" only: an io handler runs in the process of the script, '
             'and a crash would end that; make it kind="cpu", or leave max_crashes out'
         )
-    if writable not in (True, False):
+    if writable is not True and writable is not False:
         raise ValueError(f"writable must be True or False, not {shown(writable)}")
     if kind != "cpu" and writable:
         raise ValueError(

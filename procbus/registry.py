@@ -119,8 +119,9 @@ def subscribe(
         max_memory: the most memory that the worker may have while the handler runs: bytes, or such
             as "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is
             killed and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
-        writable: arrays and other large buffers of an event are shared with the workers, and read
-            only. True gives the handler a copy that it may write to. cpu handlers only.
+        writable: large arrays and other buffers of an event are shared with the workers, and read
+            only (see `shared_memory_threshold` of EventBus). True gives each attempt a copy of its
+            own that it may write to. cpu handlers only.
         key: of an event, the key whose deliveries go one at a time, in order.
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from bench import (
     large_stream,
     large_work,
     neighbour,
+    payload_plot,
     payload_sizes,
     questions,
     random_deaths,
@@ -132,6 +134,25 @@ def test_every_ratio_is_against_a_contender_of_its_question() -> None:
         for row in question.rows:
             for target in row.targets:
                 assert target.against is None or target.against in question.contenders
+
+
+def test_counts_of_events_are_scaled_as_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def ask_all(names: list[str], settings: Settings, repeat: int | None) -> list[Any]:
+        asked.append((names, settings.scale, repeat))
+        return []
+
+    monkeypatch.setattr(bench_main, "ask_all", ask_all)
+    arguments = ["--only", "large_stream", "--json", str(tmp_path / "results.json")]
+    bench_main.main(arguments)
+    bench_main.main([*arguments, "--scale", "10", "--repeat", "1"])
+    bench_main.main([*arguments, "--scale", "10", "--quick"])
+    quick = bench_main.QUICK_SCALE
+    names = ["large_stream"]
+    assert asked == [(names, 1.0, None), (names, 10.0, 1), (names, quick, 1)]
 
 
 def test_listing_names_every_question(capsys: pytest.CaptureFixture[str]) -> None:
@@ -376,6 +397,38 @@ def test_sizes_are_those_of_the_page_and_smaller_in_a_quick_run() -> None:
     largest = payload_sizes.SIZES[-1]
     assert payload_sizes.size_in(largest, replace(SETTINGS, scale=1.0)) == largest
     assert payload_sizes.size_in(largest, SETTINGS) < largest
+
+
+def sizes_found(times: dict[str, float]) -> Any:
+    """Results of `payload_sizes` in which each contender takes the same time for every size."""
+    contenders = {name: {"median": time} for name, time in times.items()}
+    rows = {payload_sizes.row_of(size): {"contenders": contenders} for size in payload_sizes.SIZES}
+    return {"questions": {"payload_sizes": {"rows": rows}}}
+
+
+def test_the_plot_names_every_contender_with_a_mark_at_each_size(tmp_path: Path) -> None:
+    results, plot = tmp_path / "results.json", tmp_path / "plot.svg"
+    results.write_text(json.dumps(sizes_found({PROCBUS: 1.0, LIMIT: 0.02, "loky": 1e9})))
+    payload_plot.main(str(results), str(plot))
+    drawn = ElementTree.fromstring(plot.read_text(encoding="utf-8"))
+    of_svg = "{http://www.w3.org/2000/svg}"
+    texts = {text.text for text in drawn.iter(f"{of_svg}text")}
+    assert {"procbus", "one memcpy", "1 KiB", "256 MiB", "100 µs", "100 ms"} <= texts
+    assert "loky" not in texts  # outside of the plot
+    marks = [path for path in drawn.iter(f"{of_svg}path") if "mark" in path.get("class", "")]
+    assert len(marks) == 2 * (len(payload_sizes.SIZES) + 1)
+
+
+def test_names_in_the_plot_keep_apart_and_marks_differ() -> None:
+    assert payload_plot.spread([10.0, 12.0, 100.0]) == [10.0, 27.0, 100.0]
+    styles = payload_plot.STYLES.values()
+    assert len({style.mark for style in styles}) == len(styles)
+    assert len({style.dashes for style in styles}) == len(styles)
+
+
+def test_a_plot_without_our_figures_is_refused() -> None:
+    with pytest.raises(ValueError, match="no figures of procbus"):
+        payload_plot.draw(sizes_found({"loky": 1.0}))
 
 
 def test_event_counts_scale_but_never_vanish() -> None:

@@ -61,6 +61,13 @@ def bus() -> Iterator[EventBus]:
         ({"on_failure": print.__name__}, "on_failure must be a function"),
         ({"max_events_per_worker": 0}, "max_events_per_worker must be a whole number"),
         ({"worker_max_memory": "1G"}, 'worker_max_memory: .* did you mean "1 GB" or "1 GiB"'),
+        ({"shared_memory_limit": 4096}, "must be 1 MiB at least, or 0 for none, not 4096"),
+        ({"shared_memory_limit": "2G"}, 'shared_memory_limit: .* did you mean "2 GB" or "2 GiB"'),
+        ({"shared_memory_limit": True}, "shared_memory_limit: True is no amount"),
+        ({"shared_memory_threshold": None}, "shared_memory_threshold: None is no amount"),
+        ({"shared_memory_threshold": 0}, "shared_memory_threshold must be 4 KiB at least, not 0"),
+        ({"on_oversize": "wait"}, 'on_oversize must be "pipe" or "fail", not \'wait\''),
+        ({"writable": True}, r"an option of a handler, not of EventBus: @subscribe\(writable"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, says):
@@ -108,6 +115,8 @@ def test_handlers_that_are_none_are_refused(handlers):
         ("a", double, {"max_memory": 1, "kind": "cpu"}),
         ("a", double, {"worker_init": print}),
         ("a", double, {"writable": True}),
+        ("a", double, {"writable": 1, "kind": "cpu"}),
+        ("a", double, {"shared_memory_limit": "1 GiB", "kind": "cpu"}),
         ("a", double, {"speed": 1}),
     ],
 )

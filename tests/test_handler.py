@@ -321,7 +321,16 @@ def test_a_copy_to_write_to_is_for_cpu_handlers_and_is_asked_for_with_true():
 
 
 @pytest.mark.parametrize(
-    "option", ["worker_init", "max_events_per_worker", "worker_max_memory", "on_failure"]
+    "option",
+    [
+        "worker_init",
+        "max_events_per_worker",
+        "worker_max_memory",
+        "on_failure",
+        "shared_memory_limit",
+        "shared_memory_threshold",
+        "on_oversize",
+    ],
 )
 def test_an_option_of_the_bus_is_refused_with_where_it_belongs(option: str):
     message = refusal(handle, **{option: None})

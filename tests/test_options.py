@@ -2,6 +2,7 @@
 """Limits and retries of a handler: what is accepted, and what is refused with which advice."""
 
 import inspect
+from array import array
 from math import inf, nan
 from typing import Any
 
@@ -125,6 +126,32 @@ def test_any_other_max_memory_is_refused(max_memory: object, reason: str):
     message = refusal(max_memory=max_memory)
     assert message.startswith(f"max_memory: {max_memory!r} ")
     assert reason in message
+
+
+@pytest.mark.parametrize("writable", [1, 0, 1.0, None, "yes", array("i", [1, 2])])
+def test_any_other_writable_than_true_and_false_is_refused(writable: object):
+    assert refusal(writable=writable) == f"writable must be True or False, not {writable!r}"
+
+
+def test_a_writable_whose_comparison_is_no_answer_is_refused_all_the_same():
+    class Elementwise:  # as an array of NumPy
+        __hash__ = None  # type: ignore[assignment] # as for such an array
+
+        def __eq__(self, other: object) -> Any:
+            raise ValueError("The truth value of an array is ambiguous")
+
+    assert refusal(writable=Elementwise()).startswith("writable must be True or False, not ")
+
+
+@pytest.mark.parametrize(("kind", "writable"), [("cpu", True), ("cpu", False), ("io", False)])
+def test_writable_is_taken_where_there_is_a_copy_to_write_to(kind: str, writable: bool):
+    assert make(kind, writable=writable) == make(kind)
+
+
+def test_a_writable_io_handler_is_told_that_it_has_the_very_object():
+    message = refusal("io", writable=True)
+    assert message.startswith('writable is for kind="cpu" only')
+    assert "copy what you change" in message
 
 
 @pytest.mark.parametrize("options", [{"max_memory": "1 GB"}, {"max_crashes": 0}])

@@ -93,6 +93,7 @@ def test_the_options_and_their_defaults():
         "key": None,
     }
     assert (options["concurrency"], options["where"]) == (None, None)
+    assert options["writable"] is False
     limits = ("timeout", "retries", "backoff", "retry_on", "max_crashes", "max_memory")
     assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
     assert parameters(EventBus.drain) == {"timeout": None}

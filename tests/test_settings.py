@@ -196,27 +196,47 @@ def test_a_worker_init_that_cannot_travel_is_refused_with_the_variable_at_fault(
     assert isinstance(caught.value.__cause__, TypeError)
 
 
-def test_shared_memory_is_given_in_bytes_or_words_and_may_be_none() -> None:
-    settings = make(shared_memory_limit="2 GiB", shared_memory_threshold="1 MiB")
-    assert settings.shared_memory_limit == 2 << 30
-    assert settings.shared_memory_threshold == 1 << 20
-    assert make(shared_memory_limit=0).shared_memory_limit == 0
-    assert make().shared_memory_limit is None
-    assert make(on_oversize="fail").on_oversize == "fail"
-
-
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"shared_memory_limit": 1000},
-        {"shared_memory_limit": -1},
-        {"shared_memory_limit": "much"},
-        {"shared_memory_threshold": 0},
-        {"shared_memory_threshold": "1 KiB"},
-        {"on_oversize": "drop"},
-    ],
+    ("limit", "size"),
+    [("2 GiB", 2 << 30), ("1.5 GB", 1_500_000_000), (1 << 20, 1 << 20), (0, 0), ("0 B", 0)],
 )
-def test_shared_memory_that_is_of_no_use_is_refused(options: dict[str, Any]) -> None:
-    [name] = options
-    with pytest.raises(OptionError, match=name):
-        make(**options)
+def test_a_limit_of_shared_memory_comes_out_in_bytes_and_may_be_0(limit: int | str, size: int):
+    assert make(shared_memory_limit=limit).shared_memory_limit == size
+
+
+@pytest.mark.parametrize(("threshold", "size"), [("1 MiB", 1 << 20), (4096, 4096)])
+def test_a_threshold_of_shared_memory_comes_out_in_bytes(threshold: int | str, size: int):
+    assert make(shared_memory_threshold=threshold).shared_memory_threshold == size
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_limit_of_shared_memory_is_0_or_a_mebibyte_at_least(limit: int):
+    if limit == 0 or limit >= 1 << 20:
+        assert make(shared_memory_limit=limit).shared_memory_limit == limit
+    else:
+        assert refusal(shared_memory_limit=limit) == (
+            f"shared_memory_limit must be 1 MiB at least, or 0 for none, not {limit}"
+        )
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_threshold_of_shared_memory_is_four_kibibytes_at_least(threshold: int):
+    if threshold >= 1 << 12:
+        assert make(shared_memory_threshold=threshold).shared_memory_threshold == threshold
+    else:
+        assert refusal(shared_memory_threshold=threshold) == (
+            f"shared_memory_threshold must be 4 KiB at least, not {threshold}"
+        )
+
+
+@pytest.mark.parametrize("option", ["shared_memory_limit", "shared_memory_threshold"])
+@pytest.mark.parametrize("value", [-1, 1.5, True, "much", "2G", [1 << 20]])
+def test_what_is_no_amount_of_shared_memory_is_refused(option: str, value: Any):
+    message = refusal(**{option: value})
+    assert message.startswith(f"{option}: ")
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("value", ["drop", "", None, 1, "Pipe", ["pipe"]])
+def test_on_oversize_is_one_of_two_words(value: Any):
+    assert refusal(on_oversize=value) == f'on_oversize must be "pipe" or "fail", not {value!r}'

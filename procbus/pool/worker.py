@@ -305,7 +305,9 @@ class Worker:
             if not published and (ahead := self._memory.put_plain(value)):
                 return ahead + pack_end(started_at, ended_at, REST), ended_at
             frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
-            ahead, frame = self._memory.put(frame, self._encoder.buffers)
+            # Taken away from the encoder: a view of the event would count as kept by the handler.
+            buffers, self._encoder.buffers = self._encoder.buffers, []
+            ahead, frame = self._memory.put(frame, buffers)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             from procbus.blame import path_of_fault  # only now: it is rarely needed
 

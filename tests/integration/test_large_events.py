@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,6 +230,49 @@ def test_an_event_larger_than_the_limit_takes_the_pipe_or_fails() -> None:
         bus.subscribe("a", lambda a: int(a.nbytes), kind="cpu", name="size")
         with pytest.raises(SerializationError, match=r"for size .*shared_memory_limit of 1 MiB"):
             bus.publish("a", sent).result(PATIENCE_S)
+
+
+def as_it_is(table: Table) -> Table:
+    return table
+
+
+def its_columns(table: Table) -> dict[str, Any]:
+    return table.columns
+
+
+def with_a_lock(table: Table) -> Any:
+    return table, threading.Lock()
+
+
+def kept_after_each(handler: Callable[[Any], Any], cls: type[Table]) -> list[int]:
+    """Bytes that are kept after each of three events, of which but one fits at a time."""
+    kept_bytes = []
+    with EventBus([], cpu_workers=1, shared_memory_limit="3 MiB") as bus:
+        bus.subscribe(Table, handler, kind="cpu")
+        for n in range(3):
+            assert bus.publish(cls(str(n), {"a": array(2)})).wait(PATIENCE_S)
+            kept_bytes.append(bus.stats().shared_memory.kept)
+    return kept_bytes
+
+
+@pytest.mark.parametrize("handler", [as_it_is, its_columns, with_a_lock])
+def test_a_handler_that_returns_its_event_does_not_keep_it(handler: Callable[[Any], Any]) -> None:
+    assert kept_after_each(handler, Table) == [0, 0, 0]
+
+
+def test_a_handler_does_not_keep_an_event_whose_class_travels_by_value() -> None:
+    class Local(Table):
+        pass
+
+    assert kept_after_each(as_it_is, Local) == [0, 0, 0]
+
+
+def test_what_is_returned_is_not_in_the_way_of_the_next_event() -> None:
+    with EventBus([], cpu_workers=1, shared_memory_limit="3 MiB", on_oversize="fail") as bus:
+        bus.subscribe(Table, as_it_is, kind="cpu")
+        for n in range(3):
+            table = bus.publish(Table(str(n), {"a": array(2)})).result(PATIENCE_S)
+            assert table.name == str(n)
 
 
 def test_without_shared_memory_all_goes_through_the_pipe() -> None:

@@ -49,6 +49,7 @@ def patient(attempt: int, outcome: Outcome) -> float:
     retry_on=(OSError, HandlerTimeout),
     max_crashes=0,
     max_memory="512 MiB",
+    writable=True,
 )
 def render(page: Page) -> bytes:
     return page.url.encode()
@@ -86,6 +87,13 @@ def supervise() -> EventBus:
 
     assert_type(order(Page("x")), int)
     return bus
+
+
+def share() -> EventBus:
+    bus = EventBus(shared_memory_limit="2 GiB", shared_memory_threshold=1 << 20, on_oversize="fail")
+    bus.subscribe(Page, extract, kind="cpu", writable=True)
+    assert_type(bus.stats().shared_memory.in_flight, int)
+    return EventBus(shared_memory_limit=0, shared_memory_threshold="64 KiB", on_oversize="pipe")
 
 
 def run(pages: Iterator[Page]) -> None:
