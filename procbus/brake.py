@@ -33,9 +33,10 @@ class Brake:
             return None
         return self._permits
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """One of them is begun."""
         self._permits = max(0, self._permits - 1)
+        self.circuit.note_taken(now)
 
     def note_death(self, now: float) -> bool:
         """A worker died by itself; say whether this opens the circuit."""
@@ -44,9 +45,12 @@ class Brake:
             self._permits = 0  # what was let through until now and not begun waits too
         return opens
 
-    def begin_trial(self, now: float) -> bool:
-        """Let one delivery through if the circuit wants a trial now; say whether it does."""
-        if not self.circuit.begin_trial(now):
+    def begin_trial(self, now: float, under_way: bool) -> bool:
+        """Let one delivery through if the circuit wants a trial now; say whether it does.
+
+        The arguments are those of `Circuit.begin_trial`.
+        """
+        if not self.circuit.begin_trial(now, under_way):
             return False
         self._permits = 1
         return True

@@ -54,14 +54,16 @@ class Breaker:
             now: the time, in seconds of `time.monotonic()`.
             short: why there is too little memory; empty when there is enough.
         """
-        idle = not self._sharing.running()
+        since = [at[2] for _, _, _, at in self._sharing.running()]
         queue, brake = self._sharing.queue, self._brake
         with queue.lock:
+            taken_at = brake.circuit.taken_at
+            under_way = taken_at is not None and any(began >= taken_at for began in since)
             was_short, brake.short = brake.short, short
             if short and not was_short:
                 self._take_all_back()
-            trial = brake.begin_trial(now)
-            if trial or brake.trickle(now, idle) or (was_short and not short):
+            trial = brake.begin_trial(now, under_way)
+            if trial or brake.trickle(now, not since) or (was_short and not short):
                 queue.locked_wake()
         if trial:
             self._guard(None)

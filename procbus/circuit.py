@@ -17,6 +17,9 @@ WINDOW_S = 30.0
 #: How long it stays open at first, in seconds; twice as long after each trial that failed.
 COOL_S = 5.0
 MOST_COOL_S = 60.0
+#: What was let through as a trial, and is in no handler after so many seconds, was no trial: a
+#: delivery that cannot travel, or that was put back.
+SPENT_S = 1.0
 
 
 class CircuitState(enum.Enum):
@@ -36,10 +39,10 @@ class Circuit:
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._cool_s = COOL_S
         self._hurried = False
-        #: While it is not closed: when the next trial may be. There may be another before one knows
-        #: how the last went, since it may have been spent on nothing: a delivery that cannot
-        #: travel, one that ran out of time.
+        #: While it is open: when the next trial may be.
         self.trial_at = 0.0
+        #: During a trial: when a delivery was taken for it; None before that.
+        self.taken_at: float | None = None
         #: Trials in a row that failed.
         self.failed_trials = 0
 
@@ -55,7 +58,7 @@ class Circuit:
         elif not full:
             return False
         self.state = CircuitState.OPEN
-        self._wait(now)
+        self.trial_at = now if self._hurried else now + self._cool_s
         return True
 
     def note_survival(self) -> bool:
@@ -70,21 +73,36 @@ class Circuit:
         self.failed_trials = 0
         return True
 
-    def begin_trial(self, now: float) -> bool:
-        """Begin a trial if one is due; say whether it begins."""
-        if self.state is CircuitState.CLOSED or now < self.trial_at:
+    def begin_trial(self, now: float, under_way: bool) -> bool:
+        """Begin a trial if one is due; say whether it begins.
+
+        There may be another before one knows how the last went: it may have been spent on nothing,
+        or may take for ever.
+
+        Args:
+            now: the time, in seconds of `time.monotonic()`.
+            under_way: whether what was taken for a trial is in its handler.
+        """
+        if self.state is CircuitState.OPEN:
+            due_at = self.trial_at
+        elif self.state is CircuitState.TRIAL and self.taken_at is not None:
+            due_at = self.taken_at + (MOST_COOL_S if under_way else SPENT_S)
+        else:
+            return False
+        if now < due_at:
             return False
         self.state = CircuitState.TRIAL
-        self._wait(now)
+        self.taken_at = None
         return True
 
+    def note_taken(self, now: float) -> None:
+        """A delivery was taken for the trial."""
+        self.taken_at = now
+
     def hurry(self) -> None:
-        """Have trials follow each other without a wait from now on."""
+        """Have trials that fail be followed by others without a wait from now on."""
         self._hurried = True
         self.trial_at = 0.0
-
-    def _wait(self, now: float) -> None:
-        self.trial_at = now if self._hurried else now + self._cool_s
 
     @property
     def deaths(self) -> int:

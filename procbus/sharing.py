@@ -74,7 +74,7 @@ class Sharing:
                     self._recall_overdue(now)
                 if not wait and queue.waiting:
                     return []  # a free worker was woken for what is ready
-                batch = self._take_batch(most)
+                batch = self._take_batch(most, now)
                 if batch or not wait or queue.closed:
                     return batch
                 next_look = self._none_due_before
@@ -147,7 +147,7 @@ class Sharing:
 
     # Inside, under the lock.
 
-    def _take_batch(self, most: int | None) -> list[Delivery]:
+    def _take_batch(self, most: int | None, now: float) -> list[Delivery]:
         queue = self.queue
         share = max(1, -(-queue.locked_ready() // max(1, len(self.companions))))
         allowed = self.brake.most()
@@ -156,7 +156,7 @@ class Sharing:
                 share = min(share, bound)
         batch = queue.locked_take_batch(BATCH_S, share)
         if batch and allowed is not None:
-            self.brake.begin()
+            self.brake.begin(now)
         elif batch and queue.locked_ready():
             queue.locked_wake()
         return batch

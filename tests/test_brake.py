@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from procbus.brake import TRICKLE_S, Brake
-from procbus.circuit import MOST_COOL_S, MOST_DEATHS, CircuitState
+from procbus.circuit import MOST_COOL_S, MOST_DEATHS, SPENT_S, CircuitState
 
 
 def opened(now: float = 100.0) -> Brake:
@@ -35,17 +35,28 @@ def test_an_open_circuit_lets_nothing_through_and_says_why() -> None:
 def test_a_trial_lets_one_delivery_through() -> None:
     brake = opened(100.0)
 
-    assert not brake.begin_trial(100.0)
-    assert brake.begin_trial(200.0)
+    assert not brake.begin_trial(100.0, False)
+    assert brake.begin_trial(200.0, False)
 
     assert brake.most() == 1
-    brake.begin()
+    brake.begin(200.0)
     assert brake.most() == 0
+
+
+def test_a_trial_that_was_spent_on_nothing_lets_another_one_through() -> None:
+    brake = opened(100.0)
+    brake.begin_trial(200.0, False)
+    brake.begin(210.0)
+
+    assert not brake.begin_trial(210.0 + SPENT_S, True), "it is under way"
+    assert brake.most() == 0
+    assert brake.begin_trial(210.0 + SPENT_S, False)
+    assert brake.most() == 1
 
 
 def test_a_trial_that_nobody_took_ends_with_the_next_death() -> None:
     brake = opened(100.0)
-    brake.begin_trial(200.0)
+    brake.begin_trial(200.0, False)
 
     assert brake.note_death(200.0)  # of one that had its work before
 
@@ -72,7 +83,7 @@ def test_short_of_memory_for_long_with_nothing_running_one_is_begun() -> None:
     assert brake.trickle(100.0 + TRICKLE_S, idle=True)
 
     assert brake.most() == 1
-    brake.begin()
+    brake.begin(100.0 + TRICKLE_S)
     assert brake.most() == 0
     assert not brake.trickle(100.0 + TRICKLE_S + 1, idle=True), "the next one after as long again"
     assert brake.trickle(100.0 + 2 * TRICKLE_S, idle=True)
@@ -134,7 +145,7 @@ class AnyBrake(RuleBasedStateMachine):
     @rule(short=st.booleans(), idle=st.booleans())
     def look(self, short: bool, idle: bool) -> None:
         self.brake.short = "no memory" if short else ""
-        trial = self.brake.begin_trial(self.now)
+        trial = self.brake.begin_trial(self.now, not idle)
         trickle = not trial and self.brake.trickle(self.now, idle)
         if trial or trickle:
             assert self.brake.most() == 1
@@ -145,7 +156,7 @@ class AnyBrake(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         before = self.brake.most()
-        self.brake.begin()
+        self.brake.begin(self.now)
         assert before == 1
         assert self.brake.most() == 0
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from procbus import breaker as breaker_module
+from procbus import sharing as sharing_module
 from procbus.breaker import TRIALS_AT_CLOSE, Breaker
-from procbus.circuit import COOL_S, MOST_DEATHS
+from procbus.circuit import COOL_S, MOST_DEATHS, SPENT_S
 from procbus.errors import CircuitOpen
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.sharing import Sharing
@@ -55,6 +56,7 @@ class Parts:
 def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     parts = Parts()
     monkeypatch.setattr(breaker_module, "monotonic", lambda: parts.now)
+    monkeypatch.setattr(sharing_module, "monotonic", lambda: parts.now)
     return parts
 
 
@@ -177,9 +179,26 @@ def test_a_trial_spent_on_nothing_is_followed_by_another(parts: Parts) -> None:
     parts.look(COOL_S)
     assert parts.take() == 1  # and it cannot travel, say
 
-    parts.look(COOL_S)
-
+    parts.look(SPENT_S - 0.1)
+    assert parts.take() == 0
+    parts.look(0.1)
     assert parts.take() == 1
+
+
+@pytest.mark.parametrize(("began", "taken"), [(0.0, 0), (-1.0, 1)])
+def test_a_trial_in_its_handler_is_waited_for_but_not_what_began_before(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, began: float, taken: int
+) -> None:
+    parts.ready(5)
+    parts.open()
+    parts.look(COOL_S)
+    assert parts.take() == 1
+    at = (1, 0, parts.now + began)
+    monkeypatch.setattr(parts.sharing, "running", lambda: [(None, None, None, at)])
+
+    parts.look(SPENT_S)
+
+    assert parts.take() == taken
 
 
 def test_survivals_without_deaths_are_noted_without_the_lock(parts: Parts) -> None:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from procbus.circuit import COOL_S, MOST_COOL_S, MOST_DEATHS, WINDOW_S, Circuit, CircuitState
+from procbus.circuit import (
+    COOL_S,
+    MOST_COOL_S,
+    MOST_DEATHS,
+    SPENT_S,
+    WINDOW_S,
+    Circuit,
+    CircuitState,
+)
 
 CLOSED, OPEN, TRIAL = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.TRIAL
 
@@ -57,20 +65,20 @@ def test_a_survival_between_the_deaths_starts_the_count_anew() -> None:
 def test_no_trial_begins_before_its_time() -> None:
     circuit = opened(100.0)
 
-    assert not circuit.begin_trial(100.0 + COOL_S - 0.001)
-    assert circuit.begin_trial(100.0 + COOL_S)
+    assert not circuit.begin_trial(100.0 + COOL_S - 0.001, False)
+    assert circuit.begin_trial(100.0 + COOL_S, False)
     assert circuit.state is TRIAL
 
 
 def test_a_closed_circuit_needs_no_trial() -> None:
-    assert not Circuit().begin_trial(1e9)
+    assert not Circuit().begin_trial(1e9, False)
 
 
 def test_a_trial_that_is_survived_closes_it_with_a_clean_slate() -> None:
     circuit = opened()
-    circuit.begin_trial(1000.0)
+    circuit.begin_trial(1000.0, False)
     circuit.note_death(1000.0)
-    circuit.begin_trial(2000.0)
+    circuit.begin_trial(2000.0, False)
 
     assert circuit.note_survival()
 
@@ -87,7 +95,7 @@ def test_each_trial_that_fails_doubles_the_wait_up_to_a_bound() -> None:
     now = 0.0
     for _ in range(6):
         now = circuit.trial_at
-        assert circuit.begin_trial(now)
+        assert circuit.begin_trial(now, False)
         assert circuit.note_death(now)
         waits.append(circuit.trial_at - now)
 
@@ -106,28 +114,50 @@ def test_while_it_is_open_deaths_and_survivals_are_those_of_work_given_before() 
     assert circuit.deaths == MOST_DEATHS + 1, "why it is open can still be told"
 
 
-def test_a_trial_of_which_nothing_is_heard_is_followed_by_another() -> None:
-    # It may have been taken by a delivery that cannot travel, or that ran out of time.
+def on_trial(now: float) -> Circuit:
+    """A circuit for whose trial a delivery was taken just now."""
     circuit = opened(0.0)
-    assert circuit.begin_trial(10.0)
+    assert circuit.begin_trial(now, False)
+    circuit.note_taken(now)
+    return circuit
 
-    assert not circuit.begin_trial(10.0 + COOL_S - 0.001)
-    assert circuit.begin_trial(10.0 + COOL_S)
+
+def test_a_trial_that_was_spent_on_nothing_is_followed_by_another() -> None:
+    # By a delivery that cannot travel, say, or that was put back.
+    circuit = on_trial(10.0)
+
+    assert not circuit.begin_trial(10.0 + SPENT_S - 0.001, False)
+    assert circuit.begin_trial(10.0 + SPENT_S, False)
 
     assert circuit.state is TRIAL
     assert circuit.failed_trials == 0
 
 
-def test_in_a_hurry_trials_follow_at_once() -> None:
+def test_a_trial_that_is_under_way_is_waited_for() -> None:
+    circuit = on_trial(10.0)
+
+    assert not circuit.begin_trial(10.0 + SPENT_S, True)
+    assert not circuit.begin_trial(10.0 + MOST_COOL_S - 0.001, True)
+    assert circuit.begin_trial(10.0 + MOST_COOL_S, True), "but not for ever"
+
+
+def test_a_trial_that_nobody_took_yet_is_not_repeated() -> None:
+    circuit = opened(0.0)
+    assert circuit.begin_trial(10.0, False)
+
+    assert not circuit.begin_trial(1e9, False)
+
+
+def test_in_a_hurry_a_trial_that_failed_is_followed_at_once() -> None:
     circuit = opened(100.0)
 
     circuit.hurry()
 
     for _ in range(3):
-        assert circuit.begin_trial(100.0)
+        assert circuit.begin_trial(100.0, False)
+        circuit.note_taken(100.0)
+        assert not circuit.begin_trial(100.0, False)
         assert circuit.note_death(100.0)
-    assert circuit.begin_trial(100.0)
-    assert circuit.begin_trial(100.0)
     assert circuit.failed_trials == 3
 
 
@@ -137,7 +167,7 @@ def test_one_that_opens_in_a_hurry_is_tried_at_once() -> None:
     for _ in range(MOST_DEATHS + 1):
         circuit.note_death(100.0)
 
-    assert circuit.begin_trial(100.0)
+    assert circuit.begin_trial(100.0, False)
 
 
 class AnyCircuit(RuleBasedStateMachine):
@@ -149,6 +179,8 @@ class AnyCircuit(RuleBasedStateMachine):
         self.now = 1000.0
         #: Deaths since the last survival, while it was closed.
         self.deaths: list[float] = []
+        #: Whether a delivery was taken for the trial.
+        self.taken = False
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, WINDOW_S / MOST_DEATHS, 4.9, 5.0, 31.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
@@ -176,16 +208,30 @@ class AnyCircuit(RuleBasedStateMachine):
         if before is not OPEN:
             self.deaths.clear()
 
-    @rule()
-    def look(self) -> None:
+    @rule(under_way=st.booleans())
+    def look(self, under_way: bool) -> None:
         before, due = self.circuit.state, self.now >= self.circuit.trial_at
-        assert self.circuit.begin_trial(self.now) == (before is not CLOSED and due)
+        begins = self.circuit.begin_trial(self.now, under_way)
+        if before is OPEN:
+            assert begins == due
+        if begins:
+            self.taken = False
+            assert before is not CLOSED
+
+    @precondition(lambda self: self.circuit.state is TRIAL)
+    @rule()
+    def take(self) -> None:
+        self.taken = True
+        self.circuit.note_taken(self.now)
 
     @precondition(lambda self: self.circuit.state is not CLOSED)
-    @rule()
-    def it_is_never_stuck(self) -> None:
+    @rule(under_way=st.booleans())
+    def it_is_never_stuck(self, under_way: bool) -> None:
         self.now += MOST_COOL_S
-        assert self.circuit.begin_trial(self.now)
+        before = self.circuit.state
+        begins = self.circuit.begin_trial(self.now, under_way)
+        assert begins or (before is TRIAL and not self.taken), "or there is one to be taken"
+        self.taken = self.taken and not begins
         assert self.circuit.state is TRIAL
 
     @rule()
@@ -206,7 +252,7 @@ TestAnyCircuit = AnyCircuit.TestCase
 def test_hurry_alone_changes_no_state(state: CircuitState) -> None:
     circuit = Circuit() if state is CLOSED else opened()
     if state is TRIAL:
-        circuit.begin_trial(1e6)
+        circuit.begin_trial(1e6, False)
 
     circuit.hurry()
 

@@ -320,6 +320,6 @@ def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(
     eventually(lambda: stage.lane.queue.depth() == 1 and stage.lane.queue.waiting == 1)
     assert delivery.outcome is None
 
-    stage.lane.breaker.look(now + circuit.COOL_S, "")
+    stage.lane.breaker.look(now + circuit.SPENT_S, "")
 
     assert stage.settled(delivery) == [SUCCEEDED]

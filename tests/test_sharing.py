@@ -151,7 +151,7 @@ def test_an_open_circuit_gives_nobody_anything_but_one_delivery_for_each_trial()
     assert parts.take() == []
 
     with parts.sharing.queue.lock:
-        assert parts.sharing.brake.begin_trial(1000.0)
+        assert parts.sharing.brake.begin_trial(1000.0, False)
 
     assert parts.take(most=3) == deliveries[:1]
     assert parts.take() == []
@@ -165,7 +165,7 @@ def test_one_who_waits_on_the_brake_is_woken_for_the_trial() -> None:
     taker = in_thread(lambda: taken.extend(parts.sharing.next_batch(wait=True)))
 
     with parts.sharing.queue.lock:
-        parts.sharing.brake.begin_trial(1000.0)
+        parts.sharing.brake.begin_trial(1000.0, False)
         parts.sharing.queue.locked_wake()
 
     taker.join(BOUND_S)
