@@ -21,13 +21,17 @@ class BlockReader:
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
         self._kept: set[int] = set()
+        #: References that there are to a mapping without any view: how many differs by Python.
+        self._fewest = 0
 
     def views(self, place: Place, *, writable: bool) -> list[memoryview]:
         """The buffers of an event: in place and read-only, or a private copy that is writable."""
         offset, capacity, parts, _ = place
         mapped = self._mapped.get(offset)
         if mapped is None:
-            mapped = self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)
+            self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)
+            self._fewest = self._references(offset)
+            mapped = self._mapped[offset]
         whole = memoryview(mapped)
         views = [whole[start : start + size] for start, size in parts]
         return [memoryview(bytearray(view)) for view in views] if writable else views
@@ -40,9 +44,10 @@ class BlockReader:
         return True
 
     def _is_used(self, offset: int) -> bool:
-        mapped = self._mapped.get(offset)
-        # The dict, the local variable, the argument of getrefcount; each view holds one more.
-        return mapped is not None and sys.getrefcount(mapped) > 3
+        return offset in self._mapped and self._references(offset) > self._fewest
+
+    def _references(self, offset: int) -> int:
+        return sys.getrefcount(self._mapped[offset])
 
     def dropped(self) -> list[int]:
         """Offsets of blocks that were kept, and are not any more."""

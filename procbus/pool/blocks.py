@@ -28,6 +28,8 @@ OnOversize = Literal["pipe", "fail"]
 
 #: A buffer of fewer bytes travels in the pipe.
 LARGE = 128 * 1024
+#: The most bytes that blocks of results may have which wait to be used again, for all workers.
+IDLE_RESULTS = 1 << 30
 #: Bytes of the sparse file, which only what is written takes memory of.
 _SPACE = 1 << 44
 #: Buffers in a block begin at multiples of this, as the fastest loops want it.
@@ -186,6 +188,11 @@ class EventMemory:
             self._limit = available_bytes() // 4
         return self._limit
 
+    @property
+    def idle_results(self) -> int:
+        """Bytes that the blocks of results may have which wait to be used again."""
+        return IDLE_RESULTS if self._limit is None else min(IDLE_RESULTS, self._limit)
+
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
         """Raise SerializationError for what does not fit, if it is to fail."""
         if self._on_oversize == "fail":
@@ -287,9 +294,11 @@ class EventMemory:
         """Take note of blocks that a worker keeps a view of, and of those that it dropped since."""
         with self._lock:
             for offset in kept:
-                self._blocks[offset].keepers.add(worker)
+                if offset in self._blocks:  # a worker that is being killed may say it too late
+                    self._blocks[offset].keepers.add(worker)
             for offset in dropped:
-                self._locked_drop(self._blocks[offset], worker)
+                if offset in self._blocks:
+                    self._locked_drop(self._blocks[offset], worker)
 
     def leave(self, worker: int) -> None:
         """A worker is dead: it keeps nothing."""

@@ -44,9 +44,6 @@ from procbus.stats import SharedMemoryStats
 if TYPE_CHECKING:
     from procbus.processes import Probe
 
-#: Bytes that the blocks of results may have which wait to be used again, for all workers together.
-IDLE_RESULTS = 1 << 30
-
 
 class LokyPool:
     """Workers in processes of this machine.
@@ -132,7 +129,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results, IDLE_RESULTS // workers, memory.large),
+                (memory.room, results, memory.idle_results // workers, memory.large),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),
