@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import threading
 import weakref
 from collections import OrderedDict
@@ -36,6 +37,8 @@ _SPACE = 1 << 44
 _ALIGNED = 64
 #: Copied without a break: other threads wait for the GIL meanwhile, 0.1 ms.
 _STRIDE = 1 << 20
+#: Blocks of one kind that a process has mapped at most: the system allows some 65,000 mappings.
+_MOST_MAPPED = 8192
 
 
 class Place(NamedTuple):
@@ -85,6 +88,17 @@ class Room:
 
 def _attach(duplicate: Any) -> Room:
     return Room(duplicate.detach())
+
+
+def most_mapped() -> int:
+    """Blocks of one kind that a process may have mapped.
+
+    Each takes a file descriptor, for `mmap` keeps one of its own. Most are left to the script.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MOST_MAPPED
+    return max(8, min(files // 8, _MOST_MAPPED))
 
 
 def capacity_for(size: int) -> int:
@@ -178,6 +192,9 @@ class EventMemory:
         self._used = 0
         self._kept = 0
         self._idle_bytes = 0
+        #: Blocks that there may be, and how many of them handlers keep.
+        self._most = most_mapped()
+        self._kept_count = 0
 
     @property
     def limit(self) -> int:
@@ -197,6 +214,13 @@ class EventMemory:
         """Raise SerializationError for what does not fit, if it is to fail."""
         if self._on_oversize == "fail":
             size = sum(buffer.nbytes for buffer in buffers)
+            if self._kept_count >= self._most:
+                raise SerializationError(
+                    f"event {event_id} for {handler} has {format_size(size)} of large data, and "
+                    f"handlers keep {self._kept_count} large events, as many as there may be: "
+                    "keep copies, allow more open files (ulimit -n), or let it take the pipe "
+                    '(on_oversize="pipe")'
+                )
             raise SerializationError(
                 f"event {event_id} for {handler} has {format_size(size)} of large data, above the "
                 f"shared_memory_limit of {format_size(self.limit)}, {format_size(self._kept)} of "
@@ -206,7 +230,7 @@ class EventMemory:
     def fits(self, buffers: Sequence[memoryview]) -> bool:
         """Whether there can be a block for these, if only others end."""
         _, size = parts_of([buffer.nbytes for buffer in buffers])
-        return capacity_for(size) + self._kept <= self.limit
+        return capacity_for(size) + self._kept <= self.limit and self._kept_count < self._most
 
     def put(self, buffers: Sequence[memoryview], form: int) -> Block | None:
         """Copy buffers into a block; None when there is no room for it now."""
@@ -238,7 +262,10 @@ class EventMemory:
         return block
 
     def _locked_make_room(self, capacity: int) -> bool:
-        while self._used + self._kept + self._idle_bytes + capacity > self.limit:
+        while (
+            self._used + self._kept + self._idle_bytes + capacity > self.limit
+            or len(self._blocks) + len(self._idle) >= self._most
+        ):
             if not self._idle:
                 return False
             offset, (size, mapped) = self._idle.popitem(last=False)
@@ -259,6 +286,7 @@ class EventMemory:
             self._used -= block.place.capacity
             if block.keepers:
                 self._kept += block.place.capacity
+                self._kept_count += 1
             else:
                 self._locked_free(block)
 
@@ -312,6 +340,7 @@ class EventMemory:
             block.keepers.remove(worker)
             if block.done and not block.keepers:
                 self._kept -= block.place.capacity
+                self._kept_count -= 1
                 self._locked_free(block)
 
     def close(self) -> None:

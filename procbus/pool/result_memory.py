@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
-from procbus.pool.blocks import EventMemory, Place, Room, capacity_for, fill, parts_of
+from procbus.pool.blocks import EventMemory, Place, Room, capacity_for, fill, most_mapped, parts_of
 
 
 class ResultWriter:
@@ -27,6 +27,8 @@ class ResultWriter:
     def __init__(self, room: Room, idle_limit: int) -> None:
         self._room = room
         self._idle_limit = idle_limit
+        #: At most so many; what is beyond is mapped only while it is filled.
+        self._most = most_mapped()
         self._mapped: dict[int, mmap.mmap] = {}
         self._idle: dict[int, list[int]] = {}
         self._idle_bytes = 0
@@ -40,23 +42,31 @@ class ResultWriter:
         if idle:
             offset = idle.pop()
             self._idle_bytes -= capacity
+            mapped = self._mapped[offset]
         else:
             offset, self._next = self._next, self._next + capacity
-            self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
-        with memoryview(self._mapped[offset]) as target:
+            mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+        with memoryview(mapped) as target:
             fill(target, parts, buffers)
+        if offset not in self._mapped:
+            if len(self._mapped) < self._most:
+                self._mapped[offset] = mapped
+            else:
+                mapped.close()
         return Place(offset, capacity, parts, form)
 
     def reuse(self, freed: Sequence[tuple[int, int]]) -> None:
         """Take blocks back that nobody has any more: offset and capacity of each."""
         for offset, capacity in freed:
-            if self._idle_bytes + capacity <= self._idle_limit:
+            if offset in self._mapped and self._idle_bytes + capacity <= self._idle_limit:
                 self._idle.setdefault(capacity, []).append(offset)
                 self._idle_bytes += capacity
-            else:
-                mapped = self._mapped.pop(offset)
-                self._room.give_back(mapped)
-                mapped.close()
+                continue
+            mapped = self._mapped.pop(offset, None)
+            if mapped is None:
+                mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+            self._room.give_back(mapped)
+            mapped.close()
 
 
 class ResultReader:
@@ -73,6 +83,8 @@ class ResultReader:
         self.room = room
         self._memory = memory
         self._workers = workers
+        #: Blocks of this worker that may be alive at a time.
+        self._most = max(1, most_mapped() // workers)
         #: Blocks that somebody has a result in: offset and capacity.
         self._alive: dict[int, int] = {}
         #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
@@ -89,7 +101,10 @@ class ResultReader:
         mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
         whole = memoryview(mapped)
         views = [whole[start : start + size] for start, size in parts]
-        crowded = sum(self._alive.values()) + capacity > self._memory.limit // self._workers
+        crowded = (
+            len(self._alive) >= self._most
+            or sum(self._alive.values()) + capacity > self._memory.limit // self._workers
+        )
         self._alive[offset] = capacity
         if crowded:
             self._dropped.append(offset)
