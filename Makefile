@@ -24,8 +24,8 @@ help: ## List the targets
 demo: $(VENV)/installed-core ## Index Python's standard library, with a table of its most complex functions
 	@$(BIN)/procbus demo
 
-test: $(VENV)/installed-test ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/installed-test ## Run the tests; ARGS= are for pytest
+	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)

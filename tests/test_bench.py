@@ -81,6 +81,7 @@ def quick_results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], A
 
 
 # Some start 64 workers, and some wait for a peer's task that will never end.
+@pytest.mark.bench
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", questions.NAMES)
 def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: str) -> None:
@@ -101,6 +102,7 @@ def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: st
     assert set(found["not_installed"]) <= set(OPTIONAL)
 
 
+@pytest.mark.bench
 def test_the_results_say_what_they_were_taken_on(quick_results) -> None:
     results = quick_results("tiny_io")
     machine = results["machine"]
@@ -111,6 +113,7 @@ def test_the_results_say_what_they_were_taken_on(quick_results) -> None:
     assert results["settings"]["workers"] >= 1
 
 
+@pytest.mark.bench
 def test_no_task_of_others_is_lost_or_run_twice_when_workers_die(quick_results) -> None:
     """These are counts, not speed: they hold on any machine."""
     for name in ("crash_table", "random_deaths"):
