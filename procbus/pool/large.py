@@ -28,12 +28,13 @@ class Form(enum.IntEnum):
     BYTEARRAY = 4
 
 
-_PLAIN: dict[type, Form] = {bytes: Form.BYTES, str: Form.TEXT, bytearray: Form.BYTEARRAY}
+#: Types whose objects are content alone.
+PLAIN: dict[type, Form] = {bytes: Form.BYTES, str: Form.TEXT, bytearray: Form.BYTEARRAY}
 
 
 def plain(obj: Any, large: float) -> tuple[Form, memoryview] | None:
     """The content of an object, if it is all there is to it and of `large` bytes or more."""
-    form = _PLAIN.get(type(obj))
+    form = PLAIN.get(type(obj))
     if form is None or len(obj) < large:
         return None
     return form, memoryview(obj.encode(errors="surrogatepass") if form is Form.TEXT else obj)

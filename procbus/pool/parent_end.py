@@ -23,7 +23,7 @@ from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.blocks import Block, EventMemory
-from procbus.pool.large import Form, plain
+from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
@@ -87,6 +87,8 @@ class ParentEnd:
             self._results.freed(),
         )
         message = Message(batch)
+        encoder, least = self._encoder, self._events.large
+        encode = encoder.encode
         events: list[bytes] = []
         total = 0
         for index, delivery in enumerate(deliveries):
@@ -97,7 +99,11 @@ class ParentEnd:
             try:
                 if handler.number not in self._known_handlers:
                     self._define(handler)
-                data, large, room = self._encode(delivery, receipt)
+                event, kind = receipt.event, type(receipt.event)
+                large, room = None, True
+                data = b"" if kind in PLAIN and len(event) >= least else encode(event)
+                if not data or len(data) >= least or encoder.buffers:
+                    data, large, room = self._encode_large(delivery, receipt, data)
             except Exception as error:  # noqa: BLE001 - pickling runs the user's code
                 message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
                 continue
@@ -127,24 +133,28 @@ class ParentEnd:
             message.data = pack_batch(head, events)
         return message
 
-    def _encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
-        """Encode an event.
+    def _encode_large(
+        self, delivery: Delivery, receipt: Receipt, data: bytes
+    ) -> tuple[bytes, Large | None, bool]:
+        """Put what is large of an event into shared memory.
+
+        Args:
+            delivery: what is to be sent.
+            receipt: its receipt, which has the event.
+            data: the event as encoded; empty where it is content alone.
 
         Returns:
             What goes through the pipe, where the rest is, and whether there was room for that.
         """
-        encoder, large = self._encoder, self._events.large
-        event = receipt.event
-        found = plain(event, large)
-        if found is not None:
+        encoder = self._encoder
+        if not data:
+            found = plain(receipt.event, self._events.large)
+            assert found is not None
             return self._share(delivery, receipt, found[0], [found[1]], b"")
-        data = encoder.encode(event)
         if encoder.buffers:
             buffers, encoder.buffers = encoder.buffers, []
             return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
-        if len(data) >= large:
-            return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
-        return data, None, True
+        return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
 
     def _share(
         self,

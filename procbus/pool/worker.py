@@ -22,6 +22,7 @@ from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
 from procbus.pool.blocks import Room
 from procbus.pool.channel import Channel
+from procbus.pool.large import PLAIN
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
 from procbus.pool.process import end_with_parent, resident_bytes, told
@@ -302,12 +303,18 @@ class Worker:
         if value is None and not published:
             return pack_end(started_at, ended_at, b""), ended_at
         try:
-            if not published and (ahead := self._memory.put_plain(value)):
+            if (
+                value.__class__ in PLAIN
+                and not published
+                and (ahead := self._memory.put_plain(value))
+            ):
                 return ahead + pack_end(started_at, ended_at, REST), ended_at
             frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
             # Taken away from the encoder: a view of the event would count as kept by the handler.
-            buffers, self._encoder.buffers = self._encoder.buffers, []
-            ahead, frame = self._memory.put(frame, buffers)
+            ahead = b""
+            if self._encoder.buffers or len(frame) >= self._memory.large:
+                buffers, self._encoder.buffers = self._encoder.buffers, []
+                ahead, frame = self._memory.put(frame, buffers)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             from procbus.blame import path_of_fault  # only now: it is rarely needed
 
