@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The event bus: its parts put together, and its public methods."""
+"""The event bus: its public methods."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -15,22 +14,16 @@ from collections.abc import (
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
-from procbus import exit_watch
-from procbus.admission import Admission, OnFull
+from procbus.admission import OnFull
+from procbus.assembly import Assembly
 from procbus.context import NOTHING
 from procbus.dead_letters import DeadLetter, DeadLetters
-from procbus.dispatcher import Dispatcher
 from procbus.handler import make_handler
-from procbus.lanes import Lanes
-from procbus.lifecycle import Lifecycle
 from procbus.receipt import Receipt
-from procbus.registry import check_can_travel, default_registry, handlers_from
-from procbus.retry_queue import RetryQueue
+from procbus.registry import check_can_travel
 from procbus.settings import make_settings
-from procbus.settlement import Settlement
-from procbus.stats import BusStats, collect_stats
+from procbus.stats import BusStats
 from procbus.stream import as_settled, in_order
-from procbus.subscriptions import Subscriptions
 from procbus.topic import check_concrete, topics_in
 
 if TYPE_CHECKING:
@@ -115,46 +108,10 @@ class EventBus:
             journal=journal,
             unknown=unknown,
         )
-        self._admission = Admission(settings.max_pending, settings.on_full)
-        self._retries = RetryQueue()
-        self._settlement = Settlement(
-            self._admission,
-            self._retries,
-            lambda letter: self._dispatcher.redeliver(letter),
-            settings.on_failure,
-            lambda delivery, receipt: self._dispatcher.context_of(delivery, receipt),
-        )
-        shared = default_registry if handlers is None else None
-        own = () if handlers is None else handlers_from(handlers)
-        self._subscriptions = Subscriptions(shared, own, lambda handler: self._lanes.of(handler))
-        self._settlement.dead_letters.handlers = self._subscriptions.handlers
-        self._dispatcher = Dispatcher(
-            self._admission,
-            self._settlement,
-            self._subscriptions.routes,
-            self._get_ready,
-            self._subscriptions.all,
-        )
-        self._lanes = Lanes(
-            settings,
-            self._settlement.settle,
-            self._dispatcher.context_of,
-            self._dispatcher.publish_children,
-            self._dispatcher.guard,
-            self._retries,
-        )
-        self._lifecycle = Lifecycle(
-            self._admission,
-            self._dispatcher,
-            self._lanes,
-            self._subscriptions,
-            self._settlement.unseen,
-        )
-        self._publish = self._dispatcher.publish
-
-    def _get_ready(self) -> None:
-        exit_watch.watch(self._lifecycle)
-        self._lanes.prime()
+        self._parts = parts = Assembly(settings, handlers)
+        self._subscriptions = parts.subscriptions
+        self._lifecycle = parts.lifecycle
+        self._publish = parts.dispatcher.publish
 
     # Subscribing.
 
@@ -232,8 +189,8 @@ class EventBus:
             check_concrete(event)
             topic, event = event, payload
         self._lifecycle.check_process()
-        await aio.make_ready(self._subscriptions, self._lanes, event, topic)
-        return await aio.publish(self._dispatcher, event, topic)
+        await aio.make_ready(self._subscriptions, self._parts.lanes, event, topic)
+        return await aio.publish(self._parts.dispatcher, event, topic)
 
     def stream(
         self,
@@ -260,8 +217,9 @@ class EventBus:
         """
         if topic is not None:
             check_concrete(topic)
+        window = self._parts.admission.max_pending
         streamed = (in_order if ordered else as_settled)(
-            iter(events), lambda event: self._publish(event, topic), self._admission.max_pending
+            iter(events), lambda event: self._publish(event, topic), window
         )
         if not progress:
             return streamed
@@ -282,15 +240,13 @@ class EventBus:
         def publish(event: Any) -> Any:
             return self.apublish(event) if topic is None else self.apublish(topic, event)
 
-        return aio.stream(events, publish, self._admission.max_pending, ordered=ordered)
+        return aio.stream(events, publish, self._parts.admission.max_pending, ordered=ordered)
 
     # Life cycle.
 
     def start(self) -> Self:
         """Start all workers of the cpu lane now, in parallel, rather than when needed."""
-        self._lifecycle.check_open()
-        exit_watch.watch(self._lifecycle)
-        self._lanes.cpu_lane().start()
+        self._parts.start()
         return self
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -352,23 +308,13 @@ class EventBus:
 
     def stats(self) -> BusStats:
         """What the bus has done so far, and how its lanes are just now."""
-        subscriptions = self._subscriptions.all()
-        return collect_stats(
-            self._admission.pending,
-            self._dispatcher.unrouted,
-            subscriptions,
-            self._lanes.snapshot(subscriptions),
-            running=Counter(delivery.handler.name for delivery, _ in self._lanes.at_hand()),
-            retrying=len(self._retries),
-            dead_letters=len(self._settlement.dead_letters),
-            shared_memory=self._lanes.shared_memory(),
-        )
+        return self._parts.stats()
 
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker is just now: the processes first, then the threads."""
         from procbus.health import cpu_health, io_health  # only now: it imports psutil
 
-        lanes = self._lanes
+        lanes = self._parts.lanes
         return (*cpu_health(lanes.cpu), *io_health(lanes.io, lanes.loop))
 
     @property
@@ -377,15 +323,15 @@ class EventBus:
 
         Look at them, `filter` them, `replay` them, `save` them to a file and `load` them again.
         """
-        return self._settlement.dead_letters.snapshot()
+        return self._parts.settlement.dead_letters.snapshot()
 
     def __repr__(self) -> str:
         """Say what a person wants to know: open or closed, how much is pending, who works."""
         state = "closed" if self._lifecycle.closed else "open"
         handlers = len(self._subscriptions.all())
-        lanes = self._lanes.snapshot(())
+        lanes = self._parts.lanes.snapshot(())
         return (
-            f"<EventBus {state}: {handlers} handlers, {self._admission.pending} pending, "
+            f"<EventBus {state}: {handlers} handlers, {self._parts.admission.pending} pending, "
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers>"
         )
 

@@ -178,7 +178,7 @@ def test_a_handler_in_a_bus_that_is_closing_may_still_publish():
     bus.publish("root", 7)
     held.wait_begun()
     closer = in_thread(bus.close)
-    while not bus._admission._refusing:  # noqa: SLF001 - nothing else tells that it began
+    while not bus._parts.admission._refusing:  # noqa: SLF001 - nothing else tells that it began
         closer.join(0.001)
     with pytest.raises(BusClosed):
         bus.publish("leaf", 1)
@@ -208,7 +208,7 @@ def test_what_a_handler_publishes_while_the_bus_is_cancelled_is_cancelled(option
     receipt = bus.publish("root", 7)
     held.wait_begun()
     closer = in_thread(lambda: bus.close(cancel=True))
-    while not bus._lanes.io.queue.cancelled:  # noqa: SLF001 - nothing else tells that it began
+    while not bus._parts.lanes.io.queue.cancelled:  # noqa: SLF001 - nothing else tells that it began
         closer.join(0.001)
     held.go.set()
     closer.join(BOUND_S)

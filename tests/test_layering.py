@@ -22,6 +22,7 @@ LAYERS = {
     "facade": ["bus"],
     "flow": [
         "aio",
+        "assembly",
         "breaker",
         "companion",
         "cpu_lane",
