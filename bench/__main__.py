@@ -12,9 +12,9 @@ from pathlib import Path
 import loky
 from rich.console import Console
 
-from bench import machine, questions, report, work
-from bench.model import Settings
-from bench.runner import Answer, ask
+from . import machine, questions, report, work
+from .model import Settings
+from .runner import Answer, ask
 
 QUICK_SCALE = 0.02
 

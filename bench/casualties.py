@@ -24,8 +24,8 @@ from select import select
 
 import psutil
 
-from bench.runner import last_line
-from bench.work import spin
+from .runner import last_line
+from .work import spin
 
 # How a task kills its own process. An exit runs no clean-up: pools take it for a crash as well.
 HOWS = ("SIGKILL", "SIGSEGV", "exit")
@@ -147,7 +147,7 @@ def play(plot: Plot) -> tuple[dict[str, int], int]:
     mark = uuid.uuid4().hex
     with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads what the peers print
         with subprocess.Popen(
-            [sys.executable, "-m", "bench.scene", json.dumps(asdict(plot))],
+            [sys.executable, "-m", f"{__package__}.scene", json.dumps(asdict(plot))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said,

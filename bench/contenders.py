@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Self
 
-from bench.model import PROCBUS
+from .model import PROCBUS
 
 Handler = Callable[[Any], Any]
 

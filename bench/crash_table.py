@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench import casualties
-from bench.contenders import CRASH_CONTENDERS
-from bench.model import Question, Row, Settings, Target
+from . import casualties
+from .contenders import CRASH_CONTENDERS
+from .model import Question, Row, Settings, Target
 
 COUNT = 200
 DEATHS = {"50": "SIGKILL"}

@@ -14,8 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from time import perf_counter, process_time
 
-from bench.model import PROCBUS, Question, Row, Settings, Target
-from bench.work import nap
+from .model import PROCBUS, Question, Row, Settings, Target
+from .work import nap
 
 WORKER_COUNTS = (2, 8, 32, 64)
 NAPS_MS = (0.1, 1.0, 10.0)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from bench import limit
-from bench.contenders import CPU_CONTENDERS, Opener
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import spin
+from . import limit
+from .contenders import CPU_CONTENDERS, Opener
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import spin
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from time import perf_counter
 
-from bench.contenders import CPU_CONTENDERS, Contender, Opener
-from bench.model import PROCBUS, Question, Row, Settings, Target
-from bench.work import spin
+from .contenders import CPU_CONTENDERS, Contender, Opener
+from .model import PROCBUS, Question, Row, Settings, Target
+from .work import spin
 
 ROW = "400 of 1 ms and one of 2 s: delay of the short ones"
 WORKERS = 2

@@ -16,9 +16,9 @@ from queue import SimpleQueue
 from statistics import quantiles
 from time import perf_counter, sleep
 
-from bench import limit
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import spin
+from . import limit
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import spin
 
 P50 = "io latency, all cores at cpu work, p50"
 P99 = "io latency, all cores at cpu work, p99"

@@ -6,8 +6,8 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import nap
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import nap
 
 WORKERS = 64
 NAP_S = 0.01

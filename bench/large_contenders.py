@@ -13,9 +13,9 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bench import contenders
-from bench.contenders import Contender, Handler, Opener
-from bench.model import PROCBUS
+from . import contenders
+from .contenders import Contender, Handler, Opener
+from .model import PROCBUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from bench.large_contenders import LARGE_CONTENDERS, fan_of, stream
-from bench.large_work import MB, WARM_UP, changed, first, numbers, steady_ms, times
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .large_contenders import LARGE_CONTENDERS, fan_of, stream
+from .large_work import MB, WARM_UP, changed, first, numbers, steady_ms, times
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
 
 FULL_MB = 100
 HANDLERS = 4

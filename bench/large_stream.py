@@ -13,8 +13,8 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bench.large_work import MB, first, numbers
-from bench.model import PROCBUS, Question, Row, Settings, Target
+from .large_work import MB, first, numbers
+from .model import PROCBUS, Question, Row, Settings, Target
 
 if TYPE_CHECKING:
     from procbus import EventBus

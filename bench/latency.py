@@ -6,10 +6,10 @@ from functools import partial
 from statistics import median
 from time import perf_counter
 
-from bench import limit
-from bench.contenders import CPU_CONTENDERS, Opener
-from bench.model import LIMIT, Question, Row, Settings, Target
-from bench.work import tiny
+from . import limit
+from .contenders import CPU_CONTENDERS, Opener
+from .model import LIMIT, Question, Row, Settings, Target
+from .work import tiny
 
 ROW = "publish → result, idle, p50"
 FULL_COUNT = 1_000

@@ -10,8 +10,8 @@ import os
 import tempfile
 from time import monotonic
 
-from bench.growth import Growth, grow, read_growth
-from bench.model import PROCBUS, Question, Row, Settings, Target
+from .growth import Growth, grow, read_growth
+from .model import PROCBUS, Question, Row, Settings, Target
 
 MIB = 2**20
 LIMIT_BYTES = 300 * MIB

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from bench.hangs import Hang, hang
-from bench.model import Settings
-from bench.work import spin
+from .hangs import Hang, hang
+from .model import Settings
+from .work import spin
 
 if TYPE_CHECKING:
     from procbus import EventBus, Receipt

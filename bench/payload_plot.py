@@ -14,8 +14,8 @@ from math import log2, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.model import LIMIT, PROCBUS
-from bench.payload_sizes import SIZES, row_of
+from .model import LIMIT, PROCBUS
+from .payload_sizes import SIZES, row_of
 
 WIDTH, HEIGHT = 860, 560
 LEFT, RIGHT, TOP, BOTTOM = 78, 662, 54, 492

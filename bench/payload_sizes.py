@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench.contenders import Opener, procbus
-from bench.large_contenders import LARGE_CONTENDERS
-from bench.large_work import first, numbers, steady_ms
-from bench.model import LIMIT, Question, Row, Settings
+from .contenders import Opener, procbus
+from .large_contenders import LARGE_CONTENDERS
+from .large_work import first, numbers, steady_ms
+from .model import LIMIT, Question, Row, Settings
 
 KIB = 1024
 SIZES = [KIB << power for power in range(19)]  # 1 KiB to 256 MiB

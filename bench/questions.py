@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from bench.model import Question
+from .model import Question
 
 NAMES = (
     "tiny_cpu",
@@ -36,7 +36,7 @@ def load(name: str) -> Question:
     Args:
         name: one of `NAMES`.
     """
-    question = import_module(f"bench.{name}").QUESTION
+    question = import_module(f"{__package__}.{name}").QUESTION
     if not isinstance(question, Question):
-        raise TypeError(f"bench/{name}.py has no QUESTION")
+        raise TypeError(f"{name}.py has no QUESTION")
     return question

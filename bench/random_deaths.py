@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench import casualties
-from bench.model import PROCBUS, Question, Row, Settings, Target
+from . import casualties
+from .model import PROCBUS, Question, Row, Settings, Target
 
 FULL_COUNT = 2_000
 DEATHS = 5

@@ -8,8 +8,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bench.model import LIMIT, PROCBUS, Row
-from bench.runner import Answer
+from .model import LIMIT, PROCBUS, Row
+from .runner import Answer
 
 # Left to right; a question's contender that is not named here comes last.
 ORDER = (

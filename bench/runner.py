@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from bench.model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
+from .model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
 
-ROOT = Path(__file__).parent.parent  # where `bench` is found
+# Where this package is found, as `bench` in the project and as `procbus._bench` where installed.
+ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
 
 
 @dataclass
@@ -74,7 +75,7 @@ def take_sample(question: Question, contender: str, settings: Settings) -> dict[
         SampleFailed: when the process failed, took longer than the question allows, or printed
             no figures.
     """
-    command = [sys.executable, "-m", "bench.sample", question.name, contender]
+    command = [sys.executable, "-m", f"{__package__}.sample", question.name, contender]
     # A session of its own: whatever the sample starts can be ended as one group.
     process = subprocess.Popen(
         [*command, json.dumps(settings.to_json())],

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 
-from bench.model import Settings
-from bench.questions import load
+from .model import Settings
+from .questions import load
 
 
 def main(question: str, contender: str, settings: str) -> None:

@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 from time import monotonic
 
-from bench.casualties import FAILED, FINISHED, HUNG, Plot, run
-from bench.contenders import CRASH_CONTENDERS, Contender
+from .casualties import FAILED, FINISHED, HUNG, Plot, run
+from .contenders import CRASH_CONTENDERS, Contender
 
 
 def counts(contender: Contender, plot: Plot) -> dict[str, int]:

@@ -11,11 +11,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from bench.contenders import Contender, procbus
-from bench.large_contenders import pipe_alone, stream
-from bench.large_work import length
-from bench.model import PROCBUS, Question, Row, Settings, Target
-from bench.work import tiny
+from .contenders import Contender, procbus
+from .large_contenders import pipe_alone, stream
+from .large_work import length
+from .model import PROCBUS, Question, Row, Settings, Target
+from .work import tiny
 
 KIB = 1024
 #: Two equal buses differ by as much, in so many turns on a noisy machine.

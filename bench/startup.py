@@ -11,7 +11,7 @@ from functools import partial
 from statistics import median
 from time import perf_counter
 
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
 
 IMPORT = "import, over bare Python"
 FIRST = "bus or pool to first cpu result, fresh process"

@@ -18,8 +18,8 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import spin
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import spin
 
 if TYPE_CHECKING:
     from procbus import EventBus, Receipt

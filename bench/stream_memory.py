@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from bench.model import PROCBUS, Question, Row, Settings, Target
-from bench.work import tiny
+from .model import PROCBUS, Question, Row, Settings, Target
+from .work import tiny
 
 FULL_COUNT = 1_000_000
 GROWTH = "1,000,000 events through stream, memory growth"

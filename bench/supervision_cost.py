@@ -12,8 +12,8 @@ from statistics import median
 from time import clock_gettime, monotonic, perf_counter, pthread_getcpuclockid, sleep
 from typing import TYPE_CHECKING, Any
 
-from bench.model import PROCBUS, Question, Row, Settings, Target
-from bench.work import nap, tiny
+from .model import PROCBUS, Question, Row, Settings, Target
+from .work import nap, tiny
 
 if TYPE_CHECKING:
     from procbus import EventBus

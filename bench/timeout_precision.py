@@ -18,9 +18,9 @@ from statistics import quantiles
 from time import monotonic, sleep
 from typing import Any
 
-from bench import neighbour
-from bench.hangs import C_CALL, HOWS, LOOP, SLEEP, Hang, began, hang, whoami
-from bench.model import PROCBUS, Question, Row, Settings, Target
+from . import neighbour
+from .hangs import C_CALL, HOWS, LOOP, SLEEP, Hang, began, hang, whoami
+from .model import PROCBUS, Question, Row, Settings, Target
 
 TIMEOUT_S = 0.5
 WORKERS = 2

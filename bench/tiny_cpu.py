@@ -7,10 +7,10 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from bench import limit
-from bench.contenders import CPU_CONTENDERS, Opener
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import Order, tiny
+from . import limit
+from .contenders import CPU_CONTENDERS, Opener
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import Order, tiny
 
 # Enough for half a second to one second each on a slow core; rates are per second.
 FULL_COUNTS = {

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
-from bench.model import LIMIT, PROCBUS, Question, Row, Settings, Target
-from bench.work import tiny
+from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .work import tiny
 
 ROW = "tiny io handler"
 FULL_COUNT = 100_000

@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     # Commands say themselves what failed and what was not run.
     logging.getLogger("procbus").addHandler(logging.NullHandler())
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         with _sigterm_exits():
             status: int = options.run(options)
@@ -57,7 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"procbus {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_bench(commands)
     return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if options.run is _run_bench:
+        options.arguments = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -84,6 +97,29 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--no-compare", action="store_true", help="leave out the run on a thread-pool bus"
     )
     demo.set_defaults(run=_run_demo)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # Without help of its own: all that follows is for the command line of the benchmarks.
+    bench = commands.add_parser(
+        "bench",
+        add_help=False,
+        help="threads or processes? measures on this machine (procbus bench --help)",
+    )
+    bench.set_defaults(run=_run_bench)
+
+
+def _run_bench(options: argparse.Namespace) -> int:
+    name = "procbus._bench"
+    if find_spec(name) is None:
+        # Run from its source, where the benchmarks are beside this package.
+        name, root = "bench", Path(__file__).parents[1]
+        spec = find_spec(name)
+        if spec is None or spec.origin != str(root / "bench" / "__init__.py"):
+            print(f"procbus bench: the benchmarks are not in {root}", file=sys.stderr)
+            return 2
+    status: int = import_module(f"{name}.__main__").main(options.arguments)
+    return status
 
 
 def _run_demo(options: argparse.Namespace) -> int:

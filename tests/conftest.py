@@ -30,3 +30,16 @@ def nothing_left_behind() -> Iterator[None]:
         message = f"the test left behind:\n{left}"  # describes the processes: before the kill
         left.kill_processes()
         pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def open_fonts() -> None:
+    """Have matplotlib open the font files that it keeps open, before a test is watched for such."""
+    import io
+
+    from bench import plotting
+
+    with plotting.drawing() as (figure, (axes,)):
+        axes.set_title("bold")
+        axes.set_xlabel("plain $10^{-2}$")
+        figure.savefig(io.BytesIO(), format="svg")

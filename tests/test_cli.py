@@ -27,6 +27,16 @@ def test_help_names_the_commands() -> None:
     run = procbus("--help")
     assert run.returncode == 0
     assert "demo" in run.stdout
+    assert "bench" in run.stdout
+
+
+def test_bench_hands_its_arguments_to_the_benchmarks_beside_it() -> None:
+    run = procbus("bench", "--list")
+    assert run.returncode == 0, run.stderr
+    assert "tiny_cpu" in run.stdout
+    refused = procbus("bench", "--only", "nothing")
+    assert refused.returncode == 2
+    assert "invalid choice: 'nothing'" in refused.stderr
 
 
 def test_version_is_printed() -> None:

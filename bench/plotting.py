@@ -1,0 +1,243 @@
+"""How every plot of the benchmarks looks: on light and on dark pages, with and without colours.
+
+The background is transparent, and all ink and colours are of a middle lightness: each has a
+contrast of at least 3.9 to white and to GitHub's dark page (#0d1117). Contenders have a colour, a
+marker, dashes and a hatch of their own, and lines end in their names, so nobody needs the colours.
+matplotlib is imported on first use: who takes samples does without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from .model import LIMIT, PROCBUS
+
+INK = "#747a82"
+GRID = "#747a8255"
+WIDTH = 8.0  # inches of 72 points: what a page of text is wide
+NAMES_APART = 0.062  # from one name at the right to the next, in heights of the axes
+
+RC = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.9,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6.5,
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",  # letters stay letters: small files, text that can be searched
+    "svg.hashsalt": "procbus",  # the same plot gives the same file
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+class Look(NamedTuple):
+    """How a contender is told from the others in lines (marker, dashes) and bars (hatch)."""
+
+    colour: str
+    marker: str
+    dashes: Any
+    hatch: str
+
+
+BLUE, ORANGE, GREEN, VIOLET, RED = "#2f81d6", "#c2680f", "#2b9348", "#a064d8", "#d9503f"
+OLIVE, PINK = "#8a7a1e", "#d0508f"
+LOOKS = {
+    PROCBUS: Look(BLUE, "o", "-", ""),
+    "procbus cpu": Look(BLUE, "o", "-", ""),
+    "procbus io": Look(GREEN, "s", (0, (6, 2)), "//"),
+    "thread bus": Look(RED, "^", (0, (3, 2)), "xx"),
+    "serial": Look(OLIVE, "D", (0, (8, 2, 2, 2)), "--"),
+    LIMIT: Look(INK, "_", (0, (1, 2)), "+"),
+}
+#: For all others, in the order in which a plot has them.
+MORE_LOOKS = (
+    Look(ORANGE, "v", (0, (5, 1, 1, 1)), "\\\\"),
+    Look(VIOLET, "P", (0, (9, 3)), "////"),
+    Look(PINK, "X", (0, (4, 1, 1, 1, 1, 1)), "|-"),
+    Look(OLIVE, "<", (0, (2, 1)), "||"),
+    Look(RED, ">", (0, (7, 1, 1, 1)), "/"),
+    Look(GREEN, "*", (0, (1, 1)), "x"),
+    Look(INK, "d", (0, (3, 1)), "---"),
+)
+
+
+def looks_of(contenders: Sequence[str]) -> dict[str, Look]:
+    """Give each contender of one plot a look that no other of it has."""
+    others = [name for name in contenders if name not in LOOKS]
+    free = [look for look in MORE_LOOKS if look not in LOOKS.values()]
+    if len(others) > len(free):
+        raise ValueError(f"no more than {len(free)} looks for {', '.join(others)}")
+    more = dict(zip(others, free, strict=False))
+    return {name: LOOKS.get(name) or more[name] for name in contenders}
+
+
+class Spread(NamedTuple):
+    """The median of the rounds with the lowest and the highest."""
+
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, runs: Sequence[float]) -> Spread:
+        """Take the spread of what the rounds gave."""
+        return cls(median(runs), min(runs), max(runs))
+
+
+@contextmanager
+def drawing(
+    columns: int = 1, rows: int = 1, height: float = 3.6
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Give a figure and its axes, row by row; what is drawn in the block has the common look.
+
+    Args:
+        columns: axes side by side.
+        rows: of axes.
+        height: of the whole figure in inches.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        yield figure, list(axes.flat)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the figure as SVG. Call it in the block of `drawing`."""
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def line(
+    axes: Any, points: Sequence[tuple[float, Spread]], look: Look, name: str | None = None
+) -> None:
+    """Draw one contender's medians as a line, with a bar from the lowest to the highest round.
+
+    Args:
+        axes: where.
+        points: x and the figure there.
+        look: of the contender.
+        name: its name for the legend; None where `name_ends` is called.
+    """
+    xs = [x for x, _ in points]
+    middles = [spread.middle for _, spread in points]
+    bars = [
+        [spread.middle - spread.low for _, spread in points],
+        [spread.high - spread.middle for _, spread in points],
+    ]
+    axes.errorbar(
+        xs,
+        middles,
+        yerr=bars,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dashes,
+        elinewidth=1.2,
+        capsize=3,
+        label=name,
+    )
+
+
+def name_ends(axes: Any, ends: dict[str, tuple[float, float]], looks: dict[str, Look]) -> None:
+    """Write each line's name right of its end, names moved apart. Call it with final limits.
+
+    Args:
+        axes: where.
+        ends: for each name, the last point of its line.
+        looks: of the names.
+    """
+    axes.figure.draw_without_rendering()  # places what the transforms depend on
+    to_axes = axes.transAxes.inverted()
+    heights = {
+        name: float(to_axes.transform(axes.transData.transform(end))[1])
+        for name, end in ends.items()
+    }
+    lowest = min(0.0, 1 - NAMES_APART * len(ends))
+    placed = lowest - NAMES_APART
+    for name in sorted(heights, key=heights.__getitem__):
+        placed = max(heights[name], placed + NAMES_APART)
+        axes.annotate(
+            name,
+            xy=ends[name],
+            xytext=(1.03, placed),
+            textcoords="axes fraction",
+            va="center",
+            color=looks[name].colour,
+            fontweight="bold",
+            fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": looks[name].colour, "lw": 0.7, "shrinkB": 4},
+        )
+
+
+def bars(
+    axes: Any,
+    groups: Sequence[str],
+    figures: dict[str, Sequence[Spread | None]],
+    text: Any = None,
+    log: bool = False,
+) -> None:
+    """Draw groups of bars, one for each contender, with the spread as a line on each.
+
+    Args:
+        axes: where.
+        groups: names along the x axis.
+        figures: contender to its figure for each group; None where there is none.
+        text: makes the text above a bar from its median; None for no text.
+        log: whether the y axis is logarithmic.
+    """
+    looks = looks_of(list(figures))
+    width = 0.82 / len(figures)
+    if log:
+        axes.set_yscale("log")
+    for at, (name, spreads) in enumerate(figures.items()):
+        there = [(group, spread) for group, spread in enumerate(spreads) if spread is not None]
+        xs = [group + (at - (len(figures) - 1) / 2) * width for group, _ in there]
+        middles = [spread.middle for _, spread in there]
+        axes.bar(
+            xs,
+            middles,
+            width * 0.9,
+            label=name,
+            facecolor=looks[name].colour + "55",
+            edgecolor=looks[name].colour,
+            hatch=looks[name].hatch,
+            linewidth=1.2,
+        )
+        low = [spread.middle - spread.low for _, spread in there]
+        high = [spread.high - spread.middle for _, spread in there]
+        axes.errorbar(xs, middles, yerr=[low, high], fmt="none", ecolor=INK, capsize=3, lw=1.2)
+        if text is not None:
+            for x, (_, spread) in zip(xs, there, strict=True):
+                axes.annotate(
+                    text(spread.middle),
+                    (x, spread.high),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                )
+    axes.set_xticks(range(len(groups)), groups)
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
