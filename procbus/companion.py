@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
+from procbus.footprint import FootprintMeter
 from procbus.limits import Verdict
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -102,11 +103,12 @@ class Companion(threading.Thread):
         #: Set once the first worker was launched, or could not be.
         self.launched = threading.Event()
         self.started_at = monotonic()
-        #: What the supervisor keeps here: how the worker gets on, its last sample, and why it is
-        #: being killed. The verdict is given with the worker halted, before the kill; this thread
-        #: reads it after that.
+        #: What the supervisor keeps here: how the worker gets on, its last sample, its memory, and
+        #: why it is being killed. The verdict is given with the worker halted, before the kill;
+        #: this thread reads it after that.
         self.progress = Progress()
         self.last_sample: Sample | None = None
+        self.footprint = FootprintMeter()
         self.verdict: Verdict | None = None
         #: Deliveries that the present worker has finished, and why it wants no more.
         self._worker_done = 0
@@ -167,6 +169,7 @@ class Companion(threading.Thread):
                 self._worker_done, self._unwanted = 0, ""
                 self.last_sample = self.verdict = None
                 self.progress = Progress()
+                self.footprint = FootprintMeter()
                 self.worker = worker
                 return worker
             finally:

@@ -76,13 +76,13 @@ class HandlerTimeout(ProcbusError):
 
 
 class MemoryLimitExceeded(ProcbusError):
-    """A handler's worker grew above its memory limit.
+    """A handler's worker, with the processes that it started, grew above its memory limit.
 
     Attributes:
         handler: name of the handler.
         event_id: id of the event.
         limit_bytes: the limit.
-        peak_bytes: the most resident memory that the worker was seen to have.
+        peak_bytes: the most resident memory that they were seen to have, without what they share.
         stack: where the handler was just before it was stopped, as the text of a Python stack;
             empty when it could not be had.
     """

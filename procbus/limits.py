@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from procbus.delivery import Delivery
 from procbus.errors import HandlerTimeout, MemoryLimitExceeded
+from procbus.footprint import Footprint
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.seam import At
 from procbus.sizes import format_size
@@ -71,24 +72,26 @@ def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> Han
     return error
 
 
-def memory_error(delivery: Delivery, ran_s: float, peak: int, stack: str) -> MemoryLimitExceeded:
-    """Make the error of a run whose worker grew too large.
+def memory_error(
+    delivery: Delivery, ran_s: float, peak: Footprint, stack: str
+) -> MemoryLimitExceeded:
+    """Make the error of a run that took too much memory.
 
     Args:
         delivery: what was run.
         ran_s: for how many seconds.
-        peak: the most bytes that the worker was seen to have.
+        peak: the most that the worker and the processes it started were seen to have.
         stack: where the handler was; empty when that could not be had.
     """
     handler = delivery.handler
     limit = handler.max_memory or 0
     error = MemoryLimitExceeded(
-        f"{handler.name} with event {delivery.event_id} had {format_size(peak)}, above its "
+        f"{handler.name} with event {delivery.event_id} had {peak}, above its "
         f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s",
         handler=handler.name,
         event_id=delivery.event_id,
         limit_bytes=limit,
-        peak_bytes=peak,
+        peak_bytes=peak.total,
         stack=stack,
     )
     error.add_note(stack or NO_STACK)

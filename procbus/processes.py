@@ -16,18 +16,17 @@ from typing import NamedTuple, TypeVar
 
 import psutil
 
+from procbus import proc_files
+from procbus.turns import Steps
+
 #: `Details.status` of a process that a signal has halted.
 STOPPED = psutil.STATUS_STOPPED
-#: How long `Probe.stop` waits for the kernel, and between two looks, in seconds.
+#: How long `Probe.stop` waits for the kernel, in seconds.
 STOP_S = 0.020
-_LOOK_S = 0.0005
 #: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
 _ROUNDS = 5
 #: Only Linux counts the bytes of all reads and writes, from caches and pipes too.
 _COUNTS_IO = sys.platform == "linux"
-#: Whether the kernel lists the children of each thread; a few kernels are built without.
-_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
-
 # Where a process vanishes between the opening and the reading of a file, psutil passes on what it
 # got: OSError, or RuntimeError and ValueError for an empty one.
 _UNANSWERED = (psutil.Error, OSError, RuntimeError, ValueError)
@@ -93,27 +92,31 @@ class Probe:
         Args:
             io: count the bytes of its input and output as well, for half the cost again.
         """
-        process = self._process
-        if process is None:
+        if self._process is None:
             return None
-        try:
-            # Two reads. psutil's `oneshot` would make three of them, and take longer.
-            rss = process.memory_info().rss
-            times = process.cpu_times()
-        except _UNANSWERED:
-            return None
+        rss, cpu_s = self._usage(self._process)
         if not rss:  # a zombie has none
             return None
-        io_bytes = _io_bytes(process) if io else 0
-        return Sample(time.monotonic(), rss, times.user + times.system, io_bytes)
+        io_bytes = _io_bytes(self._process) if io else 0
+        return Sample(time.monotonic(), rss, cpu_s, io_bytes)
+
+    def _usage(self, process: psutil.Process) -> tuple[int, float]:
+        """Resident memory in bytes and CPU seconds; nothing of both when it is gone."""
+        if proc_files.READABLE:  # this is what is asked most often
+            stat = proc_files.read_stat(self.pid)
+            return (0, 0.0) if stat is None else (stat.rss, stat.cpu_s)
+        try:
+            times = process.cpu_times()
+            return process.memory_info().rss, times.user + times.system
+        except _UNANSWERED:
+            return 0, 0.0
 
     def own_bytes(self) -> int | None:
         """Resident memory that it does not share; None when the process is gone or a zombie.
 
         What is shared are libraries, and the large events of the bus. Only Linux tells it apart.
         """
-        info = self._ask(lambda process: process.memory_info(), None)
-        return None if info is None else (info.rss - getattr(info, "shared", 0)) or None
+        return None if self._process is None else own_bytes(self.pid)
 
     def alive(self) -> bool:
         """Whether it is there and not a zombie."""
@@ -133,17 +136,20 @@ class Probe:
 
     def runnable(self) -> bool:
         """Whether its main thread is running, or waits for nothing but a core."""
-        return self._ask(lambda process: process.status(), None) == psutil.STATUS_RUNNING
+        return self._status() == psutil.STATUS_RUNNING
 
     def stopped(self) -> bool:
         """Whether a signal has halted it."""
-        return self._ask(lambda process: process.status(), None) == STOPPED
+        return self._status() == STOPPED
+
+    def _status(self) -> str | None:
+        return self._ask(lambda process: process.status(), None)
 
     def details(self) -> Details | None:
         """Look closely: it takes some 0.1 ms, more with GBs of memory. None when it is dead."""
         sample = self.sample()
-        status = self._ask(lambda process: process.status(), psutil.STATUS_DEAD)
-        if sample is None or status in _DEAD:
+        status = self._status()
+        if sample is None or status is None or status in _DEAD:
             return None
         return Details(
             status,
@@ -155,12 +161,18 @@ class Probe:
             self._ask(lambda process: max(0.0, time.time() - process.create_time()), 0.0),
         )
 
-    def children(self) -> list[int]:
-        """Pids of all its descendants; empty when it is gone."""
-        if _LISTS_CHILDREN:
-            # Some µs, where psutil looks at every process of the machine. It may miss one where
+    def children(self, *, any_thread: bool = True) -> list[int]:
+        """Pids of all its descendants; empty when it is gone.
+
+        Args:
+            any_thread: also those that another than its main thread started, for four times the
+                cost. Where the kernel does not list children these are always among them.
+        """
+        if proc_files.LISTS_CHILDREN:
+            # Some 10 µs, where psutil looks at every process of the machine. It may miss one where
             # another ends just then; so `kill_tree` does not rely on it.
-            return _listed_descendants(self.pid) if self._process is not None else []
+            pid, known = self.pid, self._process is not None
+            return proc_files.descendants(pid, any_thread=any_thread) if known else []
         return [child.pid for child in self._descendants()]
 
     def tree_cpu_s(self) -> float:
@@ -178,7 +190,7 @@ class Probe:
         """Send it a signal; False when it is gone."""
         return self._process is not None and _send(self._process, number)
 
-    def stop(self) -> bool:
+    def stop(self) -> Steps[bool]:
         """Halt it, and wait until its main thread, which runs the handlers, is halted.
 
         After `STOP_S` it waits no longer: the kernel is busy for the process, or has no core for
@@ -191,7 +203,7 @@ class Probe:
         if not self.send_signal(signal.SIGSTOP):
             return False
         while not self.stopped() and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
+            yield
         return self.alive()
 
     def resume(self) -> None:
@@ -229,6 +241,32 @@ class Probe:
             return question(self._process)
         except _UNANSWERED:
             return otherwise
+
+
+def own_bytes(pid: int) -> int | None:
+    """As `Probe.own_bytes`, of any process."""
+    if proc_files.READABLE:
+        return proc_files.read_own_bytes(pid) or None
+    try:
+        return psutil.Process(pid).memory_info().rss or None
+    except _UNANSWERED:
+        return None
+
+
+def fair_bytes(pid: int) -> int | None:
+    """As `own_bytes`, but a page that several processes have counts in each for its part only.
+
+    So do pages that a forked process and its parent have in common until one writes to them. The
+    kernel looks at every page for it: some ms for each GB. None where it is not told.
+    """
+    own = own_bytes(pid)
+    if own is None:
+        return None
+    try:
+        proportional = getattr(psutil.Process(pid).memory_full_info(), "pss", None)
+    except _UNANSWERED:
+        return None
+    return None if proportional is None else min(own, proportional)
 
 
 def machine_memory() -> Memory:
@@ -284,25 +322,3 @@ def _family_cpu_s(process: psutil.Process) -> float:
     except _UNANSWERED:
         return 0.0
     return times.user + times.system + times.children_user + times.children_system
-
-
-def _listed_descendants(pid: int) -> list[int]:
-    family = [pid]
-    for parent in family:  # it grows meanwhile
-        family += [child for child in _listed_children(parent) if child not in family]
-    return family[1:]
-
-
-def _listed_children(pid: int) -> list[int]:
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:  # it has ended
-        return []
-    children: list[int] = []
-    for thread in threads:
-        try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                children += map(int, file.read().split())
-        except OSError:  # the thread has ended
-            continue
-    return children

@@ -2,8 +2,8 @@
 """The supervisor: one thread that looks after the workers of a bus, and after time.
 
 It sees to limits of time and memory, to workers that get nowhere, to a machine short of memory, and
-to deliveries whose next attempt is due. It never waits for a worker longer than it takes to kill
-one.
+to deliveries whose next attempt is due. It never waits for workers longer than it takes to kill
+one: several are killed in turn.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from procbus.log import log
 from procbus.outcome import OutcomeKind
 from procbus.retry_queue import RetryQueue
 from procbus.sizes import format_size
+from procbus.turns import Steps, in_turn
 
 if TYPE_CHECKING:
     from procbus.companion import Companion
     from procbus.cpu_lane import CpuLane
+    from procbus.footprint import Footprint
     from procbus.io_lane import IoLane
     from procbus.machine import MemoryWatch
     from procbus.pool.seam import At, Worker
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 SAMPLE_S = 0.5
 #: With more busy workers than this each is sampled less often, lest it all takes more than half a
 #: percent of a core.
-MANY = 32
+MANY = 64
 #: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
 #: limit ends is known from then on, so only one shorter than this can be noticed late.
 LOOK_S = 0.1
@@ -144,6 +146,7 @@ class Supervisor:
             dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
+        kills: list[Steps[bool]] = []
         for companion, worker, delivery, at in running:
             if companion.verdict is not None:
                 continue  # it is dead, and its companion has not buried it yet
@@ -151,12 +154,14 @@ class Supervisor:
             if handler.timeout is not None:
                 ends_at = at[2] + handler.timeout
                 if now >= ends_at:
-                    self._time_out(companion, worker, delivery, at)
+                    kills.append(self._time_out(companion, worker, delivery, at))
                     continue
                 next_look = min(next_look, ends_at)
             if handler.max_memory is not None:
                 next_look = min(next_look, now + MEMORY_S)
-                self._check_memory(companion, worker, delivery, at, handler.max_memory)
+                if (footprint := self._above(companion, worker, handler.max_memory)) is not None:
+                    kills.append(self._over_memory(companion, worker, delivery, at, footprint))
+        in_turn(kills)
         return next_look
 
     def _look_at_machine(self, lane: CpuLane, now: float) -> None:
@@ -227,26 +232,35 @@ class Supervisor:
             worker.hang_up()
         self._dead = dead
 
-    def _time_out(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> None:
+    def _time_out(
+        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
+    ) -> Steps[bool]:
         def condemn(stack: str) -> None:
             now = monotonic()
             error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
             companion.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
 
-        worker.kill_in(at, condemn)
+        return worker.kill_in(at, condemn)
 
-    def _check_memory(
-        self, companion: Companion, worker: Worker, delivery: Delivery, at: At, limit: int
-    ) -> None:
+    def _above(self, companion: Companion, worker: Worker, limit: int) -> Footprint | None:
+        """What a worker and its children have, if that is above the limit."""
         probe = worker.probe
-        rss = None if probe is None else probe.own_bytes()
-        if rss is None or rss <= limit:
-            return
+        footprint = None if probe is None else companion.footprint.measure(probe, limit)
+        return footprint if footprint is not None and footprint.total > limit else None
 
+    def _over_memory(
+        self,
+        companion: Companion,
+        worker: Worker,
+        delivery: Delivery,
+        at: At,
+        footprint: Footprint,
+    ) -> Steps[bool]:
         def condemn(stack: str) -> None:
-            now = monotonic()
-            peak = max(rss, (probe.own_bytes() if probe is not None else 0) or 0)
+            now, probe = monotonic(), worker.probe
+            own = (probe.own_bytes() if probe is not None else None) or 0
+            peak = footprint._replace(worker=max(footprint.worker, own))
             error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
             companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
 
-        worker.kill_in(at, condemn)
+        return worker.kill_in(at, condemn)

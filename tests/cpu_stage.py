@@ -19,6 +19,7 @@ from procbus.pool.seam import At, Message, Pool, Report
 from procbus.receipt import Receipt
 from procbus.retry_queue import RetryQueue
 from procbus.subscription import Subscription
+from procbus.turns import Steps
 from procbus.wear import Wear
 from tests.parts import settlement_for
 
@@ -82,8 +83,8 @@ class SpyWorker(InlineWorker):
         self.pool.on_receive(self)
         return super().receive(patience_s)
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
-        killed = super().kill_in(at, condemn)
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+        killed = yield from super().kill_in(at, condemn)
         self.pool.kills.append(killed)
         return killed
 

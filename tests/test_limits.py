@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from procbus.delivery import Delivery
+from procbus.footprint import Footprint
 from procbus.handler import make_handler
 from procbus.limits import NO_STACK, Verdict, memory_error, stack_text, timeout_error
 from procbus.outcome import OutcomeKind
@@ -36,7 +37,7 @@ def test_a_timeout_tells_handler_event_limit_and_what_was_done() -> None:
 
 
 def test_a_limit_of_memory_tells_the_peak_too() -> None:
-    error = memory_error(delivery(max_memory="100 MiB"), 2.0, 150 * MIB, STACK)
+    error = memory_error(delivery(max_memory="100 MiB"), 2.0, Footprint(150 * MIB), STACK)
 
     assert str(error) == (
         "resize with event 7 had 150 MiB, above its max_memory of 100 MiB, and its worker was "
@@ -50,7 +51,7 @@ def test_a_limit_of_memory_tells_the_peak_too() -> None:
 def test_where_no_stack_could_be_had_the_error_says_so() -> None:
     errors = (
         timeout_error(delivery(timeout=1), 1.0, "", "was cancelled"),
-        memory_error(delivery(max_memory="100 MiB"), 1.0, 150 * MIB, ""),
+        memory_error(delivery(max_memory="100 MiB"), 1.0, Footprint(150 * MIB), ""),
     )
     for error in errors:
         assert error.stack == ""

@@ -16,8 +16,16 @@ from typing import Any
 import psutil
 import pytest
 
-from procbus import processes
-from procbus.processes import STOPPED, Probe, machine_memory, thread_cpu_s
+from procbus import proc_files
+from procbus.processes import (
+    STOPPED,
+    Probe,
+    fair_bytes,
+    machine_memory,
+    own_bytes,
+    thread_cpu_s,
+)
+from procbus.turns import in_turn
 from tests.cpu_stage import eventually
 from tests.parts import BOUND_S
 
@@ -117,6 +125,11 @@ def start_family(start: Start, depth: int) -> tuple[Child, set[int]]:
     return child, pids - {child.process.pid}
 
 
+def stop(probe: Probe) -> bool | None:
+    [halted] = in_turn([probe.stop()])
+    return halted
+
+
 # Looking.
 
 
@@ -145,10 +158,42 @@ def test_a_sample_counts_bytes_when_asked(tmp_path: Path) -> None:
     assert after.io_bytes - before.io_bytes >= 2_000_000
 
 
-def test_resident_memory_alone() -> None:
-    own = Probe(os.getpid()).own_bytes()
+@pytest.mark.parametrize("readable", [True, False], ids=["by its files", "by psutil"])
+def test_usage_is_told_wherever_it_is_read(monkeypatch: Any, readable: bool) -> None:
+    monkeypatch.setattr(proc_files, "READABLE", readable and proc_files.READABLE)
+    probe = Probe(os.getpid())
+    sample, own = probe.sample(), probe.own_bytes()
+
+    assert sample is not None
     assert own is not None
-    assert own > 1_000_000
+    assert 1_000_000 < own <= sample.rss
+    assert sample.cpu_s > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_memory_that_a_forked_process_has_in_common_counts_for_its_part(start: Start) -> None:
+    code = """
+import os, sys
+kept = bytearray(b"x") * (64 << 20)
+if not os.fork():
+    sys.stdin.read()
+    os._exit(0)
+print(os.getpid(), flush=True)
+input()
+"""
+    boss = start(code)
+    boss.read()
+    (child,) = boss.probe.children()
+    family = [boss.process.pid, child]
+
+    assert sum(own_bytes(pid) or 0 for pid in family) > 128 << 20, "in both, by what is cheap"
+    fair = sum(fair_bytes(pid) or 0 for pid in family)
+    assert 64 << 20 < fair < 100 << 20
+
+
+def test_of_a_process_that_is_gone_no_memory_is_known() -> None:
+    assert own_bytes(2**31) is None
+    assert fair_bytes(2**31) is None
 
 
 def test_details(start: Start) -> None:
@@ -169,7 +214,7 @@ def test_details(start: Start) -> None:
 @pytest.mark.parametrize("listed", [True, False])
 def test_descendants_are_found(start: Start, monkeypatch: Any, listed: bool) -> None:
     if not listed:  # as where the kernel does not list them
-        monkeypatch.setattr(processes, "_LISTS_CHILDREN", False)
+        monkeypatch.setattr(proc_files, "LISTS_CHILDREN", False)
     child, descendants = start_family(start, 2)
 
     assert set(child.probe.children()) == descendants
@@ -229,13 +274,13 @@ def test_a_process_is_halted_and_goes_on(start: Start) -> None:
     child, _ = start_family(start, 0)
     assert not child.probe.stopped()
 
-    assert child.probe.stop()
+    assert stop(child.probe)
     eventually(child.probe.stopped)
     assert child.probe.alive()
     details = child.probe.details()
     assert details is not None
     assert details.status == STOPPED
-    assert child.probe.stop(), "twice"
+    assert stop(child.probe), "twice"
 
     child.probe.resume()
     child.tell(b"hello\n")
@@ -249,7 +294,7 @@ def test_a_process_that_is_not_seen_to_halt_runs_nothing_either(
     child, _ = start_family(start, 0)
     with monkeypatch.context() as patch:
         patch.setattr(Probe, "stopped", lambda _: False)
-        assert child.probe.stop()
+        assert stop(child.probe)
 
     child.tell(b"hello\n")
     eventually(child.probe.stopped)
@@ -281,7 +326,7 @@ def test_a_halted_tree_is_killed(start: Start) -> None:
     child, descendants = start_family(start, 1)
     for pid in descendants:
         os.kill(pid, signal.SIGSTOP)
-    assert child.probe.stop()
+    assert stop(child.probe)
 
     child.probe.kill_tree()
 
@@ -318,7 +363,7 @@ def test_of_a_process_that_is_gone_nothing_is_known(start: Start) -> None:
     for probe in (child.probe, Probe(child.process.pid)):
         assert_dead(probe)
         assert probe.tree_cpu_s() == 0
-        assert not probe.stop()
+        assert not stop(probe)
         assert not probe.send_signal(signal.SIGTERM)
         probe.resume()
         probe.kill_tree()
@@ -331,7 +376,7 @@ def test_a_zombie_is_dead(start: Start) -> None:
 
     assert_dead(child.probe)
     assert_dead(Probe(child.process.pid))
-    assert not child.probe.stop()
+    assert not stop(child.probe)
     child.probe.kill_tree()
 
 
@@ -366,6 +411,7 @@ def test_what_psutil_raises_meanwhile_is_no_answer(monkeypatch: Any, error: Exce
     assert (details.uss, details.open_files) == (None, None)
 
     monkeypatch.setattr(psutil.Process, "cpu_times", fail)
+    monkeypatch.setattr(proc_files, "READABLE", False)
     assert probe.sample() is None
     assert probe.tree_cpu_s() == 0
     monkeypatch.setattr(psutil.Process, "threads", fail)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from procbus.pool import stack as module
 from procbus.pool import worker
 from procbus.pool.stack import SIGNAL, StackPage, handler_stack
+from procbus.turns import in_turn
 from tests.parts import BOUND_S, in_thread
 
 WORKER = worker.__file__
@@ -112,6 +113,10 @@ def test_a_page_that_nobody_wrote_to_is_no_stack(page: StackPage) -> None:
 # Asking. The test's own process writes.
 
 
+def ask(page: StackPage, send: Callable[[int], bool]) -> None:
+    in_turn([page.ask(send)])
+
+
 def send_to_self(number: int) -> bool:
     signal.raise_signal(number)
     return True
@@ -121,9 +126,9 @@ def test_what_is_asked_for_is_there_when_it_was_written(page: StackPage) -> None
     assert SIGNAL is not None
     page.listen()
     try:
-        page.ask(send_to_self)
+        ask(page, send_to_self)
         first = page.read()
-        page.ask(send_to_self)
+        ask(page, send_to_self)
     finally:
         faulthandler.unregister(SIGNAL)
 
@@ -137,7 +142,7 @@ def test_a_process_that_is_gone_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
 
-    page.ask(lambda _: False)
+    ask(page, lambda _: False)
 
     assert page.read() == ""
 
@@ -152,7 +157,7 @@ def test_a_process_that_writes_nothing_is_waited_for_a_while(
         asked.append(number)
         return True
 
-    page.ask(send)
+    ask(page, send)
 
     assert asked == [SIGNAL]
     assert page.read() == ""
@@ -164,7 +169,7 @@ def test_where_there_is_no_such_signal_nothing_is_asked(
     monkeypatch.setattr(module, "SIGNAL", None)
 
     page.listen()
-    page.ask(lambda _: pytest.fail("nothing to send"))
+    ask(page, lambda _: pytest.fail("nothing to send"))
 
     assert page.read() == ""
 
@@ -176,7 +181,7 @@ def test_a_page_may_be_closed_twice_and_asks_nobody_then(page: StackPage) -> Non
     page.close()
     page.close()
 
-    page.ask(lambda _: pytest.fail("nobody is asked"))
+    ask(page, lambda _: pytest.fail("nobody is asked"))
     assert page.read() == ""
 
 
@@ -197,7 +202,7 @@ def test_a_page_is_not_closed_while_somebody_asks(
         page.close()
         closed.set()
 
-    asker = in_thread(lambda: page.ask(send))
+    asker = in_thread(lambda: ask(page, send))
     assert asking.wait(BOUND_S)
     closer = in_thread(close)
     go_on.set()
@@ -238,7 +243,7 @@ def test_a_process_answers_though_c_code_holds_its_gil(
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
 
-            page.ask(send)
+            ask(page, send)
 
             assert "in hold_the_gil" in page.read()
             assert process.poll() is None, "it goes on"

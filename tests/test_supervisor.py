@@ -3,6 +3,7 @@
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from procbus import supervisor as module
 from procbus.delivery import Delivery
 from procbus.errors import HandlerTimeout, MemoryLimitExceeded
 from procbus.outcome import OutcomeKind
+from procbus.pool.seam import At
 from procbus.processes import Sample
 from procbus.retry_queue import RetryQueue
 from procbus.stall import WINDOW_S
 from procbus.supervisor import SAMPLE_S, Supervisor
-from tests.cpu_stage import Stage, eventually, spot, visit, visited
+from procbus.turns import Steps
+from tests.cpu_stage import SpyWorker, Stage, eventually, spot, visit, visited
 from tests.parts import BOUND_S, FakeLane, delivery_to, subscription_of
 
 SUCCEEDED, TIMED_OUT, OVER_MEMORY, DIED = (
@@ -33,6 +36,8 @@ MIB = 1 << 20
 
 class FakeProbe:
     """A process that is as the test says."""
+
+    pid = os.getpid()
 
     def __init__(self) -> None:
         self.memory = MIB
@@ -58,6 +63,9 @@ class FakeProbe:
 
     def alive(self) -> bool:
         return self.is_alive
+
+    def children(self, *, any_thread: bool) -> list[int]:
+        return []
 
 
 class FakeMemory:
@@ -309,7 +317,7 @@ def test_one_that_ends_while_it_is_being_killed_is_left_alone(
     [worker] = it.stage.pool.started
     kill_in = worker.kill_in
 
-    def kill_later(at: Any, condemn: Any) -> bool:
+    def kill_later(at: Any, condemn: Any) -> Steps[bool]:
         late.go_on.set()
         assert it.stage.settled(delivery) == [SUCCEEDED]
         return kill_in(at, condemn)
@@ -349,6 +357,38 @@ def test_an_attempt_that_ran_out_of_time_may_be_followed_by_another(it: Supervis
     assert [outcome.kind for outcome in delivery.earlier] == [TIMED_OUT]
     assert delivery.attempts == 2
     assert visited == ["hung", "hung"]
+
+
+def test_those_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"hung-{n}" for n in range(8)]
+    it = Supervised(len(names))
+    monkeypatch.setattr(module, "monotonic", it.monotonic)
+    monkeypatch.setattr(machine, "MemoryWatch", lambda: it.memory)
+    hung = [spot(name) for name in names]
+    deliveries = it.stage.put(*names, to=it.stage.subscribe(visit, timeout=30.0))
+    for each in hung:
+        each.wait_begun()
+    begun: list[object] = []
+
+    def kill_after_all_have_begun(worker: SpyWorker, at: At, condemn: Any) -> Steps[bool]:
+        deadline = time.monotonic() + BOUND_S
+        begun.append(worker)
+        while len(begun) < len(names) and time.monotonic() < deadline:
+            yield
+        return (yield from kill_in(worker, at, condemn))
+
+    kill_in = SpyWorker.kill_in
+    monkeypatch.setattr(SpyWorker, "kill_in", kill_after_all_have_begun)
+    it.ahead_s = 31.0
+    assert it.supervisor.start()
+    try:
+        eventually(lambda: len(it.stage.pool.kills) == len(names))
+        assert len(begun) == len(names), "none was waited for before the last had begun"
+        for each in hung:
+            each.go_on.set()
+        assert it.stage.settled(*deliveries) == [TIMED_OUT] * len(names)
+    finally:
+        it.finish()
 
 
 # Limits of memory.

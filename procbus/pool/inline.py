@@ -24,6 +24,7 @@ from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
 from procbus.stats import SharedMemoryStats
+from procbus.turns import Steps
 
 
 class InlinePool:
@@ -135,8 +136,9 @@ class InlineWorker:
         with self._closing:
             return None if self._closed else self._logbook.running()
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+        yield from ()  # there is nothing to wait for
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
         stack = "".join(traceback.format_stack(frame))
         with self._logbook.writing:

@@ -40,6 +40,7 @@ from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, Worker
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
 from procbus.stats import SharedMemoryStats
+from procbus.turns import Steps
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
@@ -257,14 +258,14 @@ class LokyWorker:
         with self._closing:
             return None if self._task is None else self._logbook.running()
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
         probe = self.probe
         if probe is None or self._killed or self.running() != at:
             return False
         if not probe.stopped():
-            self._stack.ask(probe.send_signal)
-        halted = probe.stop()
+            yield from self._stack.ask(probe.send_signal)
+        halted = yield from probe.stop()
         stack = self._stack.read()  # before the lock, which others wait for: it reads files
         still = False
         try:

@@ -15,6 +15,7 @@ import traceback
 _LINUX_PR_SET_PDEATHSIG = 1
 
 _statm: int | None = None
+_children: int | None = None
 
 
 def told(error: BaseException) -> tuple[object, str, str]:
@@ -31,18 +32,37 @@ def told(error: BaseException) -> tuple[object, str, str]:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that it shares with nobody; 0 where that cannot be had quickly.
+    """Memory of this process and its children that they share with nobody; 0 if not had quickly.
 
-    It takes 2 us. What is shared are libraries, and the large events of the bus.
+    It takes 4 us, and 10 for each child, of which those count that the calling thread has started.
+    What is shared are libraries, and the large events of the bus.
     """
-    global _statm  # open for good, since it is read again and again
-    if _statm is None:
-        there = os.path.exists("/proc/self/statm")
-        _statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if there else -1
+    global _statm, _children  # open for good, since they are read again and again
+    if _statm is None or _children is None:
+        _statm, _children = _open("/proc/self/statm"), _open("/proc/thread-self/children")
     if _statm < 0:
         return 0
-    _, resident, shared, *_ = os.pread(_statm, 128, 0).split()
+    own = _own_bytes(os.pread(_statm, 128, 0))
+    if _children < 0 or not (children := os.pread(_children, 4096, 0)):
+        return own
+    return own + sum(_own_bytes_of(pid) for pid in children.decode().split())
+
+
+def _open(file: str) -> int:
+    return os.open(file, os.O_RDONLY | os.O_CLOEXEC) if os.path.exists(file) else -1
+
+
+def _own_bytes(statm: bytes) -> int:
+    _, resident, shared, *_ = statm.split()
     return (int(resident) - int(shared)) * mmap.PAGESIZE
+
+
+def _own_bytes_of(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return _own_bytes(file.read())
+    except (OSError, ValueError):  # it has ended
+        return 0
 
 
 def end_with_parent(parent_pid: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procbus.delivery import Delivery
 from procbus.outcome import Outcome
+from procbus.turns import Steps
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
@@ -155,10 +156,11 @@ class Worker(Protocol):
     def running(self) -> At | None:
         """What it is at; None between two deliveries. From any thread."""
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> bool:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Kill it if it is still at this delivery, with all processes that its handlers started.
 
-        Takes a bounded time, of some 0.1 s. From any thread, but one at a time.
+        The steps take a bounded time, of some 0.1 s, most of which they wait: do those of several
+        workers `in_turn`. From any thread, but one at a time.
 
         Args:
             at: what `running` gave.

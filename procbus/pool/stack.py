@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from procbus.pool.logbook import anonymous_file
+from procbus.turns import Steps
 
 #: Nobody else's, where there are real-time signals; SIGUSR2 on macOS (untested). Not on Windows.
 SIGNAL: int | None = None
@@ -30,7 +31,6 @@ elif hasattr(signal, "SIGUSR2"):
 
 #: How long to wait for the worker to write, in seconds: it may have to wait for a core first.
 PATIENCE_S = 0.100
-_LOOK_S = 0.001
 #: Looks in a row at which nothing more was written: it is through.
 _STEADY = 3
 _MOST_BYTES = 1 << 16
@@ -62,7 +62,7 @@ class StackPage:
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
 
-    def ask(self, send: Callable[[int], bool]) -> None:
+    def ask(self, send: Callable[[int], bool]) -> Steps[None]:
         """In the parent: have the worker write its stack, and wait until it has, `PATIENCE_S`.
 
         Thread-safe, as `close` is.
@@ -80,7 +80,7 @@ class StackPage:
             deadline = time.monotonic() + PATIENCE_S
             size, steady = 0, 0
             while steady < _STEADY and time.monotonic() < deadline:
-                time.sleep(_LOOK_S)
+                yield
                 now = os.fstat(self._fd).st_size
                 steady = steady + 1 if now and now == size else 0
                 size = now

@@ -12,6 +12,7 @@ import pytest
 from procbus.codec import encode_alone
 from procbus.pool.loky_pool import LokyPool
 from procbus.pool.seam import At, Worker, WorkerGone
+from procbus.turns import in_turn
 from tests.conformance import handlers
 from tests.conformance.drive import (
     Gate,
@@ -32,7 +33,9 @@ class Judge:
         self.alive_then: list[bool] = []
 
     def kill_in(self, at: At) -> bool:
-        return self._worker.kill_in(at, self.condemn)
+        [killed] = in_turn([self._worker.kill_in(at, self.condemn)])
+        assert killed is not None
+        return killed
 
     def condemn(self, stack: str) -> None:
         self.stacks.append(stack)
@@ -172,8 +175,8 @@ def test_a_judge_that_fails_does_not_leave_the_worker_halted(worker: Worker, gat
     def fail(_: str) -> None:
         raise RuntimeError("a bug in procbus")
 
-    with contextlib.suppress(RuntimeError):
-        worker.kill_in(running(worker), fail)
+    with contextlib.suppress(ExceptionGroup):
+        in_turn([worker.kill_in(running(worker), fail)])
 
     gate.open()
     receiver.join(30)

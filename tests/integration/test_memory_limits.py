@@ -3,10 +3,13 @@
 import logging
 import os
 import random
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import pytest
@@ -21,7 +24,7 @@ from procbus import (
     supervisor,
 )
 from procbus.sizes import parse_size
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
 
 MIB = 1 << 20
 #: A worker that has imported this module has some 50 MiB.
@@ -30,6 +33,7 @@ LIMIT_BYTES = 160 * MIB
 
 #: What handlers leave behind in their worker.
 left: list[bytearray] = []
+left_behind: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,97 @@ def test_a_handler_that_leaks_is_stopped(tally: Tally) -> None:
         assert [letter.event_id for letter in bus.dead_letters] == [leaking.id]
         assert any("max_memory" in h.last_exit for h in bus.health())
     assert numbers(tally) == [*range(60)]
+
+
+def grow(mib: int) -> str:
+    """Code of a process that takes so much memory, says so, and waits."""
+    return f"kept = bytearray(b'x') * ({mib} << 20); print(1, flush=True); input()"
+
+
+def start_processes(job: Job) -> int:
+    """Start processes that take memory and wait, and wait with them."""
+    code = grow(job.leak // MIB)
+    started = [
+        subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    if job.bell is not None:
+        for process in started:
+            job.bell.ring(process.pid)
+    return work(replace(job, leak=0)) + sum(process.wait() for process in started)
+
+
+def fork_processes(job: Job) -> int:
+    """Take memory, and fork processes that have it in common with this one."""
+    kept = bytearray(b"x") * job.leak
+    started = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            time.sleep(job.sleep_s)
+            os._exit(kept[0] - ord("x"))
+        started.append(pid)
+    return sum(os.waitpid(pid, 0)[1] for pid in started)
+
+
+def test_what_processes_that_a_handler_started_take_counts(
+    tally: Tally, bell: Bell, heard: Listener
+) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("start", start_processes, kind="cpu", max_memory=LIMIT, name="start")
+        bus.subscribe("work", work, kind="cpu")
+        neighbours = [bus.publish("work", Job(n, tally)) for n in range(1, 20)]
+        receipt = bus.publish("start", Job(0, tally, bell=bell, leak=50 * MIB))
+        started = [psutil.Process(int(word)) for word in heard.wait(3)]
+        error = exceeded(receipt)
+        wait_gone(started)
+        assert [r.result(PATIENCE_S) for r in neighbours] == [*range(1, 20)]
+    assert error.peak_bytes > LIMIT_BYTES
+    assert re.search(r"MiB in its worker and .* MiB in [23] processes that it started", str(error))
+    assert "in start_processes" in error.stack
+
+
+def test_processes_that_stay_below_the_limit_together_are_left_alone(tally: Tally) -> None:
+    def start_small(job: Job) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", grow(job.leak // MIB)], stdin=subprocess.PIPE
+        )
+        time.sleep(job.sleep_s)  # the supervisor looks several times meanwhile
+        process.communicate(b"\n")
+        return process.returncode
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("start", start_small, kind="cpu", max_memory=LIMIT)
+        receipt = bus.publish("start", Job(0, tally, leak=50 * MIB, sleep_s=0.6))
+        assert receipt.result(PATIENCE_S) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_what_forked_processes_have_in_common_counts_once(tally: Tally) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("fork", fork_processes, kind="cpu", max_memory="240 MiB")
+        receipt = bus.publish("fork", Job(0, tally, leak=100 * MIB, sleep_s=0.8))
+        assert receipt.result(PATIENCE_S) == 0
+
+
+def test_processes_that_others_left_behind_are_not_charged_to_a_handler(tally: Tally) -> None:
+    def leave_behind(job: Job) -> int:
+        code = grow(job.leak // MIB)
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        left_behind.append(process)
+        return os.getpid()
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("leave", leave_behind, kind="cpu")
+        bus.subscribe("innocent", work, kind="cpu", max_memory=LIMIT)
+        leaver = bus.publish("leave", Job(0, tally, leak=150 * MIB)).result(PATIENCE_S)
+        assert bus.publish("innocent", Job(1, tally, sleep_s=0.5)).result(PATIENCE_S) == 1
+    assert numbers(tally) == [1]
+    assert str(leaver) not in tally.lines()[0].split(), "in a new worker"
 
 
 def test_one_that_frees_what_it_takes_is_left_alone(bus: EventBus, tally: Tally) -> None:

@@ -99,6 +99,24 @@ def warm_up(bus: EventBus, tmp_path: Path) -> set[int]:
     return pids
 
 
+def test_many_that_hang_at_once_are_all_ended_and_nobody_else(tally: Tally) -> None:
+    hanging, hows = 8, itertools.cycle(HANGS)
+    with EventBus([], cpu_workers=hanging) as bus:
+        bus.subscribe("job", work, kind="cpu")
+        bus.subscribe("hang", work, kind="cpu", timeout=LIMIT_S, name="hang")
+        receipts = [bus.publish("hang", Job(n, tally, next(hows))) for n in range(hanging)]
+        after = [bus.publish("job", Job(n, tally)) for n in range(hanging, 50)]
+        errors = [timed_out(receipt) for receipt in receipts]
+        assert [r.result(PATIENCE_S) for r in after] == [*range(hanging, 50)]
+        pids = {receipt.deliveries[0].worker_pid for receipt in receipts}
+        assert len(pids) == hanging
+        assert not any(pid is not None and psutil.pid_exists(pid) for pid in pids)
+        assert bus.stats().lanes["cpu"].restarts == hanging
+    assert tally.counts() == {str(n): 1 for n in range(50)}
+    for error in errors:
+        assert error.stack == "" or "in hang" in error.stack
+
+
 @pytest.mark.parametrize("how", HANGS)
 def test_only_the_delivery_that_hangs_fails(
     bus: EventBus, tally: Tally, tmp_path: Path, how: str
