@@ -169,11 +169,13 @@ class Probe:
                 cost. Where the kernel does not list children these are always among them.
         """
         if proc_files.LISTS_CHILDREN:
-            # Some 10 µs, where psutil looks at every process of the machine. It may miss one where
-            # another ends just then; so `kill_tree` does not rely on it.
+            # Some 10 us, where psutil looks at every process of the machine, which takes ms. It may
+            # miss one where another ends just then.
             pid, known = self.pid, self._process is not None
             return proc_files.descendants(pid, any_thread=any_thread) if known else []
-        return [child.pid for child in self._descendants()]
+        nobody: list[psutil.Process] = []
+        found = self._ask(lambda process: process.children(recursive=True), nobody)
+        return [child.pid for child in found]
 
     def tree_cpu_s(self) -> float:
         """CPU seconds of it, of its descendants, and of those that have ended; 0 when it is gone.
@@ -218,21 +220,20 @@ class Probe:
         # Halted first, from the top down: a process that is halted starts no more, and one whose
         # parent is killed before it is found is never found.
         self.send_signal(signal.SIGSTOP)
-        family: set[psutil.Process] = set()
-        for _ in range(_ROUNDS):
-            more = set(self._descendants()) - family
-            if not more:
+        family: dict[int, psutil.Process] = {}
+        for round_ in range(_ROUNDS):
+            more = [pid for pid in self.children() if pid not in family]
+            # The kernel's list may miss one where another ends just then. Once they are halted,
+            # none does.
+            if not more and round_:
                 break
-            for process in more:
-                _send(process, signal.SIGSTOP)
-            family |= more
-        for process in family:
+            for pid in more:
+                if (process := _process(pid)) is not None:
+                    family[pid] = process
+                    _send(process, signal.SIGSTOP)
+        for process in family.values():
             _send(process, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)  # the last one: who sees it dead finds none of the others
-
-    def _descendants(self) -> list[psutil.Process]:
-        nobody: list[psutil.Process] = []
-        return self._ask(lambda process: process.children(recursive=True), nobody)
 
     def _ask(self, question: Callable[[psutil.Process], _Answer], otherwise: _Answer) -> _Answer:
         if self._process is None:

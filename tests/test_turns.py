@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from procbus import turns
@@ -23,7 +25,7 @@ def fail(log: list[str], error: Exception) -> Steps[str]:
 
 
 def test_nothing_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "time", None)  # it waits for nothing
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for nothing"))
     none: list[Steps[str]] = []
     assert in_turn(none) == []
     assert in_turn([count([], "a", 0)]) == ["a"]
@@ -39,7 +41,7 @@ def test_each_goes_to_its_next_wait_in_each_turn() -> None:
 
 def test_between_two_turns_it_waits_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(turns.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
 
     in_turn([count([], "a", 3), count([], "b", 3)])
 
