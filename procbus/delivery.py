@@ -39,21 +39,35 @@ TERMINAL_STATE = {
 class Delivery:
     """One event for one handler. Read it from any thread.
 
-    The settlement alone sets `outcome`, once, and `attempts` and `earlier` before that; every
-    other field is fixed when it is published.
+    Everything but what is named here is fixed when it is published. The settlement alone sets
+    `earlier` (with each attempt that is followed by another) and, once and for all, how the
+    delivery ended: then it lets go of `receipt`, last, so that whoever finds None there finds all
+    the rest.
+
+    How it ended is kept in fields of its own where the handler succeeded, and the `Outcome` made
+    when somebody asks: an object less to make, and for the garbage collector to go through, for
+    nearly every delivery. After anything else `failure` has it, and those fields are not set.
     """
 
     __slots__ = (
-        "attempts",
         "earlier",
+        "ended_at",
         "event_id",
+        "failure",
         "key",
-        "outcome",
+        "pid",
         "queued_at",
         "receipt",
+        "started_at",
         "subscription",
         "unseen",
+        "value",
     )
+
+    value: Any
+    started_at: float
+    ended_at: float
+    pid: int | None
 
     def __init__(
         self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
@@ -65,11 +79,10 @@ class Delivery:
         self.event_id = receipt.id
         self.key = key
         self.queued_at = queued_at
-        #: Attempts that have ended.
-        self.attempts = 0
         #: Outcomes of the attempts before the last: those that were followed by another.
         self.earlier: tuple[Outcome, ...] = ()
-        self.outcome: Outcome | None = None
+        #: How it ended, unless its handler succeeded.
+        self.failure: Outcome | None = None
         #: Who keeps count of failures that nobody has looked at, once this is one of them.
         self.unseen: Unseen | None = None
 
@@ -79,13 +92,39 @@ class Delivery:
         return self.subscription.handler
 
     @property
+    def outcome(self) -> Outcome | None:
+        """How the last attempt ended; None while the delivery is open."""
+        if self.receipt is not None:
+            return None
+        if self.failure is not None:
+            return self.failure
+        times = self.started_at, self.ended_at
+        return Outcome(OutcomeKind.SUCCEEDED, self.value, None, *times, self.pid)
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that have begun and ended."""
+        last = self.outcome
+        ended = self.earlier if last is None else (*self.earlier, last)
+        return sum(1 for outcome in ended if outcome.started_at)
+
+    @property
     def state(self) -> DeliveryState:
         """Where the delivery stands just now."""
-        if self.outcome is not None:
-            return TERMINAL_STATE[self.outcome.kind]
+        outcome = self.outcome
+        if outcome is not None:
+            return TERMINAL_STATE[outcome.kind]
         if self.subscription.is_running(self):
             return DeliveryState.RUNNING
         return DeliveryState.PENDING
+
+    def end(self, outcome: Outcome) -> None:
+        """Take note of how it ended, for good. For the settlement alone, under its lock."""
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            _, self.value, _, self.started_at, self.ended_at, self.pid, _ = outcome
+        else:
+            self.failure = outcome
+        self.receipt = None
 
     def result(self) -> Any:
         """Return what the handler returned.
@@ -94,12 +133,11 @@ class Delivery:
             ProcbusError: the delivery is not settled yet, or was cancelled.
             BaseException: what the handler raised, or the `ProcbusError` that ended it.
         """
+        if self.receipt is None and self.failure is None:
+            return self.value
         error = self.exception()
-        if error is not None:
-            raise error
-        outcome = self.outcome
-        assert outcome is not None
-        return outcome.value
+        assert error is not None
+        raise error
 
     def exception(self) -> BaseException | None:
         """Return what went wrong, None when the handler succeeded.
@@ -107,40 +145,45 @@ class Delivery:
         Raises:
             ProcbusError: the delivery is not settled yet.
         """
-        if self.outcome is None:
+        if self.receipt is not None:
             raise ProcbusError(
                 f"{self!r} is not settled yet: wait on its receipt first (receipt.wait())"
             )
+        if self.failure is None:
+            return None
         if self.unseen is not None:
             self.unseen.note_seen(self)
-        return self.outcome.error
+        return self.failure.error
 
     @property
     def queued_s(self) -> float:
         """Seconds from publish until the handler began (until now while it has not)."""
-        if self.outcome is None:
+        outcome = self.outcome
+        if outcome is None:
             return time.monotonic() - self.queued_at
-        return max(0.0, (self.outcome.started_at or self.outcome.ended_at) - self.queued_at)
+        return max(0.0, (outcome.started_at or outcome.ended_at) - self.queued_at)
 
     @property
     def run_s(self) -> float | None:
         """Seconds that the handler ran; None while the delivery is open or if it never began."""
-        if self.outcome is None or not self.outcome.started_at:
+        outcome = self.outcome
+        if outcome is None or not outcome.started_at:
             return None
-        return self.outcome.ended_at - self.outcome.started_at
+        return outcome.ended_at - outcome.started_at
 
     @property
     def worker_pid(self) -> int | None:
         """Process that ran the handler; None while the delivery is open or if it never began."""
-        return None if self.outcome is None else self.outcome.worker_pid
+        outcome = self.outcome
+        return None if outcome is None else outcome.worker_pid
 
     def __repr__(self) -> str:
         """Say which event, which handler and how it stands."""
         text = f"<Delivery of event {self.event_id} to {self.handler.name}: {self.state.value}"
         if self.run_s is not None:
             text += f" after {self.run_s:.3g} s"
-        if self.outcome is not None and self.outcome.error is not None:
-            text += f": {self.outcome.error!r}"
+        if self.receipt is None and self.failure is not None:
+            text += f": {self.failure.error!r}"
         return text + ">"
 
 

@@ -16,7 +16,7 @@ from procbus.delivery import Delivery
 from procbus.errors import CircuitOpen, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.router import Router
 from procbus.settlement import Settlement
 from procbus.subscription import Subscription
@@ -99,14 +99,19 @@ class Dispatcher:
                     subscription = subscriptions[0]
                     if subscription.plain:  # by far the most common case, without the loops below
                         self._admission.enter(1, nested, seen)
-                        receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
-                        delivery = Delivery(subscription, receipt, None, monotonic())
-                        receipt.held = delivery
-                        receipt.left = 1
+                        receipt = SoleReceipt(
+                            self._next_id(),
+                            event,
+                            topic,
+                            parent_id,
+                            self._lock,
+                            subscription,
+                            monotonic(),
+                        )
                         try:
-                            subscription.put(delivery)
+                            subscription.put(receipt)
                         except BaseException:  # Ctrl-C, most likely
-                            self._take_back(delivery)
+                            self._take_back(receipt)
                             raise
                         return receipt
                 chosen, broken = _choose(subscriptions, event)
@@ -198,7 +203,7 @@ class Dispatcher:
         chosen: Sequence[Subscription],
         broken: list[tuple[Subscription, Exception]],
     ) -> Receipt:
-        receipt = Receipt(self._next_id(), event, topic, parent_id, self._lock)
+        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
         now = monotonic()
         if not chosen and not broken:
             self._note_unrouted(event, topic)
@@ -216,7 +221,7 @@ class Dispatcher:
             delivery = Delivery(subscription, receipt, None, now)
             failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
         receipt.held = (*queued, *(delivery for delivery, _ in failed))
-        receipt.left = len(receipt.deliveries)
+        receipt.left = len(receipt.held)
         for delivery in queued:
             delivery.subscription.put(delivery)
         if failed:

@@ -84,7 +84,6 @@ class Settlement:
                     continue
                 subscription = delivery.subscription
                 if outcome.kind is _SUCCEEDED:
-                    delivery.attempts += 1
                     subscription.succeeded = succeeded = subscription.succeeded + 1
                     run_s = outcome.ended_at - outcome.started_at
                     average_s = subscription.average_s
@@ -107,8 +106,7 @@ class Settlement:
                     if letter is not None:
                         failed.append((delivery, receipt, letter))
                 count += 1
-                delivery.outcome = outcome
-                delivery.receipt = None
+                delivery.end(outcome)
                 if subscription.gate is not None:
                     gated.append(delivery)
                 if receipt.block is not None:
@@ -139,7 +137,6 @@ class Settlement:
         """Count an attempt that did not succeed."""
         subscription = delivery.subscription
         if outcome.started_at:
-            delivery.attempts += 1
             subscription.note_run(outcome.ended_at - outcome.started_at)
             subscription.note_times(delivery, outcome)
         if outcome.kind is OutcomeKind.TIMED_OUT:

@@ -16,7 +16,7 @@ from procbus.outcome import OutcomeKind
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.process import resident_bytes
 from procbus.pool.seam import At, Message, Pool, Report
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt, Receipt
 from procbus.retry_queue import RetryQueue
 from procbus.subscription import Subscription
 from procbus.turns import Steps
@@ -155,7 +155,7 @@ class Stage:
         made = []
         for event in events:
             self._events += 1
-            receipt = Receipt(self._events, event, "t", None, self.settlement.lock)
+            receipt = FanReceipt(self._events, event, "t", None, self.settlement.lock)
             delivery = Delivery(to or self.visits, receipt, None, time.monotonic())
             receipt.held = (delivery,)
             receipt.left = 1

@@ -11,7 +11,7 @@ from procbus.dead_letters import DeadLetter
 from procbus.delivery import Delivery
 from procbus.handler import Handler, make_handler
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt, Receipt
 from procbus.retry_queue import RetryQueue
 from procbus.settlement import Settlement
 from procbus.subscription import Subscription
@@ -65,7 +65,7 @@ def receipt_for(
     event_id: int = 1,
 ) -> Receipt:
     """An open receipt, with a delivery to each subscription, keyed as its handler says."""
-    receipt = Receipt(event_id, event, None, None, threading.Lock() if lock is None else lock)
+    receipt = FanReceipt(event_id, event, None, None, threading.Lock() if lock is None else lock)
     receipt.held = tuple(
         Delivery(s, receipt, s.handler.key(event) if s.handler.key else None, 100.0)
         for s in subscriptions

@@ -51,9 +51,10 @@ def test_letters_from_a_file_are_the_first_to_go():
 
 def failed(box: DeadLetterBox, unseen: Unseen, event_id: int = 1) -> None:
     delivery = delivery_to(subscription_of(name="shop.store"), event_id=event_id)
-    delivery.outcome = raised(OSError())
+    outcome = raised(OSError())
+    delivery.end(outcome)
     box.add(letter(OSError(), event_id=event_id), delivery)
-    unseen.note_failed(delivery, delivery.outcome)
+    unseen.note_failed(delivery, outcome)
 
 
 def test_to_take_a_snapshot_is_to_look_at_the_failures_in_it():

@@ -17,7 +17,7 @@ def test_a_delivery_is_pending_until_a_worker_has_it():
     states = [delivery.state]
     lane.running.append(delivery)
     states.append(delivery.state)
-    delivery.outcome = succeeded()
+    delivery.end(succeeded())
     states.append(delivery.state)
     assert states == [DeliveryState.PENDING, DeliveryState.RUNNING, DeliveryState.SUCCEEDED]
 
@@ -49,7 +49,7 @@ def test_an_open_delivery_has_been_queued_until_now_and_has_not_run():
 
 def test_times_and_process_come_from_the_outcome():
     delivery = delivery_to(subscription_of())  # queued at 100.0
-    delivery.outcome = succeeded("value", started_at=101.0, ended_at=103.5)
+    delivery.end(succeeded("value", started_at=101.0, ended_at=103.5))
     assert (delivery.queued_s, delivery.run_s, delivery.worker_pid) == (1.0, 2.5, 4711)
     assert delivery.result() == "value"
     assert delivery.exception() is None
@@ -58,7 +58,7 @@ def test_times_and_process_come_from_the_outcome():
 def test_a_failed_delivery_raises_what_its_handler_raised():
     delivery = delivery_to(subscription_of())
     error = KeyError("id")
-    delivery.outcome = raised(error)
+    delivery.end(raised(error))
     assert delivery.exception() is error
     with pytest.raises(KeyError) as caught:
         delivery.result()
@@ -67,7 +67,7 @@ def test_a_failed_delivery_raises_what_its_handler_raised():
 
 def test_one_that_never_began_did_not_run():
     delivery = delivery_to(subscription_of())
-    delivery.outcome = Outcome(OutcomeKind.RAISED, error=ValueError())
+    delivery.end(Outcome(OutcomeKind.RAISED, error=ValueError()))
     assert delivery.run_s is None
     assert delivery.queued_s == 0.0
     assert delivery.worker_pid is None
@@ -78,7 +78,7 @@ def test_one_that_never_began_did_not_run():
 )
 def test_a_cancelled_delivery_says_when_and_why(ran_s, says):
     delivery = delivery_to(subscription_of(name="store"), event_id=7)
-    delivery.outcome = cancelled(delivery, ran_s)
+    delivery.end(cancelled(delivery, ran_s))
     assert delivery.state is DeliveryState.CANCELLED
     with pytest.raises(ProcbusError, match=f"event 7 to store was cancelled {says}: the bus was"):
         delivery.result()
@@ -91,7 +91,7 @@ def test_a_cancelled_delivery_says_when_and_why(ran_s, says):
 def test_the_repr_says_what_a_person_wants_to_know():
     delivery = delivery_to(subscription_of(name="shop.store"), event_id=7)
     assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
-    delivery.outcome = succeeded(started_at=101.0, ended_at=101.25)
+    delivery.end(succeeded(started_at=101.0, ended_at=101.25))
     assert repr(delivery) == "<Delivery of event 7 to shop.store: succeeded after 0.25 s>"
-    delivery.outcome = raised(KeyError("id"))
+    delivery.end(raised(KeyError("id")))
     assert repr(delivery) == "<Delivery of event 7 to shop.store: failed after 2 s: KeyError('id')>"

@@ -196,7 +196,7 @@ class LaneOfOne:
     def settle(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in settled:
             if delivery.receipt is not None:
-                delivery.receipt = None
+                delivery.end(outcome)
                 self.settled.append((delivery, outcome))
 
     def put(self) -> Delivery:

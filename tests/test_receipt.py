@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from procbus.delivery import cancelled
 from procbus.errors import ProcbusError
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt, Receipt
 from tests.parts import (
     BOUND_S,
     in_thread,
@@ -256,4 +256,4 @@ def test_the_repr_counts_how_the_deliveries_stand():
     many.settle(2, cancelled(many.receipt.deliveries[2]))
     text = "<Receipt of event 1 (str): 1 pending, 1 succeeded, 1 failed, 1 cancelled>"
     assert repr(many.receipt) == text
-    assert "(order.new)" in repr(Receipt(1, {}, "order.new", None, threading.Lock()))
+    assert "(order.new)" in repr(FanReceipt(1, {}, "order.new", None, threading.Lock()))

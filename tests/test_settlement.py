@@ -190,12 +190,12 @@ def test_every_delivery_is_settled_exactly_once_whatever_comes(sizes, attempts):
         receipt.when_done(done.append)
     deliveries = [d for receipt in receipts for d in receipt.deliveries]
     first: dict[Delivery, Outcome] = {}
-    for index, kind in attempts:
+    for number, (index, kind) in enumerate(attempts):
         delivery = deliveries[index % len(deliveries)]
-        outcome = succeeded() if kind == 0 else cancelled(delivery, None if kind == 1 else 1.0)
+        outcome = succeeded(number) if kind == 0 else cancelled(delivery, None if kind == 1 else 1.0)
         settlement.settle([(delivery, outcome)])
         first.setdefault(delivery, outcome)
-        assert delivery.outcome is first[delivery]
+        assert delivery.outcome == first[delivery]
         assert admission.pending == len(deliveries) - len(first)
         assert sum(counts(subscription)) == len(first)
         assert len(lane.released) == len(set(lane.released)) == len(first)

@@ -13,8 +13,9 @@ from tests.parts import delivery_to, raised, subscription_of
 
 def failed(unseen: Unseen, handler: str, error: BaseException) -> Delivery:
     delivery = delivery_to(subscription_of(name=handler))
-    delivery.outcome = raised(error)
-    unseen.note_failed(delivery, delivery.outcome)
+    outcome = raised(error)
+    delivery.end(outcome)
+    unseen.note_failed(delivery, outcome)
     return delivery
 
 

@@ -123,7 +123,7 @@ class ParentEnd:
                     receipt.id,
                     receipt.parent_id,
                     receipt.topic,
-                    delivery.attempts + 1,
+                    delivery.attempts + 1 if delivery.earlier else 1,
                     len(data),
                     large,
                 )

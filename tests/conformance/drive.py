@@ -15,7 +15,7 @@ from typing import Any
 from procbus.delivery import Delivery
 from procbus.handler import make_handler
 from procbus.pool.seam import Ended, Message, Worker, WorkerGone
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt
 from procbus.subscription import Subscription
 
 _event_ids = itertools.count(1)
@@ -55,7 +55,7 @@ def deliveries_to(
     lock = threading.Lock()
     made = []
     for event in events:
-        receipt = Receipt(next(_event_ids), event, "conformance", parent_id, lock)
+        receipt = FanReceipt(next(_event_ids), event, "conformance", parent_id, lock)
         receipt.left = 1
         delivery = Delivery(subscription, receipt, None, time.monotonic())
         receipt.held = (delivery,)

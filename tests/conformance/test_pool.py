@@ -27,6 +27,7 @@ from tests.conformance.drive import (
     take_reports,
     values,
 )
+from tests.parts import raised
 
 KINDS = OutcomeKind
 
@@ -86,7 +87,7 @@ def test_large_results_of_one_batch_arrive_in_order(worker: Worker) -> None:
 def test_current_tells_the_handler_what_it_runs(worker: Worker) -> None:
     subscription = subscription_of(handlers.describe_current, name="describer")
     [delivery] = deliveries_to(subscription, ["event"], parent_id=77)
-    delivery.attempts = 2
+    delivery.earlier = (raised(ValueError()), raised(ValueError()))
 
     [found] = values(run(worker, [delivery]))
 
