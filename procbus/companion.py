@@ -205,7 +205,7 @@ class Companion(threading.Thread):
             if self.in_flight:
                 self._send_first(worker)
                 batch = self.in_flight[0]
-                self._take_in(batch, worker.receive(batch.patience_s()))
+                self._take_in(worker, batch, worker.receive(batch.patience_s()))
 
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
@@ -245,15 +245,17 @@ class Companion(threading.Thread):
             batch.sent = True
             worker.send(batch.message)
 
-    def _take_in(self, batch: Batch, report: Report) -> None:
+    def _take_in(self, worker: Worker, batch: Batch, report: Report) -> None:
         if batch.number != report.batch:
             raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
+        if report.bare:
+            self._lane.settle_bare(self._ended(batch, len(report.bare)), report.bare, worker.pid)
         self._settle(batch, report.ends)
         if report.complete:
             if unwanted := self._lane.sharing.complete(self):
                 self._unwanted = too_grown_for(unwanted[0])
                 self._lane.put_back(unwanted)
-        elif report.ends:
+        elif report.ends or report.bare:
             batch.due_at = due_at(batch)
         else:
             batch.due_at = inf  # it is in one handler all the time, and will send its result
@@ -261,16 +263,20 @@ class Companion(threading.Thread):
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
         if not ends:
             return
-        first = batch.ended
-        batch.ended = first + len(ends)
-        self.events_done += len(ends)
-        self._worker_done += len(ends)
-        self._barren = 0
-        self._lane.breaker.note_survival()
-        deliveries = batch.deliveries[first : batch.ended]
+        deliveries = self._ended(batch, len(ends))
         settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
         published = [(index, events) for index, (_, events) in enumerate(ends) if events]
         self._lane.settle(settled, published)
+
+    def _ended(self, batch: Batch, count: int) -> list[Delivery]:
+        """Take note that the next deliveries of a batch have ended, and give them."""
+        first = batch.ended
+        batch.ended = first + count
+        self.events_done += count
+        self._worker_done += count
+        self._barren = 0
+        self._lane.breaker.note_survival()
+        return batch.deliveries[first : batch.ended]
 
     def _bury(self, gone: WorkerGone) -> None:
         """Account for every delivery that a dead worker had."""

@@ -22,7 +22,7 @@ from procbus.wear import Wear
 
 if TYPE_CHECKING:
     from procbus.breaker import Guard
-    from procbus.cpu_lane import CpuLane, Published
+    from procbus.cpu_lane import CpuLane, Published, SettleBare
     from procbus.loop_lane import LoopLane
 
 #: Threads of the io lane by default: they wait most of their time.
@@ -38,6 +38,7 @@ class Lanes:
     Args:
         settings: of the bus.
         settle: settles deliveries.
+        settle_bare: settles deliveries of cpu handlers that just returned None.
         make_context: makes what `current()` returns in a handler of this process.
         publish_children: publishes what a cpu handler published.
         guard: has publishing for the cpu lane raise while its workers die and die.
@@ -48,6 +49,7 @@ class Lanes:
         self,
         settings: Settings,
         settle: Settle,
+        settle_bare: SettleBare,
         make_context: MakeContext,
         publish_children: Callable[[Delivery, Published], Exception | None],
         guard: Guard,
@@ -56,6 +58,7 @@ class Lanes:
         self._lock = threading.Lock()
         self._settings = settings
         self._settle = settle
+        self._settle_bare = settle_bare
         self._make_context = make_context
         self._publish_children = publish_children
         self._guard = guard
@@ -121,6 +124,7 @@ class Lanes:
                 self.cpu = CpuLane(
                     pool,
                     self._settle,
+                    self._settle_bare,
                     self._publish_children,
                     self._guard,
                     Wear(settings.max_events_per_worker, settings.worker_max_memory),

@@ -70,11 +70,9 @@ class Settlement:
             settled: each delivery with the outcome of its last attempt.
             queued: False for deliveries that never got into their lane.
         """
-        count = 0
         again: list[Settled] = []
         failed: list[tuple[Delivery, Receipt, DeadLetter]] = []
-        gated: list[Delivery] = []
-        done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+        after = _After()
         if not self._try_lock(False):
             acquire(self.lock)
         try:
@@ -82,39 +80,20 @@ class Settlement:
                 receipt = delivery.receipt
                 if receipt is None:
                     continue
-                subscription = delivery.subscription
                 if outcome.kind is _SUCCEEDED:
-                    subscription.succeeded = succeeded = subscription.succeeded + 1
-                    run_s = outcome.ended_at - outcome.started_at
-                    average_s = subscription.average_s
-                    if average_s is None or run_s > average_s:
-                        subscription.note_run(run_s)
-                    else:  # note_run without the call, for it is most of them
-                        subscription.average_s = average_s + NEWEST * (run_s - average_s)
-                    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
-                        subscription.note_times(delivery, outcome)
-                    elif not succeeded % SAMPLE:
-                        subscription.note_times(delivery, outcome, SAMPLE)
+                    _note_success(delivery, outcome.started_at, outcome.ended_at)
                 else:
                     self._note_attempt(delivery, outcome)
                     if queued and may_retry(delivery, outcome):
-                        subscription.retried += 1
+                        delivery.subscription.retried += 1
                         delivery.earlier += (outcome,)
                         again.append((delivery, outcome))
                         continue
                     letter = self._note_unsuccessful(delivery, receipt, outcome)
                     if letter is not None:
                         failed.append((delivery, receipt, letter))
-                count += 1
                 delivery.end(outcome)
-                if subscription.gate is not None:
-                    gated.append(delivery)
-                if receipt.block is not None:
-                    _leave_block(receipt, delivery)
-                receipt.left -= 1
-                if receipt.callbacks is not None and not receipt.left:
-                    done.extend((callback, receipt) for callback in receipt.callbacks)
-                    receipt.callbacks = None
+                after.note(delivery, receipt)
         finally:
             self._unlock()
         try:
@@ -123,13 +102,50 @@ class Settlement:
         finally:  # also after Ctrl-C in the user's hook
             for delivery, outcome in again:
                 self._try_again(delivery, outcome)
-            if queued:
-                for delivery in gated:
-                    delivery.subscription.lane.release(delivery)
-            # Before the callbacks: whoever hears that a receipt is done may publish the next event.
-            self._admission.leave(count)
-            for callback, receipt in done:
-                callback(receipt)
+            self._follow(after, queued)
+
+    def settle_bare(
+        self,
+        deliveries: Sequence[Delivery],
+        times: Sequence[tuple[float, float, int]],
+        pid: int | None,
+    ) -> None:
+        """Settle deliveries whose handlers returned None, and did nothing else: most of a batch.
+
+        As `settle`, without an outcome for each.
+
+        Args:
+            deliveries: those of one worker.
+            times: when the handler of each began and ended; the third number means nothing.
+            pid: of the worker.
+        """
+        after = _After()
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
+            for delivery, (started_at, ended_at, _) in zip(deliveries, times, strict=True):
+                receipt = delivery.receipt
+                if receipt is None:
+                    continue
+                delivery.value = None
+                delivery.started_at = started_at
+                delivery.ended_at = ended_at
+                delivery.pid = pid
+                delivery.receipt = None
+                _note_success(delivery, started_at, ended_at)
+                after.note(delivery, receipt)
+        finally:
+            self._unlock()
+        self._follow(after, queued=True)
+
+    def _follow(self, after: _After, queued: bool) -> None:
+        if queued:
+            for delivery in after.gated:
+                delivery.subscription.lane.release(delivery)
+        # Before the callbacks: whoever hears that a receipt is done may publish the next event.
+        self._admission.leave(after.count)
+        for callback, receipt in after.done:
+            callback(receipt)
 
     # Under the lock.
 
@@ -138,7 +154,7 @@ class Settlement:
         subscription = delivery.subscription
         if outcome.started_at:
             subscription.note_run(outcome.ended_at - outcome.started_at)
-            subscription.note_times(delivery, outcome)
+            subscription.note_times(delivery, outcome.started_at, outcome.ended_at)
         if outcome.kind is OutcomeKind.TIMED_OUT:
             subscription.timed_out += 1
         elif outcome.kind is OutcomeKind.WORKER_DIED:
@@ -198,6 +214,45 @@ class Settlement:
         delivery.subscription.lane.step_aside(delivery)
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
+
+
+class _After:
+    """What follows, without the lock, from the deliveries that were settled together."""
+
+    __slots__ = ("count", "done", "gated")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.gated: list[Delivery] = []
+        self.done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+
+    def note(self, delivery: Delivery, receipt: Receipt) -> None:
+        """A delivery has ended; its receipt is done with the last one. Under the lock."""
+        self.count += 1
+        if delivery.subscription.gate is not None:
+            self.gated.append(delivery)
+        if receipt.block is not None:
+            _leave_block(receipt, delivery)
+        receipt.left -= 1
+        if receipt.callbacks is not None and not receipt.left:
+            self.done.extend((callback, receipt) for callback in receipt.callbacks)
+            receipt.callbacks = None
+
+
+def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> None:
+    """Count a success, and take its times into average and statistics."""
+    subscription = delivery.subscription
+    subscription.succeeded = succeeded = subscription.succeeded + 1
+    run_s = ended_at - started_at
+    average_s = subscription.average_s
+    if average_s is None or run_s > average_s:
+        subscription.note_run(run_s)
+    else:  # note_run without the call, for it is most of them
+        subscription.average_s = average_s + NEWEST * (run_s - average_s)
+    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
+        subscription.note_times(delivery, started_at, ended_at)
+    elif not succeeded % SAMPLE:
+        subscription.note_times(delivery, started_at, ended_at, SAMPLE)
 
 
 def _leave_block(receipt: Receipt, delivery: Delivery) -> None:

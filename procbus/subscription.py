@@ -9,7 +9,6 @@ from procbus.delivery import Delivery
 from procbus.gate import Gate
 from procbus.handler import Handler
 from procbus.histogram import Histogram
-from procbus.outcome import Outcome
 
 #: What a delivery costs besides its handler's own run time (coding, pipe, settling), in seconds:
 #: measured at 2 to 4 us; it keeps batches of very short handlers from growing without end.
@@ -118,11 +117,13 @@ class Subscription:
             # Bounded growth: one run that was held up (by the GIL, say) says little of the next.
             self.average_s = min(average_s + NEWEST * (run_s - average_s), 1.25 * average_s + 1e-6)
 
-    def note_times(self, delivery: Delivery, outcome: Outcome, weight: int = 1) -> None:
+    def note_times(
+        self, delivery: Delivery, started_at: float, ended_at: float, weight: int = 1
+    ) -> None:
         """Take the times of an attempt into the statistics, as if there were `weight` of it.
 
         Call it under the settlement's lock.
         """
-        self.ran.add(outcome.ended_at - outcome.started_at, weight)
+        self.ran.add(ended_at - started_at, weight)
         if not delivery.earlier:
-            self.queued.add(outcome.started_at - delivery.queued_at, weight)
+            self.queued.add(started_at - delivery.queued_at, weight)

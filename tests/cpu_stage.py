@@ -141,7 +141,14 @@ class Stage:
         self._receipts: dict[int, Receipt] = {}
 
     def lane_on(self, pool: Pool, wear: Wear = NO_WEAR) -> CpuLane:
-        return CpuLane(pool, self.settlement.settle, self._publish_children, self._guard, wear)
+        return CpuLane(
+            pool,
+            self.settlement.settle,
+            self.settlement.settle_bare,
+            self._publish_children,
+            self._guard,
+            wear,
+        )
 
     def _guard(self, error: Callable[[], CircuitOpen] | None) -> None:
         self.guarded.append(None if error is None else error())

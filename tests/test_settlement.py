@@ -192,7 +192,9 @@ def test_every_delivery_is_settled_exactly_once_whatever_comes(sizes, attempts):
     first: dict[Delivery, Outcome] = {}
     for number, (index, kind) in enumerate(attempts):
         delivery = deliveries[index % len(deliveries)]
-        outcome = succeeded(number) if kind == 0 else cancelled(delivery, None if kind == 1 else 1.0)
+        outcome = (
+            succeeded(number) if kind == 0 else cancelled(delivery, None if kind == 1 else 1.0)
+        )
         settlement.settle([(delivery, outcome)])
         first.setdefault(delivery, outcome)
         assert delivery.outcome == first[delivery]

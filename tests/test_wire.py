@@ -8,7 +8,8 @@ from procbus.pool.blocks import Place
 from procbus.pool.wire import (
     STOP,
     BatchHead,
-    Item,
+    Kind,
+    Large,
     Tag,
     each_end,
     pack_batch,
@@ -32,8 +33,12 @@ seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
     topic=st.none() | st.text(),
 )
 def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:
-    items: list[Item] = [(1, n, None, topic, 1, len(event), None) for n, event in enumerate(events)]
-    sent = BatchHead(number, classes, handlers, items, True, [7], [(8, 9)])
+    kinds: list[Kind] = [(1, None, topic, 1), (2, 77, topic, 3)]
+    ids, which = list(range(len(events))), [n % 2 for n in range(len(events))]
+    sizes, atoms = [len(event) for event in events], ["atom", 1]
+    large: dict[int, Large] = {0: ((1, 2), True)}
+    deliveries = kinds, which, ids, sizes, atoms, large
+    sent = BatchHead(number, classes, handlers, *deliveries, True, [7], [(8, 9)])
     message = pack_batch(sent, events)
     assert message != STOP
     head, data = unpack_batch(message)
@@ -54,10 +59,10 @@ def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topi
 )
 def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
     data = b"".join(pack_end(*end) if len(end) == 3 else pack_definition(*end) for end in ends)
-    message = results_head(number, complete) + data
+    message = results_head(number, 3, complete) + data
     assert message[:1] == Tag.RESULTS.value
     results = unpack_results(message)
-    assert (results.batch, results.complete) == (number, complete)
+    assert (results.batch, results.done, results.complete) == (number, 3, complete)
 
     seen: list[object] = []
     for started_at, ended_at, frame, place, kept in each_end(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from procbus import blame
 from procbus.codec import (
@@ -27,7 +28,16 @@ from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
-from procbus.pool.wire import BatchHead, Large, each_end, pack_batch, unpack_results
+from procbus.pool.wire import (
+    IN_HEAD,
+    BatchHead,
+    Kind,
+    Large,
+    each_end,
+    pack_batch,
+    size_in_head,
+    unpack_results,
+)
 from procbus.receipt import Receipt
 from procbus.wear import may_replace
 
@@ -77,61 +87,94 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
-        head = BatchHead(
-            batch,
-            self._classes_due,
-            self._handlers_due,
-            [],
-            may_replace(),
-            self._events.gone(self.number),
-            self._results.freed(),
-        )
         message = Message(batch)
-        encoder, least = self._encoder, self._events.large
-        encode = encoder.encode
+        indices: dict[Kind, int] = {}
+        which: list[int] = []
+        ids: list[int] = []
+        sizes: list[int] = []
+        atoms: list[Any] = []
         events: list[bytes] = []
+        places: dict[int, Large] = {}
+        index_of_kind, subscription, topic, parent_id = 0, None, None, None
         total = 0
         for index, delivery in enumerate(deliveries):
-            handler = delivery.subscription.handler
             receipt = delivery.receipt
             if receipt is None:  # cancelled meanwhile
                 continue
+            event, data, large, room = receipt.event, b"", None, True
+            size = size_in_head(event)
             try:
-                if handler.number not in self._known_handlers:
-                    self._define(handler)
-                event, kind = receipt.event, type(receipt.event)
-                large, room = None, True
-                data = b"" if kind in PLAIN and len(event) >= least else encode(event)
-                if not data or len(data) >= least or encoder.buffers:
-                    data, large, room = self._encode_large(delivery, receipt, data)
+                if (
+                    delivery.subscription is not subscription
+                    or receipt.topic is not topic
+                    or receipt.parent_id is not parent_id
+                    or delivery.earlier
+                ):
+                    kind = self._kind_of(delivery, receipt)
+                    index_of_kind = indices.setdefault(kind, len(indices))
+                    subscription = None if delivery.earlier else delivery.subscription
+                    topic, parent_id = receipt.topic, receipt.parent_id
+                if not size:
+                    data, large, room = self._encode(delivery, receipt)
             except Exception as error:  # noqa: BLE001 - pickling runs the user's code
                 message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
                 continue
-            if not room:
-                message.no_room = not message.deliveries
+            total += size or len(data)
+            if not room or (total > BATCH_BYTES and ids):
+                message.no_room = not room and not ids
                 message.rest.extend(deliveries[index:])
                 break
-            total += len(data)
-            if total > BATCH_BYTES and events:
-                message.rest.extend(deliveries[index:])
-                break
-            events.append(data)
+            if size:
+                atoms.append(event)
+                sizes.append(IN_HEAD)
+            else:
+                events.append(data)
+                sizes.append(len(data))
+                if large is not None:
+                    places[len(ids)] = large
+            ids.append(delivery.event_id)
+            which.append(index_of_kind)
             message.deliveries.append(delivery)
-            head.items.append(
-                (
-                    handler.number,
-                    receipt.id,
-                    receipt.parent_id,
-                    receipt.topic,
-                    delivery.attempts + 1 if delivery.earlier else 1,
-                    len(data),
-                    large,
-                )
-            )
         self._classes_due.extend(self._encoder.take_definitions())
-        if events:
+        if ids:
+            head = BatchHead(
+                batch,
+                self._classes_due,
+                self._handlers_due,
+                list(indices),
+                which,
+                ids,
+                sizes,
+                atoms,
+                places,
+                may_replace(),
+                self._events.gone(self.number),
+                self._results.freed(),
+            )
             message.data = pack_batch(head, events)
         return message
+
+    def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
+        """What a delivery has in common with others, its handler made known to the worker."""
+        handler = delivery.subscription.handler
+        if handler.number not in self._known_handlers:
+            self._define(handler)
+        return handler.number, receipt.parent_id, receipt.topic, delivery.attempts + 1
+
+    def _encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
+        """Encode an event.
+
+        Returns:
+            What goes through the pipe; where the rest is, if it is large; and whether there was
+            room for that.
+        """
+        encoder, least, event = self._encoder, self._events.large, receipt.event
+        if type(event) in PLAIN and len(event) >= least:
+            return self._encode_large(delivery, receipt, b"")
+        data = encoder.encode(event)
+        if len(data) >= least or encoder.buffers:
+            return self._encode_large(delivery, receipt, data)
+        return data, None, True
 
     def _encode_large(
         self, delivery: Delivery, receipt: Receipt, data: bytes
@@ -200,12 +243,18 @@ class ParentEnd:
     def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
         results = unpack_results(message)
-        ends, self._told = self._ends(results.data, self._batches[results.batch], self._told)
+        ends: list[Ended] = []
+        bare = results.bare_times(self._told)
+        if bare is None:
+            ends, _ = self._ends(results.data, self._batches[results.batch], self._told)
+        else:
+            bare = bare[self._received - self._told :]
+        self._told = results.done
         self._received = max(self._received, self._told)
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]
-        return Report(results.batch, ends, results.complete)
+        return Report(results.batch, ends, results.complete, bare or ())
 
     def glance(self, page: Page | None) -> Report:
         """Take what a logbook has of the first batch, without waiting for the worker to send it."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
 
 
+Bare = tuple[float, float, int]
+
+
 class Report(NamedTuple):
     """What a worker tells of a batch: the next deliveries of it, in order, have ended."""
 
@@ -32,6 +35,9 @@ class Report(NamedTuple):
     ends: list[Ended]
     #: Whether the worker is through with the batch, or with what was left of it.
     complete: bool
+    #: Where each of these handlers just returned None: when it began and ended (and 0). There are
+    #: no `ends` then.
+    bare: Sequence[Bare] = ()
 
 
 class LastWords(NamedTuple):

@@ -3,7 +3,8 @@
 
 A message to the worker is one batch: a head (pickled) and the events (each pickled alone, so that
 two events never share an object in the worker by accident, and one that fails to decode fails
-alone). A message from the worker begins with a byte that says what it is.
+alone; but for small numbers and strings, which are in the head). A message from the worker begins
+with a byte that says what it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STOP = b""
 REST = b"."
 
 _HEAD_SIZE = struct.Struct("<I")
-_RESULTS = struct.Struct("<cq?")
+_RESULTS = struct.Struct("<cqI?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
 #: In place of a start: this is not the end of a delivery but a class that the next ones need; where
@@ -56,22 +57,51 @@ class Ending(enum.IntEnum):
     NO_RESULT = 4
 
 
-Item = tuple[int, int, "int | None", "str | None", int, int, "Large | None"]
+#: What deliveries of a batch have in common: handler, id of the parent event, topic, attempt.
+Kind = tuple[int, "int | None", "str | None", int]
 #: Where what is large of an event lies (a `Place` as a plain tuple), and whether the handler gets a
 #: copy that it may write to.
 Large = tuple[tuple[Any, ...], bool]
 
+#: In place of the size of an event that is in the head.
+IN_HEAD = -1
+
+#: Other types of events that may travel in the head; the most characters, and bits, of one.
+_ATOMS = frozenset((float, bool, type(None)))
+_LONGEST = 200
+_WIDEST = 1 << 62
+
+
+def size_in_head(event: Any) -> int:
+    """About how many bytes a small number or string takes in the head; 0 for all other events.
+
+    It may be pickled along with others: it cannot fail to decode, and if two are one object that
+    does no harm. This takes 0.1 us for both sides, where pickling it alone takes 0.7.
+    """
+    kind = type(event)
+    if kind is int:
+        return 9 if -_WIDEST < event < _WIDEST else 0
+    if kind is str:
+        return 9 + len(event) if len(event) <= _LONGEST else 0
+    return 9 if kind in _ATOMS else 0
+
 
 class BatchHead(NamedTuple):
-    """The head of a batch."""
+    """The head of a batch. Lists by delivery are one for each property: they pickle much faster."""
 
     number: int
     classes: list[tuple[ClassNumber, bytes]]
     #: Handlers that the worker does not know yet: number, name, definition, limit of memory.
     handlers: list[tuple[int, str, bytes, int | None]]
-    #: Handler, event id, id of the parent event, topic, attempt, size of the event in bytes, where
-    #: the large part of it lies.
-    items: list[Item]
+    #: The different kinds of deliveries; which of them each is; and the id of its event.
+    kinds: list[Kind]
+    which: list[int]
+    ids: list[int]
+    #: Of each event its size in bytes, or `IN_HEAD`; and those that are, in order.
+    sizes: list[int]
+    atoms: list[Any]
+    #: Where the large part of an event lies, by index of the delivery.
+    large: dict[int, Large]
     #: Whether a worker that has nearly the memory that a handler may have leaves the rest undone.
     careful: bool
     #: Blocks of events that are no more, and blocks of results that nobody has any more.
@@ -118,24 +148,42 @@ def _pack_note(what: float, note: object) -> bytes:
     return _ENDED.pack(what, 0.0, len(data)) + data
 
 
-def results_head(batch: int, complete: bool) -> bytes:
-    """First part of a results message: the results themselves follow."""
-    return _RESULTS.pack(Tag.RESULTS.value, batch, complete)
+def results_head(batch: int, done: int, complete: bool) -> bytes:
+    """First part of a results message: the results themselves follow.
+
+    Args:
+        batch: its number.
+        done: deliveries of it that have ended, with those in this message.
+        complete: whether the worker is through with it.
+    """
+    return _RESULTS.pack(Tag.RESULTS.value, batch, done, complete)
 
 
 class Results(NamedTuple):
     """A results message: some deliveries of a batch have ended, or the batch is complete."""
 
     batch: int
+    #: How many deliveries of the batch have ended.
+    done: int
     #: Whether the worker is through with the batch.
     complete: bool
     data: memoryview
 
+    def bare_times(self, told: int) -> list[tuple[float, float, int]] | None:
+        """Start and end of each handler, if all of them returned None and published nothing.
+
+        Args:
+            told: deliveries of the batch that ended before those in this message.
+        """
+        if len(self.data) != (self.done - told) * _ENDED.size:
+            return None
+        return list(_ENDED.iter_unpack(self.data))
+
 
 def unpack_results(message: bytes | bytearray) -> Results:
     """Read a results message."""
-    _, batch, complete = _RESULTS.unpack_from(message)
-    return Results(batch, complete, memoryview(message)[_RESULTS.size :])
+    _, batch, done, complete = _RESULTS.unpack_from(message)
+    return Results(batch, done, complete, memoryview(message)[_RESULTS.size :])
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty

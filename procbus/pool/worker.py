@@ -29,11 +29,13 @@ from procbus.pool.process import end_with_parent, resident_bytes, told
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
+    IN_HEAD,
     REST,
     STOP,
     BatchHead,
     Ending,
-    Item,
+    Kind,
+    Large,
     Tag,
     pack_definition,
     pack_end,
@@ -83,6 +85,10 @@ class WorkerSettings(NamedTuple):
     #: Level of each logger that has one in the parent.
     log_levels: dict[str, int]
 
+
+#: A delivery as it came: its kind, the id of its event, and that itself if it was in the head; else
+#: the event as encoded, and where the large part of it lies.
+_Delivery = tuple[Kind, int, Any, "memoryview | None", "Large | None"]
 
 _worker: Worker | None = None
 _forward: Forward
@@ -205,39 +211,45 @@ class Worker:
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
         done = position = 0
+        atoms = iter(head.atoms)
         careful = self._limits if head.careful else {}
         ended_at, looked_at, resident = self._sent_at, 0.0, 0
-        for item in head.items:
+        for event_id, which, size in zip(head.ids, head.which, head.sizes, strict=True):
+            kind = head.kinds[which]
             if careful:
                 if ended_at - looked_at > LOOK_S:
                     looked_at, resident = ended_at, resident_bytes()
                 # What others left behind would be charged to a handler with a limit.
-                if resident > GROWN * careful.get(item[0], inf) and self._used:
+                if resident > GROWN * careful.get(kind[0], inf) and self._used:
                     # It has the tokens of what it leaves, or they would count for the next batch.
-                    for _ in head.items[done:]:
+                    for _ in head.ids[done:]:
                         claim(False)
                     break
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):
                 break
-            size = item[5]
             started_at = monotonic()
             logbook.begin(done, started_at)
-            result, ended_at = self._run(item, events[position : position + size], started_at, done)
-            position += size
+            large = head.large.get(done) if head.large else None
+            if size == IN_HEAD:
+                atom, data = next(atoms), None
+            else:
+                atom, data = None, events[position : position + size]
+                position += size
+            delivery = kind, event_id, atom, data, large
+            result, ended_at = self._run(delivery, started_at, done)
             done += 1
             self._used = True
-            large = item[6]
             if large is not None or self._memory.keeps:
                 result = self._memory.note_end(large) + result
             if not logbook.finish(done, result):
                 # Too much to keep: send it at once, before the next delivery begins.
                 unsent = logbook.unsent()
-                self.send(results_head(head.number, False), unsent, result)
+                self.send(results_head(head.number, done, False), unsent, result)
                 unsent.release()
                 logbook.sent(done)
                 self._sent_at = ended_at
-            elif ended_at - self._sent_at > FLUSH_S and done < len(head.items):
+            elif ended_at - self._sent_at > FLUSH_S and done < len(head.ids):
                 self._flush(head.number, done, complete=False)
                 self._sent_at = ended_at
         try:
@@ -249,7 +261,7 @@ class Worker:
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
-        self.send(results_head(batch, complete), unsent)
+        self.send(results_head(batch, done, complete), unsent)
         unsent.release()
         self._logbook.sent(done)
 
@@ -266,15 +278,10 @@ class Worker:
             if max_memory is not None:
                 self._limits[handler] = max_memory
 
-    def _run(
-        self,
-        item: Item,
-        event_data: memoryview,
-        started_at: float,
-        index: int,
-    ) -> tuple[bytes, float]:
+    def _run(self, delivery: _Delivery, started_at: float, index: int) -> tuple[bytes, float]:
         """Run one delivery; return its end as laid out for the parent, and when that was."""
-        handler = item[0]
+        kind, event_id, event, data, large = delivery
+        handler = kind[0]
         published: list[tuple[str | None, Any]] = []
         known = self._functions.get(handler)
         if known is None:
@@ -284,15 +291,17 @@ class Worker:
             function = known or self._load(handler)
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             return self._failed(Ending.NO_HANDLER, error, started_at, 0)
-        try:
-            large = item[6]
-            event = decode(event_data) if large is None else self._memory.load(event_data, large)
-        except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
-            return self._failed(Ending.NO_EVENT, error, started_at, 0)
+        if data is not None:
+            try:
+                event = decode(data) if large is None else self._memory.load(data, large)
+            except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+                return self._failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
             started_at = monotonic()
             self._logbook.begin(index, started_at)
-        running.set([self._make_context, item, published])  # as take_seat, without the call
+        running.set(
+            [self._make_context, kind, event_id, published]
+        )  # as take_seat, without the call
         try:
             value = function(event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
@@ -324,9 +333,11 @@ class Worker:
             return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
         return self._definitions_made() + ahead + pack_end(started_at, ended_at, frame), ended_at
 
-    def _make_context(self, item: Item, published: list[tuple[str | None, Any]]) -> HandlerContext:
+    def _make_context(
+        self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
+    ) -> HandlerContext:
         """Make what `current()` returns in a handler."""
-        handler, event_id, parent_id, topic, attempt, *_ = item
+        handler, parent_id, topic, attempt = kind
 
         def publish(event: Any, topic: str | None) -> None:
             if topic is not None:

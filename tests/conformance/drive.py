@@ -14,7 +14,8 @@ from typing import Any
 
 from procbus.delivery import Delivery
 from procbus.handler import make_handler
-from procbus.pool.seam import Ended, Message, Worker, WorkerGone
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.seam import Ended, Message, Report, Worker, WorkerGone
 from procbus.receipt import FanReceipt
 from procbus.subscription import Subscription
 
@@ -75,13 +76,23 @@ def give(worker: Worker, batch: Sequence[Delivery]) -> Message:
     return message
 
 
+def ends_of(report: Report, worker: Worker) -> list[Ended]:
+    """What a report tells, in one form."""
+    bare: list[Ended] = [
+        (Outcome(OutcomeKind.SUCCEEDED, None, None, began, ended, worker.pid), None)
+        for began, ended, _ in report.bare
+    ]
+    assert not (bare and report.ends)
+    return [*bare, *report.ends]
+
+
 def take_reports(worker: Worker, message: Message) -> list[Ended]:
     """Receive until the worker is through with the message."""
     ends: list[Ended] = []
     while True:
         report = worker.receive()
         assert report.batch == message.batch
-        ends += report.ends
+        ends += ends_of(report, worker)
         if report.complete:
             return ends
 
@@ -126,7 +137,7 @@ class Receiver(threading.Thread):
         try:
             while self._left:
                 report = self._worker.receive()
-                self.ends.setdefault(report.batch, []).extend(report.ends)
+                self.ends.setdefault(report.batch, []).extend(ends_of(report, self._worker))
                 if report.complete:
                     self.completed.append(report.batch)
                     self._left -= 1

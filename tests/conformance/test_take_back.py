@@ -15,7 +15,7 @@ from procbus.delivery import Delivery
 from procbus.pool import worker
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.seam import Ended, LastWords, Message, WorkerGone
-from tests.conformance.drive import deliveries_to, give, subscription_of
+from tests.conformance.drive import deliveries_to, ends_of, give, subscription_of
 
 
 class Step(NamedTuple):
@@ -150,8 +150,9 @@ class OneWorker(RuleBasedStateMachine):
             return
         if report.complete:
             self.in_flight.pop(0)  # first, so that a failure leaves nothing to wait for
-        self.note(report.ends)
-        self.reported += len(report.ends)
+        ends = ends_of(report, self.worker)
+        self.note(ends)
+        self.reported += len(ends)
         assert report.batch == message.batch
         if report.complete:
             unwanted = numbers[self.reported :]
