@@ -2,6 +2,7 @@
 """A receipt: waiting in threads and event loops, results of one and of several handlers."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.delivery import cancelled
+from procbus.delivery import Delivery, DeliveryState, cancelled
 from procbus.errors import ProcbusError
-from procbus.receipt import FanReceipt, Receipt
+from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from tests.parts import (
     BOUND_S,
     in_thread,
@@ -38,6 +39,18 @@ class Open:
     def settle(self, index: int, outcome: Any = None) -> None:
         delivery = self.receipt.deliveries[index]
         self.settlement.settle([(delivery, succeeded(index) if outcome is None else outcome)])
+
+
+class OpenSole(Open):
+    """The receipt of an event with one handler, as the dispatcher makes it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.subscription = subscription_of(name="shop.store")
+        self.sole = SoleReceipt(
+            7, "event", "order.new", None, self.settlement.lock, self.subscription, 100.0
+        )
+        self.receipt = self.sole
 
 
 def test_an_event_without_handlers_is_done_at_once():
@@ -257,3 +270,59 @@ def test_the_repr_counts_how_the_deliveries_stand():
     text = "<Receipt of event 1 (str): 1 pending, 1 succeeded, 1 failed, 1 cancelled>"
     assert repr(many.receipt) == text
     assert "(order.new)" in repr(FanReceipt(1, {}, "order.new", None, threading.Lock()))
+
+
+def test_the_receipt_of_one_handler_shows_its_delivery_by_itself():
+    one = OpenSole()
+    [delivery] = one.receipt.deliveries
+    assert isinstance(one.receipt, Receipt)
+    assert isinstance(delivery, Delivery)
+    assert (one.receipt.id, delivery.event_id, delivery.handler.name) == (7, 7, "shop.store")
+    assert (delivery.state, delivery.outcome, delivery.attempts) == (DeliveryState.PENDING, None, 0)
+    with pytest.raises(ProcbusError, match="not settled yet"):
+        delivery.result()  # where that of the receipt would wait
+    assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
+    assert repr(one.receipt) == "<Receipt of event 7 (order.new): 1 pending>"
+
+
+def test_a_delivery_shown_while_it_is_open_tells_how_it_ended():
+    one = OpenSole()
+    [delivery] = one.receipt.deliveries
+    one.settlement.settle([(one.sole, succeeded("value", 101.0, 103.5))])
+    assert (delivery.state, delivery.result()) == (DeliveryState.SUCCEEDED, "value")
+    assert (delivery.queued_s, delivery.run_s, delivery.worker_pid) == (1.0, 2.5, 4711)
+    assert delivery.outcome == succeeded("value", 101.0, 103.5)
+    assert delivery.exception() is None
+    assert delivery.attempts == 1
+    assert one.receipt.done
+    assert one.receipt.result() == Receipt.result(one.receipt) == "value"
+    assert one.receipt.results() == ["value"]
+
+
+def test_a_failure_of_one_handler_counts_as_seen_by_whoever_asks():
+    for look in (
+        lambda receipt: receipt.deliveries[0].exception(),
+        lambda receipt: receipt.result(),
+        lambda receipt: receipt.results(),
+    ):
+        one = OpenSole()
+        one.settlement.settle([(one.sole, raised(ValueError("no")))])
+        assert one.settlement.unseen.summary() is not None
+        with contextlib.suppress(ValueError):
+            look(one.receipt)
+        assert one.settlement.unseen.summary() is None
+        assert "failed after 2 s: ValueError('no')" in repr(one.receipt.deliveries[0])
+
+
+def test_deliveries_that_stand_for_the_same_are_equal():
+    one, other = OpenSole(), OpenSole()
+    assert one.receipt.deliveries == one.receipt.deliveries
+    assert one.receipt.deliveries != other.receipt.deliveries
+    assert len({*one.receipt.deliveries, *one.receipt.deliveries, *other.receipt.deliveries}) == 2
+    assert one.receipt.deliveries[0] == one.sole
+
+
+def test_a_settled_receipt_of_one_handler_leaves_no_reference_cycle():
+    one = OpenSole()
+    one.settlement.settle([(one.sole, succeeded())])
+    assert one.sole not in gc.get_referents(one.sole)

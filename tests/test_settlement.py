@@ -55,6 +55,32 @@ def test_a_success_is_counted_and_leaves_the_bus():
     assert settlement.dead_letters.snapshot() == ()
 
 
+def test_deliveries_that_returned_nothing_are_settled_together_and_each_once():
+    settlement, admission = settlement_with_room()
+    lane = FakeLane()
+    plain, gated = subscription_of(lane), subscription_of(lane, concurrency=1)
+    receipts = [published(settlement, admission, *to) for to in ([plain], [plain, gated], [plain])]
+    done: list[Receipt] = []
+    for receipt in receipts:
+        receipt.when_done(done.append)
+    deliveries = [d for receipt in receipts for d in receipt.deliveries]
+    settlement.settle([(deliveries[3], cancelled(deliveries[3]))])
+    times = [(101.0, 102.0, 0), (101.0, 103.0, 0), (101.0, 104.0, 0), (101.0, 105.0, 0)]
+    settlement.settle_bare(deliveries, times, 4711)
+    settlement.settle_bare(deliveries[:1], [(1.0, 2.0, 0)], 1)
+    assert [d.outcome for d in deliveries[:3]] == [
+        succeeded(None, 101.0, 102.0),
+        succeeded(None, 101.0, 103.0),
+        succeeded(None, 101.0, 104.0),
+    ]
+    assert deliveries[3].state is DeliveryState.CANCELLED
+    assert (plain.succeeded, plain.cancelled, gated.succeeded) == (2, 1, 1)
+    assert lane.released == [deliveries[2]]
+    assert done == [receipts[2], receipts[0], receipts[1]]
+    assert admission.pending == 0
+    assert (plain.ran.count, plain.ran.total) == (2, 3.0)
+
+
 def test_a_failure_is_kept_as_a_dead_letter_and_logged_once_with_its_traceback(caplog):
     settlement, admission = settlement_with_room()
     subscription = subscription_of(name="shop.store")

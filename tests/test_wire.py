@@ -18,6 +18,7 @@ from procbus.pool.wire import (
     pack_kept,
     pack_place,
     results_head,
+    size_in_head,
     unpack_batch,
     unpack_results,
 )
@@ -71,6 +72,40 @@ def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
         seen.append((started_at, ended_at, bytes(frame)))
         assert (place, kept) == (None, None)
     assert seen == ends
+
+
+@given(st.lists(st.tuples(seconds, seconds)), st.integers(0, 5))
+def test_ends_that_brought_nothing_are_read_at_once(times, told: int) -> None:
+    data = b"".join(pack_end(began, ended, b"") for began, ended in times)
+    results = unpack_results(results_head(1, told + len(times), True) + data)
+    assert results.bare_times(told) == [(*each, 0) for each in times]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pack_end(1.0, 2.0, b"frame"),
+        pack_definition((1, 2), b"class") + pack_end(1.0, 2.0, b""),
+        pack_kept([3], []) + pack_end(1.0, 2.0, b""),
+        pack_end(1.0, 2.0, b"x" * len(pack_end(1.0, 2.0, b""))),  # as long as two that are bare
+    ],
+)
+def test_an_end_that_brought_anything_is_not_taken_for_one_that_did_not(data: bytes) -> None:
+    assert unpack_results(results_head(1, 1, True) + data).bare_times(0) is None
+
+
+@pytest.mark.parametrize("event", [0, -(2**61), 1.5, True, None, "", "ä" * 200])
+def test_a_small_number_or_string_fits_into_the_head(event: object) -> None:
+    assert size_in_head(event) > 0
+
+
+class Number(int):
+    pass
+
+
+@pytest.mark.parametrize("event", [2**62, "a" * 201, b"", (), [1], Number(1), int, 1j, Tag.LOG])
+def test_anything_else_travels_by_itself(event: object) -> None:
+    assert size_in_head(event) == 0
 
 
 def test_the_tags_are_told_apart_by_one_byte_and_stop_is_none_of_them() -> None:

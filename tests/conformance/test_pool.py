@@ -1,5 +1,6 @@
 """What the cpu lane relies on, of every pool: the seam, driven by hand."""
 
+import itertools
 import os
 import random
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from procbus.context import current
 from procbus.errors import SerializationError, TopicError, WorkerTraceback
 from procbus.outcome import OutcomeKind
 from procbus.pool.parent_end import BATCH_BYTES
@@ -103,6 +105,40 @@ def test_each_event_is_an_object_of_its_own(worker: Worker) -> None:
 
     assert values(run(worker, deliveries(append, shared, shared))) == [1, 1]
     assert shared == []
+
+
+def test_events_of_all_kinds_and_handlers_travel_in_one_batch(worker: Worker) -> None:
+    def double(event: Any) -> Any:
+        return event * 2
+
+    def describe(event: Any) -> Any:
+        return event, current().topic, current().attempt
+
+    events: list[Any] = [1, "word", [1], None, "a" * 1_000, 2.5, (True,), 2**70, True]
+    doubled = deliveries(double, *(event for event in events if event is not None))
+    described = deliveries(describe, *events)
+    described[2].earlier = (raised(ValueError()),)
+    batch = [each for pair in itertools.zip_longest(doubled, described) for each in pair if each]
+
+    found = dict(zip(map(id, batch), values(run(worker, batch)), strict=True))
+
+    assert [found[id(each)] for each in doubled] == [e * 2 for e in events if e is not None]
+    attempts = [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert [found[id(each)] for each in described] == [
+        (event, "conformance", attempt) for event, attempt in zip(events, attempts, strict=True)
+    ]
+
+
+def test_a_batch_that_returns_nothing_is_told_without_an_outcome_for_each(worker: Worker) -> None:
+    def nothing(_: Any) -> None:
+        pass
+
+    message = give(worker, deliveries(nothing, *range(5)))
+    report = worker.receive()
+
+    assert (report.batch, report.complete, report.ends) == (message.batch, True, [])
+    assert len(report.bare) == 5
+    assert all(0 < began <= ended for began, ended, _ in report.bare)
 
 
 # Published events.
