@@ -34,8 +34,8 @@ lint: $(VENV)/installed-dev ## Check style and formatting
 types: $(VENV)/installed-dev ## Check the types
 	@$(BIN)/mypy $(CODE)
 
-bench: $(VENV)/installed-bench ## Measure procbus beside its peers (takes minutes)
-	@$(BIN)/python -m bench
+bench: $(VENV)/installed-bench ## Measure what the GIL does (takes minutes); ARGS=--all for everything
+	@$(BIN)/python -m bench $(ARGS)
 
 format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff check --fix $(CODE)

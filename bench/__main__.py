@@ -1,10 +1,8 @@
-"""The command line of the benchmarks: ``python -m bench``."""
+"""The command line of the benchmarks: ``python -m bench``, or ``procbus bench``."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from rich.console import Console
 
 from . import machine, questions, report, work
 from .model import Settings
+from .results import CannotResume, Results
 from .runner import Answer, ask
 
 QUICK_SCALE = 0.02
@@ -21,15 +20,20 @@ QUICK_SCALE = 0.02
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="procbus bench" if (__package__ or "").startswith("procbus") else "python -m bench",
+        description="Threads or processes? Measures on this machine what the GIL does to work of "
+        f"many kinds. Without --only or --all: {', '.join(questions.SUITE)}.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
-        choices=questions.NAMES,
-        default=questions.NAMES,
-        help="ask only these questions",
+        choices=[*questions.NAMES, *questions.GROUPS],
+        help=f"ask only these questions, or those of a group: {', '.join(questions.GROUPS)}",
     )
+    which.add_argument("--all", action="store_true", help="ask every question that there is")
     parser.add_argument(
         "--repeat",
         type=int,
@@ -42,6 +46,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=Path("bench-results.json"),
         metavar="FILE",
         help="where all figures go (default %(default)s)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with that file: take only the samples that it lacks, and those that failed",
     )
     parser.add_argument(
         "--quick",
@@ -63,37 +72,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Ask, show and keep.
 
     Returns:
-        The exit code: 0, or 1 when a sample failed. A target that is not reached is a finding,
-        not a failure.
+        The exit code: 0, 1 when a sample failed, 2 when a file cannot be continued. A target that
+        is not reached is a finding, not a failure.
     """
     options = parse(arguments)
     if options.list:
         for name in questions.NAMES:
-            print(f"{name:15} {questions.load(name).asks}")
+            print(f"{name:18} {questions.load(name).asks}")
         return 0
     settings = Settings(
         workers=loky.cpu_count(),
         spins_per_ms=work.spins_per_ms(),
         scale=QUICK_SCALE if options.quick else options.scale,
     )
-    facts = machine.facts(settings.workers)
-    answers = ask_all(options.only, settings, 1 if options.quick else options.repeat)
-    facts["load_after"] = os.getloadavg()[0]
-    options.json.write_text(
-        json.dumps(report.to_json(answers, facts, settings.to_json()), indent=1) + "\n"
-    )
+    open_results = Results.resumed if options.resume and options.json.exists() else Results
+    try:
+        results = open_results(options.json, machine.facts(settings.workers), settings)
+    except CannotResume as error:
+        print(error, file=sys.stderr)
+        return 2
+    names = questions.NAMES if options.all else questions.expanded(options.only or ["gil"])
+    try:
+        answers = ask_all(names, results, 1 if options.quick else options.repeat)
+    except KeyboardInterrupt:
+        print(f"\n{options.json} has what was measured: go on with --resume", file=sys.stderr)
+        return 130
     console = Console()
     report.show(answers, console if console.is_terminal else Console(width=report.TABLE_WIDTH))
     print(f"All figures: {options.json}")
     return 1 if any(answer.errors for answer in answers) else 0
 
 
-def ask_all(names: Sequence[str], settings: Settings, repeat: int | None) -> list[Answer]:
+def ask_all(names: Sequence[str], results: Results, repeat: int | None) -> list[Answer]:
     """Ask the questions in turn, saying on stderr what is being measured.
 
     Args:
         names: of the questions.
-        settings: shared by all samples.
+        results: take every sample, and may have some already.
         repeat: rounds of each; None for as many as the question itself says.
     """
     answers = []
@@ -104,7 +119,9 @@ def ask_all(names: Sequence[str], settings: Settings, repeat: int | None) -> lis
             def on_sample(name: str, contender: str, number: int, rounds: int = rounds) -> None:
                 status.update(f"{name}: {contender}, round {number + 1} of {rounds}")
 
-            answers.append(ask(question, settings, rounds, on_sample))
+            answer = results.answer_to(question)
+            ask(answer, results.settings, rounds, on_sample, results.keep)
+            answers.append(answer)
     return answers
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from statistics import quantiles
 from time import perf_counter, sleep
+from typing import Literal
 
 from . import limit
 from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
@@ -92,22 +94,24 @@ def keep_cores_busy(chains: int, run_one: Callable[[], object]) -> Iterator[None
             thread.join()
 
 
-def procbus_latency(settings: Settings) -> dict[str, float]:
-    """Both kinds on one bus with its defaults."""
+def procbus_latency(
+    settings: Settings, seconds: float = SECONDS, kind: Literal["io", "cpu"] = "cpu"
+) -> Stopwatch:
+    """Both kinds on one bus with its defaults; or the cpu work declared io, on threads."""
     from procbus import EventBus
 
     watch = Stopwatch()
     load = Load(settings.spins_per_ms * LOAD_MS)
     with EventBus([], cpu_workers=settings.workers) as bus:
-        bus.subscribe(Load, burn, kind="cpu")
+        bus.subscribe(Load, burn, kind=kind)
         bus.subscribe(Probe, watch.note, kind="io")
         bus.start()
         with keep_cores_busy(settings.workers, lambda: bus.publish(load).result()):
-            watch.probe(bus.publish, settings.seconds(SECONDS))
-    return watch.figures()
+            watch.probe(bus.publish, settings.seconds(seconds))
+    return watch
 
 
-def thread_bus_latency(settings: Settings) -> dict[str, float]:
+def thread_bus_latency(settings: Settings, seconds: float = SECONDS) -> Stopwatch:
     """Both kinds on the four threads of the plain bus, half of them free for io on two cores."""
     from procbus.demo.thread_bus import ThreadBus
 
@@ -122,13 +126,13 @@ def thread_bus_latency(settings: Settings) -> dict[str, float]:
         done.wait()
 
     with keep_cores_busy(settings.workers, run_one):
-        watch.probe(bus.publish, settings.seconds(SECONDS))
+        watch.probe(bus.publish, settings.seconds(seconds))
     bus.drain()
     bus.close()
-    return watch.figures()
+    return watch
 
 
-def loky_latency(settings: Settings) -> dict[str, float]:
+def loky_latency(settings: Settings, seconds: float = SECONDS) -> Stopwatch:
     """Wire it by hand: cpu handlers on a loky executor, io handlers on four threads beside it."""
     from loky import ProcessPoolExecutor
 
@@ -138,12 +142,12 @@ def loky_latency(settings: Settings) -> dict[str, float]:
     with ThreadPoolExecutor(4) as threads:
         executor.submit(burn, load).result()
         with keep_cores_busy(settings.workers, lambda: executor.submit(burn, load).result()):
-            watch.probe(lambda probe: threads.submit(watch.note, probe), settings.seconds(SECONDS))
+            watch.probe(lambda probe: threads.submit(watch.note, probe), settings.seconds(seconds))
     executor.shutdown()
-    return watch.figures()
+    return watch
 
 
-def bare_latency(settings: Settings) -> dict[str, float]:
+def bare_latency(settings: Settings, seconds: float = SECONDS) -> Stopwatch:
     """Measure one thread behind a queue, beside bare processes that burn every core."""
     watch = Stopwatch()
     queue: SimpleQueue[Probe | None] = SimpleQueue()
@@ -158,10 +162,15 @@ def bare_latency(settings: Settings) -> dict[str, float]:
         thread.start()
         for pipe in pipes:
             pipe.recv_bytes()
-        watch.probe(queue.put, settings.seconds(SECONDS))
+        watch.probe(queue.put, settings.seconds(seconds))
         queue.put(None)
         thread.join()
-    return watch.figures()
+    return watch
+
+
+def figures(latency: Callable[[Settings], Stopwatch], settings: Settings) -> dict[str, float]:
+    """Take one sample and return its percentiles."""
+    return latency(settings).figures()
 
 
 QUESTION = Question(
@@ -172,10 +181,10 @@ QUESTION = Question(
         Row(P99, "µs", (Target(1 / 50, at_least=False, against="thread bus"),)),
     ),
     contenders={
-        PROCBUS: procbus_latency,
-        LIMIT: bare_latency,
-        "loky": loky_latency,
-        "thread bus": thread_bus_latency,
+        PROCBUS: partial(figures, procbus_latency),
+        LIMIT: partial(figures, bare_latency),
+        "loky": partial(figures, loky_latency),
+        "thread bus": partial(figures, thread_bus_latency),
     },
     limit="one thread behind a queue, bare processes on the cores",
 )

@@ -7,14 +7,13 @@ from statistics import median
 from time import perf_counter
 
 from . import limit
-from .contenders import CPU_CONTENDERS, Opener
+from .contenders import Opener
 from .model import LIMIT, Question, Row, Settings, Target
+from .peers import PEERS, SLOW
 from .work import tiny
 
 ROW = "publish → result, idle, p50"
 FULL_COUNT = 1_000
-
-FULL_COUNTS = {"joblib": 50}  # it polls: 10 ms each
 WARM_UP = 50
 
 
@@ -41,8 +40,8 @@ QUESTION = Question(
     asks="How long does one event take from publish to result, when nothing else goes on?",
     rows=(Row(ROW, "µs", (Target(0.65, at_least=False, against="ProcessPoolExecutor"),)),),
     contenders={
-        name: partial(contender_latency, opener, FULL_COUNTS.get(name, FULL_COUNT))
-        for name, opener in CPU_CONTENDERS.items()
+        name: partial(contender_latency, opener, min(FULL_COUNT, SLOW.get(name, FULL_COUNT)))
+        for name, opener in PEERS.items()
     }
     | {LIMIT: limit_latency},
     limit="one event on a pipe and back",

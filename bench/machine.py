@@ -14,6 +14,7 @@ import psutil
 LIBRARIES = (
     *("procbus", "loky", "cloudpickle", "numpy"),
     *("joblib", "mpire", "pebble", "distributed", "ray"),
+    *("blinker", "bubus", "huey", "pyee"),
 )
 
 

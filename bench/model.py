@@ -7,9 +7,14 @@ from dataclasses import asdict, dataclass
 
 PROCBUS = "procbus"
 LIMIT = "limit"
+PROCBUS_IO = "procbus io"
+PROCBUS_CPU = "procbus cpu"
 # Contenders that an environment may lack, named as their libraries: one without the `bench` extra,
-# and Dask's and Ray, which that extra does not bring.
-OPTIONAL = ("distributed", "joblib", "mpire", "pebble", "ray")
+# and Dask's, Ray's and huey, which that extra does not bring.
+OPTIONAL = (
+    *("blinker", "bubus", "distributed", "huey", "joblib"),
+    *("mpire", "pebble", "pyee", "ray"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,14 @@ class Question:
         name: as in `--only`.
         asks: the question in one sentence.
         rows: the figures in the order of the table.
-        contenders: name to sample function; `PROCBUS` among them, `LIMIT` where there is one.
+        contenders: name to sample function; one that begins with `PROCBUS` is among them, `LIMIT`
+            where there is one.
         limit: what the limit does, in a few words; empty where there is none.
         time_limit: seconds after which one sample is killed and recorded as failed.
         rounds: how many, where nobody says. Fewer than five are for figures that are counts, which
             hardly vary, and for samples that hold many measurements each.
+        needs: modules without which nobody can be asked.
+        not_here: who would be a contender if this machine had what it takes.
     """
 
     name: str
@@ -103,3 +111,5 @@ class Question:
     limit: str = ""
     time_limit: float = 120.0
     rounds: int = 5
+    needs: tuple[str, ...] = ()
+    not_here: tuple[str, ...] = ()

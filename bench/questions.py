@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 
 from .model import Question
 
+# What is asked where nobody says more: threads or processes? It takes less than ten minutes.
+SUITE = (
+    "cpu_scaling",
+    "io_scaling",
+    "convoy",
+    "gil_release",
+    "crossover",
+    "payload_crossover",
+    "pipelines",
+)
+# What is asked about peers: `--only peers`.
+PEERS = ("tiny_cpu", "tiny_io", "latency", "crash_table", "pending_memory", "startup")
 NAMES = (
+    *SUITE,
+    "pythons",
     "tiny_cpu",
     "latency",
     "granularity",
@@ -15,6 +30,7 @@ NAMES = (
     "io_sleep",
     "stream_memory",
     "startup",
+    "pending_memory",
     "head_of_line",
     "stopped_worker",
     "dispatch_cost",
@@ -28,6 +44,13 @@ NAMES = (
     "shared_memory_cost",
     "payload_sizes",
 )
+
+GROUPS = {"gil": SUITE, "peers": PEERS}
+
+
+def expanded(names: Iterable[str]) -> list[str]:
+    """Put the questions of a group in its place, each question once."""
+    return list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
 
 
 def load(name: str) -> Question:

@@ -1,4 +1,4 @@
-"""Shows the answers: tables for people, one JSON document for everything else."""
+"""Shows the answers on a terminal: a table for each question."""
 
 from __future__ import annotations
 
@@ -107,43 +107,3 @@ def short(figure: float) -> str:
     ['0.0123', '1.5', '42.4', '318', '7,213', '123,456', '1,234,567']
     """
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
-
-
-def to_json(
-    answers: Sequence[Answer], machine: dict[str, object], settings: dict[str, float]
-) -> dict[str, object]:
-    """Return every figure of every round, with what was concluded from them, as plain data."""
-    return {
-        "machine": machine,
-        "settings": settings,
-        "questions": {
-            answer.question.name: {
-                "asks": answer.question.asks,
-                "limit": answer.question.limit,
-                "errors": answer.errors,
-                "not_installed": answer.not_installed,
-                "rows": {row.name: row_to_json(answer, row) for row in answer.question.rows},
-            }
-            for answer in answers
-        },
-    }
-
-
-def row_to_json(answer: Answer, row: Row) -> dict[str, object]:
-    """Return one row as plain data; a contender that gave no figure for it is absent."""
-    contenders = {}
-    for contender in answer.question.contenders:
-        if runs := answer.figures(row, contender):
-            spread = {"median": median(runs), "min": min(runs), "max": max(runs)}
-            contenders[contender] = {"runs": runs, **spread}
-    targets = [
-        {
-            "target": target.text(),
-            "against": target.against,
-            "runs": (values := answer.against(row, target)),
-            "median": median(values) if values else None,
-            "reached": answer.is_reached(row, target),
-        }
-        for target in row.targets
-    ]
-    return {"unit": row.unit, "contenders": contenders, "targets": targets}

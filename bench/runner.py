@@ -118,33 +118,43 @@ def last_line(text: str) -> str:
 
 
 def ask(
-    question: Question,
+    answer: Answer,
     settings: Settings,
     rounds: int,
     on_sample: Callable[[str, str, int], None],
-) -> Answer:
+    on_taken: Callable[[Answer], None],
+) -> None:
     """Ask one question: in every round, each contender once, in an order that rotates.
 
     Args:
-        question: what to ask.
+        answer: to the question; what is in it already is not asked again.
         settings: shared by all samples.
         rounds: how many figures to take of each contender.
         on_sample: called with the question's name, the contender and the round before each sample.
+        on_taken: called with the answer after each sample, and once where there is none to take.
     """
-    answer = Answer(question)
+    question = answer.question
+    answer.not_installed = list(question.not_here)
     names = list(question.contenders)
     for name in OPTIONAL:
         if name in names and find_spec(name) is None:
             answer.not_installed.append(name)
             names.remove(name)
-    for number in range(rounds):
+    if any(find_spec(module) is None for module in question.needs):
+        answer.not_installed += names
+        names = []
+    on_taken(answer)
+    for number in range(rounds if names else 0):
+        if number == len(answer.rounds):
+            answer.rounds.append({})
+        figures = answer.rounds[number]
         first = number % len(names)
-        figures: dict[str, dict[str, float]] = {}
         for contender in names[first:] + names[:first]:
+            if contender in figures:
+                continue
             on_sample(question.name, contender, number)
             try:
                 figures[contender] = take_sample(question, contender, settings)
             except SampleFailed as failure:
                 answer.errors.append(f"{contender}, round {number + 1}: {failure}")
-        answer.rounds.append(figures)
-    return answer
+            on_taken(answer)

@@ -25,6 +25,12 @@ IMPORTS = {
     "joblib": "from joblib import Parallel, delayed",
     "mpire": "from mpire import WorkerPool",
     "pebble": "from pebble import ProcessPool",
+    "distributed": "from distributed import Client, LocalCluster",
+    "ray": "import ray",
+    "blinker": "from blinker import Signal",
+    "bubus": "from bubus import BaseEvent, EventBus",
+    "huey": "from huey import MemoryHuey",
+    "pyee": "from pyee.base import EventEmitter",
 }
 
 # Between {import} and the clock lies nothing but the handler: a peer's import is not counted, and
@@ -67,6 +73,16 @@ FIRST_RESULTS = {
         "pool = ProcessPool(max_workers={workers}); result = pool.schedule(double, (21,)).result()",
         "pool.close(); pool.join()",
     ),
+    "distributed": (
+        "cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)"
+        "; client = Client(cluster); result = client.submit(double, 21).result()",
+        "client.close(); cluster.close()",
+    ),
+    "ray": (
+        "ray.init(num_cpus={workers}, include_dashboard=False, log_to_driver=False)"
+        "; result = ray.get(ray.remote(double).remote(21))",
+        "ray.shutdown()",
+    ),
 }
 
 
@@ -103,10 +119,10 @@ def first_result_ms(name: str, settings: Settings) -> float:
 
 def contender_figures(name: str, settings: Settings) -> dict[str, float]:
     """Take both figures."""
-    return {
-        IMPORT: import_ms(IMPORTS[name], settings),
-        FIRST: first_result_ms(name, settings),
-    }
+    found = {IMPORT: import_ms(IMPORTS[name], settings)}
+    if name in FIRST_RESULTS:  # the others have no workers
+        found[FIRST] = first_result_ms(name, settings)
+    return found
 
 
 def bare_figures(settings: Settings) -> dict[str, float]:

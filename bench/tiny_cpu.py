@@ -8,8 +8,9 @@ from time import perf_counter
 from typing import Any
 
 from . import limit
-from .contenders import CPU_CONTENDERS, Opener
+from .contenders import Opener
 from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .peers import PROCESS_PEERS
 from .work import Order, tiny
 
 # Enough for half a second to one second each on a slow core; rates are per second.
@@ -19,6 +20,8 @@ FULL_COUNTS = {
     "mp.Pool": 20_000,
     "joblib": 100_000,
     "pebble": 12_000,
+    "distributed": 800,
+    "ray": 2_000,
 }
 OTHERS = 8_000
 WARM_UP = 500
@@ -65,7 +68,7 @@ QUESTION = Question(
     rows=tuple(Row(name, "events/s", TARGETS) for name in MAKE_EVENT),
     contenders={
         name: partial(contender_rate, opener, FULL_COUNTS.get(name, OTHERS))
-        for name, opener in CPU_CONTENDERS.items()
+        for name, opener in PROCESS_PEERS.items()
     }
     | {LIMIT: limit_rate},
     limit="pickle and pipe, batches of 256",

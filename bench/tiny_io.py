@@ -9,7 +9,10 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
-from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
+from .contenders import Opener
+from .in_process import IN_PROCESS
+from .model import LIMIT, PROCBUS, PROCBUS_IO, Question, Row, Settings, Target
+from .peers import SLOW
 from .work import tiny
 
 ROW = "tiny io handler"
@@ -62,6 +65,16 @@ def executor_rate(settings: Settings) -> dict[str, float]:
         return {ROW: count / (perf_counter() - began)}
 
 
+def peer_rate(opener: Opener, full: int, settings: Settings) -> dict[str, float]:
+    """Submit one by one to a peer that runs handlers in this process."""
+    with opener(tiny, 4) as contender:
+        contender.run(range(WARM_UP))
+        events = range(settings.count(full))
+        began = perf_counter()
+        contender.run(events)
+        return {ROW: len(events) / (perf_counter() - began)}
+
+
 def take_and_call(queue: SimpleQueue[Any]) -> None:
     """Call the handler on what comes from the queue, until None comes."""
     while (event := queue.get()) is not None:
@@ -91,6 +104,11 @@ QUESTION = Question(
         LIMIT: queue_rate,
         "thread bus": thread_bus_rate,
         "ThreadPoolExecutor": executor_rate,
+        **{
+            name: partial(peer_rate, opener, SLOW.get(name, FULL_COUNT))
+            for name, opener in IN_PROCESS.items()
+            if name != PROCBUS_IO
+        },
     },
     limit="one queue and one thread, no results",
 )

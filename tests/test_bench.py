@@ -33,6 +33,7 @@ from bench import (
     questions,
     random_deaths,
     report,
+    results,
     runner,
     work,
 )
@@ -56,6 +57,13 @@ QUESTION = Question(
     rows=(SPEED, DELAY),
     contenders={PROCBUS: never_called, LIMIT: never_called, "other": never_called},
 )
+
+
+def ask(question: Question, rounds: int) -> runner.Answer:
+    """Ask with nobody who listens."""
+    answer = runner.Answer(question)
+    runner.ask(answer, SETTINGS, rounds, lambda *_: None, lambda _: None)
+    return answer
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +101,13 @@ def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: st
     for row in question.rows:
         figures = found["rows"][row.name]
         assert figures["unit"] == row.unit
-        assert len(figures["contenders"][PROCBUS]["runs"]) == 1
+        assert all(len(found["runs"]) == 1 for found in figures["contenders"].values())
         answered |= set(figures["contenders"])
         for target, shown in zip(row.targets, figures["targets"], strict=True):
             assert shown["target"] == target.text()
             assert isinstance(shown["reached"], bool)
     assert answered == set(question.contenders) - set(found["not_installed"])
-    assert set(found["not_installed"]) <= set(OPTIONAL)
+    assert set(found["not_installed"]) <= {*OPTIONAL, *question.not_here}
 
 
 @pytest.mark.bench
@@ -131,9 +139,29 @@ def test_every_module_with_a_question_is_registered() -> None:
     assert [questions.load(name).name for name in questions.NAMES] == list(questions.NAMES)
 
 
+def test_procbus_is_asked_every_question_and_has_a_limit_or_says_why_not() -> None:
+    for question in map(questions.load, questions.NAMES):
+        named = [*question.contenders, *(row.name for row in question.rows)]
+        assert any(name.startswith(PROCBUS) for name in named)
+        assert (LIMIT in question.contenders) == bool(question.limit)
+
+
+def test_every_question_about_the_gil_and_of_peers_has_a_limit_beside_it() -> None:
+    without = {name for group in questions.GROUPS.values() for name in group} - {
+        name for name in questions.NAMES if questions.load(name).limit
+    }
+    assert without == {"crash_table"}  # whose limit is the number of tasks, in its targets
+
+
+def test_a_group_stands_for_its_questions_each_once() -> None:
+    assert questions.expanded(["tiny_io", "peers", "convoy"]) == [
+        *("tiny_io", "tiny_cpu", "latency", "crash_table", "pending_memory", "startup"),
+        "convoy",
+    ]
+
+
 def test_every_ratio_is_against_a_contender_of_its_question() -> None:
     for question in map(questions.load, questions.NAMES):
-        assert PROCBUS in question.contenders
         for row in question.rows:
             for target in row.targets:
                 assert target.against is None or target.against in question.contenders
@@ -144,8 +172,8 @@ def test_counts_of_events_are_scaled_as_asked(
 ) -> None:
     asked = []
 
-    def ask_all(names: list[str], settings: Settings, repeat: int | None) -> list[Any]:
-        asked.append((names, settings.scale, repeat))
+    def ask_all(names: list[str], found: results.Results, repeat: int | None) -> list[Any]:
+        asked.append((names, found.settings.scale, repeat))
         return []
 
     monkeypatch.setattr(bench_main, "ask_all", ask_all)
@@ -174,7 +202,7 @@ def test_a_round_asks_each_contender_once_and_rounds_begin_with_different_ones(
         return {"speed": 1.0}
 
     monkeypatch.setattr(runner, "take_sample", take)
-    answer = runner.ask(QUESTION, SETTINGS, rounds=3, on_sample=lambda *_: None)
+    answer = ask(QUESTION, rounds=3)
     rounds = [asked[0:3], asked[3:6], asked[6:9]]
     assert all(sorted(names) == sorted(QUESTION.contenders) for names in rounds)
     assert len({names[0] for names in rounds}) == 3
@@ -188,7 +216,7 @@ def test_a_failed_sample_is_reported_and_the_others_count(monkeypatch: pytest.Mo
         return {"speed": 4.0}
 
     monkeypatch.setattr(runner, "take_sample", take)
-    answer = runner.ask(QUESTION, SETTINGS, rounds=1, on_sample=lambda *_: None)
+    answer = ask(QUESTION, rounds=1)
     assert answer.errors == ["other, round 1: it fell over"]
     assert answer.figures(SPEED, PROCBUS) == [4.0]
     assert answer.is_reached(SPEED, SPEED.targets[0]) is None
@@ -200,7 +228,7 @@ def test_a_peer_that_is_not_installed_is_named_and_not_an_error(
     monkeypatch.setattr(runner, "take_sample", lambda *_: {"speed": 1.0})
     monkeypatch.setattr(runner, "find_spec", lambda _name: None)
     question = replace(QUESTION, contenders={**QUESTION.contenders, "mpire": never_called})
-    answer = runner.ask(question, SETTINGS, rounds=1, on_sample=lambda *_: None)
+    answer = ask(question, rounds=1)
     assert answer.not_installed == ["mpire"]
     assert answer.errors == []
     assert answer.figures(SPEED, "mpire") == []
@@ -220,7 +248,7 @@ def test_ratios_are_taken_within_a_round_and_their_median_is_judged() -> None:
     assert answer.is_reached(SPEED, ratio) is True
     assert answer.against(DELAY, bound) == [0.1, 0.9, 0.7]
     assert answer.is_reached(DELAY, bound) is False
-    row = report.row_to_json(answer, SPEED)
+    row = results.row_to_json(answer, SPEED)
     assert row["contenders"] == {
         PROCBUS: {"runs": [30.0, 8.0, 7.0], "median": 8.0, "min": 7.0, "max": 30.0},
         "other": {"runs": [10.0, 2.0, 7.0], "median": 7.0, "min": 2.0, "max": 10.0},
@@ -264,12 +292,13 @@ def test_a_question_says_how_many_rounds_it_takes_where_nobody_else_does(
 ) -> None:
     asked = []
 
-    def ask(question: Question, _settings: Settings, rounds: int, _on_sample: object) -> Any:
-        asked.append((question.name, rounds))
+    def ask(answer: runner.Answer, _settings: Settings, rounds: int, *_: object) -> None:
+        asked.append((answer.question.name, rounds))
 
     monkeypatch.setattr(bench_main, "ask", ask)
-    bench_main.ask_all(["tiny_io", "crash_table"], SETTINGS, None)
-    bench_main.ask_all(["tiny_io", "crash_table"], SETTINGS, 2)
+    found = results.Results(Path("not written"), {}, SETTINGS)
+    bench_main.ask_all(["tiny_io", "crash_table"], found, None)
+    bench_main.ask_all(["tiny_io", "crash_table"], found, 2)
     assert asked == [("tiny_io", 5), ("crash_table", 1), ("tiny_io", 2), ("crash_table", 2)]
 
 

@@ -1,0 +1,104 @@
+"""The ways in which one script may run its handlers, that the questions about the GIL compare.
+
+Each is a `Contender` for one handler on so many workers: a plain loop, the thread-pool bus that
+scripts start from, and procbus's two lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+from typing import Any
+
+from .contenders import Contender, Handler, Opener, procbus
+from .model import PROCBUS_CPU, PROCBUS_IO, Settings
+
+SERIAL = "serial"
+THREAD_BUS = "thread bus"
+WARM_UP = 0.1  # of the events that are measured
+
+
+def serial(handler: Handler, _workers: int) -> Contender:
+    """Call the handler in a loop, with no bus and no thread."""
+
+    def run_all(events: Iterable[Any]) -> None:
+        for event in events:
+            handler(event)
+
+    return Contender(handler, lambda result: result, lambda: None, run_all)
+
+
+def thread_bus(handler: Handler, workers: int) -> Contender:
+    """Open the plain bus with so many threads; it has no results, so it is drained."""
+    from procbus.demo.thread_bus import ThreadBus
+
+    bus = ThreadBus(workers)
+    known: set[Any] = set()
+
+    def run_all(events: Iterable[Any]) -> None:
+        topic: Any
+        for event in events:
+            topic = type(event)
+            if topic not in known:
+                known.add(topic)
+                bus.subscribe(topic, handler)
+            bus.publish(event)
+        bus.drain()
+        if bus.failures:
+            raise bus.failures[0]
+
+    def submit(event: Any) -> None:
+        run_all([event])
+
+    return Contender(submit, lambda result: result, bus.close, run_all)
+
+
+def procbus_io(handler: Handler, workers: int) -> Contender:
+    """Open a bus whose one handler is an io handler, on so many threads."""
+    from procbus import EventBus, Receipt
+
+    bus = EventBus([], io_workers=workers)
+    bus.subscribe(object, handler, kind="io")
+    return Contender(bus.publish, Receipt.result, bus.close)
+
+
+def one_by_one(handler: Handler, workers: int) -> Contender:
+    """Open the cpu lane without its batches: each event travels alone.
+
+    There is no option for that. Set is the constant that the lane sizes its batches by.
+    """
+    from procbus import sharing
+
+    sharing.BATCH_S = 0.0
+    return procbus(handler, workers)
+
+
+WAYS: dict[str, Opener] = {
+    SERIAL: serial,
+    THREAD_BUS: thread_bus,
+    PROCBUS_IO: procbus_io,
+    PROCBUS_CPU: procbus,
+}
+
+
+def warm_rate(contender: Contender, events: Sequence[Any]) -> float:
+    """Run a tenth of the events to warm up, then all; return events per second."""
+    contender.run(events[: max(1, round(len(events) * WARM_UP))])
+    return rate(lambda: contender.run(events), len(events))
+
+
+def rate(run: Callable[[], object], count: int) -> float:
+    """Return events per second of what runs `count` of them."""
+    began = perf_counter()
+    run()
+    return count / (perf_counter() - began)
+
+
+def serial_rate(handler: Handler, events: Sequence[Any]) -> float:
+    """Measure the plain loop: what speed-ups are over."""
+    return warm_rate(serial(handler, 1), events)
+
+
+def events_of(event: Any, full: int, settings: Settings) -> list[Any]:
+    """Return so many of one event, fewer in a quick run, but some for each worker."""
+    return [event] * settings.count(full, at_least=2 * settings.workers)
