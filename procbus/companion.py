@@ -129,7 +129,10 @@ class Companion(threading.Thread):
                     worn_out = self._feed(worker)
                 except WorkerGone as gone:
                     self.worker = None
-                    self._bury(gone)
+                    try:
+                        self._bury(gone)
+                    finally:
+                        worker.stop()  # it takes loky 0.1 s, and the outcome does not wait for that
                 except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
                     self.worker = None

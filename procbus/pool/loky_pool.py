@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from procbus.processes import Probe
 
 
+#: How often it is looked whether a process is dead whose pipe is broken, in seconds.
+_DEATH_LOOK_S = 0.001
+
+
 class LokyPool:
     """Workers in processes of this machine.
 
@@ -138,7 +142,8 @@ class LokyWorker:
         )
         self._task: Future[None] | None = None
         self._ended = threading.Event()
-        self._killed = False
+        #: Whether it was killed from here; whether its companion knows that it is dead.
+        self._killed = self._dead = False
         #: loky's thread that watches the process, once the task has ended.
         self._watcher: threading.Thread | None = None
         # Both would be started along with the worker, and unblock interrupts in between.
@@ -152,6 +157,9 @@ class LokyWorker:
             launched(self)
             self._task.add_done_callback(self._task_ended)
             self._read_hello()
+        except WorkerGone:
+            self._close()
+            raise
         except (RuntimeError, OSError) as error:  # the interpreter ends, or the machine is full
             theirs.close()
             with contextlib.suppress(RuntimeError):  # loky's thread was not even started
@@ -248,7 +256,6 @@ class LokyWorker:
 
     def _refuse(self, data: bytes | bytearray) -> NoReturn:
         summary, traceback = decode(bytes(data))
-        self._close()
         error = ProcbusError(f"worker_init failed: {summary}")
         error.__cause__ = WorkerTraceback(traceback)
         raise SetUpFailed(None) from error
@@ -284,18 +291,29 @@ class LokyWorker:
     # The end.
 
     def _gone(self) -> WorkerGone:
-        """Collect what is left of a dead worker."""
+        """Collect what a dead worker leaves to its companion; `stop` does away with the rest."""
         noticed_at = monotonic()
-        self._ended.wait(worker.STOP_S)
-        exit_code = self._exit_code()
-        # The pipe may be broken while the process still lives: loky tells of the end of a task
-        # before it kills. Nothing in the logbook may change any more once it is read.
-        self._killed = True
-        self._shut_down()
+        exit_code = self._wait_dead(noticed_at + worker.STOP_S)
+        self._killed = self._dead = True
+        if exit_code is None:
+            exit_code = self._exit_code()
+            # The pipe may be broken while the process still lives: loky tells of the end of a task
+            # before it kills. Nothing in the logbook may change any more once it is read.
+            self._shut_down()
         words = self._end.last_words(self._logbook.read(), noticed_at)
-        gone = WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
-        self._close()
-        return gone
+        return WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
+
+    def _wait_dead(self, deadline: float) -> int | None:
+        """Wait until the process is dead or loky says that its task ended; the exit code, if known.
+
+        The kernel tells of it at once, loky some 0.1 s later: it waits in steps of 50 ms.
+        """
+        while self.probe is not None and monotonic() < deadline:
+            exit_code = self.probe.exit_code()
+            if exit_code is not None or self._ended.wait(_DEATH_LOOK_S):
+                return exit_code
+        self._ended.wait(max(0.0, deadline - monotonic()))
+        return None
 
     def _shut_down(self) -> None:
         """Wait until the process is dead, and loky has nothing left of it."""
@@ -332,8 +350,15 @@ class LokyWorker:
         self._ended.set()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`."""
+        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`.
+
+        Lets go of all that there is of one that is dead.
+        """
         if self._task is None:
+            return
+        if self._dead:
+            self._ended.wait(worker.STOP_S)  # from then on it is known which thread of loky to join
+            self._close()
             return
         deadline = monotonic() + worker.STOP_S
         with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already

@@ -184,7 +184,10 @@ class Worker(Protocol):
         """
 
     def stop(self) -> None:
-        """End it, once it has nothing left to do. Idempotent."""
+        """End it, once it has nothing left to do; let go of what is left of a dead one. Idempotent.
+
+        Until then a worker that is dead holds what it had of this machine, but for its process.
+        """
 
     def kill(self) -> None:
         """End it at once, with all processes that its handlers started. From any thread."""

@@ -24,7 +24,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: No test asserts on time: this is how long a test waits for what would otherwise never come.
-PATIENCE_S = 12.0
+#: Beside four busy processes a new worker, which gives way to them, takes seconds to start.
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,14 @@ class Ended:
         assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
         assert self.err == ""
         return self.out
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process can still do anything; a dead one may be there until it is waited for."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_gone(processes: Iterable[psutil.Process], within_s: float = 5.0) -> None:

@@ -24,7 +24,7 @@ from procbus import (
     supervisor,
 )
 from procbus.sizes import parse_size
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 
 MIB = 1 << 20
 #: A worker that has imported this module has some 50 MiB.
@@ -110,7 +110,7 @@ def test_a_handler_that_leaks_is_stopped(tally: Tally) -> None:
         assert delivery.outcome is not None
         assert delivery.outcome.kind is OutcomeKind.OVER_MEMORY
         assert delivery.worker_pid is not None
-        assert not psutil.pid_exists(delivery.worker_pid)
+        assert not is_alive(delivery.worker_pid)
         stats = bus.stats()
         assert (stats.handlers["leak"].over_memory, stats.handlers["leak"].failed) == (1, 1)
         assert stats.lanes["cpu"].restarts == 1

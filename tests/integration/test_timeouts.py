@@ -18,7 +18,7 @@ import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 
 LIMIT_S = 0.3
 NOWHERE = Tally(os.devnull)
@@ -110,7 +110,7 @@ def test_many_that_hang_at_once_are_all_ended_and_nobody_else(tally: Tally) -> N
         assert [r.result(PATIENCE_S) for r in after] == [*range(hanging, 50)]
         pids = {receipt.deliveries[0].worker_pid for receipt in receipts}
         assert len(pids) == hanging
-        assert not any(pid is not None and psutil.pid_exists(pid) for pid in pids)
+        assert not any(pid is not None and is_alive(pid) for pid in pids)
         assert bus.stats().lanes["cpu"].restarts == hanging
     assert tally.counts() == {str(n): 1 for n in range(50)}
     for error in errors:
@@ -142,7 +142,7 @@ def test_only_the_delivery_that_hangs_fails(
     assert delivery.run_s >= LIMIT_S
     assert delivery.worker_pid in before
     assert delivery.worker_pid is not None
-    assert not psutil.pid_exists(delivery.worker_pid)
+    assert not is_alive(delivery.worker_pid)
     assert before - {delivery.worker_pid} == before & after, "the neighbour is the one it was"
 
     stats = bus.stats()
@@ -228,7 +228,7 @@ def test_a_worker_that_somebody_stopped_runs_out_of_time_too(
     assert error.stack == "", "it could not say"
     assert "could not be had" in error.__notes__[0]
     assert receipt.deliveries[0].worker_pid == pid
-    assert not psutil.pid_exists(pid)
+    assert not is_alive(pid)
     assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
     assert tally.counts() == {"0": 1, "1": 1}
 

@@ -15,7 +15,7 @@ import pytest
 
 from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def test_only_the_delivery_that_ran_fails(bus: EventBus, tally: Tally, how: str)
     assert (outcome.kind, outcome.worker_pid) == (OutcomeKind.WORKER_DIED, error.pid)
     assert fatal.deliveries[0].state is DeliveryState.FAILED
     assert error.pid is not None
-    assert not psutil.pid_exists(error.pid)
+    assert not is_alive(error.pid)
     assert bus.stats().lanes["cpu"].restarts == 1
     assert sorted(h.restarts for h in bus.health() if h.kind == "cpu") in ([0, 1], [1])
     assert [letter.event_id for letter in bus.dead_letters] == [fatal.id]
