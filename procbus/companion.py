@@ -223,7 +223,20 @@ class Companion(threading.Thread):
         )
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
-        number = next(_batch_numbers)
+        message = self._prepare(worker, next(_batch_numbers), deliveries)
+        while message.no_room and not self.in_flight and not self._lane.queue.cancelled:
+            # It is this one's turn: handed back, it might be passed over for ever.
+            first, *others = message.rest
+            self._lane.put_back(others)
+            worker.wait_for_room(ROOM_S)
+            message = self._prepare(worker, message.batch, [first])
+        batch = Batch(message.batch, message, self._lane.expected_s(message.deliveries))
+        self._lane.cancel_all(self._lane.sharing.hand_out(self, worker, batch))
+        if batch.deliveries and (len(self.in_flight) == 1 or worker.fits_ahead(message)):
+            batch.sent = True
+            worker.send(message)
+
+    def _prepare(self, worker: Worker, number: int, deliveries: Sequence[Delivery]) -> Message:
         try:
             message = worker.prepare(number, deliveries)
         except BaseException as error:
@@ -231,15 +244,7 @@ class Companion(threading.Thread):
             raise
         if message.failed:
             self._lane.settle(message.failed)
-        batch = Batch(number, message, self._lane.expected_s(message.deliveries))
-        self._lane.cancel_all(self._lane.sharing.hand_out(self, worker, batch))
-        if not batch.deliveries:
-            if message.no_room and not self.in_flight:
-                worker.wait_for_room(ROOM_S)
-            return
-        if len(self.in_flight) == 1 or worker.fits_ahead(message):
-            batch.sent = True
-            worker.send(message)
+        return message
 
     def _send_first(self, worker: Worker) -> None:
         """Send the batch that did not fit into the pipe behind another, now that it is next."""

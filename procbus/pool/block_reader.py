@@ -8,10 +8,15 @@ again until the view is gone.
 
 from __future__ import annotations
 
+import gc
 import mmap
 import sys
 
-from procbus.pool.blocks import Place, Room
+from procbus.pool.room import CannotMap, Place, Room
+
+#: From so many bytes on that seem to be kept, old objects are searched for garbage too (some 50 ms
+#: with large libraries), and again whenever there are twice as many.
+_COLLECT_ABOVE = 64 << 20
 
 
 class BlockReader:
@@ -20,7 +25,10 @@ class BlockReader:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
-        self._kept: set[int] = set()
+        #: Offset and capacity of blocks that were kept; above how many bytes of them all garbage is
+        #: looked for.
+        self._kept: dict[int, int] = {}
+        self._collect_above = _COLLECT_ABOVE
         #: References that there are to a mapping without any view: how many differs by Python.
         self._fewest = 0
 
@@ -29,7 +37,11 @@ class BlockReader:
         offset, capacity, parts, _ = place
         mapped = self._mapped.get(offset)
         if mapped is None:
-            self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)
+            try:
+                self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)
+            except CannotMap:
+                copies = [memoryview(self._room.read(offset + at, size)) for at, size in parts]
+                return copies if writable else [copy.toreadonly() for copy in copies]
             self._fewest = self._references(offset)
             mapped = self._mapped[offset]
         whole = memoryview(mapped)
@@ -38,10 +50,27 @@ class BlockReader:
 
     def is_kept(self, place: Place) -> bool:
         """Whether a view of the block is left; call it when the handler has ended."""
+        if self._is_used(place.offset):
+            self._collect_garbage(place)
         if not self._is_used(place.offset):
             return False
-        self._kept.add(place.offset)
+        self._kept[place.offset] = place.capacity
         return True
+
+    def _collect_garbage(self, place: Place) -> None:
+        """Free views that only garbage holds: objects that refer to each other.
+
+        An exception that its own frame refers to is such garbage. Python looks for it when enough
+        objects were made, which may be many large events later. What the handler has just left is
+        mostly among the young objects, where looking takes little.
+        """
+        if not gc.isenabled():
+            return
+        gc.collect(1)
+        kept = sum(self._kept.values()) + place.capacity
+        if kept > self._collect_above and self._is_used(place.offset):
+            gc.collect()
+            self._collect_above = max(_COLLECT_ABOVE, 2 * kept)
 
     def _is_used(self, offset: int) -> bool:
         return offset in self._mapped and self._references(offset) > self._fewest
@@ -52,7 +81,8 @@ class BlockReader:
     def dropped(self) -> list[int]:
         """Offsets of blocks that were kept, and are not any more."""
         dropped = [offset for offset in self._kept if not self._is_used(offset)]
-        self._kept.difference_update(dropped)
+        for offset in dropped:
+            del self._kept[offset]
         return dropped
 
     @property

@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Memory shared with workers for the large buffers of events: copied in once, read in place.
+"""Blocks of shared memory for the large buffers of events: copied in once, read in place.
 
-It is one anonymous file in memory without a name, so that nobody else can open it and nothing is
-left behind, whoever dies first. Each block is a part of it that is never another's: the file is
-sparse and larger than any machine's memory. A block that is not used any more is kept mapped for
-the next event of its size, which saves three quarters of the time to fill it.
+A block that is not used any more is kept mapped for the next event of its size, which saves three
+quarters of the time to fill it. All blocks together stay under a limit. What is in one can always
+be copied in again while its event lives, so a block that no worker has at hand makes room for
+another event: without that, events that wait for each other could fill the memory for ever.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import os
-import resource
 import threading
-import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
-from multiprocessing.reduction import DupFd
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal
 
 from procbus.errors import SerializationError
-from procbus.pool.logbook import anonymous_file
+from procbus.pool.room import CannotMap, Place, Room, capacity_for, fill, most_mapped, parts_of
 from procbus.sizes import format_size
 from procbus.stats import SharedMemoryStats
 
@@ -31,108 +28,12 @@ OnOversize = Literal["pipe", "fail"]
 LARGE = 128 * 1024
 #: The most bytes that blocks of results may have which wait to be used again, for all workers.
 IDLE_RESULTS = 1 << 30
-#: Bytes of the sparse file, which only what is written takes memory of.
-_SPACE = 1 << 44
-#: Buffers in a block begin at multiples of this, as the fastest loops want it.
-_ALIGNED = 64
-#: Copied without a break: other threads wait for the GIL meanwhile, 0.1 ms.
-_STRIDE = 1 << 20
-#: Blocks of one kind that a process has mapped at most: the system allows some 65,000 mappings.
-_MOST_MAPPED = 8192
-
-
-class Place(NamedTuple):
-    """Where what is large of an event, or of a result, lies."""
-
-    #: Of the block, in bytes.
-    offset: int
-    capacity: int
-    #: Start in the block and size of each buffer, in bytes.
-    parts: tuple[tuple[int, int], ...]
-    #: In which form: see `large`.
-    form: int
-
-
-class Room:
-    """A sparse file in memory, seen from either process."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._closing = weakref.finalize(self, os.close, fd)
-
-    @classmethod
-    def create(cls, name: str) -> Self:
-        """Make an empty one."""
-        fd = anonymous_file(name)
-        os.ftruncate(fd, _SPACE)
-        return cls(fd)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to a worker that is being spawned: it gets the file descriptor."""
-        return _attach, (DupFd(self.fd),)
-
-    def map(self, offset: int, capacity: int, access: int) -> mmap.mmap:
-        """Map a block."""
-        return mmap.mmap(self.fd, capacity, access=access, offset=offset)
-
-    def give_back(self, mapped: mmap.mmap) -> None:
-        """Give the memory of a block back to the system. It has to be mapped for writing."""
-        if hasattr(mmap, "MADV_REMOVE"):  # Linux
-            mapped.madvise(mmap.MADV_REMOVE)
-
-    def close(self) -> None:
-        """Let the file go, as with the last reference; what is mapped stays. Idempotent."""
-        self._closing()
-        self.fd = -1
-
-
-def _attach(duplicate: Any) -> Room:
-    return Room(duplicate.detach())
-
-
-def most_mapped() -> int:
-    """Blocks of one kind that a process may have mapped.
-
-    Each takes a file descriptor, for `mmap` keeps one of its own. Most are left to the script.
-    """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return _MOST_MAPPED
-    return max(8, min(files // 8, _MOST_MAPPED))
-
-
-def capacity_for(size: int) -> int:
-    """Bytes of a block that holds so many: whole pages, at most an eighth more than needed."""
-    step = max(mmap.ALLOCATIONGRANULARITY, 1 << max(0, size.bit_length() - 4))
-    return -(-size // step) * step
-
-
-def parts_of(sizes: Sequence[int]) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Lay buffers of these sizes out; give start and size of each, and the size of all."""
-    parts = []
-    end = 0
-    for size in sizes:
-        parts.append((end, size))
-        end += -(-size // _ALIGNED) * _ALIGNED
-    return tuple(parts), max(end, 1)
-
-
-def fill(
-    target: memoryview, parts: Sequence[tuple[int, int]], buffers: Sequence[memoryview]
-) -> None:
-    """Copy buffers to their places."""
-    for (start, size), buffer in zip(parts, buffers, strict=True):
-        if buffer.ndim != 1 or buffer.format != "B":
-            buffer = buffer.cast("B")
-        for begin in range(0, size, _STRIDE):
-            end = min(begin + _STRIDE, size)
-            target[start + begin : start + end] = buffer[begin:end]
 
 
 class Block:
-    """The buffers of one event in shared memory. `EventMemory` guards all but `place`."""
+    """The buffers of one event in shared memory. `EventMemory` guards all but `place`, `users`."""
 
-    __slots__ = ("done", "keepers", "mapped", "memory", "place", "users")
+    __slots__ = ("done", "keepers", "mapped", "memory", "pins", "place", "users")
 
     def __init__(self, memory: EventMemory, place: Place, mapped: mmap.mmap) -> None:
         self.memory = memory
@@ -142,7 +43,9 @@ class Block:
         self.keepers: set[int] = set()
         #: Deliveries of the event that workers run and that are not settled. The settlement's.
         self.users = 0
-        #: Whether there are none any more.
+        #: Batches that workers were given, or are about to be given, with such a delivery.
+        self.pins = 1
+        #: Whether it is the event's no more: that is settled, or made room for another.
         self.done = False
 
     def release(self) -> None:
@@ -180,7 +83,11 @@ class EventMemory:
         #: Held while an event's buffers are copied in.
         self.copying = threading.Lock()
         self._lock = threading.Lock()
-        self._freed = threading.Condition(self._lock)
+        self._opened = threading.Condition(self._lock)
+        #: How often there may have come to be room. Anyone may read it.
+        self.openings = 0
+        #: Workers that wait for room, the one that waits longest first.
+        self._line: list[int] = []
         #: Blocks that wait to be used again, by offset, the one that waits longest first; and their
         #: offsets by capacity.
         self._idle: OrderedDict[int, tuple[int, mmap.mmap]] = OrderedDict()
@@ -208,7 +115,7 @@ class EventMemory:
     @property
     def idle_results(self) -> int:
         """Bytes that the blocks of results may have which wait to be used again."""
-        return IDLE_RESULTS if self._limit is None else min(IDLE_RESULTS, self._limit)
+        return min(IDLE_RESULTS, self.limit)
 
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
         """Raise SerializationError for what does not fit, if it is to fail."""
@@ -232,63 +139,104 @@ class EventMemory:
         _, size = parts_of([buffer.nbytes for buffer in buffers])
         return capacity_for(size) + self._kept <= self.limit and self._kept_count < self._most
 
-    def put(self, buffers: Sequence[memoryview], form: int) -> Block | None:
-        """Copy buffers into a block; None when there is no room for it now."""
+    def put(self, buffers: Sequence[memoryview], form: int, worker: int) -> Block | None:
+        """Copy buffers into a block, which is pinned; None when there is no room for it now.
+
+        Args:
+            buffers: what is large of an event.
+            form: see `Place`.
+            worker: for which one; while another waits for room, that one comes first.
+
+        Raises:
+            CannotMap: see `Room.map`.
+        """
         parts, size = parts_of([buffer.nbytes for buffer in buffers])
+        capacity = capacity_for(size)
         with self._lock:
-            block = self._locked_take(capacity_for(size), parts, form)
-        if block is not None:
-            with memoryview(block.mapped) as target:
-                fill(target, parts, buffers)
-            self.sent += size
-        return block
-
-    def _locked_take(
-        self, capacity: int, parts: tuple[tuple[int, int], ...], form: int
-    ) -> Block | None:
-        idle = self._idle_of.get(capacity)
-        if idle:
-            offset = idle.pop()
-            _, mapped = self._idle.pop(offset)
-            self._idle_bytes -= capacity
-        else:
-            if not self._locked_make_room(capacity):
+            if self._line and self._line[0] != worker:
                 return None
-            offset, self._next = self._next, self._next + capacity
-            mapped = self.room.map(offset, capacity, mmap.ACCESS_WRITE)
-        self._used += capacity
-        place = Place(offset, capacity, parts, form)
-        block = self._blocks[offset] = Block(self, place, mapped)
+            found = self._locked_take(capacity)
+            if found is None:
+                return None
+            offset, mapped = found
+            self._used += capacity
+            block = Block(self, Place(offset, capacity, parts, form), mapped)
+            self._blocks[offset] = block
+        with memoryview(mapped) as target:
+            fill(target, parts, buffers)
+        self.sent += size
         return block
 
-    def _locked_make_room(self, capacity: int) -> bool:
-        while (
-            self._used + self._kept + self._idle_bytes + capacity > self.limit
-            or len(self._blocks) + len(self._idle) >= self._most
-        ):
-            if not self._idle:
-                return False
-            offset, (size, mapped) = self._idle.popitem(last=False)
-            self._idle_of[size].remove(offset)
-            self._idle_bytes -= size
-            self.room.give_back(mapped)
-            mapped.close()
-            for gone in self._gone.values():
-                gone.append(offset)
-        return True
+    def _locked_take(self, capacity: int) -> tuple[int, mmap.mmap] | None:
+        """Find memory for a block: one that is idle, new memory, or an event's not at hand."""
+        while not self._idle_of.get(capacity):
+            if self._locked_has_room(capacity):
+                try:
+                    mapped = self.room.map(self._next, capacity, mmap.ACCESS_WRITE)
+                except CannotMap:
+                    if not self._idle:
+                        raise
+                else:
+                    offset, self._next = self._next, self._next + capacity
+                    return offset, mapped
+            if self._idle:
+                self._locked_give_back()
+            elif not self._locked_evict():
+                return None
+        offset = self._idle_of[capacity].pop()
+        _, mapped = self._idle.pop(offset)
+        self._idle_bytes -= capacity
+        return offset, mapped
+
+    def _locked_has_room(self, capacity: int) -> bool:
+        taken = self._used + self._kept + self._idle_bytes
+        return taken + capacity <= self.limit and len(self._blocks) + len(self._idle) < self._most
+
+    def _locked_give_back(self) -> None:
+        """Give the memory that waits longest back to the system."""
+        offset, (size, mapped) = self._idle.popitem(last=False)
+        self._idle_of[size].remove(offset)
+        self._idle_bytes -= size
+        self.room.give_back(mapped)
+        mapped.close()
+        for gone in self._gone.values():
+            gone.append(offset)
+
+    def _locked_evict(self) -> bool:
+        """Take its block away from the oldest event that no worker has at hand, if there is one."""
+        for block in self._blocks.values():
+            if not (block.pins or block.keepers or block.done):
+                self._locked_release(block)
+                return True
+        return False
+
+    def pin(self, block: Block) -> bool:
+        """Keep a block where it is for a batch; False if it is its event's no more."""
+        with self._lock:
+            block.pins += not block.done
+            return not block.done
+
+    def unpin(self, blocks: Iterable[Block]) -> None:
+        """Batches are through with these."""
+        with self._lock:
+            for block in blocks:
+                block.pins -= 1
+            self._locked_note_room()
 
     def release(self, block: Block) -> None:
         """The event of a block is settled. Idempotent."""
         with self._lock:
-            if block.done:
-                return
-            block.done = True
-            self._used -= block.place.capacity
-            if block.keepers:
-                self._kept += block.place.capacity
-                self._kept_count += 1
-            else:
-                self._locked_free(block)
+            if not block.done:
+                self._locked_release(block)
+
+    def _locked_release(self, block: Block) -> None:
+        block.done = True
+        self._used -= block.place.capacity
+        if block.keepers:
+            self._kept += block.place.capacity
+            self._kept_count += 1
+        else:
+            self._locked_free(block)
 
     def _locked_free(self, block: Block) -> None:
         offset, capacity, *_ = block.place
@@ -296,12 +244,39 @@ class EventMemory:
         self._idle[offset] = (capacity, block.mapped)
         self._idle_of.setdefault(capacity, []).append(offset)
         self._idle_bytes += capacity
-        self._freed.notify_all()
+        self._locked_note_room()
 
-    def wait_for_room(self, timeout: float) -> None:
-        """Wait until a block has come free, at most so many seconds."""
+    def _locked_note_room(self) -> None:
+        self.openings += 1
+        self._opened.notify_all()
+
+    def wait_for_room(self, worker: int, openings: int, timeout: float) -> None:
+        """Wait until there may be room for what had none.
+
+        Whoever waits stands in line from then on, so that a large event is not passed over for ever
+        by smaller ones.
+
+        Args:
+            worker: for which one.
+            openings: what `openings` was before it was tried, so that none is missed.
+            timeout: at most so many seconds.
+        """
         with self._lock:
-            self._freed.wait(timeout)
+            if worker not in self._line:
+                self._line.append(worker)
+            self._opened.wait_for(
+                lambda: self._line[:1] == [worker] and self.openings != openings, timeout
+            )
+
+    def leave_line(self, worker: int) -> None:
+        """A worker waits for room no more. Idempotent."""
+        with self._lock:
+            self._locked_leave_line(worker)
+
+    def _locked_leave_line(self, worker: int) -> None:
+        if worker in self._line:
+            self._line.remove(worker)
+            self._locked_note_room()
 
     # What workers tell.
 
@@ -332,6 +307,7 @@ class EventMemory:
         """A worker is dead: it keeps nothing."""
         with self._lock:
             self._gone.pop(worker, None)
+            self._locked_leave_line(worker)
             for block in list(self._blocks.values()):
                 self._locked_drop(block, worker)
 
@@ -343,11 +319,20 @@ class EventMemory:
                 self._kept_count -= 1
                 self._locked_free(block)
 
-    def close(self) -> None:
-        """Give everything back. Idempotent."""
+    def note_received(self, size: int) -> None:
+        """So many bytes came back from a worker."""
         with self._lock:
-            for _, mapped in self._idle.values():
-                mapped.close()
+            self.received += size
+
+    def close(self) -> None:
+        """Give everything back; the workers are gone. Idempotent."""
+        with self._lock:
+            for mapped in [
+                *(m for _, m in self._idle.values()),
+                *(b.mapped for b in self._blocks.values()),
+            ]:
+                with contextlib.suppress(BufferError):  # a thread that hangs is filling it
+                    mapped.close()
             self._idle.clear()
             self._idle_of.clear()
             self._idle_bytes = 0

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from procbus.delivery import Delivery
-from procbus.pool.blocks import EventMemory, Room
+from procbus.pool.blocks import EventMemory
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
+from procbus.pool.room import Room
 from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
@@ -32,12 +33,13 @@ class InlinePool:
 
     Args:
         workers: how many the lane will start.
+        memory: shared with the workers, for what is large.
     """
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers
         self._definitions: dict[int, bytes] = {}
-        self.memory = EventMemory(1 << 28)
+        self.memory = EventMemory(1 << 28) if memory is None else memory
 
     def close(self) -> None:
         """Let go of the shared memory. Idempotent."""
@@ -70,7 +72,6 @@ class InlineWorker:
 
     def __init__(self, definitions: dict[int, bytes], memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()
-        self._memory = memory
         results = Room.create("procbus-results")
         self._end = ParentEnd(definitions, memory, ResultReader(results, memory, 1))
         self._end.pid = self.pid
@@ -83,7 +84,7 @@ class InlineWorker:
         self._tokens = threading.Semaphore(0)
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
-        shared = WorkerMemory(memory.room, results, 0, memory.large)
+        shared = WorkerMemory(memory.room, results, memory.large)
         self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
         #: Whose thread runs the handlers.
         self._thread = 0
@@ -108,7 +109,7 @@ class InlineWorker:
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until a block of shared memory has come free."""
-        self._memory.wait_for_room(timeout_s)
+        self._end.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""

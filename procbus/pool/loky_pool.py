@@ -29,13 +29,14 @@ from procbus.codec import decode
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool import worker
-from procbus.pool.blocks import EventMemory, Room
+from procbus.pool.blocks import EventMemory
 from procbus.pool.channel import Channel
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.launching import buffer_size, interrupts_blocked, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
+from procbus.pool.room import Room
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -110,7 +111,6 @@ class LokyWorker:
         workers: int,
         launched: Callable[[LokyWorker], None],
     ) -> None:
-        self._memory = memory
         results = Room.create("procbus-results")
         self._end = ParentEnd(definitions, memory, ResultReader(results, memory, workers))
         self._init = init
@@ -134,7 +134,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results, memory.idle_results // workers, memory.large),
+                (memory.room, results, memory.large),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),
@@ -213,7 +213,7 @@ class LokyWorker:
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until a block of shared memory has come free."""
-        self._memory.wait_for_room(timeout_s)
+        self._end.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for the last deliveries it has."""

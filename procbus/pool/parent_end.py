@@ -27,6 +27,7 @@ from procbus.pool.blocks import Block, EventMemory
 from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
+from procbus.pool.room import CannotMap
 from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import (
     IN_HEAD,
@@ -74,11 +75,20 @@ class ParentEnd:
         self._known_handlers: set[int] = set()
         self._handlers_due: list[tuple[int, str, bytes, int | None]] = []
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
+        #: Likewise blocks of events that are no more, and of results that nobody has.
+        self._gone_due: list[int] = []
+        self._freed_due: list[tuple[int, int]] = []
         #: Deliveries of the batches that the worker has, in their order; how many results of the
         #: first have come in messages; and how many in any way.
         self._batches: dict[int, list[Delivery]] = {}
         self._told = 0
         self._received = 0
+        #: Blocks of events pinned for the batches that the worker has, and for the message prepared
+        #: last, which it may never get; and what `openings` was before that found no room.
+        self._pins: dict[int, list[Block]] = {}
+        self._pinned: list[Block] = []
+        self._openings = 0
+        self._in_line = False
 
     # To the worker.
 
@@ -87,6 +97,8 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
+        if self._pinned:
+            self._unpin()
         message = Message(batch)
         indices: dict[Kind, int] = {}
         which: list[int] = []
@@ -135,8 +147,13 @@ class ParentEnd:
             ids.append(delivery.event_id)
             which.append(index_of_kind)
             message.deliveries.append(delivery)
+        if self._in_line and not message.no_room:
+            self._in_line = False
+            self._events.leave_line(self.number)
         self._classes_due.extend(self._encoder.take_definitions())
         if ids:
+            self._gone_due += self._events.gone(self.number)
+            self._freed_due += self._results.freed()
             head = BatchHead(
                 batch,
                 self._classes_due,
@@ -148,8 +165,8 @@ class ParentEnd:
                 atoms,
                 places,
                 may_replace(),
-                self._events.gone(self.number),
-                self._results.freed(),
+                self._gone_due,
+                (self._results.idle_limit(), self._freed_due) if self._freed_due else None,
             )
             message.data = pack_batch(head, events)
         return message
@@ -211,15 +228,29 @@ class ParentEnd:
         events = self._events
         with events.copying:  # so that a second worker waits for the copy, and does not make one
             block = receipt.block
-            if block is None:
+            if block is None or not events.pin(block):
                 if not events.fits(buffers):
                     events.check_oversize(delivery.handler.name, receipt.id, buffers)
                     return self._encoder.encode_whole(receipt.event), None, True
-                block = events.put(buffers, form)
+                self._openings = events.openings
+                try:
+                    block = events.put(buffers, form, self.number)
+                except CannotMap:
+                    return self._encoder.encode_whole(receipt.event), None, True
                 if block is None:
                     return b"", None, False
                 _hand_to(receipt, block)
+            self._pinned.append(block)
         return rest, (tuple(block.place), delivery.subscription.handler.writable), True
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until there may be room for what had none in the message prepared last."""
+        self._in_line = True
+        self._events.wait_for_room(self.number, self._openings, timeout_s)
+
+    def _unpin(self) -> None:
+        pinned, self._pinned = self._pinned, []
+        self._events.unpin(pinned)
 
     def _define(self, handler: Handler) -> None:
         definition = self._definitions.get(handler.number)
@@ -235,7 +266,11 @@ class ParentEnd:
     def sent(self, message: Message) -> None:
         """Take note that the worker gets this message."""
         self._batches[message.batch] = message.deliveries
+        if self._pinned:
+            self._pins[message.batch], self._pinned = self._pinned, []
         self._handlers_due.clear()
+        self._gone_due.clear()
+        self._freed_due.clear()
         self._classes_due.clear()
 
     # From the worker.
@@ -254,6 +289,8 @@ class ParentEnd:
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]
+            if self._pins:
+                self._events.unpin(self._pins.pop(results.batch, ()))
         return Report(results.batch, ends, results.complete, bare or ())
 
     def glance(self, page: Page | None) -> Report:
@@ -316,6 +353,10 @@ class ParentEnd:
     def close(self) -> None:
         """Forget the classes that the worker defined, and what it kept: it is gone."""
         forget_classes(self.number)
+        for pinned in self._pins.values():
+            self._pinned += pinned
+        self._pins.clear()
+        self._unpin()
         self._events.leave(self.number)
         self._results.close()
 

@@ -8,12 +8,30 @@ use the block again.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from procbus.pool.blocks import EventMemory, Place, Room, capacity_for, fill, most_mapped, parts_of
+from procbus.pool.room import (
+    SPACE,
+    CannotMap,
+    Place,
+    Room,
+    capacity_for,
+    fill,
+    most_mapped,
+    parts_of,
+)
+
+if TYPE_CHECKING:
+    from procbus.pool.blocks import EventMemory
+
+#: Bytes that blocks may have together which wait to be used again; offset and capacity of those
+#: that nobody has any more.
+Freed = tuple[int, list[tuple[int, int]]]
 
 
 class ResultWriter:
@@ -21,21 +39,25 @@ class ResultWriter:
 
     Args:
         room: shared with the parent.
-        idle_limit: bytes that blocks which wait to be used again may have together.
     """
 
-    def __init__(self, room: Room, idle_limit: int) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
-        self._idle_limit = idle_limit
         #: At most so many; what is beyond is mapped only while it is filled.
         self._most = most_mapped()
         self._mapped: dict[int, mmap.mmap] = {}
         self._idle: dict[int, list[int]] = {}
         self._idle_bytes = 0
+        #: Blocks to be given back that could not be mapped for it.
+        self._owed: list[tuple[int, int]] = []
         self._next = 0
 
     def put(self, buffers: Sequence[memoryview], form: int) -> Place:
-        """Copy the buffers of a result in."""
+        """Copy the buffers of a result in.
+
+        Raises:
+            CannotMap: see `Room.map`.
+        """
         parts, size = parts_of([buffer.nbytes for buffer in buffers])
         capacity = capacity_for(size)
         idle = self._idle.get(capacity)
@@ -44,8 +66,8 @@ class ResultWriter:
             self._idle_bytes -= capacity
             mapped = self._mapped[offset]
         else:
+            mapped = self._room.map(self._next, capacity, mmap.ACCESS_WRITE)
             offset, self._next = self._next, self._next + capacity
-            mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
         with memoryview(mapped) as target:
             fill(target, parts, buffers)
         if offset not in self._mapped:
@@ -55,16 +77,24 @@ class ResultWriter:
                 mapped.close()
         return Place(offset, capacity, parts, form)
 
-    def reuse(self, freed: Sequence[tuple[int, int]]) -> None:
-        """Take blocks back that nobody has any more: offset and capacity of each."""
-        for offset, capacity in freed:
-            if offset in self._mapped and self._idle_bytes + capacity <= self._idle_limit:
+    def reuse(self, freed: Freed) -> None:
+        """Take blocks back that nobody has any more."""
+        idle_limit, blocks = freed
+        owed, self._owed = self._owed, []
+        for offset, capacity in blocks:
+            if offset in self._mapped and self._idle_bytes + capacity <= idle_limit:
                 self._idle.setdefault(capacity, []).append(offset)
                 self._idle_bytes += capacity
-                continue
+            else:
+                owed.append((offset, capacity))
+        for offset, capacity in owed:
             mapped = self._mapped.pop(offset, None)
-            if mapped is None:
-                mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+            try:
+                if mapped is None:
+                    mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+            except CannotMap:
+                self._owed.append((offset, capacity))
+                continue
             self._room.give_back(mapped)
             mapped.close()
 
@@ -90,35 +120,37 @@ class ResultReader:
         #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
         #: in the middle of anything: so without a lock.
         self._dropped: deque[int] = deque()
-        self._end = 0
 
     def views(self, place: Place) -> list[memoryview]:
         """The buffers of a result, which from now on are the caller's own."""
         offset, capacity, parts, _ = place
-        self._end = max(self._end, offset + capacity)
-        self._memory.received += sum(size for _, size in parts)
-        # Private: what is written there stays there. So it may be written to.
-        mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
-        whole = memoryview(mapped)
-        views = [whole[start : start + size] for start, size in parts]
+        self._memory.note_received(sum(size for _, size in parts))
         crowded = (
             len(self._alive) >= self._most
             or sum(self._alive.values()) + capacity > self._memory.limit // self._workers
         )
         self._alive[offset] = capacity
-        if crowded:
-            self._dropped.append(offset)
-            return [memoryview(bytearray(view)) for view in views]
-        weakref.finalize(mapped, self._dropped.append, offset).atexit = False
-        return views
+        if not crowded:
+            # Private: what is written there stays there. So it may be written to.
+            with contextlib.suppress(CannotMap):
+                mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
+                weakref.finalize(mapped, self._dropped.append, offset).atexit = False
+                whole = memoryview(mapped)
+                return [whole[start : start + size] for start, size in parts]
+        self._dropped.append(offset)
+        return [memoryview(self.room.read(offset + start, size)) for start, size in parts]
 
     def freed(self) -> list[tuple[int, int]]:
-        """Blocks that nobody has any more since the last time, for the worker: see `reuse`."""
+        """Offset and capacity of blocks that nobody has any more since the last time."""
         freed = []
         while self._dropped:
             offset = self._dropped.popleft()
             freed.append((offset, self._alive.pop(offset)))
         return freed
+
+    def idle_limit(self) -> int:
+        """Bytes that blocks of one worker may have together which wait to be used again."""
+        return self._memory.idle_results // self._workers
 
     def close(self) -> None:
         """The worker is gone: give back all but what somebody has. Idempotent."""
@@ -126,10 +158,7 @@ class ResultReader:
             return
         self.freed()
         begin = 0
-        for offset, capacity in [*sorted(self._alive.items()), (self._end, 0)]:
-            if offset > begin:
-                gap = self.room.map(begin, offset - begin, mmap.ACCESS_WRITE)
-                self.room.give_back(gap)
-                gap.close()
+        for offset, capacity in [*sorted(self._alive.items()), (SPACE, 0)]:
+            self.room.give_back_between(begin, offset)
             begin = offset + capacity
         self.room.close()

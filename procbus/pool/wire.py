@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from procbus.codec import ClassNumber, decode
-from procbus.pool.blocks import Place
+from procbus.pool.room import Place
 
 #: The message that ends a worker.
 STOP = b""
@@ -104,9 +104,10 @@ class BatchHead(NamedTuple):
     large: dict[int, Large]
     #: Whether a worker that has nearly the memory that a handler may have leaves the rest undone.
     careful: bool
-    #: Blocks of events that are no more, and blocks of results that nobody has any more.
+    #: Blocks of events that are no more, and blocks of results that nobody has any
+    #: more, with the bytes of these that may wait to be used again.
     gone: list[int]
-    freed: list[tuple[int, int]]
+    freed: tuple[int, list[tuple[int, int]]] | None
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from multiprocessing.connection import Connection
 from time import monotonic
@@ -20,12 +21,12 @@ from typing import Any, NamedTuple, Protocol
 
 from procbus.codec import Encoder, decode, define_class, encode_alone
 from procbus.context import HandlerContext, running
-from procbus.pool.blocks import Room
 from procbus.pool.channel import Channel
 from procbus.pool.large import PLAIN
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
 from procbus.pool.process import end_with_parent, resident_bytes, told
+from procbus.pool.room import Room
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import (
@@ -99,7 +100,7 @@ def prepare(
     pipe: Connection,
     logbook: Logbook,
     stack: StackPage,
-    memory: tuple[Room, Room, int, float],
+    memory: tuple[Room, Room, float],
     tokens: Tokens,
     settings: WorkerSettings,
 ) -> None:
@@ -318,12 +319,15 @@ class Worker:
                 and (ahead := self._memory.put_plain(value))
             ):
                 return ahead + pack_end(started_at, ended_at, REST), ended_at
-            frame = self._encode((int(Ending.SUCCEEDED), value, published or None))
+            whole = (int(Ending.SUCCEEDED), value, published or None)
+            frame = self._encode(whole)
             # Taken away from the encoder: a view of the event would count as kept by the handler.
             ahead = b""
             if self._encoder.buffers or len(frame) >= self._memory.large:
                 buffers, self._encoder.buffers = self._encoder.buffers, []
-                ahead, frame = self._memory.put(frame, buffers)
+                ahead, frame = self._memory.put(
+                    frame, buffers, partial(self._encoder.encode_whole, whole)
+                )
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
             from procbus.blame import path_of_fault  # only now: it is rarely needed
 

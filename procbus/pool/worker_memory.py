@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from procbus.pool.block_reader import BlockReader
-from procbus.pool.blocks import Place, Room
 from procbus.pool.large import Form, load, plain
 from procbus.pool.result_memory import ResultWriter
+from procbus.pool.room import CannotMap, Place, Room
 from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
 
 
@@ -19,14 +19,13 @@ class WorkerMemory:
     Args:
         events: memory that the parent writes.
         results: memory that this worker writes.
-        idle_limit: bytes of results' blocks that may wait to be used again.
         large: what has fewer bytes travels in the pipe.
     """
 
-    def __init__(self, events: Room, results: Room, idle_limit: int, large: float) -> None:
+    def __init__(self, events: Room, results: Room, large: float) -> None:
         self.large = large
         self._reader = BlockReader(events)
-        self._writer = ResultWriter(results, idle_limit)
+        self._writer = ResultWriter(results)
 
     @property
     def keeps(self) -> bool:
@@ -37,7 +36,7 @@ class WorkerMemory:
         """Take in what the parent says of blocks."""
         if head.gone:
             self._reader.forget(head.gone)
-        if head.freed:
+        if head.freed is not None:
             self._writer.reuse(head.freed)
 
     def load(self, data: memoryview, large: Large) -> Any:
@@ -64,16 +63,29 @@ class WorkerMemory:
             What goes ahead of its end; empty when it is no such result.
         """
         found = plain(value, self.large)
-        return b"" if found is None else pack_place(self._writer.put([found[1]], found[0]))
+        if found is None:
+            return b""
+        try:
+            return pack_place(self._writer.put([found[1]], found[0]))
+        except CannotMap:
+            return b""
 
-    def put(self, frame: bytes, buffers: Sequence[memoryview]) -> tuple[bytes, bytes]:
+    def put(
+        self, frame: bytes, buffers: Sequence[memoryview], encode_whole: Callable[[], bytes]
+    ) -> tuple[bytes, bytes]:
         """Put the large part of a result into shared memory.
+
+        Args:
+            frame: the result as encoded, without its large buffers.
+            buffers: those.
+            encode_whole: encodes it with them; used where they cannot be shared.
 
         Returns:
             What goes ahead of its end, and the rest of it.
         """
-        if buffers:
-            return pack_place(self._writer.put(buffers, Form.BUFFERS)), frame
-        if len(frame) >= self.large:
+        try:
+            if buffers:
+                return pack_place(self._writer.put(buffers, Form.BUFFERS)), frame
             return pack_place(self._writer.put([memoryview(frame)], Form.PICKLED)), REST
-        return b"", frame
+        except CannotMap:
+            return b"", encode_whole() if buffers else frame

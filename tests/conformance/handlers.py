@@ -84,6 +84,19 @@ def what_is_kept(event: object) -> object:
     return thing
 
 
+def forget_what_is_kept(event: object) -> None:
+    kept.clear()
+
+
+def first_item(array: Any) -> float:
+    return float(array[0])
+
+
+def is_writable(array: Any) -> bool:
+    writable: bool = array.flags.writeable
+    return writable
+
+
 def a_class_of_the_worker(number: int) -> object:
     """Make an instance of a class that exists in the worker alone, always the same."""
     if "made_here" not in globals():

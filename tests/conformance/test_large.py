@@ -1,0 +1,256 @@
+"""Large events: every pool reads them in place, once copied, and never lets a view change."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from procbus.delivery import Delivery
+from procbus.errors import SerializationError
+from procbus.pool.blocks import EventMemory
+from procbus.pool.inline import InlinePool
+from procbus.pool.loky_pool import LokyPool
+from procbus.pool.room import CannotMap
+from procbus.pool.seam import Message, Pool, Worker
+from tests.conformance import drive, handlers
+from tests.conformance.drive import deliveries, give, run, subscription_of, take_reports, values
+
+MIB = 1 << 20
+LIMIT = 4 * MIB
+
+POOLS: dict[str, Callable[[EventMemory], Pool]] = {
+    "loky": lambda memory: LokyPool(1, memory=memory),
+    "inline": lambda memory: InlinePool(1, memory),
+}
+
+
+@pytest.fixture
+def memory() -> Iterator[EventMemory]:
+    memory = EventMemory(LIMIT)
+    yield memory
+    gc.collect()
+    memory.close()
+
+
+@pytest.fixture(params=POOLS)
+def start(request: pytest.FixtureRequest, memory: EventMemory) -> Iterator[Callable[[], Worker]]:
+    """Start a worker; all of a test share memory."""
+    pool = POOLS[request.param](memory)
+    started: list[Worker] = []
+
+    def start() -> Worker:
+        started.append(pool.start(lambda _: None))
+        return weakref.proxy(started[-1])  # type: ignore[no-any-return] # it is one, to all who use it
+
+    yield start
+    handlers.kept.clear()
+    for worker in started:
+        worker.kill()
+        worker.stop()
+    started.clear()
+
+
+@pytest.fixture
+def worker(start: Callable[[], Worker]) -> Worker:
+    return start()
+
+
+def array(mib: float, value: float = 1.0) -> Any:
+    return np.full(int(mib * MIB) // 8, value)
+
+
+def settle(batch: list[Delivery]) -> None:
+    """Do what the settlement does about shared memory once deliveries are settled."""
+    for delivery in batch:
+        receipt = delivery.receipt
+        assert receipt is not None
+        if receipt.block is not None:
+            receipt.block.release()
+        delivery.receipt = None
+
+
+def ran(worker: Worker, function: Callable[[Any], Any], event: object, **options: Any) -> Any:
+    """What a handler gives, with the delivery settled."""
+    batch = drive.deliveries_to(subscription_of(function, **options), [event])
+    [value] = values(run(worker, batch))
+    settle(batch)
+    return value
+
+
+def test_an_array_goes_there_and_back(worker: Worker, memory: EventMemory) -> None:
+    sent = np.arange(MIB / 8).reshape(128, -1)
+    assert np.array_equal(ran(worker, handlers.echo, sent), sent)
+    stats = memory.stats()
+    assert stats.sent >= sent.nbytes
+    assert stats.received >= sent.nbytes
+    assert stats.in_flight == 0
+
+
+@pytest.mark.parametrize("event", [b"ab" * MIB, "äö" * MIB, bytearray(MIB), list(range(MIB // 4))])
+def test_what_has_no_buffers_goes_there_and_back(
+    worker: Worker, memory: EventMemory, event: Any
+) -> None:
+    result = ran(worker, handlers.echo, event)
+    assert type(result) is type(event)
+    assert result == event
+    assert memory.stats().sent > MIB // 2
+
+
+@pytest.mark.parametrize(("short", "shared"), [(0, True), (64, False)])
+def test_bytes_are_shared_from_the_threshold_on(
+    worker: Worker, memory: EventMemory, short: int, shared: bool
+) -> None:
+    event = bytes(int(memory.large) - short)
+    assert ran(worker, handlers.echo, event) == event
+    assert (memory.stats().sent > 0, memory.stats().received > 0) == (shared, shared)
+
+
+def test_an_event_is_read_only_unless_it_is_to_be_writable(worker: Worker) -> None:
+    assert ran(worker, handlers.is_writable, array(1)) is False
+    assert ran(worker, handlers.is_writable, array(1), writable=True) is True
+
+
+def test_an_event_for_several_workers_is_copied_once(
+    start: Callable[[], Worker], memory: EventMemory
+) -> None:
+    batch = deliveries(handlers.first_item, array(1))
+    for worker in (start(), start()):
+        assert values(run(worker, batch)) == [1.0]
+    assert memory.stats().sent < 1.1 * MIB
+
+
+def test_what_a_handler_keeps_never_changes(worker: Worker, memory: EventMemory) -> None:
+    assert ran(worker, handlers.keep, array(1, 1.0)) is None
+    assert memory.stats().kept >= MIB
+    for value in (2.0, 3.0, 4.0):
+        assert ran(worker, handlers.first_item, array(1, value)) == value
+    kept = ran(worker, handlers.what_is_kept, None)
+    assert (kept == 1.0).all()
+    ran(worker, handlers.forget_what_is_kept, None)
+    assert memory.stats().kept == 0
+
+
+def test_a_result_is_not_written_over_while_somebody_has_it(worker: Worker) -> None:
+    results = [ran(worker, handlers.echo, array(0.25, float(n))) for n in range(20)]
+    assert [set(result) for result in results] == [{float(n)} for n in range(20)]
+
+
+def test_a_worker_that_is_gone_keeps_nothing_and_its_results_stay(
+    start: Callable[[], Worker], memory: EventMemory
+) -> None:
+    worker = start()
+    ran(worker, handlers.keep, array(1))
+    result = ran(worker, handlers.double, array(1))
+    drive.kill(worker)
+    drive.Receiver(worker).expect_gone()
+    assert memory.stats().kept == 0
+    assert (result == 2.0).all()
+    result[:] = 3.0
+
+
+def bytes_of_results() -> int:
+    """Memory that the results of all workers take."""
+    files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    stats = [
+        os.stat(file)
+        for file in files
+        if os.path.exists(file) and "memfd:procbus-results" in os.readlink(file)
+    ]
+    return 512 * sum({stat.st_ino: stat.st_blocks for stat in stats}.values())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks into Linux's /proc")
+def test_memory_of_results_that_are_gone_is_used_again_though_a_message_was_for_nothing(
+    worker: Worker,
+) -> None:
+    for n in range(8):
+        assert ran(worker, handlers.double, array(1, float(n)))[0] == 2 * n
+        prepared(worker, n)  # and never sent: what it tells the worker is in the next one
+    assert 0 < bytes_of_results() <= 3 * MIB
+
+
+def prepared(worker: Worker, *events: object) -> Message:
+    return worker.prepare(1000, deliveries(handlers.first_item, *events))
+
+
+def test_what_finds_no_room_is_left_until_there_is_some(
+    worker: Worker, memory: EventMemory, gate: drive.Gate
+) -> None:
+    large = drive.deliveries_to(subscription_of(handlers.first_item), [array(3)])
+    message = give(worker, large)
+    waiting = deliveries(handlers.first_item, array(2))
+
+    refused = worker.prepare(1000, waiting)
+
+    assert refused.no_room
+    assert (refused.deliveries, refused.rest) == ([], waiting)
+    assert values(take_reports(worker, message)) == [1.0]
+    settle(large)
+    worker.wait_for_room(30)
+    assert values(run(worker, waiting)) == [1.0]
+    assert memory.stats().in_flight + memory.stats().idle <= LIMIT
+
+
+def test_what_comes_before_it_in_a_batch_goes_all_the_same(worker: Worker) -> None:
+    batch = deliveries(handlers.echo, 1, array(3), array(3), 2)
+    message = worker.prepare(1000, batch)
+    assert not message.no_room
+    assert (message.deliveries, message.rest) == (batch[:2], batch[2:])
+
+
+def test_an_event_that_no_worker_has_at_hand_makes_room_and_is_copied_again(
+    worker: Worker, memory: EventMemory
+) -> None:
+    for_retry = deliveries(handlers.first_item, array(3, 5.0))
+    assert values(run(worker, for_retry)) == [5.0]
+    assert values(run(worker, deliveries(handlers.first_item, array(3, 6.0)))) == [6.0]
+    assert values(run(worker, for_retry)) == [5.0]
+    assert memory.stats().sent >= 9 * MIB
+
+
+def test_one_that_was_prepared_for_nothing_makes_room_for_the_next(worker: Worker) -> None:
+    prepared(worker, array(3))
+    assert not prepared(worker, array(3)).no_room
+
+
+def test_one_that_a_worker_died_with_makes_room(start: Callable[[], Worker]) -> None:
+    first, second = start(), start()
+    give(first, deliveries(handlers.first_item, array(3)))
+    assert prepared(second, array(3)).no_room
+    first.kill()
+    first.stop()
+    assert not prepared(second, array(3)).no_room
+
+
+@pytest.mark.parametrize("on_oversize", ["pipe", "fail"])
+def test_what_is_larger_than_the_limit_takes_the_pipe_or_fails(
+    start: Callable[[], Worker],
+    memory: EventMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    on_oversize: str,
+) -> None:
+    monkeypatch.setattr(memory, "_on_oversize", on_oversize)
+    worker = start()
+    if on_oversize == "pipe":
+        assert ran(worker, handlers.is_writable, array(5)) is True
+        assert memory.stats().sent == 0
+        return
+    [(_, outcome)] = prepared(worker, array(5)).failed
+    assert isinstance(outcome.error, SerializationError)
+
+
+def test_what_the_parent_cannot_map_takes_the_pipe(
+    worker: Worker, memory: EventMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> Any:
+        raise CannotMap("no file descriptors")
+
+    monkeypatch.setattr(memory.room, "map", refuse)
+    assert ran(worker, handlers.first_item, array(1)) == 1.0
+    assert memory.stats().sent == 0
