@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from procbus.pool.blocks import EventMemory
 from procbus.pool.result_memory import ResultReader, ResultWriter
-from procbus.pool.room import CannotMap, Place, Room
+from procbus.pool.room import CannotMap, Place
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -20,10 +20,10 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 class Ends:
     """A worker's end and the parent's, with nothing in between."""
 
-    def __init__(self, room: Room, memory: EventMemory, workers: int = 1) -> None:
+    def __init__(self, memory: EventMemory, workers: int) -> None:
         self.memory = memory
-        self.writer = ResultWriter(room)
-        self.reader = ResultReader(room, memory, workers)
+        self.reader = ResultReader(memory, workers)
+        self.writer = ResultWriter(self.reader.room)
 
     def put(self, content: bytes, pages: int = 1) -> Place:
         return self.writer.put([memoryview(content.ljust(pages * PAGE, content[:1]))], 0)
@@ -49,7 +49,7 @@ class Ends:
 
 
 def make_ends(pages: int = 100, workers: int = 1) -> Ends:
-    return Ends(Room.create("procbus-results"), EventMemory(pages * PAGE), workers)
+    return Ends(EventMemory(pages * PAGE), workers)
 
 
 @pytest.fixture

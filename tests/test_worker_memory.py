@@ -11,7 +11,7 @@ import pytest
 from procbus.pool.blocks import Block, EventMemory
 from procbus.pool.large import Form
 from procbus.pool.result_memory import ResultReader
-from procbus.pool.room import CannotMap, Place, Room
+from procbus.pool.room import CannotMap, Place
 from procbus.pool.wire import REST, BatchHead, End, Large, each_end, pack_end
 from procbus.pool.worker_memory import WorkerMemory
 
@@ -23,9 +23,8 @@ class Sides:
 
     def __init__(self) -> None:
         self.events = EventMemory(1 << 24)
-        room = Room.create("procbus-results")
-        self.worker = WorkerMemory(self.events.room, room, LARGE)
-        self.results = ResultReader(room, self.events, 1)
+        self.results = ResultReader(self.events, 1)
+        self.worker = WorkerMemory(self.events.room, self.results.room, LARGE)
 
     def put(self, content: bytes, *, form: Form = Form.BYTES, writable: bool = False) -> Large:
         return (tuple(self.block(content, form).place), writable)

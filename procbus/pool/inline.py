@@ -20,7 +20,6 @@ from procbus.pool.blocks import EventMemory
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
-from procbus.pool.room import Room
 from procbus.pool.seam import At, Message, Report, WorkerGone
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
@@ -72,8 +71,8 @@ class InlineWorker:
 
     def __init__(self, definitions: dict[int, bytes], memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()
-        results = Room.create("procbus-results")
-        self._end = ParentEnd(definitions, memory, ResultReader(results, memory, 1))
+        results = ResultReader(memory, 1)
+        self._end = ParentEnd(definitions, memory, results)
         self._end.pid = self.pid
         self._killed = threading.Event()
         #: Guards the closing of the logbook: others read it.
@@ -84,7 +83,7 @@ class InlineWorker:
         self._tokens = threading.Semaphore(0)
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
-        shared = WorkerMemory(memory.room, results, memory.large)
+        shared = WorkerMemory(memory.room, results.room, memory.large)
         self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
         #: Whose thread runs the handlers.
         self._thread = 0

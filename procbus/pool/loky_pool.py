@@ -36,7 +36,6 @@ from procbus.pool.launching import buffer_size, interrupts_blocked, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
-from procbus.pool.room import Room
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -61,10 +60,7 @@ class LokyPool:
     """
 
     def __init__(
-        self,
-        workers: int | None = None,
-        init: bytes = b"",
-        memory: EventMemory | None = None,
+        self, workers: int | None = None, init: bytes = b"", memory: EventMemory | None = None
     ) -> None:
         self._cores: int = loky.cpu_count()
         self._workers = workers or self._cores
@@ -111,8 +107,8 @@ class LokyWorker:
         workers: int,
         launched: Callable[[LokyWorker], None],
     ) -> None:
-        results = Room.create("procbus-results")
-        self._end = ParentEnd(definitions, memory, ResultReader(results, memory, workers))
+        results = ResultReader(memory, workers)
+        self._end = ParentEnd(definitions, memory, results)
         self._init = init
         self._unread_bytes: dict[int, int] = {}
         #: The process, once it is ready.
@@ -134,7 +130,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results, memory.large),
+                (memory.room, results.room, memory.large),
                 self._tokens,
                 worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
             ),

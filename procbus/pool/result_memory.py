@@ -103,14 +103,14 @@ class ResultReader:
     """The parent's side. It belongs to the companion, but for what drops a result.
 
     Args:
-        room: shared with the worker.
         memory: that of events. As many bytes of results may stay in shared memory for all workers
             together; what comes beyond is copied out.
         workers: how many workers there may be.
     """
 
-    def __init__(self, room: Room, memory: EventMemory, workers: int) -> None:
-        self.room = room
+    def __init__(self, memory: EventMemory, workers: int) -> None:
+        #: Shared with the worker.
+        self.room = Room.create("procbus-results")
         self._memory = memory
         self._workers = workers
         #: Blocks of this worker that may be alive at a time.

@@ -149,6 +149,7 @@ def test_a_worker_that_is_gone_keeps_nothing_and_its_results_stay(
     result = ran(worker, handlers.double, array(1))
     drive.kill(worker)
     drive.Receiver(worker).expect_gone()
+    worker.stop()
     assert memory.stats().kept == 0
     assert (result == 2.0).all()
     result[:] = 3.0
