@@ -87,9 +87,10 @@ class Companion(threading.Thread):
     def __init__(self, lane: CpuLane, number: int) -> None:
         super().__init__(name=f"procbus-companion-{number}", daemon=True)
         self._lane = lane
-        #: The worker, once it is ready; and one that is not yet.
+        #: The worker, once it is ready; and one that is not yet, and when it was launched.
         self.worker: Worker | None = None
         self.starting: Worker | None = None
+        self.starting_since = 0.0
         self.in_flight: deque[Batch] = deque()
         #: When the first batch in flight should be through, in seconds of `time.monotonic()`:
         #: past that, others may take back what is not begun.
@@ -180,6 +181,7 @@ class Companion(threading.Thread):
         return None
 
     def _launched(self, worker: Worker) -> None:
+        self.starting_since = monotonic()
         self.starting = worker
         self.launched.set()
         if not self._lane.wants_workers():  # it was killed before there was anything to kill

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from procbus.cpu_lane import CpuLane
     from procbus.io_lane import IoLane
     from procbus.loop_lane import LoopLane
+    from procbus.pool.seam import Worker
 
 WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
 
@@ -35,13 +36,14 @@ class WorkerHealth:
     kind: Literal["io", "cpu"]
     #: Name of the thread: the worker's own in the io lane, its companion's in the cpu lane.
     name: str
-    #: Process id; None while a worker of the cpu lane is starting.
+    #: Process id; None where a worker of the cpu lane is starting and it is not known yet.
     pid: int | None
     #: `stalled`: a process that for two seconds used no CPU and did no input or output in its
     #: handler, nor did its subprocesses; or a thread left behind in a handler that ran out of
     #: time. A handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
     state: WorkerState
     #: Name of the handler and id of the event at hand, and for how many seconds; None between two.
+    #: Of a worker that is starting: "worker_init" while it is in that, and since it was launched.
     handler: str | None = None
     event_id: int | None = None
     running_s: float | None = None
@@ -72,14 +74,18 @@ def cpu_health(lane: CpuLane | None) -> list[WorkerHealth]:
 
 def _process(companion: Companion, delivery: Delivery | None, since: float) -> WorkerHealth:
     # Each is read once: the companion replaces its worker, and the sample with it, at any moment.
-    worker = companion.worker
+    worker, starting = companion.worker, companion.starting
     last_sample = companion.last_sample
-    probe = None if worker is None else worker.probe
+    present = worker or starting
+    probe = None if present is None else present.probe
     details = None if probe is None else probe.details()
     now = monotonic()
+    at_hand = _at_hand(delivery, since)
     state: WorkerState = "idle" if delivery is None else "busy"
     if worker is None:
         state = "starting"
+        if starting is not None:
+            at_hand = _start(starting, companion.starting_since)
     elif probe is not None and details is None:
         state = "dead"
     elif details is not None and details.status == STOPPED:
@@ -90,9 +96,9 @@ def _process(companion: Companion, delivery: Delivery | None, since: float) -> W
     return WorkerHealth(
         kind="cpu",
         name=companion.name,
-        pid=None if worker is None else worker.pid,
+        pid=None if present is None else present.pid,
         state=state,
-        **_at_hand(delivery, since),
+        **at_hand,
         **_readings(details, last_sample, now),
         events_done=companion.events_done,
         restarts=companion.restarts,
@@ -161,6 +167,13 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
             for delivery, since in running
         ]
     return found
+
+
+def _start(worker: Worker, since: float) -> dict[str, Any]:
+    return {
+        "handler": None if worker.set_up_since() is None else "worker_init",
+        "running_s": max(0.0, monotonic() - since),
+    }
 
 
 def _at_hand(delivery: Delivery | None, since: float) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Sharing:
         running = {companion: (delivery, at[2]) for companion, _, delivery, at in self.running()}
         return [(c, *running.get(c, (None, 0.0))) for c in list(self.companions)]
 
+    def all(self) -> list[Companion]:
+        """The companions just now."""
+        with self.queue.lock:
+            return list(self.companions)
+
     def with_work(self) -> list[Companion]:
         """The companions whose workers have something to do."""
         with self.queue.lock:

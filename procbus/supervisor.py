@@ -39,6 +39,8 @@ LOOK_S = 0.1
 #: How often the memory of a worker is looked at while its handler has a limit of memory: it may
 #: grow by 1 GiB a second.
 MEMORY_S = 0.05
+#: A worker that is not ready after so many seconds is told of: large models take as long to load.
+SLOW_START_S = 10.0
 #: How long the end of the thread is waited for, in seconds.
 JOIN_S = 5.0
 
@@ -79,6 +81,8 @@ class Supervisor:
         self._memory: MemoryWatch | None = None
         self._short = False
         self._sampled_at = 0.0
+        #: Whether it was said that a worker takes long to start: once is enough.
+        self._slow_start = False
         #: Handlers that were said to be stalled: each is said once.
         self._stalled: set[int] = set()
         #: Workers with something to do whose process was found dead at the last look.
@@ -143,6 +147,7 @@ class Supervisor:
         if now - self._sampled_at >= sample_s:
             self._sampled_at = now
             self._look_at_machine(lane, now)
+            self._look_at_starts(lane, now)
             dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
@@ -187,6 +192,27 @@ class Supervisor:
         elif was_short and not self._short:
             log.warning("there is enough memory again: cpu handlers go on")
         return f"less than {format_size(memory.enough_above)} of memory left" if self._short else ""
+
+    def _look_at_starts(self, lane: CpuLane, now: float) -> None:
+        """Tell of a worker that takes long to start, most likely in the user's set-up."""
+        for companion in lane.sharing.all():
+            worker = companion.starting
+            took_s = now - companion.starting_since
+            if worker is None or self._slow_start or took_s < SLOW_START_S:
+                continue
+            self._slow_start = True
+            if worker.set_up_since() is None:
+                where, stack = "its process gets on slowly", ""
+            else:
+                where = "it is in worker_init. Its events wait, and no limit ends that"
+                stack = in_turn([worker.ask_stack()])[0] or ""
+            log.warning(
+                "worker %s is not ready after %.3g s: %s (this is said once)%s",
+                worker.pid,
+                took_s,
+                where,
+                f"\n{stack}" if stack else "",
+            )
 
     def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> bool:
         """Sample a worker that is in a handler; False when it is dead."""

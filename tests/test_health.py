@@ -112,12 +112,15 @@ def health_of(
     running_s: float | None = None,
     last_sample: Sample | None = None,
     ready: bool = True,
+    starting: Any = None,
 ) -> WorkerHealth:
     looked_at = looked_at or LookedAt()
     worker = SimpleNamespace(pid=4711, probe=looked_at) if ready else None
     companion = SimpleNamespace(
         name="procbus-companion-1",
         worker=worker,
+        starting=starting,
+        starting_since=monotonic() - 5.0,
         probe=looked_at if ready else None,
         progress=looked_at,
         last_sample=last_sample,
@@ -132,6 +135,22 @@ def health_of(
     )
     (health,) = cpu_health(lane)
     return health
+
+
+@pytest.mark.parametrize(
+    ("set_up_since", "handler"), [(None, None), (0.5, "worker_init")], ids=["starts", "set up"]
+)
+def test_of_one_that_is_starting_all_is_told_that_is_known(
+    set_up_since: float | None, handler: str | None
+) -> None:
+    starting = SimpleNamespace(pid=4712, probe=LookedAt(), set_up_since=lambda: set_up_since)
+
+    health = health_of(ready=False, starting=starting)
+
+    assert (health.state, health.pid, health.handler) == ("starting", 4712, handler)
+    assert health.event_id is None
+    assert health.running_s == pytest.approx(5.0, abs=1.0)
+    assert (health.memory_bytes, health.children) == (2000, 2)
 
 
 def test_without_a_lane_there_is_nobody():
@@ -196,6 +215,8 @@ def test_a_worker_without_a_process_is_not_measured():
     companion = SimpleNamespace(
         name="companion",
         worker=worker,
+        starting=None,
+        starting_since=0.0,
         probe=None,
         progress=LookedAt(),
         last_sample=None,

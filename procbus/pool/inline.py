@@ -136,11 +136,19 @@ class InlineWorker:
         with self._closing:
             return None if self._closed else self._logbook.running()
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
-        """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+    def set_up_since(self) -> float | None:
+        """It has no set-up."""
+        return None
+
+    def ask_stack(self) -> Steps[str]:
+        """Where its thread is."""
         yield from ()  # there is nothing to wait for
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
-        stack = "".join(traceback.format_stack(frame))
+        return "".join(traceback.format_stack(frame))
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+        """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+        stack = yield from self.ask_stack()
         with self._logbook.writing:
             if self.running() != at or self._killed.is_set():
                 return False

@@ -8,8 +8,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from procbus.proc_files import children_of_this_thread
+
+#: How much workers let other processes go first. The script that feeds them all must not wait for
+#: a core until one of them has used up its slice: without it the slowest 1 % of io events waited
+#: 3 ms on a machine whose cores are all busy, with it 0.15 ms.
+_NICE = 10
+
+Started = TypeVar("Started")
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -29,6 +39,38 @@ def thread_caps(cores: int, workers: int) -> dict[str, str]:
     """
     threads = str(max(1, cores // workers))
     return {name: threads for name in _THREADS if name not in os.environ}
+
+
+def nice_of_workers() -> int | None:
+    """How nice workers of this process are; None where there is no such thing."""
+    if not hasattr(os, "getpriority"):
+        return None
+    return os.getpriority(os.PRIO_PROCESS, 0) + _NICE
+
+
+def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Started, int | None]:
+    """Start a worker process that gives way to others from its first moment on.
+
+    It sees to that itself, but only once it can: what it loads until then would hold up those that
+    work already. No interrupt reaches it before it has said what one means there.
+
+    Args:
+        start: starts the process, in this thread.
+        nice: how nice it is to be; None where there is no such thing.
+
+    Returns:
+        What `start` returned, and the pid, where the kernel tells it.
+    """
+    before = children_of_this_thread()
+    with interrupts_blocked():
+        started = start()
+    pids = [pid for pid in children_of_this_thread() if pid not in before]
+    if len(pids) != 1:
+        return started, None
+    if nice is not None:
+        with contextlib.suppress(OSError):  # it is dead
+            os.setpriority(os.PRIO_PROCESS, pids[0], nice)
+    return started, pids[0]
 
 
 def buffer_size(pipe: Connection) -> int:

@@ -15,7 +15,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
 
 # Positions of the 8-byte fields in the head.
-_BATCH, _AT, _DONE, _SENT, _USED, _SINCE = range(6)
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP = range(7)
 _HEAD = 64
 #: Bytes for the results of one batch that are not sent yet.
 CAPACITY = 256 * 1024
@@ -70,6 +70,14 @@ class Logbook:
         return _attach, (DupFd(self._fd),)
 
     # What the worker writes, each field before the next step begins.
+
+    def begin_set_up(self, now: float) -> None:
+        """The user's set-up of the worker begins."""
+        self._real[_SET_UP] = now
+
+    def end_set_up(self) -> None:
+        """It is through with that."""
+        self._real[_SET_UP] = 0.0
 
     def open_batch(self, batch: int) -> None:
         """A batch has arrived; nothing of it is begun."""
@@ -142,6 +150,10 @@ class Logbook:
         if whole[_AT] < whole[_DONE]:
             return None
         return whole[_BATCH], whole[_AT], self._real[_SINCE]
+
+    def set_up_since(self) -> float | None:
+        """Since when the worker is in the user's set-up; None when it is not."""
+        return self._real[_SET_UP] or None
 
     def close(self) -> None:
         """Let the memory go. Idempotent."""

@@ -10,9 +10,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.resource_tracker
 import os
-import re
-import socket
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -31,8 +28,14 @@ from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool import worker
 from procbus.pool.blocks import EventMemory
 from procbus.pool.channel import Channel
+from procbus.pool.death import break_pipe, exit_code_in, wait_dead
 from procbus.pool.forward import levels_here, take_in
-from procbus.pool.launching import buffer_size, interrupts_blocked, thread_caps
+from procbus.pool.launching import (
+    buffer_size,
+    nice_of_workers,
+    start_process,
+    thread_caps,
+)
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
@@ -44,10 +47,6 @@ from procbus.turns import Steps
 
 if TYPE_CHECKING:
     from procbus.processes import Probe
-
-
-#: How often it is looked whether a process is dead whose pipe is broken, in seconds.
-_DEATH_LOOK_S = 0.001
 
 
 class LokyPool:
@@ -111,10 +110,11 @@ class LokyWorker:
         self._end = ParentEnd(definitions, memory, results)
         self._init = init
         self._unread_bytes: dict[int, int] = {}
-        #: The process, once it is ready.
+        #: The process, once it is known.
         self.probe: Probe | None = None
         self._logbook = Logbook.create()
         self._stack = StackPage.create()
+        nice = nice_of_workers()
         context = get_context("loky")
         self._tokens = context.Semaphore(0)
         self._pipe, theirs = Pipe()
@@ -132,7 +132,7 @@ class LokyWorker:
                 self._stack,
                 (memory.room, results.room, memory.large),
                 self._tokens,
-                worker.WorkerSettings(self._end.number, os.getpid(), levels_here()),
+                worker.WorkerSettings(self._end.number, os.getpid(), nice, levels_here()),
             ),
             env=environment,
         )
@@ -146,12 +146,12 @@ class LokyWorker:
         multiprocessing.resource_tracker.ensure_running()
         loky.backend.resource_tracker.ensure_running()
         try:
-            with interrupts_blocked():
-                self._task = self._submit()
+            task, self._end.pid = start_process(self._submit, nice)
+            self._task = task
             theirs.close()
             exit_watch.close_first()
             launched(self)
-            self._task.add_done_callback(self._task_ended)
+            task.add_done_callback(self._task_ended)
             self._read_hello()
         except WorkerGone:
             self._close()
@@ -165,7 +165,7 @@ class LokyWorker:
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None until it is ready."""
+        """Its process id; None until it is known: where the kernel does not tell, it does."""
         return self._end.pid
 
     def _submit(self) -> Future[None]:
@@ -243,12 +243,14 @@ class LokyWorker:
     def _read_hello(self) -> None:
         from procbus.processes import Probe  # while the worker starts: psutil takes time to import
 
+        self.probe = None if self._end.pid is None else Probe(self._end.pid)
         while (message := self._read() or b"")[:1] != Tag.HELLO.value:
             if message[:1] == Tag.BROKEN.value:
                 self._refuse(message[1:])
             take_in(Tag(message[:1]), memoryview(message)[1:])
-        self._end.pid = int(message[1:])
-        self.probe = Probe(self._end.pid)
+        if self.probe is None:
+            self._end.pid = int(message[1:])
+            self.probe = Probe(self._end.pid)
 
     def _refuse(self, data: bytes | bytearray) -> NoReturn:
         summary, traceback = decode(bytes(data))
@@ -260,6 +262,19 @@ class LokyWorker:
         """What the logbook says just now."""
         with self._closing:
             return None if self._task is None else self._logbook.running()
+
+    def set_up_since(self) -> float | None:
+        """What the logbook says just now."""
+        with self._closing:
+            return None if self._task is None else self._logbook.set_up_since()
+
+    def ask_stack(self) -> Steps[str]:
+        """Have the worker write its stack."""
+        probe = self.probe
+        if probe is None or probe.stopped():
+            return ""
+        yield from self._stack.ask(probe.send_signal)
+        return self._stack.read()
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
@@ -289,7 +304,7 @@ class LokyWorker:
     def _gone(self) -> WorkerGone:
         """Collect what a dead worker leaves to its companion; `stop` does away with the rest."""
         noticed_at = monotonic()
-        exit_code = self._wait_dead(noticed_at + worker.STOP_S)
+        exit_code = wait_dead(self.probe, self._ended, noticed_at + worker.STOP_S)
         self._killed = self._dead = True
         if exit_code is None:
             exit_code = self._exit_code()
@@ -298,18 +313,6 @@ class LokyWorker:
             self._shut_down()
         words = self._end.last_words(self._logbook.read(), noticed_at)
         return WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
-
-    def _wait_dead(self, deadline: float) -> int | None:
-        """Wait until the process is dead or loky says that its task ended; the exit code, if known.
-
-        The kernel tells of it at once, loky some 0.1 s later: it waits in steps of 50 ms.
-        """
-        while self.probe is not None and monotonic() < deadline:
-            exit_code = self.probe.exit_code()
-            if exit_code is not None or self._ended.wait(_DEATH_LOOK_S):
-                return exit_code
-        self._ended.wait(max(0.0, deadline - monotonic()))
-        return None
 
     def _shut_down(self) -> None:
         """Wait until the process is dead, and loky has nothing left of it."""
@@ -322,15 +325,12 @@ class LokyWorker:
         active_children()
 
     def _exit_code(self) -> int | None:
-        """Exit code of a dead worker: loky gives it in the text of an error, and only there."""
+        """Exit code of a dead worker, if it can be had."""
         if self._task is None:
             return None
         if not self._task.done():  # loky waits for a pipe to break that somebody holds open
             return None if self.probe is None else self.probe.exit_code()
-        found = re.search(
-            r"exit codes of the workers are \{\w*\((-?\d+)\)", str(self._task.exception())
-        )
-        return int(found[1]) if found else None
+        return exit_code_in(self._task.exception())
 
     def _task_ended(self, _: Future[None]) -> None:
         """Loky says so, in its own thread."""
@@ -340,9 +340,7 @@ class LokyWorker:
     def hang_up(self) -> None:
         """Wake the companion, whoever else holds the pipe open."""
         with self._closing:
-            if not self._pipe.closed and sys.platform != "win32":
-                with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:
-                    end.shutdown(socket.SHUT_RDWR)
+            break_pipe(self._pipe)
         self._ended.set()
 
     def stop(self) -> None:

@@ -117,11 +117,11 @@ class Worker(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None until it is ready."""
+        """Its process id; None until it is known, when it is ready at the latest."""
 
     @property
     def probe(self) -> Probe | None:
-        """To look at its process; None where it has none of its own, or until it is ready."""
+        """To look at its process; None where it has none of its own, or until that is known."""
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Make a batch ready."""
@@ -161,6 +161,18 @@ class Worker(Protocol):
 
     def running(self) -> At | None:
         """What it is at; None between two deliveries. From any thread."""
+
+    def set_up_since(self) -> float | None:
+        """Since when it is in the user's set-up (`monotonic()`); None when it is not.
+
+        From any thread.
+        """
+
+    def ask_stack(self) -> Steps[str]:
+        """Ask it where it is, in its set-up or in a handler; "" if that cannot be had.
+
+        From any thread, but one at a time. It goes on unharmed.
+        """
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Kill it if it is still at this delivery, with all processes that its handlers started.

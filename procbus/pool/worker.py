@@ -57,11 +57,6 @@ LOAD_S = 60.0
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
 
-#: How much workers let other processes go first. The script that feeds them all must not wait for
-#: a core until one of them has used up its slice: without it the slowest 1 % of io events waited
-#: 3 ms on a machine whose cores are all busy, with it 0.15 ms.
-_NICE = 10
-
 #: A worker that has more than this share of a handler's `max_memory` when that is to begin leaves
 #: it to a new one.
 GROWN = 0.9
@@ -83,6 +78,7 @@ class WorkerSettings(NamedTuple):
     #: Number of the worker, unique in the parent.
     number: int
     parent_pid: int
+    nice: int | None
     #: Level of each logger that has one in the parent.
     log_levels: dict[str, int]
 
@@ -113,8 +109,8 @@ def prepare(
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     end_with_parent(settings.parent_pid)
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
+    if settings.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
     channel = Channel(pipe, stay_awake=True)
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
@@ -182,9 +178,11 @@ class Worker:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
         try:
             if init:
+                self._logbook.begin_set_up(monotonic())
                 function = decode(init)
                 function()
                 self._set_up = SetUp(function)
+                self._logbook.end_set_up()
         except BaseException as error:  # noqa: BLE001 - it is the user's code
             _, text, summary = told(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))

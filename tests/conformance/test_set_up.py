@@ -1,6 +1,8 @@
 """The user's set-up of a worker process: once, before the first delivery; and its faults."""
 
 import functools
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +14,10 @@ from procbus.codec import encode_alone
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool.loky_pool import LokyPool
 from procbus.pool.seam import SetUpFailed, Worker, WorkerGone
+from procbus.turns import in_turn
 from tests.conformance import handlers
-from tests.conformance.drive import deliveries, run, values
+from tests.conformance.drive import Gate, deliveries, run, values
+from tests.parts import BOUND_S, in_thread
 
 
 @contextmanager
@@ -130,3 +134,36 @@ def test_a_process_that_dies_in_it_is_not_hopeless() -> None:
     assert not isinstance(caught.value, SetUpFailed)
     assert not caught.value.hopeless
     assert caught.value.exit_code == 3
+
+
+def test_a_worker_is_known_and_gives_way_before_it_is_ready() -> None:
+    seen: list[tuple[int | None, int]] = []
+
+    def look(worker: Worker) -> None:
+        assert worker.pid is not None
+        seen.append((worker.pid, os.getpriority(os.PRIO_PROCESS, worker.pid)))
+
+    worker = LokyPool(1).start(look)
+    worker.stop()
+
+    assert seen == [(worker.pid, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
+
+
+def test_it_says_since_when_it_is_in_its_set_up_and_where(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    launched: list[Worker] = []
+    init = encode_alone(functools.partial(handlers.hold, gate.path))
+    # Whoever starts a worker lives as long as that does.
+    starter = in_thread(lambda: LokyPool(1, init).start(launched.append).stop())
+    gate.wait_begun()
+    [worker] = launched
+    since = worker.set_up_since()
+    assert since is not None
+    assert 0 < since <= time.monotonic()
+    [stack] = in_turn([worker.ask_stack()])
+    gate.open()
+    starter.join(BOUND_S)
+
+    assert stack is not None
+    assert "in hold" in stack
+    assert worker.set_up_since() is None

@@ -1,5 +1,6 @@
 """The set-up of workers: once in each process, before anything else; its failure is told."""
 
+import functools
 import logging
 import os
 import signal
@@ -11,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from procbus import DeliveryState, EventBus, WorkerDied
+from procbus import DeliveryState, EventBus, WorkerDied, supervisor
 from procbus.errors import WorkerTraceback
+from tests.cpu_stage import eventually
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
 
@@ -244,10 +246,46 @@ def test_a_bus_whose_set_up_hangs_can_be_closed(
         bus.subscribe("n", abs, kind="cpu")
         receipts = [bus.publish("n", n) for n in range(5)]
         (pid,) = heard.wait()
-        assert [h.state for h in bus.health()] == ["starting"]
+        (health,) = bus.health()
+        assert (health.state, health.pid) == ("starting", int(pid))
+        assert (health.handler, health.event_id) == ("worker_init", None)
+        assert health.running_s is not None
+        assert health.running_s > 0
+        assert health.memory_bytes is not None
         bus.close(**how)
     assert {r.deliveries[0].state for r in receipts} == {DeliveryState.CANCELLED}
     assert not psutil.pid_exists(int(pid))
+
+
+def load_for_ever(bell: Bell) -> None:
+    bell.ring(os.getpid())
+    threading.Event().wait()
+
+
+def test_a_set_up_that_hangs_is_told_once_with_its_worker_and_where(
+    bell: Bell,
+    heard: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
+
+    def said() -> list[str]:
+        return [m for r in caplog.records if "is not ready after" in (m := r.getMessage())]
+
+    set_up = functools.partial(load_for_ever, bell)
+    with EventBus([], cpu_workers=2, worker_init=set_up) as bus:
+        bus.subscribe("n", abs, kind="cpu")
+        bus.start()
+        bus.publish("n", 1)
+        pids = heard.wait(2)
+        monkeypatch.setattr(supervisor, "SLOW_START_S", 0.1)
+        eventually(lambda: bool(said()))
+        bus.close(timeout=0.3)  # for some looks more
+    [line] = said()
+    assert any(line.startswith(f"worker {pid} is not ready") for pid in pids)
+    assert "it is in worker_init" in line
+    assert "in load_for_ever" in line, "where it hangs"
 
 
 def test_a_set_up_that_hangs_in_one_of_two_workers_keeps_nobody_from_closing(
