@@ -53,6 +53,7 @@ __all__ = [
     "ProcbusError",
     "QueueFull",
     "Receipt",
+    "ResumeSummary",
     "SerializationError",
     "SubscriptionError",
     "TopicError",
@@ -74,6 +75,7 @@ _HOMES = {
     "Outcome": "outcome",
     "OutcomeKind": "outcome",
     "Receipt": "receipt",
+    "ResumeSummary": "resume_summary",
     "subscribe": "registry",
 }
 

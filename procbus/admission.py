@@ -66,13 +66,14 @@ class Admission:
         """How often `disturb` was called."""
         return self._disturbed
 
-    def enter(self, count: int, nested: bool, seen: int = 0) -> None:
+    def enter(self, count: int, nested: bool, seen: int = 0, patient: bool = False) -> None:
         """Count `count` new deliveries in, waiting for room if need be.
 
         Args:
             count: how many.
             nested: whether they come from inside a handler: then it never waits.
             seen: what `disturbed` was before the caller saw to it that these may be published.
+            patient: wait even where the bus was made with `on_full="raise"`.
 
         Raises:
             QueueFull: no room, and waiting is not wanted or not possible.
@@ -86,7 +87,7 @@ class Admission:
                 if nested:
                     self._check_nested()
                 else:
-                    self._wait_for_room(count, seen)
+                    self._wait_for_room(count, seen, patient)
             self._pending += count
         finally:
             self._unlock()
@@ -164,11 +165,11 @@ class Admission:
         for callback in callbacks:
             callback()
 
-    def _wait_for_room(self, count: int, seen: int) -> None:
+    def _wait_for_room(self, count: int, seen: int, patient: bool) -> None:
         while count and self._pending >= self.max_pending and not self._refusing:
             if self._disturbed != seen:
                 raise Disturbed
-            if self._on_full == "raise":
+            if self._on_full == "raise" and not patient:
                 raise QueueFull(self._full())
             self._blocked += 1
             try:

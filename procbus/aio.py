@@ -27,14 +27,21 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 async def make_ready(
-    subscriptions: Subscriptions, lanes: Lanes, event: Any, topic: str | None
+    subscriptions: Subscriptions,
+    lanes: Lanes,
+    dispatcher: Dispatcher,
+    event: Any,
+    topic: str | None,
 ) -> None:
     """Do in a thread what publishing the first events would take 100 ms for.
 
-    That is to import what the lanes need, and to launch the first worker for a cpu handler.
+    That is to import what the lanes need, to launch the first worker for a cpu handler, and to take
+    up what a journal has left.
     """
     if not subscriptions.fresh:
         await in_thread(subscriptions.routes)
+    if not dispatcher.resumed:
+        await in_thread(dispatcher.resume)
     cpu = lanes.cpu
     if cpu is None or cpu.launched:
         return
@@ -42,8 +49,16 @@ async def make_ready(
         await in_thread(cpu.launch)
 
 
-async def publish(dispatcher: Dispatcher, event: Any, topic: str | None) -> Receipt:
+async def publish(
+    dispatcher: Dispatcher, event: Any, topic: str | None, given_id: str | None = None
+) -> Receipt:
     """Publish one event, waiting for room on the bus if need be."""
+    if given_id is not None:
+        found: Receipt = await in_thread(dispatcher.publish_once, event, topic, given_id)
+        return found
+    if dispatcher.may_wait:  # for a disk
+        made: Receipt = await in_thread(dispatcher.publish, event, topic)
+        return made
     loop = asyncio.get_running_loop()
     while True:
         room = asyncio.Event()

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbus import exit_watch
 from procbus.admission import Admission
+from procbus.context import Run
 from procbus.dispatcher import Dispatcher
 from procbus.lanes import Lanes
 from procbus.lifecycle import Lifecycle
@@ -20,6 +23,9 @@ from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
 from procbus.subscriptions import Subscriptions
 
+if TYPE_CHECKING:
+    from procbus.journal.journal import Journal
+
 
 class Assembly:
     """The parts of one bus. They know of each other only what they are given here.
@@ -29,26 +35,37 @@ class Assembly:
         handlers: as for `EventBus`.
 
     Raises:
+        JournalError: the journal cannot be opened.
         SubscriptionError: one of `handlers` is not subscribed.
     """
 
     def __init__(
         self, settings: Settings, handlers: Iterable[Callable[..., Any] | ModuleType] | None
     ) -> None:
+        shared = default_registry if handlers is None else None
+        own = () if handlers is None else handlers_from(handlers)
+        journal: Journal | None = None
+        settlement: type[Settlement] = Settlement
+        dispatcher: Callable[..., Dispatcher] = partial(Dispatcher, run=Run(os.urandom(4).hex(), 1))
+        if settings.journal is not None:
+            # Only now: sqlite3 takes time to import.
+            from procbus.journaled import JournaledDispatcher, open_journal
+            from procbus.journaled_settlement import JournaledSettlement
+
+            journal, settlement = open_journal(settings), JournaledSettlement
+            dispatcher = partial(JournaledDispatcher, journal)
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = RetryQueue()
-        self.settlement = Settlement(
+        self.settlement = settlement(
             self.admission,
             self.retries,
             lambda letter: self.dispatcher.redeliver(letter),
             settings.on_failure,
             lambda delivery, receipt: self.dispatcher.context_of(delivery, receipt),
         )
-        shared = default_registry if handlers is None else None
-        own = () if handlers is None else handlers_from(handlers)
         self.subscriptions = Subscriptions(shared, own, lambda handler: self.lanes.of(handler))
         self.settlement.dead_letters.handlers = self.subscriptions.handlers
-        self.dispatcher = Dispatcher(
+        self.dispatcher = dispatcher(
             self.admission,
             self.settlement,
             self.subscriptions.routes,
@@ -63,6 +80,7 @@ class Assembly:
             self.dispatcher.publish_children,
             self.dispatcher.guard,
             self.retries,
+            self.dispatcher.run,
         )
         self.lifecycle = Lifecycle(
             self.admission,
@@ -73,7 +91,7 @@ class Assembly:
         )
 
     def start(self) -> None:
-        """Start all workers of the cpu lane.
+        """Start all workers of the cpu lane, and take up what the journal has left.
 
         Raises:
             BusClosed: the bus was closed.
@@ -81,6 +99,7 @@ class Assembly:
         self.lifecycle.check_open()
         exit_watch.watch(self.lifecycle)
         self.lanes.cpu_lane().start()
+        self.dispatcher.resume()
 
     def stats(self) -> BusStats:
         """What the bus has done so far, and how its lanes are just now."""

@@ -9,7 +9,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Sized,
 )
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
@@ -23,13 +22,19 @@ from procbus.receipt import Receipt
 from procbus.registry import check_can_travel
 from procbus.settings import make_settings
 from procbus.stats import BusStats
-from procbus.stream import as_settled, in_order
+from procbus.stream import stream_of
 from procbus.topic import check_concrete, topics_in
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from procbus.health import WorkerHealth
+    from procbus.journal.forms import CodecName
+    from procbus.journal.journal import Durability
+    from procbus.journal.retention import Keep
     from procbus.options import HandlerOptions
     from procbus.pool.blocks import OnOversize
+    from procbus.resume_summary import ResumeSummary
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,8 +73,21 @@ class EventBus:
         on_oversize: what becomes of an event that is larger than what handlers leave of the limit:
             "pipe" sends it through the pipe, "fail" fails its deliveries to cpu handlers with
             SerializationError.
+        journal: file that makes the bus durable: what is published is in it before it runs, and
+            what a run of the script leaves unfinished is run by the next one. None for no journal,
+            and then the options below mean nothing.
+        durability: what published events survive: "process" for the death of this process, however
+            that comes; "power" for a loss of power as well, which costs a write to the disk for
+            those who publish at the same time.
+        keep: what the journal keeps of what is finished: "unfinished" for nothing but the ids that
+            were given, "all", or for how long: seconds, such as "7 days", or a timedelta. Dead
+            letters are kept in any case.
+        keep_results: whether the journal keeps what handlers returned, with what it keeps.
+        journal_codec: how events are written: "pickle", or "json" for dataclasses and plain data
+            (needs msgspec: `pip install 'procbus[json]'`).
 
     Raises:
+        JournalError: the journal cannot be used; the message says what to do.
         OptionError: an option makes no sense.
         SerializationError: `worker_init` holds something that cannot travel to a worker.
         SubscriptionError: one of `handlers` is not subscribed.
@@ -90,7 +108,11 @@ class EventBus:
         shared_memory_limit: int | str | None = None,
         shared_memory_threshold: int | str = 128 * 1024,
         on_oversize: OnOversize = "pipe",
-        journal: None = None,
+        journal: str | PathLike[str] | None = None,
+        durability: Durability = "process",
+        keep: Keep = "unfinished",
+        keep_results: bool = False,
+        journal_codec: CodecName = "pickle",
         **unknown: Never,
     ) -> None:
         settings = make_settings(
@@ -106,6 +128,10 @@ class EventBus:
             shared_memory_threshold=shared_memory_threshold,
             on_oversize=on_oversize,
             journal=journal,
+            durability=durability,
+            keep=keep,
+            keep_results=keep_results,
+            journal_codec=journal_codec,
             unknown=unknown,
         )
         self._parts = parts = Assembly(settings, handlers)
@@ -158,7 +184,7 @@ class EventBus:
 
     # Publishing.
 
-    def publish(self, event: Any, payload: Any = NOTHING) -> Receipt:
+    def publish(self, event: Any, payload: Any = NOTHING, *, id: str | None = None) -> Receipt:
         """Publish an event: `publish(event)`, or `publish("topic", payload)`.
 
         `publish(event)` reaches the handlers of its class and of its bases, and, if it has a
@@ -166,37 +192,47 @@ class EventBus:
         those of that topic. Waits while `max_pending` deliveries are pending, unless it is called
         inside a handler of this bus.
 
+        Args:
+            event: the event, or the topic of the payload.
+            payload: the event, when a topic is given.
+            id: where the journal has seen this id, in this run or in one before, nothing is run,
+                and the receipt tells how that event ended, or stands.
+
         Returns:
             The receipt of the event, at once: wait on that for results.
 
         Raises:
+            JournalError: the journal cannot be written: the event was not accepted.
             BusClosed: the bus was closed, or this is a forked child of its process.
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TopicError: the topic is malformed, or has wildcards.
         """
+        if id is not None:
+            return self._parts.dispatcher.publish_once(*_event_and_topic(event, payload), id)
         if payload is NOTHING:
             return self._publish(event, None)
         if not isinstance(event, str):
             check_concrete(event)  # raises; None must not mean routing by class
         return self._publish(payload, event)
 
-    async def apublish(self, event: Any, payload: Any = NOTHING) -> Receipt:
+    async def apublish(
+        self, event: Any, payload: Any = NOTHING, *, id: str | None = None
+    ) -> Receipt:
         """Publish in a running event loop: as `publish`, but it waits without blocking the loop."""
         from procbus import aio  # only now: it imports asyncio
 
-        topic = None
-        if payload is not NOTHING:
-            check_concrete(event)
-            topic, event = event, payload
+        event, topic = _event_and_topic(event, payload)
         self._lifecycle.check_process()
-        await aio.make_ready(self._subscriptions, self._parts.lanes, event, topic)
-        return await aio.publish(self._parts.dispatcher, event, topic)
+        parts = self._parts
+        await aio.make_ready(self._subscriptions, parts.lanes, parts.dispatcher, event, topic)
+        return await aio.publish(parts.dispatcher, event, topic, id)
 
     def stream(
         self,
         events: Iterable[Any],
         *,
         topic: str | None = None,
+        id: Callable[[Any], str] | None = None,
         ordered: bool = False,
         progress: bool = False,
     ) -> Iterator[Receipt]:
@@ -208,6 +244,8 @@ class EventBus:
         Args:
             events: any iterable; it is read in the calling thread.
             topic: publishes each event as the payload of this topic; None routes by its class.
+            id: gives the id of each event, as for `publish`: those that the journal knows are not
+                run again; their receipts come too.
             ordered: yield in the order of the events rather than as they settle.
             progress: show a progress bar on stderr.
 
@@ -217,28 +255,30 @@ class EventBus:
         """
         if topic is not None:
             check_concrete(topic)
-        window = self._parts.admission.max_pending
-        streamed = (in_order if ordered else as_settled)(
-            iter(events), lambda event: self._publish(event, topic), window
-        )
-        if not progress:
-            return streamed
-        from procbus.progress import with_progress  # only now: it imports rich
+        parts = self._parts
 
-        return with_progress(streamed, len(events) if isinstance(events, Sized) else None)
+        def publish(event: Any) -> Receipt:
+            if id is None:
+                return self._publish(event, topic)
+            return parts.dispatcher.publish_once(event, topic, id(event))
+
+        return stream_of(events, publish, parts.admission.max_pending, ordered, progress)
 
     def astream(
         self,
         events: Iterable[Any] | AsyncIterable[Any],
         *,
         topic: str | None = None,
+        id: Callable[[Any], str] | None = None,
         ordered: bool = False,
     ) -> AsyncIterator[Receipt]:
         """`stream` for a running event loop; `events` may be an asynchronous iterable."""
         from procbus import aio  # only now: it imports asyncio
 
         def publish(event: Any) -> Any:
-            return self.apublish(event) if topic is None else self.apublish(topic, event)
+            given = NOTHING if topic is None else event
+            first = event if topic is None else topic
+            return self.apublish(first, given, id=None if id is None else id(event))
 
         return aio.stream(events, publish, self._parts.admission.max_pending, ordered=ordered)
 
@@ -318,6 +358,15 @@ class EventBus:
         return (*cpu_health(lanes.cpu), *io_health(lanes.io, lanes.loop))
 
     @property
+    def resume_summary(self) -> ResumeSummary | None:
+        """What the journal had from runs before, and what became of that; None without a journal.
+
+        It is resumed by the first of `start`, a publish, `drain` and the end of the `with` block,
+        for the handlers that are subscribed then; for others once they are.
+        """
+        return self._parts.dispatcher.summary()
+
+    @property
     def dead_letters(self) -> DeadLetters:
         """The newest deliveries that failed for good, oldest first; 1,000 are kept.
 
@@ -341,3 +390,11 @@ class EventBus:
             "an EventBus cannot travel to another process; inside a cpu handler publish with "
             "current().publish(...)"
         )
+
+
+def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
+    """Sort out the arguments of `publish`."""
+    if payload is NOTHING:
+        return event, None
+    check_concrete(event)
+    return payload, event

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from procbus.errors import ProcbusError
 
@@ -13,10 +13,23 @@ from procbus.errors import ProcbusError
 NOTHING: Any = object()
 
 
+class Run(NamedTuple):
+    """One run of a bus, to tell its deliveries from all others."""
+
+    #: Of the journal, the same for all runs on it; without one, of the bus.
+    id: str
+    #: The first event of this run: those with smaller ids are from runs before.
+    first_id: int
+
+
+#: Where nobody told, as in tests.
+ONLY_RUN = Run("0", 1)
+
+
 class HandlerContext:
     """The delivery at hand, as its handler sees it. One is made for each run of a handler."""
 
-    __slots__ = ("_publish", "attempt", "event_id", "handler", "owner", "parent_id", "topic")
+    __slots__ = ("_publish", "attempt", "event_id", "handler", "owner", "parent_id", "run", "topic")
 
     def __init__(
         self,
@@ -27,6 +40,7 @@ class HandlerContext:
         attempt: int,
         publish: Callable[[Any, str | None], object],
         owner: object = None,
+        run: Run = ONLY_RUN,
     ) -> None:
         #: Name of the handler.
         self.handler = handler
@@ -37,8 +51,23 @@ class HandlerContext:
         #: 1 at the first attempt.
         self.attempt = attempt
         self._publish = publish
+        self.run = run
         #: The dispatcher that this handler runs for; None in a worker process.
         self.owner = owner
+
+    @property
+    def delivery_id(self) -> str:
+        """Names this delivery, and no other of any bus: the same at each attempt.
+
+        With a journal it stays the same when the delivery is run again after a crash. So a handler
+        that notes it together with its effect can tell that it had that effect before.
+        """
+        return f"{self.run.id}-{self.event_id}-{self.handler}"
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether an earlier run of the script was given this delivery, and may have begun it."""
+        return self.event_id < self.run.first_id
 
     def publish(self, event: Any, payload: Any = NOTHING) -> None:
         """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.

@@ -41,7 +41,7 @@ BROKEN_S = 5.0
 
 Published = list[tuple[str | None, Any]]
 #: Publishes what a cpu handler published, all or none; returns the error if none.
-PublishChildren = Callable[[Delivery, Published], Exception | None]
+PublishChildren = Callable[[Delivery, Outcome, Published], Exception | None]
 #: Settles deliveries whose handlers just returned None: when each began and ended, and its process.
 SettleBare = Callable[[Sequence[Delivery], Sequence[Bare], "int | None"], None]
 
@@ -199,7 +199,7 @@ class CpuLane:
         """
         for index, events in published:
             delivery, outcome = settled[index]
-            error = self._publish_children(delivery, events)
+            error = self._publish_children(delivery, outcome, events)
             if error is not None:
                 failed = outcome._replace(
                     kind=OutcomeKind.RAISED, value=None, error=error, dropped_events=len(events)

@@ -34,6 +34,7 @@ class DeadLetterBox:
 
     Attributes:
         handlers: gives the handlers that are subscribed; set once, when the bus is made.
+        removed: is called with letters that were taken out; set once, when the bus is made.
         dropped: how many were let go because newer ones came.
     """
 
@@ -41,6 +42,7 @@ class DeadLetterBox:
         self._lock = lock
         self._redeliver = redeliver
         self.handlers: Callable[[], Iterable[Handler]] = tuple
+        self.removed: Callable[[Sequence[DeadLetter]], object] = len
         #: Each letter with its delivery; None for one that came from a file.
         self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
         self.dropped = 0
@@ -85,9 +87,11 @@ class DeadLetterBox:
 
     def remove(self, letters: Iterable[DeadLetter]) -> None:
         """Take letters out; those that are not in it are left alone."""
+        letters = tuple(letters)
         with self._lock:
             for letter in letters:
                 self._kept.pop(letter, None)
+        self.removed(letters)
 
     def put_back(self, letters: Sequence[DeadLetter]) -> None:
         """Keep letters from a file, as the oldest: when full, they are the first to go."""

@@ -10,13 +10,14 @@ from time import monotonic
 from typing import Any, Never
 
 from procbus.admission import Admission, Disturbed
-from procbus.context import HandlerContext, running, running_context
+from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
-from procbus.errors import CircuitOpen, ProcbusError
+from procbus.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.resume_summary import ResumeSummary
 from procbus.router import Router
 from procbus.settlement import Settlement
 from procbus.subscription import Subscription
@@ -34,6 +35,7 @@ class Dispatcher:
         routes: gives the router of the moment.
         first_publish: is called before the first event is published, with the routes made.
         subscriptions: gives the subscriptions of the moment.
+        run: tells the deliveries of this bus from those of others.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class Dispatcher:
         routes: Callable[[], Router[Subscription]],
         first_publish: Callable[[], None],
         subscriptions: Callable[[], Sequence[Subscription]],
+        run: Run = ONLY_RUN,
     ) -> None:
+        self.run = run
         self._admission = admission
         self._settlement = settlement
         self._subscriptions = subscriptions
@@ -52,7 +56,7 @@ class Dispatcher:
         self._first_publish = first_publish
         #: What every publish begins with. Replaced by the first, and in a forked child.
         self._routes: Callable[[], Router[Subscription] | _Refusing] = self._first_routes
-        self._next_id = itertools.count(1).__next__
+        self._next_id = itertools.count(run.first_id).__next__
         #: Guards the two fields below.
         self._unrouted_lock = threading.Lock()
         self._unrouted_topics: set[str] = set()
@@ -114,7 +118,7 @@ class Dispatcher:
                             self._take_back(receipt)
                             raise
                         return receipt
-                chosen, broken = _choose(subscriptions, event)
+                chosen, broken = choose(subscriptions, event)
                 self._admission.enter(len(chosen) + len(broken), nested, seen)
             except Disturbed:  # while it waited for room: see whether it may still be published
                 seen = self._admission.disturbed
@@ -142,7 +146,37 @@ class Dispatcher:
                 self._admission.enter(1, context is not None, seen)
             except Disturbed:
                 continue
-            return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
+            return self._deliver_again(letter, parent_id, chosen)
+
+    def _deliver_again(
+        self, letter: DeadLetter, parent_id: int | None, chosen: Sequence[Subscription]
+    ) -> Receipt:
+        return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
+
+    def publish_once(self, event: Any, topic: str | None, given_id: str) -> Receipt:  # noqa: ARG002 - see `journaled`
+        """Publish an event unless one was published with that id: for that a journal is needed.
+
+        Raises:
+            OptionError: the bus has none.
+        """
+        raise OptionError(
+            f"an id ({given_id!r}) is remembered by a journal, and this bus has none: make it with "
+            "EventBus(journal=...), or leave out id="
+        )
+
+    def resume(self) -> None:
+        """Take up what a journal has left from runs before: there is none."""
+
+    #: Whether `resume` has nothing to do, and whether publishing may wait for a disk.
+    resumed = True
+    may_wait = False
+
+    def summary(self) -> ResumeSummary | None:
+        """What a journal had from runs before; None, for there is no journal."""
+        return None
+
+    def close(self) -> None:
+        """Nothing will be published any more. Idempotent."""
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
@@ -152,7 +186,7 @@ class Dispatcher:
         if context is not None and context.owner is self:
             return self.publish(event, topic)
         seen = self._admission.disturbed
-        chosen, broken = _choose(self._routes().match(event, topic), event)
+        chosen, broken = choose(self._routes().match(event, topic), event)
         if not self._admission.try_enter(len(chosen) + len(broken), when_room):
             if self._admission.disturbed != seen:  # before it was there to be called
                 when_room()
@@ -160,12 +194,21 @@ class Dispatcher:
         return self._deliver(event, topic, None, chosen, broken)
 
     def publish_children(
-        self, delivery: Delivery, published: Sequence[tuple[str | None, Any]]
+        self,
+        delivery: Delivery,
+        outcome: Outcome,  # noqa: ARG002 - a journal writes it
+        published: Sequence[tuple[str | None, Any]],
     ) -> Exception | None:
-        """Publish what a cpu handler published, all or none; return the error if none."""
+        """Publish what a cpu handler published, all or none; return the error if none.
+
+        Args:
+            delivery: what it published them with.
+            outcome: the success of that, which is not settled yet.
+            published: topic and event of each.
+        """
         try:
             routes = self._routes()
-            chosen = [(e, t, *_choose(routes.match(e, t), e)) for t, e in published]
+            chosen = [(e, t, *choose(routes.match(e, t), e)) for t, e in published]
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
         except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
             return error
@@ -193,6 +236,7 @@ class Dispatcher:
             len(delivery.earlier) + 1,
             self.publish,
             self,
+            self.run,
         )
 
     def _deliver(
@@ -204,24 +248,15 @@ class Dispatcher:
         broken: list[tuple[Subscription, Exception]],
     ) -> Receipt:
         receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-        now = monotonic()
         if not chosen and not broken:
             self._note_unrouted(event, topic)
             return receipt
-        queued: list[Delivery] = []
-        failed: list[tuple[Delivery, Outcome]] = []
-        for subscription in chosen:
-            key, error = _key_of(subscription, event)
-            delivery = Delivery(subscription, receipt, key, now)
-            if error is None:
-                queued.append(delivery)
-            else:
-                failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-        for subscription, error in broken:
-            delivery = Delivery(subscription, receipt, None, now)
-            failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-        receipt.held = (*queued, *(delivery for delivery, _ in failed))
-        receipt.left = len(receipt.held)
+        queued, failed = address(receipt, chosen, broken)
+        self._send_off(queued, failed)
+        return receipt
+
+    def _send_off(self, queued: list[Delivery], failed: list[tuple[Delivery, Outcome]]) -> None:
+        """Queue the deliveries of an event in their lanes."""
         for delivery in queued:
             delivery.subscription.put(delivery)
         if failed:
@@ -229,7 +264,6 @@ class Dispatcher:
                 for delivery, _ in failed:
                     delivery.subscription.unqueued += 1
             self._settlement.settle(failed, queued=False)
-        return receipt
 
     def _note_unrouted(self, event: Any, topic: str | None) -> None:
         name = repr(topic) if topic is not None else _kind_of(event)
@@ -243,6 +277,31 @@ class Dispatcher:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+
+
+def address(
+    receipt: FanReceipt,
+    chosen: Sequence[Subscription],
+    broken: Sequence[tuple[Subscription, Exception]],
+) -> tuple[list[Delivery], list[tuple[Delivery, Outcome]]]:
+    """Make the deliveries of an event: those to be queued, and those that failed at once."""
+    event = receipt.event
+    now = monotonic()
+    queued: list[Delivery] = []
+    failed: list[tuple[Delivery, Outcome]] = []
+    for subscription in chosen:
+        key, error = _key_of(subscription, event)
+        delivery = Delivery(subscription, receipt, key, now)
+        if error is None:
+            queued.append(delivery)
+        else:
+            failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
+    for subscription, error in broken:
+        delivery = Delivery(subscription, receipt, None, now)
+        failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
+    receipt.held = (*queued, *(delivery for delivery, _ in failed))
+    receipt.left = len(receipt.held)
+    return queued, failed
 
 
 class _Refusing:
@@ -273,7 +332,7 @@ def _kind_of(event: Any) -> str:
     return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
 
 
-def _choose(
+def choose(
     subscriptions: Sequence[Subscription], event: Any
 ) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
     """Ask each handler's `where`; a predicate that raises fails the delivery to its handler."""

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from procbus.context import Run
 from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane, MakeContext, Settle
@@ -22,7 +23,7 @@ from procbus.wear import Wear
 
 if TYPE_CHECKING:
     from procbus.breaker import Guard
-    from procbus.cpu_lane import CpuLane, Published, SettleBare
+    from procbus.cpu_lane import CpuLane, PublishChildren, SettleBare
     from procbus.loop_lane import LoopLane
 
 #: Threads of the io lane by default: they wait most of their time.
@@ -43,6 +44,7 @@ class Lanes:
         publish_children: publishes what a cpu handler published.
         guard: has publishing for the cpu lane raise while its workers die and die.
         retries: deliveries that wait for their next attempt.
+        run: of the bus, for `current()` in workers.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Lanes:
         settle: Settle,
         settle_bare: SettleBare,
         make_context: MakeContext,
-        publish_children: Callable[[Delivery, Published], Exception | None],
+        publish_children: PublishChildren,
         guard: Guard,
         retries: RetryQueue,
+        run: Run,
     ) -> None:
+        self._run = run
         self._lock = threading.Lock()
         self._settings = settings
         self._settle = settle
@@ -120,7 +124,7 @@ class Lanes:
                     settings.shared_memory_threshold,
                     settings.on_oversize,
                 )
-                pool = LokyPool(settings.cpu_workers, self._init(), memory)
+                pool = LokyPool(settings.cpu_workers, self._init(), memory, self._run)
                 self.cpu = CpuLane(
                     pool,
                     self._settle,

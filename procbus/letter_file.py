@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import stat
 import struct
 import tempfile
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from os import PathLike
-from typing import Any
 
 from procbus.blame import path_of_fault
-from procbus.codec import PROTOCOL, encode_alone
-from procbus.errors import ProcbusError, SerializationError, WorkerTraceback
-from procbus.letter import DeadLetter, stack_of, summary_of
-from procbus.outcome import Outcome, OutcomeKind
+from procbus.codec import PROTOCOL
+from procbus.errors import ProcbusError, SerializationError
+from procbus.letter import DeadLetter
+from procbus.outcome_data import outcome_from, pickles_of, plain_outcome, unpickle
+from procbus.ownership import check_ours
 
 _MAGIC = b"procbus dead letters, version "
 VERSION = 1
@@ -33,9 +32,6 @@ VERSION = 1
 _COUNT = struct.Struct(">Q")
 #: Before each letter: its length and its checksum.
 _HEAD = struct.Struct(">QI")
-
-#: An object pickled by name, where that makes a difference, and by value.
-_Pickles = tuple[bytes | None, bytes]
 
 
 def save_letters(path: str | PathLike[str], letters: Sequence[DeadLetter]) -> None:
@@ -78,30 +74,12 @@ def load_letters(path: str | PathLike[str]) -> list[DeadLetter]:
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         # Of the open file, so that no other can take its place between check and reading.
-        _check_owner(name, os.fstat(fd))
+        check_ours(name, os.fstat(fd), ProcbusError)
         with open(fd, "rb", closefd=False) as file:
             data = file.read()
     finally:
         os.close(fd)
     return [_decode(name, record) for record in _records(name, data)]
-
-
-def _check_owner(name: str, status: os.stat_result) -> None:
-    """Refuse a file that another user may have written: to load it is to run what it says."""
-    if not stat.S_ISREG(status.st_mode):
-        raise ProcbusError(f"{name} is not a regular file: give one that save() wrote")
-    if not hasattr(os, "geteuid"):
-        return  # Windows has no such bits: not checked there, and not tested
-    if status.st_uid not in (os.geteuid(), 0):
-        raise ProcbusError(
-            f"{name} belongs to another user (uid {status.st_uid}), and loading it could run their "
-            "code: if you trust them, copy it to a file of your own"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ProcbusError(
-            f"{name} may be written by others (mode {stat.S_IMODE(status.st_mode):04o}), and "
-            f"loading it could run their code: if nobody touched it, chmod 600 {name}"
-        )
 
 
 def _records(name: str, data: bytes) -> list[bytes]:
@@ -148,7 +126,7 @@ def _records(name: str, data: bytes) -> list[bytes]:
 
 def _encode(letter: DeadLetter) -> bytes:
     try:
-        event = _pickles(letter.event)
+        event = pickles_of(letter.event)
     except Exception as error:
         path = path_of_fault(letter.event, "event")
         raise SerializationError(
@@ -163,59 +141,17 @@ def _encode(letter: DeadLetter) -> bytes:
         "topic": letter.topic,
         "handler": letter.handler,
         "kind": letter.kind,
-        "outcomes": [_plain_outcome(outcome) for outcome in letter.outcomes],
+        "outcomes": [plain_outcome(outcome) for outcome in letter.outcomes],
         "failed_at": letter.failed_at.isoformat(),
         "quarantined": letter.quarantined,
     }
     return pickle.dumps(plain, PROTOCOL)
 
 
-def _plain_outcome(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as plain data, without its value: what failed has none."""
-    error = outcome.error
-    return {
-        "kind": outcome.kind.value,
-        "error": _pickles_of_error(error),
-        "text": None if error is None else summary_of(error),
-        "stack": stack_of(error),
-        "started_at": outcome.started_at,
-        "ended_at": outcome.ended_at,
-        "worker_pid": outcome.worker_pid,
-        "dropped_events": outcome.dropped_events,
-    }
-
-
-def _pickles_of_error(error: BaseException | None) -> _Pickles | None:
-    """Pickle an error; None for one that does not pickle, or that does not unpickle."""
-    try:
-        pickles = _pickles(error)
-        return pickles if isinstance(_unpickle(pickles), BaseException) else None
-    except Exception:  # noqa: BLE001 - the user's code; its text is saved all the same
-        return None
-
-
-def _pickles(obj: Any) -> _Pickles:
-    by_value = encode_alone(obj)
-    try:
-        by_name = pickle.dumps(obj, PROTOCOL)
-    except Exception:  # noqa: BLE001 - then only the other way is left
-        return None, by_value
-    return by_name if b"__main__" in by_name else None, by_value
-
-
-def _unpickle(pickles: _Pickles) -> Any:
-    by_name, by_value = pickles
-    if by_name is not None:
-        # The main script may be another now.
-        with contextlib.suppress(Exception):
-            return pickle.loads(by_name)  # noqa: S301 - checked: nobody else could write it
-    return pickle.loads(by_value)  # noqa: S301 - as above
-
-
 def _decode(name: str, record: bytes) -> DeadLetter:
     plain = pickle.loads(record)  # noqa: S301 - as above
     try:
-        event = _unpickle(plain["event"])
+        event = unpickle(plain["event"])
     except Exception as error:
         raise ProcbusError(
             f"event {plain['event_id']} for {plain['handler']} in {name} could not be loaded: "
@@ -228,33 +164,7 @@ def _decode(name: str, record: bytes) -> DeadLetter:
         topic=plain["topic"],
         handler=plain["handler"],
         kind=plain["kind"],
-        outcomes=tuple(_outcome(each) for each in plain["outcomes"]),
+        outcomes=tuple(outcome_from(each) for each in plain["outcomes"]),
         failed_at=datetime.fromisoformat(plain["failed_at"]),
         quarantined=plain["quarantined"],
     )
-
-
-def _outcome(plain: dict[str, Any]) -> Outcome:
-    return Outcome(
-        OutcomeKind(plain["kind"]),
-        None,
-        _error(plain),
-        plain["started_at"],
-        plain["ended_at"],
-        plain["worker_pid"],
-        plain["dropped_events"],
-    )
-
-
-def _error(plain: dict[str, Any]) -> BaseException | None:
-    """The error of an attempt: itself, or one that says as much; with its stack either way."""
-    if plain["text"] is None:
-        return None
-    error: BaseException = ProcbusError(plain["text"])
-    if plain["error"] is not None:
-        # Its class may be missing in this process.
-        with contextlib.suppress(Exception):
-            error = _unpickle(plain["error"])
-    if plain["stack"] and not stack_of(error):
-        error.__cause__ = WorkerTraceback(plain["stack"])
-    return error

@@ -13,7 +13,7 @@ from procbus import exit_watch
 from procbus.admission import Admission
 from procbus.context import running_context
 from procbus.dispatcher import Dispatcher
-from procbus.errors import BusClosed, ProcbusError
+from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
 from procbus.subscriptions import Subscriptions
 from procbus.unseen import Unseen
@@ -68,6 +68,7 @@ class Lifecycle:
         """Wait until nothing is pending; say whether that came about in time."""
         self.check_process()
         self._check_outside("drain")
+        self._dispatcher.resume()
         return self._admission.wait_empty(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
@@ -78,6 +79,8 @@ class Lifecycle:
         with self._closing:
             if self.closed:
                 return
+            if not cancel:
+                self._resume()
             self._admission.refuse()
             self._lanes.expect_close()
             try:
@@ -112,8 +115,21 @@ class Lifecycle:
         self._finish()
         self._account_for_cancelled()
 
+    def _resume(self) -> None:
+        """What a journal has left is to be finished too; a bus that cannot read it still closes."""
+        try:
+            self._dispatcher.resume()
+        except JournalError as error:
+            log.error("%s", error)  # noqa: TRY400 - the journal says all that there is to say
+        except BaseException:  # Ctrl-C, most likely, while waiting for room
+            self._admission.refuse()
+            self._lanes.expect_close()
+            self._cancel(INTERRUPT_GRACE_S)
+            raise
+
     def _finish(self) -> None:
         self._lanes.close()
+        self._dispatcher.close()
         self.closed = True
         exit_watch.forget(self)
         if summary := self._unseen.summary():

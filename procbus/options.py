@@ -47,6 +47,11 @@ OPTIONS_OF_A_BUS = (
     "shared_memory_limit",
     "shared_memory_threshold",
     "on_oversize",
+    "journal",
+    "durability",
+    "keep",
+    "keep_results",
+    "journal_codec",
 )
 
 DEFAULT_MAX_CRASHES = 1

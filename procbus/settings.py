@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from procbus.amounts import is_whole
@@ -13,12 +16,16 @@ from procbus.annotation import name_of
 from procbus.callables import accepts, is_async, is_generator
 from procbus.errors import OptionError, SerializationError
 from procbus.hints import did_you_mean, shown
+from procbus.journal.retention import parse_keep
 from procbus.options import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
 from procbus.sizes import format_size, parse_limit, parse_size
 
 if TYPE_CHECKING:
     from procbus.admission import OnFull
     from procbus.dead_letters import DeadLetter
+    from procbus.journal.forms import CodecName
+    from procbus.journal.journal import Durability
+    from procbus.journal.retention import Keep
     from procbus.pool.blocks import OnOversize
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
@@ -46,6 +53,13 @@ class Settings:
     shared_memory_limit: int | None
     shared_memory_threshold: int
     on_oversize: OnOversize
+    #: Path of the journal; None for none.
+    journal: str | None
+    durability: Durability
+    #: Seconds for which what is finished is kept; 0 for not at all.
+    keep_s: float
+    keep_results: bool
+    journal_codec: CodecName
 
 
 def make_settings(
@@ -54,7 +68,11 @@ def make_settings(
     io_workers: int | None,
     max_pending: int,
     on_full: OnFull,
-    journal: object,
+    journal: str | PathLike[str] | None,
+    durability: Durability,
+    keep: Keep,
+    keep_results: bool,
+    journal_codec: CodecName,
     worker_init: Callable[[], object] | None,
     max_events_per_worker: int | None,
     worker_max_memory: int | str | None,
@@ -71,8 +89,6 @@ def make_settings(
         SerializationError: `worker_init` holds something that cannot travel to a worker.
     """
     _refuse_unknown(unknown)
-    if journal is not None:
-        raise OptionError("journal= is not supported by this version of procbus: leave it out")
     for name, value, most in (
         ("cpu_workers", cpu_workers, _ABSURD),
         ("io_workers", io_workers, _ABSURD),
@@ -85,6 +101,7 @@ def make_settings(
         raise OptionError(f'on_full must be "block" or "raise", not {shown(on_full)}')
     if on_oversize not in ("pipe", "fail"):
         raise OptionError(f'on_oversize must be "pipe" or "fail", not {shown(on_oversize)}')
+    keep_s = _check_journal(journal, durability, keep, keep_results, journal_codec)
     if worker_init is not None:
         _check_function("worker_init", worker_init, ())
         _check_travels(worker_init)
@@ -108,6 +125,11 @@ def make_settings(
             "shared_memory_threshold", shared_memory_threshold, _LEAST_THRESHOLD
         ),
         on_oversize=on_oversize,
+        journal=None if journal is None else os.fspath(journal),
+        durability=durability,
+        keep_s=keep_s,
+        keep_results=keep_results,
+        journal_codec=journal_codec,
     )
 
 
@@ -119,6 +141,26 @@ def _refuse_unknown(unknown: Mapping[str, object]) -> None:
             )
         hint = did_you_mean(name, _KNOWN, "=")
         raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
+
+
+def _check_journal(
+    journal: object, durability: object, keep: object, keep_results: object, codec: object
+) -> float:
+    """Check what belongs to the journal; give the seconds for which what is finished is kept."""
+    if journal is not None and not (isinstance(journal, str | PathLike) and os.fspath(journal)):
+        raise OptionError(f"journal must be the path of a file, not {shown(journal)}")
+    for name, value, choices in (
+        ("durability", durability, ("process", "power")),
+        ("keep_results", keep_results, (True, False)),
+        ("journal_codec", codec, ("pickle", "json")),
+    ):
+        if not any(value is choice or value == choice for choice in choices):
+            words = " or ".join(json.dumps(c) if isinstance(c, str) else str(c) for c in choices)
+            raise OptionError(f"{name} must be {words}, not {shown(value)}")
+    try:
+        return parse_keep(keep)
+    except ValueError as error:
+        raise OptionError(f"keep {error}") from None
 
 
 def _check_count(name: str, value: object, most: float) -> None:

@@ -211,9 +211,17 @@ class Settlement:
             summary_of(outcome.error),
             wait_s,
         )
+        self._note_wait(delivery, wait_s)
         delivery.subscription.lane.step_aside(delivery)
+        self.wait(delivery, wait_s)
+
+    def wait(self, delivery: Delivery, wait_s: float) -> None:
+        """Have a delivery wait so many seconds for its next attempt."""
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
+
+    def _note_wait(self, delivery: Delivery, wait_s: float) -> None:
+        """A delivery waits for its next attempt: for a journal."""
 
 
 class _After:

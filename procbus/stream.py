@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -14,6 +14,22 @@ from procbus.receipt import Receipt
 
 #: Events published in a row before looking for settled receipts.
 _STRIDE = 256
+
+
+def stream_of(
+    events: Iterable[Any],
+    publish: Callable[[Any], Receipt],
+    window: int,
+    ordered: bool,
+    progress: bool,
+) -> Iterator[Receipt]:
+    """Publish events and yield their receipts, settled; see `EventBus.stream`."""
+    streamed = (in_order if ordered else as_settled)(iter(events), publish, window)
+    if not progress:
+        return streamed
+    from procbus.progress import with_progress  # only now: it imports rich
+
+    return with_progress(streamed, len(events) if isinstance(events, Sized) else None)
 
 
 def as_settled(

@@ -12,7 +12,7 @@ from procbus.cpu_lane import CpuLane
 from procbus.delivery import Delivery
 from procbus.errors import CircuitOpen
 from procbus.handler import make_handler
-from procbus.outcome import OutcomeKind
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.process import resident_bytes
 from procbus.pool.seam import At, Message, Pool, Report
@@ -182,7 +182,7 @@ class Stage:
         return kinds
 
     def _publish_children(
-        self, _: Delivery, events: list[tuple[str | None, Any]]
+        self, _: Delivery, _outcome: Outcome, events: list[tuple[str | None, Any]]
     ) -> Exception | None:
         if self.children_error is None:
             self.children += events

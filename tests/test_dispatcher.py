@@ -143,7 +143,8 @@ def test_children_are_published_all_with_their_parent():
     parts.subscribe(int)
     parts.subscribe("leaf")
     parent = delivery_to(parts.subscriptions[0], event_id=77)
-    assert parts.dispatcher.publish_children(parent, [(None, 1), ("leaf", "x")]) is None
+    published = [(None, 1), ("leaf", "x")]
+    assert parts.dispatcher.publish_children(parent, succeeded(), published) is None
     receipts = [d.receipt for d in parts.lane.queued]
     assert [(r.event, r.topic, r.parent_id) for r in receipts if r] == [
         (1, None, 77),
@@ -158,7 +159,7 @@ def test_children_of_which_one_is_wrong_are_published_not_at_all(bad, error):
     parts = Parts()
     parts.subscribe((int, "#"))
     parent = delivery_to(parts.subscriptions[0])
-    found = parts.dispatcher.publish_children(parent, [(None, 1), bad, (None, 2)])
+    found = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1), bad, (None, 2)])
     assert isinstance(found, error)
     assert parts.lane.queued == []
     assert parts.admission.pending == 0
@@ -169,7 +170,7 @@ def test_children_that_find_no_room_are_an_error_of_their_parent():
     parts.subscribe(int)
     parts.dispatcher.publish(1, None)
     parent = delivery_to(parts.subscriptions[0])
-    found = parts.dispatcher.publish_children(parent, [(None, 1)])
+    found = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1)])
     assert isinstance(found, QueueFull)
     assert isinstance(found, ProcbusError)
 
@@ -221,8 +222,9 @@ def test_what_a_cpu_handler_publishes_then_is_an_error_of_its_own():
     parts.subscribe(int, kind="cpu")
     parent = delivery_to(parts.subscriptions[0])
     parts.dispatcher.guard(open_circuit)
-    assert isinstance(parts.dispatcher.publish_children(parent, [(None, 1)]), CircuitOpen)
-    assert parts.dispatcher.publish_children(parent, [(None, "x")]) is None
+    refused = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1)])
+    assert isinstance(refused, CircuitOpen)
+    assert parts.dispatcher.publish_children(parent, succeeded(), [(None, "x")]) is None
     assert parts.lane.queued == []
 
 

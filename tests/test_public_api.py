@@ -30,6 +30,7 @@ NAMES = [
     "ProcbusError",
     "QueueFull",
     "Receipt",
+    "ResumeSummary",
     "SerializationError",
     "SubscriptionError",
     "TopicError",
@@ -83,6 +84,10 @@ def test_the_options_and_their_defaults():
         "shared_memory_threshold": 128 * 1024,
         "on_oversize": "pipe",
         "journal": None,
+        "durability": "process",
+        "keep": "unfinished",
+        "keep_results": False,
+        "journal_codec": "pickle",
     }
     options = parameters(subscribe)
     assert {k: options[k] for k in ("topic", "kind", "name", "priority", "key")} == {
@@ -98,8 +103,8 @@ def test_the_options_and_their_defaults():
     assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
     assert parameters(EventBus.drain) == {"timeout": None}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
-    assert list(parameters(EventBus.stream)) == ["events", "topic", "ordered", "progress"]
-    assert list(parameters(EventBus.astream)) == ["events", "topic", "ordered"]
+    assert list(parameters(EventBus.stream)) == ["events", "topic", "id", "ordered", "progress"]
+    assert list(parameters(EventBus.astream)) == ["events", "topic", "id", "ordered"]
     for method in (Receipt.wait, Receipt.result, Receipt.results):
         assert parameters(method) == {"timeout": None}
 

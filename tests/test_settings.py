@@ -4,6 +4,7 @@
 import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,10 @@ def make(**options: Any) -> Settings:
         "shared_memory_limit": None,
         "shared_memory_threshold": 131072,
         "on_oversize": "pipe",
+        "durability": "process",
+        "keep": "unfinished",
+        "keep_results": False,
+        "journal_codec": "pickle",
     }
     unknown = {k: v for k, v in options.items() if k not in known}
     given_options = {**known, **{k: v for k, v in options.items() if k in known}}
@@ -56,15 +61,22 @@ def test_settings_have_what_was_asked_for():
         shared_memory_limit="1 MiB",
         shared_memory_threshold=8192,
         on_oversize="fail",
+        journal=Path("run.db"),
+        durability="power",
+        keep="2 days",
+        keep_results=True,
+        journal_codec="json",
     )
     assert settings == Settings(
-        2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"
+        *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"),
+        *("run.db", "power", 172_800.0, True, "json"),
     )
 
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
-        None, None, 10_000, "block", None, None, None, None, None, 131072, "pipe"
+        *(None, None, 10_000, "block", None, None, None, None, None, 131072, "pipe"),
+        *(None, "process", 0.0, False, "pickle"),
     )
 
 
@@ -110,8 +122,20 @@ def test_an_unknown_option_gets_a_hint(name, hint):
     assert hint in refusal(**{name: 1})
 
 
-def test_options_of_later_versions_are_named():
-    assert "journal= is not supported by this version" in refusal(journal="events.sqlite")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"journal": 5}, "journal must be the path of a file, not 5"),
+        ({"journal": ""}, "journal must be the path of a file"),
+        ({"durability": "disk"}, 'durability must be "process" or "power"'),
+        ({"keep": "everything"}, 'keep must be "unfinished", "all", or how long'),
+        ({"keep": -1}, 'keep must be "unfinished", "all", or how long'),
+        ({"keep_results": "yes"}, "keep_results must be True or False"),
+        ({"journal_codec": "yaml"}, 'journal_codec must be "pickle" or "json"'),
+    ],
+)
+def test_options_of_the_journal_that_make_no_sense_are_refused(options, says):
+    assert says in refusal(**options)
 
 
 @pytest.mark.parametrize("name", ["kind", "timeout", "retries", "max_memory", "concurrency"])

@@ -23,6 +23,7 @@ from loky.backend import get_context
 
 from procbus import exit_watch
 from procbus.codec import decode
+from procbus.context import ONLY_RUN, Run
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool import worker
@@ -56,15 +57,22 @@ class LokyPool:
         workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
         init: the user's set-up of each worker, pickled; empty for none.
         memory: shared with the workers, for what is large.
+        run: of the bus, for `current()` in workers.
     """
 
     def __init__(
-        self, workers: int | None = None, init: bytes = b"", memory: EventMemory | None = None
+        self,
+        workers: int | None = None,
+        init: bytes = b"",
+        memory: EventMemory | None = None,
+        run: Run = ONLY_RUN,
     ) -> None:
-        self._cores: int = loky.cpu_count()
-        self._workers = workers or self._cores
-        self._init = init
-        self._definitions: dict[int, bytes] = {}
+        self.run = run
+        cores: int = loky.cpu_count()
+        self.workers = workers or cores
+        self.environment = thread_caps(cores, self.workers)
+        self.init = init
+        self.definitions: dict[int, bytes] = {}
         self.memory = EventMemory() if memory is None else memory
 
     def close(self) -> None:
@@ -77,19 +85,12 @@ class LokyPool:
 
     def size(self) -> int:
         """The cores that this process may use (affinity and cgroup quotas count)."""
-        return self._workers
+        return self.workers
 
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Start a worker process and wait until it is ready."""
         try:
-            return LokyWorker(
-                thread_caps(self._cores, self._workers),
-                self._definitions,
-                self.memory,
-                self._init,
-                self._workers,
-                launched,
-            )
+            return LokyWorker(self, launched)
         except OSError as error:  # no more file descriptors, for one
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
 
@@ -97,18 +98,11 @@ class LokyPool:
 class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.seam.Worker`."""
 
-    def __init__(
-        self,
-        environment: dict[str, str],
-        definitions: dict[int, bytes],
-        memory: EventMemory,
-        init: bytes,
-        workers: int,
-        launched: Callable[[LokyWorker], None],
-    ) -> None:
-        results = ResultReader(memory, workers)
-        self._end = ParentEnd(definitions, memory, results)
-        self._init = init
+    def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
+        memory = pool.memory
+        results = ResultReader(memory, pool.workers)
+        self._end = ParentEnd(pool.definitions, memory, results)
+        self._init = pool.init
         self._unread_bytes: dict[int, int] = {}
         #: The process, once it is known.
         self.probe: Probe | None = None
@@ -132,9 +126,9 @@ class LokyWorker:
                 self._stack,
                 (memory.room, results.room, memory.large),
                 self._tokens,
-                worker.WorkerSettings(self._end.number, os.getpid(), nice, levels_here()),
+                worker.WorkerSettings(self._end.number, os.getpid(), nice, pool.run, levels_here()),
             ),
-            env=environment,
+            env=pool.environment,
         )
         self._task: Future[None] | None = None
         self._ended = threading.Event()

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from procbus.codec import Encoder, decode, define_class, encode_alone
-from procbus.context import HandlerContext, running
+from procbus.context import ONLY_RUN, HandlerContext, Run, running
 from procbus.pool.channel import Channel
 from procbus.pool.large import PLAIN
 from procbus.pool.logbook import Logbook
@@ -79,6 +79,8 @@ class WorkerSettings(NamedTuple):
     number: int
     parent_pid: int
     nice: int | None
+    #: Of the bus, for `current()`.
+    run: Run
     #: Level of each logger that has one in the parent.
     log_levels: dict[str, int]
 
@@ -114,7 +116,9 @@ def prepare(
     channel = Channel(pipe, stay_awake=True)
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
-    _worker = Worker(_forward.report, logbook, WorkerMemory(*memory), tokens, settings.number)
+    _worker = Worker(
+        _forward.report, logbook, WorkerMemory(*memory), tokens, settings.number, settings.run
+    )
     _receive = channel.receive
     stack.listen()
 
@@ -148,6 +152,7 @@ class Worker:
         logbook: where to write down what it is at.
         tokens: one for each delivery that may be begun.
         number: of the worker, unique in the parent.
+        run: of the bus, for `current()`.
     """
 
     def __init__(
@@ -157,8 +162,10 @@ class Worker:
         memory: WorkerMemory,
         tokens: Tokens,
         number: int,
+        run: Run = ONLY_RUN,
     ) -> None:
         self.send = send
+        self._run_of_bus = run
         self._logbook = logbook
         self._memory = memory
         self._claim = tokens.acquire
@@ -348,7 +355,8 @@ class Worker:
                 check_concrete(topic)
             published.append((topic, event))
 
-        return HandlerContext(self._names[handler], event_id, parent_id, topic, attempt, publish)
+        name, run = self._names[handler], self._run_of_bus
+        return HandlerContext(name, event_id, parent_id, topic, attempt, publish, run=run)
 
     def _load(self, handler: int) -> Callable[[Any], Any]:
         function: Callable[[Any], Any] = decode(self._definitions[handler])

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: MIT
+"""The journal of one bus: what is written when, and what is found at the start."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from time import time
+from typing import Any, Literal
+
+from procbus.delivery import Delivery
+from procbus.errors import JournalError
+from procbus.journal import records
+from procbus.journal.changes import Changes
+from procbus.journal.forms import Codec, CodecName, make_codec
+from procbus.journal.ground import cannot_write, check_files, prepare
+from procbus.journal.ids import Ids
+from procbus.journal.intake import HALF, Intake, left_in
+from procbus.journal.lock import Lock
+from procbus.journal.names import HandlerNames
+from procbus.journal.queries import Queries, Recorded, Unfinished
+from procbus.journal.records import SHIFT
+from procbus.journal.store import DatabaseError, Store
+from procbus.journal.sync import GroupSync
+from procbus.journal.trouble import trouble
+from procbus.journal.writer import Writer
+from procbus.log import log
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.receipt import Receipt
+
+Durability = Literal["process", "power"]
+
+#: Unfinished deliveries that are in memory at a time while they are resumed.
+PAGE = 500
+#: How often what was kept long enough is deleted, in seconds.
+TIDY_S = 60.0
+
+#: Classes whose names are remembered.
+_TYPES_KEPT = 4_096
+
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a journal had when it was opened.
+
+    Attributes:
+        pending: deliveries that are not finished, by the name of their handler.
+        dead: dead letters, by the name of their handler.
+    """
+
+    pending: Mapping[str, int]
+    dead: Mapping[str, int]
+
+
+class Journal:
+    """The journal of one bus. Thread-safe, but for `close`.
+
+    Args:
+        path: of the SQLite file, which is made if it is not there.
+        durability: what an event that was accepted survives: the death of the process, or a loss
+            of power as well.
+        keep_s: for how many seconds what is finished is kept.
+        keep_results: whether results are kept with it.
+        codec: of events, results and outcomes.
+
+    Attributes:
+        closed: whether it was closed.
+        ids: receipts by the ids that publishers gave.
+        id: of the journal, the same for all its life.
+        first_id: of the first event that this bus publishes: smaller ones are from runs before.
+        found: what was found.
+        names: numbers of handlers.
+        queries: what can be asked of the database, which has what happened a moment ago.
+
+    Raises:
+        JournalError: it cannot be opened; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: Durability = "process",
+        keep_s: float = 0.0,
+        keep_results: bool = False,
+        codec: CodecName = "pickle",
+        half: int = HALF,
+    ) -> None:
+        self._power = durability == "power"
+        self._keep_s = keep_s
+        self._keep_results = keep_results
+        self.codec: Codec = make_codec(codec)
+        self.path = prepare(path)
+        self._lock = Lock(self.path)
+        try:
+            check_files(self.path)  # again, with the intake
+            self._store = Store(self.path, self._power)
+            self.queries = Queries(self._store)
+            try:
+                self._open(codec, half)
+            except BaseException:
+                self._store.close()
+                raise
+        except BaseException:
+            self._lock.release(remove=False)
+            raise
+        self.closed = False
+
+    def _open(self, codec: CodecName, half: int) -> None:
+        store = self._store
+        generation = self._recover()
+        try:
+            self.id, known = self._identify(codec)
+        except DatabaseError as error:
+            raise trouble(self.path, error) from error
+        if known != codec:
+            raise JournalError(
+                f'the journal {self.path} was begun with journal_codec="{known}": open it with '
+                "that, or begin a new journal"
+            )
+        self.first_id = self.queries.last_id() + 1
+        self._tidied_at = 0.0
+        self._type_names: dict[type, bytes] = {}
+        self.ids = Ids()
+        self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy)
+        try:
+            self._intake = Intake(self._lock.fd, generation + 1, self._writer.wake, half)
+        except OSError as error:
+            raise cannot_write(self.path + "-intake", error) from error
+        self._writer.intake = self._intake
+        self._sync = GroupSync(self._intake, self.path)
+        self.names = HandlerNames(self.queries.handlers(), self._intake.append)
+        counts = self.queries.counts()
+        name_of = self.names.name_of
+        self.found = Found(
+            {name_of(n): count for n, count in counts["pending"].items()},
+            {name_of(n): count for n, count in counts["dead"].items()},
+        )
+
+    def _recover(self) -> int:
+        """Move into the database what a dead bus left in the intake; give the last generation."""
+        store = self._store
+        seen: int = self.queries.meta("generation", 0)
+        try:
+            left = left_in(self._lock.fd)
+        except ValueError as error:
+            raise JournalError(
+                f"{self.path}-intake cannot be read: {error}. It holds what was accepted last: take"
+                " a copy that is whole; or move it away, and do without"
+            ) from error
+        last = seen
+        for generation, frames in left:
+            last = max(last, generation)
+            if generation <= seen:
+                continue
+            changes = Changes(self._keep_s > 0)
+            changes.add_frames(frames)
+            try:
+                store.write(changes, {"generation": generation})
+            except DatabaseError as error:
+                raise trouble(self.path, error) from error
+        return last
+
+    def _identify(self, codec: CodecName) -> tuple[str, str]:
+        store = self._store
+        known = self.queries.meta("id", None)
+        if known is None:
+            known = secrets.token_hex(4)
+            store.write(Changes(True), {"id": known, "codec": codec})
+        return known, self.queries.meta("codec", codec)
+
+    # Publishing.
+
+    def accept(
+        self,
+        receipt: Receipt,
+        deliveries: Sequence[Delivery],
+        given_id: str | None = None,
+        before: bytes = b"",
+    ) -> None:
+        """Write an event and its deliveries; return once they are safe.
+
+        Args:
+            receipt: of the event.
+            deliveries: all of it.
+            given_id: the id that the publisher gave.
+            before: records to be written together with it.
+
+        Raises:
+            SerializationError: the event cannot be written.
+            JournalError: the journal cannot be written.
+        """
+        self.write(before + self.published(receipt, deliveries, given_id))
+
+    def published(
+        self, receipt: Receipt, deliveries: Sequence[Delivery], given_id: str | None = None
+    ) -> bytes:
+        """Lay out the record of an event."""
+        event = receipt.event
+        type_name = self._type_name(type(event))
+        form, data = self.codec.encode(event, "event")
+        numbers = self.names.numbers
+        try:
+            handlers = [numbers[each.subscription.handler.name] for each in deliveries]
+        except KeyError:
+            handlers = [self.names.number_of(each.subscription.handler) for each in deliveries]
+        if len(handlers) > 1 and len(set(handlers)) < len(handlers):
+            names = [each.handler.name for each in deliveries]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise JournalError(
+                f"two handlers of one event have the name {twice}: the journal tells handlers "
+                "apart by their names, so give each its own, with name="
+            )
+        return records.pack_published(
+            receipt.id,
+            receipt.parent_id,
+            time(),
+            receipt.topic,
+            type_name,
+            given_id,
+            form,
+            data,
+            handlers,
+        )
+
+    def _type_name(self, cls: type) -> bytes:
+        name = self._type_names.get(cls)
+        if name is None:
+            if len(self._type_names) >= _TYPES_KEPT:
+                self._type_names.clear()
+            name = self.codec.type_name(cls).encode("utf-8", "surrogatepass")
+            self._type_names[cls] = name
+        return name
+
+    def write(self, data: bytes) -> None:
+        """Write records that belong together; return once they are safe.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
+        error = self._writer.error
+        if error is not None:
+            raise error
+        if len(data) > self._intake.most:
+            self._writer.write_large(data)
+            return
+        self._intake.append(data)
+        if self._power:
+            self._sync.wait()
+
+    # What became of deliveries.
+
+    def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Write which deliveries succeeded. Never raises for the journal: see `_note`."""
+        succeeded = [
+            (delivery, outcome.value)
+            for delivery, outcome in settled
+            if outcome.kind is _SUCCEEDED and delivery.receipt is not None
+        ]
+        if self._keep_results:
+            self._note(b"".join([self.succeeded(*each) for each in succeeded]))
+        else:
+            self._note_numbers([delivery for delivery, _ in succeeded])
+
+    def settled_bare(self, deliveries: Sequence[Delivery]) -> None:
+        """Write that deliveries succeeded, all with None. Never raises for the journal."""
+        succeeded = [delivery for delivery in deliveries if delivery.receipt is not None]
+        if self._keep_results:
+            self._note(b"".join([self.succeeded(each, None) for each in succeeded]))
+        else:
+            self._note_numbers(succeeded)
+
+    def _note_numbers(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            known = self.names.numbers
+            numbers = [
+                (each.event_id << SHIFT) | known[each.subscription.handler.name]
+                for each in deliveries
+            ]
+            self._note(records.pack_succeeded(numbers, time()))
+
+    def succeeded(self, delivery: Delivery, value: Any) -> bytes:
+        """Lay out the record of a delivery that succeeded, with its result if that is kept."""
+        number = self.number(delivery)
+        if self._keep_results:
+            try:
+                form, data = self.codec.encode(value, "result")
+            except Exception as error:  # noqa: BLE001 - the user's code; that it succeeded is kept
+                log.warning("the journal does not keep a result of %s: %s", delivery.handler, error)
+            else:
+                name = self._type_name(type(value))
+                return records.pack_result(number, time(), form, name + b"\0" + data)
+        return records.pack_succeeded([number], time())
+
+    def number(self, delivery: Delivery) -> int:
+        """The number of a delivery."""
+        return (delivery.event_id << SHIFT) | self.names.number_of(delivery.subscription.handler)
+
+    def retried(self, delivery: Delivery, wait_s: float) -> None:
+        """Write that an attempt failed, and when the next is due."""
+        outcomes = self.codec.encode_outcomes(delivery.earlier)
+        number, attempts = self.number(delivery), len(delivery.earlier)
+        self._note(records.pack_retry(number, attempts, time() + wait_s, outcomes))
+
+    def failed(self, delivery: Delivery, outcomes: Sequence[Outcome], quarantined: bool) -> None:
+        """Write that a delivery failed for good."""
+        data = self.codec.encode_outcomes(outcomes)
+        number = self.number(delivery)
+        self._note(records.pack_failed(number, len(outcomes), time(), quarantined, data))
+
+    def discarded(self, number: int) -> bytes:
+        """Lay out the record of a dead letter that is one no more."""
+        return records.pack_discarded(number, time())
+
+    def _note(self, data: bytes) -> None:
+        """Write what became of deliveries.
+
+        What cannot be written is not: those deliveries run again at the next start. The writer has
+        said so in the log.
+        """
+        if not data:
+            return
+        with contextlib.suppress(JournalError):
+            if len(data) > self._intake.most:
+                self._writer.write_large(data)
+            else:
+                self._intake.append(data)
+
+    # What is there.
+
+    def unfinished(self, names: Sequence[str]) -> Iterator[Unfinished]:
+        """Deliveries of runs before that are not finished, in the order of their events.
+
+        Args:
+            names: of the handlers that they are for.
+        """
+        known = self.names.numbers
+        numbers = [known[name] for name in names if name in known]
+        return self.queries.unfinished(numbers, self.first_id << SHIFT, PAGE)
+
+    def result(self, recorded: Recorded) -> Any:
+        """The result of a delivery that succeeded, None where it was not kept.
+
+        Whatever making it again raises comes through.
+        """
+        if not recorded.form or recorded.data is None:
+            return None
+        type_name, _, data = recorded.data.partition(b"\0")
+        return self.codec.decode(recorded.form, data, type_name.decode("utf-8", "surrogatepass"))
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether to write may wait for a disk: for each event, or because both halves are full."""
+        return self._power or self._intake.crowded
+
+    # In the writer's thread.
+
+    def _tidy(self) -> None:
+        """Delete what was kept long enough, now and then."""
+        if not 0 < self._keep_s < inf or time() - self._tidied_at < TIDY_S:
+            return
+        self._tidied_at = time()
+        self._store.purge(self._tidied_at - self._keep_s)
+
+    def close(self) -> None:
+        """Move everything into the database and let another bus have it. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        moved = self._writer.close()
+        self._intake.fail(JournalError(f"the journal {self.path} is closed"))
+        self._intake.close()
+        self._store.close()
+        self._lock.release(remove=moved)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""What the intake holds: records of what happened, laid out in bytes.
+
+A record begins with its kind and the length of what follows. Several that have to be there
+together, or not at all, go into one frame of the intake, one behind the other.
+
+A delivery is known by one number: that of its event, and in the lowest bits that of its handler.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+#: Bits of a delivery's number that tell the handler.
+SHIFT = 16
+MOST_HANDLERS = (1 << SHIFT) - 1
+
+
+class Kind(enum.IntEnum):
+    """First byte of a record."""
+
+    HANDLER = 1
+    PUBLISHED = 2
+    SUCCEEDED = 3
+    RESULT = 4
+    RETRY = 5
+    FAILED = 6
+    DISCARDED = 7
+
+
+#: Kind and length of the rest, at the beginning of every record.
+_HEAD = struct.Struct("<BI")
+#: Kind, length, event, its parent, time, form of the data, how many handlers, and the lengths of
+#: topic, type and the id that the publisher gave.
+_PUBLISHED = struct.Struct("<BIqqdBHIII")
+_SUCCEEDED = struct.Struct("<BIdq")
+_SUCCEEDED_HEAD = struct.Struct("<BId")
+#: Kind, length, delivery, time, form.
+_RESULT = struct.Struct("<BIqdB")
+#: Kind, length, delivery, attempts so far, when the next is due.
+_RETRY = struct.Struct("<BIqId")
+#: Kind, length, delivery, attempts, time, whether it is quarantined.
+_FAILED = struct.Struct("<BIqId?")
+_DISCARDED = struct.Struct("<BIqd")
+_HANDLER = struct.Struct("<BIHB")
+
+_REST_OF = {
+    each: each.size - _HEAD.size
+    for each in (_PUBLISHED, _SUCCEEDED, _RESULT, _RETRY, _FAILED, _DISCARDED, _HANDLER)
+}
+_REST_OF_PUBLISHED = _REST_OF[_PUBLISHED]
+_REST_OF_SUCCEEDED = _REST_OF[_SUCCEEDED]
+#: In place of a length: there is none of it.
+_NONE = 0xFFFF_FFFF
+
+_SMALL_KINDS = {"io": 0, "cpu": 1}
+_KINDS = ("io", "cpu")
+
+
+class Published(NamedTuple):
+    """An event was accepted, with a delivery for each of the handlers."""
+
+    event_id: int
+    #: 0 for none.
+    parent_id: int
+    published_at: float
+    topic: str | None
+    type_name: str
+    given_id: str | None
+    form: int
+    data: bytes
+    handlers: tuple[int, ...]
+
+
+class Retry(NamedTuple):
+    """An attempt failed, and is followed by another."""
+
+    number: int
+    attempts: int
+    due_at: float
+    outcomes: bytes
+
+
+class Failed(NamedTuple):
+    """A delivery failed for good."""
+
+    number: int
+    attempts: int
+    failed_at: float
+    quarantined: bool
+    outcomes: bytes
+
+
+class Result(NamedTuple):
+    """A delivery succeeded, with what its handler returned."""
+
+    number: int
+    finished_at: float
+    form: int
+    data: bytes
+
+
+class Succeeded(NamedTuple):
+    """Deliveries succeeded."""
+
+    finished_at: float
+    numbers: tuple[int, ...]
+
+
+class Discarded(NamedTuple):
+    """A dead letter was replayed or thrown away."""
+
+    number: int
+    at: float
+
+
+class NamedHandler(NamedTuple):
+    """A handler got its number."""
+
+    number: int
+    kind: str
+    name: str
+
+
+Record = Published | Retry | Failed | Result | Succeeded | Discarded | NamedHandler
+
+
+def pack_published(
+    event_id: int,
+    parent_id: int | None,
+    published_at: float,
+    topic: str | None,
+    type_name: bytes,
+    given_id: str | None,
+    form: int,
+    data: bytes,
+    handlers: Sequence[int],
+) -> bytes:
+    """Lay out the record of an event; `handlers` are their numbers."""
+    topic_data = b"" if topic is None else topic.encode("utf-8", "surrogatepass")
+    id_data = b"" if given_id is None else given_id.encode("utf-8", "surrogatepass")
+    count = len(handlers)
+    tail = topic_data + type_name + id_data + struct.pack(f"<{count}H", *handlers)
+    return (
+        _PUBLISHED.pack(
+            Kind.PUBLISHED,
+            _REST_OF_PUBLISHED + len(tail) + len(data),
+            event_id,
+            parent_id or 0,
+            published_at,
+            form,
+            count,
+            _NONE if topic is None else len(topic_data),
+            len(type_name),
+            _NONE if given_id is None else len(id_data),
+        )
+        + tail
+        + data
+    )
+
+
+def pack_succeeded(numbers: Sequence[int], finished_at: float) -> bytes:
+    """Lay out the record of deliveries that succeeded, without their results."""
+    if len(numbers) == 1:
+        return _SUCCEEDED.pack(Kind.SUCCEEDED, _REST_OF_SUCCEEDED, finished_at, numbers[0])
+    count = len(numbers)
+    head = _SUCCEEDED_HEAD.pack(Kind.SUCCEEDED, 8 + 8 * count, finished_at)
+    return head + struct.pack(f"<{count}q", *numbers)
+
+
+def pack_result(number: int, finished_at: float, form: int, data: bytes) -> bytes:
+    """Lay out the record of one delivery that succeeded, with its result."""
+    rest = _REST_OF[_RESULT] + len(data)
+    return _RESULT.pack(Kind.RESULT, rest, number, finished_at, form) + data
+
+
+def pack_retry(number: int, attempts: int, due_at: float, outcomes: bytes) -> bytes:
+    """Lay out the record of an attempt that is followed by another."""
+    rest = _REST_OF[_RETRY] + len(outcomes)
+    return _RETRY.pack(Kind.RETRY, rest, number, attempts, due_at) + outcomes
+
+
+def pack_failed(
+    number: int, attempts: int, failed_at: float, quarantined: bool, outcomes: bytes
+) -> bytes:
+    """Lay out the record of a delivery that failed for good."""
+    rest = _REST_OF[_FAILED] + len(outcomes)
+    return _FAILED.pack(Kind.FAILED, rest, number, attempts, failed_at, quarantined) + outcomes
+
+
+def pack_discarded(number: int, at: float) -> bytes:
+    """Lay out the record of a dead letter that is one no more."""
+    return _DISCARDED.pack(Kind.DISCARDED, _REST_OF[_DISCARDED], number, at)
+
+
+def pack_handler(number: int, kind: str, name: str) -> bytes:
+    """Lay out the record of a handler that got its number."""
+    data = name.encode("utf-8", "surrogatepass")
+    rest = _REST_OF[_HANDLER] + len(data)
+    return _HANDLER.pack(Kind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
+
+
+def records_in(frame: bytes | memoryview) -> Iterator[Record]:
+    """Read the records of one frame."""
+    at, end = 0, len(frame)
+    while at < end:
+        kind, rest = _HEAD.unpack_from(frame, at)
+        stop = at + _HEAD.size + rest
+        if kind == Kind.PUBLISHED:
+            yield _published(frame, at, stop)
+        elif kind == Kind.SUCCEEDED:
+            _, _, finished_at = _SUCCEEDED_HEAD.unpack_from(frame, at)
+            start = at + _SUCCEEDED_HEAD.size
+            numbers = struct.unpack_from(f"<{(stop - start) // 8}q", frame, start)
+            yield Succeeded(finished_at, numbers)
+        elif kind == Kind.RESULT:
+            _, _, number, finished_at, form = _RESULT.unpack_from(frame, at)
+            yield Result(number, finished_at, form, bytes(frame[at + _RESULT.size : stop]))
+        elif kind == Kind.RETRY:
+            _, _, number, attempts, due_at = _RETRY.unpack_from(frame, at)
+            yield Retry(number, attempts, due_at, bytes(frame[at + _RETRY.size : stop]))
+        elif kind == Kind.FAILED:
+            _, _, number, attempts, failed_at, quarantined = _FAILED.unpack_from(frame, at)
+            outcomes = bytes(frame[at + _FAILED.size : stop])
+            yield Failed(number, attempts, failed_at, quarantined, outcomes)
+        elif kind == Kind.DISCARDED:
+            _, _, number, when = _DISCARDED.unpack_from(frame, at)
+            yield Discarded(number, when)
+        elif kind == Kind.HANDLER:
+            _, _, number, small = _HANDLER.unpack_from(frame, at)
+            name = _text(frame[at + _HANDLER.size : stop])
+            yield NamedHandler(number, _KINDS[small], name)
+        else:
+            raise ValueError(f"a record of unknown kind {kind}")
+        at = stop
+
+
+def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
+    (_, _, event_id, parent_id, published_at, form, count, topic, type_size, given) = (
+        _PUBLISHED.unpack_from(frame, at)
+    )
+    at += _PUBLISHED.size
+    topic_text = given_text = None
+    if topic != _NONE:
+        topic_text = _text(frame[at : at + topic])
+        at += topic
+    type_text = _text(frame[at : at + type_size])
+    at += type_size
+    if given != _NONE:
+        given_text = _text(frame[at : at + given])
+        at += given
+    handlers = struct.unpack_from(f"<{count}H", frame, at)
+    at += 2 * count
+    return Published(
+        event_id,
+        parent_id,
+        published_at,
+        topic_text,
+        type_text,
+        given_text,
+        form,
+        bytes(frame[at:stop]),
+        handlers,
+    )
+
+
+def _text(data: bytes | memoryview) -> str:
+    return str(data, "utf-8", "surrogatepass")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""The tables of a journal, and how those of an older version are brought up to date."""
+
+from __future__ import annotations
+
+#: In the header of the SQLite file: this is a journal ("pbjl"), of this version.
+APPLICATION_ID = 0x70626A6C
+VERSION = 1
+
+#: One script of SQL for each version, which makes it of the one before.
+#:
+#: A delivery's number is that of its event and handler: see `records`. An event stays in `events`
+#: as long as one of its deliveries is pending or dead, or as `keep` says.
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (
+        name TEXT PRIMARY KEY,
+        value NOT NULL
+    ) WITHOUT ROWID;
+
+    CREATE TABLE handlers (
+        number INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL UNIQUE
+    );
+
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        parent_id INTEGER,
+        published_at REAL NOT NULL,
+        topic TEXT,
+        type_name TEXT NOT NULL,
+        given_id TEXT,
+        form INTEGER NOT NULL,
+        data BLOB NOT NULL
+    );
+
+    -- Not finished. due_at is 0 where no attempt was made yet.
+    CREATE TABLE pending (
+        number INTEGER PRIMARY KEY,
+        attempts INTEGER NOT NULL,
+        due_at REAL NOT NULL,
+        outcomes BLOB
+    );
+
+    -- Failed for good: dead letters.
+    CREATE TABLE dead (
+        number INTEGER PRIMARY KEY,
+        attempts INTEGER NOT NULL,
+        failed_at REAL NOT NULL,
+        quarantined INTEGER NOT NULL,
+        outcomes BLOB NOT NULL
+    );
+
+    -- Finished and kept: with an id that the publisher gave, or as `keep` says. succeeded is 0 for
+    -- a dead letter that was replayed or cleared.
+    CREATE TABLE done (
+        number INTEGER PRIMARY KEY,
+        succeeded INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        finished_at REAL NOT NULL,
+        form INTEGER NOT NULL,
+        data BLOB
+    );
+
+    -- Ids that publishers gave.
+    CREATE TABLE ids (
+        given_id TEXT PRIMARY KEY,
+        event_id INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""The writer: the thread that moves what is in the intake into the database."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+from procbus.errors import JournalError
+from procbus.journal.changes import Changes
+from procbus.journal.ids import Ids
+from procbus.journal.intake import HALF, Intake
+from procbus.journal.store import Store
+from procbus.journal.trouble import trouble
+from procbus.locks import LOOK_UP_S
+from procbus.log import log
+
+#: How long the writer lets records gather, in seconds: most deliveries are over by then, and need
+#: not be written to the database at all.
+GATHER_S = 0.5
+#: It does not wait that long once the half is so full.
+_FULL_ENOUGH = HALF // 2
+#: How often it looks how full that is, in seconds.
+LOOK_S = 0.05
+#: How long it waits before it tries again what failed, in seconds.
+AGAIN_S = 1.0
+
+
+class _Large:
+    """Records that are too large for the intake: they go straight to the database."""
+
+    __slots__ = ("done", "error", "records")
+
+    def __init__(self, records: bytes) -> None:
+        self.records = records
+        self.done = threading.Event()
+        self.error: Exception | None = None
+
+
+class Writer:
+    """Moves records into the database, in a thread that starts with the first of them.
+
+    Args:
+        store: the database; while the thread runs, it alone writes to it.
+        keep_all: whether what is finished is kept.
+        ids: receipts to be let go once the database knows how they ended.
+        tidy: is called after each move, in this thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keep_all: bool,
+        ids: Ids,
+        tidy: Callable[[], object],
+    ) -> None:
+        self._store = store
+        self._keep_all = keep_all
+        self._tidy = tidy
+        self._ids = ids
+        #: Set by the journal, before the first record.
+        self.intake: Intake
+        self._wake = threading.Event()
+        #: Guards the start of the thread.
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        #: A half whose move failed, and is to be tried again.
+        self._unmoved: int | None = None
+        self._settled: list[str] = []
+        self._large: deque[_Large] = deque()
+        #: Why nothing can be moved just now; None while all is well.
+        self.error: JournalError | None = None
+
+    def wake(self) -> None:
+        """There is something to be moved. Never blocks for long; from any thread."""
+        self._wake.set()
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is not None or self._closing:
+                return
+            thread = threading.Thread(target=self._run, name="procbus-journal", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is ending, or there are too many threads. What is in the intake
+                # is moved when the bus is closed, or by the next one.
+                return
+            self._thread = thread
+
+    def write_large(self, records: bytes) -> None:
+        """Have records written to the database, behind all that is in the intake; wait for it.
+
+        Raises:
+            JournalError: they were not written.
+        """
+        large = _Large(records)
+        self._large.append(large)
+        self.wake()
+        while not large.done.wait(LOOK_UP_S):
+            if self._thread is None or not self._thread.is_alive():
+                raise JournalError(
+                    f"an event of {len(records):,} bytes cannot be journalled: the script is ending"
+                )
+        if large.error is not None:
+            raise large.error
+
+    def close(self) -> bool:
+        """Move all, and end. Idempotent; say whether everything is in the database."""
+        with self._starting:
+            self._closing = True
+            thread = self._thread
+        self._wake.set()
+        if thread is not None:
+            thread.join()
+        else:
+            self._move()
+        return self.error is None
+
+    # In the writer's thread, or after its end.
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(None if self.error is None else AGAIN_S)
+            self._wake.clear()
+            self._gather()
+            closing = self._closing  # before the move, so that it takes all
+            self._move()
+            if closing:
+                return
+
+    def _gather(self) -> None:
+        deadline = monotonic() + GATHER_S
+        while (
+            (left_s := deadline - monotonic()) > 0
+            and not self._closing
+            and not self._large
+            and self.intake.written < _FULL_ENOUGH
+            and self.error is None
+        ):
+            self._wake.wait(min(left_s, LOOK_S))
+            self._wake.clear()
+
+    def _move(self) -> None:
+        """Move all that there is into the database."""
+        while True:
+            large = self._large.popleft() if self._large else None
+            try:
+                self._move_half()
+                if large is not None:
+                    self._write_large(large)
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+                self._failed(error, large)
+                return
+            if not self._large:
+                break
+        if self.error is not None:
+            log.warning("the journal %s works again", self._store.path)
+            self.error = None
+            self.intake.fail(None)
+
+    def _move_half(self) -> None:
+        half = self._unmoved
+        if half is None:
+            self._settled = self._ids.settled()  # before the swap: their records are behind it
+            half = self._unmoved = self.intake.swap()
+        if half is None:
+            return
+        changes = Changes(self._keep_all)
+        changes.add_frames(self.intake.frames(half))
+        generation = self.intake.generation - 1
+        self._store.write(changes, {"generation": generation})
+        self._unmoved = None
+        self.intake.release()
+        self._ids.forget(self._settled)
+        self._tidy()
+
+    def _write_large(self, large: _Large) -> None:
+        changes = Changes(self._keep_all)
+        changes.add_frames([large.records])
+        self._store.write(changes, {})
+        large.done.set()
+
+    def _failed(self, error: Exception, large: _Large | None) -> None:
+        path = self._store.path
+        told = trouble(path, error)
+        told.__cause__ = error
+        if self.error is None:
+            log.error(
+                "%s. Nothing can be published until that is over; what was accepted is safe in %s, "
+                "and is tried again every second",
+                told,
+                path + "-intake",
+            )
+        self.error = told
+        self.intake.fail(told)
+        waiting = [] if large is None else [large]
+        while self._large:
+            waiting.append(self._large.popleft())
+        for each in waiting:
+            each.error = told
+            each.done.set()

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Publishing and settling with a journal: written before it runs, and once it has ended.
+
+The bus has these in place of `Dispatcher` and `Settlement` when it was made with a journal, so that
+a bus without one has nothing more to do for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from procbus.admission import Admission, Disturbed
+from procbus.context import Run, running, running_context
+from procbus.dead_letters import DeadLetter
+from procbus.delivery import Delivery
+from procbus.dispatcher import Dispatcher, address, choose
+from procbus.errors import ProcbusError
+from procbus.journal.journal import Journal
+from procbus.journaled_settlement import JournaledSettlement
+from procbus.leftovers import Leftovers
+from procbus.outcome import Outcome
+from procbus.receipt import FanReceipt, Receipt
+from procbus.recorded import RecordedDeliveries
+from procbus.resume_summary import ResumeSummary
+from procbus.router import Router
+from procbus.settings import Settings
+from procbus.subscription import Subscription
+
+
+def open_journal(settings: Settings) -> Journal:
+    """Open the journal that a bus was made with.
+
+    Raises:
+        JournalError: it cannot be opened.
+    """
+    assert settings.journal is not None
+    return Journal(
+        settings.journal,
+        durability=settings.durability,
+        keep_s=settings.keep_s,
+        keep_results=settings.keep_results,
+        codec=settings.journal_codec,
+    )
+
+
+class JournaledDispatcher(Dispatcher):
+    """Turns events into deliveries that are in the journal before they are queued. Thread-safe.
+
+    `_resuming` belongs to this object; it is held while deliveries of runs before are fed to the
+    lanes, and so for long: publishers wait for it, since what they publish comes behind. Handlers
+    and threads of the bus never do.
+
+    Args:
+        journal: of the bus; the other arguments are those of `Dispatcher`.
+    """
+
+    _settlement: JournaledSettlement
+
+    def __init__(
+        self,
+        journal: Journal,
+        admission: Admission,
+        settlement: JournaledSettlement,
+        routes: Callable[[], Router[Subscription]],
+        first_publish: Callable[[], None],
+        subscriptions: Callable[[], Sequence[Subscription]],
+    ) -> None:
+        run = Run(journal.id, journal.first_id)
+        super().__init__(admission, settlement, routes, first_publish, subscriptions, run)
+        self._journal = journal
+        settlement.use(journal)
+        self._recorded = RecordedDeliveries(journal, self._subscriptions)
+        self._resuming = threading.RLock()
+        #: The routes for whose handlers everything is fed.
+        self._resumed_for: Router[Subscription] | None = None
+        #: Used with `_resuming` held.
+        self._leftovers = Leftovers(journal, admission, settlement, self._recorded, self._send_off)
+
+    # Publishing.
+
+    def publish(self, event: Any, topic: str | None) -> Receipt:
+        """Publish one event: it is in the journal once this returns."""
+        parent_id, nested = self._origin()
+        if not nested:
+            self.resume()
+        chosen, broken = self._admit(event, topic, nested)
+        return self._deliver(event, topic, parent_id, chosen, broken)
+
+    def publish_once(self, event: Any, topic: str | None, given_id: str) -> Receipt:
+        """Publish an event, unless the journal has seen the id: then give the receipt of that."""
+        if not isinstance(given_id, str):
+            raise ProcbusError(f"id must be a string, not {given_id!r}: write id=str(...)")
+        parent_id, nested = self._origin()
+        if not nested:
+            self.resume()
+        journal, ids = self._journal, self._journal.ids
+        claimed = ids.claimed
+        if (known := self._known(event, topic, given_id)) is not None:
+            return known
+        chosen, broken = self._admit(event, topic, nested)
+        count = len(chosen) + len(broken)
+        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+        queued, failed = address(receipt, chosen, broken)
+        holder = ids.claim(given_id, receipt)
+        if holder is not receipt:
+            self._admission.leave(count)
+            return holder
+        try:
+            # Another may have come first, and be through already.
+            if ids.claimed != claimed + 1 and journal.queries.event_of(given_id) is not None:
+                ids.give_up(given_id)
+                self._admission.leave(count)
+                return self.publish_once(event, topic, given_id)
+            journal.accept(receipt, receipt.deliveries, given_id)
+        except BaseException:
+            ids.give_up(given_id)
+            self._admission.leave(count)
+            raise
+        if count:
+            self._send_off(queued, failed)
+        else:
+            self._note_unrouted(event, topic)
+        return receipt
+
+    def _origin(self) -> tuple[int | None, bool]:
+        """The event whose handler is publishing, and whether one of this bus is."""
+        if running.get() is not None:
+            context = running_context()
+            if context is not None and context.owner is self:
+                return context.event_id, True
+        return None, False
+
+    def _admit(
+        self, event: Any, topic: str | None, nested: bool
+    ) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
+        """Find who takes an event, and count the deliveries in; wait for room if need be."""
+        seen = 0
+        while True:
+            chosen, broken = choose(self._routes().match(event, topic), event)
+            try:
+                self._admission.enter(len(chosen) + len(broken), nested, seen)
+            except Disturbed:
+                seen = self._admission.disturbed
+                continue
+            return chosen, broken
+
+    def _known(self, event: Any, topic: str | None, given_id: str) -> Receipt | None:
+        """The receipt of an event that was published with an id before."""
+        found = self._journal.ids.get(given_id)
+        if found is not None:
+            return found
+        event_id = self._journal.queries.event_of(given_id)
+        if event_id is None:
+            return None
+        receipt = FanReceipt(event_id, event, topic, None, self._lock)
+        receipt.held = tuple(self._recorded.of_event(receipt, event_id, pending=True))
+        return receipt
+
+    def _deliver(
+        self,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        chosen: Sequence[Subscription],
+        broken: Sequence[tuple[Subscription, Exception]],
+        before: bytes = b"",
+    ) -> Receipt:
+        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+        if not chosen and not broken:
+            self._note_unrouted(event, topic)
+            return receipt
+        queued, failed = address(receipt, chosen, broken)
+        try:
+            self._journal.accept(receipt, receipt.deliveries, before=before)
+        except BaseException:
+            self._admission.leave(receipt.left)
+            raise
+        self._send_off(queued, failed)
+        return receipt
+
+    def _deliver_again(
+        self, letter: DeadLetter, parent_id: int | None, chosen: Sequence[Subscription]
+    ) -> Receipt:
+        number = self._settlement.numbers.get(letter)
+        before = b"" if number is None else self._journal.discarded(number)
+        receipt = self._deliver(letter.event, letter.topic, parent_id, chosen, [], before)
+        self._settlement.numbers.pop(letter, None)
+        return receipt
+
+    def publish_children(
+        self, delivery: Delivery, outcome: Outcome, published: Sequence[tuple[str | None, Any]]
+    ) -> Exception | None:
+        """Publish what a cpu handler published; all of it is written together with its success."""
+        count = 0
+        try:
+            routes = self._routes()
+            chosen = [(e, t, *choose(routes.match(e, t), e)) for t, e in published]
+            self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
+            count = sum(len(c) + len(b) for _, _, c, b in chosen)
+            parts: list[bytes] = []
+            ready: list[tuple[list[Delivery], list[tuple[Delivery, Outcome]]]] = []
+            for event, topic, subscriptions, broken in chosen:
+                if not subscriptions and not broken:
+                    self._note_unrouted(event, topic)
+                    continue
+                receipt = FanReceipt(self._next_id(), event, topic, delivery.event_id, self._lock)
+                ready.append(address(receipt, subscriptions, broken))
+                parts.append(self._journal.published(receipt, receipt.deliveries))
+            self._journal.write(b"".join(parts) + self._journal.succeeded(delivery, outcome.value))
+        except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
+            self._admission.leave(count)
+            return error
+        self._settlement.written.add(delivery)
+        for queued, failed in ready:
+            self._send_off(queued, failed)
+        return None
+
+    @property
+    def may_wait(self) -> bool:  # type: ignore[override] # a bus without a journal never does
+        """Whether publishing may wait for a disk."""
+        return self._journal.may_wait
+
+    # Resuming.
+
+    @property
+    def resumed(self) -> bool:  # type: ignore[override] # a bus without a journal always has
+        """Whether everything is fed for the handlers of the moment."""
+        return self._real_routes() is self._resumed_for
+
+    def resume(self) -> None:
+        """Feed what runs before have left unfinished to the handlers that are subscribed.
+
+        Called before each publish from outside handlers; when there is nothing new to be fed, that
+        costs next to nothing. Otherwise it waits for room, as publishers do.
+
+        Raises:
+            JournalError: the journal cannot be read.
+            BusClosed: the bus was closed meanwhile.
+        """
+        if self._real_routes() is self._resumed_for or self._journal.closed or self._origin()[1]:
+            return
+        self._routes()  # gets the bus ready, or refuses
+        with self._resuming:
+            routes = self._real_routes()
+            if routes is not self._resumed_for:
+                self._leftovers.feed(routes, self._subscriptions())
+                self._resumed_for = routes
+
+    def summary(self) -> ResumeSummary:
+        """What the journal had, and what became of that so far."""
+        return self._leftovers.summary(self._subscriptions())
+
+    def close(self) -> None:
+        """Move everything into the database, and let another bus have the journal."""
+        self._journal.close()

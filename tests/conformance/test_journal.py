@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: MIT
+"""What every journal does, whatever it survives: a bus that is closed and made again finds it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procbus import (
+    DeliveryState,
+    EventBus,
+    NoSuchHandler,
+    OptionError,
+    ProcbusError,
+    SerializationError,
+    current,
+)
+
+BOUND_S = 20.0
+
+MakeBus = Callable[..., EventBus]
+
+
+@dataclass(frozen=True)
+class Order:
+    number: int
+
+
+class Refused(Exception):
+    pass
+
+
+@pytest.fixture(params=["process", "power"])
+def make_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBus]:
+    made: list[EventBus] = []
+
+    def make(**options: Any) -> EventBus:
+        given: dict[str, Any] = {"cpu_workers": 1, "journal": tmp_path / "run.db"}
+        made.append(EventBus([], durability=request.param, **(given | options)))
+        return made[-1]
+
+    yield make
+    for bus in made:
+        bus.close(cancel=True)
+
+
+def stop_before_it_runs(bus: EventBus, publish: Callable[[], object]) -> None:
+    """Have something published, and the bus closed before any handler begins it.
+
+    A handler that holds the only thread sees to that.
+    """
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(_: str) -> None:
+        held.set()
+        go_on.wait(BOUND_S)
+
+    bus.subscribe("hold", hold, name="hold")
+    bus.publish("hold", "")
+    assert held.wait(BOUND_S)
+    publish()
+    closing = threading.Thread(target=bus.close, kwargs={"cancel": True})
+    closing.start()
+    while not bus._lifecycle._admission._refusing:  # noqa: SLF001 - nobody is told when it begins
+        pass
+    go_on.set()
+    closing.join(BOUND_S)
+
+
+def test_what_is_finished_is_not_run_again(make_bus: MakeBus):
+    for _ in range(2):
+        ran: list[int] = []
+        with make_bus() as bus:
+            bus.subscribe(int, ran.append, name="note")
+            assert bus.resume_summary is not None
+            assert bus.resume_summary.unfinished == 0
+            bus.publish(7)
+        assert ran == [7]
+
+
+def test_what_was_not_begun_runs_at_the_next_start_in_order(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: [first.publish(n) for n in range(5)])
+
+    ran: list[int] = []
+    with make_bus(io_workers=1) as again:
+        again.subscribe(int, ran.append, name="note")
+        summary = again.resume_summary
+        assert summary is not None
+        assert (summary.unfinished, dict(summary.resumed)) == (5, {})
+        again.publish(5)
+    assert ran == [0, 1, 2, 3, 4, 5]
+    assert again.resume_summary is not None
+    assert dict(again.resume_summary.resumed) == {"note": 5}
+
+
+def test_leaving_the_block_resumes_though_nothing_is_published(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: first.publish(1))
+    ran: list[int] = []
+    with make_bus() as again:
+        again.subscribe(int, ran.append, name="note")
+    assert ran == [1]
+
+
+def test_a_handler_that_is_gone_loses_nothing(make_bus: MakeBus, caplog: pytest.LogCaptureFixture):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="old")
+    stop_before_it_runs(first, lambda: first.publish(1))
+
+    with make_bus() as without:
+        without.subscribe(str, lambda s: None, name="other")
+        without.publish("x").wait(BOUND_S)
+        assert without.resume_summary is not None
+        assert dict(without.resume_summary.missing) == {"old": 1}
+    assert "NoSuchHandler: the journal has 1 deliveries for old" in caplog.text
+
+    ran: list[int] = []
+    with make_bus() as later:
+        later.publish("x")  # resumes: nobody is there yet
+        later.subscribe(int, ran.append, name="old")
+        later.drain(BOUND_S)
+        assert ran == [1]
+
+
+def test_the_same_key_keeps_its_order_over_a_restart(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note", key=lambda n: n % 2)
+    stop_before_it_runs(first, lambda: [first.publish(n) for n in range(20)])
+    ran: list[int] = []
+    with make_bus(io_workers=8) as again:
+        again.subscribe(int, ran.append, name="note", key=lambda n: n % 2)
+        for number in range(20, 40):
+            again.publish(number)
+    for parity in (0, 1):
+        assert [n for n in ran if n % 2 == parity] == list(range(parity, 40, 2))
+
+
+def test_more_than_fits_at_once_is_resumed_as_there_is_room(make_bus: MakeBus):
+    first = make_bus(io_workers=1, max_pending=2_000)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: [first.publish(n) for n in range(1_500)])
+    ran: list[int] = []
+    with make_bus(io_workers=1, max_pending=10, on_full="raise") as again:
+        again.subscribe(int, ran.append, name="note")
+        assert again.drain(BOUND_S)
+    assert ran == list(range(1_500))
+
+
+def test_a_delivery_has_one_id_at_each_attempt_and_run(make_bus: MakeBus):
+    seen: list[tuple[str, bool, int]] = []
+
+    def look(_: int) -> None:
+        here = current()
+        seen.append((here.delivery_id, here.redelivered, here.attempt))
+        raise Refused
+
+    first = make_bus(io_workers=1)
+    first.subscribe(int, look, name="look", retries=1, backoff=0)
+    stop_before_it_runs(first, lambda: first.publish(1))
+    assert seen == []
+    with make_bus() as again:
+        again.subscribe(int, look, name="look", retries=1, backoff=0)
+        again.publish(2)
+    ids = [delivery_id for delivery_id, _, _ in seen]
+    assert len(set(ids)) == 2
+    assert sorted((again, attempt) for _, again, attempt in seen) == [
+        (False, 1),
+        (False, 2),
+        (True, 1),
+        (True, 2),
+    ]
+
+
+def test_a_cpu_handler_knows_them_too(make_bus: MakeBus):
+    with make_bus() as bus:
+        bus.subscribe(int, whoami, kind="cpu", name="whoami")
+        one, other = bus.publish(1).result(BOUND_S), bus.publish(2).result(BOUND_S)
+    assert one[0] != other[0]
+    assert (one[1], other[1]) == (False, False)
+
+
+def whoami(_: int) -> tuple[str, bool]:
+    return current().delivery_id, current().redelivered
+
+
+def test_attempts_are_counted_over_restarts(make_bus: MakeBus):
+    first = make_bus()
+    failed = threading.Event()
+
+    def fail(_: int) -> None:
+        failed.set()
+        raise Refused("not yet")
+
+    first.subscribe(int, fail, name="fragile", retries=2, backoff=3_600)
+    first.publish(1)
+    assert failed.wait(BOUND_S)
+    while not first.stats().retrying:
+        pass
+    first.close(cancel=True)
+
+    again = make_bus()
+    again.subscribe(int, fail, name="fragile", retries=2, backoff=3_600)
+    again.publish("resumes")
+    assert again.stats().retrying == 1, "it is due in an hour, and not before"
+    again.close(cancel=True)
+
+    with make_bus() as patient:  # one that is not retried any more is run at once
+        attempts: list[int] = []
+        patient.subscribe(int, lambda _: attempts.append(current().attempt), name="fragile")
+    assert attempts == [2]
+
+
+def test_a_dead_letter_is_there_at_the_next_start_and_can_be_replayed(make_bus: MakeBus):
+    def fail(order: Order) -> None:
+        raise Refused(f"no {order.number}")
+
+    with make_bus() as bus:
+        bus.subscribe(Order, fail, name="sell")
+        bus.publish(Order(4)).wait(BOUND_S)
+    sold: list[Order] = []
+    with make_bus() as again:
+        again.subscribe(Order, sold.append, name="sell")
+        assert again.drain(BOUND_S)
+        (letter,) = again.dead_letters
+        assert (letter.event, letter.handler, letter.attempts) == (Order(4), "sell", 1)
+        assert isinstance(letter.error, Refused)
+        assert "no 4" in letter.stacks[0]
+        again.dead_letters.replay(letter).result(BOUND_S)
+        assert sold == [Order(4)]
+    with make_bus() as third:
+        assert third.drain(BOUND_S)
+        assert third.dead_letters == ()
+
+
+def test_a_dead_letter_that_is_cleared_is_gone(make_bus: MakeBus):
+    def fail(_: int) -> None:
+        raise Refused
+
+    with make_bus() as bus:
+        bus.subscribe(int, fail, name="fail")
+        bus.publish(1).wait(BOUND_S)
+        bus.dead_letters.clear()
+    with make_bus() as again:
+        assert again.drain(BOUND_S)
+        assert again.dead_letters == ()
+
+
+def test_an_id_runs_once(make_bus: MakeBus):
+    ran: list[int] = []
+    with make_bus() as bus:
+        bus.subscribe(int, ran.append, name="note")
+        first = bus.publish(1, id="one")
+        assert first.wait(BOUND_S)
+        second = bus.publish(1, id="one")
+        assert second.id == first.id
+        assert second.done
+    with make_bus() as again:
+        again.subscribe(int, ran.append, name="note")
+        third = again.publish(1, id="one")
+        assert third.id == first.id
+        assert third.result() is None
+        assert [d.state for d in third.deliveries] == [DeliveryState.SUCCEEDED]
+        again.publish(2, id="two")
+    assert ran == [1, 2]
+
+
+def test_many_publishers_of_one_id_run_it_once(make_bus: MakeBus):
+    ran: list[int] = []
+    receipts = []
+    with make_bus() as bus:
+        bus.subscribe(int, ran.append, name="note")
+        start = threading.Barrier(8)
+
+        def publish() -> None:
+            start.wait(BOUND_S)
+            for number in range(50):
+                receipts.append(bus.publish(number, id=str(number)))
+
+        threads = [threading.Thread(target=publish) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(BOUND_S)
+    assert sorted(ran) == list(range(50))
+    assert len({receipt.id for receipt in receipts}) == 50
+    assert all(receipt.done for receipt in receipts)
+
+
+def test_an_unfinished_id_gives_the_receipt_of_what_is_resumed(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: first.publish(1, id="one"))
+    ran: list[int] = []
+    with make_bus() as again:
+        again.subscribe(int, ran.append, name="note")
+        assert again.publish(1, id="one").wait(BOUND_S)
+    assert ran == [1]
+
+
+def test_an_id_whose_handler_is_gone_says_so(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: first.publish(1, id="one"))
+    with make_bus() as again:
+        receipt = again.publish(1, id="one")
+        assert receipt.done
+        with pytest.raises(NoSuchHandler, match="waits in the journal for the handler note"):
+            receipt.result()
+
+
+def test_an_id_that_failed_gives_its_error_again(make_bus: MakeBus):
+    def fail(_: int) -> None:
+        raise Refused("too late")
+
+    with make_bus() as bus:
+        bus.subscribe(int, fail, name="fail")
+        bus.publish(1, id="one").wait(BOUND_S)
+    with make_bus() as again:
+        again.subscribe(int, fail, name="fail")
+        with pytest.raises(Refused, match="too late"):
+            again.publish(1, id="one").result(BOUND_S)
+        assert len(again.dead_letters) == 1, "it was not run again"
+
+
+def test_a_stream_goes_on_where_the_last_one_ended(make_bus: MakeBus):
+    ran: list[int] = []
+    for end in (100, 300):
+        with make_bus() as bus:
+            bus.subscribe(int, ran.append, name="note")
+            receipts = list(bus.stream(range(end), id=str))
+            assert len(receipts) == end
+            assert all(receipt.done for receipt in receipts)
+    assert sorted(ran) == list(range(300))
+
+
+def test_results_are_kept_where_asked(make_bus: MakeBus):
+    for _ in range(2):
+        with make_bus(keep_results=True) as bus:
+            bus.subscribe("io", lambda n: n + 1, name="io")
+            bus.subscribe("cpu", double, kind="cpu", name="cpu")
+            assert bus.publish("io", 1, id="io").result(BOUND_S) == 2
+            assert bus.publish("cpu", 4, id="cpu").result(BOUND_S) == 8
+
+
+def double(number: int) -> int:
+    current().publish("child", number)
+    return 2 * number
+
+
+def test_what_a_cpu_handler_publishes_is_journalled_with_its_success(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    children: list[int] = []
+    first.subscribe("cpu", double, kind="cpu", name="cpu")
+    first.subscribe("child", children.append, name="child")
+    # The io lane is held, so the child is not run by this bus.
+    stop_before_it_runs(first, lambda: first.publish("cpu", 5).wait(BOUND_S))
+    assert children == []
+    with make_bus() as again:
+        again.subscribe("cpu", double, kind="cpu", name="cpu")
+        again.subscribe("child", children.append, name="child")
+        assert again.drain(BOUND_S)
+    assert children == [5]
+
+
+def test_what_an_io_handler_publishes_survives(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    ran: list[int] = []
+
+    async def parent(n: int) -> None:
+        current().publish("child", n)
+
+    first.subscribe("parent", parent, name="parent")
+    first.subscribe("child", ran.append, name="child")
+    stop_before_it_runs(first, lambda: first.publish("parent", 3).wait(BOUND_S))
+    with make_bus() as again:
+        again.subscribe("child", ran.append, name="child")
+    assert ran == [3]
+
+
+def test_an_event_larger_than_the_intake_is_kept_too(make_bus: MakeBus):
+    large = b"x" * (9 << 20)
+    first = make_bus(io_workers=1)
+    first.subscribe(bytes, lambda b: None, name="note")
+    stop_before_it_runs(first, lambda: first.publish(large))
+    ran: list[bytes] = []
+    with make_bus() as again:
+        again.subscribe(bytes, ran.append, name="note")
+    assert ran == [large]
+
+
+def test_an_event_that_cannot_be_written_is_refused_with_where_it_sits(make_bus: MakeBus):
+    with make_bus() as bus:
+        bus.subscribe(dict, lambda d: None, name="note")
+        with pytest.raises(SerializationError, match=r"event\['lock'\]"):
+            bus.publish({"lock": threading.Lock()})
+        assert bus.drain(BOUND_S), "what was refused is not pending"
+
+
+def test_one_function_twice_on_one_event_needs_two_names(make_bus: MakeBus):
+    with make_bus() as bus:
+        bus.subscribe(int, print, name="same")
+        bus.subscribe(object, print, name="same")
+        with pytest.raises(ProcbusError, match="give each its own, with name="):
+            bus.publish(1)
+        assert bus.drain(BOUND_S)
+
+
+def test_a_second_bus_is_refused_with_the_pid_of_the_first(make_bus: MakeBus):
+    says = pytest.raises(ProcbusError, match=f"another bus in this process .{os.getpid()}")
+    with make_bus(), says:
+        make_bus()
+    make_bus().close()
+
+
+def test_without_a_journal_an_id_is_refused():
+    with EventBus([]) as bus, pytest.raises(OptionError, match="remembered by a journal"):
+        bus.publish(1, id="one")
