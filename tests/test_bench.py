@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import psutil
 import pytest
@@ -28,7 +27,6 @@ from bench import (
     large_stream,
     large_work,
     neighbour,
-    payload_plot,
     payload_sizes,
     questions,
     random_deaths,
@@ -429,38 +427,6 @@ def test_sizes_are_those_of_the_page_and_smaller_in_a_quick_run() -> None:
     largest = payload_sizes.SIZES[-1]
     assert payload_sizes.size_in(largest, replace(SETTINGS, scale=1.0)) == largest
     assert payload_sizes.size_in(largest, SETTINGS) < largest
-
-
-def sizes_found(times: dict[str, float]) -> Any:
-    """Results of `payload_sizes` in which each contender takes the same time for every size."""
-    contenders = {name: {"median": time} for name, time in times.items()}
-    rows = {payload_sizes.row_of(size): {"contenders": contenders} for size in payload_sizes.SIZES}
-    return {"questions": {"payload_sizes": {"rows": rows}}}
-
-
-def test_the_plot_names_every_contender_with_a_mark_at_each_size(tmp_path: Path) -> None:
-    results, plot = tmp_path / "results.json", tmp_path / "plot.svg"
-    results.write_text(json.dumps(sizes_found({PROCBUS: 1.0, LIMIT: 0.02, "loky": 1e9})))
-    payload_plot.main(str(results), str(plot))
-    drawn = ElementTree.fromstring(plot.read_text(encoding="utf-8"))
-    of_svg = "{http://www.w3.org/2000/svg}"
-    texts = {text.text for text in drawn.iter(f"{of_svg}text")}
-    assert {"procbus", "one memcpy", "1 KiB", "256 MiB", "100 µs", "100 ms"} <= texts
-    assert "loky" not in texts  # outside of the plot
-    marks = [path for path in drawn.iter(f"{of_svg}path") if "mark" in path.get("class", "")]
-    assert len(marks) == 2 * (len(payload_sizes.SIZES) + 1)
-
-
-def test_names_in_the_plot_keep_apart_and_marks_differ() -> None:
-    assert payload_plot.spread([10.0, 12.0, 100.0]) == [10.0, 27.0, 100.0]
-    styles = payload_plot.STYLES.values()
-    assert len({style.mark for style in styles}) == len(styles)
-    assert len({style.dashes for style in styles}) == len(styles)
-
-
-def test_a_plot_without_our_figures_is_refused() -> None:
-    with pytest.raises(ValueError, match="no figures of procbus"):
-        payload_plot.draw(sizes_found({"loky": 1.0}))
 
 
 def test_event_counts_scale_but_never_vanish() -> None:

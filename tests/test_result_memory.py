@@ -171,6 +171,19 @@ def test_what_somebody_has_outlives_the_worker_and_nothing_else_does(ends: Ends)
     assert bytes(kept) == bytes([1]) * PAGE
 
 
+def test_what_a_forked_child_may_have_is_not_used_again(ends: Ends) -> None:
+    before = ends.put(b"a")
+    held = ends.take(before)
+    ends.reader.note_fork()
+    after = ends.put(b"b")
+    ends.take(after)
+    del held
+    assert ends.tell_freed() == [after.offset]
+    assert ends.put(b"c").offset == after.offset
+    assert ends.put(b"d").offset != before.offset
+    assert ends.reader.freed() == []
+
+
 class AnyResults(RuleBasedStateMachine):
     """Results are made, taken, written to and dropped in any order."""
 

@@ -49,6 +49,11 @@ def test_a_room_takes_memory_only_of_what_is_written(room: Room) -> None:
     assert taken(room) == PAGE
 
 
+def test_nobody_but_its_user_may_open_a_room_by_any_way(room: Room) -> None:
+    assert os.fstat(room.fd).st_mode & 0o777 == 0o600
+    assert not [name for name in os.listdir("/dev/shm") if "procbus" in name]
+
+
 def test_what_one_mapping_writes_others_and_reads_see(room: Room) -> None:
     write(room, PAGE, b"shared")
     with closing(room.map(PAGE, PAGE, mmap.ACCESS_READ)) as mapped:

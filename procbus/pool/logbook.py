@@ -22,9 +22,14 @@ CAPACITY = 256 * 1024
 
 
 def anonymous_file(name: str) -> int:
-    """Make a file in memory that has no name there; return its descriptor."""
+    """Make a file in memory that has no name there; return its descriptor.
+
+    Nobody but its user can open it, through `/proc` of a process that has it.
+    """
     if hasattr(os, "memfd_create"):
-        return os.memfd_create(name)
+        fd = os.memfd_create(name)
+        os.fchmod(fd, 0o600)
+        return fd
     with tempfile.TemporaryFile() as file:  # macOS (untested): its name is gone already
         return os.dup(file.fileno())
 

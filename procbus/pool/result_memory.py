@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -99,6 +100,18 @@ class ResultWriter:
             mapped.close()
 
 
+#: Those of this process.
+_readers: weakref.WeakSet[ResultReader] = weakref.WeakSet()
+
+
+def _note_fork() -> None:
+    for reader in list(_readers):
+        reader.note_fork()
+
+
+os.register_at_fork(before=_note_fork)
+
+
 class ResultReader:
     """The parent's side. It belongs to the companion, but for what drops a result.
 
@@ -117,9 +130,12 @@ class ResultReader:
         self._most = max(1, most_mapped() // workers)
         #: Blocks that somebody has a result in: offset and capacity.
         self._alive: dict[int, int] = {}
+        #: Those of which a forked child may have a result: of no use to the worker any more.
+        self._forked: set[int] = set()
         #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
         #: in the middle of anything: so without a lock.
         self._dropped: deque[int] = deque()
+        _readers.add(self)
 
     def views(self, place: Place) -> list[memoryview]:
         """The buffers of a result, which from now on are the caller's own."""
@@ -145,8 +161,16 @@ class ResultReader:
         freed = []
         while self._dropped:
             offset = self._dropped.popleft()
-            freed.append((offset, self._alive.pop(offset)))
+            if offset not in self._forked:
+                freed.append((offset, self._alive.pop(offset)))
         return freed
+
+    def note_fork(self) -> None:
+        """A child is about to be forked, which will have every result that there is here.
+
+        It would see what the worker writes there once this process has let go. From any thread.
+        """
+        self._forked.update(self._alive)
 
     def idle_limit(self) -> int:
         """Bytes that blocks of one worker may have together which wait to be used again."""

@@ -180,6 +180,33 @@ def test_garbage_that_a_handler_leaves_keeps_no_memory(handler: Callable[[Any], 
     assert failed <= {TypeError}
 
 
+FORK = """
+    import os
+    import numpy as np
+    from procbus import EventBus
+
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("a", lambda a: 2 * a, kind="cpu")
+        result = bus.publish("a", np.ones(100_000)).result()
+        wait, go = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.read(wait, 1)
+            os._exit(0 if (result == 2).all() else 1)
+        del result
+        for n in range(5):
+            bus.publish("a", np.full(100_000, float(n))).result()
+        os.write(go, b"x")
+        assert os.waitpid(pid, 0)[1] == 0, "the child saw another result in place of its own"
+    print("done")
+    """
+
+
+def test_a_forked_child_keeps_the_results_that_there_were(run: Run) -> None:
+    # From 3.12 on Python warns of forking beside threads.
+    assert run(FORK, PYTHONWARNINGS="ignore").check() == "done\n"
+
+
 NO_FILES = """
     import os, resource
     import numpy as np
