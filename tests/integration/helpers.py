@@ -13,10 +13,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import psutil
 import pytest
@@ -156,10 +156,19 @@ class Program:
         return Ended(self._popen.returncode, out, err)
 
     def kill_group(self) -> None:
-        try:
+        """Kill it, and what it leaves behind.
+
+        Not all at once: the trackers of multiprocessing and loky see its end, and unlink the
+        semaphores that it leaves in /dev/shm. Nobody else would.
+        """
+        self._popen.kill()
+        self._popen.wait(10)
+        deadline = monotonic() + 5.0
+        with suppress(ProcessLookupError):
+            while monotonic() < deadline:
+                os.killpg(self.pid, 0)  # raises once nobody is left in the group
+                sleep(0.01)
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
 
     def close(self) -> None:
         """Leave nothing behind, whatever the test did."""

@@ -1,10 +1,13 @@
 """The script is killed with SIGKILL: nothing of it stays behind, and its stdout closes."""
 
+import glob
 import os
 import signal
 
+import psutil
 import pytest
 
+from tests.cpu_stage import eventually
 from tests.integration.conftest import Start
 from tests.integration.helpers import wait_gone
 
@@ -16,6 +19,11 @@ BUSY = {
     "in C with the GIL": "print('started', flush=True); sum(range(10**12))",
     "printing": "print('started', flush=True)\n    while True: print('x' * 1000, flush=True)",
 }
+
+
+def semaphores_of(pid: int) -> list[str]:
+    """Names of the semaphores that a process made, and that are there."""
+    return glob.glob(f"/dev/shm/sem.loky-{pid}-*")
 
 
 @pytest.mark.parametrize("busy", BUSY)
@@ -36,8 +44,37 @@ threading.Event().wait()
     assert program.read_line() == "started"
     descendants = program.descendants()
     assert len(descendants) >= 2
+    assert semaphores_of(program.pid) != [], "loky names them so, else this shows nothing"
     os.kill(program.pid, signal.SIGKILL)
     # Reads stdout and stderr to their end, as `x=$(python job.py)` does: someone who still held
     # them open would keep it from ending.
     assert program.finish().code == -signal.SIGKILL
     wait_gone(descendants)
+    # One of them was the tracker, which unlinks what the script could not.
+    assert semaphores_of(program.pid) == []
+
+
+def test_nothing_is_left_of_workers_that_are_killed_again_and_again(start: Start) -> None:
+    program = start(
+        """
+import logging, os
+from procbus import EventBus
+logging.getLogger("procbus").setLevel(logging.CRITICAL)
+bus = EventBus([], cpu_workers=2)
+bus.subscribe("n", lambda n: os.kill(os.getpid(), n), kind="cpu")
+for _ in range(4):
+    bus.publish("n", 9).wait()
+bus.publish("n", 0).wait()
+print("dead", flush=True)
+os.kill(os.getpid(), 19)
+"""
+    )
+    assert program.read_line() == "dead"
+    eventually(lambda: psutil.Process(program.pid).status() == psutil.STATUS_STOPPED)
+    workers = 2
+    assert 0 < len(semaphores_of(program.pid)) <= 8 * workers, "those of the dead are gone"
+    descendants = program.descendants()
+    os.kill(program.pid, signal.SIGKILL)
+    assert program.finish().code == -signal.SIGKILL
+    wait_gone(descendants)
+    assert semaphores_of(program.pid) == []
