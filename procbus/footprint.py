@@ -16,6 +16,10 @@ from procbus.sizes import format_size
 if TYPE_CHECKING:
     from procbus.processes import Probe
 
+#: How often the memory of a worker is looked at, in seconds: more often the nearer it is to its
+#: limit. Memory is hardly filled faster than so many bytes a second.
+LEAST_S, MOST_S = 0.05, 0.25
+_FILLED_S = 4 << 30
 #: How often it is looked for processes that a handler has started, in seconds.
 CHILDREN_S = 0.2
 #: Each time so often those are found too that another thread than the worker's main one started.
@@ -58,9 +62,20 @@ class FootprintMeter:
 
     def __init__(self) -> None:
         self._children: set[int] = set()
+        self._measured_at = -inf
+        self._total = 0
         self._looked_at = -inf
         self._looks = 0
         self._closer_at = -inf
+
+    def due_at(self, limit: int) -> float:
+        """When it is to be measured next, in seconds of `time.monotonic()`.
+
+        Args:
+            limit: bytes.
+        """
+        room_s = (limit - self._total) / _FILLED_S
+        return self._measured_at + min(MOST_S, max(LEAST_S, room_s))
 
     def measure(self, probe: Probe, limit: int) -> Footprint | None:
         """What the worker and its children have now; None when it is gone.
@@ -69,10 +84,15 @@ class FootprintMeter:
             probe: the worker.
             limit: bytes. What is above it was looked at closely, or will be soon: until then None.
         """
+        now = self._measured_at = monotonic()
         own = probe.own_bytes()
         if own is None:
             return None
-        now = monotonic()
+        footprint = self._measure(probe, own, limit, now)
+        self._total = limit if footprint is None else footprint.total
+        return footprint
+
+    def _measure(self, probe: Probe, own: int, limit: int, now: float) -> Footprint | None:
         if now - self._looked_at >= CHILDREN_S:
             self._looked_at = now
             self._look_for_children(probe)

@@ -53,8 +53,9 @@ class WorkerHealth:
     unique_bytes: int | None = None
     #: CPU seconds used so far, by the process or by the thread.
     cpu_s: float | None = None
-    #: CPU seconds for each second, of a process: since the supervisor looked last, which it does
-    #: twice a second while the worker is busy, or if it never did, since the process started.
+    #: CPU seconds for each second: of a thread since it started; of a process since the supervisor
+    #: looked last, which it does twice a second while the worker is busy, or if it never did, since
+    #: the process started. None for the event loop.
     cpu_share: float | None = None
     #: Of a process: how many it has started, with theirs, and its open file descriptors.
     children: int | None = None
@@ -124,6 +125,10 @@ def _cpu_share(details: Details, last_sample: Sample | None, now: float) -> floa
         gained_s, span_s = details.cpu_s, details.age_s
     else:
         gained_s, span_s = details.cpu_s - last_sample.cpu_s, now - last_sample.at
+    return _share(gained_s, span_s)
+
+
+def _share(gained_s: float, span_s: float) -> float | None:
     return max(0.0, gained_s) / span_s if span_s >= _LEAST_SPAN_S else None
 
 
@@ -137,10 +142,12 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
     threads = dict.fromkeys([*lane.threads(), *lane.abandoned_threads()])
     loop_thread = None if loop is None else loop.thread
     cpu_s = thread_cpu_s() if threads or loop_thread is not None else {}
+    now = monotonic()
     found: list[WorkerHealth] = []
     for thread in threads:
         delivery, since = thread.at_hand, thread.since
         state: WorkerState = "idle" if delivery is None else "busy"
+        used_s = cpu_s.get(thread.native_id or 0)
         found.append(
             WorkerHealth(
                 kind="io",
@@ -148,7 +155,8 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
                 pid=pid,
                 state="stalled" if thread.abandoned else state,
                 **_at_hand(delivery, since),
-                cpu_s=cpu_s.get(thread.native_id or 0),
+                cpu_s=used_s,
+                cpu_share=None if used_s is None else _share(used_s, now - thread.started_at),
                 events_done=thread.events_done,
             )
         )

@@ -29,8 +29,9 @@ class Stat(NamedTuple):
 
     #: Its main thread, by one letter: R(unning), S(leeping), T (halted), Z(ombie), and so on.
     state: str
-    #: CPU seconds of all its threads.
+    #: CPU seconds of all its threads, and of the children that it has waited for.
     cpu_s: float
+    children_cpu_s: float
     #: Resident memory in bytes.
     rss: int
 
@@ -41,13 +42,23 @@ def read_stat(pid: int) -> Stat | None:
     if not data:
         return None
     # The name in brackets may hold blanks and brackets. Counted from 1 in proc(5): 3 is the state,
-    # 14 and 15 are user and system time, 24 is resident memory.
-    fields = data[data.rfind(b")") + 2 :].split()
+    # 14 and 15 are user and system time, 16 and 17 those of children, 24 is resident memory.
+    fields = data[data.rfind(b")") + 2 :].split(None, 22)
     return Stat(
         fields[0].decode(),
         (int(fields[11]) + int(fields[12])) * _TICK_S,
+        (int(fields[13]) + int(fields[14])) * _TICK_S,
         int(fields[21]) * _PAGE_BYTES,
     )
+
+
+def read_io_bytes(pid: int) -> int | None:
+    """Bytes read and written by system calls, from caches and pipes too."""
+    data = _read(f"/proc/{pid}/io")
+    if not data:
+        return None
+    fields = data.split(None, 4)  # rchar: 1 wchar: 2 and more
+    return int(fields[1]) + int(fields[3])
 
 
 def read_own_bytes(pid: int) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -25,8 +24,6 @@ STOPPED = psutil.STATUS_STOPPED
 STOP_S = 0.020
 #: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
 _ROUNDS = 5
-#: Only Linux counts the bytes of all reads and writes, from caches and pipes too.
-_COUNTS_IO = sys.platform == "linux"
 # Where a process vanishes between the opening and the reading of a file, psutil passes on what it
 # got: OSError, or RuntimeError and ValueError for an empty one.
 _UNANSWERED = (psutil.Error, OSError, RuntimeError, ValueError)
@@ -45,6 +42,8 @@ class Sample(NamedTuple):
     cpu_s: float
     #: Bytes read and written by system calls so far; 0 if not asked for, or not counted.
     io_bytes: int
+    #: Whether its main thread is running, or waits for nothing but a core; False if not asked for.
+    runnable: bool = False
 
 
 class Details(NamedTuple):
@@ -86,30 +85,29 @@ class Probe:
         self.pid = pid
         self._process = _process(pid)
 
-    def sample(self, *, io: bool = False) -> Sample | None:
+    def sample(self, *, closer: bool = False) -> Sample | None:
         """Take a sample; None when the process is gone or a zombie.
 
         Args:
-            io: count the bytes of its input and output as well, for half the cost again.
+            closer: count the bytes of its input and output, and tell whether it wants a core, for
+                about the same cost again.
         """
         if self._process is None:
             return None
-        rss, cpu_s = self._usage(self._process)
-        if not rss:  # a zombie has none
-            return None
-        io_bytes = _io_bytes(self._process) if io else 0
-        return Sample(time.monotonic(), rss, cpu_s, io_bytes)
-
-    def _usage(self, process: psutil.Process) -> tuple[int, float]:
-        """Resident memory in bytes and CPU seconds; nothing of both when it is gone."""
         if proc_files.READABLE:  # this is what is asked most often
             stat = proc_files.read_stat(self.pid)
-            return (0, 0.0) if stat is None else (stat.rss, stat.cpu_s)
+            if stat is None or not stat.rss:  # a zombie has no memory
+                return None
+            io_bytes = (proc_files.read_io_bytes(self.pid) or 0) if closer else 0
+            return Sample(time.monotonic(), stat.rss, stat.cpu_s, io_bytes, stat.state == "R")
         try:
-            times = process.cpu_times()
-            return process.memory_info().rss, times.user + times.system
+            times = self._process.cpu_times()
+            rss = self._process.memory_info().rss
         except _UNANSWERED:
-            return 0, 0.0
+            return None
+        runnable = closer and self._status() == psutil.STATUS_RUNNING
+        cpu_s = times.user + times.system
+        return Sample(time.monotonic(), rss, cpu_s, 0, runnable) if rss else None
 
     def own_bytes(self) -> int | None:
         """Resident memory that it does not share; None when the process is gone or a zombie.
@@ -133,10 +131,6 @@ class Probe:
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-
-    def runnable(self) -> bool:
-        """Whether its main thread is running, or waits for nothing but a core."""
-        return self._status() == psutil.STATUS_RUNNING
 
     def stopped(self) -> bool:
         """Whether a signal has halted it."""
@@ -183,10 +177,7 @@ class Probe:
         By these a handler that waits for a busy subprocess is told from one that is stalled. They
         grow only, but for descendants whose parent ended before them: those are nobody's.
         """
-        processes = (_process(pid) for pid in self.children())
-        return self._ask(_family_cpu_s, 0.0) + sum(
-            _family_cpu_s(process) for process in processes if process is not None
-        )
+        return sum(_family_cpu_s(pid) for pid in (self.pid, *self.children()))
 
     def send_signal(self, number: int) -> bool:
         """Send it a signal; False when it is gone."""
@@ -306,20 +297,13 @@ def _send(process: psutil.Process, number: int) -> bool:
     return True
 
 
-def _io_bytes(process: psutil.Process) -> int:
-    if not _COUNTS_IO:
-        return 0
-    try:
-        counted = process.io_counters()
-    except _UNANSWERED:  # also where a worker changed its user: the rest can be read
-        return 0
-    return counted.read_chars + counted.write_chars
-
-
-def _family_cpu_s(process: psutil.Process) -> float:
+def _family_cpu_s(pid: int) -> float:
     """CPU seconds of a process and of the children that it has waited for."""
+    if proc_files.READABLE:
+        stat = proc_files.read_stat(pid)
+        return 0.0 if stat is None else stat.cpu_s + stat.children_cpu_s
     try:
-        times = process.cpu_times()
+        times = psutil.Process(pid).cpu_times()
     except _UNANSWERED:
         return 0.0
     return times.user + times.system + times.children_user + times.children_system

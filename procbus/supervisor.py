@@ -23,7 +23,7 @@ from procbus.turns import Steps, in_turn
 if TYPE_CHECKING:
     from procbus.companion import Companion
     from procbus.cpu_lane import CpuLane
-    from procbus.footprint import Footprint
+    from procbus.footprint import Footprint, FootprintMeter
     from procbus.io_lane import IoLane
     from procbus.machine import MemoryWatch
     from procbus.pool.seam import At, Worker
@@ -36,9 +36,6 @@ MANY = 64
 #: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
 #: limit ends is known from then on, so only one shorter than this can be noticed late.
 LOOK_S = 0.1
-#: How often the memory of a worker is looked at while its handler has a limit of memory: it may
-#: grow by 1 GiB a second.
-MEMORY_S = 0.05
 #: A worker that is not ready after so many seconds is told of: large models take as long to load.
 SLOW_START_S = 10.0
 #: How long the end of the thread is waited for, in seconds.
@@ -163,9 +160,10 @@ class Supervisor:
                     continue
                 next_look = min(next_look, ends_at)
             if handler.max_memory is not None:
-                next_look = min(next_look, now + MEMORY_S)
-                if (footprint := self._above(companion, worker, handler.max_memory)) is not None:
+                meter, limit = companion.footprint, handler.max_memory
+                if now >= meter.due_at(limit) and (footprint := self._above(meter, worker, limit)):
                     kills.append(self._over_memory(companion, worker, delivery, at, footprint))
+                next_look = min(next_look, meter.due_at(limit))
         in_turn(kills)
         return next_look
 
@@ -220,12 +218,12 @@ class Supervisor:
         if probe is None:
             return True
         progress = companion.progress
-        sample = probe.sample(io=progress.quiet)
+        sample = probe.sample(closer=progress.quiet)
         if sample is None:
             return False
         companion.last_sample = sample
         progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
-        if progress.quiet and probe.runnable():
+        if progress.quiet and sample.runnable:
             progress.note_starved(sample.at)
         elif progress.quiet:
             progress.note_tree(sample.at, probe.tree_cpu_s())
@@ -268,10 +266,9 @@ class Supervisor:
 
         return worker.kill_in(at, condemn)
 
-    def _above(self, companion: Companion, worker: Worker, limit: int) -> Footprint | None:
+    def _above(self, meter: FootprintMeter, worker: Worker, limit: int) -> Footprint | None:
         """What a worker and its children have, if that is above the limit."""
-        probe = worker.probe
-        footprint = None if probe is None else companion.footprint.measure(probe, limit)
+        footprint = None if worker.probe is None else meter.measure(worker.probe, limit)
         return footprint if footprint is not None and footprint.total > limit else None
 
     def _over_memory(

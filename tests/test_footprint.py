@@ -141,3 +141,19 @@ def test_where_no_closer_look_is_to_be_had_what_is_cheap_counts(world: World) ->
     world.found = {2: (200 * MIB, 0)}
 
     assert world.measure() == Footprint(10 * MIB, 200 * MIB, 1)
+
+
+def test_it_is_due_more_often_near_the_limit(world: World) -> None:
+    assert world.meter.due_at(LIMIT) < 0, "at once"
+    world.measure()
+    far, near = 10 << 30, 10 * MIB + (400 << 20)
+    assert world.meter.due_at(far) == world.now + module.MOST_S
+    assert world.meter.due_at(near) == pytest.approx(world.now + 400 / 4096)
+    assert world.meter.due_at(5 * MIB) == world.now + module.LEAST_S
+
+
+def test_one_that_is_to_be_looked_at_closely_is_due_soon(world: World) -> None:
+    world.found = {2: (200 * MIB, 20 * MIB)}
+    assert world.measure() == Footprint(10 * MIB, 20 * MIB, 1)
+    assert world.measure(0.01) is None
+    assert world.meter.due_at(LIMIT) == world.now + module.LEAST_S

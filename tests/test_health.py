@@ -4,7 +4,7 @@
 import asyncio
 import os
 from dataclasses import FrozenInstanceError
-from time import monotonic
+from time import monotonic, thread_time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -35,12 +35,26 @@ def test_threads_show_what_they_run():
     assert (busy.kind, busy.pid, busy.state) == ("io", os.getpid(), "busy")
     assert busy.cpu_s is not None
     assert busy.cpu_s >= 0
-    assert (busy.memory_bytes, busy.cpu_share, busy.children) == (None, None, None)
+    assert (busy.memory_bytes, busy.children) == (None, None)
     assert (busy.handler, busy.event_id) == ("held", receipt.id)
     assert busy.name.startswith("procbus-io-")
     assert busy.running_s is not None
     assert busy.running_s >= 0
     assert busy.events_done == 0
+
+
+def test_a_thread_shows_its_share_of_the_cpu_once_that_says_anything():
+    def burn(_: int) -> None:
+        until = thread_time() + 0.15
+        while thread_time() < until:
+            pass
+
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe(int, burn)
+        bus.publish(1).result(BOUND_S)
+        (worker,) = bus.health()
+    assert worker.cpu_share is not None
+    assert 0 < worker.cpu_share <= 1.1
 
 
 def test_an_idle_thread_counts_what_it_has_done():

@@ -49,10 +49,14 @@ def test_it_tells_what_psutil_does_whatever_the_process_is_called(
 
     stat = proc_files.read_stat(odd.pid)
 
+    own_io = proc_files.read_io_bytes(os.getpid())
+    assert own_io is not None
+    assert own_io > 0
     times, memory = theirs.cpu_times(), theirs.memory_info()
     assert stat is not None
     assert stat.state == "S"
     assert stat.cpu_s == pytest.approx(times.user + times.system)
+    assert stat.children_cpu_s == 0
     assert stat.rss == pytest.approx(memory.rss, rel=0.05), "the kernel rounds one of the two"
     own = proc_files.read_own_bytes(odd.pid)
     assert own is not None
@@ -75,6 +79,7 @@ def test_of_a_zombie_there_is_no_memory(odd: subprocess.Popen[bytes]) -> None:
 def test_of_a_process_that_is_gone_there_is_no_answer(pid: int) -> None:
     assert proc_files.read_stat(pid) is None
     assert proc_files.read_own_bytes(pid) is None
+    assert proc_files.read_io_bytes(pid) is None
     assert proc_files.descendants(pid) == []
     assert proc_files.descendants(pid, any_thread=False) == []
 

@@ -145,13 +145,26 @@ def test_a_sample_tells_memory_and_cpu() -> None:
     assert before.io_bytes == 0, "not asked for"
 
 
+def test_a_closer_sample_tells_who_wants_a_core(start: Start) -> None:
+    own = Probe(os.getpid()).sample(closer=True)
+    assert own is not None
+    assert own.runnable
+    child, _ = start_family(start, 0)
+
+    def waits() -> bool:
+        sample = child.probe.sample(closer=True)
+        return sample is not None and not sample.runnable
+
+    eventually(waits)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts all reads and writes")
 def test_a_sample_counts_bytes_when_asked(tmp_path: Path) -> None:
     probe = Probe(os.getpid())
-    before = probe.sample(io=True)
+    before = probe.sample(closer=True)
     (tmp_path / "file").write_bytes(bytes(1_000_000))
     (tmp_path / "file").read_bytes()
-    after = probe.sample(io=True)
+    after = probe.sample(closer=True)
 
     assert before is not None
     assert after is not None
@@ -347,7 +360,7 @@ def test_a_process_that_keeps_starting_others_is_killed_with_them(start: Start) 
 
 def assert_dead(probe: Probe) -> None:
     assert probe.sample() is None
-    assert probe.sample(io=True) is None
+    assert probe.sample(closer=True) is None
     assert probe.own_bytes() is None
     assert probe.details() is None
     assert not probe.alive()
@@ -401,12 +414,10 @@ def test_what_psutil_raises_meanwhile_is_no_answer(monkeypatch: Any, error: Exce
         raise error
 
     probe = Probe(os.getpid())
-    monkeypatch.setattr(psutil.Process, "io_counters", fail)
     monkeypatch.setattr(psutil.Process, "memory_full_info", fail)
     monkeypatch.setattr(psutil.Process, "num_fds", fail)
-    sample, details = probe.sample(io=True), probe.details()
+    sample, details = probe.sample(closer=True), probe.details()
     assert sample is not None
-    assert sample.io_bytes == 0
     assert details is not None
     assert (details.uss, details.open_files) == (None, None)
 

@@ -49,7 +49,7 @@ class FakeProbe:
     def own_bytes(self) -> int | None:
         return self.memory if self.is_alive else None
 
-    def sample(self, *, io: bool) -> Sample | None:
+    def sample(self, *, closer: bool) -> Sample | None:
         self.sampled += 1
         if not self.is_alive:
             return None
@@ -57,9 +57,6 @@ class FakeProbe:
 
     def tree_cpu_s(self) -> float:
         return 0.0
-
-    def runnable(self) -> bool:
-        return False
 
     def alive(self) -> bool:
         return self.is_alive
