@@ -75,7 +75,7 @@ class Assembly:
         self.lanes = Lanes(
             settings,
             self.settlement.settle,
-            self.settlement.settle_bare,
+            self.settlement.settle_successes,
             self.dispatcher.context_of,
             self.dispatcher.publish_children,
             self.dispatcher.guard,

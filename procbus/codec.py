@@ -94,6 +94,11 @@ def decode_with(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:
     return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
 
 
+def encode_atom(obj: Any) -> bytes:
+    """Encode a number or a string."""
+    return _dumps(obj, PROTOCOL)
+
+
 def encode_alone(obj: Any) -> bytes:
     """Encode one object with all that it needs, classes and functions by value included."""
     buffer = io.BytesIO()
@@ -193,9 +198,14 @@ class Encoder:
 
     def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
         """Definitions that the other side needs before it can decode what was encoded."""
-        self._by_value_names = _registered_names()
+        if not self._undelivered:
+            return []
         definitions, self._undelivered = self._undelivered, []
         return definitions
+
+    def look_again(self) -> None:
+        """See which modules the user has registered to travel by value: once for each batch."""
+        self._by_value_names = _registered_names()
 
     def know(self, cls: type, number: ClassNumber) -> None:
         """Take note that the other side knows this class by that number."""

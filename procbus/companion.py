@@ -258,14 +258,16 @@ class Companion(threading.Thread):
     def _take_in(self, worker: Worker, batch: Batch, report: Report) -> None:
         if batch.number != report.batch:
             raise ProcbusError(f"worker reports batch {report.batch}, {batch.number} is its first")
-        if report.bare:
-            self._lane.settle_bare(self._ended(batch, len(report.bare)), report.bare, worker.pid)
+        times, values = report.successes
+        if times:
+            ended = self._ended(batch, len(times))
+            self._lane.settle_successes(ended, times, values, worker.pid)
         self._settle(batch, report.ends)
         if report.complete:
             if unwanted := self._lane.sharing.complete(self):
                 self._unwanted = too_grown_for(unwanted[0])
                 self._lane.put_back(unwanted)
-        elif report.ends or report.bare:
+        elif times or report.ends:
             batch.due_at = due_at(batch)
         else:
             batch.due_at = inf  # it is in one handler all the time, and will send its result

@@ -16,7 +16,7 @@ from procbus.errors import WorkerDied
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
-from procbus.pool.seam import NO_WORDS, Bare, Pool, SetUpFailed, WorkerGone
+from procbus.pool.seam import NO_WORDS, Pool, SetUpFailed, WorkerGone
 from procbus.sharing import Sharing
 from procbus.stats import LaneStats
 from procbus.subscription import OVERHEAD_S
@@ -42,8 +42,11 @@ BROKEN_S = 5.0
 Published = list[tuple[str | None, Any]]
 #: Publishes what a cpu handler published, all or none; returns the error if none.
 PublishChildren = Callable[[Delivery, Outcome, Published], Exception | None]
-#: Settles deliveries whose handlers just returned None: when each began and ended, and its process.
-SettleBare = Callable[[Sequence[Delivery], Sequence[Bare], "int | None"], None]
+#: Settles deliveries that succeeded and published nothing: when each began and ended, what it
+#: returned, and the process.
+SettleSuccesses = Callable[
+    [Sequence[Delivery], Sequence[tuple[float, float, int]], Sequence[Any], "int | None"], None
+]
 
 
 class CpuLane:
@@ -55,7 +58,7 @@ class CpuLane:
     Args:
         pool: makes workers.
         settle: settles deliveries.
-        settle_bare: settles deliveries whose handlers just returned None.
+        settle_successes: settles deliveries that succeeded and published nothing.
         publish_children: publishes what handlers published.
         guard: has publishing raise while workers die and die.
         wear: when a worker is replaced between two deliveries.
@@ -65,7 +68,7 @@ class CpuLane:
         self,
         pool: Pool,
         settle: Callable[[Sequence[Settled]], None],
-        settle_bare: SettleBare,
+        settle_successes: SettleSuccesses,
         publish_children: PublishChildren,
         guard: Guard,
         wear: Wear,
@@ -78,7 +81,7 @@ class CpuLane:
         #: Set by the supervisor.
         self.oom: OomWatch | None = None
         self._settle = settle
-        self.settle_bare = settle_bare
+        self.settle_successes = settle_successes
         self._publish_children = publish_children
         #: Why no worker can be set up, and until when none is tried.
         self._broken: WorkerDied | None = None

@@ -23,7 +23,7 @@ from procbus.wear import Wear
 
 if TYPE_CHECKING:
     from procbus.breaker import Guard
-    from procbus.cpu_lane import CpuLane, PublishChildren, SettleBare
+    from procbus.cpu_lane import CpuLane, PublishChildren, SettleSuccesses
     from procbus.loop_lane import LoopLane
 
 #: Threads of the io lane by default: they wait most of their time.
@@ -39,7 +39,7 @@ class Lanes:
     Args:
         settings: of the bus.
         settle: settles deliveries.
-        settle_bare: settles deliveries of cpu handlers that just returned None.
+        settle_successes: settles deliveries of cpu handlers that succeeded and published nothing.
         make_context: makes what `current()` returns in a handler of this process.
         publish_children: publishes what a cpu handler published.
         guard: has publishing for the cpu lane raise while its workers die and die.
@@ -51,7 +51,7 @@ class Lanes:
         self,
         settings: Settings,
         settle: Settle,
-        settle_bare: SettleBare,
+        settle_successes: SettleSuccesses,
         make_context: MakeContext,
         publish_children: PublishChildren,
         guard: Guard,
@@ -62,7 +62,7 @@ class Lanes:
         self._lock = threading.Lock()
         self._settings = settings
         self._settle = settle
-        self._settle_bare = settle_bare
+        self._settle_successes = settle_successes
         self._make_context = make_context
         self._publish_children = publish_children
         self._guard = guard
@@ -128,7 +128,7 @@ class Lanes:
                 self.cpu = CpuLane(
                     pool,
                     self._settle,
-                    self._settle_bare,
+                    self._settle_successes,
                     self._publish_children,
                     self._guard,
                     Wear(settings.max_events_per_worker, settings.worker_max_memory),

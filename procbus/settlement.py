@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from procbus.admission import Admission
 from procbus.backoff import wait_of
@@ -104,30 +105,32 @@ class Settlement:
                 self._try_again(delivery, outcome)
             self._follow(after, queued)
 
-    def settle_bare(
+    def settle_successes(
         self,
         deliveries: Sequence[Delivery],
         times: Sequence[tuple[float, float, int]],
+        values: Sequence[Any],
         pid: int | None,
     ) -> None:
-        """Settle deliveries whose handlers returned None, and did nothing else: most of a batch.
-
-        As `settle`, without an outcome for each.
+        """Settle deliveries that succeeded, most of a batch: as `settle`, with no outcome for each.
 
         Args:
             deliveries: those of one worker.
             times: when the handler of each began and ended; the third number means nothing.
+            values: what it returned.
             pid: of the worker.
         """
         after = _After()
         if not self._try_lock(False):
             acquire(self.lock)
         try:
-            for delivery, (started_at, ended_at, _) in zip(deliveries, times, strict=True):
+            for delivery, (started_at, ended_at, _), value in zip(
+                deliveries, times, values, strict=True
+            ):
                 receipt = delivery.receipt
                 if receipt is None:
                     continue
-                delivery.value = None
+                delivery.value = value
                 delivery.started_at = started_at
                 delivery.ended_at = ended_at
                 delivery.pid = pid

@@ -144,7 +144,7 @@ class Stage:
         return CpuLane(
             pool,
             self.settlement.settle,
-            self.settlement.settle_bare,
+            self.settlement.settle_successes,
             self._publish_children,
             self._guard,
             wear,

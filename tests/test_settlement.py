@@ -55,7 +55,7 @@ def test_a_success_is_counted_and_leaves_the_bus():
     assert settlement.dead_letters.snapshot() == ()
 
 
-def test_deliveries_that_returned_nothing_are_settled_together_and_each_once():
+def test_successes_are_settled_together_and_each_once():
     settlement, admission = settlement_with_room()
     lane = FakeLane()
     plain, gated = subscription_of(lane), subscription_of(lane, concurrency=1)
@@ -66,12 +66,12 @@ def test_deliveries_that_returned_nothing_are_settled_together_and_each_once():
     deliveries = [d for receipt in receipts for d in receipt.deliveries]
     settlement.settle([(deliveries[3], cancelled(deliveries[3]))])
     times = [(101.0, 102.0, 0), (101.0, 103.0, 0), (101.0, 104.0, 0), (101.0, 105.0, 0)]
-    settlement.settle_bare(deliveries, times, 4711)
-    settlement.settle_bare(deliveries[:1], [(1.0, 2.0, 0)], 1)
+    settlement.settle_successes(deliveries, times, [1, 2, 3, 4], 4711)
+    settlement.settle_successes(deliveries[:1], [(1.0, 2.0, 0)], [5], 1)
     assert [d.outcome for d in deliveries[:3]] == [
-        succeeded(None, 101.0, 102.0),
-        succeeded(None, 101.0, 103.0),
-        succeeded(None, 101.0, 104.0),
+        succeeded(1, 101.0, 102.0),
+        succeeded(2, 101.0, 103.0),
+        succeeded(3, 101.0, 104.0),
     ]
     assert deliveries[3].state is DeliveryState.CANCELLED
     assert (plain.succeeded, plain.cancelled, gated.succeeded) == (2, 1, 1)

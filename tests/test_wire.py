@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus.codec import decode
+from procbus.codec import encode_atom as encode
 from procbus.pool.room import Place
 from procbus.pool.wire import (
     STOP,
@@ -17,6 +19,8 @@ from procbus.pool.wire import (
     pack_end,
     pack_kept,
     pack_place,
+    pack_success,
+    read_successes,
     results_head,
     size_in_head,
     unpack_batch,
@@ -66,19 +70,30 @@ def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
     assert (results.batch, results.done, results.complete) == (number, 3, complete)
 
     seen: list[object] = []
-    for started_at, ended_at, frame, place, kept in each_end(
+    for started_at, ended_at, frame, alone, place, kept in each_end(
         results.data, lambda cls, definition: seen.append((cls, definition))
     ):
         seen.append((started_at, ended_at, bytes(frame)))
-        assert (place, kept) == (None, None)
+        assert (alone, place, kept) == (False, None, None)
     assert seen == ends
 
 
-@given(st.lists(st.tuples(seconds, seconds)), st.integers(0, 5))
-def test_ends_that_brought_nothing_are_read_at_once(times, told: int) -> None:
-    data = b"".join(pack_end(began, ended, b"") for began, ended in times)
-    results = unpack_results(results_head(1, told + len(times), True) + data)
-    assert results.bare_times(told) == [(*each, 0) for each in times]
+@given(
+    ends=st.lists(st.tuples(seconds, seconds, st.none() | st.integers() | st.text())),
+    told=st.integers(0, 5),
+)
+def test_plain_successes_are_read_at_once(ends, told: int) -> None:
+    data = b"".join(
+        pack_end(began, ended, b"") if value is None else pack_success(began, ended, encode(value))
+        for began, ended, value in ends
+    )
+    results = unpack_results(results_head(1, told + len(ends), True) + data)
+    (times, values), position = read_successes(results, told, told)
+    assert [(began, ended) for began, ended, _ in times] == [end[:2] for end in ends]
+    assert list(values) == [end[2] for end in ends]
+    assert position == len(data)
+    seen = list(each_end(data, lambda *_: None))  # from a logbook they are read so
+    assert [decode(end[2]) if end[3] else None for end in seen] == list(values)
 
 
 @pytest.mark.parametrize(
@@ -86,12 +101,23 @@ def test_ends_that_brought_nothing_are_read_at_once(times, told: int) -> None:
     [
         pack_end(1.0, 2.0, b"frame"),
         pack_definition((1, 2), b"class") + pack_end(1.0, 2.0, b""),
-        pack_kept([3], []) + pack_end(1.0, 2.0, b""),
+        pack_kept([3], []) + pack_success(1.0, 2.0, b"N."),
         pack_end(1.0, 2.0, b"x" * len(pack_end(1.0, 2.0, b""))),  # as long as two that are bare
+        pack_success(1.0, 2.0, b"it cannot be loaded"),
     ],
 )
-def test_an_end_that_brought_anything_is_not_taken_for_one_that_did_not(data: bytes) -> None:
-    assert unpack_results(results_head(1, 1, True) + data).bare_times(0) is None
+def test_what_is_no_plain_success_ends_their_row(data: bytes) -> None:
+    first = pack_success(1.0, 2.0, encode("one"))
+    results = unpack_results(results_head(1, 2, True) + first + data)
+    (times, values), position = read_successes(results, 0, 0)
+    assert (len(times), values, position) == (1, ["one"], len(first))
+
+
+def test_values_that_are_known_from_elsewhere_are_not_loaded_again() -> None:
+    data = pack_success(1.0, 2.0, b"it cannot be loaded") + pack_success(3.0, 4.0, encode("two"))
+    results = unpack_results(results_head(1, 3, True) + data)
+    (times, values), _ = read_successes(results, 1, 2)
+    assert (len(times), values) == (2, [None, "two"])
 
 
 @pytest.mark.parametrize("event", [0, -(2**61), 1.5, True, None, "", "ä" * 200])
@@ -131,5 +157,5 @@ def test_what_goes_ahead_of_an_end_belongs_to_that_end_alone() -> None:
         pack_place(place) + pack_kept([3], [5]) + pack_end(1.0, 2.0, b"a") + pack_end(3.0, 4.0, b"")
     )
     first, second = each_end(data, lambda *_: None)
-    assert (first[0], bytes(first[2]), first[3], first[4]) == (1.0, b"a", place, ([3], [5]))
-    assert (second[0], second[3], second[4]) == (3.0, None, None)
+    assert (first[0], bytes(first[2]), first[4], first[5]) == (1.0, b"a", place, ([3], [5]))
+    assert (second[0], second[4], second[5]) == (3.0, None, None)

@@ -90,7 +90,7 @@ def test_where_nothing_is_kept_nothing_goes_ahead(sides: Sides) -> None:
 
 
 def test_plain_content_goes_back_as_it_is(sides: Sides) -> None:
-    _, _, frame, place, _ = end_of(sides.worker.put_plain("ä" * LARGE))
+    _, _, frame, _, place, _ = end_of(sides.worker.put_plain("ä" * LARGE))
     assert frame == REST
     assert place is not None
     assert place.form == Form.TEXT
@@ -104,14 +104,14 @@ def test_other_results_have_no_plain_content(sides: Sides, value: Any) -> None:
 
 def test_buffers_go_into_memory_and_the_rest_through_the_pipe(sides: Sides) -> None:
     ahead, rest = sides.worker.put(b"rest", [memoryview(b"one"), memoryview(b"two")], bytes)
-    _, _, frame, place, _ = end_of(ahead, rest)
+    _, _, frame, _, place, _ = end_of(ahead, rest)
     assert bytes(frame) == b"rest"
     assert place is not None
     assert [bytes(view) for view in sides.results.views(place)] == [b"one", b"two"]
 
 
 def test_a_large_result_without_buffers_goes_into_memory_whole(sides: Sides) -> None:
-    _, _, frame, place, _ = end_of(*sides.worker.put(b"frame", [], bytes))
+    _, _, frame, _, place, _ = end_of(*sides.worker.put(b"frame", [], bytes))
     assert frame == REST
     assert place is not None
     assert place.form == Form.PICKLED
@@ -131,13 +131,13 @@ def test_a_worker_learns_which_blocks_are_gone_and_which_it_may_use_again(sides:
     large = sides.put(b"content")
     sides.worker.load(memoryview(b""), large)
     ahead = sides.worker.put_plain(b"a" * LARGE)
-    place = end_of(ahead)[3]
+    place = end_of(ahead)[4]
     assert place is not None
     sides.results.views(place)
 
     sides.worker.learn(head([large[0][0]], (LARGE * LARGE, sides.results.freed())))
 
-    again = end_of(sides.worker.put_plain(b"b" * LARGE))[3]
+    again = end_of(sides.worker.put_plain(b"b" * LARGE))[4]
     assert again == Place(*place)
     assert sides.worker.load(memoryview(b""), large) == b"content"
 

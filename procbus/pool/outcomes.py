@@ -33,14 +33,12 @@ def outcome_of(end: End, views: Sequence[memoryview], delivery: Delivery, pid: i
         delivery: what it was about.
         pid: the worker.
     """
-    started_at, ended_at, frame, place, _ = end
+    started_at, ended_at, frame, alone, place, _ = end
     try:
-        if place is None:
-            ending, value, extra = decode(frame)
-        else:
-            loaded = load(Form(place.form), frame, views)
-            plain = place.form not in (Form.BUFFERS, Form.PICKLED)
-            ending, value, extra = (Ending.SUCCEEDED, loaded, None) if plain else loaded
+        loaded = decode(frame) if place is None else load(Form(place.form), frame, views)
+        # What lies in a block as it is, without pickle, is a value too.
+        plain = place is not None and place.form not in (Form.BUFFERS, Form.PICKLED)
+        ending, value, extra = (Ending.SUCCEEDED, loaded, None) if alone or plain else tuple(loaded)
     except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
         wrong = _result_fault(delivery, error)
         return Outcome(OutcomeKind.RAISED, None, wrong, started_at, ended_at, pid), None

@@ -28,14 +28,16 @@ from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
 from procbus.pool.room import CannotMap
-from procbus.pool.seam import NO_WORDS, Ended, LastWords, Message, Report
+from procbus.pool.seam import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import (
     IN_HEAD,
     BatchHead,
     Kind,
     Large,
+    Successes,
     each_end,
     pack_batch,
+    read_successes,
     size_in_head,
     unpack_results,
 )
@@ -99,6 +101,7 @@ class ParentEnd:
         """
         if self._pinned:
             self._unpin()
+        self._encoder.look_again()
         message = Message(batch)
         indices: dict[Kind, int] = {}
         which: list[int] = []
@@ -278,12 +281,13 @@ class ParentEnd:
     def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
         results = unpack_results(message)
-        ends: list[Ended] = []
-        bare = results.bare_times(self._told)
-        if bare is None:
-            ends, _ = self._ends(results.data, self._batches[results.batch], self._told)
-        else:
-            bare = bare[self._received - self._told :]
+        told, received = self._told, self._received
+        (times, values), position = read_successes(results, told, received)
+        first = told + len(times)
+        if received > told:  # some were received in another way before
+            times, values = times[received - told :], values[received - told :]
+        self._received = max(received, first)
+        rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
         self._told = results.done
         self._received = max(self._received, self._told)
         if results.complete:
@@ -291,16 +295,16 @@ class ParentEnd:
             del self._batches[results.batch]
             if self._pins:
                 self._events.unpin(self._pins.pop(results.batch, ()))
-        return Report(results.batch, ends, results.complete, bare or ())
+        return Report(results.batch, Successes(times, values), rest, results.complete)
 
     def glance(self, page: Page | None) -> Report:
         """Take what a logbook has of the first batch, without waiting for the worker to send it."""
         batch, deliveries = next(iter(self._batches.items()))
         if page is None or page.batch != batch or page.sent > self._received:
-            return Report(batch, [], False)  # what it sent has to be read first
+            return Report(batch, NO_SUCCESSES, [], False)  # what it sent has to be read first
         ends, end = self._ends(page.unsent, deliveries, page.sent)
         self._received = max(self._received, end)
-        return Report(batch, ends, False)
+        return Report(batch, NO_SUCCESSES, ends, False)
 
     def last_words(self, page: Page, noticed_at: float) -> LastWords:
         """Read the logbook of a dead worker whose reports have all been read.
@@ -334,7 +338,7 @@ class ParentEnd:
         for number, end in enumerate(each_end(data, self._take_definition), first):
             if number < self._received:
                 continue
-            started_at, ended_at, frame, place, kept = end
+            started_at, ended_at, frame, _, place, kept = end
             if kept is not None:
                 self._events.note_kept(self.number, *kept)
             if frame:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procbus.delivery import Delivery
 from procbus.outcome import Outcome
+from procbus.pool.wire import Successes
 from procbus.turns import Steps
 
 if TYPE_CHECKING:
@@ -25,19 +26,19 @@ if TYPE_CHECKING:
 Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
 
 
-Bare = tuple[float, float, int]
+#: Where there are none.
+NO_SUCCESSES = Successes((), ())
 
 
 class Report(NamedTuple):
     """What a worker tells of a batch: the next deliveries of it, in order, have ended."""
 
     batch: int
+    #: First those that succeeded and published nothing, then others.
+    successes: Successes
     ends: list[Ended]
     #: Whether the worker is through with the batch, or with what was left of it.
     complete: bool
-    #: Where each of these handlers just returned None: when it began and ended (and 0). There are
-    #: no `ends` then.
-    bare: Sequence[Bare] = ()
 
 
 class LastWords(NamedTuple):

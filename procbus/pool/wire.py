@@ -28,6 +28,9 @@ _HEAD_SIZE = struct.Struct("<I")
 _RESULTS = struct.Struct("<cqI?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
+#: Added to the size of a frame that is the pickled value of a handler alone: it succeeded, and
+#: published nothing.
+_ALONE = 1 << 31
 #: In place of a start: this is not the end of a delivery but a class that the next ones need; where
 #: the buffers of the next one are; or which blocks of events are kept, and not any more.
 _DEFINITION, _PLACE, _KEPT = -1.0, -2.0, -3.0
@@ -129,6 +132,11 @@ def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
     return _ENDED.pack(started_at, ended_at, len(frame)) + frame
 
 
+def pack_success(started_at: float, ended_at: float, value: bytes) -> bytes:
+    """Lay out the end of a delivery whose handler returned this, and published nothing."""
+    return _ENDED.pack(started_at, ended_at, len(value) | _ALONE) + value
+
+
 def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
     """Lay out a class that the following results need."""
     return _pack_note(_DEFINITION, (number, definition))
@@ -170,15 +178,50 @@ class Results(NamedTuple):
     complete: bool
     data: memoryview
 
-    def bare_times(self, told: int) -> list[tuple[float, float, int]] | None:
-        """Start and end of each handler, if all of them returned None and published nothing.
 
-        Args:
-            told: deliveries of the batch that ended before those in this message.
-        """
-        if len(self.data) != (self.done - told) * _ENDED.size:
-            return None
-        return list(_ENDED.iter_unpack(self.data))
+class Successes(NamedTuple):
+    """Handlers that succeeded one after the other and published nothing, as most do."""
+
+    #: When each began and ended; the third number means nothing.
+    times: Sequence[tuple[float, float, int]]
+    values: Sequence[Any]
+
+
+def read_successes(results: Results, told: int, received: int) -> tuple[Successes, int]:
+    """Read the plain successes that a results message begins with.
+
+    Args:
+        results: the message.
+        told: deliveries of the batch that ended before those in it.
+        received: deliveries whose values are known from elsewhere: these come as None.
+
+    Returns:
+        Those, and where in the data the rest begins, which `each_end` reads.
+    """
+    data, head = results.data, _ENDED.size
+    count, total = results.done - told, len(results.data)
+    if total == count * head:  # all of them returned None: read in one go
+        return Successes(list(_ENDED.iter_unpack(data)), (None,) * count), total
+    times: list[tuple[float, float, int]] = []
+    values: list[Any] = []
+    unpack, position = _ENDED.unpack_from, 0
+    while position < total:
+        time = unpack(data, position)
+        start = end = position + head
+        size, value = time[2], None
+        if size >= _ALONE:
+            end += size - _ALONE
+            if told + len(times) >= received:
+                try:
+                    value = decode(data[start:end])
+                except BaseException:  # noqa: BLE001 - the user's code: see who reads the rest
+                    break
+        elif size or time[0] < 0:
+            break
+        times.append(time)
+        values.append(value)
+        position = end
+    return Successes(times, values), position
 
 
 def unpack_results(message: bytes | bytearray) -> Results:
@@ -188,9 +231,10 @@ def unpack_results(message: bytes | bytearray) -> Results:
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty
-#: for a handler that returned None and published nothing. Last, where the large part of it lies,
-#: and which blocks of events are kept from now on, and which no longer.
-End = tuple[float, float, memoryview, "Place | None", "Kept | None"]
+#: for a handler that returned None and published nothing. Then whether the value alone is pickled;
+#: where the large part of it lies; and which blocks of events are kept from now on, and which no
+#: longer.
+End = tuple[float, float, memoryview, bool, "Place | None", "Kept | None"]
 Kept = tuple[list[int], list[int]]
 
 
@@ -212,11 +256,14 @@ def each_end(
     kept: Kept | None = None
     while position < total:
         started_at, ended_at, size = unpack(view, position)
+        alone = size >= _ALONE
+        if alone:
+            size -= _ALONE
         position += head
         frame = view[position : position + size] if size else nothing
         position += size
         if started_at >= 0:
-            yield started_at, ended_at, frame, place, kept
+            yield started_at, ended_at, frame, alone, place, kept
             place = kept = None
         elif started_at == _DEFINITION:
             define(*decode(frame))

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from procbus.codec import Encoder, decode, define_class, encode_alone
+from procbus.codec import Encoder, decode, define_class, encode_alone, encode_atom
 from procbus.context import ONLY_RUN, HandlerContext, Run, running
 from procbus.pool.channel import Channel
 from procbus.pool.large import PLAIN
@@ -40,7 +40,9 @@ from procbus.pool.wire import (
     Tag,
     pack_definition,
     pack_end,
+    pack_success,
     results_head,
+    size_in_head,
     unpack_batch,
 )
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
@@ -213,6 +215,7 @@ class Worker:
         head, events = unpack_batch(message)
         self._learn(head)
         self._memory.learn(head)
+        self._encoder.look_again()
         logbook, claim = self._logbook, self._claim
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
@@ -305,9 +308,8 @@ class Worker:
         if known is None:
             started_at = monotonic()
             self._logbook.begin(index, started_at)
-        running.set(
-            [self._make_context, kind, event_id, published]
-        )  # as take_seat, without the call
+        # As take_seat, without the call.
+        running.set([self._make_context, kind, event_id, published])
         try:
             value = function(event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
@@ -315,8 +317,11 @@ class Worker:
         finally:
             running.set(None)
         ended_at = monotonic()
-        if value is None and not published:
-            return pack_end(started_at, ended_at, b""), ended_at
+        if not published:
+            if value is None:
+                return pack_end(started_at, ended_at, b""), ended_at
+            if size_in_head(value):  # nothing can go wrong with it
+                return pack_success(started_at, ended_at, encode_atom(value)), ended_at
         try:
             if (
                 value.__class__ in PLAIN
@@ -324,8 +329,8 @@ class Worker:
                 and (ahead := self._memory.put_plain(value))
             ):
                 return ahead + pack_end(started_at, ended_at, REST), ended_at
-            whole = (int(Ending.SUCCEEDED), value, published or None)
-            frame = self._encode(whole)
+            whole = (int(Ending.SUCCEEDED), value, published) if published else value
+            frame = self._encoder.encode(whole)
             # Taken away from the encoder: a view of the event would count as kept by the handler.
             ahead = b""
             if self._encoder.buffers or len(frame) >= self._memory.large:
@@ -340,7 +345,8 @@ class Worker:
                 [event for _, event in published], "published"
             )
             return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
-        return self._definitions_made() + ahead + pack_end(started_at, ended_at, frame), ended_at
+        pack = pack_end if published else pack_success
+        return self._definitions_made() + ahead + pack(started_at, ended_at, frame), ended_at
 
     def _make_context(
         self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
@@ -379,9 +385,6 @@ class Worker:
         value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
         frame = self._encoder.encode_whole((int(ending), value, dropped))
         return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
-
-    def _encode(self, obj: Any) -> bytes:
-        return self._encoder.encode(obj)
 
     def _definitions_made(self) -> bytes:
         made = self._encoder.take_definitions()

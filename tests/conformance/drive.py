@@ -78,12 +78,11 @@ def give(worker: Worker, batch: Sequence[Delivery]) -> Message:
 
 def ends_of(report: Report, worker: Worker) -> list[Ended]:
     """What a report tells, in one form."""
-    bare: list[Ended] = [
-        (Outcome(OutcomeKind.SUCCEEDED, None, None, began, ended, worker.pid), None)
-        for began, ended, _ in report.bare
+    successes: list[Ended] = [
+        (Outcome(OutcomeKind.SUCCEEDED, value, None, began, ended, worker.pid), None)
+        for (began, ended, _), value in zip(*report.successes, strict=True)
     ]
-    assert not (bare and report.ends)
-    return [*bare, *report.ends]
+    return [*successes, *report.ends]
 
 
 def take_reports(worker: Worker, message: Message) -> list[Ended]:

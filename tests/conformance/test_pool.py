@@ -129,16 +129,30 @@ def test_events_of_all_kinds_and_handlers_travel_in_one_batch(worker: Worker) ->
     ]
 
 
-def test_a_batch_that_returns_nothing_is_told_without_an_outcome_for_each(worker: Worker) -> None:
+def test_plain_successes_are_told_without_an_outcome_for_each(worker: Worker) -> None:
+    def look(event: Any) -> Any:
+        if event == "publish":
+            current().publish("word")
+        return event
+
+    message = give(worker, deliveries(look, None, 1, [2], "publish", 4))
+    report = worker.receive()
+
+    times, values = report.successes
+    assert (report.batch, report.complete) == (message.batch, True)
+    assert values == [None, 1, [2]]
+    assert all(0 < began <= ended for began, ended, _ in times)
+    assert [outcome.value for outcome, _ in report.ends] == ["publish", 4]
+
+
+def test_a_batch_that_returns_nothing_is_told_in_one_go(worker: Worker) -> None:
     def nothing(_: Any) -> None:
         pass
 
-    message = give(worker, deliveries(nothing, *range(5)))
+    give(worker, deliveries(nothing, *range(5)))
     report = worker.receive()
 
-    assert (report.batch, report.complete, report.ends) == (message.batch, True, [])
-    assert len(report.bare) == 5
-    assert all(0 < began <= ended for began, ended, _ in report.bare)
+    assert (list(report.successes.values), report.ends) == ([None] * 5, [])
 
 
 # Published events.
