@@ -73,12 +73,12 @@ def test_what_a_handler_keeps_goes_ahead_of_its_end_and_what_it_drops_of_the_nex
 
     ahead = sides.worker.note_end(large)
 
-    assert [list(each) for each in end_of(ahead)[4] or ()] == [[offset], []]
+    assert [list(each) for each in end_of(ahead)[5] or ()] == [[offset], []]
     assert sides.worker.keeps
     assert sides.worker.note_end(None) == b""
     assert array.sum() == 45
     del array
-    assert [list(each) for each in end_of(sides.worker.note_end(None))[4] or ()] == [[], [offset]]
+    assert [list(each) for each in end_of(sides.worker.note_end(None))[5] or ()] == [[], [offset]]
     assert not sides.worker.keeps
 
 
