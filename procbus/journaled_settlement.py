@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from procbus.dead_letters import MOST_KEPT, DeadLetter
 from procbus.delivery import Delivery
@@ -41,15 +42,16 @@ class JournaledSettlement(Settlement):
             self.journal.settled(settled)
         super().settle(settled, queued=queued)
 
-    def settle_bare(
+    def settle_successes(
         self,
         deliveries: Sequence[Delivery],
         times: Sequence[tuple[float, float, int]],
+        values: Sequence[Any],
         pid: int | None,
     ) -> None:
-        """Settle deliveries whose handlers returned None; that they did is written first."""
-        self.journal.settled_bare(deliveries)
-        super().settle_bare(deliveries, times, pid)
+        """Settle deliveries that succeeded; that they did is written first."""
+        self.journal.settled_successes(deliveries, values)
+        super().settle_successes(deliveries, times, values, pid)
 
     def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
         self.journal.failed(delivery, letter.outcomes, letter.quarantined)

@@ -257,23 +257,16 @@ class Journal:
 
     def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Write which deliveries succeeded. Never raises for the journal: see `_note`."""
-        succeeded = [
-            (delivery, outcome.value)
-            for delivery, outcome in settled
-            if outcome.kind is _SUCCEEDED and delivery.receipt is not None
-        ]
-        if self._keep_results:
-            self._note(b"".join([self.succeeded(*each) for each in succeeded]))
-        else:
-            self._note_numbers([delivery for delivery, _ in succeeded])
+        succeeded = [each for each in settled if each[1].kind is _SUCCEEDED]
+        self.settled_successes([d for d, _ in succeeded], [o.value for _, o in succeeded])
 
-    def settled_bare(self, deliveries: Sequence[Delivery]) -> None:
-        """Write that deliveries succeeded, all with None. Never raises for the journal."""
-        succeeded = [delivery for delivery in deliveries if delivery.receipt is not None]
+    def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
+        """Write that deliveries succeeded, with what they returned. Never raises likewise."""
         if self._keep_results:
-            self._note(b"".join([self.succeeded(each, None) for each in succeeded]))
+            pairs = zip(deliveries, values, strict=True)
+            self._note(b"".join([self.succeeded(*p) for p in pairs if p[0].receipt is not None]))
         else:
-            self._note_numbers(succeeded)
+            self._note_numbers([each for each in deliveries if each.receipt is not None])
 
     def _note_numbers(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
