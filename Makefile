@@ -16,10 +16,10 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench format clean
+.PHONY: help demo test lint types bench bench-report format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/installed-core ## Index Python's standard library, with a table of its most complex functions
 	@$(BIN)/procbus demo
@@ -36,6 +36,9 @@ types: $(VENV)/installed-dev ## Check the types
 
 bench: $(VENV)/installed-bench ## Measure what the GIL does (takes minutes); ARGS=--all for everything
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-report: $(VENV)/installed-bench ## Write docs/benchmarks.md and .html, with plots, from the last run
+	@$(BIN)/python -m bench --report docs $(ARGS)
 
 format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff check --fix $(CODE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import loky
@@ -65,6 +67,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="so many times as many events (default: 1)",
     )
     parser.add_argument("--list", action="store_true", help="list the questions and end")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="measure nothing: write what the file of --json has to DIR, as pages with plots",
+    )
     return parser.parse_args(arguments)
 
 
@@ -80,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in questions.NAMES:
             print(f"{name:18} {questions.load(name).asks}")
         return 0
+    if options.report:
+        return write_report(options.json, options.report)
     settings = Settings(
         workers=loky.cpu_count(),
         spins_per_ms=work.spins_per_ms(),
@@ -101,6 +111,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.show(answers, console if console.is_terminal else Console(width=report.TABLE_WIDTH))
     print(f"All figures: {options.json}")
     return 1 if any(answer.errors for answer in answers) else 0
+
+
+def write_report(file: Path, directory: Path) -> int:
+    """Write the pages of one run."""
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        print(
+            f"no results in {file}: {error}. Measure first, or name a file with --json",
+            file=sys.stderr,
+        )
+        return 2
+    if find_spec("matplotlib") is None:
+        print("the plots need matplotlib: pip install 'procbus[bench]'", file=sys.stderr)
+        return 2
+    from . import page  # here: it imports what draws
+
+    for path in page.write(document, directory):
+        print(path)
+    return 0
 
 
 def ask_all(names: Sequence[str], results: Results, repeat: int | None) -> list[Answer]:

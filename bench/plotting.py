@@ -8,7 +8,7 @@ matplotlib is imported on first use: who takes samples does without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -126,8 +126,11 @@ def drawing(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as SVG. Call it in the block of `drawing`."""
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    """Write the figure as SVG."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC):
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def line(
@@ -174,14 +177,12 @@ def name_ends(axes: Any, ends: dict[str, tuple[float, float]], looks: dict[str, 
         name: float(to_axes.transform(axes.transData.transform(end))[1])
         for name, end in ends.items()
     }
-    lowest = min(0.0, 1 - NAMES_APART * len(ends))
-    placed = lowest - NAMES_APART
-    for name in sorted(heights, key=heights.__getitem__):
-        placed = max(heights[name], placed + NAMES_APART)
+    order = sorted(heights, key=heights.__getitem__)
+    for name, height in zip(order, apart([heights[name] for name in order]), strict=True):
         axes.annotate(
             name,
             xy=ends[name],
-            xytext=(1.03, placed),
+            xytext=(1.03, height),
             textcoords="axes fraction",
             va="center",
             color=looks[name].colour,
@@ -191,10 +192,51 @@ def name_ends(axes: Any, ends: dict[str, tuple[float, float]], looks: dict[str, 
         )
 
 
+def apart(heights: Sequence[float], gap: float = NAMES_APART, top: float = 1.0) -> list[float]:
+    """Move heights, given from the lowest up, apart; none above the top where there is room.
+
+    >>> apart([0.0, 0.25, 0.75], gap=0.5)
+    [0.0, 0.5, 1.0]
+    >>> apart([0.75, 1.0], gap=0.5)
+    [0.5, 1.0]
+    """
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    for at in reversed(range(len(placed))):
+        bound = top if at == len(placed) - 1 else placed[at + 1] - gap
+        placed[at] = min(placed[at], bound)
+    return placed
+
+
+def log_axis(axes: Any, which: str) -> None:
+    """Make one axis logarithmic, with plain numbers at powers of ten and no ticks between.
+
+    Args:
+        axes: where.
+        which: "x" or "y".
+    """
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(lambda value, _: f"{value:,.15g}")
+    axis.set_minor_locator(no_ticks())
+
+
+def no_ticks() -> Any:
+    """Return a locator that finds no place for a tick."""
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
 def bars(
     axes: Any,
     groups: Sequence[str],
-    figures: dict[str, Sequence[Spread | None]],
+    figures: Mapping[str, Sequence[Spread | None]],
+    looks: Mapping[str, Look],
     text: Any = None,
     log: bool = False,
 ) -> None:
@@ -204,13 +246,13 @@ def bars(
         axes: where.
         groups: names along the x axis.
         figures: contender to its figure for each group; None where there is none.
+        looks: of the contenders.
         text: makes the text above a bar from its median; None for no text.
         log: whether the y axis is logarithmic.
     """
-    looks = looks_of(list(figures))
     width = 0.82 / len(figures)
     if log:
-        axes.set_yscale("log")
+        log_axis(axes, "y")
     for at, (name, spreads) in enumerate(figures.items()):
         there = [(group, spread) for group, spread in enumerate(spreads) if spread is not None]
         xs = [group + (at - (len(figures) - 1) / 2) * width for group, _ in there]
@@ -236,7 +278,7 @@ def bars(
                     xytext=(0, 3),
                     textcoords="offset points",
                     ha="center",
-                    fontsize=8,
+                    fontsize=7.5,
                 )
     axes.set_xticks(range(len(groups)), groups)
     axes.grid(visible=False, axis="x")

@@ -58,7 +58,9 @@ def test_a_plot_is_a_small_file_with_its_words_in_it_and_the_same_each_time(tmp_
                 plotting.line(left, [(1, Spread(at, at, at)), (2, Spread(at, 0, at))], looks[name])
             left.set_ylabel("speed-up")
             plotting.name_ends(left, dict.fromkeys(names, (2, 1)), looks)
-            plotting.bars(right, ["p50", "p99"], {"serial": [Spread(1, 1, 1), None]}, text=str)
+            plotting.bars(
+                right, ["p50", "p99"], {"serial": [Spread(1, 1, 1), None]}, looks, text=str
+            )
             plotting.save(figure, file)
     drawn = files[0].read_text()
     assert drawn == files[1].read_text()

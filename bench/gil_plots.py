@@ -1,0 +1,305 @@
+"""The plots of the questions about the GIL: one function for each, from what was found to axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import Any
+
+from . import convoy, crossover, io_scaling, payload_crossover, pipelines, python_probe
+from .found import Found
+from .io_work import IO_KINDS
+from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO
+from .plotting import (
+    INK,
+    MORE_LOOKS,
+    Spread,
+    bars,
+    drawing,
+    line,
+    log_axis,
+    looks_of,
+    name_ends,
+    no_ticks,
+)
+from .report import short
+
+#: What a contender is called in a plot, where its own name says too little there.
+NAMES = {LIMIT: "limit", "thread bus": "thread-pool bus"}
+#: Lanes that are no further apart are called even.
+EVEN = 1.05
+CPU_COLOUR, IO_COLOUR = looks_of([PROCBUS_CPU])[PROCBUS_CPU], looks_of([PROCBUS_IO])[PROCBUS_IO]
+
+
+def name_of(contender: str, names: Mapping[str, str] = NAMES) -> str:
+    """Return what a contender is called in a plot."""
+    return names.get(contender, contender)
+
+
+def lines(
+    axes: Any,
+    found: Found,
+    rows: Mapping[Any, str],
+    contenders: Sequence[str],
+) -> dict[str, tuple[float, float]]:
+    """Draw a line for each contender over the rows; return where each ends, by its name."""
+    looks = looks_of(contenders)
+    ends = {}
+    for contender in contenders:
+        points = [
+            (x, spread)
+            for x, row in rows.items()
+            if (spread := found.spread(row, contender)) is not None
+        ]
+        if points:
+            line(axes, points, looks[contender], name_of(contender))
+            ends[name_of(contender)] = (points[-1][0], points[-1][1].middle)
+    return ends
+
+
+def name_lines(axes: Any, ends: dict[str, tuple[float, float]], contenders: Sequence[str]) -> None:
+    """Write the names at the ends of the lines."""
+    looks = {name_of(name): look for name, look in looks_of(contenders).items()}
+    name_ends(axes, ends, looks)
+
+
+def legend(figure: Any, axes: Any, columns: int = 4) -> None:
+    """Put one legend for all axes above them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9)
+
+
+def draw_cpu_scaling(found: Found, cores: int) -> Any:
+    """Speed-up, and efficiency: the share of the cores that were there for the workers."""
+    counts = {int(row.split()[0]): row for row in found.rows}
+    order = [*found.contenders]
+    order.sort(key=lambda name: (name != LIMIT, name))
+    with drawing(columns=2, height=3.6) as (figure, (left, right)):
+        lines(left, found, counts, order)
+        left.set_title("Speed-up over a plain loop")
+        left.set_ylabel("times as fast as the loop")
+        looks = looks_of(order)
+        efficient: dict[str, tuple[float, float]] = {}
+        for name in order:
+            points = []
+            for count, row in counts.items():
+                if (spread := found.spread(row, name)) is not None:
+                    share = 100 / min(count, cores)
+                    points.append((count, Spread(*(share * value for value in spread))))
+            line(right, points, looks[name])
+            efficient[name_of(name)] = (points[-1][0], points[-1][1].middle)
+        right.set_title("Efficiency")
+        right.set_ylabel("% of the cores that workers may use")
+        for axes in (left, right):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(list(counts), [str(count) for count in counts])
+            axes.set_xlabel(f"workers (this machine has {cores} cores)")
+            axes.axvline(cores, color=INK, lw=1, ls=":")
+            axes.set_ylim(bottom=0)
+        name_lines(right, efficient, order)
+    return figure
+
+
+def draw_io_scaling(found: Found, _cores: int) -> Any:
+    """Rates by how many are under way, for each kind of waiting; the memory of the most."""
+    order = [name for name in found.contenders if name != LIMIT] + [LIMIT]
+    with drawing(columns=2, rows=2, height=6.4) as (figure, axes):
+        for at, kind in zip(axes, IO_KINDS, strict=False):
+            rows = {n: io_scaling.row_of(kind, n) for n in io_scaling.CONCURRENT}
+            lines(at, found, rows, order)
+            at.set_title(kind)
+            at.set_xscale("log", base=2)
+            log_axis(at, "y")
+            at.set_xticks(list(rows), [str(count) for count in rows])
+            at.set_xlabel("handlers under way at a time")
+            at.set_ylabel("events per second")
+        row = io_scaling.MEMORY.format(io_scaling.CONCURRENT[-1])
+        values = {name_of(name): [found.spread(row, name)] for name in order}
+        looks = {name_of(name): look for name, look in looks_of(order).items()}
+        bars(axes[3], [""], values, looks, text=short, log=True)
+        axes[3].set_title(f"Memory for {io_scaling.CONCURRENT[-1]} sleeps at a time")
+        axes[3].set_ylabel("MB")
+        legend(figure, axes[0])
+    return figure
+
+
+CONVOY_NAMES = {
+    PROCBUS: "cpu work on the cpu lane",
+    PROCBUS_IO: "cpu work on the io lane",
+    "thread bus": "all on the thread-pool bus",
+    "loky": "threads beside loky",
+    LIMIT: "limit: beside bare processes",
+}
+
+
+def draw_convoy(found: Found, _cores: int) -> Any:
+    """Percentiles of the latency, for both switch intervals."""
+    order = [name for name in CONVOY_NAMES if name in found.contenders]
+    looks = {CONVOY_NAMES[name]: look for name, look in looks_of(order).items()}
+    with drawing(rows=2, height=5.6) as (figure, axes):
+        for at, interval in zip(axes, convoy.INTERVALS_MS, strict=True):
+            values = {
+                CONVOY_NAMES[name]: [
+                    in_ms(found.spread(convoy.row_of(percentile, interval), name))
+                    for percentile in convoy.PERCENTILES
+                ]
+                for name in order
+            }
+            bars(at, list(convoy.PERCENTILES), values, looks, text=short, log=True)
+            at.set_title(f"Latency of an io handler, switch interval {interval:g} ms")
+            at.set_ylabel("ms, publish to handler")
+            at.set_ylim(top=at.get_ylim()[1] * 2)
+        legend(figure, axes[0], columns=3)
+    return figure
+
+
+def in_ms(spread: Spread | None) -> Spread | None:
+    """Turn µs into ms."""
+    return None if spread is None else Spread(*(value / 1e3 for value in spread))
+
+
+def draw_gil_release(found: Found, cores: int) -> Any:
+    """Speed-up of each kind of code."""
+    order = [LIMIT, *(name for name in found.contenders if name != LIMIT)]
+    looks = {name_of(name): look for name, look in looks_of(order).items()}
+    values = {name_of(name): [found.spread(row, name) for row in found.rows] for name in order}
+    groups = [
+        fill(row, 13, break_long_words=False)
+        + "\n("
+        + ("keeps" if "keeps" in found.units[row] else "releases")
+        + ")"
+        for row in found.rows
+    ]
+    with drawing(height=4.2) as (figure, (axes,)):
+        bars(axes, groups, values, looks)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title("Code that keeps the GIL, and code that releases it")
+        axes.set_ylabel("times as fast as a plain loop")
+        axes.axhline(1, color=INK, lw=1, ls=":")
+        axes.axhline(cores, color=INK, lw=1, ls=":")
+        legend(figure, axes)
+    return figure
+
+
+def draw_crossover(found: Found, _cores: int) -> Any:
+    """Speed-up by the length of the handler."""
+    rows = {float(length): crossover.row_of(length) for length in crossover.LENGTHS_US}
+    order = [LIMIT, *(name for name in found.contenders if name != LIMIT)]
+    with drawing(height=4.2) as (figure, (axes,)):
+        ends = lines(axes, found, rows, order)
+        axes.set_xscale("log")
+        log_axis(axes, "y")
+        axes.set_xticks(list(rows), list(rows.values()))
+        axes.xaxis.set_minor_locator(no_ticks())
+        axes.axhline(1, color=INK, lw=1, ls=":")
+        axes.set_xlabel("length of the handler, pure Python")
+        axes.set_ylabel("times as fast as a plain loop")
+        axes.set_title("From which length on does another process pay?")
+        name_lines(axes, ends, order)
+    return figure
+
+
+def draw_payload_crossover(found: Found, _cores: int) -> Any:
+    """Draw a map: in each cell the lane that is faster, and by how much."""
+    from matplotlib.patches import Rectangle
+
+    sizes, lengths = payload_crossover.SIZES, payload_crossover.LENGTHS_US
+    with drawing(height=3.8) as (figure, (axes,)):
+        for y, size in enumerate(sizes):
+            for x, length in enumerate(lengths):
+                row = payload_crossover.row_of(size, length)
+                ratio = found.ratio(row, PROCBUS_CPU, PROCBUS_IO)
+                if ratio is None:
+                    continue
+                lane, times = ("cpu", ratio) if ratio >= 1 else ("io", 1 / ratio)
+                look = CPU_COLOUR if lane == "cpu" else IO_COLOUR
+                axes.add_patch(
+                    Rectangle(
+                        (x - 0.48, y - 0.46),
+                        0.96,
+                        0.92,
+                        facecolor=look.colour + ("3c" if times > 2 else "1c"),
+                        edgecolor=look.colour,
+                        linestyle="-" if lane == "cpu" else "--",
+                        linewidth=2,
+                    )
+                )
+                axes.text(
+                    x,
+                    y,
+                    f"{lane} {short(times)} x" if times >= EVEN else "even",
+                    ha="center",
+                    va="center",
+                    fontweight="bold",
+                )
+        axes.set_xlim(-0.5, len(lengths) - 0.5)
+        axes.set_ylim(-0.5, len(sizes) - 0.5)
+        axes.set_xticks(range(len(lengths)), [crossover.row_of(each) for each in lengths])
+        axes.set_yticks(range(len(sizes)), [payload_crossover.size_name(each) for each in sizes])
+        axes.grid(visible=False)
+        axes.set_xlabel("length of the handler, pure Python")
+        axes.set_ylabel("payload of an event (bytes object)")
+        axes.set_title("The faster lane, and how many times as fast as the other it is")
+    return figure
+
+
+PIPELINE_NAMES = {
+    PROCBUS: "procbus, both lanes",
+    PROCBUS_IO: "procbus, all on threads",
+    PROCBUS_CPU: "procbus, reading and parsing on processes",
+    "thread bus": "thread-pool bus",
+    "ProcessPoolExecutor": "ProcessPoolExecutor",
+    LIMIT: "limit: the cpu work alone, bare processes",
+}
+
+
+def draw_pipelines(found: Found, _cores: int) -> Any:
+    """Seconds that each way takes over each job."""
+    order = [name for name in PIPELINE_NAMES if name in found.contenders]
+    looks = {PIPELINE_NAMES[name]: look for name, look in looks_of(order).items()}
+    looks[PIPELINE_NAMES[PROCBUS_CPU]] = MORE_LOOKS[1]  # its own is that of the cpu lane
+    jobs = (pipelines.INDEX, pipelines.LOGS)
+    values = {PIPELINE_NAMES[name]: [found.spread(job, name) for job in jobs] for name in order}
+    with drawing(height=4.0) as (figure, (axes,)):
+        bars(axes, jobs, values, looks, text=short)
+        axes.set_ylabel("seconds, workers' start included")
+        axes.set_title("Two whole jobs")
+        legend(figure, axes, columns=2)
+    return figure
+
+
+def draw_pythons(found: Found, cores: int) -> Any:
+    """Speed-ups and the convoy on each interpreter."""
+    versions = [name for name in found.contenders if name != LIMIT]
+    ways = (
+        *(python_probe.THREADS, python_probe.PROCESSES, python_probe.INTERPRETERS),
+        *(python_probe.LANE_IO, python_probe.LANE_CPU),
+    )
+    there = [way for way in ways if any(found.runs(way, version) for version in versions)]
+    values = {way: [found.spread(way, version) for version in versions] for way in there}
+    with drawing(columns=2, height=3.8) as (figure, (left, right)):
+        bars(left, versions, values, looks_of(there))
+        left.axhline(cores, color=INK, lw=1, ls=":")
+        left.set_ylabel("times as fast as its own loop")
+        left.set_xlabel("CPython (t: free-threaded)")
+        left.set_title(f"Handlers of 10 ms, {cores} workers")
+        row = python_probe.CONVOY
+        late = {"threads": [in_ms(found.spread(row, version)) for version in versions]}
+        bars(right, versions, late, looks_of(["threads"]), text=short)
+        right.set_ylabel("ms too late, p99")
+        right.set_xlabel("CPython (t: free-threaded)")
+        right.set_title("Waking up beside busy threads")
+        legend(figure, left, columns=5)
+    return figure
+
+
+GIL_PLOTS = {
+    "cpu_scaling": draw_cpu_scaling,
+    "io_scaling": draw_io_scaling,
+    "convoy": draw_convoy,
+    "gil_release": draw_gil_release,
+    "crossover": draw_crossover,
+    "payload_crossover": draw_payload_crossover,
+    "pipelines": draw_pipelines,
+    "pythons": draw_pythons,
+}
