@@ -43,6 +43,7 @@ NAMES = (
     "large_stream",
     "shared_memory_cost",
     "payload_sizes",
+    "executor",
 )
 
 GROUPS = {"gil": SUITE, "peers": PEERS}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from procbus.letter import DeadLetter
     from procbus.letters import DeadLetters
     from procbus.outcome import Outcome, OutcomeKind
+    from procbus.own_executor import executor
     from procbus.receipt import Receipt
     from procbus.registry import subscribe
 
@@ -59,6 +60,7 @@ __all__ = [
     "TopicError",
     "WorkerDied",
     "current",
+    "executor",
     "subscribe",
 ]
 
@@ -76,6 +78,7 @@ _HOMES = {
     "OutcomeKind": "outcome",
     "Receipt": "receipt",
     "ResumeSummary": "resume_summary",
+    "executor": "own_executor",
     "subscribe": "registry",
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procbus import exit_watch
 from procbus.admission import Admission
 from procbus.context import Run
+from procbus.direct import DirectSubscriptions
 from procbus.dispatcher import Dispatcher
 from procbus.lanes import Lanes
 from procbus.lifecycle import Lifecycle
@@ -21,6 +22,7 @@ from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
 from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
+from procbus.subscription import Subscription
 from procbus.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
@@ -82,11 +84,12 @@ class Assembly:
             self.retries,
             self.dispatcher.run,
         )
+        self.direct = DirectSubscriptions()
         self.lifecycle = Lifecycle(
             self.admission,
             self.dispatcher,
             self.lanes,
-            self.subscriptions,
+            self._counted,
             self.settlement.unseen,
         )
 
@@ -103,7 +106,7 @@ class Assembly:
 
     def stats(self) -> BusStats:
         """What the bus has done so far, and how its lanes are just now."""
-        subscriptions = self.subscriptions.all()
+        subscriptions = self._counted()
         return collect_stats(
             self.admission.pending,
             self.dispatcher.unrouted,
@@ -114,6 +117,9 @@ class Assembly:
             dead_letters=len(self.settlement.dead_letters),
             shared_memory=self.lanes.shared_memory(),
         )
+
+    def _counted(self) -> tuple[Subscription, ...]:
+        return (*self.subscriptions.all(), *self.direct.all())
 
     def _get_ready(self) -> None:
         exit_watch.watch(self.lifecycle)

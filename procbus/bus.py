@@ -10,11 +10,12 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
 
 from procbus.admission import OnFull
 from procbus.assembly import Assembly
+from procbus.bus_life import BusLife
 from procbus.context import NOTHING
 from procbus.dead_letters import DeadLetter, DeadLetters
 from procbus.handler import make_handler
@@ -28,6 +29,8 @@ from procbus.topic import check_concrete, topics_in
 if TYPE_CHECKING:
     from os import PathLike
 
+    from procbus.bus_executor import BusExecutor, ExecutorOptions
+    from procbus.handler import Kind
     from procbus.health import WorkerHealth
     from procbus.journal.forms import CodecName
     from procbus.journal.journal import Durability
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class EventBus:
+class EventBus(BusLife):
     """An event bus inside this process. All methods may be called from any thread.
 
     Workers start when the first event needs them. Leaving the `with` (or `async with`) block
@@ -135,8 +138,8 @@ class EventBus:
             unknown=unknown,
         )
         self._parts = parts = Assembly(settings, handlers)
+        super().__init__(parts)
         self._subscriptions = parts.subscriptions
-        self._lifecycle = parts.lifecycle
         self._publish = parts.dispatcher.publish
 
     # Subscribing.
@@ -282,67 +285,19 @@ class EventBus:
 
         return aio.stream(events, publish, self._parts.admission.max_pending, ordered=ordered)
 
-    # Life cycle.
-
-    def start(self) -> Self:
-        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
-        self._parts.start()
-        return self
-
-    def drain(self, timeout: float | None = None) -> bool:
-        """Wait until everything published is settled, also what handlers publish meanwhile.
+    def executor(self, kind: Kind = "cpu", **options: Unpack[ExecutorOptions]) -> BusExecutor:
+        """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
-
-        Returns:
-            Whether everything is settled.
+            kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads.
+            **options: of every call, as for `procbus.executor`.
 
         Raises:
-            ProcbusError: called inside a handler of this bus, which would wait for itself.
+            OptionError: an option makes no sense.
         """
-        return self._lifecycle.drain(timeout)
+        from procbus.bus_executor import BusExecutor  # only now: it imports concurrent.futures
 
-    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Take no more events, finish, and end all workers. Idempotent.
-
-        Args:
-            timeout: finish within so many seconds; then what has not begun is cancelled and what
-                is running is stopped. None waits as long as it takes.
-            cancel: cancel at once what has not begun, and wait only for what is running.
-
-        Raises:
-            ProcbusError: called inside a handler of this bus, which would wait for itself.
-        """
-        self._lifecycle.close(timeout, cancel)
-
-    def __enter__(self) -> Self:
-        """Use the bus for the length of a block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drain and close; after Ctrl-C (or SystemExit) cancel what has not begun."""
-        self._lifecycle.leave(error)
-
-    async def __aenter__(self) -> Self:
-        """Use the bus for the length of a block."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """As `__exit__`, without blocking the event loop; cancelling the task cancels as Ctrl-C."""
-        from procbus import aio  # only now: it imports asyncio
-
-        await aio.in_thread(self._lifecycle.leave, error)
+        return BusExecutor(self._parts, kind, options)
 
     # Looking.
 

@@ -13,6 +13,7 @@ from procbus.breaker import Breaker, Guard
 from procbus.companion import Companion
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import WorkerDied
+from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
@@ -139,6 +140,15 @@ class CpuLane:
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
         return any(delivery is d for _, _, d, _ in self.sharing.running())
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that no worker has begun, from the queue or a worker."""
+        with self.queue.lock:
+            return self.queue.locked_withdraw(delivery) or self.sharing.locked_withdraw(delivery)
+
+    def forget(self, handler: Handler) -> None:
+        """Have workers let go of a handler that nothing is pending for."""
+        self.pool.definitions.forget(handler.number)
 
     def stats(self) -> LaneStats:
         """The lane just now."""

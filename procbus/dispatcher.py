@@ -13,6 +13,7 @@ from procbus.admission import Admission, Disturbed
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
+from procbus.direct import Waiter
 from procbus.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -124,6 +125,38 @@ class Dispatcher:
                 seen = self._admission.disturbed
                 continue
             return self._deliver(event, topic, parent_id, chosen, broken)
+
+    def publish_to(self, subscription: Subscription, event: Any, waiter: Waiter) -> None:
+        """Publish an event for one plain subscription, which nothing is routed to.
+
+        It waits for room as `publish` does. `waiter` has the delivery from the start, and is told
+        once it is settled.
+        """
+        context = running_context() if running.get() is not None else None
+        if context is not None and context.owner is not self:
+            context = None
+        parent_id = None if context is None else context.event_id
+        seen = 0
+        while True:
+            routes = self._routes()
+            if isinstance(routes, _Refusing):
+                routes.check((subscription,))
+            try:
+                self._admission.enter(1, context is not None, seen)
+            except Disturbed:
+                seen = self._admission.disturbed
+                continue
+            delivery = SoleReceipt(
+                self._next_id(), event, None, parent_id, self._lock, subscription, monotonic()
+            )
+            delivery.callbacks = [waiter.settled]
+            waiter.delivery = delivery
+            try:
+                subscription.put(delivery)
+            except BaseException:  # Ctrl-C, most likely
+                self._take_back(delivery)
+                raise
+            return
 
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.

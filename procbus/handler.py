@@ -20,6 +20,7 @@ from procbus.options import (
     DEFAULT_MAX_CRASHES,
     OPTIONS_OF_A_BUS,
     OPTIONS_OF_A_HANDLER,
+    Limits,
     make_limits,
 )
 from procbus.topic import Topic, check_class, topics_in
@@ -162,6 +163,34 @@ def make_handler(
         key=key,
         concurrency=concurrency,
         where=where,
+        is_async=is_async(function),
+        timeout=limits.timeout,
+        retries=limits.retries,
+        backoff=limits.backoff,
+        retry_on=limits.retry_on,
+        max_crashes=limits.max_crashes,
+        max_memory=limits.max_memory,
+        writable=writable,
+    )
+
+
+def handler_of_calls(
+    function: Callable[..., Any],
+    name: str,
+    kind: Kind,
+    limits: Limits,
+    *,
+    writable: bool = False,
+    priority: int = 0,
+) -> Handler:
+    """Make a handler without topics, of options that were checked before: one of an executor."""
+    return Handler(
+        number=next(_numbers),
+        function=function,
+        name=name,
+        kind=kind,
+        topics=(),
+        priority=priority,
         is_async=is_async(function),
         timeout=limits.timeout,
         retries=limits.retries,

@@ -84,6 +84,10 @@ class IoLane:
         """Whether a thread is in the handler with this delivery just now."""
         return any(t.at_hand is delivery and not t.abandoned for t in list(self._threads))
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that has not begun."""
+        return self.queue.withdraw(delivery)
+
     def threads(self) -> list[IoThread]:
         """The threads that there are just now."""
         return list(self._threads)

@@ -208,7 +208,9 @@ class JournaledDispatcher(Dispatcher):
                 receipt = FanReceipt(self._next_id(), event, topic, delivery.event_id, self._lock)
                 ready.append(address(receipt, subscriptions, broken))
                 parts.append(self._journal.published(receipt, receipt.deliveries))
-            self._journal.write(b"".join(parts) + self._journal.succeeded(delivery, outcome.value))
+            if not delivery.subscription.answered:
+                parts.append(self._journal.succeeded(delivery, outcome.value))
+            self._journal.write(b"".join(parts))
         except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
             self._admission.leave(count)
             return error

@@ -16,7 +16,8 @@ from procbus.settlement import Settled, Settlement
 class JournaledSettlement(Settlement):
     """Settles, and writes down what became of each delivery before anybody is told.
 
-    What is cancelled is not written: it is not finished, and runs at the next start.
+    What is cancelled is not written: it is not finished, and runs at the next start. Nothing is
+    written of calls of executors: their futures end with this run.
     """
 
     journal: Journal
@@ -35,11 +36,12 @@ class JournaledSettlement(Settlement):
     def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
         """Settle deliveries; those that succeeded are written down first."""
         written = self.written
+        known = [each for each in settled if not each[0].subscription.answered]
         if written:
-            self.journal.settled([each for each in settled if each[0] not in written])
+            self.journal.settled([each for each in known if each[0] not in written])
             written.difference_update([delivery for delivery, _ in settled])
         else:
-            self.journal.settled(settled)
+            self.journal.settled(known)
         super().settle(settled, queued=queued)
 
     def settle_successes(
@@ -50,7 +52,12 @@ class JournaledSettlement(Settlement):
         pid: int | None,
     ) -> None:
         """Settle deliveries that succeeded; that they did is written first."""
-        self.journal.settled_successes(deliveries, values)
+        if any(each.subscription.answered for each in deliveries):
+            both = zip(deliveries, values, strict=True)
+            known = [each for each in both if not each[0].subscription.answered]
+            self.journal.settled_successes([d for d, _ in known], [value for _, value in known])
+        else:
+            self.journal.settled_successes(deliveries, values)
         super().settle_successes(deliveries, times, values, pid)
 
     def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
@@ -59,7 +66,8 @@ class JournaledSettlement(Settlement):
         super()._tell(delivery, receipt, letter)
 
     def _note_wait(self, delivery: Delivery, wait_s: float) -> None:
-        self.journal.retried(delivery, wait_s)
+        if not delivery.subscription.answered:
+            self.journal.retried(delivery, wait_s)
 
     def remember(self, letter: DeadLetter, number: int) -> None:
         """The journal has this dead letter."""

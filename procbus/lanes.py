@@ -93,6 +93,11 @@ class Lanes:
         self._io_needed = True
         return self.io
 
+    def forget(self, handler: Handler) -> None:
+        """Have workers let go of a handler that nothing is pending for."""
+        if handler.kind == "cpu" and self.cpu is not None:
+            self.cpu.forget(handler)
+
     def prime(self) -> None:
         """Start the event loop, a first thread and the supervisor, if handlers need them.
 

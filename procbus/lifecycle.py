@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from typing import Never
 
 from procbus import exit_watch
@@ -15,7 +16,7 @@ from procbus.context import running_context
 from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
-from procbus.subscriptions import Subscriptions
+from procbus.subscription import Subscription
 from procbus.unseen import Unseen
 
 log = logging.getLogger("procbus")
@@ -31,7 +32,7 @@ class Lifecycle:
         admission: knows what is pending.
         dispatcher: refuses events in a forked child.
         lanes: are ended.
-        subscriptions: know what was not run.
+        subscriptions: gives those of the bus, which know what was not run.
         unseen: knows what failed and was not looked at.
     """
 
@@ -40,7 +41,7 @@ class Lifecycle:
         admission: Admission,
         dispatcher: Dispatcher,
         lanes: Lanes,
-        subscriptions: Subscriptions,
+        subscriptions: Callable[[], Sequence[Subscription]],
         unseen: Unseen,
     ) -> None:
         self._admission = admission
@@ -136,7 +137,7 @@ class Lifecycle:
             log.warning("bus closed with %s", summary)
 
     def _account_for_cancelled(self) -> None:
-        subscriptions = self._subscriptions.all()
+        subscriptions = self._subscriptions()
         parts = []
         for what, counts in (
             ("not run", [(s.handler.name, s.cancelled) for s in subscriptions]),

@@ -86,6 +86,10 @@ class LoopLane:
         """Whether its handler is running on the loop."""
         return delivery in self.at_hand
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that has not begun."""
+        return self.queue.withdraw(delivery)
+
     def stats(self) -> LaneStats:
         """The lane just now: its worker is the loop; busy are the handlers running on it."""
         return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)

@@ -235,6 +235,19 @@ class LaneQueue:
             self._bucket(delivery.subscription.priority).appendleft(delivery)
         self.locked_wake()
 
+    def locked_withdraw(self, delivery: Delivery) -> bool:
+        """Take one delivery out, if it is ready and nobody took it yet."""
+        bucket = self._bucket(delivery.subscription.priority)
+        if delivery not in bucket:  # asked first: the error of remove() would have its repr
+            return False
+        bucket.remove(delivery)
+        return True
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take one delivery out, if it is ready and nobody took it yet."""
+        with self.lock:
+            return self.locked_withdraw(delivery)
+
     def seems_ready(self) -> bool:
         """Whether something is ready for a worker: a glance without the lock."""
         return any(self._by_priority)

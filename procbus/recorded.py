@@ -36,6 +36,8 @@ class NoLane:
         """Nothing runs."""
         return False
 
+    withdraw = is_running
+
 
 def _gone(_: Any) -> None:
     raise NoSuchHandler("this handler is not subscribed")

@@ -57,6 +57,16 @@ class RetryQueue:
                 next_due = self._waiting[0][0] if self._waiting else inf
                 self._changed.wait(min(next_due, look_again_at) - now)
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take one out; False when it does not wait here."""
+        with self._changed:
+            kept = [entry for entry in self._waiting if entry[2] is not delivery]
+            found = len(kept) < len(self._waiting)
+            if found:
+                heapq.heapify(kept)
+                self._waiting = kept
+            return found
+
     def wake(self) -> None:
         """Have `wait` return now."""
         with self._changed:

@@ -177,6 +177,8 @@ class Settlement:
                 subscription.cancelled += 1
             return None
         subscription.failed += 1
+        if subscription.answered:
+            return None
         letter = letter_of(
             delivery, receipt, (*delivery.earlier, outcome), quarantined(delivery, outcome)
         )

@@ -152,6 +152,23 @@ class Sharing:
 
     # Inside, under the lock.
 
+    def locked_withdraw(self, delivery: Delivery) -> bool:
+        """Take one delivery back from the worker that has it, unless it has begun it.
+
+        Which ones a worker begins is known by their number alone, so all that it has not begun is
+        taken back, and the others are queued again.
+        """
+        for companion in self.companions:
+            if any(delivery in batch.open() for batch in companion.in_flight):
+                taken = self._take_back(companion)
+                found = delivery in taken
+                if found:
+                    taken.remove(delivery)
+                if taken:
+                    self.queue.locked_put_back(taken)
+                return found
+        return False
+
     def _take_batch(self, most: int | None, now: float) -> list[Delivery]:
         queue = self.queue
         share = max(1, -(-queue.locked_ready() // max(1, len(self.companions))))

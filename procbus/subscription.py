@@ -43,6 +43,23 @@ class Lane(Protocol):
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that no worker has begun; False when there is none."""
+
+
+_COUNTERS = (
+    "published",
+    "unqueued",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "stopped",
+    "retried",
+    "timed_out",
+    "crashed",
+    "over_memory",
+)
+
 
 class Subscription:
     """One handler on one bus.
@@ -52,6 +69,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "answered",
         "average_s",
         "cancelled",
         "crashed",
@@ -73,9 +91,11 @@ class Subscription:
         "unqueued",
     )
 
-    def __init__(self, handler: Handler, lane: Lane) -> None:
+    def __init__(self, handler: Handler, lane: Lane, *, answered: bool = False) -> None:
         self.handler = handler
         self.lane = lane
+        #: Whether somebody waits for each outcome: a failure is told to him and to nobody else.
+        self.answered = answered
         self.priority = handler.priority
         #: Queues a delivery in the lane.
         self.put = lane.put
@@ -102,9 +122,24 @@ class Subscription:
         self.queued = Histogram()
         self.ran = Histogram()
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was published is settled; exact while nothing is being published."""
+        ended = self.succeeded + self.failed + self.cancelled + self.stopped
+        return ended == self.published + self.unqueued
+
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
         return self.lane.is_running(delivery)
+
+    def absorb(self, other: Subscription) -> None:
+        """Add the counters of another, which is idle and is let go, to this one's."""
+        for name in _COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.queued.merge(other.queued)
+        self.ran.merge(other.ran)
+        if other.average_s is not None:
+            self.average_s = other.average_s
 
     def note_run(self, run_s: float) -> None:
         """Take one more run time into the average. Call it under the settlement's lock."""

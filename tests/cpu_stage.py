@@ -116,7 +116,7 @@ class SpyPool(InlinePool):
 
     def start(self, launched: Callable[[InlineWorker], None]) -> SpyWorker:
         self.on_start()
-        worker = SpyWorker(self._definitions, self.memory)
+        worker = SpyWorker(self.definitions, self.memory)
         worker.pool = self
         worker.probe = self.make_probe()
         self.started.append(worker)

@@ -45,6 +45,12 @@ class FakeLane:
     def is_running(self, delivery: Delivery) -> bool:
         return any(delivery is each for each in self.running)
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        if delivery not in self.queued:
+            return False
+        self.queued.remove(delivery)
+        return True
+
 
 def handle(event: Any) -> Any:
     return event

@@ -10,6 +10,7 @@ import pytest
 
 import procbus
 from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, subscribe
+from procbus.receipt import FanReceipt, SoleReceipt
 
 NAMES = [
     "BusClosed",
@@ -36,6 +37,7 @@ NAMES = [
     "TopicError",
     "WorkerDied",
     "current",
+    "executor",
     "subscribe",
 ]
 
@@ -112,12 +114,14 @@ def test_the_options_and_their_defaults():
 def test_what_receipts_and_deliveries_offer():
     receipt = "id event topic parent_id deliveries wait result results done settled __await__"
     delivery = "handler state attempts outcome result exception queued_s run_s worker_pid event_id"
-    assert [n for n in receipt.split() if not hasattr(Receipt, n)] == []
+    for kind in (SoleReceipt, FanReceipt):
+        assert issubclass(kind, Receipt)
+        assert [n for n in receipt.split() if not hasattr(kind, n)] == []
     assert [n for n in delivery.split() if not hasattr(Delivery, n)] == []
 
 
 def test_every_public_method_of_the_bus_says_what_it_does():
-    methods = {n: m for n, m in vars(EventBus).items() if not n.startswith("_")}
+    methods = {n: m for n, m in inspect.getmembers(EventBus) if not n.startswith("_")}
     assert {"publish", "apublish", "stream", "astream", "drain", "close", "start"} <= set(methods)
     assert [n for n, m in methods.items() if not inspect.getdoc(m)] == []
 

@@ -459,3 +459,15 @@ def test_many_threads_get_each_delivery_exactly_once_and_keys_in_order(takers):
     assert sorted(order) == sorted(events)
     for key in "abcde":
         assert [e for e in order if e[0] == key] == [e for e in events if e[0] == key]
+
+
+def test_one_that_is_withdrawn_is_taken_by_nobody():
+    queue, subscription = LaneQueue(), subscription_of()
+    other = subscription_of(priority=1)
+    first, second = put(queue, subscription, "a", "b")
+    [third] = put(queue, other, "c")
+
+    assert queue.withdraw(first)
+    assert not queue.withdraw(first)
+    assert take_all(queue) == [third, second]
+    assert not queue.withdraw(second)

@@ -202,3 +202,17 @@ def test_threads_that_add_and_cancel_lose_and_repeat_nothing() -> None:
     assert len(added) + len(refused) == len(deliveries)
     assert len(out) + len(rest) == len(added)
     assert set(out) | set(rest) == set(added)
+
+
+def test_one_that_is_withdrawn_does_not_come_due() -> None:
+    queue = RetryQueue()
+    deliveries = made(5)
+    for index, delivery in enumerate(deliveries):
+        assert queue.add(delivery, 0.001 * index)
+
+    assert queue.withdraw(deliveries[2])
+    assert not queue.withdraw(deliveries[2])
+    left: list[Delivery] = []
+    while len(left) < 4:
+        left += queue.wait(BOUND_S)
+    assert left == [d for d in deliveries if d is not deliveries[2]]

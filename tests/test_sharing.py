@@ -434,3 +434,36 @@ class AnySharing(RuleBasedStateMachine):
 
 
 TestAnySharing = AnySharing.TestCase
+
+
+def withdraw(parts: Parts, delivery: Delivery) -> bool:
+    with parts.sharing.queue.lock:
+        return parts.sharing.locked_withdraw(delivery)
+
+
+def test_one_that_its_worker_has_not_begun_is_withdrawn_and_the_others_are_queued_again() -> None:
+    parts = Parts()
+    [companion] = parts.sharing.companions
+    first, second, third, fourth, fifth = parts.put(5)
+    batch, _ = parts.hand_out(companion, parts.ready())
+    worker_of(companion).tokens -= 2  # it has begun two
+
+    assert not withdraw(parts, second)
+    assert parts.ready() == [third, fourth, fifth], "in their order"
+    assert batch.deliveries == [first, second]
+    assert not withdraw(parts, third), "nobody has it"
+
+
+def test_withdrawing_takes_from_the_one_worker_that_has_it() -> None:
+    parts = Parts(2)
+    here, there = parts.sharing.companions
+    kept, withdrawn, *elsewhere = parts.put(4)
+    parts.ready()
+    others, _ = parts.hand_out(there, elsewhere)
+    parts.hand_out(here, [kept, withdrawn])
+
+    assert withdraw(parts, withdrawn)
+    assert parts.ready() == [kept]
+    assert others.deliveries == elsewhere
+    assert here.recalled
+    assert not there.recalled

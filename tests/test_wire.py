@@ -43,7 +43,7 @@ def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topi
     sizes, atoms = [len(event) for event in events], ["atom", 1]
     large: dict[int, Large] = {0: ((1, 2), True)}
     deliveries = kinds, which, ids, sizes, atoms, large
-    sent = BatchHead(number, classes, handlers, *deliveries, True, [7], (10, [(8, 9)]))
+    sent = BatchHead(number, classes, handlers, *deliveries, True, [7], (10, [(8, 9)]), [11])
     message = pack_batch(sent, events)
     assert message != STOP
     head, data = unpack_batch(message)

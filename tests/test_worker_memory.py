@@ -51,7 +51,7 @@ def end_of(ahead: bytes, frame: bytes = REST) -> End:
 
 
 def head(gone: list[int] | None = None, freed: Any = None) -> BatchHead:
-    return BatchHead(1, [], [], [], [], [], [], [], {}, False, gone or [], freed)
+    return BatchHead(1, [], [], [], [], [], [], [], {}, False, gone or [], freed, [])
 
 
 def refuse(*_: int) -> mmap.mmap:

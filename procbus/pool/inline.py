@@ -17,6 +17,7 @@ from time import monotonic
 
 from procbus.delivery import Delivery
 from procbus.pool.blocks import EventMemory
+from procbus.pool.definitions import Definitions
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
@@ -37,7 +38,7 @@ class InlinePool:
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers
-        self._definitions: dict[int, bytes] = {}
+        self.definitions = Definitions()
         self.memory = EventMemory(1 << 28) if memory is None else memory
 
     def close(self) -> None:
@@ -54,7 +55,7 @@ class InlinePool:
 
     def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
         """Make a worker; it is ready at once."""
-        worker = InlineWorker(self._definitions, self.memory)
+        worker = InlineWorker(self.definitions, self.memory)
         launched(worker)
         return worker
 
@@ -69,7 +70,7 @@ class InlineWorker:
     #: There is no process to look at but this one.
     probe = None
 
-    def __init__(self, definitions: dict[int, bytes], memory: EventMemory) -> None:
+    def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()
         results = ResultReader(memory, 1)
         self._end = ParentEnd(definitions, memory, results)

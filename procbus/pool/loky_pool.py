@@ -30,6 +30,7 @@ from procbus.pool import worker
 from procbus.pool.blocks import EventMemory
 from procbus.pool.channel import Channel
 from procbus.pool.death import break_pipe, exit_code_in, wait_dead
+from procbus.pool.definitions import Definitions
 from procbus.pool.forward import levels_here, take_in
 from procbus.pool.launching import (
     buffer_size,
@@ -72,7 +73,7 @@ class LokyPool:
         self.workers = workers or cores
         self.environment = thread_caps(cores, self.workers)
         self.init = init
-        self.definitions: dict[int, bytes] = {}
+        self.definitions = Definitions()
         self.memory = EventMemory() if memory is None else memory
 
     def close(self) -> None:

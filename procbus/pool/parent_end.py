@@ -24,6 +24,7 @@ from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.blocks import Block, EventMemory
+from procbus.pool.definitions import Definitions
 from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
@@ -61,7 +62,7 @@ class ParentEnd:
     """
 
     def __init__(
-        self, definitions: dict[int, bytes], events: EventMemory, results: ResultReader
+        self, definitions: Definitions, events: EventMemory, results: ResultReader
     ) -> None:
         #: Number of the worker, unique in this process.
         self.number = next(_numbers)
@@ -80,6 +81,8 @@ class ParentEnd:
         #: Likewise blocks of events that are no more, and of results that nobody has.
         self._gone_due: list[int] = []
         self._freed_due: list[tuple[int, int]] = []
+        self._forgotten = 0
+        self._forgotten_due: list[int] = []
         #: Deliveries of the batches that the worker has, in their order; how many results of the
         #: first have come in messages; and how many in any way.
         self._batches: dict[int, list[Delivery]] = {}
@@ -99,6 +102,8 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
+        if self._definitions.forgotten != self._forgotten:
+            self._forget()
         if self._pinned:
             self._unpin()
         self._encoder.look_again()
@@ -170,6 +175,7 @@ class ParentEnd:
                 may_replace(),
                 self._gone_due,
                 (self._results.idle_limit(), self._freed_due) if self._freed_due else None,
+                self._forgotten_due,
             )
             message.data = pack_batch(head, events)
         return message
@@ -262,9 +268,17 @@ class ParentEnd:
                 definition = encode_alone(handler.function)
             except Exception as error:
                 raise blame.handler_fault(handler, error) from error
-            self._definitions[handler.number] = definition
+            self._definitions.add(handler.number, definition)
         self._known_handlers.add(handler.number)
         self._handlers_due.append((handler.number, handler.name, definition, handler.max_memory))
+
+    def _forget(self) -> None:
+        """Tell the worker of handlers that are not needed any more."""
+        self._forgotten = self._definitions.forgotten
+        gone = self._definitions.gone(self._known_handlers)
+        self._known_handlers.difference_update(gone)
+        self._handlers_due = [due for due in self._handlers_due if due[0] not in gone]
+        self._forgotten_due.extend(gone)
 
     def sent(self, message: Message) -> None:
         """Take note that the worker gets this message."""
@@ -275,6 +289,7 @@ class ParentEnd:
         self._gone_due.clear()
         self._freed_due.clear()
         self._classes_due.clear()
+        self._forgotten_due.clear()
 
     # From the worker.
 

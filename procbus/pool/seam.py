@@ -18,6 +18,7 @@ from procbus.pool.wire import Successes
 from procbus.turns import Steps
 
 if TYPE_CHECKING:
+    from procbus.pool.definitions import Definitions
     from procbus.processes import Probe
     from procbus.stats import SharedMemoryStats
 
@@ -208,6 +209,10 @@ class Worker(Protocol):
 
 class Pool(Protocol):
     """What runs the work of a cpu lane."""
+
+    @property
+    def definitions(self) -> Definitions:
+        """Its handlers as pickled. Workers let go of one that is forgotten with a next batch."""
 
     def close(self) -> None:
         """Let go of what its workers shared; they are gone. Idempotent."""

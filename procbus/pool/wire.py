@@ -111,6 +111,8 @@ class BatchHead(NamedTuple):
     #: more, with the bytes of these that may wait to be used again.
     gone: list[int]
     freed: tuple[int, list[tuple[int, int]]] | None
+    #: Handlers that are not needed any more; to be let go of before the new ones are learnt.
+    forgotten: list[int]
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:

@@ -281,6 +281,9 @@ class Worker:
                 self._encoder.know(cls, number)
                 if self._set_up is not None:
                     self._set_up.hand_on(cls)
+        for handler in head.forgotten:
+            for known in (self._names, self._definitions, self._functions, self._limits):
+                known.pop(handler, None)
         for handler, name, definition, max_memory in head.handlers:
             self._names[handler] = name
             self._definitions[handler] = definition

@@ -41,6 +41,9 @@ class NoLane:
     def is_running(self, delivery: Delivery) -> bool:
         return False
 
+    def withdraw(self, delivery: Delivery) -> bool:
+        raise AssertionError("nobody cancels anything here")
+
 
 def subscription_of(
     function: Callable[[Any], Any], lane: Any = None, **options: Any

@@ -34,6 +34,27 @@ from tests.parts import raised
 KINDS = OutcomeKind
 
 
+# Handlers.
+
+
+def test_a_handler_that_is_forgotten_is_let_go_by_worker_and_pool(make_pool: Any) -> None:
+    pool: Pool = make_pool(1)
+    worker = pool.start(lambda _: None)
+    try:
+        kept, forgotten = subscription_of(handlers.Counted()), subscription_of(handlers.Counted())
+        run(worker, deliveries_to(forgotten, [1]))
+        [before] = values(run(worker, deliveries_to(kept, [2])))
+        pool.definitions.forget(forgotten.handler.number)
+        pool.definitions.forget(forgotten.handler.number)
+        assert values(run(worker, deliveries_to(kept, [3]))) == [before - 1]
+        # Should it be needed again, it is sent again.
+        assert values(run(worker, deliveries_to(forgotten, [4]))) == [before]
+    finally:
+        worker.kill()
+        worker.stop()
+        pool.close()
+
+
 # Results.
 
 

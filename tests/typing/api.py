@@ -2,6 +2,7 @@
 """The public API in use: not run, but type-checked with `mypy --strict`, without one cast."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -17,6 +18,7 @@ from procbus import (
     Receipt,
     WorkerDied,
     current,
+    executor,
     subscribe,
 )
 
@@ -142,6 +144,19 @@ def run(pages: Iterator[Page]) -> None:
         for worker in bus.health():
             assert_type(worker.pid, int | None)
         bus.close(timeout=1, cancel=True)
+
+
+def execute(page: Page) -> None:
+    with executor("cpu", max_workers=2, timeout=30, max_memory="1 GiB", retries=1) as pool:
+        future = pool.submit(extract, page)
+        assert_type(future, Future[list[str]])
+        assert_type(future.result(), list[str])
+        lines = pool.map(extract, [page], chunksize=2, buffersize=4, timeout=1)
+        assert_type(lines, Iterator[list[str]])
+        standard: Executor = pool
+        standard.shutdown(wait=False, cancel_futures=True)
+    with EventBus([]) as bus, bus.executor("io", priority=1) as threads:
+        assert_type(threads.submit(len, "abc").result(), int)
 
 
 async def arun(pages: AsyncIterator[Page]) -> None:

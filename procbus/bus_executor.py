@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: MIT
+"""A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+
+from procbus.amounts import is_whole
+from procbus.assembly import Assembly
+from procbus.call_future import CallFuture
+from procbus.call_handlers import CallHandler, CallHandlers
+from procbus.calls import Call, ChunkOfCalls
+from procbus.context import HandlerContext, running_context
+from procbus.delivery import Delivery
+from procbus.errors import BusClosed, OptionError, ProcbusError
+from procbus.handler import handler_of_calls
+from procbus.hints import did_you_mean, shown
+from procbus.locks import LOOK_UP_S
+from procbus.options import DEFAULT_MAX_CRASHES, make_limits
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.receipt import Receipt
+from procbus.subscription import Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from procbus.backoff import Backoff
+    from procbus.handler import Kind
+
+T = TypeVar("T")
+
+
+class ExecutorOptions(TypedDict, total=False):
+    """Options of every call of an executor; what each does stands with `procbus.subscribe`."""
+
+    timeout: float | None
+    retries: int
+    backoff: float | Sequence[float] | Backoff | None
+    retry_on: type[BaseException] | Sequence[type[BaseException]]
+    max_crashes: int
+    max_memory: int | str | None
+    writable: bool
+    priority: int
+
+
+class OwnBus(Protocol):
+    """The bus of an executor that has one of its own."""
+
+    def close(self) -> None:
+        """Finish, and end all workers."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """As `close`; after Ctrl-C cancel what has not begun."""
+
+
+class BusExecutor(Executor):
+    """Runs calls on one lane of a bus. All methods may be called from any thread.
+
+    `_open` has the futures that are not done, in the order of their submission. Its single
+    operations are atomic.
+
+    Args:
+        parts: of the bus.
+        kind: the lane.
+        options: see `ExecutorOptions`.
+
+    Raises:
+        OptionError: an option makes no sense.
+    """
+
+    def __init__(self, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
+        if kind not in ("io", "cpu"):
+            raise OptionError(
+                f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
+                f"not {shown(kind)}{did_you_mean(kind, ('io', 'cpu'))}"
+            )
+        self._parts = parts
+        self._kind = kind
+        self._make_handler = _maker(kind, **_known(options))
+        self._publish_to = parts.dispatcher.publish_to
+        self._open: dict[CallFuture[Any], None] = {}
+        self._shut = False
+        #: Set by the last future that ends after the shutdown.
+        self._through = threading.Event()
+        self._calls = CallHandlers(kind, Call, self._subscribe, self._retire)
+        self._chunks = CallHandlers(kind, ChunkOfCalls, self._subscribe, self._retire)
+        #: A bus that belongs to this executor, and ends with it.
+        self.own_bus: OwnBus | None = None
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have `fn(*args, **kwargs)` called by a worker.
+
+        Waits while `max_pending` deliveries are pending on the bus, unless it is called inside a
+        handler or a call of this bus.
+
+        Raises:
+            RuntimeError: the executor was shut down, or its bus closed.
+            QueueFull: the bus is full and was made with `on_full="raise"`.
+            TypeError: `fn` is not callable, or async and this is for processes.
+        """
+        return self._publish(*self._calls.find(fn, args, kwargs))
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return `map(fn, *iterables)`, called by the workers; results come in order.
+
+        Args:
+            fn: called with one element of each iterable.
+            *iterables: read at once, as fast as the bus has room; with `buffersize` lazily.
+            timeout: seconds from now after which waiting for a result raises TimeoutError; None
+                for no limit.
+            chunksize: so many calls are one delivery, and fail as one; of no effect on threads.
+            buffersize: calls submitted ahead of the result that is waited for; None for all.
+
+        Raises:
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is neither a whole number nor None.
+            RuntimeError: as with `submit`.
+        """
+        end_at = None if timeout is None else timeout + monotonic()
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not is_whole(buffersize, float("-inf")):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        rows = zip(*iterables, strict=False)  # as map() has it: the shortest ends it
+        if chunksize == 1 or self._kind == "io":
+            submitted = (self.submit(fn, *row) for row in rows)
+            return _results(submitted, end_at, buffersize)
+        ahead = None if buffersize is None else -(-buffersize // chunksize)
+        chunks: Iterator[Future[Iterable[T]]] = (
+            self._submit_chunk(fn, chunk) for chunk in _chunks(rows, chunksize)
+        )
+        return itertools.chain.from_iterable(_results(chunks, end_at, ahead))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. Idempotent.
+
+        Args:
+            wait: wait until all calls are through, and end the workers if the bus is this
+                executor's own; else that happens when they are, and this returns at once.
+            cancel_futures: cancel all calls that no worker has begun.
+
+        Raises:
+            RuntimeError: it would wait for the call or handler that it is called in.
+        """
+        if wait:
+            self._check_outside()
+        self._shut = True
+        if cancel_futures:
+            for future in list(self._open):
+                future.cancel()
+        if not wait:
+            if self.own_bus is not None:
+                _in_background(self.own_bus.close)
+            return
+        while self._open:
+            # Not for ever: the last one may have ended before it could see `_shut`.
+            self._through.wait(LOOK_UP_S)
+        if self.own_bus is not None:
+            self.own_bus.close()
+        self._calls.clear()
+        self._chunks.clear()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Shut down, waiting for all; after Ctrl-C (or SystemExit) cancel what has not begun."""
+        if error is None or isinstance(error, Exception):
+            self.shutdown()
+            return
+        self._shut = True
+        for future in list(self._open):
+            future.cancel()
+        if self.own_bus is not None:
+            self.own_bus.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        """Say for what it is, and how much is pending."""
+        state = "shut down" if self._shut else "open"
+        return f"<BusExecutor {self._kind}, {state}: {len(self._open)} calls pending>"
+
+    # What futures call.
+
+    def withdraw(self, delivery: Delivery) -> None:
+        """Cancel a call, if no worker has begun it."""
+        lane = delivery.subscription.lane
+        if self._parts.retries.withdraw(delivery) or lane.withdraw(delivery):
+            error = ProcbusError(f"the call of {delivery.handler.name} was cancelled")
+            outcome = Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic())
+            self._parts.settlement.settle([(delivery, outcome)])
+
+    def ended(self, future: CallFuture[Any]) -> None:
+        """Take note that a future is done, and its callbacks are through."""
+        self._open.pop(future, None)
+        if self._shut and not self._open:
+            self._through.set()
+
+    def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
+        """Make what `current()` returns in callbacks of a future."""
+        return self._parts.dispatcher.context_of(delivery, receipt)
+
+    # Inside.
+
+    def _submit_chunk(
+        self, fn: Callable[..., Any], rows: list[tuple[Any, ...]]
+    ) -> Future[Iterable[Any]]:
+        found, function, common = self._chunks.find(fn, (), {})
+        return self._publish(found, function, (common, rows))
+
+    def _publish(
+        self, found: CallHandler, function: Callable[..., Any], event: Any
+    ) -> CallFuture[Any]:
+        future: CallFuture[Any] = CallFuture(self)
+        # First, so that `shutdown` either sees it or was before the next line.
+        self._open[future] = None
+        try:
+            if self._shut:
+                raise BusClosed("the executor was shut down")
+            if found.carries:
+                event = (function, event)
+            self._publish_to(found.subscription, event, future)
+        except BusClosed as error:
+            self.ended(future)
+            raise RuntimeError(f"cannot schedule new futures after shutdown: {error}") from error
+        except BaseException:
+            self.ended(future)
+            raise
+        finally:
+            found.pins.pop()
+        return future
+
+    def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
+        handler = self._make_handler(function, name)
+        subscription = Subscription(handler, self._parts.lanes.of(handler), answered=True)
+        self._parts.direct.add(subscription)
+        return subscription
+
+    def _retire(self, subscription: Subscription) -> None:
+        self._parts.direct.retire(subscription)
+        self._parts.lanes.forget(subscription.handler)
+
+    def _check_outside(self) -> None:
+        context = running_context()
+        if context is not None and context.owner is self._parts.dispatcher:
+            raise RuntimeError(
+                f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
+                "or use shutdown(wait=False)"
+            )
+
+
+def _known(options: ExecutorOptions) -> ExecutorOptions:
+    names = tuple(ExecutorOptions.__annotations__)
+    for option in options:
+        if option not in names:
+            raise OptionError(
+                f"an executor has no option {option}={did_you_mean(option, names, '=')} "
+                f"It has: {', '.join(names)}"
+            )
+    return options
+
+
+def _maker(
+    kind: Kind,
+    *,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] | Backoff | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+    max_memory: int | str | None = None,
+    writable: bool = False,
+    priority: int = 0,
+) -> Callable[[Callable[..., Any], str], Any]:
+    """Check the options, and give what makes handlers with them."""
+    if not is_whole(priority, float("-inf")):
+        raise OptionError(f"priority must be an integer, not {shown(priority)}")
+    try:
+        limits = make_limits(
+            kind,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            retry_on=retry_on,
+            max_crashes=max_crashes,
+            max_memory=max_memory,
+            writable=writable,
+        )
+    except ValueError as error:
+        raise OptionError(f"executor: {error}") from error.__cause__
+
+    def make(function: Callable[..., Any], name: str) -> Any:
+        return handler_of_calls(function, name, kind, limits, writable=writable, priority=priority)
+
+    return make
+
+
+def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
+def _results(
+    submitted: Iterator[Future[T]], end_at: float | None, ahead: int | None
+) -> Iterator[T]:
+    """Submit now, all or so many, and give the iterator of their results."""
+    futures = deque(submitted if ahead is None else itertools.islice(submitted, ahead))
+
+    def results() -> Iterator[T]:
+        try:
+            while futures:
+                future = futures.popleft()
+                if ahead is not None:
+                    futures.extend(itertools.islice(submitted, 1))
+                try:
+                    left_s = None if end_at is None else end_at - monotonic()
+                    result = future.result(left_s)
+                finally:
+                    future.cancel()  # where the wait for it was over before it was
+                del future  # while the caller has the result, nothing else should
+                yield result
+                del result
+        finally:
+            for each in futures:
+                each.cancel()
+
+    return results()
+
+
+def _in_background(close: Callable[[], object]) -> None:
+    try:
+        threading.Thread(target=close, name="procbus-shutdown", daemon=True).start()
+    except RuntimeError:
+        return  # the interpreter is ending, which closes the bus
