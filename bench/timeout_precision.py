@@ -1,8 +1,9 @@
 """How exact is a time limit, how soon is there a new worker, and do the others notice?
 
 Two workers hang at once, in a Python loop, in a sleep, and in a C call that keeps the GIL, with
-`timeout=0.5`. Behind them waits a short event, which only a new worker can take. How much the
-neighbour of a worker that is killed again and again loses is measured by `bench.neighbour`.
+`timeout=0.5`; then eight of them. Behind them waits a short event, which only a new worker can
+take. How much the neighbour of a worker that is killed again and again loses is measured by
+`bench.neighbour`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PAIRS = dict.fromkeys(HOWS, 8)  # of hanging events, for each way to hang
 PEBBLE_PAIRS = {**PAIRS, C_CALL: 2}  # it takes six seconds over each of these
 BOUND_S = 20.0  # for anything that is waited for
 NEIGHBOURS = (LOOP, SLEEP)
+CROWD = 8  # workers that hang at the same moment
+CROWDS = 3  # of them, for each way to hang
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Engine:
 
 
 @contextmanager
-def open_procbus() -> Iterator[Engine]:
+def open_procbus(workers: int = WORKERS) -> Iterator[Engine]:
     """Open a bus."""
     from procbus import EventBus, HandlerTimeout, Receipt
 
@@ -59,7 +62,7 @@ def open_procbus() -> Iterator[Engine]:
             raise RuntimeError(f"{receipt!r} is not settled after {BOUND_S:g} s")
         return receipt.deliveries[0].exception()
 
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with EventBus([], cpu_workers=workers) as bus:
         bus.subscribe(Hang, hang, kind="cpu", timeout=TIMEOUT_S)
         bus.subscribe(str, whoami, kind="cpu")
         bus.start()
@@ -133,6 +136,30 @@ def rows_of(how: str) -> tuple[str, str, str, str]:
     return f"{settled}, p50", f"{settled}, p99", f"{replaced}, p50", f"{replaced}, p99"
 
 
+def crowd_rows(how: str) -> tuple[str, str]:
+    """Name the rows of many that hang so at once."""
+    row = f"{how}, {CROWD} workers at once: limit to settled"
+    return f"{row}, p50", f"{row}, p99"
+
+
+def crowd(settings: Settings) -> dict[str, float]:
+    """Measure limits that end together, of more workers than there are cores."""
+    found: dict[str, float] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_procbus(CROWD) as engine,
+        ThreadPoolExecutor(CROWD + 1) as threads,
+    ):
+        for how in NEIGHBOURS:
+            late: list[float] = []
+            for number in range(settings.count(CROWDS, at_least=1)):
+                files = (os.path.join(folder, f"{how}-{number}-{n}") for n in range(CROWD))
+                each_late, _ = hang_all(engine, threads, [Hang(how, f) for f in files])
+                late += each_late
+            found |= dict(zip(crowd_rows(how), percentiles(late), strict=True))
+    return found
+
+
 def neighbour_row(how: str) -> str:
     """Name the row of the neighbour of a worker that hangs so."""
     return f"{how}: neighbour's rate while the worker is killed again and again"
@@ -171,7 +198,7 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 
 def procbus_figures(settings: Settings) -> dict[str, float]:
     """Measure the bus, and its workers' neighbours."""
-    found = precision(open_procbus, PAIRS, settings)
+    found = precision(open_procbus, PAIRS, settings) | crowd(settings)
     for how in NEIGHBOURS:
         found[neighbour_row(how)] = neighbour.share(how, settings)
     return found
@@ -187,6 +214,10 @@ def rows() -> Iterator[Row]:
         yield Row(settled_99, "ms", soon)
         yield Row(replaced_50, "ms")
         yield Row(replaced_99, "ms", replaced_soon)
+    for how in NEIGHBOURS:
+        crowd_50, crowd_99 = crowd_rows(how)
+        yield Row(crowd_50, "ms")
+        yield Row(crowd_99, "ms", soon)
     for how in NEIGHBOURS:
         yield Row(neighbour_row(how), "% of quiet", (Target(95, at_least=True, unit="%"),))
 
