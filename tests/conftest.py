@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import leaks
 
 os.environ[leaks.MARK] = leaks.RUN
 
-# No test asserts on elapsed time, so hypothesis does not either.
-settings.register_profile("procbus", deadline=None)
+# No test asserts on elapsed time, so hypothesis does not either: neither on that of an example, nor
+# on that of making some up, which takes long beside other programs that are busy.
+settings.register_profile("procbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("procbus")
 
 

@@ -200,6 +200,7 @@ def run_chaos(seconds: float, seed: int, longest_s: float, tmp_path: Path) -> Co
     return total
 
 
+@pytest.mark.timeout(10 + 2 * GRACE_S)
 def test_ten_seconds_of_chaos_are_accounted_for(tmp_path: Path, complaints: list[str]) -> None:
     total = run_chaos(10.0, 1, 4.0, tmp_path)
     assert complaints == []
