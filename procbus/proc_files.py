@@ -88,7 +88,7 @@ def descendants(pid: int, *, any_thread: bool = True) -> list[int]:
 
 def children_of_this_thread() -> list[int]:
     """Pids of the processes that the calling thread has started, and that were not waited for."""
-    data = _read("/proc/thread-self/children")
+    data = _read("/proc/thread-self/children", long=True)
     return [] if data is None else [int(pid) for pid in data.split()]
 
 
@@ -102,20 +102,21 @@ def _threads(pid: int) -> list[str]:
 def _children(pid: int, threads: list[str]) -> list[int]:
     found: list[int] = []
     for thread in threads:
-        data = _read(f"/proc/{pid}/task/{thread}/children")
+        data = _read(f"/proc/{pid}/task/{thread}/children", long=True)
         if data:  # else the thread has ended, or has none
             found += map(int, data.split())
     return found
 
 
-def _read(file: str) -> bytes | None:
+def _read(file: str, *, long: bool = False) -> bytes | None:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # the process has ended
         return None
     try:
-        data = b""
-        while chunk := os.read(descriptor, _CHUNK_BYTES):
+        data = chunk = os.read(descriptor, _CHUNK_BYTES)
+        while chunk and long:
+            chunk = os.read(descriptor, _CHUNK_BYTES)
             data += chunk
     except OSError:  # it ended just now
         return None

@@ -20,7 +20,8 @@ WINDOW_S = 2.0
 #: times a second to look whether it may go on uses about 1 ms in a window.
 LEAST_CPU_S = 0.0125 * WINDOW_S
 #: A quiet worker is looked at more closely once in so many seconds. More than a window, so that
-#: each look tells what happened since the one before, also when it comes a bit early.
+#: each look tells what happened since the one before, also when it comes a bit early. One that is
+#: stalled already is looked at half as often.
 _CLOSER_LOOK_S = 1.125 * WINDOW_S
 
 
@@ -56,7 +57,9 @@ class Progress:
             self._cpu.note(at, cpu_s)
             if io_bytes:
                 self._io.note(at, io_bytes)
-        self._quiet = self._cpu.unchanged and at - self._tree_cpu.last_at >= _CLOSER_LOOK_S
+        # Of one that is stalled already, half as often: it may be so for hours.
+        every_s = 2 * _CLOSER_LOOK_S if self._verdict[1] else _CLOSER_LOOK_S
+        self._quiet = self._cpu.unchanged and at - self._tree_cpu.last_at >= every_s
         self._judge(at)
 
     def note_tree(self, at: float, tree_cpu_s: float) -> None:
