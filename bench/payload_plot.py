@@ -31,7 +31,7 @@ NAMES = {
     "ray": "Ray",
 }
 FASTEST_MS = 0.02  # what takes less is left out: a memcpy of a few KiB
-SHARED_NAME, DEFAULT_NAME = "all from 4 KiB on", "default: from 128 KiB on"
+SHARED_NAME, DEFAULT_NAME = "all from 4 KiB on", "default: from 32 KiB on"
 
 Points = list[tuple[float, Spread]]
 

@@ -109,7 +109,7 @@ class EventBus(BusLife):
         worker_max_memory: int | str | None = None,
         on_failure: Callable[[DeadLetter], object] | None = None,
         shared_memory_limit: int | str | None = None,
-        shared_memory_threshold: int | str = 128 * 1024,
+        shared_memory_threshold: int | str = 32 * 1024,
         on_oversize: OnOversize = "pipe",
         journal: str | PathLike[str] | None = None,
         durability: Durability = "process",

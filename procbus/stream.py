@@ -6,14 +6,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any
 
 from procbus.errors import QueueFull
 from procbus.locks import LOOK_UP_S
 from procbus.receipt import Receipt
 
-#: Events published in a row before looking for settled receipts.
+#: Events published in a row before looking for settled receipts: at most so many, and about so many
+#: as take so long, in seconds. Where the source is slow, or events are large, settled receipts
+#: neither wait for it nor pile up with their events.
 _STRIDE = 256
+_STRIDE_S = 0.001
+#: The clock is looked at after so many.
+_LOOK = 16
 
 
 def stream_of(
@@ -47,9 +53,10 @@ def as_settled(
     outstanding = 0
     exhausted = False
     held: list[Any] = []  # an event that found the bus full
+    stride = 1
     while outstanding or not exhausted:
-        stride = 0
-        while not exhausted and outstanding < window and (stride < _STRIDE or settled.empty()):
+        began, published = monotonic(), 0
+        while published < stride and outstanding < window and not exhausted:
             try:
                 event = held.pop() if held else next(source)
             except StopIteration:
@@ -65,7 +72,13 @@ def as_settled(
             receipt.when_done(settled.put)
             del event, receipt
             outstanding += 1
-            stride += 1
+            published += 1
+            if not published % _LOOK and monotonic() - began > _STRIDE_S:
+                break
+        if published:
+            stride = min(2 * stride, _STRIDE) if monotonic() - began < _STRIDE_S else 1
+            if settled.empty() and not held:
+                continue
         if outstanding:
             outstanding -= 1
             yield _next(settled)

@@ -83,7 +83,7 @@ def test_the_options_and_their_defaults():
         "worker_max_memory": None,
         "on_failure": None,
         "shared_memory_limit": None,
-        "shared_memory_threshold": 128 * 1024,
+        "shared_memory_threshold": 32 * 1024,
         "on_oversize": "pipe",
         "journal": None,
         "durability": "process",

@@ -27,7 +27,7 @@ def make(**options: Any) -> Settings:
         "worker_max_memory": None,
         "on_failure": None,
         "shared_memory_limit": None,
-        "shared_memory_threshold": 131072,
+        "shared_memory_threshold": 32768,
         "on_oversize": "pipe",
         "durability": "process",
         "keep": "unfinished",
@@ -75,7 +75,7 @@ def test_settings_have_what_was_asked_for():
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
-        *(None, None, 10_000, "block", None, None, None, None, None, 131072, "pipe"),
+        *(None, None, 10_000, "block", None, None, None, None, None, 32768, "pipe"),
         *(None, "process", 0.0, False, "pickle"),
     )
 

@@ -4,12 +4,14 @@
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus import EventBus, QueueFull, TopicError, current
+from procbus import stream as module
 from procbus.errors import ProcbusError
 from procbus.stream import as_settled, in_order
 from tests.parts import (
@@ -163,6 +165,38 @@ def test_what_settles_first_comes_first_unless_ordered():
         assert [r.result() for r in stream] == [0]
 
 
+def test_what_is_settled_does_not_wait_for_a_slow_source(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    subscription = subscription_of()
+    settlement, admission = settlement_with_room(10_000)
+    taken = 0
+
+    def source(slow_from: int) -> Iterator[int]:
+        nonlocal taken
+        for number in range(2000):
+            taken += 1
+            clock[0] += 1.0 if number >= slow_from else 0.0
+            yield number
+
+    def publish(event: int) -> Any:
+        admission.enter(1, False)
+        receipt = receipt_for(subscription, event=event, lock=settlement.lock)
+        settlement.settle([(receipt.deliveries[0], succeeded())])
+        return receipt
+
+    for number, receipt in enumerate(as_settled(source(0), publish, 1000), 1):
+        assert receipt.done
+        assert taken == number
+    ahead = 0
+    taken = 0
+    for number, _ in enumerate(as_settled(source(1000), publish, 1000), 1):
+        ahead = max(ahead, taken - number)
+        if taken > 1300:
+            assert taken == number
+    assert 16 < ahead < 300
+
+
 def test_a_bus_that_others_fill_and_that_raises_says_so():
     held = Held()
     with EventBus([], max_pending=1, on_full="raise") as bus:
@@ -257,12 +291,15 @@ def test_whatever_refuses_and_settles_when_each_event_comes_back_once(
     import logging
 
     logging.disable(logging.CRITICAL)
+    clock = mock.patch.object(module, "monotonic", return_value=0.0)  # or no run is like another
     try:
+        clock.start()
         for receipt in (in_order if ordered else as_settled)(source(), publish, window):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
     finally:
+        clock.stop()
         logging.disable(logging.NOTSET)
     assert (events if ordered else sorted(events)) == list(range(count))
     assert most <= window

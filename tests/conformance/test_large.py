@@ -16,6 +16,7 @@ from procbus.errors import SerializationError
 from procbus.pool.blocks import EventMemory
 from procbus.pool.inline import InlinePool
 from procbus.pool.loky_pool import LokyPool
+from procbus.pool.parent_end import BATCH_BYTES
 from procbus.pool.room import CannotMap
 from procbus.pool.seam import Message, Pool, Worker
 from tests.conformance import drive, handlers
@@ -227,6 +228,21 @@ def test_one_that_a_worker_died_with_makes_room(start: Callable[[], Worker]) -> 
     first.kill()
     first.stop()
     assert not prepared(second, array(3)).no_room
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_without_shared_memory_an_event_larger_than_a_message_goes_alone(pool: str) -> None:
+    memory = EventMemory(0)
+    worker = POOLS[pool](memory).start(lambda _: None)
+    batch = deliveries(handlers.echo, bytes(2 * BATCH_BYTES), b"small")
+
+    message = give(worker, batch)
+
+    assert (message.deliveries, message.rest) == (batch[:1], batch[1:])
+    assert [len(v) for v in values(take_reports(worker, message))] == [2 * BATCH_BYTES]
+    worker.kill()
+    worker.stop()
+    memory.close()
 
 
 @pytest.mark.parametrize("on_oversize", ["pipe", "fail"])

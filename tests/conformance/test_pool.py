@@ -332,16 +332,6 @@ def test_what_makes_a_message_too_large_is_left_as_its_rest(worker: Worker) -> N
     assert len(values(take_reports(worker, message))) == 2
 
 
-def test_one_event_larger_than_a_message_goes_alone(worker: Worker) -> None:
-    batch = deliveries(handlers.echo, bytes(2 * BATCH_BYTES), b"small")
-
-    message = give(worker, batch)
-
-    assert message.deliveries == batch[:1]
-    assert message.rest == batch[1:]
-    assert [len(v) for v in values(take_reports(worker, message))] == [2 * BATCH_BYTES]
-
-
 def test_handlers_and_classes_are_sent_once(worker: Worker) -> None:
     @dataclass
     class Local:
