@@ -414,6 +414,19 @@ def test_modules_registered_to_travel_by_value_do(echo, monkeypatch):
         cloudpickle.unregister_pickle_by_value(module)
 
 
+def test_what_is_registered_later_is_seen_when_an_encoder_looks_again(echo, monkeypatch):
+    module = types.ModuleType("shop_registered_later")
+    exec("class Item:\n    def __init__(self, n): self.n = n\n", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        echo.encoder.look_again()
+        back = echo.there_and_back(module.Item(3))
+        assert (type(back), back.n) == (module.Item, 3)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
 def test_a_reducer_registered_with_copyreg_is_used(echo):
     class Odd:
         def __init__(self, value: Any) -> None:
