@@ -294,6 +294,8 @@ class SoleDelivery(Delivery):
 
     def __getattr__(self, name: str) -> Any:
         """Give a field of the delivery."""
+        if name == "_of":  # a copy of it, which is only being made
+            raise AttributeError(name)
         return getattr(self._of, name)
 
     @property

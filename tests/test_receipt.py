@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import copy
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -320,6 +321,11 @@ def test_deliveries_that_stand_for_the_same_are_equal():
     assert one.receipt.deliveries != other.receipt.deliveries
     assert len({*one.receipt.deliveries, *one.receipt.deliveries, *other.receipt.deliveries}) == 2
     assert one.receipt.deliveries[0] == one.sole
+
+
+def test_a_copy_of_a_delivery_stands_for_the_same():
+    [delivery] = OpenSole().receipt.deliveries
+    assert copy.copy(delivery) == delivery
 
 
 def test_a_settled_receipt_of_one_handler_leaves_no_reference_cycle():
