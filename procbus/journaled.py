@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from procbus.admission import Admission, Disturbed
@@ -21,7 +22,7 @@ from procbus.journal.journal import Journal
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
 from procbus.outcome import Outcome
-from procbus.receipt import FanReceipt, Receipt
+from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
 from procbus.resume_summary import ResumeSummary
 from procbus.router import Router
@@ -71,7 +72,7 @@ class JournaledDispatcher(Dispatcher):
         super().__init__(admission, settlement, routes, first_publish, subscriptions, run)
         self._journal = journal
         settlement.use(journal)
-        self._recorded = RecordedDeliveries(journal, self._subscriptions)
+        self._recorded = RecordedDeliveries(journal, self._subscriptions, self._real_routes)
         self._resuming = threading.RLock()
         #: The routes for whose handlers everything is fed.
         self._resumed_for: Router[Subscription] | None = None
@@ -82,9 +83,29 @@ class JournaledDispatcher(Dispatcher):
 
     def publish(self, event: Any, topic: str | None) -> Receipt:
         """Publish one event: it is in the journal once this returns."""
-        parent_id, nested = self._origin()
-        if not nested:
+        parent_id, nested = None, False
+        if running.get() is not None:
+            parent_id, nested = self._origin()
+        routes = self._routes()
+        if routes is not self._resumed_for and not nested:
             self.resume()
+            routes = self._routes()
+        subscriptions = routes.match(event, topic)
+        if len(subscriptions) == 1 and subscriptions[0].plain:  # nearly always: as in Dispatcher
+            try:
+                self._admission.enter(1, nested, self._admission.disturbed)
+            except Disturbed:  # while it waited for room: see whether it may still be published
+                return self.publish(event, topic)
+            receipt = SoleReceipt(
+                self._next_id(), event, topic, parent_id, self._lock, subscriptions[0], monotonic()
+            )
+            try:
+                self._journal.accept(receipt, (receipt,))
+            except BaseException:
+                self._admission.leave(1)
+                raise
+            subscriptions[0].put(receipt)
+            return receipt
         chosen, broken = self._admit(event, topic, nested)
         return self._deliver(event, topic, parent_id, chosen, broken)
 
@@ -151,12 +172,9 @@ class JournaledDispatcher(Dispatcher):
         found = self._journal.ids.get(given_id)
         if found is not None:
             return found
-        event_id = self._journal.queries.event_of(given_id)
-        if event_id is None:
-            return None
-        receipt = FanReceipt(event_id, event, topic, None, self._lock)
-        receipt.held = tuple(self._recorded.of_event(receipt, event_id, pending=True))
-        return receipt
+        return self._recorded.receipt(
+            given_id, lambda event_id: FanReceipt(event_id, event, topic, None, self._lock)
+        )
 
     def _deliver(
         self,

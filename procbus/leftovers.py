@@ -120,8 +120,7 @@ class Leftovers:
             if row.outcomes is not None:
                 delivery.earlier = journal.codec.decode_outcomes(row.outcomes)
         if about.given_id is not None:
-            finished = self._recorded.of_event(receipt, about.event_id, pending=False)
-            receipt.held = (*finished, *receipt.deliveries)
+            receipt.held = (*self._recorded.finished(receipt), *receipt.held)
             journal.ids.claim(about.given_id, receipt)
         now = time()
         waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}

@@ -12,9 +12,10 @@ from procbus.errors import JournalError, NoSuchHandler, ProcbusError
 from procbus.handler import Handler
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Recorded
+from procbus.journal.records import SHIFT
 from procbus.letter import DeadLetter
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
+from procbus.receipt import FanReceipt, Receipt
 from procbus.subscription import Subscription
 
 
@@ -49,44 +50,73 @@ class RecordedDeliveries:
     Args:
         journal: of the bus.
         subscriptions: those of the bus, just now.
+        routes: the router of those, another one after each change.
     """
 
     def __init__(
-        self, journal: Journal, subscriptions: Callable[[], Sequence[Subscription]]
+        self,
+        journal: Journal,
+        subscriptions: Callable[[], Sequence[Subscription]],
+        routes: Callable[[], object],
     ) -> None:
         self._journal = journal
         self._subscriptions = subscriptions
+        self._routes = routes
         self._lane = NoLane()
+        #: Subscriptions by the names of their handlers, and the routes for which they are right.
+        #: Replaced whole, the latter last: two threads that do it at once do the same.
+        self._named: dict[str, Subscription] = {}
+        self._named_for: object = None
 
-    def of_event(self, receipt: Receipt, event_id: int, *, pending: bool) -> list[Delivery]:
-        """The deliveries of an event, each with its outcome.
+    def receipt(self, given_id: str, make: Callable[[int], FanReceipt]) -> FanReceipt | None:
+        """The receipt of an event that was published with an id; None if none was.
+
+        Deliveries that are not finished have an outcome too: nobody will run them.
 
         Args:
-            receipt: the receipt that they are for.
-            event_id: of the event.
-            pending: also those that are not finished, though nobody will run them.
+            given_id: the id.
+            make: makes the receipt, without deliveries, of the number of the event.
         """
-        named = {each.handler.name: each for each in self._subscriptions()}
-        found: list[Delivery] = []
-        for recorded in self._journal.queries.recorded(event_id):
-            if recorded.state == "pending" and not pending:
-                continue
-            name = self._journal.names.name_of(recorded.number)
-            subscription = named.get(name) or self._stand_in(recorded.number)
+        seen = self._journal.queries.seen(given_id)
+        if seen is None:
+            return None
+        receipt = make(seen[0])
+        receipt.held = self._deliveries(receipt, seen[1])
+        return receipt
+
+    def finished(self, receipt: Receipt) -> tuple[Delivery, ...]:
+        """Those deliveries of an event that are finished, each with its outcome."""
+        recorded = self._journal.queries.recorded(receipt.id)
+        return self._deliveries(receipt, [each for each in recorded if each.state != "pending"])
+
+    def _deliveries(self, receipt: Receipt, found: Sequence[Recorded]) -> tuple[Delivery, ...]:
+        deliveries: list[Delivery] = []
+        for recorded in found:
+            subscription = self._subscription_of(recorded.number)
             delivery = Delivery(subscription, receipt, None, 0.0)
-            outcomes = self._outcomes(recorded, name, event_id)
-            delivery.earlier = outcomes[:-1]
-            delivery.end(outcomes[-1])
-            found.append(delivery)
-        return found
+            *delivery_earlier, last = self._outcomes(recorded, subscription.handler.name)
+            delivery.earlier = tuple(delivery_earlier)
+            delivery.end(last)
+            deliveries.append(delivery)
+        return tuple(deliveries)
+
+    def _subscription_of(self, number: int) -> Subscription:
+        """The subscription of a delivery's handler, by its name; a stand-in where there is none."""
+        routes = self._routes()
+        if routes is not self._named_for:
+            self._named = {each.handler.name: each for each in self._subscriptions()}
+            self._named_for = routes
+        name = self._journal.names.name_of(number)
+        return self._named.get(name) or self._stand_in(number)
 
     def _stand_in(self, number: int) -> Subscription:
         names = self._journal.names
         handler = Handler(0, _gone, names.name_of(number), names.kind_of(number), ())
         return Subscription(handler, self._lane)
 
-    def _outcomes(self, recorded: Recorded, name: str, event_id: int) -> tuple[Outcome, ...]:
+    def _outcomes(self, recorded: Recorded, name: str) -> tuple[Outcome, ...]:
         error: BaseException | None = None
+        event_id = recorded.number >> SHIFT
         if recorded.state == "succeeded":
             try:
                 return (Outcome(OutcomeKind.SUCCEEDED, self._journal.result(recorded)),)
@@ -124,7 +154,7 @@ class RecordedDeliveries:
             except Exception:  # noqa: BLE001, S112 - the user's code; the command line shows them
                 continue
             letter = DeadLetter(
-                number >> 16,
+                number >> SHIFT,
                 event,
                 topic,
                 journal.names.name_of(number),

@@ -22,7 +22,12 @@ from procbus.journal.records import (
     Retry,
     Succeeded,
     records_in,
+    sole_delivery_in,
+    succeeded_in,
 )
+
+#: What no set of deliveries has.
+_NO_DELIVERY = (0,)
 
 
 @dataclass(slots=True)
@@ -76,10 +81,29 @@ class Changes:
     _open: dict[int, int] = field(default_factory=dict)
 
     def add_frames(self, frames: Iterable[bytes]) -> None:
-        """Take in what happened, in order."""
+        """Take in what happened, in order.
+
+        What was published and succeeded among these frames, and is not to be kept, is passed over
+        at a glance: it is most of them.
+        """
+        frames = list(frames)
+        succeeded: set[int] = set()
+        if not self.keep_all:
+            for frame in frames:
+                succeeded.update(succeeded_in(frame))
+        over: set[int] = set()
         for frame in frames:
+            if succeeded:
+                number = sole_delivery_in(frame)
+                if number in succeeded:
+                    over.add(number)
+                    continue
+                if over and over.issuperset(succeeded_in(frame) or _NO_DELIVERY):
+                    continue
             for record in records_in(frame):
                 self.add(record)
+        if over:
+            self.last_id = max(self.last_id, max(over) >> SHIFT)
 
     def add(self, record: Record) -> None:
         """Take in one record."""

@@ -257,6 +257,13 @@ class Journal:
 
     def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Write which deliveries succeeded. Never raises for the journal: see `_note`."""
+        if len(settled) == 1 and not self._keep_results:  # nearly always, for an io handler
+            delivery, outcome = settled[0]
+            if outcome.kind is _SUCCEEDED and delivery.receipt is not None:
+                handler = self.names.numbers[delivery.subscription.handler.name]
+                number = delivery.event_id << SHIFT | handler
+                self._note(records.pack_succeeded((number,), time()))
+            return
         succeeded = [each for each in settled if each[1].kind is _SUCCEEDED]
         self.settled_successes([d for d, _ in succeeded], [o.value for _, o in succeeded])
 

@@ -99,6 +99,29 @@ class Queries:
         rows = self._rows("SELECT event_id FROM ids WHERE given_id = ?", (given_id,))
         return rows[0][0] if rows else None
 
+    def seen(self, given_id: str) -> tuple[int, list[Recorded]] | None:
+        """The event that was published with an id, and how its deliveries stand.
+
+        One query for what is finished, as nearly all are when a script is started again.
+        """
+        rows = self._rows(
+            "SELECT event_id, number, succeeded, attempts, form, data, "
+            "EXISTS (SELECT 1 FROM events WHERE id = event_id) FROM ids LEFT JOIN done "
+            "ON number >= event_id << 16 AND number < (event_id + 1) << 16 WHERE given_id = ?",
+            (given_id,),
+        )
+        if not rows:
+            return None
+        event_id, number, *_, open_too = rows[0]
+        if open_too:
+            return event_id, self.recorded(event_id)
+        if number is None:
+            return event_id, []
+        return event_id, [
+            Recorded(number, "succeeded" if succeeded else "discarded", attempts, form, data)
+            for _, number, succeeded, attempts, form, data, _ in rows
+        ]
+
     def recorded(self, event_id: int) -> list[Recorded]:
         """How the deliveries of an event stand."""
         first = event_id << SHIFT

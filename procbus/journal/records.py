@@ -34,8 +34,12 @@ class Kind(enum.IntEnum):
 #: Kind and length of the rest, at the beginning of every record.
 _HEAD = struct.Struct("<BI")
 #: Kind, length, event, its parent, time, form of the data, how many handlers, and the lengths of
-#: topic, type and the id that the publisher gave.
+#: topic, type and the id that the publisher gave. The numbers of the handlers follow, then those
+#: texts, and the data.
 _PUBLISHED = struct.Struct("<BIqqdBHIII")
+_NUMBER = struct.Struct("<H")
+#: The same up to the number of the first handler, which comes next.
+_SOLE = struct.Struct("<BIqqdBHIIIH")
 _SUCCEEDED = struct.Struct("<BIdq")
 _SUCCEEDED_HEAD = struct.Struct("<BId")
 #: Kind, length, delivery, time, form.
@@ -143,7 +147,8 @@ def pack_published(
     topic_data = b"" if topic is None else topic.encode("utf-8", "surrogatepass")
     id_data = b"" if given_id is None else given_id.encode("utf-8", "surrogatepass")
     count = len(handlers)
-    tail = topic_data + type_name + id_data + struct.pack(f"<{count}H", *handlers)
+    numbers = _NUMBER.pack(handlers[0]) if count == 1 else struct.pack(f"<{count}H", *handlers)
+    tail = numbers + topic_data + type_name + id_data
     return (
         _PUBLISHED.pack(
             Kind.PUBLISHED,
@@ -203,6 +208,26 @@ def pack_handler(number: int, kind: str, name: str) -> bytes:
     return _HANDLER.pack(Kind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
 
 
+def succeeded_in(frame: bytes) -> tuple[int, ...]:
+    """The deliveries of a frame that says nothing but that they succeeded; empty for others."""
+    if frame[0] != Kind.SUCCEEDED:
+        return ()
+    _, rest = _HEAD.unpack_from(frame)
+    if len(frame) != _HEAD.size + rest:
+        return ()
+    return struct.unpack_from(f"<{(rest - 8) // 8}q", frame, _SUCCEEDED_HEAD.size)
+
+
+def sole_delivery_in(frame: bytes) -> int:
+    """The delivery of a frame that has nothing but an event with one and no given id; else 0."""
+    if frame[0] != Kind.PUBLISHED:
+        return 0
+    _, rest, event_id, _, _, _, count, _, _, given, handler = _SOLE.unpack_from(frame)
+    if count != 1 or given != _NONE or len(frame) != _HEAD.size + rest:
+        return 0
+    return int(event_id << SHIFT | handler)
+
+
 def records_in(frame: bytes | memoryview) -> Iterator[Record]:
     """Read the records of one frame."""
     at, end = 0, len(frame)
@@ -243,6 +268,8 @@ def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
         _PUBLISHED.unpack_from(frame, at)
     )
     at += _PUBLISHED.size
+    handlers = struct.unpack_from(f"<{count}H", frame, at)
+    at += 2 * count
     topic_text = given_text = None
     if topic != _NONE:
         topic_text = _text(frame[at : at + topic])
@@ -252,8 +279,6 @@ def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
     if given != _NONE:
         given_text = _text(frame[at : at + given])
         at += given
-    handlers = struct.unpack_from(f"<{count}H", frame, at)
-    at += 2 * count
     return Published(
         event_id,
         parent_id,
