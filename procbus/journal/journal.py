@@ -107,7 +107,7 @@ class Journal:
                 self._store.close()
                 raise
         except BaseException:
-            self._lock.release(remove=False)
+            self._lock.release(remove=self._lock.fresh)
             raise
         self.closed = False
 

@@ -39,6 +39,8 @@ class Lock:
         self.path = path
         self.name = path + "-intake"
         self.fd, self._key = self._open()
+        #: Whether the intake was made just now.
+        self.fresh = os.fstat(self.fd).st_size <= PID_AT + _PID.size
 
     def _open(self) -> tuple[int, tuple[int, int]]:
         while True:

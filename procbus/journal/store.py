@@ -85,14 +85,6 @@ class Store:
                 f"{self.path} is not a journal, but some other file; nothing was written to it. "
                 "Give the journal a name of its own"
             )
-        get = self._writing.execute
-        (application_id,) = get("PRAGMA application_id").fetchone()
-        (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()
-        if application_id != APPLICATION_ID and (application_id or tables):
-            raise JournalError(
-                f"{self.path} is a database of another program; nothing was written to it. Give "
-                "the journal a name of its own"
-            )
         page_size = int.from_bytes(head[16:18], "big")
         page_size = 1 << 16 if page_size == 1 else page_size
         pages = int.from_bytes(head[28:32], "big")
@@ -100,6 +92,14 @@ class Store:
             raise JournalError(
                 f"{self.path} is truncated: {size:,} of {pages * page_size:,} bytes are there. "
                 "Take a copy that is whole, or begin a new journal"
+            )
+        get = self._writing.execute
+        (application_id,) = get("PRAGMA application_id").fetchone()
+        (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application_id != APPLICATION_ID and (application_id or tables):
+            raise JournalError(
+                f"{self.path} is a database of another program; nothing was written to it. Give "
+                "the journal a name of its own"
             )
 
     def _prepare(self) -> None:

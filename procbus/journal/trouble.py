@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 from procbus.errors import JournalError
+
+#: Bytes: with less than this left, a disk is full for whoever needs a few pages.
+_NEXT_TO_NOTHING = 1 << 20
 
 _ADVICE = {
     "SQLITE_FULL": (
@@ -29,7 +35,16 @@ def trouble(path: str, error: Exception) -> JournalError:
         error: what came up.
     """
     name = str(getattr(error, "sqlite_errorname", ""))
+    if name.startswith("SQLITE_IOERR") and _is_full(path):
+        name = f"SQLITE_FULL, {name}"  # what maps a file into memory cannot tell the two apart
     advice = next((text for key, text in _ADVICE.items() if name.startswith(key)), "")
     if not advice:
         return JournalError(f"the journal {path} cannot be used: {type(error).__name__}: {error}")
     return JournalError(f"the journal {path}: {advice} ({name}: {error})")
+
+
+def _is_full(path: str) -> bool:
+    try:
+        return shutil.disk_usage(os.path.dirname(path)).free < _NEXT_TO_NOTHING
+    except OSError:
+        return False
