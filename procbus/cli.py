@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from procbus import __version__
+from procbus.journal_cli import add_journal
 
 # Exit statuses, as shells have them: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_bench(commands)
+    add_journal(commands)
     return parser
 
 

@@ -13,14 +13,15 @@ from time import monotonic
 from typing import Any
 
 from procbus.admission import Admission, Disturbed
-from procbus.context import Run, running, running_context
-from procbus.dead_letters import DeadLetter
+from procbus.context import HandlerContext, Run, running, running_context
+from procbus.dead_letters import DeadLetter, DeadLetterBox
 from procbus.delivery import Delivery
 from procbus.dispatcher import Dispatcher, address, choose
 from procbus.errors import ProcbusError
 from procbus.journal.journal import Journal
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
+from procbus.log import log
 from procbus.outcome import Outcome
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
@@ -72,6 +73,7 @@ class JournaledDispatcher(Dispatcher):
         super().__init__(admission, settlement, routes, first_publish, subscriptions, run)
         self._journal = journal
         settlement.use(journal)
+        journal.retry = self._retry
         self._recorded = RecordedDeliveries(journal, self._subscriptions, self._real_routes)
         self._resuming = threading.RLock()
         #: The routes for whose handlers everything is fed.
@@ -265,8 +267,34 @@ class JournaledDispatcher(Dispatcher):
         with self._resuming:
             routes = self._real_routes()
             if routes is not self._resumed_for:
+                self._journal.start()
                 self._leftovers.feed(routes, self._subscriptions())
                 self._resumed_for = routes
+
+    def _retry(self, numbers: Sequence[int]) -> None:
+        """Run dead letters again that the command line asks for. In the journal's own thread."""
+        box, known = self._settlement.dead_letters, self._settlement.numbers
+        at_hand = {number: letter for letter, number in known.copy().items()}
+        others = [number for number in numbers if number not in at_hand]
+        for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
+            self._settlement.remember(letter, number)
+            at_hand[number] = letter
+        # As from a handler: this thread must not wait for room, which may depend on it.
+        name = "procbus journal retry"
+        before = running.set(HandlerContext(name, 0, None, None, 1, self.publish, self, self.run))
+        try:
+            for number in numbers:
+                if number in at_hand:
+                    self._retry_one(box, at_hand[number])
+        finally:
+            running.reset(before)
+
+    @staticmethod
+    def _retry_one(box: DeadLetterBox, letter: DeadLetter) -> None:
+        try:
+            box.replay((letter,))
+        except ProcbusError as error:
+            log.warning("a dead letter was not run again, as the command line asked: %s", error)
 
     def summary(self) -> ResumeSummary:
         """What the journal had, and what became of that so far."""

@@ -141,13 +141,19 @@ class RecordedDeliveries:
             )
         return (Outcome(OutcomeKind.RAISED, error=error),)
 
-    def dead_letters(self, most: int) -> list[tuple[DeadLetter, int]]:
-        """The newest dead letters of runs before, oldest first, each with its number.
+    def dead_letters(
+        self, most: int, numbers: Sequence[int] | None = None
+    ) -> list[tuple[DeadLetter, int]]:
+        """The newest dead letters in the database, oldest first, each with its number.
 
         Those whose event cannot be loaded are left in the journal.
+
+        Args:
+            most: at most so many.
+            numbers: only those of these deliveries; None for all.
         """
         journal, found = self._journal, []
-        for row in journal.queries.dead_letters(most):
+        for row in journal.queries.dead_letters(most, numbers):
             number, failed_at, quarantined, outcomes, topic, type_name, form, data = row
             try:
                 event = journal.codec.decode(form, data, type_name)

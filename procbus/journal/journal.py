@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import time
@@ -18,14 +18,14 @@ from procbus.journal.changes import Changes
 from procbus.journal.forms import Codec, CodecName, make_codec
 from procbus.journal.ground import cannot_write, check_files, prepare
 from procbus.journal.ids import Ids
-from procbus.journal.intake import HALF, Intake, left_in
+from procbus.journal.intake import HALF, Intake
 from procbus.journal.lock import Lock
 from procbus.journal.names import HandlerNames
 from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
-from procbus.journal.store import DatabaseError, Store
+from procbus.journal.recovery import recover
+from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
-from procbus.journal.trouble import trouble
 from procbus.journal.writer import Writer
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -113,11 +113,9 @@ class Journal:
 
     def _open(self, codec: CodecName, half: int) -> None:
         store = self._store
-        generation = self._recover()
-        try:
-            self.id, known = self._identify(codec)
-        except DatabaseError as error:
-            raise trouble(self.path, error) from error
+        seen: int = self.queries.meta("generation", 0)
+        generation = recover(store, seen, self._lock, keep_all=self._keep_s > 0)
+        self.id, known = self._identify(codec)
         if known != codec:
             raise JournalError(
                 f'the journal {self.path} was begun with journal_codec="{known}": open it with '
@@ -127,7 +125,11 @@ class Journal:
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}
         self.ids = Ids()
-        self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy)
+        #: Called with the numbers of dead letters that the command line wants to be run again, in
+        #: the writer's thread; set once, by the dispatcher.
+        self.retry: Callable[[Sequence[int]], object] = len
+        self._version = 0
+        self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
             self._intake = Intake(self._lock.fd, generation + 1, self._writer.wake, half)
         except OSError as error:
@@ -142,37 +144,14 @@ class Journal:
             {name_of(n): count for n, count in counts["dead"].items()},
         )
 
-    def _recover(self) -> int:
-        """Move into the database what a dead bus left in the intake; give the last generation."""
-        store = self._store
-        seen: int = self.queries.meta("generation", 0)
-        try:
-            left = left_in(self._lock.fd)
-        except ValueError as error:
-            raise JournalError(
-                f"{self.path}-intake cannot be read: {error}. It holds what was accepted last: take"
-                " a copy that is whole; or move it away, and do without"
-            ) from error
-        last = seen
-        for generation, frames in left:
-            last = max(last, generation)
-            if generation <= seen:
-                continue
-            changes = Changes(self._keep_s > 0)
-            changes.add_frames(frames)
-            try:
-                store.write(changes, {"generation": generation})
-            except DatabaseError as error:
-                raise trouble(self.path, error) from error
-        return last
-
     def _identify(self, codec: CodecName) -> tuple[str, str]:
-        store = self._store
-        known = self.queries.meta("id", None)
-        if known is None:
-            known = secrets.token_hex(4)
-            store.write(Changes(True), {"id": known, "codec": codec})
-        return known, self.queries.meta("codec", codec)
+        meta = self.queries.meta
+        journal_id = meta("id", None) or secrets.token_hex(4)
+        known: str = meta("codec", codec)
+        self._store.write(
+            Changes(True), {"id": journal_id, "codec": known, "keep_all": self._keep_s > 0}
+        )
+        return journal_id, known
 
     # Publishing.
 
@@ -359,6 +338,20 @@ class Journal:
         return self._power or self._intake.crowded
 
     # In the writer's thread.
+
+    def start(self) -> None:
+        """Begin to look whether the command line asks for something."""
+        self._writer.wake()
+
+    def _look(self) -> None:
+        """See whether another process has changed the database, and asks for dead letters."""
+        version = self._store.data_version()
+        if version == self._version:
+            return
+        self._version = version
+        if asked := self.queries.asked():
+            self._store.forget_asked(asked)
+            self.retry(asked)
 
     def _tidy(self) -> None:
         """Delete what was kept long enough, now and then."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from procbus.journal.records import SHIFT
@@ -136,11 +136,22 @@ class Queries:
         )
         return [Recorded(*row) for row in rows]
 
-    def dead_letters(self, most: int) -> list[Any]:
-        """The newest dead letters, oldest first, each with its event."""
+    def asked(self) -> list[int]:
+        """Dead letters that the command line wants to be run again."""
+        return [number for (number,) in self._rows("SELECT number FROM asked ORDER BY number")]
+
+    def dead_letters(self, most: int, numbers: Sequence[int] | None = None) -> list[Any]:
+        """The newest dead letters, oldest first, each with its event.
+
+        Args:
+            most: at most so many.
+            numbers: only those of these deliveries; None for all.
+        """
         rows = self._rows(
             "SELECT number, failed_at, quarantined, outcomes, topic, type_name, form, data "
-            "FROM dead JOIN events ON id = number >> ? ORDER BY failed_at DESC LIMIT ?",
-            (SHIFT, most),
+            "FROM dead JOIN events ON id = number >> ? "
+            "WHERE ? IS NULL OR number IN (SELECT value FROM json_each(?)) "
+            "ORDER BY failed_at DESC LIMIT ?",
+            (SHIFT, wanted := None if numbers is None else json.dumps(list(numbers)), wanted, most),
         )
         return rows[::-1]

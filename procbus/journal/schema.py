@@ -63,6 +63,11 @@ MIGRATIONS = (
         data BLOB
     );
 
+    -- Dead letters that the command line asks the bus to run again.
+    CREATE TABLE asked (
+        number INTEGER PRIMARY KEY
+    );
+
     -- Ids that publishers gave.
     CREATE TABLE ids (
         given_id TEXT PRIMARY KEY,

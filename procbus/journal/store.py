@@ -12,7 +12,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from time import time
 from typing import Any
@@ -33,8 +34,6 @@ _BUSY_S = 30.0
 _EVENT = "events(id, parent_id, published_at, topic, type_name, given_id, form, data)"
 _PENDING = "pending(number, attempts, due_at, outcomes)"
 _DONE = "done(number, succeeded, attempts, finished_at, form, data)"
-
-DatabaseError = sqlite3.Error
 
 
 class Store:
@@ -125,7 +124,7 @@ class Store:
 
     # Reading.
 
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
         """All rows of a query.
 
         Raises:
@@ -143,17 +142,10 @@ class Store:
         """Write what happened, all or none.
 
         Raises:
-            sqlite3.Error: nothing was written.
+            JournalError: nothing was written.
         """
-        do = self._writing.execute
-        do("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             self._write(changes, meta)
-            do("COMMIT")
-        except BaseException:
-            if self._writing.in_transaction:  # a full disk ends it by itself
-                do("ROLLBACK")
-            raise
 
     def _write(self, changes: Changes, meta: dict[str, Any]) -> None:
         do = self._writing.execute
@@ -262,23 +254,66 @@ class Store:
                 self._writing.execute(sql, flat)
                 at += size
 
-    def purge(self, before: float) -> None:
+    def purge(self, before: float, *, dead: bool = False) -> None:
         """Delete what finished before a time (`time.time()`), and the ids of that.
 
+        Args:
+            before: the time.
+            dead: dead letters from before that as well.
+
         Raises:
-            sqlite3.Error: nothing was deleted.
+            JournalError: nothing was deleted.
         """
-        do = self._writing.execute
-        do("BEGIN IMMEDIATE")
-        try:
+        with self._transaction() as do:
             do("DELETE FROM done WHERE finished_at < ?", (before,))
+            if dead:
+                do("DELETE FROM dead WHERE failed_at < ?", (before,))
             for sql in _PURGE:
                 do(sql)
-            do("COMMIT")
-        except BaseException:
-            if self._writing.in_transaction:
-                do("ROLLBACK")
-            raise
+
+    def ask(self, numbers: Iterable[int]) -> None:
+        """Ask the bus that has the journal to run dead letters again."""
+        with self._transaction() as do:
+            do("INSERT OR IGNORE INTO asked SELECT value FROM json_each(?)", (_numbers(numbers),))
+
+    def forget_asked(self, numbers: Iterable[int]) -> None:
+        """What was asked for is being done."""
+        with self._transaction() as do:
+            do(
+                "DELETE FROM asked WHERE number IN (SELECT value FROM json_each(?))",
+                (_numbers(numbers),),
+            )
+
+    def revive(self, numbers: Iterable[int]) -> None:
+        """Make pending deliveries of dead letters: the next bus runs them."""
+        wanted = (_numbers(numbers),)
+        with self._transaction() as do:
+            do(
+                "INSERT INTO pending SELECT number, 0, 0, NULL FROM dead "
+                "WHERE number IN (SELECT value FROM json_each(?))",
+                wanted,
+            )
+            do("DELETE FROM dead WHERE number IN (SELECT value FROM json_each(?))", wanted)
+
+    def data_version(self) -> int:
+        """A number that changes whenever another process has changed the database."""
+        (version,) = self._writing.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., object]]:
+        do = self._writing.execute
+        try:
+            do("BEGIN IMMEDIATE")
+            try:
+                yield do
+                do("COMMIT")
+            except BaseException:
+                if self._writing.in_transaction:  # a full disk ends it by itself
+                    do("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
 
     def close(self) -> None:
         """Close both connections; the last one to close leaves one file."""

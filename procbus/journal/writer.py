@@ -24,7 +24,7 @@ GATHER_S = 0.5
 _FULL_ENOUGH = HALF // 2
 #: How often it looks how full that is, in seconds.
 LOOK_S = 0.05
-#: How long it waits before it tries again what failed, in seconds.
+#: How long it waits before it tries again what failed, or looks what others ask for, in seconds.
 AGAIN_S = 1.0
 
 
@@ -47,6 +47,7 @@ class Writer:
         keep_all: whether what is finished is kept.
         ids: receipts to be let go once the database knows how they ended.
         tidy: is called after each move, in this thread.
+        look: is called in this thread now and then, to see what other processes ask for.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Writer:
         keep_all: bool,
         ids: Ids,
         tidy: Callable[[], object],
+        look: Callable[[], object],
     ) -> None:
         self._store = store
         self._keep_all = keep_all
         self._tidy = tidy
+        self._look = look
         self._ids = ids
         #: Set by the journal, before the first record.
         self.intake: Intake
@@ -126,13 +129,24 @@ class Writer:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(None if self.error is None else AGAIN_S)
+            woken = self._wake.wait(AGAIN_S)
             self._wake.clear()
+            if not woken and self.error is None and not self._closing:
+                self._look_around()
+                continue
             self._gather()
             closing = self._closing  # before the move, so that it takes all
             self._move()
+            if self.error is None and not closing:
+                self._look_around()
             if closing:
                 return
+
+    def _look_around(self) -> None:
+        try:
+            self._look()
+        except Exception:  # noqa: BLE001 - whatever it is, this thread has more to do
+            log.exception("%s: what the command line asked for failed", self._store.path)
 
     def _gather(self) -> None:
         deadline = monotonic() + GATHER_S
@@ -188,8 +202,7 @@ class Writer:
 
     def _failed(self, error: Exception, large: _Large | None) -> None:
         path = self._store.path
-        told = trouble(path, error)
-        told.__cause__ = error
+        told = error if isinstance(error, JournalError) else trouble(path, error)
         if self.error is None:
             log.error(
                 "%s. Nothing can be published until that is over; what was accepted is safe in %s, "
