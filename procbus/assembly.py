@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbus import exit_watch
 from procbus.admission import Admission
+from procbus.advisor import Advisor
 from procbus.context import Run
 from procbus.direct import DirectSubscriptions
 from procbus.dispatcher import Dispatcher
@@ -26,6 +27,7 @@ from procbus.subscription import Subscription
 from procbus.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
+    from procbus.health import WorkerHealth
     from procbus.journal.journal import Journal
 
 
@@ -74,6 +76,7 @@ class Assembly:
             self._get_ready,
             self.subscriptions.all,
         )
+        self.advisor = Advisor(self.subscriptions.all, lambda: self.lanes)
         self.lanes = Lanes(
             settings,
             self.settlement.settle,
@@ -83,6 +86,7 @@ class Assembly:
             self.dispatcher.guard,
             self.retries,
             self.dispatcher.run,
+            self.advisor.stir,
         )
         self.direct = DirectSubscriptions()
         self.lifecycle = Lifecycle(
@@ -91,6 +95,7 @@ class Assembly:
             self.lanes,
             self._counted,
             self.settlement.unseen,
+            self.advisor.stop,
         )
 
     def start(self) -> None:
@@ -120,6 +125,22 @@ class Assembly:
 
     def _counted(self) -> tuple[Subscription, ...]:
         return (*self.subscriptions.all(), *self.direct.all())
+
+    def health(self) -> tuple[WorkerHealth, ...]:
+        """How each worker is just now: the processes first, then the threads."""
+        from procbus.health import cpu_health, io_health  # only now: it imports psutil
+
+        return (*cpu_health(self.lanes.cpu), *io_health(self.lanes.io, self.lanes.loop))
+
+    def state(self) -> str:
+        """What a person wants to know: open or closed, how much is pending, who works."""
+        state = "closed" if self.lifecycle.closed else "open"
+        handlers = len(self.subscriptions.all())
+        lanes = self.lanes.snapshot(())
+        return (
+            f"{state}: {handlers} handlers, {self.admission.pending} pending, "
+            f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
+        )
 
     def _get_ready(self) -> None:
         exit_watch.watch(self.lifecycle)

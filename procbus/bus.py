@@ -29,6 +29,7 @@ from procbus.topic import check_concrete, topics_in
 if TYPE_CHECKING:
     from os import PathLike
 
+    from procbus.advice import AdviceList
     from procbus.bus_executor import BusExecutor, ExecutorOptions
     from procbus.handler import Kind
     from procbus.health import WorkerHealth
@@ -305,12 +306,17 @@ class EventBus(BusLife):
         """What the bus has done so far, and how its lanes are just now."""
         return self._parts.stats()
 
+    def advice(self) -> AdviceList:
+        """Which kind suits each handler, by what was measured of it so far; `print` it for a table.
+
+        What a handler loses by its kind is also said once in the log, at INFO, or at WARNING where
+        that is much. See docs/advice.md for how it is found out and what it does not know.
+        """
+        return self._parts.advisor.advice()
+
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker is just now: the processes first, then the threads."""
-        from procbus.health import cpu_health, io_health  # only now: it imports psutil
-
-        lanes = self._parts.lanes
-        return (*cpu_health(lanes.cpu), *io_health(lanes.io, lanes.loop))
+        return self._parts.health()
 
     @property
     def resume_summary(self) -> ResumeSummary | None:
@@ -331,13 +337,7 @@ class EventBus(BusLife):
 
     def __repr__(self) -> str:
         """Say what a person wants to know: open or closed, how much is pending, who works."""
-        state = "closed" if self._lifecycle.closed else "open"
-        handlers = len(self._subscriptions.all())
-        lanes = self._parts.lanes.snapshot(())
-        return (
-            f"<EventBus {state}: {handlers} handlers, {self._parts.admission.pending} pending, "
-            f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers>"
-        )
+        return f"<EventBus {self._parts.state()}>"
 
     def __reduce__(self) -> Never:
         """Refuse to travel."""

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from procbus.annotation import without_partial
+from procbus.annotation import module_of, name_of, without_partial
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -31,6 +31,14 @@ def accepts(function: Callable[..., Any], arguments: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def travels_by_value(function: Callable[..., Any]) -> bool:
+    """Whether a worker cannot import the function, so that its code and variables are sent.
+
+    A bracket in the name is that of ``<locals>`` or ``<lambda>``.
+    """
+    return module_of(function) == "__main__" or "<" in name_of(function)
 
 
 def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:

@@ -15,17 +15,20 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from math import inf
-from time import monotonic
+from time import monotonic, thread_time
 
 from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
 from procbus.log import log
+from procbus.meter import FIRST, LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.receipt import Receipt
 from procbus.stats import LaneStats
+from procbus.subscription import Subscription
+from procbus.weighing import weigh_delivery
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.
@@ -41,9 +44,17 @@ class IoLane:
         threads: at most so many; each is started when nobody else is free.
         settle: settles deliveries.
         make_context: makes what `current()` returns in a handler.
+        stir: is called now and then while runs were measured.
     """
 
-    def __init__(self, threads: int, settle: Settle, make_context: MakeContext) -> None:
+    def __init__(
+        self,
+        threads: int,
+        settle: Settle,
+        make_context: MakeContext,
+        stir: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.stir = stir
         self.queue = LaneQueue()
         self.size = threads
         self._settle = settle
@@ -243,6 +254,10 @@ class IoThread(threading.Thread):
         self.at_hand: Delivery | None = None
         self.since = 0.0
         self.events_done = 0
+        #: The handler of the last long run, and when that ended. Written as one by this thread.
+        self._finished: tuple[Subscription, float] | None = None
+        #: CPU seconds of this thread when they were last read.
+        self._cpu_read = 0.0
         self.started_at = monotonic()
         #: Guards the two fields below: of a run with a time limit, either this thread says how it
         #: ended, or the supervisor, who then leaves the thread behind.
@@ -261,11 +276,8 @@ class IoThread(threading.Thread):
                     self._lane.grow()
                 outcome = self._attempt(delivery)
                 self.at_hand = None
-                if self.limited is not None or self.abandoned:
-                    with self._ending:
-                        self.limited = None
-                    if self.abandoned:
-                        return
+                if self.abandoned:
+                    return
                 if outcome is not None:
                     self.events_done += 1
                     settle([(delivery, outcome)])
@@ -283,14 +295,59 @@ class IoThread(threading.Thread):
         running.set([self._make_context, delivery, receipt])  # as take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
-        handler = delivery.subscription.handler
+        subscription = delivery.subscription
+        handler = subscription.handler
+        average_s = subscription.average_s
+        if average_s is None or average_s > LONG_S or self.events_done % ONE_IN == FIRST:
+            self._cpu_read = thread_time()
+            stands_for = 1 if average_s is None or average_s > LONG_S else ONE_IN
+        else:
+            stands_for = 0
         if handler.timeout is not None:
             self.limited = (delivery, started_at + handler.timeout)
         try:
             value = handler.function(receipt.event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
-            return failure(error, started_at, self._pid)
-        return success(value, started_at, self._pid)
+            outcome = failure(error, started_at, self._pid)
+        else:
+            outcome = success(value, started_at, self._pid)
+        if self.limited is not None:
+            with self._ending:
+                self.limited = None
+        if stands_for or outcome.ended_at - started_at > LONG_S:
+            self._measure(subscription, receipt.event, outcome, stands_for)
+        return outcome
+
+    def _measure(
+        self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int
+    ) -> None:
+        """Note what a run took of the machine."""
+        # Also of those in between, where it was one of them that turned out long: next to nothing.
+        cpu_s = thread_time() - self._cpu_read
+        self._cpu_read += cpu_s
+        wall_s = outcome.ended_at - outcome.started_at
+        if wall_s > LONG_S:
+            self._finished = (subscription, outcome.ended_at)
+        meter = subscription.meter
+        meter.note_run(outcome.ended_at, wall_s, cpu_s, 1 if wall_s > LONG_S else stands_for)
+        if meter.fresh_s > STIR_S:
+            self._lane.stir()
+        if meter.to_weigh and outcome.kind is _SUCCEEDED:
+            weigh_delivery(meter, subscription.handler.function, event, outcome.value)
+
+    def subject(self) -> Subscription | None:
+        """The handler that it is in, if that takes long as a rule."""
+        delivery = self.at_hand
+        if delivery is None:
+            return None
+        subscription = delivery.subscription
+        average_s = subscription.average_s
+        return subscription if average_s is None or average_s > LONG_S else None
+
+    def finished(self, since: float) -> Subscription | None:
+        """The handler of its last long run, if that ended after this moment."""
+        finished = self._finished
+        return finished[0] if finished is not None and finished[1] > since else None
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
         """Leave the thread behind, if it is still at that run; from now on it settles nothing.

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from procbus.context import Run
+from procbus.cores import usable_cores
 from procbus.delivery import Delivery, cancelled
+from procbus.evidence import Machine
 from procbus.handler import Handler, Kind
-from procbus.io_lane import IoLane, MakeContext, Settle
+from procbus.io_lane import IoLane, IoThread, MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
 from procbus.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
@@ -45,6 +47,7 @@ class Lanes:
         guard: has publishing for the cpu lane raise while its workers die and die.
         retries: deliveries that wait for their next attempt.
         run: of the bus, for `current()` in workers.
+        stir: is called now and then while runs were measured.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Lanes:
         guard: Guard,
         retries: RetryQueue,
         run: Run,
+        stir: Callable[[], object],
     ) -> None:
         self._run = run
         self._lock = threading.Lock()
@@ -68,7 +72,8 @@ class Lanes:
         self._guard = guard
         self._retries = retries
         self._supervisor = Supervisor(self, retries)
-        self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context)
+        self._stir = stir
+        self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context, stir)
         #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
         self._io_needed = False
         self.limited = False
@@ -188,6 +193,15 @@ class Lanes:
                 busy=io.busy + loop.busy,
             )
         return MappingProxyType({"io": io, "cpu": cpu})
+
+    def io_threads(self) -> Sequence[IoThread]:
+        """The threads of the io lane."""
+        return self.io.threads()
+
+    def machine(self) -> Machine:
+        """What a handler could have of the machine."""
+        cores = usable_cores()
+        return Machine(cores, self._settings.cpu_workers or cores, self.io.size)
 
     def shared_memory(self) -> SharedMemoryStats:
         """What is large, on its way to workers and back."""

@@ -34,6 +34,7 @@ class Lifecycle:
         lanes: are ended.
         subscriptions: gives those of the bus, which know what was not run.
         unseen: knows what failed and was not looked at.
+        last_advice: says what is to be said of the handlers, and no more after that.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Lifecycle:
         lanes: Lanes,
         subscriptions: Callable[[], Sequence[Subscription]],
         unseen: Unseen,
+        last_advice: Callable[[], object],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._subscriptions = subscriptions
         self._unseen = unseen
+        self._last_advice = last_advice
         #: Guards the closing.
         self._closing = threading.RLock()
         self.closed = False
@@ -129,6 +132,7 @@ class Lifecycle:
             raise
 
     def _finish(self) -> None:
+        self._last_advice()
         self._lanes.close()
         self._dispatcher.close()
         self.closed = True

@@ -10,6 +10,7 @@ from typing import Any, Never, TypeVar
 
 from procbus.annotation import module_of, name_of
 from procbus.backoff import Backoff
+from procbus.callables import travels_by_value
 from procbus.errors import NoSuchHandler, SubscriptionError
 from procbus.handler import Handler, Kind, make_handler
 from procbus.options import DEFAULT_MAX_CRASHES
@@ -207,16 +208,8 @@ def check_can_travel(handler: Handler) -> None:
     Raises:
         SerializationError: it cannot; the message names the variable at fault.
     """
-    if handler.kind == "cpu" and _travels_by_value(handler.function):
+    if handler.kind == "cpu" and travels_by_value(handler.function):
         # Imported here because it needs cloudpickle, and `import procbus` stays light.
         from procbus.blame import check_travels
 
         check_travels(handler)
-
-
-def _travels_by_value(function: Callable[..., Any]) -> bool:
-    """Tell whether a worker cannot import the function, so that its code and variables are sent.
-
-    A bracket in the name is that of ``<locals>`` or ``<lambda>``.
-    """
-    return module_of(function) == "__main__" or "<" in name_of(function)

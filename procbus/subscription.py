@@ -9,6 +9,7 @@ from procbus.delivery import Delivery
 from procbus.gate import Gate
 from procbus.handler import Handler
 from procbus.histogram import Histogram
+from procbus.meter import Meter
 
 #: What a delivery costs besides its handler's own run time (coding, pipe, settling), in seconds:
 #: measured at 2 to 4 us; it keeps batches of very short handlers from growing without end.
@@ -77,6 +78,7 @@ class Subscription:
         "gate",
         "handler",
         "lane",
+        "meter",
         "over_memory",
         "plain",
         "priority",
@@ -118,6 +120,8 @@ class Subscription:
         self.timed_out = 0
         self.crashed = 0
         self.over_memory = 0
+        #: What its runs do with the machine.
+        self.meter = Meter()
         #: Seconds from publish to the first attempt, and seconds of each attempt.
         self.queued = Histogram()
         self.ran = Histogram()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The advisor: looks at io handlers while they run, and says when a handler's kind is wrong.
+
+Its thread starts once there is something to look at, sleeps while there is not, and ends with the
+bus. Without it (where no thread can be started any more) everything is delivered all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from procbus.advice import Advice, AdviceList, make_advice
+from procbus.evidence import Machine
+from procbus.log import log
+from procbus.meter import SETTLED
+from procbus.subscription import Subscription
+from procbus.verdict import judge
+
+if TYPE_CHECKING:
+    from procbus.gil_probe import GilProbe
+    from procbus.io_lane import IoThread
+
+#: Seconds between two looks while there is a handler that is not known well, and after that.
+LOOK_S = 0.02
+_SELDOM_S = 0.25
+#: Seconds between two judgements.
+_JUDGE_S = 0.25
+#: After so many seconds in which nothing ran for long, the thread sleeps until it is stirred.
+_QUIET_S = 1.0
+#: How many events of a handler are weighed before it is told to send them away.
+_WEIGHED = 3
+#: How long the end of the thread is waited for, in seconds.
+_JOIN_S = 5.0
+
+_LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
+
+
+class Advised(Protocol):
+    """The lanes of a bus, as the advisor sees them."""
+
+    def io_threads(self) -> Sequence[IoThread]:
+        """The threads of the io lane."""
+
+    def machine(self) -> Machine:
+        """What a handler could have of the machine."""
+
+
+class Advisor:
+    """Advises on the handlers of one bus. All methods may be called from any thread.
+
+    Args:
+        subscriptions: gives those of the moment.
+        lanes: where they run.
+    """
+
+    def __init__(
+        self, subscriptions: Callable[[], Sequence[Subscription]], lanes: Callable[[], Advised]
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._lanes = lanes
+        #: Guards the start.
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        #: Set while there may be something to look at.
+        self._stirred = threading.Event()
+        self._probe: GilProbe | None = None
+        self._can_look = True
+        #: Numbers of the handlers that something was said about: once is enough.
+        self._told: set[int] = set()
+
+    def stir(self) -> None:
+        """Handlers ran for long: see what they do."""
+        if self._thread is None:
+            self._start()
+        self._stirred.set()
+
+    def advice(self) -> AdviceList:
+        """What is known of each handler, as it stands now."""
+        machine = self._lanes().machine()
+        return AdviceList(self._advice(each, machine) for each in self._subscriptions())
+
+    def stop(self) -> None:
+        """End the thread, and say what there is to be said. Idempotent."""
+        with self._lock:
+            stopped, self._stopped = self._stopped, True
+            thread = self._thread
+        self._stirred.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_S)
+        if not stopped:
+            self._judge()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._stopped:
+                return
+            thread = threading.Thread(target=self._run, name="procbus-advisor", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending
+                self._stopped = True
+                return
+            self._thread = thread
+
+    # In its thread.
+
+    def _run(self) -> None:
+        judge_at = monotonic() + _JUDGE_S
+        busy_at = monotonic()
+        while not self._stopped:
+            self._stirred.clear()
+            try:
+                wait_s = self._look()
+                now = monotonic()
+                if wait_s is not None:
+                    busy_at = now
+                if now >= judge_at:
+                    judge_at = now + _JUDGE_S
+                    self._judge()
+            except Exception:  # noqa: BLE001 - nothing depends on it
+                log.exception("procbus itself failed in its advisor, which goes on no more")
+                return
+            quiet = now - busy_at > _QUIET_S
+            self._stirred.wait(None if quiet else wait_s or _SELDOM_S)
+            if quiet:
+                busy_at = monotonic()
+
+    def _look(self) -> float | None:
+        """Look at the long runs that are under way; return when to look again, in seconds.
+
+        None when there was nothing to look at.
+        """
+        threads = self._lanes().io_threads()
+        at_hand = [subject for thread in threads if (subject := thread.subject()) is not None]
+        if not at_hand or not self._can_look:
+            return None
+        if self._probe is None:
+            from procbus.gil_probe import GilProbe, is_available  # only now: it imports ctypes
+
+            self._can_look = is_available()
+            if not self._can_look:
+                return None
+            self._probe = GilProbe()
+        for subscription, found in self._probe.look(threads):
+            subscription.meter.note_look(found)
+        looks = min(subscription.meter.looks for subscription in at_hand)
+        return LOOK_S if looks < SETTLED else _SELDOM_S
+
+    def _judge(self) -> None:
+        machine = self._lanes().machine()
+        for subscription in self._subscriptions():
+            advice = self._advice(subscription, machine)
+            subscription.meter.fresh_s = 0.0
+            number = subscription.handler.number
+            if advice.level and number not in self._told:
+                self._told.add(number)
+                log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
+
+    def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
+        handler, meter = subscription.handler, subscription.meter
+        queued = subscription.queued
+        count = queued.count
+        evidence = meter.evidence(handler, queued.total / count if count else 0.0)
+        verdict = judge(evidence, machine)
+        if verdict.unweighed and not meter.to_weigh:
+            meter.to_weigh = _WEIGHED
+        return make_advice(handler.name, handler.kind, evidence, verdict, machine)

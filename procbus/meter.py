@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""Measures one handler while it runs: wall time, CPU time, and what it does in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from enum import Enum
+from math import sqrt
+from typing import TYPE_CHECKING, Literal
+
+from procbus.evidence import Evidence, Span
+from procbus.histogram import Histogram
+
+if TYPE_CHECKING:
+    from procbus.handler import Handler
+
+#: A run of so many seconds is long: each is measured. Of shorter ones, one in `ONE_IN`: a prime, so
+#: that handlers that take turns are all met. That is the middle one, lest the first ones of many
+#: threads count too much.
+LONG_S = 1e-3
+ONE_IN = 61
+FIRST = ONE_IN // 2
+
+#: A pause of so many seconds between two runs is not counted as time in which the handler is used.
+_PAUSE_S = 0.2
+#: After so many seconds of runs it is time to look what they say.
+STIR_S = 0.2
+#: Once so many seconds of runs, or so many looks, are summed up, all sums are halved: what a
+#: handler did long ago counts less and less.
+_ENOUGH_S = 60.0
+_ENOUGH_LOOKS = 400
+#: Looks that settle what a handler does; after them it is looked at less often.
+SETTLED = 150
+#: A share that was found by looking lies within so many standard errors: eight times of ten.
+_Z = 1.28
+
+
+class Doing(Enum):
+    """What a handler was doing in the moment of a look."""
+
+    #: It computed and held the GIL, or computed without it.
+    HOLDS = "holds the GIL"
+    FREE = "computes without the GIL"
+    #: It wanted the GIL, and somebody else had it.
+    QUEUES = "waits for the GIL"
+    #: It waited for something else.
+    WAITS = "waits"
+
+
+class Meter:
+    """The sums of one subscription. Thread-safe, by a lock of its own that is held for a moment."""
+
+    __slots__ = (
+        "_active_s",
+        "_cpu_s",
+        "_last_at",
+        "_lock",
+        "_looks",
+        "_runs",
+        "_starved_s",
+        "_wall_s",
+        "_walls",
+        "fresh_s",
+        "obstacle",
+        "to_weigh",
+        "transport_s",
+        "unpacking_s",
+    )
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._runs = 0.0
+            self._wall_s = 0.0
+            self._cpu_s = 0.0
+            self._starved_s = 0.0
+            self._walls = Histogram()
+            self._active_s = 0.0
+            self._last_at = 0.0
+            self._looks = dict.fromkeys(Doing, 0.0)
+            #: See `Evidence`; None while nobody measured it.
+            self.transport_s: float | None = None
+            self.unpacking_s = 0.0
+            self.obstacle: str | None = None
+            #: How many of the next events and results to weigh, see `weighing`.
+            self.to_weigh = 0
+            #: Seconds of runs since somebody last reset this.
+            self.fresh_s = 0.0
+
+    def note_run(self, ended_at: float, wall_s: float, cpu_s: float, weight: int = 1) -> None:
+        """Take in one run, as if there had been `weight` of it.
+
+        Args:
+            ended_at: in seconds of `time.monotonic()`.
+            wall_s: from its start to its end.
+            cpu_s: CPU time of its thread meanwhile.
+            weight: for how many runs it stands.
+        """
+        with self._lock:
+            self._locked_note(ended_at, wall_s * weight, cpu_s * weight, weight)
+            self._walls.add(wall_s, weight)
+
+    def _locked_note(self, ended_at: float, wall_s: float, cpu_s: float, runs: int) -> None:
+        self._runs += runs
+        self._wall_s += wall_s
+        self.fresh_s += wall_s
+        self._cpu_s += min(cpu_s, wall_s)
+        pause_s = ended_at - (self._last_at or ended_at - wall_s)
+        if pause_s > 0.0:  # threads note their runs a bit out of order
+            self._active_s += min(pause_s, wall_s + _PAUSE_S)
+            self._last_at = ended_at
+        if self._wall_s > _ENOUGH_S and self._runs > SETTLED:
+            self._halve_runs()
+
+    def note_look(self, found: Mapping[Doing, float]) -> None:
+        """Take in what a run was doing when somebody looked: how likely it was which."""
+        with self._lock:
+            for doing, likely in found.items():
+                self._looks[doing] += likely
+            if sum(self._looks.values()) > _ENOUGH_LOOKS:
+                self._looks = {each: count / 2 for each, count in self._looks.items()}
+
+    def note_transport(self, transport_s: float, unpacking_s: float) -> None:
+        """Take in what sending an event and reading a result costs, see `Evidence`."""
+        if self.transport_s is None:
+            self.transport_s, self.unpacking_s = transport_s, unpacking_s
+        else:
+            self.transport_s += 0.2 * (transport_s - self.transport_s)
+            self.unpacking_s += 0.2 * (unpacking_s - self.unpacking_s)
+
+    @property
+    def runs(self) -> float:
+        """How many runs it knows of."""
+        return self._runs
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all the runs."""
+        return self._cpu_s
+
+    @property
+    def looks(self) -> float:
+        """How often somebody looked."""
+        return sum(self._looks.values())
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its runs are long enough to be looked at."""
+        return self._wall_s > LONG_S * self._runs
+
+    def evidence(self, handler: Handler, queue_s: float) -> Evidence:
+        """Sum up.
+
+        Args:
+            handler: whose runs these are; of kind "io" or "cpu".
+            queue_s: how long its deliveries waited to begin, in seconds, on average.
+        """
+        with self._lock:
+            runs = self._runs
+            if not runs:
+                return Evidence(_kind(handler), handler.is_async, obstacle=self.obstacle)
+            wall_s, cpu_s = self._wall_s / runs, self._cpu_s / runs
+            active_s = max(self._active_s, 1e-9)
+            if handler.kind == "cpu":
+                # In its process nobody else wants the GIL: what is not CPU time is waiting, but for
+                # the time that it was given no core.
+                idle_s = max(0.0, wall_s - cpu_s - self._starved_s / runs)
+                gil_s, wait_s = Span(0.0, cpu_s), Span(idle_s, idle_s)
+            elif handler.is_async:
+                gil_s, wait_s = Span(cpu_s, cpu_s), self._wait_on_loop(wall_s, cpu_s, active_s)
+            elif wall_s < LONG_S:
+                gil_s, wait_s = Span(cpu_s, cpu_s), self._short_wait(cpu_s)
+            else:
+                gil_s, wait_s = self._looked(wall_s, cpu_s)
+            return Evidence(
+                kind=_kind(handler),
+                is_async=handler.is_async,
+                runs=int(runs),
+                wall_s=wall_s,
+                cpu_s=cpu_s,
+                gil_s=gil_s,
+                wait_s=wait_s,
+                transport_s=self.transport_s or 0.0,
+                unpacking_s=self.unpacking_s,
+                obstacle=self.obstacle,
+                queue_s=queue_s,
+                at_once=self._wall_s / active_s,
+                load=self._cpu_s / active_s,
+            )
+
+    # Under the lock.
+
+    def _halve_runs(self) -> None:
+        self._runs /= 2
+        self._wall_s /= 2
+        self._cpu_s /= 2
+        self._starved_s /= 2
+        self._active_s /= 2
+        self._walls = Histogram()
+
+    def _wait_on_loop(self, wall_s: float, cpu_s: float, active_s: float) -> Span:
+        """What an `async def` waited for: when others compute on the loop, perhaps for those."""
+        idle_s = max(0.0, wall_s - cpu_s)
+        return Span(idle_s if self._cpu_s < 0.5 * active_s else 0.0, idle_s)
+
+    def _short_wait(self, cpu_s: float) -> Span:
+        """What a short handler waited for.
+
+        Most short runs end before the GIL is taken from them: the median has next to nothing of the
+        waiting for it, while the mean has much.
+        """
+        median_s = self._walls.quantile(0.5)
+        if median_s is None:
+            return Span(0.0, 0.0)
+        # Short runs of which few wait are as they are on average.
+        idle_s = max(0.0, median_s - cpu_s)
+        return Span(idle_s, idle_s)
+
+    def _looked(self, wall_s: float, cpu_s: float) -> tuple[Span, Span]:
+        """How long it held the GIL, and how long it waited, by what was seen of it."""
+        looks = self._looks
+        computing = looks[Doing.HOLDS] + looks[Doing.FREE]
+        held = share(looks[Doing.HOLDS], computing)
+        idle_s = max(0.0, wall_s - cpu_s)
+        # Beside computing, not beside the whole of its time: waiting for the GIL makes that long.
+        waits = share(looks[Doing.WAITS], computing + looks[Doing.WAITS])
+        least_s = cpu_s * waits.low / (1 - waits.low)
+        most_s = cpu_s * waits.high / max(1 - waits.high, 1e-9)
+        return (
+            Span(held.low * cpu_s, held.high * cpu_s),
+            Span(min(idle_s, least_s), min(idle_s, most_s)),
+        )
+
+
+def share(count: float, total: float) -> Span:
+    """The bounds of a share that was found `count` times of `total`: Wilson's interval (1927)."""
+    if total <= 0:
+        return Span(0.0, 1.0)
+    part = count / total
+    scale = 1 + _Z * _Z / total
+    middle = (part + _Z * _Z / (2 * total)) / scale
+    half = _Z * sqrt(part * (1 - part) / total + _Z * _Z / (4 * total * total)) / scale
+    return Span(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _kind(handler: Handler) -> Literal["io", "cpu"]:
+    return "cpu" if handler.kind == "cpu" else "io"

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Which kind suits a handler, and what it would gain: a pure function of what was measured.
+
+The time that one delivery takes from a busy bus is compared. On threads that is the time it holds
+the GIL, or its CPU time over the cores, or its time over the threads, whichever is most. On
+processes it is what it costs the script to send and receive, or its time over the workers. Where a
+figure is known only between two bounds, both ends are judged: if they disagree, nothing is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from procbus.evidence import Evidence, Machine
+
+#: What the bus costs the script, in seconds: a delivery on a thread, and one to a worker apart from
+#: its event and result; and what the latter costs the worker. Measured, see docs/figures.md.
+IO_S = 6e-6
+CPU_S = 7e-6
+WORKER_S = 3e-6
+
+#: Handlers that run at the same time on the event loop.
+LOOP_SLOTS = 1_000
+
+#: Another kind has to be so many times as fast to be worth a word.
+BETTER = 1.25
+#: A handler has to compute so many times as long as it costs the script to send it away.
+_WORTH = 2.0
+
+#: Less than so many runs, and seconds in them, is too little to say anything.
+FEW_RUNS = 5
+FEW_S = 0.2
+#: Less than these too little to be loud.
+_SOLID_RUNS = 20
+_SOLID_S = 0.5
+#: The part of the script's, or of its workers', time that is lost: from here on it is large.
+_LARGE_LOSS = 0.25
+#: Others are held up only when there are others.
+_AT_ONCE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What suits a handler.
+
+    Attributes:
+        kind: "io" or "cpu"; None where the evidence is too thin to tell.
+        gain: how many times as many deliveries it could do so as on the lane it is on now; 1 where
+            that is the right one. An estimate between the bounds of what was measured.
+        loud: the loss is large, and the evidence solid.
+        unweighed: nothing is said only because nobody knows what its events cost to send.
+    """
+
+    kind: Literal["io", "cpu"] | None
+    gain: float = 1.0
+    loud: bool = False
+    unweighed: bool = False
+
+
+SILENT = Verdict(None)
+
+
+def judge(evidence: Evidence, machine: Machine) -> Verdict:
+    """Say which kind suits a handler."""
+    if evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S:
+        return SILENT
+    least = io_over_cpu(evidence, machine, evidence.gil_s.low, evidence.wait_s.high)
+    most = io_over_cpu(evidence, machine, evidence.gil_s.high, evidence.wait_s.low)
+    middle = (least * most) ** 0.5
+    if evidence.kind == "cpu":
+        if most <= 1 / BETTER:
+            return Verdict("io", 1 / middle, _is_loud(evidence, machine, 1 / most))
+        return Verdict("cpu") if least > 1 / BETTER else SILENT
+    if evidence.obstacle:
+        return Verdict("io")
+    if least >= BETTER and _is_worth_it(evidence, evidence.gil_s.low):
+        if evidence.obstacle is None:
+            return Verdict(None, unweighed=True)
+        return Verdict("cpu", middle, _is_loud(evidence, machine, least))
+    if most < BETTER or not _is_worth_it(evidence, evidence.gil_s.high):
+        return Verdict("io")
+    return SILENT
+
+
+def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: float) -> float:
+    """How many times as long a delivery takes on a busy io lane as on a busy cpu lane.
+
+    Args:
+        evidence: of the handler.
+        machine: that it runs on.
+        gil_s: seconds that it holds the GIL.
+        wait_s: seconds that it waits.
+    """
+    cpu_s = evidence.cpu_s
+    if evidence.is_async:  # all of them have one thread
+        on_io = max(cpu_s + IO_S, (cpu_s + wait_s) / LOOP_SLOTS)
+    else:
+        on_io = max(gil_s + IO_S, cpu_s / machine.cores, (cpu_s + wait_s) / machine.io_workers)
+    on_worker = WORKER_S + evidence.unpacking_s + cpu_s
+    on_cpu = max(
+        CPU_S + evidence.transport_s,
+        on_worker / min(machine.cores, machine.cpu_workers),
+        (on_worker + wait_s) / machine.cpu_workers,
+    )
+    return on_io / on_cpu
+
+
+def _is_worth_it(evidence: Evidence, gil_s: float) -> bool:
+    computed_s = evidence.cpu_s if evidence.is_async else gil_s
+    return computed_s >= _WORTH * (CPU_S + evidence.transport_s)
+
+
+def _is_loud(evidence: Evidence, machine: Machine, gain: float) -> bool:
+    """Whether the loss is large for sure: `gain` is the least that it could be."""
+    if evidence.runs < _SOLID_RUNS or evidence.seen_s < _SOLID_S or evidence.at_once < _AT_ONCE:
+        return False
+    if evidence.kind == "cpu":
+        used = min(1.0, evidence.at_once / machine.cpu_workers)
+    else:
+        held = evidence.gil_s.low / evidence.cpu_s if evidence.cpu_s else 0.0
+        used = min(1.0, evidence.load * held)
+    return used * (1 - 1 / gain) >= _LARGE_LOSS
