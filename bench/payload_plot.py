@@ -66,6 +66,7 @@ def draw_times(axes: Any, rows: dict[str, Any]) -> None:
         plotting.line(axes, lines[name], looks[name])
     scale(axes)
     axes.set_yscale("log")
+    axes.set_ylim(FASTEST_MS * 0.75, 2000)
     axes.set_yticks([0.1, 1, 10, 100, 1000], ["0.1", "1", "10", "100", "1,000"])
     axes.set_ylabel("time in ms")
     axes.set_title("From publishing an array to the result of a handler that reads one item")
@@ -83,12 +84,12 @@ def draw_gains(axes: Any, rows: dict[str, Any]) -> None:
     scale(axes)
     axes.axhline(1, color=plotting.INK, lw=1)
     axes.set_yscale("log", base=2)
-    axes.set_yticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
+    axes.set_yticks([0.5, 1, 2, 4, 8, 16, 32], ["½", "1", "2", "4", "8", "16", "32"])
     axes.set_ylabel("times as fast")
     axes.set_xlabel("size of the array in bytes (all axes logarithmic)")
     axes.set_title("procbus with shared memory against its pipe alone")
     ends = {names[n]: (points[-1][0], points[-1][1].middle) for n, points in lines.items()}
-    plotting.name_ends(axes, ends, {names[name]: look for name, look in looks.items()})
+    plotting.name_ends(axes, ends, {names[n]: look for n, look in looks.items()}, gap=0.15)
 
 
 def scale(axes: Any, sizes: Sequence[int] = SIZES) -> None:

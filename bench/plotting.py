@@ -163,13 +163,19 @@ def line(
     )
 
 
-def name_ends(axes: Any, ends: dict[str, tuple[float, float]], looks: dict[str, Look]) -> None:
+def name_ends(
+    axes: Any,
+    ends: dict[str, tuple[float, float]],
+    looks: dict[str, Look],
+    gap: float = NAMES_APART,
+) -> None:
     """Write each line's name right of its end, names moved apart. Call it with final limits.
 
     Args:
         axes: where.
         ends: for each name, the last point of its line.
         looks: of the names.
+        gap: from one name to the next, in heights of the axes.
     """
     axes.figure.draw_without_rendering()  # places what the transforms depend on
     to_axes = axes.transAxes.inverted()
@@ -178,7 +184,7 @@ def name_ends(axes: Any, ends: dict[str, tuple[float, float]], looks: dict[str, 
         for name, end in ends.items()
     }
     order = sorted(heights, key=heights.__getitem__)
-    for name, height in zip(order, apart([heights[name] for name in order]), strict=True):
+    for name, height in zip(order, apart([heights[name] for name in order], gap), strict=True):
         axes.annotate(
             name,
             xy=ends[name],
