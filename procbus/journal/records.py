@@ -220,7 +220,7 @@ def succeeded_in(frame: bytes) -> tuple[int, ...]:
 
 def sole_delivery_in(frame: bytes) -> int:
     """The delivery of a frame that has nothing but an event with one and no given id; else 0."""
-    if frame[0] != Kind.PUBLISHED:
+    if frame[0] != Kind.PUBLISHED or len(frame) < _SOLE.size:
         return 0
     _, rest, event_id, _, _, _, count, _, _, given, handler = _SOLE.unpack_from(frame)
     if count != 1 or given != _NONE or len(frame) != _HEAD.size + rest:
