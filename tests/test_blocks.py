@@ -245,7 +245,7 @@ def test_there_are_no_more_blocks_than_there_may_be_mappings(make_memory: MakeMe
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))
     try:
-        memory = make_memory(1000)
+        memory = make_memory(1000, on_oversize="fail")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     blocks = [put(memory, b"a") for _ in range(10)]
@@ -254,6 +254,7 @@ def test_there_are_no_more_blocks_than_there_may_be_mappings(make_memory: MakeMe
     for block in blocks:
         settle(memory, block)
     assert not memory.fits(page(b"b"))
+    memory.check_oversize("handler", 7, page(b"b"))  # it is not too large: it takes the pipe
 
 
 def test_where_no_more_can_be_mapped_idle_memory_is_given_up_first(

@@ -119,16 +119,9 @@ class EventMemory:
         return min(IDLE_RESULTS, self.limit)
 
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
-        """Raise SerializationError for what does not fit, if it is to fail."""
-        if self._on_oversize == "fail":
+        """Raise SerializationError for what is too large, if it is to fail."""
+        if self._on_oversize == "fail" and not self._is_small_enough(buffers):
             size = sum(buffer.nbytes for buffer in buffers)
-            if self._kept_count >= self._most:
-                raise SerializationError(
-                    f"event {event_id} for {handler} has {format_size(size)} of large data, and "
-                    f"handlers keep {self._kept_count} large events, as many as there may be: "
-                    "keep copies, allow more open files (ulimit -n), or let it take the pipe "
-                    '(on_oversize="pipe")'
-                )
             raise SerializationError(
                 f"event {event_id} for {handler} has {format_size(size)} of large data, above the "
                 f"shared_memory_limit of {format_size(self.limit)}, {format_size(self._kept)} of "
@@ -137,8 +130,11 @@ class EventMemory:
 
     def fits(self, buffers: Sequence[memoryview]) -> bool:
         """Whether there can be a block for these, if only others end."""
+        return self._is_small_enough(buffers) and self._kept_count < self._most
+
+    def _is_small_enough(self, buffers: Sequence[memoryview]) -> bool:
         _, size = parts_of([buffer.nbytes for buffer in buffers])
-        return capacity_for(size) + self._kept <= self.limit and self._kept_count < self._most
+        return capacity_for(size) + self._kept <= self.limit
 
     def put(self, buffers: Sequence[memoryview], form: int, worker: int) -> Block | None:
         """Copy buffers into a block, which is pinned; None when there is no room for it now.
