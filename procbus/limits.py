@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from traceback import FrameSummary, format_list
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.delivery import Delivery
 from procbus.errors import HandlerTimeout, MemoryLimitExceeded
 from procbus.footprint import Footprint
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.pool.seam import At
 from procbus.sizes import format_size
+
+if TYPE_CHECKING:
+    from procbus.pool.seam import At  # only then: it imports cloudpickle
 
 NO_STACK = "(where the handler was could not be had)"
 
