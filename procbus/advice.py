@@ -8,7 +8,7 @@ from typing import Literal
 
 from procbus.evidence import Evidence, Machine, Span
 from procbus.plain_text import seconds, share, table
-from procbus.verdict import CPU_S, FEW_RUNS, FEW_S, Verdict
+from procbus.verdict import CPU_S, Verdict, is_thin
 
 #: The part of its CPU time for which a handler that releases the GIL holds it at most.
 _LITTLE = 0.6
@@ -121,7 +121,7 @@ def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Mach
 
 
 def _silence(evidence: Evidence, verdict: Verdict) -> str:
-    if evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S:
+    if is_thin(evidence):
         return f"ran {evidence.runs} times, {seconds(evidence.seen_s)} in all: too little to say"
     if verdict.unweighed:
         return "computes, but nobody knows yet what its events cost to send"

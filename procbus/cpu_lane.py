@@ -79,6 +79,8 @@ class CpuLane:
         self.sharing = Sharing()
         self.queue = self.sharing.queue
         self.breaker = Breaker(self.sharing, guard, self.fail_ready)
+        #: Has somebody see what was measured. Set by whoever made the lane.
+        self.stir: Callable[[], None] = _nobody
         #: Set by the supervisor.
         self.oom: OomWatch | None = None
         self._settle = settle
@@ -318,3 +320,7 @@ class CpuLane:
             # launched before `publish` returns: a script may end right after it.
             started[-1].launched.wait(LAUNCH_S)
         return started
+
+
+def _nobody() -> None:
+    """Nobody wants to see it."""

@@ -30,7 +30,9 @@ class Evidence:
     wall_s: float = 0.0
     #: CPU time: of its thread, or of its worker process.
     cpu_s: float = 0.0
-    #: How much of that it held the GIL for. In a worker process nobody can tell.
+    #: CPU time of processes that it started and waited for; of a cpu handler only.
+    children_s: float = 0.0
+    #: How much of its CPU time it held the GIL for. In a worker process nobody can tell.
     gil_s: Span = NONE
     #: Time that it waited for anything but the GIL or a core: a disk, a socket, a lock, a sleep.
     wait_s: Span = NONE

@@ -52,7 +52,7 @@ class IoLane:
         threads: int,
         settle: Settle,
         make_context: MakeContext,
-        stir: Callable[[], object] = lambda: None,
+        stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.stir = stir
         self.queue = LaneQueue()

@@ -60,7 +60,7 @@ class Lanes:
         guard: Guard,
         retries: RetryQueue,
         run: Run,
-        stir: Callable[[], object],
+        stir: Callable[[], None],
     ) -> None:
         self._run = run
         self._lock = threading.Lock()
@@ -143,6 +143,7 @@ class Lanes:
                     self._guard,
                     Wear(settings.max_events_per_worker, settings.worker_max_memory),
                 )
+                self.cpu.stir = self._stir
             return self.cpu
 
     def _init(self) -> bytes:
@@ -158,6 +159,7 @@ class Lanes:
                 from procbus.loop_lane import LoopLane  # only now: it imports asyncio
 
                 self.loop = LoopLane(self._settle, self._make_context)
+                self.loop.stir = self._stir
             return self.loop
 
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:

@@ -15,9 +15,12 @@ from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
 from procbus.limits import stack_text, timeout_error
+from procbus.meter import FIRST, LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
+from procbus.steps import Steps
+from procbus.weighing import weigh_delivery
 
 #: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler.
 SLOTS = 1_000
@@ -38,6 +41,8 @@ class LoopLane:
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
+        #: Has somebody see what was measured. Set by whoever made the lane.
+        self.stir: Callable[[], None] = _nobody
         self._settle = settle
         self._make_context = make_context
         self._pid = os.getpid()
@@ -193,16 +198,35 @@ class LoopLane:
         limit = None
         if handler.timeout is not None:
             limit = _TimeLimit(self, delivery, started_at, handler.timeout)
+        subscription, steps = delivery.subscription, None
+        average_s = subscription.average_s
+        is_long = average_s is None or average_s > LONG_S
         try:
-            value = await handler.function(receipt.event)
+            awaited = handler.function(receipt.event)
+            if limit is not None:
+                limit.awaited = awaited
+            if is_long or self.events_done % ONE_IN == FIRST:
+                steps = Steps(awaited)
+                value = await steps
+            else:
+                value = await awaited
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, the delivery was settled already and this
             # changes nothing; a handler that cancelled itself failed like any other.
             outcome = failure(error, started_at, self._pid)
         else:
             outcome = success(value, started_at, self._pid)
-        if limit is None or limit.kept():
+        if steps is not None:
+            meter, ended_at = subscription.meter, outcome.ended_at
+            stands_for = 1 if is_long else ONE_IN
+            meter.note_run(ended_at, ended_at - started_at, steps.cpu_s, stands_for)
+            if meter.fresh_s > STIR_S:
+                self.stir()
+        in_time = limit is None or limit.kept()
+        if in_time:
             self.end(delivery, outcome)
+        if in_time and subscription.meter.to_weigh and outcome.kind is OutcomeKind.SUCCEEDED:
+            weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:
         """A run has ended. Called in the loop's thread."""
@@ -226,6 +250,8 @@ class _TimeLimit:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
         self._expired = False
+        #: What the task awaits: it tells where it is.
+        self.awaited: Any = None
 
     def kept(self) -> bool:
         """The handler has ended: say whether that was in time."""
@@ -237,7 +263,7 @@ class _TimeLimit:
         self._expired = True
         now = monotonic()
         error = timeout_error(
-            self._delivery, now - self._started_at, _stack_of(self._task), "was cancelled"
+            self._delivery, now - self._started_at, _stack_of(self.awaited), "was cancelled"
         )
         self._task.cancel()
         self._lane.end(
@@ -246,13 +272,17 @@ class _TimeLimit:
         )
 
 
-def _stack_of(task: asyncio.Task[Any]) -> str:
-    """Where a suspended task is: through all that it awaits, not only in its outermost part."""
+def _stack_of(awaited: Any) -> str:
+    """Where a suspended coroutine is: through all that it awaits, not only its outermost part."""
     frames: list[traceback.FrameSummary] = []
-    part: Any = task.get_coro()
+    part = awaited
     while part is not None:
         frame = getattr(part, "cr_frame", None) or getattr(part, "gi_frame", None)
         if frame is not None:
             frames += traceback.extract_stack(frame, 1)
         part = getattr(part, "cr_await", None) or getattr(part, "gi_yieldfrom", None)
     return stack_text(frames, __file__)
+
+
+def _nobody() -> None:
+    """Nobody wants to see it."""

@@ -32,6 +32,8 @@ _ENOUGH_S = 60.0
 _ENOUGH_LOOKS = 400
 #: Looks that settle what a handler does; after them it is looked at less often.
 SETTLED = 150
+#: Weight of the newest in a running average.
+_NEWEST = 0.2
 #: A share that was found by looking lies within so many standard errors: eight times of ten.
 _Z = 1.28
 
@@ -53,18 +55,20 @@ class Meter:
 
     __slots__ = (
         "_active_s",
+        "_children_s",
         "_cpu_s",
         "_last_at",
         "_lock",
         "_looks",
+        "_received_s",
         "_runs",
+        "_sent_s",
         "_starved_s",
         "_wall_s",
         "_walls",
         "fresh_s",
         "obstacle",
         "to_weigh",
-        "transport_s",
         "unpacking_s",
     )
 
@@ -83,8 +87,11 @@ class Meter:
             self._active_s = 0.0
             self._last_at = 0.0
             self._looks = dict.fromkeys(Doing, 0.0)
-            #: See `Evidence`; None while nobody measured it.
-            self.transport_s: float | None = None
+            self._children_s = 0.0
+            #: Of one delivery; None while nobody measured it. Written without the lock: one figure
+            #: that is lost between two threads is none that matters.
+            self._sent_s: float | None = None
+            self._received_s: float | None = None
             self.unpacking_s = 0.0
             self.obstacle: str | None = None
             #: How many of the next events and results to weigh, see `weighing`.
@@ -117,6 +124,43 @@ class Meter:
         if self._wall_s > _ENOUGH_S and self._runs > SETTLED:
             self._halve_runs()
 
+    def note_sums(
+        self,
+        ended_at: float,
+        runs: int,
+        wall_s: float,
+        cpu_s: float,
+        children_s: float,
+        starved_s: float,
+        unpacking_s: float,
+    ) -> None:
+        """Take in the sums of runs in a worker process.
+
+        Args:
+            ended_at: of the last of them, in seconds of `time.monotonic()`.
+            runs: how many they were.
+            wall_s: of all of them together.
+            cpu_s: CPU time of the process meanwhile.
+            children_s: that of processes that it started and waited for.
+            starved_s: time that it was given no core.
+            unpacking_s: time for reading events and writing results, which the first two have too.
+        """
+        with self._lock:
+            self._locked_note(
+                ended_at, max(0.0, wall_s - unpacking_s), max(0.0, cpu_s - unpacking_s), runs
+            )
+            self._children_s += children_s
+            self._starved_s += starved_s
+            self.unpacking_s += _NEWEST * (unpacking_s / runs - self.unpacking_s)
+
+    def note_sent(self, cpu_s: float) -> None:
+        """Take in what it took to send one event to a worker, in CPU seconds."""
+        self._sent_s = _mean(self._sent_s, cpu_s)
+
+    def note_received(self, cpu_s: float) -> None:
+        """Take in what it took to read one result."""
+        self._received_s = _mean(self._received_s, cpu_s)
+
     def note_look(self, found: Mapping[Doing, float]) -> None:
         """Take in what a run was doing when somebody looked: how likely it was which."""
         with self._lock:
@@ -125,13 +169,11 @@ class Meter:
             if sum(self._looks.values()) > _ENOUGH_LOOKS:
                 self._looks = {each: count / 2 for each, count in self._looks.items()}
 
-    def note_transport(self, transport_s: float, unpacking_s: float) -> None:
-        """Take in what sending an event and reading a result costs, see `Evidence`."""
-        if self.transport_s is None:
-            self.transport_s, self.unpacking_s = transport_s, unpacking_s
-        else:
-            self.transport_s += 0.2 * (transport_s - self.transport_s)
-            self.unpacking_s += 0.2 * (unpacking_s - self.unpacking_s)
+    def note_weight(self, cost_s: float) -> None:
+        """Take in what it would take to send an event and to read a result, half of it each."""
+        self._sent_s = _mean(self._sent_s, cost_s / 2)
+        self._received_s = _mean(self._received_s, cost_s / 2)
+        self.unpacking_s = self._sent_s + self._received_s  # reading takes about as long as writing
 
     @property
     def runs(self) -> float:
@@ -173,8 +215,11 @@ class Meter:
                 gil_s, wait_s = Span(0.0, cpu_s), Span(idle_s, idle_s)
             elif handler.is_async:
                 gil_s, wait_s = Span(cpu_s, cpu_s), self._wait_on_loop(wall_s, cpu_s, active_s)
-            elif wall_s < LONG_S:
-                gil_s, wait_s = Span(cpu_s, cpu_s), self._short_wait(cpu_s)
+            elif (median_s := self._walls.quantile(0.5) or wall_s) < LONG_S:
+                # Most short runs end before the GIL is taken from them: the median has next to
+                # nothing of the waiting for it, while the mean has much.
+                idle_s = max(0.0, median_s - cpu_s)
+                gil_s, wait_s = Span(cpu_s, cpu_s), Span(idle_s, idle_s)
             else:
                 gil_s, wait_s = self._looked(wall_s, cpu_s)
             return Evidence(
@@ -185,7 +230,8 @@ class Meter:
                 cpu_s=cpu_s,
                 gil_s=gil_s,
                 wait_s=wait_s,
-                transport_s=self.transport_s or 0.0,
+                children_s=self._children_s / runs,
+                transport_s=(self._sent_s or 0.0) + (self._received_s or 0.0),
                 unpacking_s=self.unpacking_s,
                 obstacle=self.obstacle,
                 queue_s=queue_s,
@@ -200,6 +246,7 @@ class Meter:
         self._wall_s /= 2
         self._cpu_s /= 2
         self._starved_s /= 2
+        self._children_s /= 2
         self._active_s /= 2
         self._walls = Histogram()
 
@@ -207,19 +254,6 @@ class Meter:
         """What an `async def` waited for: when others compute on the loop, perhaps for those."""
         idle_s = max(0.0, wall_s - cpu_s)
         return Span(idle_s if self._cpu_s < 0.5 * active_s else 0.0, idle_s)
-
-    def _short_wait(self, cpu_s: float) -> Span:
-        """What a short handler waited for.
-
-        Most short runs end before the GIL is taken from them: the median has next to nothing of the
-        waiting for it, while the mean has much.
-        """
-        median_s = self._walls.quantile(0.5)
-        if median_s is None:
-            return Span(0.0, 0.0)
-        # Short runs of which few wait are as they are on average.
-        idle_s = max(0.0, median_s - cpu_s)
-        return Span(idle_s, idle_s)
 
     def _looked(self, wall_s: float, cpu_s: float) -> tuple[Span, Span]:
         """How long it held the GIL, and how long it waited, by what was seen of it."""
@@ -246,6 +280,10 @@ def share(count: float, total: float) -> Span:
     middle = (part + _Z * _Z / (2 * total)) / scale
     half = _Z * sqrt(part * (1 - part) / total + _Z * _Z / (4 * total * total)) / scale
     return Span(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _mean(mean: float | None, newest: float) -> float:
+    return newest if mean is None else mean + _NEWEST * (newest - mean)
 
 
 def _kind(handler: Handler) -> Literal["io", "cpu"]:

@@ -33,6 +33,9 @@ class NoLane:
 
     step_aside = release
 
+    def stir(self) -> None:
+        """Nothing is measured here."""
+
     def is_running(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
         """Nothing runs."""
         return False

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from time import monotonic
+from typing import Any, Protocol
 
 from procbus.delivery import Delivery
 from procbus.gate import Gate
 from procbus.handler import Handler
 from procbus.histogram import Histogram
-from procbus.meter import Meter
+from procbus.meter import STIR_S, Meter
 
 #: What a delivery costs besides its handler's own run time (coding, pipe, settling), in seconds:
 #: measured at 2 to 4 us; it keeps batches of very short handlers from growing without end.
@@ -40,6 +41,9 @@ class Lane(Protocol):
 
     def put_again(self, delivery: Delivery) -> None:
         """Queue a delivery for its next attempt."""
+
+    def stir(self) -> None:
+        """Have somebody see what was measured."""
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
@@ -144,6 +148,12 @@ class Subscription:
         self.ran.merge(other.ran)
         if other.average_s is not None:
             self.average_s = other.average_s
+
+    def note_sums(self, *sums: Any) -> None:
+        """Take in what runs in a worker process took, see `Meter.note_sums`."""
+        self.meter.note_sums(monotonic(), *sums)
+        if self.meter.fresh_s > STIR_S:
+            self.lane.stir()
 
     def note_run(self, run_s: float) -> None:
         """Take one more run time into the average. Call it under the settlement's lock."""

@@ -31,6 +31,8 @@ _WORTH = 2.0
 #: Less than so many runs, and seconds in them, is too little to say anything.
 FEW_RUNS = 5
 FEW_S = 0.2
+#: So many runs are enough, however short.
+MANY_RUNS = 2_000
 #: Less than these too little to be loud.
 _SOLID_RUNS = 20
 _SOLID_S = 0.5
@@ -63,7 +65,7 @@ SILENT = Verdict(None)
 
 def judge(evidence: Evidence, machine: Machine) -> Verdict:
     """Say which kind suits a handler."""
-    if evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S:
+    if is_thin(evidence):
         return SILENT
     least = io_over_cpu(evidence, machine, evidence.gil_s.low, evidence.wait_s.high)
     most = io_over_cpu(evidence, machine, evidence.gil_s.high, evidence.wait_s.low)
@@ -83,6 +85,13 @@ def judge(evidence: Evidence, machine: Machine) -> Verdict:
     return SILENT
 
 
+def is_thin(evidence: Evidence) -> bool:
+    """Whether too little was seen to say anything."""
+    if evidence.runs >= MANY_RUNS:
+        return False
+    return evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S
+
+
 def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: float) -> float:
     """How many times as long a delivery takes on a busy io lane as on a busy cpu lane.
 
@@ -96,11 +105,12 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
     if evidence.is_async:  # all of them have one thread
         on_io = max(cpu_s + IO_S, (cpu_s + wait_s) / LOOP_SLOTS)
     else:
-        on_io = max(gil_s + IO_S, cpu_s / machine.cores, (cpu_s + wait_s) / machine.io_workers)
+        on_cores = (cpu_s + evidence.children_s) / machine.cores
+        on_io = max(gil_s + IO_S, on_cores, (cpu_s + wait_s) / machine.io_workers)
     on_worker = WORKER_S + evidence.unpacking_s + cpu_s
     on_cpu = max(
         CPU_S + evidence.transport_s,
-        on_worker / min(machine.cores, machine.cpu_workers),
+        (on_worker + evidence.children_s) / min(machine.cores, machine.cpu_workers),
         (on_worker + wait_s) / machine.cpu_workers,
     )
     return on_io / on_cpu

@@ -93,5 +93,4 @@ def weigh_delivery(
         meter.obstacle = f"{what} cannot travel to a worker ({type(error).__name__}: {error})"
     else:
         meter.obstacle = meter.obstacle or ""
-        # Reading takes about as long as writing.
-        meter.note_transport(cost_s, cost_s)
+        meter.note_weight(cost_s)

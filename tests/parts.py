@@ -29,6 +29,7 @@ class FakeLane:
         self.running: list[Delivery] = []
         self.aside: list[Delivery] = []
         self.again: list[Delivery] = []
+        self.stirred = 0
 
     def put(self, delivery: Delivery) -> None:
         self.queued.append(delivery)
@@ -44,6 +45,9 @@ class FakeLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         return any(delivery is each for each in self.running)
+
+    def stir(self) -> None:
+        self.stirred += 1
 
     def withdraw(self, delivery: Delivery) -> bool:
         if delivery not in self.queued:

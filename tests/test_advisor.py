@@ -93,6 +93,6 @@ def test_a_handler_that_might_have_to_go_is_weighed_first():
     advisor = advisor_of(subscription)
     assert advisor.advice()[0].kind is None
     assert subscription.meter.to_weigh == 3
-    subscription.meter.note_transport(1e-5, 1e-5)
+    subscription.meter.note_weight(1e-5)
     subscription.meter.obstacle = ""
     assert advisor.advice()[0].kind == "cpu"

@@ -86,6 +86,7 @@ LAYERS = {
         "stall",
         "stats",
         "stats_text",
+        "steps",
         "subscription",
         "turns",
         "unseen",

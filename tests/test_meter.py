@@ -137,17 +137,17 @@ def test_what_was_long_ago_counts_less_and_less():
 
 def test_weighing_is_averaged_too():
     meter = meter_of((0.1, 0.1))
-    meter.note_transport(1.0, 2.0)
+    meter.note_weight(1.0)
     assert meter.evidence(IO, 0.0).transport_s == 1.0
-    meter.note_transport(2.0, 2.0)
+    meter.note_weight(2.0)
     evidence = meter.evidence(IO, 0.0)
     assert 1.0 < evidence.transport_s < 2.0
-    assert evidence.unpacking_s == 2.0
+    assert evidence.unpacking_s == evidence.transport_s
 
 
 def test_it_forgets():
     meter = meter_of((0.1, 0.1))
-    meter.note_transport(1.0, 1.0)
+    meter.note_weight(1.0)
     look(meter, Doing.FREE, 3)
     meter.clear()
     assert meter.evidence(IO, 0.0) == Meter().evidence(IO, 0.0)

@@ -8,6 +8,7 @@ import pytest
 
 from procbus.meter import Meter
 from procbus.weighing import weigh, weigh_delivery
+from tests.parts import handler_of
 
 
 def handle(event: Any) -> None: ...
@@ -67,7 +68,8 @@ def test_weighing_a_delivery_notes_its_transport():
     weigh_delivery(meter, handle, [1, 2, 3], "result")
     assert meter.to_weigh == 1
     assert meter.obstacle == ""
-    assert meter.transport_s
+    meter.note_run(1.0, 0.1, 0.1)
+    assert meter.evidence(handler_of(), 0.0).transport_s > 0
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,10 @@ class LokyWorker:
                 if report.complete:
                     del self._unread_bytes[report.batch]
                 return report
-            take_in(Tag(message[:1]), memoryview(message)[1:])
+            if message[:1] == Tag.MEASURED.value:
+                self._end.costs.take_in(memoryview(message)[1:])
+            else:
+                take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
         try:

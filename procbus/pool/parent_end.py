@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from time import thread_time
 from typing import Any
 
 from procbus import blame
@@ -24,6 +25,7 @@ from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.blocks import Block, EventMemory
+from procbus.pool.costs import Costs
 from procbus.pool.definitions import Definitions
 from procbus.pool.large import PLAIN, Form, plain
 from procbus.pool.logbook import Page
@@ -76,6 +78,7 @@ class ParentEnd:
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
         #: without deliveries never is.
         self._known_handlers: set[int] = set()
+        self.costs = Costs()
         self._handlers_due: list[tuple[int, str, bytes, int | None]] = []
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
         #: Likewise blocks of events that are no more, and of results that nobody has.
@@ -102,6 +105,7 @@ class ParentEnd:
 
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
+        began_s = thread_time()
         if self._definitions.forgotten != self._forgotten:
             self._forget()
         if self._pinned:
@@ -178,6 +182,7 @@ class ParentEnd:
                 self._forgotten_due,
             )
             message.data = pack_batch(head, events)
+            self.costs.note_sent(message.deliveries, thread_time() - began_s)
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
@@ -185,6 +190,7 @@ class ParentEnd:
         handler = delivery.subscription.handler
         if handler.number not in self._known_handlers:
             self._define(handler)
+            self.costs.know(delivery.subscription)
         return handler.number, receipt.parent_id, receipt.topic, delivery.attempts + 1
 
     def _encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
@@ -277,6 +283,7 @@ class ParentEnd:
         self._forgotten = self._definitions.forgotten
         gone = self._definitions.gone(self._known_handlers)
         self._known_handlers.difference_update(gone)
+        self.costs.forget(gone)
         self._handlers_due = [due for due in self._handlers_due if due[0] not in gone]
         self._forgotten_due.extend(gone)
 
@@ -295,6 +302,7 @@ class ParentEnd:
 
     def report(self, message: bytes | bytearray) -> Report:
         """Read a results message."""
+        began_s = thread_time()
         results = unpack_results(message)
         told, received = self._told, self._received
         (times, values), position = read_successes(results, told, received)
@@ -305,6 +313,8 @@ class ParentEnd:
         rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
         self._told = results.done
         self._received = max(self._received, self._told)
+        deliveries = self._batches[results.batch][told : results.done]
+        self.costs.note_received(deliveries, thread_time() - began_s)
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]

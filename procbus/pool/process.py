@@ -83,3 +83,12 @@ def _watch_parent(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(1)
     os._exit(1)
+
+
+def flush_output() -> None:
+    """Write out what was printed."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # noqa: BLE001, S110 - closed, or replaced by something odd
+        pass

@@ -45,6 +45,8 @@ class Tag(bytes, enum.Enum):
     RESULTS = b"R"
     LOG = b"L"
     WARNING = b"W"
+    #: What its handlers took of the machine.
+    MEASURED = b"M"
 
 
 class Ending(enum.IntEnum):

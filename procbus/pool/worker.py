@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,10 +24,11 @@ from procbus.pool.channel import Channel
 from procbus.pool.large import PLAIN
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
-from procbus.pool.process import end_with_parent, resident_bytes, told
+from procbus.pool.process import end_with_parent, flush_output, resident_bytes, told
 from procbus.pool.room import Room
 from procbus.pool.set_up import SetUp
 from procbus.pool.stack import StackPage
+from procbus.pool.tally import Tally
 from procbus.pool.wire import (
     IN_HEAD,
     REST,
@@ -180,6 +180,7 @@ class Worker:
         self._limits: dict[int, int] = {}
         #: Whether a delivery was run: only what deliveries left behind is a reason to refuse one.
         self._used = False
+        self._tally = Tally()
         self._sent_at = 0.0
         self._set_up: SetUp | None = None
 
@@ -219,7 +220,7 @@ class Worker:
         logbook, claim = self._logbook, self._claim
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
-        done = position = 0
+        done, position, at = 0, 0, -1
         atoms = iter(head.atoms)
         careful = self._limits if head.careful else {}
         ended_at, looked_at, resident = self._sent_at, 0.0, 0
@@ -237,6 +238,9 @@ class Worker:
             # Without a token the parent has taken the rest of the batch back.
             if not claim(False):
                 break
+            if which != at:
+                self._tally.turn(kind[0], done)
+                at = which
             started_at = monotonic()
             logbook.begin(done, started_at)
             large = head.large.get(done) if head.large else None
@@ -261,11 +265,10 @@ class Worker:
             elif ended_at - self._sent_at > FLUSH_S and done < len(head.ids):
                 self._flush(head.number, done, complete=False)
                 self._sent_at = ended_at
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except Exception:  # noqa: BLE001, S110 - closed, or replaced by something odd
-            pass
+        self._tally.turn(None, done)
+        if sums := self._tally.due():
+            self.send(Tag.MEASURED.value, sums)
+        flush_output()
         self._flush(head.number, done, complete=True)
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
@@ -306,9 +309,11 @@ class Worker:
         if data is not None:
             try:
                 event = decode(data) if large is None else self._memory.load(data, large)
+                self._tally.unpacking_s += monotonic() - started_at
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
                 return self._failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
+            self._tally.spoil()
             started_at = monotonic()
             self._logbook.begin(index, started_at)
         # As take_seat, without the call.
@@ -348,6 +353,7 @@ class Worker:
                 [event for _, event in published], "published"
             )
             return self._failed(Ending.NO_RESULT, error, started_at, len(published), path)
+        self._tally.unpacking_s += monotonic() - ended_at
         pack = pack_end if published else pack_success
         return self._definitions_made() + ahead + pack(started_at, ended_at, frame), ended_at
 

@@ -26,6 +26,9 @@ _batches = itertools.count(1)
 class NoLane:
     """The lane of subscriptions whose deliveries go to a worker by hand."""
 
+    def stir(self) -> None:
+        pass
+
     def put(self, delivery: Delivery) -> None:
         raise AssertionError("nobody queues anything here")
 

@@ -1,0 +1,220 @@
+"""Does the bus tell the right kind of a handler? By a set of handlers of which people agree.
+
+Each is declared io, and cpu where it can be; and it runs alone, 32 deliveries pending at a time, or
+with three others at once while as many processes as there are cores compute on the machine.
+
+    python -m bench.advice [alone | loaded] [SECONDS] [NAME ...]
+
+prints a confusion table for docs/advice.md, and what is wrong or silent.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from .advice_set import HANDLERS, Labelled
+from .model import PROCBUS, Question, Row, Settings, Target
+
+if TYPE_CHECKING:
+    from procbus.advice import Advice
+
+FULL_S = {"alone": 1.0, "loaded": 4.0}
+PENDING = 32
+TOGETHER = 4
+Way = Literal["alone", "loaded"]
+Kind = Literal["io", "cpu"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the bus said of one handler."""
+
+    handler: Labelled
+    advice: Advice
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it said what the label says; "either" takes both."""
+        return self.handler.label in ("either", self.advice.kind)
+
+    @property
+    def mark(self) -> str:
+        if self.advice.kind is None:
+            return "silent"
+        return "right" if self.is_right else "WRONG"
+
+
+@contextmanager
+def answering() -> Iterator[int]:
+    """A server that takes 10 ms for each answer, in a process of its own; gives its port."""
+    code = (
+        "import socket, threading, time\n"
+        "def answer(c):\n"
+        "    c.recv(100); time.sleep(0.01); c.sendall(b'answer'); c.close()\n"
+        "s = socket.create_server(('127.0.0.1', 0), backlog=128)\n"
+        "print(s.getsockname()[1], flush=True)\n"
+        "while True:\n"
+        "    threading.Thread(target=answer, args=(s.accept()[0],), daemon=True).start()\n"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"ready?")
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def burning(count: int) -> Iterator[None]:
+    """As many processes that compute all the time."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def ask(
+    together: Sequence[Labelled],
+    kind: Literal["io", "cpu"],
+    seconds: float,
+    workers: int,
+    port: int,
+) -> list[Answer]:
+    """Run handlers at once for so long, and see what the bus says of them."""
+    from procbus import EventBus
+
+    def feed(bus: EventBus, handler: Labelled, pending: int) -> None:
+        event = port if handler.name == "ask_over_socket" else handler.make_event()
+        room = threading.Semaphore(pending)
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at:
+            room.acquire()
+            bus.publish(handler.name, event).when_done(lambda _: room.release())
+
+    with EventBus([], cpu_workers=workers) as bus:
+        for handler in together:
+            bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
+        bus.subscribe("ready?", int, kind=kind, name="ready")
+        for receipt in [bus.publish("ready?", number) for number in range(64)]:
+            receipt.result()
+        pending = max(8, PENDING // len(together))
+        feeders = [
+            threading.Thread(target=feed, args=(bus, handler, pending)) for handler in together
+        ]
+        for feeder in feeders:
+            feeder.start()
+        for feeder in feeders:
+            feeder.join()
+        advice = {each.handler: each for each in bus.advice()}
+        bus.close(cancel=True)
+    return [Answer(handler, advice[handler.name]) for handler in together]
+
+
+def ask_all(way: Way, seconds: float, workers: int, names: Sequence[str] = ()) -> list[Answer]:
+    """Ask about each handler of the set, declared either way."""
+    chosen = [handler for handler in HANDLERS if not names or handler.name in names]
+    answers: list[Answer] = []
+    with ExitStack() as stack:
+        port = stack.enter_context(answering())
+        if way == "loaded":
+            stack.enter_context(burning(workers))
+        kinds: tuple[Kind, ...] = ("io", "cpu")
+        for kind in kinds:
+            handlers = [handler for handler in chosen if kind in handler.kinds]
+            size = TOGETHER if way == "loaded" else 1
+            random.Random(4).shuffle(handlers)
+            for first in range(0, len(handlers), size):
+                answers += ask(handlers[first : first + size], kind, seconds, workers, port)
+    return answers
+
+
+def percentages(answers: Sequence[Answer]) -> dict[str, float]:
+    """Sum answers up: how many are right where it speaks, silent, and wrong at WARNING."""
+    marks = Counter(answer.mark for answer in answers)
+    spoken = marks["right"] + marks["WRONG"]
+    return {
+        "right where it speaks": 100 * marks["right"] / max(1, spoken),
+        "silent": 100 * marks["silent"] / len(answers),
+        "wrong at WARNING": sum(
+            answer.mark == "WRONG" and answer.advice.level == "warning" for answer in answers
+        ),
+    }
+
+
+def confusion(answers: Sequence[Answer]) -> str:
+    """The table of what was said, in Markdown."""
+    lines = ["| it is | declared | says io | says cpu | silent |", "|---|---|---|---|---|"]
+    for label in ("io", "cpu", "either"):
+        for declared in ("io", "cpu"):
+            said = Counter(
+                answer.advice.kind
+                for answer in answers
+                if answer.handler.label == label and answer.advice.declared == declared
+            )
+            lines.append(f"| {label} | {declared} | {said['io']} | {said['cpu']} | {said[None]} |")
+    return "\n".join(lines)
+
+
+def figures(settings: Settings) -> dict[str, float]:
+    """Take the sample: both ways, one after the other."""
+    names = () if settings.scale >= 1 else ("count_loop", "sleep_short", "hash_large", "tiny")
+    found = {}
+    for way, seconds in FULL_S.items():
+        answers = ask_all(way, settings.seconds(seconds), settings.workers, names)  # type: ignore[arg-type] # the keys are ways
+        for what, figure in percentages(answers).items():
+            found[f"{way}: {what}"] = figure
+    return found
+
+
+def _rows() -> Iterator[Row]:
+    for way in FULL_S:
+        yield Row(f"{way}: right where it speaks", "%", (Target(90, at_least=True, unit="%"),))
+        yield Row(f"{way}: silent", "%", (Target(15, at_least=False, unit="%"),))
+        yield Row(f"{way}: wrong at WARNING", "handlers", (Target(0, at_least=False),))
+
+
+QUESTION = Question(
+    name="advice",
+    asks="Does the bus tell the right kind of a handler?",
+    rows=tuple(_rows()),
+    contenders={PROCBUS: figures},
+    time_limit=600.0,
+    rounds=1,
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print what was said."""
+    way: Any = arguments[0] if arguments else "alone"
+    seconds = float(arguments[1]) if len(arguments) > 1 else FULL_S[way]
+    workers = len(os.sched_getaffinity(0))
+    answers = ask_all(way, seconds, workers, arguments[2:])
+    for answer in answers:
+        advice = answer.advice
+        if answer.mark != "right" or len(arguments) > 2:
+            print(f"{answer.mark:6} {advice.level:7} is {answer.handler.label:6} {advice.text}")
+            print(f"       {advice.evidence}")
+    print(confusion(answers))
+    print(percentages(answers), len(HANDLERS), "handlers,", len(answers), "answers")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

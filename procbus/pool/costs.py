@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""What the handlers of one worker cost: its sums, and what they take of the parent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from procbus.codec import decode
+from procbus.delivery import Delivery
+from procbus.pool.tally import Sums
+from procbus.subscription import Subscription
+
+
+class Costs:
+    """Hands what was measured to the meters. It belongs to the companion of one worker."""
+
+    def __init__(self) -> None:
+        #: By number of the handler.
+        self._subscriptions: dict[int, Subscription] = {}
+
+    def know(self, subscription: Subscription) -> None:
+        """Take note of whose handler has which number."""
+        self._subscriptions[subscription.handler.number] = subscription
+
+    def forget(self, handlers: Iterable[int]) -> None:
+        """Handlers are not needed any more."""
+        for handler in handlers:
+            self._subscriptions.pop(handler, None)
+
+    def note_sent(self, deliveries: Sequence[Delivery], cpu_s: float) -> None:
+        """A batch of deliveries was made ready, which took so many CPU seconds."""
+        subscription = deliveries[0].subscription
+        # What each of several handlers costs does not show.
+        if all(delivery.subscription is subscription for delivery in deliveries):
+            subscription.meter.note_sent(cpu_s / len(deliveries))
+
+    def note_received(self, deliveries: Sequence[Delivery], cpu_s: float) -> None:
+        """The results of deliveries were read, which took so many CPU seconds."""
+        if deliveries:
+            deliveries[0].subscription.meter.note_received(cpu_s / len(deliveries))
+
+    def take_in(self, message: memoryview) -> None:
+        """The worker told its sums."""
+        for handler, sums in decode(message).items():
+            subscription = self._subscriptions.get(handler)
+            if subscription is not None:
+                subscription.note_sums(*Sums(*sums))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""What a worker's handlers take of the machine, summed up there and told now and then.
+
+Nothing is measured for a single short delivery: the clocks are read where one handler's deliveries
+end and another's begin, which for most batches is at their start and end.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+from time import monotonic, process_time
+from typing import NamedTuple
+
+#: Deliveries in a row that took less together, in seconds, are not measured.
+_LEAST_S = 100e-6
+#: A stretch that follows on one that was not measured is not, but once in so many seconds.
+_PATIENCE_S = 500e-6
+#: So often at most the sums are told, in seconds.
+_TELL_S = 0.05
+
+
+class Sums(NamedTuple):
+    """What the runs of one handler took, in seconds of all of them together."""
+
+    runs: int
+    wall_s: float
+    #: CPU time of the worker's process, and of processes that the handler started and waited for.
+    cpu_s: float
+    children_s: float
+    #: Time that the worker could have run and was given no core.
+    starved_s: float
+    #: Time to read events and to write results, which the times above have as well.
+    unpacking_s: float
+
+
+class Tally:
+    """The sums of one worker. It belongs to the worker's main thread."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Sums] = {}
+        self._told_at = monotonic()
+        #: The deliveries in a row: their handler, how many of the batch were done before them, and
+        #: what the clocks said.
+        self._handler: int | None = None
+        self._done = 0
+        self._began_at = self._cpu_s = self._children_s = self._starved_s = 0.0
+        #: Seconds spent on reading events and writing results, added by the worker.
+        self.unpacking_s = 0.0
+        self._armed_at = 0.0
+
+    def turn(self, handler: int | None, done: int) -> None:
+        """Deliveries of another handler begin, or none any more.
+
+        Args:
+            handler: number of the one whose deliveries begin; None at the end of a batch.
+            done: deliveries of the batch that have ended.
+        """
+        now = monotonic()
+        measured = self._handler is not None and now - self._began_at > _LEAST_S
+        # Where handlers that are short take turns, reading clocks each time would cost too much.
+        armed = handler is not None and (measured or now - self._armed_at > _PATIENCE_S)
+        if measured or armed:
+            before = self._cpu_s, self._children_s, self._starved_s
+            self._cpu_s, self._starved_s = process_time(), no_core_s()
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            self._children_s = children.ru_utime + children.ru_stime
+            if measured:
+                self._add(done - self._done, now - self._began_at, *before)
+        if armed:
+            self._armed_at = now
+        self._handler, self._done, self._began_at = handler if armed else None, done, now
+        self.unpacking_s = 0.0
+
+    def spoil(self) -> None:
+        """Measure these deliveries no further: a handler was loaded, which takes long."""
+        self._handler = None
+
+    def _add(
+        self, runs: int, wall_s: float, cpu_s: float, children_s: float, starved_s: float
+    ) -> None:
+        assert self._handler is not None
+        newest = Sums(
+            runs,
+            wall_s,
+            self._cpu_s - cpu_s,
+            self._children_s - children_s,
+            self._starved_s - starved_s,
+            self.unpacking_s,
+        )
+        former = self._sums.get(self._handler)
+        if former is not None:
+            newest = Sums._make(a + b for a, b in zip(former, newest, strict=True))
+        self._sums[self._handler] = newest
+
+    def due(self) -> bytes:
+        """The sums, ready to travel, if it is time to tell them; they begin anew then."""
+        now = monotonic()
+        if not self._sums or now - self._told_at < _TELL_S:
+            return b""
+        told = pickle.dumps({handler: tuple(sums) for handler, sums in self._sums.items()})
+        self._sums.clear()
+        self._told_at = now
+        return told
+
+
+def no_core_s() -> float:
+    """Seconds that this thread could have run, so far, but was given no core; 0 if unknown."""
+    try:
+        # Not kept open: a child that a handler forks would read its parent's.
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # not on this system
+        return 0.0
+    try:
+        return int(os.read(file, 64).split()[1]) * 1e-9
+    finally:
+        os.close(file)

@@ -1,0 +1,97 @@
+"""Advice on real handlers, on real threads and in real workers."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from procbus import EventBus
+from procbus.cores import usable_cores
+from procbus.gil_probe import is_available
+from tests.parts import BOUND_S
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs the clocks of other threads")
+
+
+def spin(_event: Any) -> int:
+    x = 0
+    for number in range(60_000):
+        x += number
+    return x
+
+
+def nap(_event: Any) -> None:
+    time.sleep(0.005)
+
+
+async def async_nap(_event: Any) -> None:
+    await asyncio.sleep(0.005)
+
+
+async def async_spin(event: Any) -> int:
+    return spin(event)
+
+
+def run_until(bus: EventBus, event: Any, advised: Callable[[], bool]) -> None:
+    """Keep the bus busy until it advises so, for as long as a test may take."""
+    deadline = time.monotonic() + 3 * BOUND_S
+    room = threading.Semaphore(16)
+    while not advised():
+        assert time.monotonic() < deadline, f"it never did:\n{bus.advice()}"
+        for _ in range(16):
+            room.acquire()
+            bus.publish("event", event).when_done(lambda _: room.release())
+
+
+@pytest.mark.parametrize(
+    ("function", "declared", "kind"),
+    [
+        (spin, "io", "cpu"),
+        (nap, "io", "io"),
+        (spin, "cpu", "cpu"),
+        (nap, "cpu", "io"),
+        (async_nap, "io", "io"),
+        (async_spin, "io", "cpu"),
+    ],
+)
+def test_the_right_kind_is_told(function: Any, declared: Any, kind: str):
+    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+        bus.subscribe("event", function, kind=declared, name="it")
+        # On one core nothing is gained by another process.
+        if kind == "cpu" and usable_cores() < 2:
+            pytest.skip("needs two cores")
+        run_until(bus, 1, lambda: bus.advice()[0].kind == kind)
+
+
+def test_a_wrong_kind_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "procbus")
+
+    def said() -> int:
+        return sum("declared cpu" in record.getMessage() for record in caplog.records)
+
+    with EventBus(handlers=[], cpu_workers=1) as bus:
+        bus.subscribe("event", nap, kind="cpu", name="it")
+        run_until(bus, 1, lambda: said() > 0)
+    assert said() == 1
+
+
+def test_what_cannot_travel_stays():
+    with EventBus(handlers=[], io_workers=4) as bus:
+        bus.subscribe("event", spin, name="it")
+        run_until(
+            bus, threading.Lock(), lambda: bus.advice()[0].evidence.obstacle not in (None, "")
+        )
+        [advice] = bus.advice()
+    assert advice.kind == "io"
+    assert "its events cannot travel" in advice.text
+
+
+def test_the_advisor_ends_with_its_bus():
+    with EventBus(handlers=[], io_workers=4) as bus:
+        bus.subscribe("event", nap, name="it")
+        run_until(bus, 1, lambda: bus.advice()[0].kind == "io")
+    assert "procbus-advisor" not in [thread.name for thread in threading.enumerate()]

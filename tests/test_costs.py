@@ -1,0 +1,55 @@
+"""What one worker's handlers cost, handed to their meters."""
+
+import pickle
+
+from procbus.pool.costs import Costs
+from procbus.pool.tally import Sums
+from procbus.subscription import Subscription
+from tests.parts import FakeLane, delivery_to, subscription_of
+
+
+def transport_s(subscription: Subscription) -> float:
+    subscription.meter.note_run(1.0, 0.1, 0.1)
+    return subscription.meter.evidence(subscription.handler, 0.0).transport_s
+
+
+def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
+    lane = FakeLane()
+    subscription = subscription_of(lane, kind="cpu")
+    costs = Costs()
+    costs.know(subscription)
+    sums = {
+        subscription.handler.number: tuple(Sums(4, 0.4, 0.2, 0.04, 0.08, 0.02)),
+        10**9: (1,) * 6,
+    }
+    costs.take_in(memoryview(pickle.dumps(sums)))
+    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    assert evidence.runs == 4
+    assert abs(evidence.wall_s - 0.095) < 1e-9
+    assert abs(evidence.cpu_s - 0.045) < 1e-9
+    assert abs(evidence.children_s - 0.01) < 1e-9
+    assert abs(evidence.wait_s.low - 0.03) < 1e-9, "the time without a core is no waiting"
+    assert lane.stirred == 1
+
+
+def test_sums_of_a_handler_that_is_forgotten_go_nowhere():
+    subscription, costs = subscription_of(kind="cpu"), Costs()
+    costs.know(subscription)
+    costs.forget([subscription.handler.number])
+    costs.take_in(memoryview(pickle.dumps({subscription.handler.number: (1,) * 6})))
+    assert subscription.meter.runs == 0
+
+
+def test_sending_and_receiving_are_divided_among_the_deliveries():
+    subscription, costs = subscription_of(kind="cpu"), Costs()
+    deliveries = [delivery_to(subscription) for _ in range(4)]
+    costs.note_sent(deliveries, 0.04)
+    costs.note_received(deliveries[:2], 0.04)
+    costs.note_received([], 1.0)
+    assert abs(transport_s(subscription) - 0.03) < 1e-9
+
+
+def test_what_each_of_several_handlers_costs_to_send_does_not_show():
+    one, other, costs = subscription_of(kind="cpu"), subscription_of(kind="cpu"), Costs()
+    costs.note_sent([delivery_to(one), delivery_to(other)], 0.04)
+    assert transport_s(one) == transport_s(other) == 0
