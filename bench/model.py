@@ -10,10 +10,10 @@ LIMIT = "limit"
 PROCBUS_IO = "procbus io"
 PROCBUS_CPU = "procbus cpu"
 # Contenders that an environment may lack, named as their libraries: one without the `bench` extra,
-# and Dask's, Ray's and huey, which that extra does not bring.
+# and Dask's and Ray, which that extra does not bring.
 OPTIONAL = (
     *("blinker", "bubus", "distributed", "huey", "joblib"),
-    *("mpire", "pebble", "pyee", "ray"),
+    *("mpire", "pebble", "persistqueue", "pyee", "ray"),
 )
 
 

@@ -44,6 +44,9 @@ NAMES = (
     "shared_memory_cost",
     "payload_sizes",
     "executor",
+    "journal_throughput",
+    "journal_power",
+    "journal_resume",
 )
 
 GROUPS = {"gil": SUITE, "peers": PEERS}
