@@ -259,14 +259,9 @@ class EventBus(BusLife):
         """
         if topic is not None:
             check_concrete(topic)
-        parts = self._parts
-
-        def publish(event: Any) -> Receipt:
-            if id is None:
-                return self._publish(event, topic)
-            return parts.dispatcher.publish_once(event, topic, id(event))
-
-        return stream_of(events, publish, parts.admission.max_pending, ordered, progress)
+        dispatcher, most = self._parts.dispatcher, self._parts.admission.max_pending
+        publish = dispatcher.publisher(topic, id)
+        return stream_of(events, publish, most, ordered, progress, dispatcher.make_safe)
 
     def astream(
         self,

@@ -197,12 +197,30 @@ class Dispatcher:
             "EventBus(journal=...), or leave out id="
         )
 
+    def publisher(
+        self, topic: str | None, id_of: Callable[[Any], str] | None
+    ) -> Callable[[Any], Receipt]:
+        """Give what publishes the events of a stream: nobody relies on them before `make_safe`.
+
+        Args:
+            topic: what each is published to.
+            id_of: gives the id of each event; None for none.
+        """
+        if id_of is None:
+            return lambda event: self.publish(event, topic)
+        return lambda event: self.publish_once(event, topic, id_of(event))
+
+    def make_safe(self) -> None:
+        """Wait until all that was published survives what it has to: nothing, without a journal."""
+
     def resume(self) -> None:
         """Take up what a journal has left from runs before: there is none."""
 
     #: Whether `resume` has nothing to do, and whether publishing may wait for a disk.
     resumed = True
     may_wait = False
+    #: Whether what is cancelled is kept for the next run.
+    keeps = False
 
     def summary(self) -> ResumeSummary | None:
         """What a journal had from runs before; None, for there is no journal."""

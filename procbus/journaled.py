@@ -83,8 +83,14 @@ class JournaledDispatcher(Dispatcher):
 
     # Publishing.
 
-    def publish(self, event: Any, topic: str | None) -> Receipt:
-        """Publish one event: it is in the journal once this returns."""
+    def publish(self, event: Any, topic: str | None, wait: bool = True) -> Receipt:
+        """Publish one event: it is in the journal once this returns.
+
+        Args:
+            event: the event.
+            topic: what it is published to.
+            wait: whether to wait until it survives a loss of power, where that was asked for.
+        """
         parent_id, nested = None, False
         if running.get() is not None:
             parent_id, nested = self._origin()
@@ -97,21 +103,39 @@ class JournaledDispatcher(Dispatcher):
             try:
                 self._admission.enter(1, nested, self._admission.disturbed)
             except Disturbed:  # while it waited for room: see whether it may still be published
-                return self.publish(event, topic)
+                return self.publish(event, topic, wait)
             receipt = SoleReceipt(
                 self._next_id(), event, topic, parent_id, self._lock, subscriptions[0], monotonic()
             )
             try:
-                self._journal.accept(receipt, (receipt,))
+                self._journal.accept(receipt, (receipt,), wait=wait)
             except BaseException:
                 self._admission.leave(1)
                 raise
-            subscriptions[0].put(receipt)
+            try:
+                subscriptions[0].put(receipt)
+            except BaseException:  # Ctrl-C, most likely
+                self._take_back(receipt)
+                raise
             return receipt
         chosen, broken = self._admit(event, topic, nested)
-        return self._deliver(event, topic, parent_id, chosen, broken)
+        return self._deliver(event, topic, parent_id, chosen, broken, wait=wait)
 
-    def publish_once(self, event: Any, topic: str | None, given_id: str) -> Receipt:
+    def publisher(
+        self, topic: str | None, id_of: Callable[[Any], str] | None
+    ) -> Callable[[Any], Receipt]:
+        """Give what publishes the events of a stream, without waiting for the disk."""
+        if id_of is None:
+            return lambda event: self.publish(event, topic, wait=False)
+        return lambda event: self.publish_once(event, topic, id_of(event), wait=False)
+
+    def make_safe(self) -> None:
+        """Wait until all that was published survives what it has to."""
+        self._journal.make_safe()
+
+    def publish_once(
+        self, event: Any, topic: str | None, given_id: str, wait: bool = True
+    ) -> Receipt:
         """Publish an event, unless the journal has seen the id: then give the receipt of that."""
         if not isinstance(given_id, str):
             raise ProcbusError(f"id must be a string, not {given_id!r}: write id=str(...)")
@@ -135,8 +159,8 @@ class JournaledDispatcher(Dispatcher):
             if ids.claimed != claimed + 1 and journal.queries.event_of(given_id) is not None:
                 ids.give_up(given_id)
                 self._admission.leave(count)
-                return self.publish_once(event, topic, given_id)
-            journal.accept(receipt, receipt.deliveries, given_id)
+                return self.publish_once(event, topic, given_id, wait)
+            journal.accept(receipt, receipt.deliveries, given_id, wait=wait)
         except BaseException:
             ids.give_up(given_id)
             self._admission.leave(count)
@@ -186,6 +210,7 @@ class JournaledDispatcher(Dispatcher):
         chosen: Sequence[Subscription],
         broken: Sequence[tuple[Subscription, Exception]],
         before: bytes = b"",
+        wait: bool = True,
     ) -> Receipt:
         receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
         if not chosen and not broken:
@@ -193,7 +218,7 @@ class JournaledDispatcher(Dispatcher):
             return receipt
         queued, failed = address(receipt, chosen, broken)
         try:
-            self._journal.accept(receipt, receipt.deliveries, before=before)
+            self._journal.accept(receipt, receipt.deliveries, before=before, wait=wait)
         except BaseException:
             self._admission.leave(receipt.left)
             raise
@@ -243,6 +268,8 @@ class JournaledDispatcher(Dispatcher):
     def may_wait(self) -> bool:  # type: ignore[override] # a bus without a journal never does
         """Whether publishing may wait for a disk."""
         return self._journal.may_wait
+
+    keeps = True
 
     # Resuming.
 

@@ -151,7 +151,12 @@ class Lifecycle:
                 names = ", ".join(f"{name} {count}" for name, count in counts if count)
                 parts.append(f"{total} {what} ({names})")
         if parts:
-            log.warning("bus closed with deliveries cancelled: %s", "; ".join(parts))
+            kept = ". They are in the journal, and run at the next start"
+            log.warning(
+                "bus closed with deliveries cancelled: %s%s",
+                "; ".join(parts),
+                kept if self._dispatcher.keeps else "",
+            )
 
     def _refuse(self) -> Never:
         raise BusClosed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import takewhile
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -28,9 +29,20 @@ def stream_of(
     window: int,
     ordered: bool,
     progress: bool,
+    make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
-    """Publish events and yield their receipts, settled; see `EventBus.stream`."""
-    streamed = (in_order if ordered else as_settled)(iter(events), publish, window)
+    """Publish events and yield their receipts, settled; see `EventBus.stream`.
+
+    Args:
+        events: taken one by one, as there is room.
+        publish: publishes one event; may wait for room, or raise QueueFull.
+        window: at most so many receipts are open, or settled and not yet taken by the consumer.
+        ordered: yield in the order of the events.
+        progress: show a progress bar.
+        make_safe: is called before receipts are yielded, once for several: what was published
+            before then has to survive what the journal is for.
+    """
+    streamed = (in_order if ordered else as_settled)(iter(events), publish, window, make_safe)
     if not progress:
         return streamed
     from procbus.progress import with_progress  # only now: it imports rich
@@ -39,15 +51,12 @@ def stream_of(
 
 
 def as_settled(
-    events: Iterable[Any], publish: Callable[[Any], Receipt], window: int
+    events: Iterable[Any],
+    publish: Callable[[Any], Receipt],
+    window: int,
+    make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
-    """Publish events and yield their receipts as they settle.
-
-    Args:
-        events: taken one by one, as there is room.
-        publish: publishes one event; may wait for room, or raise QueueFull.
-        window: at most so many receipts are open, or settled and not yet taken by the consumer.
-    """
+    """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
     source = iter(events)
     outstanding = 0
@@ -80,11 +89,14 @@ def as_settled(
             if settled.empty() and not held:
                 continue
         if outstanding:
+            receipt = _next(settled)
+            more = settled.qsize()  # nobody else takes from it
+            make_safe()
             outstanding -= 1
-            yield _next(settled)
-            for receipt in _available(settled):
+            yield receipt
+            for _ in range(more):
                 outstanding -= 1
-                yield receipt
+                yield settled.get()
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
@@ -95,19 +107,25 @@ def _next(settled: SimpleQueue[Receipt]) -> Receipt:
             continue
 
 
-def _available(settled: SimpleQueue[Receipt]) -> Iterator[Receipt]:
-    while True:
-        try:
-            yield settled.get_nowait()
-        except Empty:
-            return
-
-
 def in_order(
-    events: Iterable[Any], publish: Callable[[Any], Receipt], window: int
+    events: Iterable[Any],
+    publish: Callable[[Any], Receipt],
+    window: int,
+    make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
+    safe = 0  # so many of them, the first, are settled and safe
+
+    def first_settled() -> Receipt:
+        nonlocal safe
+        if not safe:
+            open_receipts[0].wait()
+            safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
+            make_safe()
+        safe -= 1
+        return open_receipts.popleft()
+
     for event in events:
         while True:
             try:
@@ -116,14 +134,8 @@ def in_order(
             except QueueFull:
                 if not open_receipts:
                     raise
-                yield _first_settled(open_receipts)
+                yield first_settled()
         while len(open_receipts) >= window or (open_receipts and open_receipts[0].done):
-            yield _first_settled(open_receipts)
+            yield first_settled()
     while open_receipts:
-        yield _first_settled(open_receipts)
-
-
-def _first_settled(open_receipts: deque[Receipt]) -> Receipt:
-    receipt = open_receipts.popleft()
-    receipt.wait()
-    return receipt
+        yield first_settled()

@@ -27,6 +27,10 @@ from tests.parts import (
 )
 
 
+def safe() -> None:
+    """Without a journal everything published is as safe as it will be."""
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("max_pending", [1, 3, 10_000])
 @pytest.mark.parametrize("on_full", ["block", "raise"])
@@ -185,12 +189,12 @@ def test_what_is_settled_does_not_wait_for_a_slow_source(monkeypatch):
         settlement.settle([(receipt.deliveries[0], succeeded())])
         return receipt
 
-    for number, receipt in enumerate(as_settled(source(0), publish, 1000), 1):
+    for number, receipt in enumerate(as_settled(source(0), publish, 1000, safe), 1):
         assert receipt.done
         assert taken == number
     ahead = 0
     taken = 0
-    for number, _ in enumerate(as_settled(source(1000), publish, 1000), 1):
+    for number, _ in enumerate(as_settled(source(1000), publish, 1000, safe), 1):
         ahead = max(ahead, taken - number)
         if taken > 1300:
             assert taken == number
@@ -294,7 +298,7 @@ def test_whatever_refuses_and_settles_when_each_event_comes_back_once(
     clock = mock.patch.object(module, "monotonic", return_value=0.0)  # or no run is like another
     try:
         clock.start()
-        for receipt in (in_order if ordered else as_settled)(source(), publish, window):
+        for receipt in (in_order if ordered else as_settled)(source(), publish, window, safe):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
@@ -303,3 +307,28 @@ def test_whatever_refuses_and_settles_when_each_event_comes_back_once(
         logging.disable(logging.NOTSET)
     assert (events if ordered else sorted(events)) == list(range(count))
     assert most <= window
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
+    settled: list[Any] = []
+    made_safe: set[int] = set()
+    settlement, admission = settlement_with_room(100)
+    subscription = subscription_of()
+
+    def publish(event: int) -> Any:
+        admission.enter(1, False)
+        receipt = receipt_for(subscription, event=event, lock=settlement.lock)
+        settlement.settle([(receipt.deliveries[0], succeeded())])
+        settled.append(receipt)
+        return receipt
+
+    def make_safe() -> None:
+        made_safe.update(receipt.event for receipt in settled)
+
+    stream = (in_order if ordered else as_settled)(iter(range(500)), publish, 50, make_safe)
+    count = 0
+    for receipt in stream:
+        assert receipt.event in made_safe
+        count += 1
+    assert count == 500

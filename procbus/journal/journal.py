@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from procbus.journal.forms import Codec, CodecName, make_codec
 from procbus.journal.ground import cannot_write, check_files, prepare
 from procbus.journal.ids import Ids
 from procbus.journal.intake import HALF, Intake
-from procbus.journal.lock import Lock
+from procbus.journal.lock import Lock, refuse_second
 from procbus.journal.names import HandlerNames
 from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
@@ -95,6 +96,7 @@ class Journal:
         self._keep_s = keep_s
         self._keep_results = keep_results
         self.codec: Codec = make_codec(codec)
+        refuse_second(os.path.realpath(path))  # before any file of the first is touched
         self.path = prepare(path)
         self._lock = Lock(self.path)
         try:
@@ -161,6 +163,7 @@ class Journal:
         deliveries: Sequence[Delivery],
         given_id: str | None = None,
         before: bytes = b"",
+        wait: bool = True,
     ) -> None:
         """Write an event and its deliveries; return once they are safe.
 
@@ -169,12 +172,13 @@ class Journal:
             deliveries: all of it.
             given_id: the id that the publisher gave.
             before: records to be written together with it.
+            wait: whether to wait for the disk, with `durability="power"`.
 
         Raises:
             SerializationError: the event cannot be written.
             JournalError: the journal cannot be written.
         """
-        self.write(before + self.published(receipt, deliveries, given_id))
+        self.write(before + self.published(receipt, deliveries, given_id), wait)
 
     def published(
         self, receipt: Receipt, deliveries: Sequence[Delivery], given_id: str | None = None
@@ -216,7 +220,7 @@ class Journal:
             self._type_names[cls] = name
         return name
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, wait: bool = True) -> None:
         """Write records that belong together; return once they are safe.
 
         Raises:
@@ -229,6 +233,15 @@ class Journal:
             self._writer.write_large(data)
             return
         self._intake.append(data)
+        if wait and self._power:
+            self._sync.wait()
+
+    def make_safe(self) -> None:
+        """Wait until all that was written is on the disk, with `durability="power"`.
+
+        Raises:
+            JournalError: the disk failed.
+        """
         if self._power:
             self._sync.wait()
 

@@ -45,13 +45,8 @@ class Lock:
     def _open(self) -> tuple[int, tuple[int, int]]:
         while True:
             with _lock:
-                try:
-                    status = os.stat(self.name)
-                except FileNotFoundError:
-                    pass
-                else:
-                    if _ours.get((status.st_dev, status.st_ino)) == os.getpid():
-                        raise _refused(self.path, os.getpid())
+                if _is_ours(self.name):
+                    raise _refused(self.path, os.getpid())
                 try:
                     fd = os.open(self.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 except OSError as error:
@@ -96,11 +91,34 @@ class Lock:
             os.close(self.fd)
 
 
-def owner_of(path: str) -> int | None:
-    """The pid of the bus that has a journal; None where none has it.
+def refuse_second(path: str) -> None:
+    """Refuse a journal that another bus of this process has, and open none of its files.
 
-    Not for a process that has it itself: see `_ours`.
+    Neither the intake nor the database: SQLite's locks are of the same kind.
+
+    Raises:
+        JournalError: another bus has it.
     """
+    with _lock:
+        if _is_ours(path + "-intake"):
+            raise _refused(path, os.getpid())
+
+
+def _is_ours(name: str) -> bool:
+    try:
+        status = os.stat(name)
+    except FileNotFoundError:
+        return False
+    return _ours.get((status.st_dev, status.st_ino)) == os.getpid()
+
+
+def owner_of(path: str) -> int | None:
+    """The pid of the bus that has a journal; None where none has it, 0 where it did not say.
+
+    Raises:
+        JournalError: it is one of this process.
+    """
+    refuse_second(path)
     try:
         fd = os.open(path + "-intake", os.O_RDWR)
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from procbus import (
+    BusClosed,
     DeliveryState,
     EventBus,
     NoSuchHandler,
@@ -424,3 +426,75 @@ def test_a_second_bus_is_refused_with_the_pid_of_the_first(make_bus: MakeBus):
 def test_without_a_journal_an_id_is_refused():
     with EventBus([]) as bus, pytest.raises(OptionError, match="remembered by a journal"):
         bus.publish(1, id="one")
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_stream_without_ids_is_whole(make_bus: MakeBus, ordered: bool):
+    with make_bus() as bus:
+        bus.subscribe(int, abs, name="abs")
+        receipts = list(bus.stream(range(2_000), ordered=ordered))
+    assert sorted(receipt.event for receipt in receipts) == list(range(2_000))
+
+
+def test_an_event_loop_publishes_and_streams_too(make_bus: MakeBus):
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with make_bus() as bus:
+            bus.subscribe(int, ran.append, name="note")
+            await bus.apublish(1, id="1")
+            again = await bus.apublish(1, id="1")
+            await again
+            await bus.apublish(2)
+            async for receipt in bus.astream(range(3, 50), id=str):
+                assert receipt.done
+
+    asyncio.run(main())
+    assert sorted(ran) == list(range(1, 50))
+
+
+def test_an_event_loop_resumes_without_being_blocked(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: [first.publish(n) for n in range(50)])
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with make_bus(max_pending=5) as bus:
+
+            async def note(number: int) -> None:  # needs the loop of the bus, and room
+                ran.append(number)
+
+            bus.subscribe(int, note, name="note")
+            await bus.apublish(50)
+
+    asyncio.run(main())
+    assert sorted(ran) == list(range(51))
+
+
+def test_a_closed_bus_says_that_what_was_cancelled_is_kept(
+    make_bus: MakeBus, caplog: pytest.LogCaptureFixture
+):
+    bus = make_bus(io_workers=1)
+    bus.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(bus, lambda: bus.publish(1))
+    assert "1 not run (note 1). They are in the journal, and run at the next start" in caplog.text
+
+
+def test_a_forked_child_leaves_the_journal_alone(make_bus: MakeBus):
+    ran: list[int] = []
+    with make_bus() as bus:
+        bus.subscribe(int, ran.append, name="note")
+        bus.publish(1).wait(BOUND_S)
+        pid = os.fork()
+        if not pid:  # the child: what it returns says how it went
+            try:
+                bus.publish(2)
+            except BusClosed:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        with pytest.raises(ProcbusError, match="another bus in this process"):
+            make_bus()  # the lock is still held
+        bus.publish(3).wait(BOUND_S)
+    assert ran == [1, 3]
