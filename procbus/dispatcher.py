@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Never
 
+from procbus.addressing import address, choose
 from procbus.admission import Admission, Disturbed
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
@@ -330,31 +331,6 @@ class Dispatcher:
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
 
 
-def address(
-    receipt: FanReceipt,
-    chosen: Sequence[Subscription],
-    broken: Sequence[tuple[Subscription, Exception]],
-) -> tuple[list[Delivery], list[tuple[Delivery, Outcome]]]:
-    """Make the deliveries of an event: those to be queued, and those that failed at once."""
-    event = receipt.event
-    now = monotonic()
-    queued: list[Delivery] = []
-    failed: list[tuple[Delivery, Outcome]] = []
-    for subscription in chosen:
-        key, error = _key_of(subscription, event)
-        delivery = Delivery(subscription, receipt, key, now)
-        if error is None:
-            queued.append(delivery)
-        else:
-            failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-    for subscription, error in broken:
-        delivery = Delivery(subscription, receipt, None, now)
-        failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-    receipt.held = (*queued, *(delivery for delivery, _ in failed))
-    receipt.left = len(receipt.held)
-    return queued, failed
-
-
 class _Refusing:
     """The routes, while nothing new may be published for cpu handlers."""
 
@@ -381,33 +357,3 @@ def _kind_of(event: Any) -> str:
     except Exception:  # noqa: BLE001 - a property of the user's, and nobody takes the event anyway
         return name
     return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
-
-
-def choose(
-    subscriptions: Sequence[Subscription], event: Any
-) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
-    """Ask each handler's `where`; a predicate that raises fails the delivery to its handler."""
-    chosen: list[Subscription] = []
-    broken: list[tuple[Subscription, Exception]] = []
-    for subscription in subscriptions:
-        where = subscription.handler.where
-        try:
-            if where is None or where(event):
-                chosen.append(subscription)
-        except Exception as error:  # noqa: BLE001 - whatever the user's predicate raises
-            error.add_note(f"raised by where= of {subscription.handler.name}")
-            broken.append((subscription, error))
-    return chosen, broken
-
-
-def _key_of(subscription: Subscription, event: Any) -> tuple[Any, Exception | None]:
-    key_of = subscription.handler.key
-    if key_of is None:
-        return None, None
-    try:
-        key = key_of(event)
-        hash(key)
-    except Exception as error:  # noqa: BLE001 - whatever the user's function raises
-        error.add_note(f"raised by key= of {subscription.handler.name}")
-        return None, error
-    return key, None

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+from procbus.addressing import address, choose
 from procbus.admission import Admission, Disturbed
 from procbus.context import HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, DeadLetterBox
 from procbus.delivery import Delivery
-from procbus.dispatcher import Dispatcher, address, choose
+from procbus.dispatcher import Dispatcher
 from procbus.errors import ProcbusError
 from procbus.journal.journal import Journal
 from procbus.journaled_settlement import JournaledSettlement

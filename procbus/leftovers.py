@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from time import time
 
+from procbus.addressing import address
 from procbus.admission import Admission, Disturbed
 from procbus.dead_letters import MOST_KEPT
 from procbus.delivery import Delivery
-from procbus.dispatcher import address
 from procbus.errors import NoSuchHandler
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Unfinished

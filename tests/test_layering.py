@@ -22,6 +22,7 @@ LAYERS = {
     "own executor": ["own_executor"],
     "facade": ["bus"],
     "flow": [
+        "addressing",
         "advisor",
         "aio",
         "assembly",
