@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus import exit_watch
 from procbus.admission import Admission
@@ -31,12 +31,25 @@ if TYPE_CHECKING:
     from procbus.journal.journal import Journal
 
 
+class Makers(NamedTuple):
+    """What some of the parts are made by: a bus of another make, for tests, has others."""
+
+    retries: Callable[[], RetryQueue] = RetryQueue
+    dispatcher: Callable[..., Dispatcher] = Dispatcher
+    lanes: Callable[..., Lanes] = Lanes
+
+
+#: Those of every bus.
+MAKERS = Makers()
+
+
 class Assembly:
     """The parts of one bus. They know of each other only what they are given here.
 
     Args:
         settings: the options of the bus.
         handlers: as for `EventBus`.
+        make: makes some of the parts.
 
     Raises:
         JournalError: the journal cannot be opened.
@@ -44,13 +57,18 @@ class Assembly:
     """
 
     def __init__(
-        self, settings: Settings, handlers: Iterable[Callable[..., Any] | ModuleType] | None
+        self,
+        settings: Settings,
+        handlers: Iterable[Callable[..., Any] | ModuleType] | None,
+        make: Makers = MAKERS,
     ) -> None:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         journal: Journal | None = None
         settlement: type[Settlement] = Settlement
-        dispatcher: Callable[..., Dispatcher] = partial(Dispatcher, run=Run(os.urandom(4).hex(), 1))
+        dispatcher: Callable[..., Dispatcher] = partial(
+            make.dispatcher, run=Run(os.urandom(4).hex(), 1)
+        )
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
             from procbus.journaled import JournaledDispatcher, open_journal
@@ -59,7 +77,7 @@ class Assembly:
             journal, settlement = open_journal(settings), JournaledSettlement
             dispatcher = partial(JournaledDispatcher, journal)
         self.admission = Admission(settings.max_pending, settings.on_full)
-        self.retries = RetryQueue()
+        self.retries = make.retries()
         self.settlement = settlement(
             self.admission,
             self.retries,
@@ -77,7 +95,7 @@ class Assembly:
             self.subscriptions.all,
         )
         self.advisor = Advisor(self.subscriptions.all, lambda: self.lanes)
-        self.lanes = Lanes(
+        self.lanes = make.lanes(
             settings,
             self.settlement.settle,
             self.settlement.settle_successes,

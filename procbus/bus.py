@@ -21,7 +21,7 @@ from procbus.dead_letters import DeadLetter, DeadLetters
 from procbus.handler import make_handler
 from procbus.receipt import Receipt
 from procbus.registry import check_can_travel
-from procbus.settings import make_settings
+from procbus.settings import Settings, make_settings
 from procbus.stats import BusStats
 from procbus.stream import stream_of
 from procbus.topic import check_concrete, topics_in
@@ -138,10 +138,13 @@ class EventBus(BusLife):
             journal_codec=journal_codec,
             unknown=unknown,
         )
-        self._parts = parts = Assembly(settings, handlers)
+        self._parts = parts = self._assemble(settings, handlers)
         super().__init__(parts)
         self._subscriptions = parts.subscriptions
         self._publish = parts.dispatcher.publish
+
+    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
+        return Assembly(settings, handlers)
 
     # Subscribing.
 

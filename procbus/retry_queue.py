@@ -33,10 +33,13 @@ class RetryQueue:
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
         """Keep a delivery for so many seconds; False, and it is not kept, after `cancel`."""
+        return self.add_due(delivery, monotonic() + wait_s)
+
+    def add_due(self, delivery: Delivery, due_at: float) -> bool:
+        """Keep a delivery until then; False, and it is not kept, after `cancel`."""
         with self._changed:
             if self._cancelled:
                 return False
-            due_at = monotonic() + wait_s
             heapq.heappush(self._waiting, (due_at, next(self._numbers), delivery))
             if self._waiting[0][2] is delivery:
                 self._locked_wake()
@@ -66,6 +69,14 @@ class RetryQueue:
                 heapq.heapify(kept)
                 self._waiting = kept
             return found
+
+    def pop_due(self, now: float) -> tuple[float, Delivery] | None:
+        """Take the next one out that is due by then, with the time at which it is."""
+        with self._changed:
+            if not self._waiting or self._waiting[0][0] > now:
+                return None
+            due_at, _, delivery = heapq.heappop(self._waiting)
+            return due_at, delivery
 
     def wake(self) -> None:
         """Have `wait` return now."""

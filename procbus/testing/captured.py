@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""What was published on a bus, to be looked at, and asserted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from procbus.receipt import Receipt
+from procbus.topic import Topic, matches, topics_in
+
+#: So many events are shown where an assertion fails.
+_SHOWN = 20
+
+
+class Captured(Sequence[Receipt]):
+    """Receipts of events, in the order of their publishing. Immutable."""
+
+    def __init__(self, receipts: Sequence[Receipt]) -> None:
+        self._receipts = tuple(receipts)
+
+    def of(self, *topics: type | str, where: Callable[[Any], bool] | None = None) -> Captured:
+        """Those of the events that a handler of these topics would take.
+
+        Args:
+            *topics: classes, and dotted strings, in which `*` and `#` are as in subscriptions;
+                none for all.
+            where: of an event, whether it is meant.
+
+        Raises:
+            TopicError: a topic is malformed.
+        """
+        named = topics_in(list(topics)) if topics else ()
+        return Captured(
+            [
+                receipt
+                for receipt in self._receipts
+                if (not named or any(_takes(topic, receipt) for topic in named))
+                and (where is None or where(receipt.event))
+            ]
+        )
+
+    @property
+    def events(self) -> list[Any]:
+        """The events."""
+        return [receipt.event for receipt in self._receipts]
+
+    @overload
+    def __getitem__(self, index: int) -> Receipt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Captured: ...
+
+    def __getitem__(self, index: int | slice) -> Receipt | Captured:
+        """One of them, or some."""
+        if isinstance(index, slice):
+            return Captured(self._receipts[index])
+        return self._receipts[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._receipts)
+
+    def __iter__(self) -> Iterator[Receipt]:
+        """Each in turn."""
+        return iter(self._receipts)
+
+    def __repr__(self) -> str:
+        """One line for each, for where an assertion fails."""
+        if not self._receipts:
+            return "<nothing published>"
+        lines = [f"  {each.id}: {_said(each)}" for each in self._receipts[:_SHOWN]]
+        if len(self) > _SHOWN:
+            lines.append(f"  and {len(self) - _SHOWN} more")
+        return "\n".join([f"<{len(self)} published:", *lines]) + ">"
+
+
+def _takes(topic: Topic, receipt: Receipt) -> bool:
+    if receipt.topic is not None:
+        return isinstance(topic, str) and matches(topic, receipt.topic)
+    if isinstance(topic, str):
+        event_type = getattr(receipt.event, "event_type", None)
+        return isinstance(event_type, str) and matches(topic, event_type)
+    return isinstance(receipt.event, topic)
+
+
+def _said(receipt: Receipt) -> str:
+    topic = "" if receipt.topic is None else f"{receipt.topic!r}, "
+    origin = "" if receipt.parent_id is None else f" (by the handlers of event {receipt.parent_id})"
+    return f"{topic}{receipt.event!r}{origin}"

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""A bus for tests: handlers run at once, in the thread that publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Never
+
+from procbus.assembly import Assembly, Makers
+from procbus.bus import EventBus
+from procbus.context import Run
+from procbus.delivery import Delivery
+from procbus.dispatcher import Dispatcher
+from procbus.errors import OptionError
+from procbus.handler import Handler
+from procbus.lanes import Lanes
+from procbus.receipt import Receipt
+from procbus.settings import Settings
+from procbus.testing.captured import Captured
+from procbus.testing.clock import Clock
+from procbus.testing.inline_lane import InlineLane, InlineRetries
+
+if TYPE_CHECKING:
+    from procbus.admission import OnFull
+    from procbus.dead_letters import DeadLetter
+
+
+class InlineBus(EventBus):
+    """An `EventBus` that runs handlers at once, in the thread that publishes, and has them seen.
+
+    Routing, receipts, retries, dead letters, `current()`, statistics and `executor()` are those of
+    every bus; there are no threads and no processes. When `publish` returns, all that follows from
+    it is through, but for retries that wait for the clock. An `async def` handler is run to its
+    end. Limits of memory, `concurrency` and `key` have no meaning here.
+
+    Args:
+        handlers: as for `EventBus`.
+        pickling: pickle the events, results and functions of cpu handlers, as on their way to a
+            worker process and back: what cannot travel fails as it would there.
+        clock: for the waits before retries, and time limits. None for one that goes on by itself:
+            retries follow at once.
+        max_pending: as for `EventBus`.
+        on_full: as for `EventBus`.
+        worker_init: called once, before the first cpu handler.
+        on_failure: as for `EventBus`.
+        **unknown: none: the other options of `EventBus` are for what is not there.
+
+    Raises:
+        OptionError: an option makes no sense.
+        SubscriptionError: one of `handlers` is not subscribed.
+    """
+
+    def __init__(
+        self,
+        handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
+        *,
+        pickling: bool = False,
+        clock: Clock | None = None,
+        max_pending: int = 10_000,
+        on_full: OnFull = "block",
+        worker_init: Callable[[], object] | None = None,
+        on_failure: Callable[[DeadLetter], object] | None = None,
+        **unknown: Never,
+    ) -> None:
+        if unknown:
+            raise OptionError(
+                f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
+                "memory and no journal; test with an EventBus what needs these"
+            )
+        self.clock = Clock(auto=True) if clock is None else clock
+        self._pickling = pickling
+        self._receipts: dict[int, Receipt] = {}
+        super().__init__(
+            handlers,
+            max_pending=max_pending,
+            on_full=on_full,
+            worker_init=worker_init,
+            on_failure=on_failure,
+        )
+
+    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
+        make = Makers(
+            partial(InlineRetries, self.clock),
+            partial(_Dispatcher, self._receipts),
+            partial(_Lanes, self.clock, self._pickling),
+        )
+        return _Parts(settings, handlers, make)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Run the retries that wait, whenever they are due. The rest is through already."""
+        self._parts.lanes.expect_close()
+        return super().drain(timeout)
+
+    @property
+    def published(self) -> Captured:
+        """All that was published so far, by the test and by handlers, in order."""
+        return Captured([self._receipts[id] for id in sorted(self._receipts)])
+
+    def assert_published(
+        self,
+        *topics: type | str,
+        count: int | None = None,
+        where: Callable[[Any], bool] | None = None,
+    ) -> Captured:
+        """Assert that such events were published, and return their receipts.
+
+        Args:
+            *topics: classes, and dotted strings with `*` and `#`; none for all.
+            count: exactly so many; None for one at least.
+            where: of an event, whether it is meant.
+
+        Raises:
+            AssertionError: there are none, or not so many.
+        """
+        found = self.published.of(*topics, where=where)
+        if len(found) != count if count is not None else not found:
+            named = ", ".join(repr(t) if isinstance(t, str) else t.__name__ for t in topics)
+            wanted = "at least one" if count is None else f"exactly {count}"
+            raise AssertionError(
+                f"{wanted} of {named or 'any topic'} was to be published, but there are "
+                f"{len(found)}{' where that holds' if where else ''}; {self.published!r}"
+            )
+        return found
+
+    def assert_no_failures(self) -> None:
+        """Assert that there is no failure that nobody has looked at, on a receipt or dead letter.
+
+        Raises:
+            AssertionError: there is; it shows the tracebacks.
+        """
+        summary = self._parts.settlement.unseen.summary()
+        if summary is None:
+            return
+        letters = [f"{letter}\n{letter.stacks[-1]}" for letter in self.dead_letters]
+        raise AssertionError("\n\n".join([summary, *letters]))
+
+
+class _Parts(Assembly):
+    """The parts of such a bus."""
+
+    def start(self) -> None:
+        """Do nothing: there are no workers."""
+        self.lifecycle.check_open()
+
+
+class _Dispatcher(Dispatcher):
+    """Keeps the receipts of all that is published."""
+
+    def __init__(self, receipts: dict[int, Receipt], *parts: Any, run: Run) -> None:
+        made: Any = super()
+        made.__init__(*parts, run=run)
+        self._receipts = receipts
+
+    def publish(self, event: Any, topic: str | None) -> Receipt:
+        """Publish one event, and keep its receipt."""
+        receipt = super().publish(event, topic)
+        self._receipts[receipt.id] = receipt
+        return receipt
+
+    def _deliver(
+        self,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        chosen: Any,
+        broken: Any,
+    ) -> Receipt:
+        receipt = super()._deliver(event, topic, parent_id, chosen, broken)
+        self._receipts[receipt.id] = receipt
+        return receipt
+
+
+class _Lanes(Lanes):
+    """One lane for all handlers."""
+
+    _retries: InlineRetries
+
+    def __init__(self, clock: Clock, pickling: bool, settings: Settings, *args: Any) -> None:
+        super().__init__(settings, *args)
+        self._inline = InlineLane(
+            clock,
+            self._retries,
+            self._settle,
+            self._make_context,
+            self._publish_children,
+            pickling=pickling,
+            worker_init=settings.worker_init,
+        )
+
+    def of(self, handler: Handler) -> InlineLane:  # noqa: ARG002 - see `Lanes`
+        """The lane of every handler."""
+        return self._inline
+
+    def prime(self) -> None:
+        """Start nothing."""
+
+    def at_hand(self) -> list[tuple[Delivery, float]]:
+        """What is in a handler just now, and since when (`time.monotonic()`)."""
+        return list(self._inline.at_hand.items())
+
+    def forget(self, handler: Handler) -> None:
+        """Let go of a handler that nothing is pending for."""
+        self._inline.forget(handler)
+
+    def expect_close(self) -> None:
+        """Run what waits for its next attempt."""
+        self._inline.finish()
+
+    def close(self) -> None:
+        """End what there is of workers. Idempotent."""
+        super().close()
+        self._inline.close()

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: MIT
+"""A lane that runs each delivery at once, in the thread that publishes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any
+
+from procbus.context import HandlerContext, running
+from procbus.delivery import Delivery, cancelled
+from procbus.handler import Handler
+from procbus.io_lane import MakeContext, Settle, failure, success
+from procbus.limits import timeout_error
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.pool.inline import InlinePool, InlineWorker
+from procbus.receipt import Receipt
+from procbus.retry_queue import RetryQueue
+from procbus.testing.clock import Clock
+from procbus.topic import check_concrete
+
+#: What a handler publishes is run inside it, down to so many levels; below that, after it.
+DEPTH = 20
+
+Published = list[tuple["str | None", Any]]
+PublishChildren = Callable[[Delivery, Outcome, Published], "Exception | None"]
+
+
+class InlineRetries(RetryQueue):
+    """Deliveries that wait for their next attempt, by a clock that the test turns."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        clock.attach(self)
+
+    def add(self, delivery: Delivery, wait_s: float) -> bool:
+        """Keep a delivery for so many seconds of the clock."""
+        return self.add_due(delivery, self._clock.now() + wait_s)
+
+    def run_due(self, now: float) -> bool:
+        """Run the next attempt that is due by then, at its time; False when there is none."""
+        due = self.pop_due(now)
+        if due is None:
+            return False
+        due_at, delivery = due
+        self._clock.go_to(due_at)
+        delivery.subscription.lane.put_again(delivery)
+        return True
+
+
+class InlineLane:
+    """Runs deliveries of all kinds. Thread-safe: each thread runs what it publishes.
+
+    Args:
+        clock: of the bus.
+        retries: that wait for their time.
+        settle: settles deliveries.
+        make_context: makes what `current()` returns in a handler.
+        publish_children: publishes what a cpu handler published.
+        pickling: whether events, results and handlers of cpu handlers are pickled, as on their way
+            to a worker process and back.
+        worker_init: the set-up of a worker; called once, before the first cpu handler.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        retries: InlineRetries,
+        settle: Settle,
+        make_context: MakeContext,
+        publish_children: PublishChildren,
+        *,
+        pickling: bool,
+        worker_init: Callable[[], object] | None,
+    ) -> None:
+        self._clock = clock
+        self._retries = retries
+        self._settle = settle
+        self._make_context = make_context
+        self._publish_children = publish_children
+        self._pickling = pickling
+        self._worker_init = worker_init
+        #: Guards the set-up.
+        self._lock = threading.Lock()
+        self._pool: InlinePool | None = None
+        self._batches = itertools.count(1)
+        #: Workers that run nothing just now. Each operation on it is atomic.
+        self._idle: list[InlineWorker] = []
+        #: What is in a handler just now.
+        self.at_hand: dict[Delivery, float] = {}
+        self._here = threading.local()
+
+    # What the bus calls: see `Lane`.
+
+    def put(self, delivery: Delivery) -> None:
+        """Run a delivery, and all that follows from it."""
+        subscription = delivery.subscription
+        with self._lock:
+            subscription.published += 1
+        if self._depth() >= DEPTH:
+            self._here.waiting.append(delivery)
+        else:
+            self._run_and_follow(delivery)
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Run a delivery for its next attempt."""
+        self._run_and_follow(delivery)
+
+    def release(self, delivery: Delivery) -> None:
+        """Nothing waits behind it."""
+
+    step_aside = release
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether its handler is running."""
+        return delivery in self.at_hand
+
+    def withdraw(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
+        """Nothing waits here."""
+        return False
+
+    def forget(self, handler: Handler) -> None:
+        """Let go of a handler that nothing is pending for."""
+        if self._pool is not None:
+            self._pool.definitions.forget(handler.number)
+
+    def finish(self) -> None:
+        """Run all retries: nothing waits any more."""
+        while self._retries.run_due(inf):
+            pass
+
+    def close(self) -> None:
+        """End the workers. Idempotent."""
+        while self._idle:
+            worker = self._idle.pop()
+            worker.kill()
+            worker.stop()
+        if self._pool is not None:
+            self._pool.close()
+
+    # Inside.
+
+    def _depth(self) -> int:
+        """How many handlers this thread is in."""
+        here = self._here
+        if not hasattr(here, "depth"):
+            here.depth, here.following = 0, False
+            #: What is left to be run after the outermost handler.
+            here.waiting = deque()
+        depth: int = here.depth
+        return depth
+
+    def _run_and_follow(self, delivery: Delivery) -> None:
+        here = self._here
+        if self._depth() or here.following:
+            self._run(delivery)
+            return
+        here.following = True
+        try:
+            self._run(delivery)
+            while here.waiting or (self._clock.auto and self._retries.run_due(inf)):
+                if here.waiting:
+                    self._run(here.waiting.popleft())
+        finally:
+            here.following = False
+
+    def _run(self, delivery: Delivery) -> None:
+        receipt = delivery.receipt
+        if receipt is None:
+            return
+        self._here.depth += 1
+        try:
+            published: Published = []
+            outcome = self._timed_attempt(delivery, receipt, published)
+            if published and outcome.kind is OutcomeKind.SUCCEEDED:
+                error = self._publish_children(delivery, outcome, published)
+                if error is not None:
+                    outcome = outcome._replace(kind=OutcomeKind.RAISED, value=None, error=error)
+            elif published:
+                outcome = outcome._replace(dropped_events=len(published))
+            self._settle([(delivery, outcome)])
+        finally:
+            self._here.depth -= 1
+
+    def _timed_attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
+        handler = delivery.subscription.handler
+        limit_s = inf if handler.timeout is None else handler.timeout
+        self.at_hand[delivery] = monotonic()
+        self._clock.begin(limit_s)
+        try:
+            if handler.kind == "cpu":
+                self._set_up()
+            if handler.kind == "cpu" and self._pickling:
+                outcome = self._attempt_in_worker(delivery, published)
+            else:
+                outcome = self._attempt(delivery, receipt, published)
+        finally:
+            ran_s = self._clock.end()
+            del self.at_hand[delivery]
+        if ran_s < limit_s:
+            return outcome
+        error = timeout_error(delivery, ran_s, "", "was ended")
+        return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
+
+    def _attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
+        """Run a handler as it is."""
+        handler = delivery.subscription.handler
+        make: Callable[..., HandlerContext] = self._make_context
+        if handler.kind == "cpu":
+            make = self._collecting(published)
+        before = running.set([make, delivery, receipt])
+        started_at = monotonic()
+        try:
+            value = handler.function(receipt.event)
+            if handler.is_async:
+                value = _await(value)
+        except KeyboardInterrupt:  # of whoever runs the test: this is his thread
+            self._settle([(delivery, cancelled(delivery, monotonic() - started_at))])
+            raise
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            return failure(error, started_at, os.getpid())
+        else:
+            return success(value, started_at, os.getpid())
+        finally:
+            running.reset(before)
+
+    def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
+        """Make what `current()` returns in a cpu handler: it publishes with its success."""
+
+        def publish(event: Any, topic: str | None) -> None:
+            if topic is not None:
+                check_concrete(topic)
+            published.append((topic, event))
+
+        def make(delivery: Delivery, receipt: Receipt) -> HandlerContext:
+            of = self._make_context(delivery, receipt)
+            return HandlerContext(
+                of.handler,
+                of.event_id,
+                of.parent_id,
+                of.topic,
+                of.attempt,
+                publish,
+                of.owner,
+                of.run,
+            )
+
+        return make
+
+    def _attempt_in_worker(self, delivery: Delivery, published: Published) -> Outcome:
+        """Run a handler as a worker does: pickled, with its event and its result."""
+        worker = self._worker()
+        seat = running.get()
+        try:
+            message = worker.prepare(next(self._batches), [delivery])
+            if message.failed:
+                return message.failed[0][1]
+            worker.offer(message)
+            worker.send(message)
+            outcome: Outcome | None = None
+            while not (report := worker.receive()).complete:
+                pass  # there is one delivery, and so one report that says more
+            for (started_at, ended_at, _), value in zip(*report.successes, strict=True):
+                times = started_at, ended_at
+                outcome = Outcome(OutcomeKind.SUCCEEDED, value, None, *times, worker.pid)
+            for end, events in report.ends:
+                outcome = end
+                published.extend(events or ())
+            assert outcome is not None
+            return outcome
+        finally:
+            running.set(seat)
+            self._idle.append(worker)
+
+    def _worker(self) -> InlineWorker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            with self._lock:
+                if self._pool is None:
+                    self._pool = InlinePool()
+            return self._pool.start(lambda _: None)
+
+    def _set_up(self) -> None:
+        with self._lock:
+            init, self._worker_init = self._worker_init, None
+        if init is not None:
+            init()
+
+
+def _await(coroutine: Any) -> Any:
+    """Run a coroutine to its end: in this thread, or in one of its own where this runs a loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    context = contextvars.copy_context()
+    ended: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            ended.append((asyncio.run(coroutine), None))
+        except BaseException as error:  # noqa: BLE001 - passed on below
+            ended.append((None, error))
+
+    thread = threading.Thread(target=context.run, args=(run,), name="procbus-inline-loop")
+    thread.start()
+    thread.join()
+    [(value, error)] = ended
+    if error is not None:
+        raise error
+    return value

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""The plugin for pytest: a `bus` for each test, which fails it for failures that it overlooked.
+
+pytest loads this module in every run, so it imports nothing until a test asks for the bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from procbus.testing import InlineBus
+
+
+@pytest.fixture
+def bus_options() -> dict[str, Any]:
+    """Options of the `bus` fixture: override it with those of `procbus.testing.InlineBus`."""
+    return {}
+
+
+@pytest.fixture
+def bus(bus_options: dict[str, Any]) -> Iterator[InlineBus]:
+    """A bus that runs handlers at once, in the test's own thread.
+
+    The test fails when a handler failed and the test did not look at it, on the receipt or among
+    the dead letters.
+    """
+    from procbus.testing import InlineBus  # only now: most tests need none
+
+    with InlineBus(**bus_options) as made:
+        yield made
+    try:
+        made.assert_no_failures()
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
