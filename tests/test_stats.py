@@ -7,6 +7,7 @@ import pytest
 
 from procbus import EventBus
 from procbus.stats import HandlerStats, LaneStats, Percentiles, collect_stats
+from procbus.testing import InlineBus
 from tests.parts import BOUND_S, Held, double, subscription_of
 
 
@@ -21,11 +22,10 @@ def test_counts_of_a_handler_add_up():
     def fail(number: int) -> float:
         return 1 / number
 
-    with EventBus([]) as bus:
+    with InlineBus([]) as bus:
         bus.subscribe(int, fail, name="fail")
         for number in range(3):
             bus.publish(number)
-        bus.drain()
         handler = bus.stats().handlers["fail"]
     assert (handler.published, handler.succeeded, handler.failed) == (3, 2, 1)
     assert (handler.cancelled, handler.pending) == (0, 0)
@@ -116,9 +116,9 @@ def test_percentiles_are_shown_as_people_read_them():
 
 
 def test_printing_the_statistics_shows_each_handler():
-    with EventBus([]) as bus:
+    with InlineBus([]) as bus:
         bus.subscribe(int, double)
-        bus.publish(1).result(BOUND_S)
+        bus.publish(1)
         text = str(bus.stats())
     assert text.startswith("0 pending")
     row = next(line for line in text.splitlines() if line.startswith("tests.parts.double"))
@@ -126,11 +126,10 @@ def test_printing_the_statistics_shows_each_handler():
 
 
 def test_times_of_a_handler_are_measured():
-    with EventBus([]) as bus:
+    with InlineBus([]) as bus:
         bus.subscribe(int, double)
         for number in range(100):
             bus.publish(number)
-        bus.drain()
         handler = bus.stats().handlers["tests.parts.double"]
     for times in (handler.queue_s, handler.run_s):
         assert times.p50 is not None
@@ -140,10 +139,10 @@ def test_times_of_a_handler_are_measured():
 
 
 def test_a_snapshot_does_not_change():
-    with EventBus([]) as bus:
+    with InlineBus([]) as bus:
         bus.subscribe(int, double)
         stats = bus.stats()
-        bus.publish(1).result(BOUND_S)
+        bus.publish(1)
         handler = stats.handlers["tests.parts.double"]
         assert handler.published == 0
         with pytest.raises(dataclasses.FrozenInstanceError):

@@ -119,6 +119,9 @@ class InlineLane:
 
     step_aside = release
 
+    def stir(self) -> None:
+        """Nothing is measured here."""
+
     def is_running(self, delivery: Delivery) -> bool:
         """Whether its handler is running."""
         return delivery in self.at_hand
