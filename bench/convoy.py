@@ -37,7 +37,7 @@ def latencies(latency: Callable[..., Stopwatch], settings: Settings) -> dict[str
     found = {}
     for interval_ms in INTERVALS_MS:
         sys.setswitchinterval(interval_ms / 1e3)
-        times = latency(settings, seconds=2 * SECONDS).times
+        times = latency(settings, seconds=1.5 * SECONDS).times
         cuts = quantiles(times, n=1000, method="inclusive")
         for name, at in PERCENTILES.items():
             found[row_of(name, interval_ms)] = cuts[at] * 1e6

@@ -65,4 +65,5 @@ QUESTION = Question(
     contenders={name: partial(speed_ups, opener) for name, opener in WAYS.items()}
     | {LIMIT: bare_speed_ups},
     limit="as many bare processes looping over the handler",
+    rounds=3,
 )

@@ -15,7 +15,7 @@ from .work import spin
 
 ALONE = "procbus cpu, no batches"
 LENGTHS_US = (1, 3, 10, 30, 100, 1_000, 10_000, 100_000)
-SAMPLE_S = 0.25  # of the plain loop
+SAMPLE_S = 0.2  # of the plain loop
 MOST_EVENTS = 20_000  # of the short ones: what a bus takes for each is far longer than the handler
 
 

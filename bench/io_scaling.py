@@ -21,8 +21,8 @@ from .ways import procbus_io, rate
 
 CONCURRENT = (1, 8, 64, 256)
 ASYNC = "procbus io, async def"
-FULL_EACH = 25  # events of each of those under way
-MOST_EVENTS = 4_000
+FULL_EACH = 15  # events of each of those under way
+MOST_EVENTS = 3_000
 MEMORY_KIND = "sleep 10 ms"
 MEMORY = "memory for {} sleeps at a time"
 

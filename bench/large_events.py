@@ -130,4 +130,5 @@ QUESTION = Question(
     contenders={name: partial(contender_figures, name) for name in LARGE_CONTENDERS}
     | {LIMIT: limit_figures},
     limit="one memcpy for each way, into memory that is mapped",
+    needs=("numpy",),
 )

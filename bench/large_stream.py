@@ -123,4 +123,5 @@ QUESTION = Question(
     },
     rounds=3,
     time_limit=1200.0,
+    needs=("numpy",),
 )

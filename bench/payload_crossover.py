@@ -20,8 +20,8 @@ from .work import spin
 KIB = 1024
 SIZES = (0, 16 * KIB, 256 * KIB, 4096 * KIB, 32768 * KIB)
 LENGTHS_US = (10, 100, 1_000, 10_000, 100_000)
-SAMPLE_S = 0.15  # of handlers
-MOST_BYTES = 512 * 1024 * KIB  # that one cell carries, but for a few events
+SAMPLE_S = 0.1  # of handlers
+MOST_BYTES = 256 * 1024 * KIB  # that one cell carries, but for a few events
 
 
 @dataclass(frozen=True)

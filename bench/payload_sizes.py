@@ -78,4 +78,5 @@ QUESTION = Question(
     | {LIMIT: limit_times},
     limit="one memcpy into memory that is mapped",
     rounds=3,
+    needs=("numpy",),
 )

@@ -110,4 +110,5 @@ QUESTION = Question(
     ),
     contenders={PROCBUS: figures},
     rounds=3,
+    needs=("numpy",),
 )

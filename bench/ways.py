@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
-from .contenders import Contender, Handler, Opener, procbus
+from .contenders import Contender, Handler, Opener
 from .model import PROCBUS_CPU, PROCBUS_IO, Settings
+from .work import nap
 
 SERIAL = "serial"
 THREAD_BUS = "thread bus"
 WARM_UP = 0.1  # of the events that are measured
+WARM_UP_TOPIC = "bench.warm_up"
+NAP_S = 0.02  # so long that a worker which has one leaves others to the others
+TRIES = 500  # naps in turn before it is given up that all workers come
 
 
 def serial(handler: Handler, _workers: int) -> Contender:
@@ -62,6 +66,28 @@ def procbus_io(handler: Handler, workers: int) -> Contender:
     return Contender(bus.publish, Receipt.result, bus.close)
 
 
+def procbus_cpu(handler: Handler, workers: int) -> Contender:
+    """Open a bus whose one handler is a cpu handler, and wait until every worker is at work.
+
+    A worker is a fresh interpreter: while it starts, it takes a core from those that are measured.
+    """
+    from procbus import EventBus, Receipt
+
+    bus = EventBus([], cpu_workers=workers)
+    bus.subscribe(object, handler, kind="cpu")
+    bus.subscribe(WARM_UP_TOPIC, nap, kind="cpu")
+    bus.start()
+    at_work: set[int | None] = set()
+    for _ in range(TRIES):
+        for receipt in [bus.publish(WARM_UP_TOPIC, NAP_S) for _ in range(2 * workers)]:
+            receipt.result()
+            at_work.add(receipt.deliveries[0].worker_pid)
+        if len(at_work) >= workers:
+            return Contender(bus.publish, Receipt.result, bus.close)
+    bus.close()
+    raise RuntimeError(f"{len(at_work)} of {workers} workers were at work")
+
+
 def one_by_one(handler: Handler, workers: int) -> Contender:
     """Open the cpu lane without its batches: each event travels alone.
 
@@ -70,14 +96,14 @@ def one_by_one(handler: Handler, workers: int) -> Contender:
     from procbus import sharing
 
     sharing.BATCH_S = 0.0
-    return procbus(handler, workers)
+    return procbus_cpu(handler, workers)
 
 
 WAYS: dict[str, Opener] = {
     SERIAL: serial,
     THREAD_BUS: thread_bus,
     PROCBUS_IO: procbus_io,
-    PROCBUS_CPU: procbus,
+    PROCBUS_CPU: procbus_cpu,
 }
 
 
