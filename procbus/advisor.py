@@ -36,6 +36,9 @@ _WEIGHED = 3
 #: How long the end of the thread is waited for, in seconds.
 _JOIN_S = 5.0
 
+#: Called with the last advice of each bus that is closed.
+last_words: list[Callable[[AdviceList], object]] = []
+
 _LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
 
 
@@ -94,6 +97,8 @@ class Advisor:
             thread.join(_JOIN_S)
         if not stopped:
             self._judge()
+            for tell in last_words:
+                tell(self.advice())
 
     def _start(self) -> None:
         with self._lock:

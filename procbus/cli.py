@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from procbus import __version__
 from procbus.journal_cli import add_journal
+from procbus.profile import add_profile
 
 # Exit statuses, as shells have them: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -40,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # Commands say themselves what failed and what was not run.
-    logging.getLogger("procbus").addHandler(logging.NullHandler())
     options = _parse(arguments)
+    if not hasattr(options, "script"):
+        # Commands say themselves what failed and what was not run; a script has its own logging.
+        logging.getLogger("procbus").addHandler(logging.NullHandler())
     try:
         with _sigterm_exits():
             status: int = options.run(options)
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_bench(commands)
     add_journal(commands)
+    add_profile(commands)
     return parser
 
 

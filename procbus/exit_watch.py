@@ -45,7 +45,7 @@ def close_first() -> None:
     Called after each start of a worker, since loky registers its hook again each time.
     """
     try:
-        threading._register_atexit(_close_open)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
+        threading._register_atexit(close_open)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
     except RuntimeError:
         return  # the main thread has ended already: whoever uses a bus from now on closes it
 
@@ -56,7 +56,8 @@ def forget(bus: Watched) -> None:
         _open.discard(bus)
 
 
-def _close_open() -> None:
+def close_open() -> None:
+    """Close all open buses: the script has ended."""
     global ending
     ending = True
     with _lock:

@@ -261,10 +261,14 @@ class Meter:
         computing = looks[Doing.HOLDS] + looks[Doing.FREE]
         held = share(looks[Doing.HOLDS], computing)
         idle_s = max(0.0, wall_s - cpu_s)
-        # Beside computing, not beside the whole of its time: waiting for the GIL makes that long.
-        waits = share(looks[Doing.WAITS], computing + looks[Doing.WAITS])
-        least_s = cpu_s * waits.low / (1 - waits.low)
-        most_s = cpu_s * waits.high / max(1 - waits.high, 1e-9)
+        # Beside computing, which takes cpu_s; and beside all else, which takes wall_s. The first is
+        # the better one where it waits for the GIL most of its time, the second where it hardly
+        # computes.
+        beside = share(looks[Doing.WAITS], computing + looks[Doing.WAITS])
+        of_all = share(looks[Doing.WAITS], sum(looks.values()))
+        least_s = max(cpu_s * beside.low / (1 - beside.low), wall_s * of_all.low)
+        most_s = min(cpu_s * beside.high / max(1 - beside.high, 1e-9), wall_s * of_all.high)
+        most_s = max(least_s, most_s)
         return (
             Span(held.low * cpu_s, held.high * cpu_s),
             Span(min(idle_s, least_s), min(idle_s, most_s)),
