@@ -263,8 +263,12 @@ class Adversary(threading.Thread):
         for health in self._bus.health():
             if health.kind == "cpu" and health.pid is not None:
                 with suppress(psutil.NoSuchProcess):
-                    workers.append(psutil.Process(health.pid))
-        self.seen.update(workers)
+                    process = psutil.Process(health.pid)
+                    self.seen.add(process)
+                    # Killed three times before it is ready, a worker counts as one that cannot be
+                    # started: then what waits fails, and no retry is left where they were used up.
+                    if health.state != "starting":
+                        workers.append(process)
         return workers
 
     def _strike(self, worker: psutil.Process) -> None:
