@@ -16,7 +16,7 @@ from procbus.amounts import is_whole
 from procbus.assembly import Assembly
 from procbus.call_future import CallFuture
 from procbus.call_handlers import CallHandler, CallHandlers
-from procbus.calls import Call, ChunkOfCalls
+from procbus.calls import Call, ChunkOfCalls, event_of
 from procbus.context import HandlerContext, running_context
 from procbus.delivery import Delivery
 from procbus.errors import BusClosed, OptionError, ProcbusError
@@ -110,7 +110,8 @@ class BusExecutor(Executor):
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TypeError: `fn` is not callable, or async and this is for processes.
         """
-        return self._publish(*self._calls.find(fn, args, kwargs))
+        found, function, arguments = self._calls.find(fn, args, kwargs)
+        return self._publish(found, function, event_of(arguments))
 
     def map(
         self,

@@ -12,6 +12,16 @@ from typing import Any
 #: Positional arguments, and those by name.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
+#: One argument alone, of such a type, is the event itself: that takes neither a tuple nor, on the
+#: way to a worker, pickling it.
+BARE = frozenset((int, float, str, bool, type(None)))
+
+
+def event_of(arguments: Arguments) -> Any:
+    """Make the event of a call."""
+    args, kwargs = arguments
+    return args[0] if len(args) == 1 and not kwargs and type(args[0]) in BARE else arguments
+
 
 class Call:
     """Calls a function."""
@@ -19,8 +29,10 @@ class Call:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, event: Arguments) -> Any:
-        """Call it with these arguments."""
+    def __call__(self, event: Any) -> Any:
+        """Call it with the arguments that an event is made of."""
+        if type(event) is not tuple:
+            return self.function(event)
         args, kwargs = event
         return self.function(*args, **kwargs)
 
@@ -28,10 +40,9 @@ class Call:
 class AsyncCall(Call):
     """Calls an `async def` function."""
 
-    async def __call__(self, event: Arguments) -> Any:
-        """Call it with these arguments, and await it."""
-        args, kwargs = event
-        return await self.function(*args, **kwargs)
+    async def __call__(self, event: Any) -> Any:
+        """Call it with the arguments that an event is made of, and await it."""
+        return await super().__call__(event)
 
 
 class ChunkOfCalls:

@@ -14,7 +14,7 @@ from procbus.admission import Admission, Disturbed
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
-from procbus.direct import Waiter
+from procbus.direct import WaitedReceipt, Waiter
 from procbus.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -147,11 +147,8 @@ class Dispatcher:
             except Disturbed:
                 seen = self._admission.disturbed
                 continue
-            delivery = SoleReceipt(
-                self._next_id(), event, None, parent_id, self._lock, subscription, monotonic()
-            )
-            delivery.callbacks = [waiter.settled]
-            waiter.delivery = delivery
+            about = (self._next_id(), event, None, parent_id, self._lock, subscription)
+            delivery = WaitedReceipt(waiter, *about, monotonic())
             try:
                 subscription.put(delivery)
             except BaseException:  # Ctrl-C, most likely

@@ -4,7 +4,9 @@
 import asyncio
 import pickle
 
-from procbus.calls import AsyncCall, AsyncCarried, Call, Carried, ChunkOfCalls
+import pytest
+
+from procbus.calls import AsyncCall, AsyncCarried, Call, Carried, ChunkOfCalls, event_of
 
 
 def given(*args: object, **kwargs: object) -> object:
@@ -18,6 +20,20 @@ async def awaited(*args: object, **kwargs: object) -> object:
 def test_a_call_gives_the_function_its_arguments() -> None:
     assert Call(given)(((1, 2), {"a": 3})) == ((1, 2), {"a": 3})
     assert asyncio.run(AsyncCall(awaited)(((1,), {"a": 3}))) == ((1,), {"a": 3})
+
+
+@pytest.mark.parametrize("event", [1, -1.5, "text", True, None, 10**30])
+def test_one_small_argument_is_the_event(event: object) -> None:
+    assert event_of(((event,), {})) is event
+    assert Call(given)(event) == ((event,), {})
+    assert asyncio.run(AsyncCall(awaited)(event)) == ((event,), {})
+
+
+@pytest.mark.parametrize("args", [(), (1, 2), ((1, 2),), ([1],), (b"bytes",)])
+def test_other_arguments_are_an_event_together(args: tuple[object, ...]) -> None:
+    assert event_of((args, {})) == (args, {})
+    assert event_of(((1,), {"a": 2})) == ((1,), {"a": 2})
+    assert Call(given)(event_of((args, {}))) == (args, {})
 
 
 def test_a_chunk_calls_for_each_row_behind_what_all_have_in_common() -> None:
