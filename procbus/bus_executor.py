@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
@@ -17,15 +17,14 @@ from procbus.assembly import Assembly
 from procbus.call_future import CallFuture
 from procbus.call_handlers import CallHandler, CallHandlers
 from procbus.calls import Call, ChunkOfCalls, event_of
-from procbus.context import HandlerContext, running_context
-from procbus.delivery import Delivery
+from procbus.context import running_context
+from procbus.direct import WaitedReceipt
 from procbus.errors import BusClosed, OptionError, ProcbusError
 from procbus.handler import handler_of_calls
 from procbus.hints import did_you_mean, shown
 from procbus.locks import LOOK_UP_S
 from procbus.options import DEFAULT_MAX_CRASHES, make_limits
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
 from procbus.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -203,9 +202,9 @@ class BusExecutor(Executor):
         state = "shut down" if self._shut else "open"
         return f"<BusExecutor {self._kind}, {state}: {len(self._open)} calls pending>"
 
-    # What futures call.
+    # What futures and the settlement call.
 
-    def withdraw(self, delivery: Delivery) -> None:
+    def withdraw(self, delivery: WaitedReceipt) -> None:
         """Cancel a call, if no worker has begun it."""
         lane = delivery.subscription.lane
         if self._parts.retries.withdraw(delivery) or lane.withdraw(delivery):
@@ -213,15 +212,19 @@ class BusExecutor(Executor):
             outcome = Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic())
             self._parts.settlement.settle([(delivery, outcome)])
 
-    def ended(self, future: CallFuture[Any]) -> None:
-        """Take note that a future is done, and its callbacks are through."""
-        self._open.pop(future, None)
-        if self._shut and not self._open:
-            self._through.set()
-
-    def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
-        """Make what `current()` returns in callbacks of a future."""
-        return self._parts.dispatcher.context_of(delivery, receipt)
+    def settled(self, delivery: WaitedReceipt) -> None:
+        """A call has ended: tell its future, in the thread that settles."""
+        future: CallFuture[Any] = delivery.waiter
+        future.delivery = None
+        try:
+            if delivery.failure is None and not future.called_back:
+                future.set_result(delivery.value)
+            else:
+                future.end(delivery, self._parts.dispatcher.context_of)
+        except InvalidStateError:
+            pass  # somebody else gave this future a result
+        finally:
+            self._close(future)
 
     # Inside.
 
@@ -234,7 +237,7 @@ class BusExecutor(Executor):
     def _publish(
         self, found: CallHandler, function: Callable[..., Any], event: Any
     ) -> CallFuture[Any]:
-        future: CallFuture[Any] = CallFuture(self)
+        future: CallFuture[Any] = CallFuture()
         # First, so that `shutdown` either sees it or was before the next line.
         self._open[future] = None
         try:
@@ -242,16 +245,22 @@ class BusExecutor(Executor):
                 raise BusClosed("the executor was shut down")
             if found.carries:
                 event = (function, event)
-            self._publish_to(found.subscription, event, future)
+            self._publish_to(found.subscription, event, self, future)
         except BusClosed as error:
-            self.ended(future)
+            self._close(future)
             raise RuntimeError(f"cannot schedule new futures after shutdown: {error}") from error
         except BaseException:
-            self.ended(future)
+            self._close(future)
             raise
         finally:
             found.pins.pop()
         return future
+
+    def _close(self, future: CallFuture[Any]) -> None:
+        """A future is done, and its callbacks are through."""
+        self._open.pop(future, None)
+        if self._shut and not self._open:
+            self._through.set()
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
         handler = self._make_handler(function, name)

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-from procbus.context import running
-from procbus.delivery import Delivery, DeliveryState
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
-
-if TYPE_CHECKING:
-    from procbus.bus_executor import BusExecutor
+from procbus.context import HandlerContext, running
+from procbus.delivery import DeliveryState
+from procbus.direct import WaitedReceipt
+from procbus.outcome import OutcomeKind
 
 T = TypeVar("T")
 
@@ -21,47 +18,36 @@ T = TypeVar("T")
 class CallFuture(Future[T]):
     """The future of one call. Thread-safe."""
 
-    def __init__(self, executor: BusExecutor) -> None:
-        super().__init__()
-        self._executor = executor
-        #: Until it is settled; then it is let go, with the callable and its arguments.
-        self.delivery: Delivery | None = None
-        self._called_back = False
+    # Defaults of the class: a method to set them would cost every call as much as the look-up of
+    # its handler.
+    #: Until it is settled; then it is let go, with the callable and its arguments.
+    delivery: WaitedReceipt | None = None
+    #: Whether somebody wants to be called.
+    called_back = False
 
-    def settled(self, receipt: Receipt) -> None:
+    def end(self, delivery: WaitedReceipt, context_of: Callable[..., HandlerContext]) -> None:
         """Take over what became of the delivery, in the thread that settles."""
-        delivery = self.delivery
-        assert delivery is not None
-        self.delivery = None
         # As inside the call: what a callback submits must not wait for room, since it is this
         # thread that makes room.
-        before = None
-        if self._called_back:
-            before = running.set([self._executor.context_of, delivery, receipt])
+        before = running.set([context_of, delivery, delivery]) if self.called_back else None
         try:
-            if delivery.failure is None:
+            outcome = delivery.failure
+            if outcome is None:
                 self.set_result(delivery.value)
+            elif outcome.kind is OutcomeKind.CANCELLED and not outcome.started_at:
+                super().cancel()
+                self.set_running_or_notify_cancel()
             else:
-                self._end_without_result(delivery.failure)
-        except InvalidStateError:
-            pass  # somebody else gave this future a result
+                self.set_exception(outcome.error)
         finally:
             if before is not None:
                 running.reset(before)
-            self._executor.ended(self)
-
-    def _end_without_result(self, outcome: Outcome) -> None:
-        if outcome.kind is OutcomeKind.CANCELLED and not outcome.started_at:
-            super().cancel()
-            self.set_running_or_notify_cancel()
-        else:
-            self.set_exception(outcome.error)
 
     def cancel(self) -> bool:
         """Cancel the call, if no worker has begun it; say whether it is cancelled."""
         delivery = self.delivery
         if delivery is not None:
-            self._executor.withdraw(delivery)
+            delivery.owner.withdraw(delivery)
         return self.cancelled()
 
     def running(self) -> bool:
@@ -74,7 +60,7 @@ class CallFuture(Future[T]):
 
         It runs in the thread that settles: keep it short. It may submit more; that never waits.
         """
-        self._called_back = True
+        self.called_back = True
         super().add_done_callback(fn)
 
     def __repr__(self) -> str:

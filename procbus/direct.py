@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from procbus.delivery import Delivery
 from procbus.receipt import Receipt, SoleReceipt
 from procbus.subscription import Subscription
 
@@ -20,19 +19,27 @@ REST = "(other calls)"
 class Waiter(Protocol):
     """Who waits for one delivery."""
 
-    delivery: Delivery | None
+    delivery: WaitedReceipt | None
 
-    def settled(self, receipt: Receipt) -> None:
-        """The delivery is settled. It must not raise, as with `Receipt.when_done`."""
+
+class Owner(Protocol):
+    """Who had the delivery made."""
+
+    def settled(self, delivery: WaitedReceipt) -> None:
+        """It is settled. This must not raise, as with `Receipt.when_done`."""
+
+    def withdraw(self, delivery: WaitedReceipt) -> None:
+        """Its waiter wants it no more."""
 
 
 class WaitedReceipt(SoleReceipt):
     """The receipt of a delivery that somebody waits for from the start. It is handed to nobody."""
 
-    __slots__ = ("waiter",)
+    __slots__ = ("owner", "waiter")
 
-    def __init__(self, waiter: Waiter, *about: Any) -> None:
+    def __init__(self, owner: Owner, waiter: Any, *about: Any) -> None:
         super().__init__(*about)
+        self.owner = owner
         self.waiter = waiter
         # The same for all: a list and a bound method for each were a seventh of what the garbage
         # collector has to go through for a call. The settlement replaces it and does not change it.
@@ -41,7 +48,7 @@ class WaitedReceipt(SoleReceipt):
 
 
 def _tell(receipt: Any) -> None:
-    receipt.waiter.settled(receipt)
+    receipt.owner.settled(receipt)
 
 
 _TELL: list[Callable[[Receipt], object]] = [_tell]

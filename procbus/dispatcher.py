@@ -14,7 +14,7 @@ from procbus.admission import Admission, Disturbed
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
-from procbus.direct import WaitedReceipt, Waiter
+from procbus.direct import Owner, WaitedReceipt, Waiter
 from procbus.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -127,11 +127,13 @@ class Dispatcher:
                 continue
             return self._deliver(event, topic, parent_id, chosen, broken)
 
-    def publish_to(self, subscription: Subscription, event: Any, waiter: Waiter) -> None:
+    def publish_to(
+        self, subscription: Subscription, event: Any, owner: Owner, waiter: Waiter
+    ) -> None:
         """Publish an event for one plain subscription, which nothing is routed to.
 
-        It waits for room as `publish` does. `waiter` has the delivery from the start, and is told
-        once it is settled.
+        It waits for room as `publish` does. `waiter` has the delivery from the start, and `owner`
+        is told once it is settled.
         """
         context = running_context() if running.get() is not None else None
         if context is not None and context.owner is not self:
@@ -147,8 +149,17 @@ class Dispatcher:
             except Disturbed:
                 seen = self._admission.disturbed
                 continue
-            about = (self._next_id(), event, None, parent_id, self._lock, subscription)
-            delivery = WaitedReceipt(waiter, *about, monotonic())
+            delivery = WaitedReceipt(
+                owner,
+                waiter,
+                self._next_id(),
+                event,
+                None,
+                parent_id,
+                self._lock,
+                subscription,
+                monotonic(),
+            )
             try:
                 subscription.put(delivery)
             except BaseException:  # Ctrl-C, most likely
