@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -109,8 +108,3 @@ def _unescaped(point: str) -> str:
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         point = point.replace(code, character)
     return point
-
-
-def is_private(status: os.stat_result) -> bool:
-    """Whether nobody but its owner may read or write a file."""
-    return not stat.S_IMODE(status.st_mode) & 0o077

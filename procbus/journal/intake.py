@@ -14,6 +14,7 @@ that it is accepted.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -170,7 +171,11 @@ class Intake:
 
     def flush(self) -> None:
         """Have all that was written so far on the disk, power loss or not."""
-        os.fdatasync(self._fd)
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is None:
+            os.fdatasync(self._fd)
+        else:  # macOS, where any other flush ends in the cache of the disk
+            fcntl.fcntl(self._fd, full)
 
     def close(self) -> None:
         """Let the mapping go. Idempotent."""
