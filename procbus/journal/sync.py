@@ -8,32 +8,38 @@ from time import monotonic, sleep
 
 from procbus.errors import JournalError
 from procbus.journal.intake import Intake
+from procbus.locks import LOOK_UP_S
 
-#: The part of the time of a flush for which the next one waits, and the most of it, in seconds.
-_WAIT = 0.1
-_MOST_WAIT_S = 0.001
+#: The part of the time of a flush that the next one gives those whom the last one let go.
+_PATIENCE = 0.5
+#: The most of it, in seconds, and how often to look who is there.
+_MOST_PATIENCE_S = 0.002
+_LOOK_S = 20e-6
 
 
 class GroupSync:
     """Makes what was written to the intake survive a loss of power. Thread-safe.
 
-    `_lock` belongs to this object and guards the flushing: whoever has it flushes for all that have
-    written by then, and the others wait for it, and for nothing longer than two flushes.
+    One of those who wait flushes for all who are there by then; the others wait for that.
+    `_changed` has the lock that guards all fields. It is not held while flushing.
 
-    Those whom a flush let go come back a moment later with their next event. So where there were
-    several, the next flush gives them that moment, a small part of the time that it takes itself:
-    otherwise it would be for the first of them alone (PostgreSQL's `commit_delay` is the same).
+    Those whom a flush lets go come back a moment later, with their next event. If the next flush
+    began at once it would be for whoever comes first, and the others would wait for another. So it
+    gives as many as the last one served a moment to come, a part of the time that it takes itself.
+    (PostgreSQL has the same as `commit_delay` and `commit_siblings`.) A lone publisher never waits.
     """
 
     def __init__(self, intake: Intake, path: str) -> None:
         self._intake = intake
         self._path = path
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._flushing = False
         #: So many frames are on the disk: only ever more.
         self._synced = 0
-        #: How long the last flush took, and for how many frames it was.
+        #: How many wait for a flush that has not begun, and for how many the last one was.
+        self._waiting = 0
+        self._served = 1
         self._flush_s = 0.0
-        self._shared = 0
 
     def wait(self) -> None:
         """Return once all that was written before the call is on the disk.
@@ -42,21 +48,52 @@ class GroupSync:
             JournalError: the disk failed.
         """
         written = self._intake.frames_written
-        while self._synced < written:
-            with self._lock:
-                if self._synced >= written:
-                    return
-                if self._shared > 1:
-                    sleep(min(_MOST_WAIT_S, self._flush_s * _WAIT))
-                began = monotonic()
-                upto = self._intake.frames_written
-                try:
-                    self._intake.flush()
-                except OSError as error:
-                    raise JournalError(
-                        f"the journal {self._path}: the disk failed to keep it ({error.strerror}): "
-                        "look at the system's log"
-                    ) from error
-                self._flush_s = monotonic() - began
-                self._shared = upto - self._synced
-                self._synced = upto
+        with self._changed:
+            if self._synced >= written:
+                return
+            self._waiting += 1
+            try:
+                while self._flushing:
+                    self._changed.wait(LOOK_UP_S)
+                    if self._synced >= written:
+                        return
+            except BaseException:  # Ctrl-C: it waits no more
+                if self._synced < written:
+                    self._waiting -= 1
+                raise
+            self._flushing = True
+        self._lead()
+
+    def _lead(self) -> None:
+        """Flush for all who are there, this thread first."""
+        upto = served = 0
+        began = monotonic()
+        try:
+            patience_s = min(_MOST_PATIENCE_S, _PATIENCE * self._flush_s)
+            while self._waiting < self._served and monotonic() - began < patience_s:
+                sleep(_LOOK_S)
+            with self._changed:
+                # Whoever waits has written before.
+                upto, served = self._intake.frames_written, self._waiting
+            began = monotonic()
+            self._intake.flush()
+        except OSError as error:
+            upto = 0
+            raise JournalError(
+                f"the journal {self._path}: the disk failed to keep it ({error.strerror}): look at "
+                "the system's log"
+            ) from error
+        except BaseException:  # Ctrl-C: somebody else has to flush
+            upto = 0
+            raise
+        finally:
+            with self._changed:
+                self._flushing = False
+                if upto:
+                    self._synced = upto
+                    self._flush_s = monotonic() - began
+                    self._served = served
+                    self._waiting -= served
+                else:
+                    self._waiting -= 1
+                self._changed.notify_all()
