@@ -91,6 +91,10 @@ def burning(count: int) -> Iterator[None]:
             burner.wait()
 
 
+def ready(_event: Any) -> None:
+    """Answer once there is a worker."""
+
+
 def ask(
     together: Sequence[Labelled],
     kind: Literal["io", "cpu"],
@@ -112,7 +116,7 @@ def ask(
     with EventBus([], cpu_workers=workers) as bus:
         for handler in together:
             bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
-        bus.subscribe("ready?", int, kind=kind, name="ready")
+        bus.subscribe("ready?", ready, kind=kind, name="ready")
         for receipt in [bus.publish("ready?", number) for number in range(64)]:
             receipt.result()
         pending = max(8, PENDING // len(together))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from procbus.evidence import Evidence, Machine, Span
+from procbus.handler import DeclaredKind
 from procbus.plain_text import seconds, share, table
 from procbus.verdict import CPU_S, Verdict, is_thin
 
@@ -31,7 +32,7 @@ class Advice:
     """
 
     handler: str
-    declared: Literal["io", "cpu", "auto"]
+    declared: DeclaredKind
     kind: Literal["io", "cpu"] | None
     gain: float
     level: Literal["warning", "info", ""]
@@ -77,7 +78,7 @@ _MARKS = {"warning": "!!", "info": " !", "": "  "}
 
 def make_advice(
     name: str,
-    declared: Literal["io", "cpu", "auto"],
+    declared: DeclaredKind,
     evidence: Evidence,
     verdict: Verdict,
     machine: Machine,

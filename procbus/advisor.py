@@ -14,11 +14,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.advice import Advice, AdviceList, make_advice
+from procbus.crossing import Crossing
 from procbus.evidence import Machine
+from procbus.handler import DeclaredKind
 from procbus.log import log
 from procbus.meter import SETTLED
+from procbus.mover import Mover
 from procbus.subscription import Subscription
-from procbus.verdict import judge
+from procbus.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from procbus.gil_probe import GilProbe
@@ -52,19 +55,31 @@ class Advised(Protocol):
         """What a handler could have of the machine."""
 
 
+class Subscribed(Protocol):
+    """The subscriptions of a bus, as the advisor sees them."""
+
+    def all(self) -> Sequence[Subscription]:
+        """Those of the moment."""
+
+    def crossings(self) -> Sequence[Crossing]:
+        """The handlers of kind "auto"."""
+
+    def reroute(self) -> None:
+        """One of them has moved."""
+
+
 class Advisor:
     """Advises on the handlers of one bus. All methods may be called from any thread.
 
     Args:
-        subscriptions: gives those of the moment.
-        lanes: where they run.
+        subscriptions: of the bus.
+        lanes: gives those where they run.
     """
 
-    def __init__(
-        self, subscriptions: Callable[[], Sequence[Subscription]], lanes: Callable[[], Advised]
-    ) -> None:
+    def __init__(self, subscriptions: Subscribed, lanes: Callable[[], Advised]) -> None:
         self._subscriptions = subscriptions
         self._lanes = lanes
+        self._movers: dict[Crossing, Mover] = {}
         #: Guards the start.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -85,7 +100,7 @@ class Advisor:
     def advice(self) -> AdviceList:
         """What is known of each handler, as it stands now."""
         machine = self._lanes().machine()
-        return AdviceList(self._advice(each, machine) for each in self._subscriptions())
+        return AdviceList(self._advice(each, machine) for each in self._subscriptions.all())
 
     def stop(self) -> None:
         """End the thread, and say what there is to be said. Idempotent."""
@@ -141,7 +156,10 @@ class Advisor:
         None when there was nothing to look at.
         """
         threads = self._lanes().io_threads()
-        at_hand = [subject for thread in threads if (subject := thread.subject()) is not None]
+        # Also what they were at a moment ago: most likely it got the GIL because a run ended.
+        since = monotonic() - _SELDOM_S
+        subjects = [thread.subject() or thread.finished(since) for thread in threads]
+        at_hand = [subject for subject in subjects if subject is not None]
         if not at_hand or not self._can_look:
             return None
         if self._probe is None:
@@ -158,13 +176,27 @@ class Advisor:
 
     def _judge(self) -> None:
         machine = self._lanes().machine()
-        for subscription in self._subscriptions():
+        for subscription in self._subscriptions.all():
             advice = self._advice(subscription, machine)
             subscription.meter.fresh_s = 0.0
             number = subscription.handler.number
             if advice.level and number not in self._told:
                 self._told.add(number)
                 log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
+        if not self._stopped:
+            self._move(machine)
+
+    def _move(self, machine: Machine) -> None:
+        """Move handlers of kind "auto" to the lane that suits them."""
+        for crossing in self._subscriptions.crossings():
+            current = crossing.current
+            advice = self._advice(current, machine)
+            verdict = Verdict(advice.kind, advice.gain)
+            mover = self._movers.setdefault(crossing, Mover())
+            if mover.moves(current.handler.kind, verdict, monotonic()):
+                crossing.move(advice.text)
+                self._subscriptions.reroute()
+                log.info("moved to the %s lane: %s", crossing.current.handler.kind, advice.text)
 
     def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
         handler, meter = subscription.handler, subscription.meter
@@ -174,4 +206,5 @@ class Advisor:
         verdict = judge(evidence, machine)
         if verdict.unweighed and not meter.to_weigh:
             meter.to_weigh = _WEIGHED
-        return make_advice(handler.name, handler.kind, evidence, verdict, machine)
+        declared: DeclaredKind = "auto" if handler.auto else handler.kind
+        return make_advice(handler.name, declared, evidence, verdict, machine)

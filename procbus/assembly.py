@@ -94,7 +94,7 @@ class Assembly:
             self._get_ready,
             self.subscriptions.all,
         )
-        self.advisor = Advisor(self.subscriptions.all, lambda: self.lanes)
+        self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
         self.lanes = make.lanes(
             settings,
             self.settlement.settle,
@@ -142,7 +142,7 @@ class Assembly:
         )
 
     def _counted(self) -> tuple[Subscription, ...]:
-        return (*self.subscriptions.all(), *self.direct.all())
+        return (*self.subscriptions.counted(), *self.direct.all())
 
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker is just now: the processes first, then the threads."""

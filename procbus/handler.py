@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -27,6 +27,9 @@ from procbus.topic import Topic, check_class, topics_in
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """What a handler does with the machine: wait (``"io"``) or compute (``"cpu"``)."""
+
+DeclaredKind: TypeAlias = Literal["io", "cpu", "auto"]
+"""A kind as it is declared: ``"auto"`` for the one that suits it, by what is measured."""
 
 _numbers = itertools.count(1)  # next() on it is one C call, so two threads never get one number
 
@@ -53,6 +56,7 @@ class Handler:
         max_crashes: how often a delivery may kill its worker and still be tried again.
         max_memory: bytes that its worker may have while it runs; None for no limit.
         writable: whether it may write to the large buffers of its event, which are a copy then.
+        auto: whether it was declared ``"auto"``; its kind is where it runs then.
         limited: whether a run has to be watched: it has a timeout or a max_memory.
     """
 
@@ -73,6 +77,7 @@ class Handler:
     max_crashes: int = DEFAULT_MAX_CRASHES
     max_memory: int | None = None
     writable: bool = False
+    auto: bool = False
     limited: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,11 +91,16 @@ class Handler:
         return f"<Handler {self.name} kind={self.kind} topics={topics}>"
 
 
+def as_kind(handler: Handler, kind: Kind) -> Handler:
+    """The same handler for the other lane, with a number of its own."""
+    return replace(handler, kind=kind, number=next(_numbers))
+
+
 def make_handler(
     function: Callable[..., Any],
     topic: object = None,
     *,
-    kind: Kind = "io",
+    kind: DeclaredKind = "io",
     name: str | None = None,
     timeout: float | None = None,
     retries: int = 0,
@@ -157,7 +167,8 @@ def make_handler(
         number=next(_numbers),
         function=function,
         name=name or name_of(function),
-        kind=kind,
+        kind="cpu" if kind == "cpu" else "io",
+        auto=kind == "auto",
         topics=_topics(function, topic),
         priority=priority,
         key=key,
@@ -258,12 +269,14 @@ def _problems_of_call(function: Callable[..., Any]) -> Iterator[str]:
 
 
 def _problems_of_kind(function: Callable[..., Any], kind: object) -> Iterator[str]:
-    kinds = get_args(Kind)
+    kinds = get_args(DeclaredKind)
     if kind not in kinds:
         yield (
-            f'kind must be "io" (it waits) or "cpu" (it computes), not {shown(kind)}'
+            f'kind must be "io" (it waits), "cpu" (it computes) or "auto", not {shown(kind)}'
             f"{did_you_mean(kind, kinds)}"
         )
+    if kind == "auto" and is_async(function):
+        yield "an async handler can only be kind='io', on the event loop; leave kind out"
     if kind == "cpu" and is_async(function):
         yield "an async handler belongs to kind='io'; make it a plain def for kind='cpu'"
 

@@ -13,13 +13,13 @@ from procbus.hints import shown
 from procbus.sizes import parse_limit
 
 if TYPE_CHECKING:
-    from procbus.handler import Kind
+    from procbus.handler import DeclaredKind
 
 
 class HandlerOptions(TypedDict, total=False):
     """The options of a handler; what each does stands with `procbus.subscribe`."""
 
-    kind: Kind
+    kind: DeclaredKind
     name: str | None
     timeout: float | None
     retries: int

@@ -12,7 +12,7 @@ from procbus.annotation import module_of, name_of
 from procbus.backoff import Backoff
 from procbus.callables import travels_by_value
 from procbus.errors import NoSuchHandler, SubscriptionError
-from procbus.handler import Handler, Kind, make_handler
+from procbus.handler import DeclaredKind, Handler, make_handler
 from procbus.options import DEFAULT_MAX_CRASHES
 from procbus.topic import topics_in
 
@@ -80,7 +80,7 @@ default_registry = Registry()
 def subscribe(
     topic: object = None,
     *,
-    kind: Kind = "io",
+    kind: DeclaredKind = "io",
     name: str | None = None,
     timeout: float | None = None,
     retries: int = 0,
@@ -100,7 +100,9 @@ def subscribe(
     Args:
         topic: a class, a dotted string (``*`` is one word, ``#`` zero or more), a tuple or list of
             those; None takes it from the annotation of the function's first parameter.
-        kind: ``"io"`` for a function that waits, ``"cpu"`` for one that computes.
+        kind: ``"io"`` for a function that waits, ``"cpu"`` for one that computes. ``"auto"`` starts
+            on the io lane, and moves to the other and back by what is measured; so the function
+            must do the same in another process, and not be async.
         name: defaults to the function's module and qualified name.
         timeout: seconds that one attempt may run, 30 days at most; None for no limit. At the limit
             the delivery fails with HandlerTimeout. The worker process of a cpu handler is killed

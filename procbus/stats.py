@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from procbus.histogram import Histogram
 from procbus.plain_text import seconds
@@ -52,6 +53,9 @@ class HandlerStats:
     over_memory: int = 0
     #: Cancelled by closing the bus, before the handler began or in the middle of it.
     cancelled: int = 0
+    #: The lane that it is on; and why, where it was declared "auto" and has moved.
+    kind: Literal["io", "cpu"] = "io"
+    decided: str = ""
     #: Running average of the handler's run time in seconds; None until it has run once.
     average_s: float | None = None
     #: From publishing to the first attempt. Of handlers shorter than 100 us a sample is measured.
@@ -189,6 +193,8 @@ def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:
         crashed=sum(each.crashed for each in same),
         over_memory=sum(each.over_memory for each in same),
         cancelled=cancelled,
+        kind=same[0].handler.kind,
+        decided=same[0].decided,
         average_s=next((average_s for average_s in averages_s if average_s is not None), None),
         queue_s=_percentiles(queued),
         run_s=_percentiles(ran),

@@ -43,6 +43,7 @@ _HANDLER_TROUBLE: _Columns[HandlerStats] = {
     "timed out": lambda handler: handler.timed_out,
     "crashed": lambda handler: handler.crashed,
     "over memory": lambda handler: handler.over_memory,
+    "moved to": lambda handler: handler.kind if handler.decided else "",
 }
 
 

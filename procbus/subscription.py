@@ -78,6 +78,7 @@ class Subscription:
         "average_s",
         "cancelled",
         "crashed",
+        "decided",
         "failed",
         "gate",
         "handler",
@@ -124,6 +125,8 @@ class Subscription:
         self.timed_out = 0
         self.crashed = 0
         self.over_memory = 0
+        #: Why it is on this lane, where it was declared "auto" and moved there.
+        self.decided = ""
         #: What its runs do with the machine.
         self.meter = Meter()
         #: Seconds from publish to the first attempt, and seconds of each attempt.

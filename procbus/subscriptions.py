@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from procbus.annotation import name_of
+from procbus.crossing import Crossing
 from procbus.errors import NoSuchHandler
 from procbus.handler import Handler
 from procbus.registry import Registry
@@ -36,6 +37,8 @@ class Subscriptions:
         self._lock = threading.Lock()
         self._left: frozenset[Handler] = frozenset()
         self._all: dict[Handler, Subscription] = {}
+        #: Those of kind "auto".
+        self._crossings: dict[Handler, Crossing] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
 
@@ -55,6 +58,21 @@ class Subscriptions:
         """The subscriptions, in their order."""
         self.routes()
         return tuple(self._all.values())
+
+    def counted(self) -> tuple[Subscription, ...]:
+        """All that events were published to: of a handler that moved, both of its lanes."""
+        resting = [each for crossing in self.crossings() for each in crossing.sides()[1:]]
+        return (*self.all(), *resting)
+
+    def crossings(self) -> tuple[Crossing, ...]:
+        """The handlers of kind "auto"."""
+        self.routes()
+        return tuple(self._crossings.values())
+
+    def reroute(self) -> None:
+        """A handler has moved: what is published from now on goes to its new lane."""
+        with self._lock:
+            self._version = -1
 
     def handlers(self) -> tuple[Handler, ...]:
         """The handlers subscribed, in their order."""
@@ -87,9 +105,15 @@ class Subscriptions:
             version = self._shared.version + self._own.version
             handlers = [h for h in self._shared.handlers if h not in self._left]
             handlers += [h for h in self._own.handlers if h not in handlers]
-            before = self._all
-            self._all = {
-                h: before[h] if h in before else Subscription(h, self._lane_of(h)) for h in handlers
+            before, crossings = self._all, self._crossings
+            self._crossings = {
+                h: crossings.get(h) or Crossing(h, self._lane_of) for h in handlers if h.auto
             }
+            self._all = {h: self._subscription(h, before) for h in handlers}
             self._router = Router([(s, h.topics) for h, s in self._all.items()])
             self._version = version
+
+    def _subscription(self, handler: Handler, before: dict[Handler, Subscription]) -> Subscription:
+        if handler.auto:
+            return self._crossings[handler].current
+        return before.get(handler) or Subscription(handler, self._lane_of(handler))

@@ -25,8 +25,24 @@ class Lanes:
         return TWO_CORES
 
 
+class Subscribed:
+    """Subscriptions that stay as they are."""
+
+    def __init__(self, *subscriptions: Subscription) -> None:
+        self.subscriptions = subscriptions
+
+    def all(self) -> Sequence[Subscription]:
+        return self.subscriptions
+
+    def crossings(self) -> Sequence[Any]:
+        return []
+
+    def reroute(self) -> None:
+        raise AssertionError("nothing moves here")
+
+
 def advisor_of(*subscriptions: Subscription) -> Advisor:
-    return Advisor(lambda: subscriptions, Lanes)
+    return Advisor(Subscribed(*subscriptions), Lanes)
 
 
 def waits_in_a_worker(runs: int = 100) -> Subscription:

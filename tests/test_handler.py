@@ -258,7 +258,7 @@ def test_a_generator_function_is_refused(function: Callable[..., Any], kind: str
         ("CPU", "did you mean cpu?"),
         ("ios", "did you mean io?"),
         ("gpu", "did you mean cpu?"),
-        ("thread", '"io" (it waits) or "cpu" (it computes)'),
+        ("thread", '"io" (it waits), "cpu" (it computes) or "auto"'),
         (None, "not None"),
         (["cpu"], "not ['cpu']"),
     ],

@@ -4,7 +4,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from procbus import (
     DeadLetter,
@@ -55,6 +55,11 @@ def patient(attempt: int, outcome: Outcome) -> float:
 )
 def render(page: Page) -> bytes:
     return page.url.encode()
+
+
+@subscribe(kind="auto", retries=1)
+def parse(page: Page) -> int:
+    return len(page.url)
 
 
 @subscribe("pages", timeout=0.5, retries=3, backoff=[0.5, 1, 30], retry_on=OSError)
@@ -141,6 +146,10 @@ def run(pages: Iterator[Page]) -> None:
         for letter in bus.dead_letters:
             assert_type(letter.outcome, Outcome)
         assert_type(bus.stats().pending, int)
+        for advice in bus.advice():
+            assert_type(advice.kind, Literal["io", "cpu"] | None)
+            assert_type(advice.gain, float)
+            assert_type(advice.text, str)
         for worker in bus.health():
             assert_type(worker.pid, int | None)
         bus.close(timeout=1, cancel=True)

@@ -1,0 +1,148 @@
+"""kind="auto": handlers that find their lane by themselves."""
+
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from procbus import EventBus, SubscriptionError
+from procbus.cores import usable_cores
+from procbus.gil_probe import is_available
+from tests.parts import BOUND_S
+
+pytestmark = [
+    pytest.mark.skipif(not is_available(), reason="needs the clocks of other threads"),
+    pytest.mark.skipif(usable_cores() < 2, reason="on one core nothing is gained"),
+]
+
+
+def spin_or_sleep(event: Any) -> int:
+    """Computes or waits, as the event says; tells where."""
+    if event[0] == "sleep":
+        time.sleep(0.005)
+    else:
+        x = 0
+        for number in range(60_000):
+            x += number
+    return os.getpid()
+
+
+def number_of(event: Any) -> int:
+    return int(event[1] % 3)
+
+
+def run_until(bus: EventBus, what: str, there: Callable[[], bool]) -> list[Any]:
+    """Keep the bus busy until it is so, for as long as a test may take; give the receipts."""
+    deadline = time.monotonic() + 4 * BOUND_S
+    room, receipts = threading.Semaphore(16), []
+    while not there():
+        assert time.monotonic() < deadline, f"it never came to that:\n{bus.advice()}"
+        for number in range(16):
+            room.acquire()
+            receipt = bus.publish("event", (what, number))
+            receipt.when_done(lambda _: room.release())
+            receipts.append(receipt)
+    return receipts
+
+
+def lane_of(bus: EventBus) -> str:
+    return bus.stats().handlers["it"].kind
+
+
+def test_it_moves_to_where_it_belongs_and_back():
+    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+        bus.subscribe("event", spin_or_sleep, kind="auto", name="it")
+        receipts = run_until(bus, "spin", lambda: lane_of(bus) == "cpu")
+        stats = bus.stats().handlers["it"]
+        assert "of CPU per second" in stats.decided
+        assert receipts[0].result() == os.getpid()
+        assert bus.publish("event", ("spin", 0)).result() != os.getpid()
+
+        run_until(bus, "sleep", lambda: lane_of(bus) == "io")
+        assert "of its time waiting" in bus.stats().handlers["it"].decided
+        assert bus.publish("event", ("sleep", 0)).result() == os.getpid()
+        bus.drain()
+        stats = bus.stats().handlers["it"]
+        assert stats.published == stats.succeeded
+        assert stats.pending == 0
+
+
+def test_the_order_of_each_key_is_kept_across_the_move():
+    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+        bus.subscribe("event", spin_or_sleep, kind="auto", name="it", key=number_of)
+        receipts = run_until(bus, "spin", lambda: lane_of(bus) == "cpu")
+        receipts += [bus.publish("event", ("spin", number)) for number in range(60)]
+        bus.drain()
+    ends: dict[int, float] = defaultdict(float)
+    pids = []
+    for receipt in receipts:
+        [delivery] = receipt.deliveries
+        outcome, key = delivery.outcome, number_of(receipt.event)
+        assert outcome is not None
+        assert outcome.started_at >= ends[key], "the one before it had not ended"
+        ends[key] = outcome.ended_at
+        pids.append(delivery.worker_pid == os.getpid())
+    assert pids[0]
+    assert not pids[-1]
+    assert pids == sorted(pids, reverse=True), "none begins here once one has begun there"
+
+
+def test_what_cannot_travel_never_moves():
+    with EventBus(handlers=[], io_workers=4) as bus:
+        bus.subscribe("event", spin_or_sleep, kind="auto", name="it")
+
+        deadline = time.monotonic() + 3 * BOUND_S
+        while not bus.advice()[0].evidence.obstacle:
+            assert time.monotonic() < deadline, f"it never came to that:\n{bus.advice()}"
+            bus.publish("event", ("spin", threading.Lock())).result()
+        assert lane_of(bus) == "io"
+        assert "its events cannot travel" in bus.advice()[0].text
+
+
+def test_closing_with_what_is_held_back_loses_nothing():
+    with EventBus(handlers=[], cpu_workers=1, io_workers=4) as bus:
+        bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
+        [crossing] = bus._parts.subscriptions.crossings()  # noqa: SLF001 - to move it at once
+        receipts = [bus.publish("event", ("sleep", number)) for number in range(5)]
+        crossing.move("for a test")
+        bus._parts.subscriptions.reroute()  # noqa: SLF001
+        receipts += [bus.publish("event", ("sleep", number)) for number in range(5)]
+    assert all(isinstance(receipt.result(), int) for receipt in receipts)
+    assert len({receipt.result() for receipt in receipts}) == 2
+
+
+def test_cancelling_with_what_is_held_back_settles_all():
+    bus = EventBus(handlers=[], cpu_workers=1, io_workers=1)
+    bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
+    [crossing] = bus._parts.subscriptions.crossings()  # noqa: SLF001 - to move it at once
+    receipts = [bus.publish("event", ("sleep", number)) for number in range(20)]
+    crossing.move("for a test")
+    bus._parts.subscriptions.reroute()  # noqa: SLF001
+    receipts += [bus.publish("event", ("sleep", number)) for number in range(20)]
+    bus.close(cancel=True)
+    assert all(receipt.done for receipt in receipts)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"max_memory": "1 GiB"}, 'max_memory is for kind="cpu" only'),
+        ({"writable": True}, 'writable is for kind="cpu" only'),
+        ({"max_crashes": 3}, 'max_crashes is for kind="cpu" only'),
+    ],
+)
+def test_limits_that_one_lane_alone_can_keep_need_that_kind(options: Any, why: str):
+    bus = EventBus(handlers=[])
+    with pytest.raises(SubscriptionError, match=why):
+        bus.subscribe("event", spin_or_sleep, kind="auto", **options)
+
+
+def test_an_async_handler_has_one_lane_only():
+    async def handle(event: Any) -> None: ...
+
+    with pytest.raises(SubscriptionError, match="an async handler can only be kind='io'"):
+        EventBus(handlers=[]).subscribe("event", handle, kind="auto")
