@@ -9,6 +9,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Sized,
 )
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
@@ -263,8 +264,9 @@ class EventBus(BusLife):
         if topic is not None:
             check_concrete(topic)
         dispatcher, most = self._parts.dispatcher, self._parts.admission.max_pending
-        publish = dispatcher.publisher(topic, id)
-        return stream_of(events, publish, most, ordered, progress, dispatcher.make_safe)
+        source, publish = dispatcher.streaming(events, topic, id)
+        count = len(events) if isinstance(events, Sized) else None
+        return stream_of(source, publish, most, ordered, progress, count, dispatcher.make_safe)
 
     def astream(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Never
 
@@ -206,18 +206,19 @@ class Dispatcher:
             "EventBus(journal=...), or leave out id="
         )
 
-    def publisher(
-        self, topic: str | None, id_of: Callable[[Any], str] | None
-    ) -> Callable[[Any], Receipt]:
-        """Give what publishes the events of a stream: nobody relies on them before `make_safe`.
+    def streaming(
+        self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
+    ) -> tuple[Iterable[Any], Callable[[Any], Receipt]]:
+        """Give the source of a stream, and what publishes each that comes from it.
 
         Args:
+            events: what the user streams.
             topic: what each is published to.
-            id_of: gives the id of each event; None for none.
+            id_of: gives the id of each; None for none.
         """
         if id_of is None:
-            return lambda event: self.publish(event, topic)
-        return lambda event: self.publish_once(event, topic, id_of(event))
+            return events, lambda event: self.publish(event, topic)
+        return events, lambda event: self.publish_once(event, topic, id_of(event))
 
     def make_safe(self) -> None:
         """Wait until all that was published survives what it has to: nothing, without a journal."""

@@ -8,7 +8,8 @@ a bus without one has nothing more to do for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -18,8 +19,9 @@ from procbus.context import HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, DeadLetterBox
 from procbus.delivery import Delivery
 from procbus.dispatcher import Dispatcher
-from procbus.errors import ProcbusError
+from procbus.errors import ProcbusError, SerializationError
 from procbus.journal.journal import Journal
+from procbus.journal.queries import Seen
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
 from procbus.log import log
@@ -30,6 +32,9 @@ from procbus.resume_summary import ResumeSummary
 from procbus.router import Router
 from procbus.settings import Settings
 from procbus.subscription import Subscription
+
+#: Ids of a stream that are looked up at a time.
+_LOOKED_UP = 256
 
 
 def open_journal(settings: Settings) -> Journal:
@@ -75,7 +80,9 @@ class JournaledDispatcher(Dispatcher):
         self._journal = journal
         settlement.use(journal)
         journal.retry = self._retry
-        self._recorded = RecordedDeliveries(journal, self._subscriptions, self._real_routes)
+        self._recorded = RecordedDeliveries(
+            journal, self._subscriptions, self._real_routes, self._lock
+        )
         self._resuming = threading.RLock()
         #: The routes for whose handlers everything is fed.
         self._resumed_for: Router[Subscription] | None = None
@@ -122,13 +129,38 @@ class JournaledDispatcher(Dispatcher):
         chosen, broken = self._admit(event, topic, nested)
         return self._deliver(event, topic, parent_id, chosen, broken, wait=wait)
 
-    def publisher(
-        self, topic: str | None, id_of: Callable[[Any], str] | None
-    ) -> Callable[[Any], Receipt]:
-        """Give what publishes the events of a stream, without waiting for the disk."""
+    def streaming(
+        self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
+    ) -> tuple[Iterable[Any], Callable[[Any], Receipt]]:
+        """Give the source of a stream, and what publishes each of it without waiting for the disk.
+
+        Where the events are there already, as in a list, ids are looked up many at a time.
+        """
         if id_of is None:
-            return lambda event: self.publish(event, topic, wait=False)
-        return lambda event: self.publish_once(event, topic, id_of(event), wait=False)
+            return events, lambda event: self.publish(event, topic, wait=False)
+        if not isinstance(events, Sequence):
+            return events, lambda event: self.publish_once(event, topic, id_of(event), wait=False)
+
+        def publish(looked_up: tuple[Any, str, Seen | None]) -> Receipt:
+            event, given_id, seen = looked_up
+            if seen is None:
+                return self.publish_once(event, topic, given_id, wait=False)
+            return self._recorded.receipt_of(seen, event, topic)
+
+        return self._look_up(events, id_of), publish
+
+    def _look_up(
+        self, events: Iterable[Any], id_of: Callable[[Any], str]
+    ) -> Iterator[tuple[Any, str, Seen | None]]:
+        """Each event with its id, and with how it ended where that is known."""
+        self.resume()
+        source = iter(events)
+        while some := [(event, id_of(event)) for event in islice(source, _LOOKED_UP)]:
+            for _, given_id in some:
+                _check_id(given_id)
+            known = self._journal.queries.seen_and_finished([given_id for _, given_id in some])
+            for event, given_id in some:
+                yield event, given_id, known.get(given_id)
 
     def make_safe(self) -> None:
         """Wait until all that was published survives what it has to."""
@@ -138,8 +170,7 @@ class JournaledDispatcher(Dispatcher):
         self, event: Any, topic: str | None, given_id: str, wait: bool = True
     ) -> Receipt:
         """Publish an event, unless the journal has seen the id: then give the receipt of that."""
-        if not isinstance(given_id, str):
-            raise ProcbusError(f"id must be a string, not {given_id!r}: write id=str(...)")
+        _check_id(given_id)
         parent_id, nested = self._origin()
         if not nested:
             self.resume()
@@ -199,9 +230,7 @@ class JournaledDispatcher(Dispatcher):
         found = self._journal.ids.get(given_id)
         if found is not None:
             return found
-        return self._recorded.receipt(
-            given_id, lambda event_id: FanReceipt(event_id, event, topic, None, self._lock)
-        )
+        return self._recorded.receipt(given_id, event, topic)
 
     def _deliver(
         self,
@@ -331,3 +360,12 @@ class JournaledDispatcher(Dispatcher):
     def close(self) -> None:
         """Move everything into the database, and let another bus have the journal."""
         self._journal.close()
+
+
+def _check_id(given_id: object) -> None:
+    if not isinstance(given_id, str):
+        raise ProcbusError(f"id must be a string, not {given_id!r}: write str(...)")
+    try:
+        given_id.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair: no database would take it
+        raise SerializationError(f"id {given_id!r} cannot be written: {error}") from error

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +12,11 @@ from procbus.delivery import Delivery
 from procbus.errors import JournalError, NoSuchHandler, ProcbusError
 from procbus.handler import Handler
 from procbus.journal.journal import Journal
-from procbus.journal.queries import Recorded
+from procbus.journal.queries import Recorded, Seen
 from procbus.journal.records import SHIFT
 from procbus.letter import DeadLetter
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import FanReceipt, Receipt
+from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.subscription import Subscription
 
 
@@ -54,6 +55,7 @@ class RecordedDeliveries:
         journal: of the bus.
         subscriptions: those of the bus, just now.
         routes: the router of those, another one after each change.
+        lock: the settlement's, which every receipt has.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class RecordedDeliveries:
         journal: Journal,
         subscriptions: Callable[[], Sequence[Subscription]],
         routes: Callable[[], object],
+        lock: threading.Lock,
     ) -> None:
+        self._lock = lock
         self._journal = journal
         self._subscriptions = subscriptions
         self._routes = routes
@@ -71,20 +75,25 @@ class RecordedDeliveries:
         self._named: dict[str, Subscription] = {}
         self._named_for: object = None
 
-    def receipt(self, given_id: str, make: Callable[[int], FanReceipt]) -> FanReceipt | None:
+    def receipt(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
         """The receipt of an event that was published with an id; None if none was.
 
         Deliveries that are not finished have an outcome too: nobody will run them.
-
-        Args:
-            given_id: the id.
-            make: makes the receipt, without deliveries, of the number of the event.
         """
         seen = self._journal.queries.seen(given_id)
-        if seen is None:
-            return None
-        receipt = make(seen[0])
-        receipt.held = self._deliveries(receipt, seen[1])
+        return None if seen is None else self.receipt_of(seen, event, topic)
+
+    def receipt_of(self, seen: Seen, event: Any, topic: str | None) -> Receipt:
+        """The receipt of an event that is in the database, and in no lane."""
+        event_id, recorded = seen
+        if len(recorded) == 1:
+            subscription = self._subscription_of(recorded[0].number)
+            sole = SoleReceipt(event_id, event, topic, None, self._lock, subscription, 0.0)
+            self._end(sole, recorded[0])
+            sole.left = 0
+            return sole
+        receipt = FanReceipt(event_id, event, topic, None, self._lock)
+        receipt.held = self._deliveries(receipt, recorded)
         return receipt
 
     def finished(self, receipt: Receipt) -> tuple[Delivery, ...]:
@@ -97,11 +106,16 @@ class RecordedDeliveries:
         for recorded in found:
             subscription = self._subscription_of(recorded.number)
             delivery = Delivery(subscription, receipt, None, 0.0)
-            *delivery_earlier, last = self._outcomes(recorded, subscription.handler.name)
-            delivery.earlier = tuple(delivery_earlier)
-            delivery.end(last)
+            self._end(delivery, recorded)
             deliveries.append(delivery)
         return tuple(deliveries)
+
+    def _end(self, delivery: Delivery, recorded: Recorded) -> None:
+        """Let a delivery have ended as is recorded."""
+        outcomes = self._outcomes(recorded, delivery.subscription.handler.name)
+        if len(outcomes) > 1:
+            delivery.earlier = outcomes[:-1]
+        delivery.end(outcomes[-1])
 
     def _subscription_of(self, number: int) -> Subscription:
         """The subscription of a delivery's handler, by its name; a stand-in where there is none."""

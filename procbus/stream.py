@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -29,6 +29,7 @@ def stream_of(
     window: int,
     ordered: bool,
     progress: bool,
+    count: int | None,
     make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled; see `EventBus.stream`.
@@ -39,6 +40,7 @@ def stream_of(
         window: at most so many receipts are open, or settled and not yet taken by the consumer.
         ordered: yield in the order of the events.
         progress: show a progress bar.
+        count: how many events there are; None if that is not known.
         make_safe: is called before receipts are yielded, once for several: what was published
             before then has to survive what the journal is for.
     """
@@ -47,7 +49,7 @@ def stream_of(
         return streamed
     from procbus.progress import with_progress  # only now: it imports rich
 
-    return with_progress(streamed, len(events) if isinstance(events, Sized) else None)
+    return with_progress(streamed, count)
 
 
 def as_settled(

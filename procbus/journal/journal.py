@@ -13,7 +13,7 @@ from time import time
 from typing import Any, Literal
 
 from procbus.delivery import Delivery
-from procbus.errors import JournalError
+from procbus.errors import JournalError, SerializationError
 from procbus.journal import records
 from procbus.journal.changes import Changes
 from procbus.journal.forms import Codec, CodecName, make_codec
@@ -199,24 +199,29 @@ class Journal:
                 f"two handlers of one event have the name {twice}: the journal tells handlers "
                 "apart by their names, so give each its own, with name="
             )
-        return records.pack_published(
-            receipt.id,
-            receipt.parent_id,
-            time(),
-            receipt.topic,
-            type_name,
-            given_id,
-            form,
-            data,
-            handlers,
-        )
+        try:
+            return records.pack_published(
+                receipt.id,
+                receipt.parent_id,
+                time(),
+                receipt.topic,
+                type_name,
+                given_id,
+                form,
+                data,
+                handlers,
+            )
+        except UnicodeEncodeError as error:  # half of a surrogate pair: no database would take it
+            raise SerializationError(
+                f"the topic of an event cannot be written to the journal: {error}"
+            ) from error
 
     def _type_name(self, cls: type) -> bytes:
         name = self._type_names.get(cls)
         if name is None:
             if len(self._type_names) >= _TYPES_KEPT:
                 self._type_names.clear()
-            name = self.codec.type_name(cls).encode("utf-8", "surrogatepass")
+            name = self.codec.type_name(cls).encode()
             self._type_names[cls] = name
         return name
 
@@ -343,7 +348,7 @@ class Journal:
         if not recorded.form or recorded.data is None:
             return None
         type_name, _, data = recorded.data.partition(b"\0")
-        return self.codec.decode(recorded.form, data, type_name.decode("utf-8", "surrogatepass"))
+        return self.codec.decode(recorded.form, data, type_name.decode())
 
     @property
     def may_wait(self) -> bool:

@@ -54,7 +54,13 @@ class HandlerNames:
                         f"the journal has seen {MOST_HANDLERS:,} names of handlers: begin a new "
                         "one, and give handlers names that stay the same"
                     )
-                self._write(pack_handler(number, handler.kind, handler.name))
+                try:
+                    record = pack_handler(number, handler.kind, handler.name)
+                except UnicodeEncodeError as error:
+                    raise JournalError(
+                        f"the name of a handler cannot be written to the journal: {error}"
+                    ) from error
+                self._write(record)
                 self._named[number] = handler.name, handler.kind
                 self.numbers[handler.name] = number
         return number

@@ -40,6 +40,10 @@ class Recorded(NamedTuple):
     data: bytes | None
 
 
+#: An event that was published with an id, and how its deliveries stand.
+Seen = tuple[int, list[Recorded]]
+
+
 class Queries:
     """Reads from the database of a journal. Thread-safe. Each raises JournalError if it cannot."""
 
@@ -99,7 +103,7 @@ class Queries:
         rows = self._rows("SELECT event_id FROM ids WHERE given_id = ?", (given_id,))
         return rows[0][0] if rows else None
 
-    def seen(self, given_id: str) -> tuple[int, list[Recorded]] | None:
+    def seen(self, given_id: str) -> Seen | None:
         """The event that was published with an id, and how its deliveries stand.
 
         One query for what is finished, as nearly all are when a script is started again.
@@ -121,6 +125,25 @@ class Queries:
             Recorded(number, "succeeded" if succeeded else "discarded", attempts, form, data)
             for _, number, succeeded, attempts, form, data, _ in rows
         ]
+
+    def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, Seen]:
+        """Those of many ids whose events are finished, as `seen` gives them: a quarter of the time.
+
+        Not among them is what was published with an id and reached nobody.
+        """
+        rows = self._rows(
+            "SELECT given_id, event_id, number, succeeded, attempts, form, data "
+            "FROM json_each(?) JOIN ids ON given_id = value "
+            "JOIN done ON number >= event_id << 16 AND number < (event_id + 1) << 16 "
+            "WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = event_id)",
+            (json.dumps(given_ids),),
+        )
+        found: dict[str, Seen] = {}
+        for given_id, event_id, number, succeeded, attempts, form, data in rows:
+            state = "succeeded" if succeeded else "discarded"
+            _, deliveries = found.setdefault(given_id, (event_id, []))
+            deliveries.append(Recorded(number, state, attempts, form, data))
+        return found
 
     def recorded(self, event_id: int) -> list[Recorded]:
         """How the deliveries of an event stand."""

@@ -144,8 +144,8 @@ def pack_published(
     handlers: Sequence[int],
 ) -> bytes:
     """Lay out the record of an event; `handlers` are their numbers."""
-    topic_data = b"" if topic is None else topic.encode("utf-8", "surrogatepass")
-    id_data = b"" if given_id is None else given_id.encode("utf-8", "surrogatepass")
+    topic_data = b"" if topic is None else topic.encode()
+    id_data = b"" if given_id is None else given_id.encode()
     count = len(handlers)
     numbers = _NUMBER.pack(handlers[0]) if count == 1 else struct.pack(f"<{count}H", *handlers)
     tail = numbers + topic_data + type_name + id_data
@@ -203,7 +203,7 @@ def pack_discarded(number: int, at: float) -> bytes:
 
 def pack_handler(number: int, kind: str, name: str) -> bytes:
     """Lay out the record of a handler that got its number."""
-    data = name.encode("utf-8", "surrogatepass")
+    data = name.encode()
     rest = _REST_OF[_HANDLER] + len(data)
     return _HANDLER.pack(Kind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
 
@@ -293,4 +293,4 @@ def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
 
 
 def _text(data: bytes | memoryview) -> str:
-    return str(data, "utf-8", "surrogatepass")
+    return str(data, "utf-8")

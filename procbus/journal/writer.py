@@ -163,16 +163,14 @@ class Writer:
     def _move(self) -> None:
         """Move all that there is into the database."""
         while True:
-            large = self._large.popleft() if self._large else None
             try:
                 self._move_half()
-                if large is not None:
-                    self._write_large(large)
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
-                self._failed(error, large)
+                self._failed(error)
                 return
             if not self._large:
                 break
+            self._write_large(self._large.popleft())
         if self.error is not None:
             log.warning("the journal %s works again", self._store.path)
             self.error = None
@@ -195,26 +193,29 @@ class Writer:
         self._tidy()
 
     def _write_large(self, large: _Large) -> None:
-        changes = Changes(self._keep_all)
-        changes.add_frames([large.records])
-        self._store.write(changes, {})
+        try:
+            changes = Changes(self._keep_all)
+            changes.add_frames([large.records])
+            self._store.write(changes, {})
+        except Exception as error:  # noqa: BLE001 - who waits for it is told; the rest goes on
+            large.error = self._told(error)
         large.done.set()
 
-    def _failed(self, error: Exception, large: _Large | None) -> None:
-        path = self._store.path
-        told = error if isinstance(error, JournalError) else trouble(path, error)
+    def _told(self, error: Exception) -> JournalError:
+        return error if isinstance(error, JournalError) else trouble(self._store.path, error)
+
+    def _failed(self, error: Exception) -> None:
+        told = self._told(error)
         if self.error is None:
             log.error(
                 "%s. Nothing can be published until that is over; what was accepted is safe in %s, "
                 "and is tried again every second",
                 told,
-                path + "-intake",
+                self._store.path + "-intake",
             )
         self.error = told
         self.intake.fail(told)
-        waiting = [] if large is None else [large]
         while self._large:
-            waiting.append(self._large.popleft())
-        for each in waiting:
-            each.error = told
-            each.done.set()
+            large = self._large.popleft()
+            large.error = told
+            large.done.set()

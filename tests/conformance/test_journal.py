@@ -498,3 +498,22 @@ def test_a_forked_child_leaves_the_journal_alone(make_bus: MakeBus):
             make_bus()  # the lock is still held
         bus.publish(3).wait(BOUND_S)
     assert ran == [1, 3]
+
+
+@pytest.mark.parametrize("given_id", ["\ud800", "a\x00b", "\U0001f600", "", " "])
+def test_any_text_is_an_id_or_is_refused_at_once(make_bus: MakeBus, given_id: str):
+    ran: list[int] = []
+    for _ in range(2):
+        with make_bus() as bus:
+            bus.subscribe(int, ran.append, name="note")
+            try:
+                bus.publish(1, id=given_id)
+            except SerializationError:
+                assert given_id == "\ud800"
+            list(bus.stream([2], id=lambda _: given_id + "2") if given_id != "\ud800" else [])
+    assert sorted(ran) == ([] if given_id == "\ud800" else [1, 2])
+
+
+def test_an_id_that_is_no_text_is_refused(make_bus: MakeBus):
+    with make_bus() as bus, pytest.raises(ProcbusError, match="id must be a string, not 5"):
+        bus.publish(1, id=5)  # type: ignore[arg-type] # that is the test
