@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: In the words of the standard.
+_SHUT = "cannot schedule new futures after shutdown"
+
 
 class ExecutorOptions(TypedDict, total=False):
     """Options of every call of an executor; what each does stands with `procbus.subscribe`."""
@@ -109,6 +112,8 @@ class BusExecutor(Executor):
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TypeError: `fn` is not callable, or async and this is for processes.
         """
+        if self._shut:  # asked here too: a callable that comes too late is not kept
+            raise RuntimeError(_SHUT)
         found, function, arguments = self._calls.find(fn, args, kwargs)
         return self._publish(found, function, event_of(arguments))
 
@@ -169,17 +174,15 @@ class BusExecutor(Executor):
         if cancel_futures:
             for future in list(self._open):
                 future.cancel()
-        if not wait:
+        if wait:
+            while self._open:
+                # Not for ever: the last one may have ended before it could see `_shut`.
+                self._through.wait(LOOK_UP_S)
             if self.own_bus is not None:
-                _in_background(self.own_bus.close)
-            return
-        while self._open:
-            # Not for ever: the last one may have ended before it could see `_shut`.
-            self._through.wait(LOOK_UP_S)
-        if self.own_bus is not None:
-            self.own_bus.close()
-        self._calls.clear()
-        self._chunks.clear()
+                self.own_bus.close()
+        elif self.own_bus is not None:
+            _in_background(self.own_bus.close)
+        self._let_go()
 
     def __exit__(
         self,
@@ -231,6 +234,8 @@ class BusExecutor(Executor):
     def _submit_chunk(
         self, fn: Callable[..., Any], rows: list[tuple[Any, ...]]
     ) -> Future[Iterable[Any]]:
+        if self._shut:
+            raise RuntimeError(_SHUT)
         found, function, common = self._chunks.find(fn, (), {})
         return self._publish(found, function, (common, rows))
 
@@ -242,13 +247,13 @@ class BusExecutor(Executor):
         self._open[future] = None
         try:
             if self._shut:
-                raise BusClosed("the executor was shut down")
+                raise RuntimeError(_SHUT)
             if found.carries:
                 event = (function, event)
             self._publish_to(found.subscription, event, self, future)
         except BusClosed as error:
             self._close(future)
-            raise RuntimeError(f"cannot schedule new futures after shutdown: {error}") from error
+            raise RuntimeError(f"{_SHUT}: {error}") from error
         except BaseException:
             self._close(future)
             raise
@@ -261,6 +266,12 @@ class BusExecutor(Executor):
         self._open.pop(future, None)
         if self._shut and not self._open:
             self._through.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is called any more: let go of all callables that have no calls pending."""
+        self._calls.clear()
+        self._chunks.clear()
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
         handler = self._make_handler(function, name)

@@ -226,6 +226,30 @@ def test_workers_let_go_of_callables() -> None:
     assert gone() is None, "the executor lets go of them with its shutdown"
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_callables_are_let_go_with_the_last_call_after_the_shutdown(wait: bool) -> None:
+    held = Held()
+    go = held.go
+
+    def call() -> bool:
+        return go.wait(BOUND_S)
+
+    done = weakref.ref(call)
+    with EventBus([], io_workers=2) as bus:
+        pool = bus.executor("io")
+        futures = [pool.submit(call), pool.submit(held, 1)]
+        del call
+        if wait:
+            go.set()
+        pool.shutdown(wait)
+        go.set()
+        assert [future.result() for future in futures] == [True, 1]
+        assert bus.drain(BOUND_S)
+        pool.shutdown()
+        gc.collect()
+        assert done() is None
+
+
 def test_closures_made_for_each_call_do_not_add_up() -> None:
     def adding(number: int) -> Callable[[int], int]:
         return lambda other: number + other
