@@ -44,6 +44,7 @@ NAMES = (
     "shared_memory_cost",
     "payload_sizes",
     "executor",
+    "advice",
     "journal_throughput",
     "journal_power",
     "journal_resume",

@@ -3,12 +3,16 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, ProcbusError
-from tests.parts import BOUND_S, in_thread
+from procbus.handler import make_handler
+from procbus.loop_lane import LoopLane
+from procbus.subscription import Subscription
+from tests.parts import BOUND_S, delivery_to, in_thread, no_context
 
 
 class HeldOnLoop:
@@ -242,3 +246,28 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
         bus.publish(1.0).result(BOUND_S)
         stats = bus.stats()
     assert sum(handler.timed_out for handler in stats.handlers.values()) == 0
+
+
+# What is measured of runs.
+
+
+def test_of_a_coroutine_its_own_steps_are_measured() -> None:
+    settled = threading.Semaphore(0)
+    lane = LoopLane(lambda _: settled.release(), no_context)
+
+    async def handle(event: object) -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.005:
+            pass
+        await asyncio.sleep(0.02)
+
+    subscription = Subscription(make_handler(handle, "t"), lane)
+    for number in range(4):
+        lane.put(delivery_to(subscription, number, number))
+    for _ in range(4):
+        assert settled.acquire(timeout=BOUND_S)
+    lane.close(BOUND_S)
+    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    assert evidence.runs == 4
+    assert 0.005 <= evidence.cpu_s < 0.015
+    assert evidence.wall_s >= 0.025
