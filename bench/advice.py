@@ -1,9 +1,9 @@
 """Does the bus tell the right kind of a handler? By a set of handlers of which people agree.
 
-Each is declared io, and cpu where it can be; and it runs alone, 32 deliveries pending at a time, or
+Each is declared io, and cpu where it can be; and it runs alone, 16 deliveries pending at a time, or
 with three others at once while as many processes as there are cores compute on the machine.
 
-    python -m bench.advice [alone | loaded] [SECONDS] [NAME ...]
+    python -m bench.advice [alone | loaded] [SECONDS ...] [NAME ...]
 
 prints a confusion table for docs/advice.md, and what is wrong or silent.
 """
@@ -27,12 +27,14 @@ from .advice_set import HANDLERS, Labelled
 from .model import PROCBUS, Question, Row, Settings, Target
 
 if TYPE_CHECKING:
+    from procbus import EventBus
     from procbus.advice import Advice
 
-FULL_S = {"alone": 1.0, "loaded": 4.0}
-PENDING = 32
-TOGETHER = 4
 Way = Literal["alone", "loaded"]
+#: Seconds for one handler, and for four at once.
+FULL_S: dict[Way, float] = {"alone": 1.0, "loaded": 4.0}
+PENDING = 16
+TOGETHER = 4
 Kind = Literal["io", "cpu"]
 
 
@@ -95,58 +97,58 @@ def ready(_event: Any) -> None:
     """Answer once there is a worker."""
 
 
+def feed(bus: EventBus, topic: str, event: Any, pending: int, seconds: float) -> None:
+    """Publish for so long, with so many deliveries pending, and wait for them."""
+    room = threading.Semaphore(pending)
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        room.acquire()
+        bus.publish(topic, event).when_done(lambda _: room.release())
+    for _ in range(pending):
+        room.acquire()
+
+
 def ask(
-    together: Sequence[Labelled],
-    kind: Literal["io", "cpu"],
-    seconds: float,
-    workers: int,
-    port: int,
+    bus: EventBus, together: Sequence[Labelled], kind: Kind, seconds: float, port: int
 ) -> list[Answer]:
     """Run handlers at once for so long, and see what the bus says of them."""
-    from procbus import EventBus
-
-    def feed(bus: EventBus, handler: Labelled, pending: int) -> None:
+    feeders = []
+    for handler in together:
+        bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
         event = port if handler.name == "ask_over_socket" else handler.make_event()
-        room = threading.Semaphore(pending)
-        ends_at = time.monotonic() + seconds
-        while time.monotonic() < ends_at:
-            room.acquire()
-            bus.publish(handler.name, event).when_done(lambda _: room.release())
-
-    with EventBus([], cpu_workers=workers) as bus:
-        for handler in together:
-            bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
-        bus.subscribe("ready?", ready, kind=kind, name="ready")
-        for receipt in [bus.publish("ready?", number) for number in range(64)]:
-            receipt.result()
-        pending = max(8, PENDING // len(together))
-        feeders = [
-            threading.Thread(target=feed, args=(bus, handler, pending)) for handler in together
-        ]
-        for feeder in feeders:
-            feeder.start()
-        for feeder in feeders:
-            feeder.join()
-        advice = {each.handler: each for each in bus.advice()}
-        bus.close(cancel=True)
+        job = bus, handler.name, event, PENDING // len(together), seconds
+        feeders.append(threading.Thread(target=feed, args=job))
+    for feeder in feeders:
+        feeder.start()
+    for feeder in feeders:
+        feeder.join()
+    advice = {each.handler: each for each in bus.advice()}
+    for handler in together:
+        bus.unsubscribe(handler.function)
     return [Answer(handler, advice[handler.name]) for handler in together]
 
 
 def ask_all(way: Way, seconds: float, workers: int, names: Sequence[str] = ()) -> list[Answer]:
     """Ask about each handler of the set, declared either way."""
+    from procbus import EventBus
+
     chosen = [handler for handler in HANDLERS if not names or handler.name in names]
+    size = TOGETHER if way == "loaded" else 1
+    kinds: tuple[Kind, ...] = ("io", "cpu")
     answers: list[Answer] = []
     with ExitStack() as stack:
         port = stack.enter_context(answering())
         if way == "loaded":
             stack.enter_context(burning(workers))
-        kinds: tuple[Kind, ...] = ("io", "cpu")
         for kind in kinds:
             handlers = [handler for handler in chosen if kind in handler.kinds]
-            size = TOGETHER if way == "loaded" else 1
             random.Random(4).shuffle(handlers)
-            for first in range(0, len(handlers), size):
-                answers += ask(handlers[first : first + size], kind, seconds, workers, port)
+            with EventBus([], cpu_workers=workers) as bus:
+                bus.subscribe("ready?", ready, kind=kind)
+                for receipt in [bus.publish("ready?", number) for number in range(64)]:
+                    receipt.result()
+                for first in range(0, len(handlers), size):
+                    answers += ask(bus, handlers[first : first + size], kind, seconds, port)
     return answers
 
 
@@ -182,7 +184,7 @@ def figures(settings: Settings) -> dict[str, float]:
     names = () if settings.scale >= 1 else ("count_loop", "sleep_short", "hash_large", "tiny")
     found = {}
     for way, seconds in FULL_S.items():
-        answers = ask_all(way, settings.seconds(seconds), settings.workers, names)  # type: ignore[arg-type] # the keys are ways
+        answers = ask_all(way, settings.seconds(seconds), settings.workers, names)
         for what, figure in percentages(answers).items():
             found[f"{way}: {what}"] = figure
     return found
@@ -207,17 +209,20 @@ QUESTION = Question(
 
 def main(arguments: Sequence[str]) -> None:
     """Print what was said."""
-    way: Any = arguments[0] if arguments else "alone"
-    seconds = float(arguments[1]) if len(arguments) > 1 else FULL_S[way]
+    ways = [way for way in FULL_S if way in arguments[:1]] or list(FULL_S)
+    names = [each for each in arguments if each in {handler.name for handler in HANDLERS}]
+    numbers = [float(each) for each in arguments if each.replace(".", "").isdigit()]
     workers = len(os.sched_getaffinity(0))
-    answers = ask_all(way, seconds, workers, arguments[2:])
-    for answer in answers:
-        advice = answer.advice
-        if answer.mark != "right" or len(arguments) > 2:
-            print(f"{answer.mark:6} {advice.level:7} is {answer.handler.label:6} {advice.text}")
-            print(f"       {advice.evidence}")
-    print(confusion(answers))
-    print(percentages(answers), len(HANDLERS), "handlers,", len(answers), "answers")
+    for position, way in enumerate(ways):
+        seconds = numbers[position] if position < len(numbers) else FULL_S[way]
+        answers = ask_all(way, seconds, workers, names)
+        for answer in answers:
+            advice = answer.advice
+            if answer.mark != "right" or names:
+                print(f"{answer.mark:6} {advice.level:7} is {answer.handler.label:6} {advice.text}")
+                print(f"       {advice.evidence}")
+        print(f"\n{way}, {seconds:g} s each\n\n{confusion(answers)}\n")
+        print(percentages(answers), len(HANDLERS), "handlers,", len(answers), "answers", flush=True)
 
 
 if __name__ == "__main__":

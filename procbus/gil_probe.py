@@ -30,8 +30,12 @@ _HELD_NO_MORE_S = 0.003
 _LATE_S = 0.0003
 #: A thread whose clock went on for this part of the time that it could not have the GIL computed.
 _WENT_ON = 0.6
-#: A process that ran for less than this part of a nap was at rest in it.
-_AT_REST = 0.3
+#: This part of a time is nearly all of it.
+_ALL = 0.8
+#: A process that ran for less than this part of a time was not given the cores that it wanted.
+_SERVED = 0.5
+#: A process that ran for less than this part of the time between two looks was at rest.
+_AT_REST = 0.2
 
 Subject = TypeVar("Subject", covariant=True)
 
@@ -54,6 +58,8 @@ def is_available() -> bool:
     """Whether this system tells what a look needs."""
     if not sys.platform.startswith("linux"):
         return False
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # a free-threaded build
+        return False
     try:
         clock_gettime(_clock(os.getpid()))  # the main thread's
     except OSError:
@@ -68,6 +74,8 @@ class GilProbe:
         # PyDLL keeps the GIL while it calls: reading files in the usual way would let go of it.
         self._libc = ctypes.PyDLL(None)
         self._buffer = ctypes.create_string_buffer(128)
+        #: When it had the GIL the last time, and the CPU seconds of the process then.
+        self._last = monotonic(), time.process_time()
 
     def look(self, threads: Sequence[Watched[Subject]]) -> list[tuple[Subject, dict[Doing, float]]]:
         """See what threads are doing at a moment a little later: for each that does something.
@@ -95,10 +103,13 @@ class GilProbe:
         ran = [got - began for got, began in zip(got_cpu, began_cpu, strict=True)]
         # Of all threads, also those that nobody looks at.
         ran_all_s = got_all - began_all
+        at_rest = got_all - self._last[1] < _AT_REST * (got_at - self._last[0])
+        self._last = got_at, got_all
         seen: list[tuple[Subject, dict[Doing, float]]] = []
         for index, thread in enumerate(threads):
             went_on = held_cpu[index] - got_cpu[index] > _WENT_ON * held_s
-            found = doing(late_s, ran[index], ran_all_s, went_on, self._blocked_in(thread))
+            blocked_in = self._blocked_in(thread)
+            found = doing(late_s, ran[index], ran_all_s, went_on, blocked_in, at_rest)
             subject, former = at[index], thread.finished(began_at)
             if former is not None and former is not subject:
                 # The GIL is free most often when a run ends: it is that which had it until then.
@@ -127,7 +138,12 @@ class GilProbe:
 
 
 def doing(
-    late_s: float, ran_s: float, ran_all_s: float, went_on: bool, blocked_in: str
+    late_s: float,
+    ran_s: float,
+    ran_all_s: float,
+    went_on: bool,
+    blocked_in: str,
+    at_rest: bool = False,
 ) -> dict[Doing, float]:
     """What a thread was doing when somebody wanted the GIL.
 
@@ -137,6 +153,7 @@ def doing(
         ran_all_s: those of the whole process.
         went_on: whether it computed after that, while it could not have the GIL.
         blocked_in: what it waited in then, see `GilProbe._blocked_in`.
+        at_rest: whether hardly anybody ran lately.
 
     Returns:
         How likely it was doing what: all together 1, or less where it does not show.
@@ -148,22 +165,24 @@ def doing(
         if blocked_in in ("", "0"):  # it could run and has no core: with the GIL or without?
             return {}
         # A futex is how a thread waits for the GIL, or for a lock. Nobody can have to wait for the
-        # GIL where nobody ran.
-        return {Doing.WAITS: 1.0} if not futex or ran_all_s < _AT_REST * _NAP_S else {}
+        # GIL where hardly anybody runs.
+        return {Doing.WAITS: 1.0} if not futex or at_rest else {}
+    if not went_on and blocked_in in ("", "0"):
+        return {}  # it could run and has no core; one that had the GIL waits for it again by now
+    if ran_all_s < _SERVED * late_s and not went_on:
+        return {}  # whoever had it was given no core: it is the machine that made this late
     # One of those that ran had it, and now another, for as long as each of them ran. A second has
     # one second of the GIL: what they ran together beyond that, they ran without it.
     share = ran_s / max(ran_all_s, 1e-9)
     cores = ran_all_s / (_NAP_S + late_s)
     held = share * min(1.0, cores)
     free = min(1.0 - held, share * max(0.0, cores - 1.0))
-    found = {Doing.HOLDS: held, Doing.FREE: free}
     if went_on:
-        found[Doing.FREE] = 1.0 - held
-    elif futex:
-        found[Doing.QUEUES] = 1.0 - held - free
-    elif blocked_in not in ("", "0"):
-        found[Doing.WAITS] = 1.0 - held - free
-    return found
+        # It may have had it until a moment ago, if that accounts for all the time.
+        held = held if ran_s > _ALL * late_s else 0.0
+        return {Doing.HOLDS: held, Doing.FREE: 1.0 - held}
+    rest = Doing.QUEUES if futex else Doing.WAITS
+    return {Doing.HOLDS: held, Doing.FREE: free, rest: 1.0 - held - free}
 
 
 def _clock(thread: int) -> int:

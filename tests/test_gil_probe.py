@@ -50,8 +50,8 @@ def test_two_that_ran_all_the_time_cannot_both_have_had_it():
 
 
 def test_a_lock_is_told_from_the_gil_by_nobody_running():
-    assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue") == {Doing.WAITS: 1.0}
-    assert doing(0.0, 0.0, 0.0005, False, "futex_wait_queue") == {}
+    assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", True) == {Doing.WAITS: 1.0}
+    assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", False) == {}
 
 
 @given(

@@ -14,7 +14,7 @@ from time import monotonic, process_time
 from typing import NamedTuple
 
 #: Deliveries in a row that took less together, in seconds, are not measured.
-_LEAST_S = 100e-6
+_LEAST_S = 20e-6
 #: A stretch that follows on one that was not measured is not, but once in so many seconds.
 _PATIENCE_S = 500e-6
 #: So often at most the sums are told, in seconds.
