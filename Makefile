@@ -45,7 +45,7 @@ format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the
 	@$(BIN)/ruff format $(CODE)
 
 clean: ## Remove the environments, caches and build products
-	@rm -rf $(VENV) .venv-3.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .venv-3.* .venv-dask .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: `core` is procbus alone, any other name is an extra of pyproject.toml.

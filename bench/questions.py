@@ -48,6 +48,8 @@ NAMES = (
     "journal_throughput",
     "journal_power",
     "journal_resume",
+    "dask_lane",
+    "dask_cost",
 )
 
 GROUPS = {"gil": SUITE, "peers": PEERS}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from procbus.letters import DeadLetters
     from procbus.outcome import Outcome, OutcomeKind
     from procbus.own_executor import executor
+    from procbus.pool.dask.pool import DaskPool
     from procbus.receipt import Receipt
     from procbus.registry import subscribe
 
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BusClosed",
     "CircuitOpen",
+    "DaskPool",
     "DeadLetter",
     "DeadLetters",
     "Delivery",
@@ -72,6 +74,7 @@ _HOMES = {
     "Delivery": "delivery",
     "DeliveryState": "delivery",
     "Handler": "handler",
+    "DaskPool": "pool.dask.pool",
     "DeadLetter": "letter",
     "DeadLetters": "letters",
     "Outcome": "outcome",

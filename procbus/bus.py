@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from procbus.journal.retention import Keep
     from procbus.options import HandlerOptions
     from procbus.pool.blocks import OnOversize
+    from procbus.pool.dask.pool import DaskPool
     from procbus.resume_summary import ResumeSummary
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,25 +54,23 @@ class EventBus(BusLife):
     Args:
         handlers: decorated functions, and modules that hold such; None for every handler of the
             default registry, whenever it is added there.
+        cpu: where cpu handlers run: a `DaskPool`; None for processes of this machine.
         cpu_workers: processes for cpu handlers; None for as many as this process has cores
-            (affinity and cgroup quotas count).
+            (affinity and cgroup quotas count), or as the Dask cluster has threads.
         io_workers: threads for io handlers that are no coroutines; None for 32.
         max_pending: deliveries that may be pending before publishers have to wait.
         on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.
         worker_init: called without arguments, once in each worker process before its first event.
             If it raises, what the worker was started for fails with that error.
-        max_events_per_worker: deliveries after which a worker process is replaced by a new one,
-            between two deliveries; None for no such limit.
+        max_events_per_worker: deliveries after which a worker process is replaced; None for any.
         worker_max_memory: a worker process that has more memory than this after a delivery is
-            replaced, between two deliveries: bytes, or such as "512 MiB" or "1.5 GB", 32 MiB at
-            least; None for no such limit. To stop a handler while it runs, see the `max_memory`
-            of `procbus.subscribe`.
+            replaced: bytes, or such as "512 MiB" or "1.5 GB", 32 MiB at least; None for no such
+            limit. The `max_memory` of `procbus.subscribe` stops a handler while it runs.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. What it raises is logged.
         shared_memory_limit: the most memory to share with workers for large events, in flight, kept
-            by handlers or waiting for the next event: bytes, or such as "2 GiB"; 1 MiB at least. 0
-            for none: everything goes through pipes. None for a quarter of what is free at the first
-            use. When it is full, events wait.
+            by handlers or waiting for the next event: bytes, or such as "2 GiB"; 1 MiB at least, 0
+            for none. None for a quarter of what is free then. When it is full, events wait.
         shared_memory_threshold: a buffer of this size or more goes through shared memory, and cpu
             handlers see it read-only; a smaller one goes through the pipe. Bytes, or such as
             "1 MiB"; 4 KiB at least.
@@ -82,8 +81,7 @@ class EventBus(BusLife):
             what a run of the script leaves unfinished is run by the next one. None for no journal,
             and then the options below mean nothing.
         durability: what published events survive: "process" for the death of this process, however
-            that comes; "power" for a loss of power as well, which costs a write to the disk for
-            those who publish at the same time.
+            that comes; "power" for a loss of power too: those who publish wait for the disk.
         keep: what the journal keeps of what is finished: "unfinished" for nothing but the ids that
             were given, "all", or for how long: seconds, such as "7 days", or a timedelta. Dead
             letters are kept in any case.
@@ -102,6 +100,7 @@ class EventBus(BusLife):
         self,
         handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
         *,
+        cpu: DaskPool | None = None,
         cpu_workers: int | None = None,
         io_workers: int | None = None,
         max_pending: int = 10_000,
@@ -121,6 +120,7 @@ class EventBus(BusLife):
         **unknown: Never,
     ) -> None:
         settings = make_settings(
+            cpu=cpu,
             cpu_workers=cpu_workers,
             io_workers=io_workers,
             max_pending=max_pending,
@@ -177,6 +177,7 @@ class EventBus(BusLife):
         def decorate(function: F) -> F:
             made = make_handler(function, topics or None, **options)
             check_can_travel(made)
+            self._parts.settings.check(made)
             self._subscriptions.add(made)
             return function
 

@@ -263,7 +263,9 @@ class Companion(threading.Thread):
             ended = self._ended(batch, len(times))
             self._lane.settle_successes(ended, times, values, worker.pid)
         self._settle(batch, report.ends)
-        if report.complete:
+        if report.returned:
+            self._lane.put_back(self._lane.sharing.returned(self, report.returned))
+        elif report.complete:
             if unwanted := self._lane.sharing.complete(self):
                 self._unwanted = too_grown_for(unwanted[0])
                 self._lane.put_back(unwanted)
@@ -296,7 +298,7 @@ class Companion(threading.Thread):
         self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
         words = gone.last_words
         batches = self._lane.sharing.take_all(self)
-        if verdict is None:
+        if verdict is None and not gone.left:
             self._lane.breaker.note_death(self._last_of(gone, batches))
         for batch in batches:
             if batch.number == words.batch:
@@ -306,7 +308,7 @@ class Companion(threading.Thread):
                 elif words.ran_s is not None:
                     self._charge(batch, gone, words.ran_s)
         waiting = [batch for batch in batches if batch.open()]
-        if waiting and words.ran_s is None:
+        if waiting and words.ran_s is None and not gone.left:
             self._barren += 1
             if self._barren >= BARREN_DEATHS:
                 # It dies again and again before it begins anything, so it must be the next one

@@ -111,6 +111,12 @@ class CpuLane:
         for companion in companions:
             companion.launched.wait(LAUNCH_S)
 
+    def look(self) -> None:
+        """Where more workers may have become possible, start those that there is work for."""
+        if self.pool.elastic:
+            while self._grow():
+                pass
+
     @property
     def launched(self) -> bool:
         """Whether `put` no longer waits for the launch of a first worker."""
@@ -157,7 +163,7 @@ class CpuLane:
         companions = list(self._companions)
         busy = len(self.sharing.running())
         restarts = self._restarts + sum(companion.restarts for companion in companions)
-        paused = self.breaker.reason()
+        paused = self.breaker.reason() or self.pool.waits_for
         return LaneStats(self.queue.depth(), len(companions), busy, restarts, paused=paused)
 
     def worker_s(self) -> float:

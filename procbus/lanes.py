@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from procbus.breaker import Guard
     from procbus.cpu_lane import CpuLane, PublishChildren, SettleSuccesses
     from procbus.loop_lane import LoopLane
+    from procbus.pool.seam import Pool
 
 #: Threads of the io lane by default: they wait most of their time.
 IO_WORKERS = 32
@@ -92,6 +93,7 @@ class Lanes:
             self.limited = True
             self._supervisor.wake()
         if handler.kind == "cpu":
+            self._settings.check(handler)
             return self.cpu_lane()
         if handler.is_async:
             return self._loop_lane()
@@ -125,18 +127,10 @@ class Lanes:
             if self.cpu is None:
                 # Only now: loky, cloudpickle and multiprocessing take time to import.
                 from procbus.cpu_lane import CpuLane
-                from procbus.pool.blocks import EventMemory
-                from procbus.pool.loky_pool import LokyPool
 
                 settings = self._settings
-                memory = EventMemory(
-                    settings.shared_memory_limit,
-                    settings.shared_memory_threshold,
-                    settings.on_oversize,
-                )
-                pool = LokyPool(settings.cpu_workers, self._init(), memory, self._run)
                 self.cpu = CpuLane(
-                    pool,
+                    self._cpu_pool(),
                     self._settle,
                     self._settle_successes,
                     self._publish_children,
@@ -145,6 +139,20 @@ class Lanes:
                 )
                 self.cpu.stir = self._stir
             return self.cpu
+
+    def _cpu_pool(self) -> Pool:
+        settings = self._settings
+        if settings.cpu is not None:
+            return settings.cpu.open(settings.cpu_workers, self._init(), self._run)
+        from procbus.pool.blocks import EventMemory
+        from procbus.pool.loky_pool import LokyPool
+
+        memory = EventMemory(
+            settings.shared_memory_limit,
+            settings.shared_memory_threshold,
+            settings.on_oversize,
+        )
+        return LokyPool(settings.cpu_workers, self._init(), memory, self._run)
 
     def _init(self) -> bytes:
         """The user's set-up of each worker, ready to travel."""

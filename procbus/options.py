@@ -36,6 +36,7 @@ class HandlerOptions(TypedDict, total=False):
 
 OPTIONS_OF_A_HANDLER = tuple(HandlerOptions.__annotations__)
 OPTIONS_OF_A_BUS = (
+    "cpu",
     "cpu_workers",
     "io_workers",
     "max_pending",

@@ -23,10 +23,12 @@ from procbus.sizes import format_size, parse_limit, parse_size
 if TYPE_CHECKING:
     from procbus.admission import OnFull
     from procbus.dead_letters import DeadLetter
+    from procbus.handler import Handler
     from procbus.journal.forms import CodecName
     from procbus.journal.journal import Durability
     from procbus.journal.retention import Keep
     from procbus.pool.blocks import OnOversize
+    from procbus.pool.dask.pool import DaskPool
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
@@ -60,10 +62,22 @@ class Settings:
     keep_s: float
     keep_results: bool
     journal_codec: CodecName
+    #: Where cpu handlers run; None for processes of this machine.
+    cpu: DaskPool | None
+
+    def check(self, handler: Handler) -> None:
+        """Refuse a handler that wants what there is not where it would run.
+
+        Raises:
+            SubscriptionError: the message says what.
+        """
+        if self.cpu is not None and handler.kind != "io":
+            self.cpu.check(handler)
 
 
 def make_settings(
     *,
+    cpu: DaskPool | None,
     cpu_workers: int | None,
     io_workers: int | None,
     max_pending: int,
@@ -107,6 +121,8 @@ def make_settings(
         _check_travels(worker_init)
     if on_failure is not None:
         _check_function("on_failure", on_failure, ("the dead letter",))
+    if cpu is not None:
+        _check_pool(cpu, worker_max_memory)
     return Settings(
         cpu_workers=cpu_workers,
         io_workers=io_workers,
@@ -130,6 +146,7 @@ def make_settings(
         keep_s=keep_s,
         keep_results=keep_results,
         journal_codec=journal_codec,
+        cpu=cpu,
     )
 
 
@@ -161,6 +178,15 @@ def _check_journal(
         return parse_keep(keep)
     except ValueError as error:
         raise OptionError(f"keep {error}") from None
+
+
+def _check_pool(cpu: object, worker_max_memory: object) -> None:
+    if not hasattr(cpu, "open"):
+        raise OptionError(f"cpu must be a DaskPool, or None for this machine, not {shown(cpu)}")
+    if worker_max_memory is not None:
+        raise OptionError(
+            "worker_max_memory is for workers of this machine: leave it out with cpu=DaskPool(...)"
+        )
 
 
 def _check_count(name: str, value: object, most: float) -> None:

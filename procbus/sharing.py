@@ -128,6 +128,11 @@ class Sharing:
                 companion.recalled = False
             return batch.open()
 
+    def returned(self, companion: Companion, count: int) -> list[Delivery]:
+        """A worker that was asked to gives so many back, only now."""
+        with self.queue.lock:
+            return _part_with(companion, count)
+
     def take_all(self, companion: Companion) -> list[Batch]:
         """Take all batches from a companion whose worker is gone."""
         with self.queue.lock:
@@ -208,11 +213,16 @@ class Sharing:
         if worker is None:
             return []
         waiting = sum(len(batch.open()) for batch in companion.in_flight)
-        count = worker.take_back(waiting)
-        taken: list[Delivery] = []
-        for batch in reversed(companion.in_flight):
-            keep = max(0, len(batch.deliveries) - (count - len(taken)))
-            taken = batch.deliveries[keep:] + taken
-            del batch.deliveries[keep:]
-        companion.recalled = companion.recalled or bool(taken)
+        taken = _part_with(companion, worker.take_back(waiting))
+        companion.recalled = companion.recalled or bool(taken) or worker.recalling
         return taken
+
+
+def _part_with(companion: Companion, count: int) -> list[Delivery]:
+    """Take the last deliveries from what the worker of a companion has."""
+    taken: list[Delivery] = []
+    for batch in reversed(companion.in_flight):
+        keep = max(0, len(batch.deliveries) - (count - len(taken)))
+        taken = batch.deliveries[keep:] + taken
+        del batch.deliveries[keep:]
+    return taken

@@ -145,6 +145,7 @@ class Supervisor:
             self._sampled_at = now
             self._look_at_machine(lane, now)
             self._look_at_starts(lane, now)
+            lane.look()
             dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
@@ -198,6 +199,8 @@ class Supervisor:
             took_s = now - companion.starting_since
             if worker is None or self._slow_start or took_s < SLOW_START_S:
                 continue
+            if lane.pool.elastic and worker.pid is None:
+                continue  # it waits for a place where it can be started
             self._slow_start = True
             if worker.set_up_since() is None:
                 where, stack = "its process gets on slowly", ""

@@ -122,7 +122,7 @@ LAYERS = {
 }
 
 # Each of these is behind one module, so that there is one place to read, and one to change.
-ONE_MODULE_EACH = ["cloudpickle", "loky", "psutil", "sqlite3"]
+ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]
 
 # What `import procbus` must not load: they are for those who publish, not for those who import.
 HEAVY = ["asyncio", "cloudpickle", "loky", "multiprocessing", "psutil", "rich", "sqlite3"]

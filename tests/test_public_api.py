@@ -15,6 +15,7 @@ from procbus.receipt import FanReceipt, SoleReceipt
 NAMES = [
     "BusClosed",
     "CircuitOpen",
+    "DaskPool",
     "DeadLetter",
     "DeadLetters",
     "Delivery",
@@ -74,6 +75,7 @@ def parameters(function: object) -> dict[str, object]:
 def test_the_options_and_their_defaults():
     assert parameters(EventBus.__init__) == {
         "handlers": None,
+        "cpu": None,
         "cpu_workers": None,
         "io_workers": None,
         "max_pending": 10_000,

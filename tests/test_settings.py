@@ -17,6 +17,7 @@ from procbus.settings import Settings, make_settings
 
 def make(**options: Any) -> Settings:
     known: dict[str, Any] = {
+        "cpu": None,
         "cpu_workers": None,
         "io_workers": None,
         "max_pending": 10_000,
@@ -69,14 +70,14 @@ def test_settings_have_what_was_asked_for():
     )
     assert settings == Settings(
         *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"),
-        *("run.db", "power", 172_800.0, True, "json"),
+        *("run.db", "power", 172_800.0, True, "json", None),
     )
 
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
         *(None, None, 10_000, "block", None, None, None, None, None, 32768, "pipe"),
-        *(None, "process", 0.0, False, "pickle"),
+        *(None, "process", 0.0, False, "pickle", None),
     )
 
 
@@ -109,6 +110,12 @@ def test_more_workers_than_anybody_means_are_refused():
     assert "from 1 to 10000, not 10001" in refusal(cpu_workers=10_001)
 
 
+@pytest.mark.parametrize("value", [2, "dask", "tcp://127.0.0.1:8786"])
+def test_cpu_is_a_pool_and_not_an_address(value: Any):
+    expected = f"cpu must be a DaskPool, or None for this machine, not {value!r}"
+    assert refusal(cpu=value) == expected
+
+
 @pytest.mark.parametrize("value", ["drop", "", None, 1, "Block", ["block"]])
 def test_on_full_is_one_of_two_words(value):
     assert 'on_full must be "block" or "raise"' in refusal(on_full=value)
@@ -116,7 +123,7 @@ def test_on_full_is_one_of_two_words(value):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("cpu_worker", "did you mean cpu_workers=?"), ("zzz", "It has: handlers, cpu_workers")],
+    [("cpu_worker", "did you mean cpu_workers=?"), ("zzz", "It has: handlers, cpu, cpu_workers")],
 )
 def test_an_unknown_option_gets_a_hint(name, hint):
     assert hint in refusal(**{name: 1})

@@ -25,6 +25,8 @@ _batch_numbers = itertools.count(1)
 class FakeWorker:
     """A worker as the lane sees it: it begins what there are tokens for, in order."""
 
+    recalling = False
+
     def __init__(self) -> None:
         self.tokens = 0
         self.at: At | None = None

@@ -37,6 +37,8 @@ class InlinePool:
         memory: shared with the workers, for what is large.
     """
 
+    elastic, waits_for = False, ""
+
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers
         self.definitions = Definitions()
@@ -70,6 +72,8 @@ class InlineWorker:
 
     #: There is no process to look at but this one.
     probe = None
+    #: What it gives back it gives at once.
+    recalling = False
 
     def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()

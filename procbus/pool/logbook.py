@@ -62,9 +62,9 @@ class Logbook:
         self._real = self._view[:_HEAD].cast("d")
 
     @classmethod
-    def create(cls) -> Self:
-        """Make an empty logbook."""
-        fd = anonymous_file("procbus-logbook")
+    def create(cls, fd: int | None = None) -> Self:
+        """Make an empty logbook, in an empty file that is already open or one of its own."""
+        fd = anonymous_file("procbus-logbook") if fd is None else fd
         os.ftruncate(fd, _HEAD + CAPACITY)
         logbook = cls(fd)
         logbook.open_batch(0)
@@ -73,6 +73,10 @@ class Logbook:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being spawned: it gets the file descriptor."""
         return _attach, (DupFd(self._fd),)
+
+    def fileno(self) -> int:
+        """The descriptor of its file."""
+        return self._fd
 
     # What the worker writes, each field before the next step begins.
 

@@ -61,6 +61,8 @@ class LokyPool:
         run: of the bus, for `current()` in workers.
     """
 
+    elastic, waits_for = False, ""
+
     def __init__(
         self,
         workers: int | None = None,
@@ -98,6 +100,9 @@ class LokyPool:
 
 class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.seam.Worker`."""
+
+    #: What it gives back it gives at once.
+    recalling = False
 
     def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
         memory = pool.memory

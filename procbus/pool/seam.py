@@ -40,6 +40,8 @@ class Report(NamedTuple):
     ends: list[Ended]
     #: Whether the worker is through with the batch, or with what was left of it.
     complete: bool
+    #: So many of all that it has it gave back later, when `recalling`: the last ones sent.
+    returned: int = 0
 
 
 class LastWords(NamedTuple):
@@ -71,6 +73,7 @@ class WorkerGone(Exception):
         last_words: what it was at.
         noticed_at: when its death was noticed, in seconds of `time.monotonic()`.
         hopeless: there is no use in trying to start another.
+        left: no fault of what it ran, which goes back as well: it was told to end.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class WorkerGone(Exception):
         *,
         noticed_at: float | None = None,
         hopeless: bool = False,
+        left: bool = False,
     ) -> None:
         super().__init__(f"worker {pid} ended with exit code {exit_code}")
         self.noticed_at = monotonic() if noticed_at is None else noticed_at
@@ -88,6 +92,7 @@ class WorkerGone(Exception):
         self.exit_code = exit_code
         self.last_words = last_words
         self.hopeless = hopeless
+        self.left = left
 
 
 class SetUpFailed(WorkerGone):
@@ -158,8 +163,13 @@ class Worker(Protocol):
     def take_back(self, most: int) -> int:
         """Take back up to `most` deliveries that it has not begun, the last ones sent.
 
-        Never blocks. From any thread, under the lane's lock. Returns how many.
+        Never blocks. From any thread, under the lane's lock. Returns how many. One that is far
+        away may be asked to give back more, which a report tells; until then it is `recalling`.
         """
+
+    @property
+    def recalling(self) -> bool:
+        """Whether it was asked to give back more than `take_back` said, and did not answer yet."""
 
     def running(self) -> At | None:
         """What it is at; None between two deliveries. From any thread."""
@@ -221,7 +231,15 @@ class Pool(Protocol):
         """What is large, on its way to workers and back."""
 
     def size(self) -> int:
-        """How many workers this machine is good for."""
+        """How many workers it is good for. It may change where `elastic`."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether more workers may become possible later."""
+
+    @property
+    def waits_for(self) -> str:
+        """What is missing to start a worker, in words; empty when nothing is."""
 
     def start(self, launched: Callable[[Worker], None]) -> Worker:
         """Start a worker and wait until it is ready; called by its companion.

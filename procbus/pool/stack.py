@@ -57,6 +57,10 @@ class StackPage:
         """Travel to a worker that is being spawned: it gets the file descriptor."""
         return _attach, (DupFd(self._fd),)
 
+    def fileno(self) -> int:
+        """The descriptor of its file."""
+        return self._fd
+
     def listen(self) -> None:
         """In the worker: write the stack here whenever `SIGNAL` comes."""
         if SIGNAL is not None:

@@ -11,25 +11,68 @@ import pytest
 from procbus.pool.inline import InlinePool
 from procbus.pool.loky_pool import LokyPool
 from procbus.pool.seam import Pool, Worker
+from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.conformance.drive import Gate
 
-POOLS: dict[str, Callable[[int], Pool]] = {"loky": LokyPool, "inline": InlinePool}
+#: Makes a pool of so many workers, with a pickled set-up.
+MakePool = Callable[..., Pool]
+
+_DASK = pytest.param("dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK))
 
 
-@pytest.fixture(params=POOLS)
-def make_pool(request: pytest.FixtureRequest) -> Callable[[int], Pool]:
-    return POOLS[request.param]
+@pytest.fixture(scope="session", autouse=True)
+def dask_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A cluster for all tests: one for each would take seconds. Before any test is watched."""
+    if not HAS_DASK or not any("dask" in item.name for item in request.session.items):
+        yield ""
+        return
+    with cluster(workers=1, threads=2) as address:
+        warm_up(address)
+        yield address
+
+
+def _maker(kind: str, address: str) -> Iterator[MakePool]:
+    made: list[Pool] = []
+
+    def make(workers: int, init: bytes = b"") -> Pool:
+        pool: Pool
+        if kind == "loky":
+            pool = LokyPool(workers, init)
+        elif kind == "inline":
+            assert not init
+            pool = InlinePool(workers)
+        else:
+            from procbus.pool.dask.pool import DaskPool
+
+            pool = DaskPool(address).open(workers, init)
+        made.append(pool)
+        return pool
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+@pytest.fixture(params=["loky", "inline", _DASK])
+def make_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
+    yield from _maker(request.param, dask_cluster)
+
+
+@pytest.fixture(params=["loky", _DASK])
+def make_process_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
+    """Where only processes will do."""
+    yield from _maker(request.param, dask_cluster)
 
 
 @pytest.fixture
-def worker(make_pool: Callable[[int], Pool]) -> Iterator[Worker]:
+def worker(make_pool: MakePool) -> Iterator[Worker]:
     yield from _worker(make_pool(1))
 
 
 @pytest.fixture
-def process_worker() -> Iterator[Worker]:
+def process_worker(make_process_pool: MakePool) -> Iterator[Worker]:
     """Where only a process will do."""
-    yield from _worker(LokyPool(1))
+    yield from _worker(make_process_pool(1))
 
 
 def _worker(pool: Pool) -> Iterator[Worker]:

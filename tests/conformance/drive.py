@@ -15,7 +15,7 @@ from typing import Any
 from procbus.delivery import Delivery
 from procbus.handler import make_handler
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.pool.seam import Ended, Message, Report, Worker, WorkerGone
+from procbus.pool.seam import At, Ended, Message, Report, Worker, WorkerGone
 from procbus.receipt import FanReceipt
 from procbus.subscription import Subscription
 
@@ -114,6 +114,24 @@ def values(ends: Sequence[Ended]) -> list[Any]:
     return [outcome.value for outcome, _ in ends]
 
 
+def running(worker: Worker, index: int = 0) -> At:
+    """Wait until it says that it is at this delivery of a batch: one far away says it later."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        at = worker.running()
+        if at is not None and at[1] == index and at[2] <= time.monotonic():
+            return at
+        time.sleep(0.001)
+    raise AssertionError(f"the worker does not say that it is at {index}")
+
+
+def take_back(worker: Worker, receiver: Receiver, most: int) -> int:
+    """Take back, and wait for what the worker gives back later; return how many in all."""
+    taken = worker.take_back(most)
+    receiver.wait_for_returned()
+    return taken + receiver.returned
+
+
 def kill(worker: Worker, gate: Gate | None = None) -> None:
     """Kill a worker, and see it dead. A thread cannot be killed: it comes to its end instead."""
     pid = worker.pid
@@ -135,6 +153,8 @@ class Receiver(threading.Thread):
         self._left = batches
         self.ends: dict[int, list[Ended]] = {}
         self.completed: list[int] = []
+        #: How many deliveries the worker gave back later.
+        self.returned = 0
         self.gone: WorkerGone | None = None
         self.start()
 
@@ -142,12 +162,19 @@ class Receiver(threading.Thread):
         try:
             while self._left:
                 report = self._worker.receive()
+                self.returned += report.returned
                 self.ends.setdefault(report.batch, []).extend(ends_of(report, self._worker))
                 if report.complete:
                     self.completed.append(report.batch)
                     self._left -= 1
         except WorkerGone as gone:
             self.gone = gone
+
+    def wait_for_returned(self) -> None:
+        deadline = time.monotonic() + 30
+        while self._worker.recalling:
+            assert time.monotonic() < deadline, "the worker does not say what it gives back"
+            time.sleep(0.001)
 
     def finish(self) -> None:
         self.join(30)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""All that is asked of Dask: a client, connections to its workers, and its plugins.
+
+Dask's own servers listen, with the security that its user has set up; procbus adds messages of its
+own to those that a Dask worker understands, and a look at one file to those of its nanny.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, LocalCluster
+from distributed.comm import connect
+from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
+from distributed.protocol import to_serialize
+from distributed.security import Security
+
+if TYPE_CHECKING:
+    from distributed import Nanny
+    from distributed import Worker as DaskWorker
+
+#: A message: of a Dask worker to the bus it is what it says, `say`; the other way round what to do.
+Said = dict[str, Any]
+#: What a logbook says, as a plain tuple.
+Page = tuple[Any, ...]
+
+__all__ = [
+    "Client",
+    "Line",
+    "LocalCluster",
+    "connect_to",
+    "last_page",
+    "members",
+    "packed",
+    "prepare",
+]
+
+#: The messages that start a worker process, and that ask for the logbook of a dead one.
+_SEAT, _PAGE = "procbus-seat", "procbus-page"
+#: How long to wait for a connection, in seconds.
+CONNECT_S = 10.0
+#: How long the last words of a Dask worker are waited for, in seconds.
+_PAGE_S = 5.0
+#: What has so many bytes goes as a frame of its own, which is not copied.
+_FRAME_BYTES = 1 << 16
+#: A line that nobody listens to is read no further once so many messages wait.
+_MOST_UNHEARD = 1_000
+_PAUSE_S = 0.010
+
+
+def packed(data: bytes) -> Any:
+    """Bytes as they go best into a message."""
+    return to_serialize(data) if len(data) >= _FRAME_BYTES else data
+
+
+class HostPlugin(WorkerPlugin):  # type: ignore[misc] # mypy skips distributed
+    """Makes a Dask worker a host for worker processes of procbus."""
+
+    idempotent = True  # a second bus must not have the first one's processes torn down
+
+    def __init__(self, make_host: Callable[[str, str | None, int], Any]) -> None:
+        self.name = f"procbus-host-{version('procbus')}"
+        self._make_host = make_host
+
+    def setup(self, worker: DaskWorker) -> None:
+        """Teach it the message."""
+        host = self._make_host(worker.local_directory, worker.nanny, worker.state.nthreads)
+        self._host = host
+
+        async def seat(comm: Any, **order: Any) -> None:
+            await host.seat(comm, **order)
+
+        worker.handlers[_SEAT] = seat
+
+    async def teardown(self, worker: DaskWorker) -> None:  # noqa: ARG002 - as Dask calls it
+        """Say goodbye before it ends."""
+        await self._host.leave()
+
+
+class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
+    """Has a nanny read what its dead Dask worker left behind."""
+
+    idempotent = True
+
+    def __init__(self, last_page_in: Callable[[str, int | None], Page | None]) -> None:
+        self.name = f"procbus-witness-{version('procbus')}"
+        self._last_page_in = last_page_in
+
+    def setup(self, nanny: Nanny) -> None:
+        """Teach it the message."""
+        last_page_in = self._last_page_in
+
+        async def page(file: str, pid: int | None) -> Page | None:
+            return await asyncio.to_thread(last_page_in, file, pid)
+
+        nanny.handlers[_PAGE] = page
+
+
+def connect_to(address: str, timeout_s: float) -> Client:
+    """Connect to a scheduler.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    # A client that cannot connect leaves its event loop behind, and gives nobody a way to end it.
+    asyncio.run(_knock(address, timeout_s))
+    return Client(address, timeout=timeout_s, set_as_default=False)
+
+
+async def _knock(address: str, timeout_s: float) -> None:
+    arguments = Security().get_connection_args("client")
+    comm = await connect(address, timeout=timeout_s, **arguments)
+    await comm.close()
+
+
+def members(client: Client) -> dict[str, int]:
+    """Ask a scheduler for its workers: address and threads of each.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    if client.status != "running":
+        raise OSError(f"its client is {client.status}")
+    asked = asyncio.run_coroutine_threadsafe(
+        asyncio.wait_for(client.scheduler.ncores(workers=None), CONNECT_S),
+        client.loop.asyncio_loop,
+    )
+    return dict(asked.result(CONNECT_S + 1))
+
+
+def prepare(client: Client, host: HostPlugin, witness: WitnessPlugin) -> None:
+    """Have all workers of a cluster, and those that join it, understand procbus."""
+    client.register_plugin(host)
+    client.register_plugin(witness)
+
+
+class Line:
+    """A connection to a Dask worker, for one worker process. Thread-safe, but one thread listens.
+
+    Args:
+        client: its event loop drives the connection.
+        address: of the Dask worker.
+        route: is given each message on that loop; what it does not want waits for `hear`.
+        order: what the process has to know.
+
+    Raises:
+        OSError: the Dask worker cannot be reached.
+    """
+
+    def __init__(self, client: Client, address: str, route: Any, **order: Any) -> None:
+        self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
+        self._route = route
+        self._unheard: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
+        self._unsaid: asyncio.Queue[Said] = asyncio.Queue()
+        self.closed = False
+        opened = asyncio.run_coroutine_threadsafe(self._open(client, address, order), self._loop)
+        try:
+            self._comm = opened.result(CONNECT_S + 1)
+        except TimeoutError as error:
+            raise OSError(f"no connection to {address}") from error
+        self._run: Future[None] = asyncio.run_coroutine_threadsafe(self._drive(), self._loop)
+
+    async def _open(self, client: Client, address: str, order: Said) -> Any:
+        comm = await connect(address, timeout=CONNECT_S, **client.connection_args)
+        await comm.write({"op": _SEAT, "reply": False, **order})
+        return comm
+
+    def say(self, **message: Any) -> None:
+        """Send a message; never blocks. Nothing happens once the line is dead."""
+        with contextlib.suppress(RuntimeError):  # the client is closed
+            self._loop.call_soon_threadsafe(self._unsaid.put_nowait, message)
+
+    def hear(self, timeout_s: float | None = None) -> Said | None:
+        """Wait for the next message; None when there is none within so many seconds.
+
+        Raises:
+            EOFError: the line is dead, and nothing is left to hear.
+        """
+        try:
+            message = self._unheard.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if message is None:
+            self._unheard.put(None)  # for whoever asks again
+            raise EOFError
+        return message
+
+    def close(self) -> None:
+        """Hang up, and wait until nothing is left of it. Idempotent; not on the event loop."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._comm.abort)
+        with contextlib.suppress(TimeoutError):
+            self._run.exception(CONNECT_S)
+
+    def hang_up(self, after_s: float = 0.0) -> None:
+        """Let the line be dead in so many seconds, if it is not by then. Never blocks."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.call_later, after_s, self._comm.abort)
+
+    async def _drive(self) -> None:
+        speaking = asyncio.ensure_future(self._speak())
+        try:
+            while True:
+                message = await self._comm.read()
+                if not self._route(message):
+                    self._unheard.put(message)
+                while self._unheard.qsize() > _MOST_UNHEARD and not self._comm.closed():
+                    await asyncio.sleep(_PAUSE_S)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self.closed = True
+            self._comm.abort()
+            speaking.cancel()
+            self._unheard.put(None)
+
+    async def _speak(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                await self._comm.write(await self._unsaid.get())
+
+
+def last_page(client: Client, nanny: str, file: str, pid: int | None) -> Page | None:
+    """Ask a nanny for the logbook of a process of its dead Dask worker; None if it does not say."""
+
+    async def ask() -> Page | None:
+        comm = await connect(nanny, timeout=_PAGE_S, **client.connection_args)
+        try:
+            await comm.write({"op": _PAGE, "file": file, "pid": pid})
+            answer = await comm.read()
+        finally:
+            comm.abort()
+        return tuple(answer) if isinstance(answer, list | tuple) else None
+
+    asking = ask()
+    try:
+        asked = asyncio.run_coroutine_threadsafe(asking, client.loop.asyncio_loop)
+        return asked.result(_PAGE_S)
+    except (OSError, TimeoutError):
+        return None
+    except RuntimeError:  # the client is closed
+        asking.close()
+        return None

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""In a Dask worker: starts worker processes of procbus, and passes on what goes to and fro.
+
+Handlers do not run in the Dask worker itself but in a process of procbus's own under it, as they
+do on one machine. So a handler can be killed, and may hold the GIL or crash, and the Dask worker
+goes on; and who is to blame stands in a logbook that outlives the process.
+
+All of it runs on the event loop of the Dask worker, and never blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import socket
+import struct
+import sys
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from procbus.context import Run
+from procbus.pool.dask.child import Orders
+from procbus.pool.dask.clocks import boot_id
+from procbus.pool.dask.engine import packed
+from procbus.pool.dask.tokens import PipeTokens
+from procbus.pool.dask.witness import new_file, sweep
+from procbus.pool.launching import nice_of_workers, thread_caps
+from procbus.pool.logbook import Logbook
+from procbus.pool.stack import StackPage
+from procbus.pool.wire import STOP
+from procbus.pool.worker import STOP_S, WorkerSettings
+from procbus.processes import Probe
+from procbus.turns import TURN_S, Steps
+
+if TYPE_CHECKING:
+    from procbus.pool.seam import At
+
+#: How often it looks what the process is at while it has something to do, in seconds.
+LOOK_S = 0.020
+#: When the Dask worker is told to end, a handler has so long to finish, in seconds.
+LEAVE_S = 2.0
+#: What a dead process wrote is read for so long, in seconds: others may hold its pipe open.
+DRAIN_S = 1.0
+
+_SIZE = struct.Struct("<Q")
+Message = dict[str, Any]
+Result = TypeVar("Result")
+
+
+class Comm(Protocol):
+    """A connection of Dask's, as it is used here."""
+
+    async def read(self) -> Message:
+        """Wait for a message; OSError when the other end is gone."""
+
+    async def write(self, message: Message) -> object:
+        """Send a message; OSError when the other end is gone."""
+
+
+class Host:
+    """The processes under one Dask worker.
+
+    Args:
+        directory: of the Dask worker.
+        nanny: address of who started the Dask worker, and outlives it; None where nobody did.
+        threads: how many the Dask worker was given.
+    """
+
+    def __init__(self, directory: str, nanny: str | None, threads: int) -> None:
+        # Not its own, which the nanny removes in the moment that it dies.
+        self.directory = Path(directory).parent
+        sweep(self.directory)
+        self.nanny = nanny
+        self.threads = threads
+        self._seats: set[Seat] = set()
+
+    async def seat(
+        self, comm: Comm, number: int, run: Sequence[Any], levels: dict[str, int], init: bytes
+    ) -> None:
+        """Run one process for whoever is at the other end, until either is gone."""
+        seat = Seat(self, comm)
+        self._seats.add(seat)
+        try:
+            await seat.serve(number, Run(*run), levels, init)
+        finally:
+            self._seats.discard(seat)
+
+    async def leave(self) -> None:
+        """The Dask worker ends: let handlers finish for a moment, and say goodbye."""
+        await asyncio.gather(*(seat.leave() for seat in list(self._seats)))
+
+
+class Seat:
+    """One process, and the connection to the bus that it works for."""
+
+    def __init__(self, host: Host, comm: Comm) -> None:
+        self._host = host
+        self._comm = comm
+        #: Who waits for it comes in turn: what is said is heard in that order.
+        self._telling = asyncio.Lock()
+        self._logbook_file = new_file(host.directory)
+        self._logbook = _logbook_in(self._logbook_file)
+        self._stack = StackPage.create()
+        self._tokens = PipeTokens.create()
+        self._batches = 0
+        self._left = False
+        self._ended = asyncio.Event()
+
+    async def serve(self, number: int, run: Run, levels: dict[str, int], init: bytes) -> None:
+        """Launch the process, pass on what is said, and see to it that it is gone at the end."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._tell(
+                say="seat",
+                boot=boot_id(),
+                now=time.monotonic(),
+                nanny=self._host.nanny,
+                logbook=str(self._logbook_file),
+            )
+            nice = nice_of_workers()
+            await self._launch(WorkerSettings(number, os.getpid(), nice, run, levels), init)
+            await self._tell(say="pid", pid=self._process.pid)
+            relay = asyncio.create_task(_quietly(self._relay()))
+            tasks += [
+                relay,
+                asyncio.create_task(_quietly(self._look())),
+                asyncio.create_task(_quietly(self._see_end(relay))),
+            ]
+            while True:
+                await self._obey(await self._comm.read())
+        except OSError:
+            pass  # the other end is gone, or this one is being closed
+        finally:
+            await self._clean_up(tasks)
+
+    async def _launch(self, settings: WorkerSettings, init: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = (
+                theirs.fileno(),
+                self._logbook.fileno(),
+                self._stack.fileno(),
+                self._tokens.taking,
+            )
+            orders = Orders(*descriptors, settings, init, sys.path)
+            caps = thread_caps(os.cpu_count() or 1, self._host.threads)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "procbus.pool.dask.child",
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=descriptors,
+                env={**os.environ, **caps, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(pickle.dumps(tuple(orders)))
+        self._process.stdin.close()
+        self._probe = Probe(self._process.pid)
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+
+    async def _tell(self, **message: Any) -> None:
+        async with self._telling:
+            await self._comm.write(message)
+
+    # From the process to the bus.
+
+    async def _relay(self) -> None:
+        while True:
+            (size,) = _SIZE.unpack(await self._reader.readexactly(_SIZE.size))
+            await self._tell(say="data", data=packed(await self._reader.readexactly(size)))
+
+    async def _look(self) -> None:
+        """Say what the process is at, whenever that is something else than the last time."""
+        said: At | None = None
+        set_up: float | None = None
+        while True:
+            since = self._logbook.set_up_since()
+            if since != set_up:
+                set_up = since
+                await self._tell(say="set up", since=since)
+            at = self._logbook.running()
+            if at is not None and at != said:
+                said = at
+                await self._tell(say="at", at=at)
+            await asyncio.sleep(LOOK_S)
+
+    async def _see_end(self, relay: asyncio.Task[None]) -> None:
+        """Wait until the process is dead, and tell its last words behind all that it sent."""
+        code = await self._process.wait()
+        await asyncio.wait([relay], timeout=DRAIN_S)
+        self._ended.set()
+        await self._tell(say="gone", code=code, page=tuple(self._logbook.read()), left=self._left)
+
+    # From the bus to the process.
+
+    async def _obey(self, message: Message) -> None:
+        match message["do"]:
+            case "batch":
+                self._tokens.release(message["tokens"])
+                self._write(message["data"])
+            case "recall":
+                # Taken and told in one breath: no report of the process that shows it is sooner.
+                await self._tell(say="returned", count=self._tokens.take(message["most"]))
+            case "glance":
+                page = self._logbook.glance()
+                await self._tell(say="page", page=None if page is None else tuple(page))
+            case "stack":
+                await self._tell(say="stack", stack=await self._stack_now())
+            case "halt":
+                await self._tell(say="halted", **await self._halt(tuple(message["at"])))
+            case "resume":
+                self._probe.resume()
+            case "stop":
+                self._write(STOP)
+            case "kill":
+                await asyncio.to_thread(self._probe.kill_tree)
+
+    def _write(self, data: bytes) -> None:
+        # Without waiting until it is taken: a kill may come behind. Two batches at most are here.
+        with contextlib.suppress(OSError):  # dead: its end is told of
+            self._writer.writelines((_SIZE.pack(len(data)), data))
+
+    async def _stack_now(self) -> str:
+        if self._probe.stopped():
+            return ""
+        await _in_steps(self._stack.ask(self._probe.send_signal))
+        return self._stack.read()
+
+    async def _halt(self, at: At) -> Message:
+        """Have the process write its stack, and halt it if it is still at that delivery."""
+        probe = self._probe
+        if self._logbook.running() != at:
+            return {"still": False, "stack": ""}
+        stack = await self._stack_now()
+        halted = await _in_steps(probe.stop())
+        still = self._logbook.running() == at
+        if halted and not still:
+            probe.resume()
+        return {"still": still, "stack": stack}
+
+    # The end.
+
+    async def leave(self) -> None:
+        """Let the process finish what it is at; after `LEAVE_S` kill it. Then its end is told."""
+        self._left = True
+        while self._tokens.take(1 << 16):
+            pass
+        self._write(STOP)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), LEAVE_S)
+            return
+        await asyncio.to_thread(self._probe.kill_tree)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), STOP_S)
+
+    async def _clean_up(self, tasks: list[asyncio.Task[None]]) -> None:
+        if hasattr(self, "_process"):
+            if self._process.returncode is None:
+                await asyncio.to_thread(self._probe.kill_tree)
+            await self._process.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if hasattr(self, "_writer"):
+            self._writer.close()
+        self._logbook.close()
+        self._stack.close()
+        self._tokens.close()
+        self._logbook_file.unlink(missing_ok=True)
+
+
+async def _in_steps(steps: Steps[Result]) -> Result:
+    """Do what waits in steps, and let others run meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        await asyncio.sleep(TURN_S)
+
+
+async def _quietly(work: Awaitable[None]) -> None:
+    """Do something until the other end, or the process, is gone: somebody else sees to that."""
+    with contextlib.suppress(OSError, EOFError):
+        await work
+
+
+def _logbook_in(file: Path) -> Logbook:
+    """Make a logbook that has a name: whoever is left on this machine can read it."""
+    return Logbook.create(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: MIT
+"""The workers of a Dask cluster as the pool of a cpu lane."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from procbus.context import ONLY_RUN, Run
+from procbus.errors import OptionError, ProcbusError, SubscriptionError
+from procbus.hints import shown
+from procbus.log import log
+from procbus.pool.blocks import EventMemory
+from procbus.pool.definitions import Definitions
+from procbus.pool.seam import NO_WORDS, WorkerGone
+from procbus.stats import NOTHING_SHARED, SharedMemoryStats
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+    from procbus.handler import Handler
+    from procbus.pool.dask.worker import DaskWorker
+
+#: How often the members of a cluster are asked for, in seconds.
+LOOK_S = 0.5
+#: A Dask worker that could not be reached is left alone for so long, in seconds.
+SHUN_S = 2.0
+#: How long to try to reach a scheduler before it is said that it is waited for, in seconds.
+CONNECT_S = 3.0
+#: How long the end of what a cluster is made of is waited for, in seconds.
+JOIN_S = 10.0
+
+
+class DaskPool:
+    """A Dask cluster to run cpu handlers on: `EventBus(cpu=DaskPool("tcp://host:8786"))`.
+
+    Handlers run in processes of procbus's own, one for each thread of each Dask worker, started by
+    the Dask worker and gone with the bus. Needs `procbus[dask]` here and on the cluster, and that
+    the Dask workers can be reached from here.
+
+    Args:
+        cluster: address of a scheduler, or a `distributed.Client`, which stays yours to close.
+
+    Raises:
+        OptionError: `cluster` is neither.
+        ProcbusError: Dask is not installed.
+    """
+
+    def __init__(self, cluster: str | Client) -> None:
+        engine = _engine()
+        if isinstance(cluster, str):
+            if not cluster:
+                raise OptionError('DaskPool needs an address such as "tcp://host:8786"')
+        elif not isinstance(cluster, engine.Client):
+            raise OptionError(
+                "DaskPool takes the address of a Dask scheduler or a distributed.Client, not "
+                f"{shown(cluster)}"
+            )
+        elif cluster.asynchronous:
+            raise OptionError("DaskPool needs a Client that is not asynchronous: leave that out")
+        self._cluster = cluster
+        self._local: LocalCluster | None = None
+
+    @classmethod
+    def local(cls, workers: int = 2) -> Self:
+        """Make a cluster on this machine, for a try-out; it ends with the bus.
+
+        Args:
+            workers: how many Dask workers, of one thread each.
+        """
+        local = _engine().LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None
+        )
+        pool = cls(local.scheduler_address)
+        pool._local = local
+        return pool
+
+    def check(self, handler: Handler) -> None:
+        """Refuse a handler that wants what there is not.
+
+        Raises:
+            SubscriptionError: it has a limit of memory.
+        """
+        if handler.max_memory is not None:
+            raise SubscriptionError(
+                f"max_memory= of {handler.name}: the memory of processes on other machines is not "
+                "watched. Leave it out, and limit that of the Dask worker's machine or container"
+            )
+
+    def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+        """Connect, for one bus.
+
+        Args:
+            workers: processes to use at most; None for as many as the cluster has threads.
+            init: the user's set-up of each, pickled.
+            run: of the bus, for `current()` in workers.
+        """
+        return ClusterPool(self._cluster, workers, init, run, self._local)
+
+
+def _engine() -> Any:
+    try:
+        from procbus.pool.dask import engine
+    except ImportError as error:
+        raise ProcbusError(
+            f"DaskPool needs Dask ({error}): install it with  pip install 'procbus[dask]'"
+        ) from error
+    return engine
+
+
+class ClusterPool:
+    """Worker processes under the workers of a Dask cluster. See `procbus.pool.seam.Pool`.
+
+    A thread of its own keeps a connection to the scheduler and asks who is there, so that workers
+    may join and leave, and the scheduler may be away for a while.
+
+    Args:
+        cluster: address of a scheduler, or a client.
+        workers: processes to use at most.
+        init: the user's set-up of each, pickled.
+        run: of the bus, for `current()` in workers.
+        local: a cluster that ends with the pool.
+    """
+
+    elastic = True
+
+    def __init__(
+        self,
+        cluster: str | Client,
+        workers: int | None,
+        init: bytes,
+        run: Run = ONLY_RUN,
+        local: LocalCluster | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._most = workers
+        self.init = init
+        self.run = run
+        self._local = local
+        self.definitions = Definitions()
+        self.memory = EventMemory(0)
+        #: Guards all below, and wakes who waits for a place.
+        self._changed = threading.Condition()
+        self._client: Client | None = None
+        #: Clients that lost their scheduler, until nothing needs them. Of the thread that watches.
+        self._retired: list[Client] = []
+        #: Threads of each Dask worker, how many are taken, and who is left alone until when.
+        self._members: dict[str, int] = {}
+        self._taken: Counter[str] = Counter()
+        self._shunned: dict[str, float] = {}
+        self._waits_for = ""
+        #: Whether it is known who is there, or why that is not known.
+        self._looked = False
+        #: Whether the workers of the cluster were told of procbus. Of the thread that watches.
+        self._prepared = False
+        self._closed = False
+        self._wake = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="procbus-dask", daemon=True)
+        self._watcher.start()
+
+    def size(self) -> int:
+        """The threads of all Dask workers that are there now, one at least."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._looked, CONNECT_S)
+            size = max(1, sum(self._members.values()))
+        return size if self._most is None else min(size, self._most)
+
+    @property
+    def waits_for(self) -> str:
+        """What is missing to start a worker; empty when nothing is."""
+        with self._changed:
+            return self._waits_for
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """Nothing is shared with other machines."""
+        return NOTHING_SHARED
+
+    def start(self, launched: Callable[[DaskWorker], None]) -> DaskWorker:
+        """Wait for a free thread of a Dask worker, and start a process there."""
+        from procbus.pool.dask.worker import DaskWorker  # only now: it imports distributed
+
+        worker = DaskWorker(self.definitions, self.memory, self.init, self.run, self._wake_all)
+        try:
+            launched(worker)
+            while True:
+                client, address = self._take_place(worker)
+                try:
+                    worker.begin(client, address, partial(self._give_back, address))
+                except OSError as error:
+                    log.info("no worker process under %s: %s", address, error)
+                    self._shun(address)
+                else:
+                    return worker
+        except BaseException:
+            worker.stop()
+            raise
+
+    def close(self) -> None:
+        """Leave the cluster; the workers are gone. Idempotent."""
+        with self._changed:
+            closed, self._closed = self._closed, True
+            self._changed.notify_all()
+        self._wake.set()
+        self._watcher.join(JOIN_S)
+        if closed:
+            return
+        if self._client is not None and self._client is not self._cluster:
+            self._retired.append(self._client)
+        self._close_retired()
+        if self._local is not None:
+            self._local.close()
+        self.memory.close()
+
+    # Places: threads of Dask workers.
+
+    def _take_place(self, worker: DaskWorker) -> tuple[Client, str]:
+        with self._changed:
+            while True:
+                if worker.killed or self._closed:
+                    raise WorkerGone(None, None, NO_WORDS)
+                address = self._freest()
+                if address is not None and self._client is not None:
+                    self._taken[address] += 1
+                    return self._client, address
+                self._changed.wait(LOOK_S)  # those who are shunned come back with time alone
+
+    def _freest(self) -> str | None:
+        now = monotonic()
+        free = {
+            address: threads - self._taken[address]
+            for address, threads in self._members.items()
+            if self._shunned.get(address, 0.0) <= now
+        }
+        address = max(free, key=free.__getitem__, default=None)
+        return address if address is not None and free[address] > 0 else None
+
+    def _give_back(self, address: str) -> None:
+        with self._changed:
+            self._taken[address] -= 1
+            self._changed.notify_all()
+
+    def _shun(self, address: str) -> None:
+        with self._changed:
+            self._shunned[address] = monotonic() + SHUN_S
+            self._prepared = False
+        self._give_back(address)
+
+    def _wake_all(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # In the thread that watches the cluster.
+
+    def _watch(self) -> None:
+        while not self._closed:
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is tried again
+                self._lose(error)
+            self._wake.wait(LOOK_S)
+
+    def _look(self) -> None:
+        from procbus.pool.dask.host import Host  # only now: they import distributed, and psutil
+        from procbus.pool.dask.witness import last_page_in
+
+        engine = _engine()
+        client = self._client
+        if client is None:
+            cluster = self._cluster
+            client = engine.connect_to(cluster, CONNECT_S) if isinstance(cluster, str) else cluster
+            self._prepared = False
+            self._client = client
+            if not any(self._taken.values()):
+                self._close_retired()
+        members = engine.members(client)
+        if members and not self._prepared:
+            engine.prepare(client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in))
+            self._prepared = True
+        self._note(members)
+
+    def _note(self, members: dict[str, int]) -> None:
+        with self._changed:
+            self._members = members
+            for known in (self._taken, self._shunned):
+                for address in [a for a in known if a not in members and not self._taken[a]]:
+                    del known[address]
+            self._changed.notify_all()
+        self._say_waits_for("" if members else f"a Dask worker to join {self._name()}")
+
+    def _close_retired(self) -> None:
+        retired, self._retired = self._retired, []
+        for client in retired:
+            with contextlib.suppress(Exception):  # it may be broken in any way
+                client.close()
+
+    def _lose(self, error: Exception) -> None:
+        with self._changed:
+            client, self._client, self._members = self._client, None, {}
+        if client is not None and client is not self._cluster:
+            self._retired.append(client)  # its event loop drives the lines that there are
+        why = str(error) or type(error).__name__
+        self._say_waits_for(f"the Dask scheduler {self._name()} ({why})")
+
+    def _say_waits_for(self, what: str) -> None:
+        """Once each time that it changes, and not at the start, before anything can be there."""
+        with self._changed:
+            before, self._waits_for = self._waits_for, what
+            self._looked = True
+            self._changed.notify_all()
+        if what and not before.startswith(what.split(" (")[0]):
+            log.warning("the cpu lane waits for %s", what)
+        elif before and not what:
+            log.info("the cpu lane has workers at %s", self._name())
+
+    def _name(self) -> str:
+        return f"at {self._cluster}" if isinstance(self._cluster, str) else "of its client"

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: MIT
+"""A worker process under a Dask worker, seen from its companion.
+
+All that it has in common with a worker of this machine it has from `ParentEnd`. What differs is
+that nothing is shared with it: it is asked, and answers a moment later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, NoReturn
+
+from procbus.codec import decode
+from procbus.context import Run
+from procbus.delivery import Delivery
+from procbus.errors import ProcbusError, WorkerTraceback
+from procbus.pool.blocks import EventMemory
+from procbus.pool.dask.clocks import boot_id, ends_here, report_here
+from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
+from procbus.pool.dask.told import ANSWER_S, Told
+from procbus.pool.definitions import Definitions
+from procbus.pool.forward import levels_here, take_in
+from procbus.pool.logbook import Page
+from procbus.pool.parent_end import ParentEnd
+from procbus.pool.result_memory import ResultReader
+from procbus.pool.seam import (
+    NO_SUCCESSES,
+    At,
+    LastWords,
+    Message,
+    Report,
+    SetUpFailed,
+    WorkerGone,
+)
+from procbus.pool.wire import Tag
+from procbus.pool.worker import STOP_S
+from procbus.turns import Steps
+
+#: Bytes that may be on their way ahead of what the worker is at.
+AHEAD_BYTES = 1 << 20
+#: How long the Dask worker is waited for that is to start a process, in seconds.
+SEAT_S = 30.0
+
+
+class DaskWorker:
+    """One worker process under a Dask worker. See `procbus.pool.seam.Worker`.
+
+    Args:
+        definitions: handlers pickled before, by number: shared by all workers of a pool.
+        memory: of the pool, which takes nothing: there is no memory to share.
+        init: the user's set-up, pickled.
+        run: of the bus, for `current()`.
+        on_kill: is called when it is killed, for who waits to begin it.
+    """
+
+    #: No process of this machine.
+    probe = None
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        memory: EventMemory,
+        init: bytes,
+        run: Run,
+        on_kill: Callable[[], object],
+    ) -> None:
+        self._end = ParentEnd(definitions, memory, ResultReader(memory, 1))
+        self._init = init
+        self._run = run
+        self._on_kill = on_kill
+        self._unread_bytes: dict[int, int] = {}
+        #: Guards `_offered`, `_recalls`, `_line` and `_closed`: the companion sends and closes,
+        #: others take back and kill.
+        self._lock = threading.Lock()
+        #: Batches that were not sent yet, in their order, and how many of each may be begun.
+        self._offered: dict[int, int] = {}
+        #: Requests to give something back that it has not answered yet.
+        self._recalls = 0
+        self._told = Told(self._say)
+        self._client: Client | None = None
+        self._line: Line | None = None
+        self._release: Callable[[], object] = _nothing
+        self._nanny: str | None = None
+        self._logbook = ""
+        self.killed = False
+        self._closed = False
+
+    def begin(self, client: Client, address: str, release: Callable[[], object]) -> None:
+        """Start the process under a Dask worker, and wait until it is ready.
+
+        Args:
+            client: of the cluster.
+            address: of the Dask worker.
+            release: is called once the worker has come to its end there.
+
+        Raises:
+            OSError: the Dask worker cannot be reached, or does not answer. Begin elsewhere.
+            WorkerGone: the process died before it was ready.
+        """
+        asked_at = monotonic()
+        self._client = client
+        line = Line(
+            client,
+            address,
+            self._told.take,
+            number=self._end.number,
+            levels=levels_here(),
+            init=packed(self._init),
+            run=tuple(self._run),
+        )
+        try:
+            self._learn(line.hear(SEAT_S), asked_at)
+        except BaseException as error:
+            line.close()
+            if isinstance(error, EOFError):
+                raise OSError(f"{address} hung up") from error
+            raise
+        with self._lock:
+            self._line, self._release = line, release
+            if self.killed:
+                line.say(do="kill")
+        self._read_hello()
+
+    def _read_hello(self) -> None:
+        while True:
+            message = self._hear(None)
+            if message is None or message["say"] != "data":
+                continue
+            data = message["data"]
+            match Tag(data[:1]):
+                case Tag.HELLO:
+                    self._end.pid = self._told.pid
+                    self._told.set_up_since = None
+                    return
+                case Tag.BROKEN:
+                    self._refuse(data[1:])
+                case tag:
+                    take_in(tag, memoryview(data)[1:])
+
+    def _learn(self, message: Said | None, asked_at: float) -> None:
+        if message is None:
+            raise OSError(
+                f"no answer in {SEAT_S:.0f} s: is procbus[dask] installed there, in this version?"
+            )
+        self._nanny, self._logbook = message["nanny"], message["logbook"]
+        if not message["boot"] or message["boot"] != boot_id():
+            # It said its time halfway between the question and the answer, as near as can be told.
+            self._told.ahead_s = (asked_at + monotonic()) / 2 - message["now"]
+
+    def _refuse(self, data: bytes) -> NoReturn:
+        summary, traceback = decode(data)
+        error = ProcbusError(f"worker_init failed: {summary}")
+        error.__cause__ = WorkerTraceback(traceback)
+        self._close()
+        raise SetUpFailed(None) from error
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, on its machine; None until it is ready."""
+        return self._told.pid
+
+    # From the lane to the worker.
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Encode a batch: each event alone, each handler once for this worker."""
+        return self._end.prepare(batch, deliveries)
+
+    def offer(self, message: Message) -> None:
+        """Take note of how many may be begun; it gets to know with the message."""
+        with self._lock:
+            self._offered[message.batch] = len(message.deliveries)
+
+    def fits_ahead(self, message: Message) -> bool:
+        """Whether little enough is on its way."""
+        return sum(self._unread_bytes.values()) + len(message.data) <= AHEAD_BYTES
+
+    def send(self, message: Message) -> None:
+        """Send a batch. Where the worker is dead, `receive` finds out."""
+        self._end.sent(message)
+        self._unread_bytes[message.batch] = len(message.data)
+        with self._lock:
+            tokens = self._offered.pop(message.batch)
+            self._say(do="batch", data=packed(message.data), tokens=tokens)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Nothing is shared, so there is always room."""
+
+    def take_back(self, most: int) -> int:
+        """Take back what was not sent; ask for the rest, which it tells in a report."""
+        taken = 0
+        with self._lock:
+            if self._closed:
+                return 0
+            for batch in reversed(self._offered):
+                count = min(self._offered[batch], most - taken)
+                self._offered[batch] -= count
+                taken += count
+            if taken < most:
+                self._recalls += 1
+                self._say(do="recall", most=most - taken)
+        return taken
+
+    @property
+    def recalling(self) -> bool:
+        """Whether it was asked to give back more, and did not answer yet."""
+        return self._recalls > 0 and not self._closed
+
+    # From the worker to the lane.
+
+    def receive(self, patience_s: float | None = None) -> Report:
+        """Wait for a report; log records on the way go to the parent's logging."""
+        while True:
+            message = self._hear(patience_s)
+            if message is None:
+                self._say(do="glance")
+                patience_s = None
+                continue
+            match message["say"]:
+                case "page":
+                    page = message["page"]
+                    report = self._end.glance(None if page is None else Page(*page))
+                    return report_here(report, self._told.ahead_s)
+                case "returned":
+                    with self._lock:
+                        self._recalls -= 1
+                    if message["count"] and self._unread_bytes:
+                        first = next(iter(self._unread_bytes))
+                        return Report(first, NO_SUCCESSES, [], False, returned=message["count"])
+                case "data":
+                    data = message["data"]
+                    if data[:1] == Tag.RESULTS.value:
+                        return self._report(data)
+                    take_in(Tag(data[:1]), memoryview(data)[1:])
+
+    def _report(self, data: bytes) -> Report:
+        report = self._end.report(data)
+        self._unread_bytes[report.batch] = 0
+        if report.complete:
+            del self._unread_bytes[report.batch]
+        at = self._told.at
+        if at is not None and at[0][0] == report.batch and report.complete:
+            self._told.at = None
+        return report_here(report, self._told.ahead_s)
+
+    def _say(self, **message: Any) -> None:
+        if self._line is not None:
+            self._line.say(**message)
+
+    def _hear(self, timeout_s: float | None) -> Said | None:
+        assert self._line is not None
+        try:
+            message = self._line.hear(timeout_s)
+        except EOFError:
+            raise self._lost() from None
+        if message is not None and message["say"] == "gone":
+            page = Page(*message["page"])
+            raise self._gone(message["code"], self._words(page), left=message["left"])
+        return message
+
+    def running(self) -> At | None:
+        """What it said last that it is at."""
+        at = self._told.at
+        return None if self._closed or at is None else at[0]
+
+    def set_up_since(self) -> float | None:
+        """Since when it said that it is in its set-up."""
+        return None if self._closed else self._told.set_up_since
+
+    def ask_stack(self) -> Steps[str]:
+        """Have its host ask it."""
+        answer = yield from self._told.ask(do="stack")
+        return "" if answer is None else str(answer["stack"])
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+        """Have its host halt it, and kill it if it is still at that delivery."""
+        said = self._told.at
+        if self.killed or self._closed or said is None or said[0] != at:
+            return False
+        answer = yield from self._told.ask(do="halt", at=said[1])
+        if answer is None or not answer["still"]:
+            return False
+        still = False
+        try:
+            condemn(answer["stack"])
+            still = self.killed = True
+        finally:
+            self._say(do="kill" if still else "resume")
+        return True
+
+    # The end.
+
+    def _words(self, page: Page) -> LastWords:
+        words = self._end.last_words(page, monotonic() - self._told.ahead_s)
+        return words._replace(ends=ends_here(words.ends, self._told.ahead_s))
+
+    def _lost(self) -> WorkerGone:
+        """The line is dead, and its host said nothing: ask who outlived that."""
+        page = None
+        if self._nanny is not None and self._client is not None:
+            found = last_page(self._client, self._nanny, self._logbook, self.pid)
+            page = None if found is None else Page(*found)
+        if page is None:
+            page = self._page_by_hearsay()
+        return self._gone(None, self._words(page))
+
+    def _page_by_hearsay(self) -> Page:
+        """What it said last that it was at: nobody is left to tell better."""
+        at = self._told.at
+        if at is None:
+            return Page(0, -1, False, 0.0, 0, 0, b"")
+        batch, index, since = at[1]
+        return Page(batch, index, True, since, index, index, b"")
+
+    def _gone(self, code: int | None, words: LastWords, *, left: bool = False) -> WorkerGone:
+        if left:
+            words = words._replace(ran_s=None)
+        gone = WorkerGone(self.pid, code, words, left=left)
+        self._close()
+        return gone
+
+    def hang_up(self) -> None:
+        """Let go of the line: `receive` finds it dead."""
+        if self._line is not None:
+            self._line.hang_up()
+
+    def stop(self) -> None:
+        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`."""
+        try:
+            for what, patience_s in (("stop", STOP_S), ("kill", ANSWER_S)):
+                self._say(do=what)
+                self._hear_out(monotonic() + patience_s)
+        except WorkerGone:
+            pass
+        self._close()
+
+    def _hear_out(self, deadline: float) -> None:
+        """Take in what is logged after the last report, until it is gone."""
+        while not self._closed and self._line is not None and monotonic() < deadline:
+            message = self._hear(max(0.0, deadline - monotonic()))
+            if message is None or message["say"] != "data":
+                continue
+            data = message["data"]
+            if data[:1] in (Tag.LOG.value, Tag.WARNING.value):
+                take_in(Tag(data[:1]), memoryview(data)[1:])
+
+    def kill(self) -> None:
+        """Have the process killed with those that it started; the companion finds it gone."""
+        with self._lock:
+            self.killed = True
+            if self._line is not None and not self._closed:
+                self._line.say(do="kill")
+                self._line.hang_up(ANSWER_S)  # its machine may be cut off
+        self._on_kill()
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._told.forget()
+        if self._line is not None:
+            self._line.close()
+        self._end.close()
+        release, self._release = self._release, _nothing
+        release()
+
+
+def _nothing() -> None:
+    """Stand in for what is released before there is anything."""

@@ -1,0 +1,297 @@
+"""A bus on a Dask cluster: what it means on one machine it means there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from procbus import DaskPool, EventBus, HandlerTimeout, WorkerDied, current
+from procbus.errors import SubscriptionError, WorkerTraceback
+from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, wait_until, warm_up
+from tests.integration.helpers import Tally
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
+    pytest.mark.timeout(120),  # processes of Dask take seconds to start on a busy machine
+]
+BOUND_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with cluster(workers=2) as address:
+        warm_up(address)
+        yield address
+
+
+@pytest.fixture
+def bus(address: str) -> Iterator[EventBus]:
+    with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
+        yield bus
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dask")
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> Tally:
+    return Tally(str(tmp_path / "tally"))
+
+
+# What a handler does and gets.
+
+
+def test_results_come_back_and_both_dask_workers_work(bus: EventBus) -> None:
+    bus.subscribe("number", lambda n: (n * n, os.getppid()), kind="cpu", name="square")
+
+    receipts = list(bus.stream(range(2_000), topic="number", ordered=True))
+
+    assert [receipt.result()[0] for receipt in receipts] == [n * n for n in range(2_000)]
+    bus.drain()
+    assert {receipt.result()[1] for receipt in receipts} <= {
+        parent_of(worker.pid).pid for worker in bus.health() if worker.pid
+    }
+
+
+def test_an_error_comes_back_as_itself_with_the_remote_traceback(bus: EventBus) -> None:
+    def explode(event: object) -> None:
+        raise LookupError(f"no {event}")
+
+    bus.subscribe("word", explode, kind="cpu")
+
+    receipt = bus.publish("word", "match")
+    assert receipt.wait(BOUND_S)
+    error = receipt.deliveries[0].exception()
+
+    assert isinstance(error, LookupError)
+    assert isinstance(error.__cause__, WorkerTraceback)
+    assert "in explode" in str(error.__cause__)
+    assert len(bus.dead_letters) == 1
+
+
+def test_what_handlers_publish_is_published_here(bus: EventBus) -> None:
+    found: list[int] = []
+
+    def halve(number: int) -> None:
+        if number > 1:
+            current().publish("number", number // 2)
+        else:
+            current().publish("done", number)
+
+    bus.subscribe("number", halve, kind="cpu")
+    bus.subscribe("done", found.append, kind="io", name="append")
+
+    for _ in range(20):
+        bus.publish("number", 64)
+    bus.drain(BOUND_S)
+
+    assert found == [1] * 20
+
+
+def test_deliveries_with_one_key_keep_their_order(bus: EventBus, tally: Tally) -> None:
+    def note(event: tuple[int, int]) -> None:
+        tally.note(f"{event[0]} {event[1]}")
+
+    bus.subscribe("step", note, kind="cpu", key=lambda event: event[0], concurrency=2)
+
+    for step in range(200):
+        bus.publish("step", (step % 3, step))
+    bus.drain(BOUND_S)
+
+    lines = [tuple(map(int, line.split())) for line in tally.lines()]
+    assert len(lines) == 200
+    for key in range(3):
+        steps = [step for k, step in lines if k == key]
+        assert steps == sorted(steps)
+
+
+def test_a_handler_that_hangs_is_ended_with_its_stack_and_its_batch_is_not(bus: EventBus) -> None:
+    def maybe_hang(number: int) -> int:
+        if number == 5:
+            import time
+
+            time.sleep(600)
+        return number
+
+    bus.subscribe("number", maybe_hang, kind="cpu", timeout=0.5)
+
+    receipts = [bus.publish("number", number) for number in range(50)]
+    assert receipts[5].wait(BOUND_S)
+    error = receipts[5].deliveries[0].exception()
+
+    assert isinstance(error, HandlerTimeout)
+    assert "in maybe_hang" in error.stack
+    rest = [r.result(BOUND_S) for number, r in enumerate(receipts) if number != 5]
+    assert rest == [number for number in range(50) if number != 5]
+
+
+def test_a_limit_of_memory_is_refused_with_the_reason(bus: EventBus) -> None:
+    with pytest.raises(SubscriptionError, match=r"max_memory= of .*watched"):
+        bus.subscribe("number", len, kind="cpu", max_memory="100 MiB")
+
+
+def test_its_processes_are_in_the_records_of_health_and_stats(bus: EventBus) -> None:
+    bus.subscribe("number", lambda n: n, kind="cpu", name="same")
+    bus.publish("number", 1).result(BOUND_S)
+
+    [worker, *_] = bus.health()
+
+    assert (worker.kind, worker.state) == ("cpu", "idle")
+    assert worker.pid is not None
+    assert bus.stats().lanes["cpu"].workers >= 1
+    assert bus.stats().lanes["cpu"].paused == ""
+
+
+def test_all_processes_are_gone_with_the_bus(address: str) -> None:
+    with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
+        bus.subscribe("number", lambda n: os.getpid(), kind="cpu", name="pid")
+        process = psutil.Process(bus.publish("number", 1).result(BOUND_S))
+        assert process.is_running()
+    wait_until(lambda: not process.is_running())
+
+
+def test_a_client_is_taken_too_and_stays_open(address: str) -> None:
+    from distributed import Client
+
+    with Client(address, set_as_default=False) as client:
+        with EventBus(handlers=[], cpu=DaskPool(client), cpu_workers=1) as bus:
+            bus.subscribe("number", lambda n: n + 1, kind="cpu", name="next")
+            assert bus.publish("number", 1).result(BOUND_S) == 2
+        assert client.status == "running"
+
+
+# Death.
+
+
+def test_only_the_delivery_that_kills_its_process_is_charged(bus: EventBus, tally: Tally) -> None:
+    def maybe_die(number: int) -> int:
+        if number % 100 == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        tally.note(number)
+        return number
+
+    bus.subscribe("number", maybe_die, kind="cpu")
+
+    receipts = [bus.publish("number", number) for number in range(300)]
+    bus.drain(BOUND_S)
+
+    errors = [receipt.deliveries[0].exception() for receipt in receipts]
+    assert [n for n, error in enumerate(errors) if error is not None] == [50, 150, 250]
+    assert all(isinstance(error, WorkerDied) for error in errors if error is not None)
+    assert set(tally.counts().values()) == {1}, "nothing is done twice"
+    assert len(tally.lines()) == 297
+
+
+@pytest.fixture
+def machines(directory: Path, tmp_path: Path, address: str) -> Iterator[Machines]:
+    machines = Machines(tmp_path)
+    yield machines
+    machines.close()
+
+
+def on(machines: Machines, **options: Any) -> EventBus:
+    return EventBus(handlers=[], cpu=DaskPool(machines.address), **options)
+
+
+@pytest.mark.parametrize("after", [0, 40])
+def test_a_dask_worker_that_is_killed_costs_what_it_was_running_and_nothing_else(
+    machines: Machines, tally: Tally, after: int
+) -> None:
+    """The logbook of the dead process is read by the nanny, so it is exact."""
+    machines.start_worker()
+
+    def kill_host(number: int) -> int:
+        tally.note(number)
+        if number == after:
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()  # it dies with its host
+        return number
+
+    with on(machines) as bus:
+        bus.subscribe("number", kill_host, kind="cpu")
+        receipts = [bus.publish("number", number) for number in range(200)]
+        bus.drain(BOUND_S)
+
+    errors = [receipt.deliveries[0].exception() for receipt in receipts]
+    assert [n for n, error in enumerate(errors) if error is not None] == [after]
+    assert isinstance(errors[after], WorkerDied)
+    assert set(tally.counts().values()) == {1}, "nothing is done twice"
+    assert len(tally.lines()) == 200
+
+
+def test_a_worker_that_joins_gets_work_and_one_that_leaves_loses_none(
+    machines: Machines, tmp_path: Path
+) -> None:
+    first = machines.start_worker()
+
+    def where(number: int) -> int:
+        import time
+
+        time.sleep(0.02)
+        return os.getppid()
+
+    with on(machines) as bus:
+        bus.subscribe("number", where, kind="cpu", retries=0)
+        hosts = {bus.publish("number", 0).result(BOUND_S)}
+        machines.start_worker()
+        while len(hosts) < 2:
+            receipts = [bus.publish("number", number) for number in range(20)]
+            hosts |= {receipt.result(BOUND_S) for receipt in receipts}
+        receipts = [bus.publish("number", number) for number in range(100)]
+        first.send_signal(signal.SIGTERM)  # the nanny ends its worker as it should
+        results = {receipt.result(BOUND_S) for receipt in receipts}
+    assert results <= hosts
+    assert len(bus.dead_letters) == 0
+
+
+def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    machines.start_worker()
+    with on(machines) as bus:
+
+        def slowly(number: int) -> int:
+            import time
+
+            time.sleep(0.5)
+            return number + 1
+
+        bus.subscribe("number", slowly, kind="cpu")
+        assert bus.publish("number", 1).result(BOUND_S) == 2
+        under_way = bus.publish("number", 2)
+        wait_until(lambda: bus.stats().lanes["cpu"].busy == 1)
+        port = int(machines.address.rpartition(":")[2])
+        machines.scheduler.kill()
+        machines.scheduler.wait(BOUND_S)
+        wait_until(lambda: "scheduler" in bus.stats().lanes["cpu"].paused)
+        receipts = [bus.publish("number", number) for number in range(10)]
+
+        machines.start_scheduler(port)
+        machines.start_worker()
+
+        assert under_way.result(BOUND_S) == 3
+        assert [receipt.result(BOUND_S) for receipt in receipts] == [n + 1 for n in range(10)]
+        wait_until(lambda: bus.stats().lanes["cpu"].paused == "")
+    assert "the cpu lane waits for the Dask scheduler at tcp://" in caplog.text
+
+
+def test_without_dask_the_error_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "from procbus import DaskPool, ProcbusError\n"
+        "try: DaskPool('tcp://localhost:8786')\n"
+        "except ProcbusError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=BOUND_S)
+    assert "pip install 'procbus[dask]'" in run.stdout

@@ -1,0 +1,45 @@
+"""What a pool on Dask refuses, before there is a cluster."""
+
+from typing import Any
+
+import pytest
+
+from procbus.errors import OptionError, SubscriptionError
+from procbus.handler import make_handler
+from tests.clusters import HAS_DASK, NO_DASK, wait_until
+
+pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
+
+
+@pytest.mark.parametrize("cluster", [None, 8786, b"tcp://host:8786", object()])
+def test_what_is_no_cluster_is_refused(cluster: Any) -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match=r"takes the address .* or a distributed\.Client, not"):
+        DaskPool(cluster)
+
+
+def test_an_address_is_not_empty() -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match="needs an address such as"):
+        DaskPool("")
+
+
+def test_a_limit_of_memory_is_refused_with_the_name_of_the_handler() -> None:
+    from procbus import DaskPool
+
+    pool = DaskPool("tcp://127.0.0.1:1")
+    pool.check(make_handler(len, "number", kind="cpu", timeout=5))
+    with pytest.raises(SubscriptionError, match="max_memory= of len"):
+        pool.check(make_handler(len, "number", kind="cpu", name="len", max_memory="1 GiB"))
+
+
+def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> None:
+    from procbus import DaskPool
+
+    pool = DaskPool("tcp://127.0.0.1:1").open(None, b"")
+    assert pool.size() == 1
+    wait_until(lambda: "the Dask scheduler at tcp://127.0.0.1:1" in pool.waits_for)
+    pool.close()
+    pool.close()

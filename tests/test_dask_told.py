@@ -1,0 +1,58 @@
+"""What a worker far away says of itself."""
+
+from typing import Any
+
+from procbus.pool.dask import told
+from procbus.pool.dask.told import Told
+from procbus.turns import in_turn
+
+
+class Line:
+    """Answers at once, or never."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.told = Told(self.say)
+        self.answers: list[dict[str, Any]] = []
+
+    def say(self, **message: Any) -> None:
+        self.said.append(message)
+        for answer in self.answers:
+            self.told.take(answer)
+
+
+def test_what_it_is_at_is_told_by_both_clocks() -> None:
+    line = Line()
+    line.told.ahead_s = 10.0
+
+    assert line.told.take({"say": "at", "at": [3, 1, 2.5]})
+
+    assert line.told.at == ((3, 1, 12.5), (3, 1, 2.5))
+    line.told.forget()
+    assert line.told.at is None
+
+
+def test_what_is_for_the_companion_is_left() -> None:
+    line = Line()
+
+    assert not line.told.take({"say": "data", "data": b""})
+    assert line.told.take({"say": "pid", "pid": 7})
+    assert line.told.pid == 7
+
+
+def test_an_answer_goes_to_who_asked() -> None:
+    line = Line()
+    line.answers = [{"say": "stack", "stack": "in f"}]
+
+    assert in_turn([line.told.ask(do="stack")]) == [{"say": "stack", "stack": "in f"}]
+    assert line.said == [{"do": "stack"}]
+
+
+def test_a_process_that_is_halted_too_late_goes_on(monkeypatch: Any) -> None:
+    monkeypatch.setattr(told, "ANSWER_S", 0.0)
+    line = Line()
+
+    assert in_turn([line.told.ask(do="halt")]) == [None]
+    line.told.take({"say": "halted", "still": True, "stack": ""})
+
+    assert line.said == [{"do": "halt"}, {"do": "resume"}]
