@@ -21,6 +21,7 @@ class Found:
         self.limit: str = question["limit"]
         self.not_installed: list[str] = question["not_installed"]
         self.errors: list[str] = question["errors"]
+        self.disturbed: int = question["disturbed"]
         self.date: str = question["date"]
         self.rounds: list[dict[str, dict[str, float]]] = question["rounds"]
         self.units: dict[str, str] = {name: row["unit"] for name, row in question["rows"].items()}
@@ -29,6 +30,11 @@ class Found:
     def rows(self) -> list[str]:
         """Name the rows, in the order of the question."""
         return list(self.units)
+
+    @property
+    def samples(self) -> int:
+        """Count the samples that were taken."""
+        return sum(map(len, self.rounds))
 
     @property
     def contenders(self) -> list[str]:

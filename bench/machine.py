@@ -8,8 +8,13 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 
 import psutil
+
+#: How long to look before a machine is called quiet, and what of all its cores may be in use then.
+LOOK_S = 0.25
+QUIET_PERCENT = 15
 
 LIBRARIES = (
     *("procbus", "loky", "cloudpickle", "numpy"),
@@ -36,6 +41,15 @@ def facts(workers: int) -> dict[str, object]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": {name: library_version(name) for name in LIBRARIES},
     }
+
+
+def wait_until_quiet(patience_s: float) -> bool:
+    """Wait until nobody else uses the cores; tell whether that came to be in so many seconds."""
+    end = monotonic() + patience_s
+    while psutil.cpu_percent(interval=LOOK_S) > QUIET_PERCENT:
+        if monotonic() > end:
+            return False
+    return True
 
 
 def processor() -> str:

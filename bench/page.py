@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,11 +37,15 @@ code { font-size: 0.9em; }
 
 
 def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write the Markdown page, its plots and the HTML page; return their paths.
+    """Write the Markdown page, its plots, the HTML page, and what they were made from.
 
     Args:
         document: the JSON of a run.
-        directory: where `benchmarks.md`, `benchmarks.html` and the directory `benchmarks` go.
+        directory: where `benchmarks.md`, `benchmarks.html`, `benchmarks.json` and the directory
+            `benchmarks` go.
+
+    Returns:
+        The paths of all of them.
     """
     found = {name: Found(each) for name, each in document["questions"].items()}
     cores = int(document["settings"]["workers"])
@@ -52,7 +57,9 @@ def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
     markdown.write_text(text, encoding="utf-8")
     html = directory / f"{NAME}.html"
     html.write_text(to_html(text, directory), encoding="utf-8")
-    return [markdown, html, *drawn]
+    kept = directory / f"{NAME}.json"
+    kept.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+    return [markdown, html, kept, *drawn]
 
 
 def draw(found: Mapping[str, Found], cores: int, directory: Path) -> list[Path]:
@@ -81,7 +88,7 @@ def page(document: Mapping[str, Any], found: Mapping[str, Found], cores: int) ->
     peers = {name: found[name] for name in questions.PEERS if name in found}
     if peers:
         parts += [f"## {PEERS_TITLE}", picture("peers", "Figures of procbus and its peers")]
-        parts += [of_peers(peers), details(peers.items())]
+        parts += [of_peers(peers), *map(limit_of, peers.values()), details(peers.items())]
     parts.append(closing(document))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -115,6 +122,11 @@ def picture(name: str, alt: str) -> str:
 def limit_of(found: Found) -> str:
     """Say what the limit of one question is, and what is missing."""
     parts = [f"*Limit: {found.limit}.*"] if found.limit else []
+    if found.disturbed:
+        parts.append(
+            f"*Of {found.samples} samples {found.disturbed} were begun while other programs used "
+            f"the cores: look at the spread.*"
+        )
     parts += [f"*Failed: {error}.*" for error in found.errors]
     return " ".join(parts)
 
@@ -151,8 +163,8 @@ def closing(document: Mapping[str, Any]) -> str:
     load = document["machine"].get("load_before")
     busy = "" if load is None else f" The machine's load before the first sample was {load:.2f}."
     return (
-        "---\n\nMade by `make bench-report` from the JSON file that `make bench` writes; no figure "
-        f"on this page was typed.{busy}"
+        "---\n\nMade by `make bench-report` from the JSON file that `make bench` writes, kept as "
+        f"[benchmarks.json](benchmarks.json); no figure on this page was typed.{busy}"
     )
 
 

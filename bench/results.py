@@ -73,7 +73,8 @@ class Results:
             {name: figures for name, figures in each.items() if name in question.contenders}
             for each in rounds
         ]
-        return Answer(question, known)
+        disturbed = self.document["questions"].get(question.name, {}).get("disturbed", 0)
+        return Answer(question, known, disturbed=disturbed)
 
     def keep(self, answer: Answer) -> None:
         """Write what is known now. The file is always whole: it is replaced, not rewritten."""
@@ -92,6 +93,7 @@ def to_json(answer: Answer) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "errors": answer.errors,
         "not_installed": answer.not_installed,
+        "disturbed": answer.disturbed,
         "rounds": answer.rounds,
         "rows": {row.name: row_to_json(answer, row) for row in answer.question.rows},
     }

@@ -14,7 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+from .machine import wait_until_quiet
 from .model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
+
+#: How long a sample waits for others to leave the cores alone, in seconds.
+PATIENCE_S = 20.0
 
 # Where this package is found, as `bench` in the project and as `procbus._bench` where installed.
 ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
@@ -29,12 +33,14 @@ class Answer:
         rounds: for each round, contender to its figures by row; a contender that failed is absent.
         errors: what went wrong, as "contender, round: reason".
         not_installed: contenders that could not be asked.
+        disturbed: samples that were begun while others used the cores.
     """
 
     question: Question
     rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     not_installed: list[str] = field(default_factory=list)
+    disturbed: int = 0
 
     def figures(self, row: Row, contender: str) -> list[float]:
         """Return the contender's figures for one row, a round each."""
@@ -144,6 +150,7 @@ def ask(
         answer.not_installed += names
         names = []
     on_taken(answer)
+    is_quiet = True
     for number in range(rounds if names else 0):
         if number == len(answer.rounds):
             answer.rounds.append({})
@@ -153,6 +160,10 @@ def ask(
             if contender in figures:
                 continue
             on_sample(question.name, contender, number)
+            if settings.scale >= 1:  # the figures of a quick run mean nothing anyhow
+                # Who once waited in vain does not wait for each of the others.
+                is_quiet = wait_until_quiet(PATIENCE_S if is_quiet else 0.0)
+                answer.disturbed += not is_quiet
             try:
                 figures[contender] = take_sample(question, contender, settings)
             except SampleFailed as failure:

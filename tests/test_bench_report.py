@@ -76,7 +76,7 @@ def test_the_report_is_two_pages_and_a_plot_for_each_part(
 
 @pytest.mark.usefixtures("open_fonts")
 def test_the_html_page_needs_no_other_file(document: dict[str, Any], tmp_path: Path) -> None:
-    _, html, *plots = page.write(document, tmp_path)
+    _, html, _, *plots = page.write(document, tmp_path)
     text = html.read_text()
     assert text.count('src="data:image/svg+xml;base64,') == len(plots)
     assert set(re.findall(r'src="(\w+):', text)) == {"data"}
@@ -145,6 +145,11 @@ def test_who_failed_or_is_missing_is_named(document: dict[str, Any]) -> None:
     assert "Failed: 3.12: gone" in page.limit_of(found)
 
 
+def test_samples_that_others_disturbed_are_told(document: dict[str, Any]) -> None:
+    found = Found(dict(document["questions"]["convoy"], disturbed=3))
+    assert "Of 10 samples 3 were begun while other programs used the cores" in page.limit_of(found)
+
+
 def test_a_contender_without_figures_leaves_a_hole_and_no_error(document: dict[str, Any]) -> None:
     crossover = json.loads(json.dumps(document["questions"]["crossover"]))
     for each in crossover["rounds"]:
@@ -154,7 +159,14 @@ def test_a_contender_without_figures_leaves_a_hole_and_no_error(document: dict[s
 
 def test_ratios_are_medians_of_the_rounds_ratios() -> None:
     rounds = [{"a": {"r": 6.0}, "b": {"r": 2.0}}, {"a": {"r": 8.0}, "b": {"r": 1.0}}, {"a": {}}]
-    common = {"asks": "", "limit": "", "not_installed": [], "errors": [], "date": ""}
+    common: dict[str, Any] = {
+        "asks": "",
+        "limit": "",
+        "not_installed": [],
+        "errors": [],
+        "date": "",
+    }
+    common["disturbed"] = 0
     found = Found({**common, "rounds": rounds, "rows": {"r": {"unit": "s"}}})
     assert found.ratio("r", "a", "b") == 5.5
     assert found.middle("r", "a") == 7.0

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench import __main__ as bench_main
-from bench import questions, runner
+from bench import machine, questions, runner
 from bench.model import LIMIT, PROCBUS, Question, Row, Settings
 from bench.results import CannotResume, Results
 
@@ -173,6 +174,32 @@ def test_the_command_line_goes_on_and_an_interruption_says_how(
     monkeypatch.setattr(runner, "take_sample", take)
     assert bench_main.main([*arguments, "--resume"]) == 0
     assert asked == [PROCBUS, LIMIT, "other"]
+
+
+def test_a_real_run_waits_for_quiet_and_counts_what_was_begun_without(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = iter([0.0, 90.0, 90.0, 0.0])
+    waited: list[float] = []
+
+    def wait_until_quiet(patience_s: float) -> bool:
+        waited.append(patience_s)
+        return next(busy) < machine.QUIET_PERCENT
+
+    monkeypatch.setattr(runner, "wait_until_quiet", wait_until_quiet)
+    results = Results(tmp_path / "results.json", MACHINE, replace(SETTINGS, scale=1.0))
+    answer = ask(results, 1)
+    assert answer.disturbed == 2
+    assert waited == [runner.PATIENCE_S, runner.PATIENCE_S, 0.0]  # in vain, so not once more
+    assert results.answer_to(QUESTION).disturbed == 2
+
+
+def test_a_machine_is_quiet_once_nobody_uses_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = iter([80.0, 30.0, 2.0])
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: next(used))
+    assert machine.wait_until_quiet(60.0)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 99.0)
+    assert not machine.wait_until_quiet(0.0)
 
 
 def test_a_question_is_skipped_where_what_it_needs_is_missing(asked: list[str]) -> None:
