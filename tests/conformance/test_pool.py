@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,22 @@ def test_a_batch_that_returns_nothing_is_told_in_one_go(worker: Worker) -> None:
     report = worker.receive()
 
     assert (list(report.successes.values), report.ends) == ([None] * 5, [])
+
+
+def test_a_worker_tells_what_its_handlers_took_of_the_machine(worker: Worker) -> None:
+    def nap(_: Any) -> None:
+        time.sleep(0.03)
+
+    subscription = subscription_of(nap)
+    # The first batch is not counted: it loads the handler.
+    for _ in range(3):
+        run(worker, deliveries_to(subscription, [1, 2]))
+    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+
+    assert evidence.runs in (2, 4)
+    assert evidence.cpu_s < 0.03 <= evidence.wall_s
+    assert 0 < evidence.wait_s.low <= evidence.wall_s
+    assert evidence.transport_s > 0
 
 
 # Published events.

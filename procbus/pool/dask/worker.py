@@ -232,7 +232,10 @@ class DaskWorker:
                     data = message["data"]
                     if data[:1] == Tag.RESULTS.value:
                         return self._report(data)
-                    take_in(Tag(data[:1]), memoryview(data)[1:])
+                    if data[:1] == Tag.MEASURED.value:
+                        self._end.costs.take_in(memoryview(data)[1:])
+                    else:
+                        take_in(Tag(data[:1]), memoryview(data)[1:])
 
     def _report(self, data: bytes) -> Report:
         report = self._end.report(data)
