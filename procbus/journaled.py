@@ -329,14 +329,14 @@ class JournaledDispatcher(Dispatcher):
                 self._resumed_for = routes
 
     def _retry(self, numbers: Sequence[int]) -> None:
-        """Run dead letters again that the command line asks for. In the journal's own thread."""
+        """Run dead letters again that the command line asks for, in a thread of their own."""
         box, known = self._settlement.dead_letters, self._settlement.numbers
         at_hand = {number: letter for letter, number in known.copy().items()}
         others = [number for number in numbers if number not in at_hand]
         for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
             self._settlement.remember(letter, number)
             at_hand[number] = letter
-        # As from a handler: this thread must not wait for room, which may depend on it.
+        # As from a handler: it does not wait for room, so that a bus can close meanwhile.
         name = "procbus journal retry"
         before = running.set(HandlerContext(name, 0, None, None, 1, self.publish, self, self.run))
         try:

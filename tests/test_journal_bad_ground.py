@@ -261,9 +261,9 @@ def test_no_room_for_the_intake(tmp_path: Path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 48 MiB: room for the intake, and for some of the database."""
+    """A disk of 24 MiB: room for the intake, and for some of the database."""
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(tmp_path)],
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)],
         capture_output=True,
         check=False,
     )
@@ -311,7 +311,7 @@ def test_a_disk_with_room_again_makes_the_journal_work_again(
     ran: list[bytes] = []
     with EventBus([], journal=tmp_path / "run.db", keep="all") as bus:
         bus.subscribe(bytes, ran.append, name="note")
-        with largest_file(36 << 20):
+        with largest_file(20 << 20):
             accepted, error = publish_until_refused(bus, lambda _: os.urandom(100_000))
         assert "disk" in str(error)
 

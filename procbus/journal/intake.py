@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from procbus.locks import LOOK_UP_S, acquire
 
 #: Bytes of each half.
-HALF = 16 << 20
+HALF = 8 << 20
 #: Before each frame: its length, and its checksum.
 _FRAME = struct.Struct("<II")
 #: At the beginning of each half: what it is, its generation, its size, and the seed. What lies

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -127,8 +128,8 @@ class Journal:
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}
         self.ids = Ids()
-        #: Called with the numbers of dead letters that the command line wants to be run again, in
-        #: the writer's thread; set once, by the dispatcher.
+        #: Called with the numbers of dead letters that the command line wants to be run again, in a
+        #: thread of its own; set once, by the dispatcher.
         self.retry: Callable[[Sequence[int]], object] = len
         self._version = 0
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
@@ -369,7 +370,10 @@ class Journal:
         self._version = version
         if asked := self.queries.asked():
             self._store.forget_asked(asked)
-            self.retry(asked)
+            # Not in this thread: to publish may take room in the intake, which this thread makes.
+            threading.Thread(
+                target=self.retry, args=(asked,), name="procbus-journal-retry", daemon=True
+            ).start()
 
     def _tidy(self) -> None:
         """Delete what was kept long enough, now and then."""
