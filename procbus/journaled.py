@@ -25,13 +25,21 @@ from procbus.journal.queries import Seen
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
 from procbus.log import log
-from procbus.outcome import Outcome
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
 from procbus.resume_summary import ResumeSummary
 from procbus.router import Router
 from procbus.settings import Settings
 from procbus.subscription import Subscription
+
+
+class _Seen(ProcbusError):
+    """The id was seen after all."""
+
+    def __init__(self) -> None:
+        super().__init__("the event was published with this id by another: publish it again")
+
 
 #: Ids of a stream that are looked up at a time.
 _LOOKED_UP = 256
@@ -102,6 +110,7 @@ class JournaledDispatcher(Dispatcher):
         parent_id, nested = None, False
         if running.get() is not None:
             parent_id, nested = self._origin()
+        seen = self._admission.disturbed  # before the routes, which may refuse after that
         routes = self._routes()
         if routes is not self._resumed_for and not nested:
             self.resume()
@@ -109,7 +118,7 @@ class JournaledDispatcher(Dispatcher):
         subscriptions = routes.match(event, topic)
         if len(subscriptions) == 1 and subscriptions[0].plain:  # nearly always: as in Dispatcher
             try:
-                self._admission.enter(1, nested, self._admission.disturbed)
+                self._admission.enter(1, nested, seen)
             except Disturbed:  # while it waited for room: see whether it may still be published
                 return self.publish(event, topic, wait)
             receipt = SoleReceipt(
@@ -189,19 +198,27 @@ class JournaledDispatcher(Dispatcher):
         try:
             # Another may have come first, and be through already.
             if ids.claimed != claimed + 1 and journal.queries.event_of(given_id) is not None:
-                ids.give_up(given_id)
-                self._admission.leave(count)
-                return self.publish_once(event, topic, given_id, wait)
+                raise _Seen
             journal.accept(receipt, receipt.deliveries, given_id, wait=wait)
-        except BaseException:
+        except BaseException as error:
             ids.give_up(given_id)
-            self._admission.leave(count)
+            self._withdraw(receipt, error)
+            if isinstance(error, _Seen):
+                return self.publish_once(event, topic, given_id, wait)
             raise
         if count:
             self._send_off(queued, failed)
         else:
             self._note_unrouted(event, topic)
         return receipt
+
+    def _withdraw(self, receipt: FanReceipt, error: BaseException) -> None:
+        """An event was not accepted. Another publisher of its id may wait on the receipt."""
+        with self._lock:
+            for delivery in receipt.held:
+                delivery.subscription.unqueued += 1
+        outcome = Outcome(OutcomeKind.CANCELLED, error=error)
+        self._settlement.settle([(each, outcome) for each in receipt.held], queued=False)
 
     def _origin(self) -> tuple[int | None, bool]:
         """The event whose handler is publishing, and whether one of this bus is."""

@@ -50,6 +50,15 @@ def test_both_halves_are_read_the_older_first(fd: int):
     made.close()
 
 
+def test_a_frame_without_records_is_refused_since_it_would_be_read_as_the_end(fd: int):
+    made = intake(fd)
+    with pytest.raises(ValueError, match="a frame without records"):
+        made.append(b"")
+    made.append(b"one")
+    assert left_in(fd) == [(1, [b"one"])]
+    made.close()
+
+
 def test_an_empty_half_is_not_moved(fd: int):
     made = intake(fd)
     assert made.swap() is None

@@ -107,6 +107,8 @@ class Intake:
             Exception: `broken`, once the writer has given up.
         """
         size = len(records)
+        if not size:  # it would be read as the end
+            raise ValueError("a frame without records")
         if not self._try_lock(False):
             acquire(self.lock)
         try:

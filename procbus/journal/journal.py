@@ -232,6 +232,8 @@ class Journal:
         Raises:
             JournalError: the journal cannot be written.
         """
+        if not data:
+            return
         error = self._writer.error
         if error is not None:
             raise error

@@ -517,3 +517,50 @@ def test_any_text_is_an_id_or_is_refused_at_once(make_bus: MakeBus, given_id: st
 def test_an_id_that_is_no_text_is_refused(make_bus: MakeBus):
     with make_bus() as bus, pytest.raises(ProcbusError, match="id must be a string, not 5"):
         bus.publish(1, id=5)  # type: ignore[arg-type] # that is the test
+
+
+def test_whoever_shares_the_id_of_an_event_that_is_refused_does_not_wait_for_ever(
+    make_bus: MakeBus,
+):
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Unwritable:
+        def __reduce__(self) -> Any:
+            entered.set()
+            go_on.wait(BOUND_S)
+            raise TypeError("it cannot be pickled")
+
+    with make_bus() as bus:
+        bus.subscribe(Unwritable, lambda _: None, name="note")
+        refused: list[Exception] = []
+
+        def publish() -> None:
+            try:
+                bus.publish(Unwritable(), id="one")
+            except SerializationError as error:
+                refused.append(error)
+
+        first = threading.Thread(target=publish)
+        first.start()
+        assert entered.wait(BOUND_S)
+        shared = bus.publish(Unwritable(), id="one")
+        go_on.set()
+        first.join(BOUND_S)
+        assert len(refused) == 1
+        assert shared.wait(BOUND_S)
+        with pytest.raises(SerializationError, match="cannot be written"):
+            shared.result()
+        assert bus.drain(BOUND_S)
+
+
+def test_what_a_callable_publishes_to_nobody_harms_no_record(make_bus: MakeBus):
+    first = make_bus(io_workers=1)
+    first.subscribe("cpu", double, kind="cpu", name="cpu")
+    first.subscribe("later", abs, name="later")
+    with first.executor("cpu") as executor:
+        assert executor.submit(double, 3).result(BOUND_S) == 6  # its child reaches nobody
+    stop_before_it_runs(first, lambda: first.publish("later", 1))
+    ran: list[int] = []
+    with make_bus() as again:
+        again.subscribe("later", ran.append, name="later")
+    assert ran == [1]
