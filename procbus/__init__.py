@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from procbus.advice import Advice, AdviceList
     from procbus.bus import EventBus
     from procbus.context import current
     from procbus.delivery import Delivery, DeliveryState
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
+    "AdviceList",
     "BusClosed",
     "CircuitOpen",
     "DaskPool",
@@ -69,6 +72,8 @@ __all__ = [
 #: Where each name lives. They are loaded when they are first asked for: a worker process imports
 #: this package too, and needs hardly any of it, but starts as fast as it imports.
 _HOMES = {
+    "Advice": "advice",
+    "AdviceList": "advice",
     "EventBus": "bus",
     "current": "context",
     "Delivery": "delivery",

@@ -204,7 +204,7 @@ class Advisor:
         count = queued.count
         evidence = meter.evidence(handler, queued.total / count if count else 0.0)
         verdict = judge(evidence, machine)
-        if verdict.unweighed and not meter.to_weigh:
+        if verdict.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED
         declared: DeclaredKind = "auto" if handler.auto else handler.kind
         return make_advice(handler.name, declared, evidence, verdict, machine)

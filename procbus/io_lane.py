@@ -332,7 +332,7 @@ class IoThread(threading.Thread):
         meter.note_run(outcome.ended_at, wall_s, cpu_s, 1 if wall_s > LONG_S else stands_for)
         if meter.fresh_s > STIR_S:
             self._lane.stir()
-        if meter.to_weigh and outcome.kind is _SUCCEEDED:
+        if meter.to_weigh > 0 and outcome.kind is _SUCCEEDED:
             weigh_delivery(meter, subscription.handler.function, event, outcome.value)
 
     def subject(self) -> Subscription | None:

@@ -225,7 +225,7 @@ class LoopLane:
         in_time = limit is None or limit.kept()
         if in_time:
             self.end(delivery, outcome)
-        if in_time and subscription.meter.to_weigh and outcome.kind is OutcomeKind.SUCCEEDED:
+        if in_time and subscription.meter.to_weigh > 0 and outcome.kind is OutcomeKind.SUCCEEDED:
             weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:

@@ -13,6 +13,8 @@ from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, s
 from procbus.receipt import FanReceipt, SoleReceipt
 
 NAMES = [
+    "Advice",
+    "AdviceList",
     "BusClosed",
     "CircuitOpen",
     "DaskPool",

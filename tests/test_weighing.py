@@ -94,3 +94,11 @@ def test_a_handler_that_cannot_travel_is_an_obstacle():
     weigh_delivery(meter, lambda event: lock, 1, 1)
     assert meter.obstacle is not None
     assert meter.obstacle.startswith("the handler cannot travel")
+
+
+def test_two_threads_that_weigh_at_once_do_not_make_it_go_on_for_ever():
+    meter = Meter()
+    meter.to_weigh = 1
+    weigh_delivery(meter, handle, 1, 1)
+    weigh_delivery(meter, handle, 1, 1)
+    assert meter.to_weigh <= 0
