@@ -285,6 +285,27 @@ def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
     assert "the cpu lane waits for the Dask scheduler at tcp://" in caplog.text
 
 
+def test_a_dask_worker_that_cannot_be_reached_is_told_and_tried_again(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from procbus.pool.dask import worker
+
+    there = vars(worker)["Line"]
+
+    def nowhere(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(worker, "Line", nowhere)
+    with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
+        bus.subscribe("number", lambda n: n + 1, kind="cpu", name="next")
+        receipt = bus.publish("number", 1)
+        wait_until(lambda: "no route to host" in bus.stats().lanes["cpu"].paused)
+        monkeypatch.setattr(worker, "Line", there)
+        assert receipt.result(BOUND_S) == 2
+        wait_until(lambda: bus.stats().lanes["cpu"].paused == "")
+    assert caplog.text.count("the cpu lane waits for a Dask worker that can be used") == 1
+
+
 def test_without_dask_the_error_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['distributed'] = None\n"

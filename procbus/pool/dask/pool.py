@@ -158,6 +158,8 @@ class ClusterPool:
         self._looked = False
         #: Whether the workers of the cluster were told of procbus. Of the thread that watches.
         self._prepared = False
+        #: What was wrong with the Dask worker that was tried last; empty when nothing was.
+        self._trouble = ""
         self._closed = False
         self._wake = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="procbus-dask", daemon=True)
@@ -193,8 +195,10 @@ class ClusterPool:
                     worker.begin(client, address, partial(self._give_back, address))
                 except OSError as error:
                     log.info("no worker process under %s: %s", address, error)
-                    self._shun(address)
+                    self._shun(address, f"{address}: {_told(error)}")
                 else:
+                    with self._changed:
+                        self._trouble = ""
                     return worker
         except BaseException:
             worker.stop()
@@ -244,8 +248,9 @@ class ClusterPool:
             self._taken[address] -= 1
             self._changed.notify_all()
 
-    def _shun(self, address: str) -> None:
+    def _shun(self, address: str, trouble: str) -> None:
         with self._changed:
+            self._trouble = trouble
             self._shunned[address] = monotonic() + SHUN_S
             self._prepared = False
         self._give_back(address)
@@ -279,7 +284,13 @@ class ClusterPool:
                 self._close_retired()
         members = engine.members(client)
         if members and not self._prepared:
-            engine.prepare(client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in))
+            try:
+                engine.prepare(client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in))
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - what a Dask worker fails with to import us
+                self._say_waits_for(f"Dask workers that have procbus[dask] ({_told(error)})")
+                return
             self._prepared = True
         self._note(members)
 
@@ -290,7 +301,11 @@ class ClusterPool:
                 for address in [a for a in known if a not in members and not self._taken[a]]:
                     del known[address]
             self._changed.notify_all()
-        self._say_waits_for("" if members else f"a Dask worker to join {self._name()}")
+            useless = self._trouble if not any(self._taken.values()) else ""
+        if not members:
+            self._say_waits_for(f"a Dask worker to join the scheduler {self._name()}")
+        else:
+            self._say_waits_for(f"a Dask worker that can be used ({useless})" if useless else "")
 
     def _close_retired(self) -> None:
         retired, self._retired = self._retired, []
@@ -303,8 +318,7 @@ class ClusterPool:
             client, self._client, self._members = self._client, None, {}
         if client is not None and client is not self._cluster:
             self._retired.append(client)  # its event loop drives the lines that there are
-        why = str(error) or type(error).__name__
-        self._say_waits_for(f"the Dask scheduler {self._name()} ({why})")
+        self._say_waits_for(f"the Dask scheduler {self._name()} ({_told(error)})")
 
     def _say_waits_for(self, what: str) -> None:
         """Once each time that it changes, and not at the start, before anything can be there."""
@@ -315,7 +329,11 @@ class ClusterPool:
         if what and not before.startswith(what.split(" (")[0]):
             log.warning("the cpu lane waits for %s", what)
         elif before and not what:
-            log.info("the cpu lane has workers at %s", self._name())
+            log.info("the cpu lane has Dask workers again")
 
     def _name(self) -> str:
         return f"at {self._cluster}" if isinstance(self._cluster, str) else "of its client"
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
