@@ -125,7 +125,7 @@ def _silence(evidence: Evidence, verdict: Verdict) -> str:
     if is_thin(evidence):
         return f"ran {evidence.runs} times, {seconds(evidence.seen_s)} in all: too little to say"
     if verdict.unweighed:
-        return "computes, but nobody knows yet what its events cost to send"
+        return "may compute too long for threads; nobody knows yet what its events cost to send"
     return "could be either: what was seen of it does not tell"
 
 

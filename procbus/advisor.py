@@ -202,7 +202,8 @@ class Advisor:
         handler, meter = subscription.handler, subscription.meter
         queued = subscription.queued
         count = queued.count
-        evidence = meter.evidence(handler, queued.total / count if count else 0.0)
+        attempts = subscription.succeeded + subscription.failed + subscription.retried
+        evidence = meter.evidence(handler, queued.total / count if count else 0.0, attempts)
         verdict = judge(evidence, machine)
         if verdict.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED

@@ -22,7 +22,7 @@ from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
 from procbus.log import log
-from procbus.meter import FIRST, LONG_S, ONE_IN, STIR_S
+from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.receipt import Receipt
@@ -256,6 +256,9 @@ class IoThread(threading.Thread):
         self.events_done = 0
         #: The handler of the last long run, and when that ended. Written as one by this thread.
         self._finished: tuple[Subscription, float] | None = None
+        #: Which of so many short runs is measured: one thread's first, another's last, lest those
+        #: that all threads begin with count for too many.
+        self._turn = 17 * number % ONE_IN
         #: CPU seconds of this thread when they were last read.
         self._cpu_read = 0.0
         self.started_at = monotonic()
@@ -298,7 +301,7 @@ class IoThread(threading.Thread):
         subscription = delivery.subscription
         handler = subscription.handler
         average_s = subscription.average_s
-        if average_s is None or average_s > LONG_S or self.events_done % ONE_IN == FIRST:
+        if average_s is None or average_s > LONG_S or self.events_done % ONE_IN == self._turn:
             self._cpu_read = thread_time()
             stands_for = 1 if average_s is None or average_s > LONG_S else ONE_IN
         else:

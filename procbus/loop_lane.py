@@ -15,7 +15,7 @@ from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
 from procbus.limits import stack_text, timeout_error
-from procbus.meter import FIRST, LONG_S, ONE_IN, STIR_S
+from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
@@ -205,7 +205,7 @@ class LoopLane:
             awaited = handler.function(receipt.event)
             if limit is not None:
                 limit.awaited = awaited
-            if is_long or self.events_done % ONE_IN == FIRST:
+            if is_long or not self.events_done % ONE_IN:
                 steps = Steps(awaited)
                 value = await steps
             else:

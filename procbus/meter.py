@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from enum import Enum
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from procbus.evidence import Evidence, Span
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from procbus.handler import Handler
 
 #: A run of so many seconds is long: each is measured. Of shorter ones, one in `ONE_IN`: a prime, so
-#: that handlers that take turns are all met. That is the middle one, lest the first ones of many
-#: threads count too much.
+#: that handlers that take turns are all met.
 LONG_S = 1e-3
 ONE_IN = 61
-FIRST = ONE_IN // 2
 
 #: A pause of so many seconds between two runs is not counted as time in which the handler is used.
 _PAUSE_S = 0.2
@@ -195,12 +193,13 @@ class Meter:
         """Whether its runs are long enough to be looked at."""
         return self._wall_s > LONG_S * self._runs
 
-    def evidence(self, handler: Handler, queue_s: float) -> Evidence:
+    def evidence(self, handler: Handler, queue_s: float, most: float = inf) -> Evidence:
         """Sum up.
 
         Args:
             handler: whose runs these are; of kind "io" or "cpu".
             queue_s: how long its deliveries waited to begin, in seconds, on average.
+            most: runs that there were at most: a sample may stand for too many.
         """
         with self._lock:
             runs = self._runs
@@ -208,6 +207,7 @@ class Meter:
                 return Evidence(_kind(handler), handler.is_async, obstacle=self.obstacle)
             wall_s, cpu_s = self._wall_s / runs, self._cpu_s / runs
             active_s = max(self._active_s, 1e-9)
+            there_were = min(1.0, most / runs)
             if handler.kind == "cpu":
                 # In its process nobody else wants the GIL: what is not CPU time is waiting, but for
                 # the time that it was given no core.
@@ -225,7 +225,7 @@ class Meter:
             return Evidence(
                 kind=_kind(handler),
                 is_async=handler.is_async,
-                runs=int(runs),
+                runs=int(runs * there_were),
                 wall_s=wall_s,
                 cpu_s=cpu_s,
                 gil_s=gil_s,
@@ -235,8 +235,8 @@ class Meter:
                 unpacking_s=self.unpacking_s,
                 obstacle=self.obstacle,
                 queue_s=queue_s,
-                at_once=self._wall_s / active_s,
-                load=self._cpu_s / active_s,
+                at_once=there_were * self._wall_s / active_s,
+                load=there_were * self._cpu_s / active_s,
             )
 
     # Under the lock.
@@ -283,7 +283,8 @@ def share(count: float, total: float) -> Span:
     scale = 1 + _Z * _Z / total
     middle = (part + _Z * _Z / (2 * total)) / scale
     half = _Z * sqrt(part * (1 - part) / total + _Z * _Z / (4 * total * total)) / scale
-    return Span(max(0.0, middle - half), min(1.0, middle + half))
+    # Also where the middle is rounded.
+    return Span(max(0.0, min(part, middle - half)), min(1.0, max(part, middle + half)))
 
 
 def _mean(mean: float | None, newest: float) -> float:

@@ -51,7 +51,7 @@ class Verdict:
         gain: how many times as many deliveries it could do so as on the lane it is on now; 1 where
             that is the right one. An estimate between the bounds of what was measured.
         loud: the loss is large, and the evidence solid.
-        unweighed: nothing is said only because nobody knows what its events cost to send.
+        unweighed: it may have to go, and nobody knows yet what its events cost to send.
     """
 
     kind: Literal["io", "cpu"] | None
@@ -76,12 +76,12 @@ def judge(evidence: Evidence, machine: Machine) -> Verdict:
         return Verdict("cpu") if least > 1 / BETTER else SILENT
     if evidence.obstacle:
         return Verdict("io")
-    if least >= BETTER and _is_worth_it(evidence, evidence.gil_s.low):
-        if evidence.obstacle is None:
-            return Verdict(None, unweighed=True)
-        return Verdict("cpu", middle, _is_loud(evidence, machine, least))
     if most < BETTER or not _is_worth_it(evidence, evidence.gil_s.high):
         return Verdict("io")
+    if evidence.obstacle is None:
+        return Verdict(None, unweighed=True)
+    if least >= BETTER and _is_worth_it(evidence, evidence.gil_s.low):
+        return Verdict("cpu", middle, _is_loud(evidence, machine, least))
     return SILENT
 
 

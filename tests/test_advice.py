@@ -89,7 +89,10 @@ def test_transport_that_costs_more_than_the_work_is_named():
         ({"wall_s": 0.02, "wait_s": Span(0.01, 0.01)}, "would gain nothing elsewhere: io is right"),
         ({"kind": "cpu", "wall_s": 0.01}, "computes for 100% of its time: cpu is right"),
         ({"runs": 3}, "ran 3 times, 120 ms in all: too little to say"),
-        ({"obstacle": None}, "computes, but nobody knows yet what its events cost to send"),
+        (
+            {"obstacle": None},
+            "may compute too long for threads; nobody knows yet what its events cost to send",
+        ),
         ({"gil_s": Span(0.001, 0.01)}, "could be either: what was seen of it does not tell"),
     ],
 )  # fmt: skip

@@ -47,6 +47,7 @@ def advisor_of(*subscriptions: Subscription) -> Advisor:
 
 def waits_in_a_worker(runs: int = 100) -> Subscription:
     subscription = subscription_of(kind="cpu", name="resize")
+    subscription.succeeded = runs
     for number in range(runs):
         subscription.meter.note_run(1_000 + number * 0.01, 0.02, 0.0)
     return subscription
@@ -104,6 +105,7 @@ def test_its_thread_starts_when_it_is_stirred_and_ends_when_it_is_stopped():
 
 def test_a_handler_that_might_have_to_go_is_weighed_first():
     subscription = subscription_of(name="spin")
+    subscription.succeeded = 1_000
     for number in range(1_000):
         subscription.meter.note_run(1_000 + number * 0.001, 9e-4, 9e-4)
     advisor = advisor_of(subscription)

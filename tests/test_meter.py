@@ -54,6 +54,14 @@ def test_a_run_stands_for_as_many_as_it_is_said_to():
     assert evidence.wall_s == pytest.approx(1e-4)
 
 
+def test_a_sample_stands_for_no_more_runs_than_there_were():
+    meter = meter_of((1e-4, 1e-4), weight=61)
+    all_of_them, ten = meter.evidence(IO, 0.0), meter.evidence(IO, 0.0, 10)
+    assert ten.runs == 10
+    assert ten.load == pytest.approx(all_of_them.load * 10 / 61)
+    assert ten.cpu_s == all_of_them.cpu_s
+
+
 def test_a_run_takes_no_more_cpu_time_than_time():
     assert meter_of((0.1, 0.2)).evidence(IO, 0.0).cpu_s == around(0.1)
 
