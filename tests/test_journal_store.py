@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -16,6 +18,7 @@ import pytest
 
 from procbus import EventBus, JournalError
 from procbus.journal import journal as module
+from procbus.journal import reservation
 from procbus.journal.changes import Changes
 from procbus.journal.retention import parse_keep
 from procbus.journal.store import Store
@@ -120,6 +123,40 @@ def test_ids_of_events_never_come_again_though_nothing_is_left(tmp_path: Path):
             bus.subscribe(int, abs, name="abs")
             seen += [bus.publish(number).id for number in range(3)]
     assert seen == list(range(1, 10))
+
+
+def test_ids_never_come_again_after_a_loss_of_power_either(tmp_path: Path):
+    """It may take what was not flushed, and so all that this bus wrote but its reservation."""
+    before, after = tmp_path / "before.db", tmp_path / "after.db"
+    with EventBus([], journal=before) as bus:
+        bus.subscribe(int, abs, name="abs")
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{before}{suffix}", f"{after}{suffix}")
+        lost = [bus.publish(number).id for number in range(100)]
+    with EventBus([], journal=after) as bus:
+        bus.subscribe(int, abs, name="abs")
+        assert bus.publish(1).id > max(lost)
+
+
+def test_more_ids_are_reserved_before_they_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reservation, "RESERVED", 40)
+    path = tmp_path / "run.db"
+    with EventBus([], journal=path) as bus:
+        bus.subscribe(int, abs, name="abs")
+        for _ in range(3):
+            last = max(bus.publish(number).id for number in range(15))
+            until_reserved(path, last + 20)
+
+
+def until_reserved(path: Path, least: int) -> None:
+    pause = threading.Event()
+    for _ in range(int(BOUND_S / 0.05)):
+        with closing(sqlite3.connect(path)) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'reserved'").fetchone()
+        if row[0] >= least:
+            return
+        pause.wait(0.05)
+    pytest.fail(f"ids are reserved up to {row[0]} and not {least}")
 
 
 def test_the_database_is_sound_after_all_of_it(tmp_path: Path):

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from time import time
 from typing import Any, Literal
@@ -16,16 +14,17 @@ from typing import Any, Literal
 from procbus.delivery import Delivery
 from procbus.errors import JournalError, SerializationError
 from procbus.journal import records
-from procbus.journal.changes import Changes
 from procbus.journal.forms import Codec, CodecName, make_codec
 from procbus.journal.ground import cannot_write, check_files, prepare
 from procbus.journal.ids import Ids
 from procbus.journal.intake import HALF, Intake
 from procbus.journal.lock import Lock, refuse_second
 from procbus.journal.names import HandlerNames
+from procbus.journal.opening import identify, what_is_in
 from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
 from procbus.journal.recovery import recover
+from procbus.journal.reservation import Reservation
 from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
 from procbus.journal.writer import Writer
@@ -44,19 +43,6 @@ TIDY_S = 60.0
 _TYPES_KEPT = 4_096
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a journal had when it was opened.
-
-    Attributes:
-        pending: deliveries that are not finished, by the name of their handler.
-        dead: dead letters, by the name of their handler.
-    """
-
-    pending: Mapping[str, int]
-    dead: Mapping[str, int]
 
 
 class Journal:
@@ -118,12 +104,7 @@ class Journal:
         store = self._store
         seen: int = self.queries.meta("generation", 0)
         generation = recover(store, seen, self._lock, keep_all=self._keep_s > 0)
-        self.id, known = self._identify(codec)
-        if known != codec:
-            raise JournalError(
-                f'the journal {self.path} was begun with journal_codec="{known}": open it with '
-                "that, or begin a new journal"
-            )
+        self.id = identify(store, self.queries, codec, keep_all=self._keep_s > 0)
         self.first_id = self.queries.last_id() + 1
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}
@@ -139,22 +120,9 @@ class Journal:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
         self._sync = GroupSync(self._intake, self.path)
+        self._reservation = Reservation(store, self.first_id - 1)
         self.names = HandlerNames(self.queries.handlers(), self._intake.append)
-        counts = self.queries.counts()
-        name_of = self.names.name_of
-        self.found = Found(
-            {name_of(n): count for n, count in counts["pending"].items()},
-            {name_of(n): count for n, count in counts["dead"].items()},
-        )
-
-    def _identify(self, codec: CodecName) -> tuple[str, str]:
-        meta = self.queries.meta
-        journal_id = meta("id", None) or secrets.token_hex(4)
-        known: str = meta("codec", codec)
-        self._store.write(
-            Changes(True), {"id": journal_id, "codec": known, "keep_all": self._keep_s > 0}
-        )
-        return journal_id, known
+        self.found = what_is_in(self.queries, self.names)
 
     # Publishing.
 
@@ -378,7 +346,8 @@ class Journal:
             ).start()
 
     def _tidy(self) -> None:
-        """Delete what was kept long enough, now and then."""
+        """Reserve more ids before they run out; delete what was kept long enough, now and then."""
+        self._reservation.extend(self._writer.last_id)
         if not 0 < self._keep_s < inf or time() - self._tidied_at < TIDY_S:
             return
         self._tidied_at = time()
@@ -390,6 +359,9 @@ class Journal:
             return
         self.closed = True
         moved = self._writer.close()
+        if moved:
+            with contextlib.suppress(JournalError):  # then they stay reserved
+                self._reservation.end(self._writer.last_id)
         self._intake.fail(JournalError(f"the journal {self.path} is closed"))
         self._intake.close()
         self._store.close()

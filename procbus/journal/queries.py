@@ -60,9 +60,9 @@ class Queries:
         return self._rows("SELECT number, kind, name FROM handlers")
 
     def last_id(self) -> int:
-        """The largest id that an event has had."""
+        """No event has had a larger id, nor may have had, whatever was lost with the power."""
         (found,) = self._rows("SELECT max(id) FROM events")[0]
-        return max(int(found or 0), int(self.meta("last_id", 0)))
+        return max(int(found or 0), int(self.meta("last_id", 0)), int(self.meta("reserved", 0)))
 
     def counts(self) -> dict[str, dict[int, int]]:
         """How many deliveries are pending and dead, by handler."""

@@ -271,6 +271,20 @@ class Store:
             for sql in _PURGE:
                 do(sql)
 
+    def reserve_ids(self, upto: int) -> None:
+        """Note that ids up to this one may be given; on the disk, whatever the journal survives.
+
+        Raises:
+            JournalError: it was not written.
+        """
+        do = self._writing.execute
+        do("PRAGMA synchronous = FULL")
+        try:
+            with self._transaction():
+                do("INSERT OR REPLACE INTO meta VALUES ('reserved', ?)", (upto,))
+        finally:
+            do(f"PRAGMA synchronous = {'FULL' if self._power else 'NORMAL'}")
+
     def ask(self, numbers: Iterable[int]) -> None:
         """Ask the bus that has the journal to run dead letters again."""
         with self._transaction() as do:

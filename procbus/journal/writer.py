@@ -74,6 +74,8 @@ class Writer:
         self._unmoved: int | None = None
         self._settled: list[str] = []
         self._large: deque[_Large] = deque()
+        #: The largest id of an event that was moved.
+        self.last_id = 0
         #: Why nothing can be moved just now; None while all is well.
         self.error: JournalError | None = None
 
@@ -188,6 +190,7 @@ class Writer:
         generation = self.intake.generation - 1
         self._store.write(changes, {"generation": generation})
         self._unmoved = None
+        self.last_id = max(self.last_id, changes.last_id)
         self.intake.release()
         self._ids.forget(self._settled)
         self._tidy()
@@ -197,6 +200,7 @@ class Writer:
             changes = Changes(self._keep_all)
             changes.add_frames([large.records])
             self._store.write(changes, {})
+            self.last_id = max(self.last_id, changes.last_id)
         except Exception as error:  # noqa: BLE001 - who waits for it is told; the rest goes on
             large.error = self._told(error)
         large.done.set()
