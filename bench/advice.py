@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -69,16 +68,14 @@ def answering() -> Iterator[int]:
         "while True:\n"
         "    threading.Thread(target=answer, args=(s.accept()[0],), daemon=True).start()\n"
     )
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(b"ready?")
-        yield port
-    finally:
-        server.kill()
-        server.wait()
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            yield port
+        finally:
+            server.kill()
 
 
 @contextmanager
