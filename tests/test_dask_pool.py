@@ -19,6 +19,21 @@ def test_what_is_no_cluster_is_refused(cluster: Any) -> None:
         DaskPool(cluster)
 
 
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2", None])
+def test_a_local_cluster_has_a_number_of_workers(workers: Any) -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match="workers must be a whole number from 1 up, not"):
+        DaskPool.local(workers)
+
+
+def test_a_local_cluster_begins_with_the_lane_and_not_before() -> None:
+    from procbus import DaskPool, EventBus
+
+    with EventBus(handlers=[], cpu=DaskPool.local(1)) as bus:
+        bus.subscribe("number", len, kind="io")
+
+
 def test_an_address_is_not_empty() -> None:
     from procbus import DaskPool
 

@@ -170,6 +170,33 @@ def test_a_client_is_taken_too_and_stays_open(address: str) -> None:
         assert client.status == "running"
 
 
+def test_what_is_behind_a_handler_that_takes_long_is_given_back_and_runs_elsewhere(
+    bus: EventBus, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+
+    def maybe_hold(event: object) -> object:
+        import time
+
+        while event == "hold" and not gate.exists():
+            time.sleep(0.005)
+        return event
+
+    bus.subscribe("event", maybe_hold, kind="cpu")
+    for receipt in [bus.publish("event", number) for number in range(500)]:
+        receipt.result(BOUND_S)  # from now on it is known as short, and goes in batches
+
+    receipts = [bus.publish("event", each) for each in [*range(50), "hold", *range(200)]]
+    held = receipts.pop(50)
+    results = [receipt.result(BOUND_S) for receipt in receipts]
+    was_held = not held.done
+    gate.touch()
+
+    assert results == [*range(50), *range(200)]
+    assert was_held
+    assert held.result(BOUND_S) == "hold"
+
+
 # Death.
 
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from procbus.amounts import is_whole
 from procbus.context import ONLY_RUN, Run
 from procbus.errors import OptionError, ProcbusError, SubscriptionError
 from procbus.hints import shown
@@ -64,21 +65,19 @@ class DaskPool:
         elif cluster.asynchronous:
             raise OptionError("DaskPool needs a Client that is not asynchronous: leave that out")
         self._cluster = cluster
-        self._local: LocalCluster | None = None
 
-    @classmethod
-    def local(cls, workers: int = 2) -> Self:
-        """Make a cluster on this machine, for a try-out; it ends with the bus.
+    @staticmethod
+    def local(workers: int = 2) -> DaskPool:
+        """A cluster on this machine, for a try-out: it begins and ends with the cpu lane of a bus.
 
         Args:
             workers: how many Dask workers, of one thread each.
+
+        Raises:
+            OptionError: that is no number of workers.
+            ProcbusError: Dask is not installed.
         """
-        local = _engine().LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None
-        )
-        pool = cls(local.scheduler_address)
-        pool._local = local
-        return pool
+        return _LocalPool(workers)
 
     def check(self, handler: Handler) -> None:
         """Refuse a handler that wants what there is not.
@@ -100,7 +99,24 @@ class DaskPool:
             init: the user's set-up of each, pickled.
             run: of the bus, for `current()` in workers.
         """
-        return ClusterPool(self._cluster, workers, init, run, self._local)
+        return ClusterPool(self._cluster, workers, init, run)
+
+
+class _LocalPool(DaskPool):
+    """See `DaskPool.local`."""
+
+    def __init__(self, workers: int) -> None:
+        if not is_whole(workers, 1, 10_000):
+            raise OptionError(f"workers must be a whole number from 1 up, not {shown(workers)}")
+        _engine()
+        self._workers = workers
+
+    def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+        """Start the cluster and connect."""
+        local = _engine().LocalCluster(
+            n_workers=self._workers, threads_per_worker=1, dashboard_address=None
+        )
+        return ClusterPool(local.scheduler_address, workers, init, run, local)
 
 
 def _engine() -> Any:
