@@ -111,9 +111,12 @@ class Advisor:
         if thread is not None and thread is not threading.current_thread():
             thread.join(_JOIN_S)
         if not stopped:
-            self._judge()
-            for tell in last_words:
-                tell(self.advice())
+            try:
+                self._judge()
+                for tell in last_words:
+                    tell(self.advice())
+            except Exception:  # noqa: BLE001 - a bus that closes depends on no advice
+                log.exception("procbus itself failed in its advisor, which has no last word")
 
     def _start(self) -> None:
         with self._lock:

@@ -173,8 +173,10 @@ def doing(
         return {}  # whoever had it was given no core: it is the machine that made this late
     # One of those that ran had it, and now another, for as long as each of them ran. A second has
     # one second of the GIL: what they ran together beyond that, they ran without it.
-    share = ran_s / max(ran_all_s, 1e-9)
-    cores = ran_all_s / (_NAP_S + late_s)
+    # Within bounds also where a thread ended meanwhile, whose clock reads nothing then; and the
+    # clocks of threads and of the process are not read at the same moment.
+    share = min(1.0, max(0.0, ran_s / max(ran_all_s, 1e-9)))
+    cores = max(0.0, ran_all_s / (_NAP_S + late_s))
     held = share * min(1.0, cores)
     free = min(1.0 - held, share * max(0.0, cores - 1.0))
     if went_on:

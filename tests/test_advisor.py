@@ -103,6 +103,20 @@ def test_its_thread_starts_when_it_is_stirred_and_ends_when_it_is_stopped():
     assert advisor_threads() == 0
 
 
+def test_its_own_failure_does_not_keep_a_bus_from_closing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise ValueError("math domain error")
+
+    subscription = waits_in_a_worker()
+    advisor = advisor_of(subscription)
+    monkeypatch.setattr(type(subscription.meter), "evidence", fail)
+    advisor.stop()
+    assert "procbus itself failed in its advisor" in caplog.text
+    assert "math domain error" in caplog.text
+
+
 def test_a_handler_that_might_have_to_go_is_weighed_first():
     subscription = subscription_of(name="spin")
     subscription.succeeded = 1_000

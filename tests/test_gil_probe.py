@@ -69,6 +69,22 @@ def test_what_is_likely_never_adds_up_to_more_than_one(
     assert sum(found.values()) <= 1 + 1e-9
 
 
+@given(
+    st.floats(0, 1),
+    st.floats(-10, 10),
+    st.floats(-10, 10),
+    st.booleans(),
+    st.sampled_from(["", "0", "futex_wait_queue", "hrtimer_nanosleep"]),
+)
+def test_clocks_that_do_not_agree_make_nothing_likelier_than_certain(
+    late_s: float, ran_s: float, ran_all_s: float, went_on: bool, blocked_in: str
+):
+    """A thread that has ended has no clock; and no two clocks are read at one moment."""
+    found = doing(late_s, ran_s, ran_all_s, went_on, blocked_in)
+    assert all(-1e-9 <= each <= 1 + 1e-9 for each in found.values())
+    assert sum(found.values()) <= 1 + 1e-9
+
+
 class Subject(threading.Thread):
     """A thread that does the same again and again."""
 
