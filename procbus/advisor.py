@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from procbus import exit_watch
 from procbus.advice import Advice, AdviceList, make_advice
 from procbus.crossing import Crossing
 from procbus.evidence import Machine
@@ -186,7 +187,8 @@ class Advisor:
             if advice.level and number not in self._told:
                 self._told.add(number)
                 log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
-        if not self._stopped:
+        # An interpreter that ends may start no workers any more.
+        if not self._stopped and not exit_watch.ending:
             self._move(machine)
 
     def _move(self, machine: Machine) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from procbus import exit_watch
 from procbus.advisor import Advisor
+from procbus.crossing import Crossing
 from procbus.evidence import Machine
 from procbus.subscription import Subscription
-from tests.parts import subscription_of
+from tests.parts import BOUND_S, FakeLane, handler_of, subscription_of
 
 TWO_CORES = Machine(cores=2, cpu_workers=2, io_workers=32)
 
@@ -28,17 +30,19 @@ class Lanes:
 class Subscribed:
     """Subscriptions that stay as they are."""
 
-    def __init__(self, *subscriptions: Subscription) -> None:
+    def __init__(self, *subscriptions: Subscription, crossings: Sequence[Crossing] = ()) -> None:
         self.subscriptions = subscriptions
+        self.moved = threading.Event()
+        self._crossings = crossings
 
     def all(self) -> Sequence[Subscription]:
-        return self.subscriptions
+        return [*self.subscriptions, *(each.current for each in self._crossings)]
 
-    def crossings(self) -> Sequence[Any]:
-        return []
+    def crossings(self) -> Sequence[Crossing]:
+        return self._crossings
 
     def reroute(self) -> None:
-        raise AssertionError("nothing moves here")
+        self.moved.set()
 
 
 def advisor_of(*subscriptions: Subscription) -> Advisor:
@@ -128,3 +132,47 @@ def test_a_handler_that_might_have_to_go_is_weighed_first():
     subscription.meter.note_weight(1e-5)
     subscription.meter.obstacle = ""
     assert advisor.advice()[0].kind == "cpu"
+
+
+def crossing_that_computes() -> Crossing:
+    """A handler of kind "auto" that is on threads, and computes."""
+    lane: Any = FakeLane()
+    crossing = Crossing(handler_of(kind="auto", name="spin"), lambda _: lane)
+    crossing.current.succeeded = 1_000
+    meter = crossing.current.meter
+    for number in range(1_000):
+        meter.note_run(1_000 + number * 0.001, 9e-4, 9e-4)
+    meter.note_weight(1e-5)
+    meter.obstacle = ""
+    return crossing
+
+
+def test_a_handler_of_kind_auto_is_moved_and_the_log_says_why(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "procbus")
+    crossing = crossing_that_computes()
+    subscribed = Subscribed(crossings=[crossing])
+    advisor = Advisor(subscribed, Lanes)
+    advisor.stir()
+    assert subscribed.moved.wait(BOUND_S)
+    advisor.stop()
+    assert crossing.current.handler.kind == "cpu"
+    assert "of CPU per second" in crossing.current.decided
+    assert [record.getMessage()[:22] for record in caplog.records] == ["moved to the cpu lane:"]
+
+
+def test_nothing_moves_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exit_watch, "ending", True)
+    crossing = crossing_that_computes()
+    judged = threading.Semaphore(0)
+
+    class Counting(Subscribed):
+        def all(self) -> Sequence[Subscription]:
+            judged.release()
+            return super().all()
+
+    advisor = Advisor(Counting(crossings=[crossing]), Lanes)
+    advisor.stir()
+    for _ in range(4):
+        assert judged.acquire(timeout=BOUND_S)
+    advisor.stop()
+    assert crossing.current.handler.kind == "io"
