@@ -1,5 +1,8 @@
 """Does memory stay flat while thousands of 10 MB arrays are streamed?
 
+Flat is what does not rise from the first tenth of the stream to the last, by the median of each:
+how many arrays are under way just then goes up and down, below a bound.
+
 Every array is made just before it is published, as a script that reads files would. What is looked
 at after each event: the memory that is the parent's own, and the file in memory that all blocks are
 parts of. Beside the bus with its default `max_pending` stands one that has few events pending.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +29,9 @@ LIMIT_MB = 256
 FEW = 16
 FEW_PENDING = f"max_pending={FEW}"
 OWN = "parent's own memory above that of the idle bus, highest"
-OWN_GROWTH = "parent's own memory, growth after the first tenth"
+OWN_GROWTH = "parent's own memory, from the first tenth to the last"
 SHARED = "shared memory, highest"
-SHARED_GROWTH = "shared memory, growth after the first tenth"
+SHARED_GROWTH = "shared memory, from the first tenth to the last"
 RATE = "10 MB arrays, streamed"
 MEMORY_FILE = "memfd:procbus-events"
 
@@ -63,9 +67,9 @@ def size_of(file: str) -> int:
 
 
 def growth(found: list[int]) -> float:
-    """Return by how many MB the highest of the first tenth was passed."""
+    """Return by how many MB the median of the last tenth is above that of the first."""
     tenth = max(1, len(found) // 10)
-    return max(0, max(found[tenth:]) - max(found[:tenth])) / MB
+    return max(0.0, median(found[-tenth:]) - median(found[:tenth])) / MB
 
 
 def figures(options: dict[str, Any], settings: Settings) -> dict[str, float]:

@@ -14,6 +14,7 @@ from procbus.errors import QueueFull
 from procbus.lanes import Lanes
 from procbus.receipt import Receipt, call_in_loop
 from procbus.subscriptions import Subscriptions
+from procbus.window import Window
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -72,7 +73,7 @@ async def publish(
 async def stream(
     events: Iterable[Any] | AsyncIterable[Any],
     publish: Callable[[Any], Awaitable[Receipt]],
-    window: int,
+    window: Window,
     *,
     ordered: bool,
 ) -> AsyncIterator[Receipt]:
@@ -80,7 +81,7 @@ async def stream(
     loop = asyncio.get_running_loop()
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
-    outstanding = 0
+    outstanding = taken = 0
 
     async def next_one() -> Receipt:
         if ordered:
@@ -102,10 +103,12 @@ async def stream(
             open_receipts.append(receipt)
         else:
             receipt.when_done(partial(call_in_loop, loop, settled.put_nowait))
-        while outstanding >= window or (
-            outstanding and (open_receipts[0].done if ordered else not settled.empty())
+        while outstanding and (
+            outstanding >= window.size(taken)
+            or (open_receipts[0].done if ordered else not settled.empty())
         ):
             outstanding -= 1
+            taken += 1
             yield await next_one()
     while outstanding:
         outstanding -= 1

@@ -25,6 +25,7 @@ from procbus.settlement import Settlement
 from procbus.stats import BusStats, collect_stats
 from procbus.subscription import Subscription
 from procbus.subscriptions import Subscriptions
+from procbus.window import Window
 
 if TYPE_CHECKING:
     from procbus.health import WorkerHealth
@@ -129,6 +130,13 @@ class Assembly:
         exit_watch.watch(self.lifecycle)
         self.lanes.cpu_lane().start()
         self.dispatcher.resume()
+
+    def window(self) -> Window:
+        """How much one stream may have under way."""
+        lanes = self.lanes
+        return Window(
+            self.admission.max_pending, lambda: lanes.cpu_lane().pool.size(), lanes.shared_memory
+        )
 
     def stats(self) -> BusStats:
         """What the bus has done so far, and how its lanes are just now."""

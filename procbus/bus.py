@@ -248,7 +248,8 @@ class EventBus(BusLife):
         """Publish events and yield their receipts, each once it is settled.
 
         Takes from `events` only as fast as the bus has room, and keeps no more than `max_pending`
-        events, so that it goes through any number of them in little memory.
+        events, and of large ones as many as take half of the limit of shared memory, so that it
+        goes through any number of them in little memory.
 
         Args:
             events: any iterable; it is read in the calling thread.
@@ -264,10 +265,10 @@ class EventBus(BusLife):
         """
         if topic is not None:
             check_concrete(topic)
-        dispatcher, most = self._parts.dispatcher, self._parts.admission.max_pending
+        dispatcher, window = self._parts.dispatcher, self._parts.window()
         source, publish = dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
-        return stream_of(source, publish, most, ordered, progress, count, dispatcher.make_safe)
+        return stream_of(source, publish, window, ordered, progress, count, dispatcher.make_safe)
 
     def astream(
         self,
@@ -285,7 +286,7 @@ class EventBus(BusLife):
             first = event if topic is None else topic
             return self.apublish(first, given, id=None if id is None else id(event))
 
-        return aio.stream(events, publish, self._parts.admission.max_pending, ordered=ordered)
+        return aio.stream(events, publish, self._parts.window(), ordered=ordered)
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[ExecutorOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.

@@ -101,6 +101,9 @@ class SharedMemoryStats:
     #: Copied to workers, and from them, so far.
     sent: int = 0
     received: int = 0
+    #: All that the blocks of events may take together; 0 before the first large event, and where
+    #: none are shared.
+    limit: int = 0
 
 
 NOTHING_SHARED = SharedMemoryStats()

@@ -13,6 +13,7 @@ from typing import Any
 from procbus.errors import QueueFull
 from procbus.locks import LOOK_UP_S
 from procbus.receipt import Receipt
+from procbus.window import Window
 
 #: Events published in a row before looking for settled receipts: at most so many, and about so many
 #: as take so long, in seconds. Where the source is slow, or events are large, settled receipts
@@ -26,7 +27,7 @@ _LOOK = 16
 def stream_of(
     events: Iterable[Any],
     publish: Callable[[Any], Receipt],
-    window: int,
+    window: Window,
     ordered: bool,
     progress: bool,
     count: int | None,
@@ -37,7 +38,7 @@ def stream_of(
     Args:
         events: taken one by one, as there is room.
         publish: publishes one event; may wait for room, or raise QueueFull.
-        window: at most so many receipts are open, or settled and not yet taken by the consumer.
+        window: how many receipts may be open, or settled and not yet taken by the consumer.
         ordered: yield in the order of the events.
         progress: show a progress bar.
         count: how many events there are; None if that is not known.
@@ -55,19 +56,19 @@ def stream_of(
 def as_settled(
     events: Iterable[Any],
     publish: Callable[[Any], Receipt],
-    window: int,
+    window: Window,
     make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
     source = iter(events)
-    outstanding = 0
+    outstanding = taken = 0
     exhausted = False
     held: list[Any] = []  # an event that found the bus full
     stride = 1
     while outstanding or not exhausted:
-        began, published = monotonic(), 0
-        while published < stride and outstanding < window and not exhausted:
+        began, published, most = monotonic(), 0, window.size(taken)
+        while published < stride and outstanding < most and not exhausted:
             try:
                 event = held.pop() if held else next(source)
             except StopIteration:
@@ -94,6 +95,7 @@ def as_settled(
             receipt = _next(settled)
             more = settled.qsize()  # nobody else takes from it
             make_safe()
+            taken += 1 + more
             outstanding -= 1
             yield receipt
             for _ in range(more):
@@ -112,20 +114,22 @@ def _next(settled: SimpleQueue[Receipt]) -> Receipt:
 def in_order(
     events: Iterable[Any],
     publish: Callable[[Any], Receipt],
-    window: int,
+    window: Window,
     make_safe: Callable[[], object],
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
     safe = 0  # so many of them, the first, are settled and safe
+    taken = 0
 
     def first_settled() -> Receipt:
-        nonlocal safe
+        nonlocal safe, taken
         if not safe:
             open_receipts[0].wait()
             safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
             make_safe()
         safe -= 1
+        taken += 1
         return open_receipts.popleft()
 
     for event in events:
@@ -137,7 +141,7 @@ def in_order(
                 if not open_receipts:
                     raise
                 yield first_settled()
-        while len(open_receipts) >= window or (open_receipts and open_receipts[0].done):
+        while open_receipts and (len(open_receipts) >= window.size(taken) or open_receipts[0].done):
             yield first_settled()
     while open_receipts:
         yield first_settled()

@@ -46,6 +46,7 @@ LAYERS = {
         "stream",
         "subscriptions",
         "supervisor",
+        "window",
     ],
     "mechanism": [
         "admission",

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from procbus import EventBus, QueueFull, TopicError, current
 from procbus import stream as module
 from procbus.errors import ProcbusError
+from procbus.stats import SharedMemoryStats
 from procbus.stream import as_settled, in_order
+from procbus.window import Window
 from tests.parts import (
     BOUND_S,
     Held,
@@ -189,12 +191,13 @@ def test_what_is_settled_does_not_wait_for_a_slow_source(monkeypatch):
         settlement.settle([(receipt.deliveries[0], succeeded())])
         return receipt
 
-    for number, receipt in enumerate(as_settled(source(0), publish, 1000, safe), 1):
+    window = Window(1000, lambda: 1, SharedMemoryStats)
+    for number, receipt in enumerate(as_settled(source(0), publish, window, safe), 1):
         assert receipt.done
         assert taken == number
     ahead = 0
     taken = 0
-    for number, _ in enumerate(as_settled(source(1000), publish, 1000, safe), 1):
+    for number, _ in enumerate(as_settled(source(1000), publish, window, safe), 1):
         ahead = max(ahead, taken - number)
         if taken > 1300:
             assert taken == number
@@ -298,7 +301,8 @@ def test_whatever_refuses_and_settles_when_each_event_comes_back_once(
     clock = mock.patch.object(module, "monotonic", return_value=0.0)  # or no run is like another
     try:
         clock.start()
-        for receipt in (in_order if ordered else as_settled)(source(), publish, window, safe):
+        size = Window(window, lambda: 1, SharedMemoryStats)
+        for receipt in (in_order if ordered else as_settled)(source(), publish, size, safe):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
@@ -326,7 +330,8 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
     def make_safe() -> None:
         made_safe.update(receipt.event for receipt in settled)
 
-    stream = (in_order if ordered else as_settled)(iter(range(500)), publish, 50, make_safe)
+    window = Window(50, lambda: 1, SharedMemoryStats)
+    stream = (in_order if ordered else as_settled)(iter(range(500)), publish, window, make_safe)
     count = 0
     for receipt in stream:
         assert receipt.event in made_safe

@@ -339,5 +339,10 @@ class EventMemory:
         """The memory just now."""
         with self._lock:
             return SharedMemoryStats(
-                self._used, self._kept, self._idle_bytes, self.sent, self.received
+                self._used,
+                self._kept,
+                self._idle_bytes,
+                self.sent,
+                self.received,
+                self._limit or 0,
             )
