@@ -20,6 +20,7 @@ from procbus import (
     subscribe,
 )
 from procbus.registry import default_registry
+from procbus.testing import InlineBus
 from tests.parts import BOUND_S, Held, double
 
 
@@ -37,8 +38,16 @@ class Urgent(Order):
     pass
 
 
+@pytest.fixture(params=[EventBus, InlineBus])
+def bus(request: pytest.FixtureRequest) -> Iterator[EventBus]:
+    """The bus, and the one of the testing kit: what is asked of both is the same."""
+    with request.param([]) as bus:
+        yield bus
+
+
 @pytest.fixture
-def bus() -> Iterator[EventBus]:
+def threaded() -> Iterator[EventBus]:
+    """Where only threads will do."""
     with EventBus([]) as bus:
         yield bus
 
@@ -217,11 +226,11 @@ def test_a_bound_method_can_be_unsubscribed(bus):
     assert bus.publish("a", 1).deliveries == ()
 
 
-def test_what_is_pending_for_an_unsubscribed_handler_still_runs(bus):
+def test_what_is_pending_for_an_unsubscribed_handler_still_runs(threaded):
     held = Held()
-    bus.subscribe("a", held, concurrency=1)
-    receipts = [bus.publish("a", n) for n in range(3)]
-    bus.unsubscribe(held)
+    threaded.subscribe("a", held, concurrency=1)
+    receipts = [threaded.publish("a", n) for n in range(3)]
+    threaded.unsubscribe(held)
     held.go.set()
     assert [r.result(BOUND_S) for r in receipts] == [0, 1, 2]
 
@@ -289,42 +298,42 @@ def test_receipts_are_numbered_and_those_from_outside_have_no_parent(bus):
     assert bus.publish(Order(1)).topic is None
 
 
-def test_a_handler_that_fails_harms_nobody(bus):
+def test_a_handler_that_fails_harms_nobody(threaded):
     def fail(event: object) -> None:
         raise ZeroDivisionError
 
-    bus.subscribe("a", fail)
-    bus.subscribe("a", lambda e: "fine")
+    threaded.subscribe("a", fail)
+    threaded.subscribe("a", lambda e: "fine")
     for _ in range(50):
-        receipt = bus.publish("a", 1)
+        receipt = threaded.publish("a", 1)
         with pytest.raises(ZeroDivisionError) as caught:
             receipt.results(BOUND_S)
         assert "fail" in [each.name for each in caught.traceback]
-    assert bus.stats().lanes["io"].workers > 0
+    assert threaded.stats().lanes["io"].workers > 0
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_a_handler_cannot_end_its_thread(bus, error):
+def test_a_handler_cannot_end_its_thread(threaded, error):
     def leave(event: object) -> None:
         raise error
 
-    bus.subscribe("a", leave)
-    bus.subscribe("b", lambda e: "fine")
-    receipts = [bus.publish("a", n) for n in range(3)]
+    threaded.subscribe("a", leave)
+    threaded.subscribe("b", lambda e: "fine")
+    receipts = [threaded.publish("a", n) for n in range(3)]
     assert all(r.wait(BOUND_S) for r in receipts)
     assert receipts[0].deliveries[0].exception() is error
-    assert bus.publish("b", 1).result(BOUND_S) == "fine"
+    assert threaded.publish("b", 1).result(BOUND_S) == "fine"
 
 
-def test_state_and_times_of_a_delivery(bus):
+def test_state_and_times_of_a_delivery(threaded):
     held = Held()
-    bus.subscribe("a", held, concurrency=1)
-    first, second = bus.publish("a", 1), bus.publish("a", 2)
+    threaded.subscribe("a", held, concurrency=1)
+    first, second = threaded.publish("a", 1), threaded.publish("a", 2)
     held.wait_begun()
     states = [first.deliveries[0].state, second.deliveries[0].state]
     assert states == [DeliveryState.RUNNING, DeliveryState.PENDING]
     held.go.set()
-    assert bus.drain(BOUND_S)
+    assert threaded.drain(BOUND_S)
     delivery = second.deliveries[0]
     assert delivery.state is DeliveryState.SUCCEEDED
     assert delivery.attempts == 1
@@ -340,7 +349,7 @@ def test_state_and_times_of_a_delivery(bus):
 # Order.
 
 
-def test_one_key_goes_one_at_a_time_in_order_and_keys_go_in_parallel(bus):
+def test_one_key_goes_one_at_a_time_in_order_and_keys_go_in_parallel(threaded):
     under_way: dict[str, int] = {}
     order: list[tuple[str, int]] = []
     together = threading.Barrier(3)
@@ -354,23 +363,23 @@ def test_one_key_goes_one_at_a_time_in_order_and_keys_go_in_parallel(bus):
         order.append(event)
         under_way[key] = 0
 
-    bus.subscribe("a", keyed, key=lambda e: e[0])
-    receipts = [bus.publish("a", (key, n)) for n in range(50) for key in "xyz"]
+    threaded.subscribe("a", keyed, key=lambda e: e[0])
+    receipts = [threaded.publish("a", (key, n)) for n in range(50) for key in "xyz"]
     for receipt in receipts:
         receipt.result(BOUND_S)
     for key in "xyz":
         assert [n for k, n in order if k == key] == list(range(50))
 
 
-def test_no_more_run_at_once_than_the_limit_allows(bus):
+def test_no_more_run_at_once_than_the_limit_allows(threaded):
     held = Held()
-    bus.subscribe("a", held, concurrency=2)
-    bus.subscribe("b", lambda e: "not held up")
-    receipts = [bus.publish("a", n) for n in range(6)]
+    threaded.subscribe("a", held, concurrency=2)
+    threaded.subscribe("b", lambda e: "not held up")
+    receipts = [threaded.publish("a", n) for n in range(6)]
     held.wait_begun(2)
-    assert bus.publish("b", 1).result(BOUND_S) == "not held up"
+    assert threaded.publish("b", 1).result(BOUND_S) == "not held up"
     assert not held.began.acquire(blocking=False)
-    assert bus.stats().lanes["io"].busy == 2
+    assert threaded.stats().lanes["io"].busy == 2
     held.go.set()
     assert [r.result(BOUND_S) for r in receipts] == list(range(6))
 
