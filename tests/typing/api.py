@@ -4,6 +4,8 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from procbus import (
@@ -16,6 +18,7 @@ from procbus import (
     Outcome,
     OutcomeKind,
     Receipt,
+    ResumeSummary,
     WorkerDied,
     current,
     executor,
@@ -94,6 +97,23 @@ def supervise() -> EventBus:
 
     assert_type(order(Page("x")), int)
     return bus
+
+
+def journalled() -> ResumeSummary | None:
+    with EventBus(
+        [],
+        journal=Path("run.db"),
+        durability="power",
+        keep=timedelta(days=7),
+        keep_results=True,
+        journal_codec="json",
+    ) as bus:
+        assert_type(bus.publish(Page("x"), id="x"), Receipt)
+        for settled in bus.stream([Page("x")], id=lambda page: page.url):
+            assert_type(settled, Receipt)
+        assert_type(current().delivery_id, str)
+        assert_type(current().redelivered, bool)
+        return bus.resume_summary
 
 
 def share() -> EventBus:
