@@ -79,7 +79,9 @@ def _process(companion: Companion, delivery: Delivery | None, since: float) -> W
     last_sample = companion.last_sample
     present = worker or starting
     probe = None if present is None else present.probe
-    details = None if probe is None else probe.details()
+    details = present.details if present is not None and probe is None else None
+    if probe is not None:
+        details = probe.details()
     now = monotonic()
     at_hand = _at_hand(delivery, since)
     state: WorkerState = "idle" if delivery is None else "busy"

@@ -225,7 +225,7 @@ def test_the_share_of_the_cpu_is_since_the_last_sample():
 
 
 def test_a_worker_without_a_process_is_not_measured():
-    worker = SimpleNamespace(pid=os.getpid(), probe=None)
+    worker = SimpleNamespace(pid=os.getpid(), probe=None, details=None)
     companion = SimpleNamespace(
         name="companion",
         worker=worker,

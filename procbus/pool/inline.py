@@ -73,7 +73,7 @@ class InlineWorker:
     #: There is no process to look at but this one.
     probe = None
     #: What it gives back it gives at once.
-    recalling = False
+    recalling, details = False, None
 
     def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()

@@ -102,7 +102,7 @@ class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.seam.Worker`."""
 
     #: What it gives back it gives at once.
-    recalling = False
+    recalling, details = False, None
 
     def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
         memory = pool.memory

@@ -19,7 +19,7 @@ from procbus.turns import Steps
 
 if TYPE_CHECKING:
     from procbus.pool.definitions import Definitions
-    from procbus.processes import Probe
+    from procbus.processes import Details, Probe
     from procbus.stats import SharedMemoryStats
 
 #: The end of one delivery in a worker: its outcome, and the events that its handler published,
@@ -129,6 +129,10 @@ class Worker(Protocol):
     @property
     def probe(self) -> Probe | None:
         """To look at its process; None where it has none of its own, or until that is known."""
+
+    @property
+    def details(self) -> Details | None:
+        """How its process is, where it has none here but says so itself; else None."""
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Make a batch ready."""

@@ -148,6 +148,11 @@ def test_its_processes_are_in_the_records_of_health_and_stats(bus: EventBus) -> 
 
     assert (worker.kind, worker.state) == ("cpu", "idle")
     assert worker.pid is not None
+    wait_until(lambda: bus.health()[0].memory_bytes is not None)
+    [worker, *_] = bus.health()
+    assert worker.memory_bytes is not None
+    assert worker.memory_bytes > 1 << 20
+    assert worker.cpu_s is not None
     assert bus.stats().lanes["cpu"].workers >= 1
     assert bus.stats().lanes["cpu"].paused == ""
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 #: How often it looks what the process is at while it has something to do, in seconds.
 LOOK_S = 0.020
+#: How often it says how much memory and so on the process has, in seconds.
+DETAILS_S = 5.0
 #: When the Dask worker is told to end, a handler has so long to finish, in seconds.
 LEAVE_S = 2.0
 #: What a dead process wrote is read for so long, in seconds: others may hold its pipe open.
@@ -174,8 +176,13 @@ class Seat:
             await self._tell(say="data", data=packed(await self._reader.readexactly(size)))
 
     async def _look(self) -> None:
-        """Say what the process is at, whenever that is something else than the last time."""
+        """Say what the process is at for two looks and more, and now and then what it uses.
+
+        Each word costs the bus some 0.1 ms: what is short is not worth one.
+        """
+        seen: At | None = None
         said: At | None = None
+        details_at = time.monotonic() - DETAILS_S + 1.0  # the first ones once it has started
         set_up: float | None = None
         while True:
             since = self._logbook.set_up_since()
@@ -183,10 +190,18 @@ class Seat:
                 set_up = since
                 await self._tell(say="set up", since=since)
             at = self._logbook.running()
-            if at is not None and at != said:
+            if at is not None and at == seen and at != said:
                 said = at
                 await self._tell(say="at", at=at)
+            seen = at
+            if time.monotonic() - details_at > DETAILS_S:
+                details_at = time.monotonic()
+                await self._tell(say="details", details=await asyncio.to_thread(self._details))
             await asyncio.sleep(LOOK_S)
+
+    def _details(self) -> tuple[Any, ...] | None:
+        details = self._probe.details()
+        return None if details is None else tuple(details)
 
     async def _see_end(self, relay: asyncio.Task[None]) -> None:
         """Wait until the process is dead, and tell its last words behind all that it sent."""

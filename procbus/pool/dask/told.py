@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from procbus.pool.seam import At
+from procbus.processes import Details
 from procbus.turns import Steps
 
 #: How long an answer is waited for, in seconds.
@@ -30,6 +31,8 @@ class Told:
         #: What it is at, by the clock here and by its own.
         self.at: tuple[At, At] | None = None
         self.set_up_since: float | None = None
+        #: How its process was, some seconds ago.
+        self.details: Details | None = None
         #: The answer that is waited for.
         self._answer: Future[dict[str, Any]] | None = None
 
@@ -42,6 +45,9 @@ class Told:
             case "set up":
                 since = message["since"]
                 self.set_up_since = None if since is None else since + self.ahead_s
+            case "details":
+                found = message["details"]
+                self.details = None if found is None else Details(*found)
             case "pid":
                 self.pid = message["pid"]
             case "halted" | "stack":
@@ -70,4 +76,4 @@ class Told:
 
     def forget(self) -> None:
         """It is gone."""
-        self.at = self.set_up_since = None
+        self.at = self.set_up_since = self.details = None

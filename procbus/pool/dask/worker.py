@@ -36,6 +36,7 @@ from procbus.pool.seam import (
 )
 from procbus.pool.wire import Tag
 from procbus.pool.worker import STOP_S
+from procbus.processes import Details
 from procbus.turns import Steps
 
 #: Bytes that may be on their way ahead of what the worker is at.
@@ -160,6 +161,11 @@ class DaskWorker:
     def pid(self) -> int | None:
         """Its process id, on its machine; None until it is ready."""
         return self._told.pid
+
+    @property
+    def details(self) -> Details | None:
+        """How its host said, some seconds ago, that its process is."""
+        return self._told.details
 
     # From the lane to the worker.
 
