@@ -329,6 +329,31 @@ def test_a_disk_with_room_again_makes_the_journal_work_again(
     assert "works again" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["", "-intake"])
+def test_a_journal_that_is_taken_away_from_under_the_bus_is_noticed(tmp_path: Path, suffix: str):
+    ran: list[int] = []
+    said: list[str] = []
+    name = tmp_path / f"run.db{suffix}"
+
+    def refused() -> bool:
+        try:
+            bus.publish(1)
+        except JournalError as error:
+            said.append(str(error))
+            return True
+        return False
+
+    with EventBus([], journal=tmp_path / "run.db") as bus:
+        bus.subscribe(int, ran.append, name="note")
+        bus.publish(0)
+        name.rename(tmp_path / "elsewhere")
+        until(refused)
+        assert "was moved or deleted while the bus has it: put it back" in said[0]
+        (tmp_path / "elsewhere").rename(name)
+        until(lambda: not refused())
+    assert set(ran) == {0, 1}
+
+
 def test_a_closed_journal_can_be_closed_again(tmp_path: Path):
     journal = Journal(str(tmp_path / "run.db"))
     journal.close()

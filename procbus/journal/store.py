@@ -65,6 +65,21 @@ class Store:
             self._writing.close()
             raise
         self._reader = self._connect()
+        #: Files that have to stay where they are, as device and inode; None where there was none.
+        self._there = {name: _place(name) for name in (path, path + "-intake")}
+
+    def check_there(self) -> None:
+        """Make sure that nobody took the journal's files away: what is written would be lost.
+
+        Raises:
+            JournalError: somebody did.
+        """
+        for name, place in self._there.items():
+            if _place(name) != place:
+                raise JournalError(
+                    f"{name} was moved or deleted while the bus has it: put it back, or close this "
+                    "bus and make a new one"
+                )
 
     def _connect(self) -> sqlite3.Connection:
         # Transactions are begun and ended here, by name.
@@ -334,6 +349,14 @@ class Store:
         with self._reading:
             self._reader.close()
         self._writing.close()
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _has(table: str, event: str) -> str:

@@ -134,7 +134,7 @@ class Writer:
             woken = self._wake.wait(AGAIN_S)
             self._wake.clear()
             if not woken and self.error is None and not self._closing:
-                self._look_around()
+                self._idle()
                 continue
             self._gather()
             closing = self._closing  # before the move, so that it takes all
@@ -143,6 +143,15 @@ class Writer:
                 self._look_around()
             if closing:
                 return
+
+    def _idle(self) -> None:
+        """Nothing is to be moved: see whether the files are there, and what others ask for."""
+        try:
+            self._store.check_there()
+        except JournalError as error:
+            self._failed(error)
+        else:
+            self._look_around()
 
     def _look_around(self) -> None:
         try:
@@ -166,6 +175,7 @@ class Writer:
         """Move all that there is into the database."""
         while True:
             try:
+                self._store.check_there()
                 self._move_half()
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
                 self._failed(error)
