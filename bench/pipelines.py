@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -101,13 +101,15 @@ def index_job(count: int) -> Iterator[Job]:
 @contextmanager
 def logs_job(count: int) -> Iterator[Job]:
     """Get the job with logs ready."""
-    with log_job.log_server() as port, tempfile.TemporaryDirectory(prefix="procbus-bench-") as at:
-        store = log_job.Store(str(Path(at, "totals.sqlite")))
+    with (
+        log_job.log_server() as port,
+        tempfile.TemporaryDirectory(prefix="procbus-bench-") as directory,
+        closing(log_job.Store(str(Path(directory, "totals.sqlite")))) as store,
+    ):
 
         def check() -> None:
             if store.requests() != count * log_job.LINES:
                 raise RuntimeError(f"{store.requests()} requests in {count} logs")
-            store.close()
 
         yield Job(
             [LogListed(port, number) for number in range(count)],
