@@ -23,6 +23,8 @@ from .report import short
 from .short_answer import short_answer
 
 NAME = "benchmarks"
+#: The share of disturbed samples above which the page warns at its top.
+TOO_MANY = 0.2
 PEERS_TITLE = "Beside its peers"
 
 STYLE = """
@@ -84,11 +86,13 @@ def page(document: Mapping[str, Any], found: Mapping[str, Found], cores: int) ->
     for name, (title, text) in GIL_TEXTS.items():
         if name in found:
             parts += [f"## {title}", picture(name, found[name].asks), text(found[name], cores)]
-            parts += [limit_of(found[name]), details([(name, found[name])])]
+            parts += [limit_of(found[name]), details(name, found[name])]
     peers = {name: found[name] for name in questions.PEERS if name in found}
     if peers:
         parts += [f"## {PEERS_TITLE}", picture("peers", "Figures of procbus and its peers")]
-        parts += [of_peers(peers), *map(limit_of, peers.values()), details(peers.items())]
+        parts.append(of_peers(peers))
+        for name, each in peers.items():
+            parts += [f"`{name}`: {each.asks} {limit_of(each)}", details(name, each)]
     parts.append(closing(document))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -97,14 +101,22 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
     """Say what the figures were taken on, and when."""
     machine, began = document["machine"], document["machine"]["date"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["libraries"].items() if v is not None)
-    quick = (
+    warning = (
         ""
         if document["settings"]["scale"] >= 1
         else "**This was a quick run: its figures mean nothing.**\n\n"
     )
+    disturbed, samples = (
+        sum(getattr(each, what) for each in found.values()) for what in ("disturbed", "samples")
+    )
+    if disturbed > TOO_MANY * samples:
+        warning += (
+            f"**{disturbed} of {samples} samples were begun while other programs used the cores: "
+            f"these figures are a first look. Measure again on a quiet machine.**\n\n"
+        )
     last = max((each.date for each in found.values()), default=began)
     return (
-        f"{quick}Taken on {began[:10]} ({began[11:16]} to {last[11:16]} UTC) on "
+        f"{warning}Taken on {began[:10]} ({began[11:16]} to {last[11:16]} UTC) on "
         f"{machine['workers']} cores of {machine['processor']}, {machine['memory_gb']} GB, "
         f"{machine['system']}, {machine['python']}. {versions}. Medians of the rounds; a line on "
         f"each mark or bar goes from the lowest to the highest round. Ratios are taken within a "
@@ -121,7 +133,9 @@ def picture(name: str, alt: str) -> str:
 
 def limit_of(found: Found) -> str:
     """Say what the limit of one question is, and what is missing."""
+    rounds = len(found.rounds)
     parts = [f"*Limit: {found.limit}.*"] if found.limit else []
+    parts.append(f"*{rounds} round{'s' if rounds > 1 else ''}.*")
     if found.disturbed:
         parts.append(
             f"*Of {found.samples} samples {found.disturbed} were begun while other programs used "
@@ -131,10 +145,9 @@ def limit_of(found: Found) -> str:
     return " ".join(parts)
 
 
-def details(answers: Any) -> str:
-    """Return the tables of some questions, folded."""
-    tables = "\n\n".join(f"`{name}`: {found.asks}\n\n{table(found)}" for name, found in answers)
-    return f"<details><summary>All figures</summary>\n\n{tables}\n\n</details>"
+def details(name: str, found: Found) -> str:
+    """Return the table of one question, folded."""
+    return f"<details><summary>All figures of {name}</summary>\n\n{table(found)}\n\n</details>"
 
 
 def table(found: Found) -> str:

@@ -108,6 +108,16 @@ def test_the_spread_of_the_rounds_is_drawn(document: dict[str, Any], open_fonts:
     assert (2.0, 3.0) in drawn  # the first contender's lowest and highest round
 
 
+def test_the_page_in_the_documentation_is_what_its_results_give() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    document = json.loads((docs / "benchmarks.json").read_text())
+    found = {name: Found(each) for name, each in document["questions"].items()}
+    markdown = (docs / "benchmarks.md").read_text()
+    assert page.page(document, found, document["settings"]["workers"]) == markdown
+    for path in re.findall(r"\((benchmarks/\w+\.svg)\)", markdown):
+        assert "<svg" in (docs / path).read_text()
+
+
 def figures_in(text: str) -> set[str]:
     return set(re.findall(r"\d[\d,]*\.?\d*", text))
 
@@ -148,6 +158,10 @@ def test_who_failed_or_is_missing_is_named(document: dict[str, Any]) -> None:
 def test_samples_that_others_disturbed_are_told(document: dict[str, Any]) -> None:
     found = Found(dict(document["questions"]["convoy"], disturbed=3))
     assert "Of 10 samples 3 were begun while other programs used the cores" in page.limit_of(found)
+    warning = "**3 of 10 samples were begun while"
+    assert warning in page.about(document, {"convoy": found})
+    calm = Found(document["questions"]["convoy"])
+    assert warning[2:20] not in page.about(document, {"convoy": calm})
 
 
 def test_a_contender_without_figures_leaves_a_hole_and_no_error(document: dict[str, Any]) -> None:
