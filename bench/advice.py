@@ -1,7 +1,7 @@
 """Does the bus tell the right kind of a handler? By a set of handlers of which people agree.
 
 Each is declared io, and cpu where it can be; and it runs alone, 16 deliveries pending at a time, or
-with three others at once while as many processes as there are cores compute on the machine.
+with three others at once while other processes keep half of the cores busy.
 
     python -m bench.advice [alone | loaded] [SECONDS ...] [NAME ...]
 
@@ -136,7 +136,7 @@ def ask_all(way: Way, seconds: float, workers: int, names: Sequence[str] = ()) -
     with ExitStack() as stack:
         port = stack.enter_context(answering())
         if way == "loaded":
-            stack.enter_context(burning(workers))
+            stack.enter_context(burning(max(1, workers // 2)))
         for kind in kinds:
             handlers = [handler for handler in chosen if kind in handler.kinds]
             random.Random(4).shuffle(handlers)

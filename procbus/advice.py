@@ -109,15 +109,14 @@ def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Mach
         )
     if stays:
         return f"computes for {share(_part(evidence.cpu_s, evidence))} of its time: cpu is right"
-    waits = _part(evidence.wait_s.low, evidence)
-    if waits > 1 - waits:
+    if evidence.transport_s + CPU_S > evidence.cpu_s > evidence.wait_s.low:
         return (
-            f"is declared {declared} but spends {waits:.0%} of its time waiting: declare it io, "
-            f"expected {verdict.gain:.1f} x"
+            f"takes {seconds(evidence.cpu_s)} and its transport "
+            f"{seconds(evidence.transport_s + CPU_S)}: declare it io, or make the events larger"
         )
     return (
-        f"takes {seconds(evidence.cpu_s)} and its transport "
-        f"{seconds(evidence.transport_s + CPU_S)}: declare it io, or make the events larger"
+        f"is declared {declared} but spends {_part(evidence.wait_s.low, evidence):.0%} of its time "
+        f"waiting: declare it io, expected {verdict.gain:.1f} x"
     )
 
 

@@ -30,6 +30,9 @@ _HELD_NO_MORE_S = 0.003
 _LATE_S = 0.0003
 #: A thread whose clock went on for this part of the time that it could not have the GIL computed.
 _WENT_ON = 0.6
+#: Python takes the GIL away after so long; and a look counts for so many such slices at most.
+_SLICE_S = 0.005
+_MOST_SLICES = 8.0
 #: This part of a time is nearly all of it.
 _ALL = 0.8
 #: A process that ran for less than this part of a time was not given the cores that it wanted.
@@ -81,7 +84,7 @@ class GilProbe:
         """See what threads are doing at a moment a little later: for each that does something.
 
         Returns:
-            What it is at, and what it is doing, see `doing`.
+            What it is at, and what it is doing: see `doing`, times what the look counts for.
         """
         began_at = monotonic()
         began_cpu = [_cpu_s(thread) for thread in threads]
@@ -110,6 +113,9 @@ class GilProbe:
             went_on = held_cpu[index] - got_cpu[index] > _WENT_ON * held_s
             blocked_in = self._blocked_in(thread)
             found = doing(late_s, ran[index], ran_all_s, went_on, blocked_in, at_rest)
+            # One that several slices of the GIL held up saw as much as several looks.
+            weight = min(_MOST_SLICES, max(1.0, late_s / _SLICE_S))
+            found = {doing: weight * likely for doing, likely in found.items()}
             subject, former = at[index], thread.finished(began_at)
             if former is not None and former is not subject:
                 # The GIL is free most often when a run ends: it is that which had it until then.

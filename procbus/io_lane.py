@@ -325,14 +325,19 @@ class IoThread(threading.Thread):
         self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int
     ) -> None:
         """Note what a run took of the machine."""
-        # Also of those in between, where it was one of them that turned out long: next to nothing.
-        cpu_s = thread_time() - self._cpu_read
-        self._cpu_read += cpu_s
         wall_s = outcome.ended_at - outcome.started_at
         if wall_s > LONG_S:
             self._finished = (subscription, outcome.ended_at)
+            # One among short ones that is longer than all in between: it stands for itself, and
+            # what those took since the clock was read is next to nothing.
+            if wall_s > ONE_IN * (subscription.average_s or 0.0):
+                stands_for = 1
+        if not stands_for:
+            return
+        cpu_s = thread_time() - self._cpu_read
+        self._cpu_read += cpu_s
         meter = subscription.meter
-        meter.note_run(outcome.ended_at, wall_s, cpu_s, 1 if wall_s > LONG_S else stands_for)
+        meter.note_run(outcome.ended_at, wall_s, cpu_s, stands_for)
         if meter.fresh_s > STIR_S:
             self._lane.stir()
         if meter.to_weigh > 0 and outcome.kind is _SUCCEEDED:

@@ -219,7 +219,8 @@ class LoopLane:
         if steps is not None:
             meter, ended_at = subscription.meter, outcome.ended_at
             stands_for = 1 if is_long else ONE_IN
-            meter.note_run(ended_at, ended_at - started_at, steps.cpu_s, stands_for)
+            wall_s = ended_at - started_at
+            meter.note_run(ended_at, wall_s, steps.cpu_s, stands_for, steps.suspended_s)
             if meter.fresh_s > STIR_S:
                 self.stir()
         in_time = limit is None or limit.kept()

@@ -24,12 +24,15 @@ ONE_IN = 61
 _PAUSE_S = 0.2
 #: After so many seconds of runs it is time to look what they say.
 STIR_S = 0.2
-#: Once so many seconds of runs, or so many looks, are summed up, all sums are halved: what a
+#: Once so many seconds of so many runs, or so many looks, are summed up, they are halved: what a
 #: handler did long ago counts less and less.
 _ENOUGH_S = 60.0
-_ENOUGH_LOOKS = 400
+_ENOUGH_RUNS = 150
+_ENOUGH_LOOKS = 4_000
 #: Looks that settle what a handler does; after them it is looked at less often.
-SETTLED = 150
+SETTLED = 1_000
+#: Time without a core that does not show, as a part of that which does.
+_UNSEEN = 0.25
 #: Weight of the newest in a running average.
 _NEWEST = 0.2
 #: A share that was found by looking lies within so many standard errors: eight times of ten.
@@ -62,6 +65,7 @@ class Meter:
         "_runs",
         "_sent_s",
         "_starved_s",
+        "_suspended_s",
         "_wall_s",
         "_walls",
         "fresh_s",
@@ -86,6 +90,7 @@ class Meter:
             self._last_at = 0.0
             self._looks = dict.fromkeys(Doing, 0.0)
             self._children_s = 0.0
+            self._suspended_s = 0.0
             #: Of one delivery; None while nobody measured it. Written without the lock: one figure
             #: that is lost between two threads is none that matters.
             self._sent_s: float | None = None
@@ -97,7 +102,14 @@ class Meter:
             #: Seconds of runs since somebody last reset this.
             self.fresh_s = 0.0
 
-    def note_run(self, ended_at: float, wall_s: float, cpu_s: float, weight: int = 1) -> None:
+    def note_run(
+        self,
+        ended_at: float,
+        wall_s: float,
+        cpu_s: float,
+        weight: int = 1,
+        suspended_s: float = 0.0,
+    ) -> None:
         """Take in one run, as if there had been `weight` of it.
 
         Args:
@@ -105,8 +117,10 @@ class Meter:
             wall_s: from its start to its end.
             cpu_s: CPU time of its thread meanwhile.
             weight: for how many runs it stands.
+            suspended_s: of an `async def` handler, for how long others could run.
         """
         with self._lock:
+            self._suspended_s += suspended_s * weight
             self._locked_note(ended_at, wall_s * weight, cpu_s * weight, weight)
             self._walls.add(wall_s, weight)
 
@@ -119,7 +133,7 @@ class Meter:
         if pause_s > 0.0:  # threads note their runs a bit out of order
             self._active_s += min(pause_s, wall_s + _PAUSE_S)
             self._last_at = ended_at
-        if self._wall_s > _ENOUGH_S and self._runs > SETTLED:
+        if self._wall_s > _ENOUGH_S and self._runs > _ENOUGH_RUNS:
             self._halve_runs()
 
     def note_sums(
@@ -211,10 +225,16 @@ class Meter:
             if handler.kind == "cpu":
                 # In its process nobody else wants the GIL: what is not CPU time is waiting, but for
                 # the time that it was given no core.
-                idle_s = max(0.0, wall_s - cpu_s - self._starved_s / runs)
-                gil_s, wait_s = Span(0.0, cpu_s), Span(idle_s, idle_s)
+                starved_s = self._starved_s / runs
+                idle_s = max(0.0, wall_s - cpu_s - starved_s)
+                # Where cores are short, some of that does not show: a host that takes them away.
+                gil_s = Span(0.0, cpu_s)
+                wait_s = Span(max(0.0, idle_s - _UNSEEN * starved_s), idle_s)
             elif handler.is_async:
-                gil_s, wait_s = Span(cpu_s, cpu_s), self._wait_on_loop(wall_s, cpu_s, active_s)
+                gil_s, wait_s = (
+                    Span(cpu_s, cpu_s),
+                    self._wait_on_loop(self._suspended_s / runs, active_s),
+                )
             elif (median_s := self._walls.quantile(0.5) or wall_s) < LONG_S:
                 # Most short runs end before the GIL is taken from them: the median has next to
                 # nothing of the waiting for it, while the mean has much.
@@ -247,13 +267,13 @@ class Meter:
         self._cpu_s /= 2
         self._starved_s /= 2
         self._children_s /= 2
+        self._suspended_s /= 2
         self._active_s /= 2
         self._walls = Histogram()
 
-    def _wait_on_loop(self, wall_s: float, cpu_s: float, active_s: float) -> Span:
+    def _wait_on_loop(self, suspended_s: float, active_s: float) -> Span:
         """What an `async def` waited for: when others compute on the loop, perhaps for those."""
-        idle_s = max(0.0, wall_s - cpu_s)
-        return Span(idle_s if self._cpu_s < 0.5 * active_s else 0.0, idle_s)
+        return Span(suspended_s if self._cpu_s < 0.5 * active_s else 0.0, suspended_s)
 
     def _looked(self, wall_s: float, cpu_s: float) -> tuple[Span, Span]:
         """How long it held the GIL, and how long it waited, by what was seen of it."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
-from time import thread_time
+from time import monotonic, thread_time
 from typing import Any
 
 
@@ -18,11 +18,13 @@ class Steps:
         awaited: what to await.
     """
 
-    __slots__ = ("_awaited", "cpu_s")
+    __slots__ = ("_awaited", "cpu_s", "suspended_s")
 
     def __init__(self, awaited: Awaitable[Any]) -> None:
         self._awaited = awaited
         self.cpu_s = 0.0
+        #: Seconds between its steps.
+        self.suspended_s = 0.0
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Await it."""
@@ -39,6 +41,7 @@ class Steps:
                 return stop.value
             finally:
                 self.cpu_s += thread_time() - began_s
+            suspended_at = monotonic()
             try:
                 step, argument = send, (yield yielded)
             except GeneratorExit:
@@ -50,3 +53,4 @@ class Steps:
                 if throw is None:
                     raise
                 step, argument = throw, error
+            self.suspended_s += monotonic() - suspended_at

@@ -28,7 +28,8 @@ def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
     assert abs(evidence.wall_s - 0.095) < 1e-9
     assert abs(evidence.cpu_s - 0.045) < 1e-9
     assert abs(evidence.children_s - 0.01) < 1e-9
-    assert abs(evidence.wait_s.low - 0.03) < 1e-9, "the time without a core is no waiting"
+    assert abs(evidence.wait_s.high - 0.03) < 1e-9, "the time without a core is no waiting"
+    assert 0.02 < evidence.wait_s.low < 0.03, "and some more of it may not show"
     assert lane.stirred == 1
 
 

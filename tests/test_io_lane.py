@@ -393,6 +393,17 @@ def test_of_short_runs_a_few_stand_for_all() -> None:
     assert 5 * ONE_IN <= subscription.meter.runs <= 7 * ONE_IN + 1
 
 
+def test_one_that_is_long_among_short_ones_is_measured_for_itself() -> None:
+    def handle(event: Any) -> None:
+        if event == 20:  # no one whose turn it is to be measured
+            time.sleep(0.3)
+
+    subscription = run_on_threads(handle, 25)
+    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    assert evidence.runs * evidence.wall_s >= 0.3
+    assert evidence.wall_s > 0.003, "it stands for itself, not for many"
+
+
 def test_a_run_that_raises_is_measured_too() -> None:
     def fail(event: Any) -> None:
         time.sleep(0.002)

@@ -55,6 +55,7 @@ def test_waiting_takes_no_cpu_time():
 
     run(main)
     assert steps.cpu_s < 0.02
+    assert steps.suspended_s >= 0.05
 
 
 def test_what_it_raises_comes_through():
