@@ -83,14 +83,14 @@ def test_what_was_kept_long_enough_is_deleted_and_its_ids_with_it(
 
 def test_the_file_does_not_grow_for_ever(tmp_path: Path):
     path = tmp_path / "run.db"
-    sizes = []
-    for _ in range(3):
+    rounds, of_one = 6, 50 * 100_000
+    for _ in range(rounds):
         with EventBus([], journal=path) as bus:
             bus.subscribe(bytes, len, name="len")
             for _ in range(50):
                 bus.publish(os.urandom(100_000))
-        sizes.append(path.stat().st_size)
-    assert sizes[2] == sizes[1]
+    # All of one round may be open at once, and then is written to the database; but no more.
+    assert path.stat().st_size < 2 * of_one < rounds * of_one
 
 
 @pytest.mark.parametrize(
