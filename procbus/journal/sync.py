@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from time import monotonic, sleep
+from time import monotonic
 
 from procbus.errors import JournalError
 from procbus.journal.intake import Intake
@@ -12,16 +12,15 @@ from procbus.locks import LOOK_UP_S
 
 #: The part of the time of a flush that the next one gives those whom the last one let go.
 _PATIENCE = 0.5
-#: The most of it, in seconds, and how often to look who is there.
+#: The most of it, in seconds.
 _MOST_PATIENCE_S = 0.002
-_LOOK_S = 20e-6
 
 
 class GroupSync:
     """Makes what was written to the intake survive a loss of power. Thread-safe.
 
     One of those who wait flushes for all who are there by then; the others wait for that.
-    `_changed` has the lock that guards all fields. It is not held while flushing.
+    `_lock` belongs to this object and guards all fields. It is not held while flushing.
 
     Those whom a flush lets go come back a moment later, with their next event. If the next flush
     began at once it would be for whoever comes first, and the others would wait for another. So it
@@ -32,7 +31,10 @@ class GroupSync:
     def __init__(self, intake: Intake, path: str) -> None:
         self._intake = intake
         self._path = path
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        #: Notified when as many wait as the last flush served.
+        self._gathered = threading.Condition(self._lock)
         self._flushing = False
         #: So many frames are on the disk: only ever more.
         self._synced = 0
@@ -52,6 +54,8 @@ class GroupSync:
             if self._synced >= written:
                 return
             self._waiting += 1
+            if self._waiting == self._served:
+                self._gathered.notify()
             try:
                 while self._flushing:
                     self._changed.wait(LOOK_UP_S)
@@ -69,10 +73,11 @@ class GroupSync:
         upto = served = 0
         began = monotonic()
         try:
-            patience_s = min(_MOST_PATIENCE_S, _PATIENCE * self._flush_s)
-            while self._waiting < self._served and monotonic() - began < patience_s:
-                sleep(_LOOK_S)
             with self._changed:
+                self._gathered.wait_for(
+                    lambda: self._waiting >= self._served,
+                    min(_MOST_PATIENCE_S, _PATIENCE * self._flush_s),
+                )
                 # Whoever waits has written before.
                 upto, served = self._intake.frames_written, self._waiting
             began = monotonic()
