@@ -85,10 +85,12 @@ class Torture:
         """Kill a worker process of the script now and then."""
         while not over.wait(0.2):
             with contextlib.suppress(psutil.Error):
+                # By what they are, not by what they are not: just forked, loky's tracker looks like
+                # the script, and without it the semaphores of a killed script stay behind.
                 workers = [
                     each
                     for each in psutil.Process(pid).children()
-                    if "resource_tracker" not in " ".join(each.cmdline())
+                    if "popen_loky" in " ".join(each.cmdline())
                 ]
                 if workers:
                     self.random.choice(workers).kill()
