@@ -17,6 +17,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from procbus.circuit import MOST_DEATHS
 from tests.integration.helpers import ROOT, Tally
 from tests.integration.torture import IO_WORKERS, MAX_PENDING, TOPICS
 
@@ -82,8 +83,9 @@ class Torture:
         return True
 
     def _kill_workers(self, pid: int, over: threading.Event) -> None:
-        """Kill a worker process of the script now and then."""
-        while not over.wait(0.2):
+        """Kill a worker process of the script now and then: too seldom to open the circuit."""
+        kills = 0
+        while kills < MOST_DEATHS // 2 and not over.wait(0.2):
             with contextlib.suppress(psutil.Error):
                 # By what they are, not by what they are not: just forked, loky's tracker looks like
                 # the script, and without it the semaphores of a killed script stay behind.
@@ -94,6 +96,7 @@ class Torture:
                 ]
                 if workers:
                     self.random.choice(workers).kill()
+                    kills += 1
 
     def effects(self) -> dict[tuple[str, int], list[Effect]]:
         found: dict[tuple[str, int], list[Effect]] = defaultdict(list)
