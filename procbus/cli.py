@@ -23,6 +23,7 @@ from procbus.profile import add_profile
 # Exit statuses, as shells have them: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
+_PIPE_BROKEN = 128 + 13  # SIGPIPE, which Windows has not
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_exits():
             status: int = options.run(options)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if hasattr(options, "script"):
+            raise  # it is the script's own
+        _end_at_once(_PIPE_BROKEN)  # as in `procbus journal list FILE | head`
     except KeyboardInterrupt:
         _end_at_once(_INTERRUPTED)
     except _Terminated:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from procbus import cli
+from procbus import EventBus, cli
 
 
 def procbus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -84,3 +85,24 @@ def test_the_handler_of_sigterm_is_put_back(
     assert cli.main(["demo", str(tmp_path / "nowhere")]) == 2
     assert signal.getsignal(signal.SIGTERM) is before
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["journal", "status"], ["journal", "export"]])
+def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "run.db"
+    with EventBus([], journal=path) as bus:
+        bus.subscribe("works", abs)
+        bus.publish("works", 5, id="five")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "procbus", *arguments, path],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+        )
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (141, "")
