@@ -7,6 +7,7 @@ scripts start from, and procbus's two lanes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -91,12 +92,24 @@ def procbus_cpu(handler: Handler, workers: int) -> Contender:
 def one_by_one(handler: Handler, workers: int) -> Contender:
     """Open the cpu lane without its batches: each event travels alone.
 
-    There is no option for that. Set is the constant that the lane sizes its batches by.
+    There is no option for that. What is set is the constant that lanes size batches by, until it is
+    closed.
     """
     from procbus import sharing
 
+    usual = sharing.BATCH_S
+
+    def close() -> None:
+        sharing.BATCH_S = usual
+        contender.close()
+
     sharing.BATCH_S = 0.0
-    return procbus_cpu(handler, workers)
+    try:
+        contender = procbus_cpu(handler, workers)
+    except BaseException:
+        sharing.BATCH_S = usual
+        raise
+    return replace(contender, close=close)
 
 
 WAYS: dict[str, Opener] = {
