@@ -22,6 +22,8 @@ from procbus.turns import Steps
 STOPPED = psutil.STATUS_STOPPED
 #: How long `Probe.stop` waits for the kernel, in seconds.
 STOP_S = 0.020
+#: How long `Probe.kill_tree` waits between two looks, in seconds.
+_LOOK_S = 0.0005
 #: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
 _ROUNDS = 5
 # Where a process vanishes between the opening and the reading of a file, psutil passes on what it
@@ -212,16 +214,25 @@ class Probe:
         # parent is killed before it is found is never found.
         self.send_signal(signal.SIGSTOP)
         family: dict[int, psutil.Process] = {}
-        for round_ in range(_ROUNDS):
+        deadline = time.monotonic() + STOP_S
+        rounds = 0
+        while rounds < _ROUNDS:
+            # Asked before the look: the signal takes a moment, in which one may be in the middle of
+            # starting another. The kernel's list may also miss one where another ends just then.
+            # Once they are halted, they neither start any nor end.
+            halted = all(map(_is_halted, (self.pid, *family)))
             more = [pid for pid in self.children() if pid not in family]
-            # The kernel's list may miss one where another ends just then. Once they are halted,
-            # none does.
-            if not more and round_:
+            if not more and (halted or time.monotonic() >= deadline):
                 break
+            if not more:
+                time.sleep(_LOOK_S)
+                continue
             for pid in more:
                 if (process := _process(pid)) is not None:
                     family[pid] = process
                     _send(process, signal.SIGSTOP)
+            rounds += 1
+            deadline = time.monotonic() + STOP_S
         for process in family.values():
             _send(process, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)  # the last one: who sees it dead finds none of the others
@@ -287,6 +298,17 @@ def _process(pid: int) -> psutil.Process | None:
 
 def _is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() not in _DEAD
+
+
+def _is_halted(pid: int) -> bool:
+    """Whether its main thread runs no code: a signal has halted it, or it is dead."""
+    if proc_files.READABLE:
+        stat = proc_files.read_stat(pid)
+        return stat is None or stat.state in "TtZX"
+    try:
+        return psutil.Process(pid).status() in (STOPPED, *_DEAD)
+    except _UNANSWERED:
+        return True
 
 
 def _send(process: psutil.Process, number: int) -> bool:
