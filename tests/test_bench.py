@@ -106,6 +106,7 @@ def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: st
         for target, shown in zip(row.targets, figures["targets"], strict=True):
             assert shown["target"] == target.text()
             missing = target.against in found["not_installed"]  # then there is no ratio
+            assert (shown["reached"] is None) == missing
             assert missing or isinstance(shown["reached"], bool)
     assert answered == set(question.contenders) - set(found["not_installed"])
     assert set(found["not_installed"]) <= {*OPTIONAL, *question.not_here}
