@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,8 @@ from tests import leaks
 
 os.environ[leaks.MARK] = leaks.RUN
 
+PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
+
 # No test asserts on elapsed time, so hypothesis does not either: neither on that of an example, nor
 # on that of making some up, which takes long beside other programs that are busy.
 settings.register_profile("procbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,13 +22,18 @@ settings.load_profile("procbus")
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail the test that leaves a process, thread, file descriptor or shared memory behind.
 
     Autouse, so it is set up before the test's own fixtures and looks after they have cleaned up.
     """
     before = leaks.Snapshot.take()
     yield
+    # pytest keeps the records until later. Their text is made by now, and the frames of a traceback
+    # keep alive what the code that failed had open.
+    for records in map(caplog.get_records, PHASES):
+        for record in records:
+            record.exc_info = None
     left = leaks.leaks_since(before)
     if left:
         message = f"the test left behind:\n{left}"  # describes the processes: before the kill

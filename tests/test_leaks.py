@@ -231,3 +231,27 @@ def test_a_leak_fails_the_test_that_made_it_and_no_other(
     result.stdout.fnmatch_lines(
         ["*ERROR at teardown of test_leaks*", "the test left behind:", "process *", "thread *"]
     )
+
+
+def test_what_a_log_record_keeps_alive_is_no_leak_of_the_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    pytester.makeconftest("from tests.conftest import nothing_left_behind")
+    pytester.makepyfile(
+        """
+        import logging, socket
+
+        def test_logs_an_error_whose_traceback_holds_a_socket():
+            def connect():
+                held = socket.socket()
+                raise OSError("no route to host")
+            try:
+                connect()
+            except OSError:
+                logging.exception("cannot connect")
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=1)
