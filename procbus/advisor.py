@@ -26,7 +26,7 @@ from procbus.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from procbus.gil_probe import GilProbe
-    from procbus.io_lane import IoThread
+    from procbus.io_thread import IoThread
 
 #: Seconds between two looks while there is a handler that is not known well, and after that.
 LOOK_S = 0.02

@@ -15,7 +15,9 @@ from procbus.cores import usable_cores
 from procbus.delivery import Delivery, cancelled
 from procbus.evidence import Machine
 from procbus.handler import Handler, Kind
-from procbus.io_lane import IoLane, IoThread, MakeContext, Settle
+from procbus.io_lane import IoLane
+from procbus.io_thread import IoThread
+from procbus.own_process import MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
 from procbus.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats

@@ -13,10 +13,10 @@ from typing import Any
 
 from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
-from procbus.io_lane import MakeContext, Settle, failure, no_thread, success
 from procbus.limits import stack_text, timeout_error
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.own_process import MakeContext, Settle, failure, no_thread, success
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 from procbus.steps import Steps

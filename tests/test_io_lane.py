@@ -3,18 +3,16 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
-from typing import Any
 
 import pytest
 
 from procbus import DeliveryState, EventBus, ProcbusError, current
 from procbus.delivery import Delivery
 from procbus.handler import make_handler
-from procbus.io_lane import IoLane, IoThread
-from procbus.meter import ONE_IN
+from procbus.io_lane import IoLane
+from procbus.io_thread import IoThread
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.subscription import Subscription
 from tests.parts import BOUND_S, Held, delivery_to, double, no_context
@@ -163,23 +161,6 @@ def test_what_hangs_when_the_bus_is_stopped_may_end_later_and_changes_nothing():
     stats = bus.stats()
     assert stats.pending == 0
     assert stats.handlers[receipt.deliveries[0].handler.name].cancelled == 1
-
-
-def test_a_thread_that_waits_keeps_no_event_alive():
-    import weakref
-
-    class Event:
-        pass
-
-    with EventBus([], io_workers=1) as bus:
-        bus.subscribe(Event, lambda e: None)
-        event: Any = Event()
-        gone = weakref.ref(event)
-        bus.publish(event).wait(BOUND_S)
-        del event
-        bus.subscribe(int, double)
-        bus.publish(1).wait(BOUND_S)
-        assert gone() is None
 
 
 # Time limits, with a clock that the test sets.
@@ -346,95 +327,3 @@ def test_logging_that_fails_keeps_no_delivery_open_that_ran_out_of_time(
 
     assert one.kinds() == [TIMED_OUT]
     assert "a filter that fails" in capsys.readouterr().err
-
-
-# What is measured of runs.
-
-
-def run_on_threads(function: Callable[[Any], Any], count: int, **options: Any) -> Subscription:
-    """Run a handler so many times, one after the other, on one thread; give its subscription."""
-    done = threading.Semaphore(0)
-
-    def settle(settled: Sequence[tuple[Delivery, Outcome]]) -> None:
-        for delivery, outcome in settled:
-            subscription.note_run(outcome.ended_at - outcome.started_at)
-            delivery.end(outcome)
-            done.release()
-
-    lane = IoLane(1, settle, no_context, **options)
-    subscription = Subscription(make_handler(function, "t"), lane)
-    for number in range(count):
-        lane.put(delivery_to(subscription, number, number))
-        assert done.acquire(timeout=BOUND_S)
-    lane.close(BOUND_S)
-    return subscription
-
-
-def test_a_long_run_is_measured_each_time() -> None:
-    def nap(event: Any) -> None:
-        time.sleep(0.002)
-
-    subscription = run_on_threads(nap, 10)
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
-    assert evidence.runs == 10
-    assert evidence.wall_s >= 0.002
-    assert evidence.cpu_s < evidence.wall_s / 2
-
-
-def test_of_short_runs_a_few_stand_for_all() -> None:
-    measured = [0]
-
-    def nothing(event: Any) -> None:
-        measured[0] += 1
-
-    subscription = run_on_threads(nothing, 6 * ONE_IN)
-    assert measured[0] == 6 * ONE_IN
-    # The first is measured for itself; one that was held up for long too, on a busy machine.
-    assert 5 * ONE_IN <= subscription.meter.runs <= 7 * ONE_IN + 1
-
-
-def test_one_that_is_long_among_short_ones_is_measured_for_itself() -> None:
-    def handle(event: Any) -> None:
-        if event == 20:  # no one whose turn it is to be measured
-            time.sleep(0.3)
-
-    subscription = run_on_threads(handle, 25)
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
-    assert evidence.runs * evidence.wall_s >= 0.3
-    assert evidence.wall_s > 0.003, "it stands for itself, not for many"
-
-
-def test_a_run_that_raises_is_measured_too() -> None:
-    def fail(event: Any) -> None:
-        time.sleep(0.002)
-        raise KeyError
-
-    assert run_on_threads(fail, 3).meter.runs == 3
-
-
-def test_long_runs_stir_whoever_looks_at_them() -> None:
-    stirred = threading.Event()
-
-    def nap(event: Any) -> None:
-        time.sleep(0.15)
-
-    run_on_threads(nap, 2, stir=stirred.set)
-    assert stirred.is_set()
-
-
-def test_what_is_to_be_weighed_is_weighed_by_the_thread_that_runs_it() -> None:
-    lanes: list[Subscription] = []
-
-    def handle(event: Any) -> str:
-        lanes[0].meter.to_weigh = 1
-        time.sleep(0.002)
-        return "result"
-
-    done = threading.Semaphore(0)
-    lane = IoLane(1, lambda _: done.release(), no_context)
-    lanes.append(Subscription(make_handler(handle, "t"), lane))
-    lane.put(delivery_to(lanes[0]))
-    assert done.acquire(timeout=BOUND_S)
-    lane.close(BOUND_S)
-    assert lanes[0].meter.obstacle is not None
-    assert lanes[0].meter.to_weigh == 0

@@ -17,9 +17,9 @@ from typing import Any
 from procbus.context import HandlerContext, running
 from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler
-from procbus.io_lane import MakeContext, Settle, failure, success
 from procbus.limits import timeout_error
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.own_process import MakeContext, Settle, failure, success
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.receipt import Receipt
 from procbus.retry_queue import RetryQueue

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""A thread of the io lane: takes deliveries, runs their handlers, and measures what runs take.
+
+They are daemon threads of our own rather than those of a ThreadPoolExecutor, because the
+interpreter waits for the latter at its end: Ctrl-C would hang on a handler that waits for a
+socket.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from time import monotonic, thread_time
+from typing import Protocol
+
+from procbus.context import running
+from procbus.delivery import Delivery
+from procbus.limits import stack_text
+from procbus.meter import LONG_S, ONE_IN, STIR_S
+from procbus.outcome import Outcome, OutcomeKind
+from procbus.own_process import MakeContext, Settle, failure, success
+from procbus.queue import LaneQueue
+from procbus.subscription import Subscription
+from procbus.weighing import weigh_delivery
+
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+
+
+class Home(Protocol):
+    """The lane of a thread, as that sees it."""
+
+    queue: LaneQueue
+
+    @property
+    def full(self) -> bool:
+        """Whether all threads that there may be were started."""
+
+    def grow(self) -> None:
+        """Start one more thread for a starved queue, if there may be more."""
+
+    def left(self, thread: IoThread) -> None:
+        """A thread ends."""
+
+    def stir(self) -> None:
+        """Have somebody see what was measured."""
+
+
+class IoThread(threading.Thread):
+    """Takes deliveries one by one and runs their handlers."""
+
+    def __init__(self, lane: Home, number: int, settle: Settle, make_context: MakeContext) -> None:
+        super().__init__(name=f"procbus-io-{number}", daemon=True)
+        self._lane = lane
+        self._settle = settle
+        self._make_context = make_context
+        self._pid = os.getpid()  # asked once: it is a system call, and would be for every event
+        #: What is being run, and since when. Written by this thread, read by any.
+        self.at_hand: Delivery | None = None
+        self.since = 0.0
+        self.events_done = 0
+        #: The handler of the last long run, and when that ended. Written as one by this thread.
+        self._finished: tuple[Subscription, float] | None = None
+        #: Which of so many short runs is measured: one thread's first, another's last, lest those
+        #: that all threads begin with count for too many.
+        self._turn = 17 * number % ONE_IN
+        #: CPU seconds of this thread when they were last read.
+        self._cpu_read = 0.0
+        self.started_at = monotonic()
+        #: Guards the two fields below: of a run with a time limit, either this thread says how it
+        #: ended, or the supervisor, who then leaves the thread behind.
+        self._ending = threading.Lock()
+        #: What is being run with a time limit, and when that ends.
+        self.limited: tuple[Delivery, float] | None = None
+        self.abandoned = False
+
+    def run(self) -> None:
+        """Thread body."""
+        queue, settle = self._lane.queue, self._settle
+        try:
+            delivery = queue.take(fresh=True)
+            while delivery is not None:
+                if queue.starved and not self._lane.full:
+                    self._lane.grow()
+                outcome = self._attempt(delivery)
+                self.at_hand = None
+                if self.abandoned:
+                    return
+                if outcome is not None:
+                    self.events_done += 1
+                    settle([(delivery, outcome)])
+                # Nothing of this event may be kept alive while waiting for the next.
+                delivery = outcome = None
+                running.set(None)
+                delivery = queue.take()
+        finally:
+            self._lane.left(self)
+
+    def _attempt(self, delivery: Delivery) -> Outcome | None:
+        receipt = delivery.receipt
+        if receipt is None:  # cancelled meanwhile
+            return None
+        running.set([self._make_context, delivery, receipt])  # as take_seat, without the call
+        started_at = self.since = monotonic()
+        self.at_hand = delivery
+        subscription = delivery.subscription
+        handler = subscription.handler
+        average_s = subscription.average_s
+        if average_s is None or average_s > LONG_S or self.events_done % ONE_IN == self._turn:
+            self._cpu_read = thread_time()
+            stands_for = 1 if average_s is None or average_s > LONG_S else ONE_IN
+        else:
+            stands_for = 0
+        if handler.timeout is not None:
+            self.limited = (delivery, started_at + handler.timeout)
+        try:
+            value = handler.function(receipt.event)
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            outcome = failure(error, started_at, self._pid)
+        else:
+            outcome = success(value, started_at, self._pid)
+        if self.limited is not None:
+            with self._ending:
+                self.limited = None
+        if stands_for or outcome.ended_at - started_at > LONG_S:
+            self._measure(subscription, receipt.event, outcome, stands_for)
+        return outcome
+
+    def _measure(
+        self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int
+    ) -> None:
+        """Note what a run took of the machine."""
+        wall_s = outcome.ended_at - outcome.started_at
+        if wall_s > LONG_S:
+            self._finished = (subscription, outcome.ended_at)
+            # One among short ones that is longer than all in between: it stands for itself, and
+            # what those took since the clock was read is next to nothing.
+            if wall_s > ONE_IN * (subscription.average_s or 0.0):
+                stands_for = 1
+        if not stands_for:
+            return
+        cpu_s = thread_time() - self._cpu_read
+        self._cpu_read += cpu_s
+        meter = subscription.meter
+        meter.note_run(outcome.ended_at, wall_s, cpu_s, stands_for)
+        if meter.fresh_s > STIR_S:
+            self._lane.stir()
+        if meter.to_weigh > 0 and outcome.kind is _SUCCEEDED:
+            weigh_delivery(meter, subscription.handler.function, event, outcome.value)
+
+    def subject(self) -> Subscription | None:
+        """The handler that it is in, if that takes long as a rule."""
+        delivery = self.at_hand
+        if delivery is None:
+            return None
+        subscription = delivery.subscription
+        average_s = subscription.average_s
+        return subscription if average_s is None or average_s > LONG_S else None
+
+    def finished(self, since: float) -> Subscription | None:
+        """The handler of its last long run, if that ended after this moment."""
+        finished = self._finished
+        return finished[0] if finished is not None and finished[1] > since else None
+
+    def abandon(self, limited: tuple[Delivery, float]) -> bool:
+        """Leave the thread behind, if it is still at that run; from now on it settles nothing.
+
+        False when it is not, or was left behind before: of a run that keeps its place in the lane
+        the supervisor sees again and again that its time is over.
+        """
+        with self._ending:
+            if self.abandoned or self.limited is not limited:
+                return False
+            self.abandoned = True
+            return True
+
+    def stack(self) -> str:
+        """Where the thread is in its handler, as the text of a Python stack."""
+        frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001 - documented so
+        return stack_text(traceback.extract_stack(frame), __file__)
