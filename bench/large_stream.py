@@ -1,7 +1,8 @@
 """Does memory stay flat while thousands of 10 MB arrays are streamed?
 
 Flat is what does not rise from the first tenth of the stream to the last, by the median of each:
-how many arrays are under way just then goes up and down, below a bound.
+how many arrays are under way just then goes up and down, below a bound. The highest after the first
+tenth, less the highest in it, stands beside it: it has the ups and downs in it.
 
 Every array is made just before it is published, as a script that reads files would. What is looked
 at after each event: the memory that is the parent's own, and the file in memory that all blocks are
@@ -30,6 +31,7 @@ FEW = 16
 FEW_PENDING = f"max_pending={FEW}"
 OWN = "parent's own memory above that of the idle bus, highest"
 OWN_GROWTH = "parent's own memory, from the first tenth to the last"
+OWN_PEAKS = "parent's own memory, highest after the first tenth less highest in it"
 SHARED = "shared memory, highest"
 SHARED_GROWTH = "shared memory, from the first tenth to the last"
 RATE = "10 MB arrays, streamed"
@@ -72,6 +74,12 @@ def growth(found: list[int]) -> float:
     return max(0.0, median(found[-tenth:]) - median(found[:tenth])) / MB
 
 
+def growth_of_peak(found: list[int]) -> float:
+    """Return by how many MB the highest of the first tenth was passed."""
+    tenth = max(1, len(found) // 10)
+    return max(0, max(found[tenth:]) - max(found[:tenth])) / MB
+
+
 def figures(options: dict[str, Any], settings: Settings) -> dict[str, float]:
     """Stream through a bus with these options, and look at the memory after each event."""
     from procbus import EventBus
@@ -102,6 +110,7 @@ def figures(options: dict[str, Any], settings: Settings) -> dict[str, float]:
     return {
         OWN: max(own) / MB,
         OWN_GROWTH: growth(own),
+        OWN_PEAKS: growth_of_peak(own),
         SHARED: max(shared) / MB,
         SHARED_GROWTH: growth(shared),
         RATE: count / seconds,
@@ -117,6 +126,7 @@ QUESTION = Question(
     rows=(
         Row(OWN, "MB", (UNDER_LIMIT,)),
         Row(OWN_GROWTH, "MB", (FLAT,)),
+        Row(OWN_PEAKS, "MB", (FLAT,)),
         Row(SHARED, "MB", (UNDER_LIMIT,)),
         Row(SHARED_GROWTH, "MB"),
         Row(RATE, "events/s"),
