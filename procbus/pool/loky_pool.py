@@ -26,7 +26,7 @@ from procbus.codec import decode
 from procbus.context import ONLY_RUN, Run
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
-from procbus.pool import worker
+from procbus.pool import worker_process
 from procbus.pool.blocks import EventMemory
 from procbus.pool.channel import Channel
 from procbus.pool.death import break_pipe, exit_code_in, wait_dead
@@ -44,6 +44,7 @@ from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
+from procbus.pool.worker_process import STOP_S, WorkerSettings
 from procbus.stats import SharedMemoryStats
 from procbus.turns import Steps
 
@@ -125,14 +126,14 @@ class LokyWorker:
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
             context=context,
-            initializer=worker.prepare,
+            initializer=worker_process.prepare,
             initargs=(
                 theirs,
                 self._logbook,
                 self._stack,
                 (memory.room, results.room, memory.large),
                 self._tokens,
-                worker.WorkerSettings(self._end.number, os.getpid(), nice, pool.run, levels_here()),
+                WorkerSettings(self._end.number, os.getpid(), nice, pool.run, levels_here()),
             ),
             env=pool.environment,
         )
@@ -172,13 +173,13 @@ class LokyWorker:
         """Have loky start the process, and run its loop there."""
         task: Future[None]
         try:
-            task = self._executor.submit(worker.serve, self._init)
+            task = self._executor.submit(worker_process.serve, self._init)
         except RuntimeError as error:
             if "atexit" not in str(error):
                 raise
             # The interpreter is ending. loky did start it, and failed then to register its exit
             # hook. Asking again gives the future that this lost; to serve twice does nothing.
-            task = self._executor.submit(worker.serve, self._init)
+            task = self._executor.submit(worker_process.serve, self._init)
         return task
 
     # From the lane to the worker.
@@ -307,7 +308,7 @@ class LokyWorker:
     def _gone(self) -> WorkerGone:
         """Collect what a dead worker leaves to its companion; `stop` does away with the rest."""
         noticed_at = monotonic()
-        exit_code = wait_dead(self.probe, self._ended, noticed_at + worker.STOP_S)
+        exit_code = wait_dead(self.probe, self._ended, noticed_at + STOP_S)
         self._killed = self._dead = True
         if exit_code is None:
             exit_code = self._exit_code()
@@ -354,16 +355,16 @@ class LokyWorker:
         if self._task is None:
             return
         if self._dead:
-            self._ended.wait(worker.STOP_S)  # from then on it is known which thread of loky to join
+            self._ended.wait(STOP_S)  # from then on it is known which thread of loky to join
             self._close()
             return
-        deadline = monotonic() + worker.STOP_S
+        deadline = monotonic() + STOP_S
         with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already
             self._channel.send(STOP)
             self._hear_out(deadline)
         if not self._ended.wait(max(0.0, deadline - monotonic())):
             self.kill()
-            self._ended.wait(worker.STOP_S)
+            self._ended.wait(STOP_S)
         self._close()
 
     def _hear_out(self, deadline: float) -> None:

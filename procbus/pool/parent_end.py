@@ -11,26 +11,23 @@ from collections.abc import Sequence
 from time import thread_time
 from typing import Any
 
-from procbus import blame
 from procbus.codec import (
     PARENT,
     ClassNumber,
     Encoder,
     define_class,
-    encode_alone,
     forget_classes,
 )
 from procbus.delivery import Delivery
-from procbus.handler import Handler
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
-from procbus.pool.blocks import Block, EventMemory
+from procbus.pool.blocks import EventMemory
 from procbus.pool.costs import Costs
 from procbus.pool.definitions import Definitions
-from procbus.pool.large import PLAIN, Form, plain
+from procbus.pool.event_writer import EventWriter
+from procbus.pool.known_handlers import KnownHandlers
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
-from procbus.pool.room import CannotMap
 from procbus.pool.seam import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.wire import (
     IN_HEAD,
@@ -70,33 +67,20 @@ class ParentEnd:
         self.number = next(_numbers)
         #: Its process, for the outcomes; None until it is known.
         self.pid: int | None = None
-        self._events = events
         self._results = results
-        events.join(self.number)
         self._encoder = Encoder(PARENT, events.large)
-        self._definitions = definitions
-        #: Handlers that were put into a message, and what is in none yet that was sent: a message
-        #: without deliveries never is.
-        self._known_handlers: set[int] = set()
+        self._events = EventWriter(self.number, events, self._encoder)
+        self._handlers = KnownHandlers(definitions)
         self.costs = Costs()
-        self._handlers_due: list[tuple[int, str, bytes, int | None]] = []
+        #: Classes, and blocks of results that nobody has, which no message has told yet that was
+        #: sent: one without deliveries never is.
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
-        #: Likewise blocks of events that are no more, and of results that nobody has.
-        self._gone_due: list[int] = []
         self._freed_due: list[tuple[int, int]] = []
-        self._forgotten = 0
-        self._forgotten_due: list[int] = []
         #: Deliveries of the batches that the worker has, in their order; how many results of the
         #: first have come in messages; and how many in any way.
         self._batches: dict[int, list[Delivery]] = {}
         self._told = 0
         self._received = 0
-        #: Blocks of events pinned for the batches that the worker has, and for the message prepared
-        #: last, which it may never get; and what `openings` was before that found no room.
-        self._pins: dict[int, list[Block]] = {}
-        self._pinned: list[Block] = []
-        self._openings = 0
-        self._in_line = False
 
     # To the worker.
 
@@ -106,11 +90,11 @@ class ParentEnd:
         The last message prepared has to be sent, or dropped for good, before the next is prepared.
         """
         began_s = thread_time()
-        if self._definitions.forgotten != self._forgotten:
-            self._forget()
-        if self._pinned:
-            self._unpin()
+        if gone := self._handlers.forget():
+            self.costs.forget(gone)
+        self._events.begin()
         self._encoder.look_again()
+        encode = self._events.encode
         message = Message(batch)
         indices: dict[Kind, int] = {}
         which: list[int] = []
@@ -139,7 +123,7 @@ class ParentEnd:
                     subscription = None if delivery.earlier else delivery.subscription
                     topic, parent_id = receipt.topic, receipt.parent_id
                 if not size:
-                    data, large, room = self._encode(delivery, receipt)
+                    data, large, room = encode(delivery, receipt)
             except Exception as error:  # noqa: BLE001 - pickling runs the user's code
                 message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
                 continue
@@ -159,17 +143,15 @@ class ParentEnd:
             ids.append(delivery.event_id)
             which.append(index_of_kind)
             message.deliveries.append(delivery)
-        if self._in_line and not message.no_room:
-            self._in_line = False
-            self._events.leave_line(self.number)
+        if not message.no_room:
+            self._events.leave_line()
         self._classes_due.extend(self._encoder.take_definitions())
         if ids:
-            self._gone_due += self._events.gone(self.number)
             self._freed_due += self._results.freed()
             head = BatchHead(
                 batch,
                 self._classes_due,
-                self._handlers_due,
+                self._handlers.due,
                 list(indices),
                 which,
                 ids,
@@ -177,9 +159,9 @@ class ParentEnd:
                 atoms,
                 places,
                 may_replace(),
-                self._gone_due,
+                self._events.gone(),
                 (self._results.idle_limit(), self._freed_due) if self._freed_due else None,
-                self._forgotten_due,
+                self._handlers.forgotten_due,
             )
             message.data = pack_batch(head, events)
             self.costs.note_sent(message.deliveries, thread_time() - began_s)
@@ -188,115 +170,22 @@ class ParentEnd:
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
         """What a delivery has in common with others, its handler made known to the worker."""
         handler = delivery.subscription.handler
-        if handler.number not in self._known_handlers:
-            self._define(handler)
+        if handler.number not in self._handlers.numbers:
+            self._handlers.define(handler)
             self.costs.know(delivery.subscription)
         return handler.number, receipt.parent_id, receipt.topic, delivery.attempts + 1
 
-    def _encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
-        """Encode an event.
-
-        Returns:
-            What goes through the pipe; where the rest is, if it is large; and whether there was
-            room for that.
-        """
-        encoder, least, event = self._encoder, self._events.large, receipt.event
-        if type(event) in PLAIN and len(event) >= least:
-            return self._encode_large(delivery, receipt, b"")
-        data = encoder.encode(event)
-        if len(data) >= least or encoder.buffers:
-            return self._encode_large(delivery, receipt, data)
-        return data, None, True
-
-    def _encode_large(
-        self, delivery: Delivery, receipt: Receipt, data: bytes
-    ) -> tuple[bytes, Large | None, bool]:
-        """Put what is large of an event into shared memory.
-
-        Args:
-            delivery: what is to be sent.
-            receipt: its receipt, which has the event.
-            data: the event as encoded; empty where it is content alone.
-
-        Returns:
-            What goes through the pipe, where the rest is, and whether there was room for that.
-        """
-        encoder = self._encoder
-        if not data:
-            found = plain(receipt.event, self._events.large)
-            assert found is not None
-            return self._share(delivery, receipt, found[0], [found[1]], b"")
-        if encoder.buffers:
-            buffers, encoder.buffers = encoder.buffers, []
-            return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
-        return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
-
-    def _share(
-        self,
-        delivery: Delivery,
-        receipt: Receipt,
-        form: Form,
-        buffers: Sequence[memoryview],
-        rest: bytes,
-    ) -> tuple[bytes, Large | None, bool]:
-        """Put the large part of an event where workers can see it, unless it is there already."""
-        events = self._events
-        with events.copying:  # so that a second worker waits for the copy, and does not make one
-            block = receipt.block
-            if block is None or not events.pin(block):
-                if not events.fits(buffers):
-                    events.check_oversize(delivery.handler.name, receipt.id, buffers)
-                    return self._encoder.encode_whole(receipt.event), None, True
-                self._openings = events.openings
-                try:
-                    block = events.put(buffers, form, self.number)
-                except CannotMap:
-                    return self._encoder.encode_whole(receipt.event), None, True
-                if block is None:
-                    return b"", None, False
-                _hand_to(receipt, block)
-            self._pinned.append(block)
-        return rest, (tuple(block.place), delivery.subscription.handler.writable), True
-
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until there may be room for what had none in the message prepared last."""
-        self._in_line = True
-        self._events.wait_for_room(self.number, self._openings, timeout_s)
-
-    def _unpin(self) -> None:
-        pinned, self._pinned = self._pinned, []
-        self._events.unpin(pinned)
-
-    def _define(self, handler: Handler) -> None:
-        definition = self._definitions.get(handler.number)
-        if definition is None:
-            try:
-                definition = encode_alone(handler.function)
-            except Exception as error:
-                raise blame.handler_fault(handler, error) from error
-            self._definitions.add(handler.number, definition)
-        self._known_handlers.add(handler.number)
-        self._handlers_due.append((handler.number, handler.name, definition, handler.max_memory))
-
-    def _forget(self) -> None:
-        """Tell the worker of handlers that are not needed any more."""
-        self._forgotten = self._definitions.forgotten
-        gone = self._definitions.gone(self._known_handlers)
-        self._known_handlers.difference_update(gone)
-        self.costs.forget(gone)
-        self._handlers_due = [due for due in self._handlers_due if due[0] not in gone]
-        self._forgotten_due.extend(gone)
+        self._events.wait_for_room(timeout_s)
 
     def sent(self, message: Message) -> None:
         """Take note that the worker gets this message."""
         self._batches[message.batch] = message.deliveries
-        if self._pinned:
-            self._pins[message.batch], self._pinned = self._pinned, []
-        self._handlers_due.clear()
-        self._gone_due.clear()
-        self._freed_due.clear()
+        self._events.sent(message.batch)
+        self._handlers.sent()
         self._classes_due.clear()
-        self._forgotten_due.clear()
+        self._freed_due.clear()
 
     # From the worker.
 
@@ -318,8 +207,7 @@ class ParentEnd:
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]
-            if self._pins:
-                self._events.unpin(self._pins.pop(results.batch, ()))
+            self._events.done(results.batch)
         return Report(results.batch, Successes(times, values), rest, results.complete)
 
     def glance(self, page: Page | None) -> Report:
@@ -365,7 +253,7 @@ class ParentEnd:
                 continue
             started_at, ended_at, frame, _, place, kept = end
             if kept is not None:
-                self._events.note_kept(self.number, *kept)
+                self._events.note_kept(kept)
             if frame:
                 views = self._results.views(place) if place is not None else ()
                 ends.append(outcomes.outcome_of(end, views, deliveries[number], pid))
@@ -382,19 +270,5 @@ class ParentEnd:
     def close(self) -> None:
         """Forget the classes that the worker defined, and what it kept: it is gone."""
         forget_classes(self.number)
-        for pinned in self._pins.values():
-            self._pinned += pinned
-        self._pins.clear()
-        self._unpin()
-        self._events.leave(self.number)
+        self._events.close()
         self._results.close()
-
-
-def _hand_to(receipt: Receipt, block: Block) -> None:
-    """Let the settlement release a block with the last delivery of its event that a worker runs."""
-    with receipt.lock:
-        deliveries = receipt.deliveries
-        block.users = sum(d.receipt is not None and d.handler.kind == "cpu" for d in deliveries)
-        receipt.block = block
-    if not block.users:  # cancelled meanwhile
-        block.release()

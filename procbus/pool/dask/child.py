@@ -14,7 +14,7 @@ from math import inf
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from procbus.pool import worker
+from procbus.pool import worker_process
 from procbus.pool.dask.tokens import PipeTokens
 from procbus.pool.logbook import Logbook
 from procbus.pool.room import Room
@@ -29,7 +29,7 @@ class Orders(NamedTuple):
     logbook: int
     stack: int
     tokens: int
-    settings: worker.WorkerSettings
+    settings: worker_process.WorkerSettings
     #: The user's set-up of each worker, pickled; empty for none.
     init: bytes
     #: Where the Dask worker finds modules, those uploaded to it included.
@@ -42,7 +42,7 @@ def main() -> None:
     sys.path[:] = orders.path
     for fd in orders[:4]:
         os.set_inheritable(fd, False)
-    worker.prepare(
+    worker_process.prepare(
         Connection(orders.pipe),
         Logbook(orders.logbook),
         StackPage(orders.stack),
@@ -50,7 +50,7 @@ def main() -> None:
         PipeTokens(orders.tokens),
         orders.settings,
     )
-    worker.serve(orders.init)
+    worker_process.serve(orders.init)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from procbus.pool.launching import nice_of_workers, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP
-from procbus.pool.worker import STOP_S, WorkerSettings
+from procbus.pool.worker_process import STOP_S, WorkerSettings
 from procbus.processes import Probe
 from procbus.turns import TURN_S, Steps
 

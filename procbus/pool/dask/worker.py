@@ -35,7 +35,7 @@ from procbus.pool.seam import (
     WorkerGone,
 )
 from procbus.pool.wire import Tag
-from procbus.pool.worker import STOP_S
+from procbus.pool.worker_process import STOP_S
 from procbus.processes import Details
 from procbus.turns import Steps
 

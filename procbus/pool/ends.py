@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""How a delivery ended in a worker, laid out for the parent: its result, or why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from procbus.codec import Encoder, decode
+from procbus.pool.large import PLAIN
+from procbus.pool.process import told
+from procbus.pool.wire import REST, Ending, pack_definition, pack_end, pack_success
+from procbus.pool.worker_memory import WorkerMemory
+
+
+class Ends:
+    """Lays out ends, each with the time of it. It belongs to the worker's main thread.
+
+    What is neither large nor can go wrong the worker lays out itself, without a call.
+
+    Args:
+        encoder: of the worker, for results.
+        memory: where large results go.
+    """
+
+    def __init__(self, encoder: Encoder, memory: WorkerMemory) -> None:
+        self._encoder = encoder
+        self._memory = memory
+
+    def succeeded(
+        self,
+        value: Any,
+        published: Sequence[tuple[str | None, Any]],
+        started_at: float,
+        ended_at: float,
+    ) -> tuple[bytes, float]:
+        """Lay out what a handler returned and published; that it failed if this cannot travel."""
+        try:
+            if (
+                value.__class__ in PLAIN
+                and not published
+                and (ahead := self._memory.put_plain(value))
+            ):
+                return ahead + pack_end(started_at, ended_at, REST), ended_at
+            whole = (int(Ending.SUCCEEDED), value, published) if published else value
+            frame = self._encoder.encode(whole)
+            # Taken away from the encoder: a view of the event would count as kept by the handler.
+            ahead = b""
+            if self._encoder.buffers or len(frame) >= self._memory.large:
+                buffers, self._encoder.buffers = self._encoder.buffers, []
+                ahead, frame = self._memory.put(
+                    frame, buffers, partial(self._encoder.encode_whole, whole)
+                )
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+            from procbus.blame import path_of_fault  # only now: it is rarely needed
+
+            path = path_of_fault(value, "result") or path_of_fault(
+                [event for _, event in published], "published"
+            )
+            return self.failed(Ending.NO_RESULT, error, started_at, len(published), path)
+        pack = pack_end if published else pack_success
+        return self._definitions_made() + ahead + pack(started_at, ended_at, frame), ended_at
+
+    def failed(
+        self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
+    ) -> tuple[bytes, float]:
+        """Lay out why a delivery failed; it ends now.
+
+        Args:
+            ending: what failed.
+            error: with what.
+            started_at: when the delivery began, in seconds of `time.monotonic()`.
+            dropped: how many events it had published, which nobody will get.
+            path: where the fault sits in what cannot travel, if that is known.
+        """
+        ended_at = monotonic()
+        missing, text, summary = told(error)
+        travelling: bytes | None = None
+        if ending is Ending.RAISED:
+            # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
+            with contextlib.suppress(BaseException):
+                data = self._encoder.encode_whole(error)
+                travelling = data if isinstance(decode(data), BaseException) else None
+        value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
+        frame = self._encoder.encode_whole((int(ending), value, dropped))
+        return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+
+    def _definitions_made(self) -> bytes:
+        made = self._encoder.take_definitions()
+        return b"".join(pack_definition(n, d) for n, d in made) if made else b""

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""Which handlers one worker knows: each is sent to it once, and from then on goes by its number."""
+
+from __future__ import annotations
+
+from procbus import blame
+from procbus.codec import encode_alone
+from procbus.handler import Handler
+from procbus.pool.definitions import Definitions
+
+
+class KnownHandlers:
+    """What the parent knows of one worker's handlers. It belongs to the companion.
+
+    Args:
+        definitions: handlers pickled before, by number: shared by all workers of a pool.
+    """
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+        #: Handlers that were put into a message, and what is in none yet that was sent: a message
+        #: without deliveries never is. They are `BatchHead.handlers` and `BatchHead.forgotten`.
+        self.numbers: set[int] = set()
+        self.due: list[tuple[int, str, bytes, int | None]] = []
+        self.forgotten_due: list[int] = []
+        self._forgotten = 0
+
+    def define(self, handler: Handler) -> None:
+        """Have the next message make a handler known.
+
+        Raises:
+            SerializationError: it cannot be pickled.
+        """
+        definition = self._definitions.get(handler.number)
+        if definition is None:
+            try:
+                definition = encode_alone(handler.function)
+            except Exception as error:
+                raise blame.handler_fault(handler, error) from error
+            self._definitions.add(handler.number, definition)
+        self.numbers.add(handler.number)
+        self.due.append((handler.number, handler.name, definition, handler.max_memory))
+
+    def forget(self) -> list[int]:
+        """Have the next message tell of handlers that are not needed any more; return those."""
+        if self._definitions.forgotten == self._forgotten:  # nearly always
+            return []
+        self._forgotten = self._definitions.forgotten
+        gone = self._definitions.gone(self.numbers)
+        self.numbers.difference_update(gone)
+        self.due = [due for due in self.due if due[0] not in gone]
+        self.forgotten_due.extend(gone)
+        return gone
+
+    def sent(self) -> None:
+        """The message is on its way to the worker."""
+        self.due.clear()
+        self.forgotten_due.clear()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""The user's code in a worker: its set-up, and the classes and handlers that the parent sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from procbus.codec import Encoder, decode, define_class
+from procbus.pool.set_up import SetUp
+from procbus.pool.wire import BatchHead
+
+
+class UserCode:
+    """What one worker has of the user's code. It belongs to the worker's main thread.
+
+    Args:
+        encoder: names the classes that travel by value, once they are known.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        #: Handlers are loaded at their first delivery: what a broken one does is charged to that.
+        self._definitions: dict[int, bytes] = {}
+        #: The handlers that are loaded, by number.
+        self.functions: dict[int, Callable[[Any], Any]] = {}
+        self.names: dict[int, str] = {}
+        #: Memory in bytes that handlers with such a limit may have.
+        self.limits: dict[int, int] = {}
+        self._set_up: SetUp | None = None
+
+    def keep_set_up(self, function: Callable[[], object]) -> None:
+        """Hand on what a set-up, which has run, left in its globals to all that comes later."""
+        self._set_up = SetUp(function)
+
+    def learn(self, head: BatchHead) -> None:
+        """Take in the classes and handlers that come with a batch; let go of what it says."""
+        for number, definition in head.classes:
+            cls = define_class(number, definition)
+            if cls is not None:
+                self._encoder.know(cls, number)
+                if self._set_up is not None:
+                    self._set_up.hand_on(cls)
+        for handler in head.forgotten:
+            for known in (self.names, self._definitions, self.functions, self.limits):
+                known.pop(handler, None)
+        for handler, name, definition, max_memory in head.handlers:
+            self.names[handler] = name
+            self._definitions[handler] = definition
+            if max_memory is not None:
+                self.limits[handler] = max_memory
+
+    def load(self, handler: int) -> Callable[[Any], Any]:
+        """Load a handler that came with a batch: this runs the user's code, and may raise."""
+        function: Callable[[Any], Any] = decode(self._definitions[handler])
+        if self._set_up is not None:
+            self._set_up.hand_on(function)
+        self.functions[handler] = function
+        return function

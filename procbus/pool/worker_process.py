@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""A worker process from its start to its end: it is set up, works, and stops in time.
+
+`prepare` and `serve` are what a pool runs in it, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from procbus.context import Run
+from procbus.pool.channel import Channel
+from procbus.pool.logbook import Logbook
+from procbus.pool.outlet import Outlet
+from procbus.pool.process import end_with_parent
+from procbus.pool.room import Room
+from procbus.pool.stack import StackPage
+from procbus.pool.worker import Tokens, Worker
+from procbus.pool.worker_log import Forward, forward_logging, print_by_line
+from procbus.pool.worker_memory import WorkerMemory
+
+#: A worker that was told to stop has so long, in seconds, before it is killed.
+STOP_S = 5.0
+
+
+class WorkerSettings(NamedTuple):
+    """What a worker has to know from the start."""
+
+    #: Number of the worker, unique in the parent.
+    number: int
+    parent_pid: int
+    nice: int | None
+    #: Of the bus, for `current()`.
+    run: Run
+    #: Level of each logger that has one in the parent.
+    log_levels: dict[str, int]
+
+
+_worker: Worker | None = None
+_forward: Forward
+_receive: Callable[[], bytes | bytearray | None]
+
+
+def prepare(
+    pipe: Connection,
+    logbook: Logbook,
+    stack: StackPage,
+    memory: tuple[Room, Room, float],
+    tokens: Tokens,
+    settings: WorkerSettings,
+) -> None:
+    """Set the process up. loky runs it once, before anything else."""
+    # loky offers no other way from the initializer to the task.
+    global _worker, _receive, _forward
+    # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
+    # programs that a handler starts would inherit that, and be left behind.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    end_with_parent(settings.parent_pid)
+    if settings.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
+    channel = Channel(pipe, stay_awake=True)
+    _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
+    print_by_line()
+    _worker = Worker(
+        _forward.report, logbook, WorkerMemory(*memory), tokens, settings.number, settings.run
+    )
+    _receive = channel.receive
+    stack.listen()
+
+
+def serve(init: bytes) -> None:
+    """Work until told to stop: the one long task of the executor. Later calls do nothing.
+
+    Args:
+        init: the user's set-up of each worker, pickled; empty for none.
+    """
+    global _worker
+    if _worker is not None:
+        if _worker.set_up(init):
+            _worker.serve(_receive)
+            _forward.tell_the_rest()
+        _worker = None
+        # The interpreter waits for threads that a handler left behind, which may be for ever.
+        threading.Thread(target=_end_in_time, name="procbus-stop", daemon=True).start()
+
+
+def _end_in_time() -> None:
+    time.sleep(STOP_S)
+    os._exit(0)
