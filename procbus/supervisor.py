@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SAMPLE_S = 0.5
 #: With more busy workers than this each is sampled less often, lest it all takes more than half a
 #: percent of a core.
-MANY = 48
+MANY = 32
 #: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
 #: limit ends is known from then on, so only one shorter than this can be noticed late.
 LOOK_S = 0.1
