@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""One process that loky starts, watches and ends: it runs one long task, the worker's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.resource_tracker
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing import active_children
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import loky
+import loky.backend.resource_tracker
+from loky.backend import get_context
+
+from procbus import exit_watch
+from procbus.pool import worker_process
+from procbus.pool.death import exit_code_in, wait_dead
+from procbus.pool.launching import start_process
+from procbus.pool.worker_process import STOP_S
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Semaphore
+
+    from procbus.processes import Probe
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: affinity and cgroup quotas count."""
+    cores: int = loky.cpu_count()
+    return cores
+
+
+def make_tokens() -> Semaphore:
+    """A semaphore that can travel to such a process."""
+    tokens: Semaphore = get_context("loky").Semaphore(0)
+    return tokens
+
+
+class LokyProcess:
+    """The process of one worker. It belongs to the companion, but for `kill`.
+
+    Args:
+        prepared_with: arguments of `worker_process.prepare`, which runs in it first.
+        init: the user's set-up of each worker, pickled; empty for none.
+        environment: variables that it gets on top of those of this process.
+    """
+
+    def __init__(
+        self, prepared_with: tuple[Any, ...], init: bytes, environment: dict[str, str]
+    ) -> None:
+        self._init = init
+        self._executor = loky.ProcessPoolExecutor(
+            max_workers=1,
+            context=get_context("loky"),
+            initializer=worker_process.prepare,
+            initargs=prepared_with,
+            env=environment,
+        )
+        self._task: Future[None] | None = None
+        #: Set once loky says that the task has ended, or another that the process is dead.
+        self.ended = threading.Event()
+        #: Whether it was killed from here, or is known to be dead.
+        self.killed = False
+        #: To look at it, once its pid is known.
+        self.probe: Probe | None = None
+        #: loky's thread that watches the process, once the task has ended.
+        self._watcher: threading.Thread | None = None
+
+    def start(self, nice: int | None) -> int | None:
+        """Start it. Where this raises, `abandon` it.
+
+        Args:
+            nice: how nice it is to be; None where there is no such thing.
+
+        Returns:
+            Its pid, where the kernel tells it.
+
+        Raises:
+            RuntimeError: the interpreter ends.
+            OSError: the machine is full.
+        """
+        # Both would be started along with the worker, and unblock interrupts in between.
+        multiprocessing.resource_tracker.ensure_running()
+        loky.backend.resource_tracker.ensure_running()
+        self._task, pid = start_process(self._submit, nice)
+        exit_watch.close_first()
+        return pid
+
+    def _submit(self) -> Future[None]:
+        """Have loky start the process, and run its loop there."""
+        task: Future[None]
+        try:
+            task = self._executor.submit(worker_process.serve, self._init)
+        except RuntimeError as error:
+            if "atexit" not in str(error):
+                raise
+            # The interpreter is ending. loky did start it, and failed then to register its exit
+            # hook. Asking again gives the future that this lost; to serve twice does nothing.
+            task = self._executor.submit(worker_process.serve, self._init)
+        return task
+
+    def tell_end(self, ended: Callable[[], None]) -> None:
+        """Have this called once the task has ended, in loky's own thread; it sets `ended`."""
+
+        def task_ended(_: Future[None]) -> None:
+            self._watcher = threading.current_thread()
+            ended()
+
+        assert self._task is not None
+        self._task.add_done_callback(task_ended)
+
+    def know(self, pid: int) -> None:
+        """This is its pid."""
+        from procbus.processes import Probe  # while it starts: psutil takes time to import
+
+        self.probe = Probe(pid)
+
+    def await_death(self, noticed_at: float) -> int | None:
+        """Wait until it is dead, whose pipe is broken; return its exit code, if it can be had.
+
+        Args:
+            noticed_at: when that was noticed, in seconds of `time.monotonic()`.
+        """
+        exit_code = wait_dead(self.probe, self.ended, noticed_at + STOP_S)
+        self.killed = True
+        if exit_code is None:
+            exit_code = self._exit_code()
+            # The pipe may be broken while the process still lives: loky tells of the end of a task
+            # before it kills. Nothing in the logbook may change any more once it is read.
+            self.shut_down()
+        return exit_code
+
+    def _exit_code(self) -> int | None:
+        if self._task is None:
+            return None
+        if not self._task.done():  # loky waits for a pipe to break that somebody holds open
+            return None if self.probe is None else self.probe.exit_code()
+        return exit_code_in(self._task.exception())
+
+    def await_end(self, deadline: float) -> None:
+        """Wait until its task has ended; kill it when it has not at a time of `monotonic()`."""
+        if not self.ended.wait(max(0.0, deadline - monotonic())):
+            self.kill()
+            self.ended.wait(STOP_S)
+
+    def kill(self) -> None:
+        """Kill it and those it started. From any thread."""
+        self.killed = True
+        if self.probe is not None:
+            self.probe.kill_tree()
+        with contextlib.suppress(AttributeError):  # its companion has just let go of it
+            self._executor.shutdown(wait=False, kill_workers=True)
+
+    def shut_down(self) -> None:
+        """Wait until it is dead, and loky has nothing left of it."""
+        self._executor.shutdown(wait=True, kill_workers=self.killed)
+        # After `kill` loky does not wait there any more: it has forgotten its thread.
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+        # Where loky found the process dead already, it leaves a pipe and a semaphore of it to the
+        # next look at the children of this process.
+        active_children()
+
+    def abandon(self) -> None:
+        """Have loky do away with one that could not be started."""
+        with contextlib.suppress(RuntimeError):  # loky's thread was not even started
+            self._executor.shutdown(wait=False, kill_workers=True)
+
+    def let_go(self) -> None:
+        """Hold nothing of the machine any more, and nothing that holds such."""
+        self._task = self._watcher = None
+        del self._executor
