@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from procbus import exit_watch
+from procbus import advisor as module
+from procbus import exit_watch, gil_probe
 from procbus.advisor import Advisor
 from procbus.crossing import Crossing
 from procbus.evidence import Machine
@@ -105,6 +106,77 @@ def test_its_thread_starts_when_it_is_stirred_and_ends_when_it_is_stopped():
     assert advisor_threads() == 0
     advisor.stir()
     assert advisor_threads() == 0
+
+
+class Busy:
+    """A thread of the io lane that is in one long handler all the time."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    def subject(self) -> Subscription:
+        return self._subscription
+
+    def finished(self, since: float) -> None:
+        return None
+
+
+class Glances:
+    """Stands in for the probe, and for the lanes: notes which threads are looked at."""
+
+    def __init__(self, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        subscription = subscription_of()
+        self.threads = [Busy(subscription) for _ in range(threads)]
+        self.looked_at: list[Sequence[Busy]] = []
+        self.looked = threading.Semaphore(0)
+        self.advisor = Advisor(Subscribed(subscription), lambda: self)
+        monkeypatch.setattr(gil_probe, "GilProbe", lambda: self)
+        monkeypatch.setattr(gil_probe, "is_available", lambda: True)
+
+    def io_threads(self) -> Sequence[Any]:
+        return self.threads
+
+    def machine(self) -> Machine:
+        return TWO_CORES
+
+    def look(self, threads: Sequence[Busy]) -> Sequence[Any]:
+        self.looked_at.append(threads)
+        self.advisor.stir()  # as if a long run had just ended
+        self.looked.release()
+        return []
+
+    def wait_looked(self) -> None:
+        assert self.looked.acquire(timeout=BOUND_S)
+
+
+def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "LOOK_S", 60.0)
+    glances = Glances(1, monkeypatch)
+    glances.advisor.stir()
+    glances.wait_looked()
+    assert not glances.looked.acquire(timeout=0.1)
+    glances.advisor.stop()
+    assert len(glances.looked_at) == 1
+
+
+def test_of_many_threads_a_few_at_a_time_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch):
+    glances = Glances(70, monkeypatch)
+    glances.advisor.stir()
+    for _ in range(3):
+        glances.wait_looked()
+    glances.advisor.stop()
+    looks = glances.looked_at[:3]
+    assert [len(threads) for threads in looks] == [32, 32, 32]
+    assert set().union(*looks) == set(glances.threads)
+
+
+def test_where_there_are_few_threads_all_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch):
+    glances = Glances(32, monkeypatch)
+    glances.advisor.stir()
+    for _ in range(2):
+        glances.wait_looked()
+    glances.advisor.stop()
+    assert [set(threads) for threads in glances.looked_at[:2]] == 2 * [set(glances.threads)]
 
 
 def test_its_own_failure_does_not_keep_a_bus_from_closing(
