@@ -48,6 +48,7 @@ NAMES = (
     "journal_throughput",
     "journal_power",
     "journal_resume",
+    "journal_absence",
     "dask_lane",
     "dask_cost",
 )
