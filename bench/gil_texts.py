@@ -182,7 +182,7 @@ def of_crossover(found: Found, _cores: int) -> str:
         f"Why: publishing an event, carrying it to another process and bringing its result back "
         f"costs the parent some microseconds, however short the handler is. A handler that is "
         f"shorter than that is faster as a plain call, on no bus at all; give it larger events. "
-        f"Batches share what a pipe and a wake-up cost among as many events as take about 5 ms, "
+        f"Batches share what a pipe and a wake-up cost among as many events as take about 10 ms, "
         f"which is why the lane makes them by itself."
     )
 

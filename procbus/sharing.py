@@ -17,7 +17,7 @@ from procbus.pool.seam import At, Worker
 from procbus.queue import LaneQueue
 
 #: Seconds of work in one batch.
-BATCH_S = 0.005
+BATCH_S = 0.010
 
 
 class Sharing:
