@@ -92,22 +92,22 @@ def procbus_cpu(handler: Handler, workers: int) -> Contender:
 def one_by_one(handler: Handler, workers: int) -> Contender:
     """Open the cpu lane without its batches: each event travels alone.
 
-    There is no option for that. What is set is the constant that lanes size batches by, until it is
+    There is no option for that. What is set is the figure that lanes size batches by, until it is
     closed.
     """
-    from procbus import sharing
+    from procbus.pool.loky_pool import LokyPool
 
-    usual = sharing.BATCH_S
+    usual = LokyPool.batch_s
 
     def close() -> None:
-        sharing.BATCH_S = usual
+        LokyPool.batch_s = usual
         contender.close()
 
-    sharing.BATCH_S = 0.0
+    LokyPool.batch_s = 0.0
     try:
         contender = procbus_cpu(handler, workers)
     except BaseException:
-        sharing.BATCH_S = usual
+        LokyPool.batch_s = usual
         raise
     return replace(contender, close=close)
 

@@ -76,7 +76,7 @@ class CpuLane:
     ) -> None:
         self.pool = pool
         self.wear = wear
-        self.sharing = Sharing()
+        self.sharing = Sharing(pool.batch_s)
         self.queue = self.sharing.queue
         self.breaker = Breaker(self.sharing, guard, self.fail_ready)
         #: Has somebody see what was measured. Set by whoever made the lane.

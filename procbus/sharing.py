@@ -13,11 +13,8 @@ from time import monotonic
 from procbus.brake import Brake
 from procbus.companion import Batch, Companion, due_at
 from procbus.delivery import Delivery
-from procbus.pool.seam import At, Worker
+from procbus.pool.seam import BATCH_S, At, Worker
 from procbus.queue import LaneQueue
-
-#: Seconds of work in one batch.
-BATCH_S = 0.010
 
 
 class Sharing:
@@ -25,9 +22,13 @@ class Sharing:
 
     The lock of `queue` is the lane's. It guards the queue and gates, the brake, the list of
     companions, and of each companion what its class says.
+
+    Args:
+        batch_s: seconds of work in one batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_s: float = BATCH_S) -> None:
+        self._batch_s = batch_s
         self.queue = LaneQueue()
         self.brake = Brake()
         self.companions: list[Companion] = []
@@ -181,7 +182,7 @@ class Sharing:
         for bound in (most, allowed):
             if bound is not None:
                 share = min(share, bound)
-        batch = queue.locked_take_batch(BATCH_S, share)
+        batch = queue.locked_take_batch(self._batch_s, share)
         if batch and allowed is not None:
             self.brake.begin(now)
         elif batch and queue.locked_ready():

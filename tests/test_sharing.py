@@ -117,6 +117,17 @@ def test_a_batch_is_no_larger_than_the_worker_may_have() -> None:
     assert parts.take(most=100) == deliveries[3:]
 
 
+@pytest.mark.parametrize(("batch_s", "expected"), [(0.010, 1), (0.050, 4), (0.0, 1)])
+def test_a_batch_is_as_much_work_as_the_pool_says(batch_s: float, expected: int) -> None:
+    sharing = Sharing(batch_s)
+    handler = subscription_of()
+    handler.average_s = 0.012
+    for number in range(20):
+        sharing.queue.put(delivery_to(handler, number))
+
+    assert len(sharing.next_batch(wait=False)) == expected
+
+
 def test_where_nothing_is_ready_there_is_no_batch() -> None:
     assert Parts().take() == []
 

@@ -21,7 +21,7 @@ from procbus.pool.definitions import Definitions
 from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
-from procbus.pool.seam import At, Message, Report, WorkerGone
+from procbus.pool.seam import BATCH_S, At, Message, Report, WorkerGone
 from procbus.pool.wire import Tag
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
@@ -37,7 +37,7 @@ class InlinePool:
         memory: shared with the workers, for what is large.
     """
 
-    elastic, waits_for = False, ""
+    elastic, waits_for, batch_s = False, "", BATCH_S
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers

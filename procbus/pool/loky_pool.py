@@ -15,7 +15,7 @@ from procbus.pool.definitions import Definitions
 from procbus.pool.launching import thread_caps
 from procbus.pool.loky_process import usable_cores
 from procbus.pool.loky_worker import LokyWorker
-from procbus.pool.seam import NO_WORDS, WorkerGone
+from procbus.pool.seam import BATCH_S, NO_WORDS, WorkerGone
 from procbus.stats import SharedMemoryStats
 
 
@@ -29,7 +29,7 @@ class LokyPool:
         run: of the bus, for `current()` in workers.
     """
 
-    elastic, waits_for = False, ""
+    elastic, waits_for, batch_s = False, "", BATCH_S
 
     def __init__(
         self,

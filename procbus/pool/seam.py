@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: each with its topic or None.
 Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
 
+#: Seconds of work in one batch for a worker on this machine.
+BATCH_S = 0.010
 
 #: Where there are none.
 NO_SUCCESSES = Successes((), ())
@@ -240,6 +242,10 @@ class Pool(Protocol):
     @property
     def elastic(self) -> bool:
         """Whether more workers may become possible later."""
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of work in one batch: so many that what it costs does not count."""
 
     @property
     def waits_for(self) -> str:

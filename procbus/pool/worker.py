@@ -71,6 +71,7 @@ class Worker:
         tokens: one for each delivery that may be begun.
         number: of the worker, unique in the parent.
         run: of the bus, for `current()`.
+        flush_s: how long finished results wait for more, in seconds.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Worker:
         tokens: Tokens,
         number: int,
         run: Run = ONLY_RUN,
+        flush_s: float = FLUSH_S,
     ) -> None:
         self.send = send
+        self._flush_s = flush_s
         self._run_of_bus = run
         self._logbook = logbook
         self._memory = memory
@@ -175,7 +178,7 @@ class Worker:
                 unsent.release()
                 logbook.sent(done)
                 self._sent_at = ended_at
-            elif ended_at - self._sent_at > FLUSH_S and done < len(head.ids):
+            elif ended_at - self._sent_at > self._flush_s and done < len(head.ids):
                 self._flush(head.number, done, complete=False)
                 self._sent_at = ended_at
         self._tally.turn(None, done)

@@ -21,7 +21,7 @@ from procbus.pool.outlet import Outlet
 from procbus.pool.process import end_with_parent
 from procbus.pool.room import Room
 from procbus.pool.stack import StackPage
-from procbus.pool.worker import Tokens, Worker
+from procbus.pool.worker import FLUSH_S, Tokens, Worker
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
 from procbus.pool.worker_memory import WorkerMemory
 
@@ -40,6 +40,8 @@ class WorkerSettings(NamedTuple):
     run: Run
     #: Level of each logger that has one in the parent.
     log_levels: dict[str, int]
+    #: How long finished results wait for more of their batch, in seconds.
+    flush_s: float = FLUSH_S
 
 
 _worker: Worker | None = None
@@ -70,7 +72,13 @@ def prepare(
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
     _worker = Worker(
-        _forward.report, logbook, WorkerMemory(*memory), tokens, settings.number, settings.run
+        _forward.report,
+        logbook,
+        WorkerMemory(*memory),
+        tokens,
+        settings.number,
+        settings.run,
+        settings.flush_s,
     )
     _receive = channel.receive
     stack.listen()

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import dask
 from distributed import Client, LocalCluster
 from distributed.comm import connect
 from distributed.diagnostics.plugin import NannyPlugin, WorkerPlugin
@@ -36,6 +37,7 @@ __all__ = [
     "LocalCluster",
     "connect_to",
     "last_page",
+    "local_cluster",
     "members",
     "packed",
     "prepare",
@@ -52,6 +54,13 @@ _FRAME_BYTES = 1 << 16
 #: A line that nobody listens to is read no further once so many messages wait.
 _MOST_UNHEARD = 1_000
 _PAUSE_S = 0.010
+#: How Dask keeps an eye on itself and its tasks: by default 50 times a second and more in each of
+#: its processes, which a small machine feels. On the cluster of one bus no task runs.
+_AT_REST = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 
 
 def packed(data: bytes) -> Any:
@@ -111,6 +120,17 @@ def connect_to(address: str, timeout_s: float) -> Client:
     # A client that cannot connect leaves its event loop behind, and gives nobody a way to end it.
     asyncio.run(_knock(address, timeout_s))
     return Client(address, timeout=timeout_s, set_as_default=False)
+
+
+def local_cluster(workers: int) -> LocalCluster:
+    """Start a cluster on this machine, of so many Dask workers with one thread each."""
+    with dask.config.set(_AT_REST):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            memory_limit=0,  # it would watch the Dask workers, and no handler runs in those
+        )
 
 
 async def _knock(address: str, timeout_s: float) -> None:

@@ -15,7 +15,6 @@ import contextlib
 import os
 import pickle
 import socket
-import struct
 import sys
 import time
 from collections.abc import Awaitable, Sequence
@@ -26,12 +25,13 @@ from procbus.context import Run
 from procbus.pool.dask.child import Orders
 from procbus.pool.dask.clocks import boot_id
 from procbus.pool.dask.engine import packed
+from procbus.pool.dask.pieces import SIZE, Pieces
 from procbus.pool.dask.tokens import PipeTokens
 from procbus.pool.dask.witness import new_file, sweep
 from procbus.pool.launching import nice_of_workers, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
-from procbus.pool.wire import STOP
+from procbus.pool.wire import STOP, Tag
 from procbus.pool.worker_process import STOP_S, WorkerSettings
 from procbus.processes import Probe
 from procbus.turns import TURN_S, Steps
@@ -45,10 +45,13 @@ LOOK_S = 0.020
 DETAILS_S = 5.0
 #: When the Dask worker is told to end, a handler has so long to finish, in seconds.
 LEAVE_S = 2.0
+#: Finished results wait so long at most for the others of their batch, in seconds.
+FLUSH_S = 0.100
 #: What a dead process wrote is read for so long, in seconds: others may hold its pipe open.
 DRAIN_S = 1.0
 
-_SIZE = struct.Struct("<Q")
+#: So much of what a process sends is read at once.
+_CHUNK = 1 << 16
 Message = dict[str, Any]
 Result = TypeVar("Result")
 
@@ -124,7 +127,8 @@ class Seat:
                 logbook=str(self._logbook_file),
             )
             nice = nice_of_workers()
-            await self._launch(WorkerSettings(number, os.getpid(), nice, run, levels), init)
+            settings = WorkerSettings(number, os.getpid(), nice, run, levels, FLUSH_S)
+            await self._launch(settings, init)
             await self._tell(say="pid", pid=self._process.pid)
             relay = asyncio.create_task(_quietly(self._relay()))
             tasks += [
@@ -171,9 +175,15 @@ class Seat:
     # From the process to the bus.
 
     async def _relay(self) -> None:
-        while True:
-            (size,) = _SIZE.unpack(await self._reader.readexactly(_SIZE.size))
-            await self._tell(say="data", data=packed(await self._reader.readexactly(size)))
+        """Pass on what it sends, together where it came so: each word costs the bus some 0.1 ms."""
+        pieces = Pieces()
+        whole: list[bytes] = []
+        while chunk := await self._reader.read(_CHUNK):
+            whole += pieces.take_in(chunk)
+            # Right behind what was measured come results.
+            if whole and whole[-1][:1] != Tag.MEASURED.value:
+                await self._tell(say="data", data=[packed(piece) for piece in whole])
+                whole = []
 
     async def _look(self) -> None:
         """Say what the process is at for two looks and more, and now and then what it uses.
@@ -237,7 +247,7 @@ class Seat:
     def _write(self, data: bytes) -> None:
         # Without waiting until it is taken: a kill may come behind. Two batches at most are here.
         with contextlib.suppress(OSError):  # dead: its end is told of
-            self._writer.writelines((_SIZE.pack(len(data)), data))
+            self._writer.writelines((SIZE.pack(len(data)), data))
 
     async def _stack_now(self) -> str:
         if self._probe.stopped():

@@ -8,6 +8,7 @@ that nothing is shared with it: it is asked, and answers a moment later.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, NoReturn
@@ -79,6 +80,8 @@ class DaskWorker:
         self._offered: dict[int, int] = {}
         #: Requests to give something back that it has not answered yet.
         self._recalls = 0
+        #: What came of its process and was not looked at yet. Of the companion.
+        self._pieces: deque[bytes] = deque()
         self._told = Told(self._say)
         self._client: Client | None = None
         self._line: Line | None = None
@@ -258,7 +261,10 @@ class DaskWorker:
             self._line.say(**message)
 
     def _hear(self, timeout_s: float | None) -> Said | None:
+        """The next message of its host; None when there is none within so many seconds."""
         assert self._line is not None
+        if self._pieces:
+            return {"say": "data", "data": self._pieces.popleft()}
         try:
             message = self._line.hear(timeout_s)
         except EOFError:
@@ -266,6 +272,9 @@ class DaskWorker:
         if message is not None and message["say"] == "gone":
             page = Page(*message["page"])
             raise self._gone(message["code"], self._words(page), left=message["left"])
+        if message is not None and message["say"] == "data":
+            self._pieces.extend(message["data"])
+            return self._hear(timeout_s)
         return message
 
     def running(self) -> At | None:
