@@ -8,23 +8,23 @@ a bus without one has nothing more to do for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
 from procbus.addressing import address, choose
 from procbus.admission import Admission, Disturbed
-from procbus.context import HandlerContext, Run, running, running_context
-from procbus.dead_letters import DeadLetter, DeadLetterBox
+from procbus.asked_retries import AskedRetries
+from procbus.context import Run, running, running_context
+from procbus.dead_letters import DeadLetter
 from procbus.delivery import Delivery
 from procbus.dispatcher import Dispatcher
-from procbus.errors import ProcbusError, SerializationError
+from procbus.errors import ProcbusError
+from procbus.given_ids import check_id, look_up
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Seen
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
-from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
@@ -39,10 +39,6 @@ class _Seen(ProcbusError):
 
     def __init__(self) -> None:
         super().__init__("the event was published with this id by another: publish it again")
-
-
-#: Ids of a stream that are looked up at a time.
-_LOOKED_UP = 256
 
 
 def open_journal(settings: Settings) -> Journal:
@@ -87,10 +83,10 @@ class JournaledDispatcher(Dispatcher):
         super().__init__(admission, settlement, routes, first_publish, subscriptions, run)
         self._journal = journal
         settlement.use(journal)
-        journal.retry = self._retry
         self._recorded = RecordedDeliveries(
             journal, self._subscriptions, self._real_routes, self._lock
         )
+        journal.retry = AskedRetries(self, settlement, self._recorded).retry
         self._resuming = threading.RLock()
         #: The routes for whose handlers everything is fed.
         self._resumed_for: Router[Subscription] | None = None
@@ -156,20 +152,11 @@ class JournaledDispatcher(Dispatcher):
                 return self.publish_once(event, topic, given_id, wait=False)
             return self._recorded.receipt_of(seen, event, topic)
 
-        return self._look_up(events, id_of), publish
+        return look_up(events, id_of, self._find), publish
 
-    def _look_up(
-        self, events: Iterable[Any], id_of: Callable[[Any], str]
-    ) -> Iterator[tuple[Any, str, Seen | None]]:
-        """Each event with its id, and with how it ended where that is known."""
+    def _find(self, ids: Sequence[str]) -> dict[str, Seen]:
         self.resume()
-        source = iter(events)
-        while some := [(event, id_of(event)) for event in islice(source, _LOOKED_UP)]:
-            for _, given_id in some:
-                _check_id(given_id)
-            known = self._journal.queries.seen_and_finished([given_id for _, given_id in some])
-            for event, given_id in some:
-                yield event, given_id, known.get(given_id)
+        return self._journal.queries.seen_and_finished(ids)
 
     def make_safe(self) -> None:
         """Wait until all that was published survives what it has to."""
@@ -179,7 +166,7 @@ class JournaledDispatcher(Dispatcher):
         self, event: Any, topic: str | None, given_id: str, wait: bool = True
     ) -> Receipt:
         """Publish an event, unless the journal has seen the id: then give the receipt of that."""
-        _check_id(given_id)
+        check_id(given_id)
         parent_id, nested = self._origin()
         if not nested:
             self.resume()
@@ -345,31 +332,6 @@ class JournaledDispatcher(Dispatcher):
                 self._leftovers.feed(routes, self._subscriptions())
                 self._resumed_for = routes
 
-    def _retry(self, numbers: Sequence[int]) -> None:
-        """Run dead letters again that the command line asks for, in a thread of their own."""
-        box, known = self._settlement.dead_letters, self._settlement.numbers
-        at_hand = {number: letter for letter, number in known.copy().items()}
-        others = [number for number in numbers if number not in at_hand]
-        for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
-            self._settlement.remember(letter, number)
-            at_hand[number] = letter
-        # As from a handler: it does not wait for room, so that a bus can close meanwhile.
-        name = "procbus journal retry"
-        before = running.set(HandlerContext(name, 0, None, None, 1, self.publish, self, self.run))
-        try:
-            for number in numbers:
-                if number in at_hand:
-                    self._retry_one(box, at_hand[number])
-        finally:
-            running.reset(before)
-
-    @staticmethod
-    def _retry_one(box: DeadLetterBox, letter: DeadLetter) -> None:
-        try:
-            box.replay((letter,))
-        except ProcbusError as error:
-            log.warning("a dead letter was not run again, as the command line asked: %s", error)
-
     def summary(self) -> ResumeSummary:
         """What the journal had, and what became of that so far."""
         return self._leftovers.summary(self._subscriptions())
@@ -377,12 +339,3 @@ class JournaledDispatcher(Dispatcher):
     def close(self) -> None:
         """Move everything into the database, and let another bus have the journal."""
         self._journal.close()
-
-
-def _check_id(given_id: object) -> None:
-    if not isinstance(given_id, str):
-        raise ProcbusError(f"id must be a string, not {given_id!r}: write str(...)")
-    try:
-        given_id.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair: no database would take it
-        raise SerializationError(f"id {given_id!r} cannot be written: {error}") from error
