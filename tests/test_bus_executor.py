@@ -7,7 +7,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -29,6 +28,7 @@ from procbus import (
 )
 from procbus.call_handlers import MOST, MOST_SIBLINGS
 from procbus.calls import Call
+from tests.cpu_stage import eventually
 from tests.parts import BOUND_S, Held
 
 
@@ -123,8 +123,7 @@ def test_a_call_that_waits_for_its_next_attempt_can_be_cancelled() -> None:
         pool = bus.executor("io", retries=5, backoff=3600)
         future = pool.submit(flaky)
         assert failed.wait(BOUND_S)
-        while not future.cancel():  # at once, or in the moment when its failure is settled
-            time.sleep(0.001)
+        eventually(future.cancel)  # at once, or in the moment when its failure is settled
         assert bus.drain(BOUND_S)
         assert bus.stats().retrying == 0
 

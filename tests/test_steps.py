@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from procbus.steps import Steps
+from tests.parts import BOUND_S
 
 
 def spin(seconds: float) -> None:
@@ -72,8 +73,10 @@ def test_what_it_raises_comes_through():
 
 def test_cancelling_reaches_it_and_it_may_clean_up():
     seen: list[str] = []
+    waits = asyncio.Event()
 
     async def stubborn() -> str:
+        waits.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -86,7 +89,7 @@ def test_cancelling_reaches_it_and_it_may_clean_up():
             seen.append(await Steps(stubborn()))
 
         task = asyncio.create_task(body())
-        await asyncio.sleep(0.001)
+        await asyncio.wait_for(waits.wait(), BOUND_S)
         task.cancel()
         await asyncio.wait([task])
 

@@ -10,8 +10,12 @@ from procbus.pool import tally
 from procbus.pool.tally import Sums, Tally, no_core_s
 
 
+@pytest.fixture(autouse=True)
+def _tells_whenever_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_TELL_S", 0.0)
+
+
 def told(made: Tally) -> dict[int, Sums]:
-    time.sleep(0.05)  # it tells its sums no more often than that
     found: dict[int, Any] = pickle.loads(made.due())
     return {handler: Sums(*sums) for handler, sums in found.items()}
 
@@ -69,7 +73,6 @@ def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
     made = Tally()
     made.turn(1, 0)
     made.turn(None, 1)
-    time.sleep(0.05)
     assert made.due() == b""
 
 
@@ -79,7 +82,6 @@ def test_what_took_long_to_load_is_not_measured():
     made.spoil()
     spin(0.002)
     made.turn(None, 1)
-    time.sleep(0.05)
     assert made.due() == b""
 
 
