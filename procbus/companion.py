@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from procbus.cpu_lane import CpuLane
     from procbus.processes import Probe, Sample
 
-#: After so many deaths in a row that no delivery could be charged for, the next one is.
+#: After so many deaths in a row before a worker began what it had been given, the next is charged.
 BARREN_DEATHS = 3
 
 #: How long a companion waits for room in shared memory before it asks again, in seconds.
@@ -159,8 +159,7 @@ class Companion(threading.Thread):
                 worker = self._lane.pool.start(self._launched)
             except WorkerGone as gone:
                 self._note_exit(gone)
-                self._barren += 1
-                if self._barren >= BARREN_DEATHS or gone.hopeless:
+                if not self._lane.may_try_again(gone):
                     self._lane.cannot_start(self, gone)
                     return None
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing is lost
@@ -170,6 +169,7 @@ class Companion(threading.Thread):
                 self._lane.cannot_start(self, fault)
                 return None
             else:
+                self._lane.note_start()
                 self._worker_done, self._unwanted = 0, ""
                 self.last_sample = self.verdict = None
                 self.progress = Progress()

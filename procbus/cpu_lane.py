@@ -14,6 +14,7 @@ from procbus.companion import Companion
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import WorkerDied
 from procbus.handler import Handler
+from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
@@ -37,6 +38,8 @@ LAUNCH_S = 30.0
 #: lose a process half launched then, which would complain on stdout.
 LAUNCH_EACH = sys.version_info[:2] == (3, 12)
 
+#: After so many starts in a row in which the worker died, what waits fails.
+FAILED_STARTS = 10
 #: How long no worker is tried after the user's set-up of one failed, in seconds.
 BROKEN_S = 5.0
 
@@ -53,8 +56,8 @@ SettleSuccesses = Callable[
 class CpuLane:
     """The cpu lane of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's: see `Sharing`. It guards `_started`, `_restarts`, `_past_s`
-    and `_all_started` too.
+    The lock of `queue` is the lane's: see `Sharing`. It guards `_started`, `_failed_starts`,
+    `_restarts`, `_past_s` and `_all_started` too.
 
     Args:
         pool: makes workers.
@@ -93,6 +96,8 @@ class CpuLane:
         self._past_s = 0.0
         self._companions = self.sharing.companions
         self._started = 0
+        #: Starts in a row that failed, of all companions together.
+        self._failed_starts = 0
         self._restarts = 0
         self._all_started = False
 
@@ -256,6 +261,23 @@ class CpuLane:
         """Settle deliveries that are not to be run any more."""
         if deliveries:
             self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
+
+    def note_start(self) -> None:
+        """A worker is ready."""
+        with self.queue.lock:
+            self._failed_starts = 0
+
+    def may_try_again(self, gone: WorkerGone) -> bool:
+        """A worker died before it was ready, for which no delivery is charged: whether to go on."""
+        with self.queue.lock:
+            self._failed_starts += 1
+            if gone.hopeless or self._failed_starts >= FAILED_STARTS:
+                return False
+        if not gone.left and self.wants_workers():
+            how = outcomes.describe_exit(gone.exit_code)
+            log.warning("worker %s died while it started (%s); another is started", gone.pid, how)
+            self.breaker.note_death(f"{gone.pid} ({how}) while it started")
+        return True
 
     def cannot_start(self, companion: Companion, gone: WorkerGone) -> None:
         """No worker can be started: if nobody else is left to do it, fail what is ready."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from procbus import cpu_lane, current
+from procbus import circuit, cpu_lane, current
 from procbus.companion import Batch, Companion
+from procbus.cpu_lane import FAILED_STARTS
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import QueueFull, WorkerDied
 from procbus.outcome import OutcomeKind
@@ -396,8 +397,49 @@ def test_where_no_worker_starts_what_waits_fails(make_stage: MakeStage) -> None:
     assert stage.settled(delivery) == [DIED]
     assert isinstance(delivery.exception(), WorkerDied)
     assert "exit code 3" in str(delivery.exception())
-    assert len(attempts) == 3
+    assert len(attempts) == FAILED_STARTS
     assert visited == []
+
+
+def test_starts_that_fail_charge_nobody_while_one_succeeds_in_the_end(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(1)
+    attempts: list[int] = []
+
+    def start() -> None:
+        attempts.append(1)
+        if len(attempts) < FAILED_STARTS:
+            refuse()
+
+    stage.pool.on_start = start
+    deliveries = stage.put("a", "b")
+
+    assert stage.settled(*deliveries) == [SUCCEEDED, SUCCEEDED]
+    assert [delivery.attempts for delivery in deliveries] == [1, 1]
+    assert len(attempts) == FAILED_STARTS
+    assert caplog.text.count("while it started") == FAILED_STARTS - 1
+
+
+def test_failed_starts_count_as_deaths_for_the_circuit(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "MOST_DEATHS", 2)
+    stage = make_stage(1)
+    attempts: list[int] = []
+
+    def start() -> None:
+        attempts.append(1)
+        if len(attempts) <= 3:
+            refuse()
+
+    stage.pool.on_start = start
+    [delivery] = stage.put("a")
+    eventually(lambda: bool(stage.guarded))
+
+    assert "while it started" in str(stage.guarded[0])
+    assert delivery.outcome is None, "it waits for a trial"
+    stage.lane.cancel()
 
 
 def test_hopeless_starts_are_not_repeated(make_stage: MakeStage) -> None:

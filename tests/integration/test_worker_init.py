@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, WorkerDied, supervisor
+from procbus.cpu_lane import FAILED_STARTS
 from procbus.errors import WorkerTraceback
 from tests.cpu_stage import eventually
 from tests.integration.conftest import Run
@@ -231,7 +232,28 @@ def test_a_set_up_that_does_not_even_raise(tally: Tally, how: str) -> None:
     finally:
         logging.getLogger("procbus").setLevel(logging.NOTSET)
     assert {type(error) for error in errors} == {WorkerDied}
-    assert len(tally.lines()) <= 6
+    assert len(tally.lines()) <= FAILED_STARTS + 2, "once those fail, for others that came later"
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_workers_that_die_in_their_start_charge_no_delivery(tally: Tally, retries: int) -> None:
+    deaths = 4
+
+    def set_up() -> None:
+        tally.note(os.getpid())
+        if len(tally.lines()) <= deaths:
+            os._exit(1)
+
+    with EventBus([], cpu_workers=1, worker_init=set_up) as bus:
+        bus.subscribe("n", abs, kind="cpu", retries=retries, backoff=0.0)
+        receipts = [bus.publish("n", n) for n in range(20)]
+        assert [r.result(PATIENCE_S) for r in receipts] == [*range(20)]
+        assert {r.deliveries[0].attempts for r in receipts} == {1}
+        stats = bus.stats()
+    assert len(tally.lines()) == deaths + 1
+    assert stats.lanes["cpu"].restarts == deaths
+    assert sum(handler.retried for handler in stats.handlers.values()) == 0
+    assert len(bus.dead_letters) == 0
 
 
 @pytest.mark.parametrize("how", [{"timeout": 0.1}, {"cancel": True}])
