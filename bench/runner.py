@@ -7,18 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+import psutil
+
 from .machine import wait_until_quiet
 from .model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
 
 #: How long a sample waits for others to leave the cores alone, in seconds.
 PATIENCE_S = 20.0
+
+#: Where names of semaphores are.
+SHARED_MEMORY = Path("/dev/shm")
 
 # Where this package is found, as `bench` in the project and as `procbus._bench` where installed.
 ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
@@ -113,9 +118,24 @@ def take_sample(question: Question, contender: str, settings: Settings) -> dict[
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of the sample's process group."""
-    with suppress(ProcessLookupError):  # as it should be: all have ended by themselves
+    """Kill what is left of the sample's process group, and the names that it leaves."""
+    killed = {process.pid, *members(process.pid)}
+    try:
         os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # as it should be: all have ended by themselves
+        return
+    # Those of its semaphores loky would unlink by a process of its own: killed as well.
+    for pid in killed:
+        for name in SHARED_MEMORY.glob(f"sem.loky-{pid}-*"):
+            name.unlink(missing_ok=True)
+
+
+def members(group: int) -> Iterator[int]:
+    """Processes of a process group."""
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            if os.getpgid(pid) == group:
+                yield pid
 
 
 def last_line(text: str) -> str:

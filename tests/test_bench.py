@@ -289,6 +289,39 @@ def test_what_a_sample_leaves_behind_is_killed() -> None:
     runner.end_group(process)  # nothing left to kill is no error
 
 
+def test_the_semaphores_of_those_that_were_killed_are_removed_and_no_others() -> None:
+    maker = "import sys, subprocess; from loky.backend import get_context\n"
+    maker += "kept = get_context('loky').Semaphore(1); print(flush=True)\n"
+    maker += "if sys.argv[1:]: subprocess.run([sys.executable, '-c', sys.argv[1]])\n"
+    maker += "input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", maker, maker],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    others = Path(f"/dev/shm/sem.loky-{os.getpid()}-of-this-test")
+    others.touch()
+    try:
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdout.readline()  # that of its child
+            made = {name for pid in runner.members(process.pid) for name in names_of(pid)}
+            runner.end_group(process)
+            process.wait(10)
+        assert len(made) == 2
+        assert [name for name in made if name.exists()] == []
+        assert others.exists()
+    finally:
+        others.unlink(missing_ok=True)
+
+
+def names_of(pid: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"sem.loky-{pid}-*"))
+
+
 def test_a_question_says_how_many_rounds_it_takes_where_nobody_else_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
