@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from procbus.amounts import is_whole
 from procbus.assembly import Assembly
@@ -20,17 +20,14 @@ from procbus.calls import Call, ChunkOfCalls, event_of
 from procbus.context import running_context
 from procbus.direct import WaitedReceipt
 from procbus.errors import BusClosed, OptionError, ProcbusError
-from procbus.handler import handler_of_calls
+from procbus.handler import Handler, handler_with
 from procbus.hints import did_you_mean, shown
 from procbus.locks import LOOK_UP_S
-from procbus.options import DEFAULT_MAX_CRASHES, make_limits
+from procbus.options import LimitOptions, make_limits
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.subscription import Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from procbus.backoff import Backoff
     from procbus.handler import Kind
 
 T = TypeVar("T")
@@ -39,16 +36,9 @@ T = TypeVar("T")
 _SHUT = "cannot schedule new futures after shutdown"
 
 
-class ExecutorOptions(TypedDict, total=False):
+class ExecutorOptions(LimitOptions, total=False):
     """Options of every call of an executor; what each does stands with `procbus.subscribe`."""
 
-    timeout: float | None
-    retries: int
-    backoff: float | Sequence[float] | Backoff | None
-    retry_on: type[BaseException] | Sequence[type[BaseException]]
-    max_crashes: int
-    max_memory: int | str | None
-    writable: bool
     priority: int
 
 
@@ -304,36 +294,18 @@ def _known(options: ExecutorOptions) -> ExecutorOptions:
 
 
 def _maker(
-    kind: Kind,
-    *,
-    timeout: float | None = None,
-    retries: int = 0,
-    backoff: float | Sequence[float] | Backoff | None = None,
-    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
-    max_crashes: int = DEFAULT_MAX_CRASHES,
-    max_memory: int | str | None = None,
-    writable: bool = False,
-    priority: int = 0,
-) -> Callable[[Callable[..., Any], str], Any]:
+    kind: Kind, *, priority: int = 0, **options: Unpack[LimitOptions]
+) -> Callable[[Callable[..., Any], str], Handler]:
     """Check the options, and give what makes handlers with them."""
     if not is_whole(priority, float("-inf")):
         raise OptionError(f"priority must be an integer, not {shown(priority)}")
     try:
-        limits = make_limits(
-            kind,
-            timeout=timeout,
-            retries=retries,
-            backoff=backoff,
-            retry_on=retry_on,
-            max_crashes=max_crashes,
-            max_memory=max_memory,
-            writable=writable,
-        )
+        limits = make_limits(kind, **options)
     except ValueError as error:
         raise OptionError(f"executor: {error}") from error.__cause__
 
-    def make(function: Callable[..., Any], name: str) -> Any:
-        return handler_of_calls(function, name, kind, limits, writable=writable, priority=priority)
+    def make(function: Callable[..., Any], name: str) -> Handler:
+        return handler_with(limits, function, name, kind, priority=priority)
 
     return make
 

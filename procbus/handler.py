@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 from procbus.amounts import is_whole
 from procbus.annotation import name_of, topics_of
@@ -20,6 +20,7 @@ from procbus.options import (
     DEFAULT_MAX_CRASHES,
     OPTIONS_OF_A_BUS,
     OPTIONS_OF_A_HANDLER,
+    LimitOptions,
     Limits,
     make_limits,
 )
@@ -102,18 +103,11 @@ def make_handler(
     *,
     kind: DeclaredKind = "io",
     name: str | None = None,
-    timeout: float | None = None,
-    retries: int = 0,
-    backoff: float | Sequence[float] | Backoff | None = None,
-    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
-    max_crashes: int = DEFAULT_MAX_CRASHES,
-    max_memory: int | str | None = None,
-    writable: bool = False,
     key: Callable[[Any], Hashable] | None = None,
     priority: int = 0,
     concurrency: int | None = None,
     where: Callable[[Any], bool] | None = None,
-    **unknown: object,
+    **limits: Unpack[LimitOptions],
 ) -> Handler:
     """Check a subscription and make the handler of it.
 
@@ -123,18 +117,11 @@ def make_handler(
             annotation of the first parameter.
         kind: as for `procbus.subscribe`, and so for all that follow.
         name: defaults to the function's module and qualified name.
-        timeout: seconds that one attempt may run.
-        retries: attempts that may follow the first.
-        backoff: the wait before each retry.
-        retry_on: the errors after which there is another attempt.
-        max_crashes: how often a delivery may kill its worker and still be tried again.
-        max_memory: what the worker may have while the handler runs.
-        writable: whether it may write to the large buffers of its event.
         key: of an event, the key whose deliveries go one at a time, in order.
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
         where: of an event, whether the handler takes it.
-        **unknown: none; here to be refused with advice.
+        **limits: its limits and retries. What is no option at all is refused with advice.
 
     Raises:
         SubscriptionError: function or options cannot work; the sentence says what to change.
@@ -145,71 +132,65 @@ def make_handler(
         _problems_of_call(function),
         _problems_of_kind(function, kind),
         _problems_of_options(name, priority, key, concurrency, where),
-        _problems_of_unknown(unknown),
+        _problems_of_unknown(limits),
     )
     for problem in problems:
         raise SubscriptionError(f"handler {name_of(function)}: {problem}")
     try:
-        limits = make_limits(
-            kind,
-            timeout=timeout,
-            retries=retries,
-            backoff=backoff,
-            retry_on=retry_on,
-            max_crashes=max_crashes,
-            max_memory=max_memory,
-            writable=writable,
-        )
+        checked = make_limits(kind, **limits)
     except ValueError as error:
         # What a function for backoff raised, if it did, is all that the sentence does not say.
         raise SubscriptionError(f"handler {name_of(function)}: {error}") from error.__cause__
-    return Handler(
-        number=next(_numbers),
-        function=function,
-        name=name or name_of(function),
-        kind="cpu" if kind == "cpu" else "io",
-        auto=kind == "auto",
+    return handler_with(
+        checked,
+        function,
+        name or name_of(function),
+        "cpu" if kind == "cpu" else "io",
         topics=_topics(function, topic),
         priority=priority,
         key=key,
         concurrency=concurrency,
         where=where,
-        is_async=is_async(function),
-        timeout=limits.timeout,
-        retries=limits.retries,
-        backoff=limits.backoff,
-        retry_on=limits.retry_on,
-        max_crashes=limits.max_crashes,
-        max_memory=limits.max_memory,
-        writable=writable,
+        auto=kind == "auto",
     )
 
 
-def handler_of_calls(
+def handler_with(
+    limits: Limits,
     function: Callable[..., Any],
     name: str,
     kind: Kind,
-    limits: Limits,
     *,
-    writable: bool = False,
+    topics: tuple[Topic, ...] = (),
     priority: int = 0,
+    key: Callable[[Any], Hashable] | None = None,
+    concurrency: int | None = None,
+    where: Callable[[Any], bool] | None = None,
+    auto: bool = False,
 ) -> Handler:
-    """Make a handler without topics, of options that were checked before: one of an executor."""
+    """Make a handler of options that were checked before; the calls of an executor have no topic.
+
+    The arguments are the attributes of `Handler`.
+    """
     return Handler(
         number=next(_numbers),
         function=function,
         name=name,
         kind=kind,
-        topics=(),
+        topics=topics,
         priority=priority,
+        key=key,
+        concurrency=concurrency,
+        where=where,
         is_async=is_async(function),
+        auto=auto,
         timeout=limits.timeout,
         retries=limits.retries,
         backoff=limits.backoff,
         retry_on=limits.retry_on,
         max_crashes=limits.max_crashes,
         max_memory=limits.max_memory,
-        writable=writable,
+        writable=limits.writable,
     )
 
 
@@ -303,8 +284,10 @@ def _problems_of_options(
             yield f"{option} is async, but its answer is needed at once; make it a plain def"
 
 
-def _problems_of_unknown(options: dict[str, object]) -> Iterator[str]:
+def _problems_of_unknown(options: Iterable[str]) -> Iterator[str]:
     for option in options:
+        if option in OPTIONS_OF_A_HANDLER:
+            continue
         if option in OPTIONS_OF_A_BUS:
             yield f"{option}= is an option of EventBus, not of a handler: EventBus({option}=...)"
         yield (

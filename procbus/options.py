@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from procbus.handler import DeclaredKind
 
 
-class HandlerOptions(TypedDict, total=False):
-    """The options of a handler; what each does stands with `procbus.subscribe`."""
+class LimitOptions(TypedDict, total=False):
+    """Those options of a handler that `make_limits` checks."""
 
-    kind: DeclaredKind
-    name: str | None
     timeout: float | None
     retries: int
     backoff: float | Sequence[float] | Backoff | None
@@ -28,6 +26,13 @@ class HandlerOptions(TypedDict, total=False):
     max_crashes: int
     max_memory: int | str | None
     writable: bool
+
+
+class HandlerOptions(LimitOptions, total=False):
+    """The options of a handler; what each does stands with `procbus.subscribe`."""
+
+    kind: DeclaredKind
+    name: str | None
     key: Callable[[Any], Hashable] | None
     priority: int
     concurrency: int | None
@@ -71,17 +76,18 @@ class Limits:
     retry_on: tuple[type[BaseException], ...]
     max_crashes: int
     max_memory: int | None
+    writable: bool
 
 
 def make_limits(
     kind: str,
     *,
-    timeout: float | None,
-    retries: int,
-    backoff: float | Sequence[float] | Backoff | None,
-    retry_on: type[BaseException] | Sequence[type[BaseException]],
-    max_crashes: int,
-    max_memory: int | str | None,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] | Backoff | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+    max_memory: int | str | None = None,
     writable: bool = False,
 ) -> Limits:
     """Check the limits and retries of a handler of this kind; for each see `subscribe`.
@@ -119,6 +125,7 @@ def make_limits(
         retry_on=_error_classes(retry_on),
         max_crashes=max_crashes,
         max_memory=None if max_memory is None else _memory_limit(kind, max_memory),
+        writable=writable,
     )
 
 

@@ -14,20 +14,12 @@ import pytest
 
 from procbus.call_handlers import MOST, MOST_SIBLINGS, CallHandler, CallHandlers, taken_apart
 from procbus.calls import AsyncCall, Call, Carried
-from procbus.handler import handler_of_calls
-from procbus.options import DEFAULT_MAX_CRASHES, make_limits
+from procbus.handler import handler_with
+from procbus.options import make_limits
 from procbus.subscription import Subscription
 from tests.parts import BOUND_S, FakeLane
 
-LIMITS = make_limits(
-    "cpu",
-    timeout=None,
-    retries=0,
-    backoff=None,
-    retry_on=Exception,
-    max_crashes=DEFAULT_MAX_CRASHES,
-    max_memory=None,
-)
+LIMITS = make_limits("cpu")
 
 
 class Stage:
@@ -39,7 +31,7 @@ class Stage:
         self.handlers = CallHandlers(kind, Call, self._subscribe, self.retired.append)
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
-        handler = handler_of_calls(function, name, "io", LIMITS)
+        handler = handler_with(LIMITS, function, name, "io")
         self.subscribed.append(Subscription(handler, FakeLane(), answered=True))
         return self.subscribed[-1]
 

@@ -3,6 +3,7 @@
 
 import inspect
 from array import array
+from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
@@ -18,15 +19,7 @@ from procbus.registry import subscribe
 
 
 def make(kind: str = "cpu", /, **options: Any) -> Limits:
-    defaults: dict[str, Any] = {
-        "timeout": None,
-        "retries": 0,
-        "backoff": None,
-        "retry_on": (Exception,),
-        "max_crashes": 1,
-        "max_memory": None,
-    }
-    return make_limits(kind, **{**defaults, **options})
+    return make_limits(kind, **options)
 
 
 def refusal(kind: str = "cpu", /, **options: Any) -> str:
@@ -38,7 +31,7 @@ def refusal(kind: str = "cpu", /, **options: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 def test_without_options_there_are_no_limits_and_no_retries(kind: str):
-    assert make(kind) == Limits(None, 0, exponential, (Exception,), 1, None)
+    assert make(kind) == Limits(None, 0, exponential, (Exception,), 1, None, False)
 
 
 @given(st.floats(0, 30 * 86_400, exclude_min=True) | st.integers(1, 30 * 86_400))
@@ -145,7 +138,7 @@ def test_a_writable_whose_comparison_is_no_answer_is_refused_all_the_same():
 
 @pytest.mark.parametrize(("kind", "writable"), [("cpu", True), ("cpu", False), ("io", False)])
 def test_writable_is_taken_where_there_is_a_copy_to_write_to(kind: str, writable: bool):
-    assert make(kind, writable=writable) == make(kind)
+    assert make(kind, writable=writable) == replace(make(kind), writable=writable)
 
 
 def test_a_writable_io_handler_is_told_that_it_has_the_very_object():
