@@ -169,6 +169,9 @@ class Supervisor:
         return next_look
 
     def _look_at_machine(self, lane: CpuLane, now: float) -> None:
+        if not lane.pool.local:  # the memory of this machine is not what its workers have
+            lane.breaker.look(now, "")
+            return
         if self._memory is None:
             from procbus.machine import MemoryWatch  # only now: they import psutil
             from procbus.oom import OomWatch

@@ -34,6 +34,24 @@ def test_a_local_cluster_begins_with_the_lane_and_not_before() -> None:
         bus.subscribe("number", len, kind="io")
 
 
+def test_only_the_workers_of_a_local_cluster_have_the_memory_of_this_machine() -> None:
+    from procbus.pool.dask.pool import ClusterPool
+
+    class OwnCluster:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    own: Any = OwnCluster()
+    elsewhere = ClusterPool("tcp://127.0.0.1:1", None, b"")
+    here = ClusterPool("tcp://127.0.0.1:1", None, b"", own_cluster=own)
+    assert (elsewhere.local, here.local) == (False, True)
+    for pool in (elsewhere, here, here):
+        pool.close()
+    assert own.closed == 1
+
+
 def test_an_address_is_not_empty() -> None:
     from procbus import DaskPool
 

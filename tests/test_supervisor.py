@@ -561,6 +561,25 @@ def test_what_a_worker_has_not_begun_waits_too_when_memory_is_short(it: Supervis
     assert visited == ["blocker", "running", "a", "b"]
 
 
+def test_workers_of_other_machines_go_on_while_this_one_is_short_of_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = Supervised()
+    it.stage.pool.local = False
+    it.memory.is_short = True
+    monkeypatch.setattr(module, "monotonic", it.monotonic)
+    monkeypatch.setattr(machine, "MemoryWatch", lambda: it.memory)
+    assert it.supervisor.start()
+    it.look()
+    it.look()
+
+    assert it.stage.settled(*it.stage.put("a", "b")) == [SUCCEEDED] * 2
+    assert it.cpu.stats().paused == ""
+    assert it.cpu.oom is None  # nor did the kernel of this machine kill them
+    assert not caplog.records
+    it.finish()
+
+
 def test_the_supervisor_ends_in_the_middle_of_a_wait() -> None:
     it = Supervised()
     it.supervisor.start()

@@ -37,7 +37,7 @@ class InlinePool:
         memory: shared with the workers, for what is large.
     """
 
-    elastic, waits_for, batch_s = False, "", BATCH_S
+    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers

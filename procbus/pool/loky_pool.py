@@ -29,7 +29,7 @@ class LokyPool:
         run: of the bus, for `current()` in workers.
     """
 
-    elastic, waits_for, batch_s = False, "", BATCH_S
+    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
 
     def __init__(
         self,

@@ -244,6 +244,10 @@ class Pool(Protocol):
         """Whether more workers may become possible later."""
 
     @property
+    def local(self) -> bool:
+        """Whether its workers have the memory of this machine."""
+
+    @property
     def batch_s(self) -> float:
         """Seconds of work in one batch: so many that what it costs does not count."""
 

@@ -115,8 +115,8 @@ class _LocalPool(DaskPool):
 
     def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
         """Start the cluster and connect."""
-        local = _engine().local_cluster(self._workers)
-        return ClusterPool(local.scheduler_address, workers, init, run, local)
+        cluster = _engine().local_cluster(self._workers)
+        return ClusterPool(cluster.scheduler_address, workers, init, run, cluster)
 
 
 def _engine() -> Any:
@@ -140,7 +140,7 @@ class ClusterPool:
         workers: processes to use at most.
         init: the user's set-up of each, pickled.
         run: of the bus, for `current()` in workers.
-        local: a cluster that ends with the pool.
+        own_cluster: a cluster on this machine that ends with the pool.
     """
 
     elastic, batch_s = True, BATCH_S
@@ -151,13 +151,14 @@ class ClusterPool:
         workers: int | None,
         init: bytes,
         run: Run = ONLY_RUN,
-        local: LocalCluster | None = None,
+        own_cluster: LocalCluster | None = None,
     ) -> None:
         self._cluster = cluster
         self._most = workers
         self.init = init
         self.run = run
-        self._local = local
+        self._own_cluster = own_cluster
+        self.local = own_cluster is not None
         self.definitions = Definitions()
         self.memory = EventMemory(0)
         #: Guards all below, and wakes who waits for a place.
@@ -232,8 +233,8 @@ class ClusterPool:
         if self._client is not None and self._client is not self._cluster:
             self._retired.append(self._client)
         self._close_retired()
-        if self._local is not None:
-            self._local.close()
+        if self._own_cluster is not None:
+            self._own_cluster.close()
         self.memory.close()
 
     # Places: threads of Dask workers.
