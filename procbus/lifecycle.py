@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -16,10 +15,9 @@ from procbus.context import running_context
 from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
+from procbus.log import log
 from procbus.subscription import Subscription
 from procbus.unseen import Unseen
-
-log = logging.getLogger("procbus")
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
@@ -124,7 +122,7 @@ class Lifecycle:
         try:
             self._dispatcher.resume()
         except JournalError as error:
-            log.error("%s", error)  # noqa: TRY400 - the journal says all that there is to say
+            log.error("%s", error)  # without a traceback: the journal says all that there is to say
         except BaseException:  # Ctrl-C, most likely, while waiting for room
             self._admission.refuse()
             self._lanes.expect_close()

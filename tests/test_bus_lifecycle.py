@@ -2,6 +2,7 @@
 """Draining, closing and cancelling a bus, also under asyncio."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,34 @@ def test_closing_twice_and_leaving_a_closed_block_is_fine():
     assert receipt.result(0) == 2
     assert bus.drain(0)
     assert "closed" in repr(bus)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_logging_of_the_script_that_fails_keeps_no_bus_from_closing(
+    cancel: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise RuntimeError("a filter that fails")
+
+    broken = Broken()
+    held = Held()
+    bus = EventBus([], io_workers=1)
+    bus.subscribe("a", lambda _: 1 // 0)
+    bus.subscribe("held", held)
+    assert bus.publish("a", 1).wait(BOUND_S)
+    if cancel:
+        bus.publish("held", 1)
+        held.wait_begun()
+        bus.publish("a", 1)
+        held.go.set()
+    logging.getLogger("procbus").addFilter(broken)
+    try:
+        bus.close(cancel=cancel)
+    finally:
+        logging.getLogger("procbus").removeFilter(broken)
+    assert "closed" in repr(bus)
+    assert "a filter that fails" in capsys.readouterr().err
 
 
 def test_a_closed_bus_refuses_what_it_cannot_do():

@@ -9,7 +9,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from procbus.codec import Encoder, decode
+from procbus.codec import ClassNumber, Encoder, decode
 from procbus.pool.large import PLAIN
 from procbus.pool.process import told
 from procbus.pool.wire import REST, Ending, pack_definition, pack_end, pack_success
@@ -61,8 +61,10 @@ class Ends:
                 [event for _, event in published], "published"
             )
             return self.failed(Ending.NO_RESULT, error, started_at, len(published), path)
+        if made := self._encoder.take_definitions():
+            ahead = _packed(made) + ahead
         pack = pack_end if published else pack_success
-        return self._definitions_made() + ahead + pack(started_at, ended_at, frame), ended_at
+        return ahead + pack(started_at, ended_at, frame), ended_at
 
     def failed(
         self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
@@ -86,8 +88,9 @@ class Ends:
                 travelling = data if isinstance(decode(data), BaseException) else None
         value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
         frame = self._encoder.encode_whole((int(ending), value, dropped))
-        return self._definitions_made() + pack_end(started_at, ended_at, frame), ended_at
+        made = _packed(self._encoder.take_definitions())
+        return made + pack_end(started_at, ended_at, frame), ended_at
 
-    def _definitions_made(self) -> bytes:
-        made = self._encoder.take_definitions()
-        return b"".join(pack_definition(n, d) for n, d in made) if made else b""
+
+def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
+    return b"".join(pack_definition(number, definition) for number, definition in definitions)
