@@ -9,7 +9,7 @@ from typing import Literal
 from procbus.evidence import Evidence, Machine, Span
 from procbus.handler import DeclaredKind
 from procbus.plain_text import seconds, share, table
-from procbus.verdict import CPU_S, Verdict, is_thin
+from procbus.verdict import CPU_S, FEW_RUNS, FEW_S, Verdict, is_thin
 
 #: The part of its CPU time for which a handler that releases the GIL holds it at most.
 _LITTLE = 0.6
@@ -59,7 +59,7 @@ class AdviceList(tuple[Advice, ...]):
                 each.declared,
                 each.kind or "-",
                 f"{each.gain:.1f} x" if each.level else "-",
-                f"{each.evidence.runs:,}",
+                f"{each.evidence.ran:,}",
                 seconds(each.evidence.wall_s or None),
                 seconds(each.evidence.cpu_s if each.evidence.runs else None),
                 _of_wall(each.evidence, each.evidence.wait_s),
@@ -122,7 +122,12 @@ def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Mach
 
 def _silence(evidence: Evidence, verdict: Verdict) -> str:
     if is_thin(evidence):
-        return f"ran {evidence.runs} times, {seconds(evidence.seen_s)} in all: too little to say"
+        missed = evidence.ran >= FEW_RUNS and evidence.ran_s >= FEW_S
+        measured = f", of which {evidence.runs} were measured" if missed else ""
+        return (
+            f"ran {evidence.ran} times, {seconds(evidence.ran_s)} in all{measured}: "
+            "too little to say"
+        )
     if verdict.unweighed:
         return "may compute too long for threads; nobody knows yet what its events cost to send"
     return "could be either: what was seen of it does not tell"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -111,21 +112,22 @@ class Advisor:
         return AdviceList(self._advice(each, machine) for each in self._subscriptions.all())
 
     def stop(self) -> None:
-        """End the thread, and say what there is to be said. Idempotent."""
+        """End the thread. Idempotent."""
         with self._lock:
-            stopped = self._stopped.is_set()
             self._stopped.set()
             thread = self._thread
         self._stirred.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_JOIN_S)
-        if not stopped:
-            try:
-                self._judge()
-                for tell in last_words:
-                    tell(self.advice())
-            except Exception:  # noqa: BLE001 - a bus that closes depends on no advice
-                log.exception("procbus itself failed in its advisor, which has no last word")
+
+    def sum_up(self) -> None:
+        """Say what there is to be said in the end, once all is measured. Call it after `stop`."""
+        try:
+            self._judge()
+            for tell in last_words:
+                tell(self.advice())
+        except Exception:  # noqa: BLE001 - a bus that closes depends on no advice
+            log.exception("procbus itself failed in its advisor, which has no last word")
 
     def _start(self) -> None:
         with self._lock:
@@ -226,7 +228,11 @@ class Advisor:
         queued = subscription.queued
         count = queued.count
         attempts = subscription.succeeded + subscription.failed + subscription.retried
-        evidence = meter.evidence(handler, queued.total / count if count else 0.0, attempts)
+        evidence = replace(
+            meter.evidence(handler, queued.total / count if count else 0.0, attempts),
+            ran=subscription.ran.count,
+            ran_s=subscription.ran.total,
+        )
         verdict = judge(evidence, machine)
         if verdict.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED

@@ -118,6 +118,7 @@ class Assembly:
             self._counted,
             self.settlement.unseen,
             self.advisor.stop,
+            self.advisor.sum_up,
         )
 
     def start(self) -> None:

@@ -47,6 +47,9 @@ class Evidence:
     #: Runs under way at once while there were any, and CPU seconds that they used in a second then.
     at_once: float = 0.0
     load: float = 0.0
+    #: Attempts that there were, measured or not, and seconds that all of them took.
+    ran: int = 0
+    ran_s: float = 0.0
 
     @property
     def seen_s(self) -> float:

@@ -32,7 +32,9 @@ class Lifecycle:
         lanes: are ended.
         subscriptions: gives those of the bus, which know what was not run.
         unseen: knows what failed and was not looked at.
-        last_advice: says what is to be said of the handlers, and no more after that.
+        stop_advice: has no handler moved, and nothing said of any, from then on; but what
+            `last_advice` says, once the lanes are closed and have told all that they measured.
+        last_advice: see there.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Lifecycle:
         lanes: Lanes,
         subscriptions: Callable[[], Sequence[Subscription]],
         unseen: Unseen,
+        stop_advice: Callable[[], object],
         last_advice: Callable[[], object],
     ) -> None:
         self._admission = admission
@@ -49,6 +52,7 @@ class Lifecycle:
         self._lanes = lanes
         self._subscriptions = subscriptions
         self._unseen = unseen
+        self._stop_advice = stop_advice
         self._last_advice = last_advice
         #: Guards the closing.
         self._closing = threading.RLock()
@@ -130,8 +134,9 @@ class Lifecycle:
             raise
 
     def _finish(self) -> None:
-        self._last_advice()
+        self._stop_advice()
         self._lanes.close()
+        self._last_advice()
         self._dispatcher.close()
         self.closed = True
         exit_watch.forget(self)

@@ -88,7 +88,14 @@ def test_transport_that_costs_more_than_the_work_is_named():
         ({"obstacle": "its events cannot travel"}, "stays io: its events cannot travel"),
         ({"wall_s": 0.02, "wait_s": Span(0.01, 0.01)}, "would gain nothing elsewhere: io is right"),
         ({"kind": "cpu", "wall_s": 0.01}, "computes for 100% of its time: cpu is right"),
-        ({"runs": 3}, "ran 3 times, 120 ms in all: too little to say"),
+        (
+            {"runs": 3, "ran": 4, "ran_s": 0.16},
+            "ran 4 times, 160 ms in all: too little to say",
+        ),
+        (
+            {"runs": 3, "ran": 144, "ran_s": 5.8},
+            "ran 144 times, 5.8 s in all, of which 3 were measured: too little to say",
+        ),
         (
             {"obstacle": None},
             "may compute too long for threads; nobody knows yet what its events cost to send",

@@ -66,7 +66,8 @@ def test_it_says_what_it_has_to_say_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
     advisor = advisor_of(waits_in_a_worker())
     advisor.stop()
-    advisor.stop()
+    advisor.sum_up()
+    advisor.sum_up()
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(
@@ -76,7 +77,7 @@ def test_it_says_what_it_has_to_say_once(caplog: pytest.LogCaptureFixture):
 
 def test_little_loss_is_said_quietly(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
-    advisor_of(waits_in_a_worker(runs=12)).stop()
+    advisor_of(waits_in_a_worker(runs=12)).sum_up()
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
@@ -84,7 +85,7 @@ def test_thin_evidence_is_not_spoken_of(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
     advisor = advisor_of(waits_in_a_worker(runs=3))
     [advice] = advisor.advice()
-    advisor.stop()
+    advisor.sum_up()
     assert advice.kind is None
     assert not caplog.records
 
@@ -96,12 +97,26 @@ def test_advice_is_there_at_any_time_for_every_handler():
     assert [each.kind for each in advisor.advice()] == ["io", None]
 
 
+def test_runs_are_counted_whether_they_were_measured_or_not():
+    subscription = subscription_of(kind="cpu", name="short")
+    subscription.succeeded = 144
+    for _ in range(144):
+        subscription.ran.add(0.01)
+    subscription.meter.note_run(1_000.0, 0.01, 0.01)
+    [advice] = advisor_of(subscription).advice()
+    assert (advice.evidence.ran, advice.evidence.runs) == (144, 1)
+    assert advice.text == (
+        "short ran 144 times, 1.4 s in all, of which 1 were measured: too little to say"
+    )
+
+
 def test_its_thread_starts_when_it_is_stirred_and_ends_when_it_is_stopped():
     advisor = advisor_of()
     assert advisor_threads() == 0
     advisor.stir()
     advisor.stir()
     assert advisor_threads() == 1
+    advisor.stop()
     advisor.stop()
     assert advisor_threads() == 0
     advisor.stir()
@@ -188,7 +203,7 @@ def test_its_own_failure_does_not_keep_a_bus_from_closing(
     subscription = waits_in_a_worker()
     advisor = advisor_of(subscription)
     monkeypatch.setattr(type(subscription.meter), "evidence", fail)
-    advisor.stop()
+    advisor.sum_up()
     assert "procbus itself failed in its advisor" in caplog.text
     assert "math domain error" in caplog.text
 

@@ -1,11 +1,17 @@
 """What one worker's handlers cost, handed to their meters."""
 
 import pickle
+from collections.abc import Mapping
 
 from procbus.pool.costs import Costs
 from procbus.pool.tally import Sums
+from procbus.pool.wire import Tag
 from procbus.subscription import Subscription
 from tests.parts import FakeLane, delivery_to, subscription_of
+
+
+def message_of(sums: Mapping[int, tuple[float, ...]]) -> bytes:
+    return Tag.MEASURED.value + pickle.dumps(sums)
 
 
 def transport_s(subscription: Subscription) -> float:
@@ -22,7 +28,7 @@ def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
         subscription.handler.number: tuple(Sums(4, 0.4, 0.2, 0.04, 0.08, 0.02)),
         10**9: (1,) * 6,
     }
-    costs.take_in(memoryview(pickle.dumps(sums)))
+    assert costs.take_in(message_of(sums))
     evidence = subscription.meter.evidence(subscription.handler, 0.0)
     assert evidence.runs == 4
     assert abs(evidence.wall_s - 0.095) < 1e-9
@@ -37,8 +43,12 @@ def test_sums_of_a_handler_that_is_forgotten_go_nowhere():
     subscription, costs = subscription_of(kind="cpu"), Costs()
     costs.know(subscription)
     costs.forget([subscription.handler.number])
-    costs.take_in(memoryview(pickle.dumps({subscription.handler.number: (1,) * 6})))
+    assert costs.take_in(message_of({subscription.handler.number: (1,) * 6}))
     assert subscription.meter.runs == 0
+
+
+def test_what_else_a_worker_says_is_left_to_others():
+    assert not Costs().take_in(Tag.HELLO.value + b"17")
 
 
 def test_sending_and_receiving_are_divided_among_the_deliveries():

@@ -10,13 +10,8 @@ from procbus.pool import tally
 from procbus.pool.tally import Sums, Tally, no_core_s
 
 
-@pytest.fixture(autouse=True)
-def _tells_whenever_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "_TELL_S", 0.0)
-
-
 def told(made: Tally) -> dict[int, Sums]:
-    found: dict[int, Any] = pickle.loads(made.due())
+    found: dict[int, Any] = pickle.loads(made.rest())
     return {handler: Sums(*sums) for handler, sums in found.items()}
 
 
@@ -24,6 +19,17 @@ def spin(seconds: float) -> None:
     began = time.process_time()
     while time.process_time() - began < seconds:
         pass
+
+
+def run_for(seconds: float, made: Tally) -> None:
+    """One run, as if the clock had gone on for so long."""
+    at = time.monotonic()
+    clock = iter([at, at + seconds])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally, "monotonic", lambda: next(clock))
+        patch.setattr(tally, "_PATIENCE_S", 0.0)
+        made.turn(1, 0)
+        made.turn(None, 1)
 
 
 def test_a_stretch_of_one_handler_is_measured_as_one():
@@ -56,16 +62,32 @@ def test_batches_add_up_and_begin_anew_once_they_are_told():
         spin(0.002)
         made.turn(None, 4)
     assert told(made)[1].runs == 8
-    assert made.due() == b""
+    assert made.rest() == b""
 
 
-def test_sums_are_told_now_and_then_only(monkeypatch: pytest.MonkeyPatch):
+def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(tally, "_TELL_S", 1_000.0)
     made = Tally()
-    made.turn(1, 0)
-    spin(0.001)
-    made.turn(None, 1)
     assert made.due() == b""
+    run_for(0.1, made)
+    assert made.due()
+    run_for(0.005, made)
+    assert made.due() == b""
+    run_for(0.006, made)
+    assert pickle.loads(made.due())[1][0] == 2, "more than a tenth of what was told"
+    assert made.due() == b""
+
+
+def test_what_is_little_is_told_when_it_is_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tally, "_TELL_S", 0.0)
+    made = Tally()
+    run_for(0.1, made)
+    assert made.due()
+    run_for(0.001, made)
+    assert made.due()
+    assert made.due() == b"", "there is nothing new"
 
 
 def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
@@ -73,16 +95,19 @@ def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
     made = Tally()
     made.turn(1, 0)
     made.turn(None, 1)
-    assert made.due() == b""
+    assert made.rest() == b""
 
 
-def test_what_took_long_to_load_is_not_measured():
+def test_what_took_long_to_load_is_not_measured_and_what_follows_is():
     made = Tally()
     made.turn(1, 0)
-    made.spoil()
+    spin(0.05)
+    made.begin_anew(1, 2)
     spin(0.002)
-    made.turn(None, 1)
-    assert made.due() == b""
+    made.turn(None, 3)
+    [(handler, sums)] = told(made).items()
+    assert (handler, sums.runs) == (1, 1)
+    assert 0.002 <= sums.cpu_s < 0.05
 
 
 def test_reading_events_is_told_apart():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from procbus.codec import decode
 from procbus.delivery import Delivery
 from procbus.pool.tally import Sums
+from procbus.pool.wire import Tag
 from procbus.subscription import Subscription
 
 
@@ -39,9 +40,12 @@ class Costs:
         if deliveries:
             deliveries[0].subscription.meter.note_received(cpu_s / len(deliveries))
 
-    def take_in(self, message: memoryview) -> None:
-        """The worker told its sums."""
-        for handler, sums in decode(message).items():
+    def take_in(self, message: bytes | bytearray) -> bool:
+        """Take in a message of the worker, if it tells its sums; else say False."""
+        if message[:1] != Tag.MEASURED.value:
+            return False
+        for handler, sums in decode(memoryview(message)[1:]).items():
             subscription = self._subscriptions.get(handler)
             if subscription is not None:
                 subscription.note_sums(*Sums(*sums))
+        return True

@@ -22,7 +22,6 @@ from procbus.pool.logbook import Logbook
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
 from procbus.pool.seam import BATCH_S, At, Message, Report, WorkerGone
-from procbus.pool.wire import Tag
 from procbus.pool.worker import Worker
 from procbus.pool.worker_memory import WorkerMemory
 from procbus.stats import SharedMemoryStats
@@ -186,10 +185,9 @@ class InlineWorker:
     def _tell(self, *parts: bytes | memoryview) -> None:
         if self._killed.is_set():
             raise _Killed
-        if parts[0] == Tag.MEASURED.value:
-            self._end.costs.take_in(memoryview(parts[1]))
-        else:
-            self._from_worker.append(b"".join(parts))
+        message = b"".join(parts)
+        if not self._end.costs.take_in(message):
+            self._from_worker.append(message)
 
 
 class _Killed(BaseException):

@@ -151,9 +151,7 @@ class LokyWorker:
                 if report.complete:
                     del self._unread_bytes[report.batch]
                 return report
-            if message[:1] == Tag.MEASURED.value:
-                self._end.costs.take_in(memoryview(message)[1:])
-            else:
+            if not self._end.costs.take_in(message):
                 take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
@@ -255,10 +253,12 @@ class LokyWorker:
         self._close()
 
     def _hear_out(self, deadline: float) -> None:
-        """Take in what is logged after the last report, until the task has ended."""
+        """Take in what was measured and logged after the last report, until the task has ended."""
         while (left_s := deadline - monotonic()) > 0:
             message = self._channel.receive(left_s)
-            if message is not None and message[:1] in (Tag.LOG.value, Tag.WARNING.value):
+            if message is None or self._end.costs.take_in(message):
+                continue
+            if message[:1] in (Tag.LOG.value, Tag.WARNING.value):
                 take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def kill(self) -> None:

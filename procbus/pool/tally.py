@@ -17,8 +17,10 @@ from typing import NamedTuple
 _LEAST_S = 20e-6
 #: A stretch that follows on one that was not measured is not, but once in so many seconds.
 _PATIENCE_S = 500e-6
-#: So often at most the sums are told, in seconds.
+#: The sums are told so often at least, in seconds, while there are new ones; and sooner where what
+#: is not told is more than this part of what was: a worker that is killed takes it along.
 _TELL_S = 0.05
+_UNTOLD = 0.1
 
 
 class Sums(NamedTuple):
@@ -41,6 +43,8 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[int, Sums] = {}
         self._told_at = monotonic()
+        #: Seconds of the runs that were told, and of those in `_sums`.
+        self._told_s = self._untold_s = 0.0
         #: The deliveries in a row: their handler, how many of the batch were done before them, and
         #: what the clocks said.
         self._handler: int | None = None
@@ -73,9 +77,10 @@ class Tally:
         self._handler, self._done, self._began_at = handler if armed else None, done, now
         self.unpacking_s = 0.0
 
-    def spoil(self) -> None:
-        """Measure these deliveries no further: a handler was loaded, which takes long."""
-        self._handler = None
+    def begin_anew(self, handler: int, done: int) -> None:
+        """A handler was loaded, which took long: measure its deliveries from this one on."""
+        self._handler, self._armed_at = None, 0.0
+        self.turn(handler, done)
 
     def _add(
         self, runs: int, wall_s: float, cpu_s: float, children_s: float, starved_s: float
@@ -89,6 +94,7 @@ class Tally:
             self._starved_s - starved_s,
             self.unpacking_s,
         )
+        self._untold_s += wall_s
         former = self._sums.get(self._handler)
         if former is not None:
             newest = Sums._make(a + b for a, b in zip(former, newest, strict=True))
@@ -96,12 +102,22 @@ class Tally:
 
     def due(self) -> bytes:
         """The sums, ready to travel, if it is time to tell them; they begin anew then."""
-        now = monotonic()
-        if not self._sums or now - self._told_at < _TELL_S:
+        untold_s = self._untold_s
+        if untold_s > _UNTOLD * self._told_s or (
+            untold_s and monotonic() - self._told_at >= _TELL_S
+        ):
+            return self.rest()
+        return b""
+
+    def rest(self) -> bytes:
+        """The sums that were not told, ready to travel; they begin anew."""
+        if not self._sums:
             return b""
         told = pickle.dumps({handler: tuple(sums) for handler, sums in self._sums.items()})
         self._sums.clear()
-        self._told_at = now
+        self._told_at = monotonic()
+        self._told_s += self._untold_s
+        self._untold_s = 0.0
         return told
 
 

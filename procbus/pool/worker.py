@@ -124,6 +124,7 @@ class Worker:
             except (EOFError, OSError):
                 os._exit(1)  # the parent is gone: there is nobody to tell
             if message == STOP:
+                self._tell_sums(self._tally.rest())
                 return
             self.run_batch(message)
 
@@ -182,10 +183,13 @@ class Worker:
                 self._flush(head.number, done, complete=False)
                 self._sent_at = ended_at
         self._tally.turn(None, done)
-        if sums := self._tally.due():
-            self.send(Tag.MEASURED.value, sums)
+        self._tell_sums(self._tally.due())
         flush_output()
         self._flush(head.number, done, complete=True)
+
+    def _tell_sums(self, sums: bytes) -> None:
+        if sums:
+            self.send(Tag.MEASURED.value, sums)
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         unsent = self._logbook.unsent()
@@ -213,7 +217,7 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
                 return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
-            self._tally.spoil()
+            self._tally.begin_anew(handler, index)
             started_at = monotonic()
             self._logbook.begin(index, started_at)
         # As take_seat, without the call.

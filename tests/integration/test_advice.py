@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus
+from procbus import EventBus, current
 from procbus.cores import usable_cores
 from procbus.gil_probe import is_available
 from tests.parts import BOUND_S
@@ -77,6 +77,34 @@ def test_a_wrong_kind_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture):
         bus.subscribe("event", nap, kind="cpu", name="it")
         run_until(bus, 1, lambda: said() > 0)
     assert said() == 1
+
+
+@pytest.mark.parametrize(
+    "of_the_bus", [{}, {"max_events_per_worker": 1}, {"max_events_per_worker": 4}]
+)
+def test_few_runs_are_all_measured_whatever_limits_there_are(of_the_bus: dict[str, Any]):
+    def nap_or_fail(number: int) -> None:
+        time.sleep(0.005)
+        if not number % 5 and current().attempt == 1:
+            raise ValueError("not at the first attempt")
+
+    with EventBus(handlers=[], cpu_workers=2, **of_the_bus) as bus:
+        bus.subscribe(
+            "event",
+            nap_or_fail,
+            kind="cpu",
+            name="it",
+            timeout=30,
+            retries=1,
+            backoff=0.001,
+            max_memory="1 GB",
+        )
+        receipts = [bus.publish("event", number) for number in range(10)]
+        for receipt in receipts:
+            receipt.result(BOUND_S)
+    [advice] = bus.advice()
+    assert (advice.evidence.ran, advice.evidence.runs) == (12, 12)
+    assert advice.text.startswith("it ran 12 times, ")
 
 
 def test_what_cannot_travel_stays():

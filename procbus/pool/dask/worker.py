@@ -241,9 +241,7 @@ class DaskWorker:
                     data = message["data"]
                     if data[:1] == Tag.RESULTS.value:
                         return self._report(data)
-                    if data[:1] == Tag.MEASURED.value:
-                        self._end.costs.take_in(memoryview(data)[1:])
-                    else:
+                    if not self._end.costs.take_in(data):
                         take_in(Tag(data[:1]), memoryview(data)[1:])
 
     def _report(self, data: bytes) -> Report:
@@ -354,13 +352,13 @@ class DaskWorker:
         self._close()
 
     def _hear_out(self, deadline: float) -> None:
-        """Take in what is logged after the last report, until it is gone."""
+        """Take in what was measured and logged after the last report, until it is gone."""
         while not self._closed and self._line is not None and monotonic() < deadline:
             message = self._hear(max(0.0, deadline - monotonic()))
             if message is None or message["say"] != "data":
                 continue
             data = message["data"]
-            if data[:1] in (Tag.LOG.value, Tag.WARNING.value):
+            if not self._end.costs.take_in(data) and data[:1] in (Tag.LOG.value, Tag.WARNING.value):
                 take_in(Tag(data[:1]), memoryview(data)[1:])
 
     def kill(self) -> None:
