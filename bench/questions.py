@@ -45,6 +45,7 @@ NAMES = (
     "payload_sizes",
     "executor",
     "advice",
+    "advice_cost",
     "journal_throughput",
     "journal_power",
     "journal_resume",

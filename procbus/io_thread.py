@@ -62,9 +62,9 @@ class IoThread(threading.Thread):
         self.events_done = 0
         #: The handler of the last long run, and when that ended. Written as one by this thread.
         self._finished: tuple[Subscription, float] | None = None
-        #: Which of so many short runs is measured: one thread's first, another's last, lest those
-        #: that all threads begin with count for too many.
-        self._turn = 17 * number % ONE_IN
+        #: The short run that is measured next, of `ONE_IN`, by `events_done`: one thread's first,
+        #: another's last, lest those that all threads begin with count for too many.
+        self._next = 17 * number % ONE_IN
         #: CPU seconds of this thread when they were last read.
         self._cpu_read = 0.0
         self.started_at = monotonic()
@@ -107,9 +107,8 @@ class IoThread(threading.Thread):
         subscription = delivery.subscription
         handler = subscription.handler
         average_s = subscription.average_s
-        if average_s is None or average_s > LONG_S or self.events_done % ONE_IN == self._turn:
-            self._cpu_read = thread_time()
-            stands_for = 1 if average_s is None or average_s > LONG_S else ONE_IN
+        if average_s is None or average_s > LONG_S or self.events_done >= self._next:
+            stands_for = self._begin_measuring(average_s)
         else:
             stands_for = 0
         if handler.timeout is not None:
@@ -118,14 +117,23 @@ class IoThread(threading.Thread):
             value = handler.function(receipt.event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             outcome = failure(error, started_at, self._pid)
+            ended_at = outcome.ended_at
         else:
-            outcome = success(value, started_at, self._pid)
+            ended_at = monotonic()
+            outcome = success(value, started_at, ended_at, self._pid)
         if self.limited is not None:
             with self._ending:
                 self.limited = None
-        if stands_for or outcome.ended_at - started_at > LONG_S:
+        if stands_for or ended_at - started_at > LONG_S:
             self._measure(subscription, receipt.event, outcome, stands_for)
         return outcome
+
+    def _begin_measuring(self, average_s: float | None) -> int:
+        """Read the clock; return for how many runs this one will stand."""
+        if self.events_done >= self._next:
+            self._next = self.events_done + ONE_IN
+        self._cpu_read = thread_time()
+        return 1 if average_s is None or average_s > LONG_S else ONE_IN
 
     def _measure(
         self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int

@@ -215,7 +215,7 @@ class LoopLane:
             # changes nothing; a handler that cancelled itself failed like any other.
             outcome = failure(error, started_at, self._pid)
         else:
-            outcome = success(value, started_at, self._pid)
+            outcome = success(value, started_at, monotonic(), self._pid)
         if steps is not None:
             meter, ended_at = subscription.meter, outcome.ended_at
             stands_for = 1 if is_long else ONE_IN

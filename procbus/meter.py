@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: A run of so many seconds is long: each is measured. Of shorter ones, one in `ONE_IN`: a prime, so
 #: that handlers that take turns are all met.
 LONG_S = 1e-3
-ONE_IN = 61
+ONE_IN = 127
 
 #: A pause of so many seconds between two runs is not counted as time in which the handler is used.
 _PAUSE_S = 0.2

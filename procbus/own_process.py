@@ -20,10 +20,10 @@ _new = tuple.__new__
 _SUCCEEDED = OutcomeKind.SUCCEEDED
 
 
-def success(value: object, started_at: float, pid: int) -> Outcome:
-    """Make the outcome of a handler that returned, in this process, just now."""
+def success(value: object, started_at: float, ended_at: float, pid: int) -> Outcome:
+    """Make the outcome of a handler that returned, in this process."""
     # Without Outcome's checking of arguments: half of the time, for every delivery.
-    return _new(Outcome, (_SUCCEEDED, value, None, started_at, monotonic(), pid, 0))
+    return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0))
 
 
 def failure(error: BaseException, started_at: float, pid: int) -> Outcome:

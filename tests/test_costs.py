@@ -54,13 +54,18 @@ def test_what_else_a_worker_says_is_left_to_others():
 def test_sending_and_receiving_are_divided_among_the_deliveries():
     subscription, costs = subscription_of(kind="cpu"), Costs()
     deliveries = [delivery_to(subscription) for _ in range(4)]
-    costs.note_sent(deliveries, 0.04)
-    costs.note_received(deliveries[:2], 0.04)
-    costs.note_received([], 1.0)
+    costs.note_sent(deliveries, 1, 0.04)
+    costs.note_received(deliveries[0], 2, 0.04)
     assert abs(transport_s(subscription) - 0.03) < 1e-9
 
 
 def test_what_each_of_several_handlers_costs_to_send_does_not_show():
     one, other, costs = subscription_of(kind="cpu"), subscription_of(kind="cpu"), Costs()
-    costs.note_sent([delivery_to(one), delivery_to(other)], 0.04)
+    costs.note_sent([delivery_to(one), delivery_to(other)], 2, 0.04)
     assert transport_s(one) == transport_s(other) == 0
+
+
+def test_several_kinds_of_deliveries_may_have_one_handler():
+    subscription, costs = subscription_of(kind="cpu"), Costs()
+    costs.note_sent([delivery_to(subscription), delivery_to(subscription)], 2, 0.04)
+    assert abs(transport_s(subscription) - 0.02) < 1e-9

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from procbus.pool import tally
-from procbus.pool.tally import Sums, Tally, no_core_s
+from procbus.pool.tally import TIMED, Sums, Tally, no_core_s
 
 
 def told(made: Tally) -> dict[int, Sums]:
@@ -121,3 +121,24 @@ def test_reading_events_is_told_apart():
 
 def test_a_thread_that_runs_now_was_given_a_core():
     assert 0 <= no_core_s() < time.monotonic()
+
+
+def test_where_the_reading_of_some_was_timed_these_stand_for_all():
+    made = Tally()
+    made.turn(1, 0)
+    made.unpacking_s += 0.2  # of the first, and of the eighth
+    spin(0.001)
+    made.turn(None, 10)
+    assert told(made)[1].unpacking_s == 1.0
+
+
+def test_handlers_that_take_turns_each_have_some_that_were_timed():
+    made = Tally()
+    for done in range(TIMED * 2):
+        made.turn(done % 2, done)
+        made.unpacking_s += 0.0 if done % TIMED else 0.5
+        spin(0.001)
+    made.turn(None, TIMED * 2)
+    sums = told(made)
+    assert [sums[handler].runs for handler in (0, 1)] == [7, 7]
+    assert [sums[handler].unpacking_s for handler in (0, 1)] == [3.5, 3.5]

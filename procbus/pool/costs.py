@@ -28,17 +28,16 @@ class Costs:
         for handler in handlers:
             self._subscriptions.pop(handler, None)
 
-    def note_sent(self, deliveries: Sequence[Delivery], cpu_s: float) -> None:
-        """A batch of deliveries was made ready, which took so many CPU seconds."""
+    def note_sent(self, deliveries: Sequence[Delivery], kinds: int, cpu_s: float) -> None:
+        """A batch of deliveries, of so many kinds, was made ready in so many CPU seconds."""
         subscription = deliveries[0].subscription
-        # What each of several handlers costs does not show.
-        if all(delivery.subscription is subscription for delivery in deliveries):
+        # What each of several handlers costs does not show. To ask each delivery takes long.
+        if kinds == 1 or all(delivery.subscription is subscription for delivery in deliveries):
             subscription.meter.note_sent(cpu_s / len(deliveries))
 
-    def note_received(self, deliveries: Sequence[Delivery], cpu_s: float) -> None:
-        """The results of deliveries were read, which took so many CPU seconds."""
-        if deliveries:
-            deliveries[0].subscription.meter.note_received(cpu_s / len(deliveries))
+    def note_received(self, first: Delivery, count: int, cpu_s: float) -> None:
+        """The results of so many deliveries were read, which took so many CPU seconds."""
+        first.subscription.meter.note_received(cpu_s / count)
 
     def take_in(self, message: bytes | bytearray) -> bool:
         """Take in a message of the worker, if it tells its sums; else say False."""

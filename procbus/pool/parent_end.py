@@ -164,7 +164,7 @@ class ParentEnd:
                 self._handlers.forgotten_due,
             )
             message.data = pack_batch(head, events)
-            self.costs.note_sent(message.deliveries, thread_time() - began_s)
+            self.costs.note_sent(message.deliveries, len(indices), thread_time() - began_s)
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
@@ -202,8 +202,9 @@ class ParentEnd:
         rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
         self._told = results.done
         self._received = max(self._received, self._told)
-        deliveries = self._batches[results.batch][told : results.done]
-        self.costs.note_received(deliveries, thread_time() - began_s)
+        if results.done > told:
+            first_told = self._batches[results.batch][told]
+            self.costs.note_received(first_told, results.done - told, thread_time() - began_s)
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]

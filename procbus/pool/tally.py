@@ -15,8 +15,12 @@ from typing import NamedTuple
 
 #: Deliveries in a row that took less together, in seconds, are not measured.
 _LEAST_S = 20e-6
-#: A stretch that follows on one that was not measured is not, but once in so many seconds.
-_PATIENCE_S = 500e-6
+#: A stretch that follows on one that was not measured is not, but once in so many seconds: to read
+#: the clocks at its start and its end takes 20 us.
+_PATIENCE_S = 2e-3
+#: Of so many deliveries of a batch, by their place in it, the reading and writing of one is timed:
+#: a prime, so that handlers that take turns are all met.
+TIMED = 7
 #: The sums are told so often at least, in seconds, while there are new ones; and sooner where what
 #: is not told is more than this part of what was: a worker that is killed takes it along.
 _TELL_S = 0.05
@@ -42,6 +46,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[int, Sums] = {}
+        #: Of how many of the runs the reading and writing was timed.
+        self._timed: dict[int, int] = {}
         self._told_at = monotonic()
         #: Seconds of the runs that were told, and of those in `_sums`.
         self._told_s = self._untold_s = 0.0
@@ -50,7 +56,8 @@ class Tally:
         self._handler: int | None = None
         self._done = 0
         self._began_at = self._cpu_s = self._children_s = self._starved_s = 0.0
-        #: Seconds spent on reading events and writing results, added by the worker.
+        #: Seconds spent on reading events and writing results, added by the worker: of deliveries
+        #: whose place in the batch `TIMED` divides.
         self.unpacking_s = 0.0
         self._armed_at = 0.0
 
@@ -71,7 +78,7 @@ class Tally:
             children = resource.getrusage(resource.RUSAGE_CHILDREN)
             self._children_s = children.ru_utime + children.ru_stime
             if measured:
-                self._add(done - self._done, now - self._began_at, *before)
+                self._add(done, now - self._began_at, *before)
         if armed:
             self._armed_at = now
         self._handler, self._done, self._began_at = handler if armed else None, done, now
@@ -83,11 +90,11 @@ class Tally:
         self.turn(handler, done)
 
     def _add(
-        self, runs: int, wall_s: float, cpu_s: float, children_s: float, starved_s: float
+        self, done: int, wall_s: float, cpu_s: float, children_s: float, starved_s: float
     ) -> None:
         assert self._handler is not None
         newest = Sums(
-            runs,
+            done - self._done,
             wall_s,
             self._cpu_s - cpu_s,
             self._children_s - children_s,
@@ -95,6 +102,8 @@ class Tally:
             self.unpacking_s,
         )
         self._untold_s += wall_s
+        timed = (done - 1) // TIMED - (self._done - 1) // TIMED
+        self._timed[self._handler] = self._timed.get(self._handler, 0) + timed
         former = self._sums.get(self._handler)
         if former is not None:
             newest = Sums._make(a + b for a, b in zip(former, newest, strict=True))
@@ -113,8 +122,14 @@ class Tally:
         """The sums that were not told, ready to travel; they begin anew."""
         if not self._sums:
             return b""
-        told = pickle.dumps({handler: tuple(sums) for handler, sums in self._sums.items()})
+        told = pickle.dumps(
+            {
+                handler: (*sums[:-1], sums.unpacking_s * sums.runs / max(1, self._timed[handler]))
+                for handler, sums in self._sums.items()
+            }
+        )
         self._sums.clear()
+        self._timed.clear()
         self._told_at = monotonic()
         self._told_s += self._untold_s
         self._untold_s = 0.0

@@ -17,7 +17,7 @@ from procbus.context import ONLY_RUN, HandlerContext, Run, running
 from procbus.pool.ends import Ends
 from procbus.pool.logbook import Logbook
 from procbus.pool.process import flush_output, resident_bytes, told
-from procbus.pool.tally import Tally
+from procbus.pool.tally import TIMED, Tally
 from procbus.pool.user_code import UserCode
 from procbus.pool.wire import (
     IN_HEAD,
@@ -213,7 +213,8 @@ class Worker:
         if data is not None:
             try:
                 event = decode(data) if large is None else self._memory.load(data, large)
-                self._tally.unpacking_s += monotonic() - started_at
+                if not index % TIMED:
+                    self._tally.unpacking_s += monotonic() - started_at
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
                 return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
@@ -235,7 +236,8 @@ class Worker:
             if size_in_head(value):  # nothing can go wrong with it
                 return pack_success(started_at, ended_at, encode_atom(value)), ended_at
         end = self._ends.succeeded(value, published, started_at, ended_at)
-        self._tally.unpacking_s += monotonic() - ended_at
+        if not index % TIMED:
+            self._tally.unpacking_s += monotonic() - ended_at
         return end
 
     def _make_context(

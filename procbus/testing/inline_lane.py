@@ -231,7 +231,7 @@ class InlineLane:
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return failure(error, started_at, os.getpid())
         else:
-            return success(value, started_at, os.getpid())
+            return success(value, started_at, monotonic(), os.getpid())
         finally:
             running.reset(before)
 
