@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.advice_cost import WITH, WITHOUT, Switch, opened, switch_of_parent
+from bench.advice_cost import OWN, WITH, WITHOUT, Switch, opened, switch_of_parent
 from bench.bare import without
 from bench.work import nap
 from tests.parts import BOUND_S
@@ -36,9 +36,6 @@ class Counting:
                 began += note("end")
         return result
 
-    def bare(self, event: int) -> int:
-        return -event
-
 
 @pytest.fixture(autouse=True)
 def nothing_seen() -> None:
@@ -59,10 +56,14 @@ def test_a_hook_that_is_not_there_is_an_error() -> None:
 
 
 def test_a_switch_exchanges_a_function_and_puts_it_back() -> None:
-    switch = Switch((Counting, "run", Counting.bare))
-    for form, found in ((WITH, 2), (WITHOUT, -1), (WITHOUT, -1), (WITH, 2)):
+    own = Counting.run
+    switch = Switch((Counting, "run", ("began", "note")))
+    for form, seen in ((WITH, 3), (WITHOUT, 0), (WITHOUT, 0), (WITH, 3), (OWN, 3)):
         switch.turn(form)
-        assert Counting().run(1) == found
+        assert Counting().run(1) == 2
+        assert len(SEEN) == seen
+        SEEN.clear()
+    assert Counting.run is own
 
 
 def test_procbus_has_the_hooks_and_has_them_again_afterwards() -> None:
@@ -73,7 +74,7 @@ def test_procbus_has_the_hooks_and_has_them_again_afterwards() -> None:
     own = functions()
     switch.turn(WITHOUT)
     bare = functions()
-    switch.turn(WITH)
+    switch.turn(OWN)
     assert functions() == own
     assert all(one is not other for one, other in zip(own, bare, strict=True))
 
