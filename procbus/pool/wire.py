@@ -123,6 +123,11 @@ def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
     return b"".join((_HEAD_SIZE.pack(len(packed)), packed, *events))
 
 
+def events_at(message: bytes) -> int:
+    """Where the events begin in a batch."""
+    return _HEAD_SIZE.size + int(_HEAD_SIZE.unpack_from(message)[0])
+
+
 def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
     """Give the head of a batch, and all its events one behind the other."""
     view = memoryview(message)

@@ -63,6 +63,38 @@ def test_results_come_back_and_both_dask_workers_work(bus: EventBus) -> None:
     }
 
 
+def test_a_large_event_goes_to_a_worker_once_for_all_its_handlers_and_attempts(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from procbus.pool.dask import engine
+
+    sent: list[int] = []
+    say = engine.Line.say
+
+    def count(line: Any, **message: Any) -> None:
+        parts = [message.get("data", b""), message.get("event", b"")]
+        sent.extend(len(getattr(part, "data", part)) for part in parts)
+        say(line, **message)
+
+    def pick(event: bytes) -> int:
+        attempt = current().attempt
+        if attempt < 3:
+            raise LookupError(f"attempt {attempt}")
+        return len(event)
+
+    monkeypatch.setattr(engine.Line, "say", count)
+    size = 4 << 20
+    with EventBus(handlers=[], cpu=DaskPool(address), cpu_workers=1) as bus:
+        for name in ("first", "second"):
+            bus.subscribe("page", len, kind="cpu", name=name)
+        bus.subscribe("page", pick, kind="cpu", retries=2, backoff=0)
+        for number in range(3):
+            receipt = bus.publish("page", bytes([number]) * size)
+            assert receipt.results(BOUND_S) == [size] * 3
+
+    assert 3 * size < sum(sent) < 3.5 * size
+
+
 def test_an_error_comes_back_as_itself_with_the_remote_traceback(bus: EventBus) -> None:
     def explode(event: object) -> None:
         raise LookupError(f"no {event}")

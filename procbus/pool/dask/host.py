@@ -111,7 +111,8 @@ class Seat:
         self._logbook = _logbook_in(self._logbook_file)
         self._stack = StackPage.create()
         self._tokens = PipeTokens.create()
-        self._batches = 0
+        #: Large events that may be asked for again, by number: the bus says which.
+        self._kept: dict[int, bytes] = {}
         self._left = False
         self._ended = asyncio.Event()
 
@@ -226,7 +227,7 @@ class Seat:
         match message["do"]:
             case "batch":
                 self._tokens.release(message["tokens"])
-                self._write(message["data"])
+                self._write(message["data"], self._event_of(message))
             case "recall":
                 # Taken and told in one breath: no report of the process that shows it is sooner.
                 await self._tell(say="returned", count=self._tokens.take(message["most"]))
@@ -244,10 +245,19 @@ class Seat:
             case "kill":
                 await asyncio.to_thread(self._probe.kill_tree)
 
-    def _write(self, data: bytes) -> None:
+    def _event_of(self, message: Message) -> bytes:
+        """The large event that is not in the batch itself, of those that are kept; else nothing."""
+        for number in message["gone"]:
+            self._kept.pop(number, None)
+        if "keep" in message:
+            self._kept[message["keep"]] = message["event"]
+            return self._kept[message["keep"]]
+        return self._kept[message["again"]] if "again" in message else b""
+
+    def _write(self, data: bytes, event: bytes = b"") -> None:
         # Without waiting until it is taken: a kill may come behind. Two batches at most are here.
         with contextlib.suppress(OSError):  # dead: its end is told of
-            self._writer.writelines((SIZE.pack(len(data)), data))
+            self._writer.writelines((SIZE.pack(len(data) + len(event)), data, event))
 
     async def _stack_now(self) -> str:
         if self._probe.stopped():

@@ -20,6 +20,7 @@ from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool.blocks import EventMemory
 from procbus.pool.dask.clocks import boot_id, ends_here, report_here
 from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
+from procbus.pool.dask.kept import Kept
 from procbus.pool.dask.told import ANSWER_S, Told
 from procbus.pool.definitions import Definitions
 from procbus.pool.forward import levels_here, take_in
@@ -82,6 +83,7 @@ class DaskWorker:
         self._recalls = 0
         #: What came of its process and was not looked at yet. Of the companion.
         self._pieces: deque[bytes] = deque()
+        self._kept = Kept()
         self._told = Told(self._say)
         self._client: Client | None = None
         self._line: Line | None = None
@@ -191,7 +193,7 @@ class DaskWorker:
         self._unread_bytes[message.batch] = len(message.data)
         with self._lock:
             tokens = self._offered.pop(message.batch)
-            self._say(do="batch", data=packed(message.data), tokens=tokens)
+            self._say(do="batch", tokens=tokens, **self._kept.fields(message))
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Nothing is shared, so there is always room."""
