@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -33,7 +33,6 @@ from .ways import THREAD_BUS
 
 INDEX, LOGS = "index 200 files of source", "fetch and count 200 logs"
 FULL_COUNT = 200
-TRIES = 5
 Lane = Literal["io", "cpu"]
 
 
@@ -55,20 +54,12 @@ class Job(NamedTuple):
     finished: Callable[[], None]
 
 
-def measure(source: SourceRead, publish: log_job.Publish = log_job.publish_here) -> None:
-    """Parse, again where CPython fails: 3.11 counts the depth of `ast.parse` over all threads."""
-    for _ in range(TRIES - 1):
-        with suppress(SystemError):  # "AST constructor recursion depth mismatch"
-            return handlers.measure(source, publish)
-    return handlers.measure(source, publish)
-
-
 def read_and_measure(found: FileFound) -> FileMeasured | FileSkipped:
     """Do all of the demo's job but store."""
     published: list[Any] = []
     handlers.read(found, published.append)
     if isinstance(published[0], SourceRead):
-        measure(published.pop(), published.append)
+        handlers.measure(published.pop(), published.append)
     result: FileMeasured | FileSkipped = published[0]
     return result
 
@@ -90,7 +81,7 @@ def index_job(count: int) -> Iterator[Job]:
             [FileFound(path, index.path) for path in files],
             [
                 Step((FileFound,), handlers.read, "io", publishes=True),
-                Step((SourceRead,), measure, "cpu", publishes=True),
+                Step((SourceRead,), handlers.measure, "cpu", publishes=True),
                 Step((FileMeasured, FileSkipped), handlers.store, "io", publishes=False),
             ],
             read_and_measure,

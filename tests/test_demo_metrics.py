@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
 import sysconfig
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -282,3 +284,26 @@ def test_names_agree_with_those_of_the_compiler(module: str) -> None:
     expected = qualified_names(compile(source, module, "exec"))
     assert expected
     assert sorted(f.name for f in measure_source(source)) == sorted(expected)
+
+
+def failing_parse(failures: int) -> Callable[..., ast.Module]:
+    """As `ast.parse`, which fails so often before, as that of CPython 3.11 does beside others."""
+    left, real = iter(range(failures)), ast.parse
+
+    def parse(source: str, filename: str) -> ast.Module:
+        for _ in left:
+            raise SystemError("AST constructor recursion depth mismatch (before=27, after=18)")
+        return real(source, filename)
+
+    return parse
+
+
+def test_parsing_is_tried_again_where_python_itself_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ast, "parse", failing_parse(4))
+    assert [function.name for function in measure_source("def f(): pass")] == ["f"]
+
+
+def test_parsing_that_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ast, "parse", failing_parse(5))
+    with pytest.raises(SystemError, match="depth mismatch"):
+        measure_source("def f(): pass")
