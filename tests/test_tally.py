@@ -55,7 +55,8 @@ def test_handlers_that_take_turns_are_told_apart():
     assert sums[1].wall_s >= 0.02
 
 
-def test_batches_add_up_and_begin_anew_once_they_are_told():
+def test_batches_add_up_and_begin_anew_once_they_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tally, "_PATIENCE_S", 0.0)
     made = Tally()
     for _ in range(2):
         made.turn(1, 0)

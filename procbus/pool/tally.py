@@ -17,7 +17,7 @@ from typing import NamedTuple
 _LEAST_S = 20e-6
 #: A stretch that follows on one that was not measured is not, but once in so many seconds: to read
 #: the clocks at its start and its end takes 20 us.
-_PATIENCE_S = 2e-3
+_PATIENCE_S = 4e-3
 #: Of so many deliveries of a batch, by their place in it, the reading and writing of one is timed:
 #: a prime, so that handlers that take turns are all met.
 TIMED = 7
