@@ -66,8 +66,6 @@ class Assembly:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
-        for handler in own:
-            settings.check(handler)
         journal: Journal | None = None
         settlement: type[Settlement] = Settlement
         dispatcher: Callable[..., Dispatcher] = partial(

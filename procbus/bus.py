@@ -177,7 +177,6 @@ class EventBus(BusLife):
         def decorate(function: F) -> F:
             made = make_handler(function, topics or None, **options)
             check_can_travel(made)
-            self._parts.settings.check(made)
             self._subscriptions.add(made)
             return function
 

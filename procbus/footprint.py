@@ -54,7 +54,7 @@ class Footprint(NamedTuple):
 
 
 class FootprintMeter:
-    """Measures one worker again and again. Not thread-safe: the supervisor's thread asks.
+    """Measures one worker again and again. Not thread-safe: one asks, the supervisor or a host.
 
     A worker without children costs one reading. Children are looked for less often, and looked at
     closely only once a limit seems to be passed.

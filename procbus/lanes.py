@@ -95,7 +95,6 @@ class Lanes:
             self.limited = True
             self._supervisor.wake()
         if handler.kind == "cpu":
-            self._settings.check(handler)
             return self.cpu_lane()
         if handler.is_async:
             return self._loop_lane()

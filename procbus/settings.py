@@ -23,7 +23,6 @@ from procbus.sizes import format_size, parse_limit, parse_size
 if TYPE_CHECKING:
     from procbus.admission import OnFull
     from procbus.dead_letters import DeadLetter
-    from procbus.handler import Handler
     from procbus.journal.forms import CodecName
     from procbus.journal.journal import Durability
     from procbus.journal.retention import Keep
@@ -64,15 +63,6 @@ class Settings:
     journal_codec: CodecName
     #: Where cpu handlers run; None for processes of this machine.
     cpu: DaskPool | None
-
-    def check(self, handler: Handler) -> None:
-        """Refuse a handler that wants what there is not where it would run.
-
-        Raises:
-            SubscriptionError: the message says what.
-        """
-        if self.cpu is not None and handler.kind != "io":
-            self.cpu.check(handler)
 
 
 def make_settings(

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.delivery import Delivery
+from procbus.footprint import LEAST_S
 from procbus.limits import Verdict, memory_error, timeout_error
 from procbus.log import log
 from procbus.outcome import OutcomeKind
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from procbus.io_lane import IoLane
     from procbus.machine import MemoryWatch
     from procbus.pool.seam import At, Worker
+    from procbus.processes import Probe
 
 #: How often every busy worker is sampled, in seconds.
 SAMPLE_S = 0.5
@@ -160,11 +162,17 @@ class Supervisor:
                     kills.append(self._time_out(companion, worker, delivery, at))
                     continue
                 next_look = min(next_look, ends_at)
-            if handler.max_memory is not None:
-                meter, limit = companion.footprint, handler.max_memory
-                if now >= meter.due_at(limit) and (footprint := self._above(meter, worker, limit)):
+            if (limit := handler.max_memory) is not None:
+                if worker.probe is None:  # it is told of, and nobody says when
+                    footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
+                else:
+                    meter = companion.footprint
+                    due = now >= meter.due_at(limit)
+                    footprint = self._above(meter, worker.probe, limit) if due else None
+                    due_at = meter.due_at(limit)
+                if footprint is not None:
                     kills.append(self._over_memory(companion, worker, delivery, at, footprint))
-                next_look = min(next_look, meter.due_at(limit))
+                next_look = min(next_look, due_at)
         in_turn(kills)
         return next_look
 
@@ -272,9 +280,9 @@ class Supervisor:
 
         return worker.kill_in(at, condemn)
 
-    def _above(self, meter: FootprintMeter, worker: Worker, limit: int) -> Footprint | None:
+    def _above(self, meter: FootprintMeter, probe: Probe, limit: int) -> Footprint | None:
         """What a worker and its children have, if that is above the limit."""
-        footprint = None if worker.probe is None else meter.measure(worker.probe, limit)
+        footprint = meter.measure(probe, limit)
         return footprint if footprint is not None and footprint.total > limit else None
 
     def _over_memory(

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from procbus.errors import OptionError, SubscriptionError
-from procbus.handler import make_handler
+from procbus.errors import OptionError
 from tests.clusters import HAS_DASK, NO_DASK, wait_until
 
 pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
@@ -57,15 +56,6 @@ def test_an_address_is_not_empty() -> None:
 
     with pytest.raises(OptionError, match="needs an address such as"):
         DaskPool("")
-
-
-def test_a_limit_of_memory_is_refused_with_the_name_of_the_handler() -> None:
-    from procbus import DaskPool
-
-    pool = DaskPool("tcp://127.0.0.1:1")
-    pool.check(make_handler(len, "number", kind="cpu", timeout=5))
-    with pytest.raises(SubscriptionError, match="max_memory= of len"):
-        pool.check(make_handler(len, "number", kind="cpu", name="len", max_memory="1 GiB"))
 
 
 def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from procbus.footprint import Footprint
 from procbus.pool.dask import told
 from procbus.pool.dask.told import Told
 from procbus.turns import in_turn
@@ -56,3 +57,25 @@ def test_a_process_that_is_halted_too_late_goes_on(monkeypatch: Any) -> None:
     line.told.take({"say": "halted", "still": True, "stack": ""})
 
     assert line.said == [{"do": "halt"}, {"do": "resume"}]
+
+
+def test_memory_is_watched_once_it_is_said_what_it_is_at_and_told_for_that_alone() -> None:
+    line = Line()
+    line.told.ahead_s = 10.0
+    at = (3, 1, 12.5)
+
+    assert line.told.watch(at, 100) is None
+    assert line.said == []
+    line.told.take({"say": "at", "at": [3, 1, 2.5]})
+    assert line.told.watch(at, 100) is None
+    assert line.told.watch((3, 2, 12.5), 100) is None
+    assert line.told.watch(at, 100) is None
+    assert line.said == [{"do": "watch", "at": (3, 1, 2.5), "limit": 100}], "said once"
+
+    assert line.told.take({"say": "above", "at": [3, 1, 2.5], "memory": [90, 20, 1]})
+    assert line.told.watch(at, 100) == Footprint(90, 20, 1)
+
+    line.told.take({"say": "at", "at": [3, 2, 4.5]})
+    assert line.told.watch(at, 100) is None
+    assert line.told.watch((3, 2, 14.5), 50) is None, "nothing was said of this one"
+    assert line.said[1:] == [{"do": "watch", "at": (3, 2, 4.5), "limit": 50}]

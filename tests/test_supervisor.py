@@ -15,6 +15,7 @@ from procbus import machine
 from procbus import supervisor as module
 from procbus.delivery import Delivery
 from procbus.errors import HandlerTimeout, MemoryLimitExceeded
+from procbus.footprint import Footprint
 from procbus.outcome import OutcomeKind
 from procbus.pool.seam import At
 from procbus.processes import Sample
@@ -402,6 +403,39 @@ def test_a_handler_is_killed_above_its_limit_of_memory(it: Supervised) -> None:
     it.look(0.1)
     assert it.stage.pool.kills == []
     probe.memory = 101 * MIB
+    it.look(0.1)
+    assert it.stage.pool.kills == [True]
+    grown.go_on.set()
+
+    assert it.stage.settled(victim) == [OVER_MEMORY]
+    error = victim.exception()
+    assert isinstance(error, MemoryLimitExceeded)
+    assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 101 * MIB)
+    assert "in visit" in error.stack
+
+
+def test_a_handler_far_away_is_killed_when_its_host_says_that_it_is_above_its_limit(
+    it: Supervised,
+) -> None:
+    grown = spot("grown")
+    limited = it.stage.subscribe(visit, max_memory="100 MiB")
+    [victim] = it.stage.put("grown", to=limited)
+    grown.wait_begun()
+    [worker] = it.stage.pool.started
+    asked: list[tuple[At, int]] = []
+    said: list[Footprint] = []
+
+    def watch_memory(at: At, limit: int) -> Footprint | None:
+        asked.append((at, limit))
+        return said[-1] if said else None
+
+    worker.watch_memory = watch_memory  # type: ignore[assignment, method-assign]
+    worker.probe = None
+
+    it.look(0.1)
+    assert it.stage.pool.kills == []
+    assert set(asked) == {(worker.running(), 100 * MIB)}
+    said.append(Footprint(81 * MIB, 20 * MIB, 1))
     it.look(0.1)
     assert it.stage.pool.kills == [True]
     grown.go_on.set()

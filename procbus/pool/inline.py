@@ -151,6 +151,9 @@ class InlineWorker:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
         return "".join(traceback.format_stack(frame))
 
+    def watch_memory(self, at: At, limit: int) -> None:
+        """Nothing to do: it has no memory of its own."""
+
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """See to it that the worker tells nothing more of this delivery, if it is still at it."""
         stack = yield from self.ask_stack()

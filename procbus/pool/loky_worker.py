@@ -195,6 +195,9 @@ class LokyWorker:
         yield from self._stack.ask(probe.send_signal)
         return self._stack.read()
 
+    def watch_memory(self, at: At, limit: int) -> None:
+        """Nothing to do: its probe tells."""
+
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
         probe = self.probe

@@ -18,6 +18,7 @@ from procbus.pool.wire import Successes
 from procbus.turns import Steps
 
 if TYPE_CHECKING:
+    from procbus.footprint import Footprint
     from procbus.pool.definitions import Definitions
     from procbus.processes import Details, Probe
     from procbus.stats import SharedMemoryStats
@@ -190,6 +191,20 @@ class Worker(Protocol):
         """Ask it where it is, in its set-up or in a handler; "" if that cannot be had.
 
         From any thread, but one at a time. It goes on unharmed.
+        """
+
+    def watch_memory(self, at: At, limit: int) -> Footprint | None:
+        """Have its memory watched while it is at this delivery, where it has no `probe` here.
+
+        Never blocks. By the supervisor's thread alone, again and again.
+
+        Args:
+            at: what `running` gave.
+            limit: bytes.
+
+        Returns:
+            What it and its children had there when they were seen above the limit; None while
+            they were not, and where there is a probe to ask.
         """
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:

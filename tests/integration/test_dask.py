@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from procbus import DaskPool, EventBus, HandlerTimeout, WorkerDied, current
-from procbus.errors import SubscriptionError, WorkerTraceback
+from procbus.errors import WorkerTraceback
 from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, wait_until, warm_up
 from tests.integration.helpers import Tally
 
@@ -165,11 +165,6 @@ def test_a_handler_that_hangs_is_ended_with_its_stack_and_its_batch_is_not(bus: 
     assert "in maybe_hang" in error.stack
     rest = [r.result(BOUND_S) for number, r in enumerate(receipts) if number != 5]
     assert rest == [number for number in range(50) if number != 5]
-
-
-def test_a_limit_of_memory_is_refused_with_the_reason(bus: EventBus) -> None:
-    with pytest.raises(SubscriptionError, match=r"max_memory= of .*watched"):
-        bus.subscribe("number", len, kind="cpu", max_memory="100 MiB")
 
 
 def test_its_processes_are_in_the_records_of_health_and_stats(bus: EventBus) -> None:

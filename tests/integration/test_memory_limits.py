@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import psutil
@@ -30,6 +30,8 @@ MIB = 1 << 20
 #: A worker that has imported this module has some 50 MiB.
 LIMIT = "160 MiB"
 LIMIT_BYTES = 160 * MIB
+
+MakeBus = Callable[[int], EventBus]
 
 #: What handlers leave behind in their worker.
 left: list[bytearray] = []
@@ -81,15 +83,21 @@ def numbers(tally: Tally) -> list[int]:
 
 
 @pytest.fixture
-def bus() -> Iterator[EventBus]:
-    with EventBus([], cpu_workers=1) as bus:
+def make_bus() -> MakeBus:
+    """Makes a bus of so many workers. `test_dask_memory` has one that makes them on Dask."""
+    return lambda workers: EventBus([], cpu_workers=workers)
+
+
+@pytest.fixture
+def bus(make_bus: MakeBus) -> Iterator[EventBus]:
+    with make_bus(1) as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.subscribe("innocent", innocent, kind="cpu", max_memory=LIMIT, name="innocent")
         yield bus
 
 
-def test_a_handler_that_leaks_is_stopped(tally: Tally) -> None:
-    with EventBus([], cpu_workers=2) as bus:
+def test_a_handler_that_leaks_is_stopped(make_bus: MakeBus, tally: Tally) -> None:
+    with make_bus(2) as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.subscribe("leak", leak_for_ever, kind="cpu", max_memory=LIMIT, name="leak")
         before = [bus.publish("work", Job(n, tally)) for n in range(30)]
@@ -151,9 +159,9 @@ def fork_processes(job: Job) -> int:
 
 
 def test_what_processes_that_a_handler_started_take_counts(
-    tally: Tally, bell: Bell, heard: Listener
+    make_bus: MakeBus, tally: Tally, bell: Bell, heard: Listener
 ) -> None:
-    with EventBus([], cpu_workers=2) as bus:
+    with make_bus(2) as bus:
         bus.subscribe("start", start_processes, kind="cpu", max_memory=LIMIT, name="start")
         bus.subscribe("work", work, kind="cpu")
         neighbours = [bus.publish("work", Job(n, tally)) for n in range(1, 20)]
@@ -167,7 +175,9 @@ def test_what_processes_that_a_handler_started_take_counts(
     assert "in start_processes" in error.stack
 
 
-def test_processes_that_stay_below_the_limit_together_are_left_alone(tally: Tally) -> None:
+def test_processes_that_stay_below_the_limit_together_are_left_alone(
+    make_bus: MakeBus, tally: Tally
+) -> None:
     def start_small(job: Job) -> int:
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", grow(job.leak // MIB)], stdin=subprocess.PIPE
@@ -176,21 +186,23 @@ def test_processes_that_stay_below_the_limit_together_are_left_alone(tally: Tall
         process.communicate(b"\n")
         return process.returncode
 
-    with EventBus([], cpu_workers=1) as bus:
+    with make_bus(1) as bus:
         bus.subscribe("start", start_small, kind="cpu", max_memory=LIMIT)
         receipt = bus.publish("start", Job(0, tally, leak=50 * MIB, sleep_s=0.6))
         assert receipt.result(PATIENCE_S) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
-def test_what_forked_processes_have_in_common_counts_once(tally: Tally) -> None:
-    with EventBus([], cpu_workers=1) as bus:
+def test_what_forked_processes_have_in_common_counts_once(make_bus: MakeBus, tally: Tally) -> None:
+    with make_bus(1) as bus:
         bus.subscribe("fork", fork_processes, kind="cpu", max_memory="240 MiB")
         receipt = bus.publish("fork", Job(0, tally, leak=100 * MIB, sleep_s=0.8))
         assert receipt.result(PATIENCE_S) == 0
 
 
-def test_processes_that_others_left_behind_are_not_charged_to_a_handler(tally: Tally) -> None:
+def test_processes_that_others_left_behind_are_not_charged_to_a_handler(
+    make_bus: MakeBus, tally: Tally
+) -> None:
     def leave_behind(job: Job) -> int:
         code = grow(job.leak // MIB)
         process = subprocess.Popen(
@@ -201,7 +213,7 @@ def test_processes_that_others_left_behind_are_not_charged_to_a_handler(tally: T
         left_behind.append(process)
         return os.getpid()
 
-    with EventBus([], cpu_workers=1) as bus:
+    with make_bus(1) as bus:
         bus.subscribe("leave", leave_behind, kind="cpu")
         bus.subscribe("innocent", work, kind="cpu", max_memory=LIMIT)
         leaver = bus.publish("leave", Job(0, tally, leak=150 * MIB)).result(PATIENCE_S)
@@ -256,10 +268,10 @@ def test_many_small_leaks_of_quick_handlers_are_charged_to_none(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once(
-    tally: Tally, seed: int
+    make_bus: MakeBus, tally: Tally, seed: int
 ) -> None:
     choose = random.Random(seed)
-    with EventBus([], cpu_workers=2) as bus:
+    with make_bus(2) as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.subscribe("innocent", innocent, kind="cpu", max_memory=LIMIT)
         receipts = []

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from procbus.context import Run
+from procbus.footprint import FootprintMeter
 from procbus.pool.dask.child import Orders
 from procbus.pool.dask.clocks import boot_id
 from procbus.pool.dask.engine import packed
@@ -111,6 +112,9 @@ class Seat:
         self._logbook = _logbook_in(self._logbook_file)
         self._stack = StackPage.create()
         self._tokens = PipeTokens.create()
+        #: At what delivery its memory is watched, and the limit in bytes.
+        self._watched: tuple[At, int] | None = None
+        self._meter = FootprintMeter()
         #: Large events that may be asked for again, by number: the bus says which.
         self._kept: dict[int, bytes] = {}
         self._left = False
@@ -205,10 +209,20 @@ class Seat:
                 said = at
                 await self._tell(say="at", at=at)
             seen = at
+            if self._watched is not None and at == self._watched[0]:
+                await self._look_at_memory(*self._watched)
             if time.monotonic() - details_at > DETAILS_S:
                 details_at = time.monotonic()
                 await self._tell(say="details", details=await asyncio.to_thread(self._details))
             await asyncio.sleep(LOOK_S)
+
+    async def _look_at_memory(self, at: At, limit: int) -> None:
+        """Say what the process and its children have, if that is above the limit."""
+        if time.monotonic() < self._meter.due_at(limit):
+            return
+        found = await asyncio.to_thread(self._meter.measure, self._probe, limit)
+        if found is not None and found.total > limit:
+            await self._tell(say="above", at=at, memory=tuple(found))
 
     def _details(self) -> tuple[Any, ...] | None:
         details = self._probe.details()
@@ -236,6 +250,8 @@ class Seat:
                 await self._tell(say="page", page=None if page is None else tuple(page))
             case "stack":
                 await self._tell(say="stack", stack=await self._stack_now())
+            case "watch":
+                self._watched = tuple(message["at"]), message["limit"]
             case "halt":
                 await self._tell(say="halted", **await self._halt(tuple(message["at"])))
             case "resume":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbus.amounts import is_whole
 from procbus.context import ONLY_RUN, Run
-from procbus.errors import OptionError, ProcbusError, SubscriptionError
+from procbus.errors import OptionError, ProcbusError
 from procbus.hints import shown
 from procbus.log import log
 from procbus.pool.blocks import EventMemory
@@ -24,7 +24,6 @@ from procbus.stats import NOTHING_SHARED, SharedMemoryStats
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
 
-    from procbus.handler import Handler
     from procbus.pool.dask.worker import DaskWorker
 
 #: Seconds of work in one batch. It costs about 1 ms there and back: 2 % of that.
@@ -80,18 +79,6 @@ class DaskPool:
             ProcbusError: Dask is not installed.
         """
         return _LocalPool(workers)
-
-    def check(self, handler: Handler) -> None:
-        """Refuse a handler that wants what there is not.
-
-        Raises:
-            SubscriptionError: it has a limit of memory.
-        """
-        if handler.max_memory is not None:
-            raise SubscriptionError(
-                f"max_memory= of {handler.name}: the memory of processes on other machines is not "
-                "watched. Leave it out, and limit that of the Dask worker's machine or container"
-            )
 
     def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
         """Connect, for one bus.

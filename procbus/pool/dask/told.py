@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import Any
 
+from procbus.footprint import Footprint
 from procbus.pool.seam import At
 from procbus.processes import Details
 from procbus.turns import Steps
@@ -33,6 +34,10 @@ class Told:
         self.set_up_since: float | None = None
         #: How its process was, some seconds ago.
         self.details: Details | None = None
+        #: At what delivery it is watched, and what it had last above its limit at which, both by
+        #: its own clock. The first is the supervisor's.
+        self._watched: At | None = None
+        self._above: tuple[At, Footprint] | None = None
         #: The answer that is waited for.
         self._answer: Future[dict[str, Any]] | None = None
 
@@ -48,6 +53,9 @@ class Told:
             case "details":
                 found = message["details"]
                 self.details = None if found is None else Details(*found)
+            case "above":
+                batch, index, since = message["at"]
+                self._above = (batch, index, since), Footprint(*message["memory"])
             case "pid":
                 self.pid = message["pid"]
             case "halted" | "stack":
@@ -73,6 +81,16 @@ class Told:
         while not answer.done() and monotonic() < deadline:
             yield
         return None if answer.cancel() else answer.result()
+
+    def watch(self, at: At, limit: int) -> Footprint | None:
+        """As `Worker.watch_memory`: its host looks, and says what is above; nobody waits for it."""
+        said, above = self.at, self._above
+        if said is None or said[0] != at:
+            return None
+        if self._watched != said[1]:
+            self._watched = said[1]
+            self._say(do="watch", at=said[1], limit=limit)
+        return above[1] if above is not None and above[0] == said[1] else None
 
     def forget(self) -> None:
         """It is gone."""

@@ -17,6 +17,7 @@ from procbus.codec import decode
 from procbus.context import Run
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
+from procbus.footprint import Footprint
 from procbus.pool.blocks import EventMemory
 from procbus.pool.dask.clocks import boot_id, ends_here, report_here
 from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
@@ -290,6 +291,10 @@ class DaskWorker:
         """Have its host ask it."""
         answer = yield from self._told.ask(do="stack")
         return "" if answer is None else str(answer["stack"])
+
+    def watch_memory(self, at: At, limit: int) -> Footprint | None:
+        """Have its host watch it."""
+        return None if self._closed else self._told.watch(at, limit)
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
         """Have its host halt it, and kill it if it is still at that delivery."""

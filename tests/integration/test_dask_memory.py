@@ -1,0 +1,57 @@
+"""Limits of memory on a Dask cluster: what holds on one machine holds there, by the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from procbus import DaskPool, EventBus
+from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.integration import test_memory_limits as on_one_machine
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
+    pytest.mark.timeout(120),  # processes of Dask take seconds to start on a busy machine
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with cluster(workers=2) as address:
+        warm_up(address)
+        yield address
+
+
+@pytest.fixture
+def make_bus(address: str) -> on_one_machine.MakeBus:
+    return lambda workers: EventBus([], cpu=DaskPool(address), cpu_workers=workers)
+
+
+bus = on_one_machine.bus
+
+test_a_handler_that_leaks_is_stopped = on_one_machine.test_a_handler_that_leaks_is_stopped
+test_what_processes_that_a_handler_started_take_counts = (
+    on_one_machine.test_what_processes_that_a_handler_started_take_counts
+)
+test_processes_that_stay_below_the_limit_together_are_left_alone = (
+    on_one_machine.test_processes_that_stay_below_the_limit_together_are_left_alone
+)
+test_what_forked_processes_have_in_common_counts_once = (
+    on_one_machine.test_what_forked_processes_have_in_common_counts_once
+)
+test_processes_that_others_left_behind_are_not_charged_to_a_handler = (
+    on_one_machine.test_processes_that_others_left_behind_are_not_charged_to_a_handler
+)
+test_one_that_frees_what_it_takes_is_left_alone = (
+    on_one_machine.test_one_that_frees_what_it_takes_is_left_alone
+)
+test_who_follows_a_leak_in_the_same_worker_is_not_charged = (
+    on_one_machine.test_who_follows_a_leak_in_the_same_worker_is_not_charged
+)
+test_many_small_leaks_of_quick_handlers_are_charged_to_none = (
+    on_one_machine.test_many_small_leaks_of_quick_handlers_are_charged_to_none
+)
+test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once = (
+    on_one_machine.test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once
+)
