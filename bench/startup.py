@@ -5,6 +5,7 @@ Each figure is taken in fresh interpreters, with the handlers in their `__main__
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -87,8 +88,11 @@ FIRST_RESULTS = {
 
 
 def run_python(code: str) -> str:
-    """Run `code` in a fresh interpreter and return what it printed."""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    """Run `code` in a fresh interpreter, as a user's, and return what it printed."""
+    # Where Python may keep no byte code, what pip did not compile is compiled at each start.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return done.stdout
 
 
