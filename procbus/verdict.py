@@ -67,8 +67,7 @@ def judge(evidence: Evidence, machine: Machine) -> Verdict:
     """Say which kind suits a handler."""
     if is_thin(evidence):
         return SILENT
-    least = io_over_cpu(evidence, machine, evidence.gil_s.low, evidence.wait_s.high)
-    most = io_over_cpu(evidence, machine, evidence.gil_s.high, evidence.wait_s.low)
+    least, most = _bounds(evidence, machine)
     middle = (least * most) ** 0.5
     if evidence.kind == "cpu":
         if most <= 1 / BETTER:
@@ -102,11 +101,9 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
         wait_s: seconds that it waits.
     """
     cpu_s = evidence.cpu_s
-    if evidence.is_async:  # all of them have one thread
-        on_io = max(cpu_s + IO_S, (cpu_s + wait_s) / LOOP_SLOTS)
-    else:
-        on_cores = (cpu_s + evidence.children_s) / machine.cores
-        on_io = max(gil_s + IO_S, on_cores, (cpu_s + wait_s) / machine.io_workers)
+    on_io = max(
+        _held_up_s(evidence, machine, gil_s), (cpu_s + wait_s) / _io_slots(evidence, machine)
+    )
     on_worker = WORKER_S + evidence.unpacking_s + cpu_s
     on_cpu = max(
         CPU_S + evidence.transport_s,
@@ -114,6 +111,36 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
         (on_worker + wait_s) / machine.cpu_workers,
     )
     return on_io / on_cpu
+
+
+def _io_slots(evidence: Evidence, machine: Machine) -> int:
+    return LOOP_SLOTS if evidence.is_async else machine.io_workers
+
+
+def _held_up_s(evidence: Evidence, machine: Machine, gil_s: float) -> float:
+    """How long a delivery holds up the others on a busy io lane, however short it waits."""
+    if evidence.is_async:  # all of them have one thread
+        return evidence.cpu_s + IO_S
+    return max(gil_s + IO_S, (evidence.cpu_s + evidence.children_s) / machine.cores)
+
+
+def _bounds(evidence: Evidence, machine: Machine) -> tuple[float, float]:
+    """The least and the most of `io_over_cpu` between the bounds of what was measured.
+
+    It grows with the time that the GIL is held. With the time waited it falls or stays, and grows
+    from where all threads wait.
+    """
+    gil_s, wait_s = evidence.gil_s, evidence.wait_s
+    all_wait_s = _held_up_s(evidence, machine, gil_s.low) * _io_slots(evidence, machine)
+    turn_s = min(max(all_wait_s - evidence.cpu_s, wait_s.low), wait_s.high)
+    least = min(
+        io_over_cpu(evidence, machine, gil_s.low, waited)
+        for waited in (wait_s.low, turn_s, wait_s.high)
+    )
+    most = max(
+        io_over_cpu(evidence, machine, gil_s.high, waited) for waited in (wait_s.low, wait_s.high)
+    )
+    return least, most
 
 
 def _is_worth_it(evidence: Evidence, gil_s: float) -> bool:

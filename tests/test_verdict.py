@@ -167,6 +167,19 @@ def test_thin_evidence_says_nothing(evidence: Evidence, machine: Machine):
     assert judge(evidence, machine) == SILENT
 
 
+def test_where_one_thread_has_to_do_all_waiting_may_speak_for_processes():
+    # More waiting makes the io lane slower then too, so the ends are the other way round.
+    evidence = evidence_of(
+        kind="cpu",
+        wall_s=23.0,
+        cpu_s=19.0,
+        gil_s=exactly(0.0),
+        wait_s=Span(0.0, 4.0),
+        transport_s=26.0,
+    )
+    assert judge(evidence, Machine(cores=1, cpu_workers=1, io_workers=1)) == SILENT
+
+
 @given(evidences(), machines)
 def test_it_is_loud_only_to_advise_a_change_on_solid_evidence(evidence: Evidence, machine: Machine):
     verdict = judge(evidence, machine)
