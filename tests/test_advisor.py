@@ -163,6 +163,14 @@ class Glances:
     def wait_looked(self) -> None:
         assert self.looked.acquire(timeout=BOUND_S)
 
+    def first(self, looks: int) -> Sequence[Sequence[Busy]]:
+        """Have it look so often; say at which threads each time."""
+        self.advisor.stir()
+        for _ in range(looks):
+            self.wait_looked()
+        self.advisor.stop()
+        return self.looked_at[:looks]
+
 
 def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "LOOK_S", 60.0)
@@ -176,22 +184,14 @@ def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPat
 
 def test_of_many_threads_a_few_at_a_time_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch):
     glances = Glances(70, monkeypatch)
-    glances.advisor.stir()
-    for _ in range(3):
-        glances.wait_looked()
-    glances.advisor.stop()
-    looks = glances.looked_at[:3]
+    looks = glances.first(3)
     assert [len(threads) for threads in looks] == [32, 32, 32]
     assert set().union(*looks) == set(glances.threads)
 
 
 def test_where_there_are_few_threads_all_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch):
     glances = Glances(32, monkeypatch)
-    glances.advisor.stir()
-    for _ in range(2):
-        glances.wait_looked()
-    glances.advisor.stop()
-    assert [set(threads) for threads in glances.looked_at[:2]] == 2 * [set(glances.threads)]
+    assert [set(threads) for threads in glances.first(2)] == 2 * [set(glances.threads)]
 
 
 def test_its_own_failure_does_not_keep_a_bus_from_closing(

@@ -392,6 +392,14 @@ def test_those_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyP
 # Limits of memory.
 
 
+def assert_ended_above_100_mib(it: Supervised, victim: Delivery) -> None:
+    assert it.stage.settled(victim) == [OVER_MEMORY]
+    error = victim.exception()
+    assert isinstance(error, MemoryLimitExceeded)
+    assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 101 * MIB)
+    assert "in visit" in error.stack
+
+
 def test_a_handler_is_killed_above_its_limit_of_memory(it: Supervised) -> None:
     grown = spot("grown")
     limited = it.stage.subscribe(visit, max_memory="100 MiB")
@@ -407,11 +415,7 @@ def test_a_handler_is_killed_above_its_limit_of_memory(it: Supervised) -> None:
     assert it.stage.pool.kills == [True]
     grown.go_on.set()
 
-    assert it.stage.settled(victim) == [OVER_MEMORY]
-    error = victim.exception()
-    assert isinstance(error, MemoryLimitExceeded)
-    assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 101 * MIB)
-    assert "in visit" in error.stack
+    assert_ended_above_100_mib(it, victim)
 
 
 def test_a_handler_far_away_is_killed_when_its_host_says_that_it_is_above_its_limit(
@@ -440,11 +444,7 @@ def test_a_handler_far_away_is_killed_when_its_host_says_that_it_is_above_its_li
     assert it.stage.pool.kills == [True]
     grown.go_on.set()
 
-    assert it.stage.settled(victim) == [OVER_MEMORY]
-    error = victim.exception()
-    assert isinstance(error, MemoryLimitExceeded)
-    assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 101 * MIB)
-    assert "in visit" in error.stack
+    assert_ended_above_100_mib(it, victim)
 
 
 def test_a_process_that_cannot_be_looked_at_is_not_killed_for_its_memory(it: Supervised) -> None:

@@ -19,7 +19,7 @@ from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool.channel import Channel
 from procbus.pool.death import break_pipe
-from procbus.pool.forward import levels_here, take_in
+from procbus.pool.forward import levels_here
 from procbus.pool.launching import buffer_size, nice_of_workers
 from procbus.pool.logbook import Logbook
 from procbus.pool.loky_process import LokyProcess, make_tokens
@@ -151,8 +151,7 @@ class LokyWorker:
                 if report.complete:
                     del self._unread_bytes[report.batch]
                 return report
-            if not self._end.costs.take_in(message):
-                take_in(Tag(message[:1]), memoryview(message)[1:])
+            self._end.take_aside(message)
 
     def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
         try:
@@ -166,7 +165,7 @@ class LokyWorker:
         while (message := self._read() or b"")[:1] != Tag.HELLO.value:
             if message[:1] == Tag.BROKEN.value:
                 self._refuse(message[1:])
-            take_in(Tag(message[:1]), memoryview(message)[1:])
+            self._end.take_aside(message)
         if self._end.pid is None:
             self._end.pid = int(message[1:])
             self._process.know(self._end.pid)
@@ -259,10 +258,8 @@ class LokyWorker:
         """Take in what was measured and logged after the last report, until the task has ended."""
         while (left_s := deadline - monotonic()) > 0:
             message = self._channel.receive(left_s)
-            if message is None or self._end.costs.take_in(message):
-                continue
-            if message[:1] in (Tag.LOG.value, Tag.WARNING.value):
-                take_in(Tag(message[:1]), memoryview(message)[1:])
+            if message is not None and message[:1] != Tag.RESULTS.value:
+                self._end.take_aside(message)
 
     def kill(self) -> None:
         """Kill the process and those it started; the companion finds it gone."""

@@ -25,6 +25,7 @@ from procbus.pool.blocks import EventMemory
 from procbus.pool.costs import Costs
 from procbus.pool.definitions import Definitions
 from procbus.pool.event_writer import EventWriter
+from procbus.pool.forward import take_in
 from procbus.pool.known_handlers import KnownHandlers
 from procbus.pool.logbook import Page
 from procbus.pool.result_memory import ResultReader
@@ -35,6 +36,7 @@ from procbus.pool.wire import (
     Kind,
     Large,
     Successes,
+    Tag,
     each_end,
     pack_batch,
     read_successes,
@@ -210,6 +212,11 @@ class ParentEnd:
             del self._batches[results.batch]
             self._events.done(results.batch)
         return Report(results.batch, Successes(times, values), rest, results.complete)
+
+    def take_aside(self, message: bytes | bytearray) -> None:
+        """Take in what a running worker sends beside results: sums, a log record, a warning."""
+        if not self.costs.take_in(message):
+            take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def glance(self, page: Page | None) -> Report:
         """Take what a logbook has of the first batch, without waiting for the worker to send it."""

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from procbus import DaskPool, EventBus
-from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.integration import test_dask as on_dask
 from tests.integration import test_memory_limits as on_one_machine
 
-pytestmark = [
-    pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
-    pytest.mark.timeout(120),  # processes of Dask take seconds to start on a busy machine
-]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with cluster(workers=2) as address:
-        warm_up(address)
-        yield address
+pytestmark = on_dask.pytestmark
+address = on_dask.address
 
 
 @pytest.fixture

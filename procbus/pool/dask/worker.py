@@ -24,7 +24,7 @@ from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
 from procbus.pool.dask.kept import Kept
 from procbus.pool.dask.told import ANSWER_S, Told
 from procbus.pool.definitions import Definitions
-from procbus.pool.forward import levels_here, take_in
+from procbus.pool.forward import levels_here
 from procbus.pool.logbook import Page
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
@@ -143,8 +143,8 @@ class DaskWorker:
                     return
                 case Tag.BROKEN:
                     self._refuse(data[1:])
-                case tag:
-                    take_in(tag, memoryview(data)[1:])
+                case _:
+                    self._end.take_aside(data)
 
     def _learn(self, message: Said | None, asked_at: float) -> None:
         if message is None:
@@ -244,8 +244,7 @@ class DaskWorker:
                     data = message["data"]
                     if data[:1] == Tag.RESULTS.value:
                         return self._report(data)
-                    if not self._end.costs.take_in(data):
-                        take_in(Tag(data[:1]), memoryview(data)[1:])
+                    self._end.take_aside(data)
 
     def _report(self, data: bytes) -> Report:
         report = self._end.report(data)
@@ -364,9 +363,8 @@ class DaskWorker:
             message = self._hear(max(0.0, deadline - monotonic()))
             if message is None or message["say"] != "data":
                 continue
-            data = message["data"]
-            if not self._end.costs.take_in(data) and data[:1] in (Tag.LOG.value, Tag.WARNING.value):
-                take_in(Tag(data[:1]), memoryview(data)[1:])
+            if message["data"][:1] != Tag.RESULTS.value:
+                self._end.take_aside(message["data"])
 
     def kill(self) -> None:
         """Have the process killed with those that it started; the companion finds it gone."""
