@@ -16,6 +16,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from procbus import strays
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
 from procbus.footprint import FootprintMeter
@@ -115,6 +116,8 @@ class Companion(threading.Thread):
         self._worker_done = 0
         self._unwanted = ""
         self._barren = 0
+        #: Whether this is a copy of the thread, in a child that user code forked.
+        self._forked = False
 
     @property
     def probe(self) -> Probe | None:
@@ -124,6 +127,7 @@ class Companion(threading.Thread):
 
     def run(self) -> None:
         """Thread body."""
+        strays.watch(self._note_fork)
         try:
             while (worker := self._start()) is not None:
                 try:
@@ -135,6 +139,7 @@ class Companion(threading.Thread):
                     finally:
                         worker.stop()  # it takes loky 0.1 s, and the outcome does not wait for that
                 except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
+                    self._check_here()
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
                     self.worker = None
                     self._give_up(error)
@@ -180,6 +185,14 @@ class Companion(threading.Thread):
                 self.starting = None
         return None
 
+    def _note_fork(self) -> None:
+        self._forked = True
+
+    def _check_here(self) -> None:
+        """End this process if it is a child that user code forked in this thread."""
+        if self._forked:
+            strays.end_child(None, f"code of an event, a result or a callback on {self.name}")
+
     def _launched(self, worker: Worker) -> None:
         self.starting_since = monotonic()
         self.starting = worker
@@ -198,6 +211,7 @@ class Companion(threading.Thread):
         """
         wear, sharing = self._lane.wear, self._lane.sharing
         while True:
+            self._check_here()  # what settles runs callbacks
             if not self.in_flight:
                 if worn_out := self._unwanted or wear.worn_out(self._worker_done, worker.probe):
                     return worn_out
@@ -210,7 +224,9 @@ class Companion(threading.Thread):
             if self.in_flight:
                 self._send_first(worker)
                 batch = self.in_flight[0]
-                self._take_in(worker, batch, worker.receive(batch.patience_s()))
+                report = worker.receive(batch.patience_s())
+                self._check_here()  # to read it runs user code
+                self._take_in(worker, batch, report)
 
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
@@ -241,7 +257,9 @@ class Companion(threading.Thread):
     def _prepare(self, worker: Worker, number: int, deliveries: Sequence[Delivery]) -> Message:
         try:
             message = worker.prepare(number, deliveries)
+            self._check_here()  # to pickle events runs user code
         except BaseException as error:
+            self._check_here()
             self._lane.settle([(delivery, _own_fault(error)) for delivery in deliveries])
             raise
         if message.failed:

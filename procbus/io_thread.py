@@ -15,12 +15,13 @@ import traceback
 from time import monotonic, thread_time
 from typing import Protocol
 
+from procbus import strays
 from procbus.context import running
 from procbus.delivery import Delivery
 from procbus.limits import stack_text
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import MakeContext, Settle, failure, success
+from procbus.own_process import MakeContext, Settle, failure, place_of, success
 from procbus.queue import LaneQueue
 from procbus.subscription import Subscription
 from procbus.weighing import weigh_delivery
@@ -74,10 +75,13 @@ class IoThread(threading.Thread):
         #: What is being run with a time limit, and when that ends.
         self.limited: tuple[Delivery, float] | None = None
         self.abandoned = False
+        #: Whether this is a copy of the thread, in a child that its handler forked.
+        self._forked = False
 
     def run(self) -> None:
         """Thread body."""
         queue, settle = self._lane.queue, self._settle
+        strays.watch(self._note_fork)
         try:
             delivery = queue.take(fresh=True)
             while delivery is not None:
@@ -90,6 +94,8 @@ class IoThread(threading.Thread):
                 if outcome is not None:
                     self.events_done += 1
                     settle([(delivery, outcome)])
+                if self._forked:  # in a callback of the settlement
+                    strays.end_child(None, f"a callback on {self.name}")
                 # Nothing of this event may be kept alive while waiting for the next.
                 delivery = outcome = None
                 running.set(None)
@@ -116,9 +122,13 @@ class IoThread(threading.Thread):
         try:
             value = handler.function(receipt.event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            if self._forked:
+                strays.end_child(error, place_of(delivery))
             outcome = failure(error, started_at, self._pid)
             ended_at = outcome.ended_at
         else:
+            if self._forked:
+                strays.end_child(None, place_of(delivery))
             ended_at = monotonic()
             outcome = success(value, started_at, ended_at, self._pid)
         if self.limited is not None:
@@ -127,6 +137,9 @@ class IoThread(threading.Thread):
         if stands_for or ended_at - started_at > LONG_S:
             self._measure(subscription, receipt.event, outcome, stands_for)
         return outcome
+
+    def _note_fork(self) -> None:
+        self._forked = True
 
     def _begin_measuring(self, average_s: float | None) -> int:
         """Read the clock; return for how many runs this one will stand."""

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from time import monotonic
+from types import FrameType
 from typing import Any
 
+from procbus import strays
 from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.limits import stack_text, timeout_error
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import MakeContext, Settle, failure, no_thread, success
+from procbus.own_process import (
+    MakeContext,
+    Settle,
+    failure,
+    no_thread,
+    place_of,
+    success,
+)
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 from procbus.steps import Steps
@@ -51,6 +61,8 @@ class LoopLane:
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pump_due = False
+        #: Whether this is a copy of the loop's thread, in a child that a handler forked.
+        self._forked = False
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -154,6 +166,7 @@ class LoopLane:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
+        strays.watch(self._note_fork)
         try:
             loop.run_forever()
             # Also tasks that handlers started and left behind, as `asyncio.run` does.
@@ -166,6 +179,20 @@ class LoopLane:
             with self.queue.lock:  # nobody may call into a closed loop
                 self._loop = None
             loop.close()
+
+    def _note_fork(self) -> None:
+        """In a child: end it also where its code gives control back to the loop.
+
+        The loop's selector is shared with the parent, which would miss what the child takes of it.
+        """
+        self._forked = True
+        outermost = _called_by_loop()
+
+        def leave(frame: FrameType, event: str, _: Any) -> None:
+            if event == "return" and frame is outermost:
+                strays.end_child(None, "an async handler")
+
+        sys.setprofile(leave)
 
     def _cancel_tasks(self) -> None:
         for task in list(self._tasks):
@@ -213,8 +240,12 @@ class LoopLane:
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, the delivery was settled already and this
             # changes nothing; a handler that cancelled itself failed like any other.
+            if self._forked:
+                strays.end_child(error, place_of(delivery))
             outcome = failure(error, started_at, self._pid)
         else:
+            if self._forked:
+                strays.end_child(None, place_of(delivery))
             outcome = success(value, started_at, monotonic(), self._pid)
         if steps is not None:
             meter, ended_at = subscription.meter, outcome.ended_at
@@ -283,6 +314,16 @@ def _stack_of(awaited: Any) -> str:
             frames += traceback.extract_stack(frame, 1)
         part = getattr(part, "cr_await", None) or getattr(part, "gi_yieldfrom", None)
     return stack_text(frames, __file__)
+
+
+def _called_by_loop() -> FrameType | None:
+    """Of the frames of this thread, the one that the event loop has called."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - documented so
+    while frame is not None and frame.f_back is not None:
+        if frame.f_back.f_code.co_filename == asyncio.events.__file__:
+            return frame
+        frame = frame.f_back
+    return None
 
 
 def _nobody() -> None:

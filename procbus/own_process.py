@@ -31,6 +31,11 @@ def failure(error: BaseException, started_at: float, pid: int) -> Outcome:
     return Outcome(OutcomeKind.RAISED, None, error, started_at, monotonic(), pid)
 
 
+def place_of(delivery: Delivery) -> str:
+    """Where a thread is that runs a delivery, in words."""
+    return f"the handler {delivery.handler.name} with event {delivery.event_id}"
+
+
 def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:
     """Make the outcome of a delivery for which no thread could be started."""
     fault = ProcbusError(

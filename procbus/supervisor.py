@@ -12,6 +12,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from procbus import strays
 from procbus.delivery import Delivery
 from procbus.footprint import LEAST_S
 from procbus.limits import Verdict, memory_error, timeout_error
@@ -116,7 +117,11 @@ class Supervisor:
 
     def _run(self) -> None:
         wait_s = 0.0
+        forked: list[bool] = []
+        strays.watch(lambda: forked.append(True))
         while not self._stopped:
+            if forked:  # in a callback of what is settled here
+                strays.end_child(None, "a callback on procbus-supervisor")
             for delivery in self._retries.wait(wait_s):
                 self._put_again(delivery)
             try:

@@ -95,6 +95,7 @@ LAYERS = {
         "stats",
         "stats_text",
         "steps",
+        "strays",
         "subscription",
         "turns",
         "unseen",

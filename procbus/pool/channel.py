@@ -41,6 +41,17 @@ class Channel:
         #: What was read beyond the last message. It belongs to the receiver.
         self._read = b""
 
+    def leave(self) -> None:
+        """In a forked child: hold the pipe open no longer, which is the parent's. Takes no lock.
+
+        Two processes that write to one pipe would tear each other's messages.
+        """
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.dup2(nothing, self._fd, inheritable=False)
+        finally:
+            os.close(nothing)
+
     def send(self, *parts: bytes | memoryview) -> None:
         """Send one message, given in parts. Blocks while the pipe is full.
 

@@ -15,7 +15,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
 
 # Positions of the 8-byte fields in the head.
-_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP = range(7)
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS = range(8)
 _HEAD = 64
 #: Bytes for the results of one batch that are not sent yet.
 CAPACITY = 256 * 1024
@@ -127,6 +127,16 @@ class Logbook:
         # or repeats what the parent got already (it counts, and skips that).
         whole[_USED] = 0
         whole[_DONE] = whole[_SENT] = done
+
+    # What a child writes that a handler forked, and its worker reads.
+
+    def note_stray(self) -> None:
+        """A forked child came back from the user's code, and is being ended."""
+        self._whole[_STRAYS] += 1
+
+    def strays(self) -> int:
+        """How many did so far."""
+        return self._whole[_STRAYS]
 
     # What the parent reads.
 

@@ -12,8 +12,10 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
+from procbus import strays
 from procbus.codec import Encoder, decode, encode_alone, encode_atom
 from procbus.context import ONLY_RUN, HandlerContext, Run, running
+from procbus.log import log
 from procbus.pool.ends import Ends
 from procbus.pool.logbook import Logbook
 from procbus.pool.process import flush_output, resident_bytes, told
@@ -99,6 +101,9 @@ class Worker:
         self._used = False
         self._tally = Tally()
         self._sent_at = 0.0
+        #: Holds something in a child that the user's code forked here, which is no worker.
+        self._forked: list[bool] = []
+        self._strays_told = 0
 
     def set_up(self, init: bytes) -> bool:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
@@ -107,9 +112,11 @@ class Worker:
                 self._logbook.begin_set_up(monotonic())
                 function = decode(init)
                 function()
+                self._check_here(None)
                 self._code.keep_set_up(function)
                 self._logbook.end_set_up()
         except BaseException as error:  # noqa: BLE001 - it is the user's code
+            self._check_here(error)
             _, text, summary = told(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))
             return False
@@ -125,6 +132,8 @@ class Worker:
                 os._exit(1)  # the parent is gone: there is nobody to tell
             if message == STOP:
                 self._tell_sums(self._tally.rest())
+                if self._logbook.strays() != self._strays_told:
+                    self._tell_strays()
                 return
             self.run_batch(message)
 
@@ -132,9 +141,10 @@ class Worker:
         """Run a batch as far as there are tokens, and send what became of it."""
         head, events = unpack_batch(message)
         self._code.learn(head)
+        self._check_here(None)
         self._memory.learn(head)
         self._encoder.look_again()
-        logbook, claim = self._logbook, self._claim
+        logbook, claim, forked = self._logbook, self._claim, self._forked
         logbook.open_batch(head.number)
         self._sent_at = monotonic()
         done, position, at = 0, 0, -1
@@ -168,6 +178,8 @@ class Worker:
                 position += size
             delivery = kind, event_id, atom, data, large
             result, ended_at = self._run(delivery, started_at, done)
+            if forked:
+                self._check_here(None)
             done += 1
             self._used = True
             if large is not None or self._memory.keeps:
@@ -184,8 +196,31 @@ class Worker:
                 self._sent_at = ended_at
         self._tally.turn(None, done)
         self._tell_sums(self._tally.due())
+        if logbook.strays() != self._strays_told:
+            self._tell_strays()
         flush_output()
         self._flush(head.number, done, complete=True)
+
+    def note_fork(self) -> None:
+        """This is a child that the user's code forked: it ends once it comes back from there."""
+        self._forked.append(True)
+
+    def _check_here(self, error: BaseException | None) -> None:
+        """End this process if it is such a child, whose code ended with this error or returned."""
+        if self._forked:
+            self._logbook.note_stray()  # the worker logs it
+            strays.end_child(error)
+
+    def _tell_strays(self) -> None:
+        """Log how many children came back from the user's code since this was told last."""
+        came_back = self._logbook.strays()
+        log.warning(
+            "%s of the processes that handlers or worker_init forked in worker %s came back from "
+            "there and were ended: end such a child with os._exit()",
+            came_back - self._strays_told,
+            os.getpid(),
+        )
+        self._strays_told = came_back
 
     def _tell_sums(self, sums: bytes) -> None:
         if sums:
@@ -209,6 +244,7 @@ class Worker:
         try:
             function = known or self._code.load(handler)
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+            self._check_here(error)
             return self._ends.failed(Ending.NO_HANDLER, error, started_at, 0)
         if data is not None:
             try:
@@ -216,16 +252,20 @@ class Worker:
                 if not index % TIMED:
                     self._tally.unpacking_s += monotonic() - started_at
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+                self._check_here(error)
                 return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
             self._tally.begin_anew(handler, index)
             started_at = monotonic()
             self._logbook.begin(index, started_at)
+            if self._forked:  # while it was unpickled: the handler is for the worker alone
+                self._check_here(None)
         # As take_seat, without the call.
         running.set([self._make_context, kind, event_id, published])
         try:
             value = function(event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            self._check_here(error)
             return self._ends.failed(Ending.RAISED, error, started_at, len(published))
         finally:
             running.set(None)

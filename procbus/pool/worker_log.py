@@ -67,6 +67,16 @@ class Forward(logging.Handler):
         self._outlet = outlet
         self._flood = Flood()
         self._pid = os.getpid()
+        self._show_as_before = warnings.showwarning
+
+    def leave(self) -> None:
+        """In a forked child: what it logs goes to stderr, since the pipe is its parent's."""
+        to_stderr = logging.StreamHandler()
+        to_stderr.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(process)d:%(message)s"))
+        handlers = logging.getLogger().handlers
+        handlers[:] = [to_stderr if handler is self else handler for handler in handlers]
+        if warnings.showwarning == self.show_warning:
+            warnings.showwarning = self._show_as_before
 
     def handle(self, record: logging.LogRecord) -> bool:
         """As every log handler, but without the lock: a thread that waits holds up no other."""

@@ -81,6 +81,15 @@ def prepare(
         settings.flush_s,
     )
     _receive = channel.receive
+    if hasattr(os, "register_at_fork"):
+        worker, forward = _worker, _forward
+
+        def forked() -> None:
+            worker.note_fork()
+            forward.leave()
+            channel.leave()
+
+        os.register_at_fork(after_in_child=forked)
     stack.listen()
 
 
