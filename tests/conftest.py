@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from tests import leaks
 
 os.environ[leaks.MARK] = leaks.RUN
+leaks.record_children()
 
 PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
 

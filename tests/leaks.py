@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -26,6 +28,10 @@ SHARED_MEMORY = Path("/dev/shm")
 OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
 
 DESCRIPTORS = Path("/proc/self/fd")
+
+# Processes of the tests, those that have ended among them: a name in /dev/shm that holds the pid of
+# any other process is a stranger's. Grows in `Snapshot.take` and in `record_children`.
+OWN_PIDS = {os.getpid()}
 
 # How the resource trackers of multiprocessing and loky are started: one each, on first use, and
 # they live as long as the process that they serve.
@@ -86,6 +92,20 @@ class Leaks:
         psutil.wait_procs(self.processes, timeout=10)
 
 
+def record_children() -> None:
+    """Keep the pid of every process that a test starts with `subprocess`. Call it once.
+
+    A script that has ended may have left a semaphore behind, and only its pid says whose that is.
+    """
+    start = subprocess.Popen.__init__
+
+    def recorded(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        OWN_PIDS.add(self.pid)
+
+    subprocess.Popen.__init__ = recorded  # type: ignore[method-assign]
+
+
 def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
     """Say what is left since `before`, after waiting for what is about to end.
 
@@ -131,6 +151,7 @@ def _descendants() -> set[psutil.Process]:
                 found.add(process)
         except psutil.Error:  # it has ended meanwhile, or is another user's
             continue
+    OWN_PIDS.update(process.pid for process in found)
     return {process for process in found - {own} if _is_alive(process)}
 
 
@@ -189,7 +210,8 @@ def _of_strangers(names: frozenset[str]) -> set[str]:
     """Those of the names that belong to a process outside the tests, or are gone by now.
 
     Shared memory belongs to the machine, not to a process: another program may have made it while
-    the test ran. It is that program's when its name says so, or when it is mapped there.
+    the test ran, and may have ended since. It is the tests' only when its name holds the pid of one
+    of their processes. A name without a pid is a stranger's while a stranger has it mapped.
     """
     if not names:
         return set()
@@ -203,7 +225,7 @@ def _of_strangers(names: frozenset[str]) -> set[str]:
         except FileNotFoundError:
             theirs.add(name)
             continue
-        if inode in mapped or (owner and int(owner[1]) in strangers):
+        if int(owner[1]) not in OWN_PIDS if owner else inode in mapped:
             theirs.add(name)
     return theirs
 

@@ -184,6 +184,32 @@ def test_shared_memory_of_a_worker_that_is_gone_is_found() -> None:
 
 
 @linux_only
+def test_shared_memory_of_a_stranger_that_is_gone_is_not_the_tests() -> None:
+    # The grandchild is nobody's that the tests know of: its parent ends before it prints its pid.
+    stranger = """if True:
+        import os, pathlib
+        named = pathlib.Path(f"/dev/shm/sem.loky-{os.getpid()}-left")
+        named.touch()
+        print(os.getpid(), flush=True)
+    """
+    parent = "import subprocess, sys; subprocess.Popen(sys.argv[1:], env={})"
+    before = leaks.Snapshot.take()
+    with process_waiting_for_input(
+        sys.executable, "-c", parent, sys.executable, "-c", stranger
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.wait(timeout=10)
+    named = Path(f"/dev/shm/sem.loky-{pid}-left")
+    left = leaks.leaks_since(before, patience_s=0)
+    existed = named.exists()
+    named.unlink()
+
+    assert existed
+    assert named.name not in left.shared_memory
+
+
+@linux_only
 def test_the_trackers_and_their_pipes_are_no_leaks() -> None:
     from loky.backend import resource_tracker as loky_tracker
 
