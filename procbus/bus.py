@@ -11,6 +11,7 @@ from collections.abc import (
     Iterator,
     Sized,
 )
+from os import fspath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
 
@@ -327,6 +328,20 @@ class EventBus(BusLife):
         for the handlers that are subscribed then; for others once they are.
         """
         return self._parts.dispatcher.summary()
+
+    def journal_backup(self, path: str | PathLike[str]) -> None:
+        """Copy the journal to a new file, while the bus works.
+
+        The copy is a journal of its own: a bus that opens it resumes all that was accepted and not
+        finished when this was called.
+
+        Args:
+            path: of the file, which must not be there yet.
+
+        Raises:
+            JournalError: this bus has no journal, or the file is there or cannot be written.
+        """
+        self._parts.dispatcher.back_up(fspath(path))
 
     @property
     def dead_letters(self) -> DeadLetters:

@@ -15,7 +15,7 @@ from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_cont
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
 from procbus.direct import Owner, WaitedReceipt, Waiter
-from procbus.errors import CircuitOpen, OptionError, ProcbusError
+from procbus.errors import CircuitOpen, JournalError, OptionError, ProcbusError
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
@@ -235,6 +235,14 @@ class Dispatcher:
     def summary(self) -> ResumeSummary | None:
         """What a journal had from runs before; None, for there is no journal."""
         return None
+
+    def back_up(self, dest: str) -> None:
+        """Copy the journal to a file.
+
+        Raises:
+            JournalError: there is none.
+        """
+        raise JournalError(f"there is no journal to be copied to {dest}: give the bus journal=...")
 
     def close(self) -> None:
         """Nothing will be published any more. Idempotent."""

@@ -44,6 +44,11 @@ def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     show = _add(actions, "show", _show, "all that is known of a delivery", json_too=True)
     show.add_argument("id", nargs="+", help="number of an event, or EVENT:HANDLER")
+    show.add_argument(
+        "--unpickle",
+        action="store_true",
+        help="load the event too, and show it: that runs what the file says",
+    )
     retry = _add(actions, "retry", _retry, "run dead letters again")
     retry.add_argument("id", nargs="*", help="number of an event, or EVENT:HANDLER")
     retry.add_argument("--all", action="store_true", help="all dead letters")
@@ -56,6 +61,8 @@ def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = _add(actions, "export", _export, "everything, one JSON object on each line")
     export.add_argument("--json", action="store_true", help="the one format that there is")
     _add_filters(export)
+    backup = _add(actions, "backup", _backup, "copy the journal, also while a bus has it")
+    backup.add_argument("dest", help="the file to be made")
 
 
 def _add(
@@ -70,7 +77,7 @@ def _add(
     parser.add_argument("file", help="the journal")
     if json_too:
         parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.set_defaults(run=_visiting(run))
+    parser.set_defaults(run=_visiting(run, change=run in (_retry, _purge)))
     return parser
 
 
@@ -79,13 +86,13 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--handler", metavar="NAME", help="only those of such handlers; * matches")
 
 
-def _visiting(run: Callable[[Visit, argparse.Namespace], None]) -> Command:
+def _visiting(run: Callable[[Visit, argparse.Namespace], None], *, change: bool) -> Command:
     def command(options: argparse.Namespace) -> int:
         # Here, not above: `procbus --help` needs none of this.
         from procbus.journal.visit import Visit
 
         try:
-            with Visit(options.file) as visit:
+            with Visit(options.file, change=change) as visit:
                 run(visit, options)
         except JournalError as error:
             print(f"procbus journal: {error}", file=sys.stderr)
@@ -122,6 +129,8 @@ def _status(visit: Visit, options: argparse.Namespace) -> None:
     for name, counts in sorted(status["handlers"].items()):
         table.add_row(_clean(name), *(f"{counts[state]:,}" for state in _STATES))
     _print_table(table)
+    for each in status["lost"]:
+        print(f"LOST: {_clean(each)}")
 
 
 def _list(visit: Visit, options: argparse.Namespace) -> None:
@@ -144,7 +153,7 @@ def _list(visit: Visit, options: argparse.Namespace) -> None:
 
 
 def _show(visit: Visit, options: argparse.Namespace) -> None:
-    found = [_all_of(visit, line) for line in visit.find(options.id)]
+    found = [_all_of(visit, line, unpickle=options.unpickle) for line in visit.find(options.id)]
     if options.json:
         _print_json(found)
         return
@@ -156,7 +165,7 @@ def _show(visit: Visit, options: argparse.Namespace) -> None:
         for number, outcome in enumerate(outcomes, 1):
             print(f"attempt {number}: {outcome['kind']}: {_clean(str(outcome['text']))}")
             if outcome["stack"]:
-                print(_clean(outcome["stack"].rstrip()))
+                print(_clean(str(outcome["stack"]).rstrip()))
         print()
 
 
@@ -165,7 +174,10 @@ def _short(event: dict[str, Any]) -> str:
         return "no longer kept"
     if "json" in event:
         return json.dumps(event["json"], ensure_ascii=False)
-    return f"a pickle of {event['bytes']:,} bytes"
+    if "repr" in event:
+        return str(event["repr"])
+    names = f" with {', '.join(event['names'])}" if event["names"] else ""
+    return f"a pickle of {event['bytes']:,} bytes{names}"
 
 
 def _retry(visit: Visit, options: argparse.Namespace) -> None:
@@ -190,8 +202,14 @@ def _export(visit: Visit, options: argparse.Namespace) -> None:
         _print_json(_all_of(visit, line))
 
 
-def _all_of(visit: Visit, line: Line) -> dict[str, Any]:
-    return line.plain() | {"outcomes": visit.outcomes(line), "event": visit.event(line)}
+def _backup(visit: Visit, options: argparse.Namespace) -> None:
+    visit.back_up(options.dest)
+    print(f"{options.dest} is a journal of its own, with all that was accepted until now")
+
+
+def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
+    event = visit.event(line, unpickle=unpickle)
+    return line.plain() | {"outcomes": visit.outcomes(line), "event": event}
 
 
 def _table(*columns: str) -> Table:

@@ -336,6 +336,10 @@ class JournaledDispatcher(Dispatcher):
         """What the journal had, and what became of that so far."""
         return self._leftovers.summary(self._subscriptions())
 
+    def back_up(self, dest: str) -> None:
+        """Copy the journal to a file."""
+        self._journal.back_up(dest)
+
     def close(self) -> None:
         """Move everything into the database, and let another bus have the journal."""
         self._journal.close()

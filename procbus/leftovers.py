@@ -9,6 +9,7 @@ from time import time
 
 from procbus.addressing import address
 from procbus.admission import Admission, Disturbed
+from procbus.backoff import wait_of
 from procbus.dead_letters import MOST_KEPT
 from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
@@ -147,8 +148,13 @@ class Leftovers:
         Not where there is a gate, which has to see it pass first.
         """
         subscription = delivery.subscription
-        if wait_s <= 0 or subscription.gate is not None or not subscription.handler.retries:
+        handler = subscription.handler
+        if wait_s <= 0 or subscription.gate is not None or not handler.retries:
             return False
+        if delivery.earlier:  # the clock may have been set back since
+            attempts = len(delivery.earlier)
+            asked_s = wait_of(handler.name, handler.backoff, attempts, delivery.earlier[-1])
+            wait_s = min(wait_s, asked_s)
         with self._settlement.lock:
             subscription.unqueued += 1
         self._settlement.wait(delivery, wait_s)
@@ -195,4 +201,5 @@ class Leftovers:
             missing=self._missing(subscriptions),
             unreadable=len(self._unreadable),
             dead_letters=sum(found.dead.values()),
+            lost=tuple(self._journal.lost),
         )

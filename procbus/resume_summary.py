@@ -17,6 +17,8 @@ class ResumeSummary:
         missing: how many are kept for handlers that are not subscribed, by their names.
         unreadable: events that could not be loaded, and are kept.
         dead_letters: dead letters of runs before.
+        lost: what the journal has lost, in a sentence each: because its files are damaged, or were
+            taken away, or are not of one moment. Empty where all is well.
     """
 
     unfinished: int
@@ -24,6 +26,7 @@ class ResumeSummary:
     missing: Mapping[str, int]
     unreadable: int
     dead_letters: int
+    lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -35,4 +38,6 @@ class ResumeSummary:
             text += f"; {self.unreadable} events could not be loaded"
         if self.dead_letters:
             text += f"; {self.dead_letters} dead letters"
+        for each in self.lost:
+            text += f"; LOST: {each}"
         return text

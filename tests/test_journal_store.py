@@ -168,7 +168,7 @@ def test_the_database_is_sound_after_all_of_it(tmp_path: Path):
 def test_a_transaction_that_fails_writes_nothing(tmp_path: Path):
     path = tmp_path / "run.db"
     path.touch(0o600)
-    store = Store(str(path), power=False)
+    store = Store(str(path))
     changes = Changes(keep_all=True)
     changes.handlers = [(1, "io", "one"), (2, None, "two")]  # type: ignore[list-item] # it fails
     with pytest.raises(JournalError, match="NOT NULL"):

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,28 +21,79 @@ NETWORK = frozenset(
 )
 
 #: What SQLite and the intake put beside the database.
-SUFFIXES = ("", "-wal", "-shm", "-intake")
+SUFFIXES = ("", "-wal", "-shm", "-journal", "-intake")
+#: What SQLite would make, or read if it is there: made first where others could make it.
+_OF_SQLITE = ("-wal", "-shm", "-journal")
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def prepare(path: str) -> str:
-    """Make sure that a journal can stand here; create its file where there is none.
+def place(path: str) -> str:
+    """See whether a journal may stand here, without touching anything.
 
     Returns:
         The path with no symbolic link in it.
 
     Raises:
-        JournalError: it cannot; the message says what to do.
+        JournalError: it may not; the message says what to do.
     """
     real = os.path.realpath(path)
     refuse_network(real)
+    if os.path.isdir(real):
+        raise cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     try:
-        # Made by us and not by SQLite, so that nobody else may read or write it from the first.
-        fd = os.open(real, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        check_directory(os.path.dirname(real))
     except OSError as error:
         raise cannot_write(path, error) from error
-    os.close(fd)
-    check_files(real)
     return real
+
+
+def prepare(real: str) -> None:
+    """Make the file of a journal where there is none. Only whoever has the lock may do this.
+
+    Another opening and closing of the file would end the locks that SQLite has of it.
+
+    Raises:
+        JournalError: it cannot be made, or others may have written it.
+    """
+    check_files(real)
+    try:
+        # Made by us and not by SQLite, so that nobody else may read or write it from the first.
+        _make(real)
+        for suffix in _OF_SQLITE if is_shared(os.path.dirname(real)) else ():
+            _make(real + suffix)
+    except OSError as error:
+        raise cannot_write(real, error) from error
+    check_files(real)
+
+
+def guard_rollback(real: str) -> None:
+    """Where others could place a rollback journal, which SQLite would apply, have one of ours.
+
+    SQLite removes it when it has made one itself; an empty one is none to it.
+
+    Raises:
+        JournalError: others have placed one.
+    """
+    if is_shared(os.path.dirname(real)):
+        try:
+            _make(real + "-journal")
+        except OSError as error:
+            raise cannot_write(real + "-journal", error) from error
+        check_files(real)
+
+
+def tidy(real: str) -> None:
+    """Take away what `prepare` made for safety alone."""
+    if is_shared(os.path.dirname(real)):
+        for suffix in _OF_SQLITE:
+            with contextlib.suppress(OSError):
+                if not os.path.getsize(real + suffix):
+                    os.unlink(real + suffix)
+
+
+def _make(name: str) -> None:
+    os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
 
 
 def check_files(real: str) -> None:
@@ -50,10 +104,79 @@ def check_files(real: str) -> None:
     """
     for suffix in SUFFIXES:
         try:
-            status = os.stat(real + suffix)
+            status = os.lstat(real + suffix)
         except FileNotFoundError:
             continue
         check_ours(real + suffix, status, JournalError)
+        if status.st_nlink > 1:
+            raise JournalError(
+                f"{real + suffix} has {status.st_nlink} names (hard links), and under each a bus "
+                "could have it: copy it to a file of its own, and remove this name"
+            )
+
+
+def check_directory(directory: str) -> None:
+    """Refuse a directory in which others could put a file in the place of one of the journal's.
+
+    SQLite reads what lies beside the database, and would take it for its own. In a directory like
+    /tmp, where everybody may make files and each may remove only their own ("sticky"), it is enough
+    to make them first.
+
+    Raises:
+        JournalError: others could.
+        OSError: it is not there.
+    """
+    status = os.stat(directory)
+    if not hasattr(os, "geteuid"):
+        return  # Windows has no such bits: not checked there, and not tested
+    if status.st_uid not in (os.geteuid(), 0):
+        raise JournalError(
+            f"{directory} belongs to another user (uid {status.st_uid}), who could put a file in "
+            "the place of one of the journal's, and loading that could run their code: put the "
+            "journal in a directory of your own"
+        )
+    mode = status.st_mode
+    if mode & _OTHERS and not mode & stat.S_ISVTX and not _is_private_group(status):
+        raise JournalError(
+            f"others may make and replace files in {directory} (mode {stat.S_IMODE(mode):04o}), "
+            "and loading one of those could run their code: put the journal in a directory of your "
+            f"own, or chmod go-w {directory}"
+        )
+    above = directory
+    while (above := os.path.dirname(above)) != os.path.dirname(above):
+        mode = os.stat(above).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise JournalError(
+                f"everybody may replace what is in {above} (mode {stat.S_IMODE(mode):04o}), the "
+                "directory of the journal too, and loading what they put there could run their "
+                f"code: chmod o-w {above}, or put the journal elsewhere"
+            )
+
+
+def is_shared(directory: str) -> bool:
+    """Whether others may make files in a directory."""
+    status = os.stat(directory)
+    return bool(status.st_mode & _OTHERS) and not _is_private_group(status)
+
+
+def _is_private_group(status: os.stat_result) -> bool:
+    """Whether only the group may write, and it is that of one user alone: theirs, or root's.
+
+    Many systems give each user a group of the same name, and let it write all that they make.
+    """
+    if status.st_mode & stat.S_IWOTH:
+        return False
+    try:
+        import grp
+        import pwd
+
+        group = grp.getgrgid(status.st_gid)
+        if not status.st_gid:  # containers that give the process any user have it in this group
+            return set(group.gr_mem) <= {"root"}
+        user = pwd.getpwuid(os.geteuid())
+    except (ImportError, KeyError):
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def cannot_write(path: str, error: OSError) -> JournalError:
@@ -63,6 +186,10 @@ def cannot_write(path: str, error: OSError) -> JournalError:
         advice = f"make the directory {directory} first"
     elif isinstance(error, IsADirectoryError):
         advice = "it is a directory: name a file in it"
+    elif error.errno == errno.ELOOP:
+        advice = "it is a symbolic link: remove that"
+    elif error.errno == errno.EROFS:
+        advice = "its file system is read-only: put the journal elsewhere"
     elif isinstance(error, PermissionError):
         advice = f"make it and {directory} writable for you, or put the journal elsewhere"
     else:

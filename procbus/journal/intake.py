@@ -6,10 +6,9 @@ there: no system call, no other thread to be woken, and the GIL is not given awa
 the mapping the kernel has it, and it outlives this process, however that ends.
 
 The file has two halves. Records are written to one while the writer of the journal moves those of
-the other into the database. Each use of a half has a number, its generation; the checksum of a
-frame is seeded with it, so that what is left over from an earlier use is never read again. A frame
-that is not there as a whole (its writer was killed in the middle) ends the reading: nobody was told
-that it is accepted.
+the other into the database. Each use of a half has a number, its generation. A half is written to
+again only once the disk has what was in it, in the database: so a loss of power costs the end of
+what was accepted, and leaves no gap before that. How a half is laid out is told in `frames`.
 """
 
 from __future__ import annotations
@@ -17,24 +16,19 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from procbus.journal.frames import FRAME, START, TAIL, UPTO_AT, Half, Head, half_in
 from procbus.locks import LOOK_UP_S, acquire
 
 #: Bytes of each half.
 HALF = 8 << 20
-#: Before each frame: its length, and its checksum.
-_FRAME = struct.Struct("<II")
-#: At the beginning of each half: what it is, its generation, its size, and the seed. What lies
-#: between that and the first frame is not ours: see `lock`.
-_HALF = struct.Struct("<8sQQI")
-_MAGIC = b"pbintak1"
-_START = 64
+#: Bytes before each frame.
+_BEFORE = FRAME.size
 
-_pack = _FRAME.pack
+_pack = FRAME.pack
 _crc32 = zlib.crc32
 
 
@@ -61,6 +55,9 @@ class Intake:
         self._half = half
         _allocate(fd, 2 * half)
         self._map = mmap.mmap(fd, 2 * half)
+        #: The mapping as numbers, and which of them says how far the half is written.
+        self._numbers = memoryview(self._map).cast("Q")
+        self._upto = 0
         self.lock = threading.Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
@@ -80,6 +77,7 @@ class Intake:
         self._at = 0
         self._end = 0
         self._seed = 0
+        self._marker = b""
         self._begin(0)
 
     @property
@@ -90,7 +88,7 @@ class Intake:
     @property
     def written(self) -> int:
         """Bytes in the half that is written to."""
-        return self._at - self._active * self._half - _START
+        return self._at - self._active * self._half - START
 
     @property
     def crowded(self) -> bool:
@@ -113,15 +111,16 @@ class Intake:
             acquire(self.lock)
         try:
             at = self._at
-            body = at + 8
+            body = at + _BEFORE
             end = body + size
             if end > self._end:
                 at = self._locked_wait_for_room(size)
-                body = at + 8
+                body = at + _BEFORE
                 end = body + size
-            # The head last: without it the rest is not there.
+            # The head behind the rest, which is not there without it.
             self._map[body:end] = records
-            self._map[at:body] = _pack(size, _crc32(records, self._seed))
+            self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
+            self._numbers[self._upto] = end
             self._at = end
             self.frames_written += 1
             generation = self.generation
@@ -133,7 +132,7 @@ class Intake:
             self._unlock()
 
     def _locked_wait_for_room(self, size: int) -> int:
-        while self._at + 8 + size > self._end:
+        while self._at + _BEFORE + size > self._end:
             if self.broken is not None:
                 raise self.broken
             self._wake()
@@ -155,9 +154,16 @@ class Intake:
             self._room.notify_all()
             return full
 
-    def frames(self, half: int) -> Iterator[bytes]:
-        """The frames of a half that is not written to any more."""
-        return frames_in(self._map, half * self._half, self._half)
+    def read(self, half: int) -> Half:
+        """Read a half that is not written to any more.
+
+        Raises:
+            ValueError: somebody overwrote its head.
+        """
+        found = half_in(self._map, half * self._half, self._half)
+        if found is None:
+            raise ValueError("the head of its intake was overwritten")
+        return found
 
     def release(self) -> None:
         """What was moved is in the database: its half may be written to again."""
@@ -185,64 +191,23 @@ class Intake:
             if not self._closed:
                 self._closed = True
                 self._end = 0
+                self._numbers.release()
                 self._map.close()
 
     def _begin(self, half: int) -> None:
         start = half * self._half
-        seed = _seed_of(self.generation)
-        head = _HALF.pack(_MAGIC, self.generation, self._half, seed)
-        # No frame, before it says that there may be some.
-        self._map[start + _START : start + _START + _FRAME.size] = bytes(_FRAME.size)
-        self._map[start : start + len(head)] = head
+        end = start + self._half - TAIL
+        head = Head(self.generation, self._half, os.urandom(8))
+        packed = head.packed()
+        self._upto = (start + UPTO_AT) // self._numbers.itemsize
+        self._numbers[self._upto] = start + START
+        self._map[start : start + len(packed)] = packed
+        self._map[end : end + len(packed)] = packed
         self._active = half
-        self._seed = seed
-        self._at = start + _START
-        self._end = start + self._half
-
-
-def left_in(fd: int) -> list[tuple[int, list[bytes]]]:
-    """Read what an intake has, by generation: the first is the oldest.
-
-    Raises:
-        ValueError: it is not an intake, or not a whole one.
-    """
-    size = os.fstat(fd).st_size
-    if size < _START:
-        return []  # its owner died before it wrote anything
-    found: list[tuple[int, list[bytes]]] = []
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as data:
-        magic, _, half, _ = _HALF.unpack(data[: _HALF.size])
-        if magic != _MAGIC:
-            if any(data[: _HALF.size]):
-                raise ValueError("it is not the intake of a journal")
-            return []  # as above
-        if size < 2 * half:
-            raise ValueError(f"it is truncated: {size:,} of {2 * half:,} bytes are there")
-        for start in (0, half):
-            _, generation, _, seed = _HALF.unpack(data[start : start + _HALF.size])
-            if seed == _seed_of(generation):
-                found.append((generation, list(frames_in(data, start, half))))
-    return sorted(found)
-
-
-def frames_in(data: mmap.mmap | bytes, start: int, size: int) -> Iterator[bytes]:
-    """The frames of one half, up to the first that is not whole."""
-    *_, seed = _HALF.unpack(data[start : start + _HALF.size])
-    at, end = start + _START, start + size
-    while at + _FRAME.size <= end:
-        length, checksum = _FRAME.unpack(data[at : at + _FRAME.size])
-        at += _FRAME.size
-        if not length or at + length > end:
-            return
-        frame = data[at : at + length]
-        if zlib.crc32(frame, seed) != checksum:
-            return
-        yield frame
-        at += length
-
-
-def _seed_of(generation: int) -> int:
-    return zlib.crc32(_MAGIC + generation.to_bytes(8, "little"))
+        self._marker = head.marker
+        self._seed = head.seed
+        self._at = start + START
+        self._end = end
 
 
 def _allocate(fd: int, size: int) -> None:

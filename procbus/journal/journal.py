@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
@@ -14,16 +13,17 @@ from typing import Any, Literal
 from procbus.delivery import Delivery
 from procbus.errors import JournalError, SerializationError
 from procbus.journal import records
+from procbus.journal.backup import back_up
 from procbus.journal.forms import Codec, CodecName, make_codec
-from procbus.journal.ground import cannot_write, check_files, prepare
+from procbus.journal.ground import cannot_write, place, prepare, tidy
 from procbus.journal.ids import Ids
 from procbus.journal.intake import HALF, Intake
-from procbus.journal.lock import Lock, refuse_second
+from procbus.journal.lock import Lock
 from procbus.journal.names import HandlerNames
 from procbus.journal.opening import identify, what_is_in
 from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
-from procbus.journal.recovery import recover
+from procbus.journal.recovery import read_left, recover
 from procbus.journal.reservation import Reservation
 from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
@@ -83,12 +83,11 @@ class Journal:
         self._keep_s = keep_s
         self._keep_results = keep_results
         self.codec: Codec = make_codec(codec)
-        refuse_second(os.path.realpath(path))  # before any file of the first is touched
-        self.path = prepare(path)
-        self._lock = Lock(self.path)
+        self.path = place(path)
+        self._lock = Lock(self.path)  # before any file of another bus is touched
         try:
-            check_files(self.path)  # again, with the intake
-            self._store = Store(self.path, self._power)
+            prepare(self.path)
+            self._store = Store(self.path)
             self.queries = Queries(self._store)
             try:
                 self._open(codec, half)
@@ -96,14 +95,16 @@ class Journal:
                 self._store.close()
                 raise
         except BaseException:
+            tidy(self.path)
             self._lock.release(remove=self._lock.fresh)
             raise
         self.closed = False
 
     def _open(self, codec: CodecName, half: int) -> None:
         store = self._store
-        seen: int = self.queries.meta("generation", 0)
-        generation = recover(store, seen, self._lock, keep_all=self._keep_s > 0)
+        left = read_left(self._lock.fd, self._lock.name)
+        generation = recover(store, self.queries, left, self._lock.name, keep_all=self._keep_s > 0)
+        self.found = what_is_in(store, self.queries)
         self.id = identify(store, self.queries, codec, keep_all=self._keep_s > 0)
         self.first_id = self.queries.last_id() + 1
         self._tidied_at = 0.0
@@ -122,7 +123,6 @@ class Journal:
         self._sync = GroupSync(self._intake, self.path)
         self._reservation = Reservation(store, self.first_id - 1)
         self.names = HandlerNames(self.queries.handlers(), self._intake.append)
-        self.found = what_is_in(self.queries, self.names)
 
     # Publishing.
 
@@ -321,6 +321,21 @@ class Journal:
         type_name, _, data = recorded.data.partition(b"\0")
         return self.codec.decode(recorded.form, data, type_name.decode())
 
+    def back_up(self, dest: str) -> None:
+        """Copy the journal with all that was accepted so far.
+
+        Raises:
+            JournalError: it cannot be copied.
+        """
+        if self.closed:
+            raise JournalError(f"the journal {self.path} is closed: copy its one file")
+        back_up(self._store, read_left(self._lock.fd, self._lock.name), dest)
+
+    @property
+    def lost(self) -> list[str]:
+        """What of the journal is lost, in a sentence each."""
+        return [*self.found.lost, *self._writer.lost]
+
     @property
     def may_wait(self) -> bool:
         """Whether to write may wait for a disk: for each event, or because both halves are full."""
@@ -360,9 +375,12 @@ class Journal:
         self.closed = True
         moved = self._writer.close()
         if moved:
-            with contextlib.suppress(JournalError):  # then they stay reserved
+            try:
                 self._reservation.end(self._writer.last_id)
+            except JournalError:  # they stay reserved, and the journal expects an intake
+                moved = False
         self._intake.fail(JournalError(f"the journal {self.path} is closed"))
         self._intake.close()
         self._store.close()
+        tidy(self.path)
         self._lock.release(remove=moved)

@@ -61,8 +61,17 @@ class Queries:
 
     def last_id(self) -> int:
         """No event has had a larger id, nor may have had, whatever was lost with the power."""
+        return max(self.last_event(), int(self.meta("reserved", 0)))
+
+    def last_event(self) -> int:
+        """The last event that was moved into the database."""
         (found,) = self._rows("SELECT max(id) FROM events")[0]
-        return max(int(found or 0), int(self.meta("last_id", 0)), int(self.meta("reserved", 0)))
+        return max(int(found or 0), int(self.meta("last_id", 0)))
+
+    def handlers_of_finished(self) -> set[int]:
+        """Numbers of handlers that have deliveries which are finished and kept."""
+        rows = self._rows(f"SELECT DISTINCT number & {_LOWEST} FROM done")  # noqa: S608 - no user's words
+        return {number for (number,) in rows}
 
     def counts(self) -> dict[str, dict[int, int]]:
         """How many deliveries are pending and dead, by handler."""

@@ -37,12 +37,12 @@ class Reservation:
         """
         if last_id + RESERVED // 2 > self._upto:
             self._upto = max(self._upto, last_id) + RESERVED
-            self._store.reserve_ids(self._upto)
+            self._store.reserve_ids(self._upto, in_use=True)
 
     def end(self, last_id: int) -> None:
-        """Give back those that were not used.
+        """Give back those that were not used; all is in the database, and nothing in the intake.
 
         Raises:
             JournalError: the database cannot be written; they stay reserved.
         """
-        self._store.reserve_ids(max(self._before, last_id))
+        self._store.reserve_ids(max(self._before, last_id), in_use=False)

@@ -13,13 +13,15 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from time import time
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 from procbus.errors import JournalError
 from procbus.journal.changes import Changes
+from procbus.journal.ground import guard_rollback
 from procbus.journal.records import SHIFT
 from procbus.journal.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from procbus.journal.trouble import trouble
@@ -30,6 +32,14 @@ _CHUNKS = (256, 16, 1)
 _CHECKPOINT_PAGES = 4_000
 #: How long to wait for another process (the command line) to be through, in seconds.
 _BUSY_S = 30.0
+
+Beside = Literal["look", "change"]
+#: How the connection for reading is opened.
+_READING: dict[Beside | None, str] = {
+    None: "",
+    "look": "?mode=ro&readonly_shm=1",
+    "change": "?mode=ro",
+}
 
 _EVENT = "events(id, parent_id, published_at, topic, type_name, given_id, form, data)"
 _PENDING = "pending(number, attempts, due_at, outcomes)"
@@ -44,29 +54,39 @@ class Store:
 
     Args:
         path: of the file, which is there, though it may be empty.
-        power: whether what was committed has to survive a loss of power.
+        beside: where a bus of another process has the journal, what is to be done to it: "look", or
+            "change". Neither takes away what that bus writes to, even if SQLite's locks of it are
+            lost, as when its script has copied the file. To look does not even write to memory
+            that it shares.
 
     Raises:
         JournalError: it is no journal, or not a sound one.
     """
 
-    def __init__(self, path: str, power: bool) -> None:
+    def __init__(self, path: str, *, beside: Beside | None = None) -> None:
         self.path = path
-        self._power = power
+        self._beside = beside
         self._reading = threading.Lock()
-        self._writing = self._connect()
+        self._reader = self._writing = self._connect(_READING[beside])
         try:
             self._check_file()
-            self._prepare()
+            if beside is not None:
+                # It keeps SQLite from tidying up behind the last connection of this process.
+                self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if beside != "look":
+                self._writing = self._connect()
+            self._prepare(write=beside is None)
+            if beside is None:
+                guard_rollback(path)
         except sqlite3.Error as error:
-            self._writing.close()
+            self._close()
             raise trouble(path, error) from error
         except BaseException:
-            self._writing.close()
+            self._close()
             raise
-        self._reader = self._connect()
         #: Files that have to stay where they are, as device and inode; None where there was none.
-        self._there = {name: _place(name) for name in (path, path + "-intake")}
+        names = (path, path + "-wal", path + "-intake")
+        self._there = {name: _place(name) for name in names}
 
     def check_there(self) -> None:
         """Make sure that nobody took the journal's files away: what is written would be lost.
@@ -77,14 +97,15 @@ class Store:
         for name, place in self._there.items():
             if _place(name) != place:
                 raise JournalError(
-                    f"{name} was moved or deleted while the bus has it: put it back, or close this "
-                    "bus and make a new one"
+                    f"{name} was moved or deleted while the bus has it: put it back, or "
+                    "close this bus and make a new one"
                 )
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, how: str = "") -> sqlite3.Connection:
         # Transactions are begun and ended here, by name.
+        uri = f"file:{quote(self.path)}{how}"
         return sqlite3.connect(
-            self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True
         )
 
     def _check_file(self) -> None:
@@ -107,7 +128,7 @@ class Store:
                 f"{self.path} is truncated: {size:,} of {pages * page_size:,} bytes are there. "
                 "Take a copy that is whole, or begin a new journal"
             )
-        get = self._writing.execute
+        get = self._reader.execute
         (application_id,) = get("PRAGMA application_id").fetchone()
         (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()
         if application_id != APPLICATION_ID and (application_id or tables):
@@ -116,7 +137,7 @@ class Store:
                 "the journal a name of its own"
             )
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, write: bool) -> None:
         do = self._writing.execute
         (version,) = do("PRAGMA user_version").fetchone()
         if version > VERSION:
@@ -124,8 +145,11 @@ class Store:
                 f"{self.path} was written by a newer procbus (schema {version}, and this one knows "
                 f"{VERSION}): update procbus, or begin a new journal"
             )
+        if not write:
+            return
         do("PRAGMA journal_mode = WAL")
-        do(f"PRAGMA synchronous = {'FULL' if self._power else 'NORMAL'}")
+        # What was moved here has to be on the disk before its half of the intake is used again.
+        do("PRAGMA synchronous = FULL")
         do(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if version < VERSION:
             do("BEGIN IMMEDIATE")
@@ -286,19 +310,17 @@ class Store:
             for sql in _PURGE:
                 do(sql)
 
-    def reserve_ids(self, upto: int) -> None:
-        """Note that ids up to this one may be given; on the disk, whatever the journal survives.
+    def reserve_ids(self, upto: int, *, in_use: bool) -> None:
+        """Note that ids up to this one may be given, and whether a bus has something in the intake.
 
         Raises:
             JournalError: it was not written.
         """
-        do = self._writing.execute
-        do("PRAGMA synchronous = FULL")
-        try:
-            with self._transaction():
-                do("INSERT OR REPLACE INTO meta VALUES ('reserved', ?)", (upto,))
-        finally:
-            do(f"PRAGMA synchronous = {'FULL' if self._power else 'NORMAL'}")
+        with self._transaction() as do:
+            do(
+                "INSERT OR REPLACE INTO meta VALUES ('reserved', ?), ('in_use', ?)",
+                (upto, int(in_use)),
+            )
 
     def ask(self, numbers: Iterable[int]) -> None:
         """Ask the bus that has the journal to run dead letters again."""
@@ -324,6 +346,24 @@ class Store:
             )
             do("DELETE FROM dead WHERE number IN (SELECT value FROM json_each(?))", wanted)
 
+    def copy_to(self, path: str) -> None:
+        """Copy the database as it is at one moment, without keeping the writer from its work.
+
+        Args:
+            path: of an empty file.
+
+        Raises:
+            JournalError: it cannot be read, or not be written.
+        """
+        try:
+            with (
+                closing(self._connect(_READING[self._beside])) as source,
+                closing(sqlite3.connect(path, isolation_level=None)) as dest,
+            ):
+                source.backup(dest)
+        except sqlite3.Error as error:
+            raise trouble(path, error) from error
+
     def data_version(self) -> int:
         """A number that changes whenever another process has changed the database."""
         (version,) = self._writing.execute("PRAGMA data_version").fetchone()
@@ -347,8 +387,11 @@ class Store:
     def close(self) -> None:
         """Close both connections; the last one to close leaves one file."""
         with self._reading:
-            self._reader.close()
+            self._close()
+
+    def _close(self) -> None:
         self._writing.close()
+        self._reader.close()
 
 
 def _place(name: str) -> tuple[int, int] | None:

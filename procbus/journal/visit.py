@@ -4,14 +4,14 @@
 Where a bus has the journal, its database is read beside it: what happened in the last second may
 not be there yet. What is to be run again is then asked of that bus. Where none has, the visitor
 takes the lock for as long as the visit lasts, and first moves what a dead bus left in the intake.
-No event is ever unpickled.
+Nothing in it is unpickled, unless that is asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +19,17 @@ from time import time
 from typing import Any
 
 from procbus.errors import JournalError
+from procbus.journal.backup import back_up
 from procbus.journal.forms import Form
-from procbus.journal.ground import SUFFIXES, check_files
-from procbus.journal.lock import Lock, owner_of
+from procbus.journal.frames import Half
+from procbus.journal.ground import SUFFIXES, check_files, place, prepare, tidy
+from procbus.journal.lock import JournalTaken, Lock
+from procbus.journal.opening import name_of_nameless
 from procbus.journal.queries import Queries
+from procbus.journal.reading import loaded, names_in, plain_outcomes
 from procbus.journal.records import MOST_HANDLERS, SHIFT
-from procbus.journal.recovery import recover
-from procbus.journal.store import Store
+from procbus.journal.recovery import lost_in, read_left, recover
+from procbus.journal.store import Beside, Store
 
 STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
 
@@ -70,22 +74,35 @@ class Line:
 class Visit:
     """A journal that is open to be looked at. A context manager; not thread-safe.
 
+    Args:
+        path: of the journal.
+        change: whether it is to be changed.
+
     Raises:
         JournalError: it is not there, or cannot be used.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, change: bool = False) -> None:
         self.path = os.path.realpath(path)
         if not os.path.exists(self.path):
             raise JournalError(f"there is no journal {path}: give the file that journal= names")
+        place(path)
         check_files(self.path)
         #: The process whose bus has it; None where none has, 0 where that is not known.
-        self.owner = owner_of(self.path)
+        self.owner: int | None = None
         self._lock: Lock | None = None
+        beside: Beside | None = None
         try:
-            if self.owner is None:
-                self._lock = Lock(self.path)
-            self._store = Store(self.path, power=True)
+            self._lock = Lock(self.path)
+        except JournalTaken as taken:
+            if taken.pid == os.getpid():
+                raise
+            self.owner = taken.pid
+            beside = "change" if change else "look"
+        try:
+            if self._lock is not None:
+                prepare(self.path)
+            self._store = Store(self.path, beside=beside)
         except BaseException:
             self._unlock(moved=False)
             raise
@@ -93,14 +110,19 @@ class Visit:
         try:
             self.codec = self._queries.meta("codec", "pickle")
             if self._lock is not None:
-                seen: int = self._queries.meta("generation", 0)
                 keep_all = bool(self._queries.meta("keep_all", True))
-                recover(self._store, seen, self._lock, keep_all=keep_all)
+                left = read_left(self._lock.fd, self._lock.name)
+                recover(self._store, self._queries, left, self._lock.name, keep_all=keep_all)
+            #: What of the journal is lost, and no bus has told yet.
+            self.lost = lost_in(self._queries)
+            found = self._queries.handlers()
         except BaseException:
             self.close(moved=False)
             raise
-        found = self._queries.handlers()
         self._names = {number: name for number, _, name in found}
+
+    def _name(self, number: int) -> str:
+        return self._names.get(number) or name_of_nameless(number)
 
     def __enter__(self) -> Visit:
         """Use it for the length of a block."""
@@ -117,6 +139,7 @@ class Visit:
 
     def _unlock(self, *, moved: bool) -> None:
         if self._lock is not None:
+            tidy(self.path)
             self._lock.release(remove=moved or self._lock.fresh)
 
     # Looking.
@@ -128,7 +151,7 @@ class Visit:
         handlers: dict[str, dict[str, int]] = {}
         for state, sql in _COUNTS.items():
             for handler, count in rows(sql, (now,) * sql.count("?")):
-                counts = handlers.setdefault(self._names[handler], dict.fromkeys(STATES, 0))
+                counts = handlers.setdefault(self._name(handler), dict.fromkeys(STATES, 0))
                 counts[state] += count
         return {
             "path": self.path,
@@ -141,6 +164,7 @@ class Visit:
             "events": rows("SELECT count(*) FROM events")[0][0],
             "given_ids": rows("SELECT count(*) FROM ids")[0][0],
             "handlers": handlers,
+            "lost": self.lost,
         }
 
     def lines(self, state: str | None = None, handler: str | None = None) -> Iterator[Line]:
@@ -190,27 +214,32 @@ class Visit:
     def _line(self, row: tuple[Any, ...]) -> Line:
         number, state, attempts, at, *about = row
         event_id, topic, type_name, given_id, published_at = about
-        name = self._names[number & MOST_HANDLERS]
+        name = self._name(number & MOST_HANDLERS)
         return Line(
             number, state, attempts, at, name, event_id, topic, type_name, given_id, published_at
         )
 
     def outcomes(self, line: Line) -> list[dict[str, Any]]:
-        """How the attempts at a delivery failed, as plain data, without the errors themselves."""
+        """How the attempts at a delivery failed, as plain data, without the errors themselves.
+
+        Nothing in the journal is run for it: what is no plain data is described.
+        """
         for table in ("pending", "dead"):
             rows = self._store.rows(
                 f"SELECT outcomes FROM {table} WHERE number = ?",  # noqa: S608 - no user's words
                 (line.number,),
             )
             if rows and rows[0][0] is not None:
-                data: bytes = rows[0][0]
-                # Plain data: an error in it is pickled once more, and stays so.
-                found = json.loads(data) if self.codec == "json" else pickle.loads(data)  # noqa: S301
-                return [{k: v for k, v in each.items() if k != "error"} for each in found]
+                return plain_outcomes(rows[0][0], self.codec)
         return []
 
-    def event(self, line: Line) -> dict[str, Any]:
-        """The event of a delivery, as plain data: as it was written, not as it is when loaded."""
+    def event(self, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
+        """The event of a delivery, as plain data: as it was written, not as it is when loaded.
+
+        Args:
+            line: the delivery.
+            unpickle: whether to load it, which may run what the file says, and show it as text.
+        """
         rows = self._store.rows(
             "SELECT parent_id, form, data FROM events WHERE id = ?", (line.event_id,)
         )
@@ -222,7 +251,23 @@ class Visit:
             plain["json"] = json.loads(data)
         else:
             plain["pickle"] = data.hex()
+            plain["names"] = names_in(data)
+            if unpickle:
+                plain["repr"] = loaded(data)
         return plain
+
+    def back_up(self, dest: str) -> None:
+        """Copy the journal, with what is in the intake of the bus that has it.
+
+        Raises:
+            JournalError: it cannot be copied.
+        """
+        left: list[Half] = []
+        if self._lock is None:
+            name = self.path + "-intake"
+            with contextlib.suppress(FileNotFoundError), open(name, "rb") as intake:
+                left = read_left(intake.fileno(), name)
+        back_up(self._store, left, dest)
 
     # Changing.
 

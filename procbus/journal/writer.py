@@ -10,8 +10,10 @@ from time import monotonic
 
 from procbus.errors import JournalError
 from procbus.journal.changes import Changes
+from procbus.journal.frames import Half
 from procbus.journal.ids import Ids
 from procbus.journal.intake import HALF, Intake
+from procbus.journal.recovery import told_of_gap
 from procbus.journal.store import Store
 from procbus.journal.trouble import trouble
 from procbus.locks import LOOK_UP_S
@@ -72,8 +74,13 @@ class Writer:
         self._closing = False
         #: A half whose move failed, and is to be tried again.
         self._unmoved: int | None = None
+        #: The last generation that the database has.
+        self._committed = 0
         self._settled: list[str] = []
         self._large: deque[_Large] = deque()
+        #: What was found to be lost, in a sentence each; and the last generation that is told of.
+        self.lost: list[str] = []
+        self._told_of = 0
         #: The largest id of an event that was moved.
         self.last_id = 0
         #: Why nothing can be moved just now; None while all is well.
@@ -195,15 +202,29 @@ class Writer:
             half = self._unmoved = self.intake.swap()
         if half is None:
             return
+        read = self.intake.read(half)
         changes = Changes(self._keep_all)
-        changes.add_frames(self.intake.frames(half))
+        changes.add_frames(read.frames)
+        if read.gaps and read.generation > self._told_of:
+            self._told_of = read.generation
+            self._tell_lost(read)
         generation = self.intake.generation - 1
-        self._store.write(changes, {"generation": generation})
+        if generation > self._committed:
+            self._store.write(changes, {"generation": generation})
+            self._committed = generation
+        self._store.check_there()  # else it may have gone to a file that nobody will find
         self._unmoved = None
         self.last_id = max(self.last_id, changes.last_id)
         self.intake.release()
         self._ids.forget(self._settled)
         self._tidy()
+
+    def _tell_lost(self, read: Half) -> None:
+        """Somebody wrote into the intake, or it is on a disk or in memory that fails."""
+        for gap in read.gaps:
+            told = told_of_gap(gap, read, self._store.path + "-intake")
+            self.lost.append(told)
+            log.error("the journal %s has lost something: %s", self._store.path, told)
 
     def _write_large(self, large: _Large) -> None:
         try:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""What is in the bytes of a journal, for people, without running what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+from typing import Any, NoReturn
+
+#: What is known of an attempt.
+_FIELDS = ("kind", "text", "stack", "started_at", "ended_at", "worker_pid", "dropped_events")
+#: How many names of a pickle are shown.
+_NAMES = 10
+
+
+class _Plain(pickle.Unpickler):
+    """Loads numbers, texts, bytes and what holds those; nothing that has to be looked up."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+    def persistent_load(self, _: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it names something outside")
+
+
+def plain_outcomes(data: bytes, codec: str) -> list[dict[str, Any]]:
+    """Outcomes of attempts as plain data. What is none is one outcome that describes the bytes."""
+    try:
+        # An error in it is pickled once more, and stays so.
+        found = json.loads(data) if codec == "json" else _Plain(io.BytesIO(data)).load()
+        return [{name: _simple(each[name]) for name in _FIELDS} for each in found]
+    except Exception as error:  # noqa: BLE001 - whatever the bytes are, they are shown, not run
+        text = f"not as a bus writes it, and not loaded: {type(error).__name__}: {error}"
+        if names := names_in(data):
+            text += f". It names {', '.join(names)}"
+        return [dict.fromkeys(_FIELDS) | {"kind": "unreadable", "text": text}]
+
+
+def _simple(value: object) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"a {type(value).__name__} in place of a text or a number")
+
+
+def names_in(data: bytes) -> list[str]:
+    """What a pickle names: classes and functions, as far as that can be told without loading it."""
+    names: list[str] = []
+    texts: list[str] = []
+    memo: dict[int, str] = {}
+    top = ""
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("GLOBAL", "INST"):
+                names.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                names.append(".".join(texts[-2:]))
+            elif opcode.name == "MEMOIZE":
+                memo[len(memo)] = top
+            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                memo[int(str(argument))] = top
+            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+                top = memo.get(int(str(argument)), "")
+                texts.append(top)
+            elif opcode.name not in ("PROTO", "FRAME"):
+                top = argument if isinstance(argument, str) else ""
+                if top:
+                    texts.append(top)
+    except Exception:  # noqa: BLE001, S110 - no pickle, or the beginning of one: so far it names these
+        pass
+    return list(dict.fromkeys(names))[:_NAMES]
+
+
+def loaded(data: bytes) -> str:
+    """Load a pickle, which runs what it says, and give the text of the object."""
+    try:
+        return repr(pickle.loads(data))  # noqa: S301 - asked for by name: see the command line
+    except Exception as error:  # noqa: BLE001 - the user's code, and shown to the user
+        return f"it cannot be loaded: {type(error).__name__}: {error}"
