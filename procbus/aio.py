@@ -14,6 +14,7 @@ from procbus.errors import QueueFull
 from procbus.lanes import Lanes
 from procbus.receipt import Receipt, call_in_loop
 from procbus.subscriptions import Subscriptions
+from procbus.waiting import pause
 from procbus.window import Window
 
 
@@ -86,7 +87,13 @@ async def stream(
     async def next_one() -> Receipt:
         if ordered:
             return await open_receipts.popleft().settled()
-        return await settled.get()
+        if not settled.empty():
+            return settled.get_nowait()
+        resume = pause(None, "", blocks=False)
+        try:
+            return await settled.get()
+        finally:
+            resume()
 
     async for event in _each(events):
         while True:

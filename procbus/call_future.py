@@ -11,8 +11,11 @@ from procbus.context import HandlerContext, running
 from procbus.delivery import DeliveryState
 from procbus.direct import WaitedReceipt
 from procbus.outcome import OutcomeKind
+from procbus.waiting import pause
 
 T = TypeVar("T")
+
+_INSTEAD = "await asyncio.wrap_future(future)"
 
 
 class CallFuture(Future[T]):
@@ -42,6 +45,26 @@ class CallFuture(Future[T]):
         finally:
             if before is not None:
                 running.reset(before)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for what the call returns, as `Future.result`; a handler lends its place then."""
+        if self.delivery is None or timeout == 0:
+            return super().result(timeout)
+        resume = pause(None, _INSTEAD)
+        try:
+            return super().result(timeout)
+        finally:
+            resume()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for what the call raises, as `Future.exception`; a handler lends its place then."""
+        if self.delivery is None or timeout == 0:
+            return super().exception(timeout)
+        resume = pause(None, _INSTEAD)
+        try:
+            return super().exception(timeout)
+        finally:
+            resume()
 
     def cancel(self) -> bool:
         """Cancel the call, if no worker has begun it; say whether it is cancelled."""

@@ -10,6 +10,7 @@ from math import inf
 from time import monotonic
 
 from procbus.delivery import Delivery, cancelled
+from procbus.errors import ProcbusError
 from procbus.io_thread import IoThread
 from procbus.limits import timeout_error
 from procbus.log import log
@@ -18,11 +19,15 @@ from procbus.own_process import MakeContext, Settle, no_thread
 from procbus.queue import LaneQueue
 from procbus.stats import LaneStats
 
+#: Threads at most that wait for the bus in a handler while another has their place.
+MOST_LENT = 1_000
+
 
 class IoLane:
     """The threads of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue, the gates, and the lists of threads.
+    The lock of `queue` is the lane's. It guards the queue, the gates, the lists of threads, and how
+    many of them wait.
 
     Args:
         threads: at most so many; each is started when nobody else is free.
@@ -49,6 +54,9 @@ class IoLane:
         self._abandoned: list[IoThread] = []
         #: Seconds that threads have been there which are there no more.
         self._past_s = 0.0
+        #: Threads whose handler waits for the bus: others have their places.
+        self._lent = 0
+        self.crowded = False
         self._numbers = itertools.count(1)
 
     def put(self, delivery: Delivery) -> None:
@@ -133,7 +141,8 @@ class IoLane:
     @property
     def full(self) -> bool:
         """Whether all threads that there may be were started."""
-        return len(self._threads) >= self.size
+        there = len(self._threads)
+        return there - self._lent >= self.size or there >= self.size + MOST_LENT
 
     def grow(self) -> None:
         """Start one more thread for a starved queue, if there may be more."""
@@ -149,17 +158,64 @@ class IoLane:
             with self.queue.lock:
                 self._threads.remove(thread)
                 self.queue.locked_not_started()
-                alone = not self._threads
+                alone = len(self._threads) <= self._lent
             if alone:
                 waiting = self.queue.clear_ready()
                 self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
+
+    def lend(self, thread: IoThread) -> None:
+        """A thread waits for the bus in its handler: another may take its place.
+
+        Raises:
+            ProcbusError: there are too many that wait, and none is left to do what they wait for.
+        """
+        with self.queue.lock:
+            if thread not in self._threads:
+                return  # left behind, and replaced
+            there = len(self._threads)
+            if there >= self.size + MOST_LENT and there - self._lent <= 1:
+                raise ProcbusError(
+                    f"{self._lent} handlers wait for what other handlers are to do, and no more "
+                    "threads are started for those: make the handlers that wait async, and await "
+                    "the receipt, or let the handler that is waited for publish what it found"
+                )
+            thread.lent = True
+            self._lent += 1
+            if self.queue.locked_ready():
+                self.queue.locked_wake()
+        if self.queue.starved and not self.full:
+            self.grow()
+
+    def take_back(self, thread: IoThread) -> None:
+        """A thread has waited. Where another has its place, the next that looks for work ends."""
+        with self.queue.lock:
+            self._locked_take_back(thread)
+
+    def _locked_take_back(self, thread: IoThread) -> None:
+        if thread.lent:
+            thread.lent = False
+            self._lent -= 1
+            self._locked_count()
+
+    def _locked_count(self) -> None:
+        self.crowded = len(self._threads) - self._lent > self.size
+
+    def leave(self, thread: IoThread, delivery: Delivery) -> bool:
+        """Whether a thread is to end, since there are too many: its delivery is queued again."""
+        with self.queue.lock:
+            self._locked_count()
+            if not self.crowded:
+                return False
+            self._locked_remove(thread)
+            self.queue.locked_put_back([delivery])
+            return True
 
     def left(self, thread: IoThread) -> None:
         """A thread ends: the lane does, or the thread came back that was left behind."""
         with self.queue.lock:
             if thread in self._threads:
                 self._locked_remove(thread)
-            else:
+            elif thread in self._abandoned:
                 self._abandoned.remove(thread)
             self._locked_replace()
         if self.queue.starved:
@@ -220,4 +276,6 @@ class IoLane:
 
     def _locked_remove(self, thread: IoThread) -> None:
         self._threads.remove(thread)
+        self._locked_take_back(thread)
+        self._locked_count()
         self._past_s += monotonic() - thread.started_at

@@ -12,18 +12,31 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from time import monotonic, thread_time
 from typing import Protocol
 
 from procbus import strays
 from procbus.context import running
 from procbus.delivery import Delivery
+from procbus.errors import ProcbusError
 from procbus.limits import stack_text
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import MakeContext, Settle, failure, place_of, success
+from procbus.own_process import (
+    MakeContext,
+    Settle,
+    failure,
+    place_of,
+    success,
+    undone,
+    waits_for_itself,
+)
 from procbus.queue import LaneQueue
+from procbus.receipt import Receipt
 from procbus.subscription import Subscription
+from procbus.unfinished import complete
+from procbus.waiting import occupy
 from procbus.weighing import weigh_delivery
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
@@ -43,6 +56,18 @@ class Home(Protocol):
 
     def left(self, thread: IoThread) -> None:
         """A thread ends."""
+
+    #: Whether there are more threads that do not wait than there may be.
+    crowded: bool
+
+    def leave(self, thread: IoThread, delivery: Delivery) -> bool:
+        """Whether a thread is to end, since there are too many: its delivery is queued again."""
+
+    def lend(self, thread: IoThread) -> None:
+        """A thread begins to wait for the bus: another may take its place."""
+
+    def take_back(self, thread: IoThread) -> None:
+        """A thread has waited."""
 
     def stir(self) -> None:
         """Have somebody see what was measured."""
@@ -77,16 +102,23 @@ class IoThread(threading.Thread):
         self.abandoned = False
         #: Whether this is a copy of the thread, in a child that its handler forked.
         self._forked = False
+        #: How many waits for the bus it is in; and whether its place is lent to another meanwhile,
+        #: which the lock of the lane guards.
+        self._waits = 0
+        self.lent = False
 
     def run(self) -> None:
         """Thread body."""
-        queue, settle = self._lane.queue, self._settle
+        lane, queue, settle = self._lane, self._lane.queue, self._settle
         strays.watch(self._note_fork)
+        occupy(self)
         try:
             delivery = queue.take(fresh=True)
             while delivery is not None:
-                if queue.starved and not self._lane.full:
-                    self._lane.grow()
+                if lane.crowded and lane.leave(self, delivery):
+                    return
+                if queue.starved and not lane.full:
+                    lane.grow()
                 outcome = self._attempt(delivery)
                 self.at_hand = None
                 if self.abandoned:
@@ -101,7 +133,7 @@ class IoThread(threading.Thread):
                 running.set(None)
                 delivery = queue.take()
         finally:
-            self._lane.left(self)
+            lane.left(self)
 
     def _attempt(self, delivery: Delivery) -> Outcome | None:
         receipt = delivery.receipt
@@ -121,6 +153,10 @@ class IoThread(threading.Thread):
             self.limited = (delivery, started_at + handler.timeout)
         try:
             value = handler.function(receipt.event)
+            if value is None or id(type(value)) in complete:
+                wrong = None
+            else:
+                wrong = undone(delivery, value)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             if self._forked:
                 strays.end_child(error, place_of(delivery))
@@ -129,8 +165,12 @@ class IoThread(threading.Thread):
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
-            ended_at = monotonic()
-            outcome = success(value, started_at, ended_at, self._pid)
+            if wrong is None:
+                ended_at = monotonic()
+                outcome = success(value, started_at, ended_at, self._pid)
+            else:
+                outcome = failure(wrong, started_at, self._pid)
+                ended_at = outcome.ended_at
         if self.limited is not None:
             with self._ending:
                 self.limited = None
@@ -183,6 +223,25 @@ class IoThread(threading.Thread):
         """The handler of its last long run, if that ended after this moment."""
         finished = self._finished
         return finished[0] if finished is not None and finished[1] > since else None
+
+    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+        """Lend the place of this thread to another while its handler waits; see `Place`."""
+        del instead, blocks  # a thread may block
+        delivery = self.at_hand
+        if delivery is not None and receipt is not None:
+            why = waits_for_itself(delivery, receipt)
+            if why:
+                raise ProcbusError(why)
+        # In a loop of its own, or in a signal handler or finalizer, it may be in several.
+        if not self._waits:
+            self._lane.lend(self)
+        self._waits += 1
+        return self._resume
+
+    def _resume(self) -> None:
+        self._waits -= 1
+        if not self._waits:
+            self._lane.take_back(self)
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
         """Leave the thread behind, if it is still at that run; from now on it settles nothing.

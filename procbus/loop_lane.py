@@ -9,6 +9,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -16,7 +18,9 @@ from typing import Any
 from procbus import strays
 from procbus.context import take_seat
 from procbus.delivery import Delivery, cancelled
+from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
+from procbus.log import log
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.own_process import (
@@ -26,21 +30,49 @@ from procbus.own_process import (
     no_thread,
     place_of,
     success,
+    undone,
+    waits_for_itself,
 )
 from procbus.queue import LaneQueue
+from procbus.receipt import Receipt
 from procbus.stats import LaneStats
 from procbus.steps import Steps
+from procbus.waiting import occupy
 from procbus.weighing import weigh_delivery
 
-#: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler.
+#: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler. Those
+#: that wait for a receipt do not count: else they could take all slots, and wait for ever.
 SLOTS = 1_000
+
+#: A handler that holds the loop so long without an `await`, in seconds, is told of once: all others
+#: wait for it.
+HELD_S = 0.5
+
+#: How often the tasks that are left at the end are cancelled.
+_ROUNDS = 3
+
+
+class _Slot:
+    """The slot that one run has on the loop. It belongs to the loop's thread."""
+
+    __slots__ = ("delivery", "over", "waits")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        #: For how many receipts it waits just now, in its own task and in those that it started.
+        self.waits = 0
+        self.over = False
+
+
+#: The slot of the run that a task belongs to.
+_slot: ContextVar[_Slot | None] = ContextVar("procbus_slot", default=None)
 
 
 class LoopLane:
     """The event loop of one bus. Thread-safe, but for what belongs to the loop's thread.
 
     The lock of `queue` is the lane's. It guards the queue, the gates, `_pump_due`, `_loop` and
-    `_thread`. `_tasks` and `at_hand` are written by the loop's thread alone.
+    `_thread`. `_tasks`, `_lent` and `at_hand` are written by the loop's thread alone.
 
     Args:
         settle: settles deliveries.
@@ -59,10 +91,16 @@ class LoopLane:
         #: Made with its thread at the first delivery; None before that, and after the end.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Delivery] = {}
+        #: Slots of runs that wait for a receipt.
+        self._lent = 0
+        #: Numbers of the handlers of which it was said that they block the loop.
+        self._blamed: set[int] = set()
         self._pump_due = False
         #: Whether this is a copy of the loop's thread, in a child that a handler forked.
         self._forked = False
+        #: Whether the bus has the loop stop: a handler that stops it has it go on.
+        self._stopping = False
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -114,7 +152,7 @@ class LoopLane:
     def close(self, timeout: float | None = None) -> None:
         """End the loop; handlers that are still running are cancelled. Idempotent."""
         self.queue.close()
-        self._call(lambda loop: loop.stop())
+        self._call(self._stop)
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
@@ -167,18 +205,62 @@ class LoopLane:
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         strays.watch(self._note_fork)
+        occupy(self)
         try:
-            loop.run_forever()
-            # Also tasks that handlers started and left behind, as `asyncio.run` does.
-            if left := asyncio.all_tasks(loop):
+            while not (self._stopping or loop.is_closed()):
+                self._go_on(loop.run_forever)
+            # Also tasks that handlers started and left behind, as `asyncio.run` does. Their ends
+            # may start others, but not for ever.
+            for _ in range(_ROUNDS):
+                if loop.is_closed() or not (left := asyncio.all_tasks(loop)):
+                    break
                 for task in left:
                     task.cancel()
-                loop.run_until_complete(asyncio.wait(left))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+                self._go_on(partial(loop.run_until_complete, asyncio.wait(left)))
+            if not loop.is_closed():
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             with self.queue.lock:  # nobody may call into a closed loop
                 self._loop = None
             loop.close()
+            self._give_up()
+
+    def _go_on(self, run: Callable[[], object]) -> None:
+        """Run the loop until somebody stops it: user code may, and may raise out of it."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - asyncio lets out what is no Exception
+            if self._forked:
+                strays.end_child(error, "a task or callback of an async handler")
+            log.error(
+                "a task or callback that an async handler left in the event loop raised %s; the "
+                "loop goes on. To end the script, raise it in the main thread",
+                type(error).__name__,
+                exc_info=error,
+            )
+        else:
+            if not self._stopping:
+                log.error(
+                    "user code stopped or closed the event loop of the bus, which all async "
+                    "handlers share; the bus goes on. Leave out loop.stop() and loop.close()"
+                )
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stopping = True
+        loop.stop()
+
+    def _give_up(self) -> None:
+        """The loop is no more: nothing that was on it may be waited for."""
+        for delivery in list(self._tasks.values()):
+            self.at_hand.pop(delivery, None)
+            error = ProcbusError(
+                f"{delivery.handler.name} did not end with event {delivery.event_id}: the event "
+                "loop that it ran on was closed"
+            )
+            self._settle(
+                [(delivery, Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic()))]
+            )
+        self._tasks.clear()
 
     def _note_fork(self) -> None:
         """In a child: end it also where its code gives control back to the loop.
@@ -201,24 +283,61 @@ class LoopLane:
     def _pump(self) -> None:
         """Start handlers for what is ready, while there are slots."""
         self._pump_due = False  # before looking: what is put from now on wakes the loop again
-        while len(self._tasks) < SLOTS:
+        while len(self._tasks) - self._lent < SLOTS:
             with self.queue.lock:
                 delivery = self.queue.locked_take()
             if delivery is None:
                 return
             task = asyncio.get_running_loop().create_task(self._attempt(delivery))
-            self._tasks.add(task)
+            self._tasks[task] = delivery
             task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        delivery = self._tasks.pop(task, None)
+        if task.cancelled() and delivery is not None:
+            self._not_begun(delivery)
         self._pump()
+
+    def _not_begun(self, delivery: Delivery) -> None:
+        """Its task was cancelled before it had begun: a handler cancels all that there are."""
+        with self.queue.lock:
+            closed = self.queue.closed
+            if not closed:
+                self.queue.locked_put_back([delivery])
+        if closed:
+            self._settle([(delivery, cancelled(delivery))])
+
+    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+        """Lend the slot of the calling handler to others; see `Place`."""
+        slot = _slot.get()
+        if blocks:
+            handler = "a callback" if slot is None else slot.delivery.handler.name
+            raise ProcbusError(
+                f"{handler} waits on the event loop that all async handlers of the bus share, and "
+                f"would block it for all of them, those that it waits for included: {instead}"
+            )
+        if slot is None or slot.over:
+            return _nobody
+        if receipt is not None and (why := waits_for_itself(slot.delivery, receipt)):
+            raise ProcbusError(why)
+        slot.waits += 1
+        if slot.waits == 1:
+            self._lent += 1
+            self._pump()
+        return partial(self._take_back, slot)
+
+    def _take_back(self, slot: _Slot) -> None:
+        slot.waits -= 1
+        if not slot.waits and not slot.over:
+            self._lent -= 1
 
     async def _attempt(self, delivery: Delivery) -> None:
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return
         take_seat(self._make_context, delivery, receipt)
+        slot = _Slot(delivery)
+        _slot.set(slot)
         handler = delivery.subscription.handler
         started_at = monotonic()
         self.at_hand[delivery] = started_at
@@ -237,6 +356,7 @@ class LoopLane:
                 value = await steps
             else:
                 value = await awaited
+            wrong = None if value is None else undone(delivery, value)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, the delivery was settled already and this
             # changes nothing; a handler that cancelled itself failed like any other.
@@ -246,7 +366,13 @@ class LoopLane:
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
-            outcome = success(value, started_at, monotonic(), self._pid)
+            if wrong is None:
+                outcome = success(value, started_at, monotonic(), self._pid)
+            else:
+                outcome = failure(wrong, started_at, self._pid)
+        slot.over = True
+        if slot.waits:
+            self._lent -= 1
         if steps is not None:
             meter, ended_at = subscription.meter, outcome.ended_at
             stands_for = 1 if is_long else ONE_IN
@@ -254,6 +380,17 @@ class LoopLane:
             meter.note_run(ended_at, wall_s, steps.cpu_s, stands_for, steps.suspended_s)
             if meter.fresh_s > STIR_S:
                 self.stir()
+            if steps.longest_s > HELD_S and handler.number not in self._blamed:
+                self._blamed.add(handler.number)
+                log.warning(
+                    "%s held the event loop for %.2g s without an await, in event %d: all async "
+                    "handlers of the bus waited for it. Make it a plain def, which runs on a "
+                    "thread, await asyncio.to_thread(...) for what blocks, or use kind='cpu' for "
+                    "what computes",
+                    handler.name,
+                    steps.longest_s,
+                    delivery.event_id,
+                )
         in_time = limit is None or limit.kept()
         if in_time:
             self.end(delivery, outcome)
@@ -262,7 +399,7 @@ class LoopLane:
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:
         """A run has ended. Called in the loop's thread."""
-        del self.at_hand[delivery]
+        self.at_hand.pop(delivery, None)  # the lane may have given it up
         self.events_done += 1
         self._settle([(delivery, outcome)])
 

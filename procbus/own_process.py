@@ -11,6 +11,7 @@ from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
+from procbus.unfinished import unfinished
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.
@@ -34,6 +35,39 @@ def failure(error: BaseException, started_at: float, pid: int) -> Outcome:
 def place_of(delivery: Delivery) -> str:
     """Where a thread is that runs a delivery, in words."""
     return f"the handler {delivery.handler.name} with event {delivery.event_id}"
+
+
+def undone(delivery: Delivery, value: object) -> ProcbusError | None:
+    """Make the error of a handler that returned its work instead of doing it, see `unfinished`."""
+    if delivery.subscription.answered:
+        return None  # a call of an executor: the standard has it as it is, too
+    return unfinished(delivery.handler.name, value)
+
+
+def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
+    """Say why a handler that waits for this receipt would wait for ever; "" where it does not.
+
+    Its gate lets nothing through that waits behind its own delivery.
+    """
+    subscription = delivery.subscription
+    handler = subscription.handler
+    if subscription.gate is None:
+        return ""
+    for other in receipt.deliveries:
+        if other.receipt is None or other.subscription is not subscription:
+            continue
+        if handler.concurrency == 1:
+            what = "concurrency=1 lets no other delivery of this handler run"
+        elif handler.key is not None and other.key == delivery.key:
+            what = f"key= lets no other delivery with the key {delivery.key!r} run"
+        else:
+            continue
+        return (
+            f"{handler.name} waits in event {delivery.event_id} for its own delivery of event "
+            f"{receipt.id}, which would never begin: {what} before this one has ended. Do not wait "
+            "for it, or let another handler do that part"
+        )
+    return ""
 
 
 def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import ProcbusError
 from procbus.locks import LOOK_UP_S
+from procbus.waiting import pause
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -87,6 +88,15 @@ class Receipt:
         """
         if not self.left:
             return True
+        if timeout is not None and timeout <= 0:
+            return self.done
+        resume = pause(self, "await the receipt, or await receipt.settled()")
+        try:
+            return self._wait(timeout)
+        finally:
+            resume()
+
+    def _wait(self, timeout: float | None) -> bool:
         woken = threading.Lock()
         woken.acquire()
 
@@ -149,8 +159,12 @@ class Receipt:
             loop = asyncio.get_running_loop()
             woken = asyncio.Event()
 
-            self.when_done(lambda _: call_in_loop(loop, woken.set))
-            await woken.wait()
+            resume = pause(self, "", blocks=False)
+            try:
+                self.when_done(lambda _: call_in_loop(loop, woken.set))
+                await woken.wait()
+            finally:
+                resume()
         return self
 
     def __await__(self) -> Generator[Any, None, Any]:

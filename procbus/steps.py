@@ -18,13 +18,15 @@ class Steps:
         awaited: what to await.
     """
 
-    __slots__ = ("_awaited", "cpu_s", "suspended_s")
+    __slots__ = ("_awaited", "cpu_s", "longest_s", "suspended_s")
 
     def __init__(self, awaited: Awaitable[Any]) -> None:
         self._awaited = awaited
         self.cpu_s = 0.0
         #: Seconds between its steps.
         self.suspended_s = 0.0
+        #: Seconds of the longest step.
+        self.longest_s = 0.0
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Await it."""
@@ -33,6 +35,7 @@ class Steps:
         send: Any = getattr(steps, "send", None) or (lambda _: next(steps))
         throw = getattr(steps, "throw", None)
         step, argument = send, None
+        resumed_at = monotonic()
         while True:
             began_s = thread_time()
             try:
@@ -41,7 +44,9 @@ class Steps:
                 return stop.value
             finally:
                 self.cpu_s += thread_time() - began_s
-            suspended_at = monotonic()
+                suspended_at = monotonic()
+                if suspended_at - resumed_at > self.longest_s:
+                    self.longest_s = suspended_at - resumed_at
             try:
                 step, argument = send, (yield yielded)
             except GeneratorExit:
@@ -53,4 +58,5 @@ class Steps:
                 if throw is None:
                     raise
                 step, argument = throw, error
-            self.suspended_s += monotonic() - suspended_at
+            resumed_at = monotonic()
+            self.suspended_s += resumed_at - suspended_at

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
@@ -13,6 +14,7 @@ from typing import Any
 from procbus.errors import QueueFull
 from procbus.locks import LOOK_UP_S
 from procbus.receipt import Receipt
+from procbus.waiting import pause
 from procbus.window import Window
 
 #: Events published in a row before looking for settled receipts: at most so many, and about so many
@@ -104,11 +106,15 @@ def as_settled(
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
-    while True:
-        try:
-            return settled.get(timeout=LOOK_UP_S)
-        except Empty:
-            continue
+    with contextlib.suppress(Empty):
+        return settled.get_nowait()
+    resume = pause(None, "go through bus.astream()")
+    try:
+        while True:
+            with contextlib.suppress(Empty):
+                return settled.get(timeout=LOOK_UP_S)
+    finally:
+        resume()
 
 
 def in_order(

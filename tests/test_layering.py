@@ -124,6 +124,8 @@ LAYERS = {
         "resume_summary",
         "sizes",
         "topic",
+        "unfinished",
+        "waiting",
     ],
 }
 

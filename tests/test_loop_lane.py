@@ -271,3 +271,176 @@ def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     assert evidence.runs == 4
     assert 0.005 <= evidence.cpu_s < 0.015
     assert evidence.wall_s >= 0.025
+
+
+# Handlers that meddle with the loop.
+
+
+async def fail_hard() -> None:
+    raise SystemExit(3)
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+async def start_task() -> None:
+    tasks.append(asyncio.create_task(fail_hard()))
+
+
+async def raise_in_callback() -> None:
+    asyncio.get_running_loop().call_soon(raise_interrupt)
+
+
+async def stop() -> None:
+    asyncio.get_running_loop().stop()
+
+
+async def stop_often() -> None:
+    for _ in range(5):
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0)
+
+
+async def close() -> None:
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop().close()
+
+
+async def run_again() -> None:
+    nothing = asyncio.sleep(0)
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop().run_until_complete(nothing)
+    await nothing
+
+
+async def raise_from_the_exception_handler() -> None:
+    def leave(loop: Any, about: Any) -> None:
+        raise SystemExit(4)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(leave)
+    loop.call_soon(lambda: 1 / 0)
+
+
+tasks: list[asyncio.Task[None]] = []
+MEDDLING = [
+    start_task,
+    raise_in_callback,
+    stop,
+    stop_often,
+    close,
+    run_again,
+    raise_from_the_exception_handler,
+]
+
+
+@pytest.mark.parametrize("meddle", MEDDLING, ids=lambda f: f.__name__)
+def test_a_handler_that_meddles_with_the_loop_harms_nobody(meddle, caplog):
+    held = HeldOnLoop()
+
+    async def handle(event: str) -> str:
+        await meddle()
+        await asyncio.sleep(0.01)
+        return event
+
+    with EventBus([]) as bus:
+        bus.subscribe("held", held)
+        bus.subscribe("n", handle)
+        bus.subscribe("echo", echo)
+        neighbour = bus.publish("held", "held")
+        held.wait_begun(1)
+        assert bus.publish("n", "meddled").result(BOUND_S) == "meddled"
+        assert bus.publish("echo", "after").result(BOUND_S) == "after"
+        held.let_go()
+        assert neighbour.result(BOUND_S) == "held"
+    texts = [record.getMessage() for record in caplog.records if record.name == "procbus"]
+    assert bool(texts) is (meddle not in (close, run_again)), texts
+
+
+def test_a_handler_that_cancels_all_tasks_ends_those_that_ran_and_no_other():
+    held = HeldOnLoop()
+
+    async def cancel_all(event: str) -> None:
+        # Those that follow have their tasks, and have not begun: they are started anew.
+        later = [bus.publish("echo", number) for number in range(20)]
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+        receipts.extend(later)
+
+    receipts: list[Any] = []
+    with EventBus([]) as bus:
+        bus.subscribe("held", held)
+        bus.subscribe("cancel", cancel_all)
+        bus.subscribe("echo", echo)
+        running = bus.publish("held", 1)
+        held.wait_begun(1)
+        assert bus.publish("cancel", "all").result(BOUND_S) is None
+        assert running.wait(BOUND_S)
+        assert running.deliveries[0].state is DeliveryState.FAILED
+        assert all(receipt.wait(BOUND_S) for receipt in receipts)
+        assert bus.publish("echo", "after").result(BOUND_S) == "after"
+
+
+def test_a_task_that_was_cancelled_before_it_began_is_started_anew():
+    async def cancel_the_next(event: str) -> None:
+        receipts.append(bus.publish("echo", 1))
+        while not (others := asyncio.all_tasks() - {asyncio.current_task()}):
+            await asyncio.sleep(0)
+        for task in others:  # made a moment ago, and not begun
+            task.cancel()
+
+    receipts: list[Any] = []
+    with EventBus([]) as bus:
+        bus.subscribe("cancel", cancel_the_next)
+        bus.subscribe("echo", echo)
+        assert bus.publish("cancel", "it").result(BOUND_S) is None
+        assert receipts[0].wait(BOUND_S)
+
+
+def test_where_the_loop_is_closed_from_outside_nobody_waits_for_it_and_there_is_another():
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def hang(event: str) -> None:
+        loops.append(asyncio.get_running_loop())
+        asyncio.get_running_loop().stop()
+        await asyncio.Event().wait()
+
+    class ClosedWhenStopped(asyncio.SelectorEventLoop):
+        def run_forever(self) -> None:
+            super().run_forever()
+            if self in loops:
+                self.close()
+
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return ClosedWhenStopped()
+
+    asyncio.set_event_loop_policy(Policy())
+    try:
+        with EventBus([]) as bus:
+            bus.subscribe("hang", hang)
+            bus.subscribe("echo", echo)
+            with pytest.raises(ProcbusError, match="the event loop that it ran on was closed"):
+                bus.publish("hang", 1).result(BOUND_S)
+            assert bus.publish("echo", 2).result(BOUND_S) == 2
+    finally:
+        asyncio.set_event_loop_policy(None)
+
+
+def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog, monkeypatch):
+    monkeypatch.setattr("procbus.loop_lane.HELD_S", 0.01)
+
+    async def block(event: str) -> None:
+        time.sleep(0.03)
+        await asyncio.sleep(0)
+
+    with EventBus([]) as bus:
+        bus.subscribe("n", block, name="blocker")
+        for _ in range(3):
+            bus.publish("n", 1).result(BOUND_S)
+    texts = [r.getMessage() for r in caplog.records if "held the event loop" in r.getMessage()]
+    assert len(texts) == 1
+    assert texts[0].startswith("blocker held the event loop for 0.0")

@@ -35,6 +35,7 @@ from procbus.pool.wire import (
     unpack_batch,
 )
 from procbus.pool.worker_memory import WorkerMemory
+from procbus.unfinished import complete, unfinished
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.010
@@ -275,6 +276,10 @@ class Worker:
                 return pack_end(started_at, ended_at, b""), ended_at
             if size_in_head(value):  # nothing can go wrong with it
                 return pack_success(started_at, ended_at, encode_atom(value)), ended_at
+        if id(type(value)) not in complete and (
+            wrong := unfinished(self._code.names[handler], value)
+        ):
+            return self._ends.failed(Ending.RAISED, wrong, started_at, len(published))
         end = self._ends.succeeded(value, published, started_at, ended_at)
         if not index % TIMED:
             self._tally.unpacking_s += monotonic() - ended_at

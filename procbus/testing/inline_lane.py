@@ -19,7 +19,7 @@ from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler
 from procbus.limits import timeout_error
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import MakeContext, Settle, failure, success
+from procbus.own_process import MakeContext, Settle, failure, success, undone
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.receipt import Receipt
 from procbus.retry_queue import RetryQueue
@@ -231,6 +231,8 @@ class InlineLane:
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return failure(error, started_at, os.getpid())
         else:
+            if value is not None and (wrong := undone(delivery, value)) is not None:
+                return failure(wrong, started_at, os.getpid())
             return success(value, started_at, monotonic(), os.getpid())
         finally:
             running.reset(before)
