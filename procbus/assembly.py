@@ -114,7 +114,7 @@ class Assembly:
             self.dispatcher,
             self.lanes,
             self._counted,
-            self.settlement.unseen,
+            self.settlement.sum_up_failures,
             self.advisor.stop,
             self.advisor.sum_up,
         )

@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""Finding what cannot be pickled: the path of the attribute at fault, in words a person can use."""
+"""Finding what cannot be pickled: the path of the attribute at fault, in words a person can use.
+
+The search looks into objects of the user's, which may raise anything, or lie. It goes by their real
+classes, and gives the path as far as it got.
+"""
 
 from __future__ import annotations
 
-import inspect
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
-from types import FunctionType
+from time import monotonic
+from types import FunctionType, MethodType
 from typing import Any
 
-from procbus.codec import encode_alone
+from procbus.codec import cannot_encode, encode_alone
 from procbus.errors import SerializationError
 from procbus.handler import Handler
+from procbus.user_objects import bases_of, class_name, named, shown
 
 #: How deep to look: further down a path helps nobody.
 _DEPTH = 12
-#: How many parts of one container to try.
-_WIDTH = 1_000
+#: How many parts of one container to try, and for how long to search, in seconds: whoever waits for
+#: the same worker waits meanwhile.
+_WIDTH = 100_000
+_PATIENCE_S = 0.5
 
 
 def check_travels(handler: Handler) -> None:
@@ -29,7 +35,9 @@ def check_travels(handler: Handler) -> None:
     """
     try:
         encode_alone(handler.function)
-    except Exception as error:
+    except KeyboardInterrupt:  # Ctrl-C of the script that subscribes
+        raise
+    except BaseException as error:
         raise handler_fault(handler, error) from error
 
 
@@ -39,7 +47,7 @@ def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
     where = f" because of {path}" if path else ""
     return SerializationError(
         f"cpu handler {handler.name} cannot travel to a worker process{where}: "
-        f"{type(error).__name__}: {error}. Make that object inside the handler, or keep the "
+        f"{named(error)}. Make that object inside the handler, or keep the "
         'handler in this process with kind="io"',
         path,
     )
@@ -51,66 +59,70 @@ def event_fault(
     """Make the error for an event that cannot be pickled."""
     path = path_of_fault(event, "event")
     return SerializationError(
-        f"event {event_id} ({type(event).__name__}) cannot travel to a worker process for {handler}"
-        f"{f' because of {path}' if path else ''}: {type(error).__name__}: {error}. Publish plain "
+        f"event {event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
+        f"{f' because of {path}' if path else ''}: {named(error)}. Publish plain "
         'data, or take the event with a kind="io" handler',
         path,
     )
 
 
-def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] | None = None) -> str:
+def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_encode) -> str:
     """Find the innermost part of an object that fails, as an expression such as `event.rows[3]`.
+
+    It raises nothing.
 
     Args:
         obj: the object that fails as a whole.
         name: what to call it.
-        fails: tells whether a part fails; by default, whether it cannot be pickled.
+        fails: tells whether a part fails, and raises nothing; by default, whether it cannot be
+            pickled.
 
     Returns:
-        The path; empty if the object itself does not fail after all.
+        The path, as far as it was found in `_PATIENCE_S`; empty if the object itself does not fail
+        after all.
     """
-    fails = _cannot_be_pickled if fails is None else fails
     if not fails(obj):
         return ""
+    end_at = monotonic() + _PATIENCE_S
     path = name
     seen: set[int] = set()
-    for _ in range(_DEPTH):
-        seen.add(id(obj))
-        for step, part in _parts(obj):
-            if id(part) not in seen and fails(part):
-                path, obj = path + step, part
+    # The user's code runs in here: what it raises ends the search where it is.
+    with suppress(BaseException):
+        for _ in range(_DEPTH):
+            seen.add(id(obj))
+            for step, part in _parts(obj):
+                if id(part) not in seen and fails(part):
+                    path, obj = path + step, part
+                    break
+                if monotonic() > end_at:
+                    return path
+            else:
                 break
-        else:
-            break
     return path
-
-
-def _cannot_be_pickled(part: Any) -> bool:
-    try:
-        encode_alone(part)
-    except Exception:  # noqa: BLE001 - this is the question
-        return True
-    return False
 
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     """The parts that pickling an object would go through, each with the step that leads to it."""
-    if isinstance(obj, FunctionType):
+    kind = type(obj)
+    if kind is FunctionType:
         yield from _variables(obj)
         return
-    if inspect.ismethod(obj):
+    if kind is MethodType:
         yield ".__self__", obj.__self__
         return
-    if isinstance(obj, dict):
-        for key, value in islice(obj.items(), _WIDTH):
-            yield f"[{_shown(key)}]", value
-            yield f", key {_shown(key)}", key
-    elif isinstance(obj, list | tuple):
-        for index, value in enumerate(obj[:_WIDTH]):
+    # By the methods of the built-in types: those of a class derived from them are the user's code.
+    if issubclass(kind, dict):
+        for key, value in islice(dict.items(obj), _WIDTH):
+            yield f"[{shown(key)}]", value
+            yield f", key {shown(key)}", key
+    elif issubclass(kind, list | tuple):
+        values = list.__iter__(obj) if issubclass(kind, list) else tuple.__iter__(obj)
+        for index, value in enumerate(islice(values, _WIDTH)):
             yield f"[{index}]", value
-    elif isinstance(obj, set | frozenset):
-        for value in islice(obj, _WIDTH):
-            yield f", member {_shown(value)}", value
+    elif issubclass(kind, set | frozenset):
+        members = set.__iter__(obj) if issubclass(kind, set) else frozenset.__iter__(obj)
+        for value in islice(members, _WIDTH):
+            yield f", member {shown(value)}", value
     for name, value in _attributes(obj):
         yield f".{name}", value
 
@@ -129,19 +141,19 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(obj, type):
+    if issubclass(type(obj), type):
         return
-    with suppress(Exception):  # reading attributes may run the user's code
-        yield from list(vars(obj).items())
-    for cls in type(obj).__mro__:
+    own: list[tuple[str, Any]] = []
+    with suppress(BaseException):  # reading attributes may run the user's code
+        own = list(vars(obj).items())
+    yield from own
+    for cls in bases_of(type(obj)):
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name.startswith("__") and not name.endswith("__"):
                 name = f"_{cls.__name__.lstrip('_')}{name}"
-            with suppress(Exception):
-                yield name, getattr(obj, name)
-
-
-def _shown(value: Any) -> str:
-    """The repr of a value; short, and there even if its own fails."""
-    return reprlib.repr(value)
+            try:
+                value = getattr(obj, name)
+            except BaseException:  # noqa: BLE001, S112 - as above
+                continue
+            yield name, value

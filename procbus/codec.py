@@ -21,6 +21,9 @@ from typing import Any
 
 import cloudpickle
 
+from procbus.exception_parts import has_own_way, reduced
+from procbus.user_objects import named
+
 #: (who defined it, its number): 0 is the parent, every other number one worker.
 ClassNumber = tuple[int, int]
 
@@ -70,8 +73,8 @@ def define_class(number: ClassNumber, definition: bytes) -> type | None:
     """
     try:
         cls: type = decode(definition)
-    except Exception as error:  # noqa: BLE001 - loading runs the user's code
-        _undefined[number] = f"{type(error).__name__}: {error}"
+    except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+        _undefined[number] = named(error)
         return None
     _by_number[number] = cls
     return cls
@@ -185,6 +188,18 @@ class Encoder:
         finally:
             self._large = large
 
+    def encode_error(self, error: BaseException, reduced_to_what_travels: bool) -> bytes:
+        """Encode an exception, so that it is made again without a call of its class.
+
+        Args:
+            error: the exception.
+            reduced_to_what_travels: leave out what of it cannot be pickled, also where its class
+                has a way of its own to be pickled. Whatever pickling raises comes through.
+        """
+        buffer = io.BytesIO()
+        _ErrorPickler(buffer, self.number_of, self._reducers, reduced_to_what_travels).dump(error)
+        return buffer.getvalue()
+
     def _keep_in(self, buffer: pickle.PickleBuffer) -> bool:
         """Pickle's hook for a buffer: whether it stays in the bytes."""
         try:
@@ -271,6 +286,38 @@ def _registered_names() -> tuple[bytes, ...]:
     return tuple(name.encode() for name in names) if names else ()
 
 
+def cannot_encode(obj: Any) -> bool:
+    """Whether pickling an object fails. Nothing of it is copied but what has to be made anew."""
+    try:
+        _AlonePickler(_Nowhere(), lambda _: False).dump(obj)
+    except BaseException:  # noqa: BLE001 - the user's code: this is the question
+        return True
+    return False
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing."""
+
+    def write(self, data: Any) -> int:
+        """Take the data, and let it go."""
+        return len(data)
+
+
+def _arrives(part: Any) -> bool:
+    """Whether an object can be pickled and made again."""
+    try:
+        buffer = io.BytesIO()
+        _ErrorPickler(buffer, _no_number, {}, False).dump(part)
+        decode(buffer.getvalue())
+    except BaseException:  # noqa: BLE001 - the user's code: this is the question
+        return False
+    return True
+
+
+def _no_number(_: type) -> None:
+    """A class without a number travels by value, or by name."""
+
+
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
     """Make the reducer that pickles instances of a class with its number for its name."""
     registered = copyreg.dispatch_table.get(cls)
@@ -311,7 +358,7 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
     """
 
     def __init__(
-        self, file: io.BytesIO, keep_in: Callable[[pickle.PickleBuffer], bool] | None = None
+        self, file: io.IOBase, keep_in: Callable[[pickle.PickleBuffer], bool] | None = None
     ) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=keep_in)
 
@@ -343,4 +390,27 @@ class _Pickler(_AlonePickler):
         if isinstance(obj, type):
             number = self._number_of(obj)
             return NotImplemented if number is None else (class_by_number, number)
+        return super().reducer_override(obj)
+
+
+class _ErrorPickler(_Pickler):
+    """A pickler that takes exceptions apart, those inside of others too."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        number_of: Callable[[type], ClassNumber | None],
+        reducers: dict[type, Callable[[Any], Any]],
+        reduced_to_what_travels: bool,
+    ) -> None:
+        super().__init__(file, number_of, reducers, lambda _: True)
+        self._reduced = reduced_to_what_travels
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        if issubclass(type(obj), BaseException):
+            if self._reduced:
+                return reduced(obj, _arrives)
+            if not has_own_way(type(obj)):
+                return reduced(obj)
         return super().reducer_override(obj)

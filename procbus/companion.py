@@ -26,6 +26,7 @@ from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.outcomes import describe_exit
 from procbus.pool.seam import NO_WORDS, Ended, Message, Report, Worker, WorkerGone
 from procbus.stall import Progress
+from procbus.user_objects import shown
 from procbus.wear import too_grown_for
 
 if TYPE_CHECKING:
@@ -375,6 +376,6 @@ def due_at(batch: Batch) -> float:
 
 
 def _own_fault(error: BaseException) -> Outcome:
-    fault = ProcbusError(f"procbus itself failed on this delivery: {error!r}")
+    fault = ProcbusError(f"procbus itself failed on this delivery: {shown(error)}")
     fault.__cause__ = error
     return Outcome(OutcomeKind.RAISED, error=fault)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.user_objects import shown
 
 if TYPE_CHECKING:
     from procbus.handler import Handler
@@ -183,7 +184,7 @@ class Delivery:
         if self.run_s is not None:
             text += f" after {self.run_s:.3g} s"
         if self.receipt is None and self.failure is not None:
-            text += f": {self.failure.error!r}"
+            text += f": {shown(self.failure.error)}"
         return text + ">"
 
 

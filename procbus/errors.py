@@ -37,15 +37,38 @@ class SerializationError(ProcbusError):
 
     Attributes:
         path: where the culprit sits, for instance ``event.rows[3].lock``; empty when unknown.
+        raised: where this stands for an exception of a handler that cannot travel, the full names
+            of its class and of that one's bases; empty otherwise.
     """
 
-    def __init__(self, message: str, path: str = "") -> None:
+    def __init__(self, message: str, path: str = "", raised: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.path = path
+        self.raised = raised
 
-    def __reduce__(self) -> tuple[type[SerializationError], tuple[str, str]]:
-        """Keep `path` when the error itself is pickled."""
-        return type(self), (str(self), self.path)
+    def __reduce__(
+        self,
+    ) -> tuple[type[SerializationError], tuple[str, str, tuple[str, ...]]]:
+        """Keep the attributes when the error itself is pickled."""
+        return type(self), (str(self), self.path, self.raised)
+
+
+class HandlerExited(ProcbusError):
+    """A handler raised what would end the script, or the task, that asks for its result.
+
+    That is SystemExit (`sys.exit()`), KeyboardInterrupt, GeneratorExit, and asyncio's
+    CancelledError. Raised again by `result()` they would end the caller: after `sys.exit(0)` as if
+    all were well. So this is raised in their place, and has them as its `__cause__`.
+
+    Attributes:
+        handler: name of the handler.
+        event_id: id of the event.
+    """
+
+    def __init__(self, message: str, *, handler: str = "", event_id: int = 0) -> None:
+        super().__init__(message)
+        self.handler = handler
+        self.event_id = event_id
 
 
 class HandlerTimeout(ProcbusError):

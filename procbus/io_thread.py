@@ -160,7 +160,7 @@ class IoThread(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             if self._forked:
                 strays.end_child(error, place_of(delivery))
-            outcome = failure(error, started_at, self._pid)
+            outcome = failure(error, delivery, started_at, self._pid)
             ended_at = outcome.ended_at
         else:
             if self._forked:
@@ -169,7 +169,7 @@ class IoThread(threading.Thread):
                 ended_at = monotonic()
                 outcome = success(value, started_at, ended_at, self._pid)
             else:
-                outcome = failure(wrong, started_at, self._pid)
+                outcome = failure(wrong, delivery, started_at, self._pid)
                 ended_at = outcome.ended_at
         if self.limited is not None:
             with self._ending:

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
-import reprlib
-import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from procbus.errors import HandlerTimeout, MemoryLimitExceeded, WorkerTraceback
+from procbus.errors import HandlerExited, HandlerTimeout, MemoryLimitExceeded, WorkerTraceback
 from procbus.outcome import Outcome
+from procbus.user_objects import (
+    cause_of,
+    class_name,
+    is_a,
+    shown,
+    text_of,
+    traceback_of,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from procbus.delivery import Delivery
@@ -19,10 +26,6 @@ if TYPE_CHECKING:
 
 #: Most characters of an event or of a message that are shown.
 _LONGEST = 200
-
-#: A repr that is short, and there even where the object's own fails. Its settings never change.
-_short = reprlib.Repr()
-_short.maxother = _short.maxstring = _LONGEST
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -77,11 +80,11 @@ class DeadLetter:
 
     def describe(self) -> str:
         """Say in a few lines what failed, how often, when and why."""
-        what = type(self.event).__name__ if self.topic is None else f"topic {self.topic}"
+        what = class_name(self.event) if self.topic is None else f"topic {self.topic}"
         lines = [
             f"{self.handler} ({self.kind}) failed with event {self.event_id} ({what}) "
             f"at {self.failed_at:%Y-%m-%d %H:%M:%S} UTC",
-            f"  event: {_short.repr(self.event)}",
+            f"  event: {shown(self.event)}",
         ]
         for number, outcome in enumerate(self.outcomes, 1):
             ran = f" after {outcome.ended_at - outcome.started_at:.3g} s"
@@ -99,7 +102,7 @@ class DeadLetter:
 
     def __repr__(self) -> str:
         """Say which event, which handler and why, in one short line."""
-        why = _short.repr(self.error)
+        why = shown(self.error)
         return f"<DeadLetter of event {self.event_id} for {self.handler}: {why}>"
 
 
@@ -131,24 +134,24 @@ def stack_of(error: BaseException | None) -> str:
     """Where an error came from, as text; empty where that is not known."""
     if error is None:
         return ""
-    if isinstance(error, HandlerTimeout | MemoryLimitExceeded) and error.stack:
+    if (is_a(error, HandlerTimeout) or is_a(error, MemoryLimitExceeded)) and error.stack:
         return error.stack
-    cause = error.__cause__
-    if isinstance(cause, WorkerTraceback):
+    cause = cause_of(error)
+    if cause is not None and is_a(error, HandlerExited):
+        error, cause = cause, cause_of(cause)
+    if cause is not None and is_a(cause, WorkerTraceback):
         return str(cause.args[0])
-    if error.__traceback__ is None and cause is None:
+    where = traceback_of(error)
+    if where is None and cause is None:
         return ""
-    return "".join(traceback.format_exception(error))
+    return text_of(error, where)
 
 
 def summary_of(error: BaseException | None) -> str:
     """An error in one line: its class and what it says, even where it cannot say it."""
     if error is None:
         return "no error"
-    try:
-        words = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - it is the user's code
-        words = "(its message could not be had)"
+    words = " ".join(words_of(error).split())
     if len(words) > _LONGEST:
         words = f"{words[:_LONGEST]}..."
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return f"{class_name(error)}: {words}" if words else class_name(error)

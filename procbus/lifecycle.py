@@ -17,7 +17,6 @@ from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
 from procbus.log import log
 from procbus.subscription import Subscription
-from procbus.unseen import Unseen
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
@@ -31,7 +30,7 @@ class Lifecycle:
         dispatcher: refuses events in a forked child.
         lanes: are ended.
         subscriptions: gives those of the bus, which know what was not run.
-        unseen: knows what failed and was not looked at.
+        sum_up_failures: logs what is to be said of failures at the end.
         stop_advice: has no handler moved, and nothing said of any, from then on; but what
             `last_advice` says, once the lanes are closed and have told all that they measured.
         last_advice: see there.
@@ -43,7 +42,7 @@ class Lifecycle:
         dispatcher: Dispatcher,
         lanes: Lanes,
         subscriptions: Callable[[], Sequence[Subscription]],
-        unseen: Unseen,
+        sum_up_failures: Callable[[], object],
         stop_advice: Callable[[], object],
         last_advice: Callable[[], object],
     ) -> None:
@@ -51,7 +50,7 @@ class Lifecycle:
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._subscriptions = subscriptions
-        self._unseen = unseen
+        self._sum_up_failures = sum_up_failures
         self._stop_advice = stop_advice
         self._last_advice = last_advice
         #: Guards the closing.
@@ -140,8 +139,7 @@ class Lifecycle:
         self._dispatcher.close()
         self.closed = True
         exit_watch.forget(self)
-        if summary := self._unseen.summary():
-            log.warning("bus closed with %s", summary)
+        self._sum_up_failures()
 
     def _account_for_cancelled(self) -> None:
         subscriptions = self._subscriptions()

@@ -362,14 +362,14 @@ class LoopLane:
             # changes nothing; a handler that cancelled itself failed like any other.
             if self._forked:
                 strays.end_child(error, place_of(delivery))
-            outcome = failure(error, started_at, self._pid)
+            outcome = failure(error, delivery, started_at, self._pid)
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
             if wrong is None:
                 outcome = success(value, started_at, monotonic(), self._pid)
             else:
-                outcome = failure(wrong, started_at, self._pid)
+                outcome = failure(wrong, delivery, started_at, self._pid)
         slot.over = True
         if slot.waits:
             self._lent -= 1

@@ -16,6 +16,7 @@ from procbus.codec import PROTOCOL, encode_alone
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.letter import stack_of, summary_of
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.user_objects import is_a, set_cause
 
 #: An object pickled by name, where that makes a difference, and by value.
 Pickles = tuple[bytes | None, bytes]
@@ -40,8 +41,8 @@ def _pickles_of_error(error: BaseException | None) -> Pickles | None:
     """Pickle an error; None for one that does not pickle, or that does not unpickle."""
     try:
         pickles = pickles_of(error)
-        return pickles if isinstance(unpickle(pickles), BaseException) else None
-    except Exception:  # noqa: BLE001 - the user's code; its text is saved all the same
+        return pickles if is_a(unpickle(pickles), BaseException) else None
+    except BaseException:  # noqa: BLE001 - the user's code; its text is saved all the same
         return None
 
 
@@ -88,5 +89,5 @@ def _error(plain: dict[str, Any]) -> BaseException | None:
         with contextlib.suppress(Exception):
             error = unpickle(plain["error"])
     if plain["stack"] and not stack_of(error):
-        error.__cause__ = WorkerTraceback(plain["stack"])
+        set_cause(error, WorkerTraceback(plain["stack"]))
     return error

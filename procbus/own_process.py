@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from time import monotonic
 
 from procbus.context import HandlerContext
 from procbus.delivery import Delivery
-from procbus.errors import ProcbusError
+from procbus.errors import HandlerExited, ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
 from procbus.unfinished import unfinished
+from procbus.user_objects import is_a, is_any, shown
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
 #: Makes what `current()` returns in a handler of this process.
@@ -27,9 +29,39 @@ def success(value: object, started_at: float, ended_at: float, pid: int) -> Outc
     return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0))
 
 
-def failure(error: BaseException, started_at: float, pid: int) -> Outcome:
+def failure(error: BaseException, delivery: Delivery, started_at: float, pid: int) -> Outcome:
     """Make the outcome of a handler that raised, in this process, just now."""
-    return Outcome(OutcomeKind.RAISED, None, error, started_at, monotonic(), pid)
+    ended_at = monotonic()
+    error = own_error(error, delivery)
+    return Outcome(OutcomeKind.RAISED, None, error, started_at, ended_at, pid)
+
+
+def own_error(error: BaseException, delivery: Delivery) -> BaseException:
+    """The error to tell of what a handler raised: that itself, unless it would end who asks.
+
+    Raised again by `result()`, SystemExit would end the script, with status 0 as if all were well,
+    and CancelledError the task. The futures of an executor have them, as the standard says.
+    """
+    if is_a(error, Exception) or not is_any(error, _ends_callers()):
+        return error
+    if delivery.subscription.answered:
+        return error
+    handler, event_id = delivery.handler.name, delivery.event_id
+    exited = HandlerExited(
+        f"{handler} raised {shown(error)} with event {event_id}: that fails the delivery, and ends "
+        "nothing else. Return from the handler to end it early, or raise an exception of your own",
+        handler=handler,
+        event_id=event_id,
+    )
+    exited.__cause__ = error
+    return exited
+
+
+def _ends_callers() -> tuple[type[BaseException], ...]:
+    kinds = (SystemExit, KeyboardInterrupt, GeneratorExit)
+    # Nobody can raise the one of asyncio while that is not imported.
+    loaded = sys.modules.get("asyncio.exceptions")
+    return kinds if loaded is None else (*kinds, loaded.CancelledError)
 
 
 def place_of(delivery: Delivery) -> str:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from procbus.delivery import Delivery
-from procbus.errors import CircuitOpen, SerializationError
+from procbus.errors import CircuitOpen, HandlerExited, SerializationError
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.user_objects import cause_of, full_name, is_a, is_any
 
 _CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
 
@@ -16,13 +17,27 @@ def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
     if len(delivery.earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
         return False
     error = outcome.error
-    # What cannot travel to a worker will not the next time either.
-    if isinstance(error, SerializationError) or not isinstance(error, handler.retry_on):
+    if error is None or not _is_one_of(error, handler.retry_on):
         return False
     # Given up by a bus that closes, which another attempt would only keep from that.
-    if outcome.kind is OutcomeKind.WORKER_DIED and isinstance(error, CircuitOpen):
+    if outcome.kind is OutcomeKind.WORKER_DIED and is_a(error, CircuitOpen):
         return False
     return not quarantined(delivery, outcome)
+
+
+def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether what went wrong is of these classes, as `except` has it in the handler's own place.
+
+    It runs under the settlement's lock: no code of the user's may run here.
+    """
+    if is_a(error, SerializationError):
+        # What cannot travel to a worker will not the next time either; an exception that cannot
+        # travel back was raised all the same.
+        return any(full_name(kind) in error.raised for kind in kinds)
+    if is_a(error, HandlerExited):
+        raised = cause_of(error)
+        return raised is not None and is_any(raised, kinds)
+    return is_any(error, kinds)
 
 
 def quarantined(delivery: Delivery, outcome: Outcome) -> bool:

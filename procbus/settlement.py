@@ -17,6 +17,7 @@ from procbus.backoff import wait_of
 from procbus.context import HandlerContext, running
 from procbus.dead_letters import DeadLetter, DeadLetterBox, call_hook, letter_of
 from procbus.delivery import Delivery, cancelled
+from procbus.failure_log import FailureLog
 from procbus.letter import summary_of
 from procbus.locks import acquire
 from procbus.log import log
@@ -62,6 +63,7 @@ class Settlement:
         self._on_failure = on_failure
         self._make_context = make_context
         self.unseen = Unseen()
+        self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock, redeliver)
 
     def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
@@ -190,7 +192,7 @@ class Settlement:
 
     def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
         """Tell of a failure: in the log, and to the user's hook."""
-        _log_failure(delivery, letter)
+        self._failures.tell(delivery, letter)
         self.dead_letters.tell_dropped()
         if self._on_failure is None:
             return
@@ -201,6 +203,12 @@ class Settlement:
         finally:
             running.reset(before)
         self.unseen.note_seen(delivery)
+
+    def sum_up_failures(self) -> None:
+        """Say in the log, as the bus ends, how many failures were not told or looked at."""
+        self._failures.tell_the_rest()
+        if summary := self.unseen.summary():
+            log.warning("bus closed with %s", summary)
 
     def _try_again(self, delivery: Delivery, outcome: Outcome) -> None:
         handler = delivery.subscription.handler
@@ -276,18 +284,3 @@ def _leave_block(receipt: Receipt, delivery: Delivery) -> None:
         if not block.users:
             receipt.block = None
             block.release()
-
-
-def _log_failure(delivery: Delivery, letter: DeadLetter) -> None:
-    """Log a failure once, with the handler's own traceback where there is one."""
-    outcome = letter.outcome
-    error = outcome.error
-    assert error is not None
-    text = f"{delivery.handler.name} failed with event {delivery.event_id}: {outcome.kind.value}"
-    if delivery.earlier:
-        text += f", at the last of {len(letter.outcomes)} attempts"
-    if letter.quarantined:
-        text += "; it is not tried again, since it killed its worker each time"
-    if outcome.dropped_events:
-        text += f" ({outcome.dropped_events} events dropped)"
-    log.error("%s", text, exc_info=error)

@@ -7,6 +7,8 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from procbus.user_objects import class_name
+
 if TYPE_CHECKING:
     from procbus.delivery import Delivery
     from procbus.outcome import Outcome
@@ -86,4 +88,4 @@ def _shown(errors: Counter[str]) -> list[str]:
 
 
 def _key_of(delivery: Delivery, outcome: Outcome) -> tuple[str, str]:
-    return delivery.subscription.handler.name, type(outcome.error).__name__
+    return delivery.subscription.handler.name, class_name(outcome.error)

@@ -10,6 +10,7 @@ from typing import Any
 
 from procbus.callables import travels_by_value
 from procbus.meter import Meter
+from procbus.user_objects import named
 
 #: Pickling is given up after so many seconds: it costs at least that then, which says enough.
 _MOST_S = 0.003
@@ -89,8 +90,8 @@ def weigh_delivery(
         cost_s = weigh(event)
         what = "its results"
         cost_s += weigh(result)
-    except Exception as error:  # noqa: BLE001 - pickling runs the user's code
-        meter.obstacle = f"{what} cannot travel to a worker ({type(error).__name__}: {error})"
+    except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+        meter.obstacle = f"{what} cannot travel to a worker ({named(error)})"
     else:
         meter.obstacle = meter.obstacle or ""
         meter.note_weight(cost_s)

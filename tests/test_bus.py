@@ -19,6 +19,7 @@ from procbus import (
     SubscriptionError,
     subscribe,
 )
+from procbus.errors import HandlerExited
 from procbus.registry import default_registry
 from procbus.testing import InlineBus
 from tests.parts import BOUND_S, Held, double
@@ -321,7 +322,9 @@ def test_a_handler_cannot_end_its_thread(threaded, error):
     threaded.subscribe("b", lambda e: "fine")
     receipts = [threaded.publish("a", n) for n in range(3)]
     assert all(r.wait(BOUND_S) for r in receipts)
-    assert receipts[0].deliveries[0].exception() is error
+    told = receipts[0].deliveries[0].exception()
+    assert isinstance(told, HandlerExited)
+    assert told.__cause__ is error
     assert threaded.publish("b", 1).result(BOUND_S) == "fine"
 
 

@@ -76,7 +76,7 @@ def test_a_result_that_cannot_travel_is_a_failure_that_says_where_the_fault_sits
     rooms: Rooms,
 ) -> None:
     data, ended_at = ends_in(rooms).succeeded([threading.Lock()], [(None, 1), (None, 2)], 1.0, 2.0)
-    ending, (travelling, summary, traceback, path, _), dropped = failure(read(data))
+    ending, (travelling, summary, traceback, path, *_), dropped = failure(read(data))
 
     assert ending is Ending.NO_RESULT
     assert travelling is None
@@ -89,7 +89,7 @@ def test_a_result_that_cannot_travel_is_a_failure_that_says_where_the_fault_sits
 
 def test_an_exception_of_a_handler_travels_as_itself(rooms: Rooms) -> None:
     data, _ = ends_in(rooms).failed(Ending.RAISED, raised(ValueError("no")), 1.0, 3)
-    ending, (travelling, summary, traceback, _, _), dropped = failure(read(data))
+    ending, (travelling, summary, traceback, *_), dropped = failure(read(data))
 
     assert ending is Ending.RAISED
     assert isinstance(decode(travelling), ValueError)
@@ -98,25 +98,64 @@ def test_an_exception_of_a_handler_travels_as_itself(rooms: Rooms) -> None:
     assert dropped == 3
 
 
-class OneWay(Exception):
-    """Pickles, but does not unpickle."""
+class Composed(Exception):
+    """Its class cannot be called with its `args`."""
 
-    def __init__(self, one: int, other: int) -> None:
-        super().__init__(one)
+    def __init__(self, one: int, *, other: int) -> None:
+        super().__init__(f"{one} and {other}")
         self.other = other
 
 
-def test_one_that_would_not_arrive_is_told_in_words(rooms: Rooms) -> None:
-    data, _ = ends_in(rooms).failed(Ending.RAISED, raised(OneWay(1, 2)), 1.0, 0)
-    _, (travelling, summary, _, _, _), _ = failure(read(data))
+class Locked(Exception):
+    def __init__(self) -> None:
+        super().__init__("locked", threading.Lock())
+        self.number = 5
+        self.lock = threading.Lock()
+
+
+def test_an_exception_arrives_as_it_was_whatever_its_class_wants(rooms: Rooms) -> None:
+    error = raised(Composed(1, other=2))
+    error.add_note("a note")
+    data, _ = ends_in(rooms).failed(Ending.RAISED, error, 1.0, 0)
+    _, (travelling, summary, *_), _ = failure(read(data))
+    arrived = decode(travelling)
+
+    assert type(arrived) is Composed
+    assert (str(arrived), arrived.args, arrived.other) == ("1 and 2", ("1 and 2",), 2)
+    assert arrived.__notes__ == ["a note"]
+    assert summary == "Composed: 1 and 2"
+
+
+def test_a_part_of_an_exception_that_cannot_travel_stays_behind_and_a_note_says_so(
+    rooms: Rooms,
+) -> None:
+    data, _ = ends_in(rooms).failed(Ending.RAISED, raised(Locked()), 1.0, 0)
+    arrived = decode(failure(read(data))[1][0])
+
+    assert type(arrived) is Locked
+    assert arrived.number == 5
+    assert not hasattr(arrived, "lock")
+    assert arrived.args[0] == "locked"
+    assert "unlocked _thread.lock object" in arrived.args[1]
+    assert arrived.__notes__ == ["left behind in the worker, since it cannot travel: lock, args[1]"]
+
+
+def test_of_one_whose_class_cannot_travel_words_and_bases_are_told(rooms: Rooms) -> None:
+    class Rooted(KeyError):
+        lock = threading.Lock()
+
+    data, _ = ends_in(rooms).failed(Ending.RAISED, raised(Rooted("gone")), 1.0, 0)
+    _, (travelling, summary, _, _, _, kinds), _ = failure(read(data))
 
     assert travelling is None
-    assert summary == "OneWay: 1"
+    assert summary == "Rooted: 'gone'"
+    assert kinds[0].endswith(".Rooted")
+    assert kinds[1:4] == ("builtins.KeyError", "builtins.LookupError", "builtins.Exception")
 
 
 def test_the_name_of_what_is_missing_is_told(rooms: Rooms) -> None:
     error = raised(ModuleNotFoundError("No module named 'gone'", name="gone"))
-    _, (*_, missing), _ = failure(read(ends_in(rooms).failed(Ending.NO_EVENT, error, 1.0, 0)[0]))
+    _, (*_, missing, _), _ = failure(read(ends_in(rooms).failed(Ending.NO_EVENT, error, 1.0, 0)[0]))
 
     assert missing == "gone"
 

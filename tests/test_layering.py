@@ -62,6 +62,7 @@ LAYERS = {
         "dead_letters",
         "direct",
         "exit_watch",
+        "failure_log",
         "footprint",
         "cores",
         "crossing",
@@ -112,6 +113,7 @@ LAYERS = {
         "delivery",
         "errors",
         "evidence",
+        "exception_parts",
         "handler",
         "hints",
         "letter",
@@ -125,6 +127,7 @@ LAYERS = {
         "sizes",
         "topic",
         "unfinished",
+        "user_objects",
         "waiting",
     ],
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, ProcbusError
+from procbus.errors import HandlerExited
 from procbus.handler import make_handler
 from procbus.loop_lane import LoopLane
 from procbus.subscription import Subscription
@@ -114,8 +115,9 @@ def test_a_handler_that_would_exit_fails_alone(error):
     with EventBus([]) as bus:
         bus.subscribe(int, leave)
         bus.subscribe(str, echo)
-        with pytest.raises(error):
+        with pytest.raises(HandlerExited) as caught:
             bus.publish(1).result(BOUND_S)
+        assert type(caught.value.__cause__) is error
         assert bus.publish("fine").result(BOUND_S) == "fine"
 
 

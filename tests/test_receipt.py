@@ -140,9 +140,9 @@ def test_results_raise_a_group_of_what_several_raised():
     assert list(caught.value.exceptions) == errors
 
 
-def test_a_handler_that_was_told_to_exit_makes_the_group_one_of_base_exceptions():
+def test_an_error_that_is_no_exception_makes_the_group_one_of_base_exceptions():
     two = Open(2)
-    two.settle(0, raised(SystemExit(1)))
+    two.settle(0, raised(BaseException(1)))
     two.settle(1, raised(ValueError()))
     with pytest.raises(BaseExceptionGroup) as caught:
         two.receipt.results()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from procbus.delivery import Delivery
 from procbus.errors import (
     CircuitOpen,
+    HandlerExited,
     HandlerTimeout,
     MemoryLimitExceeded,
     ProcbusError,
@@ -101,8 +102,30 @@ def test_only_errors_that_the_handler_names_are_tried_again(
 
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), GeneratorExit()])
 def test_what_is_no_exception_is_tried_again_only_where_it_is_named(error: BaseException) -> None:
-    assert not may_retry(delivery(retries=1), failed(error=error))
-    assert may_retry(delivery(retries=1, retry_on=BaseException), failed(error=error))
+    told = HandlerExited("exited")
+    told.__cause__ = error
+    for each in (error, told):
+        assert not may_retry(delivery(retries=1), failed(error=each))
+        assert may_retry(delivery(retries=1, retry_on=BaseException), failed(error=each))
+
+
+def test_an_exception_that_cannot_travel_is_judged_by_the_classes_that_it_had() -> None:
+    error = SerializationError("told in words", raised=("shop.Gone", "builtins.LookupError"))
+
+    assert may_retry(delivery(retries=1, retry_on=LookupError), failed(error=error))
+    assert not may_retry(delivery(retries=1, retry_on=ValueError), failed(error=error))
+    assert not may_retry(delivery(retries=1, retry_on=SerializationError), failed(error=error))
+
+
+class Lying(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("not told")
+
+
+def test_an_exception_that_lies_about_its_class_is_judged_by_the_real_one() -> None:
+    assert may_retry(delivery(retries=1), failed(error=Lying()))
+    assert not may_retry(delivery(retries=1, retry_on=OSError), failed(error=Lying()))
 
 
 def test_nothing_follows_a_cancellation() -> None:

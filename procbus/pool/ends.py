@@ -14,6 +14,7 @@ from procbus.pool.large import PLAIN
 from procbus.pool.process import told
 from procbus.pool.wire import REST, Ending, pack_definition, pack_end, pack_success
 from procbus.pool.worker_memory import WorkerMemory
+from procbus.user_objects import bases_of, full_name, is_a
 
 
 class Ends:
@@ -81,15 +82,27 @@ class Ends:
         ended_at = monotonic()
         missing, text, summary = told(error)
         travelling: bytes | None = None
+        kinds: tuple[str, ...] = ()
         if ending is Ending.RAISED:
-            # Many exceptions pickle but do not unpickle: find out here, where it harms nobody.
-            with contextlib.suppress(BaseException):
-                data = self._encoder.encode_whole(error)
-                travelling = data if isinstance(decode(data), BaseException) else None
-        value = (travelling, summary, text, path, missing if isinstance(missing, str) else None)
+            travelling = self._travelling(error)
+            if travelling is None:
+                kinds = tuple(map(full_name, bases_of(type(error))))
+        value = (travelling, summary, text, path, missing if type(missing) is str else None, kinds)
         frame = self._encoder.encode_whole((int(ending), value, dropped))
         made = _packed(self._encoder.take_definitions())
         return made + pack_end(started_at, ended_at, frame), ended_at
+
+    def _travelling(self, error: BaseException) -> bytes | None:
+        """The exception of a handler as pickled; None for one that would not arrive.
+
+        Many exceptions pickle but do not unpickle. That shows here, where it harms nobody.
+        """
+        for reduced_to_what_travels in (False, True):
+            with contextlib.suppress(BaseException):  # pickling runs the user's code
+                data = self._encoder.encode_error(error, reduced_to_what_travels)
+                if is_a(decode(data), BaseException):
+                    return data
+        return None
 
 
 def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:

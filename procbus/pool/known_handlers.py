@@ -35,7 +35,7 @@ class KnownHandlers:
         if definition is None:
             try:
                 definition = encode_alone(handler.function)
-            except Exception as error:
+            except BaseException as error:
                 raise blame.handler_fault(handler, error) from error
             self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)

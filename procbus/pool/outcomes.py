@@ -12,10 +12,13 @@ from procbus.codec import decode, encode_alone
 from procbus.delivery import Delivery
 from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.own_process import own_error
 from procbus.pool.large import Form, load
 from procbus.pool.seam import Ended, WorkerGone
 from procbus.pool.wire import End, Ending
+from procbus.receipt import Receipt
 from procbus.sizes import format_size
+from procbus.user_objects import is_a, named, set_cause
 
 Settled = tuple[Delivery, Outcome]
 
@@ -50,16 +53,21 @@ def outcome_of(end: End, views: Sequence[memoryview], delivery: Delivery, pid: i
 
 def _error_of(
     ending: Ending,
-    value: tuple[bytes | None, str, str, str, str | None],
+    value: tuple[bytes | None, str, str, str, str | None, tuple[str, ...]],
     delivery: Delivery,
 ) -> BaseException:
-    travelling, summary, traceback, path, missing = value
+    travelling, summary, traceback, path, missing, kinds = value
     name, event_id = delivery.handler.name, delivery.event_id
     error: BaseException
     if ending is Ending.RAISED:
-        error = _exception_of(travelling) or SerializationError(
+        raised = _exception_of(travelling)
+        if raised is not None:
+            set_cause(raised, WorkerTraceback(traceback))
+            return own_error(raised, delivery)
+        error = SerializationError(
             f"{name} raised an exception with event {event_id} that cannot travel back from its "
-            f"worker: {summary}"
+            f"worker: {summary}",
+            raised=kinds,
         )
     elif ending is Ending.NO_HANDLER:
         error = SerializationError(
@@ -93,7 +101,7 @@ def _exception_of(data: bytes | None) -> BaseException | None:
         error = decode(data)
     except BaseException:  # noqa: BLE001 - decoding runs the user's code
         return None
-    return error if isinstance(error, BaseException) else None
+    return error if is_a(error, BaseException) else None
 
 
 def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
@@ -105,7 +113,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
     def mentions(part: Any) -> bool:
         try:
             return name in encode_alone(part)
-        except Exception:  # noqa: BLE001 - another fault than the one looked for
+        except BaseException:  # noqa: BLE001 - another fault than the one looked for
             return False
 
     return blame.path_of_fault(delivery.receipt.event, "event", mentions)
@@ -114,19 +122,16 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
 def _result_fault(delivery: Delivery, error: BaseException) -> SerializationError:
     wrong = SerializationError(
         f"the result of {delivery.handler.name} for event {delivery.event_id} could not be loaded "
-        f"in this process: {type(error).__name__}: {error}"
+        f"in this process: {named(error)}"
     )
     wrong.__cause__ = error
     return wrong
 
 
-def cannot_travel(delivery: Delivery, error: Exception) -> Outcome:
+def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) -> Outcome:
     """Make the outcome of a delivery whose event or handler cannot be sent to a worker."""
-    if not isinstance(error, SerializationError):
-        assert delivery.receipt is not None
-        fault = blame.event_fault(
-            delivery.handler.name, delivery.event_id, delivery.receipt.event, error
-        )
+    if not is_a(error, SerializationError):
+        fault = blame.event_fault(delivery.handler.name, delivery.event_id, receipt.event, error)
         fault.__cause__ = error
         error = fault
     return Outcome(OutcomeKind.RAISED, error=error)

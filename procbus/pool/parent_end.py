@@ -126,8 +126,9 @@ class ParentEnd:
                     topic, parent_id = receipt.topic, receipt.parent_id
                 if not size:
                     data, large, room = encode(delivery, receipt)
-            except Exception as error:  # noqa: BLE001 - pickling runs the user's code
-                message.failed.append((delivery, outcomes.cannot_travel(delivery, error)))
+            except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+                fault = outcomes.cannot_travel(delivery, receipt, error)
+                message.failed.append((delivery, fault))
                 continue
             total += size or len(data)
             if not room or (total > BATCH_BYTES and ids):

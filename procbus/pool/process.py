@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
+
+from procbus.user_objects import attribute, named, text_of, traceback_of
 
 _LINUX_PR_SET_PDEATHSIG = 1
 
@@ -21,14 +21,9 @@ _children: int | None = None
 def told(error: BaseException) -> tuple[object, str, str]:
     """Of an exception of the user's: its attribute `name`, its traceback, and a line of summary."""
     # The first entry is this module's own call of the user's function.
-    inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, inner))
-    summary, missing = type(error).__name__, None
-    with contextlib.suppress(BaseException):  # these run the user's code, if it wrote them
-        if said := str(error):
-            summary += f": {said}"
-        missing = getattr(error, "name", None)
-    return missing, text, summary
+    where = traceback_of(error)
+    inner = where.tb_next if where is not None else None
+    return attribute(error, "name"), text_of(error, inner), named(error)
 
 
 def resident_bytes() -> int:

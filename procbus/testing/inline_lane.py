@@ -229,7 +229,7 @@ class InlineLane:
             self._settle([(delivery, cancelled(delivery, monotonic() - started_at))])
             raise
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
-            return failure(error, started_at, os.getpid())
+            return failure(error, delivery, started_at, os.getpid())
         else:
             if value is not None and (wrong := undone(delivery, value)) is not None:
                 return failure(wrong, started_at, os.getpid())

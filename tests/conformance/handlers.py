@@ -48,13 +48,23 @@ def raise_it(kind: type[BaseException]) -> None:
     raise kind("from a handler")
 
 
-class Untravelled(Exception):
-    def __init__(self, one: int, two: int) -> None:
+class Two(Exception):
+    def __init__(self, one: int, *, two: int) -> None:
         super().__init__(f"{one} and {two}")
+        self.one, self.two = one, two
 
 
-def fail_with_an_error_that_does_not_unpickle(event: object) -> None:
-    raise Untravelled(1, 2)
+def fail_with_an_error_of_two_arguments(event: object) -> None:
+    error = Two(1, two=2)
+    error.add_note("a note")
+    raise error
+
+
+def fail_with_a_class_that_cannot_travel(event: object) -> None:
+    class Rooted(LookupError):
+        lock = threading.Lock()
+
+    raise Rooted(event)
 
 
 def make_a_lock(event: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from procbus.context import current
-from procbus.errors import SerializationError, TopicError, WorkerTraceback
+from procbus.errors import HandlerExited, SerializationError, TopicError, WorkerTraceback
 from procbus.outcome import OutcomeKind
 from procbus.pool.parent_end import BATCH_BYTES
 from procbus.pool.seam import Pool, Worker, WorkerGone
@@ -239,17 +239,32 @@ def test_what_a_handler_raises_comes_back_with_its_traceback(worker: Worker) -> 
 def test_no_exception_ends_the_worker(worker: Worker, kind: type[BaseException]) -> None:
     ends = run(worker, deliveries(handlers.raise_it, kind, kind))
 
-    assert [type(outcome.error) for outcome, _ in ends] == [kind, kind]
+    assert [type(outcome.error) for outcome, _ in ends] == [HandlerExited] * 2
+    for outcome, _ in ends:
+        assert outcome.error is not None
+        cause = outcome.error.__cause__
+        assert type(cause) is kind
+        assert isinstance(cause.__cause__, WorkerTraceback)
     assert values(run(worker, deliveries(handlers.double, 4))) == [8]
 
 
-def test_an_exception_that_does_not_travel_is_told_in_words(worker: Worker) -> None:
-    batch = deliveries(handlers.fail_with_an_error_that_does_not_unpickle, "a")
+def test_an_exception_whose_class_wants_more_than_its_args_comes_back_as_it_was(
+    worker: Worker,
+) -> None:
+    [(outcome, _)] = run(worker, deliveries(handlers.fail_with_an_error_of_two_arguments, "a"))
 
-    [(outcome, _)] = run(worker, batch)
+    assert isinstance(outcome.error, handlers.Two)
+    assert outcome.error.args == ("1 and 2",)
+    assert (outcome.error.one, outcome.error.two) == (1, 2)
+    assert outcome.error.__notes__ == ["a note"]
+
+
+def test_an_exception_whose_class_does_not_travel_is_told_in_words(worker: Worker) -> None:
+    [(outcome, _)] = run(worker, deliveries(handlers.fail_with_a_class_that_cannot_travel, "a"))
 
     assert isinstance(outcome.error, SerializationError)
-    assert "Untravelled: 1 and 2" in str(outcome.error)
+    assert "Rooted: a" in str(outcome.error)
+    assert "builtins.LookupError" in outcome.error.raised
 
 
 def test_a_result_that_does_not_travel_fails_alone(worker: Worker) -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, OutcomeKind, SerializationError
+from procbus.user_objects import words_of
 from tests.integration.helpers import PATIENCE_S
 
 
@@ -183,30 +184,128 @@ def test_an_exception_comes_back_as_itself_with_the_traceback_of_the_worker(bus:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "kind", "said"),
     [
-        (lambda: Picky(1, "reason"), "Picky: 1: reason"),
-        (Locked, "Locked: holds a lock"),
-        (Named, "Named: named"),
-        (Unspeakable, "Unspeakable"),
-        (Impostor, "Impostor"),
-        (OnlyThereError, "OnlyThereError"),
+        (lambda: Picky(1, "reason"), Picky, "1: reason"),
+        (Locked, Locked, "holds a lock"),
+        (Named, Named, "named"),
+        (Unspeakable, Unspeakable, "(its message could not be had)"),
+        (Impostor, Impostor, ""),
+        (OnlyThereError, SerializationError, "OnlyThereError: only there"),
     ],
     ids=["picky", "locked", "named", "unspeakable", "impostor", "only there"],
 )
-def test_an_exception_that_cannot_travel_is_replaced_by_one_that_names_it(
-    bus: EventBus, make, said: str
+def test_an_exception_comes_back_as_itself_or_as_one_that_names_it(
+    bus: EventBus, make, kind: type[BaseException], said: str
 ) -> None:
     def fail(make: Any) -> None:
         raise make()
 
     bus.subscribe("fail", fail, kind="cpu")
     error = among_others(bus, "fail", make)
-    if isinstance(error, SerializationError):
-        assert said in str(error)
-    else:
-        assert isinstance(error, Named | Unspeakable), "this one can travel"
+    assert type(error) is kind
+    assert said in words_of(error)
     assert "raise make()" in str(error.__cause__)
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: str
+
+
+class Hidden(Exception):
+    """Nobody sees its cause."""
+
+    @property
+    def __cause__(self) -> None:  # type: ignore[override]
+        return None
+
+
+class Untrue(Exception):
+    def __bool__(self) -> bool:
+        raise ValueError("neither true nor false")
+
+
+class Alone(Exception):
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Lying(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise ValueError("not told")
+
+
+class Noteless(Exception):
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise SystemExit("no notes")
+
+
+class Exiting(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("kind", [Frozen, Hidden, Untrue, Alone, Lying, Noteless, Exiting])
+def test_an_exception_with_a_mind_of_its_own_harms_nobody(
+    bus: EventBus, kind: Callable[[str], Exception], retries: int
+) -> None:
+    def fail(_: Any) -> None:
+        raise kind("x")
+
+    bus.subscribe("fail", fail, kind="cpu", retries=retries, backoff=0)
+    told = among_others(bus, "fail", 1)
+    assert type(told) is kind
+    (letter,) = bus.dead_letters
+    assert letter.attempts == 1 + retries
+    assert "fail" in str(letter)
+    assert "raise kind" in letter.stacks[-1]
+
+
+class PicklingExits:
+    """As `pytest.fail()` or a panic of Rust code would: it raises no Exception."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+class Gone:
+    """A proxy whose connection is gone."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("not connected")
+
+
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (PicklingExits, "event"),
+        (lambda: {10**5000: PicklingExits()}, "event[<int object, whose repr fails>]"),
+        (Gone, "event"),
+        (lambda: [1, Gone()], "event[1]"),
+    ],
+    ids=["pickling exits", "a key that cannot be shown", "a proxy", "a proxy inside"],
+)
+def test_a_poisonous_event_fails_alone(bus: EventBus, make: Callable[[], Any], path: str) -> None:
+    bus.subscribe("any", id, kind="cpu")
+    error = among_others(bus, "any", make())
+    assert isinstance(error, SerializationError)
+    assert error.path == path
+
+
+def test_a_result_whose_pickling_exits_fails_alone(bus: EventBus) -> None:
+    bus.subscribe("make", lambda n: [n, PicklingExits()], kind="cpu")
+    error = among_others(bus, "make", 1)
+    assert isinstance(error, SerializationError)
+    assert error.path == "result[1]"
+    assert "SystemExit: 3" in str(error)
 
 
 def test_a_huge_exception_comes_back_whole(bus: EventBus) -> None:

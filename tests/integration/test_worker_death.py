@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
+from procbus.errors import HandlerExited
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
 
@@ -95,9 +96,10 @@ def test_sys_exit_in_a_handler_is_an_error_like_any_other(bus: EventBus) -> None
 
     bus.subscribe("leave", leave, kind="cpu")
     receipt = bus.publish("leave", 4)
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(HandlerExited, match=r"raised SystemExit\(4\) with event") as caught:
         receipt.result(PATIENCE_S)
-    assert caught.value.code == 4
+    assert isinstance(caught.value.__cause__, SystemExit)
+    assert caught.value.__cause__.code == 4
     assert bus.stats().lanes["cpu"].restarts == 0
 
 
