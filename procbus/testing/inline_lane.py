@@ -232,7 +232,7 @@ class InlineLane:
             return failure(error, delivery, started_at, os.getpid())
         else:
             if value is not None and (wrong := undone(delivery, value)) is not None:
-                return failure(wrong, started_at, os.getpid())
+                return failure(wrong, delivery, started_at, os.getpid())
             return success(value, started_at, monotonic(), os.getpid())
         finally:
             running.reset(before)
