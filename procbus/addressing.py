@@ -16,18 +16,45 @@ from procbus.subscription import Subscription
 def choose(
     subscriptions: Sequence[Subscription], event: Any
 ) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
-    """Ask each handler's `where`; a predicate that raises fails the delivery to its handler."""
+    """Ask each handler's `where`; a predicate that raises fails the delivery to its handler.
+
+    An event goes once to a function, however often that was subscribed: by the last of those
+    subscriptions that takes it.
+    """
     chosen: list[Subscription] = []
     broken: list[tuple[Subscription, Exception]] = []
+    rivals = False
     for subscription in subscriptions:
-        where = subscription.handler.where
+        takes = subscription.takes
         try:
-            if where is None or where(event):
+            if takes is None:
                 chosen.append(subscription)
+            elif takes(event):
+                chosen.append(subscription)
+                rivals = rivals or subscription.group is not None
         except Exception as error:  # noqa: BLE001 - whatever the user's predicate raises
             error.add_note(f"raised by where= of {subscription.handler.name}")
             broken.append((subscription, error))
-    return chosen, broken
+    return (_last_of_each(chosen) if rivals else chosen), broken
+
+
+def _last_of_each(chosen: Sequence[Subscription]) -> list[Subscription]:
+    kept: list[Subscription] = []
+    seen: set[int] = set()
+    for subscription in reversed(chosen):
+        if subscription.group in seen:
+            subscription.give_back()
+            continue
+        if subscription.group is not None:
+            seen.add(subscription.group)
+        kept.append(subscription)
+    return kept[::-1]
+
+
+def give_back(chosen: Sequence[Subscription]) -> None:
+    """An event is not published after all: those that were to take one event take another."""
+    for subscription in chosen:
+        subscription.give_back()
 
 
 def address(

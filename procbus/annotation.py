@@ -36,13 +36,28 @@ def name_of(function: Callable[..., Any]) -> str:
 
     A partial is named for the function in it, a callable object for its class.
     """
-    module, name = module_of(function), _named(function).__qualname__
+    module, name = module_of(function), named(function).__qualname__
     return f"{module}.{name}" if module else name
 
 
 def module_of(function: Callable[..., Any]) -> str | None:
     """Name the module where a function, or what is in a partial, or a class was written."""
-    return getattr(_named(function), "__module__", None)  # methods of builtins have none
+    return getattr(named(function), "__module__", None)  # methods of builtins have none
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Give the signature of a callable; None where it has none to look at, as some builtins."""
+    try:
+        return inspect.signature(function)
+    except Exception:  # noqa: BLE001 - it compares callable objects, by methods of the user's
+        inner = without_partial(function)
+        call = type(inner).__call__
+        if inner is not function or not isinstance(call, types.FunctionType):
+            return None
+    try:
+        return inspect.signature(types.MethodType(call, inner))
+    except (ValueError, TypeError):
+        return None
 
 
 def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,17 +67,17 @@ def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _named(function: Callable[..., Any]) -> Any:
+def named(function: Callable[..., Any]) -> Any:
+    """Give what has the name of a callable: the function in a partial, the class of an object."""
     inner = without_partial(function)
     return inner if hasattr(inner, "__qualname__") else type(inner)
 
 
 def _first_annotation(function: Callable[..., Any]) -> object:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError) as error:
-        raise _refusal(function, "it has no signature to read a topic from") from error
-    for parameter in parameters:
+    signature = signature_of(function)
+    if signature is None:
+        raise _refusal(function, "it has no signature to read a topic from")
+    for parameter in signature.parameters.values():
         if parameter.annotation is parameter.empty:
             raise _refusal(function, f"its parameter {parameter.name!r} has no annotation")
         return parameter.annotation
@@ -74,11 +89,11 @@ def _resolve(function: Callable[..., Any], annotation: object) -> object:
 
     The others may well be names that exist for the type checker only.
     """
-    written = _written(function)
+    source = written(function)
     holder = types.SimpleNamespace(__annotations__={"event": annotation})
     try:
         hints = typing.get_type_hints(
-            holder, getattr(written, "__globals__", {}), _closure_of(written)
+            holder, getattr(source, "__globals__", {}), _closure_of(source)
         )
     except Exception as error:  # an annotation is the user's code: it may raise anything
         text = annotation if isinstance(annotation, str) else repr(annotation)
@@ -87,7 +102,7 @@ def _resolve(function: Callable[..., Any], annotation: object) -> object:
     return hints["event"]
 
 
-def _written(function: Callable[..., Any]) -> object:
+def written(function: Callable[..., Any]) -> object:
     """Find the function whose source holds the annotation: beneath partials, methods, wrappers."""
     inner: Any = without_partial(function)
     if not hasattr(inner, "__qualname__"):

@@ -11,6 +11,7 @@ from collections.abc import (
     Iterator,
     Sized,
 )
+from contextlib import contextmanager
 from os import fspath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from procbus.advice import AdviceList
     from procbus.bus_executor import BusExecutor, ExecutorOptions
-    from procbus.handler import Kind
+    from procbus.handler import Handler, Kind
     from procbus.health import WorkerHealth
     from procbus.journal.forms import CodecName
     from procbus.journal.journal import Durability
@@ -161,6 +162,9 @@ class EventBus(BusLife):
     def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:
         """Subscribe a handler to this bus alone: a call, or a decorator when no handler is given.
 
+        As with `procbus.subscribe`, an event goes once to a function however often that was
+        subscribed, and a definition that is run again takes the place of the old one.
+
         Args:
             topic: as for `procbus.subscribe`.
             handler: the function; None makes this a decorator.
@@ -183,13 +187,64 @@ class EventBus(BusLife):
 
         return decorate if handler is None else decorate(handler)
 
-    def unsubscribe(self, handler: Callable[..., Any]) -> None:
-        """Take a function off this bus, from all its topics. What is pending for it still runs.
+    def unsubscribe(self, handler: Callable[..., Any], topic: object = None) -> None:
+        """Take a function off this bus. What is pending for it still runs.
+
+        Args:
+            handler: the function, or an equal bound method.
+            topic: the topic to leave, or several, as they were subscribed; None leaves all.
 
         Raises:
-            NoSuchHandler: it is not subscribed to this bus.
+            NoSuchHandler: it is not subscribed to this bus, or not to one of these topics.
+            TopicError: the topic is neither a class nor a well-formed dotted string.
         """
-        self._subscriptions.remove(handler)
+        self._subscriptions.remove(handler, topics_in(topic) or None)
+
+    @contextmanager
+    def subscribed(
+        self, topic: object, handler: F, **options: Unpack[HandlerOptions]
+    ) -> Iterator[F]:
+        """Subscribe a handler to this bus for the length of a `with` block.
+
+        Where the handler was subscribed before, that subscription is in force again after the
+        block. What is pending then still runs.
+
+        Example:
+            ```python
+            with bus.subscribed("order.paid", print):
+                bus.publish("order.paid", 17)
+            ```
+
+        Args:
+            topic: as for `procbus.subscribe`; None takes it from the annotation.
+            handler: the function.
+            **options: as for `procbus.subscribe`.
+
+        Raises:
+            SubscriptionError: function or options cannot work; the sentence says what to change.
+            SerializationError: a cpu handler holds something that cannot travel to a worker.
+        """
+        made = make_handler(handler, topics_in(topic) or None, **options)
+        check_can_travel(made)
+        with self._subscriptions.held(made):
+            yield handler
+
+    def handlers(self, topic: object = None) -> tuple[Handler, ...]:
+        """The handlers that an event would reach, in the order of their subscription.
+
+        `where` is not asked, as that needs the event.
+
+        Args:
+            topic: a dotted string without wildcards, or the class of the event; None gives all
+                handlers of this bus. Where a class has a string `event_type`, its events are taken
+                to be routed by that too.
+
+        Raises:
+            TopicError: the topic is malformed, or has wildcards.
+        """
+        if topic is None:
+            return self._subscriptions.handlers()
+        return self._subscriptions.reached_by(topic)
 
     # Publishing.
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Hashable
 from typing import Any
 
-from procbus.annotation import module_of, name_of, without_partial
+from procbus.annotation import module_of, name_of, signature_of, without_partial
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -22,15 +24,38 @@ def is_generator(function: Callable[..., Any]) -> bool:
 
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
     """Whether it can be called with so many positional arguments; True when nobody can tell."""
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):
-        return True  # some builtins have no signature to check
+    signature = signature_of(function)
+    if signature is None:
+        return True
     try:
         signature.bind(*[None] * arguments)
     except TypeError:
         return False
     return True
+
+
+def identity_of(function: Callable[..., Any]) -> Hashable:
+    """Give what two callables have in common exactly if they are one handler.
+
+    `store.take` makes a new method object each time, and all of them are one handler. Partials are
+    one if they bind the very same objects. The answer holds while the callable lives. No method of
+    the user's classes runs for it, not even ``__eq__``.
+    """
+    kind = type(function)
+    found: Any = function
+    if kind is types.MethodType:
+        return "method", id(found.__self__), id(found.__func__)
+    if kind is types.BuiltinMethodType or kind is types.MethodWrapperType:
+        return "method", id(found.__self__), found.__qualname__
+    if kind is functools.partial:
+        bound = [(name, id(value)) for name, value in found.keywords.items()]
+        return "partial", identity_of(found.func), tuple(map(id, found.args)), tuple(bound)
+    return id(function)
+
+
+def same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two callables are one handler, see `identity_of`."""
+    return one is other or identity_of(one) == identity_of(other)
 
 
 def travels_by_value(function: Callable[..., Any]) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.errors import ProcbusError
+
+if TYPE_CHECKING:
+    from procbus.receipt import Receipt
 
 #: Stands for an argument that was not given, where None is a legal value.
 NOTHING: Any = object()
@@ -38,7 +41,7 @@ class HandlerContext:
         parent_id: int | None,
         topic: str | None,
         attempt: int,
-        publish: Callable[[Any, str | None], object],
+        publish: Callable[[Any, str | None], Receipt | None],
         owner: object = None,
         run: Run = ONLY_RUN,
     ) -> None:
@@ -69,11 +72,15 @@ class HandlerContext:
         """Whether an earlier run of the script was given this delivery, and may have begun it."""
         return self.event_id < self.run.first_id
 
-    def publish(self, event: Any, payload: Any = NOTHING) -> None:
+    def publish(self, event: Any, payload: Any = NOTHING) -> Receipt | None:
         """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.
 
         From an io handler it goes out at once. From a cpu handler it leaves the worker together
         with the handler's success, and is dropped if the handler fails. It never blocks.
+
+        Returns:
+            The receipt of the event, in a handler of kind ``"io"``. None in one of kind ``"cpu"``,
+            where the event is published only after the handler has succeeded.
 
         Raises:
             QueueFull: far too many deliveries are pending (io handlers only; a cpu handler's
@@ -91,7 +98,7 @@ class HandlerContext:
         # In a thread that the handler started, this is what makes it one of the handler's events.
         before = running.set(self)
         try:
-            self._publish(event, topic)
+            return self._publish(event, topic)
         finally:
             running.reset(before)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from procbus.annotation import name_of
+from procbus.callables import same_function
 from procbus.errors import NoSuchHandler, ProcbusError
 from procbus.letter import DeadLetter as DeadLetter
 from procbus.letter import letter_of as letter_of
@@ -146,12 +147,12 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
         # One function may be subscribed to several topics, and lambdas have one name in common.
         taking = Router([(handler, handler.topics) for handler in named])
         named = list(taking.match(letter.event, letter.topic)) or named
-    if any(handler.function != named[0].function for handler in named):
+    if not all(same_function(handler.function, named[0].function) for handler in named):
         raise ProcbusError(
             f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, but "
             f"{len(named)} handlers on this bus have that name: give each its own, with name="
         )
-    return named[0]
+    return named[-1]  # the last one decides, as for an event that is published
 
 
 def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Never
 
-from procbus.addressing import address, choose
+from procbus.addressing import address, choose, give_back
 from procbus.admission import Admission, Disturbed
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
@@ -121,7 +121,11 @@ class Dispatcher:
                             raise
                         return receipt
                 chosen, broken = choose(subscriptions, event)
-                self._admission.enter(len(chosen) + len(broken), nested, seen)
+                try:
+                    self._admission.enter(len(chosen) + len(broken), nested, seen)
+                except BaseException:
+                    give_back(chosen)
+                    raise
             except Disturbed:  # while it waited for room: see whether it may still be published
                 seen = self._admission.disturbed
                 continue
@@ -257,6 +261,7 @@ class Dispatcher:
         seen = self._admission.disturbed
         chosen, broken = choose(self._routes().match(event, topic), event)
         if not self._admission.try_enter(len(chosen) + len(broken), when_room):
+            give_back(chosen)
             if self._admission.disturbed != seen:  # before it was there to be called
                 when_room()
             return None
@@ -275,11 +280,15 @@ class Dispatcher:
             outcome: the success of that, which is not settled yet.
             published: topic and event of each.
         """
+        chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
         try:
             routes = self._routes()
-            chosen = [(e, t, *choose(routes.match(e, t), e)) for t, e in published]
+            for topic, event in published:
+                chosen.append((event, topic, *choose(routes.match(event, topic), event)))
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
         except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
+            for _, _, subscriptions, _ in chosen:
+                give_back(subscriptions)
             return error
         for event, topic, subscriptions, broken in chosen:
             self._deliver(event, topic, delivery.event_id, subscriptions, broken)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,9 +10,9 @@ from math import inf
 from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 from procbus.amounts import is_whole
-from procbus.annotation import name_of, topics_of
+from procbus.annotation import name_of, signature_of, topics_of
 from procbus.backoff import Backoff, exponential
-from procbus.callables import is_async, is_generator
+from procbus.callables import is_async, is_generator, same_function
 from procbus.errors import SubscriptionError, TopicError
 from procbus.hints import did_you_mean, shown
 from procbus.options import (
@@ -24,7 +23,7 @@ from procbus.options import (
     Limits,
     make_limits,
 )
-from procbus.topic import Topic, check_class, topics_in
+from procbus.topic import Topic, check_class, shown_topics, topics_in
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """What a handler does with the machine: wait (``"io"``) or compute (``"cpu"``)."""
@@ -58,6 +57,7 @@ class Handler:
         max_memory: bytes that its worker may have while it runs; None for no limit.
         writable: whether it may write to the large buffers of its event, which are a copy then.
         auto: whether it was declared ``"auto"``; its kind is where it runs then.
+        once: whether it takes one event and is unsubscribed then.
         limited: whether a run has to be watched: it has a timeout or a max_memory.
     """
 
@@ -79,6 +79,7 @@ class Handler:
     max_memory: int | None = None
     writable: bool = False
     auto: bool = False
+    once: bool = False
     limited: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,13 +89,54 @@ class Handler:
 
     def __repr__(self) -> str:
         """Show name, kind and topics."""
-        topics = ", ".join(repr(t) if isinstance(t, str) else t.__qualname__ for t in self.topics)
-        return f"<Handler {self.name} kind={self.kind} topics={topics}>"
+        return f"<Handler {self.name} kind={self.kind} topics={shown_topics(self.topics)}>"
 
 
 def as_kind(handler: Handler, kind: Kind) -> Handler:
     """The same handler for the other lane, with a number of its own."""
     return replace(handler, kind=kind, number=next(_numbers))
+
+
+def with_topics(handler: Handler, topics: tuple[Topic, ...]) -> Handler:
+    """The same handler, with its number, on other topics."""
+    return replace(handler, topics=topics)
+
+
+def alike(one: Handler, other: Handler) -> bool:
+    """Whether two handlers are one function under one name, with the same options.
+
+    No code of the user's runs for it: functions among the options are the same or are not, and of
+    values only plain ones are compared.
+    """
+    return (
+        same_function(one.function, other.function)
+        and all(_same(getattr(one, name), getattr(other, name)) for name in _OPTIONS)
+        and len(one.retry_on) == len(other.retry_on)
+        and all(map(_same, one.retry_on, other.retry_on))
+    )
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or (type(one) is type(other) and type(one) in _PLAIN and one == other)
+
+
+_PLAIN = (int, float, str)
+_OPTIONS = (
+    "name",
+    "kind",
+    "auto",
+    "once",
+    "priority",
+    "key",
+    "concurrency",
+    "where",
+    "timeout",
+    "retries",
+    "backoff",
+    "max_crashes",
+    "max_memory",
+    "writable",
+)
 
 
 def make_handler(
@@ -107,6 +149,7 @@ def make_handler(
     priority: int = 0,
     concurrency: int | None = None,
     where: Callable[[Any], bool] | None = None,
+    once: bool = False,
     **limits: Unpack[LimitOptions],
 ) -> Handler:
     """Check a subscription and make the handler of it.
@@ -121,6 +164,7 @@ def make_handler(
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
         where: of an event, whether the handler takes it.
+        once: whether it takes one event and is unsubscribed then.
         **limits: its limits and retries. What is no option at all is refused with advice.
 
     Raises:
@@ -132,6 +176,7 @@ def make_handler(
         _problems_of_call(function),
         _problems_of_kind(function, kind),
         _problems_of_options(name, priority, key, concurrency, where),
+        _problems_of_once(once, kind),
         _problems_of_unknown(limits),
     )
     for problem in problems:
@@ -152,6 +197,7 @@ def make_handler(
         concurrency=concurrency,
         where=where,
         auto=kind == "auto",
+        once=once,
     )
 
 
@@ -167,6 +213,7 @@ def handler_with(
     concurrency: int | None = None,
     where: Callable[[Any], bool] | None = None,
     auto: bool = False,
+    once: bool = False,
 ) -> Handler:
     """Make a handler of options that were checked before; the calls of an executor have no topic.
 
@@ -184,6 +231,7 @@ def handler_with(
         where=where,
         is_async=is_async(function),
         auto=auto,
+        once=once,
         timeout=limits.timeout,
         retries=limits.retries,
         backoff=limits.backoff,
@@ -227,10 +275,10 @@ def _problems_of_call(function: Callable[..., Any]) -> Iterator[str]:
             "it is a generator function: calling it would only create the generator and run "
             "nothing; return a list, or publish each item with current().publish"
         )
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
-        return  # some builtins have no signature to check
+    signature = signature_of(function)
+    if signature is None:
+        return
+    parameters = list(signature.parameters.values())
     positional = [
         p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
@@ -282,6 +330,13 @@ def _problems_of_options(
             )
         elif value is not None and is_async(value):
             yield f"{option} is async, but its answer is needed at once; make it a plain def"
+
+
+def _problems_of_once(once: object, kind: object) -> Iterator[str]:
+    if once is not True and once is not False:
+        yield f"once must be True or False, not {shown(once)}"
+    elif once and kind == "auto":
+        yield 'once leaves kind="auto" nothing to measure; make it kind="io" or kind="cpu"'
 
 
 def _problems_of_unknown(options: Iterable[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
-from procbus.addressing import address, choose
+from procbus.addressing import address, choose, give_back
 from procbus.admission import Admission, Disturbed
 from procbus.asked_retries import AskedRetries
 from procbus.context import Run, running, running_context
@@ -180,6 +180,7 @@ class JournaledDispatcher(Dispatcher):
         queued, failed = address(receipt, chosen, broken)
         holder = ids.claim(given_id, receipt)
         if holder is not receipt:
+            give_back(chosen)
             self._admission.leave(count)
             return holder
         try:
@@ -188,6 +189,7 @@ class JournaledDispatcher(Dispatcher):
                 raise _Seen
             journal.accept(receipt, receipt.deliveries, given_id, wait=wait)
         except BaseException as error:
+            give_back(chosen)
             ids.give_up(given_id)
             self._withdraw(receipt, error)
             if isinstance(error, _Seen):
@@ -225,8 +227,12 @@ class JournaledDispatcher(Dispatcher):
             try:
                 self._admission.enter(len(chosen) + len(broken), nested, seen)
             except Disturbed:
+                give_back(chosen)
                 seen = self._admission.disturbed
                 continue
+            except BaseException:
+                give_back(chosen)
+                raise
             return chosen, broken
 
     def _known(self, event: Any, topic: str | None, given_id: str) -> Receipt | None:
@@ -254,6 +260,7 @@ class JournaledDispatcher(Dispatcher):
         try:
             self._journal.accept(receipt, receipt.deliveries, before=before, wait=wait)
         except BaseException:
+            give_back(chosen)
             self._admission.leave(receipt.left)
             raise
         self._send_off(queued, failed)
@@ -273,9 +280,11 @@ class JournaledDispatcher(Dispatcher):
     ) -> Exception | None:
         """Publish what a cpu handler published; all of it is written together with its success."""
         count = 0
+        chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
         try:
             routes = self._routes()
-            chosen = [(e, t, *choose(routes.match(e, t), e)) for t, e in published]
+            for topic, event in published:
+                chosen.append((event, topic, *choose(routes.match(event, topic), event)))
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
             count = sum(len(c) + len(b) for _, _, c, b in chosen)
             parts: list[bytes] = []
@@ -292,6 +301,8 @@ class JournaledDispatcher(Dispatcher):
             self._journal.write(b"".join(parts))
         except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
             self._admission.leave(count)
+            for _, _, subscriptions, _ in chosen:
+                give_back(subscriptions)
             return error
         self._settlement.written.add(delivery)
         for queued, failed in ready:

@@ -37,6 +37,7 @@ class HandlerOptions(LimitOptions, total=False):
     priority: int
     concurrency: int | None
     where: Callable[[Any], bool] | None
+    once: bool
 
 
 OPTIONS_OF_A_HANDLER = tuple(HandlerOptions.__annotations__)

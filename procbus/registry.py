@@ -10,11 +10,13 @@ from typing import Any, Never, TypeVar
 
 from procbus.annotation import module_of, name_of
 from procbus.backoff import Backoff
-from procbus.callables import travels_by_value
+from procbus.callables import identity_of, same_function, travels_by_value
 from procbus.errors import NoSuchHandler, SubscriptionError
-from procbus.handler import DeclaredKind, Handler, make_handler
+from procbus.handler import DeclaredKind, Handler, alike, make_handler, with_topics
+from procbus.log import log
 from procbus.options import DEFAULT_MAX_CRASHES
-from procbus.topic import topics_in
+from procbus.redefinition import Origin, origin_of, takes_its_place
+from procbus.topic import Topic, shown_topics, topics_in, without
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,11 +31,19 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        # Guards the writing of both fields, so that no change is lost between two writers.
-        # Readers need no lock: each field is replaced whole.
-        self._lock = threading.Lock()
+        # Guards the writing of all fields, so that no change is lost between two writers. Readers
+        # of the first two need no lock: each is replaced whole. It is re-entrant, as a
+        # signal handler or a `__del__` may subscribe in the middle of it: so copies are iterated
+        # here, and what is looked up may be gone.
+        self._lock = threading.RLock()
         self.handlers: tuple[Handler, ...] = ()
         self.version = 0
+        self._present: dict[int, Handler] = {}
+        self._origins: dict[int, Origin] = {}
+        #: The numbers of those that may concern each other: see `_keys`.
+        self._near: dict[Hashable, set[int]] = {}
+        #: Those that stand beside others of the same function for a while.
+        self._held: set[int] = set()
 
     def __repr__(self) -> str:
         """Show how many handlers there are."""
@@ -42,8 +52,9 @@ class Registry:
     def add(self, handler: Handler) -> None:
         """Append a handler; one that is there already stays where it is."""
         with self._lock:
-            if handler not in self.handlers:
-                self._replace((*self.handlers, handler))
+            if handler.number not in self._present:
+                self._put(handler)
+                self._publish()
 
     def remove(self, handler: Handler) -> None:
         """Take a handler out.
@@ -52,25 +63,149 @@ class Registry:
             NoSuchHandler: it is not in this registry.
         """
         with self._lock:
-            if handler not in self.handlers:
+            if handler.number not in self._present:
                 raise NoSuchHandler(
                     f"handler {handler.name} is not subscribed here; it may have been unsubscribed "
                     f"before, or belong to another bus"
                 )
-            self._replace(tuple(each for each in self.handlers if each is not handler))
+            self._drop(handler)
+            self._publish()
+
+    def subscribe(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        """Add a handler, in place of those that it is another version of.
+
+        Returns:
+            The handlers that it took the place of because their definition was run again.
+        """
+        with self._lock:
+            gone = self._former(handler, origin)
+            for each in gone:
+                self._drop(each)
+            same = [e for e in self._at(_function_key(handler)) if e.number not in self._held]
+            if handler.once or not any(alike(e, handler) and _covers(e, handler) for e in same):
+                if handler.where is None and not handler.once:
+                    # Nothing would come any more to one of the same function on the same topics.
+                    for each in same:
+                        if _covers(handler, each):
+                            self._drop(each)
+                self._put(handler, origin)
+            self._publish()
+            return gone
+
+    def former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        """Give the handlers that a handler from elsewhere is another definition of."""
+        with self._lock:
+            return self._former(handler, origin)
+
+    def hold(self, handler: Handler) -> None:
+        """Add a handler beside others of its function, until it is discarded."""
+        with self._lock:
+            self._held.add(handler.number)
+            self._put(handler)
+            self._publish()
+
+    def discard(self, numbers: Iterable[int]) -> None:
+        """Take handlers out by their numbers; those that are not there are passed over."""
+        with self._lock:
+            for number in numbers:
+                handler = self._present.get(number)
+                if handler is not None:
+                    self._drop(handler)
+            self._publish()
+
+    def take_off(self, function: Callable[..., Any], topics: Sequence[Topic] | None) -> None:
+        """Take a function off topics, or off all of them."""
+        with self._lock:
+            for each in list(self._present.values()):
+                if same_function(each.function, function):
+                    left = () if topics is None else without(each.topics, topics)
+                    if left:
+                        self._present[each.number] = with_topics(each, left)
+                    else:
+                        self._drop(each)
+            self._publish()
 
     def of_function(self, function: Callable[..., Any]) -> tuple[Handler, ...]:
         """Give the handlers of one function, or of an equal bound method."""
-        return tuple(each for each in self.handlers if each.function == function)
+        return tuple(each for each in self.handlers if same_function(each.function, function))
 
     def of_module(self, module: ModuleType) -> tuple[Handler, ...]:
         """Give the handlers whose function was written in a module."""
         return tuple(each for each in self.handlers if module_of(each.function) == module.__name__)
 
-    def _replace(self, handlers: tuple[Handler, ...]) -> None:
+    # Under the lock.
+
+    def _former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        near = {each: None for key in _origin_keys(origin) for each in self._at(key)}
+        return tuple(
+            each
+            for each in near
+            if (old := self._origins.get(each.number)) is not None
+            # Of thousands that one loop makes none need a second look.
+            and (old.code is not origin.code or old.cell != origin.cell)
+            and not same_function(each.function, handler.function)
+            and takes_its_place(origin, old, _covers(each, handler) and _covers(handler, each))
+        )
+
+    def _at(self, key: Hashable) -> list[Handler]:
+        numbers = sorted(self._near.get(key, ()))
+        return [each for number in numbers if (each := self._present.get(number)) is not None]
+
+    def _put(self, handler: Handler, origin: Origin | None = None) -> None:
+        self._present[handler.number] = handler
+        if origin is not None:
+            self._origins[handler.number] = origin
+        for key in _keys(handler, origin):
+            self._near.setdefault(key, set()).add(handler.number)
+
+    def _drop(self, handler: Handler) -> None:
+        self._present.pop(handler.number, None)
+        self._held.discard(handler.number)
+        for key in _keys(handler, self._origins.pop(handler.number, None)):
+            near = self._near.get(key, set())
+            near.discard(handler.number)
+            if not near:
+                self._near.pop(key, None)
+
+    def _publish(self) -> None:
         # In this order, for readers without the lock: see `version`.
-        self.handlers = handlers
+        self.handlers = tuple(self._present.values())
         self.version += 1
+
+
+def _function_key(handler: Handler) -> Hashable:
+    return "function", handler.name, identity_of(handler.function)
+
+
+def _origin_keys(origin: Origin) -> tuple[Hashable, ...]:
+    keys: list[Hashable] = []
+    if origin.name is not None:
+        keys.append(("name", origin.name))
+    if origin.cell is not None:
+        keys.append(("statement", origin.statement))
+    return tuple(keys)
+
+
+def _keys(handler: Handler, origin: Origin | None) -> tuple[Hashable, ...]:
+    """By these keys handlers find those that they may take the place of."""
+    return (_function_key(handler), *(() if origin is None else _origin_keys(origin)))
+
+
+def _covers(one: Handler, other: Handler) -> bool:
+    """Whether a handler is on all topics of another."""
+    return not without(other.topics, one.topics)
+
+
+def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
+    """Log that a handler came in place of others."""
+    if gone:
+        before = shown_topics(dict.fromkeys(topic for each in gone for topic in each.topics))
+        log.warning(
+            "%s was defined anew: the new definition, on %s, takes the place of the old one, on %s",
+            handler.name,
+            shown_topics(handler.topics),
+            before,
+        )
 
 
 default_registry = Registry()
@@ -93,6 +228,7 @@ def subscribe(
     priority: int = 0,
     concurrency: int | None = None,
     where: Callable[[Any], bool] | None = None,
+    once: bool = False,
     **unknown: Never,  # typed so that checkers refuse it, there to be refused with advice
 ) -> Callable[[F], F]:
     """Subscribe the decorated function to a topic, in the default registry.
@@ -129,7 +265,14 @@ def subscribe(
         priority: among waiting deliveries, the larger goes first.
         concurrency: most deliveries that may run at the same time.
         where: of an event, whether the handler takes it.
+        once: True takes one event, the first of any of its topics, and unsubscribes the handler
+            then; the retries of that one delivery still happen. Each bus counts for itself.
         **unknown: none; here to be refused with the names of the options that exist.
+
+    A function that is subscribed several times still gets each event once: by the last of those
+    subscriptions that takes it, and so with its options. Under another `name` it is another
+    handler. Where the cell of a notebook is run again, or a module reloaded, the new definition of
+    a function takes the place of the old one.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -158,10 +301,12 @@ def subscribe(
             priority=priority,
             concurrency=concurrency,
             where=where,
+            once=once,
             **unknown,
         )
         check_can_travel(handler)
-        default_registry.add(handler)
+        gone = default_registry.subscribe(handler, origin_of(function))
+        tell_of_new_definition(handler, gone)
         return function
 
     return decorate

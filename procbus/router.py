@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
+from procbus.redefinition import is_class_anew
 from procbus.topic import Topic, check_concrete, matches
 
 T = TypeVar("T")
@@ -26,14 +28,20 @@ class Router(Generic[T]):
     unnoticed until the next router: register classes before publishing.
     """
 
-    __slots__ = ("_by_event", "_by_topic", "_entries", "_has_strings")
+    __slots__ = ("_by_event", "_by_topic", "_entries", "_has_strings", "_thin")
 
-    def __init__(self, entries: Iterable[tuple[T, tuple[Topic, ...]]]) -> None:
+    def __init__(
+        self,
+        entries: Iterable[tuple[T, tuple[Topic, ...]]],
+        thin: Callable[[Sequence[T]], Sequence[T]] | None = None,
+    ) -> None:
         """Take the subscriptions.
 
         Args:
             entries: targets with their well-formed topics, in order of subscription.
+            thin: leaves out of the targets of a route those that another stands for.
         """
+        self._thin = thin
         self._entries = tuple(entries)
         self._has_strings = any(isinstance(t, str) for _, topics in self._entries for t in topics)
         self._by_topic: dict[str, tuple[T, ...]] = {}
@@ -65,12 +73,30 @@ class Router(Generic[T]):
             if isinstance(event_type, str):
                 try:
                     return self._by_event[cls, event_type]
-                except KeyError:
+                except (KeyError, TypeError):  # TypeError: a class that cannot be hashed
                     return self._route_event(cls, event_type)
         try:
             return self._by_event[cls]
-        except KeyError:
+        except (KeyError, TypeError):
             return self._route_event(cls, None)
+
+    def reached_by(self, topic: Any) -> tuple[T, ...]:
+        """Find who takes the events of a topic or class.
+
+        Args:
+            topic: a dotted string without wildcards, or a class. Where the class has a string
+                `event_type`, its events are taken to have that.
+
+        Raises:
+            TopicError: it is neither, or not well formed.
+        """
+        if not isinstance(topic, type):
+            check_concrete(topic)
+            return self._route_topic(topic)
+        event_type = getattr(topic, "event_type", None)
+        if self._has_strings and isinstance(event_type, str):
+            return self._route_event(topic, event_type)
+        return self._route_event(topic, None)
 
     def _route_topic(self, topic: str) -> tuple[T, ...]:
         check_concrete(topic)
@@ -89,9 +115,10 @@ class Router(Generic[T]):
         def takes(topic: Topic) -> bool:
             if isinstance(topic, str):
                 return string is not None and matches(topic, string)
-            return cls is not None and issubclass(cls, topic)
+            return cls is not None and (issubclass(cls, topic) or is_class_anew(cls, topic))
 
-        return tuple(target for target, topics in self._entries if any(map(takes, topics)))
+        found = tuple(target for target, topics in self._entries if any(map(takes, topics)))
+        return found if self._thin is None else tuple(self._thin(found))
 
 
 K = TypeVar("K")
@@ -100,4 +127,5 @@ K = TypeVar("K")
 def _remember(cache: dict[K, tuple[T, ...]], key: K, route: tuple[T, ...]) -> None:
     if len(cache) >= CACHE_LIMIT:
         cache.clear()
-    cache[key] = route
+    with contextlib.suppress(TypeError):  # a class whose metaclass has no hash is routed each time
+        cache[key] = route

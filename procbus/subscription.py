@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -74,6 +75,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "_free",
         "answered",
         "average_s",
         "cancelled",
@@ -81,6 +83,7 @@ class Subscription:
         "decided",
         "failed",
         "gate",
+        "group",
         "handler",
         "lane",
         "meter",
@@ -94,6 +97,8 @@ class Subscription:
         "retried",
         "stopped",
         "succeeded",
+        "taken",
+        "takes",
         "timed_out",
         "unqueued",
     )
@@ -107,7 +112,19 @@ class Subscription:
         #: Queues a delivery in the lane.
         self.put = lane.put
         #: Whether there is nothing to ask the user's functions before queueing.
-        self.plain = handler.where is None and handler.key is None
+        self.plain = handler.where is None and handler.key is None and not handler.once
+        #: Asked whether the handler takes an event; None where it takes all.
+        self.takes: Callable[[Any], object] | None = handler.where
+        #: Where one function was subscribed several times under one name, the same for all of them,
+        #: since an event goes to it once; else None.
+        self.group: int | None = None
+        #: Holds one thing until an event has it, where there may be one event only.
+        self._free = [True]
+        #: Whether that event has been queued.
+        self.taken = False
+        if handler.once:
+            self.takes = self._claim
+            self.put = self._put_the_one
         gated = handler.key is not None or handler.concurrency is not None
         self.gate = Gate(handler) if gated else None
         #: Running average of the handler's run time in seconds; None until it has run once.
@@ -132,6 +149,35 @@ class Subscription:
         #: Seconds from publish to the first attempt, and seconds of each attempt.
         self.queued = Histogram()
         self.ran = Histogram()
+
+    def _claim(self, event: Any) -> bool:
+        """Whether this is the one event that the handler takes: true once, whoever asks."""
+        where = self.handler.where
+        if where is not None and not where(event):
+            return False
+        try:
+            return self._free.pop()  # one step for other threads
+        except IndexError:
+            return False
+
+    def _put_the_one(self, delivery: Delivery) -> None:
+        self.taken = True
+        self.lane.put(delivery)
+
+    def give_back(self) -> None:
+        """An event that the handler took is not published after all: it may take another."""
+        if self.handler.once and not self._free:
+            self._free.append(True)
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes events: no longer where one was to be taken, and is."""
+        return bool(self._free)
+
+    @property
+    def over(self) -> bool:
+        """Whether it took the one event that it was for, and that is published."""
+        return not self._free and (self.taken or bool(self.unqueued))
 
     @property
     def idle(self) -> bool:

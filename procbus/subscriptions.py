@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from procbus.annotation import name_of
+from procbus.callables import identity_of
 from procbus.crossing import Crossing
 from procbus.errors import NoSuchHandler
-from procbus.handler import Handler
-from procbus.registry import Registry
+from procbus.handler import Handler, with_topics
+from procbus.redefinition import origin_of
+from procbus.registry import Registry, tell_of_new_definition
 from procbus.router import Router
 from procbus.subscription import Lane, Subscription
+from procbus.topic import Topic, shown_topics, without
 
 
 class Subscriptions:
@@ -34,11 +39,13 @@ class Subscriptions:
             self._own.add(handler)
         self._lane_of = lane_of
         # Guards the writing of the fields below; each is replaced whole, so readers need no lock.
-        self._lock = threading.Lock()
-        self._left: frozenset[Handler] = frozenset()
-        self._all: dict[Handler, Subscription] = {}
+        # It is re-entrant, as a signal handler may publish while the router is being made.
+        self._lock = threading.RLock()
+        #: The topics that this bus left, of handlers of the shared registry, by their numbers.
+        self._left: dict[int, tuple[Topic, ...]] = {}
+        self._all: dict[int, Subscription] = {}
         #: Those of kind "auto".
-        self._crossings: dict[Handler, Crossing] = {}
+        self._crossings: dict[int, Crossing] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
 
@@ -76,44 +83,133 @@ class Subscriptions:
 
     def handlers(self) -> tuple[Handler, ...]:
         """The handlers subscribed, in their order."""
-        return tuple(subscription.handler for subscription in self.all())
+        return tuple(subscription.handler for subscription in self.all() if subscription.open)
 
-    def add(self, handler: Handler) -> None:
-        """Subscribe a handler to this bus alone."""
-        self._own.add(handler)
-
-    def remove(self, function: Callable[..., Any]) -> None:
-        """Unsubscribe a function from this bus, from all its topics.
+    def reached_by(self, topic: object) -> tuple[Handler, ...]:
+        """The handlers that an event of a topic or class would go to, in their order.
 
         Raises:
-            NoSuchHandler: it is not subscribed.
+            TopicError: it is neither, or not well formed.
         """
+        return tuple(each.handler for each in self.routes().reached_by(topic) if each.open)
+
+    def add(self, handler: Handler) -> None:
+        """Subscribe a handler to this bus alone; an older definition of it makes way."""
+        origin = origin_of(handler.function)
+        elsewhere = self._shared.former(handler, origin)
+        with self._lock:
+            self._left = self._left | {each.number: each.topics for each in elsewhere}
+            gone = self._own.subscribe(handler, origin)
+        tell_of_new_definition(handler, (*elsewhere, *gone))
+
+    @contextmanager
+    def held(self, handler: Handler) -> Iterator[None]:
+        """Subscribe a handler for a while. For that time it comes before others of its function."""
+        self._own.hold(handler)
+        try:
+            yield
+        finally:
+            self._own.discard((handler.number,))
+
+    def remove(self, function: Callable[..., Any], topics: Sequence[Topic] | None = None) -> None:
+        """Unsubscribe a function from this bus, from these topics or from all.
+
+        Raises:
+            NoSuchHandler: it is not subscribed, or not to one of them; nothing is changed then.
+        """
+        self._clear_away()
         own = self._own.of_function(function)
-        shared = [h for h in self._shared.of_function(function) if h not in self._left]
+        shared = [h for h in self._shared.of_function(function) if self._topics_of(h)]
         if not own and not shared:
             raise NoSuchHandler(f"{name_of(function)} is not subscribed to this bus")
-        for handler in own:
-            self._own.remove(handler)
+        there = [t for h in shared for t in self._topics_of(h)] + [t for h in own for t in h.topics]
+        missing = () if topics is None else without(topics, there)
+        if missing:
+            raise NoSuchHandler(
+                f"{name_of(function)} is not subscribed to {shown_topics(missing)} on this bus, "
+                f"but to {shown_topics(dict.fromkeys(there))}: give topics as they were subscribed"
+            )
+        if own:
+            self._own.take_off(function, topics)
         if shared:
             with self._lock:
-                self._left |= set(shared)
+                left = self._left
+                gone = {h.number: (*left.get(h.number, ()), *(topics or h.topics)) for h in shared}
+                self._left = left | gone
                 self._version = -1
 
-    def _rebuild(self) -> None:
-        with self._lock:
-            # Versions first: a change after this line makes them differ again.
-            version = self._shared.version + self._own.version
-            handlers = [h for h in self._shared.handlers if h not in self._left]
-            handlers += [h for h in self._own.handlers if h not in handlers]
-            before, crossings = self._all, self._crossings
-            self._crossings = {
-                h: crossings.get(h) or Crossing(h, self._lane_of) for h in handlers if h.auto
-            }
-            self._all = {h: self._subscription(h, before) for h in handlers}
-            self._router = Router([(s, h.topics) for h, s in self._all.items()])
-            self._version = version
+    def _topics_of(self, handler: Handler) -> tuple[Topic, ...]:
+        """The topics of a handler of the shared registry that this bus has not left."""
+        left = self._left.get(handler.number)
+        return handler.topics if left is None else without(handler.topics, left)
 
-    def _subscription(self, handler: Handler, before: dict[Handler, Subscription]) -> Subscription:
+    def _rebuild(self) -> None:
+        self._clear_away()
+        with self._lock:
+            while not self.fresh:
+                # Versions first: a change after this line makes them differ again.
+                version = self._shared.version + self._own.version
+                handlers = (*self._shared_handlers(), *self._own.handlers)
+                groups = _groups(handlers)
+                made = {h.number: self._subscription(h, groups.get(h.number)) for h in handlers}
+                self._crossings = {n: c for n, c in self._crossings.items() if n in made}
+                self._all = made
+                entries = [(made[h.number], h.topics) for h in handlers]
+                self._router = Router(entries, _without_overtaken)
+                self._version = version
+
+    def _clear_away(self) -> None:
+        """Unsubscribe those that took the one event that they were for."""
+        over = {n: each.handler.topics for n, each in self._all.copy().items() if each.over}
+        if over:
+            self._own.discard(over)
+            with self._lock:
+                self._left = self._left | over
+                self._version = -1
+
+    def _shared_handlers(self) -> Iterator[Handler]:
+        for handler in self._shared.handlers:
+            topics = self._topics_of(handler)
+            if len(topics) == len(handler.topics):
+                yield handler
+            elif topics:
+                yield with_topics(handler, topics)
+
+    def _subscription(self, handler: Handler, group: int | None) -> Subscription:
+        number = handler.number
         if handler.auto:
-            return self._crossings[handler].current
-        return before.get(handler) or Subscription(handler, self._lane_of(handler))
+            if number not in self._crossings:
+                self._crossings.setdefault(number, Crossing(handler, self._lane_of))
+            crossing = self._crossings[number]
+            for side in crossing.sides():
+                side.group = group
+            return crossing.current
+        subscription = self._all.get(number)
+        if subscription is None:
+            made = Subscription(handler, self._lane_of(handler))
+            subscription = self._all.setdefault(number, made)
+        elif len(subscription.handler.topics) != len(handler.topics):
+            subscription.handler = handler
+        subscription.group = group
+        return subscription
+
+
+def _groups(handlers: Iterable[Handler]) -> dict[int, int]:
+    """Number those handlers that are several subscriptions of one function under one name."""
+    keys = {h.number: (h.name, identity_of(h.function)) for h in handlers}
+    counts = Counter(keys.values())
+    firsts: dict[Hashable, int] = {}
+    return {n: firsts.setdefault(key, n) for n, key in keys.items() if counts[key] > 1}
+
+
+def _without_overtaken(found: Sequence[Subscription]) -> Sequence[Subscription]:
+    """Leave out those whose function gets all events of this route by a later subscription."""
+    kept: list[Subscription] = []
+    overtaken: set[int] = set()
+    for subscription in reversed(found):
+        group = subscription.group
+        if group is None or group not in overtaken:
+            kept.append(subscription)
+            if group is not None and subscription.takes is None:
+                overtaken.add(group)
+    return kept[::-1]

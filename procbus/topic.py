@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from procbus.annotation import name_of
@@ -87,6 +88,24 @@ def topics_in(topic: object) -> tuple[Topic, ...]:
     if not several:
         raise TopicError("an empty list of topics; leave topic out to take it from the annotation")
     return tuple(dict.fromkeys(_checked(each) for each in several))
+
+
+def same_topic(one: Topic, other: Topic) -> bool:
+    """Whether two topics are one. No comparison of the user's classes runs for it."""
+    if isinstance(one, str):
+        return isinstance(other, str) and str.__eq__(one, other)
+    return one is other
+
+
+def without(topics: Iterable[Topic], gone: Iterable[Topic]) -> tuple[Topic, ...]:
+    """Give the topics that are not among those that are gone, in their order."""
+    away = tuple(gone)
+    return tuple(each for each in topics if not any(same_topic(each, one) for one in away))
+
+
+def shown_topics(topics: Iterable[Topic]) -> str:
+    """Write topics for people."""
+    return ", ".join(repr(t) if isinstance(t, str) else t.__qualname__ for t in topics)
 
 
 def matches(pattern: str, topic: str) -> bool:

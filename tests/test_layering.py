@@ -87,6 +87,7 @@ LAYERS = {
         "processes",
         "progress",
         "queue",
+        "redefinition",
         "registry",
         "retry",
         "retry_queue",

@@ -83,21 +83,23 @@ def test_whatever_changes_the_router_has_exactly_those_subscribed(changes):
     functions = [function_of(n) for n in range(4)]
     shared = Registry()
     subscriptions = subscriptions_of(shared)
-    model: list[tuple[int, int]] = []  # rank (shared before own), function
+    model: dict[str, list[int]] = {"shared": [], "own": []}  # numbers of functions
     for change, number in changes:
         if change == "leave":
-            if any(n == number for _, n in model):
+            if number in model["shared"] + model["own"]:
                 subscriptions.remove(functions[number])
             else:
                 with pytest.raises(NoSuchHandler):
                     subscriptions.remove(functions[number])
-            model = [each for each in model if each[1] != number]
+            model = {where: [n for n in there if n != number] for where, there in model.items()}
         else:
             made = make_handler(functions[number], "a")
             shared.add(made) if change == "shared" else subscriptions.add(made)
-            model.append((int(change == "own"), number))
+            if change == "shared" or number not in model["own"]:
+                model[change].append(number)
         found = subscriptions.routes().match(1, "a")
-        expected = [n for _, n in sorted(model, key=lambda each: each[0])]
+        # An event goes once to a function, by its last subscription: shared before own ones.
+        expected = list(dict.fromkeys(reversed(model["shared"] + model["own"])))[::-1]
         assert [functions.index(s.handler.function) for s in found] == expected
 
 

@@ -407,10 +407,10 @@ def test_an_event_that_cannot_be_written_is_refused_with_where_it_sits(make_bus:
         assert bus.drain(BOUND_S), "what was refused is not pending"
 
 
-def test_one_function_twice_on_one_event_needs_two_names(make_bus: MakeBus):
+def test_two_functions_of_one_name_on_one_event_need_two_names(make_bus: MakeBus):
     with make_bus() as bus:
         bus.subscribe(int, print, name="same")
-        bus.subscribe(object, print, name="same")
+        bus.subscribe(object, repr, name="same")
         with pytest.raises(ProcbusError, match="give each its own, with name="):
             bus.publish(1)
         assert bus.drain(BOUND_S)
