@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import ModuleType
@@ -197,14 +198,20 @@ def _covers(one: Handler, other: Handler) -> bool:
 
 
 def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
-    """Log that a handler came in place of others."""
+    """Log that a handler came in place of others.
+
+    That is everyday for who works in a notebook. On other topics, though, it may have been meant as
+    another handler.
+    """
     if gone:
-        before = shown_topics(dict.fromkeys(topic for each in gone for topic in each.topics))
-        log.warning(
+        before = list(dict.fromkeys(shown_topics((t,)) for each in gone for t in each.topics))
+        now = [shown_topics((topic,)) for topic in handler.topics]
+        log.log(
+            logging.WARNING if set(before).isdisjoint(now) else logging.INFO,
             "%s was defined anew: the new definition, on %s, takes the place of the old one, on %s",
             handler.name,
-            shown_topics(handler.topics),
-            before,
+            ", ".join(now),
+            ", ".join(before),
         )
 
 
