@@ -95,16 +95,29 @@ async def stream(
         finally:
             resume()
 
-    async for event in _each(events):
-        while True:
+    failure: Exception | None = None
+    source = _each(events)
+    while True:
+        try:
+            event = await anext(source)
+        except StopAsyncIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - told once the rest is through
+            failure = error
+            break
+        receipt = None
+        while receipt is None and failure is None:
             try:
                 receipt = await publish(event)
-                break
             except QueueFull:
                 if not outstanding:
                     raise  # others fill the bus: nothing of ours will make room
                 outstanding -= 1
                 yield await next_one()
+            except Exception as error:  # noqa: BLE001 - as above
+                failure = error
+        if receipt is None:
+            break
         outstanding += 1
         if ordered:
             open_receipts.append(receipt)
@@ -120,6 +133,11 @@ async def stream(
     while outstanding:
         outstanding -= 1
         yield await next_one()
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            failure = None  # its traceback has this frame
 
 
 async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -306,6 +306,9 @@ class EventBus(BusLife):
         events, and of large ones as many as take half of the limit of shared memory, so that it
         goes through any number of them in little memory.
 
+        Where `events` raises an exception, or one of them cannot be published, the receipts of all
+        that was published come first, and then that exception.
+
         Args:
             events: any iterable; it is read in the calling thread.
             topic: publishes each event as the payload of this topic; None routes by its class.

@@ -37,6 +37,8 @@ def stream_of(
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled; see `EventBus.stream`.
 
+    An error of the source, or of publishing, comes after the receipts of all that was published.
+
     Args:
         events: taken one by one, as there is room.
         publish: publishes one event; may wait for room, or raise QueueFull.
@@ -67,6 +69,7 @@ def as_settled(
     outstanding = taken = 0
     exhausted = False
     held: list[Any] = []  # an event that found the bus full
+    failure: Exception | None = None
     stride = 1
     while outstanding or not exhausted:
         began, published, most = monotonic(), 0, window.size(taken)
@@ -76,12 +79,18 @@ def as_settled(
             except StopIteration:
                 exhausted = True
                 break
+            except Exception as error:  # noqa: BLE001 - told once the rest is through
+                failure, exhausted = error, True
+                break
             try:
                 receipt = publish(event)
             except QueueFull:
                 if not outstanding:
                     raise  # others fill the bus: nothing of ours will make room
                 held.append(event)
+                break
+            except Exception as error:  # noqa: BLE001 - as above
+                failure, exhausted = error, True
                 break
             receipt.when_done(settled.put)
             del event, receipt
@@ -103,6 +112,11 @@ def as_settled(
             for _ in range(more):
                 outstanding -= 1
                 yield settled.get()
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            failure = None  # its traceback has this frame
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
@@ -138,7 +152,16 @@ def in_order(
         taken += 1
         return open_receipts.popleft()
 
-    for event in events:
+    failure: Exception | None = None
+    source = iter(events)
+    while failure is None:
+        try:
+            event = next(source)
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001 - told once the rest is through
+            failure = error
+            break
         while True:
             try:
                 open_receipts.append(publish(event))
@@ -147,7 +170,15 @@ def in_order(
                 if not open_receipts:
                     raise
                 yield first_settled()
+            except Exception as error:  # noqa: BLE001 - as above
+                failure = error
+                break
         while open_receipts and (len(open_receipts) >= window.size(taken) or open_receipts[0].done):
             yield first_settled()
     while open_receipts:
         yield first_settled()
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            failure = None  # its traceback has this frame

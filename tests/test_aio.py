@@ -2,7 +2,7 @@
 """The bus in a running event loop: it waits where `publish` would block, and the loop goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -125,6 +125,32 @@ def test_a_stream_takes_no_more_than_there_is_room_for(ordered):
             assert len([r async for r in stream]) == 49
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_error_of_the_source_comes_after_all_receipts(ordered, asynchronous):
+    def numbers() -> Iterator[int]:
+        yield from range(20)
+        raise ZeroDivisionError
+
+    async def anumbers() -> AsyncIterator[int]:
+        for number in numbers():
+            yield number
+
+    async def main() -> list[int]:
+        got: list[int] = []
+        async with EventBus([], max_pending=7) as bus:
+            bus.subscribe(int, double)
+            with pytest.raises(ZeroDivisionError):
+                async for receipt in bus.astream(
+                    anumbers() if asynchronous else numbers(), ordered=ordered
+                ):
+                    got.append(receipt.result())
+        return got
+
+    results = asyncio.run(main())
+    assert (results if ordered else sorted(results)) == [2 * n for n in range(20)]
 
 
 def test_a_malformed_topic_is_refused():

@@ -2,6 +2,7 @@
 """Streams: lazy, bounded, in order when asked, and complete."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -126,6 +127,62 @@ def test_a_slow_consumer_holds_the_source_back(ordered):
         for count, receipt in enumerate(bus.stream(numbers(), ordered=ordered), 1):
             receipt.wait(BOUND_S)
             assert len(taken) <= count + 11
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [(ZeroDivisionError("of the source"), ZeroDivisionError), ("event_type..", TopicError)],
+)
+def test_an_error_comes_after_the_receipts_of_all_that_was_published(ordered, kind, last, error):
+    class Event:
+        def __init__(self, event_type: str) -> None:
+            self.event_type = event_type
+
+    def numbers() -> Iterator[Any]:
+        yield from range(20)
+        if isinstance(last, Exception):
+            raise last
+        yield Event(last)
+
+    with EventBus([], cpu_workers=1, max_pending=7) as bus:
+        bus.subscribe([int, "unused"], double, kind=kind)
+        got: list[int] = []
+        with pytest.raises(error):
+            for receipt in bus.stream(numbers(), ordered=ordered):
+                got.append(receipt.result(0))
+        assert (got if ordered else sorted(got)) == [2 * n for n in range(20)]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_ends_a_script_comes_out_of_the_source_at_once(ordered):
+    held = Held()
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, held)
+        with pytest.raises(KeyboardInterrupt):
+            list(bus.stream(numbers(), ordered=ordered))
+        held.go.set()
+
+
+def test_an_error_of_the_source_is_let_go_with_its_frames():
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, double)
+        stream = bus.stream(numbers())
+        gone = weakref.ref(stream)
+        with pytest.raises(ZeroDivisionError):
+            list(stream)
+        del stream
+        assert gone() is None
 
 
 @pytest.mark.parametrize("ordered", [False, True])
