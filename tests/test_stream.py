@@ -149,9 +149,9 @@ def test_an_error_comes_after_the_receipts_of_all_that_was_published(ordered, ki
     with EventBus([], cpu_workers=1, max_pending=7) as bus:
         bus.subscribe([int, "unused"], double, kind=kind)
         got: list[int] = []
+        stream = bus.stream(numbers(), ordered=ordered)
         with pytest.raises(error):
-            for receipt in bus.stream(numbers(), ordered=ordered):
-                got.append(receipt.result(0))
+            got.extend(receipt.result(0) for receipt in stream)
         assert (got if ordered else sorted(got)) == [2 * n for n in range(20)]
 
 
