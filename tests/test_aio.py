@@ -146,7 +146,7 @@ def test_an_error_of_the_source_comes_after_all_receipts(ordered, asynchronous):
 
             async def consume() -> None:
                 async for receipt in stream:
-                    got.append(receipt.result())  # noqa: PERF401 - it keeps what came before
+                    got.append(receipt.result())
 
             with pytest.raises(ZeroDivisionError):
                 await consume()
