@@ -36,6 +36,15 @@ class Stat(NamedTuple):
     rss: int
 
 
+def can_read() -> bool:
+    """Whether this process has a file descriptor left to look at others with."""
+    try:
+        with open(os.devnull, "rb"):
+            return True
+    except OSError:
+        return False
+
+
 def read_stat(pid: int) -> Stat | None:
     """What a process is at, and what it has used."""
     data = _read(f"/proc/{pid}/stat")

@@ -7,6 +7,8 @@ gone: there is no answer then. All of it may be called from any thread.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import time
@@ -120,7 +122,12 @@ class Probe:
 
     def alive(self) -> bool:
         """Whether it is there and not a zombie."""
-        return self._ask(_is_alive, False)
+        if self._process is None:
+            return False
+        try:
+            return _is_alive(self._process)
+        except _UNANSWERED as error:
+            return _no_file_left(error) and _is_living_child(self.pid)
 
     def exit_code(self) -> int | None:
         """Exit code of a child that is a zombie, as in `subprocess`; it stays one."""
@@ -314,9 +321,25 @@ def _is_halted(pid: int) -> bool:
 def _send(process: psutil.Process, number: int) -> bool:
     try:
         process.send_signal(number)
-    except _UNANSWERED:
-        return False
+    except _UNANSWERED as error:
+        if not (_no_file_left(error) and _is_living_child(process.pid)):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
     return True
+
+
+def _no_file_left(error: BaseException) -> bool:
+    """Whether there was no answer because this process has no file descriptor left to ask with."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _is_living_child(pid: int) -> bool:
+    """Whether this is a child of ours that runs; without a file, and of no other with its pid."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except (OSError, AttributeError):  # not a child, or it was reaped; Windows has no such call
+        return False
 
 
 def _family_cpu_s(pid: int) -> float:

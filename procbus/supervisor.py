@@ -12,7 +12,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from procbus import strays
+from procbus import proc_files, strays
 from procbus.delivery import Delivery
 from procbus.footprint import LEAST_S
 from procbus.limits import Verdict, memory_error, timeout_error
@@ -150,9 +150,11 @@ class Supervisor:
         sample_s = SAMPLE_S * max(1.0, len(running) / MANY)
         if now - self._sampled_at >= sample_s:
             self._sampled_at = now
-            self._look_at_machine(lane, now)
             self._look_at_starts(lane, now)
             lane.look()
+        # Without a file descriptor nothing can be seen: a worker that lives would seem dead.
+        if now == self._sampled_at and proc_files.can_read():
+            self._look_at_machine(lane, now)
             dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s

@@ -1,11 +1,14 @@
 """What travels on the pipe comes out as it went in."""
 
+import struct
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from procbus.codec import decode
 from procbus.codec import encode_atom as encode
+from procbus.pool import wire
 from procbus.pool.room import Place
 from procbus.pool.wire import (
     STOP,
@@ -159,3 +162,70 @@ def test_what_goes_ahead_of_an_end_belongs_to_that_end_alone() -> None:
     first, second = each_end(data, lambda *_: None)
     assert (first[0], bytes(first[2]), first[4], first[5]) == (1.0, b"a", place, ([3], [5]))
     assert (second[0], second[4], second[5]) == (3.0, None, None)
+
+
+#: As if the size beside an end took no more bits: what is longer is not to be had in a test.
+SHORTEST_LONG = 1 << 7
+
+
+@given(
+    ends=st.lists(
+        st.tuples(seconds, seconds, st.integers(0, 3 * SHORTEST_LONG), st.booleans()), max_size=8
+    ),
+    note=st.integers(0, 3 * SHORTEST_LONG),
+)
+@example(ends=[(1.0, 2.0, SHORTEST_LONG - 1, True), (1.0, 2.0, 5, True)], note=SHORTEST_LONG)
+@example(ends=[(1.0, 2.0, SHORTEST_LONG, True), (1.0, 2.0, 5, True)], note=SHORTEST_LONG - 1)
+@example(ends=[(1.0, 2.0, 2 * SHORTEST_LONG, False), (1.0, 2.0, 0, False)], note=0)
+def test_what_is_longer_than_its_size_can_say_comes_out_as_it_went_in(ends, note: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_ALONE", SHORTEST_LONG)
+        data = pack_definition((1, 2), b"d" * note)
+        for began, ended, size, alone in ends:
+            data += (pack_success if alone else pack_end)(began, ended, b"x" * size)
+        defined: list[object] = []
+        found = [
+            (began, ended, len(frame), alone)
+            for began, ended, frame, alone, *_ in each_end(data, lambda *each: defined.append(each))
+        ]
+        assert defined == [((1, 2), b"d" * note)]
+        assert found == ends
+
+
+@given(values=st.lists(st.none() | st.text(max_size=300), max_size=8))
+def test_a_long_value_ends_the_row_of_plain_successes_and_the_rest_follows(values) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_ALONE", SHORTEST_LONG)
+        data = b"".join(
+            pack_end(1.0, 2.0, b"") if value is None else pack_success(1.0, 2.0, encode(value))
+            for value in values
+        )
+        results = unpack_results(results_head(1, len(values), True) + data)
+        (times, read), position = read_successes(results, 0, 0)
+        rest = [
+            decode(frame) if alone else None
+            for _, _, frame, alone, *_ in each_end(data[position:], lambda *_: None)
+        ]
+        assert [*read, *rest] == values
+        assert len(times) == len(read)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**63 - 1])
+@pytest.mark.parametrize("done", [0, 1, 2**32 - 1])
+def test_numbers_of_a_results_message_at_their_limits(number: int, done: int) -> None:
+    results = unpack_results(results_head(number, done, False))
+    assert (results.batch, results.done) == (number, done)
+
+
+@pytest.mark.parametrize(("number", "done"), [(2**63, 1), (-(2**63) - 1, 1), (1, 2**32), (1, -1)])
+def test_numbers_beyond_their_limits_are_an_error_and_not_others(number: int, done: int) -> None:
+    with pytest.raises(struct.error):
+        results_head(number, done, False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16])
+def test_the_head_of_a_batch_may_have_any_size(size: int) -> None:
+    head = BatchHead(1, [((0, 1), bytes(size))], [], [], [], [], [], [], {}, False, [], None, [])
+    found, events = unpack_batch(pack_batch(head, [b"event"]))
+    assert found == head
+    assert bytes(events) == b"event"

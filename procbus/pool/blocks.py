@@ -27,6 +27,8 @@ OnOversize = Literal["pipe", "fail"]
 #: A buffer of fewer bytes travels in the pipe. From here on one event at a time takes as long
 #: either way, and events that are streamed take a sixth of the time: more go into one batch.
 LARGE = 32 * 1024
+#: The limit while nobody can say how much memory is free.
+_GUESSED_LIMIT = 64 << 20
 #: The most bytes that blocks of results may have which wait to be used again, for all workers.
 IDLE_RESULTS = 1 << 30
 
@@ -110,7 +112,10 @@ class EventMemory:
         if self._limit is None:
             from procbus.machine import available_bytes  # only now: it imports psutil
 
-            self._limit = available_bytes() // 4
+            try:
+                self._limit = available_bytes() // 4
+            except OSError:  # no file descriptor is left to ask with: ask again the next time
+                return _GUESSED_LIMIT
         return self._limit
 
     @property

@@ -34,7 +34,10 @@ def resident_bytes() -> int:
     """
     global _statm, _children  # open for good, since they are read again and again
     if _statm is None or _children is None:
-        _statm, _children = _open("/proc/self/statm"), _open("/proc/thread-self/children")
+        try:
+            _statm, _children = _open("/proc/self/statm"), _open("/proc/thread-self/children")
+        except OSError:  # the user's handlers have all the file descriptors that there are
+            return 0
     if _statm < 0:
         return 0
     own = _own_bytes(os.pread(_statm, 128, 0))

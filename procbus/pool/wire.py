@@ -24,16 +24,17 @@ STOP = b""
 #: What the pipe has of a result of which all is in shared memory.
 REST = b"."
 
-_HEAD_SIZE = struct.Struct("<I")
+_HEAD_SIZE = struct.Struct("<Q")
 _RESULTS = struct.Struct("<cqI?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
 #: Added to the size of a frame that is the pickled value of a handler alone: it succeeded, and
-#: published nothing.
+#: published nothing. A frame of so many bytes or more does not fit beside it: see `_LONG`.
 _ALONE = 1 << 31
 #: In place of a start: this is not the end of a delivery but a class that the next ones need; where
-#: the buffers of the next one are; or which blocks of events are kept, and not any more.
-_DEFINITION, _PLACE, _KEPT = -1.0, -2.0, -3.0
+#: the buffers of the next one are; which blocks of events are kept, and not any more; or the size
+#: of what comes next, which says 0 itself.
+_DEFINITION, _PLACE, _KEPT, _LONG = -1.0, -2.0, -3.0, -4.0
 
 
 class Tag(bytes, enum.Enum):
@@ -138,12 +139,18 @@ def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
 
 def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
     """Lay out the end of one delivery."""
-    return _ENDED.pack(started_at, ended_at, len(frame)) + frame
+    size = len(frame)
+    if size >= _ALONE:
+        return _pack_long(started_at, ended_at, 0, frame)
+    return _ENDED.pack(started_at, ended_at, size) + frame
 
 
 def pack_success(started_at: float, ended_at: float, value: bytes) -> bytes:
     """Lay out the end of a delivery whose handler returned this, and published nothing."""
-    return _ENDED.pack(started_at, ended_at, len(value) | _ALONE) + value
+    size = len(value)
+    if size >= _ALONE:
+        return _pack_long(started_at, ended_at, _ALONE, value)
+    return _ENDED.pack(started_at, ended_at, size | _ALONE) + value
 
 
 def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
@@ -163,7 +170,13 @@ def pack_kept(kept: Sequence[int], dropped: Sequence[int]) -> bytes:
 
 def _pack_note(what: float, note: object) -> bytes:
     data = pickle.dumps(note, pickle.HIGHEST_PROTOCOL)
-    return _ENDED.pack(what, 0.0, len(data)) + data
+    return pack_end(what, 0.0, data)
+
+
+def _pack_long(started_at: float, ended_at: float, flag: int, frame: bytes) -> bytes:
+    """Lay out what is too long for the size that comes with each end."""
+    size = _pack_note(_LONG, len(frame))
+    return b"".join((size, _ENDED.pack(started_at, ended_at, flag), frame))
 
 
 def results_head(batch: int, done: int, complete: bool) -> bytes:
@@ -263,11 +276,14 @@ def each_end(
     position = 0
     place: Place | None = None
     kept: Kept | None = None
+    long = 0
     while position < total:
         started_at, ended_at, size = unpack(view, position)
         alone = size >= _ALONE
         if alone:
             size -= _ALONE
+        if long:
+            size, long = long, 0
         position += head
         frame = view[position : position + size] if size else nothing
         position += size
@@ -278,5 +294,7 @@ def each_end(
             define(*decode(frame))
         elif started_at == _PLACE:
             place = Place(*decode(frame))
+        elif started_at == _LONG:
+            long = decode(frame)
         else:
             kept = decode(frame)
