@@ -366,7 +366,11 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
         """Pickle's hook for everything but plain data."""
         if isinstance(obj, types.CodeType):
             make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
-            named = (obj.co_filename if arg == "<dynamic-code>" else arg for arg in args)
+            # Texts alone are compared: -bb forbids it of bytes with a text.
+            named = (
+                obj.co_filename if isinstance(arg, str) and arg == "<dynamic-code>" else arg
+                for arg in args
+            )
             return make, tuple(named)
         return super().reducer_override(obj)
 

@@ -146,8 +146,10 @@ class Lanes:
         if settings.cpu is not None:
             return settings.cpu.open(settings.cpu_workers, self._init(), self._run)
         from procbus.pool.blocks import EventMemory
+        from procbus.pool.launching import hold_standard_descriptors
         from procbus.pool.loky_pool import LokyPool
 
+        hold_standard_descriptors()
         memory = EventMemory(
             settings.shared_memory_limit,
             settings.shared_memory_threshold,

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pickle
+import socket
 import sys
 import threading
 import warnings
@@ -209,33 +210,43 @@ def test_warnings_are_limited_with_the_records(line: Line) -> None:
     assert BURST <= sum(tag == Tag.WARNING.value for tag, _ in line.sent) < 20_000
 
 
-class Writes(io.RawIOBase):
-    """A file that notes each write."""
-
-    def __init__(self) -> None:
-        self.made: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.made.append(bytes(data))
-        return len(data)
+def stdout() -> Any:
+    return sys.stdout
 
 
 @pytest.mark.parametrize("unbuffered", [False, True], ids=["buffered", "unbuffered"])
 def test_a_printed_line_is_one_write(monkeypatch: pytest.MonkeyPatch, unbuffered: bool) -> None:
-    raw: Any = Writes()
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)  # which keeps writes apart
+    ours.setblocking(False)
     # As Python makes it with PYTHONUNBUFFERED, and without.
+    raw: Any = io.FileIO(theirs.fileno(), "wb", closefd=False)
     file = raw if unbuffered else io.BufferedWriter(raw)
-    stream = io.TextIOWrapper(file, write_through=unbuffered)
-    monkeypatch.setattr(sys, "stdout", stream)
-    print_by_line()
-    print("one", 2, [3], file=stream)
-    print("part", end=" ", file=stream)
-    assert raw.made == [b"one 2 [3]\n"]
-    print("whole", file=stream)
-    assert raw.made == [b"one 2 [3]\n", b"part whole\n"]
+    with ours, theirs:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, write_through=unbuffered))
+        print_by_line()
+        print("one", 2, [3], file=stdout())
+        print("part", end=" ", file=stdout())
+        assert ours.recv(100) == b"one 2 [3]\n"
+        with pytest.raises(BlockingIOError):
+            ours.recv(100)
+        print("whole", file=stdout())
+        assert ours.recv(100) == b"part whole\n"
+
+
+def test_prints_that_nobody_reads_are_dropped_and_that_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print_by_line()
+        for n in range(3):
+            print("line", n, file=stdout())
+        sys.stdout.write("x" * 100_000)
+        sys.stdout.flush()
+    [record] = caplog.records
+    assert record.getMessage().startswith("what handlers print is lost")
 
 
 def test_streams_that_are_closed_or_replaced_are_left_alone(

@@ -9,9 +9,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import current_process
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from multiprocessing.spawn import get_command_line
+from typing import Any, TypeVar
 
+from procbus.errors import ProcbusError
 from procbus.proc_files import children_of_this_thread
 
 #: How much workers let other processes go first. The script that feeds them all must not wait for
@@ -71,6 +74,95 @@ def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Start
         with contextlib.suppress(OSError):  # it is dead
             os.setpriority(os.PRIO_PROCESS, pids[0], nice)
     return started, pids[0]
+
+
+def interpreter_flags() -> list[str]:
+    """Flags with which this interpreter was started, for one of a worker: -O, -W, -X and others."""
+    if getattr(sys, "frozen", False):
+        return []
+    # `multiprocessing` knows most of them, and has this one public way to them.
+    flags = get_command_line()[1:-3]
+    given = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():  # noqa: SLF001 - documented so
+        if name not in given:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
+def check_may_launch() -> None:
+    """Refuse where no worker process can be started, or be of use.
+
+    Raises:
+        ProcbusError: says why, and what to do.
+    """
+    if current_process().daemon:
+        raise ProcbusError(
+            f"{current_process().name} is a daemonic process of multiprocessing, which may start "
+            "no others: make it with daemon=False, or use concurrent.futures.ProcessPoolExecutor, "
+            "whose processes may have a bus with cpu handlers"
+        )
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise ProcbusError(
+            "gevent has patched threading, and the threads that feed worker processes must be real "
+            "ones: call patch_all(thread=False), or have no handlers of kind='cpu' in this process"
+        )
+
+
+def hold_standard_descriptors() -> None:
+    """Have 0, 1 and 2 taken: a script may have been started with one of them closed.
+
+    Else a pipe or a shared file of procbus gets that number, and what a worker prints goes there.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if nothing == fd:
+                os.set_inheritable(nothing, True)
+            else:  # another thread was faster
+                os.close(nothing)
+
+
+class _NoDescriptor:
+    """A stream without a descriptor: `multiprocessing` goes on where `fileno` raises."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def fileno(self) -> int:
+        raise OSError("this stream has no descriptor")
+
+
+@contextlib.contextmanager
+def stderr_with_descriptor() -> Iterator[None]:
+    """For a moment, have `sys.stderr.fileno()` give a descriptor that is open, or raise.
+
+    The trackers of `multiprocessing` and loky hand it on to their processes. A stream that somebody
+    has put there may give any number. Who writes to it meanwhile does not notice.
+    """
+    stream = sys.stderr
+    try:
+        os.fstat(stream.fileno())
+        odd = False
+    except AttributeError:  # None, for one
+        odd = False
+    except Exception:  # noqa: BLE001 - it is the user's object
+        odd = stream is not None
+    if not odd:
+        yield
+        return
+    stand_in: Any = _NoDescriptor(stream)
+    sys.stderr = stand_in
+    try:
+        yield
+    finally:
+        if sys.stderr is stand_in:
+            sys.stderr = stream
 
 
 def buffer_size(pipe: Connection) -> int:

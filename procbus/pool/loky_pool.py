@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from procbus.context import ONLY_RUN, Run
+from procbus.errors import ProcbusError
 from procbus.pool.blocks import EventMemory
 from procbus.pool.definitions import Definitions
-from procbus.pool.launching import thread_caps
+from procbus.pool.launching import check_may_launch, thread_caps
 from procbus.pool.loky_process import usable_cores
 from procbus.pool.loky_worker import LokyWorker
 from procbus.pool.seam import BATCH_S, NO_WORDS, WorkerGone
@@ -61,6 +62,7 @@ class LokyPool:
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Start a worker process and wait until it is ready."""
         try:
+            check_may_launch()
             return LokyWorker(self, launched)
-        except OSError as error:  # no more file descriptors, for one
+        except (OSError, ProcbusError) as error:  # no more file descriptors, for one
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error

@@ -4,22 +4,31 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing.resource_tracker
+import os
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from multiprocessing import active_children
+from multiprocessing import active_children, current_process, process
+from multiprocessing.context import set_spawning_popen
+from multiprocessing.popen_spawn_posix import Popen as SpawnPopen
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import loky
 import loky.backend.resource_tracker
-from loky.backend import get_context
+from loky.backend import get_context, reduction
+from loky.backend.context import LokyContext
+from loky.backend.process import LokyProcess as ProcessOfLoky
 
 from procbus import exit_watch
 from procbus.pool import worker_process
 from procbus.pool.death import exit_code_in, wait_dead
-from procbus.pool.launching import start_process
+from procbus.pool.launching import interpreter_flags, start_process, stderr_with_descriptor
 from procbus.pool.worker_process import STOP_S
 
 if TYPE_CHECKING:
@@ -36,8 +45,16 @@ def usable_cores() -> int:
 
 def make_tokens() -> Semaphore:
     """A semaphore that can travel to such a process."""
+    _start_trackers()
     tokens: Semaphore = get_context("loky").Semaphore(0)
     return tokens
+
+
+def _start_trackers() -> None:
+    """Have the processes run that unlink what a script which is killed leaves."""
+    with stderr_with_descriptor():
+        multiprocessing.resource_tracker.ensure_running()
+        loky.backend.resource_tracker.ensure_running()
 
 
 class LokyProcess:
@@ -55,7 +72,7 @@ class LokyProcess:
         self._init = init
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
-            context=get_context("loky"),
+            context=_Context(),
             initializer=worker_process.prepare,
             initargs=prepared_with,
             env=environment,
@@ -83,9 +100,7 @@ class LokyProcess:
             RuntimeError: the interpreter ends.
             OSError: the machine is full.
         """
-        # Both would be started along with the worker, and unblock interrupts in between.
-        multiprocessing.resource_tracker.ensure_running()
-        loky.backend.resource_tracker.ensure_running()
+        _start_trackers()  # else along with the worker, and they unblock interrupts in between
         self._task, pid = start_process(self._submit, nice)
         exit_watch.close_first()
         return pid
@@ -174,3 +189,128 @@ class LokyProcess:
         """Hold nothing of the machine any more, and nothing that holds such."""
         self._task = self._watcher = None
         del self._executor
+
+
+class _Process(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
+    """A process as loky starts it, but launched by `_Launched`."""
+
+    @staticmethod
+    def _Popen(process_obj: _Process) -> _Launched:  # noqa: N802 - `multiprocessing` calls it so
+        return _Launched(process_obj)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as one of loky's: the new process need not import this module."""
+        return object.__new__, (ProcessOfLoky,), self.__dict__
+
+
+class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
+    """As loky's, with processes of that kind."""
+
+    Process = _Process if sys.platform != "win32" else ProcessOfLoky
+
+
+#: The program of a worker process. That of loky, but found also where only the script's `sys.path`
+#: leads to it, and not mistaken for a file in the working directory.
+_PROGRAM = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
+    "import runpy; runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
+)
+
+
+class _Launched:
+    """A process that was launched: its `Popen`, as `multiprocessing` calls that.
+
+    loky's own knows nothing of the flags of the interpreter. It also needs a working directory
+    that is there, and a stdout and stderr that can be flushed: those of a script may be closed.
+
+    Args:
+        process: what it is to run.
+    """
+
+    DupFd = SpawnPopen.DupFd
+
+    def __init__(self, process: _Process) -> None:
+        trackers: tuple[Any, ...] = (
+            loky.backend.resource_tracker.getfd(),
+            multiprocessing.resource_tracker.getfd(),
+        )
+        self._passed = [*trackers]
+        orders = io.BytesIO()
+        spawning: Any = self
+        set_spawning_popen(spawning)
+        try:
+            reduction.dump(_preparation(process.name, *trackers), orders)
+            reduction.dump(process, orders)
+        finally:
+            set_spawning_popen(None)
+        # The one tells of the end of the process, the other of what it is to do.
+        self.sentinel, theirs = os.pipe()
+        weakref.finalize(self, os.close, self.sentinel)
+        reads, writes = os.pipe()
+        with os.fdopen(writes, "wb") as pipe:
+            try:
+                self._popen = subprocess.Popen(  # noqa: S603 - all of it is ours
+                    [
+                        sys.executable,
+                        *interpreter_flags(),
+                        "-c",
+                        _PROGRAM.format(root=os.path.dirname(os.path.dirname(loky.__file__))),
+                        "--process-name",
+                        process.name,
+                        "--pipe",
+                        str(reads),
+                    ],
+                    pass_fds=[*self._passed, reads, theirs],
+                    env={**os.environ, **process.env},
+                    restore_signals=False,
+                )
+            finally:
+                os.close(reads)
+                os.close(theirs)
+            pipe.write(orders.getbuffer())
+        self.pid = self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, once that was asked for."""
+        return self._popen.returncode
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Hand a descriptor on to it, under the same number."""
+        self._passed.append(fd)
+        return fd
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end; None when that has not come within so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(timeout)
+        return None
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self._popen.kill()
+
+    def close(self) -> None:
+        """Hold nothing of it any more: its descriptor goes with this object."""
+
+
+def _preparation(name: str, tracker: int, tracker_of_multiprocessing: int) -> dict[str, Any]:
+    """What `loky.backend.spawn.prepare` sets in the new process; the rest it has from birth."""
+    first_directory = getattr(process, "ORIGINAL_DIR", None)
+    return {
+        "name": name,
+        "authkey": bytes(current_process().authkey),
+        "sys_path": [path or first_directory for path in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": first_directory,
+        "tracker_fd": tracker,
+        "mp_tracker_fd": tracker_of_multiprocessing,
+    }

@@ -25,6 +25,7 @@ from procbus.pool.logbook import Logbook
 from procbus.pool.loky_process import LokyProcess, make_tokens
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.result_memory import ResultReader
+from procbus.pool.script import ScriptSettings
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -69,7 +70,14 @@ class LokyWorker:
                 self._stack,
                 (memory.room, results.room, memory.large),
                 self._tokens,
-                WorkerSettings(self._end.number, os.getpid(), nice, pool.run, levels_here()),
+                WorkerSettings(
+                    self._end.number,
+                    os.getpid(),
+                    nice,
+                    pool.run,
+                    levels_here(),
+                    script=ScriptSettings.taken(),
+                ),
             ),
             pool.init,
             pool.environment,

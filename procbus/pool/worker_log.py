@@ -7,6 +7,7 @@ to the stdout and stderr that the worker shares with the script.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -18,10 +19,14 @@ from time import monotonic
 from typing import Any
 
 from procbus.context import running_context
+from procbus.log import log
 from procbus.pool.flood import Flood, describe_left_out
 from procbus.pool.forward import Origin, pack_record, pack_warning
 from procbus.pool.outlet import Outlet
 from procbus.pool.wire import Tag
+
+#: Errors of a write that are no fault of who writes.
+_NO_READER = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
@@ -46,10 +51,43 @@ def print_by_line() -> None:
     So it is seen whatever happens to the worker next, and is not torn by the lines of others. (In
     a pipe that holds for lines of up to 4 KB, the most that the system writes in one piece.)
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it is None where the script's own is closed
-            # With PYTHONUNBUFFERED each piece of a line would be a write of its own.
-            stream.reconfigure(line_buffering=True, write_through=False)
+    sys.stdout = _by_line(sys.stdout)
+    sys.stderr = _by_line(sys.stderr)
+
+
+def _by_line(stream: Any) -> Any:
+    if not isinstance(stream, io.TextIOWrapper):  # it is None where the script's own is closed
+        return stream
+    raw = _Output(stream.fileno(), stream.name)
+    # With PYTHONUNBUFFERED each piece of a line would be a write of its own: hence not as it was.
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+    )
+
+
+class _Output(io.FileIO):
+    """The stdout or stderr of a worker: what cannot be written any more is dropped, and told once.
+
+    Lines are written at once, so it is the handler that would fail, where a script without workers
+    goes on: `job.py | head`, or a full disk.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self.name = name
+        self._told = False
+
+    def write(self, data: Any) -> int:
+        """Write, or drop."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _NO_READER:
+                raise
+            if not self._told:
+                self._told = True
+                log.warning("what handlers print is lost, %s takes no more: %s", self.name, error)
+            return len(memoryview(data).cast("B"))
 
 
 class Forward(logging.Handler):

@@ -20,6 +20,7 @@ from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
 from procbus.pool.process import end_with_parent
 from procbus.pool.room import Room
+from procbus.pool.script import ScriptSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.worker import FLUSH_S, Tokens, Worker
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
@@ -42,6 +43,8 @@ class WorkerSettings(NamedTuple):
     log_levels: dict[str, int]
     #: How long finished results wait for more of their batch, in seconds.
     flush_s: float = FLUSH_S
+    #: What holds in the script; None where the worker is on another machine.
+    script: ScriptSettings | None = None
 
 
 _worker: Worker | None = None
@@ -68,6 +71,8 @@ def prepare(
     end_with_parent(settings.parent_pid)
     if settings.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
+    if settings.script is not None:
+        settings.script.apply()
     channel = Channel(pipe, stay_awake=True)
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
