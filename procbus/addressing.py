@@ -31,7 +31,8 @@ def choose(
                 chosen.append(subscription)
             elif takes(event):
                 chosen.append(subscription)
-                rivals = rivals or subscription.group is not None
+                if subscription.group is not None:
+                    rivals = True
         except Exception as error:  # noqa: BLE001 - whatever the user's predicate raises
             error.add_note(f"raised by where= of {subscription.handler.name}")
             broken.append((subscription, error))
