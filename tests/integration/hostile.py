@@ -4,8 +4,8 @@ Run as a script it throws combinations of (place, special method, mood) at buses
 which promises were broken: `python -m tests.integration.hostile --count 300 --seed 1`.
 
 A mood says how the special method misbehaves: it raises, or it returns nonsense. Innocent events
-surround each hostile one. The promises: each event settles once, innocent ones succeed and run once,
-and `close` returns.
+surround each hostile one. The promises: each event settles once, innocent ones succeed and run
+once, and `close` returns.
 """
 
 from __future__ import annotations
