@@ -275,8 +275,8 @@ class EventBus(BusLife):
             return self._parts.dispatcher.publish_once(*_event_and_topic(event, payload), id)
         if payload is NOTHING:
             return self._publish(event, None)
-        if not isinstance(event, str):
-            check_concrete(event)  # raises; None must not mean routing by class
+        if type(event) is not str:
+            event = check_concrete(event)  # None must not mean routing by class
         return self._publish(payload, event)
 
     async def apublish(
@@ -322,7 +322,7 @@ class EventBus(BusLife):
             TopicError: the topic is malformed.
         """
         if topic is not None:
-            check_concrete(topic)
+            topic = check_concrete(topic)
         dispatcher, window = self._parts.dispatcher, self._parts.window()
         source, publish = dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
@@ -425,5 +425,4 @@ def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     """Sort out the arguments of `publish`."""
     if payload is NOTHING:
         return event, None
-    check_concrete(event)
-    return payload, event
+    return payload, check_concrete(event)

@@ -89,11 +89,11 @@ class HandlerContext:
         """
         topic = None
         if payload is not NOTHING:
-            if not isinstance(event, str):
+            if type(event) is not str:
                 # Imported here because a worker needs it hardly ever, and starts faster without.
                 from procbus.topic import check_concrete
 
-                check_concrete(event)  # raises; None must not mean routing by class
+                event = check_concrete(event)  # None must not mean routing by class
             topic, event = event, payload
         # In a thread that the handler started, this is what makes it one of the handler's events.
         before = running.set(self)

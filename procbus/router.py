@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from procbus.redefinition import is_class_anew
-from procbus.topic import Topic, check_concrete, matches
+from procbus.topic import Topic, check_concrete, exact, matches
 
 T = TypeVar("T")
 
@@ -70,7 +70,8 @@ class Router(Generic[T]):
         cls = type(event)
         if self._has_strings:
             event_type = getattr(event, "event_type", None)
-            if isinstance(event_type, str):
+            if issubclass(type(event_type), str):
+                event_type = exact(event_type)
                 try:
                     return self._by_event[cls, event_type]
                 except (KeyError, TypeError):  # TypeError: a class that cannot be hashed
@@ -91,11 +92,10 @@ class Router(Generic[T]):
             TopicError: it is neither, or not well formed.
         """
         if not isinstance(topic, type):
-            check_concrete(topic)
-            return self._route_topic(topic)
+            return self._route_topic(check_concrete(topic))
         event_type = getattr(topic, "event_type", None)
-        if self._has_strings and isinstance(event_type, str):
-            return self._route_event(topic, event_type)
+        if self._has_strings and issubclass(type(event_type), str):
+            return self._route_event(topic, exact(event_type))
         return self._route_event(topic, None)
 
     def _route_topic(self, topic: str) -> tuple[T, ...]:

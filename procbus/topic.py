@@ -32,21 +32,35 @@ def check_pattern(topic: str) -> None:
             )
 
 
-def check_concrete(topic: str) -> None:
+def exact(text: Any) -> str:
+    """Give the text of a string whose class is the user's own, such as a member of an enum.
+
+    Routing compares topics and keeps them, which would run the methods of that class.
+    """
+    return text if type(text) is str else str.__str__(text)
+
+
+def check_concrete(topic: str) -> str:
     """Check a string that an event is published to, such as ``"order.updated"``.
 
     Args:
         topic: words parted by dots, without ``*`` and ``#``.
 
+    Returns:
+        The topic, as a plain string.
+
     Raises:
         TopicError: it is not well formed, or it is a pattern.
     """
+    if issubclass(type(topic), str):
+        topic = exact(topic)
     _words(topic)
     if "*" in topic or "#" in topic:
         raise TopicError(
             f"topic {topic!r}: * and # are for subscriptions; publish to a concrete topic, "
             f'such as "order.updated"'
         )
+    return topic
 
 
 def check_class(topic: type) -> None:
@@ -135,7 +149,8 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 def _checked(topic: object) -> Topic:
-    if isinstance(topic, str):
+    if issubclass(type(topic), str):
+        topic = exact(topic)
         check_pattern(topic)
         return topic
     if isinstance(topic, type):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The bus as a user meets it: subscribing, publishing, receipts and order, on the io lane."""
 
+import enum
 import logging
 import sys
 import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -401,3 +402,35 @@ def test_a_larger_priority_overtakes():
             bus.publish("high", f"high {number}")
         held.go.set()
     assert order == [f"high {n}" for n in range(3)] + [f"low {n}" for n in range(3)]
+
+
+class Names(enum.StrEnum):
+    ORDER = "order.updated"
+
+
+class HostileText(str):
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit
+
+    def __hash__(self) -> int:
+        raise SystemExit
+
+    def split(self, *_: object) -> list[str]:  # type: ignore[override]
+        raise SystemExit
+
+
+@pytest.mark.parametrize("topic", [Names.ORDER, HostileText("order.updated")])
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_topic_of_a_string_class_of_the_users_is_its_plain_text(
+    kind: Literal["io", "cpu"], topic: str
+) -> None:
+    with EventBus(handlers=[], cpu_workers=1) as bus:
+        bus.subscribe("order.*", identity, kind=kind)
+        receipt = bus.publish(topic, 1)
+
+        assert receipt.result() == 1
+    assert type(receipt.topic) is str
+
+
+def identity(event: object) -> object:
+    return event
