@@ -270,6 +270,8 @@ class Scene:
         self.path = str(folder / f"ran-{lane}-{number}")
         self.wrong: list[str] = []
         self.expected = 0
+        #: In a bus for tests a retry waits until the test moves the clock.
+        self.retries = 0 if lane == "inline" else 1
         self.letters: Counter[str] = Counter()
         self.mood_of_hook = "none"
         self.bus = make(handlers=[], on_failure=self.hook)
@@ -283,8 +285,7 @@ class Scene:
                 f"again.{function.__name__}",
                 on_lane(lane, function),
                 name=f"again.{function.__name__}",
-                # In a bus for tests a retry waits until the test moves the clock.
-                retries=0 if lane == "inline" else 1,
+                retries=self.retries,
                 backoff=0.0,
                 **options,
             )
@@ -386,7 +387,10 @@ class Scene:
             raise ValueError
 
         return self._with_handler(
-            h, on_lane(self.lane, always), retries=1, backoff=lambda a, o: act(h.mood, 0.0) or 0.0
+            h,
+            on_lane(self.lane, always),
+            retries=self.retries,
+            backoff=lambda a, o: act(h.mood, 0.0) or 0.0,
         )
 
     def place_child(self, h: Hostility) -> list[Receipt]:
