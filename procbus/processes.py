@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import psutil
@@ -26,6 +26,8 @@ STOPPED = psutil.STATUS_STOPPED
 STOP_S = 0.020
 #: How long `Probe.kill_tree` waits between two looks, in seconds.
 _LOOK_S = 0.0005
+#: How long `end_all` waits between two looks, in seconds.
+_END_LOOK_S = 0.010
 #: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
 _ROUNDS = 5
 # Where a process vanishes between the opening and the reading of a file, psutil passes on what it
@@ -180,6 +182,11 @@ class Probe:
         found = self._ask(lambda process: process.children(recursive=True), nobody)
         return [child.pid for child in found]
 
+    def family(self) -> list[Probe]:
+        """Its descendants, but for those in a session of their own: somebody lets them live on."""
+        own = _session(self.pid)
+        return [Probe(pid) for pid in self.children() if _session(pid) == own]
+
     def tree_cpu_s(self) -> float:
         """CPU seconds of it, of its descendants, and of those that have ended; 0 when it is gone.
 
@@ -253,6 +260,19 @@ class Probe:
             return otherwise
 
 
+def end_all(probes: Sequence[Probe], patience_s: float) -> None:
+    """End processes: ask them to, by SIGTERM, and kill those that are there after so long."""
+    for probe in probes:
+        probe.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    left = [probe for probe in probes if probe.alive()]
+    while left and time.monotonic() < deadline:
+        time.sleep(_END_LOOK_S)
+        left = [probe for probe in left if probe.alive()]
+    for probe in left:
+        probe.kill_tree()
+
+
 def own_bytes(pid: int) -> int | None:
     """As `Probe.own_bytes`, of any process."""
     if proc_files.READABLE:
@@ -316,6 +336,14 @@ def _is_halted(pid: int) -> bool:
         return psutil.Process(pid).status() in (STOPPED, *_DEAD)
     except _UNANSWERED:
         return True
+
+
+def _session(pid: int) -> int:
+    """Number of its session; 0 where there is no such thing, or it is gone."""
+    try:
+        return os.getsid(pid)
+    except (AttributeError, OSError):
+        return 0
 
 
 def _send(process: psutil.Process, number: int) -> bool:

@@ -28,8 +28,8 @@ from loky.backend.process import LokyProcess as ProcessOfLoky
 from procbus import exit_watch
 from procbus.pool import worker_process
 from procbus.pool.death import exit_code_in, wait_dead
+from procbus.pool.ending import STOP_S
 from procbus.pool.launching import interpreter_flags, start_process, stderr_with_descriptor
-from procbus.pool.worker_process import STOP_S
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Semaphore

@@ -19,6 +19,7 @@ from procbus.delivery import Delivery
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.pool.channel import Channel
 from procbus.pool.death import break_pipe
+from procbus.pool.ending import LEFT_S, STOP_S
 from procbus.pool.forward import levels_here
 from procbus.pool.launching import buffer_size, nice_of_workers
 from procbus.pool.logbook import Logbook
@@ -29,7 +30,7 @@ from procbus.pool.script import ScriptSettings
 from procbus.pool.seam import NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
-from procbus.pool.worker_process import STOP_S, WorkerSettings
+from procbus.pool.worker_process import WorkerSettings
 from procbus.turns import Steps
 
 if TYPE_CHECKING:
@@ -256,11 +257,16 @@ class LokyWorker:
             self._close()
             return
         deadline = monotonic() + STOP_S
+        left = [] if self.probe is None else self.probe.family()
         with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already
             self._channel.send(STOP)
             self._hear_out(deadline)
         self._process.await_end(deadline)
         self._close()
+        if left:
+            from procbus.processes import end_all  # psutil: it is loaded long since
+
+            end_all(left, LEFT_S)
 
     def _hear_out(self, deadline: float) -> None:
         """Take in what was measured and logged after the last report, until the task has ended."""

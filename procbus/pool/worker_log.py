@@ -108,7 +108,7 @@ class Forward(logging.Handler):
         self._show_as_before = warnings.showwarning
 
     def leave(self) -> None:
-        """In a forked child: what it logs goes to stderr, since the pipe is its parent's."""
+        """Where the pipe is of no use, in a forked child and at the end: log to stderr."""
         to_stderr = logging.StreamHandler()
         to_stderr.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(process)d:%(message)s"))
         handlers = logging.getLogger().handlers

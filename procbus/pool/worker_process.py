@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from procbus.context import Run
 from procbus.pool.channel import Channel
+from procbus.pool.ending import end_in_order
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
 from procbus.pool.process import end_with_parent
@@ -25,9 +24,6 @@ from procbus.pool.stack import StackPage
 from procbus.pool.worker import FLUSH_S, Tokens, Worker
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
 from procbus.pool.worker_memory import WorkerMemory
-
-#: A worker that was told to stop has so long, in seconds, before it is killed.
-STOP_S = 5.0
 
 
 class WorkerSettings(NamedTuple):
@@ -110,10 +106,5 @@ def serve(init: bytes) -> None:
             _worker.serve(_receive)
             _forward.tell_the_rest()
         _worker = None
-        # The interpreter waits for threads that a handler left behind, which may be for ever.
-        threading.Thread(target=_end_in_time, name="procbus-stop", daemon=True).start()
-
-
-def _end_in_time() -> None:
-    time.sleep(STOP_S)
-    os._exit(0)
+        end_in_order()
+        _forward.leave()  # nobody reads the pipe any more

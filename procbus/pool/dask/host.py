@@ -29,12 +29,13 @@ from procbus.pool.dask.engine import packed
 from procbus.pool.dask.pieces import SIZE, Pieces
 from procbus.pool.dask.tokens import PipeTokens
 from procbus.pool.dask.witness import new_file, sweep
+from procbus.pool.ending import LEFT_S, STOP_S
 from procbus.pool.launching import nice_of_workers, thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
-from procbus.pool.worker_process import STOP_S, WorkerSettings
-from procbus.processes import Probe
+from procbus.pool.worker_process import WorkerSettings
+from procbus.processes import Probe, end_all
 from procbus.turns import TURN_S, Steps
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Seat:
         self._meter = FootprintMeter()
         #: Large events that may be asked for again, by number: the bus says which.
         self._kept: dict[int, bytes] = {}
+        #: The processes that handlers had left running when it was told to stop.
+        self._family: list[Probe] = []
         self._left = False
         self._ended = asyncio.Event()
 
@@ -257,6 +260,7 @@ class Seat:
             case "resume":
                 self._probe.resume()
             case "stop":
+                self._family = self._probe.family()
                 self._write(STOP)
             case "kill":
                 await asyncio.to_thread(self._probe.kill_tree)
@@ -313,6 +317,8 @@ class Seat:
             if self._process.returncode is None:
                 await asyncio.to_thread(self._probe.kill_tree)
             await self._process.wait()
+            if self._family:
+                await asyncio.to_thread(end_all, self._family, LEFT_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

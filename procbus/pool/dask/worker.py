@@ -24,6 +24,7 @@ from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
 from procbus.pool.dask.kept import Kept
 from procbus.pool.dask.told import ANSWER_S, Told
 from procbus.pool.definitions import Definitions
+from procbus.pool.ending import STOP_S
 from procbus.pool.forward import levels_here
 from procbus.pool.logbook import Page
 from procbus.pool.parent_end import ParentEnd
@@ -38,7 +39,6 @@ from procbus.pool.seam import (
     WorkerGone,
 )
 from procbus.pool.wire import Tag
-from procbus.pool.worker_process import STOP_S
 from procbus.processes import Details
 from procbus.turns import Steps
 
