@@ -14,7 +14,7 @@ from time import monotonic
 from types import FunctionType, MethodType
 from typing import Any
 
-from procbus.codec import cannot_encode, encode_alone
+from procbus.codec import cannot_encode, encode_definition
 from procbus.errors import SerializationError
 from procbus.handler import Handler
 from procbus.user_objects import bases_of, class_name, named, shown
@@ -34,7 +34,7 @@ def check_travels(handler: Handler) -> None:
         SerializationError: it cannot; the message names the variable at fault.
     """
     try:
-        encode_alone(handler.function)
+        encode_definition(handler.function)
     except KeyboardInterrupt:  # Ctrl-C of the script that subscribes
         raise
     except BaseException as error:

@@ -16,11 +16,15 @@ import sys
 import types
 from collections import ChainMap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import ContextVar
 from math import inf
 from typing import Any
 
 import cloudpickle
 
+from procbus import by_value, script_globals
+from procbus.class_forms import reduce_class
 from procbus.exception_parts import has_own_way, reduced
 from procbus.user_objects import named
 
@@ -30,6 +34,8 @@ ClassNumber = tuple[int, int]
 PARENT = 0
 PROTOCOL = pickle.HIGHEST_PROTOCOL
 _LARGE = 1 << 16
+#: How the C pickler names the class of `object()`.
+_BARE = b"\x8c\x06object"
 _dumps = pickle.dumps
 
 #: Classes known by number in this process. Each number is written once, by one thread.
@@ -109,18 +115,56 @@ def encode_alone(obj: Any) -> bytes:
     return buffer.getvalue()
 
 
-def travels_by_value(obj: type | types.FunctionType) -> bool:
-    """Whether a worker could not import this class or function by its name."""
+def encode_definition(obj: Any, *, shares: bool = True) -> bytes:
+    """As `encode_alone`, for a process that belongs to this one, as worker or parent.
+
+    What cannot travel by value is named, if it is a global variable of a module that a worker can
+    import: the logger of a library, say.
+
+    Args:
+        obj: the object.
+        shares: whether functions share the script's globals there: they do in workers.
+    """
+    buffer = io.BytesIO()
+    try:
+        _DefinitionPickler(buffer, shares=shares).dump(obj)
+    except Exception:
+        buffer = io.BytesIO()
+        with suppress(Exception):  # the first error tells more
+            _ByImportPickler(buffer, shares=shares).dump(obj)
+            return buffer.getvalue()
+        raise
+    return buffer.getvalue()
+
+
+def travels_by_value(obj: Any) -> bool:
+    """Whether a worker could not import this class, function or the like by its name."""
     module = obj.__module__
-    if module == "__main__" or module not in sys.modules or "<locals>" in obj.__qualname__:
-        return True
-    registered = cloudpickle.list_registry_pickle_by_value()
-    if any(module == name or module.startswith(name + ".") for name in registered):
+    path = getattr(obj, "__qualname__", None) or obj.__name__
+    if "<locals>" in path or not _importable(module):
         return True
     found: Any = sys.modules[module]
-    for name in obj.__qualname__.split("."):
+    for name in path.split("."):
         found = getattr(found, name, None)
     return found is not obj
+
+
+def _importable(module: str) -> bool:
+    """Whether a worker could import a module; one of the script or a notebook it could not."""
+    if module == "__main__" or module not in sys.modules:
+        return False
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return not any(module == name or module.startswith(name + ".") for name in registered)
+
+
+def see_changes() -> int:
+    """See which of the script's globals have changed since they were sent, if it is time for that.
+
+    Returns:
+        The number of the newest change.
+    """
+    script_globals.look(encode_definition, _importable)
+    return script_globals.newest
 
 
 class Encoder:
@@ -177,7 +221,14 @@ class Encoder:
             self._renew()
         self.buffers.clear()
         buffer = io.BytesIO()
-        _Pickler(buffer, self.number_of, self._reducers, self._keep_in).dump(obj)
+        pickler = _Pickler(
+            buffer,
+            self.number_of,
+            self._reducers,
+            self._keep_in,
+            shares=self._origin == PARENT,
+        )
+        pickler.dump(obj)
         return buffer.getvalue()
 
     def encode_whole(self, obj: Any) -> bytes:
@@ -243,14 +294,14 @@ class Encoder:
     def _define(self, cls: type) -> ClassNumber:
         if self._origin != PARENT:
             number = (self._origin, next(_next_number))
-            self._undelivered.append((number, encode_alone(cls)))
+            self._undelivered.append((number, encode_definition(cls, shares=False)))
             _by_number[number] = cls
             return number
         # Shared by all workers, so that a class is pickled once and for all of them.
         known = _parent_numbers.get(cls)
         if known is None:
             known = (PARENT, next(_next_number))
-            _definitions[known] = encode_alone(cls)
+            _definitions[known] = encode_definition(cls)
             _by_number[known] = cls
             _parent_numbers[cls] = known
         self._undelivered.append((known, _definitions[known]))
@@ -275,24 +326,36 @@ class Encoder:
         self._pickler = pickle.Pickler(self._buffer, PROTOCOL, buffer_callback=self._keep_in)
         # A dict, with what the user registered with copyreg copied in: the pickler is four times
         # slower with any other mapping.
-        self._pickler.dispatch_table = {**copyreg.dispatch_table, **self._reducers}
+        self._pickler.dispatch_table = {
+            **copyreg.dispatch_table,
+            object: _reduce_bare,
+            **self._reducers,
+        }
 
     def _names_travel(self, data: bytes) -> bool:
         return all(name not in data for name in self._by_value_names)
 
 
 def _registered_names() -> tuple[bytes, ...]:
-    names = cloudpickle.list_registry_pickle_by_value()
-    return tuple(name.encode() for name in names) if names else ()
+    """What shows in the bytes of an object that the C pickler alone cannot encode."""
+    names = [name.encode() for name in cloudpickle.list_registry_pickle_by_value()]
+    if by_value.bare:
+        names.append(_BARE)
+    return tuple(names)
+
+
+def _reduce_bare(obj: Any) -> Any:
+    """Reduce an `object()`: by its key, if it is known by its identity."""
+    return by_value.single(obj) or obj.__reduce_ex__(PROTOCOL)
 
 
 def cannot_encode(obj: Any) -> bool:
     """Whether pickling an object fails. Nothing of it is copied but what has to be made anew."""
-    try:
-        _AlonePickler(_Nowhere(), lambda _: False).dump(obj)
-    except BaseException:  # noqa: BLE001 - the user's code: this is the question
-        return True
-    return False
+    for pickler in _DefinitionPickler, _ByImportPickler:
+        with suppress(BaseException):  # it is the user's code: this is the question
+            pickler(_Nowhere(), lambda _: False, shares=True).dump(obj)
+            return False
+    return True
 
 
 class _Nowhere(io.RawIOBase):
@@ -321,40 +384,28 @@ def _no_number(_: type) -> None:
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
     """Make the reducer that pickles instances of a class with its number for its name."""
     registered = copyreg.dispatch_table.get(cls)
-    slotted = hasattr(cls, "__slots__") and not hasattr(cls, "__setstate__")
 
     def reduce(obj: Any) -> Any:
         reduced = obj.__reduce_ex__(PROTOCOL) if registered is None else registered(obj)
         if isinstance(reduced, tuple):
             function, args, *state = reduced
-            if slotted and state:
-                state[0] = _without_doubles(state[0])
+            if not any(state) and (named := by_value.single(obj)):
+                return named
             if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined] # typeshed lacks it
                 return (new_by_number, (*number, *args[1:]), *state)
             if function is cls:
                 return (call_by_number, (*number, *args), *state)
-        return reduced
+            return reduced
+        return by_value.single(obj) or reduced
 
     return reduce
 
 
-def _without_doubles(state: Any) -> Any:
-    """Take out of an instance's dict what its slots have too.
-
-    A class with `__slots__` that came by value has a `__dict__` as well (cloudpickle makes it so),
-    and its state then names each attribute twice; the original has no dict to restore.
-    """
-    if not (isinstance(state, tuple) and len(state) == 2 and state[0] and state[1]):
-        return state
-    own, slots = state
-    return {name: value for name, value in own.items() if name not in slots} or None, slots
-
-
 class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """cloudpickle's pickler, which keeps the names of files.
+    """cloudpickle's pickler, with what it does not know of.
 
-    From 3.1.3 on it leaves them out. A traceback from a worker, or the stack of where one hangs,
-    would not say in which file that is.
+    From 3.1.3 on it leaves out the names of files. A traceback from a worker, or the stack of where
+    one hangs, would not say in which file that is. So they are put in again.
     """
 
     def __init__(
@@ -364,7 +415,8 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
-        if isinstance(obj, types.CodeType):
+        kind = type(obj)
+        if kind is types.CodeType:
             make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
             # Texts alone are compared: -bb forbids it of bytes with a text.
             named = (
@@ -372,11 +424,92 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
                 for arg in args
             )
             return make, tuple(named)
-        return super().reducer_override(obj)
+        if kind in by_value.UNNAMED:
+            return by_value.UNNAMED[kind](obj)
+        reduced = super().reducer_override(obj)
+        if issubclass(kind, type) and isinstance(reduced, tuple) and len(reduced) == _IN_FULL:
+            return reduce_class(obj, reduced, travels_by_value)
+        return reduced
 
 
-class _Pickler(_AlonePickler):
-    """cloudpickle's pickler, which names classes by number where they have one."""
+#: The parts that say how to make a function or class by value.
+_IN_FULL = 6
+
+
+class _DefinitionPickler(_AlonePickler):
+    """Pickles what workers of this process get: there, one script is one module."""
+
+    def __init__(
+        self,
+        file: io.BytesIO | _Nowhere,
+        keep_in: Callable[[pickle.PickleBuffer], bool] | None = None,
+        *,
+        shares: bool,
+    ) -> None:
+        super().__init__(file, keep_in)
+        self._shares = shares
+        self._variables: dict[str, script_globals.Variables] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        reduced = super().reducer_override(obj)
+        if reduced is not NotImplemented:
+            if type(obj) is types.FunctionType and len(reduced) == _IN_FULL:
+                return self._reduce_function(obj, reduced)
+            return reduced
+        kind = type(obj)
+        if kind in by_value.NAMED:
+            return by_value.NAMED[kind](obj) if travels_by_value(obj) else NotImplemented
+        if kind is ContextVar:
+            return by_value.new_single(obj, _importable, always=True)
+        if kind in self.dispatch_table or issubclass(kind, type | types.FunctionType):
+            return NotImplemented
+        reduced = obj.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, str):
+            module = getattr(obj, "__module__", None)
+            by_name = not isinstance(module, str) or _importable(module)
+            return reduced if by_name else by_value.new_single(obj, _importable, always=True)
+        if by_value.is_stateless(reduced):
+            return self._name_single(obj) or reduced
+        return reduced
+
+    def _name_single(self, obj: Any) -> Any:
+        return by_value.new_single(obj, _importable)
+
+    def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
+        """Let functions of one module share their globals in the worker too."""
+        make, (code, own, *rest), (inside, slots), _, _, set_state = reduced
+        module = script_globals.shared_name(function.__globals__)
+        if module is None or not self._shares:
+            return reduced
+        values = slots["__globals__"]
+        variables = self._variables.setdefault(module, script_globals.Variables(module, own))
+        state = (inside, {**slots, "__globals__": {}})
+        filling = set_state, state, module, script_globals.note(module, values), values
+        args = (code, variables, *rest)
+        return make, args, filling, None, None, script_globals.set_function
+
+
+class _ByImportPickler(_DefinitionPickler):
+    """Names what is a global variable of a module that can be imported, functions' globals too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        named = by_value.by_import(obj, _importable)
+        return named or super().reducer_override(obj)
+
+    def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
+        make, (code, _, *rest), (inside, slots), _, _, set_state = reduced
+        module = script_globals.shared_name(function.__globals__)
+        if module is None or not _importable(module):
+            return super()._reduce_function(function, reduced)
+        state = (inside, {**slots, "__globals__": {}})
+        args = (code, script_globals.Imported(module), *rest)
+        return make, args, state, None, None, set_state
+
+
+class _Pickler(_DefinitionPickler):
+    """Names classes by number where they have one."""
 
     def __init__(
         self,
@@ -384,8 +517,10 @@ class _Pickler(_AlonePickler):
         number_of: Callable[[type], ClassNumber | None],
         reducers: dict[type, Callable[[Any], Any]],
         keep_in: Callable[[pickle.PickleBuffer], bool],
+        *,
+        shares: bool,
     ) -> None:
-        super().__init__(file, keep_in)
+        super().__init__(file, keep_in, shares=shares)
         self._number_of = number_of
         self.dispatch_table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
 
@@ -393,8 +528,12 @@ class _Pickler(_AlonePickler):
         """Pickle's hook for everything but plain data; called for each class and instance."""
         if isinstance(obj, type):
             number = self._number_of(obj)
-            return NotImplemented if number is None else (class_by_number, number)
+            if number is not None:
+                return class_by_number, number
         return super().reducer_override(obj)
+
+    def _name_single(self, obj: Any) -> Any:
+        return by_value.single(obj)  # those that matter came with a handler or class
 
 
 class _ErrorPickler(_Pickler):
@@ -407,7 +546,7 @@ class _ErrorPickler(_Pickler):
         reducers: dict[type, Callable[[Any], Any]],
         reduced_to_what_travels: bool,
     ) -> None:
-        super().__init__(file, number_of, reducers, lambda _: True)
+        super().__init__(file, number_of, reducers, lambda _: True, shares=False)
         self._reduced = reduced_to_what_travels
 
     def reducer_override(self, obj: Any) -> Any:

@@ -159,10 +159,10 @@ class Lanes:
 
     def _init(self) -> bytes:
         """The user's set-up of each worker, ready to travel."""
-        from procbus.codec import encode_alone  # only now: it imports cloudpickle
+        from procbus.codec import encode_definition  # only now: it imports cloudpickle
 
         init = self._settings.worker_init
-        return b"" if init is None else encode_alone(init)
+        return b"" if init is None else encode_definition(init)
 
     def _loop_lane(self) -> LoopLane:
         with self._lock:

@@ -227,10 +227,10 @@ def _check_function(option: str, function: Callable[..., object], given: tuple[s
 def _check_travels(worker_init: Callable[[], object]) -> None:
     # Imported here because they need cloudpickle, and a bus may do without workers.
     from procbus.blame import path_of_fault
-    from procbus.codec import encode_alone
+    from procbus.codec import encode_definition
 
     try:
-        encode_alone(worker_init)
+        encode_definition(worker_init)
     except Exception as error:
         name = name_of(worker_init)
         path = path_of_fault(worker_init, name)

@@ -68,10 +68,10 @@ def weigh(obj: object) -> float:
     except _Enough:
         pass
     except Exception:  # noqa: BLE001 - the codec knows more: what is local to a function, say
-        from procbus.codec import encode_alone  # only now: it imports cloudpickle
+        from procbus.codec import encode_definition  # only now: it imports cloudpickle
 
         began_at = perf_counter()
-        sink.size = len(encode_alone(obj))
+        sink.size = len(encode_definition(obj))
     return perf_counter() - began_at + sink.size / _PIPE + sink.large / _MEMORY
 
 
@@ -83,9 +83,9 @@ def weigh_delivery(
     what = "the handler"
     try:
         if travels_by_value(function):
-            from procbus.codec import encode_alone  # only now: it imports cloudpickle
+            from procbus.codec import encode_definition  # only now: it imports cloudpickle
 
-            encode_alone(function)
+            encode_definition(function)
         what = "its events"
         cost_s = weigh(event)
         what = "its results"

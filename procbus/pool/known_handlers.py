@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from procbus import blame
-from procbus.codec import encode_alone
+from procbus import blame, script_globals
+from procbus.codec import encode_definition, see_changes
 from procbus.handler import Handler
 from procbus.pool.definitions import Definitions
 
@@ -19,10 +19,14 @@ class KnownHandlers:
     def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
         #: Handlers that were put into a message, and what is in none yet that was sent: a message
-        #: without deliveries never is. They are `BatchHead.handlers` and `BatchHead.forgotten`.
+        #: without deliveries never is. They are `BatchHead.handlers`, `forgotten` and `globals`.
         self.numbers: set[int] = set()
         self.due: list[tuple[int, str, bytes, int | None]] = []
         self.forgotten_due: list[int] = []
+        #: New values of the script's globals, and the number of the newest change that is in a
+        #: message.
+        self.globals_due: list[bytes] = []
+        self._changes = self._changes_due = 0
         self._forgotten = 0
 
     def define(self, handler: Handler) -> None:
@@ -34,7 +38,7 @@ class KnownHandlers:
         definition = self._definitions.get(handler.number)
         if definition is None:
             try:
-                definition = encode_alone(handler.function)
+                definition = encode_definition(handler.function)
             except BaseException as error:
                 raise blame.handler_fault(handler, error) from error
             self._definitions.add(handler.number, definition)
@@ -52,7 +56,17 @@ class KnownHandlers:
         self.forgotten_due.extend(gone)
         return gone
 
+    def look_again(self) -> None:
+        """Have the next message tell of globals of the script that have changed: for each batch."""
+        newest = see_changes()
+        if newest != self._changes_due:
+            self._changes_due = newest
+            self.globals_due = script_globals.since(self._changes)
+
     def sent(self) -> None:
         """The message is on its way to the worker."""
         self.due.clear()
+        if self.globals_due:
+            self.globals_due = []
+            self._changes = self._changes_due
         self.forgotten_due.clear()

@@ -96,6 +96,7 @@ class ParentEnd:
             self.costs.forget(gone)
         self._events.begin()
         self._encoder.look_again()
+        self._handlers.look_again()
         encode = self._events.encode
         message = Message(batch)
         indices: dict[Kind, int] = {}
@@ -165,6 +166,7 @@ class ParentEnd:
                 self._events.gone(),
                 (self._results.idle_limit(), self._freed_due) if self._freed_due else None,
                 self._handlers.forgotten_due,
+                self._handlers.globals_due,
             )
             message.data = pack_batch(head, events)
             self.costs.note_sent(message.deliveries, len(indices), thread_time() - began_s)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The user's set-up of a worker: run once, before the first delivery.
 
-A set-up function of the main script travels by value, and so do handlers: each arrives with
-globals of its own. What the set-up put into its globals, a model that it loaded say, its script's
-handlers expect to find in theirs. So it is copied there when they arrive.
+A set-up function of the main script travels by value, and so do handlers: they share their globals,
+unless they were executed with a dict for their globals that is no module's. What the set-up put
+into such a dict, a model that it loaded say, handlers of that name expect to find in theirs. So it
+is copied there when they arrive.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class SetUp:
     """
 
     def __init__(self, function: Callable[[], object]) -> None:
+        self._own = [inner.__globals__ for inner in _functions_of(function)]
         self._left = {
             inner.__module__: {
                 name: value
@@ -38,7 +40,7 @@ class SetUp:
         """
         for function in _functions_of(definition):
             left = self._left.get(function.__module__)
-            if left is not None:
+            if left is not None and not any(function.__globals__ is own for own in self._own):
                 function.__globals__.update(left)
 
 

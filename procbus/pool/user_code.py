@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from procbus.codec import Encoder, decode, define_class
@@ -41,6 +42,10 @@ class UserCode:
                 self._encoder.know(cls, number)
                 if self._set_up is not None:
                     self._set_up.hand_on(cls)
+        for change in head.globals:
+            # It could be loaded nowhere else either: what needs the variable has its old value.
+            with suppress(BaseException):
+                decode(change)
         for handler in head.forgotten:
             for known in (self.names, self._definitions, self.functions, self.limits):
                 known.pop(handler, None)
@@ -53,6 +58,7 @@ class UserCode:
     def load(self, handler: int) -> Callable[[Any], Any]:
         """Load a handler that came with a batch: this runs the user's code, and may raise."""
         function: Callable[[Any], Any] = decode(self._definitions[handler])
+        self._encoder.look_again()  # objects that it knows by their identity came with it
         if self._set_up is not None:
             self._set_up.hand_on(function)
         self.functions[handler] = function

@@ -116,6 +116,8 @@ class BatchHead(NamedTuple):
     freed: tuple[int, list[tuple[int, int]]] | None
     #: Handlers that are not needed any more; to be let go of before the new ones are learnt.
     forgotten: list[int]
+    #: New values of the script's globals.
+    globals: Sequence[bytes] = ()
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:

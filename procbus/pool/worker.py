@@ -35,6 +35,7 @@ from procbus.pool.wire import (
     unpack_batch,
 )
 from procbus.pool.worker_memory import WorkerMemory
+from procbus.script_globals import start_anew
 from procbus.unfinished import complete, unfinished
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
@@ -95,6 +96,7 @@ class Worker:
         self._claim = tokens.acquire
         self._encoder = Encoder(number, memory.large)
         self._ends = Ends(self._encoder, memory)
+        start_anew()
         self._code = UserCode(self._encoder)
         #: A field, since every delivery asks it.
         self._loaded = self._code.functions.get

@@ -24,6 +24,7 @@ from procbus.pool.stack import StackPage
 from procbus.pool.worker import FLUSH_S, Tokens, Worker
 from procbus.pool.worker_log import Forward, forward_logging, print_by_line
 from procbus.pool.worker_memory import WorkerMemory
+from procbus.script_globals import be_the_script
 
 
 class WorkerSettings(NamedTuple):
@@ -81,6 +82,7 @@ def prepare(
         settings.run,
         settings.flush_s,
     )
+    be_the_script()
     _receive = channel.receive
     if hasattr(os, "register_at_fork"):
         worker, forward = _worker, _forward

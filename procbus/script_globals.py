@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""Global variables of the script, and what goes by the name of one, in its worker processes.
+
+Functions of one script share their globals. So do those that travel by value: a worker has one set
+of globals for each module that cannot be imported there. A variable gets there with the first
+function that needs it, and stays as the worker has it until the script gives that name another
+value: then this is sent to all workers, once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import marshal
+import sys
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from math import inf
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from procbus.log import log
+
+# In the process that the functions come from.
+
+#: Looking for changes takes at most one part in so many of the time.
+_SHARE = 200
+#: Of small plain containers, of so many bytes at most, a change in place is noticed too.
+_SMALL = 4096
+_CONTAINERS = frozenset((dict, list, set, bytearray))
+
+#: In place of a variable that is not there any more.
+_GONE = object()
+
+
+class _Noted(NamedTuple):
+    """A global variable as it was sent."""
+
+    version: int
+    #: The value; a weak reference to it where there can be one, as nobody else may want it.
+    value: Any
+    weak: bool
+    content: bytes | None
+
+    def is_still(self, value: Any) -> bool:
+        """Whether the variable has that very value, and the same in it."""
+        known = self.value() if self.weak else self.value
+        if known is not value or (self.weak and known is None):
+            return False
+        return self.content is None or self.content == _content(value)
+
+
+# The tables need no lock: each step is one for other threads, and two that note the same change
+# at once send it twice.
+_versions = itertools.count(1)
+_noted: dict[str, dict[str, _Noted]] = {}
+#: Of each variable that got another value since it was sent the newest one, ready to travel, with
+#: the number of that change.
+_changes: dict[tuple[str, str], tuple[int, bytes]] = {}
+_refused: set[tuple[str, str]] = set()
+_next_look = 0.0
+#: The number of the newest change: a worker that knows of it knows of all.
+newest = 0
+
+
+def shared_name(variables: Mapping[str, Any]) -> str | None:
+    """The module whose globals these are; None where they are those of no module."""
+    name = variables.get("__name__")
+    module = sys.modules.get(name) if type(name) is str else None
+    return name if module is not None and getattr(module, "__dict__", None) is variables else None
+
+
+def note(module: str, values: Mapping[str, Any]) -> dict[str, int]:
+    """Take note that variables of a module are sent as they are now; give the version of each."""
+    known = _noted.setdefault(module, {})
+    versions = {}
+    for name, value in values.items():
+        noted = known.get(name)
+        if noted is None:
+            noted = known.setdefault(name, _note(value))
+        if not noted.is_still(value):
+            noted = known[name] = _note(value)
+        versions[name] = noted.version
+    return versions
+
+
+def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -> None:
+    """See which variables have changed since they were sent, if it is time for that.
+
+    Args:
+        encode: gives what is to travel to a worker.
+        importable: whether workers import a module.
+    """
+    global _next_look
+    began = perf_counter()
+    if began < _next_look:
+        return
+    _next_look = inf  # for all others
+    try:
+        for module, known in list(_noted.items()):
+            if importable(module):  # its own code changes them, in each process by itself
+                continue
+            variables = vars(sys.modules[module]) if module in sys.modules else {}
+            for name, noted in list(known.items()):
+                value = variables.get(name, _GONE)
+                if value is not _GONE and not noted.is_still(value):
+                    _tell(module, name, value, encode)
+    finally:
+        ended = perf_counter()
+        _next_look = ended + _SHARE * (ended - began)
+
+
+def _tell(module: str, name: str, value: Any, encode: Callable[[object], bytes]) -> None:
+    global newest
+    versions = note(module, {name: value})
+    try:
+        data = encode(_Change(module, versions, {name: value}))
+    except Exception as error:  # noqa: BLE001 - pickling runs the user's code
+        if (module, name) not in _refused:
+            _refused.add((module, name))
+            log.warning(
+                "the global variable %r was changed, but its new value cannot travel to a worker "
+                "process: cpu handlers still have the old one (%s: %s)",
+                name,
+                type(error).__name__,
+                error,
+            )
+        return
+    newest += 1
+    _changes[module, name] = newest, data
+
+
+def since(told: int) -> list[bytes]:
+    """What a worker has to be told that knows of all changes up to the number `told`."""
+    return [data for number, data in list(_changes.values()) if number > told]
+
+
+class _Change:
+    """New values on their way to workers."""
+
+    def __init__(self, module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
+        self._parts = module, versions, values
+
+    def __reduce__(self) -> Any:
+        return fill, self._parts
+
+
+class Variables:
+    """The globals of a module, to be named by a function that travels by value.
+
+    Args:
+        module: its name.
+        own: what Python itself keeps among them, such as `__name__`.
+    """
+
+    def __init__(self, module: str, own: dict[str, Any]) -> None:
+        self._parts = module, own
+
+    def __reduce__(self) -> Any:
+        """Name the globals, to be made where they are not there yet."""
+        return variables_of, self._parts
+
+
+class Imported:
+    """The globals of a module that the worker imports, to be named by a function."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __reduce__(self) -> Any:
+        """Name the globals."""
+        return imported, (self._module,)
+
+
+def _note(value: Any) -> _Noted:
+    content = _content(value)
+    if content is not None and len(content) > _SMALL:
+        content = None
+    try:
+        return _Noted(next(_versions), weakref.ref(value), True, content)
+    except TypeError:
+        return _Noted(next(_versions), value, False, content)
+
+
+def _content(value: Any) -> bytes | None:
+    """The content of a small container of plain data; None for all else. It runs no user code."""
+    if type(value) not in _CONTAINERS or len(value) > _SMALL:
+        return None
+    try:
+        return marshal.dumps(value, 2)  # later versions give other bytes for equal content
+    except (ValueError, RuntimeError):  # it is more than plain data, or was changed meanwhile
+        return None
+
+
+# In the process that gets them. Pickles name these functions.
+
+_variables: dict[str, dict[str, Any]] = {}
+_known: dict[str, dict[str, int]] = {}
+_former: list[Any] = []
+
+
+def start_anew() -> None:
+    """Begin without variables: a worker begins here."""
+    _variables.clear()
+    _known.clear()
+
+
+class _Script(types.ModuleType):
+    """The script, in a worker process: what came of it so far."""
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override] # it is there to raise
+        """Nothing: or multiprocessing in a handler would run the script in the children it starts.
+
+        The functions of the script find `__file__` among their globals.
+        """
+        raise AttributeError("__file__")
+
+
+def be_the_script() -> None:
+    """Have `__main__` mean the script in this process, as annotations and pickle expect it."""
+    _former.append(sys.modules["__main__"])  # the variables of a module go when it goes
+    script = _Script("__main__")
+    sys.modules["__main__"] = script
+    _variables["__main__"] = vars(script)
+
+
+def variables_of(module: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The globals of all functions of a module that came by value."""
+    variables = _variables.setdefault(module, {})
+    for name, value in own.items():
+        if variables.get(name) is None:
+            variables[name] = value
+    return variables
+
+
+def imported(module: str) -> dict[str, Any]:
+    """The globals of a module, which is imported for that."""
+    return vars(importlib.import_module(module))
+
+
+def fill(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
+    """Set variables that are not there, or are older; all others stay as the worker has them."""
+    variables, known = variables_of(module, {"__name__": module}), _known.setdefault(module, {})
+    for name, value in values.items():
+        version, had = versions[name], known.get(name)
+        if (
+            had is None and variables.get(name) is not None
+        ):  # the worker has set it: its set-up, say
+            known[name] = version
+        elif had is None or had < version:
+            variables[name], known[name] = value, version
+
+
+def set_function(function: Any, state: tuple[Any, ...]) -> None:
+    """Give a function that came by value its state, and the variables that it uses."""
+    set_state, own, module, versions, values = state
+    fill(module, versions, values)
+    set_state(function, own)
