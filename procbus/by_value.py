@@ -39,7 +39,13 @@ bare = False
 def single(obj: Any) -> Any:
     """Name an object that has a key; None for all others."""
     key = _keys.get(id(obj))
-    return None if key is None else (_by_its_key, (*key, *_form(obj)))
+    return None if key is None else (by_its_key, (*key, *_form(obj)))
+
+
+def key_of(obj: Any) -> tuple[Key, Any] | None:
+    """The key of an object that is made of its class here, with what else it is made of."""
+    key = _keys.get(id(obj))
+    return None if key is None or id(obj) in _places else (key, _form(obj)[1])
 
 
 def new_single(obj: Any, importable: Callable[[str], bool], *, always: bool = False) -> Any:
@@ -113,7 +119,7 @@ def _form(obj: Any) -> tuple[Any, Any]:
     return type(obj), object.__getstate__(obj)
 
 
-def _by_its_key(process: str, number: int, cls: Any, parts: Any) -> Any:
+def by_its_key(process: str, number: int, cls: Any, parts: Any) -> Any:
     """Give the object that has this key here, and make it if there is none yet."""
     key = process, number
     found = _by_key.get(key, _NO_DEFAULT)
@@ -190,12 +196,27 @@ def _reduce_type_var_tuple(found: Any) -> Any:
 
 
 def _reduce_alias(found: Any) -> Any:
-    return _make_alias, (found.__name__, found.__value__, found.__type_params__)
+    if found.__type_params__:
+        return _make_alias, (found.__name__, found.__value__, found.__type_params__)
+    # It may well refer to itself. A list goes on record before what is in it, so that pickle ends.
+    _, value = _aliases.setdefault(id(found), (found, []))
+    value[:] = [found.__value__]
+    return _make_lazy_alias, (found.__name__, found.__module__, value)
+
+
+_aliases: dict[int, tuple[Any, list[Any]]] = {}
 
 
 def _make_alias(name: str, value: Any, parameters: Any) -> Any:
     make: Any = typing.TypeAliasType  # type: ignore[attr-defined,unused-ignore] # from 3.12 on
     return make(name, value, type_params=parameters)
+
+
+def _make_lazy_alias(name: str, module: str, value: list[Any]) -> Any:
+    variables = {"__name__": module, "_value": value}
+    # Only the statement makes one whose value is looked at later.
+    exec(f"type {name} = _value[0]", variables)  # noqa: S102 - the name is that of such an alias
+    return variables[name]
 
 
 #: Objects that pickle as their name, and how to make them where that means nothing.

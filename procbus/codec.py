@@ -14,7 +14,6 @@ import itertools
 import pickle
 import sys
 import types
-from collections import ChainMap
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -64,6 +63,11 @@ def new_by_number(origin: int, number: int, *args: Any) -> Any:
 def call_by_number(origin: int, number: int, *args: Any) -> Any:
     """Call a class named by number. Pickles name this function."""
     return class_by_number(origin, number)(*args)
+
+
+def single_by_number(key: by_value.Key, origin: int, number: int, parts: Any) -> Any:
+    """Give an object that is known by its identity. Pickles name this function."""
+    return by_value.by_its_key(*key, class_by_number(origin, number), parts)
 
 
 # Extension codes make these three one cached look-up for the unpickler instead of an import by
@@ -284,7 +288,7 @@ class Encoder:
         try:
             return self._known[cls]
         except KeyError:
-            if not travels_by_value(cls):
+            if cls.__module__ == "builtins" or not travels_by_value(cls):
                 self._known[cls] = None
                 return None
         number = self._define(cls)
@@ -389,14 +393,15 @@ def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
         reduced = obj.__reduce_ex__(PROTOCOL) if registered is None else registered(obj)
         if isinstance(reduced, tuple):
             function, args, *state = reduced
-            if not any(state) and (named := by_value.single(obj)):
-                return named
+            if not any(state) and (known := by_value.key_of(obj)):
+                return single_by_number, (known[0], *number, known[1])
             if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined] # typeshed lacks it
                 return (new_by_number, (*number, *args[1:]), *state)
             if function is cls:
                 return (call_by_number, (*number, *args), *state)
             return reduced
-        return by_value.single(obj) or reduced
+        known = by_value.key_of(obj)
+        return (single_by_number, (known[0], *number, known[1])) if known else reduced
 
     return reduce
 
@@ -522,11 +527,14 @@ class _Pickler(_DefinitionPickler):
     ) -> None:
         super().__init__(file, keep_in, shares=shares)
         self._number_of = number_of
-        self.dispatch_table = ChainMap(reducers, cloudpickle.Pickler.dispatch_table)
+        self._reducers = reducers
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data; called for each class and instance."""
-        if isinstance(obj, type):
+        kind = type(obj)
+        if kind in self._reducers:
+            return self._reducers[kind](obj)
+        if issubclass(kind, type):
             number = self._number_of(obj)
             if number is not None:
                 return class_by_number, number
