@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbus.errors import ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.user_objects import shown
+from procbus.user_objects import Origin, origin_of, restore, shown
 
 if TYPE_CHECKING:
     from procbus.handler import Handler
@@ -56,6 +56,7 @@ class Delivery:
         "event_id",
         "failure",
         "key",
+        "origin",
         "pid",
         "queued_at",
         "receipt",
@@ -69,6 +70,8 @@ class Delivery:
     started_at: float
     ended_at: float
     pid: int | None
+    #: Where the error of `failure` comes from; set with that.
+    origin: Origin
 
     def __init__(
         self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
@@ -125,6 +128,8 @@ class Delivery:
             _, self.value, _, self.started_at, self.ended_at, self.pid, _ = outcome
         else:
             self.failure = outcome
+            if outcome.error is not None:
+                self.origin = origin_of(outcome.error)
         self.receipt = None
 
     def result(self) -> Any:
@@ -143,6 +148,8 @@ class Delivery:
     def exception(self) -> BaseException | None:
         """Return what went wrong, None when the handler succeeded.
 
+        Its traceback is that of the handler each time, however often it was raised since.
+
         Raises:
             ProcbusError: the delivery is not settled yet.
         """
@@ -154,7 +161,10 @@ class Delivery:
             return None
         if self.unseen is not None:
             self.unseen.note_seen(self)
-        return self.failure.error
+        error = self.failure.error
+        if error is not None:
+            restore(error, self.origin)
+        return error
 
     @property
     def queued_s(self) -> float:

@@ -2,6 +2,7 @@
 """What a delivery tells of itself, open and settled."""
 
 import time
+import traceback
 
 import pytest
 
@@ -95,3 +96,40 @@ def test_the_repr_says_what_a_person_wants_to_know():
     assert repr(delivery) == "<Delivery of event 7 to shop.store: succeeded after 0.25 s>"
     delivery.end(raised(KeyError("id")))
     assert repr(delivery) == "<Delivery of event 7 to shop.store: failed after 2 s: KeyError('id')>"
+
+
+def frames_of(error: BaseException) -> int:
+    return len(traceback.extract_tb(error.__traceback__))
+
+
+def test_asking_again_and_again_does_not_lengthen_the_traceback():
+    try:
+        raise ValueError("in the handler")
+    except ValueError as error:
+        failed = error
+    delivery = delivery_to(subscription_of())
+    delivery.end(raised(failed))
+    lengths = set()
+    for _ in range(50):
+        with pytest.raises(ValueError, match="in the handler") as caught:
+            delivery.result()
+        lengths.add(frames_of(caught.value))
+    assert len(lengths) == 1
+    asked = delivery.exception()
+    assert asked is failed
+    assert frames_of(asked) == 1
+
+
+def test_what_was_handled_where_it_was_asked_for_is_its_context_only_then():
+    failed = ValueError("in the handler")
+    failed.__context__ = KeyError("handled there")
+    delivery = delivery_to(subscription_of())
+    delivery.end(raised(failed))
+    try:
+        raise OSError
+    except OSError:
+        with pytest.raises(ValueError, match="in the handler"):
+            delivery.result()
+    asked = delivery.exception()
+    assert asked is not None
+    assert isinstance(asked.__context__, KeyError)
