@@ -50,15 +50,25 @@ _batch_numbers = itertools.count(1)
 class Batch:
     """Deliveries that a worker was given together."""
 
-    __slots__ = ("deliveries", "due_at", "ended", "expected_s", "message", "number", "sent")
+    __slots__ = (
+        "deliveries",
+        "due_at",
+        "ended",
+        "expected_s",
+        "message",
+        "number",
+        "sent",
+        "settled",
+    )
 
     def __init__(self, number: int, message: Message, expected_s: float) -> None:
         self.number = number
         self.message = message
         #: Those that are this worker's. Guarded by the lane's lock: others take from the end.
         self.deliveries = list(message.deliveries)
-        #: How many of them have ended. Written by the companion.
+        #: How many of them have ended, and how many of those are settled. Written by the companion.
         self.ended = 0
+        self.settled = 0
         self.expected_s = expected_s
         #: When the worker should be through with it, once it is the worker's first.
         self.due_at = inf
@@ -210,24 +220,20 @@ class Companion(threading.Thread):
         Raises:
             WorkerGone: the worker died.
         """
-        wear, sharing = self._lane.wear, self._lane.sharing
+        wear = self._lane.wear
+        # Nothing here may keep a batch alive while there is no other.
         while True:
             self._check_here()  # what settles runs callbacks
             if not self.in_flight:
                 if worn_out := self._unwanted or wear.worn_out(self._worker_done, worker.probe):
                     return worn_out
-                deliveries = sharing.next_batch(wait=True, most=wear.left(self._worker_done))
-                if not deliveries:
+                if not self._give_next(worker, wait=True, most=wear.left(self._worker_done)):
                     return ""
-                self._give(worker, deliveries)
-            elif self._may_take_ahead() and (deliveries := sharing.next_batch(wait=False)):
-                self._give(worker, deliveries)
+            elif self._may_take_ahead():
+                self._give_next(worker, wait=False)
             if self.in_flight:
                 self._send_first(worker)
-                batch = self.in_flight[0]
-                report = worker.receive(batch.patience_s())
-                self._check_here()  # to read it runs user code
-                self._take_in(worker, batch, report)
+                self._hear(worker, self.in_flight[0])
 
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
@@ -240,6 +246,19 @@ class Companion(threading.Thread):
             and self._lane.queue.seems_ready()
             and not self._lane.wear.limited
         )
+
+    def _give_next(self, worker: Worker, *, wait: bool, most: int | None = None) -> bool:
+        """Give the worker the next batch; False when there is none."""
+        deliveries = self._lane.sharing.next_batch(wait=wait, most=most)
+        if deliveries:
+            self._give(worker, deliveries)
+        return bool(deliveries)
+
+    def _hear(self, worker: Worker, batch: Batch) -> None:
+        """Wait for the next report of the first batch, and take it in."""
+        report = worker.receive(batch.patience_s())
+        self._check_here()  # to read it runs user code
+        self._take_in(worker, batch, report)
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
         message = self._prepare(worker, next(_batch_numbers), deliveries)
@@ -259,10 +278,15 @@ class Companion(threading.Thread):
         try:
             message = worker.prepare(number, deliveries)
             self._check_here()  # to pickle events runs user code
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it fails one delivery alone
             self._check_here()
-            self._lane.settle([(delivery, _own_fault(error)) for delivery in deliveries])
-            raise
+            log.exception("procbus itself failed to encode a batch in %s", self.name)
+            first, *others = deliveries
+            if others:  # the fault is in one of them: each goes alone
+                self._lane.put_back(others)
+                return self._prepare(worker, number, [first])
+            self._lane.settle([(first, _own_fault(error))])
+            return Message(number)
         if message.failed:
             self._lane.settle(message.failed)
         return message
@@ -281,6 +305,7 @@ class Companion(threading.Thread):
         if times:
             ended = self._ended(batch, len(times))
             self._lane.settle_successes(ended, times, values, worker.pid)
+            batch.settled = batch.ended
         self._settle(batch, report.ends)
         if report.returned:
             self._lane.put_back(self._lane.sharing.returned(self, report.returned))
@@ -300,6 +325,7 @@ class Companion(threading.Thread):
         settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
         published = [(index, events) for index, (_, events) in enumerate(ends) if events]
         self._lane.settle(settled, published)
+        batch.settled = batch.ended
 
     def _ended(self, batch: Batch, count: int) -> list[Delivery]:
         """Take note that the next deliveries of a batch have ended, and give them."""
@@ -358,10 +384,16 @@ class Companion(threading.Thread):
         batch.ended += 1
         self._barren = 0
         self._lane.settle_dead(delivery, outcome)
+        batch.settled = batch.ended
 
     def _give_up(self, error: BaseException) -> None:
         for batch in self._lane.sharing.take_all(self):
-            self._lane.settle([(delivery, _own_fault(error)) for delivery in batch.open()])
+            # One by one, also those that had ended when the settling of them failed.
+            for delivery in batch.deliveries[batch.settled :]:
+                try:
+                    self._lane.settle([(delivery, _own_fault(error))])
+                except BaseException:  # noqa: BLE001 - the others must not suffer for it
+                    log.exception("procbus itself failed to settle event %d", delivery.event_id)
 
     def _note_exit(self, gone: WorkerGone, why: str = "") -> None:
         self.restarts += 1

@@ -47,6 +47,9 @@ class DeadLetterBox:
         #: Each letter with its delivery; None for one that came from a file.
         self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
         self.dropped = 0
+        #: Letters that are kept no longer, until the lock is free: with the last reference to an
+        #: event its `__del__` runs.
+        self._let_go: list[DeadLetter] = []
         self._told = False
 
     def __len__(self) -> int:
@@ -60,12 +63,17 @@ class DeadLetterBox:
 
     def _trim(self) -> None:
         while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+            self._let_go.append(self._kept.popitem(last=False)[0])
             self.dropped += 1
 
     def tell_dropped(self) -> None:
-        """Log, once, that letters are let go. Call it without the lock: logging is the user's."""
-        if not self.dropped or self._told:
+        """Let go of letters, and log that once. Call it without the lock: it runs user code."""
+        if not self.dropped:
+            return
+        with self._lock:
+            gone, self._let_go = self._let_go, []
+        gone.clear()
+        if self._told:
             return
         with self._lock:
             told, self._told = self._told, True

@@ -97,15 +97,15 @@ class Settlement:
                         failed.append((delivery, receipt, letter))
                 delivery.end(outcome)
                 after.note(delivery, receipt)
-        finally:
+        finally:  # what was settled is followed up also where something fails half-way
             self._unlock()
-        try:
-            for delivery, receipt, letter in failed:
-                self._tell(delivery, receipt, letter)
-        finally:  # also after Ctrl-C in the user's hook
-            for delivery, outcome in again:
-                self._try_again(delivery, outcome)
-            self._follow(after, queued)
+            try:
+                for delivery, receipt, letter in failed:
+                    self._tell(delivery, receipt, letter)
+            finally:  # also after Ctrl-C in the user's hook
+                for delivery, outcome in again:
+                    self._try_again(delivery, outcome)
+                self._follow(after, queued)
 
     def settle_successes(
         self,
@@ -139,9 +139,9 @@ class Settlement:
                 delivery.receipt = None
                 _note_success(delivery, started_at, ended_at)
                 after.note(delivery, receipt)
-        finally:
+        finally:  # as above
             self._unlock()
-        self._follow(after, queued=True)
+            self._follow(after, queued=True)
 
     def _follow(self, after: _After, queued: bool) -> None:
         if queued:
@@ -240,16 +240,20 @@ class Settlement:
 class _After:
     """What follows, without the lock, from the deliveries that were settled together."""
 
-    __slots__ = ("count", "done", "gated")
+    __slots__ = ("count", "done", "gated", "receipts")
 
     def __init__(self) -> None:
         self.count = 0
         self.gated: list[Delivery] = []
         self.done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+        #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.
+        self.receipts: list[Receipt] = []
 
     def note(self, delivery: Delivery, receipt: Receipt) -> None:
         """A delivery has ended; its receipt is done with the last one. Under the lock."""
         self.count += 1
+        if receipt is not delivery:  # type: ignore[comparison-overlap] # a SoleReceipt is both
+            self.receipts.append(receipt)
         if delivery.subscription.gate is not None:
             self.gated.append(delivery)
         if receipt.block is not None:

@@ -172,6 +172,12 @@ class Stage:
             self.lane.put(delivery)
         return made
 
+    def receipt_of(self, delivery: Delivery) -> Receipt:
+        return self._receipts[delivery.event_id]
+
+    def forget(self, delivery: Delivery) -> None:
+        del self._receipts[delivery.event_id]
+
     def settled(self, *deliveries: Delivery) -> list[OutcomeKind]:
         """Wait until these are settled, and say how."""
         kinds = []

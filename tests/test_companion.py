@@ -2,8 +2,10 @@
 
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -158,7 +160,60 @@ def test_a_fault_of_procbus_itself_fails_what_it_touched_and_nothing_else(
     assert "a bug in procbus" in str(touched.exception())
     assert stage.settled(*stage.put("next")) == [SUCCEEDED]
     assert "procbus itself failed" in caplog.text
-    assert len(stage.pool.started) == 2
+    # A message that was never sent has done no harm to the worker.
+    assert len(stage.pool.started) == (1 if where == "on_prepare" else 2)
+
+
+def test_a_fault_in_one_of_a_batch_fails_that_one(stage: Stage) -> None:
+    def fail(_: SpyWorker) -> None:
+        if "poison" in stage.pool.batches[-1]:
+            raise SystemExit("a bug in procbus")
+
+    stage.pool.on_prepare = fail
+    blocker = spot("blocker")
+    stage.put("blocker")
+    blocker.wait_begun()
+    deliveries = stage.put("a", "b", "poison", "c", "d")
+    blocker.go_on.set()
+
+    assert stage.settled(*deliveries) == [SUCCEEDED, SUCCEEDED, RAISED, SUCCEEDED, SUCCEEDED]
+    assert visited == ["blocker", "a", "b", "c", "d"]
+    assert len(stage.pool.started) == 1
+
+
+def test_where_settling_fails_all_that_had_ended_is_settled_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = stage.settlement.settle_successes
+
+    def fail_once(*args: Any) -> None:
+        stage.lane.settle_successes = settle
+        raise SystemExit("a bug in procbus")
+
+    stage.lane.settle_successes = fail_once
+    deliveries = stage.put(*(f"e{n}" for n in range(5)))
+
+    kinds = stage.settled(*deliveries)
+    assert set(kinds) <= {SUCCEEDED, RAISED}
+    assert RAISED in kinds
+    assert stage.settled(*stage.put("next")) == [SUCCEEDED]
+
+
+class Heavy:
+    """An event or result that a test can see the end of."""
+
+
+def test_nothing_of_the_last_batch_is_kept_alive(stage: Stage) -> None:
+    handle = stage.subscribe(lambda event: Heavy())
+    [delivery] = stage.put(Heavy(), to=handle)
+    stage.settled(delivery)
+    assert stage.admission.wait_empty(20.0)
+    ends = [weakref.ref(delivery.value), weakref.ref(stage.receipt_of(delivery).event)]
+    stage.forget(delivery)
+    stage.pool.batches.clear()
+    del delivery
+
+    eventually(lambda: [end() for end in ends] == [None, None])
 
 
 def test_a_companion_tells_its_last_exit(stage: Stage) -> None:

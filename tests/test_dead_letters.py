@@ -3,6 +3,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,3 +219,21 @@ def test_logging_that_fails_harms_nobody_either(capsys):
     finally:
         logging.getLogger("procbus").removeFilter(broken)
     assert capsys.readouterr().err.count("RuntimeError: a filter that fails") == 2
+
+
+def test_an_event_that_is_let_go_ends_while_nobody_holds_the_lock():
+    lock = threading.Lock()
+    box = DeadLetterBox(lock, lambda _: receipt_for())
+    held: list[bool] = []
+
+    class Ending:
+        def __del__(self) -> None:
+            held.append(lock.locked())
+
+    with lock:
+        box.add(replace(letter(ValueError()), event=Ending()))
+        for _ in range(MOST_KEPT):
+            box.add(letter(ValueError()))
+    assert held == []
+    box.tell_dropped()
+    assert held == [False]

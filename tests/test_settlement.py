@@ -258,3 +258,22 @@ def test_threads_that_settle_the_same_deliveries_settle_each_once():
     assert subscription.succeeded == len(deliveries) == len(lane.released)
     assert admission.pending == 0
     assert sorted(done) == sorted(map(id, receipts))
+
+
+def test_an_event_of_several_handlers_ends_while_nobody_holds_the_lock():
+    settlement, admission = settlement_with_room()
+    held: list[bool] = []
+
+    class Ending:
+        def __del__(self) -> None:
+            held.append(settlement.lock.locked())
+
+    receipt = receipt_for(
+        subscription_of(), subscription_of(), event=Ending(), lock=settlement.lock
+    )
+    receipt.left = 2
+    admission.enter(2, False)
+    settled = [(delivery, succeeded()) for delivery in receipt.deliveries]
+    del receipt
+    settlement.settle(settled)
+    assert held == [False]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from procbus import blame
@@ -14,6 +14,7 @@ from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.own_process import own_error
 from procbus.pool.large import Form, load
+from procbus.pool.room import Place
 from procbus.pool.seam import Ended, WorkerGone
 from procbus.pool.wire import End, Ending
 from procbus.receipt import Receipt
@@ -27,22 +28,27 @@ _SUCCEEDED = OutcomeKind.SUCCEEDED
 _new = tuple.__new__
 
 
-def outcome_of(end: End, views: Sequence[memoryview], delivery: Delivery, pid: int | None) -> Ended:
+def outcome_of(
+    end: End,
+    views: Callable[[Place], Sequence[memoryview]],
+    delivery: Delivery,
+    pid: int | None,
+) -> Ended:
     """Make the outcome of a delivery that ended in a worker.
 
     Args:
         end: what the worker said.
-        views: of what of the result is in shared memory.
+        views: gives what of the result is in shared memory.
         delivery: what it was about.
         pid: the worker.
     """
     started_at, ended_at, frame, alone, place, _ = end
     try:
-        loaded = decode(frame) if place is None else load(Form(place.form), frame, views)
+        loaded = decode(frame) if place is None else load(Form(place.form), frame, views(place))
         # What lies in a block as it is, without pickle, is a value too.
         plain = place is not None and place.form not in (Form.BUFFERS, Form.PICKLED)
         ending, value, extra = (Ending.SUCCEEDED, loaded, None) if alone or plain else tuple(loaded)
-    except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+    except BaseException as error:  # noqa: BLE001 - decoding runs the user's code, and takes memory
         wrong = _result_fault(delivery, error)
         return Outcome(OutcomeKind.RAISED, None, wrong, started_at, ended_at, pid), None
     if ending == Ending.SUCCEEDED:

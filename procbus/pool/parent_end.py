@@ -258,15 +258,15 @@ class ParentEnd:
         """
         ends: list[Ended] = []
         pid, new, outcome, succeeded = self.pid, tuple.__new__, Outcome, OutcomeKind.SUCCEEDED
+        views = self._results.views
         number = first - 1
         for number, end in enumerate(each_end(data, self._take_definition), first):
             if number < self._received:
                 continue
-            started_at, ended_at, frame, _, place, kept = end
+            started_at, ended_at, frame, _, _, kept = end
             if kept is not None:
                 self._events.note_kept(kept)
             if frame:
-                views = self._results.views(place) if place is not None else ()
                 ends.append(outcomes.outcome_of(end, views, deliveries[number], pid))
             else:  # it returned None and published nothing; written out, for it is most of them
                 values = (succeeded, None, None, started_at, ended_at, pid, 0)

@@ -139,6 +139,7 @@ class Worker:
                     self._tell_strays()
                 return
             self.run_batch(message)
+            del message  # it may be large, and the next one may be long in coming
 
     def run_batch(self, message: bytes | bytearray) -> None:
         """Run a batch as far as there are tokens, and send what became of it."""
