@@ -87,7 +87,12 @@ class Assembly:
             settings.on_failure,
             lambda delivery, receipt: self.dispatcher.context_of(delivery, receipt),
         )
-        self.subscriptions = Subscriptions(shared, own, lambda handler: self.lanes.of(handler))
+        self.subscriptions = Subscriptions(
+            shared,
+            own,
+            lambda handler: self.lanes.of(handler),
+            lambda delivery: self.lanes.give_up(delivery),
+        )
         self.settlement.dead_letters.handlers = self.subscriptions.handlers
         self.dispatcher = dispatcher(
             self.admission,

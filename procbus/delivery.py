@@ -198,12 +198,17 @@ class Delivery:
         return text + ">"
 
 
-def cancelled(delivery: Delivery, ran_s: float | None = None) -> Outcome:
+#: Why deliveries are cancelled.
+CLOSED = "the bus was closed"
+INTERRUPTED = "the cell that waited for it was interrupted"
+
+
+def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = CLOSED) -> Outcome:
     """Make the outcome of a delivery that was cancelled, perhaps in the middle of its handler."""
     how = "before its handler began" if ran_s is None else f"after {ran_s:.3g} s in its handler"
     error = ProcbusError(
         f"the delivery of event {delivery.event_id} to {delivery.handler.name} was cancelled "
-        f"{how}: the bus was closed"
+        f"{how}: {why}"
     )
     now = time.monotonic()
     started_at = 0.0 if ran_s is None else now - ran_s

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from procbus.context import Run
 from procbus.cores import usable_cores
-from procbus.delivery import Delivery, cancelled
+from procbus.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.evidence import Machine
 from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane
@@ -105,6 +105,18 @@ class Lanes:
         """Have workers let go of a handler that nothing is pending for."""
         if handler.kind == "cpu" and self.cpu is not None:
             self.cpu.forget(handler)
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Have the supervisor cancel a delivery that nobody wants any more, running or not."""
+        self._supervisor.give_up(delivery)
+
+    def take_back(self, delivery: Delivery) -> bool:
+        """Cancel a delivery that no worker has begun; False when there is none."""
+        lane = delivery.subscription.lane
+        found = self._retries.withdraw(delivery) or lane.withdraw(delivery)
+        if found:
+            self._settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
+        return found
 
     def prime(self) -> None:
         """Start the event loop, a first thread and the supervisor, if handlers need them.

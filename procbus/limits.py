@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
 
     at: At
     kind: OutcomeKind
-    error: HandlerTimeout | MemoryLimitExceeded
+    error: BaseException
     #: When it was given, in seconds of `time.monotonic()`.
     ended_at: float
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import ProcbusError
 from procbus.locks import LOOK_UP_S
+from procbus.session import when_interrupted
 from procbus.waiting import pause
 
 if TYPE_CHECKING:
@@ -93,8 +94,21 @@ class Receipt:
         resume = pause(self, "await the receipt, or await receipt.settled()")
         try:
             return self._wait(timeout)
+        except KeyboardInterrupt:
+            when_interrupted(self.give_up)
+            raise
         finally:
             resume()
+
+    def give_up(self) -> None:
+        """Cancel what is open: a cell of a notebook that waited for it was interrupted."""
+        for delivery in self._present():
+            if delivery.subscription.give_up is not None:
+                delivery.subscription.give_up(delivery)
+
+    def _present(self) -> tuple[Delivery, ...]:
+        """The deliveries themselves, as lanes and settlement have them."""
+        return self.deliveries
 
     def _wait(self, timeout: float | None) -> bool:
         woken = threading.Lock()
@@ -284,6 +298,9 @@ class SoleReceipt(Receipt, Delivery):
     def deliveries(self) -> tuple[Delivery, ...]:
         """The one delivery of the event."""
         return (SoleDelivery(self),)
+
+    def _present(self) -> tuple[Delivery, ...]:
+        return (self,)
 
     def result(self, timeout: float | None = None) -> Any:
         """As `Receipt.result`."""

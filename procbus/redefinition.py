@@ -16,6 +16,7 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
 from procbus.annotation import named, written
+from procbus.session import cell_number
 
 
 class Origin(NamedTuple):
@@ -38,7 +39,7 @@ class Origin(NamedTuple):
 
 def origin_of(function: Callable[..., Any]) -> Origin:
     """Find out where a function comes from that is being subscribed by the calling code."""
-    cell = _cell()
+    cell = cell_number()
     source = written(function)
     if not isinstance(source, FunctionType):
         frame = _running_frame(None)
@@ -131,13 +132,6 @@ def _name_of(function: Callable[..., Any]) -> tuple[str, str] | None:
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None
     return str(module), str(name)
-
-
-def _cell() -> int | None:
-    """The number of the cell that IPython is running; None outside IPython."""
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return None if shell is None else int(shell.execution_count)
 
 
 def _statement(frame: FrameType | None) -> tuple[CodeType, int] | None:

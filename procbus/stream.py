@@ -14,6 +14,7 @@ from typing import Any
 from procbus.errors import QueueFull
 from procbus.locks import LOOK_UP_S
 from procbus.receipt import Receipt
+from procbus.session import cell_number, when_interrupted
 from procbus.waiting import pause
 from procbus.window import Window
 
@@ -49,12 +50,43 @@ def stream_of(
         make_safe: is called before receipts are yielded, once for several: what was published
             before then has to survive what the journal is for.
     """
-    streamed = (in_order if ordered else as_settled)(iter(events), publish, window, make_safe)
+    run = in_order if ordered else as_settled
+    if cell_number() is None:
+        streamed = run(iter(events), publish, window, make_safe)
+    else:
+        streamed = _interruptible(run, iter(events), publish, window, make_safe)
     if not progress:
         return streamed
     from procbus.progress import with_progress  # only now: it imports rich
 
     return with_progress(streamed, count)
+
+
+def _interruptible(
+    run: Callable[..., Iterator[Receipt]],
+    events: Iterator[Any],
+    publish: Callable[[Any], Receipt],
+    *about: Any,
+) -> Iterator[Receipt]:
+    """In a notebook: where a cell is interrupted in the stream, what that published is given up."""
+    open_receipts: dict[int, Receipt] = {}
+
+    def publish_and_note(event: Any) -> Receipt:
+        receipt = publish(event)
+        open_receipts[id(receipt)] = receipt
+        return receipt
+
+    def give_up() -> None:
+        for receipt in open_receipts.values():
+            receipt.give_up()
+
+    try:
+        for receipt in run(events, publish_and_note, *about):
+            open_receipts.pop(id(receipt), None)
+            yield receipt
+    except KeyboardInterrupt:
+        when_interrupted(give_up)
+        raise
 
 
 def as_settled(

@@ -83,6 +83,7 @@ class Subscription:
         "decided",
         "failed",
         "gate",
+        "give_up",
         "group",
         "handler",
         "lane",
@@ -115,6 +116,8 @@ class Subscription:
         self.plain = handler.where is None and handler.key is None and not handler.once
         #: Asked whether the handler takes an event; None where it takes all.
         self.takes: Callable[[Any], object] | None = handler.where
+        #: Has a delivery that nobody wants any more cancelled, running or not.
+        self.give_up: Callable[[Delivery], object] | None = None
         #: Where one function was subscribed several times under one name, the same for all of them,
         #: since an event goes to it once; else None.
         self.group: int | None = None

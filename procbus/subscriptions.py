@@ -12,6 +12,7 @@ from typing import Any
 from procbus.annotation import name_of
 from procbus.callables import identity_of
 from procbus.crossing import Crossing
+from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
 from procbus.handler import Handler, with_topics
 from procbus.redefinition import origin_of
@@ -28,11 +29,17 @@ class Subscriptions:
         shared: a registry whose handlers, at any time, are the bus's too; None for an isolated bus.
         own: handlers of this bus alone.
         lane_of: gives the lane that a handler belongs to.
+        give_up: has a delivery cancelled that nobody wants any more.
     """
 
     def __init__(
-        self, shared: Registry | None, own: Iterable[Handler], lane_of: Callable[[Handler], Lane]
+        self,
+        shared: Registry | None,
+        own: Iterable[Handler],
+        lane_of: Callable[[Handler], Lane],
+        give_up: Callable[[Delivery], object] | None = None,
     ) -> None:
+        self._give_up = give_up
         self._shared = Registry() if shared is None else shared
         self._own = Registry()
         for handler in own:
@@ -183,6 +190,7 @@ class Subscriptions:
             crossing = self._crossings[number]
             for side in crossing.sides():
                 side.group = group
+                side.give_up = self._give_up
             return crossing.current
         subscription = self._all.get(number)
         if subscription is None:
@@ -191,6 +199,7 @@ class Subscriptions:
         elif len(subscription.handler.topics) != len(handler.topics):
             subscription.handler = handler
         subscription.group = group
+        subscription.give_up = self._give_up
         return subscription
 
 

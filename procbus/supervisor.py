@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from procbus import proc_files, strays
-from procbus.delivery import Delivery
+from procbus.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.footprint import LEAST_S
 from procbus.limits import Verdict, memory_error, timeout_error
 from procbus.log import log
@@ -60,6 +60,9 @@ class Supervised(Protocol):
     def limited(self) -> bool:
         """Whether a handler has a limit of time or memory."""
 
+    def take_back(self, delivery: Delivery) -> bool:
+        """Cancel a delivery that no worker has begun; False when there is none."""
+
 
 class Supervisor:
     """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
@@ -85,6 +88,8 @@ class Supervisor:
         self._slow_start = False
         #: Handlers that were said to be stalled: each is said once.
         self._stalled: set[int] = set()
+        #: What nobody wants any more, in the order of publishing. Others add to it.
+        self._unwanted: dict[Delivery, None] = {}
         #: Workers with something to do whose process was found dead at the last look.
         self._dead: set[Worker] = set()
 
@@ -102,6 +107,15 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have it look now: there is a limit that there was not before."""
+        self._retries.wake()
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Cancel a delivery: take it back, or kill the worker process that runs it.
+
+        A thread or the event loop is not stopped in a handler.
+        """
+        self._unwanted[delivery] = None
+        self.start()
         self._retries.wake()
 
     def stop(self) -> None:
@@ -139,11 +153,22 @@ class Supervisor:
     def _look(self, now: float) -> float:
         """Look after everything once; return for how many seconds nothing has to be done."""
         next_look = now + (LOOK_S if self._lanes.limited else SAMPLE_S)
+        if self._unwanted:
+            self._take_back_unwanted()
+            next_look = min(next_look, now + LOOK_S)
         if self._lanes.limited:
             next_look = min(next_look, self._lanes.io.expire(now))
         if self._lanes.cpu is not None:
             next_look = min(next_look, self._look_after_cpu(self._lanes.cpu, now))
         return max(0.0, next_look - monotonic())
+
+    def _take_back_unwanted(self) -> None:
+        """Cancel what nobody wants any more. What waits at a gate is got at once it has passed."""
+        for delivery in list(self._unwanted):
+            lane = delivery.subscription.lane
+            begun = delivery.subscription.handler.kind == "io" and lane.is_running(delivery)
+            if delivery.receipt is None or begun or self._lanes.take_back(delivery):
+                del self._unwanted[delivery]
 
     def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
         running = lane.sharing.running()
@@ -163,6 +188,9 @@ class Supervisor:
             if companion.verdict is not None:
                 continue  # it is dead, and its companion has not buried it yet
             handler = delivery.subscription.handler
+            if delivery in self._unwanted:
+                kills.append(self._interrupt(companion, worker, delivery, at))
+                continue
             if handler.timeout is not None:
                 ends_at = at[2] + handler.timeout
                 if now >= ends_at:
@@ -284,6 +312,17 @@ class Supervisor:
             now = monotonic()
             error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
             companion.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
+
+        return worker.kill_in(at, condemn)
+
+    def _interrupt(
+        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
+    ) -> Steps[bool]:
+        def condemn(stack: str) -> None:  # noqa: ARG001 - nobody asked where it was
+            now = monotonic()
+            error = cancelled(delivery, now - at[2], INTERRUPTED).error
+            assert error is not None
+            companion.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
 
         return worker.kill_in(at, condemn)
 

@@ -128,6 +128,7 @@ LAYERS = {
         "plain_text",
         "receipt",
         "resume_summary",
+        "session",
         "sizes",
         "topic",
         "unfinished",

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The notebook that the script runs in, if any: the cell that is running, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def cell_number() -> int | None:
+    """The number of the cell that IPython is running; None outside IPython."""
+    shell = _shell()
+    return None if shell is None else int(shell.execution_count)
+
+
+def when_interrupted(give_up: Callable[[], object]) -> None:
+    """Call something once the running cell has ended, if an interrupt ended it.
+
+    Where the cell catches the interrupt and goes on, and outside IPython, nothing is called.
+    """
+    shell = _shell()
+    if shell is None:
+        return
+
+    def after(result: Any) -> None:
+        shell.events.unregister("post_run_cell", after)
+        if isinstance(result.error_in_exec, KeyboardInterrupt):
+            give_up()
+
+    shell.events.register("post_run_cell", after)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
