@@ -25,6 +25,7 @@ from procbus.journal.journal import Journal
 from procbus.journal.queries import Seen
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
+from procbus.letter import summary_of
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
@@ -299,11 +300,13 @@ class JournaledDispatcher(Dispatcher):
             if not delivery.subscription.answered:
                 parts.append(self._journal.succeeded(delivery, outcome.value))
             self._journal.write(b"".join(parts))
-        except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
+        except BaseException as error:  # noqa: BLE001 - routing asks the event for its event_type
             self._admission.leave(count)
             for _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
-            return error
+            if isinstance(error, Exception):
+                return error
+            return ProcbusError(f"publishing it raised {summary_of(error)}")
         self._settlement.written.add(delivery)
         for queued, failed in ready:
             self._send_off(queued, failed)

@@ -16,6 +16,7 @@ from procbus.errors import NoSuchHandler
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Unfinished
 from procbus.journaled_settlement import JournaledSettlement
+from procbus.letter import summary_of
 from procbus.log import log
 from procbus.outcome import Outcome
 from procbus.receipt import FanReceipt
@@ -102,24 +103,32 @@ class Leftovers:
         journal = self._journal
         try:
             event = journal.codec.decode(about.form, about.data, about.type_name)
-        except Exception as error:  # noqa: BLE001 - loading runs the user's code
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
             self._cannot_load(about, error)
             return
         receipt = FanReceipt(
             about.event_id, event, about.topic, about.parent_id, self._settlement.lock
         )
-        matched = routes.match(event, about.topic)
+        try:
+            matched = routes.match(event, about.topic)
+        except Exception:  # noqa: BLE001 - asks the event for its event_type; the names are enough
+            matched = ()
         rows: dict[Subscription, Unfinished] = {}
         for each in unfinished:
             candidates = named[self._name_of(each)]
             # Several may have one name: lambdas, or one function that takes several topics.
             rows[next((c for c in candidates if c in matched), candidates[0])] = each
+        earlier = {
+            each.number: journal.codec.decode_outcomes(each.outcomes)
+            for each in unfinished
+            if each.outcomes is not None
+        }
         self._enter(len(rows))
         queued, failed = address(receipt, list(rows), [])
         for delivery in receipt.deliveries:
-            row = rows[delivery.subscription]
-            if row.outcomes is not None:
-                delivery.earlier = journal.codec.decode_outcomes(row.outcomes)
+            delivery.earlier = earlier.get(rows[delivery.subscription].number, ())
         if about.given_id is not None:
             receipt.held = (*self._recorded.finished(receipt), *receipt.held)
             journal.ids.claim(about.given_id, receipt)
@@ -160,18 +169,17 @@ class Leftovers:
         self._settlement.wait(delivery, wait_s)
         return True
 
-    def _cannot_load(self, about: Unfinished, error: Exception) -> None:
+    def _cannot_load(self, about: Unfinished, error: BaseException) -> None:
         if about.event_id in self._unreadable:
             return
         self._unreadable.add(about.event_id)
         log.error(
-            "event %d (%s) for %s cannot be loaded from the journal: %s: %s. It stays there: make "
+            "event %d (%s) for %s cannot be loaded from the journal: %s. It stays there: make "
             "sure that its classes can be imported, and start again",
             about.event_id,
             about.type_name,
             self._name_of(about),
-            type(error).__name__,
-            error,
+            summary_of(error),
         )
 
     def _name_missing(self, subscriptions: Sequence[Subscription]) -> None:

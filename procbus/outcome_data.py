@@ -51,7 +51,7 @@ def pickles_of(obj: Any) -> Pickles:
     by_value = encode_alone(obj)
     try:
         by_name = pickle.dumps(obj, PROTOCOL)
-    except Exception:  # noqa: BLE001 - then only the other way is left
+    except BaseException:  # noqa: BLE001 - then only the other way is left
         return None, by_value
     return by_name if b"__main__" in by_name else None, by_value
 
@@ -61,7 +61,7 @@ def unpickle(pickles: Pickles) -> Any:
     by_name, by_value = pickles
     if by_name is not None:
         # The main script may be another now.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             return pickle.loads(by_name)  # noqa: S301 - checked: whoever reads the file checks who wrote it
     return pickle.loads(by_value)  # noqa: S301 - as above
 
@@ -86,7 +86,7 @@ def _error(plain: dict[str, Any]) -> BaseException | None:
     error: BaseException = ProcbusError(plain["text"])
     if plain["error"] is not None:
         # Its class may be missing in this process.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             error = unpickle(plain["error"])
     if plain["stack"] and not stack_of(error):
         set_cause(error, WorkerTraceback(plain["stack"]))

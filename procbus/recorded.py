@@ -14,7 +14,7 @@ from procbus.handler import Handler
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Recorded, Seen
 from procbus.journal.records import SHIFT
-from procbus.letter import DeadLetter
+from procbus.letter import DeadLetter, summary_of
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.subscription import Subscription
@@ -137,10 +137,10 @@ class RecordedDeliveries:
         if recorded.state == "succeeded":
             try:
                 return (Outcome(OutcomeKind.SUCCEEDED, self._journal.result(recorded)),)
-            except Exception as cause:  # noqa: BLE001 - loading runs the user's code
+            except BaseException as cause:  # noqa: BLE001 - loading runs the user's code
                 error = JournalError(
                     f"{name} succeeded with event {event_id}, but its result cannot be loaded from "
-                    f"the journal: {type(cause).__name__}: {cause}"
+                    f"the journal: {summary_of(cause)}"
                 )
                 error.__cause__ = cause
         elif recorded.state == "dead":
@@ -174,7 +174,7 @@ class RecordedDeliveries:
             number, failed_at, quarantined, outcomes, topic, type_name, form, data = row
             try:
                 event = journal.codec.decode(form, data, type_name)
-            except Exception:  # noqa: BLE001, S112 - the user's code; the command line shows them
+            except BaseException:  # noqa: BLE001, S112 - the user's code; the command line shows them
                 continue
             letter = DeadLetter(
                 number >> SHIFT,

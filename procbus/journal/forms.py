@@ -11,14 +11,15 @@ from __future__ import annotations
 import enum
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
 from procbus.blame import path_of_fault
 from procbus.codec import PROTOCOL, encode_alone
 from procbus.errors import JournalError, SerializationError
-from procbus.outcome import Outcome
+from procbus.letter import summary_of
+from procbus.outcome import Outcome, OutcomeKind
 from procbus.outcome_data import outcome_from, plain_outcome
 
 CodecName = Literal["pickle", "json"]
@@ -57,7 +58,7 @@ class Codec(Protocol):
         """Give the bytes of outcomes, without their values."""
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
-        """Make outcomes again."""
+        """Make outcomes again. Never raises: what cannot be read is one outcome that says so."""
 
 
 class PickleCodec:
@@ -69,10 +70,14 @@ class PickleCodec:
         """Give form and bytes."""
         try:
             return 1, _dumps(obj, PROTOCOL)
-        except Exception:  # noqa: BLE001 - what goes wrong below says what it is
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - what goes wrong below says what it is
             try:
                 return 1, encode_alone(obj)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the user's code; its exit is not the script's
                 raise _cannot(obj, what, error) from error
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:  # noqa: ARG002 - pickles tell
@@ -91,8 +96,7 @@ class PickleCodec:
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
         """Make outcomes again."""
-        plain = pickle.loads(data)  # noqa: S301 - as above
-        return tuple(outcome_from(each) for each in plain)
+        return _outcomes(pickle.loads, data)
 
 
 class JsonCodec:
@@ -118,9 +122,12 @@ class JsonCodec:
         try:
             data: bytes = self._msgspec.json.encode(obj)
             again = self.decode(Form.JSON, data, self.type_name(type(obj)))
-        except Exception as error:
+            same = type(again) is type(obj) and bool(again == obj)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code; its exit is not the script's
             raise _cannot(obj, what, error) from error
-        if type(again) is not type(obj) or again != obj:
+        if not same:
             raise SerializationError(
                 f"{what} cannot be written to the journal: as JSON it would come back as another "
                 f"({again!r}). Give the fields of the dataclass their types, publish what is JSON "
@@ -147,12 +154,24 @@ class JsonCodec:
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
         """Make outcomes again."""
-        return tuple(outcome_from(each) for each in json.loads(data))
+        return _outcomes(json.loads, data)
 
 
 def make_codec(name: CodecName) -> Codec:
     """Make the codec of a name."""
     return JsonCodec() if name == "json" else PickleCodec()
+
+
+def _outcomes(load: Callable[[bytes], Any], data: bytes) -> tuple[Outcome, ...]:
+    try:
+        found = tuple(outcome_from(each) for each in load(data))
+        if found:
+            return found
+        what = "there are none"
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
+        what = summary_of(error)
+    lost = JournalError(f"how its attempts failed cannot be read from the journal: {what}")
+    return (Outcome(OutcomeKind.RAISED, error=lost),)
 
 
 def _name_of(cls: type) -> str:
@@ -167,11 +186,14 @@ def _class_named(name: str) -> Any:
     return found
 
 
-def _cannot(obj: Any, what: str, error: Exception) -> SerializationError:
-    path = path_of_fault(obj, what)
+def _cannot(obj: Any, what: str, error: BaseException) -> SerializationError:
+    try:
+        path = path_of_fault(obj, what)
+    except Exception:  # noqa: BLE001 - the user's code again; then it is not named
+        path = ""
     return SerializationError(
         f"{what} cannot be written to the journal{f' because of {path}' if path else ''}: "
-        f"{type(error).__name__}: {error}. Publish plain data, or leave that out of the event",
+        f"{summary_of(error)}. Publish plain data, or leave that out of the event",
         path,
     )
 

@@ -28,6 +28,7 @@ from procbus.journal.reservation import Reservation
 from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
 from procbus.journal.writer import Writer
+from procbus.letter import summary_of
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import Receipt
@@ -258,8 +259,9 @@ class Journal:
         if self._keep_results:
             try:
                 form, data = self.codec.encode(value, "result")
-            except Exception as error:  # noqa: BLE001 - the user's code; that it succeeded is kept
-                log.warning("the journal does not keep a result of %s: %s", delivery.handler, error)
+            except BaseException as error:  # noqa: BLE001 - the user's code; that it succeeded is kept
+                text = summary_of(error)
+                log.warning("the journal does not keep a result of %s: %s", delivery.handler, text)
             else:
                 name = self._type_name(type(value))
                 return records.pack_result(number, time(), form, name + b"\0" + data)

@@ -67,8 +67,17 @@ class HandlerNames:
 
     def name_of(self, delivery: int) -> str:
         """The name of the handler of a delivery, by the delivery's number."""
-        return self._named[delivery & MOST_HANDLERS][0]
+        return self._of(delivery)[0]
 
     def kind_of(self, delivery: int) -> Kind:
         """The kind of the handler of a delivery, by the delivery's number."""
-        return self._named[delivery & MOST_HANDLERS][1]
+        return self._of(delivery)[1]
+
+    def _of(self, delivery: int) -> tuple[str, Kind]:
+        number = delivery & MOST_HANDLERS
+        return self._named.get(number) or (name_of_nameless(number), "io")
+
+
+def name_of_nameless(number: int) -> str:
+    """The name that a handler gets whose own is lost from the journal."""
+    return f"unknown-{number}"

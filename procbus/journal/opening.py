@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from procbus.errors import JournalError
 from procbus.journal.changes import Changes
 from procbus.journal.forms import CodecName
+from procbus.journal.names import name_of_nameless
 from procbus.journal.queries import Queries
 from procbus.journal.recovery import lost_in
 from procbus.journal.store import Store
@@ -59,11 +60,6 @@ def what_is_in(store: Store, queries: Queries) -> Found:
         for table in ("pending", "dead")
     )
     return Found(pending, dead, lost)
-
-
-def name_of_nameless(number: int) -> str:
-    """The name that a handler gets whose own is lost."""
-    return f"unknown-{number}"
 
 
 def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool) -> str:

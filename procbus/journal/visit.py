@@ -24,7 +24,7 @@ from procbus.journal.forms import Form
 from procbus.journal.frames import Half
 from procbus.journal.ground import SUFFIXES, check_files, place, prepare, tidy
 from procbus.journal.lock import JournalTaken, Lock
-from procbus.journal.opening import name_of_nameless
+from procbus.journal.names import name_of_nameless
 from procbus.journal.queries import Queries
 from procbus.journal.reading import loaded, names_in, plain_outcomes
 from procbus.journal.records import MOST_HANDLERS, SHIFT
