@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,72 @@ def test_show_says_how_it_failed_and_sends_no_commands_to_the_terminal(
     text = capsys.readouterr().out
     assert "def fail" in text or "in fail" in text
     assert "\x1b" not in text
+
+
+class Runs:
+    """Runs something when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_show_and_export_run_nothing_that_is_in_the_file(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ran = tmp_path / "ran"
+    hostile = pickle.dumps(Runs(ran))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE dead SET outcomes = ?", (hostile,))
+        database.execute("UPDATE events SET data = ?", (hostile,))
+    for command in ("status", "list", "show", "export"):
+        assert run(command, path, *(["1"] if command == "show" else [])) == 0
+    text = capsys.readouterr().out
+    assert "attempt 1: unreadable" in text
+    assert text.count("posix.mkdir") > 2
+    assert not ran.exists()
+    assert run("show", path, "1", "--unpickle") == 0
+    assert ran.exists()
+
+
+def test_show_names_what_an_event_consists_of_and_loads_it_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "run.db"
+    with EventBus([], journal=path, keep="all") as bus:
+        bus.subscribe("where", abs, name="works")
+        bus.publish("where", Fraction(1, 3))
+    assert run("show", path, "1") == 0
+    assert "fractions.Fraction" in capsys.readouterr().out
+    assert run("show", path, "1", "--unpickle") == 0
+    assert "Fraction(1, 3)" in capsys.readouterr().out
+    (shown,) = run_json(capsys, "show", path, "1")
+    assert shown["event"]["names"] == ["fractions.Fraction"]
+    assert "repr" not in shown["event"]
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        pickle.dumps(3),
+        pickle.dumps([3]),
+        pickle.dumps([{}]),
+        pickle.dumps([{"kind": []}]),
+        b"",
+        b"\x80\x05",
+        os.urandom(100),
+    ],
+)
+def test_outcomes_that_no_bus_wrote_are_described(
+    path: Path, capsys: pytest.CaptureFixture[str], outcomes: bytes
+):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE dead SET outcomes = ?", (outcomes,))
+    (shown,) = run_json(capsys, "show", path, "1:fails")
+    assert shown["outcomes"][0]["kind"] == "unreadable"
+    assert run("show", path, "1:fails") == 0
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,12 @@ class Half(NamedTuple):
     gaps: list[Gap]
 
 
-def left_in(fd: int) -> list[Half]:
+def left_in(fd: int, *, live: bool = False) -> list[Half]:
     """Read what an intake has: the half with the older generation first.
+
+    Args:
+        fd: the file.
+        live: whether it is being written to: then all that was written before the call is read.
 
     Raises:
         ValueError: it is not an intake, or not a whole one.
@@ -88,7 +92,7 @@ def left_in(fd: int) -> list[Half]:
         half = _size_of_halves(data)
         if half is None:
             return []  # as above
-        found = (half_in(data, start, half) for start in (0, half))
+        found = (half_in(data, start, half, live=live) for start in (0, half))
         return sorted(each for each in found if each is not None)
 
 
@@ -119,14 +123,23 @@ def _head_at(data: mmap.mmap | bytes, at: int) -> Head | None:
     return Head(*_HEAD.unpack(packed)[1:])
 
 
-def half_in(data: mmap.mmap | bytes, start: int, size: int) -> Half | None:
-    """Read one half; None if it has no head, and so was never used."""
+def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = False) -> Half | None:
+    """Read one half; None if it has no head, and so was never used.
+
+    Args:
+        data: the file.
+        start: where the half begins.
+        size: of the half.
+        live: whether it is being written to.
+    """
     head = _head_at(data, start) or _head_at(data, start + size - TAIL)
     if head is None:
         return None
     marker, seed, end = head.marker, head.seed, start + size - TAIL
     (upto,) = _UPTO.unpack(data[start + UPTO_AT : start + UPTO_AT + _UPTO.size])
     upto = upto if start <= upto <= end else start
+    if live:
+        end = upto
     frames: list[bytes] = []
     gaps: list[Gap] = []
     unpack, before, crc32 = FRAME.unpack, FRAME.size, zlib.crc32

@@ -88,7 +88,8 @@ def tidy(real: str) -> None:
     if is_shared(os.path.dirname(real)):
         for suffix in _OF_SQLITE:
             with contextlib.suppress(OSError):
-                if not os.path.getsize(real + suffix):
+                status = os.lstat(real + suffix)
+                if status.st_uid == os.geteuid() and not status.st_size:
                     os.unlink(real + suffix)
 
 

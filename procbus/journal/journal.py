@@ -23,7 +23,7 @@ from procbus.journal.names import HandlerNames
 from procbus.journal.opening import identify, what_is_in
 from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
-from procbus.journal.recovery import read_left, recover
+from procbus.journal.recovery import read_left, recover, user
 from procbus.journal.reservation import Reservation
 from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
@@ -122,7 +122,7 @@ class Journal:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
         self._sync = GroupSync(self._intake, self.path)
-        self._reservation = Reservation(store, self.first_id - 1)
+        self._reservation = Reservation(store, self.first_id - 1, user(power=self._power))
         self.names = HandlerNames(self.queries.handlers(), self._intake.append)
 
     # Publishing.
@@ -331,7 +331,7 @@ class Journal:
         """
         if self.closed:
             raise JournalError(f"the journal {self.path} is closed: copy its one file")
-        back_up(self._store, read_left(self._lock.fd, self._lock.name), dest)
+        back_up(self._store, read_left(self._lock.fd, self._lock.name, live=True), dest)
 
     @property
     def lost(self) -> list[str]:

@@ -103,7 +103,7 @@ class Lock:
         with _lock:
             if self._opening not in _held:
                 return
-            if remove:
+            if remove and _is_mine(self.fd):
                 with contextlib.suppress(OSError):
                     os.unlink(self.name)
             os.close(self.fd)
@@ -130,6 +130,10 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_lock.release,
         after_in_child=_after_fork_in_child,
     )
+
+
+def _is_mine(fd: int) -> bool:
+    return not hasattr(os, "geteuid") or os.fstat(fd).st_uid == os.geteuid()
 
 
 def _owner(fd: int) -> int:

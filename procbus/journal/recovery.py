@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from procbus.errors import JournalError
 from procbus.journal.changes import Changes
@@ -14,22 +15,25 @@ from procbus.journal.queries import Queries
 from procbus.journal.records import Published, records_in
 from procbus.journal.store import Store
 
+#: How the bus calls itself that accepts what a loss of power may cost.
+_PROCESS = "process "
 #: What reading a frame raises that is whole and holds no records.
 _BAD = (ValueError, struct.error, IndexError)
 
 
-def read_left(fd: int, name: str) -> list[Half]:
+def read_left(fd: int, name: str, *, live: bool = False) -> list[Half]:
     """Read what an intake has.
 
     Args:
         fd: the file.
         name: of it, for the message.
+        live: whether a bus is writing to it.
 
     Raises:
         JournalError: it cannot be read.
     """
     try:
-        return left_in(fd)
+        return left_in(fd, live=live)
     except ValueError as error:
         raise JournalError(
             f"{name} cannot be read: {error}. It holds what was accepted last: take a copy "
@@ -65,13 +69,19 @@ def recover(
         JournalError: the database cannot be written.
     """
     seen: int = queries.meta("generation", 0)
-    in_use = bool(queries.meta("in_use", 0))
+    in_use: str = queries.meta("in_use", "")
     unseen = [half for half in left if half.generation > seen]
     lost: list[str] = []
     if in_use and not unseen and not (moved_on and left):
         lost.append(
             f"{name} is not there, or older than the journal: what was accepted last, behind event "
             f"{queries.last_event()}, is lost"
+        )
+    if in_use.startswith(_PROCESS) and in_use != user(power=False):
+        lost.append(
+            "the machine stopped while a bus had the journal (or this is another one), and with "
+            'durability="process" the disk may not have what was accepted in the last seconds, '
+            f"behind event {_last_of(unseen) or queries.last_event()}"
         )
     changes: list[tuple[int, Changes]] = []
     for half in unseen:
@@ -89,11 +99,24 @@ def recover(
     for number, (generation, each) in enumerate(changes, 1):
         meta: dict[str, object] = {"generation": generation}
         if number == len(changes):
-            meta["in_use"] = 0
+            meta["in_use"] = ""
             if lost:
                 meta["lost"] = json.dumps([*lost_in(queries), *lost])
         store.write(each, meta)
     return max(last, seen)
+
+
+def user(*, power: bool) -> str:
+    """Say for the next bus who had the journal, and what it would survive."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # macOS
+        boot = ""
+    return f"power {boot}" if power else f"{_PROCESS}{boot}"
+
+
+def _last_of(left: Sequence[Half]) -> int:
+    return max((event for half in left for event in _events(half.frames)), default=0)
 
 
 def lost_in(queries: Queries) -> list[str]:

@@ -18,13 +18,16 @@ class Reservation:
     Args:
         store: the database.
         before: the largest id that may have been given in runs before.
+        user: who uses the journal, to be found by the next if this one does not end it: see
+            `recovery`.
 
     Raises:
         JournalError: the database cannot be written.
     """
 
-    def __init__(self, store: Store, before: int) -> None:
+    def __init__(self, store: Store, before: int, user: str) -> None:
         self._store = store
+        self._user = user
         self._before = before
         self._upto = before
         self.extend(before)
@@ -37,7 +40,7 @@ class Reservation:
         """
         if last_id + RESERVED // 2 > self._upto:
             self._upto = max(self._upto, last_id) + RESERVED
-            self._store.reserve_ids(self._upto, in_use=True)
+            self._store.reserve_ids(self._upto, in_use=self._user)
 
     def end(self, last_id: int) -> None:
         """Give back those that were not used; all is in the database, and nothing in the intake.
@@ -45,4 +48,4 @@ class Reservation:
         Raises:
             JournalError: the database cannot be written; they stay reserved.
         """
-        self._store.reserve_ids(max(self._before, last_id), in_use=False)
+        self._store.reserve_ids(max(self._before, last_id), in_use="")

@@ -310,8 +310,8 @@ class Store:
             for sql in _PURGE:
                 do(sql)
 
-    def reserve_ids(self, upto: int, *, in_use: bool) -> None:
-        """Note that ids up to this one may be given, and whether a bus has something in the intake.
+    def reserve_ids(self, upto: int, *, in_use: str) -> None:
+        """Note that ids up to this one may be given, and which bus has the intake, if one has.
 
         Raises:
             JournalError: it was not written.
@@ -319,7 +319,7 @@ class Store:
         with self._transaction() as do:
             do(
                 "INSERT OR REPLACE INTO meta VALUES ('reserved', ?), ('in_use', ?)",
-                (upto, int(in_use)),
+                (upto, in_use),
             )
 
     def ask(self, numbers: Iterable[int]) -> None:

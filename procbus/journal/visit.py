@@ -266,7 +266,7 @@ class Visit:
         if self._lock is None:
             name = self.path + "-intake"
             with contextlib.suppress(FileNotFoundError), open(name, "rb") as intake:
-                left = read_left(intake.fileno(), name)
+                left = read_left(intake.fileno(), name, live=True)
         back_up(self._store, left, dest)
 
     # Changing.

@@ -124,3 +124,51 @@ def test_every_publish_that_returned_survives_a_loss_of_power(
                 for (given_id,) in visit._store.rows("SELECT given_id FROM ids")  # noqa: SLF001 - nothing shows them all
             }
         assert returned <= known, f"{len(returned - known)} of {len(returned)} are lost in {to}"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_durability_process_a_loss_of_power_costs_the_end_and_leaves_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+):
+    """Of the intake any pages are on the disk since the last move: they were never flushed."""
+    (tmp_path / "before").mkdir()
+    disk = Disk(tmp_path / "before" / "run.db", monkeypatch)
+    moved = Store.write
+
+    def write_and_see(store: Store, *args: Any) -> None:
+        moved(store, *args)
+        disk.intake = disk._read("-intake")  # noqa: SLF001 - the page cache of this moment
+
+    monkeypatch.setattr(Store, "write", write_and_see)
+    chance = random.Random(seed)
+    losses: list[tuple[Path, int]] = []
+    with EventBus([], journal=disk.path, io_workers=1, max_pending=100_000) as bus:
+        hold = threading.Event()
+        bus.subscribe(int, lambda _: hold.wait(BOUND_S), name="hold")
+        for number in range(2_000):
+            bus.publish(number)
+            if disk.database and not chance.randrange(250):
+                disk.returned = [str(number)]
+                losses.append((tmp_path / f"loss {len(losses)}", number))
+                disk.lose_power(losses[-1][0], chance)
+        hold.set()
+    assert len(losses) > 2
+    monkeypatch.undo()
+    for to, last in losses:
+        ran: list[int] = []
+        with EventBus([], journal=to / "run.db") as again:
+            again.subscribe(int, ran.append, name="hold")
+            again.subscribe(int, ran.append, name="unknown-1")
+        assert again.resume_summary is not None
+        missing = set(range(last + 1)) - set(ran)
+        if missing and max(ran, default=-1) > min(missing):
+            assert again.resume_summary.lost, f"a gap of {len(missing)} that nobody tells of"
+
+
+def test_the_disk_has_what_was_moved_before_its_half_is_used_again(tmp_path: Path):
+    """Else a loss of power could take it from the database, when the intake has it no more."""
+    EventBus([], journal=tmp_path / "run.db").close()
+    store = Store(str(tmp_path / "run.db"))
+    full = 2
+    assert store._writing.execute("PRAGMA synchronous").fetchone() == (full,)  # noqa: SLF001 - nothing shows it
+    store.close()
