@@ -118,6 +118,7 @@ class Journal:
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
             self._intake = Intake(self._lock.fd, generation + 1, self._writer.wake, half)
+            self._intake.flush()  # from now on the database says that there is one
         except OSError as error:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
