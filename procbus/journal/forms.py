@@ -189,7 +189,7 @@ def _class_named(name: str) -> Any:
 def _cannot(obj: Any, what: str, error: BaseException) -> SerializationError:
     try:
         path = path_of_fault(obj, what)
-    except Exception:  # noqa: BLE001 - the user's code again; then it is not named
+    except BaseException:  # noqa: BLE001 - the user's code again; then it is not named
         path = ""
     return SerializationError(
         f"{what} cannot be written to the journal{f' because of {path}' if path else ''}: "

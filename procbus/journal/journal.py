@@ -25,6 +25,7 @@ from procbus.journal.queries import Queries, Recorded, Unfinished
 from procbus.journal.records import SHIFT
 from procbus.journal.recovery import read_left, recover, user
 from procbus.journal.reservation import Reservation
+from procbus.journal.retention import Calendar
 from procbus.journal.store import Store
 from procbus.journal.sync import GroupSync
 from procbus.journal.writer import Writer
@@ -108,6 +109,7 @@ class Journal:
         self.found = what_is_in(store, self.queries)
         self.id = identify(store, self.queries, codec, keep_all=self._keep_s > 0)
         self.first_id = self.queries.last_id() + 1
+        self._calendar = Calendar()
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}
         self.ids = Ids()
@@ -366,9 +368,10 @@ class Journal:
     def _tidy(self) -> None:
         """Reserve more ids before they run out; delete what was kept long enough, now and then."""
         self._reservation.extend(self._writer.last_id)
-        if not 0 < self._keep_s < inf or time() - self._tidied_at < TIDY_S:
+        now = self._calendar.now()
+        if not 0 < self._keep_s < inf or 0 <= now - self._tidied_at < TIDY_S:
             return
-        self._tidied_at = time()
+        self._tidied_at = now
         self._store.purge(self._tidied_at - self._keep_s)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import timedelta
 from math import inf
 from typing import Literal
@@ -13,6 +14,27 @@ Keep = Literal["unfinished", "all"] | float | str | timedelta
 _UNITS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
 _UNITS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
+
+
+class Calendar:
+    """The time of day, for deleting what is old: a clock that is set forward deletes nothing.
+
+    It is the earlier of what the clock says and of what it would say, had nobody set it since this
+    was made.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - _steady()
+
+    def now(self) -> float:
+        """Seconds as of `time.time()`."""
+        return min(time.time(), _steady() + self._ahead_s)
+
+
+def _steady() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def parse_keep(value: object) -> float:
