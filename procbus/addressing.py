@@ -3,26 +3,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 from procbus.delivery import Delivery
+from procbus.locks import in_main_thread
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt
 from procbus.subscription import Subscription
 
+#: A subscription, and what its predicate raised.
+Broken = tuple[Subscription, BaseException]
+
+#: Types whose hash and comparison are not the user's.
+_PLAIN = frozenset((str, int, bytes, float, bool, type(None)))
+
 
 def choose(
     subscriptions: Sequence[Subscription], event: Any
-) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
+) -> tuple[list[Subscription], list[Broken]]:
     """Ask each handler's `where`; a predicate that raises fails the delivery to its handler.
 
     An event goes once to a function, however often that was subscribed: by the last of those
     subscriptions that takes it.
     """
     chosen: list[Subscription] = []
-    broken: list[tuple[Subscription, Exception]] = []
+    broken: list[Broken] = []
     rivals = False
     for subscription in subscriptions:
         takes = subscription.takes
@@ -33,9 +41,8 @@ def choose(
                 chosen.append(subscription)
                 if subscription.group is not None:
                     rivals = True
-        except Exception as error:  # noqa: BLE001 - whatever the user's predicate raises
-            error.add_note(f"raised by where= of {subscription.handler.name}")
-            broken.append((subscription, error))
+        except BaseException as error:  # noqa: BLE001 - whatever the user's predicate raises
+            broken.append((subscription, _noted(error, "where", subscription)))
     return (_last_of_each(chosen) if rivals else chosen), broken
 
 
@@ -61,7 +68,7 @@ def give_back(chosen: Sequence[Subscription]) -> None:
 def address(
     receipt: FanReceipt,
     chosen: Sequence[Subscription],
-    broken: Sequence[tuple[Subscription, Exception]],
+    broken: Sequence[Broken],
 ) -> tuple[list[Delivery], list[tuple[Delivery, Outcome]]]:
     """Make the deliveries of an event: those to be queued, and those that failed at once."""
     event = receipt.event
@@ -83,14 +90,52 @@ def address(
     return queued, failed
 
 
-def _key_of(subscription: Subscription, event: Any) -> tuple[Any, Exception | None]:
+def _key_of(subscription: Subscription, event: Any) -> tuple[Any, BaseException | None]:
     key_of = subscription.handler.key
     if key_of is None:
         return None, None
     try:
         key = key_of(event)
-        hash(key)
-    except Exception as error:  # noqa: BLE001 - whatever the user's function raises
-        error.add_note(f"raised by key= of {subscription.handler.name}")
-        return None, error
-    return key, None
+        return (key if type(key) in _PLAIN else _Key(key)), None
+    except BaseException as error:  # noqa: BLE001 - whatever the user's function raises
+        return None, _noted(error, "key", subscription)
+
+
+class _Key:
+    """A key whose hash and comparison are the user's code.
+
+    They are called under the lock of a lane, so what they raise must not get out of here.
+    """
+
+    __slots__ = ("hash", "key")
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.hash = hash(key)
+
+    def __hash__(self) -> int:
+        """The hash that the key had when it was published."""
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        """Equal where the user's keys say so."""
+        if self is other:
+            return True
+        if not isinstance(other, _Key) or self.hash != other.hash:
+            return False
+        try:
+            return self.key is other.key or bool(self.key == other.key)
+        except BaseException:  # noqa: BLE001 - then nobody can say that they are equal
+            return False
+
+
+def _noted(error: BaseException, option: str, subscription: Subscription) -> BaseException:
+    """Say in an error which option of which handler raised it.
+
+    Ctrl-C is no fault of the user's function: it is raised, and nothing is published.
+    """
+    if isinstance(error, KeyboardInterrupt) and in_main_thread():
+        raise error
+    with contextlib.suppress(BaseException):  # it may refuse notes
+        error.add_note(f"raised by {option}= of {subscription.handler.name}")
+    return error

@@ -66,9 +66,16 @@ async def publish(
         room = asyncio.Event()
         wake = partial(call_in_loop, loop, room.set)
         receipt = dispatcher.try_publish(event, topic, wake)
-        if receipt is not None:
+        if isinstance(receipt, Receipt):
             return receipt
-        await room.wait()
+        try:
+            await room.wait()
+            published = receipt.publish()
+        except BaseException:  # the task is cancelled: the next in line gets the room
+            receipt.give_up()
+            raise
+        if published is not None:
+            return published
 
 
 async def stream(

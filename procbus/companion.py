@@ -20,6 +20,7 @@ from procbus import strays
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
 from procbus.footprint import FootprintMeter
+from procbus.lane_thread import LaneThread
 from procbus.limits import Verdict
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
@@ -89,7 +90,7 @@ class Batch:
         return self.deliveries[self.ended :]
 
 
-class Companion(threading.Thread):
+class Companion(LaneThread):
     """Feeds one worker, and replaces it when it dies, until the lane is through.
 
     `in_flight`, `due_at` and `recalled` are guarded by the lane's lock. The other public fields
@@ -97,7 +98,7 @@ class Companion(threading.Thread):
     """
 
     def __init__(self, lane: CpuLane, number: int) -> None:
-        super().__init__(name=f"procbus-companion-{number}", daemon=True)
+        super().__init__(f"procbus-companion-{number}")
         self._lane = lane
         #: The worker, once it is ready; and one that is not yet, and when it was launched.
         self.worker: Worker | None = None
@@ -178,7 +179,7 @@ class Companion(threading.Thread):
                 if not self._lane.may_try_again(gone):
                     self._lane.cannot_start(self, gone)
                     return None
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing is lost
+            except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
                 log.exception("procbus itself failed to start a worker in %s", self.name)
                 fault = WorkerGone(None, None, NO_WORDS, hopeless=True)
                 fault.__cause__ = error
@@ -238,14 +239,17 @@ class Companion(threading.Thread):
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
         in_flight = self.in_flight
-        return (
+        if (
             len(in_flight) == 1
             and in_flight[0].sent
             and not self.recalled
             and not self._unwanted
             and self._lane.queue.seems_ready()
             and not self._lane.wear.limited
-        )
+        ):
+            self._lane.look_ahead()
+            return True
+        return False
 
     def _give_next(self, worker: Worker, *, wait: bool, most: int | None = None) -> bool:
         """Give the worker the next batch; False when there is none."""
@@ -266,10 +270,19 @@ class Companion(threading.Thread):
             # It is this one's turn: handed back, it might be passed over for ever.
             first, *others = message.rest
             self._lane.put_back(others)
-            worker.wait_for_room(ROOM_S)
+            try:
+                worker.wait_for_room(ROOM_S)
+            except WorkerGone:
+                self._lane.put_back([first])
+                raise
             message = self._prepare(worker, message.batch, [first])
-        batch = Batch(message.batch, message, self._lane.expected_s(message.deliveries))
-        self._lane.cancel_all(self._lane.sharing.hand_out(self, worker, batch))
+        try:
+            batch = Batch(message.batch, message, self._lane.expected_s(message.deliveries))
+            dropped = self._lane.sharing.hand_out(self, worker, batch)
+        except BaseException as error:
+            self._fail([*message.deliveries, *message.rest], error)
+            raise
+        self._lane.cancel_all(dropped)
         if batch.deliveries and (len(self.in_flight) == 1 or worker.fits_ahead(message)):
             batch.sent = True
             worker.send(message)
@@ -317,6 +330,7 @@ class Companion(threading.Thread):
             batch.due_at = due_at(batch)
         else:
             batch.due_at = inf  # it is in one handler all the time, and will send its result
+            self._lane.relieve(self)
 
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
         if not ends:
@@ -341,8 +355,19 @@ class Companion(threading.Thread):
         """Account for every delivery that a dead worker had."""
         verdict, self.verdict = self.verdict, None
         self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
-        words = gone.last_words
         batches = self._lane.sharing.take_all(self)
+        try:
+            self._account_for(batches, gone, verdict)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
+            self._check_here()
+            log.exception("procbus itself failed in %s; its worker is replaced", self.name)
+            for batch in batches:
+                self._fail(batch.deliveries, error)
+
+    def _account_for(
+        self, batches: Sequence[Batch], gone: WorkerGone, verdict: Verdict | None
+    ) -> None:
+        words = gone.last_words
         if verdict is None and not gone.left:
             self._lane.breaker.note_death(self._last_of(gone, batches))
         for batch in batches:
@@ -388,12 +413,15 @@ class Companion(threading.Thread):
 
     def _give_up(self, error: BaseException) -> None:
         for batch in self._lane.sharing.take_all(self):
-            # One by one, also those that had ended when the settling of them failed.
-            for delivery in batch.deliveries[batch.settled :]:
-                try:
-                    self._lane.settle([(delivery, _own_fault(error))])
-                except BaseException:  # noqa: BLE001 - the others must not suffer for it
-                    log.exception("procbus itself failed to settle event %d", delivery.event_id)
+            self._fail(batch.deliveries[batch.settled :], error)
+
+    def _fail(self, deliveries: Sequence[Delivery], error: BaseException) -> None:
+        """Settle those deliveries that are not settled, one by one, since procbus itself failed."""
+        for delivery in deliveries:
+            try:
+                self._lane.settle([(delivery, _own_fault(error))])
+            except BaseException:  # noqa: BLE001 - the others must not suffer for it
+                log.exception("procbus itself failed to settle event %d", delivery.event_id)
 
     def _note_exit(self, gone: WorkerGone, why: str = "") -> None:
         self.restarts += 1

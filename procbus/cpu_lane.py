@@ -14,6 +14,7 @@ from procbus.companion import Companion
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import WorkerDied
 from procbus.handler import Handler
+from procbus.locks import Tangled, holding, later
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool import outcomes
@@ -45,7 +46,7 @@ BROKEN_S = 5.0
 
 Published = list[tuple[str | None, Any]]
 #: Publishes what a cpu handler published, all or none; returns the error if none.
-PublishChildren = Callable[[Delivery, Outcome, Published], Exception | None]
+PublishChildren = Callable[[Delivery, Outcome, Published], BaseException | None]
 #: Settles deliveries that succeeded and published nothing: when each began and ended, what it
 #: returned, and the process.
 SettleSuccesses = Callable[
@@ -205,6 +206,20 @@ class CpuLane:
 
     # What companions call.
 
+    def look_ahead(self) -> None:
+        """A companion is about to take more than its worker is at: it may be another worker's."""
+        if not self._all_started:
+            self._grow(wait=False)
+
+    def relieve(self, companion: Companion) -> None:
+        """A worker is in one handler for long: what it has besides is for another, if need be."""
+        if self._all_started:
+            return
+        with self.queue.lock:
+            needed = self.sharing.locked_held_up(companion) and not self.sharing.locked_free()
+        if needed:
+            self._grow(1, wait=False)
+
     def wants_workers(self) -> bool:
         """Whether there is or may come work."""
         with self.queue.lock:
@@ -320,34 +335,56 @@ class CpuLane:
             self._past_s += monotonic() - companion.started_at
             self._all_started = False
 
-    def _grow(self, least: int = 0) -> list[Companion]:
-        """Start a companion if more is ready than workers are free for, or `least` of them."""
+    def _start(self, companion: Companion) -> None:
+        try:
+            companion.start()
+        except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
+            companion.launched.set()
+            self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
+
+    def _grow(self, least: int = 0, *, wait: bool = True) -> list[Companion]:
+        """Start a companion if more is ready than workers are free for, or `least` of them.
+
+        Args:
+            least: how many to start, if there may be so many.
+            wait: for the launch of its worker, where that must have begun before a script ends.
+        """
         if self._broken is not None and monotonic() < self._broken_until:
             self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=self._broken))
             return []
         size = self.pool.size()
         started: list[Companion] = []
-        with self.queue.lock:
-            free = self.queue.waiting + sum(c.worker is None for c in self._companions)
-            missing = max(least, min(1, self.queue.locked_ready() - free))
-            while len(self._companions) < size and len(started) < missing:
-                self._started += 1
-                companion = Companion(self, self._started)
-                self._companions.append(companion)
-                started.append(companion)
-            self._all_started = len(self._companions) >= size
-            first = len(started) == len(self._companions)
-        for companion in started:
-            try:
-                companion.start()
-            except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
-                companion.launched.set()
-                self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
-        if started and (first or LAUNCH_EACH):
+        try:
+            with self.queue.lock:
+                missing = max(least, min(1, self.queue.locked_ready() - self.sharing.locked_free()))
+                while len(self._companions) < size and len(started) < missing:
+                    self._started += 1
+                    companion = Companion(self, self._started)
+                    self._companions.append(companion)
+                    started.append(companion)
+                self._all_started = len(self._companions) >= size
+                first = len(started) == len(self._companions)
+            for companion in started:
+                self._start(companion)
+        except Tangled:
+            later(self._grow, least)
+            return []
+        except BaseException:  # Ctrl-C, most likely
+            for companion in started:
+                if companion.ident is None:
+                    self.leave(companion)
+            raise
+        if started and wait and (first or LAUNCH_EACH):
             # An interpreter that ends starts nothing any more, so the first worker has to be
             # launched before `publish` returns: a script may end right after it.
-            started[-1].launched.wait(LAUNCH_S)
+            _wait_for_launch(started[-1])
         return started
+
+
+def _wait_for_launch(companion: Companion) -> None:
+    """Wait for the launch of a worker, unless this thread was interrupted with a lock of ours."""
+    if not holding():
+        companion.launched.wait(LAUNCH_S)
 
 
 def _nobody() -> None:

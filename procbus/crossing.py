@@ -8,12 +8,12 @@ is published meanwhile is held, in order. Any other handler may run on both for 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 
 from procbus.delivery import Delivery
 from procbus.handler import Handler, as_kind
+from procbus.locks import Lock
 from procbus.subscription import Lane, Subscription
 
 
@@ -31,7 +31,7 @@ class Crossing:
         self._handler = handler
         self._lane_of = lane_of
         #: Guards the fields below. Never held while a lane is called, which may wait for a worker.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._lanes: dict[Subscription, Lane] = {}
         #: Deliveries on each side that are not settled; counted where there is a gate.
         self._inside: dict[Subscription, int] = {}

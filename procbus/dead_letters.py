@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from procbus.errors import NoSuchHandler, ProcbusError
 from procbus.letter import DeadLetter as DeadLetter
 from procbus.letter import letter_of as letter_of
 from procbus.letters import DeadLetters as DeadLetters
+from procbus.locks import Lock, in_main_thread
 from procbus.log import log
 from procbus.router import Router
 
@@ -39,7 +39,7 @@ class DeadLetterBox:
         dropped: how many were let go because newer ones came.
     """
 
-    def __init__(self, lock: threading.Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
+    def __init__(self, lock: Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
         self._lock = lock
         self._redeliver = redeliver
         self.handlers: Callable[[], Iterable[Handler]] = tuple
@@ -90,8 +90,9 @@ class DeadLetterBox:
             letters = DeadLetters(self._kept, self)
             deliveries = tuple(self._kept.values())
         for delivery in deliveries:
-            if delivery is not None and delivery.unseen is not None:
-                delivery.unseen.note_seen(delivery)
+            unseen = None if delivery is None else delivery.unseen
+            if delivery is not None and unseen is not None:
+                unseen.note_seen(delivery)
         return letters
 
     def remove(self, letters: Iterable[DeadLetter]) -> None:
@@ -167,7 +168,7 @@ def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
     """Call the user's `on_failure` hook; log whatever it raises, and go on."""
     try:
         hook(letter)
-    except KeyboardInterrupt:  # Ctrl-C in the main thread, which wants to end
-        raise
-    except BaseException:  # noqa: BLE001 - the user's code, in a thread that others depend on
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and in_main_thread():
+            raise  # Ctrl-C: the script is to end
         log.exception("on_failure= raised for %s with event %d", letter.handler, letter.event_id)

@@ -58,6 +58,7 @@ class Delivery:
         "key",
         "origin",
         "pid",
+        "queued",
         "queued_at",
         "receipt",
         "started_at",
@@ -66,6 +67,8 @@ class Delivery:
         "value",
     )
 
+    #: Whether it is in its lane, or was; not set before. Written under the lane's lock.
+    queued: bool
     value: Any
     started_at: float
     ended_at: float
@@ -159,8 +162,9 @@ class Delivery:
             )
         if self.failure is None:
             return None
-        if self.unseen is not None:
-            self.unseen.note_seen(self)
+        unseen = self.unseen  # another thread may look at it at the same time
+        if unseen is not None:
+            unseen.note_seen(self)
         error = self.failure.error
         if error is not None:
             restore(error, self.origin)

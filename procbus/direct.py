@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from procbus.locks import Lock
 from procbus.receipt import Receipt, SoleReceipt
 from procbus.subscription import Subscription
 
@@ -61,7 +61,7 @@ class DirectSubscriptions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._present: dict[Subscription, None] = {}
         self._past: dict[str, Subscription] = {}
 

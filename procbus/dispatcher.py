@@ -4,24 +4,25 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Never
 
-from procbus.addressing import address, choose, give_back
-from procbus.admission import Admission, Disturbed
+from procbus.addressing import Broken, address, choose, give_back
+from procbus.admission import Admission, Disturbed, Place
 from procbus.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.dead_letters import DeadLetter, handler_for
 from procbus.delivery import Delivery
 from procbus.direct import Owner, WaitedReceipt, Waiter
 from procbus.errors import CircuitOpen, JournalError, OptionError, ProcbusError
+from procbus.locks import Lock, Tangled, later
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.resume_summary import ResumeSummary
 from procbus.router import Router
-from procbus.settlement import Settlement
+from procbus.settlement import Settled, Settlement
 from procbus.subscription import Subscription
 
 #: Topics remembered as having no handler, so that each is logged once.
@@ -60,7 +61,7 @@ class Dispatcher:
         self._routes: Callable[[], Router[Subscription] | _Refusing] = self._first_routes
         self._next_id = itertools.count(run.first_id).__next__
         #: Guards the two fields below.
-        self._unrouted_lock = threading.Lock()
+        self._unrouted_lock = Lock()
         self._unrouted_topics: set[str] = set()
         self.unrouted = 0
 
@@ -100,11 +101,14 @@ class Dispatcher:
         seen = 0
         while True:
             subscriptions = self._routes().match(event, topic)
-            try:
-                if len(subscriptions) == 1:
-                    subscription = subscriptions[0]
-                    if subscription.plain:  # by far the most common case, without the loops below
+            if len(subscriptions) == 1:
+                subscription = subscriptions[0]
+                if subscription.plain:  # by far the most common case, without the loops below
+                    receipt: SoleReceipt | None = None
+                    entered = False
+                    try:
                         self._admission.enter(1, nested, seen)
+                        entered = True
                         receipt = SoleReceipt(
                             self._next_id(),
                             event,
@@ -114,22 +118,40 @@ class Dispatcher:
                             subscription,
                             monotonic(),
                         )
-                        try:
-                            subscription.put(receipt)
-                        except BaseException:  # Ctrl-C, most likely
-                            self._take_back(receipt)
-                            raise
-                        return receipt
-                chosen, broken = choose(subscriptions, event)
-                try:
-                    self._admission.enter(len(chosen) + len(broken), nested, seen)
-                except BaseException:
-                    give_back(chosen)
-                    raise
-            except Disturbed:  # while it waited for room: see whether it may still be published
+                        subscription.put(receipt)
+                    except Disturbed:  # while it waited for room: see whether it may be published
+                        seen = self._admission.disturbed
+                        continue
+                    except Tangled:
+                        if receipt is None:
+                            receipt = SoleReceipt(
+                                self._next_id(),
+                                event,
+                                topic,
+                                parent_id,
+                                self._lock,
+                                subscription,
+                                monotonic(),
+                            )
+                        later(self._send_later, [receipt], [], entered)
+                    except BaseException:  # Ctrl-C, most likely
+                        self._take_back(receipt, entered)
+                        raise
+                    return receipt
+            chosen, broken = choose(subscriptions, event)
+            entered = True
+            try:
+                self._admission.enter(len(chosen) + len(broken), nested, seen)
+            except Disturbed:
+                give_back(chosen)
                 seen = self._admission.disturbed
                 continue
-            return self._deliver(event, topic, parent_id, chosen, broken)
+            except Tangled:
+                entered = False
+            except BaseException:
+                give_back(chosen)
+                raise
+            return self._deliver(event, topic, parent_id, chosen, broken, entered=entered)
 
     def publish_to(
         self, subscription: Subscription, event: Any, owner: Owner, waiter: Waiter
@@ -148,26 +170,42 @@ class Dispatcher:
             routes = self._routes()
             if isinstance(routes, _Refusing):
                 routes.check((subscription,))
+            delivery: WaitedReceipt | None = None
+            entered = False
             try:
                 self._admission.enter(1, context is not None, seen)
+                entered = True
+                delivery = WaitedReceipt(
+                    owner,
+                    waiter,
+                    self._next_id(),
+                    event,
+                    None,
+                    parent_id,
+                    self._lock,
+                    subscription,
+                    monotonic(),
+                )
+                subscription.put(delivery)
             except Disturbed:
                 seen = self._admission.disturbed
                 continue
-            delivery = WaitedReceipt(
-                owner,
-                waiter,
-                self._next_id(),
-                event,
-                None,
-                parent_id,
-                self._lock,
-                subscription,
-                monotonic(),
-            )
-            try:
-                subscription.put(delivery)
+            except Tangled:
+                if delivery is None:
+                    delivery = WaitedReceipt(
+                        owner,
+                        waiter,
+                        self._next_id(),
+                        event,
+                        None,
+                        parent_id,
+                        self._lock,
+                        subscription,
+                        monotonic(),
+                    )
+                later(self._send_later, [delivery], [], entered)
             except BaseException:  # Ctrl-C, most likely
-                self._take_back(delivery)
+                self._take_back(delivery, entered)
                 raise
             return
 
@@ -253,26 +291,37 @@ class Dispatcher:
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
-    ) -> Receipt | None:
-        """Publish one event if there is room, else call `when_room` once there may be."""
+    ) -> Receipt | Reserved:
+        """Publish one event if there is room; else stand in line for it.
+
+        Args:
+            event: the event.
+            topic: what it is published to.
+            when_room: is called once there is room for the event, or it has to be tried again.
+        """
         context = running_context()
         if context is not None and context.owner is self:
             return self.publish(event, topic)
         seen = self._admission.disturbed
         chosen, broken = choose(self._routes().match(event, topic), event)
-        if not self._admission.try_enter(len(chosen) + len(broken), when_room):
-            give_back(chosen)
-            if self._admission.disturbed != seen:  # before it was there to be called
-                when_room()
-            return None
-        return self._deliver(event, topic, None, chosen, broken)
+        place = self._admission.ask(len(chosen) + len(broken), when_room)
+        if place is None:
+            return self._deliver(event, topic, None, chosen, broken)
+        if self._admission.disturbed != seen:  # before it was there to be called
+            when_room()
+        return Reserved(
+            self._admission,
+            place,
+            partial(self._deliver, event, topic, None, chosen, broken),
+            partial(give_back, chosen),
+        )
 
     def publish_children(
         self,
         delivery: Delivery,
         outcome: Outcome,  # noqa: ARG002 - a journal writes it
         published: Sequence[tuple[str | None, Any]],
-    ) -> Exception | None:
+    ) -> BaseException | None:
         """Publish what a cpu handler published, all or none; return the error if none.
 
         Args:
@@ -286,7 +335,7 @@ class Dispatcher:
             for topic, event in published:
                 chosen.append((event, topic, *choose(routes.match(event, topic), event)))
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
-        except Exception as error:  # noqa: BLE001 - routing asks the event for its event_type
+        except BaseException as error:  # noqa: BLE001 - routing asks the event for its event_type
             for _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
             return error
@@ -294,15 +343,59 @@ class Dispatcher:
             self._deliver(event, topic, delivery.event_id, subscriptions, broken)
         return None
 
-    def _take_back(self, delivery: Delivery) -> None:
-        """Publishing was interrupted: see to it that nobody waits for this for ever.
+    def _take_back(self, delivery: Delivery | None, entered: bool) -> None:
+        """Publishing was interrupted: what is not in its lane never gets there, and is cancelled.
 
-        Perhaps it is queued already; whoever takes it finds it settled, and passes on. Not so where
-        there is a gate, which counts on what it let through.
+        What is in its lane runs.
         """
-        if delivery.subscription.gate is None:
-            error = ProcbusError(f"publishing event {delivery.event_id} was interrupted")
-            self._settlement.settle([(delivery, Outcome(OutcomeKind.CANCELLED, error=error))])
+        if delivery is not None and entered:
+            self._cancel_unqueued([delivery])
+        elif entered:
+            self._admission.leave(1)
+
+    def _cancel_unqueued(
+        self, deliveries: Iterable[Delivery], error: ProcbusError | None = None
+    ) -> None:
+        """Settle those of some deliveries that never got into their lanes."""
+        left = [each for each in deliveries if not getattr(each, "queued", False)]
+        self._settle_unqueued(
+            [
+                (
+                    each,
+                    Outcome(
+                        OutcomeKind.CANCELLED,
+                        error=error
+                        or ProcbusError(f"publishing event {each.event_id} was interrupted"),
+                    ),
+                )
+                for each in left
+            ]
+        )
+
+    def _settle_unqueued(self, settled: Sequence[Settled]) -> None:
+        if settled:
+            try:
+                with self._lock:
+                    for delivery, _ in settled:
+                        delivery.subscription.unqueued += 1
+            except Tangled:
+                later(self._settle_unqueued, settled)
+                return
+            self._settlement.settle(settled, queued=False)
+
+    def _send_later(
+        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
+    ) -> None:
+        """Do what is left of a publishing that was tangled up with another, in another thread."""
+        if not entered:
+            count = len(queued) + len(failed)
+            try:
+                self._admission.enter(count, True)
+            except ProcbusError as error:
+                self._admission.leave(-count)  # settling them counts them out
+                self._cancel_unqueued([*queued, *(delivery for delivery, _ in failed)], error)
+                return
+        self._send_off([each for each in queued if not getattr(each, "queued", False)], failed)
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
         """Make what `current()` returns in a handler that runs in this process, or in its hook."""
@@ -323,25 +416,41 @@ class Dispatcher:
         topic: str | None,
         parent_id: int | None,
         chosen: Sequence[Subscription],
-        broken: list[tuple[Subscription, Exception]],
+        broken: Sequence[Broken],
+        *,
+        entered: bool = True,
     ) -> Receipt:
-        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-        if not chosen and not broken:
-            self._note_unrouted(event, topic)
-            return receipt
-        queued, failed = address(receipt, chosen, broken)
-        self._send_off(queued, failed)
+        try:
+            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+            if not chosen and not broken:
+                self._note_unrouted(event, topic)
+                return receipt
+            queued, failed = address(receipt, chosen, broken)
+        except BaseException:  # Ctrl-C, perhaps in the user's function for the key
+            give_back(chosen)
+            if entered:
+                self._admission.leave(len(chosen) + len(broken))
+            raise
+        if entered:
+            self._send_off(queued, failed)
+        else:
+            later(self._send_later, queued, failed, False)
         return receipt
 
-    def _send_off(self, queued: list[Delivery], failed: list[tuple[Delivery, Outcome]]) -> None:
+    def _send_off(self, queued: Sequence[Delivery], failed: Sequence[Settled]) -> None:
         """Queue the deliveries of an event in their lanes."""
-        for delivery in queued:
-            delivery.subscription.put(delivery)
+        try:
+            for delivery in queued:
+                delivery.subscription.put(delivery)
+        except Tangled:
+            later(self._send_later, queued, failed, True)
+            return
+        except BaseException:  # Ctrl-C, most likely
+            self._cancel_unqueued(queued)
+            self._settle_unqueued(failed)
+            raise
         if failed:
-            with self._lock:
-                for delivery, _ in failed:
-                    delivery.subscription.unqueued += 1
-            self._settlement.settle(failed, queued=False)
+            self._settle_unqueued(failed)
 
     def _note_unrouted(self, event: Any, topic: str | None) -> None:
         name = repr(topic) if topic is not None else _kind_of(event)
@@ -355,6 +464,35 @@ class Dispatcher:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+
+
+class Reserved:
+    """An event that waits for room on the bus, or has it and is to be published."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        place: Place,
+        deliver: Callable[[], Receipt],
+        dropped: Callable[[], object],
+    ) -> None:
+        self._admission = admission
+        self._place = place
+        self._deliver = deliver
+        self._dropped = dropped
+
+    def publish(self) -> Receipt | None:
+        """Publish the event; None where it has no room: then it has to be tried again."""
+        if not self._place.granted:
+            self.give_up()
+            return None
+        self._place.granted = False
+        return self._deliver()
+
+    def give_up(self) -> None:
+        """The event is not to be published any more."""
+        self._admission.give_up(self._place)
+        self._dropped()
 
 
 class _Refusing:
@@ -380,6 +518,6 @@ def _kind_of(event: Any) -> str:
     name = f"class {type(event).__qualname__}"
     try:
         event_type = getattr(event, "event_type", None)
-    except Exception:  # noqa: BLE001 - a property of the user's, and nobody takes the event anyway
+        return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
+    except BaseException:  # noqa: BLE001 - a property of the user's, and nobody takes the event anyway
         return name
-    return f"{name} ({event_type!r})" if isinstance(event_type, str) else name

@@ -12,7 +12,9 @@ import os
 import threading
 from typing import Protocol
 
-_lock = threading.Lock()
+from procbus.locks import Lock
+
+_lock = Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
 #: Whether the script has ended. For `threading` its main thread is still alive while buses close.
@@ -77,7 +79,7 @@ def close_open() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock  # the parent's is no use here
-    _lock = threading.Lock()  # the old one may have been held by a thread that is not here
+    _lock = Lock()  # the old one may have been held by a thread that is not here
     buses = list(_open)
     _open.clear()
     for bus in buses:

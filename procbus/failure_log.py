@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import threading
 from time import monotonic
 
 from procbus.delivery import Delivery
 from procbus.errors import HandlerExited, WorkerTraceback
 from procbus.letter import DeadLetter, summary_of
+from procbus.locks import Lock
 from procbus.log import log
 from procbus.pool.flood import ERROR_BURST, ERROR_RATE, TELL_S, Allowance
 from procbus.user_objects import (
@@ -35,7 +35,7 @@ class FailureLog:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         #: Of each kind the event whose failure was logged with its traceback.
         self._first: dict[_Kind, int] = {}
         self._lines = Allowance(ERROR_RATE, ERROR_BURST)

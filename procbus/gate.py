@@ -29,11 +29,12 @@ class Gate:
     def admit(self, delivery: Delivery) -> bool:
         """Let the delivery pass, or keep it until `release` hands it out."""
         if self._keyed:
-            line = self._lines.get(delivery.key)
-            if line is not None:
+            # In one step, lest another gets in between which interrupts this thread.
+            first: deque[Delivery] = deque()
+            line = self._lines.setdefault(delivery.key, first)
+            if line is not first:
                 line.append(delivery)
                 return False
-            self._lines[delivery.key] = deque()
         return self._take_place(delivery)
 
     def _take_place(self, delivery: Delivery) -> bool:
@@ -78,6 +79,11 @@ class Gate:
     def step_back(self, delivery: Delivery) -> bool:
         """The next attempt is due: let it pass, or keep it until `release` hands it out."""
         return self._abandoned or self._take_place(delivery)
+
+    @property
+    def behind(self) -> int:
+        """How many wait at the gate."""
+        return len(self._at_limit) + sum(map(len, list(self._lines.values())))
 
     def waiting(self) -> Iterator[Delivery]:
         """Those that wait at the gate, in no particular order."""

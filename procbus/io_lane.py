@@ -13,6 +13,7 @@ from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.io_thread import IoThread
 from procbus.limits import timeout_error
+from procbus.locks import Tangled, later
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.own_process import MakeContext, Settle, no_thread
@@ -146,22 +147,33 @@ class IoLane:
 
     def grow(self) -> None:
         """Start one more thread for a starved queue, if there may be more."""
-        with self.queue.lock:
-            if self.full or self.queue.closed or not self.queue.starved:
-                return
-            self.queue.locked_started()
-            thread = IoThread(self, next(self._numbers), self._settle, self._make_context)
-            self._threads.append(thread)
+        thread: IoThread | None = None
         try:
-            thread.start()
-        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
             with self.queue.lock:
-                self._threads.remove(thread)
-                self.queue.locked_not_started()
-                alone = len(self._threads) <= self._lent
-            if alone:
+                if self.full or self.queue.closed or not self.queue.starved:
+                    return
+                self.queue.locked_started()
+                thread = IoThread(self, next(self._numbers), self._settle, self._make_context)
+                self._threads.append(thread)
+            thread.start()
+        except Tangled:
+            later(self.grow)
+        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
+            if self._drop(thread):
                 waiting = self.queue.clear_ready()
                 self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
+        except BaseException:  # Ctrl-C, most likely
+            self._drop(thread)
+            raise
+
+    def _drop(self, thread: IoThread | None) -> bool:
+        """Let go of a thread that was not started; say whether none is left to work."""
+        with self.queue.lock:
+            if thread is None or thread.ident is not None or thread not in self._threads:
+                return False
+            self._threads.remove(thread)
+            self.queue.locked_not_started()
+            return len(self._threads) <= self._lent
 
     def lend(self, thread: IoThread) -> None:
         """A thread waits for the bus in its handler: another may take its place.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from time import monotonic, thread_time
@@ -20,7 +19,9 @@ from procbus import strays
 from procbus.context import running
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
+from procbus.lane_thread import LaneThread
 from procbus.limits import stack_text
+from procbus.locks import Lock
 from procbus.meter import LONG_S, ONE_IN, STIR_S
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.own_process import (
@@ -73,11 +74,11 @@ class Home(Protocol):
         """Have somebody see what was measured."""
 
 
-class IoThread(threading.Thread):
+class IoThread(LaneThread):
     """Takes deliveries one by one and runs their handlers."""
 
     def __init__(self, lane: Home, number: int, settle: Settle, make_context: MakeContext) -> None:
-        super().__init__(name=f"procbus-io-{number}", daemon=True)
+        super().__init__(f"procbus-io-{number}")
         self._lane = lane
         self._settle = settle
         self._make_context = make_context
@@ -96,7 +97,7 @@ class IoThread(threading.Thread):
         self.started_at = monotonic()
         #: Guards the two fields below: of a run with a time limit, either this thread says how it
         #: ended, or the supervisor, who then leaves the thread behind.
-        self._ending = threading.Lock()
+        self._ending = Lock()
         #: What is being run with a time limit, and when that ends.
         self.limited: tuple[Delivery, float] | None = None
         self.abandoned = False

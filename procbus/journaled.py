@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
-from procbus.addressing import address, choose, give_back
+from procbus.addressing import Broken, address, choose, give_back
 from procbus.admission import Admission, Disturbed
 from procbus.asked_retries import AskedRetries
 from procbus.context import Run, running, running_context
@@ -26,6 +26,7 @@ from procbus.journal.queries import Seen
 from procbus.journaled_settlement import JournaledSettlement
 from procbus.leftovers import Leftovers
 from procbus.letter import summary_of
+from procbus.locks import Tangled, later
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.recorded import RecordedDeliveries
@@ -114,22 +115,33 @@ class JournaledDispatcher(Dispatcher):
             routes = self._routes()
         subscriptions = routes.match(event, topic)
         if len(subscriptions) == 1 and subscriptions[0].plain:  # nearly always: as in Dispatcher
+            accepted: SoleReceipt | None = None
+            entered = False
             try:
                 self._admission.enter(1, nested, seen)
+                entered = True
+                receipt = SoleReceipt(
+                    self._next_id(),
+                    event,
+                    topic,
+                    parent_id,
+                    self._lock,
+                    subscriptions[0],
+                    monotonic(),
+                )
+                self._journal.accept(receipt, (receipt,), wait=wait)
+                accepted = receipt
+                subscriptions[0].put(receipt)
             except Disturbed:  # while it waited for room: see whether it may still be published
                 return self.publish(event, topic, wait)
-            receipt = SoleReceipt(
-                self._next_id(), event, topic, parent_id, self._lock, subscriptions[0], monotonic()
-            )
-            try:
-                self._journal.accept(receipt, (receipt,), wait=wait)
-            except BaseException:
-                self._admission.leave(1)
-                raise
-            try:
-                subscriptions[0].put(receipt)
-            except BaseException:  # Ctrl-C, most likely
-                self._take_back(receipt)
+            except Tangled:
+                if accepted is None:
+                    if entered:
+                        self._admission.leave(1)
+                    raise
+                later(self._send_later, [receipt], [], True)
+            except BaseException:  # Ctrl-C, or the journal cannot be written
+                self._take_back(accepted, entered)
                 raise
             return receipt
         chosen, broken = self._admit(event, topic, nested)
@@ -177,8 +189,13 @@ class JournaledDispatcher(Dispatcher):
             return known
         chosen, broken = self._admit(event, topic, nested)
         count = len(chosen) + len(broken)
-        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-        queued, failed = address(receipt, chosen, broken)
+        try:
+            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+            queued, failed = address(receipt, chosen, broken)
+        except BaseException:  # Ctrl-C, perhaps in the user's function for the key
+            give_back(chosen)
+            self._admission.leave(count)
+            raise
         holder = ids.claim(given_id, receipt)
         if holder is not receipt:
             give_back(chosen)
@@ -220,7 +237,7 @@ class JournaledDispatcher(Dispatcher):
 
     def _admit(
         self, event: Any, topic: str | None, nested: bool
-    ) -> tuple[list[Subscription], list[tuple[Subscription, Exception]]]:
+    ) -> tuple[list[Subscription], list[Broken]]:
         """Find who takes an event, and count the deliveries in; wait for room if need be."""
         seen = 0
         while True:
@@ -249,20 +266,22 @@ class JournaledDispatcher(Dispatcher):
         topic: str | None,
         parent_id: int | None,
         chosen: Sequence[Subscription],
-        broken: Sequence[tuple[Subscription, Exception]],
+        broken: Sequence[Broken],
         before: bytes = b"",
         wait: bool = True,
+        *,
+        entered: bool = True,  # noqa: ARG002 - without a journal it may be done later
     ) -> Receipt:
-        receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-        if not chosen and not broken:
-            self._note_unrouted(event, topic)
-            return receipt
-        queued, failed = address(receipt, chosen, broken)
         try:
+            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+            if not chosen and not broken:
+                self._note_unrouted(event, topic)
+                return receipt
+            queued, failed = address(receipt, chosen, broken)
             self._journal.accept(receipt, receipt.deliveries, before=before, wait=wait)
         except BaseException:
             give_back(chosen)
-            self._admission.leave(receipt.left)
+            self._admission.leave(len(chosen) + len(broken))
             raise
         self._send_off(queued, failed)
         return receipt
@@ -278,7 +297,7 @@ class JournaledDispatcher(Dispatcher):
 
     def publish_children(
         self, delivery: Delivery, outcome: Outcome, published: Sequence[tuple[str | None, Any]]
-    ) -> Exception | None:
+    ) -> BaseException | None:
         """Publish what a cpu handler published; all of it is written together with its success."""
         count = 0
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -17,6 +17,7 @@ from procbus.evidence import Machine
 from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane
 from procbus.io_thread import IoThread
+from procbus.locks import Lock, Tangled
 from procbus.own_process import MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
@@ -66,7 +67,7 @@ class Lanes:
         stir: Callable[[], None],
     ) -> None:
         self._run = run
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._settings = settings
         self._settle = settle
         self._settle_successes = settle_successes
@@ -139,10 +140,15 @@ class Lanes:
         with self._lock:
             if self.cpu is None:
                 # Only now: loky, cloudpickle and multiprocessing take time to import.
-                from procbus.cpu_lane import CpuLane
+                try:
+                    from procbus.cpu_lane import CpuLane
+                except ImportError as error:
+                    if "procbus.cpu_lane" in sys.modules:  # a signal handler interrupted the import
+                        raise Tangled from error
+                    raise
 
                 settings = self._settings
-                self.cpu = CpuLane(
+                made = CpuLane(
                     self._cpu_pool(),
                     self._settle,
                     self._settle_successes,
@@ -150,7 +156,9 @@ class Lanes:
                     self._guard,
                     Wear(settings.max_events_per_worker, settings.worker_max_memory),
                 )
-                self.cpu.stir = self._stir
+                made.stir = self._stir
+                if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
+                    self.cpu = made
             return self.cpu
 
     def _cpu_pool(self) -> Pool:
@@ -181,8 +189,10 @@ class Lanes:
             if self.loop is None:
                 from procbus.loop_lane import LoopLane  # only now: it imports asyncio
 
-                self.loop = LoopLane(self._settle, self._make_context)
-                self.loop.stir = self._stir
+                made = LoopLane(self._settle, self._make_context)
+                made.stir = self._stir
+                if self.loop is None:  # as ever, unless a signal handler needed it meanwhile
+                    self.loop = made
             return self.loop
 
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:

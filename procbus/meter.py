@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from enum import Enum
 from math import inf, sqrt
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from procbus.evidence import Evidence, Span
 from procbus.histogram import Histogram
+from procbus.locks import Lock
 
 if TYPE_CHECKING:
     from procbus.handler import Handler
@@ -75,7 +75,7 @@ class Meter:
     )
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.clear()
 
     def clear(self) -> None:

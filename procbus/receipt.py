@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procbus.delivery import Delivery, DeliveryState
 from procbus.errors import ProcbusError
-from procbus.locks import LOOK_UP_S
+from procbus.locks import LOOK_UP_S, Bell, Lock, check_may_wait, in_main_thread
+from procbus.log import log
 from procbus.session import when_interrupted
 from procbus.waiting import pause
 
@@ -29,6 +29,28 @@ def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args
         loop.call_soon_threadsafe(function, *args)
 
 
+def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> None:
+    """Call what waits for receipts that are done: all of it, whatever one of them raises.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    for callback, receipt in calls:
+        try:
+            callback(receipt)
+        except BaseException as error:  # noqa: BLE001 - the user's code: others wait behind it
+            if isinstance(error, KeyboardInterrupt) and in_main_thread():
+                interrupt = error
+            else:
+                log.exception(
+                    "a callback for event %d raised, which it was called with as it was settled",
+                    receipt.id,
+                )
+    if interrupt is not None:
+        raise interrupt
+
+
 class Receipt:
     """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
 
@@ -43,7 +65,7 @@ class Receipt:
     topic: str | None
     #: Id of the event whose handler published this one; None when it came from outside.
     parent_id: int | None
-    lock: threading.Lock
+    lock: Lock
     #: Deliveries that are not settled.
     left: int
     #: The event's large buffers in shared memory, until the last delivery is settled.
@@ -68,7 +90,8 @@ class Receipt:
     def when_done(self, callback: Callable[[Receipt], object]) -> None:
         """Call `callback(receipt)` once every delivery is settled, at once if they are.
 
-        It runs in the thread that settles: keep it short, and never let it raise or block.
+        It runs in the thread that settles: keep it short, and never let it block. What it raises
+        is logged.
         """
         with self.lock:
             if self.left:
@@ -76,7 +99,7 @@ class Receipt:
                     self.callbacks = []
                 self.callbacks.append(callback)
                 return
-        callback(self)
+        call_all([(callback, self)])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every delivery is settled.
@@ -111,24 +134,30 @@ class Receipt:
         return self.deliveries
 
     def _wait(self, timeout: float | None) -> bool:
-        woken = threading.Lock()
-        woken.acquire()
+        bell = Bell()
 
         def wake(_: Receipt) -> None:
-            woken.release()
+            bell.ring()
 
         self.when_done(wake)
         deadline = inf if timeout is None else monotonic() + timeout
-        while True:
-            left_s = max(0.0, deadline - monotonic())
-            if woken.acquire(timeout=min(left_s, LOOK_UP_S)):
-                return True
-            if left_s <= LOOK_UP_S:
-                break
+        try:
+            while True:
+                left_s = max(0.0, deadline - monotonic())
+                if bell.wait(min(left_s, LOOK_UP_S)):
+                    return True
+                if left_s <= LOOK_UP_S:
+                    return self.done
+                check_may_wait()
+        finally:
+            self._call_no_more(wake)
+
+    def _call_no_more(self, callback: Callable[[Receipt], object]) -> None:
+        if self.callbacks is None:  # as nearly always: it was called
+            return
         with self.lock:
-            if self.callbacks is not None and wake in self.callbacks:
-                self.callbacks.remove(wake)
-        return self.done
+            if self.callbacks is not None:
+                self.callbacks = [each for each in self.callbacks if each is not callback] or None
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait, and return what the one handler of this event returned.
@@ -173,11 +202,15 @@ class Receipt:
             loop = asyncio.get_running_loop()
             woken = asyncio.Event()
 
+            def wake(_: Receipt) -> None:
+                call_in_loop(loop, woken.set)
+
             resume = pause(self, "", blocks=False)
             try:
-                self.when_done(lambda _: call_in_loop(loop, woken.set))
+                self.when_done(wake)
                 await woken.wait()
             finally:
+                self._call_no_more(wake)
                 resume()
         return self
 
@@ -231,7 +264,7 @@ class FanReceipt(Receipt):
         event: Any,
         topic: str | None,
         parent_id: int | None,
-        lock: threading.Lock,
+        lock: Lock,
     ) -> None:
         self._id = id
         self.event = event
@@ -271,7 +304,7 @@ class SoleReceipt(Receipt, Delivery):
         event: Any,
         topic: str | None,
         parent_id: int | None,
-        lock: threading.Lock,
+        lock: Lock,
         subscription: Subscription,
         queued_at: float,
     ) -> None:

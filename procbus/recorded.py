@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from procbus.journal.journal import Journal
 from procbus.journal.queries import Recorded, Seen
 from procbus.journal.records import SHIFT
 from procbus.letter import DeadLetter, summary_of
+from procbus.locks import Lock
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.subscription import Subscription
@@ -63,7 +63,7 @@ class RecordedDeliveries:
         journal: Journal,
         subscriptions: Callable[[], Sequence[Subscription]],
         routes: Callable[[], object],
-        lock: threading.Lock,
+        lock: Lock,
     ) -> None:
         self._lock = lock
         self._journal = journal

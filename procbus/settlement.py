@@ -8,9 +8,8 @@ that failed and is followed by another ends here too, and leaves the delivery pe
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbus.admission import Admission
 from procbus.backoff import wait_of
@@ -19,14 +18,17 @@ from procbus.dead_letters import DeadLetter, DeadLetterBox, call_hook, letter_of
 from procbus.delivery import Delivery, cancelled
 from procbus.failure_log import FailureLog
 from procbus.letter import summary_of
-from procbus.locks import acquire
+from procbus.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
+from procbus.receipt import Receipt, call_all
 from procbus.retry import may_retry, quarantined
 from procbus.retry_queue import RetryQueue
 from procbus.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
 from procbus.unseen import Unseen
+
+if TYPE_CHECKING:
+    from procbus.pool.blocks import Block
 
 Settled = tuple[Delivery, Outcome]
 
@@ -55,14 +57,14 @@ class Settlement:
         on_failure: Callable[[DeadLetter], object] | None,
         make_context: Callable[[Delivery, Receipt], HandlerContext],
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
         self._admission = admission
         self._retries = retries
         self._on_failure = on_failure
         self._make_context = make_context
-        self.unseen = Unseen()
+        self.unseen = Unseen(self.lock)
         self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock, redeliver)
 
@@ -73,8 +75,6 @@ class Settlement:
             settled: each delivery with the outcome of its last attempt.
             queued: False for deliveries that never got into their lane.
         """
-        again: list[Settled] = []
-        failed: list[tuple[Delivery, Receipt, DeadLetter]] = []
         after = _After()
         if not self._try_lock(False):
             acquire(self.lock)
@@ -83,29 +83,48 @@ class Settlement:
                 receipt = delivery.receipt
                 if receipt is None:
                     continue
-                if outcome.kind is _SUCCEEDED:
-                    _note_success(delivery, outcome.started_at, outcome.ended_at)
-                else:
-                    self._note_attempt(delivery, outcome)
-                    if queued and may_retry(delivery, outcome):
-                        delivery.subscription.retried += 1
-                        delivery.earlier += (outcome,)
-                        again.append((delivery, outcome))
-                        continue
-                    letter = self._note_unsuccessful(delivery, receipt, outcome)
-                    if letter is not None:
-                        failed.append((delivery, receipt, letter))
+                try:
+                    if outcome.kind is _SUCCEEDED:
+                        _note_success(delivery, outcome.started_at, outcome.ended_at)
+                    else:
+                        self._note_attempt(delivery, outcome)
+                        if queued and may_retry(delivery, outcome):
+                            delivery.subscription.retried += 1
+                            delivery.earlier += (outcome,)
+                            if after.again is None:
+                                after.again = []
+                            after.again.append((delivery, outcome))
+                            continue
+                        letter = self._note_unsuccessful(delivery, receipt, outcome)
+                        if letter is not None:
+                            if after.failed is None:
+                                after.failed = []
+                            after.failed.append((delivery, receipt, letter))
+                except BaseException as error:  # noqa: BLE001 - it is settled all the same
+                    if after.raised is None:
+                        after.raised = []
+                    after.raised.append(error)
                 delivery.end(outcome)
                 after.note(delivery, receipt)
         finally:  # what was settled is followed up also where something fails half-way
             self._unlock()
-            try:
-                for delivery, receipt, letter in failed:
-                    self._tell(delivery, receipt, letter)
-            finally:  # also after Ctrl-C in the user's hook
-                for delivery, outcome in again:
-                    self._try_again(delivery, outcome)
+            if after.failed is None and after.again is None and after.raised is None:
                 self._follow(after, queued)
+            else:
+                self._follow_up(after, queued)
+
+    def _follow_up(self, after: _After, queued: bool) -> None:
+        """Do all that follows from what was settled, whatever is raised on the way."""
+        interrupts: list[BaseException] = []
+        for error in after.raised or ():
+            _note_raised(interrupts, error)
+        for delivery, receipt, letter in after.failed or ():
+            _guarded(interrupts, self._tell, delivery, receipt, letter)
+        for delivery, outcome in after.again or ():
+            _guarded(interrupts, self._try_again, delivery, outcome)
+        _guarded(interrupts, self._follow, after, queued)
+        if interrupts:
+            raise interrupts[0]
 
     def settle_successes(
         self,
@@ -126,31 +145,40 @@ class Settlement:
         if not self._try_lock(False):
             acquire(self.lock)
         try:
-            for delivery, (started_at, ended_at, _), value in zip(
-                deliveries, times, values, strict=True
-            ):
-                receipt = delivery.receipt
-                if receipt is None:
-                    continue
-                delivery.value = value
-                delivery.started_at = started_at
-                delivery.ended_at = ended_at
-                delivery.pid = pid
-                delivery.receipt = None
-                _note_success(delivery, started_at, ended_at)
-                after.note(delivery, receipt)
-        finally:  # as above
-            self._unlock()
+            try:
+                for delivery, (started_at, ended_at, _), value in zip(
+                    deliveries, times, values, strict=True
+                ):
+                    receipt = delivery.receipt
+                    if receipt is None:
+                        continue
+                    delivery.value = value
+                    delivery.started_at = started_at
+                    delivery.ended_at = ended_at
+                    delivery.pid = pid
+                    delivery.receipt = None
+                    _note_success(delivery, started_at, ended_at)
+                    after.note(delivery, receipt)
+            finally:
+                self._unlock()
+        finally:  # also where it was stopped half-way: somebody waits for what is settled
             self._follow(after, queued=True)
 
     def _follow(self, after: _After, queued: bool) -> None:
-        if queued:
-            for delivery in after.gated:
-                delivery.subscription.lane.release(delivery)
-        # Before the callbacks: whoever hears that a receipt is done may publish the next event.
-        self._admission.leave(after.count)
-        for callback, receipt in after.done:
-            callback(receipt)
+        try:
+            if after.blocks is not None:
+                for block in after.blocks:
+                    block.release()
+            if queued and after.gated is not None:
+                for delivery in after.gated:
+                    _release(delivery)
+        finally:
+            try:
+                # Before the callbacks: who hears that a receipt is done may publish the next event.
+                self._admission.leave(after.count)
+            finally:
+                if after.done is not None:
+                    call_all(after.done)
 
     # Under the lock.
 
@@ -237,31 +265,81 @@ class Settlement:
         """A delivery waits for its next attempt: for a journal."""
 
 
+def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:
+    """Call one of several functions that each have to be called, whatever another raises."""
+    try:
+        function(*args)
+    except Tangled:
+        later(function, *args)
+    except BaseException as error:  # noqa: BLE001 - what follows must not suffer for it
+        _note_raised(interrupts, error)
+
+
+def _note_raised(interrupts: list[BaseException], error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt) and in_main_thread():
+        interrupts.append(error)
+    else:
+        log.error("procbus itself failed as it settled a delivery", exc_info=error)
+
+
+def _release(delivery: Delivery) -> None:
+    try:
+        delivery.subscription.lane.release(delivery)
+    except Tangled:
+        later(_release, delivery)
+
+
 class _After:
     """What follows, without the lock, from the deliveries that were settled together."""
 
-    __slots__ = ("count", "done", "gated", "receipts")
+    __slots__ = ("again", "blocks", "count", "done", "failed", "gated", "raised", "receipts")
 
     def __init__(self) -> None:
         self.count = 0
-        self.gated: list[Delivery] = []
-        self.done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+        # Each is made when there is something for it, which is seldom.
+        #: Those that give back their place at a gate.
+        self.gated: list[Delivery] | None = None
+        #: Shared memory of events that need it no more.
+        self.blocks: list[Block] | None = None
+        #: What waits for receipts that are done.
+        self.done: list[tuple[Callable[[Receipt], object], Receipt]] | None = None
         #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.
-        self.receipts: list[Receipt] = []
+        self.receipts: list[Receipt] | None = None
+        #: Failures that are to be told, what is tried again, and what was raised on the way.
+        self.failed: list[tuple[Delivery, Receipt, DeadLetter]] | None = None
+        self.again: list[Settled] | None = None
+        self.raised: list[BaseException] | None = None
 
     def note(self, delivery: Delivery, receipt: Receipt) -> None:
         """A delivery has ended; its receipt is done with the last one. Under the lock."""
         self.count += 1
         if receipt is not delivery:  # type: ignore[comparison-overlap] # a SoleReceipt is both
+            if self.receipts is None:
+                self.receipts = []
             self.receipts.append(receipt)
         if delivery.subscription.gate is not None:
+            if self.gated is None:
+                self.gated = []
             self.gated.append(delivery)
         if receipt.block is not None:
-            _leave_block(receipt, delivery)
+            self._leave_block(receipt, delivery)
         receipt.left -= 1
         if receipt.callbacks is not None and not receipt.left:
+            if self.done is None:
+                self.done = []
             self.done.extend((callback, receipt) for callback in receipt.callbacks)
             receipt.callbacks = None
+
+    def _leave_block(self, receipt: Receipt, delivery: Delivery) -> None:
+        """A delivery needs the event's shared memory no more."""
+        block = receipt.block
+        if block is not None and delivery.subscription.handler.kind == "cpu":
+            block.users -= 1
+            if not block.users:
+                receipt.block = None
+                if self.blocks is None:
+                    self.blocks = []
+                self.blocks.append(block)
 
 
 def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> None:
@@ -278,13 +356,3 @@ def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> Non
         subscription.note_times(delivery, started_at, ended_at)
     elif not succeeded % SAMPLE:
         subscription.note_times(delivery, started_at, ended_at, SAMPLE)
-
-
-def _leave_block(receipt: Receipt, delivery: Delivery) -> None:
-    """A delivery needs the event's shared memory no more."""
-    block = receipt.block
-    if block is not None and delivery.subscription.handler.kind == "cpu":
-        block.users -= 1
-        if not block.users:
-            receipt.block = None
-            block.release()

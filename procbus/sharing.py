@@ -75,11 +75,12 @@ class Sharing:
         queue = self.queue
         with queue.lock:
             while True:
+                queue.missed = False
                 now = monotonic()
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
-                if not wait and queue.waiting:
-                    return []  # a free worker was woken for what is ready
+                if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
+                    return []  # a free worker was woken for what is ready, or will take it
                 batch = self._take_batch(most, now)
                 if batch or not wait or queue.closed:
                     return batch
@@ -157,6 +158,14 @@ class Sharing:
             return []
 
     # Inside, under the lock.
+
+    def locked_free(self) -> int:
+        """How many workers have nothing to do, or will be there soon."""
+        return self.queue.waiting + sum(each.worker is None for each in self.companions)
+
+    def locked_held_up(self, companion: Companion) -> bool:
+        """Whether a worker has something that it has not begun behind what it is in."""
+        return sum(len(batch.open()) for batch in companion.in_flight) > 1
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
         """Take one delivery back from the worker that has it, unless it has begun it.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from procbus.crossing import Crossing
 from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
 from procbus.handler import Handler, with_topics
+from procbus.locks import Lock
 from procbus.redefinition import origin_of
 from procbus.registry import Registry, tell_of_new_definition
 from procbus.router import Router
@@ -46,8 +46,8 @@ class Subscriptions:
             self._own.add(handler)
         self._lane_of = lane_of
         # Guards the writing of the fields below; each is replaced whole, so readers need no lock.
-        # It is re-entrant, as a signal handler may publish while the router is being made.
-        self._lock = threading.RLock()
+        # A signal handler may publish while the router is being made.
+        self._lock = Lock()
         #: The topics that this bus left, of handlers of the shared registry, by their numbers.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from procbus import proc_files, strays
 from procbus.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.footprint import LEAST_S
+from procbus.lane_thread import LaneThread
 from procbus.limits import Verdict, memory_error, timeout_error
+from procbus.locks import Lock
 from procbus.log import log
 from procbus.outcome import OutcomeKind
 from procbus.retry_queue import RetryQueue
@@ -78,7 +80,7 @@ class Supervisor:
         self._lanes = lanes
         self._retries = retries
         #: Guards the start.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._memory: MemoryWatch | None = None
@@ -97,12 +99,13 @@ class Supervisor:
         """Start the thread, if it is not running; False where none can be started any more."""
         with self._lock:
             if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name="procbus-supervisor", daemon=True)
+                thread = LaneThread("procbus-supervisor", self._run)
+                self._thread = thread  # first: a signal handler may come by here before it runs
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter is ending
+                    self._thread = None
                     return False
-                self._thread = thread
             return self._thread is not None
 
     def wake(self) -> None:

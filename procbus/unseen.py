@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from procbus.locks import Lock
 from procbus.user_objects import class_name
 
 if TYPE_CHECKING:
@@ -25,23 +25,23 @@ _REST = ("other handlers", "other errors")
 class Unseen:
     """Counts by handler and error type what failed and was not looked at. Thread-safe.
 
-    `_lock` belongs to this object. It guards the counts, and the field `unseen` of the deliveries
-    that are counted here: a delivery is counted while that field is set. It is taken last: the
-    settlement holds its own lock meanwhile, and nothing else is taken or run while it is held.
+    Args:
+        lock: the settlement's; None for one of its own. It guards the counts, and the field
+            `unseen` of the deliveries that are counted here: a delivery is counted while that field
+            is set.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: Lock | None = None) -> None:
+        self._lock = Lock() if lock is None else lock
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def note_failed(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Count a delivery that failed for good."""
-        with self._lock:
-            delivery.unseen = self
-            key = _key_of(delivery, outcome)
-            if key not in self._counts and len(self._counts) >= MOST_KEYS:
-                key = _REST
-            self._counts[key] += 1
+        """Count a delivery that failed for good. Call it with the lock held."""
+        delivery.unseen = self
+        key = _key_of(delivery, outcome)
+        if key not in self._counts and len(self._counts) >= MOST_KEYS:
+            key = _REST
+        self._counts[key] += 1
 
     def note_seen(self, delivery: Delivery) -> None:
         """Take note that somebody has looked at a failure; any further look changes nothing."""

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any
 
 from procbus.admission import Admission
@@ -10,6 +11,7 @@ from procbus.context import HandlerContext
 from procbus.dead_letters import DeadLetter
 from procbus.delivery import Delivery
 from procbus.handler import Handler, make_handler
+from procbus.locks import Lock
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.receipt import FanReceipt, Receipt
 from procbus.retry_queue import RetryQueue
@@ -18,6 +20,14 @@ from procbus.subscription import Subscription
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
 BOUND_S = 10.0
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what nobody tells of."""
+    end = monotonic() + BOUND_S
+    while not holds():
+        assert monotonic() < end
+        sleep(0.001)
 
 
 class FakeLane:
@@ -75,7 +85,7 @@ def receipt_for(
     event_id: int = 1,
 ) -> Receipt:
     """An open receipt, with a delivery to each subscription, keyed as its handler says."""
-    receipt = FanReceipt(event_id, event, None, None, threading.Lock() if lock is None else lock)
+    receipt = FanReceipt(event_id, event, None, None, Lock() if lock is None else lock)
     receipt.held = tuple(
         Delivery(s, receipt, s.handler.key(event) if s.handler.key else None, 100.0)
         for s in subscriptions

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How many deliveries may be pending, who waits for room, and that nobody waits in vain."""
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from procbus.admission import AVALANCHE, Admission, Disturbed
 from procbus.errors import BusClosed, QueueFull
-from tests.parts import BOUND_S, in_thread
+from tests.parts import BOUND_S, in_thread, until
 
 
 def never() -> None:
@@ -118,22 +120,105 @@ def test_publishers_from_many_threads_never_pass_the_limit_and_all_get_in(max_pe
 def test_without_room_the_callback_comes_once_there_may_be():
     admission = Admission(1, "block")
     called: list[str] = []
-    assert admission.try_enter(1, never)
-    assert not admission.try_enter(1, lambda: called.append("room"))
+    assert admission.ask(1, never) is None
+    assert admission.ask(1, lambda: called.append("room"))
     assert called == []
     admission.leave(1)
     assert called == ["room"]
+    assert admission.pending == 1  # the room is taken for it already
     admission.leave(0)
     assert called == ["room"]
 
 
 def test_a_callback_may_enter_again():
+    admission = Admission(2, "block")
+    admission.enter(2, False)
+    entered: list[bool] = []
+    admission.ask(1, lambda: entered.append(admission.ask(1, never) is None))
+    admission.leave(2)
+    assert entered == [True]
+    assert admission.pending == 2
+
+
+def test_as_many_are_called_as_there_is_room_for_in_order():
+    admission = Admission(4, "block")
+    admission.enter(4, False)
+    called: list[int] = []
+    places = [admission.ask(1, partial(called.append, n)) for n in range(10)]
+    admission.leave(1)
+    assert called == [0]
+    admission.leave(2)
+    assert called == [0, 1, 2]
+    assert [place is not None and place.granted for place in places] == [True] * 3 + [False] * 7
+    assert admission.pending == 4
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_room_that_is_given_up_goes_to_the_next_in_line(granted):
     admission = Admission(1, "block")
     admission.enter(1, False)
-    entered: list[bool] = []
-    admission.try_enter(1, lambda: entered.append(admission.try_enter(1, never)))
+    called: list[int] = []
+    first = admission.ask(1, partial(called.append, 1))
+    admission.ask(1, partial(called.append, 2))
+    assert first is not None
+    if granted:
+        admission.leave(1)
+    admission.give_up(first)
+    admission.give_up(first)
+    if not granted:
+        admission.leave(1)
+    assert called == ([1, 2] if granted else [2])
+    assert admission.pending == 1
+
+
+def test_threads_are_called_in_the_order_in_which_they_began_to_wait():
+    admission = Admission(1, "block")
+    admission.enter(1, False)
+    entered: list[int] = []
+    came = threading.Semaphore(0)
+
+    def publisher(n: int) -> None:
+        admission.enter(1, False)
+        entered.append(n)
+        came.release()
+
+    def is_blocked(count: int) -> bool:
+        return admission.blocked == count
+
+    threads = []
+    for n in range(8):
+        threads.append(in_thread(partial(publisher, n)))
+        until(partial(is_blocked, n + 1))
+    for _ in threads:
+        admission.leave(1)
+        assert came.acquire(timeout=BOUND_S)
+    assert entered == list(range(8))
+
+
+def test_a_waiting_publisher_that_is_interrupted_leaves_the_room_to_the_next():
+    admission = Admission(1, "block")
+    admission.enter(1, False)
+    entered = threading.Event()
+
+    def publisher() -> None:
+        admission.enter(1, False)
+        entered.set()
+
+    def interrupt(*_: object) -> None:
+        in_thread(publisher)
+        until(lambda: admission.blocked == 2)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            admission.enter(1, False)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert admission.blocked == 1
     admission.leave(1)
-    assert entered == [True]
+    assert entered.wait(BOUND_S)
     assert admission.pending == 1
 
 
@@ -141,7 +226,7 @@ def test_trying_to_enter_a_full_bus_that_raises_is_refused():
     admission = Admission(1, "raise")
     admission.enter(1, False)
     with pytest.raises(QueueFull):
-        admission.try_enter(1, never)
+        admission.ask(1, never)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -152,7 +237,7 @@ def test_a_bus_that_refuses_takes_nothing_from_outside(count):
     with pytest.raises(BusClosed, match="make a new bus"):
         admission.enter(count, False)
     with pytest.raises(BusClosed):
-        admission.try_enter(count, never)
+        admission.ask(count, never)
     assert admission.pending == 0
 
 
@@ -179,7 +264,7 @@ def test_publishers_that_wait_are_told_that_the_bus_was_closed():
     admission.enter(1, False)
     refused: list[type] = []
     woken: list[str] = []
-    admission.try_enter(1, lambda: woken.append("closed"))
+    admission.ask(1, lambda: woken.append("closed"))
 
     def publisher() -> None:
         try:
@@ -222,7 +307,7 @@ def test_a_publisher_gets_in_though_the_rest_never_leaves(how):
     admission.enter(64, False)
     entered = threading.Event()
     if how == "callback":
-        admission.try_enter(1, entered.set)
+        admission.ask(1, entered.set)
     else:
         blocked = threading.Event()
 
@@ -231,10 +316,9 @@ def test_a_publisher_gets_in_though_the_rest_never_leaves(how):
             admission.enter(1, False)
             entered.set()
 
-        thread = in_thread(publisher)
+        in_thread(publisher)
         blocked.wait(BOUND_S)
-        while not admission._blocked:  # noqa: SLF001 - nothing else tells that it waits
-            thread.join(0.001)
+        until(lambda: admission.blocked)
     admission.leave(1)
     try:
         assert entered.wait(0.5)
@@ -251,7 +335,8 @@ class Entrances(RuleBasedStateMachine):
         self.admission = Admission(4, "block")
         self.pending = 0
         self.refused = False
-        self.waiting = 0
+        self.waiting: list[int] = []
+        self.called = 0
         self.woken = 0
 
     @rule(count=st.integers(0, 3))
@@ -262,13 +347,13 @@ class Entrances(RuleBasedStateMachine):
         full = count > 0 and self.pending >= 4
         if self.refused:
             with pytest.raises(BusClosed):
-                self.admission.try_enter(count, wake)
-        elif self.admission.try_enter(count, wake):
+                self.admission.ask(count, wake)
+        elif self.admission.ask(count, wake) is None:
             assert not full
             self.pending += count
         else:
             assert full
-            self.waiting += 1
+            self.waiting.append(count)
 
     @precondition(lambda self: 0 < self.pending < 30)
     @rule(count=st.integers(0, 3))
@@ -282,11 +367,15 @@ class Entrances(RuleBasedStateMachine):
         count = data.draw(st.integers(1, self.pending))
         self.admission.leave(count)
         self.pending -= count
+        while self.pending < 4 and self.called < len(self.waiting) and not self.refused:
+            self.pending += self.waiting[self.called]
+            self.called += 1
 
     @rule()
     def close(self) -> None:
         self.admission.refuse()
         self.refused = True
+        self.called = len(self.waiting)
 
     @invariant()
     def counts_agree(self) -> None:
@@ -296,8 +385,8 @@ class Entrances(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_there_is_room(self) -> None:
         if self.pending < 4 or self.refused:
-            assert self.woken == self.waiting
-        assert self.woken <= self.waiting
+            assert self.woken == len(self.waiting)
+        assert self.woken == self.called
 
 
 TestEntrances = Entrances.TestCase
@@ -308,7 +397,7 @@ def test_whoever_waits_is_woken_at_the_latest_when_the_bus_is_empty(max_pending)
     admission = Admission(max_pending, "block")
     admission.enter(max_pending, False)
     woken: list[bool] = []
-    assert not admission.try_enter(1, lambda: woken.append(True))
+    assert admission.ask(1, lambda: woken.append(True))
     admission.leave(max_pending)
     assert woken == [True]
 
@@ -325,7 +414,7 @@ def test_whoever_waits_is_told_to_look_again():
         told.set()
 
     thread = in_thread(publisher)
-    assert not admission.try_enter(1, lambda: called.append(1))
+    assert admission.ask(1, lambda: called.append(1))
     while not told.is_set():
         admission.disturb()
         assert thread.is_alive() or told.is_set()

@@ -2,7 +2,6 @@
 """The box of dead letters: bounded, never losing what could not be replayed; and the hook."""
 
 import logging
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from procbus.dead_letters import MOST_KEPT, DeadLetterBox, call_hook, handler_fo
 from procbus.errors import NoSuchHandler, ProcbusError, QueueFull
 from procbus.handler import Handler, make_handler
 from procbus.letter import DeadLetter
+from procbus.locks import Lock
 from procbus.receipt import Receipt
 from procbus.unseen import Unseen
 from tests.parts import delivery_to, handle, raised, receipt_for, subscription_of
@@ -88,7 +88,7 @@ def test_a_publish_that_fails_half_way_leaves_the_rest():
         published.append(one)
         return receipt_for(subscription_of())
 
-    box = DeadLetterBox(threading.Lock(), redeliver)
+    box = DeadLetterBox(Lock(), redeliver)
     box.handlers = box_with()[0].handlers
     for each in three():
         box.add(each)
@@ -222,13 +222,13 @@ def test_logging_that_fails_harms_nobody_either(capsys):
 
 
 def test_an_event_that_is_let_go_ends_while_nobody_holds_the_lock():
-    lock = threading.Lock()
+    lock = Lock()
     box = DeadLetterBox(lock, lambda _: receipt_for())
     held: list[bool] = []
 
     class Ending:
         def __del__(self) -> None:
-            held.append(lock.locked())
+            held.append(lock.owned())
 
     with lock:
         box.add(replace(letter(ValueError()), event=Ending()))

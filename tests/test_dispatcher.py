@@ -12,10 +12,11 @@ import pytest
 from procbus.admission import Admission, OnFull
 from procbus.context import running
 from procbus.delivery import DeliveryState
-from procbus.dispatcher import Dispatcher
+from procbus.dispatcher import Dispatcher, Reserved
 from procbus.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
 from procbus.handler import make_handler
 from procbus.letter import letter_of
+from procbus.receipt import Receipt
 from procbus.router import Router
 from procbus.subscription import Subscription
 from tests.parts import (
@@ -103,11 +104,16 @@ def test_trying_to_publish_without_room_publishes_nothing_and_calls_back():
     parts.subscribe(int)
     called: list[int] = []
     receipt = parts.dispatcher.try_publish(1, None, lambda: called.append(1))
-    assert receipt is not None
-    assert parts.dispatcher.try_publish(2, None, lambda: called.append(2)) is None
+    assert isinstance(receipt, Receipt)
+    waiting = parts.dispatcher.try_publish(2, None, lambda: called.append(2))
+    assert isinstance(waiting, Reserved)
     assert called == []
     parts.settlement.settle([(receipt.deliveries[0], succeeded())])
     assert called == [2]
+    published = waiting.publish()
+    assert published is not None
+    assert published.event == 2
+    assert parts.admission.pending == 1
 
 
 def test_inside_a_handler_an_event_gets_its_parent():
@@ -126,7 +132,7 @@ def test_inside_a_handler_an_event_gets_its_parent():
     before = running.set(context)
     try:
         assert other.dispatcher.publish(3, None).parent_id is None
-        assert parts.dispatcher.try_publish(4, None, lambda: None) is not None
+        assert isinstance(parts.dispatcher.try_publish(4, None, lambda: None), Receipt)
     finally:
         running.reset(before)
 
@@ -315,11 +321,14 @@ def test_whoever_waits_for_room_without_blocking_is_called_to_look_again(just_be
     called: list[int] = []
     if just_before:
         in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit))
-    assert parts.dispatcher.try_publish(2, None, lambda: called.append(2)) is None
+    waiting = parts.dispatcher.try_publish(2, None, lambda: called.append(2))
+    assert isinstance(waiting, Reserved)
     if not just_before:
         assert called == []
         parts.dispatcher.guard(open_circuit)
     assert called == [2]
+    assert waiting.publish() is None
+    assert parts.admission.blocked == 0
     with pytest.raises(CircuitOpen):
         parts.dispatcher.try_publish(2, None, lambda: None)
 

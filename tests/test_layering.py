@@ -76,6 +76,7 @@ LAYERS = {
         "journal/*",
         "letter_file",
         "letters",
+        "lane_thread",
         "limits",
         "machine",
         "meter",

@@ -2,7 +2,6 @@
 """What `bus.dead_letters` gives: a tuple that never changes, with methods that work on the bus."""
 
 import pickle
-import threading
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from procbus.dead_letters import DeadLetterBox
 from procbus.errors import NoSuchHandler, TopicError
 from procbus.letter import DeadLetter
 from procbus.letters import DeadLetters
+from procbus.locks import Lock
 from procbus.receipt import Receipt
 from tests.parts import handle, handler_of, receipt_for, subscription_of
 from tests.test_letter import letter
@@ -28,7 +28,7 @@ def box_with(*letters: DeadLetter) -> tuple[DeadLetterBox, list[DeadLetter]]:
         published.append(one)
         return receipt_for(subscription_of(), event_id=100 + one.event_id)
 
-    box = DeadLetterBox(threading.Lock(), redeliver)
+    box = DeadLetterBox(Lock(), redeliver)
     box.handlers = lambda: (handler_of(name="shop.store"), handler_of(name="shop.extract"))
     for each in letters:
         box.add(each)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from procbus.delivery import Delivery, DeliveryState, cancelled
 from procbus.errors import ProcbusError
+from procbus.locks import Lock
 from procbus.receipt import FanReceipt, Receipt, SoleReceipt
 from tests.parts import (
     BOUND_S,
@@ -270,7 +271,7 @@ def test_the_repr_counts_how_the_deliveries_stand():
     many.settle(2, cancelled(many.receipt.deliveries[2]))
     text = "<Receipt of event 1 (str): 1 pending, 1 succeeded, 1 failed, 1 cancelled>"
     assert repr(many.receipt) == text
-    assert "(order.new)" in repr(FanReceipt(1, {}, "order.new", None, threading.Lock()))
+    assert "(order.new)" in repr(FanReceipt(1, {}, "order.new", None, Lock()))
 
 
 def test_the_receipt_of_one_handler_shows_its_delivery_by_itself():

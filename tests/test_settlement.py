@@ -266,7 +266,7 @@ def test_an_event_of_several_handlers_ends_while_nobody_holds_the_lock():
 
     class Ending:
         def __del__(self) -> None:
-            held.append(settlement.lock.locked())
+            held.append(settlement.lock.owned())
 
     receipt = receipt_for(
         subscription_of(), subscription_of(), event=Ending(), lock=settlement.lock

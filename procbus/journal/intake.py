@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable
 
 from procbus.journal.frames import FRAME, START, TAIL, UPTO_AT, Half, Head, half_in
-from procbus.locks import LOOK_UP_S, acquire
+from procbus.locks import LOOK_UP_S, Lock, Tangled, acquire
 
 #: Bytes of each half.
 HALF = 8 << 20
@@ -58,7 +58,7 @@ class Intake:
         #: The mapping as numbers, and which of them says how far the half is written.
         self._numbers = memoryview(self._map).cast("Q")
         self._upto = 0
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
         self._room = threading.Condition(self.lock)
@@ -75,6 +75,8 @@ class Intake:
         #: The half that is written to, where its next frame goes, and where it ends.
         self._active = 0
         self._at = 0
+        #: Frames that are being written: more than one where one interrupted another.
+        self._open = 0
         self._end = 0
         self._seed = 0
         self._marker = b""
@@ -117,11 +119,21 @@ class Intake:
                 at = self._locked_wait_for_room(size)
                 body = at + _BEFORE
                 end = body + size
-            # The head behind the rest, which is not there without it.
-            self._map[body:end] = records
-            self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
-            self._numbers[self._upto] = end
+            # First: a signal handler that interrupts this and publishes writes behind it.
             self._at = end
+            self._open += 1
+            try:
+                # The head behind the rest, which is not there without it.
+                self._map[body:end] = records
+                self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
+                self._numbers[self._upto] = self._at
+            except BaseException:  # Ctrl-C, and others may have written behind it
+                self._map[body:end] = records
+                self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
+                self._numbers[self._upto] = self._at
+                raise
+            finally:
+                self._open -= 1
             self.frames_written += 1
             generation = self.generation
             if not self._woken:
@@ -135,6 +147,8 @@ class Intake:
         while self._at + _BEFORE + size > self._end:
             if self.broken is not None:
                 raise self.broken
+            if self._open:  # this thread was interrupted while it wrote a frame
+                raise Tangled
             self._wake()
             self._room.wait(LOOK_UP_S)
         return self._at

@@ -166,8 +166,10 @@ class _Dispatcher(Dispatcher):
         parent_id: int | None,
         chosen: Any,
         broken: Any,
+        *,
+        entered: bool = True,
     ) -> Receipt:
-        receipt = super()._deliver(event, topic, parent_id, chosen, broken)
+        receipt = super()._deliver(event, topic, parent_id, chosen, broken, entered=entered)
         self._receipts[receipt.id] = receipt
         return receipt
 

@@ -30,7 +30,7 @@ from procbus.topic import check_concrete
 DEPTH = 20
 
 Published = list[tuple["str | None", Any]]
-PublishChildren = Callable[[Delivery, Outcome, Published], "Exception | None"]
+PublishChildren = Callable[[Delivery, Outcome, Published], "BaseException | None"]
 
 
 class InlineRetries(RetryQueue):
@@ -105,6 +105,7 @@ class InlineLane:
         subscription = delivery.subscription
         with self._lock:
             subscription.published += 1
+        delivery.queued = True
         if self._depth() >= DEPTH:
             self._here.waiting.append(delivery)
         else:

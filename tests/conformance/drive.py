@@ -14,6 +14,7 @@ from typing import Any
 
 from procbus.delivery import Delivery
 from procbus.handler import make_handler
+from procbus.locks import Lock
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.pool.seam import At, Ended, Message, Report, Worker, WorkerGone
 from procbus.receipt import FanReceipt
@@ -59,7 +60,7 @@ def deliveries_to(
     subscription: Subscription, events: Sequence[object], parent_id: int | None = None
 ) -> list[Delivery]:
     """One delivery of each event."""
-    lock = threading.Lock()
+    lock = Lock()
     made = []
     for event in events:
         receipt = FanReceipt(next(_event_ids), event, "conformance", parent_id, lock)
