@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.errors import ProcbusError
@@ -109,6 +110,67 @@ class HandlerContext:
 
 #: What the calling thread or task is running: a seat made by `take_seat`, or a context itself.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
+
+#: The slot on the event loop of the bus that the calling task belongs to.
+slot: ContextVar[Any] = ContextVar("procbus_slot", default=None)
+
+
+def kept(context: Context) -> Context | None:
+    """Make of a copy of the publisher's context what its event's handler runs in.
+
+    None where there is nothing in it. It does not say any more which handler published, if one did:
+    that would keep the event of that one alive.
+
+    Args:
+        context: a copy that nobody else has.
+    """
+    own = (running in context) + (slot in context)
+    if len(context) == own:
+        return None
+    if own:
+        context.run(_leave)
+    _copy_decimals(context)
+    return context
+
+
+def another(context: Context) -> Context:
+    """Make a copy of what `kept` gave, for one of several attempts."""
+    copy = context.copy()
+    _copy_decimals(copy)
+    return copy
+
+
+def run_seated(seat: list[Any], function: Callable[[Any], Any], event: Any) -> Any:
+    """Call a handler with its seat, see `running`: for `Context.run`."""
+    running.set(seat)
+    return function(event)
+
+
+def _leave() -> None:
+    running.set(None)
+    slot.set(None)
+
+
+def _copy_decimals(context: Context) -> None:
+    """Give a context a decimal context of its own, if it has one.
+
+    The module keeps it in a ContextVar, so copies share one object, which is mutable.
+    """
+    decimal: Any = sys.modules.get("decimal")
+    get = getattr(decimal, "getcontext", None)  # not there while it is being imported
+    if get is None:
+        return
+    if not _decimal_variable:
+        probe = Context()
+        probe.run(get)
+        _decimal_variable.extend(probe)
+    for variable in _decimal_variable:
+        if variable in context:
+            context.run(decimal.setcontext, context[variable].copy())
+
+
+#: The variable of the module `decimal`, once that was needed.
+_decimal_variable: list[ContextVar[Any]] = []
 
 
 def take_seat(make: Callable[..., HandlerContext], *about: Any) -> None:

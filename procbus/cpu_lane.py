@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +241,8 @@ class CpuLane:
         """
         for index, events in published:
             delivery, outcome = settled[index]
-            error = self._publish_children(delivery, outcome, events)
+            # Not in the context of this thread, in which callbacks of the user's ran too.
+            error = Context().run(self._publish_children, delivery, outcome, events)
             if error is not None:
                 failed = outcome._replace(
                     kind=OutcomeKind.RAISED, value=None, error=error, dropped_events=len(events)

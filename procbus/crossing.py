@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 
+from procbus.context import kept
 from procbus.delivery import Delivery
 from procbus.handler import Handler, as_kind
 from procbus.locks import Lock
@@ -75,6 +77,7 @@ class Crossing:
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery in the lane of the moment, unless the other has to empty first."""
+        delivery.context = kept(copy_context())  # now: perhaps it is put by another thread
         with self._lock:
             side = delivery.subscription = self.current
             elsewhere = any(count for each, count in self._inside.items() if each is not side)
@@ -104,7 +107,7 @@ class Crossing:
                 delivery.subscription = current
                 self._inside[current] += 1
             try:
-                self._lanes[current].put(delivery)
+                Context().run(self._lanes[current].put, delivery)  # none of this thread's
             finally:
                 with self._lock:
                     self._putting = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from procbus.errors import ProcbusError
@@ -51,6 +52,7 @@ class Delivery:
     """
 
     __slots__ = (
+        "context",
         "earlier",
         "ended_at",
         "event_id",
@@ -90,6 +92,9 @@ class Delivery:
         self.earlier: tuple[Outcome, ...] = ()
         #: How it ended, unless its handler succeeded.
         self.failure: Outcome | None = None
+        #: What its handler gets of the publisher's context; None for nothing. Let go when it has
+        #: ended: where it succeeded by the lane, since few deliveries have any.
+        self.context: Context | None = None
         #: Who keeps count of failures that nobody has looked at, once this is one of them.
         self.unseen: Unseen | None = None
 
@@ -133,6 +138,7 @@ class Delivery:
             self.failure = outcome
             if outcome.error is not None:
                 self.origin = origin_of(outcome.error)
+            self.context = None
         self.receipt = None
 
     def result(self) -> Any:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from contextvars import copy_context
 from math import inf
 from time import monotonic
 
+from procbus.context import kept
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.io_thread import IoThread
@@ -62,6 +64,8 @@ class IoLane:
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery, and start one more thread where none is free for it."""
+        if (context := copy_context()) and (own := kept(context)) is not None:
+            delivery.context = own
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
         if self.queue.starved and not self.full:
@@ -211,6 +215,8 @@ class IoLane:
 
     def _locked_count(self) -> None:
         self.crowded = len(self._threads) - self._lent > self.size
+        if self.crowded:
+            self.queue.starved = True  # threads look closer then
 
     def leave(self, thread: IoThread, delivery: Delivery) -> bool:
         """Whether a thread is to end, since there are too many: its delivery is queued again."""

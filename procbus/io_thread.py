@@ -12,11 +12,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from time import monotonic, thread_time
 from typing import Protocol
 
 from procbus import strays
-from procbus.context import running
+from procbus.context import another, run_seated, running
 from procbus.delivery import Delivery
 from procbus.errors import ProcbusError
 from procbus.lane_thread import LaneThread
@@ -28,9 +29,9 @@ from procbus.own_process import (
     MakeContext,
     Settle,
     failure,
+    look_at,
     place_of,
     success,
-    undone,
     waits_for_itself,
 )
 from procbus.queue import LaneQueue
@@ -41,6 +42,8 @@ from procbus.waiting import occupy
 from procbus.weighing import weigh_delivery
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
+#: Variables in the context of a thread in which user code has left nothing: `running`.
+_CLEAN = 1
 
 
 class Home(Protocol):
@@ -110,37 +113,58 @@ class IoThread(LaneThread):
 
     def run(self) -> None:
         """Thread body."""
-        lane, queue, settle = self._lane, self._lane.queue, self._settle
         strays.watch(self._note_fork)
         occupy(self)
+        fresh = True
         try:
-            delivery = queue.take(fresh=True)
-            while delivery is not None:
+            while (own := Context()).run(self._serve, own, fresh):
+                fresh = False
+        finally:
+            self._lane.left(self)
+
+    def _serve(self, own: Context, fresh: bool) -> bool:
+        """Run deliveries until the end, or until user code has left something in the context.
+
+        Args:
+            own: the context that this runs in.
+            fresh: whether the thread was just started.
+
+        Returns:
+            Whether to go on, in another context.
+        """
+        lane, queue, settle = self._lane, self._lane.queue, self._settle
+        delivery = queue.take(fresh=fresh)
+        while delivery is not None:
+            if queue.starved:
                 if lane.crowded and lane.leave(self, delivery):
-                    return
-                if queue.starved and not lane.full:
+                    return False
+                if not lane.full:
                     lane.grow()
-                outcome = self._attempt(delivery)
-                self.at_hand = None
-                if self.abandoned:
-                    return
-                if outcome is not None:
-                    self.events_done += 1
-                    settle([(delivery, outcome)])
-                if self._forked:  # in a callback of the settlement
-                    strays.end_child(None, f"a callback on {self.name}")
+            outcome = self._attempt(delivery)
+            self.at_hand = None
+            if self.abandoned:
+                return False
+            if outcome is not None:
+                self.events_done += 1
+                settle([(delivery, outcome)])
+            if self._forked:  # in a callback of the settlement
+                strays.end_child(None, f"a callback on {self.name}")
+            delivery = outcome = None
+            if len(own) != _CLEAN:
+                return True
+            delivery = queue.take(wait=False)
+            if delivery is None:
                 # Nothing of this event may be kept alive while waiting for the next.
-                delivery = outcome = None
                 running.set(None)
                 delivery = queue.take()
-        finally:
-            lane.left(self)
+        return False
 
     def _attempt(self, delivery: Delivery) -> Outcome | None:
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return None
-        running.set([self._make_context, delivery, receipt])  # as take_seat, without the call
+        seat = [self._make_context, delivery, receipt]
+        running.set(seat)  # as take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
         subscription = delivery.subscription
@@ -153,11 +177,14 @@ class IoThread(LaneThread):
         if handler.timeout is not None:
             self.limited = (delivery, started_at + handler.timeout)
         try:
-            value = handler.function(receipt.event)
-            if value is None or id(type(value)) in complete:
-                wrong = None
+            context = delivery.context
+            if context is None:
+                value = handler.function(receipt.event)
             else:
-                wrong = undone(delivery, value)
+                if handler.retries:
+                    context = another(context)  # the next attempt is to begin as this one does
+                value = context.run(run_seated, seat, handler.function, receipt.event)
+                delivery.context = None
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             if self._forked:
                 strays.end_child(error, place_of(delivery))
@@ -166,12 +193,10 @@ class IoThread(LaneThread):
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
-            if wrong is None:
-                ended_at = monotonic()
-                outcome = success(value, started_at, ended_at, self._pid)
-            else:
-                outcome = failure(wrong, delivery, started_at, self._pid)
-                ended_at = outcome.ended_at
+            ended_at = monotonic()
+            outcome = success(value, started_at, ended_at, self._pid)
+            if value is not None and id(type(value)) not in complete:
+                outcome = look_at(delivery, outcome)
         if self.limited is not None:
             with self._ending:
                 self.limited = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from time import monotonic
 from typing import Any
 
@@ -362,7 +363,8 @@ class JournaledDispatcher(Dispatcher):
             routes = self._real_routes()
             if routes is not self._resumed_for:
                 self._journal.start()
-                self._leftovers.feed(routes, self._subscriptions())
+                # Not in the context of whoever happens to publish first.
+                Context().run(self._leftovers.feed, routes, self._subscriptions())
                 self._resumed_for = routes
 
     def summary(self) -> ResumeSummary:

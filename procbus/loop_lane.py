@@ -9,14 +9,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import Any
 
 from procbus import strays
-from procbus.context import take_seat
+from procbus.context import kept, slot, take_seat
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
@@ -26,11 +26,12 @@ from procbus.outcome import Outcome, OutcomeKind
 from procbus.own_process import (
     MakeContext,
     Settle,
+    context_for,
     failure,
+    look_at,
     no_thread,
     place_of,
     success,
-    undone,
     waits_for_itself,
 )
 from procbus.queue import LaneQueue
@@ -64,10 +65,6 @@ class _Slot:
         self.over = False
 
 
-#: The slot of the run that a task belongs to.
-_slot: ContextVar[_Slot | None] = ContextVar("procbus_slot", default=None)
-
-
 class LoopLane:
     """The event loop of one bus. Thread-safe, but for what belongs to the loop's thread.
 
@@ -94,6 +91,8 @@ class LoopLane:
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         #: Slots of runs that wait for a receipt.
         self._lent = 0
+        #: In which the loop does what belongs to no handler.
+        self._context = Context()
         #: Numbers of the handlers of which it was said that they block the loop.
         self._blamed: set[int] = set()
         self._pump_due = False
@@ -109,6 +108,8 @@ class LoopLane:
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery."""
+        if (context := copy_context()) and (own := kept(context)) is not None:
+            delivery.context = own
         if self.queue.put(delivery):
             self._wake()
         else:
@@ -178,14 +179,14 @@ class LoopLane:
             self._pump_due = True
             if self._loop is not None or (error := self._locked_start()) is None:
                 assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._pump)
+                self._loop.call_soon_threadsafe(self._pump, context=self._context)
                 return
             self._pump_due = False
         waiting = self.queue.clear_ready()
         self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
 
     def _locked_start(self) -> RuntimeError | None:
-        loop = asyncio.new_event_loop()
+        loop = Context().run(asyncio.new_event_loop)  # it keeps the context that it is made in
         thread = threading.Thread(target=self._run, args=(loop,), name="procbus-loop", daemon=True)
         try:
             thread.start()
@@ -288,9 +289,12 @@ class LoopLane:
                 delivery = self.queue.locked_take()
             if delivery is None:
                 return
-            task = asyncio.get_running_loop().create_task(self._attempt(delivery))
+            # Never that of whoever woke the loop, which a task would copy.
+            context = context_for(delivery) or Context()
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._attempt(delivery), context=context)
             self._tasks[task] = delivery
-            task.add_done_callback(self._finished)
+            task.add_done_callback(self._finished, context=self._context)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         delivery = self._tasks.pop(task, None)
@@ -309,26 +313,26 @@ class LoopLane:
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the slot of the calling handler to others; see `Place`."""
-        slot = _slot.get()
+        here: _Slot | None = slot.get()
         if blocks:
-            handler = "a callback" if slot is None else slot.delivery.handler.name
+            handler = "a callback" if here is None else here.delivery.handler.name
             raise ProcbusError(
                 f"{handler} waits on the event loop that all async handlers of the bus share, and "
                 f"would block it for all of them, those that it waits for included: {instead}"
             )
-        if slot is None or slot.over:
+        if here is None or here.over:
             return _nobody
-        if receipt is not None and (why := waits_for_itself(slot.delivery, receipt)):
+        if receipt is not None and (why := waits_for_itself(here.delivery, receipt)):
             raise ProcbusError(why)
-        slot.waits += 1
-        if slot.waits == 1:
+        here.waits += 1
+        if here.waits == 1:
             self._lent += 1
             self._pump()
-        return partial(self._take_back, slot)
+        return partial(self._take_back, here)
 
-    def _take_back(self, slot: _Slot) -> None:
-        slot.waits -= 1
-        if not slot.waits and not slot.over:
+    def _take_back(self, lent: _Slot) -> None:
+        lent.waits -= 1
+        if not lent.waits and not lent.over:
             self._lent -= 1
 
     async def _attempt(self, delivery: Delivery) -> None:
@@ -336,8 +340,8 @@ class LoopLane:
         if receipt is None:  # cancelled meanwhile
             return
         take_seat(self._make_context, delivery, receipt)
-        slot = _Slot(delivery)
-        _slot.set(slot)
+        own = _Slot(delivery)
+        slot.set(own)
         handler = delivery.subscription.handler
         started_at = monotonic()
         self.at_hand[delivery] = started_at
@@ -356,7 +360,7 @@ class LoopLane:
                 value = await steps
             else:
                 value = await awaited
-            wrong = None if value is None else undone(delivery, value)
+            delivery.context = None
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             # Also CancelledError. Where that is ours, the delivery was settled already and this
             # changes nothing; a handler that cancelled itself failed like any other.
@@ -366,12 +370,9 @@ class LoopLane:
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
-            if wrong is None:
-                outcome = success(value, started_at, monotonic(), self._pid)
-            else:
-                outcome = failure(wrong, delivery, started_at, self._pid)
-        slot.over = True
-        if slot.waits:
+            outcome = look_at(delivery, success(value, started_at, monotonic(), self._pid))
+        own.over = True
+        if own.waits:
             self._lent -= 1
         if steps is not None:
             meter, ended_at = subscription.meter, outcome.ended_at

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from time import monotonic
 
-from procbus.context import HandlerContext
+from procbus.context import HandlerContext, another
 from procbus.delivery import Delivery
 from procbus.errors import HandlerExited, ProcbusError
 from procbus.outcome import Outcome, OutcomeKind
@@ -64,16 +66,30 @@ def _ends_callers() -> tuple[type[BaseException], ...]:
     return kinds if loaded is None else (*kinds, loaded.CancelledError)
 
 
+def context_for(delivery: Delivery) -> Context | None:
+    """The context that an attempt is to run in; None for an empty one."""
+    context = delivery.context
+    if context is None or not delivery.subscription.handler.retries:
+        return context
+    return another(context)  # the next attempt is to begin as this one does
+
+
 def place_of(delivery: Delivery) -> str:
     """Where a thread is that runs a delivery, in words."""
     return f"the handler {delivery.handler.name} with event {delivery.event_id}"
 
 
-def undone(delivery: Delivery, value: object) -> ProcbusError | None:
-    """Make the error of a handler that returned its work instead of doing it, see `unfinished`."""
-    if delivery.subscription.answered:
-        return None  # a call of an executor: the standard has it as it is, too
-    return unfinished(delivery.handler.name, value)
+def look_at(delivery: Delivery, outcome: Outcome) -> Outcome:
+    """Give the outcome of a handler that returned: it failed if that is its work, not done yet."""
+    if outcome.value is None or delivery.subscription.answered:
+        return outcome  # a call of an executor: the standard has the result as it is, too
+    try:
+        error = unfinished(delivery.handler.name, outcome.value)
+    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
+        return failure(raised, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
+    if error is None:
+        return outcome
+    return failure(error, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
 
 
 def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:

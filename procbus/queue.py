@@ -157,11 +157,12 @@ class LaneQueue:
                 self.locked_wake()
         return True
 
-    def take(self, *, fresh: bool = False) -> Delivery | None:
+    def take(self, *, fresh: bool = False, wait: bool = True) -> Delivery | None:
         """Take the next delivery, waiting for one; None once the queue is closed and empty.
 
         Args:
             fresh: whether the taker was just started, because the queue was starved.
+            wait: whether to wait for one; else it gives None where none is ready.
         """
         if not self._try_lock(False):
             acquire(self.lock)
@@ -169,7 +170,7 @@ class LaneQueue:
             if fresh:
                 self._arrived()
             while (delivery := self.locked_take()) is None:
-                if self.closed:
+                if self.closed or not wait:
                     return None
                 if self._lookout == _LOOKOUT_CALLED:
                     self._lookout = _NO_LOOKOUT

@@ -320,7 +320,7 @@ class SoleReceipt(Receipt, Delivery):
         self.queued_at = queued_at
         self.receipt = self
         self.earlier = ()
-        self.key = self.failure = self.unseen = None
+        self.key = self.failure = self.unseen = self.context = None
 
     @property
     def id(self) -> int:

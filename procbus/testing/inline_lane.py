@@ -14,12 +14,19 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from procbus.context import HandlerContext, running
+from procbus.context import HandlerContext, kept, run_seated, running
 from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler
 from procbus.limits import timeout_error
 from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import MakeContext, Settle, failure, success, undone
+from procbus.own_process import (
+    MakeContext,
+    Settle,
+    context_for,
+    failure,
+    look_at,
+    success,
+)
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.receipt import Receipt
 from procbus.retry_queue import RetryQueue
@@ -103,6 +110,8 @@ class InlineLane:
     def put(self, delivery: Delivery) -> None:
         """Run a delivery, and all that follows from it."""
         subscription = delivery.subscription
+        if subscription.handler.kind == "io":
+            delivery.context = kept(contextvars.copy_context())
         with self._lock:
             subscription.published += 1
         delivery.queued = True
@@ -220,23 +229,20 @@ class InlineLane:
         make: Callable[..., HandlerContext] = self._make_context
         if handler.kind == "cpu":
             make = self._collecting(published)
-        before = running.set([make, delivery, receipt])
+        seat = [make, delivery, receipt]
+        function = _awaiting(handler.function) if handler.is_async else handler.function
+        context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
         try:
-            value = handler.function(receipt.event)
-            if handler.is_async:
-                value = _await(value)
+            value = context.run(run_seated, seat, function, receipt.event)
         except KeyboardInterrupt:  # of whoever runs the test: this is his thread
             self._settle([(delivery, cancelled(delivery, monotonic() - started_at))])
             raise
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return failure(error, delivery, started_at, os.getpid())
         else:
-            if value is not None and (wrong := undone(delivery, value)) is not None:
-                return failure(wrong, delivery, started_at, os.getpid())
-            return success(value, started_at, monotonic(), os.getpid())
-        finally:
-            running.reset(before)
+            delivery.context = None
+            return look_at(delivery, success(value, started_at, monotonic(), os.getpid()))
 
     def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
         """Make what `current()` returns in a cpu handler: it publishes with its success."""
@@ -300,6 +306,10 @@ class InlineLane:
             init, self._worker_init = self._worker_init, None
         if init is not None:
             init()
+
+
+def _awaiting(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda event: _await(function(event))
 
 
 def _await(coroutine: Any) -> Any:
