@@ -358,7 +358,7 @@ class EventBus(BusLife):
         """
         from procbus.bus_executor import BusExecutor  # only now: it imports concurrent.futures
 
-        return BusExecutor(self._parts, kind, options)
+        return BusExecutor(self, self._parts, kind, options)
 
     # Looking.
 

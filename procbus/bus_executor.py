@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +19,7 @@ from procbus.amounts import is_whole
 from procbus.assembly import Assembly
 from procbus.call_future import CallFuture
 from procbus.call_handlers import CallHandler, CallHandlers
+from procbus.callables import is_async
 from procbus.calls import Call, ChunkOfCalls, event_of
 from procbus.context import running_context
 from procbus.direct import WaitedReceipt
@@ -26,11 +30,15 @@ from procbus.locks import LOOK_UP_S
 from procbus.options import LimitOptions, make_limits
 from procbus.outcome import Outcome, OutcomeKind
 from procbus.subscription import Subscription
+from procbus.thread_set_up import InLoop, InThread, ThreadSetUp
 
 if TYPE_CHECKING:
     from procbus.handler import Kind
 
 T = TypeVar("T")
+
+#: How long workers may take to end that were told to by SIGTERM, in seconds.
+STOP_S = 5.0
 
 #: In the words of the standard.
 _SHUT = "cannot schedule new futures after shutdown"
@@ -42,11 +50,11 @@ class ExecutorOptions(LimitOptions, total=False):
     priority: int
 
 
-class OwnBus(Protocol):
-    """The bus of an executor that has one of its own."""
+class Bus(Protocol):
+    """The bus of an executor."""
 
-    def close(self) -> None:
-        """Finish, and end all workers."""
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Finish or cancel, and end all workers."""
 
     def __exit__(
         self,
@@ -60,11 +68,12 @@ class OwnBus(Protocol):
 class BusExecutor(Executor):
     """Runs calls on one lane of a bus. All methods may be called from any thread.
 
-    `_open` has the futures that are not done, in the order of their submission. Its single
-    operations are atomic.
+    Nothing that works for the bus refers to this object. So one that its user drops is gone at
+    once, and with it a bus that is its own, which then finishes and ends its workers.
 
     Args:
-        parts: of the bus.
+        bus: what it is an executor of; kept alive.
+        parts: of that bus.
         kind: the lane.
         options: see `ExecutorOptions`.
 
@@ -72,24 +81,36 @@ class BusExecutor(Executor):
         OptionError: an option makes no sense.
     """
 
-    def __init__(self, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
+    def __init__(self, bus: Bus, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
         if kind not in ("io", "cpu"):
             raise OptionError(
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
                 f"not {shown(kind)}{did_you_mean(kind, ('io', 'cpu'))}"
             )
+        self._bus = bus
+        self._own = False
         self._parts = parts
         self._kind = kind
-        self._make_handler = _maker(kind, **_known(options))
-        self._publish_to = parts.dispatcher.publish_to
-        self._open: dict[CallFuture[Any], None] = {}
-        self._shut = False
-        #: Set by the last future that ends after the shutdown.
-        self._through = threading.Event()
-        self._calls = CallHandlers(kind, Call, self._subscribe, self._retire)
-        self._chunks = CallHandlers(kind, ChunkOfCalls, self._subscribe, self._retire)
-        #: A bus that belongs to this executor, and ends with it.
-        self.own_bus: OwnBus | None = None
+        self._desk = _Desk(parts, kind, options)
+        self._find = self._desk.calls.find
+        self._publish = self._desk.publish
+
+    def own(self, set_up: ThreadSetUp | None) -> None:
+        """The bus belongs to this executor, and ends with it. Before the first call.
+
+        Args:
+            set_up: sets up each thread before its first call; None for nothing to set up.
+        """
+        self._own = True
+        self._desk.set_up = set_up
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls can run at a time. Others ask the standard's executors for it, as Dask."""
+        lanes = self._parts.lanes
+        if self._kind == "io":
+            return lanes.io.size
+        return lanes.machine().cpu_workers if lanes.cpu is None else lanes.cpu.pool.size()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have `fn(*args, **kwargs)` called by a worker.
@@ -102,9 +123,9 @@ class BusExecutor(Executor):
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TypeError: `fn` is not callable, or async and this is for processes.
         """
-        if self._shut:  # asked here too: a callable that comes too late is not kept
+        if self._desk.shut:  # asked here too: a callable that comes too late is not kept
             raise RuntimeError(_SHUT)
-        found, function, arguments = self._calls.find(fn, args, kwargs)
+        found, function, arguments = self._find(fn, args, kwargs)
         return self._publish(found, function, event_of(arguments))
 
     def map(
@@ -142,10 +163,10 @@ class BusExecutor(Executor):
             submitted = (self.submit(fn, *row) for row in rows)
             return _results(submitted, end_at, buffersize)
         ahead = None if buffersize is None else -(-buffersize // chunksize)
-        chunks: Iterator[Future[Iterable[T]]] = (
+        chunks: Iterator[Future[list[T]]] = (
             self._submit_chunk(fn, chunk) for chunk in _chunks(rows, chunksize)
         )
-        return itertools.chain.from_iterable(_results(chunks, end_at, ahead))
+        return _one_by_one(_results(chunks, end_at, ahead))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. Idempotent.
@@ -160,19 +181,64 @@ class BusExecutor(Executor):
         """
         if wait:
             self._check_outside()
-        self._shut = True
+        self._desk.shut = True
         if cancel_futures:
-            for future in list(self._open):
-                future.cancel()
+            self._desk.cancel()
         if wait:
-            while self._open:
-                # Not for ever: the last one may have ended before it could see `_shut`.
-                self._through.wait(LOOK_UP_S)
-            if self.own_bus is not None:
-                self.own_bus.close()
-        elif self.own_bus is not None:
-            _in_background(self.own_bus.close)
-        self._let_go()
+            self._desk.wait()
+            if self._own:
+                self._bus.close()
+        elif self._own:
+            _in_background(self._bus.close)
+        self._desk.let_go()
+
+    def terminate_workers(self) -> None:
+        """Shut down, and send SIGTERM to all workers.
+
+        One that has not ended after some seconds is killed. Calls that no worker has begun are
+        cancelled; those that are running fail with `WorkerDied`.
+        Returns without waiting for the end of the workers.
+
+        Raises:
+            RuntimeError: the workers are threads, or belong to a bus that others use too.
+        """
+        self._end_workers(STOP_S, lambda pid: os.kill(pid, signal.SIGTERM))
+
+    def kill_workers(self) -> None:
+        """Shut down, and kill all workers, with the processes that they started.
+
+        Calls that no worker has begun are cancelled; those that are running fail with `WorkerDied`.
+        Returns without waiting for the end of the workers.
+
+        Raises:
+            RuntimeError: the workers are threads, or belong to a bus that others use too.
+        """
+        self._end_workers(0.0, None)
+
+    def _end_workers(self, grace_s: float, tell: Callable[[int], None] | None) -> None:
+        if self._kind == "io":
+            raise RuntimeError(
+                "the workers of this executor are threads, which nothing can end: use "
+                'shutdown(wait=False, cancel_futures=True), or executor("cpu")'
+            )
+        if not self._own:
+            raise RuntimeError(
+                "the workers belong to the bus, which others may use too: close that, by "
+                "bus.close(timeout=0), or make an executor with workers of its own, by "
+                "procbus.executor(...)"
+            )
+        self._desk.shut = True
+        lanes = self._parts.lanes
+        lanes.cancel()
+        for companion in [] if lanes.cpu is None else list(lanes.cpu.sharing.companions):
+            worker = companion.worker
+            if tell is not None and worker is not None and worker.pid is not None:
+                with contextlib.suppress(OSError):  # it has ended
+                    tell(worker.pid)
+        if tell is None:
+            lanes.kill()
+        _in_background(lambda: self._bus.close(grace_s, cancel=True))
+        self._desk.let_go()
 
     def __exit__(
         self,
@@ -184,16 +250,96 @@ class BusExecutor(Executor):
         if error is None or isinstance(error, Exception):
             self.shutdown()
             return
-        self._shut = True
-        for future in list(self._open):
-            future.cancel()
-        if self.own_bus is not None:
-            self.own_bus.__exit__(kind, error, traceback)
+        self._desk.shut = True
+        self._desk.cancel()
+        if self._own:
+            self._bus.__exit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         """Say for what it is, and how much is pending."""
-        state = "shut down" if self._shut else "open"
-        return f"<BusExecutor {self._kind}, {state}: {len(self._open)} calls pending>"
+        state = "shut down" if self._desk.shut else "open"
+        return f"<BusExecutor {self._kind}, {state}: {len(self._desk.open)} calls pending>"
+
+    # Inside.
+
+    def _submit_chunk(self, fn: Callable[..., T], rows: list[tuple[Any, ...]]) -> Future[list[T]]:
+        if self._desk.shut:
+            raise RuntimeError(_SHUT)
+        found, function, common = self._desk.chunks.find(fn, (), {})
+        return self._publish(found, function, (common, rows))
+
+    def _check_outside(self) -> None:
+        context = running_context()
+        if context is not None and context.owner is self._parts.dispatcher:
+            raise RuntimeError(
+                f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
+                "or use shutdown(wait=False)"
+            )
+
+
+class _Desk:
+    """What of an executor the calls refer to. Thread-safe.
+
+    `open` has the futures that are not done, in the order of their submission. Its single
+    operations are atomic.
+
+    Args:
+        parts: of the bus.
+        kind: the lane.
+        options: see `ExecutorOptions`.
+    """
+
+    def __init__(self, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
+        self._parts = parts
+        #: Sets up each thread before its first call; None for nothing to set up.
+        self.set_up: ThreadSetUp | None = None
+        self._make_handler = _maker(kind, **_known(options))
+        self._publish_to = parts.dispatcher.publish_to
+        self.open: dict[CallFuture[Any], None] = {}
+        self.shut = False
+        #: Set by the last future that ends after the shutdown.
+        self._through = threading.Event()
+        self.calls = CallHandlers(kind, Call, self._subscribe, self._retire)
+        self.chunks = CallHandlers(kind, ChunkOfCalls, self._subscribe, self._retire)
+
+    def publish(
+        self, found: CallHandler, function: Callable[..., Any], event: Any
+    ) -> CallFuture[Any]:
+        """Publish a call, whose handler was found; give its future."""
+        future: CallFuture[Any] = CallFuture()
+        # First, so that `shutdown` either sees it or was before the next line.
+        self.open[future] = None
+        try:
+            if self.shut:
+                raise RuntimeError(_SHUT)
+            if found.carries:
+                event = (function, event)
+            self._publish_to(found.subscription, event, self, future)
+        except BusClosed as error:
+            self._close(future)
+            raise RuntimeError(f"{_SHUT}: {error}") from error
+        except BaseException:
+            self._close(future)
+            raise
+        finally:
+            found.pins.pop()
+        return future
+
+    def cancel(self) -> None:
+        """Cancel all calls that no worker has begun."""
+        for future in list(self.open):
+            future.cancel()
+
+    def wait(self) -> None:
+        """Wait until all calls are through; `shut` is set."""
+        while self.open:
+            # Not for ever: the last one may have ended before it could see `shut`.
+            self._through.wait(LOOK_UP_S)
+
+    def let_go(self) -> None:
+        """Nothing is called any more: let go of all callables that have no calls pending."""
+        self.calls.clear()
+        self.chunks.clear()
 
     # What futures and the settlement call.
 
@@ -221,49 +367,16 @@ class BusExecutor(Executor):
 
     # Inside.
 
-    def _submit_chunk(
-        self, fn: Callable[..., Any], rows: list[tuple[Any, ...]]
-    ) -> Future[Iterable[Any]]:
-        if self._shut:
-            raise RuntimeError(_SHUT)
-        found, function, common = self._chunks.find(fn, (), {})
-        return self._publish(found, function, (common, rows))
-
-    def _publish(
-        self, found: CallHandler, function: Callable[..., Any], event: Any
-    ) -> CallFuture[Any]:
-        future: CallFuture[Any] = CallFuture()
-        # First, so that `shutdown` either sees it or was before the next line.
-        self._open[future] = None
-        try:
-            if self._shut:
-                raise RuntimeError(_SHUT)
-            if found.carries:
-                event = (function, event)
-            self._publish_to(found.subscription, event, self, future)
-        except BusClosed as error:
-            self._close(future)
-            raise RuntimeError(f"{_SHUT}: {error}") from error
-        except BaseException:
-            self._close(future)
-            raise
-        finally:
-            found.pins.pop()
-        return future
-
     def _close(self, future: CallFuture[Any]) -> None:
         """A future is done, and its callbacks are through."""
-        self._open.pop(future, None)
-        if self._shut and not self._open:
+        self.open.pop(future, None)
+        if self.shut and not self.open:
             self._through.set()
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Nothing is called any more: let go of all callables that have no calls pending."""
-        self._calls.clear()
-        self._chunks.clear()
+            self.let_go()
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
+        if self.set_up is not None:
+            function = (InLoop if is_async(function) else InThread)(function, self.set_up)
         handler = self._make_handler(function, name)
         subscription = Subscription(handler, self._parts.lanes.of(handler), answered=True)
         self._parts.direct.add(subscription)
@@ -272,14 +385,6 @@ class BusExecutor(Executor):
     def _retire(self, subscription: Subscription) -> None:
         self._parts.direct.retire(subscription)
         self._parts.lanes.forget(subscription.handler)
-
-    def _check_outside(self) -> None:
-        context = running_context()
-        if context is not None and context.owner is self._parts.dispatcher:
-            raise RuntimeError(
-                f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
-                "or use shutdown(wait=False)"
-            )
 
 
 def _known(options: ExecutorOptions) -> ExecutorOptions:
@@ -299,6 +404,8 @@ def _maker(
     """Check the options, and give what makes handlers with them."""
     if not is_whole(priority, float("-inf")):
         raise OptionError(f"priority must be an integer, not {shown(priority)}")
+    if kind == "cpu":
+        options = {"writable": True, **options}  # as the standard has it: arguments are a copy
     try:
         limits = make_limits(kind, **options)
     except ValueError as error:
@@ -322,25 +429,32 @@ def _results(
     """Submit now, all or so many, and give the iterator of their results."""
     futures = deque(submitted if ahead is None else itertools.islice(submitted, ahead))
 
+    def next_result() -> T:
+        future = futures.popleft()
+        if ahead is not None:
+            futures.extend(itertools.islice(submitted, 1))
+        try:
+            return future.result(None if end_at is None else end_at - monotonic())
+        finally:
+            future.cancel()  # where the wait for it was over before it was
+
     def results() -> Iterator[T]:
         try:
             while futures:
-                future = futures.popleft()
-                if ahead is not None:
-                    futures.extend(itertools.islice(submitted, 1))
-                try:
-                    left_s = None if end_at is None else end_at - monotonic()
-                    result = future.result(left_s)
-                finally:
-                    future.cancel()  # where the wait for it was over before it was
-                del future  # while the caller has the result, nothing else should
-                yield result
-                del result
+                yield next_result()  # no name here has it: while the caller does, nothing else may
         finally:
             for each in futures:
                 each.cancel()
 
     return results()
+
+
+def _one_by_one(chunks: Iterator[list[T]]) -> Iterator[T]:
+    """Give the elements of each chunk, and keep none that was given."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
 
 
 def _in_background(close: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from procbus.context import HandlerContext, running
 from procbus.delivery import DeliveryState
 from procbus.direct import WaitedReceipt
+from procbus.errors import WorkerDied
 from procbus.outcome import OutcomeKind
 from procbus.waiting import pause
 
@@ -40,6 +41,9 @@ class CallFuture(Future[T]):
             elif outcome.kind is OutcomeKind.CANCELLED and not outcome.started_at:
                 super().cancel()
                 self.set_running_or_notify_cancel()
+            elif outcome.kind is OutcomeKind.CANCELLED and delivery.handler.kind == "cpu":
+                # The standard has no word for it but that of a worker that died.
+                self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
             else:
                 self.set_exception(outcome.error)
         finally:

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Every error that procbus raises, in one tree, with who has to act."""
+"""Every error that procbus raises, in one tree, with who has to act.
+
+Where the standard has an error for the same thing, ours is one of those too: code that was written
+for an executor of the standard catches it by the name that it knows.
+"""
 
 from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+from pickle import PicklingError
 
 
 class ProcbusError(Exception):
@@ -24,7 +31,7 @@ class NoSuchHandler(ProcbusError):
     """The handler named is not subscribed to this bus."""
 
 
-class BusClosed(ProcbusError):
+class BusClosed(ProcbusError, RuntimeError):
     """The bus takes no more events: it was closed, or belongs to another process."""
 
 
@@ -32,7 +39,7 @@ class QueueFull(ProcbusError):
     """`max_pending` deliveries are waiting and `on_full="raise"`: the publisher slows down."""
 
 
-class SerializationError(ProcbusError):
+class SerializationError(ProcbusError, PicklingError):
     """A handler, event or result cannot travel between processes.
 
     Attributes:
@@ -71,7 +78,7 @@ class HandlerExited(ProcbusError):
         self.event_id = event_id
 
 
-class HandlerTimeout(ProcbusError):
+class HandlerTimeout(ProcbusError, TimeoutError):
     """A handler ran longer than its time limit.
 
     Attributes:
@@ -136,7 +143,7 @@ class JournalError(ProcbusError):
     """The journal cannot be opened, read or written."""
 
 
-class WorkerDied(ProcbusError):
+class WorkerDied(ProcbusError, BrokenExecutor):
     """The worker process ended while it ran this delivery, or no worker could be started for it.
 
     Attributes:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
-_ABSURD = 10_000
+MOST_WORKERS = 10_000
 #: Least bytes of shared memory that are of any use, and of a buffer that is worth the trouble.
 _LEAST_SHARED = 1 << 20
 _LEAST_THRESHOLD = 1 << 12
@@ -94,8 +94,8 @@ def make_settings(
     """
     _refuse_unknown(unknown)
     for name, value, most in (
-        ("cpu_workers", cpu_workers, _ABSURD),
-        ("io_workers", io_workers, _ABSURD),
+        ("cpu_workers", cpu_workers, MOST_WORKERS),
+        ("io_workers", io_workers, MOST_WORKERS),
         ("max_events_per_worker", max_events_per_worker, inf),
     ):
         if value is not None:

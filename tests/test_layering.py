@@ -103,6 +103,7 @@ LAYERS = {
         "steps",
         "strays",
         "subscription",
+        "thread_set_up",
         "turns",
         "unseen",
         "verdict",
