@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TopicError,
         WorkerDied,
     )
+    from procbus.freezing import freeze_support
     from procbus.handler import Handler
     from procbus.letter import DeadLetter
     from procbus.letters import DeadLetters
@@ -66,6 +67,7 @@ __all__ = [
     "WorkerDied",
     "current",
     "executor",
+    "freeze_support",
     "subscribe",
 ]
 
@@ -87,6 +89,7 @@ _HOMES = {
     "Receipt": "receipt",
     "ResumeSummary": "resume_summary",
     "executor": "own_executor",
+    "freeze_support": "freezing",
     "subscribe": "registry",
 }
 

@@ -131,8 +131,10 @@ class Assembly:
             BusClosed: the bus was closed.
         """
         self.lifecycle.check_open()
+        lane = self.lanes.cpu_lane()
+        self.lanes.check_can_start()
         exit_watch.watch(self.lifecycle)
-        self.lanes.cpu_lane().start()
+        lane.start()
         self.dispatcher.resume()
 
     def window(self) -> Window:
@@ -176,5 +178,6 @@ class Assembly:
         )
 
     def _get_ready(self) -> None:
+        self.lanes.check_can_start()
         exit_watch.watch(self.lifecycle)
         self.lanes.prime()

@@ -14,6 +14,7 @@ from procbus.context import Run
 from procbus.cores import usable_cores
 from procbus.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.evidence import Machine
+from procbus.freezing import check_can_start
 from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane
 from procbus.io_thread import IoThread
@@ -96,7 +97,10 @@ class Lanes:
             self.limited = True
             self._supervisor.wake()
         if handler.kind == "cpu":
-            return self.cpu_lane()
+            lane = self.cpu_lane()
+            if self._primed:
+                self.check_can_start()
+            return lane
         if handler.is_async:
             return self._loop_lane()
         self._io_needed = True
@@ -118,6 +122,15 @@ class Lanes:
         if found:
             self._settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
         return found
+
+    def check_can_start(self) -> None:
+        """Refuse to go on where processes are needed, and starting one would start the program.
+
+        Raises:
+            ProcbusError: it is a frozen program that did not call `freeze_support`.
+        """
+        if self.cpu is not None and self.cpu.pool.local:
+            check_can_start()
 
     def prime(self) -> None:
         """Start the event loop, a first thread and the supervisor, if handlers need them.

@@ -66,6 +66,7 @@ LAYERS = {
         "exit_watch",
         "failure_log",
         "footprint",
+        "freezing",
         "cores",
         "crossing",
         "gate",

@@ -41,6 +41,7 @@ NAMES = [
     "WorkerDied",
     "current",
     "executor",
+    "freeze_support",
     "subscribe",
 ]
 
