@@ -122,6 +122,8 @@ class Assembly:
             self.settlement.sum_up_failures,
             self.advisor.stop,
             self.advisor.sum_up,
+            settings.on_sigterm,
+            settings.grace_s,
         )
 
     def start(self) -> None:

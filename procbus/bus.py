@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from procbus.pool.blocks import OnOversize
     from procbus.pool.dask.pool import DaskPool
     from procbus.resume_summary import ResumeSummary
+    from procbus.sigterm import OnSigterm
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +91,12 @@ class EventBus(BusLife):
         keep_results: whether the journal keeps what handlers returned, with what it keeps.
         journal_codec: how events are written: "pickle", or "json" for dataclasses and plain data
             (needs msgspec: `pip install 'procbus[json]'`).
+        on_sigterm: what SIGTERM means. "finish" takes no more events, and gives what is pending
+            `grace` seconds to finish; "put_away" cancels at once what has not begun. What is left
+            is cancelled, or kept by the journal, and the script ends by SystemExit(143). None
+            leaves the signal alone, and it ends the script at once. A handler of your own for the
+            signal is left alone too. Make the bus in the main thread.
+        grace: seconds, see `on_sigterm`.
 
     Raises:
         JournalError: the journal cannot be used; the message says what to do.
@@ -119,6 +126,8 @@ class EventBus(BusLife):
         keep: Keep = "unfinished",
         keep_results: bool = False,
         journal_codec: CodecName = "pickle",
+        on_sigterm: OnSigterm = None,
+        grace: float = 25.0,
         **unknown: Never,
     ) -> None:
         settings = make_settings(
@@ -139,6 +148,8 @@ class EventBus(BusLife):
             keep=keep,
             keep_results=keep_results,
             journal_codec=journal_codec,
+            on_sigterm=on_sigterm,
+            grace=grace,
             unknown=unknown,
         )
         self._parts = parts = self._assemble(settings, handlers)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from procbus import sigterm
 from procbus.assembly import Assembly
 
 
@@ -79,3 +80,4 @@ class BusLife:
         from procbus import aio  # only now: it imports asyncio
 
         await aio.in_thread(self._lifecycle.leave, error)
+        sigterm.restore()  # which only the main thread can

@@ -12,6 +12,7 @@ import os
 import threading
 from typing import Protocol
 
+from procbus import sigterm
 from procbus.locks import Lock
 
 _lock = Lock()
@@ -62,18 +63,20 @@ def close_open() -> None:
     """Close all open buses: the script has ended."""
     global ending
     ending = True
+    sigterm.note_ending()
     with _lock:
         buses = list(_open)
-    interrupt: KeyboardInterrupt | None = None
+    interrupt: KeyboardInterrupt | SystemExit | None = None
     for bus in buses:
         try:
             if interrupt is None:
                 bus.close_at_exit()
             else:
                 bus.leave(interrupt)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: SIGTERM
             interrupt = error
-    if interrupt is not None:
+    sigterm.end_in_time()
+    if isinstance(interrupt, KeyboardInterrupt):
         raise interrupt
 
 

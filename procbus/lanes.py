@@ -188,7 +188,8 @@ class Lanes:
             settings.shared_memory_threshold,
             settings.on_oversize,
         )
-        return LokyPool(settings.cpu_workers, self._init(), memory, self._run)
+        keeps_on = settings.on_sigterm is not None
+        return LokyPool(settings.cpu_workers, self._init(), memory, self._run, keeps_on)
 
     def _init(self) -> bytes:
         """The user's set-up of each worker, ready to travel."""

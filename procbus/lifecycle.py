@@ -7,19 +7,24 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
+from time import monotonic
 from typing import Never
 
-from procbus import exit_watch
+from procbus import exit_watch, sigterm
 from procbus.admission import Admission
 from procbus.context import running_context
 from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
 from procbus.log import log
+from procbus.sigterm import OnSigterm
 from procbus.subscription import Subscription
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
+#: How often a bus that is closing looks whether SIGTERM came, in seconds.
+LOOK_S = 0.1
 
 
 class Lifecycle:
@@ -34,6 +39,8 @@ class Lifecycle:
         stop_advice: has no handler moved, and nothing said of any, from then on; but what
             `last_advice` says, once the lanes are closed and have told all that they measured.
         last_advice: see there.
+        on_sigterm: what SIGTERM means for this bus; None for nothing.
+        grace_s: how long what is pending then may take.
     """
 
     def __init__(
@@ -45,6 +52,8 @@ class Lifecycle:
         sum_up_failures: Callable[[], object],
         stop_advice: Callable[[], object],
         last_advice: Callable[[], object],
+        on_sigterm: OnSigterm,
+        grace_s: float,
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
@@ -56,7 +65,13 @@ class Lifecycle:
         #: Guards the closing.
         self._closing = threading.RLock()
         self.closed = False
+        #: Whether somebody is at it.
+        self.closing = False
         self._pid = os.getpid()
+        self.on_sigterm = on_sigterm
+        self.grace_s = grace_s
+        if on_sigterm is not None:
+            sigterm.install(self)
 
     def check_open(self) -> None:
         """Raise BusClosed if the bus was closed, or belongs to another process."""
@@ -84,22 +99,20 @@ class Lifecycle:
         with self._closing:
             if self.closed:
                 return
-            if not cancel:
+            if not cancel and sigterm.finish_by(self) == inf:
                 self._resume()
             self._admission.refuse()
             self._lanes.expect_close()
+            self.closing = True
             try:
-                if not cancel and self._admission.wait_empty(timeout):
-                    self._finish()
-                else:
-                    self._cancel(timeout if cancel else 0.0)
-            except BaseException:  # Ctrl-C, most likely, while waiting for all to finish
-                self._cancel(INTERRUPT_GRACE_S)
+                self._end(timeout, cancel)
+            except BaseException:  # Ctrl-C or SIGTERM, most likely, while waiting for all to finish
+                self._cut_short(cancel)
                 raise
 
     def leave(self, error: BaseException | None) -> None:
         """Close at the end of a `with` block: finish, but after Ctrl-C (or SystemExit) cancel."""
-        if error is None or isinstance(error, Exception):
+        if error is None or isinstance(error, Exception) or sigterm.finish_by(self) < inf:
             self.close()
         else:
             self.close(INTERRUPT_GRACE_S, cancel=True)
@@ -107,15 +120,55 @@ class Lifecycle:
     def close_at_exit(self) -> None:
         """Close as the interpreter ends: finish, but if Ctrl-C ends it cancel."""
         error = getattr(sys, "last_value", None)
+        if sigterm.came():
+            error = KeyboardInterrupt()
         self.leave(error if isinstance(error, KeyboardInterrupt) else None)
+
+    def refuse(self) -> None:
+        """Take no more events: SIGTERM came, and the bus will be closed."""
+        self._admission.refuse()
 
     def disown(self) -> None:
         """In a forked child: refuse every event, and touch no lock."""
         self._dispatcher.refuse(self._refuse)
 
+    def _end(self, timeout: float | None, cancel: bool) -> None:
+        """Finish, or cancel what has not begun; after SIGTERM within the time that there is."""
+        if not cancel and self._wait_empty(timeout, sigterm.finish_by):
+            self._finish()
+        elif cancel:
+            self._cancel(timeout)
+        else:
+            self._cancel(max(0.0, min(sigterm.stop_by(self) - monotonic(), INTERRUPT_GRACE_S)))
+
+    def _cut_short(self, cancel: bool) -> None:
+        """The closing was interrupted: by Ctrl-C, or by SIGTERM, after which there may be time."""
+        if sigterm.stop_by(self) == inf:
+            self._cancel(INTERRUPT_GRACE_S)
+            return
+        try:
+            self._end(None, cancel)
+        except BaseException:  # noqa: BLE001 - SIGTERM came again; the caller raises what was first
+            self._cancel(0.0)
+
+    def _wait_empty(self, timeout: float | None, by: Callable[[Lifecycle], float]) -> bool:
+        """Wait until nothing is pending; say whether that came about in time.
+
+        Args:
+            timeout: at most so many seconds; None for as long as it takes.
+            by: tells how long SIGTERM leaves, which may come while this waits, in any thread.
+        """
+        end_at = inf if timeout is None else monotonic() + timeout
+        while True:
+            left_s = min(end_at, by(self)) - monotonic()
+            if self._admission.wait_empty(max(0.0, min(left_s, LOOK_S))):
+                return True
+            if left_s <= LOOK_S:
+                return False
+
     def _cancel(self, grace_s: float | None) -> None:
         self._lanes.cancel()
-        if not self._admission.wait_empty(grace_s):
+        if not self._wait_empty(grace_s, sigterm.stop_by):
             self._lanes.kill()
         self._finish()
         self._account_for_cancelled()
@@ -139,6 +192,7 @@ class Lifecycle:
         self._dispatcher.close()
         self.closed = True
         exit_watch.forget(self)
+        sigterm.forget(self)
         self._sum_up_failures()
 
     def _account_for_cancelled(self) -> None:

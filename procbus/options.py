@@ -59,6 +59,8 @@ OPTIONS_OF_A_BUS = (
     "keep",
     "keep_results",
     "journal_codec",
+    "on_sigterm",
+    "grace",
 )
 
 DEFAULT_MAX_CRASHES = 1

@@ -11,7 +11,7 @@ from math import inf
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from procbus.amounts import is_whole
+from procbus.amounts import is_real, is_whole
 from procbus.annotation import name_of
 from procbus.callables import accepts, is_async, is_generator
 from procbus.errors import OptionError, SerializationError
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from procbus.journal.retention import Keep
     from procbus.pool.blocks import OnOversize
     from procbus.pool.dask.pool import DaskPool
+    from procbus.sigterm import OnSigterm
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
 MOST_WORKERS = 10_000
+#: A day: whatever sends SIGTERM sends SIGKILL long before.
+_LONGEST_GRACE_S = 86_400
 #: Least bytes of shared memory that are of any use, and of a buffer that is worth the trouble.
 _LEAST_SHARED = 1 << 20
 _LEAST_THRESHOLD = 1 << 12
@@ -63,6 +66,9 @@ class Settings:
     journal_codec: CodecName
     #: Where cpu handlers run; None for processes of this machine.
     cpu: DaskPool | None
+    on_sigterm: OnSigterm
+    #: Seconds for which what is pending may go on after that.
+    grace_s: float
 
 
 def make_settings(
@@ -84,6 +90,8 @@ def make_settings(
     shared_memory_limit: int | str | None,
     shared_memory_threshold: int | str,
     on_oversize: OnOversize,
+    on_sigterm: OnSigterm,
+    grace: float,
     unknown: Mapping[str, object],
 ) -> Settings:
     """Check the options of `EventBus`.
@@ -105,6 +113,14 @@ def make_settings(
         raise OptionError(f'on_full must be "block" or "raise", not {shown(on_full)}')
     if on_oversize not in ("pipe", "fail"):
         raise OptionError(f'on_oversize must be "pipe" or "fail", not {shown(on_oversize)}')
+    if on_sigterm not in ("finish", "put_away", None):
+        raise OptionError(
+            f'on_sigterm must be "finish", "put_away" or None, not {shown(on_sigterm)}'
+        )
+    if not is_real(grace, 0, _LONGEST_GRACE_S):
+        raise OptionError(
+            f"grace must be a number of seconds from 0 to {_LONGEST_GRACE_S}, not {shown(grace)}"
+        )
     keep_s = _check_journal(journal, durability, keep, keep_results, journal_codec)
     if worker_init is not None:
         _check_function("worker_init", worker_init, ())
@@ -137,6 +153,8 @@ def make_settings(
         keep_results=keep_results,
         journal_codec=journal_codec,
         cpu=cpu,
+        on_sigterm=on_sigterm,
+        grace_s=float(grace),
     )
 
 

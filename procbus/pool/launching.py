@@ -175,14 +175,14 @@ def buffer_size(pipe: Connection) -> int:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C from a process that is being born: the signal mask of this thread is inherited.
+    """Keep Ctrl-C and SIGTERM from a process that is being born: it inherits this thread's mask.
 
-    The worker unblocks it once it has said what an interrupt means there (nothing).
+    The worker unblocks them once it has said what they mean there.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

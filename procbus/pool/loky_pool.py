@@ -28,6 +28,7 @@ class LokyPool:
         init: the user's set-up of each worker, pickled; empty for none.
         memory: shared with the workers, for what is large.
         run: of the bus, for `current()` in workers.
+        keeps_on: whether SIGTERM means nothing to the workers.
     """
 
     elastic, local, waits_for, batch_s = False, True, "", BATCH_S
@@ -38,7 +39,9 @@ class LokyPool:
         init: bytes = b"",
         memory: EventMemory | None = None,
         run: Run = ONLY_RUN,
+        keeps_on: bool = False,
     ) -> None:
+        self.keeps_on = keeps_on
         self.run = run
         cores = usable_cores()
         self.workers = workers or cores

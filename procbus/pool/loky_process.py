@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from procbus.processes import Probe
 
 
+_WARNINGS = "PYTHONWARNINGS"
+#: Guards `_quiet`: whether loky's tracker was started by us. No code of the user runs meanwhile.
+_starting = threading.Lock()
+_quiet = False
+
+
 def usable_cores() -> int:
     """Cores that this process may use: affinity and cgroup quotas count."""
     cores: int = loky.cpu_count()
@@ -51,10 +57,28 @@ def make_tokens() -> Semaphore:
 
 
 def _start_trackers() -> None:
-    """Have the processes run that unlink what a script which is killed leaves."""
-    with stderr_with_descriptor():
+    """Start those who see to it that nothing is left behind, unless they are there.
+
+    loky's says nothing of the semaphores that it unlinks when this process was killed: that they
+    are unlinked is all there is to know then, and a warning of leaks frightens people. It reads the
+    variable once, as it starts.
+    """
+    global _quiet
+    with _starting, stderr_with_descriptor():
         multiprocessing.resource_tracker.ensure_running()
-        loky.backend.resource_tracker.ensure_running()
+        if _quiet:
+            loky.backend.resource_tracker.ensure_running()
+            return
+        before = os.environ.get(_WARNINGS)
+        os.environ[_WARNINGS] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+        try:
+            loky.backend.resource_tracker.ensure_running()
+            _quiet = True
+        finally:
+            if before is None:
+                del os.environ[_WARNINGS]
+            else:
+                os.environ[_WARNINGS] = before
 
 
 class LokyProcess:

@@ -78,6 +78,7 @@ class LokyWorker:
                     pool.run,
                     levels_here(),
                     script=ScriptSettings.taken(),
+                    keeps_on=pool.keeps_on,
                 ),
             ),
             pool.init,

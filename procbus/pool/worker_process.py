@@ -42,6 +42,9 @@ class WorkerSettings(NamedTuple):
     flush_s: float = FLUSH_S
     #: What holds in the script; None where the worker is on another machine.
     script: ScriptSettings | None = None
+    #: Whether SIGTERM means nothing here: a service manager may send it to all processes of a
+    #: service, and the script ends its workers when it has finished.
+    keeps_on: bool = False
 
 
 _worker: Worker | None = None
@@ -63,8 +66,10 @@ def prepare(
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
+    if settings.keeps_on:
+        signal.signal(signal.SIGTERM, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with_parent(settings.parent_pid)
     if settings.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
