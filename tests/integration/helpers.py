@@ -136,6 +136,11 @@ class Program:
         assert self._popen.stdout is not None
         return self._popen.stdout.readline().rstrip("\n")
 
+    def read_error_line(self) -> str:
+        """Read the next line of its stderr."""
+        assert self._popen.stderr is not None
+        return self._popen.stderr.readline().rstrip("\n")
+
     def interrupt_group(self) -> None:
         """As the terminal does at Ctrl-C."""
         os.killpg(self.pid, signal.SIGINT)
