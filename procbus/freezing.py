@@ -19,6 +19,12 @@ from procbus.errors import ProcbusError
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
 _STATEMENT = re.compile(rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)")
 
+#: The program of a worker process, see `pool/loky_process.py`.
+_WORKER = re.compile(
+    r"import sys; sys\.path.*; import runpy; "
+    r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
+)
+
 _called = False
 
 
@@ -41,9 +47,14 @@ def freeze_support() -> None:
     if not getattr(sys, "frozen", False):
         return
     options = _without_flags(sys.argv[1:])
+    module = None
     if options[:1] == ["-m"] and re.fullmatch(_MODULE, options[1]):
+        module = options[1]
+    elif options[:1] == ["-c"] and (worker := _WORKER.fullmatch(options[1])):
+        module = worker[1]
+    if module is not None:
         sys.argv[1:] = options[2:]
-        runpy.run_module(options[1], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         sys.exit()
     if options[:1] == ["-c"] and _STATEMENT.fullmatch(options[1]):
         exec(options[1], {"__name__": "__main__"})  # noqa: S102 - our own process wrote it
