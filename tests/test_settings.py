@@ -34,6 +34,8 @@ def make(**options: Any) -> Settings:
         "keep": "unfinished",
         "keep_results": False,
         "journal_codec": "pickle",
+        "on_sigterm": None,
+        "grace": 25,
     }
     unknown = {k: v for k, v in options.items() if k not in known}
     given_options = {**known, **{k: v for k, v in options.items() if k in known}}
@@ -67,17 +69,19 @@ def test_settings_have_what_was_asked_for():
         keep="2 days",
         keep_results=True,
         journal_codec="json",
+        on_sigterm="put_away",
+        grace=7,
     )
     assert settings == Settings(
         *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"),
-        *("run.db", "power", 172_800.0, True, "json", None),
+        *("run.db", "power", 172_800.0, True, "json", None, "put_away", 7.0),
     )
 
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
         *(None, None, 10_000, "block", None, None, None, None, None, 32768, "pipe"),
-        *(None, "process", 0.0, False, "pickle", None),
+        *(None, "process", 0.0, False, "pickle", None, None, 25.0),
     )
 
 
