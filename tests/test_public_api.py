@@ -95,6 +95,8 @@ def test_the_options_and_their_defaults():
         "keep": "unfinished",
         "keep_results": False,
         "journal_codec": "pickle",
+        "on_sigterm": None,
+        "grace": 25.0,
     }
     options = parameters(subscribe)
     assert {k: options[k] for k in ("topic", "kind", "name", "priority", "key")} == {
