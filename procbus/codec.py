@@ -17,14 +17,14 @@ import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from math import inf
 from typing import Any
 
 import cloudpickle
 
-from procbus import by_value, script_globals
+from procbus import by_value, exception_parts, script_globals
 from procbus.class_forms import reduce_class
-from procbus.exception_parts import has_own_way, reduced
 from procbus.user_objects import named
 
 #: (who defined it, its number): 0 is the parent, every other number one worker.
@@ -58,6 +58,11 @@ def new_by_number(origin: int, number: int, *args: Any) -> Any:
     """`copyreg.__newobj__` for a class named by number. Pickles name this function."""
     cls = class_by_number(origin, number)
     return cls.__new__(cls, *args)
+
+
+def make_by_number(origin: int, number: int, made_with: tuple[Any, ...]) -> BaseException:
+    """Make an exception of a class named by number, bare yet. Pickles name this function."""
+    return exception_parts.make(class_by_number(origin, number), made_with)
 
 
 def call_by_number(origin: int, number: int, *args: Any) -> Any:
@@ -139,6 +144,24 @@ def encode_definition(obj: Any, *, shares: bool = True) -> bytes:
             return buffer.getvalue()
         raise
     return buffer.getvalue()
+
+
+def encode_by_name(obj: Any) -> bytes:
+    """Encode one object with plain pickle, classes and functions by their names."""
+    buffer = io.BytesIO()
+    _NamePickler(buffer, PROTOCOL).dump(obj)
+    return buffer.getvalue()
+
+
+class _NamePickler(pickle.Pickler):
+    """Plain pickle, but for exceptions: see `exception_parts`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        kind = type(obj)
+        if issubclass(kind, BaseException) and not exception_parts.has_own_way(kind):
+            return exception_parts.reduced(obj)
+        return NotImplemented
 
 
 def travels_by_value(obj: Any) -> bool:
@@ -385,8 +408,16 @@ def _no_number(_: type) -> None:
     """A class without a number travels by value, or by name."""
 
 
+def _reduced_error(number: ClassNumber, error: BaseException) -> tuple[Any, ...]:
+    """Take an exception apart, with the number of its class for its name."""
+    _, (_, made_with), *rest = exception_parts.reduced(error)
+    return (make_by_number, (*number, made_with), *rest)
+
+
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
     """Make the reducer that pickles instances of a class with its number for its name."""
+    if issubclass(cls, BaseException) and not exception_parts.has_own_way(cls):
+        return partial(_reduced_error, number)
     registered = copyreg.dispatch_table.get(cls)
 
     def reduce(obj: Any) -> Any:
@@ -431,6 +462,8 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
             return make, tuple(named)
         if kind in by_value.UNNAMED:
             return by_value.UNNAMED[kind](obj)
+        if issubclass(kind, BaseException) and not exception_parts.has_own_way(kind):
+            return exception_parts.reduced(obj)
         reduced = super().reducer_override(obj)
         if issubclass(kind, type) and isinstance(reduced, tuple) and len(reduced) == _IN_FULL:
             return reduce_class(obj, reduced, travels_by_value)
@@ -561,7 +594,7 @@ class _ErrorPickler(_Pickler):
         """Pickle's hook for everything but plain data."""
         if issubclass(type(obj), BaseException):
             if self._reduced:
-                return reduced(obj, _arrives)
-            if not has_own_way(type(obj)):
-                return reduced(obj)
+                return exception_parts.reduced(obj, _arrives)
+            if not exception_parts.has_own_way(type(obj)):
+                return exception_parts.reduced(obj)
         return super().reducer_override(obj)

@@ -23,7 +23,7 @@ from procbus.options import (
     Limits,
     make_limits,
 )
-from procbus.topic import Topic, check_class, shown_topics, topics_in
+from procbus.topic import Topic, check_class, exact, shown_topics, topics_in
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """What a handler does with the machine: wait (``"io"``) or compute (``"cpu"``)."""
@@ -189,7 +189,7 @@ def make_handler(
     return handler_with(
         checked,
         function,
-        name or name_of(function),
+        exact(name) if name is not None else name_of(function),
         "cpu" if kind == "cpu" else "io",
         topics=_topics(function, topic),
         priority=priority,

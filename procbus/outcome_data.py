@@ -12,7 +12,7 @@ import contextlib
 import pickle
 from typing import Any
 
-from procbus.codec import PROTOCOL, encode_alone
+from procbus.codec import encode_alone, encode_by_name
 from procbus.errors import ProcbusError, WorkerTraceback
 from procbus.letter import stack_of, summary_of
 from procbus.outcome import Outcome, OutcomeKind
@@ -50,7 +50,7 @@ def pickles_of(obj: Any) -> Pickles:
     """Pickle an object in both ways. Whatever pickling raises comes through."""
     by_value = encode_alone(obj)
     try:
-        by_name = pickle.dumps(obj, PROTOCOL)
+        by_name = encode_by_name(obj)
     except BaseException:  # noqa: BLE001 - then only the other way is left
         return None, by_value
     return by_name if b"__main__" in by_name else None, by_value

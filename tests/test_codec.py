@@ -541,3 +541,24 @@ def test_what_travels_by_value_keeps_the_name_of_its_file() -> None:
     loaded = decode(encode_alone(made))
     assert loaded.__code__.co_filename == "/somewhere/job.py"
     assert loaded().__code__.co_filename == "/somewhere/job.py"
+
+
+class KeywordOnly(Exception):
+    def __init__(self, text: str, *, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def test_an_exception_of_the_script_is_a_value_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(KeywordOnly, "__module__", "__main__")
+    encoder = Encoder(PARENT)
+    group = ExceptionGroup("two", [KeywordOnly("in", status=3)])
+    for event in (KeywordOnly("x", status=1), [KeywordOnly("y", status=2)], group):
+        data = encoder.encode(event)
+        for number, definition in encoder.take_definitions():
+            define_class(number, definition)
+        arrived = decode(data)
+        assert repr(arrived) == repr(event)
+    assert arrived.exceptions[0].status == 3

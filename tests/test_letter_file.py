@@ -115,7 +115,17 @@ def test_any_number_comes_back_in_order(tmp_path_factory, given_events):
     assert [each.event for each in loaded] == given_events
 
 
-@pytest.mark.parametrize("error", [Locked(), Picky(7, "why"), Impostor("odd")])
+def test_an_error_whose_class_wants_more_than_its_args_comes_back_as_it_was(path):
+    (loaded,) = there_and_back(path, letter(caught(Picky(7, "why"))))
+    assert type(loaded.error) is Picky
+    assert fields_of_error(loaded.error) == fields_of_error(Picky(7, "why"))
+
+
+def fields_of_error(error):
+    return str(error), error.args, vars(error)
+
+
+@pytest.mark.parametrize("error", [Locked(), Impostor("odd")])
 def test_an_error_that_cannot_travel_comes_back_as_its_text(path, error):
     (loaded,) = there_and_back(path, letter(caught(error)))
     assert type(loaded.error) is ProcbusError
