@@ -7,14 +7,15 @@ classes, and gives the path as far as it got.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from time import monotonic
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from procbus.codec import cannot_encode, encode_definition
+from procbus.codec import cannot_encode, encode_definition, travels_by_value
 from procbus.errors import SerializationError
 from procbus.handler import Handler
 from procbus.user_objects import bases_of, class_name, named, shown
@@ -47,9 +48,21 @@ def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
     where = f" because of {path}" if path else ""
     return SerializationError(
         f"cpu handler {handler.name} cannot travel to a worker process{where}: "
-        f"{named(error)}. Make that object inside the handler, or keep the "
-        'handler in this process with kind="io"',
+        f"{named(error)}. {_remedy(error)}",
         path,
+    )
+
+
+def _remedy(error: BaseException) -> str:
+    text = named(error)
+    if "_thread." in text and "ock" in text:
+        return (
+            "A lock guards nothing between processes: use concurrency=1 to have one run at a time, "
+            'make it in the handler, or keep the handler in this process with kind="io"'
+        )
+    return (
+        "Make that object inside the handler, or once for each worker in worker_init=, or keep the "
+        'handler in this process with kind="io"'
     )
 
 
@@ -109,7 +122,12 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
         return
     if kind is MethodType:
         yield ".__self__", obj.__self__
+        yield from _parts(obj.__func__)
         return
+    if issubclass(kind, functools.partial):
+        yield ".func", obj.func
+        yield from ((f".args[{index}]", value) for index, value in enumerate(obj.args))
+        yield from ((f".keywords[{shown(key)}]", value) for key, value in obj.keywords.items())
     # By the methods of the built-in types: those of a class derived from them are the user's code.
     if issubclass(kind, dict):
         for key, value in islice(dict.items(obj), _WIDTH):
@@ -125,13 +143,15 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
             yield f", member {shown(value)}", value
     for name, value in _attributes(obj):
         yield f".{name}", value
+    if not issubclass(kind, type) and travels_by_value(kind):
+        yield f", class {kind.__qualname__!r}", kind
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # not assigned yet
             yield f", closure variable {name!r}", cell.cell_contents
-    for name in function.__code__.co_names:
+    for name in dict.fromkeys(_names_in(function.__code__)):
         if name in function.__globals__:
             yield f", global variable {name!r}", function.__globals__[name]
     for index, value in enumerate(function.__defaults__ or ()):
@@ -140,16 +160,30 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
         yield f", default of argument {name!r}", value
 
 
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Names that a function uses, those in functions inside it too."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names_in(inner)
+
+
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
     if issubclass(type(obj), type):
+        if travels_by_value(obj):
+            # What they hold first: methods have the class among their globals.
+            own = sorted(vars(obj).items(), key=lambda item: type(item[1]) is FunctionType)
+            yield from own
         return
-    own: list[tuple[str, Any]] = []
+    own = []
     with suppress(BaseException):  # reading attributes may run the user's code
         own = list(vars(obj).items())
     yield from own
     for cls in bases_of(type(obj)):
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
+            if name in ("__dict__", "__weakref__"):
+                continue
             if name.startswith("__") and not name.endswith("__"):
                 name = f"_{cls.__name__.lstrip('_')}{name}"
             try:

@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from procbus.script_globals import content_of
+
 #: Of an object that is known by its identity: the process that sent it first, and its number there.
 Key = tuple[str, int]
 
@@ -78,6 +80,11 @@ def _place_of(obj: Any) -> tuple[str, str] | None:
             if value is obj:
                 return module, name
     return None
+
+
+def counts_here(kind: type) -> bool:
+    """Whether it is a progress bar of tqdm: one can be pickled, and is none when it arrives."""
+    return any(each.__module__ == "tqdm.std" and each.__name__ == "tqdm" for each in kind.__mro__)
 
 
 def by_import(obj: Any, importable: Callable[[str], bool]) -> Any:
@@ -138,6 +145,67 @@ def _make(cls: Any, parts: Any) -> Any:
     for name, value in {**(inside or {}), **(slots or {})}.items():
         object.__setattr__(made, name, value)
     return made
+
+
+# Instances that several handlers have, such as the object whose methods they are.
+
+#: Those that were sent, by their id: a weak reference, the key, and the content, if it is plain.
+_shared: dict[int, tuple[weakref.ref[Any], Key, bytes | None]] = {}
+_unfilled: set[Key] = set()
+
+
+def share(obj: Any, reduced: Any) -> Any:
+    """Have a plain instance be one object in a worker, however many handlers come with it.
+
+    Once its attributes are others than they were, it is another object there.
+    """
+    kind: Any = type(obj)
+    if (
+        kind.__reduce_ex__ is not object.__reduce_ex__
+        or kind.__reduce__ is not object.__reduce__
+        or hasattr(kind, "__setstate__")
+        or not isinstance(reduced, tuple)
+        or reduced[0] is not copyreg.__newobj__  # type: ignore[attr-defined] # typeshed lacks it
+        or any(reduced[3:])
+    ):
+        return reduced
+    number = id(obj)
+    content = content_of(obj)
+    found = _shared.get(number)
+    if found is None or found[0]() is not obj or found[2] != content:
+        try:
+            reference = weakref.ref(obj, functools.partial(_let_go, number))
+        except TypeError:  # its slots leave no room for one
+            return reduced
+        found = _shared[number] = reference, (_origin(), next(_numbers)), content
+    key = found[1]
+    return _make_shared, (key, *reduced[1]), (key, reduced[2]), None, None, _fill_shared
+
+
+def _let_go(number: int, reference: weakref.ref[Any]) -> None:
+    found = _shared.get(number)
+    if found is not None and found[0] is reference:
+        del _shared[number]
+
+
+def _make_shared(key: Key, cls: Any, *args: Any) -> Any:
+    found = _by_key.get(key)
+    if found is None:
+        found = _by_key[key] = cls.__new__(cls, *args)
+        _unfilled.add(key)
+    return found
+
+
+def _fill_shared(obj: Any, filling: tuple[Key, Any]) -> None:
+    key, state = filling
+    if key not in _unfilled:
+        return
+    inside, slots = state if isinstance(state, tuple) else (state, None)
+    if inside:
+        obj.__dict__.update(inside)
+    for name, value in (slots or {}).items():
+        setattr(obj, name, value)
+    _unfilled.discard(key)
 
 
 class _NoDefault:

@@ -498,6 +498,11 @@ class _DefinitionPickler(_AlonePickler):
         kind = type(obj)
         if kind in by_value.NAMED:
             return by_value.NAMED[kind](obj) if travels_by_value(obj) else NotImplemented
+        if by_value.counts_here(kind):
+            raise TypeError(
+                "a progress bar counts in the process that has it: keep it in this one, and update "
+                'it in a kind="io" handler, or use stream(..., progress=True)'
+            )
         if kind is ContextVar:
             return by_value.new_single(obj, _importable, always=True)
         if kind in self.dispatch_table or issubclass(kind, type | types.FunctionType):
@@ -509,10 +514,13 @@ class _DefinitionPickler(_AlonePickler):
             return reduced if by_name else by_value.new_single(obj, _importable, always=True)
         if by_value.is_stateless(reduced):
             return self._name_single(obj) or reduced
-        return reduced
+        return self._share(obj, reduced)
 
     def _name_single(self, obj: Any) -> Any:
         return by_value.new_single(obj, _importable)
+
+    def _share(self, obj: Any, reduced: Any) -> Any:
+        return by_value.share(obj, reduced) if self._shares else reduced
 
     def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
         """Let functions of one module share their globals in the worker too."""
@@ -575,6 +583,9 @@ class _Pickler(_DefinitionPickler):
 
     def _name_single(self, obj: Any) -> Any:
         return by_value.single(obj)  # those that matter came with a handler or class
+
+    def _share(self, _: Any, reduced: Any) -> Any:
+        return reduced  # each event has copies of its own
 
 
 class _ErrorPickler(_Pickler):

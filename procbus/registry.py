@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Never, TypeVar
 
 from procbus.annotation import module_of, name_of
@@ -362,7 +362,9 @@ def check_can_travel(handler: Handler) -> None:
     Raises:
         SerializationError: it cannot; the message names the variable at fault.
     """
-    if handler.kind == "cpu" and travels_by_value(handler.function):
+    function = handler.function
+    by_name = isinstance(function, FunctionType | BuiltinFunctionType)
+    if handler.kind == "cpu" and (not by_name or travels_by_value(function)):
         # Imported here because it needs cloudpickle, and `import procbus` stays light.
         from procbus.blame import check_travels
 

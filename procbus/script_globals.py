@@ -48,7 +48,7 @@ class _Noted(NamedTuple):
         known = self.value() if self.weak else self.value
         if known is not value or (self.weak and known is None):
             return False
-        return self.content is None or self.content == _content(value)
+        return self.content is None or self.content == content_of(value)
 
 
 # The tables need no lock: each step is one for other threads, and two that note the same change
@@ -174,8 +174,8 @@ class Imported:
 
 
 def _note(value: Any) -> _Noted:
-    content = _content(value)
-    if content is not None and len(content) > _SMALL:
+    content = content_of(value)
+    if content is not None and len(content) > _SMALL:  # looking at it often would cost too much
         content = None
     try:
         return _Noted(next(_versions), weakref.ref(value), True, content)
@@ -183,9 +183,21 @@ def _note(value: Any) -> _Noted:
         return _Noted(next(_versions), value, False, content)
 
 
-def _content(value: Any) -> bytes | None:
-    """The content of a small container of plain data; None for all else. It runs no user code."""
-    if type(value) not in _CONTAINERS or len(value) > _SMALL:
+def content_of(value: Any) -> bytes | None:
+    """The content of a small container, or instance, of plain data; None for all else.
+
+    It runs no code of the user.
+    """
+    if type(value) not in _CONTAINERS:
+        if type(value).__module__ == "builtins":
+            return None
+        try:
+            value = object.__getattribute__(value, "__dict__")
+        except (AttributeError, TypeError):
+            return None
+        if type(value) is not dict:
+            return None
+    if len(value) > _SMALL:
         return None
     try:
         return marshal.dumps(value, 2)  # later versions give other bytes for equal content
@@ -207,15 +219,18 @@ def start_anew() -> None:
 
 
 class _Script(types.ModuleType):
-    """The script, in a worker process: what came of it so far."""
+    """The script, in a worker process: annotations are resolved in its `__dict__`.
 
-    @property
-    def __file__(self) -> str:  # type: ignore[override] # it is there to raise
-        """Nothing: or multiprocessing in a handler would run the script in the children it starts.
+    Pickle finds nothing in it. A child that multiprocessing starts in a handler has no such module:
+    it would die of a function that came by name, and a pool would start the next for ever. Nor does
+    multiprocessing find `__file__`, and run the script in the children that it starts.
+    """
 
-        The functions of the script find `__file__` among their globals.
-        """
-        raise AttributeError("__file__")
+    def __getattribute__(self, name: str) -> Any:
+        """Have its own attributes only."""
+        if name == "__file__" or not (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(f"{name!r} of the script cannot be named in a worker process")
+        return super().__getattribute__(name)
 
 
 def be_the_script() -> None:

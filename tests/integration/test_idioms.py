@@ -723,3 +723,102 @@ def test_a_global_that_comes_to_be_what_cannot_travel_is_told_once(run: Run) -> 
         assert len(told) == 1 and "'guard' was changed" in told[0], told
         """,
     )
+
+
+def test_handlers_that_are_methods_of_one_object_share_it_in_a_worker(run: Run) -> None:
+    check(
+        run,
+        """
+        class Store:
+            def __init__(self, unit):
+                self.seen, self.unit = {}, unit
+            def put(self, event):
+                self.seen[event] = 1
+                return self.unit
+            def look(self, event):
+                return sorted(self.seen)
+
+        store, other = Store("m"), Store("s")
+        assert there(store.put, 1) == "m"
+        assert there(store.look) == [1]
+        assert there(lambda _: sorted(store.seen)) == [1]
+        assert there(other.look) == []
+        assert store.seen == {}
+        other.unit = "min"
+        assert there(other.put, 1) == "min"
+        """,
+    )
+
+
+def test_what_cannot_travel_is_refused_when_it_is_subscribed_by_its_name(run: Run) -> None:
+    check(
+        run,
+        """
+        import functools, socket, sqlite3, threading
+
+        conn, guard, port = sqlite3.connect(":memory:"), threading.Lock(), socket.socket()
+        numbers_to_come = (n for n in range(3))
+        def helper(event):
+            return conn
+        class Shared:
+            lock = guard
+            def method(self, event):
+                return port
+
+        def refused(handler, *words):
+            try:
+                bus.subscribe("x", handler, kind="cpu")
+            except SerializationError as error:
+                assert all(word in str(error) for word in words), error
+            else:
+                raise AssertionError(words)
+
+        refused(lambda e: conn, "global variable 'conn'", "sqlite3.Connection", "worker_init=")
+        refused(lambda e: [conn for _ in e], "global variable 'conn'")
+        refused(lambda e: helper(e), "global variable 'helper', global variable 'conn'")
+        refused(lambda e: guard, "global variable 'guard'", "concurrency=1")
+        refused(lambda e: numbers_to_come, "global variable 'numbers_to_come'", "generator")
+        refused(lambda e: bus, "global variable 'bus'", "current().publish")
+        refused(lambda e: Shared, "global variable 'Shared'.lock", "concurrency=1")
+        refused(Shared().method, "class 'Shared'.lock")
+        refused(functools.partial(print, port), "args[0]", "socket")
+        refused(functools.partial(helper), ".func, global variable 'conn'")
+        """,
+    )
+
+
+def test_a_progress_bar_of_tqdm_is_refused_when_it_is_subscribed(run: Run) -> None:
+    pytest.importorskip("tqdm")
+    check(
+        run,
+        """
+        from tqdm import tqdm
+
+        bar = tqdm(total=3, disable=True)
+        try:
+            bus.subscribe("x", lambda event: bar.update(), kind="cpu")
+        except SerializationError as error:
+            assert "global variable 'bar'" in str(error) and "counts in the process" in str(error)
+        assert there(lambda _: sum(tqdm(range(3), disable=True))) == 3
+        """,
+    )
+
+
+def test_a_pool_of_spawned_children_in_a_handler_gets_an_error_for_a_function_of_the_script(
+    run: Run,
+) -> None:
+    check(
+        run,
+        """
+        import pickle
+
+        def square(n):
+            return n * n
+        def by_name(event):
+            try:
+                pickle.dumps(square)
+            except (pickle.PicklingError, AttributeError):
+                return "refused"
+        assert there(by_name) == "refused"
+        """,
+    )
