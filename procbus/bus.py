@@ -69,6 +69,10 @@ class EventBus(BusLife):
         worker_max_memory: a worker process that has more memory than this after a delivery is
             replaced: bytes, or such as "512 MiB" or "1.5 GB", 32 MiB at least; None for no such
             limit. The `max_memory` of `procbus.subscribe` stops a handler while it runs.
+        worker_nice: how far worker processes let other processes go first, 0 to 19, on top of how
+            nice the script is. With 0 they share the cores with it, and with other programs, as
+            equals; with 10 io handlers are quicker where all cores are busy, but programs beside
+            the script leave the workers little.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. What it raises is logged.
         shared_memory_limit: the most memory to share with workers for large events, in flight, kept
@@ -117,6 +121,7 @@ class EventBus(BusLife):
         worker_init: Callable[[], object] | None = None,
         max_events_per_worker: int | None = None,
         worker_max_memory: int | str | None = None,
+        worker_nice: int = 0,
         on_failure: Callable[[DeadLetter], object] | None = None,
         shared_memory_limit: int | str | None = None,
         shared_memory_threshold: int | str = 32 * 1024,
@@ -139,6 +144,7 @@ class EventBus(BusLife):
             worker_init=worker_init,
             max_events_per_worker=max_events_per_worker,
             worker_max_memory=worker_max_memory,
+            worker_nice=worker_nice,
             on_failure=on_failure,
             shared_memory_limit=shared_memory_limit,
             shared_memory_threshold=shared_memory_threshold,

@@ -189,7 +189,14 @@ class Lanes:
             settings.on_oversize,
         )
         keeps_on = settings.on_sigterm is not None
-        return LokyPool(settings.cpu_workers, self._init(), memory, self._run, keeps_on)
+        return LokyPool(
+            settings.cpu_workers,
+            self._init(),
+            memory,
+            self._run,
+            keeps_on=keeps_on,
+            nice=settings.worker_nice,
+        )
 
     def _init(self) -> bytes:
         """The user's set-up of each worker, ready to travel."""

@@ -50,6 +50,7 @@ OPTIONS_OF_A_BUS = (
     "worker_init",
     "max_events_per_worker",
     "worker_max_memory",
+    "worker_nice",
     "on_failure",
     "shared_memory_limit",
     "shared_memory_threshold",

@@ -35,6 +35,8 @@ _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 MOST_WORKERS = 10_000
 #: A day: whatever sends SIGTERM sends SIGKILL long before.
 _LONGEST_GRACE_S = 86_400
+#: The most that a process can be.
+_NICEST = 19
 #: Least bytes of shared memory that are of any use, and of a buffer that is worth the trouble.
 _LEAST_SHARED = 1 << 20
 _LEAST_THRESHOLD = 1 << 12
@@ -52,6 +54,7 @@ class Settings:
     max_events_per_worker: int | None
     #: Bytes.
     worker_max_memory: int | None
+    worker_nice: int
     on_failure: Callable[[DeadLetter], object] | None
     #: Bytes; None for a share of what is free.
     shared_memory_limit: int | None
@@ -86,6 +89,7 @@ def make_settings(
     worker_init: Callable[[], object] | None,
     max_events_per_worker: int | None,
     worker_max_memory: int | str | None,
+    worker_nice: int,
     on_failure: Callable[[DeadLetter], object] | None,
     shared_memory_limit: int | str | None,
     shared_memory_threshold: int | str,
@@ -127,8 +131,12 @@ def make_settings(
         _check_travels(worker_init)
     if on_failure is not None:
         _check_function("on_failure", on_failure, ("the dead letter",))
+    if not is_whole(worker_nice, 0, _NICEST):
+        raise OptionError(
+            f"worker_nice must be a whole number from 0 to {_NICEST}, not {shown(worker_nice)}"
+        )
     if cpu is not None:
-        _check_pool(cpu, worker_max_memory)
+        _check_pool(cpu, worker_max_memory, worker_nice)
     return Settings(
         cpu_workers=cpu_workers,
         io_workers=io_workers,
@@ -137,6 +145,7 @@ def make_settings(
         worker_init=worker_init,
         max_events_per_worker=max_events_per_worker,
         worker_max_memory=None if worker_max_memory is None else _memory(worker_max_memory),
+        worker_nice=worker_nice,
         on_failure=on_failure,
         shared_memory_limit=(
             None
@@ -188,13 +197,17 @@ def _check_journal(
         raise OptionError(f"keep {error}") from None
 
 
-def _check_pool(cpu: object, worker_max_memory: object) -> None:
+def _check_pool(cpu: object, worker_max_memory: object, worker_nice: int) -> None:
     if not hasattr(cpu, "open"):
         raise OptionError(f"cpu must be a DaskPool, or None for this machine, not {shown(cpu)}")
-    if worker_max_memory is not None:
-        raise OptionError(
-            "worker_max_memory is for workers of this machine: leave it out with cpu=DaskPool(...)"
-        )
+    for name, given in (
+        ("worker_max_memory", worker_max_memory is not None),
+        ("worker_nice", worker_nice),
+    ):
+        if given:
+            raise OptionError(
+                f"{name} is for workers of this machine: leave it out with cpu=DaskPool(...)"
+            )
 
 
 def _check_count(name: str, value: object, most: float) -> None:

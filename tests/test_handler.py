@@ -326,6 +326,7 @@ def test_a_copy_to_write_to_is_for_cpu_handlers_and_is_asked_for_with_true():
         "worker_init",
         "max_events_per_worker",
         "worker_max_memory",
+        "worker_nice",
         "on_failure",
         "shared_memory_limit",
         "shared_memory_threshold",

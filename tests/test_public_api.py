@@ -86,6 +86,7 @@ def test_the_options_and_their_defaults():
         "worker_init": None,
         "max_events_per_worker": None,
         "worker_max_memory": None,
+        "worker_nice": 0,
         "on_failure": None,
         "shared_memory_limit": None,
         "shared_memory_threshold": 32 * 1024,

@@ -26,6 +26,7 @@ def make(**options: Any) -> Settings:
         "worker_init": None,
         "max_events_per_worker": None,
         "worker_max_memory": None,
+        "worker_nice": 0,
         "on_failure": None,
         "shared_memory_limit": None,
         "shared_memory_threshold": 32768,
@@ -60,6 +61,7 @@ def test_settings_have_what_was_asked_for():
         worker_init=set_up,
         max_events_per_worker=5,
         worker_max_memory="1.5 GB",
+        worker_nice=7,
         on_failure=letter_box,
         shared_memory_limit="1 MiB",
         shared_memory_threshold=8192,
@@ -73,14 +75,14 @@ def test_settings_have_what_was_asked_for():
         grace=7,
     )
     assert settings == Settings(
-        *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, letter_box, 1 << 20, 8192, "fail"),
+        *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, 7, letter_box, 1 << 20, 8192, "fail"),
         *("run.db", "power", 172_800.0, True, "json", None, "put_away", 7.0),
     )
 
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
-        *(None, None, 10_000, "block", None, None, None, None, None, 32768, "pipe"),
+        *(None, None, 10_000, "block", None, None, None, 0, None, None, 32768, "pipe"),
         *(None, "process", 0.0, False, "pickle", None, None, 25.0),
     )
 

@@ -17,11 +17,6 @@ from typing import Any, TypeVar
 from procbus.errors import ProcbusError
 from procbus.proc_files import children_of_this_thread
 
-#: How much workers let other processes go first. The script that feeds them all must not wait for
-#: a core until one of them has used up its slice: without it the slowest 1 % of io events waited
-#: 3 ms on a machine whose cores are all busy, with it 0.15 ms.
-_NICE = 10
-
 Started = TypeVar("Started")
 
 _THREADS = (
@@ -44,22 +39,22 @@ def thread_caps(cores: int, workers: int) -> dict[str, str]:
     return {name: threads for name in _THREADS if name not in os.environ}
 
 
-def nice_of_workers() -> int | None:
-    """How nice workers of this process are; None where there is no such thing."""
-    if not hasattr(os, "getpriority"):
+def nice_of_workers(more: int) -> int | None:
+    """How nice workers are that are to be so much nicer than this process; None for as nice."""
+    if not more or not hasattr(os, "getpriority"):
         return None
-    return os.getpriority(os.PRIO_PROCESS, 0) + _NICE
+    return os.getpriority(os.PRIO_PROCESS, 0) + more
 
 
 def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Started, int | None]:
-    """Start a worker process that gives way to others from its first moment on.
+    """Start a worker process that is as nice as it is to be from its first moment on.
 
     It sees to that itself, but only once it can: what it loads until then would hold up those that
     work already. No interrupt reaches it before it has said what one means there.
 
     Args:
         start: starts the process, in this thread.
-        nice: how nice it is to be; None where there is no such thing.
+        nice: how nice it is to be; None for as nice as this process.
 
     Returns:
         What `start` returned, and the pid, where the kernel tells it.

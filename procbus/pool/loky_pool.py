@@ -29,6 +29,7 @@ class LokyPool:
         memory: shared with the workers, for what is large.
         run: of the bus, for `current()` in workers.
         keeps_on: whether SIGTERM means nothing to the workers.
+        nice: how much nicer than this process workers are.
     """
 
     elastic, local, waits_for, batch_s = False, True, "", BATCH_S
@@ -40,9 +41,11 @@ class LokyPool:
         memory: EventMemory | None = None,
         run: Run = ONLY_RUN,
         keeps_on: bool = False,
+        nice: int = 0,
     ) -> None:
         self.keeps_on = keeps_on
         self.run = run
+        self.nice = nice
         cores = usable_cores()
         self.workers = workers or cores
         self.environment = thread_caps(cores, self.workers)

@@ -115,7 +115,7 @@ class LokyProcess:
         """Start it. Where this raises, `abandon` it.
 
         Args:
-            nice: how nice it is to be; None where there is no such thing.
+            nice: how nice it is to be; None for as nice as this process.
 
         Returns:
             Its pid, where the kernel tells it.

@@ -53,7 +53,7 @@ class LokyWorker:
         self._unread_bytes: dict[int, int] = {}
         self._logbook = Logbook.create()
         self._stack = StackPage.create()
-        nice = nice_of_workers()
+        nice = nice_of_workers(pool.nice)
         self._tokens: Semaphore | threading.Semaphore = make_tokens()
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)

@@ -17,7 +17,7 @@ from procbus.pool.channel import Channel
 from procbus.pool.ending import end_in_order
 from procbus.pool.logbook import Logbook
 from procbus.pool.outlet import Outlet
-from procbus.pool.process import end_with_parent
+from procbus.pool.process import end_with_parent, take_long_turns
 from procbus.pool.room import Room
 from procbus.pool.script import ScriptSettings
 from procbus.pool.stack import StackPage
@@ -33,6 +33,7 @@ class WorkerSettings(NamedTuple):
     #: Number of the worker, unique in the parent.
     number: int
     parent_pid: int
+    #: How nice it is to be; None for as nice as its parent.
     nice: int | None
     #: Of the bus, for `current()`.
     run: Run
@@ -73,6 +74,7 @@ def prepare(
     end_with_parent(settings.parent_pid)
     if settings.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
+    take_long_turns()
     if settings.script is not None:
         settings.script.apply()
     channel = Channel(pipe, stay_awake=True)

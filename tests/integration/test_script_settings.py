@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from procbus import EventBus
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, ROOT
 
@@ -203,6 +204,14 @@ def test_processes_inside_a_cpu_handler(run: Run, what: str, method: str | None)
         """
     )
     assert ended.check() == ("0 0\n" if what == "process" else "[0, 1, 4] [0, 1, 4]\n")
+
+
+@pytest.mark.parametrize("nice", [0, 3])
+def test_workers_are_as_nice_as_is_asked_for(nice: int) -> None:
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    with EventBus([], cpu_workers=1, worker_nice=nice) as bus:
+        bus.subscribe("n", lambda _: os.getpriority(os.PRIO_PROCESS, 0), kind="cpu")
+        assert bus.publish("n", 1).result(PATIENCE_S) == min(19, ours + nice)
 
 
 def test_workers_start_in_a_working_directory_that_is_gone(run: Run) -> None:

@@ -87,6 +87,7 @@ def supervise() -> EventBus:
         worker_init=load_model,
         max_events_per_worker=1_000,
         worker_max_memory="1.5 GB",
+        worker_nice=10,
         on_failure=alert,
     )
     bus.subscribe(Page, extract, kind="cpu", timeout=30, max_memory=10**9, max_crashes=2)

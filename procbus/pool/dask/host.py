@@ -30,7 +30,7 @@ from procbus.pool.dask.pieces import SIZE, Pieces
 from procbus.pool.dask.tokens import PipeTokens
 from procbus.pool.dask.witness import new_file, sweep
 from procbus.pool.ending import LEFT_S, STOP_S
-from procbus.pool.launching import nice_of_workers, thread_caps
+from procbus.pool.launching import thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -134,8 +134,7 @@ class Seat:
                 nanny=self._host.nanny,
                 logbook=str(self._logbook_file),
             )
-            nice = nice_of_workers()
-            settings = WorkerSettings(number, os.getpid(), nice, run, levels, FLUSH_S)
+            settings = WorkerSettings(number, os.getpid(), None, run, levels, FLUSH_S)
             await self._launch(settings, init)
             await self._tell(say="pid", pid=self._process.pid)
             relay = asyncio.create_task(_quietly(self._relay()))
