@@ -42,22 +42,24 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def module_of(function: Callable[..., Any]) -> str | None:
     """Name the module where a function, or what is in a partial, or a class was written."""
-    return getattr(named(function), "__module__", None)  # methods of builtins have none
+    module = getattr(named(function), "__module__", None)  # methods of builtins have none
+    return module if isinstance(module, str) else None
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     """Give the signature of a callable; None where it has none to look at, as some builtins."""
+    call = type(function).__call__
+    told = (inspect.getattr_static(function, name, None) for name in _TELL_SIGNATURE)
+    if isinstance(call, types.FunctionType) and not any(each is not None for each in told):
+        function = types.MethodType(call, function)  # of the object itself `==` would be asked
     try:
         return inspect.signature(function)
-    except Exception:  # noqa: BLE001 - it compares callable objects, by methods of the user's
-        inner = without_partial(function)
-        call = type(inner).__call__
-        if inner is not function or not isinstance(call, types.FunctionType):
-            return None
-    try:
-        return inspect.signature(types.MethodType(call, inner))
-    except (ValueError, TypeError):
+    except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - it asks the user's objects
         return None
+
+
+#: By these a callable object has a signature other than that of its `__call__`.
+_TELL_SIGNATURE = ("__signature__", "__wrapped__")
 
 
 def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,7 +72,14 @@ def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
 def named(function: Callable[..., Any]) -> Any:
     """Give what has the name of a callable: the function in a partial, the class of an object."""
     inner = without_partial(function)
-    return inner if hasattr(inner, "__qualname__") else type(inner)
+    return inner if _has_name(inner) else type(inner)
+
+
+def _has_name(inner: Callable[..., Any]) -> bool:
+    try:
+        return isinstance(inner.__qualname__, str)
+    except Exception:  # noqa: BLE001 - a callable object may answer as it likes
+        return False
 
 
 def _first_annotation(function: Callable[..., Any]) -> object:
@@ -105,7 +114,7 @@ def _resolve(function: Callable[..., Any], annotation: object) -> object:
 def written(function: Callable[..., Any]) -> object:
     """Find the function whose source holds the annotation: beneath partials, methods, wrappers."""
     inner: Any = without_partial(function)
-    if not hasattr(inner, "__qualname__"):
+    if not _has_name(inner):
         inner = type(inner).__call__
     return without_partial(inspect.unwrap(getattr(inner, "__func__", inner)))
 

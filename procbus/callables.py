@@ -69,4 +69,9 @@ def travels_by_value(function: Callable[..., Any]) -> bool:
 def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:
     """Ask it of the function, or of a callable object's ``__call__``, beneath any partial."""
     inner = without_partial(function)
-    return asked(inner) or (not inspect.isroutine(inner) and asked(type(inner).__call__))
+    try:
+        if asked(inner):
+            return True
+    except Exception:  # noqa: BLE001 - it looks at attributes, which an object may refuse
+        return asked(type(inner).__call__)
+    return not inspect.isroutine(inner) and asked(type(inner).__call__)

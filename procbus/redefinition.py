@@ -40,7 +40,10 @@ class Origin(NamedTuple):
 def origin_of(function: Callable[..., Any]) -> Origin:
     """Find out where a function comes from that is being subscribed by the calling code."""
     cell = cell_number()
-    source = written(function)
+    try:
+        source = written(function)
+    except ValueError:  # decorators that name each other as what they wrap
+        source = None
     if not isinstance(source, FunctionType):
         frame = _running_frame(None)
         return Origin(None, None, 0, None, cell, _statement(frame))

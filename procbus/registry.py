@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Never, TypeVar
 
@@ -41,8 +41,10 @@ class Registry:
         self.version = 0
         self._present: dict[int, Handler] = {}
         self._origins: dict[int, Origin] = {}
-        #: The numbers of those that may concern each other: see `_keys`.
-        self._near: dict[Hashable, set[int]] = {}
+        #: The numbers of the handlers of each function and name.
+        self._of: dict[Hashable, set[int]] = {}
+        #: The numbers of those that may be versions of each other; apart are those that are not.
+        self._kin: dict[Hashable, dict[Hashable, set[int]]] = {}
         #: Those that stand beside others of the same function for a while.
         self._held: set[int] = set()
 
@@ -82,7 +84,7 @@ class Registry:
             gone = self._former(handler, origin)
             for each in gone:
                 self._drop(each)
-            same = [e for e in self._at(_function_key(handler)) if e.number not in self._held]
+            same = self._at(self._of.get(_function_key(handler), set()) - self._held)
             if handler.once or not any(alike(e, handler) and _covers(e, handler) for e in same):
                 if handler.where is None and not handler.once:
                     # Nothing would come any more to one of the same function on the same topics.
@@ -137,36 +139,43 @@ class Registry:
     # Under the lock.
 
     def _former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
-        near = {each: None for key in _origin_keys(origin) for each in self._at(key)}
+        numbers: set[int] = set()
+        for key, apart in _kinship(origin):
+            for each, those in list(self._kin.get(key, {}).items()):
+                if each != apart:
+                    numbers |= those
         return tuple(
             each
-            for each in near
+            for each in self._at(numbers)
             if (old := self._origins.get(each.number)) is not None
-            # Of thousands that one loop makes none need a second look.
-            and (old.code is not origin.code or old.cell != origin.cell)
             and not same_function(each.function, handler.function)
             and takes_its_place(origin, old, _covers(each, handler) and _covers(handler, each))
         )
 
-    def _at(self, key: Hashable) -> list[Handler]:
-        numbers = sorted(self._near.get(key, ()))
-        return [each for number in numbers if (each := self._present.get(number)) is not None]
+    def _at(self, numbers: set[int]) -> list[Handler]:
+        found = [self._present.get(number) for number in sorted(numbers)]
+        return [each for each in found if each is not None]
 
     def _put(self, handler: Handler, origin: Origin | None = None) -> None:
-        self._present[handler.number] = handler
+        number = handler.number
+        self._present[number] = handler
+        self._of.setdefault(_function_key(handler), set()).add(number)
         if origin is not None:
-            self._origins[handler.number] = origin
-        for key in _keys(handler, origin):
-            self._near.setdefault(key, set()).add(handler.number)
+            self._origins[number] = origin
+            for key, apart in _kinship(origin):
+                self._kin.setdefault(key, {}).setdefault(apart, set()).add(number)
 
     def _drop(self, handler: Handler) -> None:
-        self._present.pop(handler.number, None)
-        self._held.discard(handler.number)
-        for key in _keys(handler, self._origins.pop(handler.number, None)):
-            near = self._near.get(key, set())
-            near.discard(handler.number)
-            if not near:
-                self._near.pop(key, None)
+        number = handler.number
+        self._present.pop(number, None)
+        self._held.discard(number)
+        _discard(self._of, _function_key(handler), number)
+        origin = self._origins.pop(number, None)
+        for key, apart in () if origin is None else _kinship(origin):
+            kin = self._kin.get(key, {})
+            _discard(kin, apart, number)
+            if not kin:
+                self._kin.pop(key, None)
 
     def _publish(self) -> None:
         # In this order, for readers without the lock: see `version`.
@@ -178,18 +187,22 @@ def _function_key(handler: Handler) -> Hashable:
     return "function", handler.name, identity_of(handler.function)
 
 
-def _origin_keys(origin: Origin) -> tuple[Hashable, ...]:
-    keys: list[Hashable] = []
+def _kinship(origin: Origin) -> Iterator[tuple[Hashable, Hashable]]:
+    """What versions of a handler have in common, and what they never have.
+
+    So the thousands of handlers that one loop makes are never looked at one by one.
+    """
     if origin.name is not None:
-        keys.append(("name", origin.name))
+        yield ("name", origin.name), id(origin.code)
     if origin.cell is not None:
-        keys.append(("statement", origin.statement))
-    return tuple(keys)
+        yield ("statement", origin.statement), origin.cell
 
 
-def _keys(handler: Handler, origin: Origin | None) -> tuple[Hashable, ...]:
-    """By these keys handlers find those that they may take the place of."""
-    return (_function_key(handler), *(() if origin is None else _origin_keys(origin)))
+def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None:
+    found = sets.get(key, set())
+    found.discard(number)
+    if not found:
+        sets.pop(key, None)
 
 
 def _covers(one: Handler, other: Handler) -> bool:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from time import monotonic
 from typing import Any, Protocol
 
+from procbus.callables import identity_of
 from procbus.delivery import Delivery
 from procbus.gate import Gate
 from procbus.handler import Handler
@@ -86,6 +87,7 @@ class Subscription:
         "give_up",
         "group",
         "handler",
+        "key",
         "lane",
         "meter",
         "over_memory",
@@ -118,6 +120,8 @@ class Subscription:
         self.takes: Callable[[Any], object] | None = handler.where
         #: Has a delivery that nobody wants any more cancelled, running or not.
         self.give_up: Callable[[Delivery], object] | None = None
+        #: The same for all subscriptions of one function under one name.
+        self.key: Hashable = (handler.name, identity_of(handler.function))
         #: Where one function was subscribed several times under one name, the same for all of them,
         #: since an event goes to it once; else None.
         self.group: int | None = None

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from procbus.annotation import name_of
-from procbus.callables import identity_of
 from procbus.crossing import Crossing
 from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
@@ -157,8 +156,8 @@ class Subscriptions:
                 # Versions first: a change after this line makes them differ again.
                 version = self._shared.version + self._own.version
                 handlers = (*self._shared_handlers(), *self._own.handlers)
-                groups = _groups(handlers)
-                made = {h.number: self._subscription(h, groups.get(h.number)) for h in handlers}
+                made = {h.number: self._subscription(h) for h in handlers}
+                _group(list(made.values()))
                 self._crossings = {n: c for n, c in self._crossings.items() if n in made}
                 self._all = made
                 entries = [(made[h.number], h.topics) for h in handlers]
@@ -182,14 +181,13 @@ class Subscriptions:
             elif topics:
                 yield with_topics(handler, topics)
 
-    def _subscription(self, handler: Handler, group: int | None) -> Subscription:
+    def _subscription(self, handler: Handler) -> Subscription:
         number = handler.number
         if handler.auto:
             if number not in self._crossings:
                 self._crossings.setdefault(number, Crossing(handler, self._lane_of))
             crossing = self._crossings[number]
             for side in crossing.sides():
-                side.group = group
                 side.give_up = self._give_up
             return crossing.current
         subscription = self._all.get(number)
@@ -198,17 +196,17 @@ class Subscriptions:
             subscription = self._all.setdefault(number, made)
         elif len(subscription.handler.topics) != len(handler.topics):
             subscription.handler = handler
-        subscription.group = group
         subscription.give_up = self._give_up
         return subscription
 
 
-def _groups(handlers: Iterable[Handler]) -> dict[int, int]:
-    """Number those handlers that are several subscriptions of one function under one name."""
-    keys = {h.number: (h.name, identity_of(h.function)) for h in handlers}
-    counts = Counter(keys.values())
+def _group(subscriptions: Sequence[Subscription]) -> None:
+    """Number those that are several subscriptions of one function under one name."""
+    counts = Counter(each.key for each in subscriptions)
     firsts: dict[Hashable, int] = {}
-    return {n: firsts.setdefault(key, n) for n, key in keys.items() if counts[key] > 1}
+    for each in subscriptions:
+        several = counts[each.key] > 1
+        each.group = firsts.setdefault(each.key, each.handler.number) if several else None
 
 
 def _without_overtaken(found: Sequence[Subscription]) -> Sequence[Subscription]:

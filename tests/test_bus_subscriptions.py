@@ -2,6 +2,8 @@
 """Subscribing a function more than once, for a while or for one event, and taking it off topics."""
 
 import functools
+import itertools
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +34,7 @@ def registry() -> Iterator[None]:
 
 
 def results(bus: EventBus, *event: Any) -> list[Any]:
-    return bus.publish(*event).results(BOUND_S)
+    return bus.publish(*event).results(3 * BOUND_S)
 
 
 class Base:
@@ -111,6 +113,62 @@ def test_methods_and_partials_are_the_same_handler_by_what_they_are_bound_to(bus
     assert results(bus, "a", "10") == ["taken"]
     with pytest.raises(NoSuchHandler):
         bus.unsubscribe(Store().take)
+
+
+class Odd:
+    """Whatever is asked of it but to be called, it raises."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit
+
+    def __bool__(self) -> bool:
+        raise SystemExit
+
+    def __len__(self) -> int:
+        raise SystemExit
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __call__(self, event: Any) -> str:
+        return "called"
+
+
+class OddSignature:
+    @property
+    def __signature__(self) -> Any:
+        raise RuntimeError
+
+    @property
+    def __wrapped__(self) -> Any:
+        raise RuntimeError
+
+    def __call__(self, event: Any) -> str:
+        return "called"
+
+
+def wraps_itself(event: Any) -> str:
+    return "called"
+
+
+wraps_itself.__wrapped__ = wraps_itself  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+@pytest.mark.parametrize("make", [Odd, OddSignature, lambda: wraps_itself, lambda: Odd().__call__])
+def test_what_refuses_to_be_looked_at_may_be_a_handler(bus, make, kind):
+    function = make()
+    bus.subscribe("a", function, kind=kind)
+    bus.subscribe("a", double, where=lambda n: True)
+    assert results(bus, "a", 1) == ["called", 2]
+    assert len(bus.handlers("a")) == 2
+    bus.unsubscribe(function)
+    assert results(bus, "a", 1) == [2]
 
 
 def test_handlers_that_cannot_be_compared_nor_hashed_are_handlers_as_others(bus):
@@ -405,3 +463,27 @@ def test_a_class_whose_metaclass_cannot_be_hashed_is_routed(bus):
 
     bus.subscribe(object, lambda event: "got", name="all")
     assert results(bus, Odd()) == results(bus, Odd()) == ["got"]
+
+
+def test_a_signal_handler_may_subscribe_in_the_middle_of_subscribing_and_publishing():
+    with EventBus([]) as bus:
+        rung = itertools.count()
+
+        def ring(*_: Any) -> None:
+            number = next(rung)
+            bus.subscribe(f"signal.{number % 5}", double, name=f"signal {number % 5}")
+            assert len(bus.handlers(f"signal.{number % 5}")) == 1
+            bus.unsubscribe(double, f"signal.{number % 5}")
+
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        try:
+            for number in range(600):
+                with bus.subscribed("work", double, name=f"work {number}"):
+                    bus.subscribe("other", wraps_itself, priority=number)
+                    assert results(bus, "work", number) == [2 * number]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert next(rung) > 20
+        assert [h.priority for h in bus.handlers()] == [599]
