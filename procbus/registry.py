@@ -40,6 +40,8 @@ class Registry:
         self.handlers: tuple[Handler, ...] = ()
         self.version = 0
         self._present: dict[int, Handler] = {}
+        #: How many changes there were, and how many of them `handlers` has.
+        self._changes = self._published = 0
         self._origins: dict[int, Origin] = {}
         #: The numbers of the handlers of each function and name.
         self._of: dict[Hashable, set[int]] = {}
@@ -103,8 +105,8 @@ class Registry:
     def hold(self, handler: Handler) -> None:
         """Add a handler beside others of its function, until it is discarded."""
         with self._lock:
-            self._held.add(handler.number)
             self._put(handler)
+            self._held.add(handler.number)
             self._publish()
 
     def discard(self, numbers: Iterable[int]) -> None:
@@ -124,6 +126,7 @@ class Registry:
                     left = () if topics is None else without(each.topics, topics)
                     if left:
                         self._present[each.number] = with_topics(each, left)
+                        self._changes += 1
                     else:
                         self._drop(each)
             self._publish()
@@ -159,6 +162,7 @@ class Registry:
     def _put(self, handler: Handler, origin: Origin | None = None) -> None:
         number = handler.number
         self._present[number] = handler
+        self._changes += 1
         self._of.setdefault(_function_key(handler), set()).add(number)
         if origin is not None:
             self._origins[number] = origin
@@ -168,6 +172,7 @@ class Registry:
     def _drop(self, handler: Handler) -> None:
         number = handler.number
         self._present.pop(number, None)
+        self._changes += 1
         self._held.discard(number)
         _discard(self._of, _function_key(handler), number)
         origin = self._origins.pop(number, None)
@@ -178,9 +183,12 @@ class Registry:
                 self._kin.pop(key, None)
 
     def _publish(self) -> None:
-        # In this order, for readers without the lock: see `version`.
-        self.handlers = tuple(self._present.values())
-        self.version += 1
+        while self._published != (changes := self._changes):
+            # In this order, for readers without the lock: see `version`. Who interrupts this may
+            # have made a change that the tuple does not have: then once more.
+            self.handlers = tuple(self._present.values())
+            self.version += 1
+            self._published = changes
 
 
 def _function_key(handler: Handler) -> Hashable:
