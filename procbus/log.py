@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from typing import Any
 
@@ -16,10 +17,14 @@ class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log as `Logger.log` does, and raise nothing."""
+        """Log as `Logger.log` does, and raise nothing but Ctrl-C."""
         try:
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)  # 2: who called this
-        except Exception:  # noqa: BLE001 - it is the user's code
+        except BaseException as error:
+            # Ctrl-C comes to the main thread alone. Elsewhere this is what user code raised.
+            no_error = not isinstance(error, Exception)
+            if no_error and threading.current_thread() is threading.main_thread():
+                raise
             traceback.print_exc()
 
 

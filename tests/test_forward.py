@@ -94,6 +94,27 @@ def test_what_does_not_pickle_stays_behind_and_the_rest_comes(
     assert record.__dict__["sizes"] == [1, 2]
 
 
+class Exits:
+    def __init__(self, here: bool) -> None:
+        self.here = here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.here:
+            raise SystemExit(3)
+        return sys.exit, (4,)
+
+
+def test_an_attribute_whose_pickling_or_loading_exits_costs_that_attribute_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    take_in_record(record_of("one", thing=Exits(here=True)))
+    take_in_record(record_of("two", thing=Exits(here=False)))
+
+    assert [r.getMessage() for r in caplog.records if r.name == "job"] == ["one", "two"]
+    assert not any(hasattr(record, "thing") for record in caplog.records)
+    assert "SystemExit: 4" in caplog.text
+
+
 def test_what_does_not_load_is_named_and_the_record_comes_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from procbus.log import log
+from tests.parts import BOUND_S, in_thread
 
 
 class Broken(logging.Filter):
@@ -84,3 +85,27 @@ def test_ctrl_c_is_not_swallowed() -> None:
             log.warning("not said")
     finally:
         logging.getLogger("procbus").removeFilter(interrupted)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=type)
+def test_in_a_thread_of_the_bus_nothing_at_all_is_raised(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ends(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise error
+
+    ends = Ends()
+    logging.getLogger("procbus").addFilter(ends)
+    reached: list[bool] = []
+
+    def say() -> None:
+        log.warning("not said")
+        reached.append(True)
+
+    try:
+        in_thread(say).join(BOUND_S)
+    finally:
+        logging.getLogger("procbus").removeFilter(ends)
+    assert reached == [True]
+    assert type(error).__name__ in capsys.readouterr().err

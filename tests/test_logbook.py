@@ -110,3 +110,41 @@ def test_unsent_results_are_always_those_between_sent_and_done(steps: list[bytes
             assert page.unsent == b"".join(results[sent:])
     finally:
         logbook.close()
+
+
+@given(
+    batch=st.integers(0, 2**63 - 1),
+    done=st.integers(0, 2**63 - 2),
+    since=st.floats(0, allow_nan=False, allow_infinity=False),
+)
+def test_its_numbers_are_read_as_they_were_up_to_their_limits(
+    batch: int, done: int, since: float
+) -> None:
+    logbook = Logbook.create()
+    try:
+        logbook.open_batch(batch)
+        logbook.begin(done, since)
+        assert logbook.running() == (batch, done, since)
+        assert logbook.finish(done + 1, b"result")
+        page = logbook.read()
+        assert (page.batch, page.at, page.done, page.unsent) == (batch, done, done + 1, b"result")
+        logbook.sent(done + 1)
+        assert logbook.read().sent == done + 1
+    finally:
+        logbook.close()
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_a_number_beyond_its_limit_is_an_error_and_not_another(
+    logbook: Logbook, number: int
+) -> None:
+    with pytest.raises(ValueError, match="invalid value"):
+        logbook.open_batch(number)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(CAPACITY, True), (CAPACITY + 1, False)])
+def test_a_result_as_long_as_there_is_room_is_kept(logbook: Logbook, size: int, kept: bool) -> None:
+    logbook.open_batch(1)
+    logbook.begin(0, 1.0)
+    assert logbook.finish(1, bytes(size)) is kept
+    assert len(logbook.unsent()) == (size if kept else 0)

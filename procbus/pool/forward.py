@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from procbus.codec import decode, encode_alone
 from procbus.pool.wire import Tag
+from procbus.user_objects import class_name, words_of
 
 log = logging.getLogger("procbus")
 
@@ -56,7 +57,7 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
             continue
         try:
             attached[name] = pickle.dumps(value)
-        except Exception:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
+        except BaseException:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
             continue
     return pickle.dumps((plain, attached))
 
@@ -67,7 +68,7 @@ def pack_warning(
     """Lay out a warning."""
     try:
         kind = encode_alone(category)
-    except Exception:  # noqa: BLE001 - pickling runs the user's code
+    except BaseException:  # noqa: BLE001 - pickling runs the user's code
         kind = b""
     plain = (text, filename, lineno, category.__name__, tuple(origin))
     return pickle.dumps((plain, kind))
@@ -93,16 +94,16 @@ def take_in(tag: Tag, data: memoryview) -> None:
             _handle_record(data)
         else:
             _show_warning(data)
-    except Exception as error:  # noqa: BLE001 - this runs the user's filters and log handlers
+    except BaseException as error:  # noqa: BLE001 - this runs the user's filters and log handlers
         try:
             log.warning(
                 "a %s from a worker could not be handled: %s: %s",
                 "log record" if tag is Tag.LOG else "warning",
-                type(error).__name__,
-                error,
+                class_name(error),
+                words_of(error),
                 exc_info=True,
             )
-        except Exception:  # noqa: BLE001 - the script's logging fails with whatever it is given
+        except BaseException:  # noqa: BLE001 - the script's logging fails with whatever it is given
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()
 
@@ -113,14 +114,14 @@ def _handle_record(data: memoryview) -> None:
     for name, value in attached.items():
         try:
             setattr(record, name, decode(value))
-        except Exception as error:  # noqa: BLE001 - loading runs the user's code
+        except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             log.warning(
                 "the attribute %s of a log record from %s could not be loaded: %s: %s. Its "
                 "text is: %s",
                 name,
                 _origin_of(record),
-                type(error).__name__,
-                error,
+                class_name(error),
+                words_of(error),
                 record.getMessage(),
                 extra=_origin_of(record)._asdict(),
             )
@@ -162,7 +163,7 @@ def _show_warning(data: memoryview) -> None:
     category: type[Warning] = UserWarning
     try:
         category = decode(kind)
-    except Exception:  # noqa: BLE001 - its class is the worker's alone
+    except BaseException:  # noqa: BLE001 - its class is the worker's alone
         text = f"{name}: {text}"
     if len(_shown) > _MOST_SHOWN:
         _shown.clear()
