@@ -7,13 +7,13 @@ this may be called from any thread. `root` stands for "/" everywhere, for tests.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cache
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+from procbus import cgroups
 from procbus.processes import machine_memory
 
 _MIB = 1 << 20
@@ -133,47 +133,8 @@ def _groups(root: Path) -> tuple[_Group, ...]:
 
 
 def _find_groups(root: Path) -> Iterator[_Group]:
-    mounts = dict(_mounts(_read(str(root / "proc/self/mountinfo"))))
-    for line in _read(str(root / "proc/self/cgroup")).splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            version = _V2
-        elif "memory" in controllers.split(","):
-            version = _V1
-        else:
-            continue
-        if version not in mounts:
-            continue
-        mounted, point = mounts[version]
-        top = root / point.lstrip("/")
-        # In a container the mount may show a part of the hierarchy only, where the path begins with
-        # that part, or lies outside of it.
-        below = Path(path).relative_to(mounted) if Path(path).is_relative_to(mounted) else Path()
-        directory = top if ".." in below.parts else top / below
-        yield _Group(version, directory, own=True)
-        while directory != top:
-            directory = directory.parent
-            yield _Group(version, directory, own=False)
-
-
-def _mounts(mountinfo: str) -> Iterator[tuple[_Version, tuple[str, str]]]:
-    """Of each version that is mounted: the part of the hierarchy that is, and where."""
-    for line in mountinfo.splitlines():
-        # See proc_pid_mountinfo(5): the number of fields before the dash varies.
-        before, dash, after = line.partition(" - ")
-        if not dash:
-            continue
-        part, point = (_unescape(text) for text in before.split()[3:5])
-        kind, _, options = after.split(maxsplit=2)
-        if kind == "cgroup2":
-            yield _V2, (part, point)
-        elif kind == "cgroup" and "memory" in options.split(","):
-            yield _V1, (part, point)
-
-
-def _unescape(text: str) -> str:
-    """Blanks in a path are written as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    for group in cgroups.find("memory", root):
+        yield _Group(_V2 if group.version == 2 else _V1, group.directory, own=group.own)
 
 
 def _field(file: str, key: str) -> int | None:

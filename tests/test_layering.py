@@ -57,6 +57,7 @@ LAYERS = {
         "brake",
         "by_value",
         "call_handlers",
+        "cgroups",
         "calls",
         "circuit",
         "class_forms",

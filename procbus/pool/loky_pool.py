@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from procbus.context import ONLY_RUN, Run
+from procbus.cores import usable_cores
 from procbus.errors import ProcbusError
 from procbus.pool.blocks import EventMemory
 from procbus.pool.definitions import Definitions
 from procbus.pool.launching import check_may_launch, thread_caps
-from procbus.pool.loky_process import usable_cores
 from procbus.pool.loky_worker import LokyWorker
 from procbus.pool.seam import BATCH_S, NO_WORDS, WorkerGone
 from procbus.stats import SharedMemoryStats

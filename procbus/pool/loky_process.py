@@ -43,12 +43,6 @@ _starting = threading.Lock()
 _quiet = False
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: affinity and cgroup quotas count."""
-    cores: int = loky.cpu_count()
-    return cores
-
-
 def make_tokens() -> Semaphore:
     """A semaphore that can travel to such a process."""
     _start_trackers()
