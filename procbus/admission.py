@@ -124,12 +124,10 @@ class Admission:
             self._pending += count
             entered = True
             self._unlock()
-        except Tangled:
-            raise
-        except BaseException:  # Ctrl-C may come as the lock is let go
+        except BaseException:  # Ctrl-C may come as the lock is taken, and as it is let go
             if entered:
                 self.leave(count)
-            else:
+            elif self._lock.owned():
                 self._unlock()
             raise
 
@@ -181,6 +179,8 @@ class Admission:
             later(self.leave, count)
             return
         except BaseException:  # Ctrl-C
+            if not self._lock.owned():
+                acquire(self._lock)
             if not left:
                 self._pending -= count
             self._unlock()

@@ -139,19 +139,10 @@ class Dispatcher:
                         raise
                     return receipt
             chosen, broken = choose(subscriptions, event)
-            entered = True
             try:
-                self._admission.enter(len(chosen) + len(broken), nested, seen)
+                return self._publish_fan(event, topic, parent_id, chosen, broken, nested, seen)
             except Disturbed:
-                give_back(chosen)
                 seen = self._admission.disturbed
-                continue
-            except Tangled:
-                entered = False
-            except BaseException:
-                give_back(chosen)
-                raise
-            return self._deliver(event, topic, parent_id, chosen, broken, entered=entered)
 
     def publish_to(
         self, subscription: Subscription, event: Any, owner: Owner, waiter: Waiter
@@ -409,6 +400,43 @@ class Dispatcher:
             self,
             self.run,
         )
+
+    def _publish_fan(
+        self,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        chosen: Sequence[Subscription],
+        broken: Sequence[Broken],
+        nested: bool,
+        seen: int,
+    ) -> Receipt:
+        """Publish an event for any number of handlers, once there is room."""
+        queued: Sequence[Delivery] = ()
+        failed: Sequence[Settled] = ()
+        entered = False
+        try:
+            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
+            queued, failed = address(receipt, chosen, broken)
+            self._admission.enter(len(chosen) + len(broken), nested, seen)
+            entered = True
+            for delivery in queued:
+                delivery.subscription.put(delivery)
+        except Tangled:
+            later(self._send_later, queued, failed, entered)
+            return receipt
+        except BaseException:  # Ctrl-C, perhaps, or there is no room
+            if entered:
+                self._cancel_unqueued(queued)
+                self._settle_unqueued(failed)
+            else:
+                give_back(chosen)
+            raise
+        if failed:
+            self._settle_unqueued(failed)
+        elif not queued:
+            self._note_unrouted(event, topic)
+        return receipt
 
     def _deliver(
         self,

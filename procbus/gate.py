@@ -28,14 +28,19 @@ class Gate:
 
     def admit(self, delivery: Delivery) -> bool:
         """Let the delivery pass, or keep it until `release` hands it out."""
+        # No call between a look and what follows from it: after one, Ctrl-C may come, or a signal
+        # handler that publishes.
+        line: deque[Delivery] = deque()
         if self._keyed:
-            # In one step, lest another gets in between which interrupts this thread.
-            first: deque[Delivery] = deque()
-            line = self._lines.setdefault(delivery.key, first)
-            if line is not first:
-                line.append(delivery)
+            if delivery.key in self._lines:
+                self._lines[delivery.key].append(delivery)
                 return False
-        return self._take_place(delivery)
+            self._lines[delivery.key] = line
+        if self._limit is not None and self._inside >= self._limit:
+            self._at_limit.append(delivery)
+            return False
+        self._inside += 1
+        return True
 
     def _take_place(self, delivery: Delivery) -> bool:
         if self._limit is not None and self._inside >= self._limit:

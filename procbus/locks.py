@@ -23,8 +23,8 @@ Tried without blocking, a lock changes hands only when a thread is interrupted w
     finally:
         self._unlock()
 
-Ctrl-C may come between the first two lines, with the lock taken. Where the main thread does this
-for every event, the lines are inside the `try`, and `Tangled` alone is raised without the lock.
+Ctrl-C may come as the lock is taken. Where the main thread does this for every event, the lines are
+inside the `try`, and what is raised there asks whether the lock is `owned`.
 """
 
 from __future__ import annotations
@@ -83,10 +83,9 @@ class Lock(RLock):  # type: ignore[misc] # final in the stubs alone
         try:
             if not self.acquire(False):
                 acquire(self)
-        except Tangled:
-            raise
-        except BaseException:  # Ctrl-C, with the lock taken
-            self.release()
+        except BaseException:  # Ctrl-C, which may come as the lock is taken
+            if self.owned():
+                self.release()
             raise
         return True
 
@@ -109,22 +108,14 @@ def acquire(lock: Lock) -> None:
     """Take a lock, holding the GIL when it is taken.
 
     Raises:
-        Tangled: the thread has another lock, and waiting might last for ever. It does not have
-            this one then. If anything else is raised (Ctrl-C), it does.
+        Tangled: the thread has another lock, and waiting might last for ever.
     """
     asked = 0
-    try:
-        while not lock.acquire(False):
-            time.sleep(0)  # lets the owner have the GIL: it was interrupted while it held the lock
-            asked += 1
-            if asked == _PATIENCE and holding():
-                raise Tangled
-    except Tangled:
-        raise
-    except BaseException:
-        while not (lock.owned() or lock.acquire(False)):
-            time.sleep(0)
-        raise
+    while not lock.acquire(False):
+        time.sleep(0)  # lets the owner have the GIL: it was interrupted while it held the lock
+        asked += 1
+        if asked == _PATIENCE and holding():
+            raise Tangled
 
 
 def holding() -> bool:

@@ -13,7 +13,7 @@ from math import inf
 
 from procbus.delivery import Delivery
 from procbus.gate import Gate
-from procbus.locks import Lock, Tangled, acquire
+from procbus.locks import Lock, acquire
 from procbus.subscription import OVERHEAD_S, Subscription
 
 #: A handler that runs shorter than this, in seconds, on average: waking another thread costs more.
@@ -92,10 +92,8 @@ class LaneQueue:
                         self.locked_wake()
             held = False
             self._unlock()
-        except Tangled:
-            raise
-        except BaseException:  # Ctrl-C
-            if held:
+        except BaseException:  # Ctrl-C, or it is tangled up
+            if held and self.lock.owned():
                 self._locked_interrupted(delivery, begun)
             raise
         return kept
@@ -236,7 +234,9 @@ class LaneQueue:
             return
         if self._sleepers:
             self._waking = True
-            self._sleepers.pop().release()
+            sleeper = self._sleepers[-1]
+            del self._sleepers[-1]  # no call, after which Ctrl-C might come
+            sleeper.release()
         else:
             self.starved = self.missed = True
 
