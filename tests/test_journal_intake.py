@@ -73,6 +73,19 @@ def test_an_empty_half_is_not_moved(fd: int):
     made.close()
 
 
+def test_each_use_of_a_half_begins_with_what_it_takes_to_make_sense_of_it(fd: int):
+    made = intake(fd)
+    made.append(b"one")
+    made.restate = lambda: b"names"
+    made.swap()
+    made.release()
+    assert made.written == 0
+    assert made.swap() is None, "names alone are nothing to be moved"
+    made.append(b"two")
+    assert whole(fd) == [(1, [b"one"]), (2, [b"names", b"two"])]
+    made.close()
+
+
 def test_what_an_earlier_use_left_behind_is_never_read(fd: int):
     made = intake(fd)
     for number in range(20):

@@ -65,6 +65,8 @@ class Intake:
         self._wake = wake
         self._woken = False
         self.generation = generation
+        #: Gives records that each use of a half begins with, so that it makes sense by itself.
+        self.restate: Callable[[], bytes] = bytes
         #: Frames written so far: only ever more.
         self.frames_written = 0
         #: Why nothing can be written any more; None while all is well.
@@ -74,6 +76,7 @@ class Intake:
         self._moving: int | None = None
         #: The half that is written to, where its next frame goes, and where it ends.
         self._active = 0
+        self._first = 0
         self._at = 0
         #: Frames that are being written: more than one where one interrupted another.
         self._open = 0
@@ -89,8 +92,8 @@ class Intake:
 
     @property
     def written(self) -> int:
-        """Bytes in the half that is written to."""
-        return self._at - self._active * self._half - START
+        """Bytes in the half that is written to, of what happened."""
+        return self._at - self._first
 
     @property
     def crowded(self) -> bool:
@@ -123,7 +126,7 @@ class Intake:
             self._at = end
             self._open += 1
             try:
-                # The head behind the rest, which is not there without it.
+                # The head behind the rest, which is not there without it. As in `_write`.
                 self._map[body:end] = records
                 self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
                 self._numbers[self._upto] = self._at
@@ -208,6 +211,14 @@ class Intake:
                 self._numbers.release()
                 self._map.close()
 
+    def _write(self, at: int, records: bytes) -> int:
+        body = at + _BEFORE
+        self._at = end = body + len(records)
+        self._map[body:end] = records
+        self._map[at:body] = _pack(self._marker, len(records), _crc32(records, self._seed))
+        self._numbers[self._upto] = end
+        return end
+
     def _begin(self, half: int) -> None:
         start = half * self._half
         end = start + self._half - TAIL
@@ -220,8 +231,11 @@ class Intake:
         self._active = half
         self._marker = head.marker
         self._seed = head.seed
-        self._at = start + START
+        self._first = self._at = start + START
         self._end = end
+        restated = self.restate()
+        if 0 < len(restated) <= self._half // 8:
+            self._first = self._write(self._at, restated)
 
 
 def _allocate(fd: int, size: int) -> None:

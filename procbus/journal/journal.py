@@ -127,6 +127,7 @@ class Journal:
         self._sync = GroupSync(self._intake, self.path)
         self._reservation = Reservation(store, self.first_id - 1, user(power=self._power))
         self.names = HandlerNames(self.queries.handlers(), self._intake.append)
+        self._intake.restate = self.names.restated
 
     # Publishing.
 

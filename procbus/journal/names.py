@@ -65,6 +65,11 @@ class HandlerNames:
                 self.numbers[handler.name] = number
         return number
 
+    def restated(self) -> bytes:
+        """Lay out the records of all numbers once more."""
+        named = list(self._named.items())
+        return b"".join(pack_handler(number, kind, name) for number, (name, kind) in named)
+
     def name_of(self, delivery: int) -> str:
         """The name of the handler of a delivery, by the delivery's number."""
         return self._of(delivery)[0]
