@@ -86,6 +86,25 @@ def test_the_name_of_a_handler_that_is_lost_is_not_given_to_others(path: Path):
     assert sorted(ran) == list(range(-1, COUNT))
 
 
+def test_a_half_of_which_all_is_finished_is_not_written_and_is_no_gap(tmp_path: Path):
+    path = killed(
+        tmp_path / "run.db",
+        """
+        bus.subscribe(str, len, name="len")
+        journal = bus._parts.dispatcher._journal
+        bus.publish("first").result()
+        while journal._intake.generation < 2: threading.Event().wait(0.01)
+        for generation in (2, 3, 4):
+            bus.publish("x").result()
+            while journal._intake.generation == generation: threading.Event().wait(0.01)
+        assert journal.queries.meta("generation", 0) == 1, "the names"
+        for number in range(3): bus.publish(number)
+        """,
+    )
+    assert resumed(path) == ([0, 1, 2], ())
+    assert resumed(path) == ([], ())
+
+
 def test_an_intake_that_was_taken_away_is_told(path: Path):
     os.unlink(f"{path}-intake")
     ran, (told,) = resumed(path)

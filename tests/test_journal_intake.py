@@ -78,7 +78,7 @@ def test_each_use_of_a_half_begins_with_what_it_takes_to_make_sense_of_it(fd: in
     made.append(b"one")
     made.restate = lambda: b"names"
     made.swap()
-    made.release()
+    made.release(0)
     assert made.written == 0
     assert made.swap() is None, "names alone are nothing to be moved"
     made.append(b"two")
@@ -91,10 +91,10 @@ def test_what_an_earlier_use_left_behind_is_never_read(fd: int):
     for number in range(20):
         made.append(b"frame %d of the first use" % number)
     made.swap()
-    made.release()
+    made.release(0)
     made.append(b"second")
     made.swap()  # the first half again
-    made.release()
+    made.release(0)
     made.append(b"frame 0 of the third  use")  # as long as what was there
     assert whole(fd) == [(2, [b"second"]), (3, [b"frame 0 of the third  use"])]
     made.close()
@@ -128,7 +128,7 @@ def test_wherever_a_write_was_cut_off_the_frames_before_it_are_whole(frames, see
         cut = some.randrange(64, ends[-1])
         os.pwrite(fd, some.randbytes(ends[-1] - cut), cut)
         whole = sum(end <= cut for end in ends)
-        ((generation, left, _),) = left_in(fd)
+        ((generation, _, left, _),) = left_in(fd)
         assert generation == 3
         assert left[:whole] == frames[:whole]
         assert len(left) in (whole, whole + 1)
@@ -203,7 +203,7 @@ def test_the_whole_file_has_its_blocks_from_the_first(fd: int):
 
 def test_a_file_whose_owner_died_at_once_is_empty(fd: int):
     assert left_in(fd) == []
-    os.pwrite(fd, b"1234", 40)
+    os.pwrite(fd, b"1234", 48)
     assert left_in(fd) == []
     os.ftruncate(fd, 2 * HALF)
     assert left_in(fd) == []

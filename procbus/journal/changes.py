@@ -80,6 +80,24 @@ class Changes:
     #: Deliveries of new events that are open, by event.
     _open: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to be written, but the ids that were given.
+
+        Those are reserved.
+        """
+        return not (
+            self.events
+            or self.ids
+            or self.pending
+            or self.progressed
+            or self.finished
+            or self.dead
+            or self.discarded
+            or self.done
+            or self.handlers
+        )
+
     def add_frames(self, frames: Iterable[bytes]) -> None:
         """Take in what happened, in order.
 

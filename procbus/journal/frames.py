@@ -24,18 +24,18 @@ from typing import NamedTuple
 
 #: Before each frame: the marker, its length, and its checksum.
 FRAME = struct.Struct("<8sII")
-#: At the beginning of each half, and again at its end: what it is, its generation, its size, the
-#: marker, and a checksum of all that.
-_HEAD = struct.Struct("<8sQQ8s")
+#: At the beginning of each half, and again at its end: what it is, its generation, the base of
+#: that, its size, the marker, and a checksum of all that.
+_HEAD = struct.Struct("<8sQQQ8s")
 _SUM = struct.Struct("<I")
 _MAGIC = b"pbintak2"
 _OLDER = b"pbintak1"
-#: Bytes before the first frame. The head takes 36; from 40 on is the pid of the owner, see `lock`.
+#: Bytes before the first frame. The head takes 44; from 48 on is the pid of the owner, see `lock`.
 START = 64
 #: Bytes behind the last frame, for the copy of the head.
 TAIL = 64
 #: Where in a half it says how far it is written: an offset in the file, as the machine has numbers.
-UPTO_AT = 48
+UPTO_AT = 56
 _UPTO = struct.Struct("=Q")
 
 
@@ -43,12 +43,15 @@ class Head(NamedTuple):
     """What a half says of itself."""
 
     generation: int
+    #: The last generation that the database had noted when this one began. Those between had
+    #: nothing that was to be moved, but for the one just before, which is in the other half.
+    base: int
     half: int
     marker: bytes
 
     def packed(self) -> bytes:
         """It as bytes."""
-        data = _HEAD.pack(_MAGIC, self.generation, self.half, self.marker)
+        data = _HEAD.pack(_MAGIC, self.generation, self.base, self.half, self.marker)
         return data + _SUM.pack(zlib.crc32(data))
 
     @property
@@ -71,6 +74,7 @@ class Half(NamedTuple):
     """What was read from one half."""
 
     generation: int
+    base: int
     frames: list[bytes]
     gaps: list[Gap]
 
@@ -162,7 +166,7 @@ def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = Fals
         if at < upto or data[at : at + len(marker)] == marker:
             gaps.append(Gap(len(frames), at, max(upto - at, before)))
         break
-    return Half(head.generation, frames, gaps)
+    return Half(head.generation, head.base, frames, gaps)
 
 
 def _whole_after(data: mmap.mmap | bytes, at: int, end: int, head: Head) -> Iterator[int]:

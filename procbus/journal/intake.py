@@ -65,6 +65,8 @@ class Intake:
         self._wake = wake
         self._woken = False
         self.generation = generation
+        #: The last generation that the database has noted. Set by the writer.
+        self.noted = generation - 1
         #: Gives records that each use of a half begins with, so that it makes sense by itself.
         self.restate: Callable[[], bytes] = bytes
         #: Frames written so far: only ever more.
@@ -182,9 +184,14 @@ class Intake:
             raise ValueError("the head of its intake was overwritten")
         return found
 
-    def release(self) -> None:
-        """What was moved is in the database: its half may be written to again."""
+    def release(self, noted: int) -> None:
+        """What was to be moved is in the database: its half may be written to again.
+
+        Args:
+            noted: the last generation that the database has noted.
+        """
         with self.lock:
+            self.noted = noted
             self._moving = None
             self._room.notify_all()
 
@@ -222,7 +229,7 @@ class Intake:
     def _begin(self, half: int) -> None:
         start = half * self._half
         end = start + self._half - TAIL
-        head = Head(self.generation, self._half, os.urandom(8))
+        head = Head(self.generation, self.noted, self._half, os.urandom(8))
         packed = head.packed()
         self._upto = (start + UPTO_AT) // self._numbers.itemsize
         self._numbers[self._upto] = start + START

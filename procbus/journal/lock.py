@@ -26,7 +26,7 @@ _lock = threading.RLock()
 _held: set[int] = set()
 
 #: The pid in the file: where, and how. The intake leaves these bytes alone.
-PID_AT = 40
+PID_AT = 48
 _PID = struct.Struct("<q")
 
 

@@ -85,7 +85,7 @@ def recover(
         )
     changes: list[tuple[int, Changes]] = []
     for half in unseen:
-        if half.generation > seen + 1:
+        if half.base > seen:
             lost.append(
                 f"{name} goes on later than the journal ends: what happened behind event "
                 f"{queries.last_event()}{_before(half.frames)} is lost"

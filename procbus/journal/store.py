@@ -188,7 +188,7 @@ class Store:
 
     def _write(self, changes: Changes, meta: dict[str, Any]) -> None:
         do = self._writing.execute
-        self._insert("handlers(number, kind, name)", changes.handlers, "OR IGNORE")
+        self._insert("handlers(number, kind, name)", changes.handlers, "OR REPLACE")
         self._insert(_EVENT, changes.event_rows())
         self._insert("ids(given_id, event_id)", changes.ids, "OR IGNORE")
         self._insert(

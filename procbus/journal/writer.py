@@ -74,8 +74,9 @@ class Writer:
         self._closing = False
         #: A half whose move failed, and is to be tried again.
         self._unmoved: int | None = None
-        #: The last generation that the database has.
-        self._committed = 0
+        #: The last generation that the database has noted, and numbers of handlers that it has.
+        self._noted = 0
+        self._named: set[int] = set()
         self._settled: list[str] = []
         self._large: deque[_Large] = deque()
         #: What was found to be lost, in a sentence each; and the last generation that is told of.
@@ -209,13 +210,16 @@ class Writer:
             self._told_of = read.generation
             self._tell_lost(read)
         generation = self.intake.generation - 1
-        if generation > self._committed:
+        # Names that are told again are nothing new.
+        changes.handlers = [each for each in changes.handlers if each[0] not in self._named]
+        if generation > self._noted and not changes.nothing:
             self._store.write(changes, {"generation": generation})
-            self._committed = generation
+            self._noted = generation
+            self._named.update(number for number, _, _ in changes.handlers)
         self._store.check_there()  # else it may have gone to a file that nobody will find
         self._unmoved = None
         self.last_id = max(self.last_id, changes.last_id)
-        self.intake.release()
+        self.intake.release(max(self._noted, self.intake.noted))
         self._ids.forget(self._settled)
         self._tidy()
 
