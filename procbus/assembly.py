@@ -139,11 +139,18 @@ class Assembly:
         lane.start()
         self.dispatcher.resume()
 
-    def window(self) -> Window:
-        """How much one stream may have under way."""
+    def window(self, holds: object) -> Window:
+        """How much one stream may have under way.
+
+        Args:
+            holds: is kept alive for as long as the stream goes on: the bus.
+        """
         lanes = self.lanes
         return Window(
-            self.admission.max_pending, lambda: lanes.cpu_lane().pool.size(), lanes.shared_memory
+            self.admission.max_pending,
+            lambda: lanes.cpu_lane().pool.size(),
+            lanes.shared_memory,
+            holds,
         )
 
     def stats(self) -> BusStats:

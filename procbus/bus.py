@@ -340,7 +340,7 @@ class EventBus(BusLife):
         """
         if topic is not None:
             topic = check_concrete(topic)
-        dispatcher, window = self._parts.dispatcher, self._parts.window()
+        dispatcher, window = self._parts.dispatcher, self._parts.window(self)
         source, publish = dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
         return stream_of(source, publish, window, ordered, progress, count, dispatcher.make_safe)
@@ -361,7 +361,7 @@ class EventBus(BusLife):
             first = event if topic is None else topic
             return self.apublish(first, given, id=None if id is None else id(event))
 
-        return aio.stream(events, publish, self._parts.window(), ordered=ordered)
+        return aio.stream(events, publish, self._parts.window(self), ordered=ordered)
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[ExecutorOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.

@@ -15,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
+from procbus import exit_watch
 from procbus.amounts import is_whole
 from procbus.assembly import Assembly
 from procbus.call_future import CallFuture
@@ -87,6 +88,7 @@ class BusExecutor(Executor):
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
                 f"not {shown(kind)}{did_you_mean(kind, ('io', 'cpu'))}"
             )
+        exit_watch.close_first()  # that it is known when the script has ended
         self._bus = bus
         self._own = False
         self._parts = parts
@@ -375,6 +377,8 @@ class _Desk:
             self.let_go()
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
+        if exit_watch.over:
+            raise RuntimeError(f"{_SHUT}: the script has ended")
         if self.set_up is not None:
             function = (InLoop if is_async(function) else InThread)(function, self.set_up)
         handler = self._make_handler(function, name)

@@ -8,10 +8,14 @@ from typing import Self
 
 from procbus import sigterm
 from procbus.assembly import Assembly
+from procbus.lifecycle import Lifecycle
 
 
 class BusLife:
     """What a bus is from its start to its end. All methods may be called from any thread.
+
+    Threads know the parts of a bus, and nothing of this object: so it is gone once its user lets go
+    of it.
 
     Args:
         parts: of the bus.
@@ -20,6 +24,12 @@ class BusLife:
     def __init__(self, parts: Assembly) -> None:
         self._start = parts.start
         self._lifecycle = parts.lifecycle
+
+    def __del__(self) -> None:
+        """Nobody can use the bus any more: finish what is pending, and end the workers."""
+        lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
+        if lifecycle is not None:  # else it could not be made
+            lifecycle.drop()
 
     def start(self) -> Self:
         """Start all workers of the cpu lane now, in parallel, rather than when needed."""

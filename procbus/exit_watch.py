@@ -20,6 +20,8 @@ _lock = Lock()
 _open: set[Watched] = set()
 #: Whether the script has ended. For `threading` its main thread is still alive while buses close.
 ending = False
+#: Whether all buses are closed then. No thread can be started for a bus from now on.
+over = False
 
 
 class Watched(Protocol):
@@ -59,9 +61,14 @@ def forget(bus: Watched) -> None:
         _open.discard(bus)
 
 
+def watches(bus: Watched) -> bool:
+    """Whether a bus has started something, and is not closed. Takes no lock."""
+    return bus in _open
+
+
 def close_open() -> None:
     """Close all open buses: the script has ended."""
-    global ending
+    global ending, over
     ending = True
     sigterm.note_ending()
     with _lock:
@@ -75,6 +82,7 @@ def close_open() -> None:
                 bus.leave(interrupt)
         except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: SIGTERM
             interrupt = error
+    over = True
     sigterm.end_in_time()
     if isinstance(interrupt, KeyboardInterrupt):
         raise interrupt

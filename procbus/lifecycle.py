@@ -18,6 +18,7 @@ from procbus.dispatcher import Dispatcher
 from procbus.errors import BusClosed, JournalError, ProcbusError
 from procbus.lanes import Lanes
 from procbus.log import log
+from procbus.own_thread import run_in_thread
 from procbus.sigterm import OnSigterm
 from procbus.subscription import Subscription
 
@@ -127,6 +128,21 @@ class Lifecycle:
     def refuse(self) -> None:
         """Take no more events: SIGTERM came, and the bus will be closed."""
         self._admission.refuse()
+
+    def drop(self) -> None:
+        """Close in a thread of its own: nobody is left to do it.
+
+        The collector of garbage may call this anywhere, with any lock held: it takes none.
+        """
+        sigterm.forget(self)
+        if not self.closed and self._pid == os.getpid() and exit_watch.watches(self):
+            run_in_thread("procbus-dropped", self._close_dropped)
+
+    def _close_dropped(self) -> None:
+        try:
+            self.close()
+        except Exception:  # noqa: BLE001 - there is nobody to tell
+            log.exception("procbus itself failed to close a bus that nobody has any more")
 
     def disown(self) -> None:
         """In a forked child: refuse every event, and touch no lock."""

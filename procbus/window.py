@@ -27,11 +27,17 @@ class Window:
         workers: how many there are for what is large: that many may be at work, and as many be on
             their way, however large they are.
         shared_memory: tells how much has been copied in so far, and how much there may be.
+        holds: is kept alive with this.
     """
 
     def __init__(
-        self, most: int, workers: Callable[[], int], shared_memory: Callable[[], SharedMemoryStats]
+        self,
+        most: int,
+        workers: Callable[[], int],
+        shared_memory: Callable[[], SharedMemoryStats],
+        holds: object = None,
     ) -> None:
+        self._holds = holds
         self._most = most
         self._workers = workers
         self._shared_memory = shared_memory

@@ -6,20 +6,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import pickle
+import signal
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import BrokenExecutor, Future, wait
 from functools import partial
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
+import psutil
 import pytest
 
 from procbus import (
+    BusClosed,
     EventBus,
     HandlerTimeout,
     OptionError,
+    ProcbusError,
     QueueFull,
     SerializationError,
     WorkerDied,
@@ -166,6 +172,226 @@ def test_an_async_function_runs_on_the_event_loop_of_the_bus() -> None:
         each.close()
     with executor("cpu") as pool, pytest.raises(TypeError, match="anyhow is async"):
         pool.submit(anyhow, 3)
+
+
+# As the standard has it.
+
+
+class Mine:
+    """Something that can be referred to weakly."""
+
+
+def make_one(number: int) -> Mine:
+    return Mine()
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_keeps_no_result_that_it_gave_out(chunksize: int) -> None:
+    with executor("io", max_workers=2) as pool:
+        for result in pool.map(make_one, range(8), chunksize=chunksize):
+            gone = weakref.ref(result)
+            del result
+            assert gone() is None
+
+
+def test_a_chunk_of_map_keeps_no_result_that_it_gave_out() -> None:
+    with executor("cpu", max_workers=1) as pool:
+        results = pool.map(make_one, range(6), chunksize=3)
+        first = weakref.ref(next(results))
+        second = weakref.ref(next(results))
+        assert (first(), second()) == (None, None)
+
+
+def add_one(array: Any) -> Any:
+    array += 1
+    return array
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_are_private_copies_unless_they_are_to_be_shared(size: int) -> None:
+    numpy = pytest.importorskip("numpy")
+    zeros = numpy.zeros(size)
+    with EventBus([], cpu_workers=1) as bus:
+        pool = bus.executor("cpu")
+        changed = pool.submit(add_one, zeros).result()
+        assert changed.sum() == size
+        assert changed.flags.writeable
+        assert zeros.sum() == 0
+        shared = bus.executor("cpu", writable=False)
+        failed = shared.submit(add_one, zeros).exception()
+    assert isinstance(failed, ValueError) == (size == 100_000), "a small one takes the pipe"
+
+
+def test_the_number_of_workers_is_where_others_ask_the_standard_for_it() -> None:
+    with executor("cpu", max_workers=3) as cpu, executor("io", max_workers=5) as io:
+        counts = [getattr(pool, "_max_workers") for pool in (cpu, io)]  # noqa: B009 - of others
+        assert counts == [3, 5]
+        cpu.submit(square, 2).result()
+        assert getattr(cpu, "_max_workers") == 3  # noqa: B009
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+@pytest.mark.parametrize("workers", [0, -1, 2.5, "2", True])
+def test_the_error_names_the_argument_that_was_given(kind: Any, workers: Any) -> None:
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        executor(kind, max_workers=workers)
+
+
+state: list[Any] = []
+
+
+def remember(*what: Any) -> None:
+    state.append(what)
+
+
+def recall() -> list[Any]:
+    return state
+
+
+def test_an_initializer_runs_once_in_each_process() -> None:
+    with executor("cpu", max_workers=1, initializer=remember, initargs=(1, "a")) as pool:
+        assert [pool.submit(recall).result() for _ in range(3)] == [[(1, "a")]] * 3
+    assert state == []
+
+
+def test_an_initializer_runs_once_in_each_thread() -> None:
+    ran: list[str] = []
+    both = threading.Barrier(2, timeout=BOUND_S)
+
+    def note() -> None:
+        ran.append(threading.current_thread().name)
+
+    def call(number: int) -> str:
+        if number < 2:
+            both.wait()
+        return threading.current_thread().name
+
+    with executor("io", max_workers=2, initializer=note) as pool:
+        names = set(pool.map(call, range(20)))
+        assert pool.submit(anyhow, 1).result() == 1  # type: ignore[comparison-overlap]
+    assert len(names) == 2
+    assert names < set(ran)
+    assert len(ran) == 3, "and once in the thread of the event loop"
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+def test_calls_fail_whose_worker_cannot_be_set_up(kind: Any) -> None:
+    with executor(kind, max_workers=1, initializer=fail, initargs=("no",)) as pool:
+        error = pool.submit(square, 2).exception()
+    assert isinstance(error, BrokenExecutor)
+    assert "ValueError: no" in f"{error} {error.__cause__}"
+
+
+def test_an_initializer_that_makes_no_sense_is_refused() -> None:
+    for kind in ("cpu", "io"):
+        with pytest.raises(TypeError, match="initializer must be a callable, not 5"):
+            executor(kind, initializer=5)  # type: ignore[arg-type] # refusing it is the point
+    with pytest.raises(SerializationError, match=r"initializer .*remember.* cannot travel"):
+        executor("cpu", initializer=remember, initargs=(threading.Lock(),))
+
+
+def linger(path: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: Path(path).write_text("told") and os._exit(0))
+    Path(path).write_text("begun")
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("end", "left"), [("terminate_workers", "told"), ("kill_workers", "begun")]
+)
+def test_workers_can_be_ended_at_once(tmp_path: Path, end: str, left: str) -> None:
+    pool = executor("cpu", max_workers=1)
+    path = tmp_path / "state"
+    running, waiting = pool.submit(linger, str(path)), pool.submit(square, 3)
+    eventually(lambda: path.exists() and path.read_text() == "begun")
+    getattr(pool, end)()
+    assert isinstance(running.exception(BOUND_S), BrokenExecutor)
+    assert waiting.cancelled()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(square, 1)
+    pool.shutdown()
+    assert path.read_text() == left
+
+
+def test_workers_of_others_are_not_ended() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        with pytest.raises(RuntimeError, match="belong to the bus"):
+            bus.executor("cpu").kill_workers()
+        with executor("io") as pool, pytest.raises(RuntimeError, match="threads"):
+            pool.terminate_workers()
+
+
+def test_errors_are_those_of_the_standard_too() -> None:
+    assert issubclass(HandlerTimeout, TimeoutError)
+    assert issubclass(WorkerDied, BrokenExecutor)
+    assert issubclass(SerializationError, PicklingError)
+    assert issubclass(BusClosed, RuntimeError)
+    for error in (HandlerTimeout, WorkerDied, SerializationError, BusClosed):
+        assert issubclass(error, ProcbusError)
+    late = HandlerTimeout("late", handler="h", event_id=3, limit_s=0.5, stack="there")
+    again = pickle.loads(pickle.dumps(late))
+    assert (str(again), vars(again)) == ("late", vars(late))
+
+
+# One that is dropped.
+
+
+def procbus_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("procbus")]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+def test_one_that_is_dropped_finishes_and_ends_its_workers(kind: Any, tmp_path: Path) -> None:
+    pool = executor(kind, max_workers=1)
+    pid = pool.submit(os.getpid).result()
+    futures = [pool.submit(square, n) for n in range(50)]
+    gone = weakref.ref(pool)
+    del pool
+    assert gone() is None
+    assert [future.result(BOUND_S) for future in futures] == [n * n for n in range(50)]
+    eventually(lambda: not procbus_threads())
+    assert kind == "io" or not psutil.pid_exists(pid)
+
+
+def test_a_dropped_bus_finishes_what_it_has_accepted() -> None:
+    held = Held()
+    bus = EventBus([], io_workers=1)
+    bus.subscribe("n", held)
+    receipts = [bus.publish("n", n) for n in range(3)]
+    held.wait_begun()
+    del bus
+    held.go.set()
+    assert [receipt.result(BOUND_S) for receipt in receipts] == [0, 1, 2]
+    eventually(lambda: not procbus_threads())
+
+
+def test_what_was_made_of_a_bus_keeps_it() -> None:
+    def stream() -> Any:
+        bus = EventBus([], io_workers=1)
+        bus.subscribe("n", square)
+        return bus.stream(range(100), topic="n", ordered=True)
+
+    assert [receipt.result() for receipt in stream()] == [n * n for n in range(100)]
+
+    def of_a_bus() -> Any:
+        return EventBus([], io_workers=1).executor("io")
+
+    pool = of_a_bus()
+    gc.collect()
+    assert [pool.submit(square, n).result() for n in range(3)] == [0, 1, 4]
+    del pool
+    eventually(lambda: not procbus_threads())
+
+
+def test_a_bus_that_the_collector_finds_ends_its_workers() -> None:
+    bus = EventBus([], io_workers=1)
+    bus.subscribe("n", square)
+    assert bus.publish("n", 3).result() == 9
+    knot: list[Any] = [bus]
+    knot.append(knot)
+    del bus, knot
+    gc.collect()
+    eventually(lambda: not procbus_threads())
 
 
 # Names.

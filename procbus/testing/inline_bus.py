@@ -88,6 +88,9 @@ class InlineBus(EventBus):
         )
         return _Parts(settings, handlers, make)
 
+    def __del__(self) -> None:
+        """There are no workers that would have to end."""
+
     def drain(self, timeout: float | None = None) -> bool:
         """Run the retries that wait, whenever they are due. The rest is through already."""
         self._parts.lanes.expect_close()
