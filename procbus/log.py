@@ -12,12 +12,14 @@ from typing import Any
 class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
     """The logger `procbus`. What the user's filters and log handlers raise is printed on stderr.
 
-    Thread-safe. It is for places that must come to their end: a delivery that is being settled,
-    the threads of a lane.
+    Thread-safe. It cannot be disabled; a level silences it. It is for places that must come to
+    their end: a delivery that is being settled, the threads of a lane.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log as `Logger.log` does, and raise nothing but Ctrl-C."""
+        # `logging.config` disables loggers that it is not told of, and failures would go unseen.
+        self.logger.disabled = False
         try:
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)  # 2: who called this
         except BaseException as error:

@@ -75,7 +75,7 @@ def test_a_record_comes_with_its_text_and_its_origin(caplog: pytest.LogCaptureFi
     assert (record.funcName, record.lineno, record.levelname) == ("work", 3, "INFO")
 
 
-def test_an_exception_comes_as_its_text(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_comes_with_its_text(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError(7)
     except ValueError:
@@ -83,6 +83,24 @@ def test_an_exception_comes_as_its_text(caplog: pytest.LogCaptureFixture) -> Non
     take_in_record(record)
     assert "ValueError: 7" in (caplog.records[0].exc_text or "")
     assert "ValueError: 7" in logging.Formatter().format(caplog.records[0])
+    kind, error, traceback = caplog.records[0].exc_info or (None, None, None)
+    assert (kind, repr(error), traceback) == (ValueError, "ValueError(7)", None)
+
+
+def test_an_exception_that_cannot_travel_comes_as_its_text_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stays(Exception):
+        def __reduce__(self) -> Any:
+            raise SystemExit
+
+    try:
+        raise Stays("here")
+    except Stays:
+        record = record_of(exc_info=sys.exc_info())
+    take_in_record(record)
+    assert not caplog.records[0].exc_info
+    assert "Stays: here" in logging.Formatter().format(caplog.records[0])
 
 
 def test_what_does_not_pickle_stays_behind_and_the_rest_comes(

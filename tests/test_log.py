@@ -109,3 +109,13 @@ def test_in_a_thread_of_the_bus_nothing_at_all_is_raised(
         logging.getLogger("procbus").removeFilter(ends)
     assert reached == [True]
     assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_a_configuration_that_disables_all_other_loggers_hides_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("procbus").disabled = True  # as dictConfig does
+
+    log.error("a failure")
+
+    assert [record.getMessage() for record in caplog.records] == ["a failure"]

@@ -6,6 +6,7 @@ There they are handled as if they had been made there, and say where they come f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import sys
@@ -42,8 +43,8 @@ class Origin(NamedTuple):
 def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
     """Lay out a record. Whatever formatting its message raises comes through.
 
-    Its arguments and exception may not pickle, and may change: only their text travels. What else
-    is attached to it travels where it can.
+    Its arguments may not pickle, and may change: only their text travels. Its exception travels as
+    text, and itself where it can; so does what else is attached to it.
     """
     fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info:
@@ -59,6 +60,10 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
             attached[name] = pickle.dumps(value)
         except BaseException:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
             continue
+    if record.exc_info and record.exc_info[1] is not None:
+        # Log handlers ask for it, those that report errors most of all. Its text does without it.
+        with contextlib.suppress(BaseException):  # pickling runs the user's code
+            attached["exc_info"] = encode_alone((*record.exc_info[:2], None))
     return pickle.dumps((plain, attached))
 
 
@@ -115,6 +120,8 @@ def _handle_record(data: memoryview) -> None:
         try:
             setattr(record, name, decode(value))
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+            if name == "exc_info":
+                continue
             log.warning(
                 "the attribute %s of a log record from %s could not be loaded: %s: %s. Its "
                 "text is: %s",

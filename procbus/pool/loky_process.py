@@ -209,11 +209,11 @@ class LokyProcess:
         del self._executor
 
 
-class _Process(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
+class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
     """A process as loky starts it, but launched by `_Launched`."""
 
     @staticmethod
-    def _Popen(process_obj: _Process) -> _Launched:  # noqa: N802 - `multiprocessing` calls it so
+    def _Popen(process_obj: WorkerProcess) -> _Launched:  # noqa: N802 - `multiprocessing` calls it so
         return _Launched(process_obj)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -224,7 +224,7 @@ class _Process(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
 class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
     """As loky's, with processes of that kind."""
 
-    Process = _Process if sys.platform != "win32" else ProcessOfLoky
+    Process = WorkerProcess if sys.platform != "win32" else ProcessOfLoky
 
 
 #: The program of a worker process. That of loky, but found also where only the script's `sys.path`
@@ -247,7 +247,7 @@ class _Launched:
 
     DupFd = SpawnPopen.DupFd
 
-    def __init__(self, process: _Process) -> None:
+    def __init__(self, process: WorkerProcess) -> None:
         trackers: tuple[Any, ...] = (
             loky.backend.resource_tracker.getfd(),
             multiprocessing.resource_tracker.getfd(),
