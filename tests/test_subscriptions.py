@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus.addressing import choose
 from procbus.errors import NoSuchHandler
 from procbus.handler import make_handler
 from procbus.registry import Registry
@@ -119,3 +120,40 @@ def test_threads_that_subscribe_and_publish_miss_nothing():
         for future in [pool.submit(work, number) for number in range(4)]:
             future.result(BOUND_S)
     assert len(subscriptions.all()) == 200
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),  # the function
+            st.sampled_from(["x", "y"]),  # its name
+            st.sets(st.sampled_from(["a.b", "a.*", "#", int, object]), min_size=1),
+            st.sampled_from([None, True, False]),  # the answer of `where`
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([None, "a.b", "c"]),
+)
+def test_an_event_goes_to_each_function_by_the_last_subscription_that_takes_it(made, topic):
+    functions = [lambda event, n=n: n for n in range(3)]
+    subscriptions = subscriptions_of()
+    handlers = []
+    for number, name, topics, answer in made:
+        where = None if answer is None else lambda event, answer=answer: answer
+        handlers.append(
+            make_handler(functions[number], list(topics), name=f"{number}{name}", where=where)
+        )
+        subscriptions.add(handlers[-1])
+    taken_by = {"a.b": {"a.b", "a.*", "#"}, "c": {"#"}, None: {int, object}}[topic]
+    expected = {}
+    for handler, (_, _, topics, answer) in zip(handlers, made, strict=True):
+        if topics & taken_by and answer is not False:
+            expected[handler.name] = handler
+    chosen, broken = choose(subscriptions.routes().match(1, topic), 1)
+    assert broken == []
+    assert {each.handler.name for each in chosen} == set(expected)
+    assert len(chosen) == len(expected)
+    for each in chosen:
+        # One that is just like it may have been there before, and stays in its place.
+        last = expected[each.handler.name]
+        assert each.handler is last or (each.handler.where, last.where) == (None, None)

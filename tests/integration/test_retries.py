@@ -371,7 +371,7 @@ def test_a_script_that_ends_waits_for_retries(run: Run) -> None:
 
         bus = EventBus([], cpu_workers=1)
         bus.subscribe("n", work, kind="cpu", retries=3, backoff=0.1)
-        bus.subscribe("n", work, kind="io", retries=3, backoff=0.1)
+        bus.subscribe("n", work, name="here", kind="io", retries=3, backoff=0.1)
         bus.publish("n", 7)
         """
     )
