@@ -8,8 +8,9 @@ classes, and gives the path as far as it got.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import islice
 from time import monotonic
 from types import CodeType, FunctionType, MethodType
@@ -75,6 +76,45 @@ def event_fault(
         f"event {event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
         f"{f' because of {path}' if path else ''}: {named(error)}. Publish plain "
         'data, or take the event with a kind="io" handler',
+        path,
+    )
+
+
+def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
+    """Make sure that workers can get to know these context variables.
+
+    Raises:
+        SerializationError: the default of one cannot travel; the message names the variable.
+    """
+    for variable in variables:
+        try:
+            encode_definition(variable)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise SerializationError(
+                f"the default of the context variable {variable.name!r} cannot travel to a worker "
+                f"process, as carry= would need: {named(error)}. Define the variable in a module "
+                "that workers can import, or without that default",
+                variable.name,
+            ) from error
+
+
+def variable_fault(
+    variables: Sequence[tuple[str, Any]], error: BaseException
+) -> SerializationError:
+    """Make the error for context variables of which one cannot be pickled.
+
+    Args:
+        variables: those that are taken along, by name, with what they hold.
+        error: what pickling raised.
+    """
+    found = (path_of_fault(value, f"{name}.get()") for name, value in variables)
+    path = next(filter(None, found), "")
+    return SerializationError(
+        "a context variable that EventBus(carry=...) takes along cannot travel to a worker process"
+        f"{f' because of {path}' if path else ''}: {named(error)}. Keep plain data in it, or "
+        "leave it out of carry=",
         path,
     )
 

@@ -12,6 +12,7 @@ from collections.abc import (
     Sized,
 )
 from contextlib import contextmanager
+from contextvars import ContextVar
 from os import fspath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
@@ -101,6 +102,9 @@ class EventBus(BusLife):
             leaves the signal alone, and it ends the script at once. A handler of your own for the
             signal is left alone too. Make the bus in the main thread.
         grace: seconds, see `on_sigterm`.
+        carry: `contextvars.ContextVar`s whose values cpu handlers get as they were where the event
+            was published; what they hold has to be picklable. Handlers of kind "io" have the whole
+            context of the publisher without it.
 
     Raises:
         JournalError: the journal cannot be used; the message says what to do.
@@ -133,6 +137,7 @@ class EventBus(BusLife):
         journal_codec: CodecName = "pickle",
         on_sigterm: OnSigterm = None,
         grace: float = 25.0,
+        carry: Iterable[ContextVar[Any]] = (),
         **unknown: Never,
     ) -> None:
         settings = make_settings(
@@ -156,6 +161,7 @@ class EventBus(BusLife):
             journal_codec=journal_codec,
             on_sigterm=on_sigterm,
             grace=grace,
+            carry=carry,
             unknown=unknown,
         )
         self._parts = parts = self._assemble(settings, handlers)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procbus.breaker import Breaker, Guard
+from procbus.carry import Carry
 from procbus.companion import Companion
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import WorkerDied
@@ -18,6 +19,7 @@ from procbus.handler import Handler
 from procbus.locks import Tangled, holding, later
 from procbus.log import log
 from procbus.outcome import Outcome, OutcomeKind
+from procbus.own_process import context_for
 from procbus.pool import outcomes
 from procbus.pool.outcomes import Settled
 from procbus.pool.seam import NO_WORDS, Pool, SetUpFailed, WorkerGone
@@ -102,11 +104,25 @@ class CpuLane:
         self._failed_starts = 0
         self._restarts = 0
         self._all_started = False
+        self._carry: Carry | None = None
+
+    def take_along(self, carry: Carry) -> None:
+        """Have workers get what these context variables hold where an event is published."""
+        self._carry = carry
+        settle_successes = self.settle_successes
+
+        def settle_and_let_go(deliveries: Sequence[Delivery], *about: Any) -> None:
+            _let_go(deliveries)
+            settle_successes(deliveries, *about)
+
+        self.settle_successes = settle_and_let_go
 
     # What the bus calls.
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery, and start one more worker where none is free for it."""
+        if self._carry is not None:
+            delivery.context = self._carry.take(delivery.context)
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
         elif not self._all_started:
@@ -242,12 +258,17 @@ class CpuLane:
         for index, events in published:
             delivery, outcome = settled[index]
             # Not in the context of this thread, in which callbacks of the user's ran too.
-            error = Context().run(self._publish_children, delivery, outcome, events)
+            context = context_for(delivery) or Context()
+            error = context.run(self._publish_children, delivery, outcome, events)
             if error is not None:
                 failed = outcome._replace(
                     kind=OutcomeKind.RAISED, value=None, error=error, dropped_events=len(events)
                 )
                 settled[index] = (delivery, failed)
+        if self._carry is not None:
+            _let_go(
+                delivery for delivery, outcome in settled if outcome.kind is OutcomeKind.SUCCEEDED
+            )
         self._settle(settled)
 
     def died(self, delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int) -> Outcome:
@@ -387,6 +408,12 @@ def _wait_for_launch(companion: Companion) -> None:
     """Wait for the launch of a worker, unless this thread was interrupted with a lock of ours."""
     if not holding():
         companion.launched.wait(LAUNCH_S)
+
+
+def _let_go(deliveries: Iterable[Delivery]) -> None:
+    """Let go of what deliveries that succeeded had of their publishers' contexts."""
+    for delivery in deliveries:
+        delivery.context = None
 
 
 def _nobody() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import enum
 import time
-from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from procbus.errors import ProcbusError
@@ -92,9 +91,10 @@ class Delivery:
         self.earlier: tuple[Outcome, ...] = ()
         #: How it ended, unless its handler succeeded.
         self.failure: Outcome | None = None
-        #: What its handler gets of the publisher's context; None for nothing. Let go when it has
-        #: ended: where it succeeded by the lane, since few deliveries have any.
-        self.context: Context | None = None
+        #: What its handler gets of the publisher's context; None for nothing. For an io handler it
+        #: is a `contextvars.Context`, for a cpu handler a `Carried`. Let go when it has ended:
+        #: where it succeeded by the lane, since few deliveries have any.
+        self.context: Any = None
         #: Who keeps count of failures that nobody has looked at, once this is one of them.
         self.unseen: Unseen | None = None
 

@@ -34,6 +34,11 @@ DeclaredKind: TypeAlias = Literal["io", "cpu", "auto"]
 _numbers = itertools.count(1)  # next() on it is one C call, so two threads never get one number
 
 
+def new_number() -> int:
+    """A number that no handler of this process has."""
+    return next(_numbers)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Handler:
     """One subscription. Immutable, so any thread may read it; equal only to itself.

@@ -151,6 +151,7 @@ class IoThread(LaneThread):
                 strays.end_child(None, f"a callback on {self.name}")
             delivery = outcome = None
             if len(own) != _CLEAN:
+                del own  # the traceback of an error keeps this frame
                 return True
             delivery = queue.take(wait=False)
             if delivery is None:
@@ -186,6 +187,7 @@ class IoThread(LaneThread):
                 value = context.run(run_seated, seat, handler.function, receipt.event)
                 delivery.context = None
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            context = None  # the traceback keeps this frame
             if self._forked:
                 strays.end_child(error, place_of(delivery))
             outcome = failure(error, delivery, started_at, self._pid)

@@ -10,6 +10,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from procbus.carry import Carry
 from procbus.context import Run
 from procbus.cores import usable_cores
 from procbus.delivery import INTERRUPTED, Delivery, cancelled
@@ -170,6 +171,8 @@ class Lanes:
                     Wear(settings.max_events_per_worker, settings.worker_max_memory),
                 )
                 made.stir = self._stir
+                if settings.carry:
+                    made.take_along(Carry(settings.carry))
                 if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
                     self.cpu = made
             return self.cpu

@@ -62,6 +62,7 @@ OPTIONS_OF_A_BUS = (
     "journal_codec",
     "on_sigterm",
     "grace",
+    "carry",
 )
 
 DEFAULT_MAX_CRASHES = 1

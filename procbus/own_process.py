@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic
 
+from procbus.carry import Carried
 from procbus.context import HandlerContext, another
 from procbus.delivery import Delivery
 from procbus.errors import HandlerExited, ProcbusError
@@ -68,10 +69,12 @@ def _ends_callers() -> tuple[type[BaseException], ...]:
 
 def context_for(delivery: Delivery) -> Context | None:
     """The context that an attempt is to run in; None for an empty one."""
-    context = delivery.context
-    if context is None or not delivery.subscription.handler.retries:
-        return context
-    return another(context)  # the next attempt is to begin as this one does
+    found: Context | Carried | None = delivery.context
+    if isinstance(found, Carried):
+        return found.context()
+    if found is None or not delivery.subscription.handler.retries:
+        return found
+    return another(found)  # the next attempt is to begin as this one does
 
 
 def place_of(delivery: Delivery) -> str:

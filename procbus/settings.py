@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from procbus.amounts import is_real, is_whole
 from procbus.annotation import name_of
@@ -72,6 +73,7 @@ class Settings:
     on_sigterm: OnSigterm
     #: Seconds for which what is pending may go on after that.
     grace_s: float
+    carry: tuple[ContextVar[Any], ...]
 
 
 def make_settings(
@@ -96,6 +98,7 @@ def make_settings(
     on_oversize: OnOversize,
     on_sigterm: OnSigterm,
     grace: float,
+    carry: Iterable[ContextVar[Any]],
     unknown: Mapping[str, object],
 ) -> Settings:
     """Check the options of `EventBus`.
@@ -164,6 +167,7 @@ def make_settings(
         cpu=cpu,
         on_sigterm=on_sigterm,
         grace_s=float(grace),
+        carry=_check_carry(carry),
     )
 
 
@@ -195,6 +199,26 @@ def _check_journal(
         return parse_keep(keep)
     except ValueError as error:
         raise OptionError(f"keep {error}") from None
+
+
+def _check_carry(carry: object) -> tuple[ContextVar[Any], ...]:
+    """Check that these are context variables, and that workers can get to know them."""
+    if not isinstance(carry, Iterable) or isinstance(carry, str | bytes):
+        raise OptionError(f"carry must be a list of ContextVars, such as [var], not {shown(carry)}")
+    given = list(carry)
+    for each in given:
+        if not isinstance(each, ContextVar):
+            raise OptionError(
+                f"carry takes ContextVars alone, not {shown(each)}; keep what is to be taken along "
+                "in a contextvars.ContextVar, and set it before you publish"
+            )
+    variables = tuple(dict.fromkeys(given))
+    if variables:
+        # Imported here because it needs cloudpickle, and a bus may do without workers.
+        from procbus.blame import check_variables
+
+        check_variables(variables)
+    return variables
 
 
 def _check_pool(cpu: object, worker_max_memory: object, worker_nice: int) -> None:

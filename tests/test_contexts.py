@@ -293,6 +293,8 @@ def test_what_publisher_and_handler_had_in_their_contexts_is_let_go(is_async, fa
             for receipt in receipts:
                 for outcome in (*receipt.deliveries[0].earlier, receipt.deliveries[0].outcome):
                     outcome.error.__traceback__ = None
+                del receipt, outcome
+            receipts.append(bus.publish("look", 1))  # what failed knows where it was raised
         Context().run(bus.publish, "look", 1).result(BOUND_S)
         assert bus.drain(BOUND_S)
         del receipts[:-1]

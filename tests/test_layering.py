@@ -118,6 +118,7 @@ LAYERS = {
         "annotation",
         "backoff",
         "callables",
+        "carry",
         "context",
         "delivery",
         "errors",

@@ -98,6 +98,7 @@ def test_the_options_and_their_defaults():
         "journal_codec": "pickle",
         "on_sigterm": None,
         "grace": 25.0,
+        "carry": (),
     }
     options = parameters(subscribe)
     assert {k: options[k] for k in ("topic", "kind", "name", "priority", "key")} == {

@@ -4,6 +4,7 @@
 import functools
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from procbus.errors import OptionError, SerializationError
 from procbus.settings import Settings, make_settings
+
+who: ContextVar[str] = ContextVar("who")
 
 
 def make(**options: Any) -> Settings:
@@ -37,6 +40,7 @@ def make(**options: Any) -> Settings:
         "journal_codec": "pickle",
         "on_sigterm": None,
         "grace": 25,
+        "carry": (),
     }
     unknown = {k: v for k, v in options.items() if k not in known}
     given_options = {**known, **{k: v for k, v in options.items() if k in known}}
@@ -73,17 +77,18 @@ def test_settings_have_what_was_asked_for():
         journal_codec="json",
         on_sigterm="put_away",
         grace=7,
+        carry=iter([who, who]),
     )
     assert settings == Settings(
         *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, 7, letter_box, 1 << 20, 8192, "fail"),
-        *("run.db", "power", 172_800.0, True, "json", None, "put_away", 7.0),
+        *("run.db", "power", 172_800.0, True, "json", None, "put_away", 7.0, (who,)),
     )
 
 
 def test_what_is_not_asked_for_is_left_open():
     assert make() == Settings(
         *(None, None, 10_000, "block", None, None, None, 0, None, None, 32768, "pipe"),
-        *(None, "process", 0.0, False, "pickle", None, None, 25.0),
+        *(None, "process", 0.0, False, "pickle", None, None, 25.0, ()),
     )
 
 
@@ -120,6 +125,21 @@ def test_more_workers_than_anybody_means_are_refused():
 def test_cpu_is_a_pool_and_not_an_address(value: Any):
     expected = f"cpu must be a DaskPool, or None for this machine, not {value!r}"
     assert refusal(cpu=value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (5, "carry must be a list of ContextVars, such as [var], not 5"),
+        (None, "carry must be a list of ContextVars"),
+        (who, "carry must be a list of ContextVars"),
+        ("who", "carry must be a list of ContextVars"),
+        (["who"], "carry takes ContextVars alone, not 'who'"),
+        ([who, threading.local()], "carry takes ContextVars alone, not <_thread._local"),
+    ],
+)
+def test_what_is_no_context_variable_is_not_carried(value, says):
+    assert says in refusal(carry=value)
 
 
 @pytest.mark.parametrize("value", ["drop", "", None, 1, "Block", ["block"]])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from procbus import blame, script_globals
+from procbus.carry import Carry
 from procbus.codec import encode_definition, see_changes
 from procbus.handler import Handler
 from procbus.pool.definitions import Definitions
@@ -44,6 +45,15 @@ class KnownHandlers:
             self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)
         self.due.append((handler.number, handler.name, definition, handler.max_memory))
+
+    def define_variables(self, carry: Carry) -> None:
+        """Have the next message make the context variables known that a bus takes along."""
+        definition = self._definitions.get(carry.number)
+        if definition is None:
+            definition = encode_definition(carry.variables)
+            self._definitions.add(carry.number, definition)
+        self.numbers.add(carry.number)
+        self.due.append((carry.number, "carry=", definition, None))
 
     def forget(self) -> list[int]:
         """Have the next message tell of handlers that are not needed any more; return those."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from time import thread_time
 from typing import Any
 
+from procbus import blame
+from procbus.carry import Carried
 from procbus.codec import (
     PARENT,
     ClassNumber,
@@ -37,6 +39,7 @@ from procbus.pool.wire import (
     Large,
     Successes,
     Tag,
+    Variables,
     each_end,
     pack_batch,
     read_successes,
@@ -83,6 +86,8 @@ class ParentEnd:
         self._batches: dict[int, list[Delivery]] = {}
         self._told = 0
         self._received = 0
+        #: Context variables of the last delivery that was encoded, within a batch: values change.
+        self._carried: tuple[Carried, Variables] | None = None
 
     # To the worker.
 
@@ -106,7 +111,7 @@ class ParentEnd:
         atoms: list[Any] = []
         events: list[bytes] = []
         places: dict[int, Large] = {}
-        index_of_kind, subscription, topic, parent_id = 0, None, None, None
+        index_of_kind, subscription, topic, parent_id, context = 0, None, None, None, None
         total = 0
         for index, delivery in enumerate(deliveries):
             receipt = delivery.receipt
@@ -119,12 +124,14 @@ class ParentEnd:
                     delivery.subscription is not subscription
                     or receipt.topic is not topic
                     or receipt.parent_id is not parent_id
+                    or delivery.context is not context
                     or delivery.earlier
                 ):
                     kind = self._kind_of(delivery, receipt)
                     index_of_kind = indices.setdefault(kind, len(indices))
                     subscription = None if delivery.earlier else delivery.subscription
                     topic, parent_id = receipt.topic, receipt.parent_id
+                    context = delivery.context
                 if not size:
                     data, large, room = encode(delivery, receipt)
             except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
@@ -147,6 +154,7 @@ class ParentEnd:
             ids.append(delivery.event_id)
             which.append(index_of_kind)
             message.deliveries.append(delivery)
+        self._carried = None
         if not message.no_room:
             self._events.leave_line()
         self._classes_due.extend(self._encoder.take_definitions())
@@ -178,7 +186,25 @@ class ParentEnd:
         if handler.number not in self._handlers.numbers:
             self._handlers.define(handler)
             self.costs.know(delivery.subscription)
-        return handler.number, receipt.parent_id, receipt.topic, delivery.attempts + 1
+        attempt, context = delivery.attempts + 1, delivery.context
+        variables = self._variables_of(context) if isinstance(context, Carried) else None
+        return handler.number, receipt.parent_id, receipt.topic, attempt, variables
+
+    def _variables_of(self, carried: Carried) -> Variables:
+        """Encode context variables, made known to the worker, once for all in a row."""
+        if self._carried is not None and self._carried[0].same(carried):
+            return self._carried[1]
+        carry = carried.carry
+        if carry.number not in self._handlers.numbers:
+            self._handlers.define_variables(carry)
+        pairs = carried.pairs()
+        try:
+            data = self._encoder.encode_whole(pairs)
+        except BaseException as error:
+            named = [(carry.variables[place].name, value) for place, value in pairs]
+            raise blame.variable_fault(named, error) from error
+        self._carried = carried, (carry.number, data)
+        return self._carried[1]
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until there may be room for what had none in the message prepared last."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 from procbus.codec import Encoder, decode, define_class
@@ -29,6 +30,7 @@ class UserCode:
         #: Memory in bytes that handlers with such a limit may have.
         self.limits: dict[int, int] = {}
         self._set_up: SetUp | None = None
+        self._variables: dict[int, tuple[ContextVar[Any], ...]] = {}
 
     def keep_set_up(self, function: Callable[[], object]) -> None:
         """Hand on what a set-up, which has run, left in its globals to all that comes later."""
@@ -54,6 +56,14 @@ class UserCode:
             self._definitions[handler] = definition
             if max_memory is not None:
                 self.limits[handler] = max_memory
+
+    def variables(self, number: int) -> tuple[ContextVar[Any], ...]:
+        """The context variables that came with a batch under this number."""
+        found = self._variables.get(number)
+        if found is None:
+            found = self._variables[number] = decode(self._definitions[number])
+            self._encoder.look_again()
+        return found
 
     def load(self, handler: int) -> Callable[[Any], Any]:
         """Load a handler that came with a batch: this runs the user's code, and may raise."""

@@ -63,8 +63,12 @@ class Ending(enum.IntEnum):
     NO_RESULT = 4
 
 
-#: What deliveries of a batch have in common: handler, id of the parent event, topic, attempt.
-Kind = tuple[int, "int | None", "str | None", int]
+#: Context variables that are taken along: which, by the number that a definition of them came
+#: under, and the values as encoded.
+Variables = tuple[int, bytes]
+#: What deliveries of a batch have in common: handler, id of the parent event, topic, attempt, and
+#: the variables that are taken along.
+Kind = tuple[int, "int | None", "str | None", int, "Variables | None"]
 #: Where what is large of an event lies (a `Place` as a plain tuple), and whether the handler gets a
 #: copy that it may write to.
 Large = tuple[tuple[Any, ...], bool]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextvars import Context
 from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
 from procbus import strays
 from procbus.codec import Encoder, decode, encode_alone, encode_atom
-from procbus.context import ONLY_RUN, HandlerContext, Run, running
+from procbus.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
 from procbus.log import log
 from procbus.pool.ends import Ends
 from procbus.pool.logbook import Logbook
@@ -28,6 +29,7 @@ from procbus.pool.wire import (
     Kind,
     Large,
     Tag,
+    Variables,
     pack_end,
     pack_success,
     results_head,
@@ -52,6 +54,10 @@ GROWN = 0.9
 
 #: Between deliveries of such handlers it looks at its memory so often at most, in seconds.
 LOOK_S = 0.001
+
+
+#: Variables in the context of a batch in which no handler has left anything: `running`.
+_CLEAN = 1
 
 
 class Tokens(Protocol):
@@ -107,6 +113,9 @@ class Worker:
         #: Holds something in a child that the user's code forked here, which is no worker.
         self._forked: list[bool] = []
         self._strays_told = 0
+        #: The context that each handler begins with: what the set-up has left, mostly nothing. And
+        #: the one that the batch runs in: as long as nothing is in it, handlers run there.
+        self._base = self._own = Context()
 
     def set_up(self, init: bytes) -> bool:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
@@ -114,7 +123,7 @@ class Worker:
             if init:
                 self._logbook.begin_set_up(monotonic())
                 function = decode(init)
-                function()
+                self._base.run(function)
                 self._check_here(None)
                 self._code.keep_set_up(function)
                 self._logbook.end_set_up()
@@ -143,6 +152,13 @@ class Worker:
 
     def run_batch(self, message: bytes | bytearray) -> None:
         """Run a batch as far as there are tokens, and send what became of it."""
+        self._own = Context()
+        try:
+            self._own.run(self._run_batch, message)
+        finally:
+            self._own = Context()  # handlers may have left something in it
+
+    def _run_batch(self, message: bytes | bytearray) -> None:
         head, events = unpack_batch(message)
         self._code.learn(head)
         self._check_here(None)
@@ -264,10 +280,20 @@ class Worker:
             self._logbook.begin(index, started_at)
             if self._forked:  # while it was unpickled: the handler is for the worker alone
                 self._check_here(None)
-        # As take_seat, without the call.
-        running.set([self._make_context, kind, event_id, published])
+        seat = [self._make_context, kind, event_id, published]
+        running.set(seat)  # as take_seat, without the call
+        context = None
+        if kind[4] is not None or self._base or len(self._own) != _CLEAN:
+            try:
+                context = self._context_for(kind[4])
+            except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+                self._check_here(error)
+                return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
         try:
-            value = function(event)
+            if context is None:
+                value = function(event)
+            else:
+                value = context.run(run_seated, seat, function, event)
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             self._check_here(error)
             return self._ends.failed(Ending.RAISED, error, started_at, len(published))
@@ -288,11 +314,21 @@ class Worker:
             self._tally.unpacking_s += monotonic() - ended_at
         return end
 
+    def _context_for(self, variables: Variables | None) -> Context:
+        """Make a context of its own for a handler, with the variables that were taken along."""
+        context = another(self._base)
+        if variables is not None:
+            number, data = variables
+            known = self._code.variables(number)
+            for place, value in decode(data):
+                context.run(known[place].set, value)
+        return context
+
     def _make_context(
         self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
     ) -> HandlerContext:
         """Make what `current()` returns in a handler."""
-        handler, parent_id, topic, attempt = kind
+        handler, parent_id, topic, attempt, _ = kind
 
         def publish(event: Any, topic: str | None) -> None:
             if topic is not None:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Never
 
 from procbus.assembly import Assembly, Makers
 from procbus.bus import EventBus
+from procbus.carry import Carry
 from procbus.context import Run
 from procbus.delivery import Delivery
 from procbus.dispatcher import Dispatcher
@@ -45,6 +47,7 @@ class InlineBus(EventBus):
         on_full: as for `EventBus`.
         worker_init: called once, before the first cpu handler.
         on_failure: as for `EventBus`.
+        carry: as for `EventBus`.
         **unknown: none: the other options of `EventBus` are for what is not there.
 
     Raises:
@@ -62,6 +65,7 @@ class InlineBus(EventBus):
         on_full: OnFull = "block",
         worker_init: Callable[[], object] | None = None,
         on_failure: Callable[[DeadLetter], object] | None = None,
+        carry: Iterable[ContextVar[Any]] = (),
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -78,6 +82,7 @@ class InlineBus(EventBus):
             on_full=on_full,
             worker_init=worker_init,
             on_failure=on_failure,
+            carry=carry,
         )
 
     def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
@@ -192,6 +197,7 @@ class _Lanes(Lanes):
             self._publish_children,
             pickling=pickling,
             worker_init=settings.worker_init,
+            carry=Carry(settings.carry) if settings.carry else None,
         )
 
     def of(self, handler: Handler) -> InlineLane:  # noqa: ARG002 - see `Lanes`

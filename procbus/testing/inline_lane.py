@@ -14,6 +14,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from procbus.carry import Carried, Carry
 from procbus.context import HandlerContext, kept, run_seated, running
 from procbus.delivery import Delivery, cancelled
 from procbus.handler import Handler
@@ -75,6 +76,7 @@ class InlineLane:
         pickling: whether events, results and handlers of cpu handlers are pickled, as on their way
             to a worker process and back.
         worker_init: the set-up of a worker; called once, before the first cpu handler.
+        carry: the context variables that cpu handlers get.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class InlineLane:
         *,
         pickling: bool,
         worker_init: Callable[[], object] | None,
+        carry: Carry | None = None,
     ) -> None:
         self._clock = clock
         self._retries = retries
@@ -95,6 +98,7 @@ class InlineLane:
         self._publish_children = publish_children
         self._pickling = pickling
         self._worker_init = worker_init
+        self._carry = carry
         #: Guards the set-up.
         self._lock = threading.Lock()
         self._pool: InlinePool | None = None
@@ -112,6 +116,8 @@ class InlineLane:
         subscription = delivery.subscription
         if subscription.handler.kind == "io":
             delivery.context = kept(contextvars.copy_context())
+        elif self._carry is not None:
+            delivery.context = self._carry.take(None)
         with self._lock:
             subscription.published += 1
         delivery.queued = True
@@ -194,11 +200,16 @@ class InlineLane:
             published: Published = []
             outcome = self._timed_attempt(delivery, receipt, published)
             if published and outcome.kind is OutcomeKind.SUCCEEDED:
-                error = self._publish_children(delivery, outcome, published)
+                context = contextvars.Context()
+                if isinstance(delivery.context, Carried):
+                    context = delivery.context.context()
+                error = context.run(self._publish_children, delivery, outcome, published)
                 if error is not None:
                     outcome = outcome._replace(kind=OutcomeKind.RAISED, value=None, error=error)
             elif published:
                 outcome = outcome._replace(dropped_events=len(published))
+            if outcome.kind is OutcomeKind.SUCCEEDED:
+                delivery.context = None
             self._settle([(delivery, outcome)])
         finally:
             self._here.depth -= 1
@@ -241,7 +252,6 @@ class InlineLane:
         except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
             return failure(error, delivery, started_at, os.getpid())
         else:
-            delivery.context = None
             return look_at(delivery, success(value, started_at, monotonic(), os.getpid()))
 
     def _collecting(self, published: Published) -> Callable[..., HandlerContext]:

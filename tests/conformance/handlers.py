@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import fcntl
 import gc
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,3 +168,34 @@ def killed_at_once(event: object) -> None:
 
 def leave_a_thread(event: object) -> None:
     threading.Thread(target=threading.Event().wait, daemon=False).start()
+
+
+who: ContextVar[str] = ContextVar("who", default="nobody")
+amount: ContextVar[Any] = ContextVar("amount")
+
+
+def set_context(name: str, prec: int) -> None:
+    who.set(name)
+    decimal.getcontext().prec = prec
+
+
+def look_and_leave(event: object) -> tuple[str, int]:
+    """Say what is set, and set something else."""
+    found = who.get(), decimal.getcontext().prec
+    set_context("left behind", 5)
+    amount.set("left behind")
+    return found
+
+
+def amount_here(event: object) -> Any:
+    return amount.get(None)
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class CannotBeLoaded:
+    def __reduce__(self) -> Any:
+        return fail, ("this",)
