@@ -19,7 +19,6 @@ from procbus.advice import Advice, AdviceList, make_advice
 from procbus.crossing import Crossing
 from procbus.evidence import Machine
 from procbus.handler import DeclaredKind
-from procbus.locks import Lock
 from procbus.log import log
 from procbus.meter import SETTLED
 from procbus.mover import Mover
@@ -87,7 +86,7 @@ class Advisor:
         self._lanes = lanes
         self._movers: dict[Crossing, Mover] = {}
         #: Guards the start.
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         #: Set while there may be something to look at. It ends a long sleep, and never hastens the

@@ -9,6 +9,7 @@ call, as it is then, and what is shipped once is the function beneath.
 from __future__ import annotations
 
 import functools
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from procbus.annotation import name_of
 from procbus.callables import is_async
 from procbus.calls import Arguments, AsyncCall, AsyncCarried, Carried, Form
 from procbus.handler import Kind
-from procbus.locks import Lock
 from procbus.subscription import Subscription
 
 #: So many callables are kept, here and in the workers; those that have calls pending come on top.
@@ -86,7 +86,7 @@ class CallHandlers:
         self._form = form
         self._subscribe = subscribe
         self._retire = retire
-        self._lock = Lock()
+        self._lock = threading.RLock()
         #: By the identity of what is shipped; by that of its code, or by name, where it is carried.
         self._known: dict[int | str, CallHandler] = {}
         self._siblings: dict[int, _Siblings] = {}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
@@ -19,7 +20,7 @@ from procbus.freezing import check_can_start
 from procbus.handler import Handler, Kind
 from procbus.io_lane import IoLane
 from procbus.io_thread import IoThread
-from procbus.locks import Lock, Tangled
+from procbus.locks import Tangled
 from procbus.own_process import MakeContext, Settle
 from procbus.retry_queue import RetryQueue
 from procbus.settings import Settings
@@ -69,7 +70,7 @@ class Lanes:
         stir: Callable[[], None],
     ) -> None:
         self._run = run
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self._settings = settings
         self._settle = settle
         self._settle_successes = settle_successes
@@ -85,6 +86,7 @@ class Lanes:
         self.limited = False
         self._supervised = False
         self._primed = False
+        self._closed = False
         self.loop: LoopLane | None = None
         self.cpu: CpuLane | None = None
 
@@ -175,6 +177,8 @@ class Lanes:
                     made.take_along(Carry(settings.carry))
                 if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
                     self.cpu = made
+                if self._closed:  # it was made for a publisher that the closing overtook
+                    made.close()
             return self.cpu
 
     def _cpu_pool(self) -> Pool:
@@ -217,6 +221,8 @@ class Lanes:
                 made.stir = self._stir
                 if self.loop is None:  # as ever, unless a signal handler needed it meanwhile
                     self.loop = made
+                if self._closed:
+                    made.close()
             return self.loop
 
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
@@ -292,6 +298,8 @@ class Lanes:
 
     def close(self) -> None:
         """End all workers. Idempotent."""
+        with self._lock:
+            self._closed = True
         self.io.close(JOIN_S)
         if self.loop is not None:
             self.loop.close(JOIN_S)

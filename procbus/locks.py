@@ -10,6 +10,9 @@ Two threads may be interrupted so at once, each while it has the lock that the o
 the one that waits gives up with `Tangled`, and what it wanted to do is done by another thread a
 moment later (`later`). Nothing that lasts is waited for by a thread that has a lock: see `holding`.
 
+All this is for locks that are held for microseconds, and not while another of them is taken. One
+that is held while a lane is made, or a thread started, is a plain `threading.RLock`.
+
 A blocking `acquire` waits without the GIL. It can then own the lock while it still waits for
 the GIL, so that the thread that runs blocks on the lock at once, and so on: the two hand lock and
 GIL to and fro for every event (20,000 switches for 100,000 events were seen, and half the speed).

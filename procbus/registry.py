@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Never, TypeVar
@@ -13,7 +14,6 @@ from procbus.backoff import Backoff
 from procbus.callables import identity_of, same_function, travels_by_value
 from procbus.errors import NoSuchHandler, SubscriptionError
 from procbus.handler import DeclaredKind, Handler, alike, make_handler, with_topics
-from procbus.locks import Lock
 from procbus.log import log
 from procbus.options import DEFAULT_MAX_CRASHES
 from procbus.redefinition import Origin, origin_of, takes_its_place
@@ -36,7 +36,7 @@ class Registry:
         # of the first two need no lock: each is replaced whole. A signal handler or a `__del__` may
         # subscribe in the middle of it: so copies are iterated here, and what is looked up may be
         # gone.
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self.handlers: tuple[Handler, ...] = ()
         self.version = 0
         self._present: dict[int, Handler] = {}

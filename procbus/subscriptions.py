@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from procbus.crossing import Crossing
 from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
 from procbus.handler import Handler, with_topics
-from procbus.locks import Lock
 from procbus.redefinition import origin_of
 from procbus.registry import Registry, tell_of_new_definition
 from procbus.router import Router
@@ -46,7 +46,7 @@ class Subscriptions:
         self._lane_of = lane_of
         # Guards the writing of the fields below; each is replaced whole, so readers need no lock.
         # A signal handler may publish while the router is being made.
-        self._lock = Lock()
+        self._lock = threading.RLock()
         #: The topics that this bus left, of handlers of the shared registry, by their numbers.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}

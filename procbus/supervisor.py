@@ -17,7 +17,6 @@ from procbus.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.footprint import LEAST_S
 from procbus.lane_thread import LaneThread
 from procbus.limits import Verdict, memory_error, timeout_error
-from procbus.locks import Lock
 from procbus.log import log
 from procbus.outcome import OutcomeKind
 from procbus.retry_queue import RetryQueue
@@ -80,7 +79,7 @@ class Supervisor:
         self._lanes = lanes
         self._retries = retries
         #: Guards the start.
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._memory: MemoryWatch | None = None

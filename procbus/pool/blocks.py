@@ -18,7 +18,6 @@ from math import inf
 from typing import Literal
 
 from procbus.errors import SerializationError
-from procbus.locks import Lock
 from procbus.pool.room import CannotMap, Place, Room, capacity_for, fill, most_mapped, parts_of
 from procbus.sizes import format_size
 from procbus.stats import SharedMemoryStats
@@ -86,7 +85,7 @@ class EventMemory:
         self.room = Room.create("procbus-events")
         #: Held while an event's buffers are copied in.
         self.copying = threading.Lock()
-        self._lock = Lock()
+        self._lock = threading.RLock()
         self._opened = threading.Condition(self._lock)
         #: How often there may have come to be room. Anyone may read it.
         self.openings = 0
