@@ -28,6 +28,8 @@ _DEPTH = 12
 _WIDTH = 100_000
 _PATIENCE_S = 0.5
 
+_TOO_DEEP = "sys.setrecursionlimit before the bus is made lets it go deeper. "
+
 
 def check_travels(handler: Handler) -> None:
     """Make sure that a cpu handler can be sent to a worker.
@@ -74,8 +76,9 @@ def event_fault(
     path = path_of_fault(event, "event")
     return SerializationError(
         f"event {event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
-        f"{f' because of {path}' if path else ''}: {named(error)}. Publish plain "
-        'data, or take the event with a kind="io" handler',
+        f"{f' because of {path}' if path else ''}: {named(error)}. "
+        + (_TOO_DEEP if "deep recursion" in str(error) else "")
+        + 'Publish plain data, or take the event with a kind="io" handler',
         path,
     )
 

@@ -151,6 +151,8 @@ def _make(cls: Any, parts: Any) -> Any:
 
 #: Those that were sent, by their id: a weak reference, the key, and the content, if it is plain.
 _shared: dict[int, tuple[weakref.ref[Any], Key, bytes | None]] = {}
+#: Those that came, for as long as a handler has them; and those that have no attributes yet.
+_arrived: weakref.WeakValueDictionary[Key, Any] = weakref.WeakValueDictionary()
 _unfilled: set[Key] = set()
 
 
@@ -189,9 +191,9 @@ def _let_go(number: int, reference: weakref.ref[Any]) -> None:
 
 
 def _make_shared(key: Key, cls: Any, *args: Any) -> Any:
-    found = _by_key.get(key)
+    found = _arrived.get(key)
     if found is None:
-        found = _by_key[key] = cls.__new__(cls, *args)
+        found = _arrived[key] = cls.__new__(cls, *args)
         _unfilled.add(key)
     return found
 
