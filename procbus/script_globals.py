@@ -30,6 +30,9 @@ _SHARE = 200
 _SMALL = 4096
 _CONTAINERS = frozenset((dict, list, set, bytearray))
 
+#: Types of attributes of a class of which a change is noticed.
+_ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None)))
+
 #: In place of a variable that is not there any more.
 _GONE = object()
 
@@ -105,17 +108,26 @@ def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -
             for name, noted in list(known.items()):
                 value = variables.get(name, _GONE)
                 if value is not _GONE and not noted.is_still(value):
-                    _tell(module, name, value, encode)
+                    _tell(module, name, value, noted, encode)
     finally:
         ended = perf_counter()
         _next_look = ended + _SHARE * (ended - began)
 
 
-def _tell(module: str, name: str, value: Any, encode: Callable[[object], bytes]) -> None:
+def _tell(
+    module: str, name: str, value: Any, noted: _Noted, encode: Callable[[object], bytes]
+) -> None:
     global newest
     versions = note(module, {name: value})
+    change = _Change(module, versions, {name: value})
+    if issubclass(type(value), type) and noted.content is not None:
+        # Workers have the class as it was sent, or another that had this name.
+        was = marshal.loads(noted.content)  # noqa: S302 - it is our own
+        now = _plain_attributes(value)
+        new = {key: now[key] for key in now if key not in was or was[key] != now[key]}
+        change.also(_set_attributes, value, new)
     try:
-        data = encode(_Change(module, versions, {name: value}))
+        data = encode(change)
     except Exception as error:  # noqa: BLE001 - pickling runs the user's code
         if (module, name) not in _refused:
             _refused.add((module, name))
@@ -140,10 +152,14 @@ class _Change:
     """New values on their way to workers."""
 
     def __init__(self, module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
-        self._parts = module, versions, values
+        self._parts: tuple[Any, ...] = module, versions, values
+
+    def also(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have a function called there, too."""
+        self._parts = (*self._parts, function, arguments)
 
     def __reduce__(self) -> Any:
-        return fill, self._parts
+        return take_in, self._parts
 
 
 class Variables:
@@ -188,7 +204,9 @@ def content_of(value: Any) -> bytes | None:
 
     It runs no code of the user.
     """
-    if type(value) not in _CONTAINERS:
+    if issubclass(type(value), type):
+        value = _plain_attributes(value)
+    elif type(value) not in _CONTAINERS:
         if type(value).__module__ == "builtins":
             return None
         try:
@@ -203,6 +221,18 @@ def content_of(value: Any) -> bytes | None:
         return marshal.dumps(value, 2)  # later versions give other bytes for equal content
     except (ValueError, RuntimeError):  # it is more than plain data, or was changed meanwhile
         return None
+
+
+def _plain_attributes(cls: type) -> dict[str, Any]:
+    """What a class of the script has for settings: numbers, strings and the like, by name."""
+    inside = type.__getattribute__(cls, "__dict__")
+    if inside.get("__module__") != "__main__":
+        return {}
+    return {
+        name: value
+        for name, value in list(inside.items())
+        if type(value) in _ATOMS and not name.startswith("__")
+    }
 
 
 # In the process that gets them. Pickles name these functions.
@@ -266,6 +296,24 @@ def fill(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) ->
             known[name] = version
         elif had is None or had < version:
             variables[name], known[name] = value, version
+
+
+def take_in(
+    module: str,
+    versions: Mapping[str, int],
+    values: Mapping[str, Any],
+    function: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> None:
+    """Take in a change, as its parts say."""
+    fill(module, versions, values)
+    if function is not None:
+        function(*arguments)
+
+
+def _set_attributes(cls: type, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(cls, name, value)
 
 
 def set_function(function: Any, state: tuple[Any, ...]) -> None:

@@ -645,17 +645,23 @@ def test_a_global_that_the_script_changes_is_seen_by_the_workers(run: Run) -> No
         import time
 
         factor, options, kept = 2, {"unit": "m"}, []
+        class Config:
+            rate = 1
+            runs = 0
+        config = Config()
         def helper(event):
             return event * factor
         def handler(event):
             kept.append(event)
-            return helper(event), options["unit"], len(kept)
+            Config.runs += 1
+            there = Config.rate, getattr(config, "deep", None)
+            return helper(event), options["unit"], len(kept), there, Config.runs
         bus.subscribe("n", handler, kind="cpu")
+        end = time.monotonic() + 60
         def soon(expected):
-            end = time.monotonic() + 60
             while bus.publish("n", 1).result(60)[:2] != expected:
                 assert time.monotonic() < end
-        assert bus.publish("n", 1).result(60) == (2, "m", 1)
+        assert bus.publish("n", 1).result(60) == (2, "m", 1, (1, None), 1)
         factor = 3
         soon((3, "m"))
         options["unit"] = "km"
@@ -663,7 +669,12 @@ def test_a_global_that_the_script_changes_is_seen_by_the_workers(run: Run) -> No
         def helper(event):
             return event * factor * 100
         soon((300, "km"))
-        assert bus.publish("n", 1).result(60)[2] > 4, "what the worker has changed itself stays"
+        Config.rate = 5
+        config.deep = True
+        while bus.publish("n", 1).result(60)[3] != (5, True):
+            assert time.monotonic() < end
+        kept_there, _, runs = bus.publish("n", 1).result(60)[2:]
+        assert kept_there == runs > 5, "what the worker has changed itself stays"
         """,
     )
 
