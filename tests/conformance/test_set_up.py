@@ -88,7 +88,7 @@ def fail_without_a_word() -> None:
     [
         (fail, "FileNotFoundError: no model.bin here"),
         (leave, "SystemExit: no model.bin here"),
-        (fail_without_a_word, "Mute"),
+        (fail_without_a_word, "Mute: (its message could not be had)"),
     ],
 )
 def test_its_failure_is_told_with_its_reason_and_there_is_no_hope(
@@ -148,7 +148,7 @@ def test_a_worker_is_known_and_gives_way_before_it_is_ready() -> None:
         assert worker.pid is not None
         seen.append((worker.pid, os.getpriority(os.PRIO_PROCESS, worker.pid)))
 
-    worker = LokyPool(1).start(look)
+    worker = LokyPool(1, nice=10).start(look)
     worker.stop()
 
     assert seen == [(worker.pid, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
