@@ -12,7 +12,7 @@ from procbus.admission import Admission, Disturbed
 from procbus.backoff import wait_of
 from procbus.dead_letters import MOST_KEPT
 from procbus.delivery import Delivery
-from procbus.errors import NoSuchHandler
+from procbus.errors import JournalError, NoSuchHandler
 from procbus.journal.journal import Journal
 from procbus.journal.queries import Unfinished
 from procbus.journaled_settlement import JournaledSettlement
@@ -58,6 +58,8 @@ class Leftovers:
         self._fed: dict[str, int] = {}
         self._resumed: dict[str, int] = {}
         self._unreadable: set[int] = set()
+        #: Why not all could be read, if so.
+        self._unread: tuple[str, ...] = ()
         self._named_missing: set[str] = set()
 
     def feed(self, routes: Router[Subscription], subscriptions: Sequence[Subscription]) -> None:
@@ -75,12 +77,20 @@ class Leftovers:
             if self._resumed.get(name, 0) < self._journal.found.pending.get(name, 0):
                 named.setdefault(name, []).append(each)
         if named:
-            found = self._journal.unfinished(list(named))
-            for _, group in groupby(found, key=lambda each: each.event_id):
-                unfinished = [each for each in group if not self._is_fed(each)]
-                if unfinished:
-                    self._feed_event(routes, named, unfinished)
+            try:
+                self._feed_all(routes, named)
+            except JournalError as error:
+                self._unread = (str(error),)
+                raise
+            self._unread = ()
         self._name_missing(subscriptions)
+
+    def _feed_all(self, routes: Router[Subscription], named: _Named) -> None:
+        found = self._journal.unfinished(list(named))
+        for _, group in groupby(found, key=lambda each: each.event_id):
+            unfinished = [each for each in group if not self._is_fed(each)]
+            if unfinished:
+                self._feed_event(routes, named, unfinished)
 
     def _load_letters(self) -> None:
         self._letters_loaded = True
@@ -125,12 +135,14 @@ class Leftovers:
             for each in unfinished
             if each.outcomes is not None
         }
+        # All that may fail comes before the room is taken.
+        known = () if about.given_id is None else self._recorded.finished(receipt)
         self._enter(len(rows))
         queued, failed = address(receipt, list(rows), [])
         for delivery in receipt.deliveries:
             delivery.earlier = earlier.get(rows[delivery.subscription].number, ())
         if about.given_id is not None:
-            receipt.held = (*self._recorded.finished(receipt), *receipt.held)
+            receipt.held = (*known, *receipt.held)
             journal.ids.claim(about.given_id, receipt)
         now = time()
         waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}
@@ -209,5 +221,5 @@ class Leftovers:
             missing=self._missing(subscriptions),
             unreadable=len(self._unreadable),
             dead_letters=sum(found.dead.values()),
-            lost=tuple(self._journal.lost),
+            lost=(*self._journal.lost, *self._unread),
         )

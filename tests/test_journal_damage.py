@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from procbus import EventBus
+from procbus import EventBus, JournalError
 from procbus.journal import recovery
 from procbus.journal.frames import START
 from procbus.journal.intake import HALF
@@ -200,6 +200,26 @@ def test_damage_to_the_intake_of_a_live_bus_is_told(
     assert bus.resume_summary is not None
     assert len(bus.resume_summary.lost) == 1
     assert "is damaged" in caplog.text
+
+
+def test_a_page_of_zeros_anywhere_in_the_database_is_told(path: Path, tmp_path: Path):
+    shown = json.loads(status(path, "status", "--json").stdout)  # that moves all into the database
+    assert shown["events"] == COUNT
+    data = path.read_bytes()
+    told = 0
+    for page in range(1, len(data) // 4_096):
+        damaged = tmp_path / f"damaged {page}.db"
+        zeros = bytes(4_096)
+        damaged.write_bytes(data[: page * 4_096] + zeros + data[(page + 1) * 4_096 :])
+        damaged.chmod(0o600)
+        try:
+            ran, lost = resumed(damaged)
+        except JournalError:
+            told += 1
+        else:
+            assert len(ran) == COUNT or lost, f"page {page}"
+            told += len(ran) < COUNT
+    assert told
 
 
 @pytest.mark.parametrize("table", ["dead", "pending"])
