@@ -73,7 +73,7 @@ def _place_of(obj: Any) -> tuple[str, str] | None:
     kind = type(obj)
     likely = ["__main__", kind.__module__]
     if kind is object or kind is contextvars.ContextVar:  # these say nothing of where they are from
-        likely = ["__main__", *list(sys.modules)]
+        likely = [*(name for name in list(sys.modules) if name != "__main__"), "__main__"]
     for module in likely:
         variables = getattr(sys.modules.get(module), "__dict__", {})
         for name, value in list(variables.items()):
@@ -117,7 +117,11 @@ def _origin() -> str:
 def _form(obj: Any) -> tuple[Any, Any]:
     """How to get an object that has a key: import it, or its class and what it is made of."""
     if place := _places.get(id(obj)):
-        return None, place
+        return None, (*place, *_form_by_value(obj))
+    return _form_by_value(obj)
+
+
+def _form_by_value(obj: Any) -> tuple[Any, Any]:
     if type(obj) is contextvars.ContextVar:
         try:
             return type(obj), (obj.name, contextvars.Context().run(obj.get))
@@ -135,8 +139,13 @@ def by_its_key(process: str, number: int, cls: Any, parts: Any) -> Any:
 
 def _make(cls: Any, parts: Any) -> Any:
     if cls is None:
-        module, name = parts
-        return getattr(importlib.import_module(module), name)
+        module, name, *form = parts
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            if not form:
+                raise
+            return _make(*form)  # the script put it into that module
     if cls is contextvars.ContextVar:
         name, *default = parts
         return cls(name, **({"default": default[0]} if default else {}))

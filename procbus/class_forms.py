@@ -183,13 +183,30 @@ def _make_class(
     known = _classes.get(tracker)
     if known is not None:
         return known
-    name = names[0]
-    with _Making():
-        if maker is None:
-            cls = types.new_class(name, bases, {"metaclass": metaclass}, lambda n: n.update(own))
-        else:
-            cls = maker.__new__(metaclass, name, bases, dict(own))
-    return _keep(tracker, cls)
+
+    def make() -> Any:
+        with _Making():
+            if maker is not None:
+                return maker.__new__(metaclass, names[0], bases, dict(own))
+            keywords = {"metaclass": metaclass}
+            return types.new_class(names[0], bases, keywords, lambda n: n.update(own))
+
+    try:
+        return _keep(tracker, make())
+    except TypeError:  # a keyword is missing that nobody knows any more
+        if not _quiet(bases):
+            raise
+        return _keep(tracker, make())
+
+
+def _quiet(bases: tuple[Any, ...]) -> bool:
+    """Have the `__init_subclass__` of a base that was imported pass over what comes by value."""
+    for cls in [cls for base in bases for cls in base.__mro__]:
+        hook = vars(cls).get("__init_subclass__")
+        if isinstance(hook, classmethod):
+            cls.__init_subclass__ = _only_here(hook)
+            return True
+    return False
 
 
 def _make_enum(

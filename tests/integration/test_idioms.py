@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -831,5 +832,57 @@ def test_a_pool_of_spawned_children_in_a_handler_gets_an_error_for_a_function_of
             except (pickle.PicklingError, AttributeError):
                 return "refused"
         assert there(by_name) == "refused"
+        """,
+    )
+
+
+def test_what_a_script_takes_from_a_module_is_that_of_the_module_in_a_worker_too(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "beside.py").write_text(
+        textwrap.dedent(
+            """
+            import contextvars, threading
+            UNSET = object()
+            limit = contextvars.ContextVar("limit", default=1)
+            guard = threading.Lock()
+            class Tool:
+                def __init_subclass__(cls, /, name):
+                    cls.tool = name
+            def locked(function):
+                def wrapper(event):
+                    with guard:
+                        return function(event)
+                return wrapper
+            def is_unset(value):
+                return value is UNSET
+            def limit_there():
+                return limit.get()
+            """
+        )
+    )
+    check(
+        run,
+        """
+        import beside
+        from beside import UNSET, limit
+
+        class Hammer(beside.Tool, name="hammer"):
+            pass
+        @beside.locked
+        def locked(event):
+            return event + 1
+        def set_limit(event):
+            token = limit.set(7)
+            found = beside.limit_there()
+            limit.reset(token)
+            return found
+        beside.put_there = PUT = object()
+
+        assert there(lambda _: beside.is_unset(UNSET))
+        assert there(set_limit) == 7
+        assert there(locked) == 2
+        assert there(lambda e: e.tool, Hammer()) == "hammer"
+        assert there(lambda e: e is PUT, PUT)
         """,
     )
