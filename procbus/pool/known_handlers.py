@@ -42,7 +42,7 @@ class KnownHandlers:
                 definition = encode_definition(handler.function)
             except BaseException as error:
                 raise blame.handler_fault(handler, error) from error
-            self._definitions.add(handler.number, definition)
+            definition = self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)
         self.due.append((handler.number, handler.name, definition, handler.max_memory))
 

@@ -16,6 +16,7 @@ from procbus.pool.blocks import EventMemory
 from procbus.pool.definitions import Definitions
 from procbus.pool.launching import check_may_launch, thread_caps
 from procbus.pool.loky_worker import LokyWorker
+from procbus.pool.script import PathSince
 from procbus.pool.seam import BATCH_S, NO_WORDS, WorkerGone
 from procbus.stats import SharedMemoryStats
 
@@ -50,7 +51,7 @@ class LokyPool:
         self.workers = workers or cores
         self.environment = thread_caps(cores, self.workers)
         self.init = init
-        self.definitions = Definitions()
+        self.definitions = Definitions(PathSince().complete)
         self.memory = EventMemory() if memory is None else memory
 
     def close(self) -> None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import multiprocessing
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from procbus.codec import decode
 
 #: Action, pattern of the text, category by module and name, pattern of the module, line.
 _Filter = tuple[str, Any, tuple[str, str], Any, int]
@@ -67,6 +70,36 @@ class ScriptSettings(NamedTuple):
         if filters != warnings.filters:
             warnings.resetwarnings()  # it also tells those who keep what they have decided
             warnings.filters[:] = filters  # type: ignore[index]
+
+
+class PathSince:
+    """Where the script has come to find modules since this was made: workers may not know of it."""
+
+    def __init__(self) -> None:
+        self._known = frozenset(sys.path)
+
+    def complete(self, definition: bytes) -> bytes:
+        """Have whoever loads this object, as pickled, find its modules there too."""
+        if self._known.issuperset(sys.path):  # nearly always
+            return definition
+        return pickle.dumps(_Found(list(sys.path), definition))
+
+
+class _Found:
+    """Travels as what `load_from` gives."""
+
+    def __init__(self, path: list[str], definition: bytes) -> None:
+        self._path = path
+        self._definition = definition
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_from, (self._path, self._definition)
+
+
+def load_from(path: list[str], definition: bytes) -> Any:
+    """In a worker: find modules where the script does, and load an object, as pickled."""
+    sys.path[:] = [*path, *(place for place in sys.path if place not in path)]
+    return decode(definition)
 
 
 def _locale() -> str | None:

@@ -214,6 +214,27 @@ def test_workers_are_as_nice_as_is_asked_for(nice: int) -> None:
         assert bus.publish("n", 1).result(PATIENCE_S) == min(19, ours + nice)
 
 
+def test_a_handler_of_a_module_that_sys_path_came_to_lead_to_later(run: Run) -> None:
+    ended = run(
+        """
+        import os, sys
+        from procbus import EventBus
+        os.mkdir("later")
+        with open("later/found_later.py", "w") as file:
+            print("class Event: pass", file=file)
+            print("def work(event): return type(event).__name__", file=file)
+        with EventBus([], cpu_workers=1) as bus:
+            bus.subscribe("n", abs, kind="cpu")
+            print(bus.publish("n", -1).result(20))
+            sys.path.insert(0, os.path.abspath("later"))
+            import found_later
+            bus.subscribe("m", found_later.work, kind="cpu")
+            print(bus.publish("m", found_later.Event()).result(20))
+        """
+    )
+    assert ended.check() == "1\nEvent\n"
+
+
 def test_workers_start_in_a_working_directory_that_is_gone(run: Run) -> None:
     ended = run(
         """
