@@ -131,6 +131,11 @@ class Registry:
                         self._drop(each)
             self._publish()
 
+    def touch(self) -> None:
+        """Have its readers look again: something else that they go by has changed."""
+        with self._lock:
+            self.version += 1
+
     def of_function(self, function: Callable[..., Any]) -> tuple[Handler, ...]:
         """Give the handlers of one function, or of an equal bound method."""
         return tuple(each for each in self.handlers if same_function(each.function, function))

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +13,7 @@ from procbus.crossing import Crossing
 from procbus.delivery import Delivery
 from procbus.errors import NoSuchHandler
 from procbus.handler import Handler, with_topics
+from procbus.locks import Lock
 from procbus.redefinition import origin_of
 from procbus.registry import Registry, tell_of_new_definition
 from procbus.router import Router
@@ -44,13 +44,14 @@ class Subscriptions:
         for handler in own:
             self._own.add(handler)
         self._lane_of = lane_of
-        # Guards the writing of the fields below; each is replaced whole, so readers need no lock.
-        # A signal handler may publish while the router is being made.
-        self._lock = threading.RLock()
+        # Guards the writing of the fields below; taken while no other lock is held. Each change of
+        # `_made` and `_crossings` is one step, and the rest is replaced whole: readers need none.
+        self._lock = Lock()
         #: The topics that this bus left, of handlers of the shared registry, by their numbers.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}
-        #: Those of kind "auto".
+        #: Those that there are, or are to be; and those of kind "auto".
+        self._made: dict[int, Subscription] = {}
         self._crossings: dict[int, Crossing] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
@@ -65,7 +66,7 @@ class Subscriptions:
     @property
     def fresh(self) -> bool:
         """Whether `routes` has its answer at hand."""
-        return self._shared.version + self._own.version == self._version
+        return self._newest() == self._version
 
     def all(self) -> tuple[Subscription, ...]:
         """The subscriptions, in their order."""
@@ -84,8 +85,7 @@ class Subscriptions:
 
     def reroute(self) -> None:
         """A handler has moved: what is published from now on goes to its new lane."""
-        with self._lock:
-            self._version = -1
+        self._own.touch()
 
     def handlers(self) -> tuple[Handler, ...]:
         """The handlers subscribed, in their order."""
@@ -103,9 +103,9 @@ class Subscriptions:
         """Subscribe a handler to this bus alone; an older definition of it makes way."""
         origin = origin_of(handler.function)
         elsewhere = self._shared.former(handler, origin)
-        with self._lock:
-            self._left = self._left | {each.number: each.topics for each in elsewhere}
-            gone = self._own.subscribe(handler, origin)
+        if elsewhere:
+            self._leave({each.number: each.topics for each in elsewhere})
+        gone = self._own.subscribe(handler, origin)
         tell_of_new_definition(handler, (*elsewhere, *gone))
 
     @contextmanager
@@ -138,11 +138,7 @@ class Subscriptions:
         if own:
             self._own.take_off(function, topics)
         if shared:
-            with self._lock:
-                left = self._left
-                gone = {h.number: (*left.get(h.number, ()), *(topics or h.topics)) for h in shared}
-                self._left = left | gone
-                self._version = -1
+            self._leave({h.number: tuple(topics or h.topics) for h in shared})
 
     def _topics_of(self, handler: Handler) -> tuple[Topic, ...]:
         """The topics of a handler of the shared registry that this bus has not left."""
@@ -151,27 +147,44 @@ class Subscriptions:
 
     def _rebuild(self) -> None:
         self._clear_away()
-        with self._lock:
-            while not self.fresh:
-                # Versions first: a change after this line makes them differ again.
-                version = self._shared.version + self._own.version
-                handlers = (*self._shared_handlers(), *self._own.handlers)
-                made = {h.number: self._subscription(h) for h in handlers}
-                _group(list(made.values()))
-                self._crossings = {n: c for n, c in self._crossings.items() if n in made}
-                self._all = made
-                entries = [(made[h.number], h.topics) for h in handlers]
-                self._router = Router(entries, _without_overtaken)
-                self._version = version
+        while (version := self._newest()) != self._version:
+            # The version came first: a change after it makes it differ again. No lock is held here,
+            # as the lanes have locks of their own; of several threads the newest result counts.
+            handlers = (*self._shared_handlers(), *self._own.handlers)
+            made = {handler.number: self._subscription(handler) for handler in handlers}
+            entries = [(made[handler.number], handler.topics) for handler in handlers]
+            router = Router(entries, _without_overtaken)
+            with self._lock:
+                if version > self._version:
+                    for handler in handlers:
+                        subscription = made[handler.number]
+                        if len(subscription.handler.topics) != len(handler.topics):
+                            subscription.handler = with_topics(subscription.handler, handler.topics)
+                    _group(list(made.values()))
+                    for number in self._all.keys() - made.keys():
+                        self._made.pop(number, None)
+                        self._crossings.pop(number, None)
+                    self._all = made
+                    self._router = router
+                    self._version = version
+
+    def _newest(self) -> int:
+        """The version of the subscriptions. Versions only grow, so their sum tells every change."""
+        return self._shared.version + self._own.version
 
     def _clear_away(self) -> None:
         """Unsubscribe those that took the one event that they were for."""
         over = {n: each.handler.topics for n, each in self._all.copy().items() if each.over}
         if over:
             self._own.discard(over)
-            with self._lock:
-                self._left = self._left | over
-                self._version = -1
+            self._leave(over)
+
+    def _leave(self, topics: Mapping[int, tuple[Topic, ...]]) -> None:
+        """Take this bus off topics of handlers of the shared registry, by their numbers."""
+        with self._lock:
+            left = self._left
+            self._left = left | {n: (*left.get(n, ()), *gone) for n, gone in topics.items()}
+        self._own.touch()
 
     def _shared_handlers(self) -> Iterator[Handler]:
         for handler in self._shared.handlers:
@@ -182,22 +195,22 @@ class Subscriptions:
                 yield with_topics(handler, topics)
 
     def _subscription(self, handler: Handler) -> Subscription:
+        """Give the subscription of a handler, the same in each thread."""
         number = handler.number
         if handler.auto:
-            if number not in self._crossings:
-                self._crossings.setdefault(number, Crossing(handler, self._lane_of))
-            crossing = self._crossings[number]
+            crossing = self._crossings.get(number)
+            if crossing is None:
+                new = Crossing(handler, self._lane_of)
+                crossing = self._crossings.setdefault(number, new)
             for side in crossing.sides():
                 side.give_up = self._give_up
             return crossing.current
-        subscription = self._all.get(number)
-        if subscription is None:
+        found = self._made.get(number)
+        if found is None:
             made = Subscription(handler, self._lane_of(handler))
-            subscription = self._all.setdefault(number, made)
-        elif len(subscription.handler.topics) != len(handler.topics):
-            subscription.handler = handler
-        subscription.give_up = self._give_up
-        return subscription
+            made.give_up = self._give_up
+            found = self._made.setdefault(number, made)
+        return found
 
 
 def _group(subscriptions: Sequence[Subscription]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Subscribing a function more than once, for a while or for one event, and taking it off topics."""
 
+import contextlib
 import functools
 import itertools
 import signal
@@ -262,6 +263,42 @@ def test_a_handler_may_unsubscribe_itself_and_what_is_pending_still_runs():
         assert all(receipt.wait(BOUND_S) for receipt in receipts)
         assert ran == [0, 1, 2]
         assert bus.publish("a", 3).deliveries == ()
+
+
+def test_threads_that_come_and_go_disturb_neither_each_other_nor_who_stays():
+    stop = threading.Event()
+    with EventBus([]) as bus, ThreadPoolExecutor(4) as pool:
+
+        def come_and_go(number: int) -> int:
+            rounds = 0
+            while not stop.is_set():
+
+                def passing(event: int) -> int:
+                    return event
+
+                bus.subscribe("a", passing, once=rounds % 2 == 0)
+                bus.subscribe(f"b.{number}", passing)
+                with bus.subscribed("a", passing, priority=number):
+                    assert len(bus.handlers(f"b.{number}")) == 1
+                bus.unsubscribe(passing, f"b.{number}")
+                with contextlib.suppress(NoSuchHandler):  # once was once
+                    bus.unsubscribe(passing)
+                rounds += 1
+            return rounds
+
+        bus.subscribe("a", double, name="stays")
+        threads = [pool.submit(come_and_go, number) for number in range(4)]
+        try:
+            for number in range(300):
+                receipt = bus.publish("a", number)
+                assert receipt.wait(BOUND_S)
+                stayed = [d for d in receipt.deliveries if d.handler.name == "stays"]
+                assert [d.result() for d in stayed] == [2 * number]
+        finally:
+            stop.set()
+        assert all(thread.result(BOUND_S) for thread in threads)
+        assert [h.name for h in bus.handlers()] == ["stays"]
+        assert bus.stats().handlers["stays"].succeeded == 300
 
 
 # For a while.
