@@ -15,7 +15,8 @@ from procbus.errors import QueueFull, WorkerDied
 from procbus.outcome import OutcomeKind
 from procbus.pool.loky_pool import LokyPool
 from procbus.pool.seam import LastWords, SetUpFailed, WorkerGone
-from tests.cpu_stage import Stage, eventually, spot, spots, visited
+from tests.cpu_stage import BOUND_S, Stage, eventually, spot, spots, visited
+from tests.parts import in_thread
 
 SUCCEEDED, CANCELLED, DIED = (
     OutcomeKind.SUCCEEDED,
@@ -54,6 +55,59 @@ def test_one_worker_runs_everything_in_order(make_stage: MakeStage) -> None:
 
     assert set(kinds) == {SUCCEEDED}
     assert visited == names(500)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_one_worker_took_before_the_lane_grew_gets_a_worker_of_its_own(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    stage = make_stage(2)
+    lane = stage.lane
+    stage.settled(*stage.put("warm"))
+    assert len(lane.sharing.companions) == 1
+    first, second = spot("first"), spot("second")
+
+    # As if the thread that puts them were held up before it comes to the growing of the lane.
+    monkeypatch.setattr(lane, "put", lane.queue.put)
+    if together:
+        with lane.queue.lock:
+            both = stage.put("first", "second")
+        first.wait_begun()
+        lane.relieve(lane.sharing.companions[0])  # as the companion does once a batch is overdue
+    else:
+        both = stage.put("first")
+        first.wait_begun()
+        both += stage.put("second")
+        lane.look_ahead()  # as the companion of the first does before it takes more
+    second.wait_begun()  # while the first is not through
+
+    first.go_on.set()
+    second.go_on.set()
+    assert stage.settled(*both) == [SUCCEEDED, SUCCEEDED]
+
+
+def test_a_lane_closes_while_a_companion_is_listed_and_not_started(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(1)
+    listed, go_on = threading.Event(), threading.Event()
+    start = Companion.start
+
+    def late(companion: Companion) -> None:
+        listed.set()
+        assert go_on.wait(BOUND_S)
+        start(companion)
+
+    monkeypatch.setattr(Companion, "start", late)
+    put: list[Delivery] = []
+    publisher = in_thread(lambda: put.extend(stage.put("e")))
+    assert listed.wait(BOUND_S)
+    closer = in_thread(stage.lane.close)
+    go_on.set()
+    publisher.join(BOUND_S)
+    closer.join(BOUND_S)
+    assert not closer.is_alive()
+    assert stage.settled(*put) == [SUCCEEDED]
 
 
 def test_a_batch_takes_no_more_than_its_share(make_stage: MakeStage) -> None:
