@@ -58,14 +58,14 @@ def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
 
 def _remedy(error: BaseException) -> str:
     text = named(error)
-    if "_thread." in text and "ock" in text:
-        return (
-            "A lock guards nothing between processes: use concurrency=1 to have one run at a time, "
-            'make it in the handler, or keep the handler in this process with kind="io"'
-        )
+    of_locks = (
+        "A lock guards nothing between processes: use concurrency=1 to have one run at a time. "
+        if "_thread." in text and "ock" in text
+        else ""
+    )
     return (
-        "Make that object inside the handler, or once for each worker in worker_init=, or keep the "
-        'handler in this process with kind="io"'
+        f"{of_locks}Make that object inside the handler, or once for each worker in worker_init=, "
+        'or keep the handler in this process with kind="io"'
     )
 
 
