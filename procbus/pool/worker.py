@@ -148,6 +148,7 @@ class Worker:
                     self._tell_strays()
                 return
             self.run_batch(message)
+            message = b""  # it may be large, and the next may be long in coming
             del message  # it may be large, and the next one may be long in coming
 
     def run_batch(self, message: bytes | bytearray) -> None:
