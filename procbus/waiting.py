@@ -7,6 +7,7 @@ all would wait for ever.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +44,15 @@ def pause(receipt: Receipt | None, instead: str, *, blocks: bool = True) -> Call
     """As `Place.pause`, of the calling thread; elsewhere it does nothing."""
     place: Place | None = getattr(_here, "place", None)
     return _nothing if place is None else place.pause(receipt, instead, blocks=blocks)
+
+
+def _leave() -> None:
+    """In a forked child: the place is the parent's, and what waits there for one as well."""
+    _here.place = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave)
 
 
 def _nothing() -> None:
