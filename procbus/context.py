@@ -111,9 +111,6 @@ class HandlerContext:
 #: What the calling thread or task is running: a seat made by `take_seat`, or a context itself.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
 
-#: The slot on the event loop of the bus that the calling task belongs to.
-slot: ContextVar[Any] = ContextVar("procbus_slot", default=None)
-
 
 def kept(context: Context) -> Context | None:
     """Make of a copy of the publisher's context what its event's handler runs in.
@@ -124,11 +121,11 @@ def kept(context: Context) -> Context | None:
     Args:
         context: a copy that nobody else has.
     """
-    own = (running in context) + (slot in context)
+    own = running in context
     if len(context) == own:
         return None
     if own:
-        context.run(_leave)
+        context.run(running.set, None)
     _copy_decimals(context)
     return context
 
@@ -144,11 +141,6 @@ def run_seated(seat: list[Any], function: Callable[[Any], Any], event: Any) -> A
     """Call a handler with its seat, see `running`: for `Context.run`."""
     running.set(seat)
     return function(event)
-
-
-def _leave() -> None:
-    running.set(None)
-    slot.set(None)
 
 
 def _copy_decimals(context: Context) -> None:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from procbus import strays
-from procbus.context import kept, slot, take_seat
+from procbus.context import kept, running
 from procbus.delivery import Delivery, cancelled
 from procbus.errors import ProcbusError
 from procbus.limits import stack_text, timeout_error
@@ -38,6 +38,7 @@ from procbus.queue import LaneQueue
 from procbus.receipt import Receipt
 from procbus.stats import LaneStats
 from procbus.steps import Steps
+from procbus.unfinished import complete
 from procbus.waiting import occupy
 from procbus.weighing import weigh_delivery
 
@@ -53,16 +54,17 @@ HELD_S = 0.5
 _ROUNDS = 3
 
 
-class _Slot:
-    """The slot that one run has on the loop. It belongs to the loop's thread."""
+class _Seat(list[Any]):
+    """The seat of one run, see `running`, which also is its slot on the loop.
 
-    __slots__ = ("delivery", "over", "waits")
+    It belongs to the loop's thread.
+    """
 
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        #: For how many receipts it waits just now, in its own task and in those that it started.
-        self.waits = 0
-        self.over = False
+    __slots__ = ("delivery", "waits")
+    #: What is run; None once that is over.
+    delivery: Delivery | None
+    #: For how many receipts it waits just now, in its own task and in those that it started.
+    waits: int
 
 
 class LoopLane:
@@ -290,7 +292,7 @@ class LoopLane:
             if delivery is None:
                 return
             # Never that of whoever woke the loop, which a task would copy.
-            context = context_for(delivery) or Context()
+            context = Context() if delivery.context is None else context_for(delivery)
             loop = asyncio.get_running_loop()
             task = loop.create_task(self._attempt(delivery), context=context)
             self._tasks[task] = delivery
@@ -313,16 +315,17 @@ class LoopLane:
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the slot of the calling handler to others; see `Place`."""
-        here: _Slot | None = slot.get()
+        here = running.get()
+        delivery = here.delivery if isinstance(here, _Seat) else None
         if blocks:
-            handler = "a callback" if here is None else here.delivery.handler.name
+            handler = "a callback" if delivery is None else delivery.handler.name
             raise ProcbusError(
                 f"{handler} waits on the event loop that all async handlers of the bus share, and "
                 f"would block it for all of them, those that it waits for included: {instead}"
             )
-        if here is None or here.over:
+        if not isinstance(here, _Seat) or delivery is None:
             return _nobody
-        if receipt is not None and (why := waits_for_itself(here.delivery, receipt)):
+        if receipt is not None and (why := waits_for_itself(delivery, receipt)):
             raise ProcbusError(why)
         here.waits += 1
         if here.waits == 1:
@@ -330,18 +333,18 @@ class LoopLane:
             self._pump()
         return partial(self._take_back, here)
 
-    def _take_back(self, lent: _Slot) -> None:
+    def _take_back(self, lent: _Seat) -> None:
         lent.waits -= 1
-        if not lent.waits and not lent.over:
+        if not lent.waits and lent.delivery is not None:
             self._lent -= 1
 
     async def _attempt(self, delivery: Delivery) -> None:
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return
-        take_seat(self._make_context, delivery, receipt)
-        own = _Slot(delivery)
-        slot.set(own)
+        own = _Seat((self._make_context, delivery, receipt))  # as take_seat
+        own.delivery, own.waits = delivery, 0
+        running.set(own)
         handler = delivery.subscription.handler
         started_at = monotonic()
         self.at_hand[delivery] = started_at
@@ -370,8 +373,10 @@ class LoopLane:
         else:
             if self._forked:
                 strays.end_child(None, place_of(delivery))
-            outcome = look_at(delivery, success(value, started_at, monotonic(), self._pid))
-        own.over = True
+            outcome = success(value, started_at, monotonic(), self._pid)
+            if value is not None and id(type(value)) not in complete:
+                outcome = look_at(delivery, outcome)
+        own.delivery = None
         if own.waits:
             self._lent -= 1
         if steps is not None:
