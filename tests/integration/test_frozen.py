@@ -16,7 +16,7 @@ from tests.integration.helpers import PATIENCE_S, ROOT
 
 #: A namespace of processes of its own: when its first one ends, the kernel ends all others, however
 #: many there are.
-NAMESPACE = ["unshare", "-p", "-f", "--mount-proc"]
+NAMESPACE = ["unshare", "-p", "-f", "--kill-child", "--mount-proc"]
 if os.geteuid() != 0:
     NAMESPACE.insert(1, "-r")
 

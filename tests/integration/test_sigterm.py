@@ -42,6 +42,11 @@ bus.subscribe("async", quick)
 bus.subscribe("hang", hang, kind="cpu")
 bus.subscribe("hang", hang, name="hang here")
 
+def rest():
+    # Not signal.pause(), which sleeps on where a signal came in the moment before.
+    while True:
+        time.sleep(0.05)
+
 def ready():
     print("ready", flush=True)
 
@@ -61,12 +66,12 @@ async def astream():
 """
 
 INSIDE = {
-    "the block": "with bus:\n    accept(); signal.pause()",
-    "a script without a block": "accept(); signal.pause()",
+    "the block": "with bus:\n    accept(); rest()",
+    "a script without a block": "accept(); rest()",
     "its end": "accept()",
-    "drain": "accept(); bus.drain(); signal.pause()",
-    "close": "accept(); bus.close(); signal.pause()",
-    "result": "with bus:\n    accept(); bus.publish('cpu', 6).result(); signal.pause()",
+    "drain": "accept(); bus.drain(); rest()",
+    "close": "accept(); bus.close(); rest()",
+    "result": "with bus:\n    accept(); bus.publish('cpu', 6).result(); rest()",
     "publish": "with bus:\n    accept()\n    while True: bus.publish('async', 9)",
     "stream": "with bus:\n    accept()\n    for _ in bus.stream(iter(int, 1), topic='async'): pass",
     "another thread's block": (
@@ -183,9 +188,7 @@ def test_what_is_put_away_is_kept_by_the_journal(
 ) -> None:
     journal = f", journal={str(tmp_path / 'journal.db')!r}"
     with door.shut():
-        program = begin(
-            "with bus:\n    accept(); signal.pause()", 'on_sigterm="put_away"' + journal
-        )
+        program = begin("with bus:\n    accept(); rest()", 'on_sigterm="put_away"' + journal)
         ended = end(program)
     assert ended.code == 143
     assert "They are in the journal, and run at the next start" in ended.err
@@ -219,7 +222,7 @@ def test_without_the_option_sigterm_ends_the_script_and_leaves_nothing(
 
 
 def test_a_handler_of_the_users_own_is_left_alone(begin) -> None:
-    body = "with bus:\n    ready(); signal.pause()"
+    body = "with bus:\n    ready(); rest()"
     before = 'on_sigterm=signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)) or "finish"'
     ended = end(begin(body, before))
     assert ended.code == 3
