@@ -274,7 +274,7 @@ def test_the_signal_has_its_default_again_once_the_last_bus_is_closed(run: Run) 
 def test_a_forked_child_dies_of_sigterm_as_ever(run: Run) -> None:
     run(
         """
-        import multiprocessing, os, signal, warnings
+        import os, signal, time, warnings
         from procbus import EventBus
         warnings.simplefilter("ignore")
         with EventBus([], on_sigterm="finish") as bus:
@@ -284,7 +284,8 @@ def test_a_forked_child_dies_of_sigterm_as_ever(run: Run) -> None:
             child = os.fork()
             if child == 0:
                 os.write(writing, b"here")
-                signal.pause()
+                while True:
+                    time.sleep(0.05)
             os.read(reading, 4)
             os.kill(child, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
