@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Self
 # Positions of the 8-byte fields in the head.
 _BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS = range(8)
 _HEAD = 64
+#: The number of a batch that never comes: the worker was told to stop, and takes none any more.
+ENDED = -1
 #: Bytes for the results of one batch that are not sent yet.
 CAPACITY = 256 * 1024
 
@@ -130,9 +132,14 @@ class Logbook:
 
     # What a child writes that a handler forked, and its worker reads.
 
-    def note_stray(self) -> None:
-        """A forked child came back from the user's code, and is being ended."""
+    def note_stray(self) -> bool:
+        """A forked child came back from the user's code, and is being ended.
+
+        Returns:
+            Whether its worker will read this: not if that has ended.
+        """
         self._whole[_STRAYS] += 1
+        return bool(self._whole[_BATCH] != ENDED)
 
     def strays(self) -> int:
         """How many did so far."""

@@ -18,7 +18,7 @@ from procbus.codec import Encoder, decode, encode_alone, encode_atom
 from procbus.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
 from procbus.log import log
 from procbus.pool.ends import Ends
-from procbus.pool.logbook import Logbook
+from procbus.pool.logbook import ENDED, Logbook
 from procbus.pool.process import flush_output, resident_bytes, told
 from procbus.pool.tally import TIMED, Tally
 from procbus.pool.user_code import UserCode
@@ -144,6 +144,7 @@ class Worker:
                 os._exit(1)  # the parent is gone: there is nobody to tell
             if message == STOP:
                 self._tell_sums(self._tally.rest())
+                self._logbook.open_batch(ENDED)  # before the look: who comes later tells it itself
                 if self._logbook.strays() != self._strays_told:
                     self._tell_strays()
                 return
@@ -229,8 +230,8 @@ class Worker:
     def _check_here(self, error: BaseException | None) -> None:
         """End this process if it is such a child, whose code ended with this error or returned."""
         if self._forked:
-            self._logbook.note_stray()  # the worker logs it
-            strays.end_child(error)
+            told = self._logbook.note_stray()  # by the worker
+            strays.end_child(error, "" if told else "a worker")
 
     def _tell_strays(self) -> None:
         """Log how many children came back from the user's code since this was told last."""
