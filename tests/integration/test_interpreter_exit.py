@@ -183,3 +183,28 @@ bus.publish("forward", 1)
     else:
         assert sys.version_info[:2] == (3, 12)
         assert "can't create new thread" in ended.err or "no worker process" in ended.err
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+@pytest.mark.parametrize("used", [True, False])
+def test_an_executor_takes_no_call_once_the_script_has_ended(
+    run: Run, kind: str, used: bool
+) -> None:
+    ended = run(
+        f"""
+        import atexit
+        from procbus import executor
+
+        def last():
+            try:
+                pool.submit(abs, -3)
+            except RuntimeError as error:
+                print(error)
+
+        atexit.register(last)
+        pool = executor({kind!r}, max_workers=1)
+        if {used}:
+            pool.submit(abs, -2).result()
+        """
+    )
+    assert ended.check().startswith("cannot schedule new futures after shutdown")
