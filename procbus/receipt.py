@@ -40,15 +40,19 @@ def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> No
         try:
             callback(receipt)
         except BaseException as error:  # noqa: BLE001 - the user's code: others wait behind it
-            if isinstance(error, KeyboardInterrupt) and in_main_thread():
-                interrupt = error
-            else:
-                log.exception(
-                    "a callback for event %d raised, which it was called with as it was settled",
-                    receipt.id,
-                )
+            interrupt = _told(receipt, error) or interrupt
     if interrupt is not None:
         raise interrupt
+
+
+def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
+    """Log what a callback raised, and never raise; give it back if it is Ctrl-C."""
+    if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
+        try:
+            log.error("a callback for event %d raised", receipt.id, exc_info=error)
+        except BaseException as raised:  # noqa: BLE001 - the user's log handler, or Ctrl-C in it
+            error = raised
+    return error if isinstance(error, KeyboardInterrupt) and in_main_thread() else None
 
 
 class Receipt:

@@ -276,10 +276,13 @@ def _guarded(interrupts: list[BaseException], function: Callable[..., object], *
 
 
 def _note_raised(interrupts: list[BaseException], error: BaseException) -> None:
+    if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
+        try:
+            log.error("procbus itself failed as it settled a delivery", exc_info=error)
+        except BaseException as raised:  # noqa: BLE001 - the user's log handler, or Ctrl-C in it
+            error = raised
     if isinstance(error, KeyboardInterrupt) and in_main_thread():
         interrupts.append(error)
-    else:
-        log.error("procbus itself failed as it settled a delivery", exc_info=error)
 
 
 def _release(delivery: Delivery) -> None:

@@ -113,3 +113,28 @@ def test_a_callback_that_raises_is_logged_and_keeps_nobody_waiting(lane, error, 
                 assert told.acquire(timeout=PATIENCE_S)
         assert sum("a callback for event" in text for text in caplog.messages) == 5
         assert bus.publish(6).result(PATIENCE_S) == 6
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_log_handler_that_raises_keeps_nobody_waiting(lane):
+    class Raising(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise SystemExit("of the user's")
+
+    def fails(event: int) -> None:
+        raise ValueError(event)
+
+    raising = Raising()
+    logging.getLogger("procbus").addFilter(raising)
+    try:
+        with EventBus(handlers=[], cpu_workers=1, io_workers=1) as bus:
+            bus.subscribe(int, fails, kind=lane)
+            bus.subscribe(str, returns, kind=lane)
+            for n in range(3):
+                receipt = bus.publish(n)
+                receipt.when_done(lambda _: fails(0))
+                assert isinstance(settles(receipt), ValueError)
+            assert bus.publish("next").result(PATIENCE_S) == "next"
+            assert bus.drain(PATIENCE_S)
+    finally:
+        logging.getLogger("procbus").removeFilter(raising)
