@@ -270,6 +270,7 @@ class Scene:
         self.path = str(folder / f"ran-{lane}-{number}")
         self.wrong: list[str] = []
         self.expected = 0
+        self.pending = 0
         #: In a bus for tests a retry waits until the test moves the clock.
         self.retries = 0 if lane == "inline" else 1
         self.letters: Counter[str] = Counter()
@@ -482,6 +483,11 @@ class Scene:
                     delivery.result()
                 if delivery.state.value not in ("succeeded", "failed", "cancelled"):
                     self.wrong.append(f"{label}: settled, but {delivery.state}")
+
+        pending = self.bus.stats().pending
+        if pending > self.pending and not self.bus.drain(SETTLE_S):
+            self.pending = self.bus.stats().pending
+            self.wrong.append(f"{label}: {self.pending} pending when all is settled")
 
     def end(self) -> None:
         """Close the bus, and check what can be checked only then."""
