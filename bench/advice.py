@@ -27,7 +27,7 @@ from .model import PROCBUS, Question, Row, Settings, Target
 
 if TYPE_CHECKING:
     from procbus import EventBus
-    from procbus.advice import Advice
+    from procbus.advice.advice import Advice
 
 Way = Literal["alone", "loaded"]
 #: Seconds for one handler, and for four at once.

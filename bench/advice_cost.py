@@ -77,7 +77,7 @@ class Switch:
 
 def switch_of_parent() -> Switch:
     """Make that of the parent."""
-    from procbus.io_thread import IoThread
+    from procbus.lanes.threads import IoThread
     from procbus.pool.parent_end import ParentEnd
 
     return Switch(
@@ -89,7 +89,7 @@ def switch_of_parent() -> Switch:
 
 def prepare_worker(path: str) -> None:
     """Have a worker look, before each batch, at the byte in this file."""
-    from procbus.pool.worker import Worker
+    from procbus.pool.child.loop import Worker
 
     with open(path, "rb") as file:
         wanted = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)

@@ -42,7 +42,7 @@ def costs(opener: Opener, settings: Settings) -> dict[str, float]:
 def each_alone() -> Iterator[None]:
     """Have lanes that are made here put each event into a batch of its own."""
     from procbus.pool.dask.pool import ClusterPool
-    from procbus.pool.loky_pool import LokyPool
+    from procbus.pool.loky import LokyPool
 
     with patch.object(ClusterPool, "batch_s", 0.0), patch.object(LokyPool, "batch_s", 0.0):
         yield

@@ -19,8 +19,8 @@ from types import MethodType
 from typing import Any
 
 from procbus import EventBus, Receipt
-from procbus.context import NOTHING
-from procbus.topic import check_concrete
+from procbus.core.context import NOTHING
+from procbus.core.topic import check_concrete
 
 from .model import PROCBUS, Question, Row, Settings, Target
 from .work import tiny

@@ -95,7 +95,7 @@ def one_by_one(handler: Handler, workers: int) -> Contender:
     There is no option for that. What is set is the figure that lanes size batches by, until it is
     closed.
     """
-    from procbus.pool.loky_pool import LokyPool
+    from procbus.pool.loky import LokyPool
 
     usual = LokyPool.batch_s
 

@@ -7,11 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from procbus.advice import Advice, AdviceList
-    from procbus.bus import EventBus
-    from procbus.context import current
-    from procbus.delivery import Delivery, DeliveryState
-    from procbus.errors import (
+    from procbus.advice.advice import Advice, AdviceList
+    from procbus.bus import EventBus, executor
+    from procbus.core.context import current
+    from procbus.core.dead_letter import DeadLetter
+    from procbus.core.delivery import Delivery, DeliveryState
+    from procbus.core.errors import (
         BusClosed,
         CircuitOpen,
         HandlerTimeout,
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
         TopicError,
         WorkerDied,
     )
-    from procbus.freezing import freeze_support
-    from procbus.handler import Handler
-    from procbus.letter import DeadLetter
-    from procbus.letters import DeadLetters
-    from procbus.outcome import Outcome, OutcomeKind
-    from procbus.own_executor import executor
+    from procbus.core.handler import Handler
+    from procbus.core.outcome import Outcome, OutcomeKind
+    from procbus.core.receipt import Receipt
+    from procbus.dispatch.dead_letters import DeadLetters
     from procbus.pool.dask.pool import DaskPool
-    from procbus.receipt import Receipt
-    from procbus.registry import subscribe
+    from procbus.routing.registry import subscribe
+    from procbus.system.freezing import freeze_support
 
 __version__ = "0.1.0"
 
@@ -74,23 +73,23 @@ __all__ = [
 #: Where each name lives. They are loaded when they are first asked for: a worker process imports
 #: this package too, and needs hardly any of it, but starts as fast as it imports.
 _HOMES = {
-    "Advice": "advice",
-    "AdviceList": "advice",
+    "Advice": "advice.advice",
+    "AdviceList": "advice.advice",
     "EventBus": "bus",
-    "current": "context",
-    "Delivery": "delivery",
-    "DeliveryState": "delivery",
-    "Handler": "handler",
+    "current": "core.context",
+    "Delivery": "core.delivery",
+    "DeliveryState": "core.delivery",
+    "Handler": "core.handler",
     "DaskPool": "pool.dask.pool",
-    "DeadLetter": "letter",
-    "DeadLetters": "letters",
-    "Outcome": "outcome",
-    "OutcomeKind": "outcome",
-    "Receipt": "receipt",
-    "ResumeSummary": "resume_summary",
-    "executor": "own_executor",
-    "freeze_support": "freezing",
-    "subscribe": "registry",
+    "DeadLetter": "core.dead_letter",
+    "DeadLetters": "dispatch.dead_letters",
+    "Outcome": "core.outcome",
+    "OutcomeKind": "core.outcome",
+    "Receipt": "core.receipt",
+    "ResumeSummary": "journal.resume_summary",
+    "executor": "bus",
+    "freeze_support": "system.freezing",
+    "subscribe": "routing.registry",
 }
 
 
@@ -98,7 +97,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"procbus.{_HOMES.get(name, 'errors')}"), name)
+    value = getattr(importlib.import_module(f"procbus.{_HOMES.get(name, 'core.errors')}"), name)
     globals()[name] = value
     return value
 

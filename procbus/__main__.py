@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from procbus.cli import main
+from procbus.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from functools import partial
 from typing import Any
 
-from procbus.dispatcher import Dispatcher
-from procbus.errors import QueueFull
-from procbus.lanes import Lanes
-from procbus.receipt import Receipt, call_in_loop
-from procbus.subscriptions import Subscriptions
-from procbus.waiting import pause
-from procbus.window import Window
+from procbus.core.errors import QueueFull
+from procbus.core.receipt import Receipt, call_in_loop
+from procbus.core.waiting import pause
+from procbus.dispatch.dispatcher import Dispatcher
+from procbus.lanes.lanes import Lanes
+from procbus.routing.subscriptions import Subscriptions
+from procbus.stream import Window
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:

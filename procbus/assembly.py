@@ -10,26 +10,26 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from procbus import exit_watch
-from procbus.admission import Admission
-from procbus.advisor import Advisor
-from procbus.context import Run
-from procbus.direct import DirectSubscriptions
-from procbus.dispatcher import Dispatcher
-from procbus.lanes import Lanes
+from procbus.advice.advisor import Advisor
+from procbus.core.context import Run
+from procbus.core.stats import BusStats, collect_stats
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.dispatcher import Dispatcher
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.dispatch.settlement import Settlement
+from procbus.futures.subscriptions import DirectSubscriptions
+from procbus.lanes.lanes import Lanes
 from procbus.lifecycle import Lifecycle
-from procbus.registry import default_registry, handlers_from
-from procbus.retry_queue import RetryQueue
+from procbus.routing.registry import default_registry, handlers_from
+from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
-from procbus.settlement import Settlement
-from procbus.stats import BusStats, collect_stats
-from procbus.subscription import Subscription
-from procbus.subscriptions import Subscriptions
-from procbus.window import Window
+from procbus.stream import Window
+from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
-    from procbus.health import WorkerHealth
     from procbus.journal.journal import Journal
+    from procbus.supervision.health import WorkerHealth
 
 
 class Makers(NamedTuple):
@@ -73,8 +73,8 @@ class Assembly:
         )
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
-            from procbus.journaled import JournaledDispatcher, open_journal
-            from procbus.journaled_settlement import JournaledSettlement
+            from procbus.journal.dispatcher import JournaledDispatcher, open_journal
+            from procbus.journal.settlement import JournaledSettlement
 
             journal, settlement = open_journal(settings), JournaledSettlement
             dispatcher = partial(JournaledDispatcher, journal)
@@ -135,7 +135,7 @@ class Assembly:
         self.lifecycle.check_open()
         lane = self.lanes.cpu_lane()
         self.lanes.check_can_start()
-        exit_watch.watch(self.lifecycle)
+        exit_hooks.watch(self.lifecycle)
         lane.start()
         self.dispatcher.resume()
 
@@ -172,7 +172,7 @@ class Assembly:
 
     def health(self) -> tuple[WorkerHealth, ...]:
         """How each worker is just now: the processes first, then the threads."""
-        from procbus.health import cpu_health, io_health  # only now: it imports psutil
+        from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
         return (*cpu_health(self.lanes.cpu), *io_health(self.lanes.io, self.lanes.loop))
 
@@ -188,5 +188,5 @@ class Assembly:
 
     def _get_ready(self) -> None:
         self.lanes.check_can_start()
-        exit_watch.watch(self.lifecycle)
+        exit_hooks.watch(self.lifecycle)
         self.lanes.prime()

@@ -3,48 +3,132 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Iterator,
-    Sized,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from os import fspath
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Never, TypeVar, Unpack, overload
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
-from procbus.admission import OnFull
 from procbus.assembly import Assembly
-from procbus.bus_life import BusLife
-from procbus.context import NOTHING
-from procbus.dead_letters import DeadLetter, DeadLetters
-from procbus.handler import make_handler
-from procbus.receipt import Receipt
-from procbus.registry import check_can_travel
-from procbus.settings import Settings, make_settings
-from procbus.stats import BusStats
+from procbus.core.context import NOTHING
+from procbus.core.dead_letter import DeadLetter
+from procbus.core.errors import OptionError, SerializationError
+from procbus.core.handler import make_handler
+from procbus.core.receipt import Receipt
+from procbus.core.stats import BusStats
+from procbus.core.topic import check_concrete, topics_in
+from procbus.core.validation import is_whole, shown
+from procbus.dispatch.admission import OnFull
+from procbus.dispatch.dead_letters import DeadLetters
+from procbus.futures.thread_set_up import ThreadSetUp
+from procbus.lifecycle import Lifecycle
+from procbus.routing.registry import check_can_travel
+from procbus.settings import MOST_WORKERS, Settings, make_settings
 from procbus.stream import stream_of
-from procbus.topic import check_concrete, topics_in
+from procbus.system import sigterm
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from procbus.advice import AdviceList
-    from procbus.bus_executor import BusExecutor, ExecutorOptions
-    from procbus.handler import Handler, Kind
-    from procbus.health import WorkerHealth
-    from procbus.journal.forms import CodecName
+    from procbus.advice.advice import AdviceList
+    from procbus.core.handler import Handler, HandlerOptions, Kind
+    from procbus.core.validation import Keep
+    from procbus.futures.executor import BusExecutor, ExecutorOptions
+    from procbus.journal.codec import CodecName
     from procbus.journal.journal import Durability
-    from procbus.journal.retention import Keep
-    from procbus.options import HandlerOptions
-    from procbus.pool.blocks import OnOversize
+    from procbus.journal.resume_summary import ResumeSummary
     from procbus.pool.dask.pool import DaskPool
-    from procbus.resume_summary import ResumeSummary
-    from procbus.sigterm import OnSigterm
+    from procbus.pool.memory.events import OnOversize
+    from procbus.supervision.health import WorkerHealth
+    from procbus.system.sigterm import OnSigterm
+
+
+# The life of a bus: the methods that start it, wait for it and end it.
+
+
+class BusLife:
+    """What a bus is from its start to its end. All methods may be called from any thread.
+
+    Threads know the parts of a bus, and nothing of this object: so it is gone once its user lets go
+    of it.
+
+    Args:
+        parts: of the bus.
+    """
+
+    def __init__(self, parts: Assembly) -> None:
+        self._start = parts.start
+        self._lifecycle = parts.lifecycle
+
+    def __del__(self) -> None:
+        """Nobody can use the bus any more: finish what is pending, and end the workers."""
+        lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
+        if lifecycle is not None:  # else it could not be made
+            lifecycle.drop()
+
+    def start(self) -> Self:
+        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
+        self._start()
+        return self
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything published is settled, also what handlers publish meanwhile.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Returns:
+            Whether everything is settled.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        return self._lifecycle.drain(timeout)
+
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Take no more events, finish, and end all workers. Idempotent.
+
+        Args:
+            timeout: finish within so many seconds; then what has not begun is cancelled and what
+                is running is stopped. None waits as long as it takes.
+            cancel: cancel at once what has not begun, and wait only for what is running.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        self._lifecycle.close(timeout, cancel)
+
+    def __enter__(self) -> Self:
+        """Use the bus for the length of a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close; after Ctrl-C (or SystemExit) cancel what has not begun."""
+        self._lifecycle.leave(error)
+
+    async def __aenter__(self) -> Self:
+        """Use the bus for the length of a block."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """As `__exit__`, without blocking the event loop; cancelling the task cancels as Ctrl-C."""
+        from procbus import aio  # only now: it imports asyncio
+
+        await aio.in_thread(self._lifecycle.leave, error)
+        sigterm.restore()  # which only the main thread can
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -379,7 +463,7 @@ class EventBus(BusLife):
         Raises:
             OptionError: an option makes no sense.
         """
-        from procbus.bus_executor import BusExecutor  # only now: it imports concurrent.futures
+        from procbus.futures.executor import BusExecutor  # only now: it imports concurrent.futures
 
         return BusExecutor(self, self._parts, kind, options)
 
@@ -449,3 +533,65 @@ def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     if payload is NOTHING:
         return event, None
     return payload, check_concrete(event)
+
+
+# An executor that has a bus of its own.
+
+
+def executor(
+    kind: Kind = "cpu",
+    *,
+    max_workers: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    **options: Unpack[ExecutorOptions],
+) -> BusExecutor:
+    """Make a `concurrent.futures.Executor` with a bus of its own, which ends with it.
+
+    To replace a `ProcessPoolExecutor` (`"cpu"`) or a `ThreadPoolExecutor` (`"io"`).
+
+    Args:
+        kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads (an `async def` on an
+            event loop).
+        max_workers: processes or threads; None for as many as `EventBus` has by default.
+        initializer: called once in each worker before its first call. If it raises, the calls that
+            the worker was for fail with `WorkerDied`, whose cause tells why.
+        initargs: arguments of `initializer`.
+        **options: of every call: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`,
+            `max_crashes`, `writable` (True, unless you say otherwise), `priority`, as for
+            `procbus.subscribe`.
+
+    Raises:
+        OptionError: an option makes no sense.
+        SerializationError: `initializer` or `initargs` cannot travel to a worker.
+        TypeError: `initializer` is not callable.
+    """
+    if max_workers is not None and not is_whole(max_workers, 1, MOST_WORKERS):
+        raise OptionError(
+            f"max_workers must be greater than 0: a whole number to {MOST_WORKERS}, or None for "
+            f"the default, not {shown(max_workers)}"
+        )
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be a callable, not {shown(initializer)}")
+    set_up = None
+    if kind == "io":
+        bus = EventBus([], io_workers=max_workers)
+        if initializer is not None:
+            set_up = ThreadSetUp(initializer, tuple(initargs))
+    else:
+        init = None if initializer is None else partial(initializer, *initargs)
+        bus = _with_initializer(max_workers, init)
+    made = bus.executor(kind, **options)
+    made.own(set_up)
+    return made
+
+
+def _with_initializer(workers: int | None, init: Callable[[], object] | None) -> EventBus:
+    """Make a bus with workers that are set up; its user gave an `initializer`, no `worker_init`."""
+    try:
+        return EventBus([], cpu_workers=workers, worker_init=init)
+    except SerializationError as error:
+        text = str(error).replace("worker_init=", "initializer ", 1)
+        raise SerializationError(text, error.path) from error.__cause__
+    except OptionError as error:
+        raise OptionError(str(error).replace("worker_init=", "initializer ", 1)) from None

@@ -11,16 +11,16 @@ from math import inf
 from time import monotonic
 from typing import Never
 
-from procbus import exit_watch, sigterm
-from procbus.admission import Admission
-from procbus.context import running_context
-from procbus.dispatcher import Dispatcher
-from procbus.errors import BusClosed, JournalError, ProcbusError
-from procbus.lanes import Lanes
-from procbus.log import log
-from procbus.own_thread import run_in_thread
-from procbus.sigterm import OnSigterm
-from procbus.subscription import Subscription
+from procbus.core.context import running_context
+from procbus.core.errors import BusClosed, JournalError, ProcbusError
+from procbus.core.log import log
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.dispatcher import Dispatcher
+from procbus.lanes.lanes import Lanes
+from procbus.system import exit_hooks, sigterm
+from procbus.system.own_thread import run_in_thread
+from procbus.system.sigterm import OnSigterm
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
@@ -135,7 +135,7 @@ class Lifecycle:
         The collector of garbage may call this anywhere, with any lock held: it takes none.
         """
         sigterm.forget(self)
-        if not self.closed and self._pid == os.getpid() and exit_watch.watches(self):
+        if not self.closed and self._pid == os.getpid() and exit_hooks.watches(self):
             run_in_thread("procbus-dropped", self._close_dropped)
 
     def _close_dropped(self) -> None:
@@ -207,7 +207,7 @@ class Lifecycle:
         self._last_advice()
         self._dispatcher.close()
         self.closed = True
-        exit_watch.forget(self)
+        exit_hooks.forget(self)
         sigterm.forget(self)
         self._sum_up_failures()
 

@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from procbus.delivery import DeliveryState
-from procbus.receipt import Receipt
+from procbus.core.delivery import DeliveryState
+from procbus.core.receipt import Receipt
 
 #: Seconds between two updates: one costs as much as several events.
 _EVERY_S = 0.1

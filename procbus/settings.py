@@ -12,24 +12,29 @@ from math import inf
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from procbus.amounts import is_real, is_whole
-from procbus.annotation import name_of
-from procbus.callables import accepts, is_async, is_generator
-from procbus.errors import OptionError, SerializationError
-from procbus.hints import did_you_mean, shown
-from procbus.journal.retention import parse_keep
-from procbus.options import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
-from procbus.sizes import format_size, parse_limit, parse_size
+from procbus.core.errors import OptionError, SerializationError
+from procbus.core.handler import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
+from procbus.core.introspection import accepts, is_async, is_generator, name_of
+from procbus.core.validation import (
+    did_you_mean,
+    format_size,
+    is_real,
+    is_whole,
+    parse_keep,
+    parse_limit,
+    parse_size,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from procbus.admission import OnFull
-    from procbus.dead_letters import DeadLetter
-    from procbus.journal.forms import CodecName
+    from procbus.core.dead_letter import DeadLetter
+    from procbus.core.validation import Keep
+    from procbus.dispatch.admission import OnFull
+    from procbus.journal.codec import CodecName
     from procbus.journal.journal import Durability
-    from procbus.journal.retention import Keep
-    from procbus.pool.blocks import OnOversize
     from procbus.pool.dask.pool import DaskPool
-    from procbus.sigterm import OnSigterm
+    from procbus.pool.memory.events import OnOversize
+    from procbus.system.sigterm import OnSigterm
 
 _KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
@@ -215,7 +220,7 @@ def _check_carry(carry: object) -> tuple[ContextVar[Any], ...]:
     variables = tuple(dict.fromkeys(given))
     if variables:
         # Imported here because it needs cloudpickle, and a bus may do without workers.
-        from procbus.blame import check_variables
+        from procbus.codec.fault_path import check_variables
 
         check_variables(variables)
     return variables
@@ -281,8 +286,8 @@ def _check_function(option: str, function: Callable[..., object], given: tuple[s
 
 def _check_travels(worker_init: Callable[[], object]) -> None:
     # Imported here because they need cloudpickle, and a bus may do without workers.
-    from procbus.blame import path_of_fault
-    from procbus.codec import encode_definition
+    from procbus.codec.encoder import encode_definition
+    from procbus.codec.fault_path import path_of_fault
 
     try:
         encode_definition(worker_init)

@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from procbus.admission import Admission
-from procbus.cpu_lane import CpuLane
-from procbus.delivery import Delivery
-from procbus.errors import CircuitOpen
-from procbus.handler import make_handler
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.pool.process import resident_bytes
-from procbus.pool.seam import At, Message, Pool, Report
-from procbus.receipt import FanReceipt, Receipt
-from procbus.retry_queue import RetryQueue
-from procbus.subscription import Subscription
-from procbus.turns import Steps
-from procbus.wear import Wear
+from procbus.core.delivery import Delivery
+from procbus.core.errors import CircuitOpen
+from procbus.core.handler import make_handler
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import FanReceipt, Receipt
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.lanes.cpu import CpuLane
+from procbus.lanes.recycling import Wear
+from procbus.pool.child.self import resident_bytes
+from procbus.pool.interface import At, Message, Pool, Report
+from procbus.system.cooperative import Steps
+from procbus.testing.inline_pool import InlinePool, InlineWorker
 from tests.parts import settlement_for
 
 # A worker in this process opens a file for good: now, so that no test seems to leave it behind.

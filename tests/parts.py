@@ -6,17 +6,17 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
-from procbus.admission import Admission
-from procbus.context import HandlerContext
-from procbus.dead_letters import DeadLetter
-from procbus.delivery import Delivery
-from procbus.handler import Handler, make_handler
-from procbus.locks import Lock
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import FanReceipt, Receipt
-from procbus.retry_queue import RetryQueue
-from procbus.settlement import Settlement
-from procbus.subscription import Subscription
+from procbus.core.context import HandlerContext
+from procbus.core.dead_letter import DeadLetter
+from procbus.core.delivery import Delivery
+from procbus.core.handler import Handler, make_handler
+from procbus.core.locks import Lock
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import FanReceipt, Receipt
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.dispatch.settlement import Settlement
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
 BOUND_S = 10.0

@@ -1,4 +1,4 @@
-"""Imports inside procbus/ go down the layers, and heavy libraries stay where they belong."""
+"""Rooms: imports go down only, a room is entered by its doors, libraries stay where they belong."""
 
 from __future__ import annotations
 
@@ -7,150 +7,76 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
-# From the top down. A module may import from its own row and from those below.
-# `package/*` stands for the package and all that is in it.
-LAYERS = {
-    "edge": ["__main__", "cli", "testing/*", "demo/*", "journal_cli", "profile"],
-    "front door": ["__init__"],
-    "own executor": ["own_executor"],
-    "facade": ["bus"],
-    "flow": [
-        "addressing",
-        "advisor",
-        "aio",
-        "asked_retries",
-        "assembly",
-        "breaker",
-        "bus_executor",
-        "bus_life",
-        "call_future",
-        "companion",
-        "cpu_lane",
-        "dispatcher",
-        "io_lane",
-        "io_thread",
-        "journaled",
-        "journaled_settlement",
-        "lanes",
-        "leftovers",
-        "lifecycle",
-        "loop_lane",
-        "recorded",
-        "settlement",
-        "sharing",
-        "stream",
-        "subscriptions",
-        "supervisor",
-        "window",
-    ],
-    "mechanism": [
-        "admission",
-        "advice",
-        "blame",
-        "brake",
-        "by_value",
-        "call_handlers",
-        "cgroups",
-        "calls",
-        "circuit",
-        "class_forms",
-        "codec",
-        "dead_letters",
-        "direct",
-        "exit_watch",
-        "failure_log",
-        "footprint",
-        "freezing",
-        "cores",
-        "crossing",
-        "gate",
-        "gil_probe",
-        "given_ids",
-        "health",
-        "histogram",
-        "journal/*",
-        "letter_file",
-        "letters",
-        "lane_thread",
-        "limits",
-        "machine",
-        "meter",
-        "mover",
-        "oom",
-        "outcome_data",
-        "own_process",
-        "ownership",
-        "pool/*",
-        "proc_files",
-        "processes",
-        "progress",
-        "queue",
-        "redefinition",
-        "registry",
-        "retry",
-        "retry_queue",
-        "router",
-        "script_globals",
-        "settings",
-        "sigterm",
-        "stall",
-        "stats",
-        "stats_text",
-        "steps",
-        "strays",
-        "subscription",
-        "thread_set_up",
-        "turns",
-        "unseen",
-        "verdict",
-        "wear",
-        "weighing",
-    ],
-    "nouns": [
-        "amounts",
-        "annotation",
-        "backoff",
-        "callables",
-        "carry",
-        "context",
-        "delivery",
-        "errors",
-        "evidence",
-        "exception_parts",
-        "handler",
-        "hints",
-        "letter",
-        "locks",
-        "log",
-        "options",
-        "outcome",
-        "own_thread",
-        "plain_text",
-        "receipt",
-        "resume_summary",
-        "session",
-        "sizes",
-        "topic",
-        "unfinished",
-        "user_objects",
-        "waiting",
-    ],
+#: From the ground up: a room imports only from itself and from the rooms before it.
+#: FRONT is the modules that lie directly in procbus/.
+FRONT = "(front)"
+ROOMS = [
+    "core",
+    "system",
+    "codec",
+    "routing",
+    "advice",
+    "pool",
+    "dispatch",
+    "lanes",
+    "supervision",
+    "journal",
+    "futures",
+    FRONT,
+    "testing",
+    "demo",
+    "cli",
+]
+
+#: The modules of a room that other rooms may import. A room that is not named here has no walls.
+DOORS = {
+    "pool": {"interface", "loky", "outcomes", "memory.events", "dask.pool"},
+    "journal": {"journal", "dispatcher", "settlement", "resume", "inspection", "codec"},
 }
 
-# Each of these is behind one module, so that there is one place to read, and one to change.
+#: Imports that still go up. Each shows a border that is not drawn well yet; none may join them.
+UP = {
+    "procbus.advice.advisor -> procbus.lanes.threads",
+    "procbus.core.delivery -> procbus.dispatch.unretrieved",
+    "procbus.core.receipt -> procbus.pool.memory.events",
+    "procbus.core.subscription -> procbus.lanes.gate",
+    "procbus.dispatch.dispatcher -> procbus.futures.subscriptions",
+    "procbus.dispatch.dispatcher -> procbus.journal.resume_summary",
+    "procbus.futures.executor -> procbus.assembly",
+    "procbus.journal.dispatcher -> procbus.settings",
+    "procbus.lanes.companion -> procbus.supervision.stall",
+    "procbus.lanes.lanes -> procbus.settings",
+    "procbus.lanes.lanes -> procbus.supervision.supervisor",
+    "procbus.pool.outcomes -> procbus.lanes.attempt",
+    "procbus.pool.parent_end -> procbus.lanes.recycling",
+}
+#: Imports that still go past a door.
+PAST = {
+    "procbus.bus -> procbus.journal.resume_summary",
+    "procbus.dispatch.dispatcher -> procbus.journal.resume_summary",
+    "procbus.lanes.lanes -> procbus.pool.launch",
+    "procbus.testing.inline_pool -> procbus.pool.child.loop",
+    "procbus.testing.inline_pool -> procbus.pool.handler_cache",
+    "procbus.testing.inline_pool -> procbus.pool.logbook",
+    "procbus.testing.inline_pool -> procbus.pool.memory.results",
+    "procbus.testing.inline_pool -> procbus.pool.memory.worker_side",
+    "procbus.testing.inline_pool -> procbus.pool.parent_end",
+}
+
+#: Each of these is imported in one module, so that there is one place to read, and one to change.
 ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]
 
-# What `import procbus` must not load: they are for those who publish, not for those who import.
+#: `import procbus` loads none of these: a script that only declares handlers does not need them.
 HEAVY = ["asyncio", "cloudpickle", "loky", "multiprocessing", "psutil", "rich", "sqlite3"]
 
 LONGEST_MODULE = 700  # lines; above that, ask whether it holds one idea
+MOST_FRONT_MODULES = 10
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,19 +91,36 @@ def modules() -> dict[str, Path]:
     }
 
 
+def room_of(module: str) -> str:
+    """The room that a module lies in."""
+    if module == "procbus.__main__":
+        return "cli"
+    parts = module.split(".")
+    is_package = (ROOT / "procbus" / parts[1]).is_dir() if len(parts) > 1 else False
+    return parts[1] if is_package else FRONT
+
+
 @cache
-def imports(module: str) -> frozenset[str]:
-    """Dotted names that the module imports anywhere in it, but for type checking only."""
+def imports(module: str, *, with_types: bool = True) -> frozenset[str]:
+    """Dotted names that a module imports anywhere in it.
+
+    Args:
+        module: its dotted name.
+        with_types: whether imports for type checking only count too.
+    """
     file = modules()[module]
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    return frozenset(imported_names(ast.parse(file.read_text(encoding="utf-8")), package))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return frozenset(imported_names(tree, package, with_types))
 
 
-def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+def imported_names(tree: ast.AST, package: str, with_types: bool) -> Iterator[str]:
     match tree:
-        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")) if (
+            not with_types
+        ):
             for statement in tree.orelse:
-                yield from imported_names(statement, package)
+                yield from imported_names(statement, package, with_types)
             return
         case ast.Import(names=names):
             yield from (name.name for name in names)
@@ -191,69 +134,81 @@ def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
         ):
             yield resolve_name(name, package)
     for child in ast.iter_child_nodes(tree):
-        yield from imported_names(child, package)
+        yield from imported_names(child, package, with_types)
 
 
-def own_imports(module: str) -> set[str]:
-    """Modules of procbus that the module imports."""
-    own = {name for name in imports(module) if name.split(".")[0] == "procbus"}
+def own_imports(module: str, *, with_types: bool = True) -> set[str]:
+    """Modules of procbus that a module imports."""
+    names = imports(module, with_types=with_types)
+    own = {name for name in names if name.split(".")[0] == "procbus"}
     return {name if name in modules() else name.rpartition(".")[0] for name in own} - {module}
 
 
-def layers_of(module: str) -> list[str]:
-    """Layers whose row names the module: one, when the table is right."""
-    path = module.removeprefix("procbus").removeprefix(".").replace(".", "/") or "__init__"
-    return [
-        layer
-        for layer, names in LAYERS.items()
-        if any(path == name.removesuffix("/*") or fnmatchcase(path, name) for name in names)
-    ]
+def borders() -> Iterator[tuple[str, str]]:
+    """Each import from one room into another."""
+    for module in modules():
+        for other in sorted(own_imports(module)):
+            # The package itself has no imports of its own but for type checkers: see `_HOMES`.
+            if room_of(module) != room_of(other) and module != "procbus" and other != "procbus":
+                yield module, other
 
 
-def depth(module: str) -> int:
-    return list(LAYERS).index(layers_of(module)[0])
+def test_every_room_is_in_the_list() -> None:
+    rooms = {room_of(module) for module in modules()}
+
+    assert rooms == set(ROOMS)
 
 
-def test_every_module_stands_in_one_layer_of_the_table() -> None:
-    wrong = {module: layers for module in modules() if len(layers := layers_of(module)) != 1}
+def test_few_modules_lie_outside_of_a_room() -> None:
+    front = [module for module in modules() if room_of(module) == FRONT and module != "procbus"]
 
-    assert modules(), "no module found: is procbus/ where this test looks?"
-    assert not wrong, f"put each of these in one row of LAYERS in {__file__}: {wrong}"
-
-
-def test_imports_go_down_the_layers_or_stay_in_one() -> None:
-    placed = [module for module in modules() if layers_of(module)]
-    up = [
-        f"{module} ({layers_of(module)[0]}) imports {other} ({layers_of(other)[0]})"
-        for module in placed
-        for other in own_imports(module)
-        if other in placed and depth(other) < depth(module)
-    ]
-
-    assert not up, "\n".join(up)
+    assert len(front) <= MOST_FRONT_MODULES, front
 
 
-def test_imports_make_no_cycle() -> None:
+def test_each_room_imports_only_rooms_below_it() -> None:
+    up = {
+        f"{module} -> {other}"
+        for module, other in borders()
+        if ROOMS.index(room_of(other)) > ROOMS.index(room_of(module))
+    }
+
+    assert up == UP
+
+
+def test_a_room_is_entered_by_its_doors() -> None:
+    past = {
+        f"{module} -> {other}"
+        for module, other in borders()
+        if (room := room_of(other)) in DOORS
+        and other != f"procbus.{room}"
+        and other.removeprefix(f"procbus.{room}.") not in DOORS[room]
+    }
+
+    assert past == PAST
+
+
+def test_modules_make_no_circle() -> None:
+    graph = {module: own_imports(module, with_types=False) for module in modules()}
     try:
-        graphlib.TopologicalSorter({module: own_imports(module) for module in modules()}).prepare()
+        graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"each imported by the next: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("library", ONE_MODULE_EACH)
-def test_a_library_is_imported_in_one_module_only(library: str) -> None:
+def test_a_library_is_imported_in_one_module(library: str) -> None:
     users = [
         module
         for module in modules()
-        # The demo is a script as users write them: what it does with a database is its own affair.
-        if not module.startswith("procbus.demo")
-        and any(name.split(".")[0] == library for name in imports(module))
+        # The demo is a script as users write them: it has a database of its own.
+        if room_of(module) != "demo"
+        and any(name.split(".")[0] == library for name in imports(module, with_types=False))
     ]
 
     assert len(users) <= 1, f"{library} is imported by {', '.join(users)}"
 
 
-def test_no_module_is_too_long() -> None:
+def test_no_module_is_a_hall() -> None:
     lengths = {
         module: len(file.read_text(encoding="utf-8").splitlines())
         for module, file in modules().items()
@@ -281,8 +236,8 @@ def test_importing_procbus_loads_nothing_heavy() -> None:
     ("source", "expected"),
     [
         ("import loky.backend", {"loky.backend"}),
-        ("from . import errors", {"procbus.pool.errors"}),
-        ("from ..errors import BusClosed", {"procbus.errors.BusClosed"}),
+        ("from . import wire", {"procbus.pool.wire"}),
+        ("from ..core.errors import BusClosed", {"procbus.core.errors.BusClosed"}),
         ("def f():\n    import psutil", {"psutil"}),
         ("import importlib\nimportlib.import_module('loky')", {"importlib", "loky"}),
         ("if TYPE_CHECKING:\n    import loky\nelse:\n    import psutil", {"psutil"}),
@@ -290,4 +245,7 @@ def test_importing_procbus_loads_nothing_heavy() -> None:
     ],
 )
 def test_imports_are_read_from_the_source(source: str, expected: set[str]) -> None:
-    assert set(imported_names(ast.parse(source), "procbus.pool")) == expected
+    tree = ast.parse(source)
+
+    assert set(imported_names(tree, "procbus.pool", False)) == expected
+    assert expected | {"loky"} >= set(imported_names(tree, "procbus.pool", True)) >= expected

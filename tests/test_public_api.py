@@ -10,7 +10,7 @@ import pytest
 
 import procbus
 from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, subscribe
-from procbus.receipt import FanReceipt, SoleReceipt
+from procbus.core.receipt import FanReceipt, SoleReceipt
 
 NAMES = [
     "Advice",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from procbus.errors import ProcbusError
+from procbus.core.errors import ProcbusError
 
 
 class DemoError(ProcbusError):

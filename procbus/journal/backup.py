@@ -13,12 +13,12 @@ import os
 import secrets
 from collections.abc import Sequence
 
-from procbus.errors import JournalError
-from procbus.journal.frames import Half
-from procbus.journal.ground import SUFFIXES, cannot_write, place, prepare, tidy
-from procbus.journal.queries import Queries
-from procbus.journal.recovery import recover
-from procbus.journal.store import Store
+from procbus.core.errors import JournalError
+from procbus.journal.storage.database import Store
+from procbus.journal.storage.files import SUFFIXES, cannot_write, place, prepare, tidy
+from procbus.journal.storage.frames import Half
+from procbus.journal.storage.opening import recover
+from procbus.journal.storage.queries import Queries
 
 
 def back_up(source: Store, left: Sequence[Half], dest: str) -> None:

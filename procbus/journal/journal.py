@@ -10,29 +10,34 @@ from math import inf
 from time import time
 from typing import Any, Literal
 
-from procbus.delivery import Delivery
-from procbus.errors import JournalError, SerializationError
-from procbus.journal import records
+from procbus.core.dead_letter import summary_of
+from procbus.core.delivery import Delivery
+from procbus.core.errors import JournalError, SerializationError
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.validation import Calendar
 from procbus.journal.backup import back_up
-from procbus.journal.forms import Codec, CodecName, make_codec
-from procbus.journal.ground import cannot_write, place, prepare, tidy
-from procbus.journal.ids import Ids
-from procbus.journal.intake import HALF, Intake
-from procbus.journal.lock import Lock
-from procbus.journal.names import HandlerNames
-from procbus.journal.opening import identify, what_is_in
-from procbus.journal.queries import Queries, Recorded, Unfinished
-from procbus.journal.records import SHIFT
-from procbus.journal.recovery import read_left, recover, user
-from procbus.journal.reservation import Reservation
-from procbus.journal.retention import Calendar
-from procbus.journal.store import Store
-from procbus.journal.sync import GroupSync
-from procbus.journal.writer import Writer
-from procbus.letter import summary_of
-from procbus.log import log
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.receipt import Receipt
+from procbus.journal.codec import Codec, CodecName, make_codec
+from procbus.journal.storage import records
+from procbus.journal.storage.database import Store
+from procbus.journal.storage.files import cannot_write, place, prepare, tidy
+from procbus.journal.storage.group_sync import GroupSync
+from procbus.journal.storage.ids import Ids
+from procbus.journal.storage.intake import HALF, Intake
+from procbus.journal.storage.lock import Lock
+from procbus.journal.storage.names import HandlerNames
+from procbus.journal.storage.opening import (
+    Reservation,
+    identify,
+    read_left,
+    recover,
+    user,
+    what_is_in,
+)
+from procbus.journal.storage.queries import Queries, Recorded, Unfinished
+from procbus.journal.storage.records import SHIFT
+from procbus.journal.storage.writer import Writer
 
 Durability = Literal["process", "power"]
 

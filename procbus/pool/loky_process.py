@@ -7,6 +7,8 @@ import contextlib
 import io
 import multiprocessing.resource_tracker
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import active_children, current_process, process
+from multiprocessing.connection import Connection
 from multiprocessing.context import set_spawning_popen
 from multiprocessing.popen_spawn_posix import Popen as SpawnPopen
 from time import monotonic
@@ -25,16 +28,50 @@ from loky.backend import get_context, reduction
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
 
-from procbus import exit_watch
-from procbus.pool import worker_process
-from procbus.pool.death import exit_code_in, wait_dead
-from procbus.pool.ending import STOP_S
-from procbus.pool.launching import interpreter_flags, start_process, stderr_with_descriptor
+from procbus.pool.child import main
+from procbus.pool.child.ending import STOP_S
+from procbus.pool.launch import interpreter_flags, start_process, stderr_with_descriptor
+from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Semaphore
 
-    from procbus.processes import Probe
+    from procbus.system.process import Probe
+
+
+# Whether a worker is dead, and by what: the kernel knows it first, loky some 0.1 s later.
+
+#: How often it is looked whether a process is dead whose pipe is broken, in seconds.
+_LOOK_S = 0.001
+
+
+def wait_dead(probe: Probe | None, ended: threading.Event, deadline: float) -> int | None:
+    """Wait until a process is dead or loky says so; the exit code, if the kernel gives it.
+
+    Args:
+        probe: the process; None where it is not known.
+        ended: is set once loky says so.
+        deadline: in seconds of `time.monotonic()`; then it is waited for no longer.
+    """
+    while probe is not None and monotonic() < deadline:
+        exit_code = probe.exit_code()
+        if exit_code is not None or ended.wait(_LOOK_S):
+            return exit_code
+    ended.wait(max(0.0, deadline - monotonic()))
+    return None
+
+
+def break_pipe(pipe: Connection) -> None:
+    """Have who reads from a pipe find its end, whoever else holds the other side open."""
+    if not pipe.closed and sys.platform != "win32":
+        with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def exit_code_in(error: BaseException | None) -> int | None:
+    """The exit code that loky gives in the text of an error, and only there."""
+    found = re.search(r"exit codes of the workers are \{\w*\((-?\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 _WARNINGS = "PYTHONWARNINGS"
@@ -91,7 +128,7 @@ class LokyProcess:
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
             context=_Context(),
-            initializer=worker_process.prepare,
+            initializer=main.prepare,
             initargs=prepared_with,
             env=environment,
         )
@@ -120,20 +157,20 @@ class LokyProcess:
         """
         _start_trackers()  # else along with the worker, and they unblock interrupts in between
         self._task, pid = start_process(self._submit, nice)
-        exit_watch.close_first()
+        exit_hooks.close_first()
         return pid
 
     def _submit(self) -> Future[None]:
         """Have loky start the process, and run its loop there."""
         task: Future[None]
         try:
-            task = self._executor.submit(worker_process.serve, self._init)
+            task = self._executor.submit(main.serve, self._init)
         except RuntimeError as error:
             if "atexit" not in str(error):
                 raise
             # The interpreter is ending. loky did start it, and failed then to register its exit
             # hook. Asking again gives the future that this lost; to serve twice does nothing.
-            task = self._executor.submit(worker_process.serve, self._init)
+            task = self._executor.submit(main.serve, self._init)
         return task
 
     def tell_end(self, ended: Callable[[], None]) -> None:
@@ -148,7 +185,7 @@ class LokyProcess:
 
     def know(self, pid: int) -> None:
         """This is its pid."""
-        from procbus.processes import Probe  # while it starts: psutil takes time to import
+        from procbus.system.process import Probe  # while it starts: psutil takes time to import
 
         self.probe = Probe(pid)
 

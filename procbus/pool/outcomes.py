@@ -7,19 +7,18 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from procbus import blame
-from procbus.codec import decode, encode_alone
-from procbus.delivery import Delivery
-from procbus.errors import SerializationError, WorkerDied, WorkerTraceback
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import own_error
-from procbus.pool.large import Form, load
-from procbus.pool.room import Place
-from procbus.pool.seam import Ended, WorkerGone
+from procbus.codec import fault_path
+from procbus.codec.encoder import decode, encode_alone
+from procbus.core.delivery import Delivery
+from procbus.core.errors import SerializationError, WorkerDied, WorkerTraceback
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.user_objects import is_a, named, set_cause
+from procbus.core.validation import format_size
+from procbus.lanes.attempt import own_error
+from procbus.pool.interface import Ended, WorkerGone
+from procbus.pool.memory.shared_file import Form, Place, load
 from procbus.pool.wire import End, Ending
-from procbus.receipt import Receipt
-from procbus.sizes import format_size
-from procbus.user_objects import is_a, named, set_cause
 
 Settled = tuple[Delivery, Outcome]
 
@@ -122,7 +121,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
         except BaseException:  # noqa: BLE001 - another fault than the one looked for
             return False
 
-    return blame.path_of_fault(delivery.receipt.event, "event", mentions)
+    return fault_path.path_of_fault(delivery.receipt.event, "event", mentions)
 
 
 def _result_fault(delivery: Delivery, error: BaseException) -> SerializationError:
@@ -137,7 +136,9 @@ def _result_fault(delivery: Delivery, error: BaseException) -> SerializationErro
 def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) -> Outcome:
     """Make the outcome of a delivery whose event or handler cannot be sent to a worker."""
     if not is_a(error, SerializationError):
-        fault = blame.event_fault(delivery.handler.name, delivery.event_id, receipt.event, error)
+        fault = fault_path.event_fault(
+            delivery.handler.name, delivery.event_id, receipt.event, error
+        )
         fault.__cause__ = error
         error = fault
     return Outcome(OutcomeKind.RAISED, error=error)

@@ -7,31 +7,27 @@ It does not care how the bytes get there and back: that is what pools differ in.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import thread_time
 from typing import Any
 
-from procbus import blame
-from procbus.carry import Carried
-from procbus.codec import (
-    PARENT,
-    ClassNumber,
-    Encoder,
-    define_class,
-    forget_classes,
-)
-from procbus.delivery import Delivery
-from procbus.outcome import Outcome, OutcomeKind
+from procbus.codec import fault_path
+from procbus.codec.encoder import PARENT, ClassNumber, Encoder, decode, define_class, forget_classes
+from procbus.core.carry import Carried
+from procbus.core.delivery import Delivery
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.subscription import Subscription
+from procbus.lanes.recycling import may_replace
 from procbus.pool import outcomes
-from procbus.pool.blocks import EventMemory
-from procbus.pool.costs import Costs
-from procbus.pool.definitions import Definitions
-from procbus.pool.event_writer import EventWriter
-from procbus.pool.forward import take_in
-from procbus.pool.known_handlers import KnownHandlers
+from procbus.pool.child.usage import Sums
+from procbus.pool.forwarding import take_in
+from procbus.pool.handler_cache import Definitions, KnownHandlers
+from procbus.pool.interface import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.logbook import Page
-from procbus.pool.result_memory import ResultReader
-from procbus.pool.seam import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
+from procbus.pool.memory.event_writer import EventWriter
+from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.results import ResultReader
 from procbus.pool.wire import (
     IN_HEAD,
     BatchHead,
@@ -46,8 +42,47 @@ from procbus.pool.wire import (
     size_in_head,
     unpack_results,
 )
-from procbus.receipt import Receipt
-from procbus.wear import may_replace
+
+# What the handlers of one worker cost: its sums, and what they take of the parent.
+
+
+class Costs:
+    """Hands what was measured to the meters. It belongs to the companion of one worker."""
+
+    def __init__(self) -> None:
+        #: By number of the handler.
+        self._subscriptions: dict[int, Subscription] = {}
+
+    def know(self, subscription: Subscription) -> None:
+        """Take note of whose handler has which number."""
+        self._subscriptions[subscription.handler.number] = subscription
+
+    def forget(self, handlers: Iterable[int]) -> None:
+        """Handlers are not needed any more."""
+        for handler in handlers:
+            self._subscriptions.pop(handler, None)
+
+    def note_sent(self, deliveries: Sequence[Delivery], kinds: int, cpu_s: float) -> None:
+        """A batch of deliveries, of so many kinds, was made ready in so many CPU seconds."""
+        subscription = deliveries[0].subscription
+        # What each of several handlers costs does not show. To ask each delivery takes long.
+        if kinds == 1 or all(delivery.subscription is subscription for delivery in deliveries):
+            subscription.meter.note_sent(cpu_s / len(deliveries))
+
+    def note_received(self, first: Delivery, count: int, cpu_s: float) -> None:
+        """The results of so many deliveries were read, which took so many CPU seconds."""
+        first.subscription.meter.note_received(cpu_s / count)
+
+    def take_in(self, message: bytes | bytearray) -> bool:
+        """Take in a message of the worker, if it tells its sums; else say False."""
+        if message[:1] != Tag.MEASURED.value:
+            return False
+        for handler, sums in decode(memoryview(message)[1:]).items():
+            subscription = self._subscriptions.get(handler)
+            if subscription is not None:
+                subscription.note_sums(*Sums(*sums))
+        return True
+
 
 #: Events of one batch take at most so many bytes, but for a single one that is larger: two
 #: batches have to fit into a pipe that nobody reads.
@@ -202,7 +237,7 @@ class ParentEnd:
             data = self._encoder.encode_whole(pairs)
         except BaseException as error:
             named = [(carry.variables[place].name, value) for place, value in pairs]
-            raise blame.variable_fault(named, error) from error
+            raise fault_path.variable_fault(named, error) from error
         self._carried = carried, (carry.number, data)
         return self._carried[1]
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from procbus.codec import decode
+from procbus.codec.encoder import decode
 
 #: Action, pattern of the text, category by module and name, pattern of the module, line.
 _Filter = tuple[str, Any, tuple[str, str], Any, int]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from procbus.pool.logbook import anonymous_file
-from procbus.turns import Steps
+from procbus.system.cooperative import Steps
 
 #: Nobody else's, where there are real-time signals; SIGUSR2 on macOS (untested). Not on Windows.
 SIGNAL: int | None = None
@@ -36,7 +36,7 @@ _STEADY = 3
 _MOST_BYTES = 1 << 16
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
-_WORKER = str(Path(__file__).with_name("worker.py"))
+_WORKER = str(Path(__file__).parent / "child" / "loop.py")
 
 
 class StackPage:

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from procbus.codec import ClassNumber, decode
-from procbus.pool.room import Place
+from procbus.codec.encoder import ClassNumber, decode
+from procbus.pool.memory.shared_file import Place
 
 #: The message that ends a worker.
 STOP = b""

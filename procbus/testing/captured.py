@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
-from procbus.receipt import Receipt
-from procbus.topic import Topic, matches, topics_in
+from procbus.core.receipt import Receipt
+from procbus.core.topic import Topic, matches, topics_in
 
 #: So many events are shown where an assertion fails.
 _SHOWN = 20

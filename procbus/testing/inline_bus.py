@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Never
 
 from procbus.assembly import Assembly, Makers
 from procbus.bus import EventBus
-from procbus.carry import Carry
-from procbus.context import Run
-from procbus.delivery import Delivery
-from procbus.dispatcher import Dispatcher
-from procbus.errors import OptionError
-from procbus.handler import Handler
-from procbus.lanes import Lanes
-from procbus.receipt import Receipt
+from procbus.core.carry import Carry
+from procbus.core.context import Run
+from procbus.core.delivery import Delivery
+from procbus.core.errors import OptionError
+from procbus.core.handler import Handler
+from procbus.core.receipt import Receipt
+from procbus.dispatch.dispatcher import Dispatcher
+from procbus.lanes.lanes import Lanes
 from procbus.settings import Settings
 from procbus.testing.captured import Captured
 from procbus.testing.clock import Clock
 from procbus.testing.inline_lane import InlineLane, InlineRetries
 
 if TYPE_CHECKING:
-    from procbus.admission import OnFull
-    from procbus.dead_letters import DeadLetter
+    from procbus.core.dead_letter import DeadLetter
+    from procbus.dispatch.admission import OnFull
 
 
 class InlineBus(EventBus):

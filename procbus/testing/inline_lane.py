@@ -14,25 +14,25 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from procbus.carry import Carried, Carry
-from procbus.context import HandlerContext, kept, run_seated, running
-from procbus.delivery import Delivery, cancelled
-from procbus.handler import Handler
-from procbus.limits import timeout_error
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.own_process import (
+from procbus.core.carry import Carried, Carry
+from procbus.core.context import HandlerContext, kept, run_seated, running
+from procbus.core.delivery import Delivery, cancelled
+from procbus.core.handler import Handler
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.topic import check_concrete
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.lanes.attempt import (
     MakeContext,
     Settle,
     context_for,
     failure,
     look_at,
     success,
+    timeout_error,
 )
-from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.receipt import Receipt
-from procbus.retry_queue import RetryQueue
 from procbus.testing.clock import Clock
-from procbus.topic import check_concrete
+from procbus.testing.inline_pool import InlinePool, InlineWorker
 
 #: What a handler publishes is run inside it, down to so many levels; below that, after it.
 DEPTH = 20

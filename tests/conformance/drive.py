@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from procbus.delivery import Delivery
-from procbus.handler import make_handler
-from procbus.locks import Lock
-from procbus.outcome import Outcome, OutcomeKind
-from procbus.pool.seam import At, Ended, Message, Report, Worker, WorkerGone
-from procbus.receipt import FanReceipt
-from procbus.subscription import Subscription
+from procbus.core.delivery import Delivery
+from procbus.core.handler import make_handler
+from procbus.core.locks import Lock
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import FanReceipt
+from procbus.core.subscription import Subscription
+from procbus.pool.interface import At, Ended, Message, Report, Worker, WorkerGone
 
 _event_ids = itertools.count(1)
 _batches = itertools.count(1)

@@ -4,10 +4,10 @@
 import functools
 import threading
 
-from procbus.carry import Carry
-from procbus.codec import encode_alone
-from procbus.errors import SerializationError
-from procbus.pool.seam import Worker
+from procbus.codec.encoder import encode_alone
+from procbus.core.carry import Carry
+from procbus.core.errors import SerializationError
+from procbus.pool.interface import Worker
 from tests.conformance import handlers
 from tests.conformance.conftest import MakePool
 from tests.conformance.drive import deliveries, run, values

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from procbus.codec import encode_alone
-from procbus.pool.seam import At, Worker, WorkerGone
-from procbus.turns import in_turn
+from procbus.codec.encoder import encode_alone
+from procbus.pool.interface import At, Worker, WorkerGone
+from procbus.system.cooperative import in_turn
 from tests.conformance import handlers
 from tests.conformance.conftest import MakePool
 from tests.conformance.drive import (

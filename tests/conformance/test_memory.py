@@ -2,9 +2,9 @@
 
 import time
 
-from procbus.footprint import Footprint, FootprintMeter
-from procbus.pool.seam import At, Worker
-from procbus.turns import in_turn
+from procbus.pool.interface import At, Worker
+from procbus.system.cooperative import in_turn
+from procbus.system.footprint import Footprint, FootprintMeter
 from tests.conformance import handlers
 from tests.conformance.drive import Gate, Receiver, deliveries, give, run, running, values
 

@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from procbus.context import current
-from procbus.errors import HandlerExited, SerializationError, TopicError, WorkerTraceback
-from procbus.outcome import OutcomeKind
+from procbus.core.context import current
+from procbus.core.errors import HandlerExited, SerializationError, TopicError, WorkerTraceback
+from procbus.core.outcome import OutcomeKind
+from procbus.pool.interface import Pool, Worker, WorkerGone
 from procbus.pool.parent_end import BATCH_BYTES
-from procbus.pool.seam import Pool, Worker, WorkerGone
 from tests.conformance import handlers
 from tests.conformance.drive import (
     Gate,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from procbus.codec import encode_alone
-from procbus.errors import ProcbusError, WorkerTraceback
-from procbus.pool.loky_pool import LokyPool
-from procbus.pool.seam import SetUpFailed, Worker, WorkerGone
-from procbus.turns import in_turn
+from procbus.codec.encoder import encode_alone
+from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.pool.interface import SetUpFailed, Worker, WorkerGone
+from procbus.pool.loky import LokyPool
+from procbus.system.cooperative import in_turn
 from tests.conformance import handlers
 from tests.conformance.conftest import MakePool
 from tests.conformance.drive import Gate, deliveries, run, values

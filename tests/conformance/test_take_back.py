@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from procbus.delivery import Delivery
-from procbus.pool import worker
-from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.pool.seam import Ended, LastWords, Message, WorkerGone
+from procbus.core.delivery import Delivery
+from procbus.pool.child import loop
+from procbus.pool.interface import Ended, LastWords, Message, WorkerGone
+from procbus.testing.inline_pool import InlinePool, InlineWorker
 from tests.conformance.drive import deliveries_to, ends_of, give, subscription_of
 
 
@@ -49,17 +49,17 @@ machine: "OneWorker"
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     # By the real one, a busy machine would decide when the worker reports.
-    monkeypatch.setattr(worker, "monotonic", clock)
-    monkeypatch.setattr(worker, "resident_bytes", lambda: machine.resident)
+    monkeypatch.setattr(loop, "monotonic", clock)
+    monkeypatch.setattr(loop, "resident_bytes", lambda: machine.resident)
 
 
 def perform(step: Step) -> int:
     machine.ran.append(step.number)
     machine.take_back(step.take_back)
     if step.long:
-        clock.now += 2 * worker.FLUSH_S
+        clock.now += 2 * loop.FLUSH_S
     if step.grow:
-        clock.now += 2 * worker.LOOK_S
+        clock.now += 2 * loop.LOOK_S
         machine.resident = LIMIT
     if step.kill:
         machine.worker.kill()

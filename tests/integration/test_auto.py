@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, SubscriptionError
-from procbus.cores import usable_cores
-from procbus.gil_probe import is_available
+from procbus.advice.gil_probe import is_available
+from procbus.system.cores import usable_cores
 from tests.parts import BOUND_S
 
 pytestmark = [

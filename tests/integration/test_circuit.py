@@ -12,16 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from procbus import (
-    CircuitOpen,
-    EventBus,
-    HandlerTimeout,
-    OutcomeKind,
-    Receipt,
-    WorkerDied,
-    circuit,
-    supervisor,
-)
+from procbus import CircuitOpen, EventBus, HandlerTimeout, OutcomeKind, Receipt, WorkerDied
+from procbus.lanes import breaker
+from procbus.supervision import supervisor
 from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Tally
 
@@ -87,9 +80,9 @@ def works_again() -> Iterator[Said]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opens soon, and stays open until a test says otherwise."""
-    monkeypatch.setattr(circuit, "MOST_DEATHS", MOST)
-    monkeypatch.setattr(circuit, "WINDOW_S", 60.0)
-    monkeypatch.setattr(circuit, "COOL_S", 600.0)
+    monkeypatch.setattr(breaker, "MOST_DEATHS", MOST)
+    monkeypatch.setattr(breaker, "WINDOW_S", 60.0)
+    monkeypatch.setattr(breaker, "COOL_S", 600.0)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
 
 
@@ -147,7 +140,7 @@ def test_publishing_is_refused_and_what_is_pending_waits(
 def test_after_a_trial_that_survives_it_works_again(
     tally: Tally, poison: Path, opened: Said, works_again: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit, "COOL_S", 0.3)
+    monkeypatch.setattr(breaker, "COOL_S", 0.3)
     with EventBus([], cpu_workers=WORKERS) as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(20))
@@ -174,8 +167,8 @@ def test_after_a_trial_that_survives_it_works_again(
 def test_each_trial_that_fails_costs_one_delivery_and_one_worker(
     tally: Tally, poison: Path, opened: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit, "COOL_S", 0.05)
-    monkeypatch.setattr(circuit, "MOST_COOL_S", 0.2)
+    monkeypatch.setattr(breaker, "COOL_S", 0.05)
+    monkeypatch.setattr(breaker, "MOST_COOL_S", 0.2)
     with EventBus([], cpu_workers=WORKERS) as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(MOST + 4))

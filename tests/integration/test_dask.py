@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from procbus import DaskPool, EventBus, HandlerTimeout, WorkerDied, current
-from procbus.errors import WorkerTraceback
+from procbus.core.errors import WorkerTraceback
 from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, wait_until, warm_up
 from tests.integration.helpers import Tally
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, OutcomeKind, SerializationError
-from procbus.user_objects import words_of
+from procbus.core.user_objects import words_of
 from tests.integration.helpers import PATIENCE_S
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from procbus import freezing
+from procbus.system import freezing
 from tests.integration.helpers import PATIENCE_S, ROOT
 
 #: A namespace of processes of its own: when its first one ends, the kernel ends all others, however

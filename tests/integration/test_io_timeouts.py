@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, Receipt
-from procbus.health import WorkerHealth
+from procbus.supervision.health import WorkerHealth
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from procbus import EventBus
-from procbus.journal.intake import Intake
+from procbus.journal.inspection import Visit
 from procbus.journal.journal import Journal
-from procbus.journal.store import Store
-from procbus.journal.visit import Visit
+from procbus.journal.storage.database import Store
+from procbus.journal.storage.intake import Intake
 
 PAGE = 4096
 HALF = 8 * PAGE

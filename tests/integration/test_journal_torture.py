@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from procbus.circuit import MOST_DEATHS
+from procbus.lanes.breaker import MOST_DEATHS
 from tests.integration.helpers import ROOT, Tally
 from tests.integration.torture import IO_WORKERS, MAX_PENDING, TOPICS
 

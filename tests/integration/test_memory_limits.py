@@ -14,16 +14,10 @@ from dataclasses import dataclass, replace
 import psutil
 import pytest
 
-from procbus import (
-    DeliveryState,
-    EventBus,
-    MemoryLimitExceeded,
-    OutcomeKind,
-    Receipt,
-    machine,
-    supervisor,
-)
-from procbus.sizes import parse_size
+from procbus import DeliveryState, EventBus, MemoryLimitExceeded, OutcomeKind, Receipt
+from procbus.core.validation import parse_size
+from procbus.supervision import supervisor
+from procbus.system import memory
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 
 MIB = 1 << 20
@@ -344,7 +338,7 @@ def test_a_machine_short_of_memory_begins_nothing_until_it_recovers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fake = Machine()
-    monkeypatch.setattr(machine, "available_bytes", fake.available_bytes)
+    monkeypatch.setattr(memory, "available_bytes", fake.available_bytes)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("work", work, kind="cpu")
@@ -374,13 +368,13 @@ def test_short_of_memory_for_long_with_nothing_running_one_after_the_other_is_tr
     tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perhaps it is not the bus that takes it all; closing ends in any case."""
-    from procbus import brake
+    from procbus.lanes import breaker
 
     fake = Machine()
     fake.available = 0
-    monkeypatch.setattr(machine, "available_bytes", fake.available_bytes)
+    monkeypatch.setattr(memory, "available_bytes", fake.available_bytes)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
-    monkeypatch.setattr(brake, "TRICKLE_S", 0.1)
+    monkeypatch.setattr(breaker, "TRICKLE_S", 0.1)
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.publish("work", Job(-1, tally))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from procbus import EventBus, health, stall, supervisor
-from procbus.health import WorkerHealth
+from procbus import EventBus
+from procbus.supervision import health, stall, supervisor
+from procbus.supervision.health import WorkerHealth
 from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from procbus import BusClosed, EventBus, ProcbusError
-from procbus.receipt import Receipt
+from procbus.core.receipt import Receipt
 from tests.integration.helpers import PATIENCE_S
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from procbus import EventBus
-from procbus.receipt import Receipt
+from procbus.core.receipt import Receipt
 from tests.integration.helpers import PATIENCE_S
 
 ERRORS = [ValueError, SystemExit, GeneratorExit, BaseException]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
-from procbus.errors import HandlerExited
+from procbus.core.errors import HandlerExited
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
 

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from procbus import DeliveryState, EventBus, WorkerDied, supervisor
-from procbus.cpu_lane import FAILED_STARTS
-from procbus.errors import WorkerTraceback
+from procbus import DeliveryState, EventBus, WorkerDied
+from procbus.core.errors import WorkerTraceback
+from procbus.lanes.cpu import FAILED_STARTS
+from procbus.supervision import supervisor
 from tests.cpu_stage import eventually
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
@@ -190,9 +191,9 @@ def test_its_failure_is_a_clear_error_and_no_loop_of_workers(tally: Tally, retri
 
 def test_it_may_work_later(tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None is tried for a while; then the next event gets a worker."""
-    from procbus import cpu_lane
+    from procbus.lanes import cpu
 
-    monkeypatch.setattr(cpu_lane, "BROKEN_S", 0.0)
+    monkeypatch.setattr(cpu, "BROKEN_S", 0.0)
     model = tmp_path / "model"
 
     def set_up() -> None:

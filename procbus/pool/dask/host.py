@@ -21,25 +21,24 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from procbus.context import Run
-from procbus.footprint import FootprintMeter
-from procbus.pool.dask.child import Orders
-from procbus.pool.dask.clocks import boot_id
+from procbus.core.context import Run
+from procbus.pool.channel import SIZE, Pieces
+from procbus.pool.child.ending import LEFT_S, STOP_S
+from procbus.pool.child.main import WorkerSettings
+from procbus.pool.dask.child import Orders, PipeTokens
+from procbus.pool.dask.clock_skew import boot_id
 from procbus.pool.dask.engine import packed
-from procbus.pool.dask.pieces import SIZE, Pieces
-from procbus.pool.dask.tokens import PipeTokens
-from procbus.pool.dask.witness import new_file, sweep
-from procbus.pool.ending import LEFT_S, STOP_S
-from procbus.pool.launching import thread_caps
+from procbus.pool.dask.post_mortem import new_file, sweep
+from procbus.pool.launch import thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
-from procbus.pool.worker_process import WorkerSettings
-from procbus.processes import Probe, end_all
-from procbus.turns import TURN_S, Steps
+from procbus.system.cooperative import TURN_S, Steps
+from procbus.system.footprint import FootprintMeter
+from procbus.system.process import Probe, end_all
 
 if TYPE_CHECKING:
-    from procbus.pool.seam import At
+    from procbus.pool.interface import At
 
 #: How often it looks what the process is at while it has something to do, in seconds.
 LOOK_S = 0.020

@@ -11,15 +11,14 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from procbus.amounts import is_whole
-from procbus.context import ONLY_RUN, Run
-from procbus.errors import OptionError, ProcbusError
-from procbus.hints import shown
-from procbus.log import log
-from procbus.pool.blocks import EventMemory
-from procbus.pool.definitions import Definitions
-from procbus.pool.seam import NO_WORDS, WorkerGone
-from procbus.stats import NOTHING_SHARED, SharedMemoryStats
+from procbus.core.context import ONLY_RUN, Run
+from procbus.core.errors import OptionError, ProcbusError
+from procbus.core.log import log
+from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
+from procbus.core.validation import is_whole, shown
+from procbus.pool.handler_cache import Definitions
+from procbus.pool.interface import NO_WORDS, WorkerGone
+from procbus.pool.memory.events import EventMemory
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -117,7 +116,7 @@ def _engine() -> Any:
 
 
 class ClusterPool:
-    """Worker processes under the workers of a Dask cluster. See `procbus.pool.seam.Pool`.
+    """Worker processes under the workers of a Dask cluster. See `procbus.pool.interface.Pool`.
 
     A thread of its own keeps a connection to the scheduler and asks who is there, so that workers
     may join and leave, and the scheduler may be away for a while.
@@ -275,7 +274,7 @@ class ClusterPool:
 
     def _look(self) -> None:
         from procbus.pool.dask.host import Host  # only now: they import distributed, and psutil
-        from procbus.pool.dask.witness import last_page_in
+        from procbus.pool.dask.post_mortem import last_page_in
 
         engine = _engine()
         client = self._client

@@ -13,23 +13,18 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, NoReturn
 
-from procbus.codec import decode
-from procbus.context import Run
-from procbus.delivery import Delivery
-from procbus.errors import ProcbusError, WorkerTraceback
-from procbus.footprint import Footprint
-from procbus.pool.blocks import EventMemory
-from procbus.pool.dask.clocks import boot_id, ends_here, report_here
+from procbus.codec.encoder import decode
+from procbus.core.context import Run
+from procbus.core.delivery import Delivery
+from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.pool.child.ending import STOP_S
+from procbus.pool.dask.clock_skew import boot_id, ends_here, report_here
 from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
-from procbus.pool.dask.kept import Kept
-from procbus.pool.dask.told import ANSWER_S, Told
-from procbus.pool.definitions import Definitions
-from procbus.pool.ending import STOP_S
-from procbus.pool.forward import levels_here
-from procbus.pool.logbook import Page
-from procbus.pool.parent_end import ParentEnd
-from procbus.pool.result_memory import ResultReader
-from procbus.pool.seam import (
+from procbus.pool.dask.event_cache import Kept
+from procbus.pool.dask.remote_state import ANSWER_S, Told
+from procbus.pool.forwarding import levels_here
+from procbus.pool.handler_cache import Definitions
+from procbus.pool.interface import (
     NO_SUCCESSES,
     At,
     LastWords,
@@ -38,9 +33,14 @@ from procbus.pool.seam import (
     SetUpFailed,
     WorkerGone,
 )
+from procbus.pool.logbook import Page
+from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.results import ResultReader
+from procbus.pool.parent_end import ParentEnd
 from procbus.pool.wire import Tag
-from procbus.processes import Details
-from procbus.turns import Steps
+from procbus.system.cooperative import Steps
+from procbus.system.footprint import Footprint
+from procbus.system.process import Details
 
 #: Bytes that may be on their way ahead of what the worker is at.
 AHEAD_BYTES = 1 << 20
@@ -49,7 +49,7 @@ SEAT_S = 30.0
 
 
 class DaskWorker:
-    """One worker process under a Dask worker. See `procbus.pool.seam.Worker`.
+    """One worker process under a Dask worker. See `procbus.pool.interface.Worker`.
 
     Args:
         definitions: handlers pickled before, by number: shared by all workers of a pool.

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Which kind suits a handler: measured while it runs."""

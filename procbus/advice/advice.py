@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""Advice on the kind of a handler, as people read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from procbus.advice.judge import CPU_S, FEW_RUNS, FEW_S, Verdict, is_thin
+from procbus.core.handler import DeclaredKind
+from procbus.core.meter import Evidence, Machine, Span
+from procbus.core.text import seconds, share, table
+
+#: The part of its CPU time for which a handler that releases the GIL holds it at most.
+_LITTLE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What was found out about one handler. Immutable.
+
+    Attributes:
+        handler: its name.
+        declared: the kind that it was subscribed with.
+        kind: the kind that suits it; None while too little is known to say.
+        gain: how many times as many events it could do with that kind while the bus is busy; 1
+            where it is declared so already.
+        level: "warning" where it should be declared otherwise and much is lost, "info" where less
+            is, "" where nothing is to be done.
+        text: all that in a sentence, and why.
+        evidence: what it follows from.
+    """
+
+    handler: str
+    declared: DeclaredKind
+    kind: Literal["io", "cpu"] | None
+    gain: float
+    level: Literal["warning", "info", ""]
+    text: str
+    evidence: Evidence
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return self.text
+
+
+class AdviceList(tuple[Advice, ...]):
+    """Advice for each handler of a bus; `print` it for a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """A table of what was measured, and the sentences below it."""
+        if not self:
+            return "no handler, no advice"
+        rows = [
+            (
+                each.handler,
+                each.declared,
+                each.kind or "-",
+                f"{each.gain:.1f} x" if each.level else "-",
+                f"{each.evidence.ran:,}",
+                seconds(each.evidence.wall_s or None),
+                seconds(each.evidence.cpu_s if each.evidence.runs else None),
+                _of_wall(each.evidence, each.evidence.wait_s),
+                seconds(each.evidence.transport_s or None),
+                seconds(each.evidence.queue_s or None),
+            )
+            for each in self
+        ]
+        head = "handler", "declared", "suits", "gain", "runs", "run", "CPU", "waits", "transport"
+        sentences = "\n".join(f"{_MARKS[each.level]} {each.text}" for each in self)
+        return f"{table((*head, 'queue'), rows)}\n\n{sentences}"
+
+
+_MARKS = {"warning": "!!", "info": " !", "": "  "}
+
+
+def make_advice(
+    name: str,
+    declared: DeclaredKind,
+    evidence: Evidence,
+    verdict: Verdict,
+    machine: Machine,
+) -> Advice:
+    """Put a verdict into words."""
+    level: Literal["warning", "info", ""] = ""
+    if verdict.kind is not None and verdict.kind != evidence.kind and declared != "auto":
+        level = "warning" if verdict.loud else "info"
+    text = f"{name} {_sentence(declared, evidence, verdict, machine)}"
+    return Advice(name, declared, verdict.kind, verdict.gain, level, text, evidence)
+
+
+def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Machine) -> str:
+    kind = evidence.kind
+    if verdict.kind is None:
+        return _silence(evidence, verdict)
+    stays = verdict.kind == kind
+    if kind == "io":
+        if stays:
+            return _io_is_right(evidence)
+        where, advice = _while_others(evidence), "declare it cpu"
+        if evidence.is_async:
+            where = " on the event loop, which nothing else can use meanwhile"
+            advice = "let a handler of kind='cpu' do what it computes"
+        return (
+            f"is declared {declared} but used {evidence.load:.2f} s of CPU per second{where}: "
+            f"{advice}, expected {verdict.gain:.1f} x on {machine.cores} cores"
+        )
+    if stays:
+        return f"computes for {share(_part(evidence.cpu_s, evidence))} of its time: cpu is right"
+    if evidence.transport_s + CPU_S > evidence.cpu_s > evidence.wait_s.low:
+        return (
+            f"takes {seconds(evidence.cpu_s)} and its transport "
+            f"{seconds(evidence.transport_s + CPU_S)}: declare it io, or make the events larger"
+        )
+    return (
+        f"is declared {declared} but spends {_part(evidence.wait_s.low, evidence):.0%} of its time "
+        f"waiting: declare it io, expected {verdict.gain:.1f} x"
+    )
+
+
+def _silence(evidence: Evidence, verdict: Verdict) -> str:
+    if is_thin(evidence):
+        missed = evidence.ran >= FEW_RUNS and evidence.ran_s >= FEW_S
+        measured = f", of which {evidence.runs} were measured" if missed else ""
+        return (
+            f"ran {evidence.ran} times, {seconds(evidence.ran_s)} in all{measured}: "
+            "too little to say"
+        )
+    if verdict.unweighed:
+        return "may compute too long for threads; nobody knows yet what its events cost to send"
+    return "could be either: what was seen of it does not tell"
+
+
+def _io_is_right(evidence: Evidence) -> str:
+    cpu_s = evidence.cpu_s
+    if evidence.obstacle:
+        return f"stays io: {evidence.obstacle}"
+    if not evidence.is_async and evidence.gil_s.high < _LITTLE * cpu_s:
+        return "releases the GIL: io is right"
+    waits = _part(evidence.wait_s.low, evidence)
+    if waits > _part(cpu_s, evidence):
+        return f"waits for {waits:.0%} of its time: io is right"
+    if evidence.transport_s + CPU_S > cpu_s:
+        return (
+            f"takes {seconds(cpu_s)} and its transport {seconds(evidence.transport_s + CPU_S)}: "
+            "io, or larger events"
+        )
+    return "would gain nothing elsewhere: io is right"
+
+
+def _while_others(evidence: Evidence) -> str:
+    others = round(evidence.at_once - 1)
+    return f" while {others} other{'s' if others > 1 else ''} waited" if others >= 1 else ""
+
+
+def _part(part_s: float, evidence: Evidence) -> float:
+    return min(1.0, part_s / evidence.wall_s) if evidence.wall_s else 0.0
+
+
+def _of_wall(evidence: Evidence, span: Span) -> str:
+    return share(_part((span.low + span.high) / 2, evidence)) if evidence.runs else "-"

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""The advisor: looks at io handlers while they run, and says when a handler's kind is wrong.
+
+Its thread starts once there is something to look at, sleeps while there is not, and ends with the
+bus. Without it (where no thread can be started any more) everything is delivered all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from procbus.advice.advice import Advice, AdviceList, make_advice
+from procbus.advice.judge import Mover, Verdict, judge
+from procbus.core.handler import DeclaredKind
+from procbus.core.log import log
+from procbus.core.meter import SETTLED, Machine
+from procbus.core.subscription import Subscription
+from procbus.routing.lane_switch import Crossing
+from procbus.system import exit_hooks
+
+if TYPE_CHECKING:
+    from procbus.advice.gil_probe import GilProbe
+    from procbus.lanes.threads import IoThread
+
+#: Seconds between two looks while there is a handler that is not known well, and after that.
+LOOK_S = 0.02
+_SELDOM_S = 0.25
+#: So many threads are looked at in one look at most; where there are more, they take turns. Each
+#: takes some 15 us in which nobody else has the GIL.
+_AT_ONCE = 32
+#: Seconds between two judgements.
+_JUDGE_S = 0.25
+#: After so many seconds in which nothing ran for long, the thread sleeps until it is stirred.
+_QUIET_S = 1.0
+#: How many events of a handler are weighed before it is told to send them away.
+_WEIGHED = 3
+#: How long the end of the thread is waited for, in seconds.
+_JOIN_S = 5.0
+
+#: Called with the last advice of each bus that is closed.
+last_words: list[Callable[[AdviceList], object]] = []
+
+_LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
+
+
+class Advised(Protocol):
+    """The lanes of a bus, as the advisor sees them."""
+
+    def io_threads(self) -> Sequence[IoThread]:
+        """The threads of the io lane."""
+
+    def machine(self) -> Machine:
+        """What a handler could have of the machine."""
+
+
+class Subscribed(Protocol):
+    """The subscriptions of a bus, as the advisor sees them."""
+
+    def all(self) -> Sequence[Subscription]:
+        """Those of the moment."""
+
+    def crossings(self) -> Sequence[Crossing]:
+        """The handlers of kind "auto"."""
+
+    def reroute(self) -> None:
+        """One of them has moved."""
+
+
+class Advisor:
+    """Advises on the handlers of one bus. All methods may be called from any thread.
+
+    Args:
+        subscriptions: of the bus.
+        lanes: gives those where they run.
+    """
+
+    def __init__(self, subscriptions: Subscribed, lanes: Callable[[], Advised]) -> None:
+        self._subscriptions = subscriptions
+        self._lanes = lanes
+        self._movers: dict[Crossing, Mover] = {}
+        #: Guards the start.
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        #: Set while there may be something to look at. It ends a long sleep, and never hastens the
+        #: next look: where many handlers end at once, each of them stirs.
+        self._stirred = threading.Event()
+        #: How many threads were looked at so far.
+        self._turn = 0
+        self._probe: GilProbe | None = None
+        self._can_look = True
+        #: Numbers of the handlers that something was said about: once is enough.
+        self._told: set[int] = set()
+
+    def stir(self) -> None:
+        """Handlers ran for long: see what they do."""
+        if self._thread is None:
+            self._start()
+        if not self._stirred.is_set():
+            self._stirred.set()
+
+    def advice(self) -> AdviceList:
+        """What is known of each handler, as it stands now."""
+        machine = self._lanes().machine()
+        return AdviceList(self._advice(each, machine) for each in self._subscriptions.all())
+
+    def stop(self) -> None:
+        """End the thread. Idempotent."""
+        with self._lock:
+            self._stopped.set()
+            thread = self._thread
+        self._stirred.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_JOIN_S)
+
+    def sum_up(self) -> None:
+        """Say what there is to be said in the end, once all is measured. Call it after `stop`."""
+        try:
+            self._judge()
+            for tell in last_words:
+                tell(self.advice())
+        except Exception:  # noqa: BLE001 - a bus that closes depends on no advice
+            log.exception("procbus itself failed in its advisor, which has no last word")
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._stopped.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="procbus-advisor", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending
+                self._stopped.set()
+                return
+            self._thread = thread
+
+    # In its thread.
+
+    def _run(self) -> None:
+        judge_at = monotonic() + _JUDGE_S
+        busy_at = monotonic()
+        while not self._stopped.is_set():
+            self._stirred.clear()
+            try:
+                wait_s = self._look()
+                now = monotonic()
+                if wait_s is not None:
+                    busy_at = now
+                if now >= judge_at:
+                    judge_at = now + _JUDGE_S
+                    self._judge()
+            except Exception:  # noqa: BLE001 - nothing depends on it
+                log.exception("procbus itself failed in its advisor, which goes on no more")
+                return
+            if now - busy_at > _QUIET_S:
+                self._stirred.wait()
+                busy_at = monotonic()
+            else:
+                self._stopped.wait(wait_s or _SELDOM_S)
+
+    def _look(self) -> float | None:
+        """Look at the long runs that are under way; return when to look again, in seconds.
+
+        None when there was nothing to look at.
+        """
+        # Also what they were at a moment ago: most likely it got the GIL because a run ended.
+        since = monotonic() - _SELDOM_S
+        at_work = [
+            (thread, subject)
+            for thread in self._lanes().io_threads()
+            if (subject := thread.subject() or thread.finished(since)) is not None
+        ]
+        if not at_work or not self._can_look:
+            return None
+        if self._probe is None:
+            from procbus.advice.gil_probe import (  # only now: it imports ctypes
+                GilProbe,
+                is_available,
+            )
+
+            self._can_look = is_available()
+            if not self._can_look:
+                return None
+            self._probe = GilProbe()
+        for subscription, found in self._probe.look(self._next_of([each for each, _ in at_work])):
+            subscription.meter.note_look(found)
+        looks = min(subscription.meter.looks for _, subscription in at_work)
+        return LOOK_S if looks < SETTLED else _SELDOM_S
+
+    def _next_of(self, threads: Sequence[IoThread]) -> Sequence[IoThread]:
+        """Choose whose turn it is to be looked at."""
+        if len(threads) <= _AT_ONCE:
+            return threads
+        first, self._turn = self._turn, self._turn + _AT_ONCE
+        return [threads[(first + index) % len(threads)] for index in range(_AT_ONCE)]
+
+    def _judge(self) -> None:
+        machine = self._lanes().machine()
+        for subscription in self._subscriptions.all():
+            advice = self._advice(subscription, machine)
+            subscription.meter.fresh_s = 0.0
+            number = subscription.handler.number
+            if advice.level and number not in self._told:
+                self._told.add(number)
+                log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
+        # An interpreter that ends may start no workers any more.
+        if not self._stopped.is_set() and not exit_hooks.ending:
+            self._move(machine)
+
+    def _move(self, machine: Machine) -> None:
+        """Move handlers of kind "auto" to the lane that suits them."""
+        for crossing in self._subscriptions.crossings():
+            current = crossing.current
+            advice = self._advice(current, machine)
+            verdict = Verdict(advice.kind, advice.gain)
+            mover = self._movers.setdefault(crossing, Mover())
+            if mover.moves(current.handler.kind, verdict, monotonic()):
+                crossing.move(advice.text)
+                self._subscriptions.reroute()
+                log.info("moved to the %s lane: %s", crossing.current.handler.kind, advice.text)
+
+    def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
+        handler, meter = subscription.handler, subscription.meter
+        queued = subscription.queued
+        count = queued.count
+        attempts = subscription.succeeded + subscription.failed + subscription.retried
+        evidence = replace(
+            meter.evidence(handler, queued.total / count if count else 0.0, attempts),
+            ran=subscription.ran.count,
+            ran_s=subscription.ran.total,
+        )
+        verdict = judge(evidence, machine)
+        if verdict.unweighed and meter.to_weigh <= 0:
+            meter.to_weigh = _WEIGHED
+        declared: DeclaredKind = "auto" if handler.auto else handler.kind
+        return make_advice(handler.name, declared, evidence, verdict, machine)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""The commands ``procbus journal ...``: to look into a journal, and to put it right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from itertools import islice
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.errors import JournalError
+from procbus.core.validation import format_size, parse_keep
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from procbus.journal.inspection import Line, Visit
+
+#: Deliveries that `list` shows, unless asked for more.
+_SHOWN = 50
+_STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``journal`` with all that it can do."""
+    journal = commands.add_parser(
+        "journal",
+        help="look into the journal of a bus, and put it right",
+        description="Look into the journal of a bus, and put it right. All of it works while the "
+        "bus runs; what happened in the last second may not show yet.",
+    )
+    actions = journal.add_subparsers(metavar="ACTION", required=True)
+    _add(actions, "status", _status, "how many deliveries there are of each handler", json_too=True)
+    listing = _add(actions, "list", _list, "deliveries, in order of their events", json_too=True)
+    _add_filters(listing)
+    listing.add_argument(
+        "--limit", type=int, default=_SHOWN, metavar="N", help=f"at most so many, {_SHOWN} if unset"
+    )
+    show = _add(actions, "show", _show, "all that is known of a delivery", json_too=True)
+    show.add_argument("id", nargs="+", help="number of an event, or EVENT:HANDLER")
+    show.add_argument(
+        "--unpickle",
+        action="store_true",
+        help="load the event too, and show it: that runs what the file says",
+    )
+    retry = _add(actions, "retry", _retry, "run dead letters again")
+    retry.add_argument("id", nargs="*", help="number of an event, or EVENT:HANDLER")
+    retry.add_argument("--all", action="store_true", help="all dead letters")
+    retry.add_argument("--handler", metavar="NAME", help="with --all: of such handlers; * matches")
+    purge = _add(actions, "purge", _purge, "forget what is finished, and the ids of it")
+    purge.add_argument(
+        "--older-than", type=_duration, default=0.0, metavar="TIME", help='such as "7 days"'
+    )
+    purge.add_argument("--dead", action="store_true", help="dead letters too")
+    export = _add(actions, "export", _export, "everything, one JSON object on each line")
+    export.add_argument("--json", action="store_true", help="the one format that there is")
+    _add_filters(export)
+    backup = _add(actions, "backup", _backup, "copy the journal, also while a bus has it")
+    backup.add_argument("dest", help="the file to be made")
+
+
+def _add(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[Visit, argparse.Namespace], None],
+    what: str,
+    *,
+    json_too: bool = False,
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.add_argument("file", help="the journal")
+    if json_too:
+        parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.set_defaults(run=_visiting(run, change=run in (_retry, _purge)))
+    return parser
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", choices=_STATES, help="only those of this state")
+    parser.add_argument("--handler", metavar="NAME", help="only those of such handlers; * matches")
+
+
+def _visiting(run: Callable[[Visit, argparse.Namespace], None], *, change: bool) -> Command:
+    def command(options: argparse.Namespace) -> int:
+        # Here, not above: `procbus --help` needs none of this.
+        from procbus.journal.inspection import Visit
+
+        try:
+            with Visit(options.file, change=change) as visit:
+                run(visit, options)
+        except JournalError as error:
+            print(f"procbus journal: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return command
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_keep(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _print_json(thing: object) -> None:
+    print(json.dumps(thing, ensure_ascii=False))
+
+
+def _status(visit: Visit, options: argparse.Namespace) -> None:
+    status = visit.status()
+    if options.json:
+        _print_json(status)
+        return
+    owner = {None: "no bus has it", 0: "a bus has it"}.get(
+        status["owner"], f"process {status['owner']} has it"
+    )
+    print(
+        f"{status['path']}: {owner}, {format_size(status['bytes'])}, {status['codec']}; "
+        f"{status['events']:,} events, {status['given_ids']:,} ids that were given"
+    )
+    table = _table("handler", *_STATES)
+    for name, counts in sorted(status["handlers"].items()):
+        table.add_row(_clean(name), *(f"{counts[state]:,}" for state in _STATES))
+    _print_table(table)
+    for each in status["lost"]:
+        print(f"LOST: {_clean(each)}")
+
+
+def _list(visit: Visit, options: argparse.Namespace) -> None:
+    lines = list(islice(visit.lines(options.state, options.handler), options.limit + 1))
+    more = len(lines) > options.limit
+    lines = lines[: options.limit]
+    if options.json:
+        _print_json([line.plain() for line in lines])
+        return
+    table = _table("id", "state", "attempts", "when (UTC)", "topic or class", "given id")
+    for line in lines:
+        plain = line.plain()
+        what = line.topic or line.type_name or "no longer kept"
+        when = (plain["at"] or plain["published_at"] or "")[:19].replace("T", " ")
+        cells = (line.name, line.state, str(line.attempts), when, what, line.given_id or "")
+        table.add_row(*map(_clean, cells))
+    _print_table(table)
+    if more:
+        print(f"and more: --limit shows more than {options.limit}")
+
+
+def _show(visit: Visit, options: argparse.Namespace) -> None:
+    found = [_all_of(visit, line, unpickle=options.unpickle) for line in visit.find(options.id)]
+    if options.json:
+        _print_json(found)
+        return
+    for each in found:
+        outcomes, event = each.pop("outcomes"), each.pop("event")
+        for name, value in each.items():
+            print(f"{name}: {_clean(str(value))}")
+        print(f"event: {_clean(_short(event))}")
+        for number, outcome in enumerate(outcomes, 1):
+            print(f"attempt {number}: {outcome['kind']}: {_clean(str(outcome['text']))}")
+            if outcome["stack"]:
+                print(_clean(str(outcome["stack"]).rstrip()))
+        print()
+
+
+def _short(event: dict[str, Any]) -> str:
+    if not event["kept"]:
+        return "no longer kept"
+    if "json" in event:
+        return json.dumps(event["json"], ensure_ascii=False)
+    if "repr" in event:
+        return str(event["repr"])
+    names = f" with {', '.join(event['names'])}" if event["names"] else ""
+    return f"a pickle of {event['bytes']:,} bytes{names}"
+
+
+def _retry(visit: Visit, options: argparse.Namespace) -> None:
+    if bool(options.id) == options.all:
+        raise JournalError("give the ids of dead letters, or --all")
+    if options.all:
+        lines: Iterable[Line] = visit.lines("dead", options.handler)
+    else:
+        lines = [line for line in visit.find(options.id) if line.state == "dead"]
+    count = visit.retry(list(lines))
+    when = "at the next start" if visit.owner is None else "by the bus that is running"
+    print(f"{count:,} dead letters will be run again {when}")
+
+
+def _purge(visit: Visit, options: argparse.Namespace) -> None:
+    visit.purge(time() - options.older_than, dead=options.dead)
+    print("done; the file does not get smaller, but what is written next takes the room")
+
+
+def _export(visit: Visit, options: argparse.Namespace) -> None:
+    for line in visit.lines(options.state, options.handler):
+        _print_json(_all_of(visit, line))
+
+
+def _backup(visit: Visit, options: argparse.Namespace) -> None:
+    visit.back_up(options.dest)
+    print(f"{options.dest} is a journal of its own, with all that was accepted until now")
+
+
+def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
+    event = visit.event(line, unpickle=unpickle)
+    return line.plain() | {"outcomes": visit.outcomes(line), "event": event}
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, justify="right" if column in (*_STATES, "attempts") else "left")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # whoever reads a pipe wants whole names
+    console.print(table)
+
+
+def _clean(text: str) -> str:
+    """A text with nothing in it that a terminal would take for a command."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )

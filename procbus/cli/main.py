@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""The command line: ``procbus COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from procbus import __version__
+from procbus.cli.journal import add_journal
+from procbus.cli.profile import add_profile
+
+# Exit statuses, as shells have them: 128 + the number of the signal.
+_INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
+_PIPE_BROKEN = 128 + 13  # SIGPIPE, which Windows has not
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status. Call it in the main thread.
+
+    SIGTERM and Ctrl-C end a command, and the process, alike: the bus is closed, no process is left,
+    one line says what was not run, and the exit status is 143 or 130.
+
+    Args:
+        arguments: what follows the program's name; None for those of the process.
+
+    Raises:
+        SystemExit: for ``--help`` and ``--version``, and for arguments that are wrong.
+    """
+    # A name of a file that the terminal cannot show is no reason to fail in the middle of a report.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = _parse(arguments)
+    if not hasattr(options, "script"):
+        # Commands say themselves what failed and what was not run; a script has its own logging.
+        logging.getLogger("procbus").addHandler(logging.NullHandler())
+    try:
+        with _sigterm_exits():
+            status: int = options.run(options)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if hasattr(options, "script"):
+            raise  # it is the script's own
+        _end_at_once(_PIPE_BROKEN)  # as in `procbus journal list FILE | head`
+    except KeyboardInterrupt:
+        _end_at_once(_INTERRUPTED)
+    except _Terminated:
+        _end_at_once(_TERMINATED)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="procbus", description="An event bus that lives inside your script."
+    )
+    parser.add_argument("--version", action="version", version=f"procbus {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_bench(commands)
+    add_journal(commands)
+    add_profile(commands)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if options.run is _run_bench:
+        options.arguments = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="index Python source, and compare with a thread-pool bus",
+        description="Index the functions of a tree of Python files by complexity, with an io, a "
+        "cpu and an io handler in a chain, then do the same on a thread-pool bus.",
+    )
+    demo.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="default: Python's standard library"
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="SQLite file to write; default: a new one in the directory for temporary files",
+    )
+    demo.add_argument("--limit", type=_positive, metavar="N", help="index the first N files only")
+    demo.add_argument(
+        "--cpu-workers", type=_positive, metavar="N", help="default: one for each core"
+    )
+    demo.add_argument(
+        "--no-compare", action="store_true", help="leave out the run on a thread-pool bus"
+    )
+    demo.set_defaults(run=_run_demo)
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    # Without help of its own: all that follows is for the command line of the benchmarks.
+    bench = commands.add_parser(
+        "bench",
+        add_help=False,
+        help="threads or processes? measures on this machine (procbus bench --help)",
+    )
+    bench.set_defaults(run=_run_bench)
+
+
+def _run_bench(options: argparse.Namespace) -> int:
+    name = "procbus._bench"
+    if find_spec(name) is None:
+        # Run from its source, where the benchmarks are beside this package.
+        name, root = "bench", Path(__file__).parents[2]
+        spec = find_spec(name)
+        if spec is None or spec.origin != str(root / "bench" / "__init__.py"):
+            print(f"procbus bench: the benchmarks are not in {root}", file=sys.stderr)
+            return 2
+    status: int = import_module(f"{name}.__main__").main(options.arguments)
+    return status
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    # Here, not above: `procbus --help` needs none of this.
+    from procbus.demo import DemoError
+    from procbus.demo.run import DemoOptions, run_demo
+
+    try:
+        return run_demo(
+            DemoOptions(
+                root=options.dir,
+                output=options.output,
+                limit=options.limit,
+                cpu_workers=options.cpu_workers,
+                compare=not options.no_compare,
+            )
+        )
+    except DemoError as error:
+        print(f"procbus demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _positive(text: str) -> int:
+    number = int(text)  # argparse says what is wrong when this raises ValueError
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+class _Terminated(SystemExit):
+    """SIGTERM came. A SystemExit, so that every `with` block on the way out is left in order."""
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Turn SIGTERM into an exception of the main thread, as Python does with SIGINT."""
+
+    def leave(_signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the leaving
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_at_once(status: int) -> NoReturn:
+    """End the process when everything is closed, but perhaps not every thread has ended.
+
+    A thread cannot be stopped, and the interpreter would wait for those of a thread pool: for as
+    long as the handlers that they are in may take.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # whoever read it may be gone
+            stream.flush()
+    os._exit(status)

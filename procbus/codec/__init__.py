@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Objects to bytes and back."""

@@ -1,0 +1,611 @@
+# SPDX-License-Identifier: MIT
+"""Objects to bytes and back, between a parent and its workers.
+
+Plain pickle where it does, cloudpickle for what a script defines itself. A class that has to
+travel by value (one of `__main__`, of a function, of a notebook) would cost about 200 us with
+each event; it is sent once to each worker and from then on named by a number.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import itertools
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from math import inf
+from typing import Any
+
+import cloudpickle
+
+from procbus.codec import by_value, exception_parts, script_globals
+from procbus.codec.class_forms import reduce_class
+from procbus.core.user_objects import named
+
+#: (who defined it, its number): 0 is the parent, every other number one worker.
+ClassNumber = tuple[int, int]
+
+PARENT = 0
+PROTOCOL = pickle.HIGHEST_PROTOCOL
+_LARGE = 1 << 16
+#: How the C pickler names the class of `object()`.
+_BARE = b"\x8c\x06object"
+_dumps = pickle.dumps
+
+#: Classes known by number in this process. Each number is written once, by one thread.
+_by_number: dict[ClassNumber, type] = {}
+_undefined: dict[ClassNumber, str] = {}
+_parent_numbers: dict[type, ClassNumber] = {}
+_definitions: dict[ClassNumber, bytes] = {}
+_next_number = itertools.count(1)
+
+
+def class_by_number(origin: int, number: int) -> type:
+    """Look up a class that was defined before. Pickles name this function."""
+    try:
+        return _by_number[origin, number]
+    except KeyError:
+        reason = _undefined.get((origin, number), "its definition never arrived")
+        raise pickle.UnpicklingError(f"a class could not be loaded: {reason}") from None
+
+
+def new_by_number(origin: int, number: int, *args: Any) -> Any:
+    """`copyreg.__newobj__` for a class named by number. Pickles name this function."""
+    cls = class_by_number(origin, number)
+    return cls.__new__(cls, *args)
+
+
+def make_by_number(origin: int, number: int, made_with: tuple[Any, ...]) -> BaseException:
+    """Make an exception of a class named by number, bare yet. Pickles name this function."""
+    return exception_parts.make(class_by_number(origin, number), made_with)
+
+
+def call_by_number(origin: int, number: int, *args: Any) -> Any:
+    """Call a class named by number. Pickles name this function."""
+    return class_by_number(origin, number)(*args)
+
+
+def single_by_number(key: by_value.Key, origin: int, number: int, parts: Any) -> Any:
+    """Give an object that is known by its identity. Pickles name this function."""
+    return by_value.by_its_key(*key, class_by_number(origin, number), parts)
+
+
+# Extension codes make these three one cached look-up for the unpickler instead of an import by
+# name (1 us less for each object). They are in the range that Python keeps for private use.
+for _code, _function in enumerate((class_by_number, new_by_number, call_by_number), 0x50524F43):
+    copyreg.add_extension(__name__, _function.__name__, _code)
+
+
+def define_class(number: ClassNumber, definition: bytes) -> type | None:
+    """Take in a class that the other side defined, and return it.
+
+    One that cannot be loaded gives None: what needs it will fail to decode, and say why.
+    """
+    try:
+        cls: type = decode(definition)
+    except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+        _undefined[number] = named(error)
+        return None
+    _by_number[number] = cls
+    return cls
+
+
+def forget_classes(origin: int) -> None:
+    """Forget the classes that a worker defined: it is gone."""
+    for table in (_by_number, _undefined):
+        for number in [n for n in list(table) if n[0] == origin]:
+            table.pop(number, None)
+
+
+def decode(data: bytes | memoryview) -> Any:
+    """Make the object again. Whatever `pickle.loads` raises comes through."""
+    return pickle.loads(data)  # noqa: S301 - it comes from our own parent or child, on a pipe
+
+
+def decode_with(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:
+    """As `decode`, with the buffers that `Encoder.encode` left out."""
+    return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
+
+
+def encode_atom(obj: Any) -> bytes:
+    """Encode a number or a string."""
+    return _dumps(obj, PROTOCOL)
+
+
+def encode_alone(obj: Any) -> bytes:
+    """Encode one object with all that it needs, classes and functions by value included."""
+    buffer = io.BytesIO()
+    _AlonePickler(buffer).dump(obj)
+    return buffer.getvalue()
+
+
+def encode_definition(obj: Any, *, shares: bool = True) -> bytes:
+    """As `encode_alone`, for a process that belongs to this one, as worker or parent.
+
+    What cannot travel by value is named, if it is a global variable of a module that a worker can
+    import: the logger of a library, say.
+
+    Args:
+        obj: the object.
+        shares: whether functions share the script's globals there: they do in workers.
+    """
+    buffer = io.BytesIO()
+    try:
+        _DefinitionPickler(buffer, shares=shares).dump(obj)
+    except Exception:
+        buffer = io.BytesIO()
+        with suppress(Exception):  # the first error tells more
+            _ByImportPickler(buffer, shares=shares).dump(obj)
+            return buffer.getvalue()
+        raise
+    return buffer.getvalue()
+
+
+def encode_by_name(obj: Any) -> bytes:
+    """Encode one object with plain pickle, classes and functions by their names."""
+    buffer = io.BytesIO()
+    _NamePickler(buffer, PROTOCOL).dump(obj)
+    return buffer.getvalue()
+
+
+class _NamePickler(pickle.Pickler):
+    """Plain pickle, but for exceptions: see `exception_parts`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        kind = type(obj)
+        if issubclass(kind, BaseException) and not exception_parts.has_own_way(kind):
+            return exception_parts.reduced(obj)
+        return NotImplemented
+
+
+def travels_by_value(obj: Any) -> bool:
+    """Whether a worker could not import this class, function or the like by its name."""
+    module = obj.__module__
+    path = getattr(obj, "__qualname__", None) or obj.__name__
+    if "<locals>" in path or not _importable(module):
+        return True
+    found: Any = sys.modules[module]
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found is not obj
+
+
+def _importable(module: str) -> bool:
+    """Whether a worker could import a module; one of the script or a notebook it could not."""
+    if module == "__main__" or module not in sys.modules:
+        return False
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return not any(module == name or module.startswith(name + ".") for name in registered)
+
+
+def see_changes() -> int:
+    """See which of the script's globals have changed since they were sent, if it is time for that.
+
+    Returns:
+        The number of the newest change.
+    """
+    script_globals.look(encode_definition, _importable)
+    return script_globals.newest
+
+
+class Encoder:
+    """Encodes objects for one other process. Not thread-safe: it belongs to one thread.
+
+    It tries three ways, the cheapest first. The C pickler alone; the C pickler with a reducer
+    for each class known by number; cloudpickle. The first two would name a class or function of
+    `__main__` by its name, which means nothing in a worker: where that name shows up in the
+    bytes, the next way is taken.
+
+    Args:
+        origin: who encodes: `PARENT`, or the number of the worker.
+        large: buffers of so many bytes or more are left out (pickle protocol 5).
+
+    Attributes:
+        buffers: those left out of what was encoded last, to be given to `decode` with it.
+    """
+
+    def __init__(self, origin: int, large: float = inf) -> None:
+        self._origin = origin
+        self._large = large
+        self.buffers: list[memoryview] = []
+        #: Classes that the other side knows by number; None marks those that go by name.
+        self._known: dict[type, ClassNumber | None] = {}
+        self._reducers: dict[type, Callable[[Any], Any]] = {}
+        self._undelivered: list[tuple[ClassNumber, bytes]] = []
+        #: Modules, besides `__main__`, that the user registered to travel by value.
+        self._by_value_names = _registered_names()
+        self._renew()
+
+    def encode(self, obj: Any) -> bytes:
+        """Encode one object. Whatever pickling raises comes through.
+
+        Classes that the other side does not know yet are left in `take_definitions()`, which
+        has to be sent ahead of these bytes.
+        """
+        # What goes wrong in the first two ways does not matter: the last says what it is.
+        names = self._by_value_names
+        if self.buffers:
+            self.buffers = []
+        if type(obj) not in self._reducers:
+            try:
+                data = _dumps(obj, PROTOCOL, buffer_callback=self._keep_in)
+                if b"__main__" not in data and (not names or self._names_travel(data)):
+                    return data
+            except Exception:  # noqa: BLE001, S110 - see above
+                pass
+            self.buffers.clear()
+        try:
+            data = self._dump_with_reducers(obj)
+            if b"__main__" not in data and (not names or self._names_travel(data)):
+                return data
+        except Exception:  # noqa: BLE001 - see above
+            self._renew()
+        self.buffers.clear()
+        buffer = io.BytesIO()
+        pickler = _Pickler(
+            buffer,
+            self.number_of,
+            self._reducers,
+            self._keep_in,
+            shares=self._origin == PARENT,
+        )
+        pickler.dump(obj)
+        return buffer.getvalue()
+
+    def encode_whole(self, obj: Any) -> bytes:
+        """Encode one object with all its buffers in the bytes."""
+        large, self._large = self._large, inf
+        try:
+            return self.encode(obj)
+        finally:
+            self._large = large
+
+    def encode_error(self, error: BaseException, reduced_to_what_travels: bool) -> bytes:
+        """Encode an exception, so that it is made again without a call of its class.
+
+        Args:
+            error: the exception.
+            reduced_to_what_travels: leave out what of it cannot be pickled, also where its class
+                has a way of its own to be pickled. Whatever pickling raises comes through.
+        """
+        buffer = io.BytesIO()
+        _ErrorPickler(buffer, self.number_of, self._reducers, reduced_to_what_travels).dump(error)
+        return buffer.getvalue()
+
+    def _keep_in(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's hook for a buffer: whether it stays in the bytes."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # it is not in one piece
+            return True
+        if raw.nbytes < self._large:
+            return True
+        self.buffers.append(raw)
+        return False
+
+    def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
+        """Definitions that the other side needs before it can decode what was encoded."""
+        if not self._undelivered:
+            return []
+        definitions, self._undelivered = self._undelivered, []
+        return definitions
+
+    def look_again(self) -> None:
+        """See which modules the user has registered to travel by value: once for each batch."""
+        self._by_value_names = _registered_names()
+
+    def know(self, cls: type, number: ClassNumber) -> None:
+        """Take note that the other side knows this class by that number."""
+        self._known[cls] = number
+        self._reducers[cls] = _reducer(cls, number)
+        self._renew()
+
+    def number_of(self, cls: type) -> ClassNumber | None:
+        """The number to name a class by; None when it travels by its name."""
+        try:
+            return self._known[cls]
+        except KeyError:
+            if cls.__module__ == "builtins" or not travels_by_value(cls):
+                self._known[cls] = None
+                return None
+        number = self._define(cls)
+        self.know(cls, number)
+        return number
+
+    def _define(self, cls: type) -> ClassNumber:
+        if self._origin != PARENT:
+            number = (self._origin, next(_next_number))
+            self._undelivered.append((number, encode_definition(cls, shares=False)))
+            _by_number[number] = cls
+            return number
+        # Shared by all workers, so that a class is pickled once and for all of them.
+        known = _parent_numbers.get(cls)
+        if known is None:
+            known = (PARENT, next(_next_number))
+            _definitions[known] = encode_definition(cls)
+            _by_number[known] = cls
+            _parent_numbers[cls] = known
+        self._undelivered.append((known, _definitions[known]))
+        return known
+
+    def _dump_with_reducers(self, obj: Any) -> bytes:
+        buffer, pickler = self._buffer, self._pickler
+        buffer.seek(0)
+        buffer.truncate()
+        try:
+            pickler.dump(obj)
+        finally:
+            pickler.clear_memo()  # at once: it holds what was encoded, views of an event among it
+        data = buffer.getvalue()
+        if len(data) > _LARGE:
+            self._renew()
+        return data
+
+    def _renew(self) -> None:
+        """Start with a new pickler: a used one keeps the size of its largest memo."""
+        self._buffer = io.BytesIO()
+        self._pickler = pickle.Pickler(self._buffer, PROTOCOL, buffer_callback=self._keep_in)
+        # A dict, with what the user registered with copyreg copied in: the pickler is four times
+        # slower with any other mapping.
+        self._pickler.dispatch_table = {
+            **copyreg.dispatch_table,
+            object: _reduce_bare,
+            **self._reducers,
+        }
+
+    def _names_travel(self, data: bytes) -> bool:
+        return all(name not in data for name in self._by_value_names)
+
+
+def _registered_names() -> tuple[bytes, ...]:
+    """What shows in the bytes of an object that the C pickler alone cannot encode."""
+    names = [name.encode() for name in cloudpickle.list_registry_pickle_by_value()]
+    if by_value.bare:
+        names.append(_BARE)
+    return tuple(names)
+
+
+def _reduce_bare(obj: Any) -> Any:
+    """Reduce an `object()`: by its key, if it is known by its identity."""
+    return by_value.single(obj) or obj.__reduce_ex__(PROTOCOL)
+
+
+def cannot_encode(obj: Any) -> bool:
+    """Whether pickling an object fails. Nothing of it is copied but what has to be made anew."""
+    for pickler in _DefinitionPickler, _ByImportPickler:
+        with suppress(BaseException):  # it is the user's code: this is the question
+            pickler(_Nowhere(), lambda _: False, shares=True).dump(obj)
+            return False
+    return True
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing."""
+
+    def write(self, data: Any) -> int:
+        """Take the data, and let it go."""
+        return len(data)
+
+
+def _arrives(part: Any) -> bool:
+    """Whether an object can be pickled and made again."""
+    try:
+        buffer = io.BytesIO()
+        _ErrorPickler(buffer, _no_number, {}, False).dump(part)
+        decode(buffer.getvalue())
+    except BaseException:  # noqa: BLE001 - the user's code: this is the question
+        return False
+    return True
+
+
+def _no_number(_: type) -> None:
+    """A class without a number travels by value, or by name."""
+
+
+def _reduced_error(number: ClassNumber, error: BaseException) -> tuple[Any, ...]:
+    """Take an exception apart, with the number of its class for its name."""
+    _, (_, made_with), *rest = exception_parts.reduced(error)
+    return (make_by_number, (*number, made_with), *rest)
+
+
+def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
+    """Make the reducer that pickles instances of a class with its number for its name."""
+    if issubclass(cls, BaseException) and not exception_parts.has_own_way(cls):
+        return partial(_reduced_error, number)
+    registered = copyreg.dispatch_table.get(cls)
+
+    def reduce(obj: Any) -> Any:
+        reduced = obj.__reduce_ex__(PROTOCOL) if registered is None else registered(obj)
+        if isinstance(reduced, tuple):
+            function, args, *state = reduced
+            if not any(state) and (known := by_value.key_of(obj)):
+                return single_by_number, (known[0], *number, known[1])
+            if function is copyreg.__newobj__ and args[0] is cls:  # type: ignore[attr-defined] # typeshed lacks it
+                return (new_by_number, (*number, *args[1:]), *state)
+            if function is cls:
+                return (call_by_number, (*number, *args), *state)
+            return reduced
+        known = by_value.key_of(obj)
+        return (single_by_number, (known[0], *number, known[1])) if known else reduced
+
+    return reduce
+
+
+class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """cloudpickle's pickler, with what it does not know of.
+
+    From 3.1.3 on it leaves out the names of files. A traceback from a worker, or the stack of where
+    one hangs, would not say in which file that is. So they are put in again.
+    """
+
+    def __init__(
+        self, file: io.IOBase, keep_in: Callable[[pickle.PickleBuffer], bool] | None = None
+    ) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=keep_in)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        kind = type(obj)
+        if kind is types.CodeType:
+            make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
+            # Texts alone are compared: -bb forbids it of bytes with a text.
+            named = (
+                obj.co_filename if isinstance(arg, str) and arg == "<dynamic-code>" else arg
+                for arg in args
+            )
+            return make, tuple(named)
+        if kind in by_value.UNNAMED:
+            return by_value.UNNAMED[kind](obj)
+        if issubclass(kind, BaseException) and not exception_parts.has_own_way(kind):
+            return exception_parts.reduced(obj)
+        reduced = super().reducer_override(obj)
+        if issubclass(kind, type) and isinstance(reduced, tuple) and len(reduced) == _IN_FULL:
+            return reduce_class(obj, reduced, travels_by_value)
+        return reduced
+
+
+#: The parts that say how to make a function or class by value.
+_IN_FULL = 6
+
+
+class _DefinitionPickler(_AlonePickler):
+    """Pickles what workers of this process get: there, one script is one module."""
+
+    def __init__(
+        self,
+        file: io.BytesIO | _Nowhere,
+        keep_in: Callable[[pickle.PickleBuffer], bool] | None = None,
+        *,
+        shares: bool,
+    ) -> None:
+        super().__init__(file, keep_in)
+        self._shares = shares
+        self._variables: dict[str, script_globals.Variables] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        reduced = super().reducer_override(obj)
+        if reduced is not NotImplemented:
+            if type(obj) is types.FunctionType and len(reduced) == _IN_FULL:
+                return self._reduce_function(obj, reduced)
+            return reduced
+        kind = type(obj)
+        if kind in by_value.NAMED:
+            return by_value.NAMED[kind](obj) if travels_by_value(obj) else NotImplemented
+        if by_value.counts_here(kind):
+            raise TypeError(
+                "a progress bar counts in the process that has it: keep it in this one, and update "
+                'it in a kind="io" handler, or use stream(..., progress=True)'
+            )
+        if kind is ContextVar:
+            return by_value.new_single(obj, _importable, always=True)
+        if kind in self.dispatch_table or issubclass(kind, type | types.FunctionType):
+            return NotImplemented
+        reduced = obj.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, str):
+            module = getattr(obj, "__module__", None)
+            by_name = not isinstance(module, str) or _importable(module)
+            return reduced if by_name else by_value.new_single(obj, _importable, always=True)
+        if by_value.is_stateless(reduced):
+            return self._name_single(obj) or reduced
+        return self._share(obj, reduced)
+
+    def _name_single(self, obj: Any) -> Any:
+        return by_value.new_single(obj, _importable)
+
+    def _share(self, obj: Any, reduced: Any) -> Any:
+        return by_value.share(obj, reduced) if self._shares else reduced
+
+    def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
+        """Let functions of one module share their globals in the worker too."""
+        make, (code, own, *rest), (inside, slots), _, _, set_state = reduced
+        module = script_globals.shared_name(function.__globals__)
+        if module is None or not self._shares:
+            return reduced
+        values = slots["__globals__"]
+        variables = self._variables.setdefault(module, script_globals.Variables(module, own))
+        state = (inside, {**slots, "__globals__": {}})
+        filling = set_state, state, module, script_globals.note(module, values), values
+        args = (code, variables, *rest)
+        return make, args, filling, None, None, script_globals.set_function
+
+
+class _ByImportPickler(_DefinitionPickler):
+    """Names what is a global variable of a module that can be imported, functions' globals too."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        named = by_value.by_import(obj, _importable)
+        return named or super().reducer_override(obj)
+
+    def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
+        make, (code, _, *rest), (inside, slots), _, _, set_state = reduced
+        module = script_globals.shared_name(function.__globals__)
+        if module is None or not _importable(module):
+            return super()._reduce_function(function, reduced)
+        state = (inside, {**slots, "__globals__": {}})
+        args = (code, script_globals.Imported(module), *rest)
+        return make, args, state, None, None, set_state
+
+
+class _Pickler(_DefinitionPickler):
+    """Names classes by number where they have one."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        number_of: Callable[[type], ClassNumber | None],
+        reducers: dict[type, Callable[[Any], Any]],
+        keep_in: Callable[[pickle.PickleBuffer], bool],
+        *,
+        shares: bool,
+    ) -> None:
+        super().__init__(file, keep_in, shares=shares)
+        self._number_of = number_of
+        self._reducers = reducers
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data; called for each class and instance."""
+        kind = type(obj)
+        if kind in self._reducers:
+            return self._reducers[kind](obj)
+        if issubclass(kind, type):
+            number = self._number_of(obj)
+            if number is not None:
+                return class_by_number, number
+        return super().reducer_override(obj)
+
+    def _name_single(self, obj: Any) -> Any:
+        return by_value.single(obj)  # those that matter came with a handler or class
+
+    def _share(self, _: Any, reduced: Any) -> Any:
+        return reduced  # each event has copies of its own
+
+
+class _ErrorPickler(_Pickler):
+    """A pickler that takes exceptions apart, those inside of others too."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        number_of: Callable[[type], ClassNumber | None],
+        reducers: dict[type, Callable[[Any], Any]],
+        reduced_to_what_travels: bool,
+    ) -> None:
+        super().__init__(file, number_of, reducers, lambda _: True, shares=False)
+        self._reduced = reduced_to_what_travels
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle's hook for everything but plain data."""
+        if issubclass(type(obj), BaseException):
+            if self._reduced:
+                return exception_parts.reduced(obj, _arrives)
+            if not exception_parts.has_own_way(type(obj)):
+                return exception_parts.reduced(obj)
+        return super().reducer_override(obj)

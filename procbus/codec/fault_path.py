@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""Finding what cannot be pickled: the path of the attribute at fault, in words a person can use.
+
+The search looks into objects of the user's, which may raise anything, or lie. It goes by their real
+classes, and gives the path as far as it got.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from itertools import islice
+from time import monotonic
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from procbus.codec.encoder import cannot_encode, encode_definition, travels_by_value
+from procbus.core.errors import SerializationError
+from procbus.core.handler import Handler
+from procbus.core.user_objects import bases_of, class_name, named, shown
+
+#: How deep to look: further down a path helps nobody.
+_DEPTH = 12
+#: How many parts of one container to try, and for how long to search, in seconds: whoever waits for
+#: the same worker waits meanwhile.
+_WIDTH = 100_000
+_PATIENCE_S = 0.5
+
+_TOO_DEEP = "sys.setrecursionlimit before the bus is made lets it go deeper. "
+
+
+def check_travels(handler: Handler) -> None:
+    """Make sure that a cpu handler can be sent to a worker.
+
+    Raises:
+        SerializationError: it cannot; the message names the variable at fault.
+    """
+    try:
+        encode_definition(handler.function)
+    except KeyboardInterrupt:  # Ctrl-C of the script that subscribes
+        raise
+    except BaseException as error:
+        raise handler_fault(handler, error) from error
+
+
+def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
+    """Make the error for a handler that cannot be sent to a worker."""
+    path = path_of_fault(handler.function, handler.name)
+    where = f" because of {path}" if path else ""
+    return SerializationError(
+        f"cpu handler {handler.name} cannot travel to a worker process{where}: "
+        f"{named(error)}. {_remedy(error)}",
+        path,
+    )
+
+
+def _remedy(error: BaseException) -> str:
+    text = named(error)
+    of_locks = (
+        "A lock guards nothing between processes: use concurrency=1 to have one run at a time. "
+        if "_thread." in text and "ock" in text
+        else ""
+    )
+    return (
+        f"{of_locks}Make that object inside the handler, or once for each worker in worker_init=, "
+        'or keep the handler in this process with kind="io"'
+    )
+
+
+def event_fault(
+    handler: str, event_id: int, event: Any, error: BaseException
+) -> SerializationError:
+    """Make the error for an event that cannot be pickled."""
+    path = path_of_fault(event, "event")
+    return SerializationError(
+        f"event {event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
+        f"{f' because of {path}' if path else ''}: {named(error)}. "
+        + (_TOO_DEEP if "deep recursion" in str(error) else "")
+        + 'Publish plain data, or take the event with a kind="io" handler',
+        path,
+    )
+
+
+def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
+    """Make sure that workers can get to know these context variables.
+
+    Raises:
+        SerializationError: the default of one cannot travel; the message names the variable.
+    """
+    for variable in variables:
+        try:
+            encode_definition(variable)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise SerializationError(
+                f"the default of the context variable {variable.name!r} cannot travel to a worker "
+                f"process, as carry= would need: {named(error)}. Define the variable in a module "
+                "that workers can import, or without that default",
+                variable.name,
+            ) from error
+
+
+def variable_fault(
+    variables: Sequence[tuple[str, Any]], error: BaseException
+) -> SerializationError:
+    """Make the error for context variables of which one cannot be pickled.
+
+    Args:
+        variables: those that are taken along, by name, with what they hold.
+        error: what pickling raised.
+    """
+    found = (path_of_fault(value, f"{name}.get()") for name, value in variables)
+    path = next(filter(None, found), "")
+    return SerializationError(
+        "a context variable that EventBus(carry=...) takes along cannot travel to a worker process"
+        f"{f' because of {path}' if path else ''}: {named(error)}. Keep plain data in it, or "
+        "leave it out of carry=",
+        path,
+    )
+
+
+def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_encode) -> str:
+    """Find the innermost part of an object that fails, as an expression such as `event.rows[3]`.
+
+    It raises nothing.
+
+    Args:
+        obj: the object that fails as a whole.
+        name: what to call it.
+        fails: tells whether a part fails, and raises nothing; by default, whether it cannot be
+            pickled.
+
+    Returns:
+        The path, as far as it was found in `_PATIENCE_S`; empty if the object itself does not fail
+        after all.
+    """
+    if not fails(obj):
+        return ""
+    end_at = monotonic() + _PATIENCE_S
+    path = name
+    seen: set[int] = set()
+    # The user's code runs in here: what it raises ends the search where it is.
+    with suppress(BaseException):
+        for _ in range(_DEPTH):
+            seen.add(id(obj))
+            for step, part in _parts(obj):
+                if id(part) not in seen and fails(part):
+                    path, obj = path + step, part
+                    break
+                if monotonic() > end_at:
+                    return path
+            else:
+                break
+    return path
+
+
+def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
+    """The parts that pickling an object would go through, each with the step that leads to it."""
+    kind = type(obj)
+    if kind is FunctionType:
+        yield from _variables(obj)
+        return
+    if kind is MethodType:
+        yield ".__self__", obj.__self__
+        yield from _parts(obj.__func__)
+        return
+    if issubclass(kind, functools.partial):
+        yield ".func", obj.func
+        yield from ((f".args[{index}]", value) for index, value in enumerate(obj.args))
+        yield from ((f".keywords[{shown(key)}]", value) for key, value in obj.keywords.items())
+    # By the methods of the built-in types: those of a class derived from them are the user's code.
+    if issubclass(kind, dict):
+        for key, value in islice(dict.items(obj), _WIDTH):
+            yield f"[{shown(key)}]", value
+            yield f", key {shown(key)}", key
+    elif issubclass(kind, list | tuple):
+        values = list.__iter__(obj) if issubclass(kind, list) else tuple.__iter__(obj)
+        for index, value in enumerate(islice(values, _WIDTH)):
+            yield f"[{index}]", value
+    elif issubclass(kind, set | frozenset):
+        members = set.__iter__(obj) if issubclass(kind, set) else frozenset.__iter__(obj)
+        for value in islice(members, _WIDTH):
+            yield f", member {shown(value)}", value
+    for name, value in _attributes(obj):
+        yield f".{name}", value
+    if not issubclass(kind, type) and travels_by_value(kind):
+        yield f", class {kind.__qualname__!r}", kind
+
+
+def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not assigned yet
+            yield f", closure variable {name!r}", cell.cell_contents
+    for name in dict.fromkeys(_names_in(function.__code__)):
+        if name in function.__globals__:
+            yield f", global variable {name!r}", function.__globals__[name]
+    for index, value in enumerate(function.__defaults__ or ()):
+        yield f", default argument {index}", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f", default of argument {name!r}", value
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Names that a function uses, those in functions inside it too."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names_in(inner)
+
+
+def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
+    if issubclass(type(obj), type):
+        if travels_by_value(obj):
+            # What they hold first: methods have the class among their globals.
+            own = sorted(vars(obj).items(), key=lambda item: type(item[1]) is FunctionType)
+            yield from own
+        return
+    own = []
+    with suppress(BaseException):  # reading attributes may run the user's code
+        own = list(vars(obj).items())
+    yield from own
+    for cls in bases_of(type(obj)):
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name in ("__dict__", "__weakref__"):
+                continue
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{cls.__name__.lstrip('_')}{name}"
+            try:
+                value = getattr(obj, name)
+            except BaseException:  # noqa: BLE001, S112 - as above
+                continue
+            yield name, value

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Outcomes as plain data that outlives the process, and back.
+
+Objects are pickled by value, so that they can be read without the script that their classes were
+defined in; and by name where that names a class of the main script, so that the same script gets
+its own class back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from typing import Any
+
+from procbus.codec.encoder import encode_alone, encode_by_name
+from procbus.core.dead_letter import stack_of, summary_of
+from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.user_objects import is_a, set_cause
+
+#: An object pickled by name, where that makes a difference, and by value.
+Pickles = tuple[bytes | None, bytes]
+
+
+def plain_outcome(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as plain data, without its value: what failed has none."""
+    error = outcome.error
+    return {
+        "kind": outcome.kind.value,
+        "error": _pickles_of_error(error),
+        "text": None if error is None else summary_of(error),
+        "stack": stack_of(error),
+        "started_at": outcome.started_at,
+        "ended_at": outcome.ended_at,
+        "worker_pid": outcome.worker_pid,
+        "dropped_events": outcome.dropped_events,
+    }
+
+
+def _pickles_of_error(error: BaseException | None) -> Pickles | None:
+    """Pickle an error; None for one that does not pickle, or that does not unpickle."""
+    try:
+        pickles = pickles_of(error)
+        return pickles if is_a(unpickle(pickles), BaseException) else None
+    except BaseException:  # noqa: BLE001 - the user's code; its text is saved all the same
+        return None
+
+
+def pickles_of(obj: Any) -> Pickles:
+    """Pickle an object in both ways. Whatever pickling raises comes through."""
+    by_value = encode_alone(obj)
+    try:
+        by_name = encode_by_name(obj)
+    except BaseException:  # noqa: BLE001 - then only the other way is left
+        return None, by_value
+    return by_name if b"__main__" in by_name else None, by_value
+
+
+def unpickle(pickles: Pickles) -> Any:
+    """Make the object again, by its name if that means something here."""
+    by_name, by_value = pickles
+    if by_name is not None:
+        # The main script may be another now.
+        with contextlib.suppress(BaseException):
+            return pickle.loads(by_name)  # noqa: S301 - checked: whoever reads the file checks who wrote it
+    return pickle.loads(by_value)  # noqa: S301 - as above
+
+
+def outcome_from(plain: dict[str, Any]) -> Outcome:
+    """Make the outcome again. An error whose class is missing becomes one that says as much."""
+    return Outcome(
+        OutcomeKind(plain["kind"]),
+        None,
+        _error(plain),
+        plain["started_at"],
+        plain["ended_at"],
+        plain["worker_pid"],
+        plain["dropped_events"],
+    )
+
+
+def _error(plain: dict[str, Any]) -> BaseException | None:
+    """The error of an attempt: itself, or one that says as much; with its stack either way."""
+    if plain["text"] is None:
+        return None
+    error: BaseException = ProcbusError(plain["text"])
+    if plain["error"] is not None:
+        # Its class may be missing in this process.
+        with contextlib.suppress(BaseException):
+            error = unpickle(plain["error"])
+    if plain["stack"] and not stack_of(error):
+        set_cause(error, WorkerTraceback(plain["stack"]))
+    return error

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""What a handler can ask about the delivery that it is running: `current()`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from procbus.core.errors import ProcbusError
+
+if TYPE_CHECKING:
+    from procbus.core.receipt import Receipt
+
+#: Stands for an argument that was not given, where None is a legal value.
+NOTHING: Any = object()
+
+
+class Run(NamedTuple):
+    """One run of a bus, to tell its deliveries from all others."""
+
+    #: Of the journal, the same for all runs on it; without one, of the bus.
+    id: str
+    #: The first event of this run: those with smaller ids are from runs before.
+    first_id: int
+
+
+#: Where nobody told, as in tests.
+ONLY_RUN = Run("0", 1)
+
+
+class HandlerContext:
+    """The delivery at hand, as its handler sees it. One is made for each run of a handler."""
+
+    __slots__ = ("_publish", "attempt", "event_id", "handler", "owner", "parent_id", "run", "topic")
+
+    def __init__(
+        self,
+        handler: str,
+        event_id: int,
+        parent_id: int | None,
+        topic: str | None,
+        attempt: int,
+        publish: Callable[[Any, str | None], Receipt | None],
+        owner: object = None,
+        run: Run = ONLY_RUN,
+    ) -> None:
+        #: Name of the handler.
+        self.handler = handler
+        self.event_id = event_id
+        #: Id of the event whose handler published this one, None when it came from outside.
+        self.parent_id = parent_id
+        self.topic = topic
+        #: 1 at the first attempt.
+        self.attempt = attempt
+        self._publish = publish
+        self.run = run
+        #: The dispatcher that this handler runs for; None in a worker process.
+        self.owner = owner
+
+    @property
+    def delivery_id(self) -> str:
+        """Names this delivery, and no other of any bus: the same at each attempt.
+
+        With a journal it stays the same when the delivery is run again after a crash. So a handler
+        that notes it together with its effect can tell that it had that effect before.
+        """
+        return f"{self.run.id}-{self.event_id}-{self.handler}"
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether an earlier run of the script was given this delivery, and may have begun it."""
+        return self.event_id < self.run.first_id
+
+    def publish(self, event: Any, payload: Any = NOTHING) -> Receipt | None:
+        """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.
+
+        From an io handler it goes out at once. From a cpu handler it leaves the worker together
+        with the handler's success, and is dropped if the handler fails. It never blocks.
+
+        Returns:
+            The receipt of the event, in a handler of kind ``"io"``. None in one of kind ``"cpu"``,
+            where the event is published only after the handler has succeeded.
+
+        Raises:
+            QueueFull: far too many deliveries are pending (io handlers only; a cpu handler's
+                delivery fails with this error instead).
+            TopicError: the topic is malformed.
+        """
+        topic = None
+        if payload is not NOTHING:
+            if type(event) is not str:
+                # Imported here because a worker needs it hardly ever, and starts faster without.
+                from procbus.core.topic import check_concrete
+
+                event = check_concrete(event)  # None must not mean routing by class
+            topic, event = event, payload
+        # In a thread that the handler started, this is what makes it one of the handler's events.
+        before = running.set(self)
+        try:
+            return self._publish(event, topic)
+        finally:
+            running.reset(before)
+
+    def __repr__(self) -> str:
+        """Say which handler runs which event."""
+        return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
+
+
+#: What the calling thread or task is running: a seat made by `take_seat`, or a context itself.
+running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
+
+
+def kept(context: Context) -> Context | None:
+    """Make of a copy of the publisher's context what its event's handler runs in.
+
+    None where there is nothing in it. It does not say any more which handler published, if one did:
+    that would keep the event of that one alive.
+
+    Args:
+        context: a copy that nobody else has.
+    """
+    own = running in context
+    if len(context) == own:
+        return None
+    if own:
+        context.run(running.set, None)
+    _copy_decimals(context)
+    return context
+
+
+def another(context: Context) -> Context:
+    """Make a copy of what `kept` gave, for one of several attempts."""
+    copy = context.copy()
+    _copy_decimals(copy)
+    return copy
+
+
+def run_seated(seat: list[Any], function: Callable[[Any], Any], event: Any) -> Any:
+    """Call a handler with its seat, see `running`: for `Context.run`."""
+    running.set(seat)
+    return function(event)
+
+
+def _copy_decimals(context: Context) -> None:
+    """Give a context a decimal context of its own, if it has one.
+
+    The module keeps it in a ContextVar, so copies share one object, which is mutable.
+    """
+    decimal: Any = sys.modules.get("decimal")
+    get = getattr(decimal, "getcontext", None)  # not there while it is being imported
+    if get is None:
+        return
+    if not _decimal_variable:
+        probe = Context()
+        probe.run(get)
+        _decimal_variable.extend(probe)
+    for variable in _decimal_variable:
+        if variable in context:
+            context.run(decimal.setcontext, context[variable].copy())
+
+
+#: The variable of the module `decimal`, once that was needed.
+_decimal_variable: list[ContextVar[Any]] = []
+
+
+def take_seat(make: Callable[..., HandlerContext], *about: Any) -> None:
+    """Have `current()` return what `make(*about)` gives, from now on.
+
+    It is made only when a handler asks, since most do not and it costs as much as a short
+    handler. The seat is shared by all copies of the `contextvars` context, so it is made once.
+    """
+    running.set([make, *about])
+
+
+def running_context() -> HandlerContext | None:
+    """What `current()` returns, or None outside a handler."""
+    seat = running.get()
+    if not isinstance(seat, list):
+        return seat
+    # Taken apart in one step: threads that run in copies of the context share the seat.
+    first, *about = seat
+    if isinstance(first, HandlerContext):
+        return first
+    context: HandlerContext = first(*about)
+    seat[:] = [context]
+    return context
+
+
+def current() -> HandlerContext:
+    """Return the delivery that the calling handler is running.
+
+    Raises:
+        ProcbusError: called outside a handler, or in a thread that the handler started itself.
+    """
+    context = running_context()
+    if context is None:
+        raise ProcbusError(
+            "current() works only inside a running handler (and not in a thread that the handler "
+            "started: take current() in the handler and pass it on)"
+        )
+    return context

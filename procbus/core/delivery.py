@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""A delivery: one event for one handler, the unit of work."""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.errors import ProcbusError
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.user_objects import Origin, origin_of, restore, shown
+
+if TYPE_CHECKING:
+    from procbus.core.handler import Handler
+    from procbus.core.receipt import Receipt
+    from procbus.core.subscription import Subscription
+    from procbus.dispatch.unretrieved import Unseen
+
+
+class DeliveryState(enum.Enum):
+    """Where a delivery stands: pending, running, then one of three terminal states."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_STATE = {
+    kind: {
+        OutcomeKind.SUCCEEDED: DeliveryState.SUCCEEDED,
+        OutcomeKind.CANCELLED: DeliveryState.CANCELLED,
+    }.get(kind, DeliveryState.FAILED)
+    for kind in OutcomeKind
+}
+
+
+class Delivery:
+    """One event for one handler. Read it from any thread.
+
+    Everything but what is named here is fixed when it is published. The settlement alone sets
+    `earlier` (with each attempt that is followed by another) and, once and for all, how the
+    delivery ended: then it lets go of `receipt`, last, so that whoever finds None there finds all
+    the rest.
+
+    How it ended is kept in fields of its own where the handler succeeded, and the `Outcome` made
+    when somebody asks: an object less to make, and for the garbage collector to go through, for
+    nearly every delivery. After anything else `failure` has it, and those fields are not set.
+    """
+
+    __slots__ = (
+        "context",
+        "earlier",
+        "ended_at",
+        "event_id",
+        "failure",
+        "key",
+        "origin",
+        "pid",
+        "queued",
+        "queued_at",
+        "receipt",
+        "started_at",
+        "subscription",
+        "unseen",
+        "value",
+    )
+
+    #: Whether it is in its lane, or was; not set before. Written under the lane's lock.
+    queued: bool
+    value: Any
+    started_at: float
+    ended_at: float
+    pid: int | None
+    #: Where the error of `failure` comes from; set with that.
+    origin: Origin
+
+    def __init__(
+        self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
+    ) -> None:
+        self.subscription = subscription
+        #: The receipt while the delivery is open. Let go at settlement, so that no reference
+        #: cycle is left for the garbage collector (there are hundreds of thousands of these).
+        self.receipt: Receipt | None = receipt
+        self.event_id = receipt.id
+        self.key = key
+        self.queued_at = queued_at
+        #: Outcomes of the attempts before the last: those that were followed by another.
+        self.earlier: tuple[Outcome, ...] = ()
+        #: How it ended, unless its handler succeeded.
+        self.failure: Outcome | None = None
+        #: What its handler gets of the publisher's context; None for nothing. For an io handler it
+        #: is a `contextvars.Context`, for a cpu handler a `Carried`. Let go when it has ended:
+        #: where it succeeded by the lane, since few deliveries have any.
+        self.context: Any = None
+        #: Who keeps count of failures that nobody has looked at, once this is one of them.
+        self.unseen: Unseen | None = None
+
+    @property
+    def handler(self) -> Handler:
+        """The handler that this delivery is for."""
+        return self.subscription.handler
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the last attempt ended; None while the delivery is open."""
+        if self.receipt is not None:
+            return None
+        if self.failure is not None:
+            return self.failure
+        times = self.started_at, self.ended_at
+        return Outcome(OutcomeKind.SUCCEEDED, self.value, None, *times, self.pid)
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that have begun and ended."""
+        last = self.outcome
+        ended = self.earlier if last is None else (*self.earlier, last)
+        return sum(1 for outcome in ended if outcome.started_at)
+
+    @property
+    def state(self) -> DeliveryState:
+        """Where the delivery stands just now."""
+        outcome = self.outcome
+        if outcome is not None:
+            return TERMINAL_STATE[outcome.kind]
+        if self.subscription.is_running(self):
+            return DeliveryState.RUNNING
+        return DeliveryState.PENDING
+
+    def end(self, outcome: Outcome) -> None:
+        """Take note of how it ended, for good. For the settlement alone, under its lock."""
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            _, self.value, _, self.started_at, self.ended_at, self.pid, _ = outcome
+        else:
+            self.failure = outcome
+            if outcome.error is not None:
+                self.origin = origin_of(outcome.error)
+            self.context = None
+        self.receipt = None
+
+    def result(self) -> Any:
+        """Return what the handler returned.
+
+        Raises:
+            ProcbusError: the delivery is not settled yet, or was cancelled.
+            BaseException: what the handler raised, or the `ProcbusError` that ended it.
+        """
+        if self.receipt is None and self.failure is None:
+            return self.value
+        error = self.exception()
+        assert error is not None
+        raise error
+
+    def exception(self) -> BaseException | None:
+        """Return what went wrong, None when the handler succeeded.
+
+        Its traceback is that of the handler each time, however often it was raised since.
+
+        Raises:
+            ProcbusError: the delivery is not settled yet.
+        """
+        if self.receipt is not None:
+            raise ProcbusError(
+                f"{self!r} is not settled yet: wait on its receipt first (receipt.wait())"
+            )
+        if self.failure is None:
+            return None
+        unseen = self.unseen  # another thread may look at it at the same time
+        if unseen is not None:
+            unseen.note_seen(self)
+        error = self.failure.error
+        if error is not None:
+            restore(error, self.origin)
+        return error
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds from publish until the handler began (until now while it has not)."""
+        outcome = self.outcome
+        if outcome is None:
+            return time.monotonic() - self.queued_at
+        return max(0.0, (outcome.started_at or outcome.ended_at) - self.queued_at)
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds that the handler ran; None while the delivery is open or if it never began."""
+        outcome = self.outcome
+        if outcome is None or not outcome.started_at:
+            return None
+        return outcome.ended_at - outcome.started_at
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process that ran the handler; None while the delivery is open or if it never began."""
+        outcome = self.outcome
+        return None if outcome is None else outcome.worker_pid
+
+    def __repr__(self) -> str:
+        """Say which event, which handler and how it stands."""
+        text = f"<Delivery of event {self.event_id} to {self.handler.name}: {self.state.value}"
+        if self.run_s is not None:
+            text += f" after {self.run_s:.3g} s"
+        if self.receipt is None and self.failure is not None:
+            text += f": {shown(self.failure.error)}"
+        return text + ">"
+
+
+#: Why deliveries are cancelled.
+CLOSED = "the bus was closed"
+INTERRUPTED = "the cell that waited for it was interrupted"
+
+
+def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = CLOSED) -> Outcome:
+    """Make the outcome of a delivery that was cancelled, perhaps in the middle of its handler."""
+    how = "before its handler began" if ran_s is None else f"after {ran_s:.3g} s in its handler"
+    error = ProcbusError(
+        f"the delivery of event {delivery.event_id} to {delivery.handler.name} was cancelled "
+        f"{how}: {why}"
+    )
+    now = time.monotonic()
+    started_at = 0.0 if ran_s is None else now - ran_s
+    return Outcome(OutcomeKind.CANCELLED, None, error, started_at, now)

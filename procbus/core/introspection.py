@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""What a handler's function says of itself: its name, its module, the topics in its annotation."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from procbus.core.errors import SubscriptionError
+
+
+def topics_of(function: Callable[..., Any]) -> tuple[type, ...]:
+    """Take the topics from the annotation of the first parameter.
+
+    A union gives each of its members, ``Annotated[E, ...]`` gives ``E``, ``list[int]`` gives
+    ``list``. String annotations are resolved where the function was written: in its module and in
+    the variables that it closes over.
+
+    Args:
+        function: a plain function, bound method, `functools.partial` or callable object.
+
+    Raises:
+        SubscriptionError: the annotation is missing, cannot be resolved, or names no class.
+    """
+    hint = _resolve(function, _first_annotation(function))
+    return tuple(dict.fromkeys(_class_of(function, member) for member in _members(hint)))
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Name a function for people: ``module.qualname``.
+
+    A partial is named for the function in it, a callable object for its class.
+    """
+    module, name = module_of(function), named(function).__qualname__
+    return f"{module}.{name}" if module else name
+
+
+def module_of(function: Callable[..., Any]) -> str | None:
+    """Name the module where a function, or what is in a partial, or a class was written."""
+    module = getattr(named(function), "__module__", None)  # methods of builtins have none
+    return module if isinstance(module, str) else None
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Give the signature of a callable; None where it has none to look at, as some builtins."""
+    call = type(function).__call__
+    told = (inspect.getattr_static(function, name, None) for name in _TELL_SIGNATURE)
+    if isinstance(call, types.FunctionType) and not any(each is not None for each in told):
+        function = types.MethodType(call, function)  # of the object itself `==` would be asked
+    try:
+        return inspect.signature(function)
+    except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - it asks the user's objects
+        return None
+
+
+#: By these a callable object has a signature other than that of its `__call__`.
+_TELL_SIGNATURE = ("__signature__", "__wrapped__")
+
+
+def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the callable inside any layers of `functools.partial`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def named(function: Callable[..., Any]) -> Any:
+    """Give what has the name of a callable: the function in a partial, the class of an object."""
+    inner = without_partial(function)
+    return inner if _has_name(inner) else type(inner)
+
+
+def _has_name(inner: Callable[..., Any]) -> bool:
+    try:
+        return isinstance(inner.__qualname__, str)
+    except Exception:  # noqa: BLE001 - a callable object may answer as it likes
+        return False
+
+
+def _first_annotation(function: Callable[..., Any]) -> object:
+    signature = signature_of(function)
+    if signature is None:
+        raise _refusal(function, "it has no signature to read a topic from")
+    for parameter in signature.parameters.values():
+        if parameter.annotation is parameter.empty:
+            raise _refusal(function, f"its parameter {parameter.name!r} has no annotation")
+        return parameter.annotation
+    raise _refusal(function, "it has no parameter to read a topic from")
+
+
+def _resolve(function: Callable[..., Any], annotation: object) -> object:
+    """Evaluate one annotation and the strings in it, leaving the function's others alone.
+
+    The others may well be names that exist for the type checker only.
+    """
+    source = written(function)
+    holder = types.SimpleNamespace(__annotations__={"event": annotation})
+    try:
+        hints = typing.get_type_hints(
+            holder, getattr(source, "__globals__", {}), _closure_of(source)
+        )
+    except Exception as error:  # an annotation is the user's code: it may raise anything
+        text = annotation if isinstance(annotation, str) else repr(annotation)
+        reason = f"its annotation {text!r} cannot be resolved ({type(error).__name__}: {error})"
+        raise _refusal(function, reason) from error
+    return hints["event"]
+
+
+def written(function: Callable[..., Any]) -> object:
+    """Find the function whose source holds the annotation: beneath partials, methods, wrappers."""
+    inner: Any = without_partial(function)
+    if not _has_name(inner):
+        inner = type(inner).__call__
+    return without_partial(inspect.unwrap(getattr(inner, "__func__", inner)))
+
+
+def _closure_of(function: object) -> dict[str, object]:
+    variables = {}
+    names = function.__code__.co_freevars if isinstance(function, types.FunctionType) else ()
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            variables[name] = cell.cell_contents
+        except ValueError:  # not assigned yet: the annotation is then reported as unresolvable
+            continue
+    return variables
+
+
+def _members(hint: Any) -> Iterator[object]:
+    if sys.version_info >= (3, 12) and isinstance(hint, typing.TypeAliasType):
+        yield from _members(hint.__value__)
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for member in typing.get_args(hint):
+            yield from _members(member)
+    else:
+        yield hint
+
+
+def _class_of(function: Callable[..., Any], member: object) -> type:
+    if member is None or member is types.NoneType:
+        raise _refusal(function, "its annotation includes None, which is never published")
+    if member is Any:
+        raise _refusal(function, "its annotation is Any, which is no class (object takes them all)")
+    found = typing.get_origin(member) or member
+    if not isinstance(found, type):
+        raise _refusal(function, f"its annotation {member!r} is not a class")
+    return found
+
+
+def _refusal(function: Callable[..., Any], reason: str) -> SubscriptionError:
+    return SubscriptionError(
+        f"handler {name_of(function)}: no topic, because {reason}; annotate its first parameter "
+        f"with the class of its events, or name the topic: "
+        f'@subscribe(MyEvent, kind=...) or @subscribe("my.topic", kind=...)'
+    )
+
+
+# What can be told of a callable without calling it.
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine."""
+    return _is(function, inspect.iscoroutinefunction)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it only makes a generator, asynchronous or not, and runs nothing."""
+    return _is(function, inspect.isgeneratorfunction) or _is(function, inspect.isasyncgenfunction)
+
+
+def accepts(function: Callable[..., Any], arguments: int) -> bool:
+    """Whether it can be called with so many positional arguments; True when nobody can tell."""
+    signature = signature_of(function)
+    if signature is None:
+        return True
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def identity_of(function: Callable[..., Any]) -> Hashable:
+    """Give what two callables have in common exactly if they are one handler.
+
+    `store.take` makes a new method object each time, and all of them are one handler. Partials are
+    one if they bind the very same objects. The answer holds while the callable lives. No method of
+    the user's classes runs for it, not even ``__eq__``.
+    """
+    kind = type(function)
+    found: Any = function
+    if kind is types.MethodType:
+        return "method", id(found.__self__), id(found.__func__)
+    if kind is types.BuiltinMethodType or kind is types.MethodWrapperType:
+        return "method", id(found.__self__), found.__qualname__
+    if kind is functools.partial:
+        bound = [(name, id(value)) for name, value in found.keywords.items()]
+        return "partial", identity_of(found.func), tuple(map(id, found.args)), tuple(bound)
+    return id(function)
+
+
+def same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two callables are one handler, see `identity_of`."""
+    return one is other or identity_of(one) == identity_of(other)
+
+
+def travels_by_value(function: Callable[..., Any]) -> bool:
+    """Whether a worker cannot import the function, so that its code and variables are sent.
+
+    A bracket in the name is that of ``<locals>`` or ``<lambda>``.
+    """
+    return module_of(function) == "__main__" or "<" in name_of(function)
+
+
+def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:
+    """Ask it of the function, or of a callable object's ``__call__``, beneath any partial."""
+    inner = without_partial(function)
+    try:
+        if asked(inner):
+            return True
+    except Exception:  # noqa: BLE001 - it looks at attributes, which an object may refuse
+        return asked(type(inner).__call__)
+    return not inspect.isroutine(inner) and asked(type(inner).__call__)

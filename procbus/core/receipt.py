@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: MIT
+"""A receipt: what `publish` returns, the deliveries of one event."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.delivery import Delivery, DeliveryState
+from procbus.core.errors import ProcbusError
+from procbus.core.locks import LOOK_UP_S, Bell, Lock, check_may_wait, in_main_thread
+from procbus.core.log import log
+from procbus.core.notebook import when_interrupted
+from procbus.core.waiting import pause
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from procbus.core.subscription import Subscription
+    from procbus.pool.memory.events import Block
+
+
+def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Call something in an event loop, from any thread; where the loop is closed, nobody waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
+
+
+def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> None:
+    """Call what waits for receipts that are done: all of it, whatever one of them raises.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+    """
+    interrupt: KeyboardInterrupt | None = None
+    for callback, receipt in calls:
+        try:
+            callback(receipt)
+        except BaseException as error:  # noqa: BLE001 - the user's code: others wait behind it
+            interrupt = _told(receipt, error) or interrupt
+    if interrupt is not None:
+        raise interrupt
+
+
+def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
+    """Log what a callback raised, and never raise; give it back if it is Ctrl-C."""
+    if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
+        try:
+            log.error("a callback for event %d raised", receipt.id, exc_info=error)
+        except BaseException as raised:  # noqa: BLE001 - the user's log handler, or Ctrl-C in it
+            error = raised
+    return error if isinstance(error, KeyboardInterrupt) and in_main_thread() else None
+
+
+class Receipt:
+    """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
+
+    `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement. Where the
+    fields are kept depends on the number of handlers: see the two classes below.
+    """
+
+    if not TYPE_CHECKING:  # it would want the fields named here, where two layouts could not meet
+        __slots__ = ()
+
+    event: Any
+    topic: str | None
+    #: Id of the event whose handler published this one; None when it came from outside.
+    parent_id: int | None
+    lock: Lock
+    #: Deliveries that are not settled.
+    left: int
+    #: The event's large buffers in shared memory, until the last delivery is settled.
+    block: Block | None
+    callbacks: list[Callable[[Receipt], object]] | None
+
+    @property
+    def id(self) -> int:
+        """Number of the event, unique on its bus."""
+        raise NotImplementedError
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """One delivery for each handler of the event, in the order of their subscription."""
+        raise NotImplementedError
+
+    @property
+    def done(self) -> bool:
+        """Whether every delivery is settled."""
+        return self.left == 0
+
+    def when_done(self, callback: Callable[[Receipt], object]) -> None:
+        """Call `callback(receipt)` once every delivery is settled, at once if they are.
+
+        It runs in the thread that settles: keep it short, and never let it block. What it raises
+        is logged.
+        """
+        with self.lock:
+            if self.left:
+                if self.callbacks is None:
+                    self.callbacks = []
+                self.callbacks.append(callback)
+                return
+        call_all([(callback, self)])
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every delivery is settled.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Returns:
+            Whether every delivery is settled.
+        """
+        if not self.left:
+            return True
+        if timeout is not None and timeout <= 0:
+            return self.done
+        resume = pause(self, "await the receipt, or await receipt.settled()")
+        try:
+            return self._wait(timeout)
+        except KeyboardInterrupt:
+            when_interrupted(self.give_up)
+            raise
+        finally:
+            resume()
+
+    def give_up(self) -> None:
+        """Cancel what is open: a cell of a notebook that waited for it was interrupted."""
+        for delivery in self._present():
+            if delivery.subscription.give_up is not None:
+                delivery.subscription.give_up(delivery)
+
+    def _present(self) -> tuple[Delivery, ...]:
+        """The deliveries themselves, as lanes and settlement have them."""
+        return self.deliveries
+
+    def _wait(self, timeout: float | None) -> bool:
+        bell = Bell()
+
+        def wake(_: Receipt) -> None:
+            bell.ring()
+
+        self.when_done(wake)
+        deadline = inf if timeout is None else monotonic() + timeout
+        try:
+            while True:
+                left_s = max(0.0, deadline - monotonic())
+                if bell.wait(min(left_s, LOOK_UP_S)):
+                    return True
+                if left_s <= LOOK_UP_S:
+                    return self.done
+                check_may_wait()
+        finally:
+            self._call_no_more(wake)
+
+    def _call_no_more(self, callback: Callable[[Receipt], object]) -> None:
+        if self.callbacks is None:  # as nearly always: it was called
+            return
+        with self.lock:
+            if self.callbacks is not None:
+                self.callbacks = [each for each in self.callbacks if each is not callback] or None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait, and return what the one handler of this event returned.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not settled in time.
+            ProcbusError: the event has no handler or more than one.
+            BaseException: what the handler raised, or the `ProcbusError` that ended it.
+        """
+        delivery = self._only_delivery()
+        if self.left:
+            self._wait_or_raise(timeout)
+        return delivery.result()
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """Wait, and return what each handler returned, in the order of `deliveries`.
+
+        Args:
+            timeout: at most so many seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not settled in time.
+            BaseException: what the handler raised if one failed.
+            BaseExceptionGroup: all that the handlers raised if several failed.
+        """
+        self._wait_or_raise(timeout)
+        errors = [e for d in self.deliveries if (e := d.exception()) is not None]
+        if len(errors) > 1:
+            raise BaseExceptionGroup(f"{len(errors)} handlers failed for event {self.id}", errors)
+        if errors:
+            raise errors[0]
+        return [delivery.result() for delivery in self.deliveries]
+
+    async def settled(self) -> Receipt:
+        """Wait in an event loop until every delivery is settled; never raises for a failure."""
+        import asyncio  # only here: `import procbus` stays light
+
+        if self.left:
+            loop = asyncio.get_running_loop()
+            woken = asyncio.Event()
+
+            def wake(_: Receipt) -> None:
+                call_in_loop(loop, woken.set)
+
+            resume = pause(self, "", blocks=False)
+            try:
+                self.when_done(wake)
+                await woken.wait()
+            finally:
+                self._call_no_more(wake)
+                resume()
+        return self
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in an event loop; the value is that of `result()`."""
+        delivery = self._only_delivery()
+        yield from self.settled().__await__()
+        return delivery.result()
+
+    def _only_delivery(self) -> Delivery:
+        deliveries = self.deliveries
+        if len(deliveries) == 1:
+            return deliveries[0]
+        raise ProcbusError(
+            f"event {self.id} has {len(deliveries)} handlers, so it has no one result: "
+            "use results(), or look at each of receipt.deliveries"
+        )
+
+    def _wait_or_raise(self, timeout: float | None) -> None:
+        if not self.wait(timeout):
+            raise TimeoutError(f"event {self.id} was not settled within {timeout} s: {self!r}")
+
+    def __repr__(self) -> str:
+        """Say which event it is and how its deliveries stand."""
+        what = self.topic if self.topic is not None else type(self.event).__name__
+        if not self.deliveries:
+            return f"<Receipt of event {self.id} ({what}): no handler>"
+        states = [delivery.state for delivery in self.deliveries]
+        counts = [f"{n} {s.value}" for s in DeliveryState if (n := states.count(s))]
+        return f"<Receipt of event {self.id} ({what}): {', '.join(counts)}>"
+
+
+class FanReceipt(Receipt):
+    """The receipt of an event with any number of handlers, which keeps a delivery for each."""
+
+    __slots__ = (
+        "_id",
+        "block",
+        "callbacks",
+        "event",
+        "held",
+        "left",
+        "lock",
+        "parent_id",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        lock: Lock,
+    ) -> None:
+        self._id = id
+        self.event = event
+        self.topic = topic
+        self.parent_id = parent_id
+        self.lock = lock
+        #: Set once, when it is published.
+        self.held: tuple[Delivery, ...] = ()
+        self.left = 0
+        self.block = None
+        self.callbacks = None
+
+    @property
+    def id(self) -> int:
+        """Number of the event, unique on its bus."""
+        return self._id
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """One delivery for each handler of the event, in the order of their subscription."""
+        return self.held
+
+
+class SoleReceipt(Receipt, Delivery):
+    """The receipt of an event with one handler, as most have: it is the delivery as well.
+
+    Lanes and settlement have it for the delivery, the publisher for the receipt. That is one object
+    to make for each event in place of two, and half the work for the garbage collector, which takes
+    a quarter of the time of a script that keeps its receipts.
+    """
+
+    __slots__ = ("block", "callbacks", "event", "left", "lock", "parent_id", "topic")
+
+    def __init__(
+        self,
+        id: int,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        lock: Lock,
+        subscription: Subscription,
+        queued_at: float,
+    ) -> None:
+        self.event_id = id
+        self.event = event
+        self.topic = topic
+        self.parent_id = parent_id
+        self.lock = lock
+        self.left = 1
+        self.block = self.callbacks = None
+        # As Delivery.__init__, without the call.
+        self.subscription = subscription
+        self.queued_at = queued_at
+        self.receipt = self
+        self.earlier = ()
+        self.key = self.failure = self.unseen = self.context = None
+
+    @property
+    def id(self) -> int:
+        """Number of the event, unique on its bus."""
+        return self.event_id
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """The one delivery of the event."""
+        return (SoleDelivery(self),)
+
+    def _present(self) -> tuple[Delivery, ...]:
+        return (self,)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `Receipt.result`."""
+        if self.left:
+            self._wait_or_raise(timeout)
+        return Delivery.result(self)
+
+    def _only_delivery(self) -> Delivery:
+        return self
+
+
+class SoleDelivery(Delivery):
+    """The delivery of a `SoleReceipt` by itself, as users see it: made when somebody asks for it.
+
+    None of the fields of a delivery is set here, so that Python looks for them by `__getattr__`.
+    """
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: SoleReceipt) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        """Give a field of the delivery."""
+        if name == "_of":  # a copy of it, which is only being made
+            raise AttributeError(name)
+        return getattr(self._of, name)
+
+    @property
+    def state(self) -> DeliveryState:
+        """Where the delivery stands just now."""
+        return self._of.state
+
+    def exception(self) -> BaseException | None:
+        """As `Delivery.exception`."""
+        return self._of.exception()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to what stands for the same delivery."""
+        return other is self._of or (isinstance(other, SoleDelivery) and other._of is self._of)
+
+    def __hash__(self) -> int:
+        """As that of the receipt."""
+        return hash(self._of)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""How long a delivery that failed waits for its next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from typing import TypeAlias
+
+from procbus.core.delivery import Delivery
+from procbus.core.errors import (
+    CircuitOpen,
+    HandlerExited,
+    HandlerTimeout,
+    MemoryLimitExceeded,
+    SerializationError,
+    WorkerDied,
+)
+from procbus.core.introspection import accepts, is_async, name_of
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.user_objects import cause_of, full_name, is_a, is_any
+from procbus.core.validation import is_real, shown
+
+Backoff: TypeAlias = Callable[[int, Outcome], float]
+"""Seconds to wait, by the number of the attempt that has just failed, from 1, and its outcome."""
+
+#: The longest wait, in seconds: a day.
+_LONGEST = 86_400
+#: A callable is tried for so many attempts at most.
+_MOST_TRIED = 100
+
+# Handlers whose backoff has failed, by name; each is logged once. `setdefault` is one C call, so
+# it needs no lock for one of several threads to be the first.
+_failed: dict[str, object] = {}
+
+
+def exponential(attempt: int, _outcome: Outcome) -> float:
+    """Wait for a random part of 0.5 s doubled at each attempt, of 60 s at most: the default.
+
+    The whole of the wait is random ("full jitter"), so that deliveries which failed together, as
+    when a server went down, do not all come back together. See the AWS architecture blog,
+    "Exponential backoff and jitter".
+    """
+    from random import uniform  # only now: workers import this module and never wait
+
+    # Bounded before the power, which at a thousand attempts is no float any more.
+    return uniform(0.0, min(60.0, 0.5 * 2.0 ** min(attempt - 1, 7)))  # noqa: S311 - no secret
+
+
+def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) -> Backoff:
+    """Make a backoff of what a user gives for one.
+
+    Args:
+        value: seconds to wait, always; a sequence of seconds, one for each retry, of which the
+            last is repeated; a function of (attempt, outcome) that returns seconds, which is
+            tried at once; None for `exponential`.
+        retries: how many attempts may follow the first: a function is tried for each, 100 at most.
+
+    Raises:
+        ValueError: it is none of these; the sentence says what would be. The cause is what the
+            function raised, if it did.
+    """
+    if value is None:
+        return exponential
+    if callable(value):
+        _try(value, retries)
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
+        if not len(value):
+            raise ValueError("backoff is an empty sequence; give the wait before each retry")
+        return _waits([_seconds(each, f"backoff[{index}]") for index, each in enumerate(value)])
+    if isinstance(value, Real):
+        return _waits([_seconds(value, "backoff")])
+    raise ValueError(
+        f"backoff must be a number of seconds, a sequence of such, or a function of "
+        f"(attempt, outcome) that returns one, not {shown(value)}"
+    )
+
+
+def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome) -> float:
+    """Ask a backoff how long to wait. Never raises; may be called from any thread.
+
+    A function that raises, or gives what is no wait, is logged once for its handler, and
+    `exponential` is used instead: no delivery is lost for it.
+
+    Args:
+        handler_name: whose backoff it is.
+        backoff: the handler's.
+        attempt: number of the attempt that has just failed, from 1.
+        outcome: how it failed.
+
+    Returns:
+        Seconds, from 0 to a day.
+    """
+    try:
+        return _seconds(backoff(attempt, outcome), "its answer")
+    except BaseException as error:  # noqa: BLE001 - the user's code; even its exit loses nothing
+        me = object()
+        if _failed.setdefault(handler_name, me) is me:
+            log.error(
+                "the backoff of handler %s failed for attempt %d, which %s; its retries wait "
+                "exponentially longer instead whenever it fails (logged once)",
+                handler_name,
+                attempt,
+                outcome.kind.value,
+                exc_info=error,
+            )
+        return exponential(attempt, outcome)
+
+
+def _waits(waits: Sequence[float]) -> Backoff:
+    """Wait so long before each retry; the last is repeated."""
+    return lambda attempt, _outcome: waits[min(attempt, len(waits)) - 1]
+
+
+def _seconds(value: object, what: str) -> float:
+    if is_real(value, 0, _LONGEST):
+        return float(value)
+    raise ValueError(
+        f"{what} must be a number of seconds from 0 to {_LONGEST} (a day), not {shown(value)}"
+    )
+
+
+def _try(function: Backoff, retries: int) -> None:
+    """Call a user's function as it will be called, so that its faults show now."""
+    name = name_of(function)
+    if is_async(function):
+        raise ValueError(f"backoff {name} is async, but its answer is needed at once; use def")
+    if not accepts(function, 2):
+        raise ValueError(
+            f"backoff {name} must take two arguments: the number of the attempt that failed, "
+            f"and its outcome"
+        )
+    for attempt in range(1, min(retries or 1, _MOST_TRIED) + 1):
+        for outcome in _samples():
+            tried = f"backoff {name}, tried with attempt {attempt} and an outcome {outcome.kind},"
+            try:
+                seconds = function(attempt, outcome)
+            except Exception as error:
+                raise ValueError(
+                    f"{tried} raised {type(error).__name__}: {error}; it has to work for every "
+                    f"kind of failure (look at outcome.kind)"
+                ) from error
+            _seconds(seconds, f"{tried} gave no wait: it")
+
+
+def _samples() -> Iterator[Outcome]:
+    """One outcome of each kind that may be followed by another attempt."""
+    text = "a sample, to try the backoff with"
+    for kind, error in (
+        (OutcomeKind.RAISED, RuntimeError(text)),
+        (OutcomeKind.TIMED_OUT, HandlerTimeout(text)),
+        (OutcomeKind.WORKER_DIED, WorkerDied(text)),
+        (OutcomeKind.OVER_MEMORY, MemoryLimitExceeded(text)),
+    ):
+        yield Outcome(kind, error=error, started_at=1.0, ended_at=2.0, worker_pid=1)
+
+
+# Whether a delivery that failed is tried again: a pure function of its handler and outcomes.
+
+_CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
+
+
+def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
+    """Whether another attempt follows this one, which failed."""
+    handler = delivery.subscription.handler
+    if len(delivery.earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
+        return False
+    error = outcome.error
+    if error is None or not _is_one_of(error, handler.retry_on):
+        return False
+    # Given up by a bus that closes, which another attempt would only keep from that.
+    if outcome.kind is OutcomeKind.WORKER_DIED and is_a(error, CircuitOpen):
+        return False
+    return not quarantined(delivery, outcome)
+
+
+def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether what went wrong is of these classes, as `except` has it in the handler's own place.
+
+    It runs under the settlement's lock: no code of the user's may run here.
+    """
+    if is_a(error, SerializationError):
+        # What cannot travel to a worker will not the next time either; an exception that cannot
+        # travel back was raised all the same.
+        return any(full_name(kind) in error.raised for kind in kinds)
+    if is_a(error, HandlerExited):
+        raised = cause_of(error)
+        return raised is not None and is_any(raised, kinds)
+    return is_any(error, kinds)
+
+
+def quarantined(delivery: Delivery, outcome: Outcome) -> bool:
+    """Whether it killed its workers more often than its handler's `max_crashes` lets it."""
+    if not _crashed(outcome):
+        return False
+    crashes = 1 + sum(_crashed(each) for each in delivery.earlier)
+    return crashes > delivery.subscription.handler.max_crashes
+
+
+def _crashed(outcome: Outcome) -> bool:
+    """Whether the attempt killed its worker: not if there was none to be had."""
+    return outcome.kind in _CRASHES and outcome.started_at > 0

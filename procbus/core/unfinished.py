@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Results that are no results: a handler returned its work instead of doing it."""
+
+from __future__ import annotations
+
+import sys
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+
+from procbus.core.errors import ProcbusError
+
+#: Types of results that are what they seem, by id: a class may have a hash of its own. The classes
+#: are kept, so that no other gets their id.
+complete: dict[int, type] = {}
+_MOST_COMPLETE = 1_000
+
+
+def unfinished(handler: str, value: object) -> ProcbusError | None:
+    """Make the error of a handler that returned what nobody will run; None for any other value.
+
+    Args:
+        handler: its name.
+        value: what it returned.
+    """
+    kind = type(value)
+    if id(kind) in complete:
+        return None
+    if kind is GeneratorType or kind is AsyncGeneratorType:
+        what = "an async generator" if kind is AsyncGeneratorType else "a generator"
+        advice = (
+            "return a list, or publish each item with current().publish. Perhaps it is a plain "
+            "function round a generator function"
+        )
+    elif kind is CoroutineType or _waits_to_be_awaited(value):
+        what = "a coroutine" if kind is CoroutineType else f"an awaitable {kind.__qualname__}"
+        advice = (
+            "subscribe the async function itself, or make what is round it an async def that "
+            "awaits it, with kind='io'"
+        )
+    else:
+        if len(complete) >= _MOST_COMPLETE:
+            complete.clear()
+        complete[id(kind)] = kind
+        return None
+    if isinstance(value, GeneratorType | CoroutineType):
+        _close(value)
+    return ProcbusError(
+        f"{handler} returned {what}, and nothing of that was run, since nobody would: {advice}"
+    )
+
+
+def _waits_to_be_awaited(value: object) -> bool:
+    """Whether it is awaitable, and not one of those whose work goes on by itself."""
+    kind = type(value)
+    if not any("__await__" in vars(base) for base in kind.__mro__):
+        return False
+    # Not imported here: a worker starts faster without, and has neither unless it needs them.
+    for module, name in (("procbus.core.receipt", "Receipt"), ("asyncio", "Future")):
+        known = sys.modules.get(module)
+        if known is not None and issubclass(kind, getattr(known, name)):
+            return False
+    return True
+
+
+def _close(
+    value: GeneratorType[object, object, object] | CoroutineType[object, object, object],
+) -> None:
+    """Have Python say nothing of its own of what was never begun."""
+    if isinstance(value, GeneratorType):
+        begun = value.gi_running or value.gi_suspended or value.gi_frame is None
+    else:
+        begun = value.cr_running or value.cr_suspended or value.cr_frame is None
+    if not begun:
+        value.close()

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""Amounts of memory, as people write them: "512 MiB", "1.5 GB"."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from math import inf
+from numbers import Real
+from typing import Any, Literal, TypeGuard
+
+# Whether an option is a number within its bounds. True and False are no numbers here.
+
+# In a variable of this type, because for mypy an int is no Real.
+_REAL: type[Any] = Real
+
+
+def is_whole(value: object, least: float, most: float = inf) -> TypeGuard[int]:
+    """Whether it is an integer from `least` to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_real(value: object, least: float, most: float) -> TypeGuard[float]:
+    """Whether it is a number from `least` to `most`, of Python's own or another library's.
+
+    NaN is not.
+    """
+    return isinstance(value, _REAL) and not isinstance(value, bool) and bool(least <= value <= most)
+
+
+# Words for error messages: what was given, and what was probably meant.
+
+#: Characters of a value that a message shows.
+_SHOWN = 200
+
+
+def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
+    """Suggest the nearest of the known words, as the end of a sentence; empty if none is near.
+
+    Args:
+        given: what was written in place of one of them.
+        known: the words.
+        suffix: follows the word suggested, such as the ``=`` of an option.
+    """
+    import difflib  # only when something is wrong
+
+    lowered = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(str(given).lower(), list(lowered), n=1)
+    return f"; did you mean {lowered[close[0]]}{suffix}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """The repr of a value, not too long, and there even if its own fails."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a repr is the user's code; that of a huge int fails too
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_DECIMAL = ("B", "kB", "MB", "GB", "TB")
+_BYTES = {unit.lower(): 1024**power for power, unit in enumerate(_BINARY)} | {
+    unit.lower(): 1000**power for power, unit in enumerate(_DECIMAL)
+}
+_UNITS = (*_DECIMAL, *_BINARY[1:])
+# What people write for either unit, by what the two begin with.
+_AMBIGUOUS = {
+    short: pair
+    for pair in zip(_DECIMAL[1:], _BINARY[1:], strict=True)
+    for short in (pair[0][0].lower(), pair[1][:2].lower())
+}
+_SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*([a-z]*)", re.ASCII | re.IGNORECASE)
+_HOW = (
+    'write a number and a unit, such as "512 MiB" or "1.5 GB" '
+    f"(the units are {', '.join(_UNITS)}), or give the bytes as an integer"
+)
+#: More memory than any machine has.
+_ABSURD = 1024**6
+#: What an empty Python process needs, roughly.
+_LEAST_LIMIT = 32 * 1024**2
+
+
+def parse_size(value: int | str) -> int:
+    """Read an amount of memory.
+
+    Args:
+        value: bytes as an integer, or a number and a unit: B, kB, MB, GB, TB count by 1000, KiB,
+            MiB, GiB, TiB by 1024. Case does not matter; a decimal point and a space may be there.
+
+    Returns:
+        Bytes; what is less than one is cut off.
+
+    Raises:
+        ValueError: it is no such amount; the sentence says what would be.
+    """
+    size = _from_text(value) if isinstance(value, str) else value
+    if not is_whole(size, 0, _ABSURD):
+        raise ValueError(f"{shown(value)} is no amount of memory that a process can have; {_HOW}")
+    return size
+
+
+def parse_limit(value: int | str) -> int:
+    """Read a limit on the memory of a worker: as `parse_size`, but no less than a process needs.
+
+    Raises:
+        ValueError: it is no such amount; the sentence says what would be.
+    """
+    size = parse_size(value)
+    if size < _LEAST_LIMIT:
+        raise ValueError(
+            f"{shown(value)} is less than an empty Python process needs; "
+            f"the least limit is {format_size(_LEAST_LIMIT)}"
+        )
+    return size
+
+
+def format_size(size: int) -> str:
+    """Write an amount of memory for people: "512 MiB", "1.4 GiB".
+
+    Args:
+        size: bytes.
+    """
+    amount = float(size)
+    for unit in _BINARY:
+        text = f"{amount:.1f}"
+        if float(text) < 1024 or unit == _BINARY[-1]:  # after rounding: no "1024 MiB"
+            break
+        amount /= 1024
+    return f"{text.removesuffix('.0')} {unit}"
+
+
+def _from_text(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"cannot read {shown(text)} as an amount of memory; {_HOW}")
+    whole, fraction, unit = match[1], match[2] or "", match[3].lower()
+    number = f"{whole}.{fraction}" if fraction else whole
+    if not unit:
+        integer = "" if fraction else f", or the integer {number} for bytes"
+        raise ValueError(
+            f'{shown(text)} has no unit; did you mean "{number} MB" or "{number} MiB"{integer}?'
+        )
+    if unit in _AMBIGUOUS:
+        decimal, binary = _AMBIGUOUS[unit]
+        raise ValueError(
+            f"{shown(text)} may mean either of two units; "
+            f'did you mean "{number} {decimal}" or "{number} {binary}"?'
+        )
+    if unit not in _BYTES:
+        hint = did_you_mean(unit, _UNITS) or f"; the units are {', '.join(_UNITS)}"
+        raise ValueError(f"{shown(text)} has a unit that is unknown, {match[3]}{hint}")
+    # In integers, so that any number of bytes comes out exactly.
+    size: int = int(whole + fraction) * _BYTES[unit] // 10 ** len(fraction)
+    return size
+
+
+# How long a journal keeps what is finished.
+
+Keep = Literal["unfinished", "all"] | float | str | timedelta
+
+_TIME_UNITS = {"s": 1, "second": 1, "min": 60, "minute": 60, "h": 3_600, "hour": 3_600}
+_TIME_UNITS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
+
+
+class Calendar:
+    """The time of day, for deleting what is old: a clock that is set forward deletes nothing.
+
+    It is the earlier of what the clock says and of what it would say, had nobody set it since this
+    was made.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - _steady()
+
+    def now(self) -> float:
+        """Seconds as of `time.time()`."""
+        return min(time.time(), _steady() + self._ahead_s)
+
+
+def _steady() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def parse_keep(value: object) -> float:
+    """Give the seconds for which what is finished is kept: 0 for "unfinished", inf for "all".
+
+    Args:
+        value: "unfinished", "all", or how long: a number of seconds, such as "7 days" or "36 h", or
+            a `timedelta`.
+
+    Raises:
+        ValueError: it is none of these; the sentence says what would be.
+
+    >>> parse_keep("7 days"), parse_keep("all"), parse_keep("unfinished")
+    (604800.0, inf, 0.0)
+    """
+    if value == "unfinished":
+        return 0.0
+    if value == "all":
+        return inf
+    seconds: float | None = None
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (found := _DURATION.fullmatch(value)):
+        unit = _TIME_UNITS.get(found[2].lower())
+        seconds = None if unit is None else float(found[1]) * unit
+    if seconds is None or not 0 < seconds < inf:
+        raise ValueError(
+            'must be "unfinished", "all", or how long: a number of seconds, such as "7 days" or '
+            f'"36 h", or a timedelta, not {value!r}'
+        )
+    return seconds

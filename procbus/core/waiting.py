@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Waiting for the bus inside a handler: the thread or the slot of that handler is lent meanwhile.
+
+Handlers that wait for what other handlers do would else take all places where those could run, and
+all would wait for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from procbus.core.receipt import Receipt
+
+
+class Place(Protocol):
+    """Where handlers of this process run: a thread of the io lane, or the event loop."""
+
+    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+        """Lend the place of the calling handler to others; give what takes it back.
+
+        Args:
+            receipt: what the handler waits for, where that is one receipt.
+            instead: what to do where the thread must not block.
+            blocks: whether the thread blocks; else it runs an event loop meanwhile.
+
+        Raises:
+            ProcbusError: the wait would never end.
+        """
+
+
+_here = threading.local()
+
+
+def occupy(place: Place) -> None:
+    """From now on the calling thread runs handlers at this place."""
+    _here.place = place
+
+
+def pause(receipt: Receipt | None, instead: str, *, blocks: bool = True) -> Callable[[], object]:
+    """As `Place.pause`, of the calling thread; elsewhere it does nothing."""
+    place: Place | None = getattr(_here, "place", None)
+    return _nothing if place is None else place.pause(receipt, instead, blocks=blocks)
+
+
+def _leave() -> None:
+    """In a forked child: the place is the parent's, and what waits there for one as well."""
+    _here.place = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave)
+
+
+def _nothing() -> None:
+    """The calling thread runs no handlers."""

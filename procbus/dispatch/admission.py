@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: MIT
+"""How many deliveries may be pending on a bus, and who waits for room."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Literal
+
+from procbus.core.errors import BusClosed, QueueFull
+from procbus.core.locks import (
+    LOOK_UP_S,
+    Bell,
+    Lock,
+    Tangled,
+    acquire,
+    catch_up,
+    check_may_wait,
+    holding,
+    later,
+)
+
+OnFull = Literal["block", "raise"]
+
+#: Handlers may publish into a full bus (blocking them could deadlock it), up to so many times
+#: `max_pending`; then it is an avalanche, and publishing from a handler raises QueueFull too.
+AVALANCHE = 10
+
+#: A publisher that found the bus full, and room again, waits so long at most, in seconds, for more
+#: room: otherwise it would be woken, and fill the bus up again, for a few events at a time.
+GATHER_S = 0.005
+
+
+class Disturbed(Exception):
+    """Raised in a publisher that waits for room: it may be refused now, so it has to look again."""
+
+
+class Place:
+    """Who waits for room: a place in line. Guarded by the lock of the admission."""
+
+    __slots__ = ("call", "called", "count", "granted", "is_thread")
+
+    def __init__(self, count: int, call: Callable[[], object], is_thread: bool) -> None:
+        self.count = count
+        self.call = call
+        self.is_thread = is_thread
+        #: Whether it is out of the line; and whether its deliveries are counted in.
+        self.called = False
+        self.granted = False
+
+
+class Admission:
+    """Counts pending deliveries. Thread-safe.
+
+    `_lock` belongs to this object and guards all of its fields; nothing blocks while it is held.
+
+    Who waits for room stands in one line. As many are called as there is room for, the first in
+    line first. A task of an event loop has its room when it is called; a thread takes it then.
+    """
+
+    def __init__(self, max_pending: int, on_full: OnFull) -> None:
+        self.max_pending = max_pending
+        self._on_full = on_full
+        self._lock = Lock()
+        self._try_lock = self._lock.acquire
+        self._unlock = self._lock.release
+        self._low_water = max_pending - max_pending // 8
+        self._pending = 0
+        self._line: deque[Place] = deque()
+        #: Threads that were called and have not entered yet.
+        self._called = 0
+        #: Threads that gather room, which are called when pending falls to `_low_water`, and those
+        #: that wait until nothing is pending.
+        self._gathering: list[Bell] = []
+        self._draining: list[Bell] = []
+        #: Whether anybody waits for anything: then `leave` looks closer.
+        self._awaited = False
+        self._refusing = False
+        #: How often those that wait were told to look again.
+        self._disturbed = 0
+        #: At this many pending, `enter` looks closer: `max_pending`, or 0 when refusing.
+        self._limit = max_pending
+
+    @property
+    def pending(self) -> int:
+        """Deliveries published and not yet settled."""
+        return self._pending
+
+    @property
+    def disturbed(self) -> int:
+        """How often `disturb` was called."""
+        return self._disturbed
+
+    @property
+    def blocked(self) -> int:
+        """How many threads and tasks stand in line."""
+        return len(self._line)
+
+    def enter(self, count: int, nested: bool, seen: int = 0, patient: bool = False) -> None:
+        """Count `count` new deliveries in, waiting for room if need be.
+
+        Args:
+            count: how many.
+            nested: whether they come from inside a handler: then it never waits.
+            seen: what `disturbed` was before the caller saw to it that these may be published.
+            patient: wait even where the bus was made with `on_full="raise"`.
+
+        Raises:
+            QueueFull: no room, and waiting is not wanted or not possible.
+            BusClosed: the bus was closed, before or while waiting.
+            Disturbed: it has to wait, and `disturb` was called before or while it does.
+        """
+        entered = False
+        try:
+            if not self._try_lock(False):
+                acquire(self._lock)
+            if self._pending >= self._limit:
+                if nested:
+                    self._check_nested()
+                else:
+                    self._locked_wait_for_room(count, seen, patient)
+            self._pending += count
+            entered = True
+            self._unlock()
+        except BaseException:  # Ctrl-C may come as the lock is taken, and as it is let go
+            if entered:
+                self.leave(count)
+            elif self._lock.owned():
+                self._unlock()
+            raise
+
+    def ask(self, count: int, when_room: Callable[[], object]) -> Place | None:
+        """Count deliveries in if there is room; else stand in line, and give the place there.
+
+        `when_room` is called once the place has its room, or has to look again: see `granted`.
+        It must not raise.
+
+        Raises:
+            QueueFull: no room, and the bus was made with `on_full="raise"`.
+            BusClosed: the bus was closed.
+        """
+        with self._lock:
+            if self._refusing:
+                raise BusClosed(_CLOSED)
+            if count and self._pending >= self.max_pending:
+                if self._on_full == "raise":
+                    raise QueueFull(self._full())
+                place = Place(count, when_room, False)
+                self._awaited = True
+                self._line.append(place)
+                return place
+            self._pending += count
+            return None
+
+    def give_up(self, place: Place) -> None:
+        """Leave the line, and give the room back that was granted."""
+        with self._lock:
+            granted, place.granted = place.granted, False
+            if not place.called:
+                place.called = True
+                self._line.remove(place)
+        if granted:
+            self.leave(place.count)
+
+    def leave(self, count: int) -> None:
+        """Count settled deliveries out."""
+        calls: list[Place] | None = None
+        left = False
+        try:
+            if not self._try_lock(False):
+                acquire(self._lock)
+            self._pending -= count
+            left = True
+            if self._awaited:
+                calls = self._locked_call()
+        except Tangled:
+            later(self.leave, count)
+            return
+        except BaseException:  # Ctrl-C
+            if not self._lock.owned():
+                acquire(self._lock)
+            if not left:
+                self._pending -= count
+            self._unlock()
+            raise
+        self._unlock()
+        if calls:
+            for place in calls:
+                place.call()
+
+    def wait_empty(self, timeout: float | None) -> bool:
+        """Wait until nothing is pending; say whether that came about within `timeout` seconds."""
+        check_may_wait()
+        catch_up()
+        deadline = inf if timeout is None else monotonic() + timeout
+        bell = Bell()
+        with self._lock:
+            self._awaited = True
+            self._draining.append(bell)
+        try:
+            while self._pending and (left_s := deadline - monotonic()) > 0:
+                bell.wait(min(left_s, LOOK_UP_S))
+                catch_up()
+            return not self._pending
+        finally:
+            with self._lock:
+                self._draining.remove(bell)
+                self._locked_note()
+
+    def disturb(self) -> None:
+        """Have those that wait for room look again whether they may publish."""
+        with self._lock:
+            self._disturbed += 1
+            calls = self._locked_call_all()
+        for place in calls:
+            place.call()
+
+    def refuse(self) -> None:
+        """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""
+        with self._lock:
+            self._refusing = True
+            self._limit = 0
+            calls = self._locked_call_all()
+        for place in calls:
+            place.call()
+
+    # Under the lock.
+
+    def _locked_call(self) -> list[Place]:
+        """Call those that wait for what there is now.
+
+        Returns:
+            Places of tasks, to be called without the lock.
+        """
+        if not self._pending:
+            for bell in self._draining:
+                bell.ring()
+        calls: list[Place] = []
+        while self._line and self._pending + self._called < self.max_pending:
+            place = self._line.popleft()
+            place.called = True
+            if place.is_thread:
+                self._called += 1
+                place.call()
+            else:
+                self._pending += place.count
+                place.granted = True
+                calls.append(place)
+        if self._pending <= self._low_water:
+            for bell in self._gathering:
+                bell.ring()
+        self._locked_note()
+        return calls
+
+    def _locked_call_all(self) -> list[Place]:
+        """Call all, whether there is room for them or not."""
+        calls: list[Place] = []
+        while self._line:
+            place = self._line.popleft()
+            place.called = True
+            if place.is_thread:
+                self._called += 1
+                place.call()
+            else:
+                calls.append(place)
+        for bell in self._gathering:
+            bell.ring()
+        return calls
+
+    def _locked_note(self) -> None:
+        self._awaited = True if self._line or self._gathering or self._draining else False  # noqa: SIM210 - no call, after which others might run
+
+    def _locked_wait_for_room(self, count: int, seen: int, patient: bool) -> None:
+        asked = again = False
+        while count and self._pending >= self.max_pending and not self._refusing:
+            if self._disturbed != seen:
+                raise Disturbed
+            if self._on_full == "raise" and not patient:
+                raise QueueFull(self._full())
+            if not asked:
+                if self._interrupts():
+                    self._check_nested()
+                    return
+                asked = True  # there may be room by now
+            else:
+                self._locked_stand_in_line(count, again)
+                again = True
+        if self._refusing:
+            raise BusClosed(_CLOSED)
+
+    def _interrupts(self) -> bool:
+        """Whether this thread was interrupted while it had a lock: then it must not wait."""
+        self._unlock()
+        try:
+            return holding()
+        finally:
+            acquire(self._lock)
+
+    def _locked_stand_in_line(self, count: int, again: bool) -> None:
+        bell = Bell()
+        place = Place(count, bell.ring, True)
+        self._awaited = True
+        if again:  # others were quicker
+            self._line.appendleft(place)
+        else:
+            self._line.append(place)
+        try:
+            self._unlock()
+            try:
+                while not bell.wait(LOOK_UP_S):
+                    pass
+            finally:
+                acquire(self._lock)
+            if self._pending > self._low_water and not self._refusing:
+                self._locked_gather()
+        except BaseException:  # Ctrl-C: the next in line may have the room
+            self._locked_step_out(place)
+            for each in self._locked_call():
+                each.call()
+            raise
+        self._locked_step_out(place)
+
+    def _locked_step_out(self, place: Place) -> None:
+        if place.called:
+            self._called -= 1
+        else:
+            place.called = True
+            self._line.remove(place)
+
+    def _locked_gather(self) -> None:
+        bell = Bell()
+        self._gathering.append(bell)
+        self._awaited = True
+        try:
+            self._unlock()
+            try:
+                bell.wait(GATHER_S)
+            finally:
+                acquire(self._lock)
+        finally:
+            self._gathering.remove(bell)
+
+    def _check_nested(self) -> None:
+        if self._refusing and not self._pending:
+            # From a thread or task that a handler left behind: no handler is running any more.
+            raise BusClosed(_CLOSED)
+        full = self._pending >= self.max_pending
+        if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
+            raise QueueFull(self._full())
+
+    def _full(self) -> str:
+        return (
+            f"{self._pending} deliveries are pending (max_pending={self.max_pending}): publish "
+            'more slowly, raise max_pending, or use on_full="block" or bus.stream()'
+        )
+
+
+_CLOSED = "the bus is closed and takes no more events: publish before close(), or make a new bus"

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: MIT
+"""The box of one bus for its dead letters: bounded, and the place to replay them from."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
+
+from procbus.core.dead_letter import DeadLetter
+from procbus.core.dead_letter import letter_of as letter_of
+from procbus.core.errors import NoSuchHandler, ProcbusError
+from procbus.core.introspection import name_of, same_function
+from procbus.core.locks import Lock, in_main_thread
+from procbus.core.log import log
+from procbus.core.topic import check_pattern, matches
+from procbus.routing.router import Router
+
+if TYPE_CHECKING:
+    from procbus.core.delivery import Delivery
+    from procbus.core.handler import Handler
+    from procbus.core.receipt import Receipt
+
+
+# What `bus.dead_letters` gives: dead letters to look at, filter, replay, save and load.
+
+
+class DeadLetters(tuple[DeadLetter, ...]):
+    """What failed for good, oldest first, as it was when you asked. Use it from any thread.
+
+    A tuple, which never changes; its methods work on the bus that it came from.
+    """
+
+    _box: DeadLetterBox
+
+    def __new__(cls, letters: Iterable[DeadLetter], box: DeadLetterBox) -> Self:
+        """Make them of letters, and of the box that has them."""
+        made = super().__new__(cls, letters)
+        made._box = box
+        return made
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> DeadLetter: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> DeadLetters: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> DeadLetter | DeadLetters:
+        """One letter, or those of a slice."""
+        if isinstance(index, slice):
+            return DeadLetters(super().__getitem__(index), self._box)
+        return super().__getitem__(index)
+
+    def __reduce__(self) -> tuple[type, tuple[list[DeadLetter]]]:
+        """Travel and copy as a plain tuple: the bus stays where it is."""
+        return tuple, (list(self),)
+
+    def filter(
+        self,
+        *,
+        handler: str | Callable[..., Any] | None = None,
+        error: type[BaseException] | None = None,
+        topic: str | None = None,
+        where: Callable[[DeadLetter], bool] | None = None,
+    ) -> DeadLetters:
+        """Give those letters that all of the conditions hold for.
+
+        Args:
+            handler: the name of a handler, or its function.
+            error: class of the last attempt's error, or a base of it.
+            topic: what the event was published to, or its `event_type`; `*` and `#` stand for
+                words, as in a subscription.
+            where: of a letter, whether to take it.
+
+        Raises:
+            TopicError: `topic` is malformed.
+        """
+        names = None if handler is None else self._box.names_of(handler)
+        if topic is not None:
+            check_pattern(topic)
+        return DeadLetters(
+            (
+                letter
+                for letter in self
+                if (names is None or letter.handler in names)
+                and (error is None or isinstance(letter.error, error))
+                and (topic is None or _is_of_topic(letter, topic))
+                and (where is None or where(letter))
+            ),
+            self._box,
+        )
+
+    @overload
+    def replay(self) -> list[Receipt]: ...
+
+    @overload
+    def replay(self, letter: DeadLetter) -> Receipt: ...
+
+    def replay(self, letter: DeadLetter | None = None) -> list[Receipt] | Receipt:
+        """Run events again, each for the one handler that failed, and take them off the bus.
+
+        It publishes, and so waits while the bus is full. A letter that was replayed before runs
+        once more if it is given again.
+
+        Args:
+            letter: the one to replay; None replays all that are in here.
+
+        Returns:
+            The new receipt of that letter, or of each.
+
+        Raises:
+            NoSuchHandler: a handler is not subscribed any more. Nothing was replayed.
+            ProcbusError: several handlers have that name. Nothing was replayed.
+            BusClosed: the bus was closed. What was not replayed stays on the bus.
+            QueueFull: the bus is full and may not wait. What was not replayed stays on the bus.
+        """
+        if letter is None:
+            return self._box.replay(self)
+        return self._box.replay((letter,))[0]
+
+    def save(self, path: str | PathLike[str]) -> int:
+        """Write these letters to a file, which only you may read or write; say how many.
+
+        They stay on the bus: `clear` takes them off. A file that is there already is replaced,
+        at once and as a whole.
+
+        Raises:
+            SerializationError: an event cannot be pickled. Nothing was written.
+            OSError: the file cannot be written.
+        """
+        from procbus.dispatch.dead_letter_file import (
+            save_letters,  # only now: it imports cloudpickle
+        )
+
+        save_letters(path, self)
+        return len(self)
+
+    def load(self, path: str | PathLike[str]) -> DeadLetters:
+        """Put the letters of a file on the bus, ahead of those that it has, and return them.
+
+        The file holds pickles, which can run any code: load only what you saved. A file is
+        refused where others may have written it.
+
+        Raises:
+            ProcbusError: the file is not safe or not sound. Nothing was loaded.
+            OSError: the file cannot be read.
+        """
+        from procbus.dispatch.dead_letter_file import (
+            load_letters,  # only now: it imports cloudpickle
+        )
+
+        letters = DeadLetters(load_letters(path), self._box)
+        self._box.put_back(letters)
+        return letters
+
+    def clear(self) -> None:
+        """Take these letters off the bus. What failed since stays."""
+        self._box.remove(self)
+
+
+def _is_of_topic(letter: DeadLetter, pattern: str) -> bool:
+    topic = letter.topic
+    if topic is None:
+        topic = getattr(letter.event, "event_type", None)
+    return isinstance(topic, str) and matches(pattern, topic)
+
+
+#: So many are kept, the newest; older ones are counted only.
+MOST_KEPT = 1_000
+
+
+class DeadLetterBox:
+    """The newest dead letters of one bus. Thread-safe.
+
+    Args:
+        lock: the settlement's; it guards all fields.
+        redeliver: publishes the event of a letter again, for its handler alone.
+
+    Attributes:
+        handlers: gives the handlers that are subscribed; set once, when the bus is made.
+        removed: is called with letters that were taken out; set once, when the bus is made.
+        dropped: how many were let go because newer ones came.
+    """
+
+    def __init__(self, lock: Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
+        self._lock = lock
+        self._redeliver = redeliver
+        self.handlers: Callable[[], Iterable[Handler]] = tuple
+        self.removed: Callable[[Sequence[DeadLetter]], object] = len
+        #: Each letter with its delivery; None for one that came from a file.
+        self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
+        self.dropped = 0
+        #: Letters that are kept no longer, until the lock is free: with the last reference to an
+        #: event its `__del__` runs.
+        self._let_go: list[DeadLetter] = []
+        self._told = False
+
+    def __len__(self) -> int:
+        """How many are kept. It does not count as a look at them."""
+        return len(self._kept)
+
+    def add(self, letter: DeadLetter, delivery: Delivery | None = None) -> None:
+        """Keep one more, letting the oldest go when full. Call it with the lock held."""
+        self._kept[letter] = delivery
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._kept) > MOST_KEPT:
+            self._let_go.append(self._kept.popitem(last=False)[0])
+            self.dropped += 1
+
+    def tell_dropped(self) -> None:
+        """Let go of letters, and log that once. Call it without the lock: it runs user code."""
+        if not self.dropped:
+            return
+        with self._lock:
+            gone, self._let_go = self._let_go, []
+        gone.clear()
+        if self._told:
+            return
+        with self._lock:
+            told, self._told = self._told, True
+        if not told:
+            log.warning(
+                "more than %s dead letters: the oldest are let go from now on; in "
+                "bus.dead_letters, save() keeps them in a file, and replay() and clear() make room",
+                f"{MOST_KEPT:,}",
+            )
+
+    def snapshot(self) -> DeadLetters:
+        """The letters kept, oldest first. From now on their failures count as looked at."""
+        with self._lock:
+            letters = DeadLetters(self._kept, self)
+            deliveries = tuple(self._kept.values())
+        for delivery in deliveries:
+            unseen = None if delivery is None else delivery.unseen
+            if delivery is not None and unseen is not None:
+                unseen.note_seen(delivery)
+        return letters
+
+    def remove(self, letters: Iterable[DeadLetter]) -> None:
+        """Take letters out; those that are not in it are left alone."""
+        letters = tuple(letters)
+        with self._lock:
+            for letter in letters:
+                self._kept.pop(letter, None)
+        self.removed(letters)
+
+    def put_back(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep letters from a file, as the oldest: when full, they are the first to go."""
+        with self._lock:
+            for letter in reversed(letters):
+                self._kept[letter] = None
+                self._kept.move_to_end(letter, last=False)
+            self._trim()
+        self.tell_dropped()
+
+    def names_of(self, handler: str | Callable[..., Any]) -> set[str]:
+        """Names that a function has on this bus, and by itself; a name as it is."""
+        if isinstance(handler, str):
+            return {handler}
+        return {name_of(handler)} | {h.name for h in self.handlers() if h.function == handler}
+
+    def replay(self, letters: Sequence[DeadLetter]) -> list[Receipt]:
+        """Publish letters again, and take out each that was. See `DeadLetters.replay`."""
+        handlers = tuple(self.handlers())
+        for letter in letters:
+            handler_for(letter, handlers)
+        receipts: list[Receipt] = []
+        try:
+            for letter in letters:
+                receipts.append(self._redeliver(letter))
+                # Only now: what could not be published is not lost.
+                self.remove((letter,))
+        except BaseException as error:
+            error.add_note(
+                f"{len(receipts)} of {len(letters)} dead letters were replayed before this; the "
+                "others are still in bus.dead_letters"
+            )
+            raise
+        return receipts
+
+
+def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
+    """Find the handler that a letter is replayed for, by its name.
+
+    Raises:
+        NoSuchHandler: there is none.
+        ProcbusError: there are several, and no telling which one it was.
+    """
+    named = [handler for handler in handlers if handler.name == letter.handler]
+    if not named:
+        raise NoSuchHandler(
+            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, "
+            "which is not subscribed to this bus: subscribe it under that name, or leave the "
+            "letter out with filter()"
+        )
+    if len(named) > 1:
+        # One function may be subscribed to several topics, and lambdas have one name in common.
+        taking = Router([(handler, handler.topics) for handler in named])
+        named = list(taking.match(letter.event, letter.topic)) or named
+    if not all(same_function(handler.function, named[0].function) for handler in named):
+        raise ProcbusError(
+            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, but "
+            f"{len(named)} handlers on this bus have that name: give each its own, with name="
+        )
+    return named[-1]  # the last one decides, as for an event that is published
+
+
+def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
+    """Call the user's `on_failure` hook; log whatever it raises, and go on."""
+    try:
+        hook(letter)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and in_main_thread():
+            raise  # Ctrl-C: the script is to end
+        log.exception("on_failure= raised for %s with event %d", letter.handler, letter.event_id)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""Failures in the log: one line each, the traceback with the first of a kind, a flood bounded."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from procbus.core.dead_letter import DeadLetter, summary_of
+from procbus.core.delivery import Delivery
+from procbus.core.errors import HandlerExited, WorkerTraceback
+from procbus.core.flood import ERROR_BURST, ERROR_RATE, TELL_S, Allowance
+from procbus.core.locks import Lock
+from procbus.core.log import log
+from procbus.core.user_objects import (
+    cause_of,
+    class_name,
+    is_a,
+    standard_text_of,
+    text_of,
+    traceback_of,
+)
+
+#: Kinds that are remembered. Where there are more, those that come later have no traceback.
+MOST_KINDS = 1_000
+
+#: Handler, class of the error, and the place that raised it.
+_Kind = tuple[str, str, str]
+
+
+class FailureLog:
+    """Logs what failed for good on one bus. Thread-safe.
+
+    `_lock` belongs to this object and guards its fields. It is held for a moment, nothing of the
+    user's runs meanwhile, and no other lock is taken.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        #: Of each kind the event whose failure was logged with its traceback.
+        self._first: dict[_Kind, int] = {}
+        self._lines = Allowance(ERROR_RATE, ERROR_BURST)
+        #: Failures that had no line of their own since that was last told, by handler.
+        self._left_out: dict[str, int] = {}
+        self._told_at = monotonic()
+
+    def tell(self, delivery: Delivery, letter: DeadLetter) -> None:
+        """Log a failure, if there are not too many just now."""
+        error = letter.outcome.error
+        assert error is not None
+        handler = letter.handler
+        kind = handler, class_name(error), place_of(error)
+        now = monotonic()
+        with self._lock:
+            first = self._first.get(kind)
+            if first is None and len(self._first) < MOST_KINDS:
+                self._first[kind] = letter.event_id
+                admitted, with_traceback = True, True
+            else:
+                admitted, with_traceback = self._lines.take(now), False
+            if not admitted:
+                self._left_out[handler] = self._left_out.get(handler, 0) + 1
+            due = self._left_out and now - self._told_at > TELL_S
+        if due:
+            self.tell_the_rest()
+        if not admitted:
+            return
+        text = _text_of(delivery, letter)
+        if with_traceback:
+            _log_with_traceback(text, error)
+        elif first is not None and first != letter.event_id:
+            log.error("%s; its traceback is as with event %d", text, first)
+        else:
+            log.error("%s", text)
+
+    def tell_the_rest(self) -> None:
+        """Say in a line how many failures had none of their own since that was last told."""
+        with self._lock:
+            left_out, self._left_out = self._left_out, {}
+            self._told_at = monotonic()
+        if left_out:
+            of = ", ".join(
+                f"{name} {count:,}"
+                for name, count in sorted(left_out.items(), key=lambda item: -item[1])
+            )
+            log.error(
+                "%s more failures have no line of their own, since there were more than %d a "
+                "second: %s",
+                f"{sum(left_out.values()):,}",
+                ERROR_RATE,
+                of,
+            )
+
+
+def place_of(error: BaseException) -> str:
+    """The line of code that raised an error: file, number and function; empty if not known."""
+    cause = cause_of(error)
+    if cause is not None and is_a(error, HandlerExited):
+        error, cause = cause, cause_of(cause)
+    if cause is not None and is_a(cause, WorkerTraceback):
+        text = str(cause.args[0])
+        begin = text.rfind('\n  File "') + 1
+        return text[begin : text.find("\n", begin)] if begin else ""
+    where = traceback_of(error)
+    if where is None:
+        return ""
+    while where.tb_next is not None:
+        where = where.tb_next
+    code = where.tb_frame.f_code
+    return f"{code.co_filename}:{where.tb_lineno}:{code.co_name}"
+
+
+def _text_of(delivery: Delivery, letter: DeadLetter) -> str:
+    outcome = letter.outcome
+    text = f"{letter.handler} failed with event {letter.event_id}: {outcome.kind.value}"
+    if delivery.earlier:
+        text += f", at the last of {len(letter.outcomes)} attempts"
+    if letter.quarantined:
+        text += "; it is not tried again, since it killed its worker each time"
+    if outcome.dropped_events:
+        text += f" ({outcome.dropped_events} events dropped)"
+    return f"{text}: {summary_of(outcome.error)}"
+
+
+def _log_with_traceback(text: str, error: BaseException) -> None:
+    where = traceback_of(error)
+    if standard_text_of(error, where) is None:  # the formatter of the log would fail as well
+        log.error("%s\n%s", text, text_of(error, where))
+    else:
+        # As a tuple: `logging` would ask the exception itself whether it is true.
+        log.error("%s", text, exc_info=(type(error), error, where))

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: MIT
+"""Settling: the one place that writes the end of a delivery.
+
+Whatever happened to it (success, failure, a dead worker, cancellation), a delivery ends here,
+exactly once: counters, dead letter, log line, receipt, gate and room on the bus follow. An attempt
+that failed and is followed by another ends here too, and leaves the delivery pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.context import HandlerContext, running
+from procbus.core.dead_letter import DeadLetter, summary_of
+from procbus.core.delivery import Delivery, cancelled
+from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt, call_all
+from procbus.core.retry import may_retry, quarantined, wait_of
+from procbus.core.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.dead_letters import DeadLetterBox, call_hook, letter_of
+from procbus.dispatch.failure_log import FailureLog
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.dispatch.unretrieved import Unseen
+
+if TYPE_CHECKING:
+    from procbus.pool.memory.events import Block
+
+Settled = tuple[Delivery, Outcome]
+
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+
+
+class Settlement:
+    """Settles the deliveries of one bus. Thread-safe.
+
+    `lock` belongs to this object. It guards the outcome and attempts of every delivery, the open
+    ends of every receipt, the counters of the subscriptions, and the dead letters.
+
+    Args:
+        admission: gets the room back.
+        retries: takes what is to be tried again.
+        redeliver: publishes the event of a dead letter again.
+        on_failure: the user's hook for what failed for good.
+        make_context: makes what `current()` returns in that hook, as in the handler.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        retries: RetryQueue,
+        redeliver: Callable[[DeadLetter], Receipt],
+        on_failure: Callable[[DeadLetter], object] | None,
+        make_context: Callable[[Delivery, Receipt], HandlerContext],
+    ) -> None:
+        self.lock = Lock()
+        self._try_lock = self.lock.acquire
+        self._unlock = self.lock.release
+        self._admission = admission
+        self._retries = retries
+        self._on_failure = on_failure
+        self._make_context = make_context
+        self.unseen = Unseen(self.lock)
+        self._failures = FailureLog()
+        self.dead_letters = DeadLetterBox(self.lock, redeliver)
+
+    def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
+        """Settle deliveries. One that is settled already is left as it is.
+
+        Args:
+            settled: each delivery with the outcome of its last attempt.
+            queued: False for deliveries that never got into their lane.
+        """
+        after = _After()
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
+            for delivery, outcome in settled:
+                receipt = delivery.receipt
+                if receipt is None:
+                    continue
+                try:
+                    if outcome.kind is _SUCCEEDED:
+                        _note_success(delivery, outcome.started_at, outcome.ended_at)
+                    else:
+                        self._note_attempt(delivery, outcome)
+                        if queued and may_retry(delivery, outcome):
+                            delivery.subscription.retried += 1
+                            delivery.earlier += (outcome,)
+                            if after.again is None:
+                                after.again = []
+                            after.again.append((delivery, outcome))
+                            continue
+                        letter = self._note_unsuccessful(delivery, receipt, outcome)
+                        if letter is not None:
+                            if after.failed is None:
+                                after.failed = []
+                            after.failed.append((delivery, receipt, letter))
+                except BaseException as error:  # noqa: BLE001 - it is settled all the same
+                    if after.raised is None:
+                        after.raised = []
+                    after.raised.append(error)
+                delivery.end(outcome)
+                after.note(delivery, receipt)
+        finally:  # what was settled is followed up also where something fails half-way
+            self._unlock()
+            if after.failed is None and after.again is None and after.raised is None:
+                self._follow(after, queued)
+            else:
+                self._follow_up(after, queued)
+
+    def _follow_up(self, after: _After, queued: bool) -> None:
+        """Do all that follows from what was settled, whatever is raised on the way."""
+        interrupts: list[BaseException] = []
+        for error in after.raised or ():
+            _note_raised(interrupts, error)
+        for delivery, receipt, letter in after.failed or ():
+            _guarded(interrupts, self._tell, delivery, receipt, letter)
+        for delivery, outcome in after.again or ():
+            _guarded(interrupts, self._try_again, delivery, outcome)
+        _guarded(interrupts, self._follow, after, queued)
+        if interrupts:
+            raise interrupts[0]
+
+    def settle_successes(
+        self,
+        deliveries: Sequence[Delivery],
+        times: Sequence[tuple[float, float, int]],
+        values: Sequence[Any],
+        pid: int | None,
+    ) -> None:
+        """Settle deliveries that succeeded, most of a batch: as `settle`, with no outcome for each.
+
+        Args:
+            deliveries: those of one worker.
+            times: when the handler of each began and ended; the third number means nothing.
+            values: what it returned.
+            pid: of the worker.
+        """
+        after = _After()
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
+            try:
+                for delivery, (started_at, ended_at, _), value in zip(
+                    deliveries, times, values, strict=True
+                ):
+                    receipt = delivery.receipt
+                    if receipt is None:
+                        continue
+                    delivery.value = value
+                    delivery.started_at = started_at
+                    delivery.ended_at = ended_at
+                    delivery.pid = pid
+                    delivery.receipt = None
+                    _note_success(delivery, started_at, ended_at)
+                    after.note(delivery, receipt)
+            finally:
+                self._unlock()
+        finally:  # also where it was stopped half-way: somebody waits for what is settled
+            self._follow(after, queued=True)
+
+    def _follow(self, after: _After, queued: bool) -> None:
+        try:
+            if after.blocks is not None:
+                for block in after.blocks:
+                    block.release()
+            if queued and after.gated is not None:
+                for delivery in after.gated:
+                    _release(delivery)
+        finally:
+            try:
+                # Before the callbacks: who hears that a receipt is done may publish the next event.
+                self._admission.leave(after.count)
+            finally:
+                if after.done is not None:
+                    call_all(after.done)
+
+    # Under the lock.
+
+    def _note_attempt(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Count an attempt that did not succeed."""
+        subscription = delivery.subscription
+        if outcome.started_at:
+            subscription.note_run(outcome.ended_at - outcome.started_at)
+            subscription.note_times(delivery, outcome.started_at, outcome.ended_at)
+        if outcome.kind is OutcomeKind.TIMED_OUT:
+            subscription.timed_out += 1
+        elif outcome.kind is OutcomeKind.WORKER_DIED:
+            subscription.crashed += 1
+        elif outcome.kind is OutcomeKind.OVER_MEMORY:
+            subscription.over_memory += 1
+
+    def _note_unsuccessful(
+        self, delivery: Delivery, receipt: Receipt, outcome: Outcome
+    ) -> DeadLetter | None:
+        """Count a failure or a cancellation; make a dead letter of a failure."""
+        subscription = delivery.subscription
+        if outcome.kind is OutcomeKind.CANCELLED:
+            if outcome.started_at:
+                subscription.stopped += 1
+            else:
+                subscription.cancelled += 1
+            return None
+        subscription.failed += 1
+        if subscription.answered:
+            return None
+        letter = letter_of(
+            delivery, receipt, (*delivery.earlier, outcome), quarantined(delivery, outcome)
+        )
+        self.dead_letters.add(letter, delivery)
+        self.unseen.note_failed(delivery, outcome)
+        return letter
+
+    # Outside of it, since these run the user's code.
+
+    def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
+        """Tell of a failure: in the log, and to the user's hook."""
+        self._failures.tell(delivery, letter)
+        self.dead_letters.tell_dropped()
+        if self._on_failure is None:
+            return
+        # As inside the handler: what the hook publishes must not wait for room.
+        before = running.set([self._make_context, delivery, receipt])
+        try:
+            call_hook(self._on_failure, letter)
+        finally:
+            running.reset(before)
+        self.unseen.note_seen(delivery)
+
+    def sum_up_failures(self) -> None:
+        """Say in the log, as the bus ends, how many failures were not told or looked at."""
+        self._failures.tell_the_rest()
+        if summary := self.unseen.summary():
+            log.warning("bus closed with %s", summary)
+
+    def _try_again(self, delivery: Delivery, outcome: Outcome) -> None:
+        handler = delivery.subscription.handler
+        attempt = len(delivery.earlier)
+        wait_s = wait_of(handler.name, handler.backoff, attempt, outcome)
+        log.warning(
+            "%s with event %d: attempt %d of %d %s (%s); the next one in %.2g s",
+            handler.name,
+            delivery.event_id,
+            attempt,
+            handler.retries + 1,
+            outcome.kind.value,
+            summary_of(outcome.error),
+            wait_s,
+        )
+        self._note_wait(delivery, wait_s)
+        delivery.subscription.lane.step_aside(delivery)
+        self.wait(delivery, wait_s)
+
+    def wait(self, delivery: Delivery, wait_s: float) -> None:
+        """Have a delivery wait so many seconds for its next attempt."""
+        if not self._retries.add(delivery, wait_s):
+            self.settle([(delivery, cancelled(delivery))])
+
+    def _note_wait(self, delivery: Delivery, wait_s: float) -> None:
+        """A delivery waits for its next attempt: for a journal."""
+
+
+def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:
+    """Call one of several functions that each have to be called, whatever another raises."""
+    try:
+        function(*args)
+    except Tangled:
+        later(function, *args)
+    except BaseException as error:  # noqa: BLE001 - what follows must not suffer for it
+        _note_raised(interrupts, error)
+
+
+def _note_raised(interrupts: list[BaseException], error: BaseException) -> None:
+    if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
+        try:
+            log.error("procbus itself failed as it settled a delivery", exc_info=error)
+        except BaseException as raised:  # noqa: BLE001 - the user's log handler, or Ctrl-C in it
+            error = raised
+    if isinstance(error, KeyboardInterrupt) and in_main_thread():
+        interrupts.append(error)
+
+
+def _release(delivery: Delivery) -> None:
+    try:
+        delivery.subscription.lane.release(delivery)
+    except Tangled:
+        later(_release, delivery)
+
+
+class _After:
+    """What follows, without the lock, from the deliveries that were settled together."""
+
+    __slots__ = ("again", "blocks", "count", "done", "failed", "gated", "raised", "receipts")
+
+    def __init__(self) -> None:
+        self.count = 0
+        # Each is made when there is something for it, which is seldom.
+        #: Those that give back their place at a gate.
+        self.gated: list[Delivery] | None = None
+        #: Shared memory of events that need it no more.
+        self.blocks: list[Block] | None = None
+        #: What waits for receipts that are done.
+        self.done: list[tuple[Callable[[Receipt], object], Receipt]] | None = None
+        #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.
+        self.receipts: list[Receipt] | None = None
+        #: Failures that are to be told, what is tried again, and what was raised on the way.
+        self.failed: list[tuple[Delivery, Receipt, DeadLetter]] | None = None
+        self.again: list[Settled] | None = None
+        self.raised: list[BaseException] | None = None
+
+    def note(self, delivery: Delivery, receipt: Receipt) -> None:
+        """A delivery has ended; its receipt is done with the last one. Under the lock."""
+        self.count += 1
+        if receipt is not delivery:  # type: ignore[comparison-overlap] # a SoleReceipt is both
+            if self.receipts is None:
+                self.receipts = []
+            self.receipts.append(receipt)
+        if delivery.subscription.gate is not None:
+            if self.gated is None:
+                self.gated = []
+            self.gated.append(delivery)
+        if receipt.block is not None:
+            self._leave_block(receipt, delivery)
+        receipt.left -= 1
+        if receipt.callbacks is not None and not receipt.left:
+            if self.done is None:
+                self.done = []
+            self.done.extend((callback, receipt) for callback in receipt.callbacks)
+            receipt.callbacks = None
+
+    def _leave_block(self, receipt: Receipt, delivery: Delivery) -> None:
+        """A delivery needs the event's shared memory no more."""
+        block = receipt.block
+        if block is not None and delivery.subscription.handler.kind == "cpu":
+            block.users -= 1
+            if not block.users:
+                receipt.block = None
+                if self.blocks is None:
+                    self.blocks = []
+                self.blocks.append(block)
+
+
+def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> None:
+    """Count a success, and take its times into average and statistics."""
+    subscription = delivery.subscription
+    subscription.succeeded = succeeded = subscription.succeeded + 1
+    run_s = ended_at - started_at
+    average_s = subscription.average_s
+    if average_s is None or run_s > average_s:
+        subscription.note_run(run_s)
+    else:  # note_run without the call, for it is most of them
+        subscription.average_s = average_s + NEWEST * (run_s - average_s)
+    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
+        subscription.note_times(delivery, started_at, ended_at)
+    elif not succeeded % SAMPLE:
+        subscription.note_times(delivery, started_at, ended_at, SAMPLE)

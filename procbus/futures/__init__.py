@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""A bus seen as a `concurrent.futures.Executor`."""

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Subscriptions that nothing is routed to, those of the calls of executors, and who waits there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from procbus.core.locks import Lock
+from procbus.core.receipt import Receipt, SoleReceipt
+from procbus.core.subscription import Subscription
+
+#: Names whose past counts are kept apart; those of any more names are counted as one.
+MOST_NAMES = 1_000
+REST = "(other calls)"
+
+
+class Waiter(Protocol):
+    """Who waits for one delivery."""
+
+    delivery: WaitedReceipt | None
+
+
+class Owner(Protocol):
+    """Who had the delivery made."""
+
+    def settled(self, delivery: WaitedReceipt) -> None:
+        """It is settled. This must not raise, as with `Receipt.when_done`."""
+
+    def withdraw(self, delivery: WaitedReceipt) -> None:
+        """Its waiter wants it no more."""
+
+
+class WaitedReceipt(SoleReceipt):
+    """The receipt of a delivery that somebody waits for from the start. It is handed to nobody."""
+
+    __slots__ = ("owner", "waiter")
+
+    def __init__(self, owner: Owner, waiter: Any, *about: Any) -> None:
+        super().__init__(*about)
+        self.owner = owner
+        self.waiter = waiter
+        # The same for all: a list and a bound method for each were a seventh of what the garbage
+        # collector has to go through for a call. The settlement replaces it and does not change it.
+        self.callbacks = _TELL
+        waiter.delivery = self
+
+
+def _tell(receipt: Any) -> None:
+    receipt.owner.settled(receipt)
+
+
+_TELL: list[Callable[[Receipt], object]] = [_tell]
+
+
+class DirectSubscriptions:
+    """Those that there are, and what those that are let go have counted. Thread-safe.
+
+    `_lock` belongs to this object and guards both fields; it is taken last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._present: dict[Subscription, None] = {}
+        self._past: dict[str, Subscription] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """Count one in."""
+        with self._lock:
+            self._present[subscription] = None
+
+    def retire(self, subscription: Subscription) -> None:
+        """Let one go that is idle, and keep what it has counted, under its name."""
+        handler = subscription.handler
+        with self._lock:
+            if self._present.pop(subscription, 0) == 0:
+                return
+            name = handler.name
+            if name not in self._past and len(self._past) >= MOST_NAMES:
+                name = REST
+            if name not in self._past:
+                nameless = replace(handler, name=name, function=_gone)
+                self._past[name] = Subscription(nameless, subscription.lane)
+            self._past[name].absorb(subscription)
+
+    def all(self) -> tuple[Subscription, ...]:
+        """All that count."""
+        with self._lock:
+            return (*self._present, *self._past.values())
+
+
+def _gone(event: Any) -> None:
+    """Stands for functions that were let go."""

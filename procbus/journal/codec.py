@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""The codecs of a journal: events, results and outcomes to bytes and back.
+
+`PickleCodec` names classes where it can, which is quick, and takes cloudpickle for the rest. What
+names a class of the main script is read again by the same script. `JsonCodec` is for people who
+want no pickles on their disk.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+from procbus.codec.encoder import PROTOCOL, encode_alone
+from procbus.codec.fault_path import path_of_fault
+from procbus.codec.outcomes import outcome_from, plain_outcome
+from procbus.core.dead_letter import summary_of
+from procbus.core.errors import JournalError, SerializationError
+from procbus.core.outcome import Outcome, OutcomeKind
+
+CodecName = Literal["pickle", "json"]
+
+_dumps = pickle.dumps
+
+
+class Form(enum.IntEnum):
+    """What the bytes of an event or a result are."""
+
+    #: There are none: they were not asked for, or are kept no more.
+    NOTHING = 0
+    PICKLE = 1
+    JSON = 2
+
+
+class Codec(Protocol):
+    """Makes bytes of events, results and outcomes, and makes them again. Thread-safe."""
+
+    name: CodecName
+
+    def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
+        """Give form and bytes.
+
+        Raises:
+            SerializationError: it cannot be written; the message begins with `what`.
+        """
+
+    def decode(self, form: int, data: bytes, type_name: str) -> Any:
+        """Make the object again. Whatever that raises comes through."""
+
+    def type_name(self, cls: type) -> str:
+        """Name the class of an event, for `decode` and for people."""
+
+    def encode_outcomes(self, outcomes: Sequence[Outcome]) -> bytes:
+        """Give the bytes of outcomes, without their values."""
+
+    def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
+        """Make outcomes again. Never raises: what cannot be read is one outcome that says so."""
+
+
+class PickleCodec:
+    """Pickles, as on the way to workers."""
+
+    name: CodecName = "pickle"
+
+    def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
+        """Give form and bytes."""
+        try:
+            return 1, _dumps(obj, PROTOCOL)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - what goes wrong below says what it is
+            try:
+                return 1, encode_alone(obj)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the user's code; its exit is not the script's
+                raise _cannot(obj, what, error) from error
+
+    def decode(self, form: int, data: bytes, type_name: str) -> Any:  # noqa: ARG002 - pickles tell
+        """Make the object again."""
+        if form != Form.PICKLE:
+            raise _wrong_form(form, "pickle")
+        return pickle.loads(data)  # noqa: S301 - the journal checks that nobody else could write it
+
+    def type_name(self, cls: type) -> str:
+        """Name a class."""
+        return _name_of(cls)
+
+    def encode_outcomes(self, outcomes: Sequence[Outcome]) -> bytes:
+        """Give the bytes of outcomes."""
+        return _dumps([plain_outcome(outcome) for outcome in outcomes], PROTOCOL)
+
+    def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
+        """Make outcomes again."""
+        return _outcomes(pickle.loads, data)
+
+
+class JsonCodec:
+    """JSON by msgspec: for dataclasses, and for what is JSON anyway. Errors become their text.
+
+    Raises:
+        JournalError: msgspec is not installed.
+    """
+
+    name: CodecName = "json"
+
+    def __init__(self) -> None:
+        try:
+            self._msgspec: Any = import_module("msgspec")
+        except ImportError as error:
+            raise JournalError(
+                'journal_codec="json" needs msgspec, which is not installed: '
+                "pip install 'procbus[json]'"
+            ) from error
+
+    def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
+        """Give form and bytes."""
+        try:
+            data: bytes = self._msgspec.json.encode(obj)
+            again = self.decode(Form.JSON, data, self.type_name(type(obj)))
+            same = type(again) is type(obj) and bool(again == obj)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's code; its exit is not the script's
+            raise _cannot(obj, what, error) from error
+        if not same:
+            raise SerializationError(
+                f"{what} cannot be written to the journal: as JSON it would come back as another "
+                f"({again!r}). Give the fields of the dataclass their types, publish what is JSON "
+                'anyway, or use journal_codec="pickle"'
+            )
+        return 2, data
+
+    def decode(self, form: int, data: bytes, type_name: str) -> Any:
+        """Make the object again."""
+        if form != Form.JSON:
+            raise _wrong_form(form, "json")
+        if type_name.startswith("builtins:"):
+            return self._msgspec.json.decode(data)
+        return self._msgspec.json.decode(data, type=_class_named(type_name))
+
+    def type_name(self, cls: type) -> str:
+        """Name a class."""
+        return _name_of(cls)
+
+    def encode_outcomes(self, outcomes: Sequence[Outcome]) -> bytes:
+        """Give the bytes of outcomes."""
+        plain = [plain_outcome(outcome) | {"error": None} for outcome in outcomes]
+        return json.dumps(plain).encode()
+
+    def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
+        """Make outcomes again."""
+        return _outcomes(json.loads, data)
+
+
+def make_codec(name: CodecName) -> Codec:
+    """Make the codec of a name."""
+    return JsonCodec() if name == "json" else PickleCodec()
+
+
+def _outcomes(load: Callable[[bytes], Any], data: bytes) -> tuple[Outcome, ...]:
+    try:
+        found = tuple(outcome_from(each) for each in load(data))
+        if found:
+            return found
+        what = "there are none"
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
+        what = summary_of(error)
+    lost = JournalError(f"how its attempts failed cannot be read from the journal: {what}")
+    return (Outcome(OutcomeKind.RAISED, error=lost),)
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _class_named(name: str) -> Any:
+    module, _, path = name.partition(":")
+    found: Any = import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _cannot(obj: Any, what: str, error: BaseException) -> SerializationError:
+    try:
+        path = path_of_fault(obj, what)
+    except BaseException:  # noqa: BLE001 - the user's code again; then it is not named
+        path = ""
+    return SerializationError(
+        f"{what} cannot be written to the journal{f' because of {path}' if path else ''}: "
+        f"{summary_of(error)}. Publish plain data, or leave that out of the event",
+        path,
+    )
+
+
+def _wrong_form(form: int, codec: str) -> JournalError:
+    return JournalError(
+        f"it was written by another codec (form {form}), and this bus reads {codec}: open the "
+        "journal with the journal_codec= that it was begun with"
+    )

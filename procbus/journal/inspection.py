@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""A visit to a journal, by a person and not by a bus: the command line.
+
+Where a bus has the journal, its database is read beside it: what happened in the last second may
+not be there yet. What is to be run again is then asked of that bus. Where none has, the visitor
+takes the lock for as long as the visit lasts, and first moves what a dead bus left in the intake.
+Nothing in it is unpickled, unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import time
+from typing import Any
+
+from procbus.core.errors import JournalError
+from procbus.journal.backup import back_up
+from procbus.journal.codec import Form
+from procbus.journal.reading import loaded, names_in, plain_outcomes
+from procbus.journal.storage.database import Beside, Store
+from procbus.journal.storage.files import SUFFIXES, check_files, place, prepare, tidy
+from procbus.journal.storage.frames import Half
+from procbus.journal.storage.lock import JournalTaken, Lock
+from procbus.journal.storage.names import name_of_nameless
+from procbus.journal.storage.opening import lost_in, read_left, recover
+from procbus.journal.storage.queries import Queries
+from procbus.journal.storage.records import MOST_HANDLERS, SHIFT
+
+STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One delivery, as the journal has it."""
+
+    number: int
+    state: str
+    attempts: int
+    #: When the next attempt is due, it failed, or it was finished; None where it was not begun.
+    at: float | None
+    handler: str
+    event_id: int
+    topic: str | None
+    type_name: str | None
+    given_id: str | None
+    published_at: float | None
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return f"{self.event_id}:{self.handler}"
+
+    def plain(self) -> dict[str, Any]:
+        """It as plain data."""
+        return {
+            "id": self.name,
+            "event_id": self.event_id,
+            "handler": self.handler,
+            "state": self.state,
+            "attempts": self.attempts,
+            "at": iso(self.at),
+            "topic": self.topic,
+            "type": self.type_name,
+            "given_id": self.given_id,
+            "published_at": iso(self.published_at),
+        }
+
+
+class Visit:
+    """A journal that is open to be looked at. A context manager; not thread-safe.
+
+    Args:
+        path: of the journal.
+        change: whether it is to be changed.
+
+    Raises:
+        JournalError: it is not there, or cannot be used.
+    """
+
+    def __init__(self, path: str, *, change: bool = False) -> None:
+        self.path = os.path.realpath(path)
+        if not os.path.exists(self.path):
+            raise JournalError(f"there is no journal {path}: give the file that journal= names")
+        place(path)
+        check_files(self.path)
+        #: The process whose bus has it; None where none has, 0 where that is not known.
+        self.owner: int | None = None
+        self._lock: Lock | None = None
+        beside: Beside | None = None
+        try:
+            self._lock = Lock(self.path)
+        except JournalTaken as taken:
+            if taken.pid == os.getpid():
+                raise
+            self.owner = taken.pid
+            beside = "change" if change else "look"
+        try:
+            if self._lock is not None:
+                prepare(self.path)
+            self._store = Store(self.path, beside=beside)
+        except BaseException:
+            self._unlock(moved=False)
+            raise
+        self._queries = Queries(self._store)
+        try:
+            self.codec = self._queries.meta("codec", "pickle")
+            if self._lock is not None:
+                keep_all = bool(self._queries.meta("keep_all", True))
+                left = read_left(self._lock.fd, self._lock.name)
+                recover(self._store, self._queries, left, self._lock.name, keep_all=keep_all)
+            #: What of the journal is lost, and no bus has told yet.
+            self.lost = lost_in(self._queries)
+            found = self._queries.handlers()
+        except BaseException:
+            self.close(moved=False)
+            raise
+        self._names = {number: name for number, _, name in found}
+
+    def _name(self, number: int) -> str:
+        return self._names.get(number) or name_of_nameless(number)
+
+    def __enter__(self) -> Visit:
+        """Use it for the length of a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close(moved=True)
+
+    def close(self, *, moved: bool) -> None:
+        """Let go of it; `moved` says whether the intake has nothing that is not in the database."""
+        self._store.close()
+        self._unlock(moved=moved)
+
+    def _unlock(self, *, moved: bool) -> None:
+        if self._lock is not None:
+            tidy(self.path)
+            self._lock.release(remove=moved or self._lock.fresh)
+
+    # Looking.
+
+    def status(self) -> dict[str, Any]:
+        """What there is, as plain data."""
+        rows = self._store.rows
+        now = time()
+        handlers: dict[str, dict[str, int]] = {}
+        for state, sql in _COUNTS.items():
+            for handler, count in rows(sql, (now,) * sql.count("?")):
+                counts = handlers.setdefault(self._name(handler), dict.fromkeys(STATES, 0))
+                counts[state] += count
+        return {
+            "path": self.path,
+            "id": self._queries.meta("id", None),
+            "codec": self.codec,
+            "owner": self.owner,
+            "bytes": sum(
+                os.path.getsize(self.path + s) for s in SUFFIXES if os.path.exists(self.path + s)
+            ),
+            "events": rows("SELECT count(*) FROM events")[0][0],
+            "given_ids": rows("SELECT count(*) FROM ids")[0][0],
+            "handlers": handlers,
+            "lost": self.lost,
+        }
+
+    def lines(self, state: str | None = None, handler: str | None = None) -> Iterator[Line]:
+        """Deliveries in order of their events.
+
+        Args:
+            state: only those of this state.
+            handler: only those of handlers with such a name: `*` and `?` stand for characters.
+        """
+        after = 0
+        now = time()
+        while True:
+            found = self._store.rows(_LINES, {"after": after, "now": now})
+            for row in found:
+                line = self._line(row)
+                after = line.number
+                if state in (None, line.state) and _is_like(handler, line.handler):
+                    yield line
+            if not found:
+                return
+
+    def find(self, names: Sequence[str]) -> list[Line]:
+        """Deliveries by their names: `EVENT` for all of an event, `EVENT:HANDLER` for one.
+
+        Raises:
+            JournalError: there is no such one.
+        """
+        found: list[Line] = []
+        for name in names:
+            event, _, handler = name.partition(":")
+            if not event.isdecimal():
+                raise JournalError(
+                    f"{name} is no delivery: give the number of an event, or EVENT:HANDLER"
+                )
+            some = [line for line in self._of_event(int(event)) if handler in ("", line.handler)]
+            if not some:
+                raise JournalError(f"the journal {self.path} has no delivery {name}")
+            found += some
+        return found
+
+    def _of_event(self, event_id: int) -> Iterator[Line]:
+        span = {"after": (event_id << SHIFT) - 1, "now": time()}
+        for row in self._store.rows(_LINES, span):
+            if row[4] == event_id:
+                yield self._line(row)
+
+    def _line(self, row: tuple[Any, ...]) -> Line:
+        number, state, attempts, at, *about = row
+        event_id, topic, type_name, given_id, published_at = about
+        name = self._name(number & MOST_HANDLERS)
+        return Line(
+            number, state, attempts, at, name, event_id, topic, type_name, given_id, published_at
+        )
+
+    def outcomes(self, line: Line) -> list[dict[str, Any]]:
+        """How the attempts at a delivery failed, as plain data, without the errors themselves.
+
+        Nothing in the journal is run for it: what is no plain data is described.
+        """
+        for table in ("pending", "dead"):
+            rows = self._store.rows(
+                f"SELECT outcomes FROM {table} WHERE number = ?",  # noqa: S608 - no user's words
+                (line.number,),
+            )
+            if rows and rows[0][0] is not None:
+                return plain_outcomes(rows[0][0], self.codec)
+        return []
+
+    def event(self, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
+        """The event of a delivery, as plain data: as it was written, not as it is when loaded.
+
+        Args:
+            line: the delivery.
+            unpickle: whether to load it, which may run what the file says, and show it as text.
+        """
+        rows = self._store.rows(
+            "SELECT parent_id, form, data FROM events WHERE id = ?", (line.event_id,)
+        )
+        if not rows:
+            return {"kept": False}
+        parent_id, form, data = rows[0]
+        plain: dict[str, Any] = {"kept": True, "parent_id": parent_id, "bytes": len(data)}
+        if form == Form.JSON:
+            plain["json"] = json.loads(data)
+        else:
+            plain["pickle"] = data.hex()
+            plain["names"] = names_in(data)
+            if unpickle:
+                plain["repr"] = loaded(data)
+        return plain
+
+    def back_up(self, dest: str) -> None:
+        """Copy the journal, with what is in the intake of the bus that has it.
+
+        Raises:
+            JournalError: it cannot be copied.
+        """
+        left: list[Half] = []
+        if self._lock is None:
+            name = self.path + "-intake"
+            with contextlib.suppress(FileNotFoundError), open(name, "rb") as intake:
+                left = read_left(intake.fileno(), name, live=True)
+        back_up(self._store, left, dest)
+
+    # Changing.
+
+    def retry(self, lines: Sequence[Line]) -> int:
+        """Have dead letters run again: by the bus that has the journal, or at its next start."""
+        numbers = [line.number for line in lines if line.state == "dead"]
+        if self._lock is None:
+            self._store.ask(numbers)
+        else:
+            self._store.revive(numbers)
+        return len(numbers)
+
+    def purge(self, before: float, *, dead: bool) -> None:
+        """Delete what was finished before a time, and dead letters from before it if so wished."""
+        self._store.purge(before, dead=dead)
+
+
+def iso(at: float | None) -> str | None:
+    """A time of `time.time()` as people and programs write it; None for none."""
+    return None if not at else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def _is_like(pattern: str | None, name: str) -> bool:
+    if pattern is None:
+        return True
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern)
+
+
+_HANDLER = f"number & {MOST_HANDLERS}"
+_COUNTS = {
+    "pending": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at <= ? GROUP BY 1",  # noqa: S608 - no user's words
+    "retrying": f"SELECT {_HANDLER}, count(*) FROM pending WHERE due_at > ? GROUP BY 1",  # noqa: S608
+    "dead": f"SELECT {_HANDLER}, count(*) FROM dead GROUP BY 1",  # noqa: S608
+    "succeeded": f"SELECT {_HANDLER}, count(*) FROM done WHERE succeeded GROUP BY 1",  # noqa: S608
+    "discarded": f"SELECT {_HANDLER}, count(*) FROM done WHERE NOT succeeded GROUP BY 1",  # noqa: S608
+}
+#: A page of deliveries: of each table the next ones, and of those the first.
+_LINES = f"""
+    SELECT number, state, attempts, at, number >> {SHIFT}, topic, type_name,
+        given_id, published_at
+    FROM (
+        SELECT * FROM (
+            SELECT number, iif(due_at > :now, 'retrying', 'pending') AS state, attempts,
+                nullif(due_at, 0) AS at
+            FROM pending WHERE number > :after ORDER BY number LIMIT 500)
+        UNION ALL SELECT * FROM (
+            SELECT number, 'dead', attempts, failed_at
+            FROM dead WHERE number > :after ORDER BY number LIMIT 500)
+        UNION ALL SELECT * FROM (
+            SELECT number, iif(succeeded, 'succeeded', 'discarded'), attempts, finished_at
+            FROM done WHERE number > :after ORDER BY number LIMIT 500)
+        ORDER BY number LIMIT 500
+    ) LEFT JOIN events ON id = number >> {SHIFT} ORDER BY number
+"""  # noqa: S608 - no user's words

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""Deliveries as a journal has them: how they ended, in this run of the script or in one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from procbus.core.dead_letter import DeadLetter, summary_of
+from procbus.core.delivery import Delivery
+from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
+from procbus.core.handler import Handler
+from procbus.core.locks import Lock
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.core.subscription import Subscription
+from procbus.journal.journal import Journal
+from procbus.journal.storage.queries import Recorded, Seen
+from procbus.journal.storage.records import SHIFT
+
+
+class NoLane:
+    """The lane of a handler that is not there: nothing gets into it."""
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery: never called."""
+        raise ProcbusError(f"{delivery!r} is for a handler that is not subscribed")
+
+    put_again = put
+
+    def release(self, delivery: Delivery) -> None:
+        """Nothing waits behind it."""
+
+    step_aside = release
+
+    def stir(self) -> None:
+        """Nothing is measured here."""
+
+    def is_running(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
+        """Nothing runs."""
+        return False
+
+    withdraw = is_running
+
+
+def _gone(_: Any) -> None:
+    raise NoSuchHandler("this handler is not subscribed")
+
+
+class RecordedDeliveries:
+    """Makes deliveries of what a journal has. Thread-safe.
+
+    Args:
+        journal: of the bus.
+        subscriptions: those of the bus, just now.
+        routes: the router of those, another one after each change.
+        lock: the settlement's, which every receipt has.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        subscriptions: Callable[[], Sequence[Subscription]],
+        routes: Callable[[], object],
+        lock: Lock,
+    ) -> None:
+        self._lock = lock
+        self._journal = journal
+        self._subscriptions = subscriptions
+        self._routes = routes
+        self._lane = NoLane()
+        #: Subscriptions by the names of their handlers, and the routes for which they are right.
+        #: Replaced whole, the latter last: two threads that do it at once do the same.
+        self._named: dict[str, Subscription] = {}
+        self._named_for: object = None
+
+    def receipt(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
+        """The receipt of an event that was published with an id; None if none was.
+
+        Deliveries that are not finished have an outcome too: nobody will run them.
+        """
+        seen = self._journal.queries.seen(given_id)
+        return None if seen is None else self.receipt_of(seen, event, topic)
+
+    def receipt_of(self, seen: Seen, event: Any, topic: str | None) -> Receipt:
+        """The receipt of an event that is in the database, and in no lane."""
+        event_id, recorded = seen
+        if len(recorded) == 1:
+            subscription = self._subscription_of(recorded[0].number)
+            sole = SoleReceipt(event_id, event, topic, None, self._lock, subscription, 0.0)
+            self._end(sole, recorded[0])
+            sole.left = 0
+            return sole
+        receipt = FanReceipt(event_id, event, topic, None, self._lock)
+        receipt.held = self._deliveries(receipt, recorded)
+        return receipt
+
+    def finished(self, receipt: Receipt) -> tuple[Delivery, ...]:
+        """Those deliveries of an event that are finished, each with its outcome."""
+        recorded = self._journal.queries.recorded(receipt.id)
+        return self._deliveries(receipt, [each for each in recorded if each.state != "pending"])
+
+    def _deliveries(self, receipt: Receipt, found: Sequence[Recorded]) -> tuple[Delivery, ...]:
+        deliveries: list[Delivery] = []
+        for recorded in found:
+            subscription = self._subscription_of(recorded.number)
+            delivery = Delivery(subscription, receipt, None, 0.0)
+            self._end(delivery, recorded)
+            deliveries.append(delivery)
+        return tuple(deliveries)
+
+    def _end(self, delivery: Delivery, recorded: Recorded) -> None:
+        """Let a delivery have ended as is recorded."""
+        outcomes = self._outcomes(recorded, delivery.subscription.handler.name)
+        if len(outcomes) > 1:
+            delivery.earlier = outcomes[:-1]
+        delivery.end(outcomes[-1])
+
+    def _subscription_of(self, number: int) -> Subscription:
+        """The subscription of a delivery's handler, by its name; a stand-in where there is none."""
+        routes = self._routes()
+        if routes is not self._named_for:
+            self._named = {each.handler.name: each for each in self._subscriptions()}
+            self._named_for = routes
+        name = self._journal.names.name_of(number)
+        return self._named.get(name) or self._stand_in(number)
+
+    def _stand_in(self, number: int) -> Subscription:
+        names = self._journal.names
+        handler = Handler(0, _gone, names.name_of(number), names.kind_of(number), ())
+        return Subscription(handler, self._lane)
+
+    def _outcomes(self, recorded: Recorded, name: str) -> tuple[Outcome, ...]:
+        error: BaseException | None = None
+        event_id = recorded.number >> SHIFT
+        if recorded.state == "succeeded":
+            try:
+                return (Outcome(OutcomeKind.SUCCEEDED, self._journal.result(recorded)),)
+            except BaseException as cause:  # noqa: BLE001 - loading runs the user's code
+                error = JournalError(
+                    f"{name} succeeded with event {event_id}, but its result cannot be loaded from "
+                    f"the journal: {summary_of(cause)}"
+                )
+                error.__cause__ = cause
+        elif recorded.state == "dead":
+            assert recorded.data is not None
+            return self._journal.codec.decode_outcomes(recorded.data)
+        elif recorded.state == "pending":
+            error = NoSuchHandler(
+                f"event {event_id} waits in the journal for the handler {name}, which is not "
+                "subscribed to this bus: subscribe it under that name, and it is run"
+            )
+        else:
+            error = ProcbusError(
+                f"{name} failed with event {event_id}, and the dead letter of that was replayed or "
+                "cleared"
+            )
+        return (Outcome(OutcomeKind.RAISED, error=error),)
+
+    def dead_letters(
+        self, most: int, numbers: Sequence[int] | None = None
+    ) -> list[tuple[DeadLetter, int]]:
+        """The newest dead letters in the database, oldest first, each with its number.
+
+        Those whose event cannot be loaded are left in the journal.
+
+        Args:
+            most: at most so many.
+            numbers: only those of these deliveries; None for all.
+        """
+        journal, found = self._journal, []
+        for row in journal.queries.dead_letters(most, numbers):
+            number, failed_at, quarantined, outcomes, topic, type_name, form, data = row
+            try:
+                event = journal.codec.decode(form, data, type_name)
+            except BaseException:  # noqa: BLE001, S112 - the user's code; the command line shows them
+                continue
+            letter = DeadLetter(
+                number >> SHIFT,
+                event,
+                topic,
+                journal.names.name_of(number),
+                journal.names.kind_of(number),
+                journal.codec.decode_outcomes(outcomes),
+                datetime.fromtimestamp(failed_at, UTC),
+                bool(quarantined),
+            )
+            found.append((letter, number))
+        return found

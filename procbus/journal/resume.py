@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""What runs before have left unfinished in the journal, fed to the handlers of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from time import time
+from typing import TYPE_CHECKING
+
+from procbus.core.context import HandlerContext, running
+from procbus.core.dead_letter import DeadLetter, summary_of
+from procbus.core.delivery import Delivery
+from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
+from procbus.core.log import log
+from procbus.core.outcome import Outcome
+from procbus.core.receipt import FanReceipt
+from procbus.core.retry import wait_of
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission, Disturbed
+from procbus.dispatch.dead_letters import MOST_KEPT
+from procbus.dispatch.dispatcher import address
+from procbus.journal.journal import Journal
+from procbus.journal.recorded import RecordedDeliveries
+from procbus.journal.resume_summary import ResumeSummary
+from procbus.journal.settlement import JournaledSettlement
+from procbus.journal.storage.queries import Unfinished
+from procbus.routing.router import Router
+
+if TYPE_CHECKING:
+    from procbus.dispatch.dispatcher import Dispatcher
+
+
+SendOff = Callable[[list[Delivery], list[tuple[Delivery, Outcome]]], None]
+_Named = dict[str, list[Subscription]]
+
+
+class Leftovers:
+    """Feeds unfinished deliveries to their handlers. Not thread-safe: one thread feeds at a time.
+
+    Args:
+        journal: of the bus.
+        admission: bounds what is pending.
+        settlement: of the bus.
+        recorded: makes deliveries of what is finished.
+        send_off: queues deliveries in their lanes.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        admission: Admission,
+        settlement: JournaledSettlement,
+        recorded: RecordedDeliveries,
+        send_off: SendOff,
+    ) -> None:
+        self._journal = journal
+        self._admission = admission
+        self._settlement = settlement
+        self._recorded = recorded
+        self._send_off = send_off
+        self._letters_loaded = False
+        #: The last delivery that was fed to each handler, by its name; and how many were.
+        self._fed: dict[str, int] = {}
+        self._resumed: dict[str, int] = {}
+        self._unreadable: set[int] = set()
+        #: Why not all could be read, if so.
+        self._unread: tuple[str, ...] = ()
+        self._named_missing: set[str] = set()
+
+    def feed(self, routes: Router[Subscription], subscriptions: Sequence[Subscription]) -> None:
+        """Feed what is not fed yet to those who are subscribed; wait for room as publishers do.
+
+        Raises:
+            JournalError: the journal cannot be read.
+            BusClosed: the bus was closed meanwhile.
+        """
+        if not self._letters_loaded:
+            self._load_letters()
+        named: _Named = {}
+        for each in subscriptions:
+            name = each.handler.name
+            if self._resumed.get(name, 0) < self._journal.found.pending.get(name, 0):
+                named.setdefault(name, []).append(each)
+        if named:
+            try:
+                self._feed_all(routes, named)
+            except JournalError as error:
+                self._unread = (str(error),)
+                raise
+            self._unread = ()
+        self._name_missing(subscriptions)
+
+    def _feed_all(self, routes: Router[Subscription], named: _Named) -> None:
+        found = self._journal.unfinished(list(named))
+        for _, group in groupby(found, key=lambda each: each.event_id):
+            unfinished = [each for each in group if not self._is_fed(each)]
+            if unfinished:
+                self._feed_event(routes, named, unfinished)
+
+    def _load_letters(self) -> None:
+        self._letters_loaded = True
+        letters = self._recorded.dead_letters(MOST_KEPT)
+        for letter, number in letters:
+            self._settlement.remember(letter, number)
+        self._settlement.dead_letters.put_back([letter for letter, _ in letters])
+
+    def _name_of(self, unfinished: Unfinished) -> str:
+        return self._journal.names.name_of(unfinished.number)
+
+    def _is_fed(self, unfinished: Unfinished) -> bool:
+        return unfinished.number <= self._fed.get(self._name_of(unfinished), 0)
+
+    def _feed_event(
+        self, routes: Router[Subscription], named: _Named, unfinished: Sequence[Unfinished]
+    ) -> None:
+        """Queue the unfinished deliveries of one event."""
+        about = unfinished[0]
+        journal = self._journal
+        try:
+            event = journal.codec.decode(about.form, about.data, about.type_name)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._cannot_load(about, error)
+            return
+        receipt = FanReceipt(
+            about.event_id, event, about.topic, about.parent_id, self._settlement.lock
+        )
+        try:
+            matched = routes.match(event, about.topic)
+        except Exception:  # noqa: BLE001 - asks the event for its event_type; the names are enough
+            matched = ()
+        rows: dict[Subscription, Unfinished] = {}
+        for each in unfinished:
+            candidates = named[self._name_of(each)]
+            # Several may have one name: lambdas, or one function that takes several topics.
+            rows[next((c for c in candidates if c in matched), candidates[0])] = each
+        earlier = {
+            each.number: journal.codec.decode_outcomes(each.outcomes)
+            for each in unfinished
+            if each.outcomes is not None
+        }
+        # All that may fail comes before the room is taken.
+        known = () if about.given_id is None else self._recorded.finished(receipt)
+        self._enter(len(rows))
+        queued, failed = address(receipt, list(rows), [])
+        for delivery in receipt.deliveries:
+            delivery.earlier = earlier.get(rows[delivery.subscription].number, ())
+        if about.given_id is not None:
+            receipt.held = (*known, *receipt.held)
+            journal.ids.claim(about.given_id, receipt)
+        now = time()
+        waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}
+        self._send_off([delivery for delivery in queued if delivery not in waits], failed)
+        for each in unfinished:
+            name = self._name_of(each)
+            self._fed[name] = each.number
+            self._resumed[name] = self._resumed.get(name, 0) + 1
+
+    def _enter(self, count: int) -> None:
+        """Wait for room, even where publishers do not."""
+        seen = 0
+        while True:
+            try:
+                self._admission.enter(count, False, seen, patient=True)
+            except Disturbed:
+                seen = self._admission.disturbed
+            else:
+                return
+
+    def _wait(self, delivery: Delivery, wait_s: float) -> bool:
+        """Have a delivery wait for its next attempt, if it still has to; say whether it does.
+
+        Not where there is a gate, which has to see it pass first.
+        """
+        subscription = delivery.subscription
+        handler = subscription.handler
+        if wait_s <= 0 or subscription.gate is not None or not handler.retries:
+            return False
+        if delivery.earlier:  # the clock may have been set back since
+            attempts = len(delivery.earlier)
+            asked_s = wait_of(handler.name, handler.backoff, attempts, delivery.earlier[-1])
+            wait_s = min(wait_s, asked_s)
+        with self._settlement.lock:
+            subscription.unqueued += 1
+        self._settlement.wait(delivery, wait_s)
+        return True
+
+    def _cannot_load(self, about: Unfinished, error: BaseException) -> None:
+        if about.event_id in self._unreadable:
+            return
+        self._unreadable.add(about.event_id)
+        log.error(
+            "event %d (%s) for %s cannot be loaded from the journal: %s. It stays there: make "
+            "sure that its classes can be imported, and start again",
+            about.event_id,
+            about.type_name,
+            self._name_of(about),
+            summary_of(error),
+        )
+
+    def _name_missing(self, subscriptions: Sequence[Subscription]) -> None:
+        """Log which handlers are not there, once each."""
+        for name, count in self._missing(subscriptions).items():
+            if name not in self._named_missing:
+                self._named_missing.add(name)
+                log.warning(
+                    "%s: the journal has %d deliveries for %s, which is not subscribed to this "
+                    "bus: they are kept, and run once a handler of that name is",
+                    NoSuchHandler.__name__,
+                    count,
+                    name,
+                )
+
+    def _missing(self, subscriptions: Sequence[Subscription]) -> dict[str, int]:
+        there = {each.handler.name for each in subscriptions}
+        found = self._journal.found.pending
+        return {name: count for name, count in found.items() if name not in there}
+
+    def summary(self, subscriptions: Sequence[Subscription]) -> ResumeSummary:
+        """What the journal had, and what became of that so far."""
+        found = self._journal.found
+        return ResumeSummary(
+            unfinished=sum(found.pending.values()),
+            resumed=dict(self._resumed),
+            missing=self._missing(subscriptions),
+            unreadable=len(self._unreadable),
+            dead_letters=sum(found.dead.values()),
+            lost=(*self._journal.lost, *self._unread),
+        )
+
+
+# Dead letters that the command line asks a running bus to run again.
+
+
+class AskedRetries:
+    """Runs dead letters again by their numbers in the journal, in a thread of the journal's.
+
+    Args:
+        dispatcher: of the bus.
+        settlement: has the dead letters that are at hand.
+        recorded: has those of runs before.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        settlement: JournaledSettlement,
+        recorded: RecordedDeliveries,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._settlement = settlement
+        self._recorded = recorded
+
+    def retry(self, numbers: Sequence[int]) -> None:
+        """Run these again; those that are not there any more are passed over."""
+        dispatcher = self._dispatcher
+        at_hand = {number: letter for letter, number in self._settlement.numbers.copy().items()}
+        others = [number for number in numbers if number not in at_hand]
+        for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
+            self._settlement.remember(letter, number)
+            at_hand[number] = letter
+        # As from a handler: it does not wait for room, so that a bus can close meanwhile.
+        name = "procbus journal retry"
+        context = HandlerContext(
+            name, 0, None, None, 1, dispatcher.publish, dispatcher, dispatcher.run
+        )
+        before = running.set(context)
+        try:
+            for number in numbers:
+                if number in at_hand:
+                    self._retry_one(at_hand[number])
+        finally:
+            running.reset(before)
+
+    def _retry_one(self, letter: DeadLetter) -> None:
+        try:
+            self._settlement.dead_letters.replay((letter,))
+        except ProcbusError as error:
+            log.warning("a dead letter was not run again, as the command line asked: %s", error)

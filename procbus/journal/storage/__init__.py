@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The files of a journal: the intake and the database."""

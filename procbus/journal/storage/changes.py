@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""What records come to: the rows to be written to the database, worked out before it is touched.
+
+Most deliveries are finished soon after they were published. Where both records are in one half of
+the intake, and nobody wants the delivery kept, there is nothing to be written at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from procbus.journal.storage.records import (
+    SHIFT,
+    Discarded,
+    Failed,
+    NamedHandler,
+    Published,
+    Record,
+    Result,
+    Retry,
+    Succeeded,
+    records_in,
+    sole_delivery_in,
+    succeeded_in,
+)
+
+#: What no set of deliveries has.
+_NO_DELIVERY = (0,)
+
+
+@dataclass(slots=True)
+class Pending:
+    """A delivery that is not finished: how far it got."""
+
+    attempts: int = 0
+    due_at: float = 0.0
+    outcomes: bytes | None = None
+
+
+@dataclass(slots=True)
+class Done:
+    """A delivery that is finished."""
+
+    succeeded: bool
+    finished_at: float
+    form: int = 0
+    data: bytes | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows to be written.
+
+    Args:
+        keep_all: whether what is finished is kept.
+    """
+
+    keep_all: bool
+    #: Number, kind and name.
+    handlers: list[tuple[int, str, str]] = field(default_factory=list)
+    #: New events by id.
+    events: dict[int, Published] = field(default_factory=dict)
+    #: Ids that publishers gave: id and event.
+    ids: list[tuple[str, int]] = field(default_factory=list)
+    #: New deliveries that are not finished, by number.
+    pending: dict[int, Pending] = field(default_factory=dict)
+    #: What has become of deliveries that the database has as pending.
+    progressed: dict[int, Pending] = field(default_factory=dict)
+    finished: dict[int, Done] = field(default_factory=dict)
+    #: Deliveries that failed for good, new or not, by number.
+    dead: dict[int, Failed] = field(default_factory=dict)
+    #: Dead letters in the database that are ones no more.
+    discarded: dict[int, Discarded] = field(default_factory=dict)
+    #: New deliveries that are finished and kept: number, and attempts before the last.
+    done: dict[int, tuple[Done, int]] = field(default_factory=dict)
+    #: The largest id of an event.
+    last_id: int = 0
+    #: Deliveries of new events that are open, by event.
+    _open: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to be written, but the ids that were given.
+
+        Those are reserved.
+        """
+        return not (
+            self.events
+            or self.ids
+            or self.pending
+            or self.progressed
+            or self.finished
+            or self.dead
+            or self.discarded
+            or self.done
+            or self.handlers
+        )
+
+    def add_frames(self, frames: Iterable[bytes]) -> None:
+        """Take in what happened, in order.
+
+        What was published and succeeded among these frames, and is not to be kept, is passed over
+        at a glance: it is most of them.
+        """
+        frames = list(frames)
+        succeeded: set[int] = set()
+        if not self.keep_all:
+            for frame in frames:
+                succeeded.update(succeeded_in(frame))
+        over: set[int] = set()
+        for frame in frames:
+            if succeeded:
+                number = sole_delivery_in(frame)
+                if number in succeeded:
+                    over.add(number)
+                    continue
+                if over and over.issuperset(succeeded_in(frame) or _NO_DELIVERY):
+                    continue
+            for record in records_in(frame):
+                self.add(record)
+        if over:
+            self.last_id = max(self.last_id, max(over) >> SHIFT)
+
+    def add(self, record: Record) -> None:
+        """Take in one record."""
+        match record:
+            case Published():
+                self._published(record)
+            case Succeeded(finished_at, numbers):
+                for number in numbers:
+                    self._finished(number, Done(True, finished_at))
+            case Result(number, finished_at, form, data):
+                self._finished(number, Done(True, finished_at, form, data))
+            case Retry(number, attempts, due_at, outcomes):
+                rows = self.pending if number in self.pending else self.progressed
+                rows[number] = Pending(attempts, due_at, outcomes)
+            case Failed(number):
+                self.pending.pop(number, None)
+                self.progressed.pop(number, None)
+                self.dead[number] = record
+            case Discarded(number, at):
+                if self.dead.pop(number, None) is not None and number >> SHIFT in self.events:
+                    self._end_of_new(number, Done(False, at), 0)
+                else:
+                    self.discarded[number] = record
+            case NamedHandler(number, kind, name):
+                self.handlers.append((number, kind, name))
+
+    def _published(self, record: Published) -> None:
+        event_id, given_id = record.event_id, record.given_id
+        self.last_id = max(self.last_id, event_id)
+        if record.handlers or self.keep_all:
+            self.events[event_id] = record
+            self._open[event_id] = len(record.handlers)
+        for handler in record.handlers:
+            self.pending[(event_id << SHIFT) | handler] = Pending()
+        if given_id is not None:
+            self.ids.append((given_id, event_id))
+
+    def _finished(self, number: int, done: Done) -> None:
+        before = self.pending.pop(number, None)
+        if before is not None:
+            self._end_of_new(number, done, before.attempts)
+        elif number in self.done:  # told twice: with what it published, and with its result
+            if done.form:
+                self.done[number] = (done, self.done[number][1])
+        elif number >> SHIFT not in self.events:
+            known = self.finished.get(number)
+            if known is None or done.form:
+                self.finished[number] = done
+
+    def _end_of_new(self, number: int, done: Done, attempts: int) -> None:
+        """A delivery was published and finished, both among these records."""
+        event_id = number >> SHIFT
+        event = self.events[event_id]
+        if self.keep_all or event.given_id is not None:
+            self.done[number] = (done, attempts)
+        self._open[event_id] -= 1
+        if not self._open[event_id] and not self.keep_all:
+            # With an id of the publisher's, that id and how it ended are kept.
+            del self.events[event_id], self._open[event_id]
+
+    def event_rows(self) -> list[tuple[Any, ...]]:
+        """Rows of new events."""
+        return [
+            (
+                e.event_id,
+                e.parent_id or None,
+                e.published_at,
+                e.topic,
+                e.type_name,
+                e.given_id,
+                e.form,
+                e.data,
+            )
+            for e in self.events.values()
+        ]
+
+    def done_rows(self) -> list[tuple[Any, ...]]:
+        """Rows of new deliveries that are finished and kept."""
+        return [
+            (
+                number,
+                done.succeeded,
+                attempts + done.succeeded,
+                done.finished_at,
+                done.form,
+                done.data,
+            )
+            for number, (done, attempts) in self.done.items()
+        ]

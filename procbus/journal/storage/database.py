@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: MIT
+"""The database of a journal: the one module that knows of SQLite.
+
+One connection belongs to the writer, another to those who read. Many rows go into each statement:
+the GIL is given away once for each step of SQLite, and getting it back from a busy thread may take
+5 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain
+from time import time
+from typing import Any, Literal
+from urllib.parse import quote
+
+from procbus.core.errors import JournalError
+from procbus.journal.storage.changes import Changes
+from procbus.journal.storage.files import guard_rollback, trouble
+from procbus.journal.storage.records import SHIFT
+from procbus.journal.storage.schema import APPLICATION_ID, MIGRATIONS, VERSION
+
+#: Rows that go into one statement: the larger first.
+_CHUNKS = (256, 16, 1)
+#: Pages in the write-ahead log of SQLite before it is moved into the file itself.
+_CHECKPOINT_PAGES = 4_000
+#: How long to wait for another process (the command line) to be through, in seconds.
+_BUSY_S = 30.0
+
+Beside = Literal["look", "change"]
+#: How the connection for reading is opened.
+_READING: dict[Beside | None, str] = {
+    None: "",
+    "look": "?mode=ro&readonly_shm=1",
+    "change": "?mode=ro",
+}
+
+_EVENT = "events(id, parent_id, published_at, topic, type_name, given_id, form, data)"
+_PENDING = "pending(number, attempts, due_at, outcomes)"
+_DONE = "done(number, succeeded, attempts, finished_at, form, data)"
+
+
+class Store:
+    """The database of one journal.
+
+    `write` and `close` are called by one thread at a time. The reading methods are thread-safe:
+    `_reading` belongs to this object and guards the connection for reading.
+
+    Args:
+        path: of the file, which is there, though it may be empty.
+        beside: where a bus of another process has the journal, what is to be done to it: "look", or
+            "change". Neither takes away what that bus writes to, even if SQLite's locks of it are
+            lost, as when its script has copied the file. To look does not even write to memory
+            that it shares.
+
+    Raises:
+        JournalError: it is no journal, or not a sound one.
+    """
+
+    def __init__(self, path: str, *, beside: Beside | None = None) -> None:
+        self.path = path
+        self._beside = beside
+        self._reading = threading.Lock()
+        self._reader = self._writing = self._connect(_READING[beside])
+        try:
+            self._check_file()
+            if beside is not None:
+                # It keeps SQLite from tidying up behind the last connection of this process.
+                self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if beside != "look":
+                self._writing = self._connect()
+            self._prepare(write=beside is None)
+            if beside is None:
+                guard_rollback(path)
+        except sqlite3.Error as error:
+            self._close()
+            raise trouble(path, error) from error
+        except BaseException:
+            self._close()
+            raise
+        #: Files that have to stay where they are, as device and inode; None where there was none.
+        names = (path, path + "-wal", path + "-intake")
+        self._there = {name: _place(name) for name in names}
+
+    def check_there(self) -> None:
+        """Make sure that nobody took the journal's files away: what is written would be lost.
+
+        Raises:
+            JournalError: somebody did.
+        """
+        for name, place in self._there.items():
+            if _place(name) != place:
+                raise JournalError(
+                    f"{name} was moved or deleted while the bus has it: put it back, or "
+                    "close this bus and make a new one"
+                )
+
+    def _connect(self, how: str = "") -> sqlite3.Connection:
+        # Transactions are begun and ended here, by name.
+        uri = f"file:{quote(self.path)}{how}"
+        return sqlite3.connect(
+            uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True
+        )
+
+    def _check_file(self) -> None:
+        """Refuse a file that is not a journal before anything is written to it."""
+        size = os.path.getsize(self.path)
+        with open(self.path, "rb") as file:
+            head = file.read(100)
+        if not size:
+            return
+        if not head.startswith(b"SQLite format 3\0"):
+            raise JournalError(
+                f"{self.path} is not a journal, but some other file; nothing was written to it. "
+                "Give the journal a name of its own"
+            )
+        page_size = int.from_bytes(head[16:18], "big")
+        page_size = 1 << 16 if page_size == 1 else page_size
+        pages = int.from_bytes(head[28:32], "big")
+        if not os.path.exists(self.path + "-wal") and size < pages * page_size:
+            raise JournalError(
+                f"{self.path} is truncated: {size:,} of {pages * page_size:,} bytes are there. "
+                "Take a copy that is whole, or begin a new journal"
+            )
+        get = self._reader.execute
+        (application_id,) = get("PRAGMA application_id").fetchone()
+        (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application_id != APPLICATION_ID and (application_id or tables):
+            raise JournalError(
+                f"{self.path} is a database of another program; nothing was written to it. Give "
+                "the journal a name of its own"
+            )
+
+    def _prepare(self, *, write: bool) -> None:
+        do = self._writing.execute
+        (version,) = do("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise JournalError(
+                f"{self.path} was written by a newer procbus (schema {version}, and this one knows "
+                f"{VERSION}): update procbus, or begin a new journal"
+            )
+        if not write:
+            return
+        do("PRAGMA journal_mode = WAL")
+        # What was moved here has to be on the disk before its half of the intake is used again.
+        do("PRAGMA synchronous = FULL")
+        do(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        if version < VERSION:
+            do("BEGIN IMMEDIATE")
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    if statement.strip():
+                        do(statement)
+            do(f"PRAGMA application_id = {APPLICATION_ID}")
+            do(f"PRAGMA user_version = {VERSION}")
+            do("COMMIT")
+
+    # Reading.
+
+    def rows(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Any]:
+        """All rows of a query.
+
+        Raises:
+            JournalError: the database cannot be read.
+        """
+        with self._reading:
+            try:
+                return self._reader.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise trouble(self.path, error) from error
+
+    # Writing.
+
+    def write(self, changes: Changes, meta: dict[str, Any]) -> None:
+        """Write what happened, all or none.
+
+        Raises:
+            JournalError: nothing was written.
+        """
+        with self._transaction():
+            self._write(changes, meta)
+
+    def _write(self, changes: Changes, meta: dict[str, Any]) -> None:
+        do = self._writing.execute
+        self._insert("handlers(number, kind, name)", changes.handlers, "OR REPLACE")
+        self._insert(_EVENT, changes.event_rows())
+        self._insert("ids(given_id, event_id)", changes.ids, "OR IGNORE")
+        self._insert(
+            _PENDING,
+            [(n, p.attempts, p.due_at, p.outcomes) for n, p in changes.pending.items()],
+        )
+        self._insert(_DONE, changes.done_rows(), "OR REPLACE")
+        for number, p in changes.progressed.items():
+            do(
+                "UPDATE pending SET attempts = ?, due_at = ?, outcomes = ? WHERE number = ?",
+                (p.attempts, p.due_at, p.outcomes, number),
+            )
+        self._finish(changes)
+        for number, failed in changes.dead.items():
+            do(
+                "INSERT OR REPLACE INTO dead SELECT ?, ?, ?, ?, ? "
+                "WHERE EXISTS (SELECT 1 FROM events WHERE id = ?)",
+                (
+                    number,
+                    failed.attempts,
+                    failed.failed_at,
+                    failed.quarantined,
+                    failed.outcomes,
+                    number >> SHIFT,
+                ),
+            )
+        if changes.dead:
+            self._delete("pending", changes.dead)
+        self._discard(changes)
+        if changes.last_id:
+            meta = meta | {"last_id": max(changes.last_id, self._last_id_written())}
+        self._insert("meta(name, value)", list(meta.items()), "OR REPLACE")
+
+    def _last_id_written(self) -> int:
+        row = self._writing.execute("SELECT value FROM meta WHERE name = 'last_id'").fetchone()
+        return int(row[0]) if row else 0
+
+    def _finish(self, changes: Changes) -> None:
+        """Take finished deliveries from those that are pending."""
+        if not changes.finished:
+            return
+        plain: dict[float, list[int]] = {}
+        for number, done in changes.finished.items():
+            if done.form:
+                self._keep(done.finished_at, done.form, done.data, [number], changes.keep_all)
+            else:
+                plain.setdefault(round(done.finished_at), []).append(number)
+        for finished_at, numbers in plain.items():
+            self._keep(finished_at, 0, None, numbers, changes.keep_all)
+        self._delete("pending", changes.finished)
+        if not changes.keep_all:
+            self._forget_events(changes.finished)
+
+    def _keep(
+        self, finished_at: float, form: int, data: bytes | None, numbers: list[int], keep_all: bool
+    ) -> None:
+        """Keep finished deliveries: all, or those of events with an id that was given."""
+        self._writing.execute(
+            "INSERT OR REPLACE INTO done SELECT number, 1, attempts + 1, ?, ?, ? FROM pending "
+            "WHERE number IN (SELECT value FROM json_each(?)) AND (? OR EXISTS "
+            "(SELECT 1 FROM events WHERE id = number >> ? AND given_id IS NOT NULL))",
+            (finished_at, form, data, _numbers(numbers), keep_all, SHIFT),
+        )
+
+    def _discard(self, changes: Changes) -> None:
+        if not changes.discarded:
+            return
+        self._writing.execute(
+            "INSERT OR REPLACE INTO done SELECT number, 0, attempts, ?, 0, NULL FROM dead "
+            "WHERE number IN (SELECT value FROM json_each(?)) AND (? OR EXISTS "
+            "(SELECT 1 FROM events WHERE id = number >> ? AND given_id IS NOT NULL))",
+            (time(), _numbers(changes.discarded), changes.keep_all, SHIFT),
+        )
+        self._delete("dead", changes.discarded)
+        if not changes.keep_all:
+            self._forget_events(changes.discarded)
+
+    def _forget_events(self, numbers: Iterable[int]) -> None:
+        """Delete the events of these deliveries, where they have no other that is open."""
+        self._writing.execute(
+            "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - no user's words
+            f"AND NOT {_has('pending', 'id')} AND NOT {_has('dead', 'id')}",
+            (_numbers({number >> SHIFT for number in numbers}),),
+        )
+
+    def _delete(self, table: str, numbers: Iterable[int]) -> None:
+        self._writing.execute(
+            f"DELETE FROM {table} WHERE number IN (SELECT value FROM json_each(?))",  # noqa: S608 - no user's words
+            (_numbers(numbers),),
+        )
+
+    def _insert(self, target: str, rows: Sequence[Sequence[Any]], how: str = "") -> None:
+        """Insert rows, many with each statement."""
+        if not rows:
+            return
+        row = f"({', '.join('?' * len(rows[0]))})"
+        at = 0
+        for size in _CHUNKS:
+            sql = f"INSERT {how} INTO {target} VALUES {', '.join([row] * size)}"  # noqa: S608 - no user's words
+            while len(rows) - at >= size:
+                flat = tuple(chain.from_iterable(rows[at : at + size]))
+                self._writing.execute(sql, flat)
+                at += size
+
+    def purge(self, before: float, *, dead: bool = False) -> None:
+        """Delete what finished before a time (`time.time()`), and the ids of that.
+
+        Args:
+            before: the time.
+            dead: dead letters from before that as well.
+
+        Raises:
+            JournalError: nothing was deleted.
+        """
+        with self._transaction() as do:
+            do("DELETE FROM done WHERE finished_at < ?", (before,))
+            if dead:
+                do("DELETE FROM dead WHERE failed_at < ?", (before,))
+            for sql in _PURGE:
+                do(sql)
+
+    def reserve_ids(self, upto: int, *, in_use: str) -> None:
+        """Note that ids up to this one may be given, and which bus has the intake, if one has.
+
+        Raises:
+            JournalError: it was not written.
+        """
+        with self._transaction() as do:
+            do(
+                "INSERT OR REPLACE INTO meta VALUES ('reserved', ?), ('in_use', ?)",
+                (upto, in_use),
+            )
+
+    def ask(self, numbers: Iterable[int]) -> None:
+        """Ask the bus that has the journal to run dead letters again."""
+        with self._transaction() as do:
+            do("INSERT OR IGNORE INTO asked SELECT value FROM json_each(?)", (_numbers(numbers),))
+
+    def forget_asked(self, numbers: Iterable[int]) -> None:
+        """What was asked for is being done."""
+        with self._transaction() as do:
+            do(
+                "DELETE FROM asked WHERE number IN (SELECT value FROM json_each(?))",
+                (_numbers(numbers),),
+            )
+
+    def revive(self, numbers: Iterable[int]) -> None:
+        """Make pending deliveries of dead letters: the next bus runs them."""
+        wanted = (_numbers(numbers),)
+        with self._transaction() as do:
+            do(
+                "INSERT INTO pending SELECT number, 0, 0, NULL FROM dead "
+                "WHERE number IN (SELECT value FROM json_each(?))",
+                wanted,
+            )
+            do("DELETE FROM dead WHERE number IN (SELECT value FROM json_each(?))", wanted)
+
+    def copy_to(self, path: str) -> None:
+        """Copy the database as it is at one moment, without keeping the writer from its work.
+
+        Args:
+            path: of an empty file.
+
+        Raises:
+            JournalError: it cannot be read, or not be written.
+        """
+        try:
+            with (
+                closing(self._connect(_READING[self._beside])) as source,
+                closing(sqlite3.connect(path, isolation_level=None)) as dest,
+            ):
+                source.backup(dest)
+        except sqlite3.Error as error:
+            raise trouble(path, error) from error
+
+    def data_version(self) -> int:
+        """A number that changes whenever another process has changed the database."""
+        (version,) = self._writing.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., object]]:
+        do = self._writing.execute
+        try:
+            do("BEGIN IMMEDIATE")
+            try:
+                yield do
+                do("COMMIT")
+            except BaseException:
+                if self._writing.in_transaction:  # a full disk ends it by itself
+                    do("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
+
+    def close(self) -> None:
+        """Close both connections; the last one to close leaves one file."""
+        with self._reading:
+            self._close()
+
+    def _close(self) -> None:
+        self._writing.close()
+        self._reader.close()
+
+
+def _place(name: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _has(table: str, event: str) -> str:
+    """SQL: whether a table has a delivery of an event."""
+    last = (1 << SHIFT) - 1
+    return (
+        f"EXISTS (SELECT 1 FROM {table} WHERE number BETWEEN {event} << {SHIFT} "  # noqa: S608 - no user's words
+        f"AND ({event} << {SHIFT}) + {last})"
+    )
+
+
+_PURGE = (
+    f"DELETE FROM events WHERE NOT {_has('pending', 'id')} AND NOT {_has('dead', 'id')} "  # noqa: S608 - no user's words
+    f"AND NOT {_has('done', 'id')}",
+    "DELETE FROM ids WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = event_id) "  # noqa: S608 - as above
+    f"AND NOT {_has('done', 'event_id')}",
+)
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    return json.dumps(list(numbers))

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: MIT
+"""The ground that a journal stands on: its files, who may write them, and what disk they are on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from procbus.core.errors import JournalError
+from procbus.system.files import check_ours
+
+#: File systems whose locks and mappings cannot be relied on between machines.
+NETWORK = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.glusterfs", "fuse.rclone"}
+    | {"fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"}
+    | {"ocfs2", "orangefs", "smb2", "smb3", "smbfs"}
+)
+
+#: What SQLite and the intake put beside the database.
+SUFFIXES = ("", "-wal", "-shm", "-journal", "-intake")
+#: What SQLite would make, or read if it is there: made first where others could make it.
+_OF_SQLITE = ("-wal", "-shm", "-journal")
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def place(path: str) -> str:
+    """See whether a journal may stand here, without touching anything.
+
+    Returns:
+        The path with no symbolic link in it.
+
+    Raises:
+        JournalError: it may not; the message says what to do.
+    """
+    real = os.path.realpath(path)
+    refuse_network(real)
+    if os.path.isdir(real):
+        raise cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    try:
+        check_directory(os.path.dirname(real))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return real
+
+
+def prepare(real: str) -> None:
+    """Make the file of a journal where there is none. Only whoever has the lock may do this.
+
+    Another opening and closing of the file would end the locks that SQLite has of it.
+
+    Raises:
+        JournalError: it cannot be made, or others may have written it.
+    """
+    check_files(real)
+    try:
+        # Made by us and not by SQLite, so that nobody else may read or write it from the first.
+        _make(real)
+        for suffix in _OF_SQLITE if is_shared(os.path.dirname(real)) else ():
+            _make(real + suffix)
+    except OSError as error:
+        raise cannot_write(real, error) from error
+    check_files(real)
+
+
+def guard_rollback(real: str) -> None:
+    """Where others could place a rollback journal, which SQLite would apply, have one of ours.
+
+    SQLite removes it when it has made one itself; an empty one is none to it.
+
+    Raises:
+        JournalError: others have placed one.
+    """
+    if is_shared(os.path.dirname(real)):
+        try:
+            _make(real + "-journal")
+        except OSError as error:
+            raise cannot_write(real + "-journal", error) from error
+        check_files(real)
+
+
+def tidy(real: str) -> None:
+    """Take away what `prepare` made for safety alone."""
+    if is_shared(os.path.dirname(real)):
+        for suffix in _OF_SQLITE:
+            with contextlib.suppress(OSError):
+                status = os.lstat(real + suffix)
+                if status.st_uid == os.geteuid() and not status.st_size:
+                    os.unlink(real + suffix)
+
+
+def _make(name: str) -> None:
+    os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+
+
+def check_files(real: str) -> None:
+    """Refuse a journal that others may have written: it holds pickles.
+
+    Raises:
+        JournalError: they may.
+    """
+    for suffix in SUFFIXES:
+        try:
+            status = os.lstat(real + suffix)
+        except FileNotFoundError:
+            continue
+        check_ours(real + suffix, status, JournalError)
+        if status.st_nlink > 1:
+            raise JournalError(
+                f"{real + suffix} has {status.st_nlink} names (hard links), and under each a bus "
+                "could have it: copy it to a file of its own, and remove this name"
+            )
+
+
+def check_directory(directory: str) -> None:
+    """Refuse a directory in which others could put a file in the place of one of the journal's.
+
+    SQLite reads what lies beside the database, and would take it for its own. In a directory like
+    /tmp, where everybody may make files and each may remove only their own ("sticky"), it is enough
+    to make them first.
+
+    Raises:
+        JournalError: others could.
+        OSError: it is not there.
+    """
+    status = os.stat(directory)
+    if not hasattr(os, "geteuid"):
+        return  # Windows has no such bits: not checked there, and not tested
+    if status.st_uid not in (os.geteuid(), 0):
+        raise JournalError(
+            f"{directory} belongs to another user (uid {status.st_uid}), who could put a file in "
+            "the place of one of the journal's, and loading that could run their code: put the "
+            "journal in a directory of your own"
+        )
+    mode = status.st_mode
+    if mode & _OTHERS and not mode & stat.S_ISVTX and not _is_private_group(status):
+        raise JournalError(
+            f"others may make and replace files in {directory} (mode {stat.S_IMODE(mode):04o}), "
+            "and loading one of those could run their code: put the journal in a directory of your "
+            f"own, or chmod go-w {directory}"
+        )
+    above = directory
+    while (above := os.path.dirname(above)) != os.path.dirname(above):
+        mode = os.stat(above).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise JournalError(
+                f"everybody may replace what is in {above} (mode {stat.S_IMODE(mode):04o}), the "
+                "directory of the journal too, and loading what they put there could run their "
+                f"code: chmod o-w {above}, or put the journal elsewhere"
+            )
+
+
+def is_shared(directory: str) -> bool:
+    """Whether others may make files in a directory."""
+    status = os.stat(directory)
+    return bool(status.st_mode & _OTHERS) and not _is_private_group(status)
+
+
+def _is_private_group(status: os.stat_result) -> bool:
+    """Whether only the group may write, and it is that of one user alone: theirs, or root's.
+
+    Many systems give each user a group of the same name, and let it write all that they make.
+    """
+    if status.st_mode & stat.S_IWOTH:
+        return False
+    try:
+        import grp
+        import pwd
+
+        group = grp.getgrgid(status.st_gid)
+        if not status.st_gid:  # containers that give the process any user have it in this group
+            return set(group.gr_mem) <= {"root"}
+        user = pwd.getpwuid(os.geteuid())
+    except (ImportError, KeyError):
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def cannot_write(path: str, error: OSError) -> JournalError:
+    """Make the error for a file that cannot be made or written."""
+    directory = os.path.dirname(os.path.realpath(path))
+    if isinstance(error, FileNotFoundError):
+        advice = f"make the directory {directory} first"
+    elif isinstance(error, IsADirectoryError):
+        advice = "it is a directory: name a file in it"
+    elif error.errno == errno.ELOOP:
+        advice = "it is a symbolic link: remove that"
+    elif error.errno == errno.EROFS:
+        advice = "its file system is read-only: put the journal elsewhere"
+    elif isinstance(error, PermissionError):
+        advice = f"make it and {directory} writable for you, or put the journal elsewhere"
+    else:
+        advice = "make room on the disk, or put the journal elsewhere"
+    return JournalError(f"the journal {path} cannot be written ({error.strerror}): {advice}")
+
+
+def refuse_network(real: str, mounts: Iterable[str] | None = None) -> None:
+    """Refuse a file on a network file system.
+
+    Args:
+        real: the path, with no symbolic link in it.
+        mounts: lines as of `/proc/self/mountinfo`; None for those. Where there is no such file, as
+            on macOS, nothing is refused.
+
+    Raises:
+        JournalError: it is on one.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        except OSError:
+            return
+    best, kind = "", ""
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = _unescaped(fields[4])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # of two on one point, the later covers the other
+            best, kind = point, after.split()[0]
+    if kind in NETWORK:
+        raise JournalError(
+            f"the journal {real} is on a network file system ({kind}, mounted at {best}), whose "
+            "locks and mappings cannot be relied on: put it on a local disk"
+        )
+
+
+def _unescaped(point: str) -> str:
+    """A mount point as it is: the kernel writes blanks in it as octal numbers."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        point = point.replace(code, character)
+    return point
+
+
+# What is wrong with a journal, in words, and what to do about it.
+
+#: Bytes: with less than this left, a disk is full for whoever needs a few pages.
+_NEXT_TO_NOTHING = 1 << 20
+
+_ADVICE = {
+    "SQLITE_FULL": (
+        "the disk is full: make room on it, and start again. What was accepted is not lost"
+    ),
+    "SQLITE_READONLY": "it cannot be written: make the file and its directory writable for you",
+    "SQLITE_CANTOPEN": "it cannot be written: make the file and its directory writable for you",
+    "SQLITE_CORRUPT": (
+        "it is corrupt: take a copy that is sound; or save what can be read with the `.recover` of "
+        "sqlite3, and begin a new journal"
+    ),
+    "SQLITE_NOTADB": "it is corrupt, or not a journal at all: give the journal a name of its own",
+    "SQLITE_BUSY": "another program holds it: end that, and start again",
+    "SQLITE_IOERR": "the disk failed to read or write it: look at the system's log",
+}
+
+
+def trouble(path: str, error: Exception) -> JournalError:
+    """Make a JournalError of an error of SQLite, or of another one.
+
+    Args:
+        path: of the journal.
+        error: what came up.
+    """
+    name = str(getattr(error, "sqlite_errorname", ""))
+    if name.startswith("SQLITE_IOERR") and _is_full(path):
+        name = f"SQLITE_FULL, {name}"  # what maps a file into memory cannot tell the two apart
+    advice = next((text for key, text in _ADVICE.items() if name.startswith(key)), "")
+    if not advice:
+        return JournalError(f"the journal {path} cannot be used: {type(error).__name__}: {error}")
+    return JournalError(f"the journal {path}: {advice} ({name}: {error})")
+
+
+def _is_full(path: str) -> bool:
+    try:
+        return shutil.disk_usage(os.path.dirname(path)).free < _NEXT_TO_NOTHING
+    except OSError:
+        return False

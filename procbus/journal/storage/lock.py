@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""The lock of a journal: one live bus for each, and a dead owner's lock is free.
+
+It is the kernel's lock of the intake by `flock`, which belongs to one opening of the file. It ends
+with the process, however that ends, and not before: a script that opens and closes the intake, to
+copy it, say, does not lose it, as it would lose a lock by `lockf`. A forked child would share it,
+so it closes its end at once. The owner's pid stands in the file as well, only to be named: nobody
+trusts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+
+from procbus.core.errors import JournalError
+from procbus.journal.storage.files import cannot_write
+
+#: Guards `_held`, and is held over a fork, so that the child knows all of them. A signal handler
+#: may fork in the thread that has it.
+_lock = threading.RLock()
+#: Openings that hold locks, or are about to.
+_held: set[int] = set()
+
+#: The pid in the file: where, and how. The intake leaves these bytes alone.
+PID_AT = 48
+_PID = struct.Struct("<q")
+
+
+class JournalTaken(JournalError):
+    """Another bus has the journal.
+
+    Attributes:
+        pid: of its process; 0 where it did not say.
+    """
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class Lock:
+    """The lock of the journal at `path`; `fd` is the intake, open, and may be mapped.
+
+    Raises:
+        JournalTaken: another bus has it; the message gives its pid.
+        JournalError: it cannot be locked.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = path + "-intake"
+        # Two openings: a mapping keeps its own alive, in a forked child too.
+        self._opening, self.fd = self._open()
+        #: Whether the intake was made just now.
+        self.fresh = os.fstat(self.fd).st_size <= PID_AT + _PID.size
+        with contextlib.suppress(OSError):  # a full disk; it is only for people
+            os.pwrite(self.fd, _PID.pack(os.getpid()), PID_AT)
+
+    def _open(self) -> tuple[int, int]:
+        while True:
+            opening = self._locked()
+            try:
+                fd = os.open(self.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError:
+                _close(opening)  # its last owner took it away in this moment
+                continue
+            if os.path.sameopenfile(opening, fd):
+                return opening, fd
+            os.close(fd)
+            _close(opening)
+
+    def _locked(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with _lock:
+            try:
+                opening = os.open(self.name, flags, 0o600)
+            except OSError as error:
+                raise cannot_write(self.name, error) from error
+            _held.add(opening)
+        try:
+            fcntl.flock(opening, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = _owner(opening)
+            _close(opening)
+            if isinstance(error, BlockingIOError | PermissionError):
+                raise _taken(self.path, pid) from None
+            raise JournalError(
+                f"the journal {self.path} cannot be locked ({error.strerror}): put it on a "
+                "local disk"
+            ) from error
+        return opening
+
+    def release(self, *, remove: bool) -> None:
+        """Let another have the journal. Idempotent.
+
+        Args:
+            remove: take the intake away: there is nothing in it.
+        """
+        with _lock:
+            if self._opening not in _held:
+                return
+            if remove and _is_mine(self.fd):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.name)
+            os.close(self.fd)
+            _close(self._opening)
+
+
+def _close(opening: int) -> None:
+    with _lock:
+        _held.discard(opening)
+        os.close(opening)
+
+
+def _after_fork_in_child() -> None:
+    """The locks are the parent's: once that is dead, nobody has them."""
+    for opening in _held:
+        os.close(opening)
+    _held.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _is_mine(fd: int) -> bool:
+    return not hasattr(os, "geteuid") or os.fstat(fd).st_uid == os.geteuid()
+
+
+def _owner(fd: int) -> int:
+    data = os.pread(fd, _PID.size, PID_AT)
+    return int(_PID.unpack(data)[0]) if len(data) == _PID.size else 0
+
+
+def _taken(path: str, pid: int) -> JournalTaken:
+    who = f"process {pid}" if pid else "another process"
+    if pid == os.getpid():
+        who = f"another bus in this process ({pid})"
+    return JournalTaken(
+        f"the journal {path} belongs to {who}, which is running: one bus at a time has it. Wait "
+        "for that, or give this bus a journal of its own",
+        pid,
+    )

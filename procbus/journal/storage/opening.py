@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: MIT
+"""What is found when a journal is opened: which one it is, and what it has."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from procbus.core.errors import JournalError
+from procbus.core.log import log
+from procbus.journal.codec import CodecName
+from procbus.journal.storage.changes import Changes
+from procbus.journal.storage.database import Store
+from procbus.journal.storage.frames import Gap, Half, left_in
+from procbus.journal.storage.names import name_of_nameless
+from procbus.journal.storage.queries import Queries
+from procbus.journal.storage.records import Published, records_in
+
+# Moving into the database what a dead bus left in the intake, and telling what is lost of it.
+
+#: How the bus calls itself that accepts what a loss of power may cost.
+_PROCESS = "process "
+#: What reading a frame raises that is whole and holds no records.
+_BAD = (ValueError, struct.error, IndexError)
+
+
+def read_left(fd: int, name: str, *, live: bool = False) -> list[Half]:
+    """Read what an intake has.
+
+    Args:
+        fd: the file.
+        name: of it, for the message.
+        live: whether a bus is writing to it.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    try:
+        return left_in(fd, live=live)
+    except ValueError as error:
+        raise JournalError(
+            f"{name} cannot be read: {error}. It holds what was accepted last: take a copy "
+            "that is whole; or move it away, and do without"
+        ) from error
+
+
+def recover(
+    store: Store,
+    queries: Queries,
+    left: Sequence[Half],
+    name: str,
+    *,
+    keep_all: bool,
+    moved_on: bool = False,
+) -> int:
+    """Move what is in the intake and not in the database yet.
+
+    What is lost is noted in the database, under "lost", for whoever opens the journal as a bus.
+
+    Args:
+        store: the database.
+        queries: of the same.
+        left: what is in the intake.
+        name: of the intake.
+        keep_all: whether what is finished is kept.
+        moved_on: whether the database may be newer than what was read of the intake.
+
+    Returns:
+        The last generation that there was.
+
+    Raises:
+        JournalError: the database cannot be written.
+    """
+    seen: int = queries.meta("generation", 0)
+    in_use: str = queries.meta("in_use", "")
+    unseen = [half for half in left if half.generation > seen]
+    lost: list[str] = []
+    if in_use and not unseen and not (moved_on and left):
+        lost.append(
+            f"{name} is not there, or older than the journal: what was accepted last, behind event "
+            f"{queries.last_event()}, is lost"
+        )
+    if in_use.startswith(_PROCESS) and in_use != user(power=False):
+        lost.append(
+            "the machine stopped while a bus had the journal (or this is another one), and with "
+            'durability="process" the disk may not have what was accepted in the last seconds, '
+            f"behind event {_last_of(unseen) or queries.last_event()}"
+        )
+    changes: list[tuple[int, Changes]] = []
+    for half in unseen:
+        if half.base > seen:
+            lost.append(
+                f"{name} goes on later than the journal ends: what happened behind event "
+                f"{queries.last_event()}{_before(half.frames)} is lost"
+            )
+        seen = half.generation
+        lost += (told_of_gap(gap, half, name) for gap in half.gaps)
+        changes.append((seen, _changes_of(half, name, lost, keep_all=keep_all)))
+    last = max((half.generation for half in left), default=seen)
+    if not changes and in_use:
+        changes.append((max(last, seen), Changes(keep_all)))
+    for number, (generation, each) in enumerate(changes, 1):
+        meta: dict[str, object] = {"generation": generation}
+        if number == len(changes):
+            meta["in_use"] = ""
+            if lost:
+                meta["lost"] = json.dumps([*lost_in(queries), *lost])
+        store.write(each, meta)
+    return max(last, seen)
+
+
+def user(*, power: bool) -> str:
+    """Say for the next bus who had the journal, and what it would survive."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # macOS
+        boot = ""
+    return f"power {boot}" if power else f"{_PROCESS}{boot}"
+
+
+def _last_of(left: Sequence[Half]) -> int:
+    return max((event for half in left for event in _events(half.frames)), default=0)
+
+
+def lost_in(queries: Queries) -> list[str]:
+    """What was found to be lost, and no bus has told yet."""
+    found: list[str] = json.loads(queries.meta("lost", "[]"))
+    return found
+
+
+def _changes_of(half: Half, name: str, lost: list[str], *, keep_all: bool) -> Changes:
+    changes = Changes(keep_all)
+    try:
+        changes.add_frames(half.frames)
+    except _BAD:  # whole frames that make no sense: all but those
+        good = [frame for frame in half.frames if _makes_sense(frame)]
+        lost.append(
+            f"{name} has {len(half.frames) - len(good)} records that this procbus cannot read: "
+            "they are lost"
+        )
+        changes = Changes(keep_all)
+        changes.add_frames(good)
+    return changes
+
+
+def _makes_sense(frame: bytes) -> bool:
+    try:
+        return bool(list(records_in(frame)))
+    except _BAD:
+        return False
+
+
+def told_of_gap(gap: Gap, half: Half, name: str) -> str:
+    """Say what is lost of a half of the intake that has this name."""
+    where = _before(half.frames[gap.frames :])
+    behind = next(iter(_events(reversed(half.frames[: gap.frames]))), None)
+    if behind is not None:
+        where = f" behind event {behind}{' and' if where else ''}{where}"
+    return (
+        f"{name} is damaged: {gap.size:,} bytes at {gap.at:,} cannot be read, and what they say "
+        f"was accepted or finished{where} is lost"
+    )
+
+
+def _before(frames: Sequence[bytes]) -> str:
+    first = next(iter(_events(frames)), None)
+    return "" if first is None else f" before event {first}"
+
+
+def _events(frames: Iterable[bytes]) -> Iterable[int]:
+    for frame in frames:
+        if _makes_sense(frame):
+            for record in records_in(frame):
+                if isinstance(record, Published):
+                    yield record.event_id
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a journal had when it was opened.
+
+    Attributes:
+        pending: deliveries that are not finished, by the name of their handler.
+        dead: dead letters, by the name of their handler.
+        lost: what of the journal is lost, in a sentence each.
+    """
+
+    pending: Mapping[str, int]
+    dead: Mapping[str, int]
+    lost: tuple[str, ...]
+
+
+def what_is_in(store: Store, queries: Queries) -> Found:
+    """Count what a journal has, and log what is lost of it.
+
+    Handlers whose names are lost are given others, so that what is for them is kept and told, and
+    their numbers are not given to others.
+
+    Raises:
+        JournalError: the journal cannot be read or written.
+    """
+    lost = tuple(lost_in(queries))
+    for each in lost:
+        log.error("the journal %s has lost something: %s", store.path, each)
+    counts = queries.counts()
+    names = {number: name for number, _, name in queries.handlers()}
+    numbers = counts["pending"].keys() | counts["dead"].keys()
+    if lost:
+        numbers |= queries.handlers_of_finished()
+    nameless = sorted(numbers - names.keys())
+    if nameless or lost:
+        changes = Changes(True)
+        changes.handlers = [(number, "io", name_of_nameless(number)) for number in nameless]
+        store.write(changes, {"lost": "[]"})
+        names |= {number: name for number, _, name in changes.handlers}
+    pending, dead = (
+        {names[number]: count for number, count in counts[table].items()}
+        for table in ("pending", "dead")
+    )
+    return Found(pending, dead, lost)
+
+
+def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool) -> str:
+    """Give the id of a journal, which is made with its first bus.
+
+    Raises:
+        JournalError: it was begun with another codec, or cannot be written.
+    """
+    journal_id: str = queries.meta("id", None) or secrets.token_hex(4)
+    known: str = queries.meta("codec", codec)
+    if known != codec:
+        raise JournalError(
+            f'the journal {store.path} was begun with journal_codec="{known}": open it with that, '
+            "or begin a new journal"
+        )
+    store.write(Changes(True), {"id": journal_id, "codec": codec, "keep_all": keep_all})
+    return journal_id
+
+
+# Ids of events are never given twice, whatever was lost.
+
+#: Ids that are reserved at a time: far more than are given between two moves into the database.
+RESERVED = 1_000_000
+
+
+class Reservation:
+    """The ids that may be given, noted on the disk ahead of time. Not thread-safe.
+
+    With durability="process" a loss of power may take the last events, but not what handlers noted
+    of them elsewhere: another event of the same id would seem to be done.
+
+    Args:
+        store: the database.
+        before: the largest id that may have been given in runs before.
+        user: who uses the journal, to be found by the next if this one does not end it: see
+            `recovery`.
+
+    Raises:
+        JournalError: the database cannot be written.
+    """
+
+    def __init__(self, store: Store, before: int, user: str) -> None:
+        self._store = store
+        self._user = user
+        self._before = before
+        self._upto = before
+        self.extend(before)
+
+    def extend(self, last_id: int) -> None:
+        """Reserve more, where half of them are given.
+
+        Raises:
+            JournalError: the database cannot be written.
+        """
+        if last_id + RESERVED // 2 > self._upto:
+            self._upto = max(self._upto, last_id) + RESERVED
+            self._store.reserve_ids(self._upto, in_use=self._user)
+
+    def end(self, last_id: int) -> None:
+        """Give back those that were not used; all is in the database, and nothing in the intake.
+
+        Raises:
+            JournalError: the database cannot be written; they stay reserved.
+        """
+        self._store.reserve_ids(max(self._before, last_id), in_use="")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""What is read from a journal: unfinished deliveries, dead letters, ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from procbus.journal.storage.database import Store
+from procbus.journal.storage.records import SHIFT
+
+_LOWEST = (1 << SHIFT) - 1
+
+
+class Unfinished(NamedTuple):
+    """A delivery that is to be run, with its event."""
+
+    number: int
+    attempts: int
+    due_at: float
+    outcomes: bytes | None
+    event_id: int
+    parent_id: int | None
+    topic: str | None
+    type_name: str
+    given_id: str | None
+    form: int
+    data: bytes
+
+
+class Recorded(NamedTuple):
+    """How a delivery of an event that was published with an id stands."""
+
+    number: int
+    #: "pending", "succeeded", "dead" or "discarded".
+    state: str
+    attempts: int
+    form: int
+    data: bytes | None
+
+
+#: An event that was published with an id, and how its deliveries stand.
+Seen = tuple[int, list[Recorded]]
+
+
+class Queries:
+    """Reads from the database of a journal. Thread-safe. Each raises JournalError if it cannot."""
+
+    def __init__(self, store: Store) -> None:
+        self._rows = store.rows
+
+    def meta(self, name: str, default: Any) -> Any:
+        """A value that was kept, or the default."""
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
+        return rows[0][0] if rows else default
+
+    def handlers(self) -> list[tuple[int, str, str]]:
+        """Number, kind and name of each handler that has one."""
+        return self._rows("SELECT number, kind, name FROM handlers")
+
+    def last_id(self) -> int:
+        """No event has had a larger id, nor may have had, whatever was lost with the power."""
+        return max(self.last_event(), int(self.meta("reserved", 0)))
+
+    def last_event(self) -> int:
+        """The last event that was moved into the database."""
+        (found,) = self._rows("SELECT max(id) FROM events")[0]
+        return max(int(found or 0), int(self.meta("last_id", 0)))
+
+    def handlers_of_finished(self) -> set[int]:
+        """Numbers of handlers that have deliveries which are finished and kept."""
+        rows = self._rows(f"SELECT DISTINCT number & {_LOWEST} FROM done")  # noqa: S608 - no user's words
+        return {number for (number,) in rows}
+
+    def counts(self) -> dict[str, dict[int, int]]:
+        """How many deliveries are pending and dead, by handler."""
+        return {
+            table: dict(
+                self._rows(
+                    f"SELECT number & {_LOWEST}, count(*) FROM {table} GROUP BY 1"  # noqa: S608 - no user's words
+                )
+            )
+            for table in ("pending", "dead")
+        }
+
+    def unfinished(self, handlers: Iterable[int], before: int, page: int) -> Iterator[Unfinished]:
+        """Deliveries to be run, in order of their events; `page` of them in memory at a time.
+
+        Args:
+            handlers: only those of these.
+            before: only those with smaller numbers.
+            page: how many.
+        """
+        wanted = json.dumps(list(handlers))
+        after = 0
+        while True:
+            rows = self._rows(
+                "SELECT number, attempts, due_at, outcomes, id, parent_id, topic, type_name, "
+                "given_id, form, data FROM pending JOIN events ON id = number >> ? "
+                "WHERE number > ? AND number < ? "
+                "AND number & ? IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?",
+                (SHIFT, after, before, _LOWEST, wanted, page),
+            )
+            yield from map(Unfinished._make, rows)
+            if len(rows) < page:
+                return
+            after = rows[-1][0]
+
+    def event_of(self, given_id: str) -> int | None:
+        """The event that was published with an id."""
+        rows = self._rows("SELECT event_id FROM ids WHERE given_id = ?", (given_id,))
+        return rows[0][0] if rows else None
+
+    def seen(self, given_id: str) -> Seen | None:
+        """The event that was published with an id, and how its deliveries stand.
+
+        One query for what is finished, as nearly all are when a script is started again.
+        """
+        rows = self._rows(
+            "SELECT event_id, number, succeeded, attempts, form, data, "
+            "EXISTS (SELECT 1 FROM events WHERE id = event_id) FROM ids LEFT JOIN done "
+            "ON number >= event_id << 16 AND number < (event_id + 1) << 16 WHERE given_id = ?",
+            (given_id,),
+        )
+        if not rows:
+            return None
+        event_id, number, *_, open_too = rows[0]
+        if open_too:
+            return event_id, self.recorded(event_id)
+        if number is None:
+            return event_id, []
+        return event_id, [
+            Recorded(number, "succeeded" if succeeded else "discarded", attempts, form, data)
+            for _, number, succeeded, attempts, form, data, _ in rows
+        ]
+
+    def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, Seen]:
+        """Those of many ids whose events are finished, as `seen` gives them: a quarter of the time.
+
+        Not among them is what was published with an id and reached nobody.
+        """
+        rows = self._rows(
+            "SELECT given_id, event_id, number, succeeded, attempts, form, data "
+            "FROM json_each(?) JOIN ids ON given_id = value "
+            "JOIN done ON number >= event_id << 16 AND number < (event_id + 1) << 16 "
+            "WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = event_id)",
+            (json.dumps(given_ids),),
+        )
+        found: dict[str, Seen] = {}
+        for given_id, event_id, number, succeeded, attempts, form, data in rows:
+            state = "succeeded" if succeeded else "discarded"
+            _, deliveries = found.setdefault(given_id, (event_id, []))
+            deliveries.append(Recorded(number, state, attempts, form, data))
+        return found
+
+    def recorded(self, event_id: int) -> list[Recorded]:
+        """How the deliveries of an event stand."""
+        first = event_id << SHIFT
+        span = (first, first + _LOWEST)
+        rows = self._rows(
+            "SELECT number, iif(succeeded, 'succeeded', 'discarded'), attempts, form, data "
+            "FROM done WHERE number BETWEEN ? AND ? UNION ALL "
+            "SELECT number, 'dead', attempts, 0, outcomes FROM dead WHERE number BETWEEN ? AND ? "
+            "UNION ALL SELECT number, 'pending', attempts, 0, NULL FROM pending "
+            "WHERE number BETWEEN ? AND ? ORDER BY 1",
+            span * 3,
+        )
+        return [Recorded(*row) for row in rows]
+
+    def asked(self) -> list[int]:
+        """Dead letters that the command line wants to be run again."""
+        return [number for (number,) in self._rows("SELECT number FROM asked ORDER BY number")]
+
+    def dead_letters(self, most: int, numbers: Sequence[int] | None = None) -> list[Any]:
+        """The newest dead letters, oldest first, each with its event.
+
+        Args:
+            most: at most so many.
+            numbers: only those of these deliveries; None for all.
+        """
+        rows = self._rows(
+            "SELECT number, failed_at, quarantined, outcomes, topic, type_name, form, data "
+            "FROM dead JOIN events ON id = number >> ? "
+            "WHERE ? IS NULL OR number IN (SELECT value FROM json_each(?)) "
+            "ORDER BY failed_at DESC LIMIT ?",
+            (SHIFT, wanted := None if numbers is None else json.dumps(list(numbers)), wanted, most),
+        )
+        return rows[::-1]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The lanes: the queue and the workers of each kind of handler."""

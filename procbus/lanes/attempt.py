@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""What the limits of a handler say of a run: errors that tell which limit, and where it was."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from time import monotonic
+from traceback import FrameSummary, format_list
+from typing import TYPE_CHECKING, NamedTuple
+
+from procbus.core.carry import Carried
+from procbus.core.context import HandlerContext, another
+from procbus.core.delivery import Delivery
+from procbus.core.errors import HandlerExited, HandlerTimeout, MemoryLimitExceeded, ProcbusError
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.unfinished import unfinished
+from procbus.core.user_objects import is_a, is_any, shown
+from procbus.core.validation import format_size
+from procbus.system.footprint import Footprint
+
+if TYPE_CHECKING:
+    from procbus.pool.interface import At
+
+
+NO_STACK = "(where the handler was could not be had)"
+
+
+class Verdict(NamedTuple):
+    """Why a worker is killed, and what becomes of the delivery that it was at."""
+
+    at: At
+    kind: OutcomeKind
+    error: BaseException
+    #: When it was given, in seconds of `time.monotonic()`.
+    ended_at: float
+
+    def is_for(self, batch: int, index: int) -> bool:
+        """Whether it is this delivery that it is about."""
+        return self.at[:2] == (batch, index)
+
+    def outcome(self, pid: int | None) -> Outcome:
+        """The outcome of that delivery, now that its worker `pid` is dead."""
+        started_at = min(self.at[2], self.ended_at)  # of a handler that is loaded, it is to come
+        return Outcome(self.kind, None, self.error, started_at, self.ended_at, pid)
+
+
+def stack_text(frames: Sequence[FrameSummary], caller: str) -> str:
+    """Lay out the stack of a handler in this process, without what called it.
+
+    Args:
+        frames: the stack, the innermost frame last.
+        caller: file of the module that called the handler.
+    """
+    inner = list(frames)
+    while any(frame.filename == caller for frame in inner):
+        del inner[0]
+    return "Stack (most recent call last):\n" + "".join(format_list(inner)) if inner else ""
+
+
+def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> HandlerTimeout:
+    """Make the error of a run that took too long.
+
+    Args:
+        delivery: what was run.
+        ran_s: for how many seconds.
+        stack: where the handler was; empty when that could not be had.
+        how: what was done about it, to go on with the sentence.
+    """
+    handler = delivery.handler
+    limit_s = handler.timeout or 0.0
+    error = HandlerTimeout(
+        f"{handler.name} with event {delivery.event_id} ran longer than its timeout of "
+        f"{limit_s:g} s and {how} after {ran_s:.3g} s",
+        handler=handler.name,
+        event_id=delivery.event_id,
+        limit_s=limit_s,
+        stack=stack,
+    )
+    error.add_note(stack or NO_STACK)
+    return error
+
+
+def memory_error(
+    delivery: Delivery, ran_s: float, peak: Footprint, stack: str
+) -> MemoryLimitExceeded:
+    """Make the error of a run that took too much memory.
+
+    Args:
+        delivery: what was run.
+        ran_s: for how many seconds.
+        peak: the most that the worker and the processes it started were seen to have.
+        stack: where the handler was; empty when that could not be had.
+    """
+    handler = delivery.handler
+    limit = handler.max_memory or 0
+    error = MemoryLimitExceeded(
+        f"{handler.name} with event {delivery.event_id} had {peak}, above its "
+        f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s",
+        handler=handler.name,
+        event_id=delivery.event_id,
+        limit_bytes=limit,
+        peak_bytes=peak.total,
+        stack=stack,
+    )
+    error.add_note(stack or NO_STACK)
+    return error
+
+
+# How handlers end that run in this process, on a thread or on the event loop.
+
+Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
+#: Makes what `current()` returns in a handler of this process.
+MakeContext = Callable[[Delivery, Receipt], HandlerContext]
+
+_new = tuple.__new__
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+
+
+def success(value: object, started_at: float, ended_at: float, pid: int) -> Outcome:
+    """Make the outcome of a handler that returned, in this process."""
+    # Without Outcome's checking of arguments: half of the time, for every delivery.
+    return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0))
+
+
+def failure(error: BaseException, delivery: Delivery, started_at: float, pid: int) -> Outcome:
+    """Make the outcome of a handler that raised, in this process, just now."""
+    ended_at = monotonic()
+    error = own_error(error, delivery)
+    return Outcome(OutcomeKind.RAISED, None, error, started_at, ended_at, pid)
+
+
+def own_error(error: BaseException, delivery: Delivery) -> BaseException:
+    """The error to tell of what a handler raised: that itself, unless it would end who asks.
+
+    Raised again by `result()`, SystemExit would end the script, with status 0 as if all were well,
+    and CancelledError the task. The futures of an executor have them, as the standard says.
+    """
+    if is_a(error, Exception) or not is_any(error, _ends_callers()):
+        return error
+    if delivery.subscription.answered:
+        return error
+    handler, event_id = delivery.handler.name, delivery.event_id
+    exited = HandlerExited(
+        f"{handler} raised {shown(error)} with event {event_id}: that fails the delivery, and ends "
+        "nothing else. Return from the handler to end it early, or raise an exception of your own",
+        handler=handler,
+        event_id=event_id,
+    )
+    exited.__cause__ = error
+    return exited
+
+
+def _ends_callers() -> tuple[type[BaseException], ...]:
+    kinds = (SystemExit, KeyboardInterrupt, GeneratorExit)
+    # Nobody can raise the one of asyncio while that is not imported.
+    loaded = sys.modules.get("asyncio.exceptions")
+    return kinds if loaded is None else (*kinds, loaded.CancelledError)
+
+
+def context_for(delivery: Delivery) -> Context | None:
+    """The context that an attempt is to run in; None for an empty one."""
+    found: Context | Carried | None = delivery.context
+    if isinstance(found, Carried):
+        return found.context()
+    if found is None or not delivery.subscription.handler.retries:
+        return found
+    return another(found)  # the next attempt is to begin as this one does
+
+
+def place_of(delivery: Delivery) -> str:
+    """Where a thread is that runs a delivery, in words."""
+    return f"the handler {delivery.handler.name} with event {delivery.event_id}"
+
+
+def look_at(delivery: Delivery, outcome: Outcome) -> Outcome:
+    """Give the outcome of a handler that returned: it failed if that is its work, not done yet."""
+    if outcome.value is None or delivery.subscription.answered:
+        return outcome  # a call of an executor: the standard has the result as it is, too
+    try:
+        error = unfinished(delivery.handler.name, outcome.value)
+    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
+        return failure(raised, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
+    if error is None:
+        return outcome
+    return failure(error, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
+
+
+def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
+    """Say why a handler that waits for this receipt would wait for ever; "" where it does not.
+
+    Its gate lets nothing through that waits behind its own delivery.
+    """
+    subscription = delivery.subscription
+    handler = subscription.handler
+    if subscription.gate is None:
+        return ""
+    for other in receipt.deliveries:
+        if other.receipt is None or other.subscription is not subscription:
+            continue
+        if handler.concurrency == 1:
+            what = "concurrency=1 lets no other delivery of this handler run"
+        elif handler.key is not None and other.key == delivery.key:
+            what = f"key= lets no other delivery with the key {delivery.key!r} run"
+        else:
+            continue
+        return (
+            f"{handler.name} waits in event {delivery.event_id} for its own delivery of event "
+            f"{receipt.id}, which would never begin: {what} before this one has ended. Do not wait "
+            "for it, or let another handler do that part"
+        )
+    return ""
+
+
+def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:
+    """Make the outcome of a delivery for which no thread could be started."""
+    fault = ProcbusError(
+        f"{delivery.handler.name} cannot run with event {delivery.event_id}: {error}. Close the "
+        "bus before the script ends, or leave it by `with`"
+    )
+    fault.__cause__ = error
+    return Outcome(OutcomeKind.RAISED, error=fault)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: MIT
+"""How the deliveries of the cpu lane are shared out between its workers.
+
+Batches are sized by time, so that short handlers are not drowned in overhead. A batch that turns
+out long gives back what its worker has not begun, to whoever is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+from procbus.core.delivery import Delivery
+from procbus.core.errors import CircuitOpen
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.lanes.breaker import Brake, CircuitState
+from procbus.lanes.companion import Batch, Companion, due_at
+from procbus.lanes.queue import LaneQueue
+from procbus.pool.interface import BATCH_S, At, Worker
+
+
+class Sharing:
+    """Who has which deliveries. Thread-safe.
+
+    The lock of `queue` is the lane's. It guards the queue and gates, the brake, the list of
+    companions, and of each companion what its class says.
+
+    Args:
+        batch_s: seconds of work in one batch.
+    """
+
+    def __init__(self, batch_s: float = BATCH_S) -> None:
+        self._batch_s = batch_s
+        self.queue = LaneQueue()
+        self.brake = Brake()
+        self.companions: list[Companion] = []
+        #: No batch is overdue before then.
+        self._none_due_before = inf
+
+    def running(self) -> list[tuple[Companion, Worker, Delivery, At]]:
+        """Each worker that is in a handler, its companion, and what it is at."""
+        found: list[tuple[Companion, Worker, Delivery, At]] = []
+        with self.queue.lock:
+            for companion in self.companions:
+                worker = companion.worker
+                at = None if worker is None else worker.running()
+                if worker is None or at is None:
+                    continue
+                number, index, _ = at
+                for batch in companion.in_flight:
+                    if batch.number == number and index < len(batch.deliveries):
+                        found.append((companion, worker, batch.deliveries[index], at))
+        return found
+
+    def at_hand(self) -> list[tuple[Companion, Delivery | None, float]]:
+        """Each companion, what its worker is running, and since when (`time.monotonic()`)."""
+        running = {companion: (delivery, at[2]) for companion, _, delivery, at in self.running()}
+        return [(c, *running.get(c, (None, 0.0))) for c in list(self.companions)]
+
+    def all(self) -> list[Companion]:
+        """The companions just now."""
+        with self.queue.lock:
+            return list(self.companions)
+
+    def with_work(self) -> list[Companion]:
+        """The companions whose workers have something to do."""
+        with self.queue.lock:
+            return [companion for companion in self.companions if companion.in_flight]
+
+    def next_batch(self, *, wait: bool, most: int | None = None) -> list[Delivery]:
+        """Take the next batch; empty when there is none, or with `wait` when the lane is closed.
+
+        Args:
+            wait: for a batch, if there is none.
+            most: deliveries to take at most.
+        """
+        queue = self.queue
+        with queue.lock:
+            while True:
+                queue.missed = False
+                now = monotonic()
+                if now >= self._none_due_before:
+                    self._recall_overdue(now)
+                if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
+                    return []  # a free worker was woken for what is ready, or will take it
+                batch = self._take_batch(most, now)
+                if batch or not wait or queue.closed:
+                    return batch
+                next_look = self._none_due_before
+                queue.locked_wait(None if next_look == inf else max(0.0, next_look - now))
+
+    def hand_out(self, companion: Companion, worker: Worker, batch: Batch) -> list[Delivery]:
+        """Let a worker begin a batch; what it cannot have goes back.
+
+        Returns:
+            Those that are not to be run any more. What the worker got is left in the batch.
+        """
+        message = batch.message
+        back, dropped = message.rest, []
+        with self.queue.lock:
+            # Only now is it sure that nothing was taken back from this worker meanwhile. Tokens
+            # know no batch: with these it would begin what was taken back.
+            if companion.recalled or self.queue.cancelled:
+                back = batch.deliveries + back
+                batch.deliveries = []
+            if self.queue.cancelled:
+                back, dropped = [], back
+            if back:
+                self.queue.locked_put_back(back)
+            if batch.deliveries:
+                # At once, in the same breath: whoever takes back counts on it.
+                worker.offer(message)
+                companion.in_flight.append(batch)
+                if len(companion.in_flight) == 1:
+                    self._set_due(companion)
+                    if len(batch.deliveries) > 1 and self.queue.waiting:
+                        self.queue.locked_wake()  # somebody idle has to know when it is due
+        return dropped
+
+    def complete(self, companion: Companion) -> list[Delivery]:
+        """The worker is through with its first batch.
+
+        Returns:
+            What it did not want of it.
+        """
+        with self.queue.lock:
+            batch = companion.in_flight.popleft()
+            if companion.in_flight:
+                self._set_due(companion)
+            else:
+                companion.due_at = inf
+                companion.recalled = False
+            return batch.open()
+
+    def returned(self, companion: Companion, count: int) -> list[Delivery]:
+        """A worker that was asked to gives so many back, only now."""
+        with self.queue.lock:
+            return _part_with(companion, count)
+
+    def take_all(self, companion: Companion) -> list[Batch]:
+        """Take all batches from a companion whose worker is gone."""
+        with self.queue.lock:
+            batches = list(companion.in_flight)
+            companion.in_flight.clear()
+            companion.due_at = inf
+            companion.recalled = False
+            return batches
+
+    def put_back(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Queue deliveries again that a worker had not begun, in front.
+
+        Returns:
+            Those that are not to be run any more.
+        """
+        with self.queue.lock:
+            if self.queue.cancelled:
+                return deliveries
+            if deliveries:
+                self.queue.locked_put_back(deliveries)
+            return []
+
+    # Inside, under the lock.
+
+    def locked_free(self) -> int:
+        """How many workers have nothing to do, or will be there soon."""
+        return self.queue.waiting + sum(each.worker is None for each in self.companions)
+
+    def locked_held_up(self, companion: Companion) -> bool:
+        """Whether a worker has something that it has not begun behind what it is in."""
+        return sum(len(batch.open()) for batch in companion.in_flight) > 1
+
+    def locked_withdraw(self, delivery: Delivery) -> bool:
+        """Take one delivery back from the worker that has it, unless it has begun it.
+
+        Which ones a worker begins is known by their number alone, so all that it has not begun is
+        taken back, and the others are queued again.
+        """
+        for companion in self.companions:
+            if any(delivery in batch.open() for batch in companion.in_flight):
+                taken = self._take_back(companion)
+                found = delivery in taken
+                if found:
+                    taken.remove(delivery)
+                if taken:
+                    self.queue.locked_put_back(taken)
+                return found
+        return False
+
+    def _take_batch(self, most: int | None, now: float) -> list[Delivery]:
+        queue = self.queue
+        share = max(1, -(-queue.locked_ready() // max(1, len(self.companions))))
+        allowed = self.brake.most()
+        for bound in (most, allowed):
+            if bound is not None:
+                share = min(share, bound)
+        batch = queue.locked_take_batch(self._batch_s, share)
+        if batch and allowed is not None:
+            self.brake.begin(now)
+        elif batch and queue.locked_ready():
+            queue.locked_wake()
+        return batch
+
+    def locked_take_all_back(self) -> list[Delivery]:
+        """Take back what no worker has begun; the lock is held."""
+        return [delivery for c in self.companions for delivery in self._take_back(c)]
+
+    def _set_due(self, companion: Companion) -> None:
+        batch = companion.in_flight[0]
+        batch.due_at = companion.due_at = due_at(batch)
+        self._none_due_before = min(self._none_due_before, companion.due_at)
+
+    def _recall_overdue(self, now: float) -> None:
+        self._none_due_before = inf
+        if self.queue.cancelled:
+            return  # nothing may get into the queue any more
+        for companion in self.companions:
+            if companion.due_at <= now:
+                self.queue.locked_put_back(self._take_back(companion))
+        self._none_due_before = min((c.due_at for c in self.companions), default=inf)
+
+    def _take_back(self, companion: Companion) -> list[Delivery]:
+        """Take back what the worker of a companion has not begun."""
+        companion.due_at = inf  # once is enough: what is begun stays there
+        worker = companion.worker
+        if worker is None:
+            return []
+        waiting = sum(len(batch.open()) for batch in companion.in_flight)
+        taken = _part_with(companion, worker.take_back(waiting))
+        companion.recalled = companion.recalled or bool(taken) or worker.recalling
+        return taken
+
+
+def _part_with(companion: Companion, count: int) -> list[Delivery]:
+    """Take the last deliveries from what the worker of a companion has."""
+    taken: list[Delivery] = []
+    for batch in reversed(companion.in_flight):
+        keep = max(0, len(batch.deliveries) - (count - len(taken)))
+        taken = batch.deliveries[keep:] + taken
+        del batch.deliveries[keep:]
+    return taken
+
+
+# Stops the cpu lane from beginning work while that would harm, and lets it go on after that.
+
+#: When the bus is closing, what waits fails after so many trials that did.
+TRIALS_AT_CLOSE = 3
+
+#: Has publishing for the lane raise such errors from now on, or no more.
+Guard = Callable[["Callable[[], CircuitOpen] | None"], object]
+
+
+class Breaker:
+    """Works the brake of one lane. Thread-safe; its fields are guarded by the lane's lock.
+
+    Args:
+        sharing: has the brake, and what is taken back when it is applied.
+        guard: has publishing raise while workers die and die.
+        fail_ready: settles all that is ready for a worker.
+    """
+
+    def __init__(
+        self, sharing: Sharing, guard: Guard, fail_ready: Callable[[Outcome], object]
+    ) -> None:
+        self._sharing = sharing
+        self._brake = sharing.brake
+        self._guard = guard
+        self._fail_ready = fail_ready
+        #: A worker died since the last time that one survived a delivery, or the circuit is not
+        #: closed: a glance without the lock tells `note_survival` whether there is a thing to note.
+        self._troubled = False
+        self._closing = False
+        #: What all that is ready fails with, once a closing bus has tried enough.
+        self.given_up: Outcome | None = None
+
+    def reason(self) -> str:
+        """Why nothing is begun; empty while all may be."""
+        with self._sharing.queue.lock:
+            return self._brake.reason()
+
+    def look(self, now: float, short: str) -> None:
+        """See whether work may begin again, or must not. The supervisor calls it.
+
+        Args:
+            now: the time, in seconds of `time.monotonic()`.
+            short: why there is too little memory; empty when there is enough.
+        """
+        since = [at[2] for _, _, _, at in self._sharing.running()]
+        queue, brake = self._sharing.queue, self._brake
+        with queue.lock:
+            taken_at = brake.circuit.taken_at
+            under_way = taken_at is not None and any(began >= taken_at for began in since)
+            was_short, brake.short = brake.short, short
+            if short and not was_short:
+                self._take_all_back()
+            trial = brake.begin_trial(now, under_way)
+            if trial or brake.trickle(now, not since) or (was_short and not short):
+                queue.locked_wake()
+        if trial:
+            self._guard(None)
+
+    def expect_close(self) -> None:
+        """The bus is closing: do not keep it from that for longer than some trials take."""
+        with self._sharing.queue.lock:
+            self._closing = True
+            self._brake.circuit.hurry()
+
+    def note_survival(self) -> None:
+        """A worker came through deliveries."""
+        if not self._troubled:
+            return
+        with self._sharing.queue.lock:
+            closed = self._brake.circuit.note_survival()
+            # While the circuit is open the next survival, that of a trial, has to be noted too.
+            self._troubled = self._brake.circuit.state is not CircuitState.CLOSED
+            if closed:
+                self.given_up = None
+                self._sharing.queue.locked_wake()
+        if closed:
+            self._guard(None)
+            log.warning("a worker survived a delivery: the cpu lane works again")
+
+    def note_death(self, last: str) -> None:
+        """A worker died, and it was not the supervisor that killed it.
+
+        Args:
+            last: which one, how, and what it was at, in words.
+        """
+        queue, circuit = self._sharing.queue, self._brake.circuit
+        now = monotonic()
+        with queue.lock:
+            self._troubled = True
+            if queue.cancelled or not self._brake.note_death(now):
+                return
+            self._take_all_back()
+            wait_s = circuit.trial_at - now
+            text = (
+                f"{circuit.deaths} worker processes died, and no delivery between them was "
+                f"survived; the last one was {last}"
+            )
+            if self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE:
+                error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")
+                self.given_up = Outcome(OutcomeKind.WORKER_DIED, error=error)
+            given_up = self.given_up
+        if given_up is not None:
+            self._fail_ready(given_up)
+            return
+        text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
+        # Before the log, which may be slow: by the time that it said so, a trial may be through.
+        self._guard(lambda: CircuitOpen(f"{text}: see to what kills workers, and publish again"))
+        log.error("%s; what is pending waits", text)
+
+    def _take_all_back(self) -> None:
+        back = self._sharing.locked_take_all_back()
+        if back:
+            self._sharing.queue.locked_put_back(back)

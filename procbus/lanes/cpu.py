@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: MIT
+"""The cpu lane: companions are started for what is queued, and what ends is settled."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.carry import Carry
+from procbus.core.delivery import Delivery, cancelled
+from procbus.core.errors import WorkerDied
+from procbus.core.handler import Handler
+from procbus.core.locks import Tangled, holding, later
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.stats import LaneStats
+from procbus.core.subscription import OVERHEAD_S
+from procbus.lanes.attempt import context_for
+from procbus.lanes.batching import Breaker, Guard, Sharing
+from procbus.lanes.companion import Companion
+from procbus.lanes.recycling import Wear
+from procbus.pool import outcomes
+from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
+from procbus.pool.outcomes import Settled
+
+if TYPE_CHECKING:
+    from procbus.system.memory import OomWatch
+
+#: How long `close` waits for a companion that should be through, in seconds.
+JOIN_S = 10.0
+#: How long it lets one finish its start whose worker is not ready yet, in seconds.
+STARTING_S = 1.0
+#: How long the first publish waits for the first worker to be launched, in seconds.
+LAUNCH_S = 30.0
+#: Whether a publish waits for the launch of every worker that it makes necessary, not only of the
+#: first (15 ms each). Python 3.12 starts no thread once the script has ended, so that loky would
+#: lose a process half launched then, which would complain on stdout.
+LAUNCH_EACH = sys.version_info[:2] == (3, 12)
+
+#: After so many starts in a row in which the worker died, what waits fails.
+FAILED_STARTS = 10
+#: How long no worker is tried after the user's set-up of one failed, in seconds.
+BROKEN_S = 5.0
+
+Published = list[tuple[str | None, Any]]
+#: Publishes what a cpu handler published, all or none; returns the error if none.
+PublishChildren = Callable[[Delivery, Outcome, Published], BaseException | None]
+#: Settles deliveries that succeeded and published nothing: when each began and ended, what it
+#: returned, and the process.
+SettleSuccesses = Callable[
+    [Sequence[Delivery], Sequence[tuple[float, float, int]], Sequence[Any], "int | None"], None
+]
+
+
+class CpuLane:
+    """The cpu lane of one bus. Thread-safe.
+
+    The lock of `queue` is the lane's: see `Sharing`. It guards `_started`, `_failed_starts`,
+    `_restarts`, `_past_s` and `_all_started` too.
+
+    Args:
+        pool: makes workers.
+        settle: settles deliveries.
+        settle_successes: settles deliveries that succeeded and published nothing.
+        publish_children: publishes what handlers published.
+        guard: has publishing raise while workers die and die.
+        wear: when a worker is replaced between two deliveries.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        settle: Callable[[Sequence[Settled]], None],
+        settle_successes: SettleSuccesses,
+        publish_children: PublishChildren,
+        guard: Guard,
+        wear: Wear,
+    ) -> None:
+        self.pool = pool
+        self.wear = wear
+        self.sharing = Sharing(pool.batch_s)
+        self.queue = self.sharing.queue
+        self.breaker = Breaker(self.sharing, guard, self.fail_ready)
+        #: Has somebody see what was measured. Set by whoever made the lane.
+        self.stir: Callable[[], None] = _nobody
+        #: Set by the supervisor.
+        self.oom: OomWatch | None = None
+        self._settle = settle
+        self.settle_successes = settle_successes
+        self._publish_children = publish_children
+        #: Why no worker can be set up, and until when none is tried.
+        self._broken: WorkerDied | None = None
+        self._broken_until = 0.0
+        #: Seconds that workers have been there which are there no more.
+        self._past_s = 0.0
+        self._companions = self.sharing.companions
+        self._started = 0
+        #: Starts in a row that failed, of all companions together.
+        self._failed_starts = 0
+        self._restarts = 0
+        self._all_started = False
+        self._carry: Carry | None = None
+
+    def take_along(self, carry: Carry) -> None:
+        """Have workers get what these context variables hold where an event is published."""
+        self._carry = carry
+        settle_successes = self.settle_successes
+
+        def settle_and_let_go(deliveries: Sequence[Delivery], *about: Any) -> None:
+            _let_go(deliveries)
+            settle_successes(deliveries, *about)
+
+        self.settle_successes = settle_and_let_go
+
+    # What the bus calls.
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery, and start one more worker where none is free for it."""
+        if self._carry is not None:
+            delivery.context = self._carry.take(delivery.context)
+        if not self.queue.put(delivery):
+            self._settle([(delivery, cancelled(delivery))])
+        elif not self._all_started:
+            self._grow()
+
+    def start(self) -> None:
+        """Start all workers, in parallel, and wait until each is launched."""
+        companions = self._grow(self.pool.size())
+        for companion in companions:
+            companion.launched.wait(LAUNCH_S)
+
+    def look(self) -> None:
+        """Where more workers may have become possible, start those that there is work for."""
+        if self.pool.elastic:
+            while self._grow():
+                pass
+
+    @property
+    def launched(self) -> bool:
+        """Whether `put` no longer waits for the launch of a first worker."""
+        return bool(self._companions)
+
+    def launch(self) -> None:
+        """Launch a first worker, if there is none."""
+        if not self._companions:
+            self._grow(1)
+
+    def release(self, delivery: Delivery) -> None:
+        """Let those go that waited at the gate behind a settled delivery."""
+        if self.queue.release(delivery) and not self._all_started:
+            self._grow()
+
+    def step_aside(self, delivery: Delivery) -> None:
+        """Let others run while a delivery waits for its next attempt."""
+        if self.queue.step_aside(delivery) and not self._all_started:
+            self._grow()
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Queue a delivery for its next attempt."""
+        if not self.queue.put_again(delivery):
+            self._settle([(delivery, cancelled(delivery))])
+        elif not self._all_started:
+            self._grow()
+        self._fail_if_given_up()
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether a worker is in the handler with this delivery just now."""
+        return any(delivery is d for _, _, d, _ in self.sharing.running())
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that no worker has begun, from the queue or a worker."""
+        with self.queue.lock:
+            return self.queue.locked_withdraw(delivery) or self.sharing.locked_withdraw(delivery)
+
+    def forget(self, handler: Handler) -> None:
+        """Have workers let go of a handler that nothing is pending for."""
+        self.pool.definitions.forget(handler.number)
+
+    def stats(self) -> LaneStats:
+        """The lane just now."""
+        companions = list(self._companions)
+        busy = len(self.sharing.running())
+        restarts = self._restarts + sum(companion.restarts for companion in companions)
+        paused = self.breaker.reason() or self.pool.waits_for
+        return LaneStats(self.queue.depth(), len(companions), busy, restarts, paused=paused)
+
+    def worker_s(self) -> float:
+        """Seconds that workers have been there, all together."""
+        now = monotonic()
+        with self.queue.lock:
+            return self._past_s + sum(now - companion.started_at for companion in self._companions)
+
+    def close(self) -> None:
+        """End all workers once nothing is left for them. Idempotent."""
+        self.queue.close()
+        for companion in list(self._companions):
+            companion.join(JOIN_S if companion.worker is not None else STARTING_S)
+            starting = companion.starting
+            if starting is not None and companion.is_alive():
+                starting.kill()  # its set-up may hang, and there is nothing for it to do
+            companion.join(JOIN_S)
+        self.pool.close()
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that no worker has begun. Idempotent."""
+        out = self.queue.clear()
+        with self.queue.lock:
+            out += self.sharing.locked_take_all_back()
+        self.cancel_all(out)
+
+    def kill(self) -> None:
+        """End all workers at once; what they are running is settled as cancelled."""
+        self.queue.close()
+        for companion in list(self._companions):
+            worker = companion.worker or companion.starting
+            if worker is not None:
+                worker.kill()
+
+    # What companions call.
+
+    def look_ahead(self) -> None:
+        """A companion is about to take more than its worker is at: it may be another worker's."""
+        if not self._all_started:
+            self._grow(wait=False)
+
+    def relieve(self, companion: Companion) -> None:
+        """A worker is in one handler for long: what it has besides is for another, if need be."""
+        if self._all_started:
+            return
+        with self.queue.lock:
+            needed = self.sharing.locked_held_up(companion) and not self.sharing.locked_free()
+        if needed:
+            self._grow(1, wait=False)
+
+    def wants_workers(self) -> bool:
+        """Whether there is or may come work."""
+        with self.queue.lock:
+            return not self.queue.closed or self.queue.locked_ready() > 0
+
+    def expected_s(self, deliveries: Sequence[Delivery]) -> float:
+        """How long these deliveries should take one after the other."""
+        return sum((d.subscription.average_s or 0.0) + OVERHEAD_S for d in deliveries)
+
+    def settle(
+        self, settled: list[Settled], published: Sequence[tuple[int, Published]] = ()
+    ) -> None:
+        """Settle deliveries; first publish what their handlers published.
+
+        Args:
+            settled: deliveries and their outcomes.
+            published: index into `settled`, and the events published by that handler.
+        """
+        for index, events in published:
+            delivery, outcome = settled[index]
+            # Not in the context of this thread, in which callbacks of the user's ran too.
+            context = context_for(delivery) or Context()
+            error = context.run(self._publish_children, delivery, outcome, events)
+            if error is not None:
+                failed = outcome._replace(
+                    kind=OutcomeKind.RAISED, value=None, error=error, dropped_events=len(events)
+                )
+                settled[index] = (delivery, failed)
+        if self._carry is not None:
+            _let_go(
+                delivery for delivery, outcome in settled if outcome.kind is OutcomeKind.SUCCEEDED
+            )
+        self._settle(settled)
+
+    def died(self, delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int) -> Outcome:
+        """Make the outcome of the delivery that a worker died with.
+
+        Args:
+            delivery: what it was running.
+            gone: how it died.
+            ran_s: how long it had been running it.
+            rss: its memory in bytes when it was last looked at; 0 if it was not.
+        """
+        killed = gone.exit_code == -signal.SIGKILL
+        out_of_memory = killed and self.oom is not None and self.oom.struck()
+        return outcomes.died(delivery, gone, ran_s, rss, out_of_memory)
+
+    def settle_dead(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Settle the delivery that a worker died with."""
+        if self.queue.cancelled:
+            outcome = cancelled(delivery, monotonic() - outcome.started_at)
+        self._settle([(delivery, outcome)])
+        self._fail_if_given_up()
+
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Queue deliveries again that a worker had not begun, in front."""
+        self.cancel_all(self.sharing.put_back(deliveries))
+
+    def cancel_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle deliveries that are not to be run any more."""
+        if deliveries:
+            self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
+
+    def note_start(self) -> None:
+        """A worker is ready."""
+        with self.queue.lock:
+            self._failed_starts = 0
+
+    def may_try_again(self, gone: WorkerGone) -> bool:
+        """A worker died before it was ready, for which no delivery is charged: whether to go on."""
+        with self.queue.lock:
+            self._failed_starts += 1
+            if gone.hopeless or self._failed_starts >= FAILED_STARTS:
+                return False
+        if not gone.left and self.wants_workers():
+            how = outcomes.describe_exit(gone.exit_code)
+            log.warning("worker %s died while it started (%s); another is started", gone.pid, how)
+            self.breaker.note_death(f"{gone.pid} ({how}) while it started")
+        return True
+
+    def cannot_start(self, companion: Companion, gone: WorkerGone) -> None:
+        """No worker can be started: if nobody else is left to do it, fail what is ready."""
+        with self.queue.lock:
+            self._remove(companion)
+            if self._companions:
+                return
+        how = f"{outcomes.describe_exit(gone.exit_code)}; see what it wrote to stderr"
+        error = WorkerDied(
+            f"no worker process can be started ({gone.__cause__ or how}): the events waiting for a "
+            "cpu handler fail with this error",
+            pid=gone.pid,
+            exit_code=gone.exit_code,
+        )
+        error.__cause__ = gone.__cause__
+        if isinstance(gone, SetUpFailed):
+            self._broken, self._broken_until = error, monotonic() + BROKEN_S
+        self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
+
+    def fail_ready(self, outcome: Outcome) -> None:
+        """Settle all that is ready for a worker with one outcome."""
+        self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
+
+    def _fail_if_given_up(self) -> None:
+        """A closing bus tried enough: what is to be tried again, or moved up behind, fails too."""
+        while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
+            self.fail_ready(given_up)
+
+    def leave(self, companion: Companion) -> None:
+        """A companion ends."""
+        with self.queue.lock:
+            self._remove(companion)
+
+    # Inside, under the lane's lock.
+
+    def _remove(self, companion: Companion) -> None:
+        if companion in self._companions:
+            self._companions.remove(companion)
+            self._restarts += companion.restarts
+            self._past_s += monotonic() - companion.started_at
+            self._all_started = False
+
+    def _start(self, companion: Companion) -> None:
+        try:
+            companion.start()
+        except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
+            companion.launched.set()
+            self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
+
+    def _grow(self, least: int = 0, *, wait: bool = True) -> list[Companion]:
+        """Start a companion if more is ready than workers are free for, or `least` of them.
+
+        Args:
+            least: how many to start, if there may be so many.
+            wait: for the launch of its worker, where that must have begun before a script ends.
+        """
+        if self._broken is not None and monotonic() < self._broken_until:
+            self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=self._broken))
+            return []
+        size = self.pool.size()
+        started: list[Companion] = []
+        try:
+            with self.queue.lock:
+                missing = max(least, min(1, self.queue.locked_ready() - self.sharing.locked_free()))
+                while len(self._companions) < size and len(started) < missing:
+                    self._started += 1
+                    companion = Companion(self, self._started)
+                    self._companions.append(companion)
+                    started.append(companion)
+                self._all_started = len(self._companions) >= size
+                first = len(started) == len(self._companions)
+            for companion in started:
+                self._start(companion)
+        except Tangled:
+            later(self._grow, least)
+            return []
+        except BaseException:  # Ctrl-C, most likely
+            for companion in started:
+                if companion.ident is None:
+                    self.leave(companion)
+            raise
+        if started and wait and (first or LAUNCH_EACH):
+            # An interpreter that ends starts nothing any more, so the first worker has to be
+            # launched before `publish` returns: a script may end right after it.
+            _wait_for_launch(started[-1])
+        return started
+
+
+def _wait_for_launch(companion: Companion) -> None:
+    """Wait for the launch of a worker, unless this thread was interrupted with a lock of ours."""
+    if not holding():
+        companion.launched.wait(LAUNCH_S)
+
+
+def _let_go(deliveries: Iterable[Delivery]) -> None:
+    """Let go of what deliveries that succeeded had of their publishers' contexts."""
+    for delivery in deliveries:
+        delivery.context = None
+
+
+def _nobody() -> None:
+    """Nobody wants to see it."""

@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: MIT
+"""The io lane for `async def` handlers: one thread with the bus's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context, copy_context
+from functools import partial
+from time import monotonic, thread_time
+from types import FrameType
+from typing import Any
+
+from procbus.advice.transport_cost import weigh_delivery
+from procbus.core.context import kept, running
+from procbus.core.delivery import Delivery, cancelled
+from procbus.core.errors import ProcbusError
+from procbus.core.log import log
+from procbus.core.meter import LONG_S, ONE_IN, STIR_S
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import Receipt
+from procbus.core.stats import LaneStats
+from procbus.core.unfinished import complete
+from procbus.core.waiting import occupy
+from procbus.lanes.attempt import (
+    MakeContext,
+    Settle,
+    context_for,
+    failure,
+    look_at,
+    no_thread,
+    place_of,
+    stack_text,
+    success,
+    timeout_error,
+    waits_for_itself,
+)
+from procbus.lanes.queue import LaneQueue
+from procbus.system import forked_children
+
+# Measures the steps of one coroutine among many on an event loop.
+
+
+class Steps:
+    """Awaits something, and sums up the CPU time of its own steps in this thread.
+
+    What runs between two of its steps, while it is suspended, is not its own. (The loop below is
+    what `yield from` does, see PEP 380, with a look at the clock around each step.)
+
+    Args:
+        awaited: what to await.
+    """
+
+    __slots__ = ("_awaited", "cpu_s", "longest_s", "suspended_s")
+
+    def __init__(self, awaited: Awaitable[Any]) -> None:
+        self._awaited = awaited
+        self.cpu_s = 0.0
+        #: Seconds between its steps.
+        self.suspended_s = 0.0
+        #: Seconds of the longest step.
+        self.longest_s = 0.0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Await it."""
+        steps = self._awaited.__await__()
+        # A plain iterator takes neither values nor exceptions.
+        send: Any = getattr(steps, "send", None) or (lambda _: next(steps))
+        throw = getattr(steps, "throw", None)
+        step, argument = send, None
+        resumed_at = monotonic()
+        while True:
+            began_s = thread_time()
+            try:
+                yielded = step(argument)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self.cpu_s += thread_time() - began_s
+                suspended_at = monotonic()
+                if suspended_at - resumed_at > self.longest_s:
+                    self.longest_s = suspended_at - resumed_at
+            try:
+                step, argument = send, (yield yielded)
+            except GeneratorExit:
+                close = getattr(steps, "close", None)
+                if close is not None:
+                    close()
+                raise
+            except BaseException as error:
+                if throw is None:
+                    raise
+                step, argument = throw, error
+            resumed_at = monotonic()
+            self.suspended_s += resumed_at - suspended_at
+
+
+#: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler. Those
+#: that wait for a receipt do not count: else they could take all slots, and wait for ever.
+SLOTS = 1_000
+
+#: A handler that holds the loop so long without an `await`, in seconds, is told of once: all others
+#: wait for it.
+HELD_S = 0.5
+
+#: How often the tasks that are left at the end are cancelled.
+_ROUNDS = 3
+
+
+class _Seat(list[Any]):
+    """The seat of one run, see `running`, which also is its slot on the loop.
+
+    It belongs to the loop's thread.
+    """
+
+    __slots__ = ("delivery", "waits")
+    #: What is run; None once that is over.
+    delivery: Delivery | None
+    #: For how many receipts it waits just now, in its own task and in those that it started.
+    waits: int
+
+
+class LoopLane:
+    """The event loop of one bus. Thread-safe, but for what belongs to the loop's thread.
+
+    The lock of `queue` is the lane's. It guards the queue, the gates, `_pump_due`, `_loop` and
+    `_thread`. `_tasks`, `_lent` and `at_hand` are written by the loop's thread alone.
+
+    Args:
+        settle: settles deliveries.
+        make_context: makes what `current()` returns in a handler.
+    """
+
+    def __init__(self, settle: Settle, make_context: MakeContext) -> None:
+        self.queue = LaneQueue()
+        self.at_hand: dict[Delivery, float] = {}
+        self.events_done = 0
+        #: Has somebody see what was measured. Set by whoever made the lane.
+        self.stir: Callable[[], None] = _nobody
+        self._settle = settle
+        self._make_context = make_context
+        self._pid = os.getpid()
+        #: Made with its thread at the first delivery; None before that, and after the end.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: dict[asyncio.Task[None], Delivery] = {}
+        #: Slots of runs that wait for a receipt.
+        self._lent = 0
+        #: In which the loop does what belongs to no handler.
+        self._context = Context()
+        #: Numbers of the handlers of which it was said that they block the loop.
+        self._blamed: set[int] = set()
+        self._pump_due = False
+        #: Whether this is a copy of the loop's thread, in a child that a handler forked.
+        self._forked = False
+        #: Whether the bus has the loop stop: a handler that stops it has it go on.
+        self._stopping = False
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread of the loop; None when there is none."""
+        return self._thread
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery."""
+        if (context := copy_context()) and (own := kept(context)) is not None:
+            delivery.context = own
+        if self.queue.put(delivery):
+            self._wake()
+        else:
+            self._settle([(delivery, cancelled(delivery))])
+
+    def prime(self) -> None:
+        """Start the loop, if it is not running."""
+        with self.queue.lock:
+            if self._loop is None and not self.queue.closed:
+                self._locked_start()
+
+    def release(self, delivery: Delivery) -> None:
+        """Let those go that waited at the gate behind a settled delivery."""
+        if self.queue.release(delivery):
+            self._wake()
+
+    def step_aside(self, delivery: Delivery) -> None:
+        """Let others run while a delivery waits for its next attempt."""
+        if self.queue.step_aside(delivery):
+            self._wake()
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Queue a delivery for its next attempt."""
+        if self.queue.put_again(delivery):
+            self._wake()
+        else:
+            self._settle([(delivery, cancelled(delivery))])
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether its handler is running on the loop."""
+        return delivery in self.at_hand
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good that has not begun."""
+        return self.queue.withdraw(delivery)
+
+    def stats(self) -> LaneStats:
+        """The lane just now: its worker is the loop; busy are the handlers running on it."""
+        return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the loop; handlers that are still running are cancelled. Idempotent."""
+        self.queue.close()
+        self._call(self._stop)
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that has not begun. Idempotent."""
+        self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
+
+    def kill(self) -> None:
+        """Cancel the running handlers, and settle them as cancelled."""
+        self.queue.close()
+        now = monotonic()
+        at_hand = list(self.at_hand.copy().items())
+        self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
+        # Now: a task that is cancelled settles its delivery as one that raised.
+        self._call(lambda _: self._cancel_tasks())
+
+    def _wake(self) -> None:
+        """Have the loop look at the queue: once for all that is put until it does."""
+        with self.queue.lock:
+            if self._pump_due or self.queue.closed:
+                return
+            self._pump_due = True
+            if self._loop is not None or (error := self._locked_start()) is None:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._pump, context=self._context)
+                return
+            self._pump_due = False
+        waiting = self.queue.clear_ready()
+        self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
+
+    def _locked_start(self) -> RuntimeError | None:
+        loop = Context().run(asyncio.new_event_loop)  # it keeps the context that it is made in
+        thread = threading.Thread(target=self._run, args=(loop,), name="procbus-loop", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
+            loop.close()
+            return error
+        self._loop, self._thread = loop, thread
+        return None
+
+    def _call(self, function: Callable[[asyncio.AbstractEventLoop], object]) -> None:
+        with self.queue.lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, self._loop)
+
+    # In the loop's thread.
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        forked_children.watch(self._note_fork)
+        occupy(self)
+        try:
+            while not (self._stopping or loop.is_closed()):
+                self._go_on(loop.run_forever)
+            # Also tasks that handlers started and left behind, as `asyncio.run` does. Their ends
+            # may start others, but not for ever.
+            for _ in range(_ROUNDS):
+                if loop.is_closed() or not (left := asyncio.all_tasks(loop)):
+                    break
+                for task in left:
+                    task.cancel()
+                self._go_on(partial(loop.run_until_complete, asyncio.wait(left)))
+            if not loop.is_closed():
+                loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            with self.queue.lock:  # nobody may call into a closed loop
+                self._loop = None
+            loop.close()
+            self._give_up()
+
+    def _go_on(self, run: Callable[[], object]) -> None:
+        """Run the loop until somebody stops it: user code may, and may raise out of it."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - asyncio lets out what is no Exception
+            if self._forked:
+                forked_children.end_child(error, "a task or callback of an async handler")
+            log.error(
+                "a task or callback that an async handler left in the event loop raised %s; the "
+                "loop goes on. To end the script, raise it in the main thread",
+                type(error).__name__,
+                exc_info=error,
+            )
+        else:
+            if not self._stopping:
+                log.error(
+                    "user code stopped or closed the event loop of the bus, which all async "
+                    "handlers share; the bus goes on. Leave out loop.stop() and loop.close()"
+                )
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stopping = True
+        loop.stop()
+
+    def _give_up(self) -> None:
+        """The loop is no more: nothing that was on it may be waited for."""
+        for delivery in list(self._tasks.values()):
+            self.at_hand.pop(delivery, None)
+            error = ProcbusError(
+                f"{delivery.handler.name} did not end with event {delivery.event_id}: the event "
+                "loop that it ran on was closed"
+            )
+            self._settle(
+                [(delivery, Outcome(OutcomeKind.CANCELLED, None, error, 0.0, monotonic()))]
+            )
+        self._tasks.clear()
+
+    def _note_fork(self) -> None:
+        """In a child: end it also where its code gives control back to the loop.
+
+        The loop's selector is shared with the parent, which would miss what the child takes of it.
+        """
+        self._forked = True
+        outermost = _called_by_loop()
+
+        def leave(frame: FrameType, event: str, _: Any) -> None:
+            if event == "return" and frame is outermost:
+                forked_children.end_child(None, "an async handler")
+
+        sys.setprofile(leave)
+
+    def _cancel_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _pump(self) -> None:
+        """Start handlers for what is ready, while there are slots."""
+        self._pump_due = False  # before looking: what is put from now on wakes the loop again
+        while len(self._tasks) - self._lent < SLOTS:
+            with self.queue.lock:
+                delivery = self.queue.locked_take()
+            if delivery is None:
+                return
+            # Never that of whoever woke the loop, which a task would copy.
+            context = Context() if delivery.context is None else context_for(delivery)
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._attempt(delivery), context=context)
+            self._tasks[task] = delivery
+            task.add_done_callback(self._finished, context=self._context)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        delivery = self._tasks.pop(task, None)
+        if task.cancelled() and delivery is not None:
+            self._not_begun(delivery)
+        self._pump()
+
+    def _not_begun(self, delivery: Delivery) -> None:
+        """Its task was cancelled before it had begun: a handler cancels all that there are."""
+        with self.queue.lock:
+            closed = self.queue.closed
+            if not closed:
+                self.queue.locked_put_back([delivery])
+        if closed:
+            self._settle([(delivery, cancelled(delivery))])
+
+    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+        """Lend the slot of the calling handler to others; see `Place`."""
+        here = running.get()
+        delivery = here.delivery if isinstance(here, _Seat) else None
+        if blocks:
+            handler = "a callback" if delivery is None else delivery.handler.name
+            raise ProcbusError(
+                f"{handler} waits on the event loop that all async handlers of the bus share, and "
+                f"would block it for all of them, those that it waits for included: {instead}"
+            )
+        if not isinstance(here, _Seat) or delivery is None:
+            return _nobody
+        if receipt is not None and (why := waits_for_itself(delivery, receipt)):
+            raise ProcbusError(why)
+        here.waits += 1
+        if here.waits == 1:
+            self._lent += 1
+            self._pump()
+        return partial(self._take_back, here)
+
+    def _take_back(self, lent: _Seat) -> None:
+        lent.waits -= 1
+        if not lent.waits and lent.delivery is not None:
+            self._lent -= 1
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        receipt = delivery.receipt
+        if receipt is None:  # cancelled meanwhile
+            return
+        own = _Seat((self._make_context, delivery, receipt))  # as take_seat
+        own.delivery, own.waits = delivery, 0
+        running.set(own)
+        handler = delivery.subscription.handler
+        started_at = monotonic()
+        self.at_hand[delivery] = started_at
+        limit = None
+        if handler.timeout is not None:
+            limit = _TimeLimit(self, delivery, started_at, handler.timeout)
+        subscription, steps = delivery.subscription, None
+        average_s = subscription.average_s
+        is_long = average_s is None or average_s > LONG_S
+        try:
+            awaited = handler.function(receipt.event)
+            if limit is not None:
+                limit.awaited = awaited
+            if is_long or not self.events_done % ONE_IN:
+                steps = Steps(awaited)
+                value = await steps
+            else:
+                value = await awaited
+            delivery.context = None
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            # Also CancelledError. Where that is ours, the delivery was settled already and this
+            # changes nothing; a handler that cancelled itself failed like any other.
+            if self._forked:
+                forked_children.end_child(error, place_of(delivery))
+            outcome = failure(error, delivery, started_at, self._pid)
+        else:
+            if self._forked:
+                forked_children.end_child(None, place_of(delivery))
+            outcome = success(value, started_at, monotonic(), self._pid)
+            if value is not None and id(type(value)) not in complete:
+                outcome = look_at(delivery, outcome)
+        own.delivery = None
+        if own.waits:
+            self._lent -= 1
+        if steps is not None:
+            meter, ended_at = subscription.meter, outcome.ended_at
+            stands_for = 1 if is_long else ONE_IN
+            wall_s = ended_at - started_at
+            meter.note_run(ended_at, wall_s, steps.cpu_s, stands_for, steps.suspended_s)
+            if meter.fresh_s > STIR_S:
+                self.stir()
+            if steps.longest_s > HELD_S and handler.number not in self._blamed:
+                self._blamed.add(handler.number)
+                log.warning(
+                    "%s held the event loop for %.2g s without an await, in event %d: all async "
+                    "handlers of the bus waited for it. Make it a plain def, which runs on a "
+                    "thread, await asyncio.to_thread(...) for what blocks, or use kind='cpu' for "
+                    "what computes",
+                    handler.name,
+                    steps.longest_s,
+                    delivery.event_id,
+                )
+        in_time = limit is None or limit.kept()
+        if in_time:
+            self.end(delivery, outcome)
+        if in_time and subscription.meter.to_weigh > 0 and outcome.kind is OutcomeKind.SUCCEEDED:
+            weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
+
+    def end(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A run has ended. Called in the loop's thread."""
+        self.at_hand.pop(delivery, None)  # the lane may have given it up
+        self.events_done += 1
+        self._settle([(delivery, outcome)])
+
+
+class _TimeLimit:
+    """The time limit of one run: at its end the delivery is settled, and the task cancelled.
+
+    In this order, since a handler may take its time over being cancelled, or even go on.
+    """
+
+    def __init__(
+        self, lane: LoopLane, delivery: Delivery, started_at: float, limit_s: float
+    ) -> None:
+        self._lane = lane
+        self._delivery = delivery
+        self._started_at = started_at
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
+        self._expired = False
+        #: What the task awaits: it tells where it is.
+        self.awaited: Any = None
+
+    def kept(self) -> bool:
+        """The handler has ended: say whether that was in time."""
+        self._timer.cancel()
+        return not self._expired
+
+    def _expire(self) -> None:
+        assert self._task is not None
+        self._expired = True
+        now = monotonic()
+        error = timeout_error(
+            self._delivery, now - self._started_at, _stack_of(self.awaited), "was cancelled"
+        )
+        self._task.cancel()
+        self._lane.end(
+            self._delivery,
+            Outcome(OutcomeKind.TIMED_OUT, None, error, self._started_at, now, os.getpid()),
+        )
+
+
+def _stack_of(awaited: Any) -> str:
+    """Where a suspended coroutine is: through all that it awaits, not only its outermost part."""
+    frames: list[traceback.FrameSummary] = []
+    part = awaited
+    while part is not None:
+        frame = getattr(part, "cr_frame", None) or getattr(part, "gi_frame", None)
+        if frame is not None:
+            frames += traceback.extract_stack(frame, 1)
+        part = getattr(part, "cr_await", None) or getattr(part, "gi_yieldfrom", None)
+    return stack_text(frames, __file__)
+
+
+def _called_by_loop() -> FrameType | None:
+    """Of the frames of this thread, the one that the event loop has called."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - documented so
+    while frame is not None and frame.f_back is not None:
+        if frame.f_back.f_code.co_filename == asyncio.events.__file__:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _nobody() -> None:
+    """Nobody wants to see it."""

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: MIT
+"""The lanes of one bus: each made when the first handler needs it, all ended together."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from time import monotonic
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from procbus.core.carry import Carry
+from procbus.core.context import Run
+from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
+from procbus.core.handler import Handler, Kind
+from procbus.core.locks import Tangled
+from procbus.core.meter import Machine
+from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
+from procbus.core.subscription import Lane, Subscription
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.lanes.attempt import MakeContext, Settle
+from procbus.lanes.recycling import Wear
+from procbus.lanes.threads import IoLane, IoThread
+from procbus.settings import Settings
+from procbus.supervision.supervisor import Supervisor
+from procbus.system.cores import usable_cores
+from procbus.system.freezing import check_can_start
+
+if TYPE_CHECKING:
+    from procbus.lanes.batching import Guard
+    from procbus.lanes.cpu import CpuLane, PublishChildren, SettleSuccesses
+    from procbus.lanes.event_loop import LoopLane
+    from procbus.pool.interface import Pool
+
+#: Threads of the io lane by default: they wait most of their time.
+IO_WORKERS = 32
+#: How long the threads of the io lane may take to end, in seconds: one that hangs in a handler is
+#: left behind (it ends with the process).
+JOIN_S = 0.5
+
+
+class Lanes:
+    """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
+
+    Args:
+        settings: of the bus.
+        settle: settles deliveries.
+        settle_successes: settles deliveries of cpu handlers that succeeded and published nothing.
+        make_context: makes what `current()` returns in a handler of this process.
+        publish_children: publishes what a cpu handler published.
+        guard: has publishing for the cpu lane raise while its workers die and die.
+        retries: deliveries that wait for their next attempt.
+        run: of the bus, for `current()` in workers.
+        stir: is called now and then while runs were measured.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        settle: Settle,
+        settle_successes: SettleSuccesses,
+        make_context: MakeContext,
+        publish_children: PublishChildren,
+        guard: Guard,
+        retries: RetryQueue,
+        run: Run,
+        stir: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._lock = threading.RLock()
+        self._settings = settings
+        self._settle = settle
+        self._settle_successes = settle_successes
+        self._make_context = make_context
+        self._publish_children = publish_children
+        self._guard = guard
+        self._retries = retries
+        self._supervisor = Supervisor(self, retries)
+        self._stir = stir
+        self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context, stir)
+        #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
+        self._io_needed = False
+        self.limited = False
+        self._supervised = False
+        self._primed = False
+        self._closed = False
+        self.loop: LoopLane | None = None
+        self.cpu: CpuLane | None = None
+
+    def of(self, handler: Handler) -> Lane:
+        """The lane that a handler belongs to."""
+        if handler.kind == "cpu" or handler.limited or handler.retries:
+            self._supervised = True
+            if self._primed:
+                self._supervisor.start()
+        if handler.limited and not self.limited:
+            self.limited = True
+            self._supervisor.wake()
+        if handler.kind == "cpu":
+            lane = self.cpu_lane()
+            if self._primed:
+                self.check_can_start()
+            return lane
+        if handler.is_async:
+            return self._loop_lane()
+        self._io_needed = True
+        return self.io
+
+    def forget(self, handler: Handler) -> None:
+        """Have workers let go of a handler that nothing is pending for."""
+        if handler.kind == "cpu" and self.cpu is not None:
+            self.cpu.forget(handler)
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Have the supervisor cancel a delivery that nobody wants any more, running or not."""
+        self._supervisor.give_up(delivery)
+
+    def take_back(self, delivery: Delivery) -> bool:
+        """Cancel a delivery that no worker has begun; False when there is none."""
+        lane = delivery.subscription.lane
+        found = self._retries.withdraw(delivery) or lane.withdraw(delivery)
+        if found:
+            self._settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
+        return found
+
+    def check_can_start(self) -> None:
+        """Refuse to go on where processes are needed, and starting one would start the program.
+
+        Raises:
+            ProcbusError: it is a frozen program that did not call `freeze_support`.
+        """
+        if self.cpu is not None and self.cpu.pool.local:
+            check_can_start()
+
+    def prime(self) -> None:
+        """Start the event loop, a first thread and the supervisor, if handlers need them.
+
+        Idempotent.
+
+        What a cpu handler publishes may be for them, and Python 3.12 starts no thread any more once
+        the main script has ended.
+        """
+        self._primed = True
+        if self._supervised:
+            self._supervisor.start()
+        if self._io_needed:
+            self.io.prime()
+        if self.loop is not None:
+            self.loop.prime()
+
+    def cpu_lane(self) -> CpuLane:
+        """The cpu lane."""
+        with self._lock:
+            if self.cpu is None:
+                # Only now: loky, cloudpickle and multiprocessing take time to import.
+                try:
+                    from procbus.lanes.cpu import CpuLane
+                except ImportError as error:
+                    if (
+                        "procbus.lanes.cpu" in sys.modules
+                    ):  # a signal handler interrupted the import
+                        raise Tangled from error
+                    raise
+
+                settings = self._settings
+                made = CpuLane(
+                    self._cpu_pool(),
+                    self._settle,
+                    self._settle_successes,
+                    self._publish_children,
+                    self._guard,
+                    Wear(settings.max_events_per_worker, settings.worker_max_memory),
+                )
+                made.stir = self._stir
+                if settings.carry:
+                    made.take_along(Carry(settings.carry))
+                if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
+                    self.cpu = made
+                if self._closed:  # it was made for a publisher that the closing overtook
+                    made.close()
+            return self.cpu
+
+    def _cpu_pool(self) -> Pool:
+        settings = self._settings
+        if settings.cpu is not None:
+            return settings.cpu.open(settings.cpu_workers, self._init(), self._run)
+        from procbus.pool.launch import hold_standard_descriptors
+        from procbus.pool.loky import LokyPool
+        from procbus.pool.memory.events import EventMemory
+
+        hold_standard_descriptors()
+        memory = EventMemory(
+            settings.shared_memory_limit,
+            settings.shared_memory_threshold,
+            settings.on_oversize,
+        )
+        keeps_on = settings.on_sigterm is not None
+        return LokyPool(
+            settings.cpu_workers,
+            self._init(),
+            memory,
+            self._run,
+            keeps_on=keeps_on,
+            nice=settings.worker_nice,
+        )
+
+    def _init(self) -> bytes:
+        """The user's set-up of each worker, ready to travel."""
+        from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
+
+        init = self._settings.worker_init
+        return b"" if init is None else encode_definition(init)
+
+    def _loop_lane(self) -> LoopLane:
+        with self._lock:
+            if self.loop is None:
+                from procbus.lanes.event_loop import LoopLane  # only now: it imports asyncio
+
+                made = LoopLane(self._settle, self._make_context)
+                made.stir = self._stir
+                if self.loop is None:  # as ever, unless a signal handler needed it meanwhile
+                    self.loop = made
+                if self._closed:
+                    made.close()
+            return self.loop
+
+    def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
+        return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
+
+    def at_hand(self) -> list[tuple[Delivery, float]]:
+        """What is in a handler just now, and since when (`time.monotonic()`)."""
+        found = [(t.at_hand, t.since) for t in self.io.threads()]
+        if self.loop is not None:
+            found += self.loop.at_hand.copy().items()
+        if self.cpu is not None:
+            found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.sharing.running()]
+        return [(delivery, since) for delivery, since in found if delivery is not None]
+
+    def snapshot(self, subscriptions: Sequence[Subscription]) -> Mapping[str, LaneStats]:
+        """The lanes just now, by kind; threads and event loop together are the io lane.
+
+        Args:
+            subscriptions: those of the bus, which know how long their handlers ran.
+        """
+        cpu, io = LaneStats(0, 0, 0, 0), self.io.stats()
+        if self.cpu is not None:
+            share = self._utilisation("cpu", subscriptions, self.cpu.worker_s())
+            cpu = replace(self.cpu.stats(), utilisation=share)
+        # Of the threads alone: on the event loop handlers wait beside each other.
+        io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
+        if self.loop is not None:
+            loop = self.loop.stats()
+            io = replace(
+                io,
+                depth=io.depth + loop.depth,
+                workers=io.workers + loop.workers,
+                busy=io.busy + loop.busy,
+            )
+        return MappingProxyType({"io": io, "cpu": cpu})
+
+    def io_threads(self) -> Sequence[IoThread]:
+        """The threads of the io lane."""
+        return self.io.threads()
+
+    def machine(self) -> Machine:
+        """What a handler could have of the machine."""
+        cores = usable_cores()
+        return Machine(cores, self._settings.cpu_workers or cores, self.io.size)
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return NOTHING_SHARED if self.cpu is None else self.cpu.pool.shared_memory()
+
+    def _utilisation(
+        self, kind: Kind, subscriptions: Sequence[Subscription], worker_s: float
+    ) -> float | None:
+        """Share of the time of workers that they spent in handlers; None if there were none."""
+        if not worker_s:
+            return None
+        now = monotonic()
+        busy_s = sum(s.ran.total for s in subscriptions if _on_workers(s.handler, kind))
+        busy_s += sum(now - since for d, since in self.at_hand() if _on_workers(d.handler, kind))
+        return min(1.0, busy_s / worker_s)
+
+    def cancel(self) -> None:
+        """Settle as cancelled all that has not begun."""
+        for lane in self._all():
+            lane.cancel()
+        # After the lanes, which may have something tried again until then.
+        waiting = self._retries.cancel()
+        self._settle([(delivery, cancelled(delivery)) for delivery in waiting])
+
+    def kill(self) -> None:
+        """End what is running, and settle it as cancelled."""
+        for lane in self._all():
+            lane.kill()
+
+    def close(self) -> None:
+        """End all workers. Idempotent."""
+        with self._lock:
+            self._closed = True
+        self.io.close(JOIN_S)
+        if self.loop is not None:
+            self.loop.close(JOIN_S)
+        if self.cpu is not None:
+            self.cpu.close()
+        self._supervisor.stop()
+
+    def expect_close(self) -> None:
+        """The bus is closing: nothing may keep it from that for long."""
+        if self.cpu is not None:
+            self.cpu.breaker.expect_close()
+
+
+def _on_workers(handler: Handler, kind: Kind) -> bool:
+    """Whether a handler runs on a worker of its own of this kind, not on the event loop."""
+    return handler.kind == kind and not handler.is_async

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Code that runs in a worker process."""

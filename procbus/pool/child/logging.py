@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""In a worker: what it logs, warns of and prints gets out, and never holds it up for long.
+
+Records and warnings go to the parent, and not more of them than it can bear; prints go straight
+to the stdout and stderr that the worker shares with the script.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any
+
+from procbus.core.context import running_context
+from procbus.core.flood import Flood, describe_left_out
+from procbus.core.log import log
+from procbus.pool.child.outbox import Outlet
+from procbus.pool.forwarding import Origin, pack_record, pack_warning
+from procbus.pool.wire import Tag
+
+#: Errors of a write that are no fault of who writes.
+_NO_READER = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
+    """Send every record and warning to the parent, from here on.
+
+    Args:
+        outlet: the worker's sending end.
+        levels: level of each logger that has one in the parent, so that records nobody wants
+            there are not made here. The root logger's name is "".
+    """
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    forward = Forward(outlet)
+    logging.getLogger().handlers[:] = [forward]
+    warnings.showwarning = forward.show_warning
+    return forward
+
+
+def print_by_line() -> None:
+    """Have a line that is printed written at once, and in one piece.
+
+    So it is seen whatever happens to the worker next, and is not torn by the lines of others. (In
+    a pipe that holds for lines of up to 4 KB, the most that the system writes in one piece.)
+    """
+    sys.stdout = _by_line(sys.stdout)
+    sys.stderr = _by_line(sys.stderr)
+
+
+def _by_line(stream: Any) -> Any:
+    if not isinstance(stream, io.TextIOWrapper):  # it is None where the script's own is closed
+        return stream
+    raw = _Output(stream.fileno(), stream.name)
+    # With PYTHONUNBUFFERED each piece of a line would be a write of its own: hence not as it was.
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+    )
+
+
+class _Output(io.FileIO):
+    """The stdout or stderr of a worker: what cannot be written any more is dropped, and told once.
+
+    Lines are written at once, so it is the handler that would fail, where a script without workers
+    goes on: `job.py | head`, or a full disk.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self.name = name
+        self._told = False
+
+    def write(self, data: Any) -> int:
+        """Write, or drop."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _NO_READER:
+                raise
+            if not self._told:
+                self._told = True
+                log.warning("what handlers print is lost, %s takes no more: %s", self.name, error)
+            return len(memoryview(data).cast("B"))
+
+
+class Forward(logging.Handler):
+    """The log handler of a worker: sends records to the parent, or counts them.
+
+    `acquire` guards `_flood`, and is never held while something is sent. (It is reentrant: a
+    finalizer may log at any moment. And `logging` sees to it that a forked child finds it free.)
+
+    Args:
+        outlet: the worker's sending end.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__()
+        self._outlet = outlet
+        self._flood = Flood()
+        self._pid = os.getpid()
+        self._show_as_before = warnings.showwarning
+
+    def leave(self) -> None:
+        """Where the pipe is of no use, in a forked child and at the end: log to stderr."""
+        to_stderr = logging.StreamHandler()
+        to_stderr.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(process)d:%(message)s"))
+        handlers = logging.getLogger().handlers
+        handlers[:] = [to_stderr if handler is self else handler for handler in handlers]
+        if warnings.showwarning == self.show_warning:
+            warnings.showwarning = self._show_as_before
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As every log handler, but without the lock: a thread that waits holds up no other."""
+        wanted: bool | logging.LogRecord = self.filter(record)
+        if wanted:
+            self.emit(wanted if isinstance(wanted, logging.LogRecord) else record)
+        return bool(wanted)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record, or count it."""
+        try:
+            self._let_out(record.levelno, Tag.LOG, lambda origin: pack_record(record, origin))
+        except Exception:  # noqa: BLE001 - as every log handler does
+            self.handleError(record)
+
+    def show_warning(
+        self,
+        message: Any,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        """Stand in for `warnings.showwarning`: send a warning, or count it."""
+        self._let_out(
+            logging.WARNING,
+            Tag.WARNING,
+            lambda origin: pack_warning(str(message), category, filename, lineno, origin),
+        )
+
+    def report(self, *parts: bytes | memoryview) -> None:
+        """Send what the worker reports, and ahead of it how much was left out, if that is due."""
+        if self._flood.untold():
+            self._tell_left_out(monotonic())
+        self._outlet.send(*parts)
+
+    def tell_the_rest(self) -> None:
+        """Say what was left out and not told yet: the worker ends."""
+        self._tell_left_out(inf)
+
+    def _tell_left_out(self, now: float, *, midway: bool = False) -> None:
+        """Send one record that says how much was left out, if something was and it is time."""
+        self.acquire()
+        try:
+            left_out = self._flood.take_left_out(now, midway=midway)
+        finally:
+            self.release()
+        if not left_out:
+            return
+        text = describe_left_out(left_out, self._pid)
+        record = logging.LogRecord("procbus", logging.WARNING, __file__, 0, text, None, None)
+        handler = next(iter(left_out)) if len(left_out) == 1 else None
+        origin = Origin(self._pid, handler, None)
+        if not self._outlet.post(Tag.LOG.value, pack_record(record, origin)):
+            self._count(left_out)
+
+    def _let_out(self, level: int, tag: Tag, pack: Callable[[Origin], bytes]) -> None:
+        context = running_context()
+        handler, event_id = (context.handler, context.event_id) if context else (None, None)
+        self.acquire()
+        try:
+            admitted = self._flood.admits(level, handler, monotonic())
+        finally:
+            self.release()
+        if not admitted:  # in a flood these are most of them: nothing is formatted for those
+            return
+        if self._flood.untold():
+            self._tell_left_out(monotonic(), midway=True)
+        if not self._outlet.post(tag.value, pack(Origin(self._pid, handler, event_id))):
+            self._count({handler: 1})
+
+    def _count(self, left_out: dict[str | None, int]) -> None:
+        self.acquire()
+        try:
+            self._flood.leave_out(left_out, monotonic())
+        finally:
+            self.release()

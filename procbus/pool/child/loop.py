@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: MIT
+"""The loop of a worker: take a batch, run it, send the results, next.
+
+Its start-up time is the time to the first result: it imports only the codec and a few nouns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Any, Protocol
+
+from procbus.codec.encoder import ClassNumber, Encoder, decode, encode_alone, encode_atom
+from procbus.codec.script_globals import start_anew
+from procbus.core.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
+from procbus.core.log import log
+from procbus.core.unfinished import complete, unfinished
+from procbus.core.user_objects import bases_of, full_name, is_a
+from procbus.pool.child.self import flush_output, resident_bytes, told
+from procbus.pool.child.usage import TIMED, Tally
+from procbus.pool.child.user_code import UserCode
+from procbus.pool.logbook import ENDED, Logbook
+from procbus.pool.memory.shared_file import PLAIN
+from procbus.pool.memory.worker_side import WorkerMemory
+from procbus.pool.wire import (
+    IN_HEAD,
+    REST,
+    STOP,
+    Ending,
+    Kind,
+    Large,
+    Tag,
+    Variables,
+    pack_definition,
+    pack_end,
+    pack_success,
+    results_head,
+    size_in_head,
+    unpack_batch,
+)
+from procbus.system import forked_children
+
+# How a delivery ended in a worker, laid out for the parent: its result, or why there is none.
+
+
+class Ends:
+    """Lays out ends, each with the time of it. It belongs to the worker's main thread.
+
+    What is neither large nor can go wrong the worker lays out itself, without a call.
+
+    Args:
+        encoder: of the worker, for results.
+        memory: where large results go.
+    """
+
+    def __init__(self, encoder: Encoder, memory: WorkerMemory) -> None:
+        self._encoder = encoder
+        self._memory = memory
+
+    def succeeded(
+        self,
+        value: Any,
+        published: Sequence[tuple[str | None, Any]],
+        started_at: float,
+        ended_at: float,
+    ) -> tuple[bytes, float]:
+        """Lay out what a handler returned and published; that it failed if this cannot travel."""
+        try:
+            if (
+                value.__class__ in PLAIN
+                and not published
+                and (ahead := self._memory.put_plain(value))
+            ):
+                return ahead + pack_end(started_at, ended_at, REST), ended_at
+            whole = (int(Ending.SUCCEEDED), value, published) if published else value
+            frame = self._encoder.encode(whole)
+            # Taken away from the encoder: a view of the event would count as kept by the handler.
+            ahead = b""
+            if self._encoder.buffers or len(frame) >= self._memory.large:
+                buffers, self._encoder.buffers = self._encoder.buffers, []
+                ahead, frame = self._memory.put(
+                    frame, buffers, partial(self._encoder.encode_whole, whole)
+                )
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
+            from procbus.codec.fault_path import path_of_fault  # only now: it is rarely needed
+
+            path = path_of_fault(value, "result") or path_of_fault(
+                [event for _, event in published], "published"
+            )
+            return self.failed(Ending.NO_RESULT, error, started_at, len(published), path)
+        if made := self._encoder.take_definitions():
+            ahead = _packed(made) + ahead
+        pack = pack_end if published else pack_success
+        return ahead + pack(started_at, ended_at, frame), ended_at
+
+    def failed(
+        self, ending: Ending, error: BaseException, started_at: float, dropped: int, path: str = ""
+    ) -> tuple[bytes, float]:
+        """Lay out why a delivery failed; it ends now.
+
+        Args:
+            ending: what failed.
+            error: with what.
+            started_at: when the delivery began, in seconds of `time.monotonic()`.
+            dropped: how many events it had published, which nobody will get.
+            path: where the fault sits in what cannot travel, if that is known.
+        """
+        ended_at = monotonic()
+        missing, text, summary = told(error)
+        travelling: bytes | None = None
+        kinds: tuple[str, ...] = ()
+        if ending is Ending.RAISED:
+            travelling = self._travelling(error)
+            if travelling is None:
+                kinds = tuple(map(full_name, bases_of(type(error))))
+        value = (travelling, summary, text, path, missing if type(missing) is str else None, kinds)
+        frame = self._encoder.encode_whole((int(ending), value, dropped))
+        made = _packed(self._encoder.take_definitions())
+        return made + pack_end(started_at, ended_at, frame), ended_at
+
+    def _travelling(self, error: BaseException) -> bytes | None:
+        """The exception of a handler as pickled; None for one that would not arrive.
+
+        Many exceptions pickle but do not unpickle. That shows here, where it harms nobody.
+        """
+        for reduced_to_what_travels in (False, True):
+            with contextlib.suppress(BaseException):  # pickling runs the user's code
+                data = self._encoder.encode_error(error, reduced_to_what_travels)
+                if is_a(decode(data), BaseException):
+                    return data
+        return None
+
+
+def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
+    return b"".join(pack_definition(number, definition) for number, definition in definitions)
+
+
+#: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
+FLUSH_S = 0.010
+
+#: A worker that runs a handler for the first time may take so long, in seconds, to load it: to
+#: import its module, and all that this imports. The handler's own time begins after that. Else
+#: one with a short timeout would never run: each worker would be killed while it imports.
+LOAD_S = 60.0
+
+#: A worker that has more than this share of a handler's `max_memory` when that is to begin leaves
+#: it to a new one.
+GROWN = 0.9
+
+#: Between deliveries of such handlers it looks at its memory so often at most, in seconds.
+LOOK_S = 0.001
+
+
+#: Variables in the context of a batch in which no handler has left anything: `running`.
+_CLEAN = 1
+
+
+class Tokens(Protocol):
+    """A semaphore shared with the parent: one token for each delivery that may still be begun."""
+
+    def acquire(self, block: bool = True) -> bool:
+        """Take a token; with `block=False` only if there is one."""
+
+
+#: A delivery as it came: its kind, the id of its event, and that itself if it was in the head; else
+#: the event as encoded, and where the large part of it lies.
+_Delivery = tuple[Kind, int, Any, "memoryview | None", "Large | None"]
+
+
+class Worker:
+    """What one worker does. Everything here belongs to its main thread.
+
+    Args:
+        send: sends a message, given in parts, to the parent.
+        logbook: where to write down what it is at.
+        tokens: one for each delivery that may be begun.
+        number: of the worker, unique in the parent.
+        run: of the bus, for `current()`.
+        flush_s: how long finished results wait for more, in seconds.
+    """
+
+    def __init__(
+        self,
+        send: Callable[..., object],
+        logbook: Logbook,
+        memory: WorkerMemory,
+        tokens: Tokens,
+        number: int,
+        run: Run = ONLY_RUN,
+        flush_s: float = FLUSH_S,
+    ) -> None:
+        self.send = send
+        self._flush_s = flush_s
+        self._run_of_bus = run
+        self._logbook = logbook
+        self._memory = memory
+        self._claim = tokens.acquire
+        self._encoder = Encoder(number, memory.large)
+        self._ends = Ends(self._encoder, memory)
+        start_anew()
+        self._code = UserCode(self._encoder)
+        #: A field, since every delivery asks it.
+        self._loaded = self._code.functions.get
+        #: Whether a delivery was run: only what deliveries left behind is a reason to refuse one.
+        self._used = False
+        self._tally = Tally()
+        self._sent_at = 0.0
+        #: Holds something in a child that the user's code forked here, which is no worker.
+        self._forked: list[bool] = []
+        self._strays_told = 0
+        #: The context that each handler begins with: what the set-up has left, mostly nothing. And
+        #: the one that the batch runs in: as long as nothing is in it, handlers run there.
+        self._base = self._own = Context()
+
+    def set_up(self, init: bytes) -> bool:
+        """Run the user's set-up; when it fails tell the parent so, and return False."""
+        try:
+            if init:
+                self._logbook.begin_set_up(monotonic())
+                function = decode(init)
+                self._base.run(function)
+                self._check_here(None)
+                self._code.keep_set_up(function)
+                self._logbook.end_set_up()
+        except BaseException as error:  # noqa: BLE001 - it is the user's code
+            self._check_here(error)
+            _, text, summary = told(error)
+            self.send(Tag.BROKEN.value, encode_alone((summary, text)))
+            return False
+        return True
+
+    def serve(self, receive: Callable[[], bytes | bytearray | None]) -> None:
+        """Greet the parent, then run batches until it says stop or is gone."""
+        self.send(Tag.HELLO.value + str(os.getpid()).encode())
+        while True:
+            try:
+                message = receive() or STOP
+            except (EOFError, OSError):
+                os._exit(1)  # the parent is gone: there is nobody to tell
+            if message == STOP:
+                self._tell_sums(self._tally.rest())
+                self._logbook.open_batch(ENDED)  # before the look: who comes later tells it itself
+                if self._logbook.strays() != self._strays_told:
+                    self._tell_strays()
+                return
+            self.run_batch(message)
+            message = b""  # it may be large, and the next may be long in coming
+            del message  # it may be large, and the next one may be long in coming
+
+    def run_batch(self, message: bytes | bytearray) -> None:
+        """Run a batch as far as there are tokens, and send what became of it."""
+        self._own = Context()
+        try:
+            self._own.run(self._run_batch, message)
+        finally:
+            self._own = Context()  # handlers may have left something in it
+
+    def _run_batch(self, message: bytes | bytearray) -> None:
+        head, events = unpack_batch(message)
+        self._code.learn(head)
+        self._check_here(None)
+        self._memory.learn(head)
+        self._encoder.look_again()
+        logbook, claim, forked = self._logbook, self._claim, self._forked
+        logbook.open_batch(head.number)
+        self._sent_at = monotonic()
+        done, position, at = 0, 0, -1
+        atoms = iter(head.atoms)
+        careful = self._code.limits if head.careful else {}
+        ended_at, looked_at, resident = self._sent_at, 0.0, 0
+        for event_id, which, size in zip(head.ids, head.which, head.sizes, strict=True):
+            kind = head.kinds[which]
+            if careful:
+                if ended_at - looked_at > LOOK_S:
+                    looked_at, resident = ended_at, resident_bytes()
+                # What others left behind would be charged to a handler with a limit.
+                if resident > GROWN * careful.get(kind[0], inf) and self._used:
+                    # It has the tokens of what it leaves, or they would count for the next batch.
+                    for _ in head.ids[done:]:
+                        claim(False)
+                    break
+            # Without a token the parent has taken the rest of the batch back.
+            if not claim(False):
+                break
+            if which != at:
+                self._tally.turn(kind[0], done)
+                at = which
+            started_at = monotonic()
+            logbook.begin(done, started_at)
+            large = head.large.get(done) if head.large else None
+            if size == IN_HEAD:
+                atom, data = next(atoms), None
+            else:
+                atom, data = None, events[position : position + size]
+                position += size
+            delivery = kind, event_id, atom, data, large
+            result, ended_at = self._run(delivery, started_at, done)
+            if forked:
+                self._check_here(None)
+            done += 1
+            self._used = True
+            if large is not None or self._memory.keeps:
+                result = self._memory.note_end(large) + result
+            if not logbook.finish(done, result):
+                # Too much to keep: send it at once, before the next delivery begins.
+                unsent = logbook.unsent()
+                self.send(results_head(head.number, done, False), unsent, result)
+                unsent.release()
+                logbook.sent(done)
+                self._sent_at = ended_at
+            elif ended_at - self._sent_at > self._flush_s and done < len(head.ids):
+                self._flush(head.number, done, complete=False)
+                self._sent_at = ended_at
+        self._tally.turn(None, done)
+        self._tell_sums(self._tally.due())
+        if logbook.strays() != self._strays_told:
+            self._tell_strays()
+        flush_output()
+        self._flush(head.number, done, complete=True)
+
+    def note_fork(self) -> None:
+        """This is a child that the user's code forked: it ends once it comes back from there."""
+        self._forked.append(True)
+
+    def _check_here(self, error: BaseException | None) -> None:
+        """End this process if it is such a child, whose code ended with this error or returned."""
+        if self._forked:
+            told = self._logbook.note_stray()  # by the worker
+            forked_children.end_child(error, "" if told else "a worker")
+
+    def _tell_strays(self) -> None:
+        """Log how many children came back from the user's code since this was told last."""
+        came_back = self._logbook.strays()
+        log.warning(
+            "%s of the processes that handlers or worker_init forked in worker %s came back from "
+            "there and were ended: end such a child with os._exit()",
+            came_back - self._strays_told,
+            os.getpid(),
+        )
+        self._strays_told = came_back
+
+    def _tell_sums(self, sums: bytes) -> None:
+        if sums:
+            self.send(Tag.MEASURED.value, sums)
+
+    def _flush(self, batch: int, done: int, *, complete: bool) -> None:
+        unsent = self._logbook.unsent()
+        self.send(results_head(batch, done, complete), unsent)
+        unsent.release()
+        self._logbook.sent(done)
+
+    def _run(self, delivery: _Delivery, started_at: float, index: int) -> tuple[bytes, float]:
+        """Run one delivery; return its end as laid out for the parent, and when that was."""
+        kind, event_id, event, data, large = delivery
+        handler = kind[0]
+        published: list[tuple[str | None, Any]] = []
+        known = self._loaded(handler)
+        if known is None:
+            # In the future: a time limit counts from there.
+            self._logbook.begin(index, started_at + LOAD_S)
+        try:
+            function = known or self._code.load(handler)
+        except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+            self._check_here(error)
+            return self._ends.failed(Ending.NO_HANDLER, error, started_at, 0)
+        if data is not None:
+            try:
+                event = decode(data) if large is None else self._memory.load(data, large)
+                if not index % TIMED:
+                    self._tally.unpacking_s += monotonic() - started_at
+            except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+                self._check_here(error)
+                return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
+        if known is None:
+            self._tally.begin_anew(handler, index)
+            started_at = monotonic()
+            self._logbook.begin(index, started_at)
+            if self._forked:  # while it was unpickled: the handler is for the worker alone
+                self._check_here(None)
+        seat = [self._make_context, kind, event_id, published]
+        running.set(seat)  # as take_seat, without the call
+        context = None
+        if kind[4] is not None or self._base or len(self._own) != _CLEAN:
+            try:
+                context = self._context_for(kind[4])
+            except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
+                self._check_here(error)
+                return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
+        try:
+            if context is None:
+                value = function(event)
+            else:
+                value = context.run(run_seated, seat, function, event)
+        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+            self._check_here(error)
+            return self._ends.failed(Ending.RAISED, error, started_at, len(published))
+        finally:
+            running.set(None)
+        ended_at = monotonic()
+        if not published:
+            if value is None:
+                return pack_end(started_at, ended_at, b""), ended_at
+            if size_in_head(value):  # nothing can go wrong with it
+                return pack_success(started_at, ended_at, encode_atom(value)), ended_at
+        if id(type(value)) not in complete and (
+            wrong := unfinished(self._code.names[handler], value)
+        ):
+            return self._ends.failed(Ending.RAISED, wrong, started_at, len(published))
+        end = self._ends.succeeded(value, published, started_at, ended_at)
+        if not index % TIMED:
+            self._tally.unpacking_s += monotonic() - ended_at
+        return end
+
+    def _context_for(self, variables: Variables | None) -> Context:
+        """Make a context of its own for a handler, with the variables that were taken along."""
+        context = another(self._base)
+        if variables is not None:
+            number, data = variables
+            known = self._code.variables(number)
+            for place, value in decode(data):
+                context.run(known[place].set, value)
+        return context
+
+    def _make_context(
+        self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
+    ) -> HandlerContext:
+        """Make what `current()` returns in a handler."""
+        handler, parent_id, topic, attempt, _ = kind
+
+        def publish(event: Any, topic: str | None) -> None:
+            if topic is not None:
+                from procbus.core.topic import (
+                    check_concrete,  # only now: inspect takes time to import
+                )
+
+                check_concrete(topic)
+            published.append((topic, event))
+
+        name, run = self._code.names[handler], self._run_of_bus
+        return HandlerContext(name, event_id, parent_id, topic, attempt, publish, run=run)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""A worker process from its start to its end: it is set up, works, and stops in time.
+
+`prepare` and `serve` are what a pool runs in it, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from procbus.codec.script_globals import be_the_script
+from procbus.core.context import Run
+from procbus.pool.channel import Channel
+from procbus.pool.child.ending import end_in_order
+from procbus.pool.child.logging import Forward, forward_logging, print_by_line
+from procbus.pool.child.loop import FLUSH_S, Tokens, Worker
+from procbus.pool.child.outbox import Outlet
+from procbus.pool.child.self import end_with_parent, take_long_turns
+from procbus.pool.logbook import Logbook
+from procbus.pool.memory.shared_file import Room
+from procbus.pool.memory.worker_side import WorkerMemory
+from procbus.pool.script import ScriptSettings
+from procbus.pool.stack import StackPage
+
+
+class WorkerSettings(NamedTuple):
+    """What a worker has to know from the start."""
+
+    #: Number of the worker, unique in the parent.
+    number: int
+    parent_pid: int
+    #: How nice it is to be; None for as nice as its parent.
+    nice: int | None
+    #: Of the bus, for `current()`.
+    run: Run
+    #: Level of each logger that has one in the parent.
+    log_levels: dict[str, int]
+    #: How long finished results wait for more of their batch, in seconds.
+    flush_s: float = FLUSH_S
+    #: What holds in the script; None where the worker is on another machine.
+    script: ScriptSettings | None = None
+    #: Whether SIGTERM means nothing here: a service manager may send it to all processes of a
+    #: service, and the script ends its workers when it has finished.
+    keeps_on: bool = False
+
+
+_worker: Worker | None = None
+_forward: Forward
+_receive: Callable[[], bytes | bytearray | None]
+
+
+def prepare(
+    pipe: Connection,
+    logbook: Logbook,
+    stack: StackPage,
+    memory: tuple[Room, Room, float],
+    tokens: Tokens,
+    settings: WorkerSettings,
+) -> None:
+    """Set the process up. loky runs it once, before anything else."""
+    # loky offers no other way from the initializer to the task.
+    global _worker, _receive, _forward
+    # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
+    # programs that a handler starts would inherit that, and be left behind.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if settings.keeps_on:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    end_with_parent(settings.parent_pid)
+    if settings.nice is not None:
+        os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
+    take_long_turns()
+    if settings.script is not None:
+        settings.script.apply()
+    channel = Channel(pipe, stay_awake=True)
+    _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
+    print_by_line()
+    _worker = Worker(
+        _forward.report,
+        logbook,
+        WorkerMemory(*memory),
+        tokens,
+        settings.number,
+        settings.run,
+        settings.flush_s,
+    )
+    be_the_script()
+    _receive = channel.receive
+    if hasattr(os, "register_at_fork"):
+        worker, forward = _worker, _forward
+
+        def forked() -> None:
+            worker.note_fork()
+            forward.leave()
+            channel.leave()
+
+        os.register_at_fork(after_in_child=forked)
+    stack.listen()
+
+
+def serve(init: bytes) -> None:
+    """Work until told to stop: the one long task of the executor. Later calls do nothing.
+
+    Args:
+        init: the user's set-up of each worker, pickled; empty for none.
+    """
+    global _worker
+    if _worker is not None:
+        if _worker.set_up(init):
+            _worker.serve(_receive)
+            _forward.tell_the_rest()
+        _worker = None
+        end_in_order()
+        _forward.leave()  # nobody reads the pipe any more

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""What a worker process does about itself: it ends with its parent, and knows how large it is."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+
+from procbus.core.user_objects import attribute, named, text_of, traceback_of
+
+_LINUX_PR_SET_PDEATHSIG = 1
+#: Numbers of the system call `sched_setattr`, which the C library has only of late.
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 274}
+#: A worker asks for turns of so many nanoseconds on a core, the most that Linux gives.
+_TURN_NS = 100_000_000
+
+_statm: int | None = None
+_children: int | None = None
+
+
+def told(error: BaseException) -> tuple[object, str, str]:
+    """Of an exception of the user's: its attribute `name`, its traceback, and a line of summary."""
+    # The first entry is this module's own call of the user's function.
+    where = traceback_of(error)
+    inner = where.tb_next if where is not None else None
+    return attribute(error, "name"), text_of(error, inner), named(error)
+
+
+def resident_bytes() -> int:
+    """Memory of this process and its children that they share with nobody; 0 if not had quickly.
+
+    It takes 4 us, and 10 for each child, of which those count that the calling thread has started.
+    What is shared are libraries, and the large events of the bus.
+    """
+    global _statm, _children  # open for good, since they are read again and again
+    if _statm is None or _children is None:
+        try:
+            _statm, _children = _open("/proc/self/statm"), _open("/proc/thread-self/children")
+        except OSError:  # the user's handlers have all the file descriptors that there are
+            return 0
+    if _statm < 0:
+        return 0
+    own = _own_bytes(os.pread(_statm, 128, 0))
+    if _children < 0 or not (children := os.pread(_children, 4096, 0)):
+        return own
+    return own + sum(_own_bytes_of(pid) for pid in children.decode().split())
+
+
+def _open(file: str) -> int:
+    return os.open(file, os.O_RDONLY | os.O_CLOEXEC) if os.path.exists(file) else -1
+
+
+def _own_bytes(statm: bytes) -> int:
+    _, resident, shared, *_ = statm.split()
+    return (int(resident) - int(shared)) * mmap.PAGESIZE
+
+
+def _own_bytes_of(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return _own_bytes(file.read())
+    except (OSError, ValueError):  # it has ended
+        return 0
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """See to it that this process dies with its parent, even in the middle of a handler."""
+    if sys.platform == "linux":
+        import ctypes
+
+        # The kernel does it, so that it works while C code holds the GIL. "Parent" is the thread
+        # that spawned this process: the companion, which lives as long as its worker.
+        ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:  # untested
+        threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
+    if os.getppid() != parent_pid:  # it died before we asked
+        os._exit(1)
+
+
+def take_long_turns() -> None:
+    """Ask for long turns on a core: then who asks for shorter ones gets it at once when it wakes.
+
+    The script feeds all workers and runs the io handlers. It need not wait any more until a worker
+    has used up its turn, and the worker keeps its fair share. Linux heeds it from 6.12 on.
+    """
+    number = _SCHED_SETATTR.get(os.uname().machine) if sys.platform == "linux" else None
+    if number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return
+    import ctypes
+
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    # struct sched_attr: size, policy, flags, nice, priority, runtime, and what is of no use here.
+    attributes = struct.pack("=IIQiIQQQII", 56, os.SCHED_OTHER, 0, nice, 0, _TURN_NS, 0, 0, 0, 0)
+    ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where it is refused nothing is lost
+
+
+def _watch_parent(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(1)
+    os._exit(1)
+
+
+def flush_output() -> None:
+    """Write out what was printed."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # noqa: BLE001, S110 - closed, or replaced by something odd
+        pass

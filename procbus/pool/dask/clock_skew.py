@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""The clock of another machine: what `time.monotonic()` says there means nothing here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from procbus.pool.interface import Ended, Report
+
+
+def boot_id() -> str:
+    """Tells this machine from any other; empty where that cannot be had. One has one clock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def report_here(report: Report, ahead_s: float) -> Report:
+    """Tell the times of a report by the clock here, which is so many seconds ahead."""
+    if not ahead_s:
+        return report
+    times = [(began + ahead_s, end + ahead_s, zero) for began, end, zero in report.successes.times]
+    return report._replace(
+        successes=report.successes._replace(times=times), ends=ends_here(report.ends, ahead_s)
+    )
+
+
+def ends_here(ends: list[Ended], ahead_s: float) -> list[Ended]:
+    """As `report_here`, of the ends alone."""
+    return [
+        (o._replace(started_at=o.started_at + ahead_s, ended_at=o.ended_at + ahead_s), events)
+        for o, events in ends
+    ]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""What a worker far away has said of itself, and its answers: on the event loop they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from time import monotonic
+from typing import Any
+
+from procbus.pool.interface import At
+from procbus.system.cooperative import Steps
+from procbus.system.footprint import Footprint
+from procbus.system.process import Details
+
+#: How long an answer is waited for, in seconds.
+ANSWER_S = 5.0
+
+
+class Told:
+    """The last that was said. `take` belongs to the event loop; the rest may be read by any thread.
+
+    Args:
+        say: sends it a message.
+    """
+
+    def __init__(self, say: Callable[..., object]) -> None:
+        self._say = say
+        #: Seconds to add to a time of its machine to get one of this.
+        self.ahead_s = 0.0
+        self.pid: int | None = None
+        #: What it is at, by the clock here and by its own.
+        self.at: tuple[At, At] | None = None
+        self.set_up_since: float | None = None
+        #: How its process was, some seconds ago.
+        self.details: Details | None = None
+        #: At what delivery it is watched, and what it had last above its limit at which, both by
+        #: its own clock. The first is the supervisor's.
+        self._watched: At | None = None
+        self._above: tuple[At, Footprint] | None = None
+        #: The answer that is waited for.
+        self._answer: Future[dict[str, Any]] | None = None
+
+    def take(self, message: dict[str, Any]) -> bool:
+        """Take a message if it is for here; say whether."""
+        match message["say"]:
+            case "at":
+                batch, index, since = message["at"]
+                self.at = (batch, index, since + self.ahead_s), (batch, index, since)
+            case "set up":
+                since = message["since"]
+                self.set_up_since = None if since is None else since + self.ahead_s
+            case "details":
+                found = message["details"]
+                self.details = None if found is None else Details(*found)
+            case "above":
+                batch, index, since = message["at"]
+                self._above = (batch, index, since), Footprint(*message["memory"])
+            case "pid":
+                self.pid = message["pid"]
+            case "halted" | "stack":
+                self._take_answer(message)
+            case _:
+                return False
+        return True
+
+    def _take_answer(self, message: dict[str, Any]) -> None:
+        try:
+            assert self._answer is not None
+            self._answer.set_result(message)
+        except InvalidStateError:  # nobody waits for it any more
+            if message["say"] == "halted" and message["still"]:
+                self._say(do="resume")
+
+    def ask(self, **question: Any) -> Steps[dict[str, Any] | None]:
+        """Ask something and wait for the answer; None when there is none in time. One at a time."""
+        answer: Future[dict[str, Any]] = Future()
+        self._answer = answer
+        self._say(**question)
+        deadline = monotonic() + ANSWER_S
+        while not answer.done() and monotonic() < deadline:
+            yield
+        return None if answer.cancel() else answer.result()
+
+    def watch(self, at: At, limit: int) -> Footprint | None:
+        """As `Worker.watch_memory`: its host looks, and says what is above; nobody waits for it."""
+        said, above = self.at, self._above
+        if said is None or said[0] != at:
+            return None
+        if self._watched != said[1]:
+            self._watched = said[1]
+            self._say(do="watch", at=said[1], limit=limit)
+        return above[1] if above is not None and above[0] == said[1] else None
+
+    def forget(self) -> None:
+        """It is gone."""
+        self.at = self.set_up_since = self.details = None

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Log records and warnings of a worker on their way, and how the parent takes them in.
+
+There they are handled as if they had been made there, and say where they come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import sys
+import threading
+import traceback
+import warnings
+from typing import Any, NamedTuple
+
+from procbus.codec.encoder import decode, encode_alone
+from procbus.core.user_objects import class_name, words_of
+from procbus.pool.wire import Tag
+
+log = logging.getLogger("procbus")
+
+#: Values that load anywhere. Not their subclasses: the class may be known in the worker alone.
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class Origin(NamedTuple):
+    """Where a record or warning comes from. Its fields become attributes of the record."""
+
+    worker_pid: int
+    #: Name of the handler; None between deliveries, and in a thread that belongs to none.
+    handler: str | None
+    event_id: int | None
+
+    def __str__(self) -> str:
+        where = f"worker {self.worker_pid}"
+        if self.event_id is None:
+            return where
+        return f"{self.handler} with event {self.event_id}, {where}"
+
+
+def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
+    """Lay out a record. Whatever formatting its message raises comes through.
+
+    Its arguments may not pickle, and may change: only their text travels. Its exception travels as
+    text, and itself where it can; so does what else is attached to it.
+    """
+    fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
+    if record.exc_info:
+        fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    fields.update(origin._asdict())
+    plain: dict[str, Any] = {}
+    attached: dict[str, bytes] = {}
+    for name, value in fields.items():
+        if type(value) in _PLAIN:
+            plain[name] = value
+            continue
+        try:
+            attached[name] = pickle.dumps(value)
+        except BaseException:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
+            continue
+    if record.exc_info and record.exc_info[1] is not None:
+        # Log handlers ask for it, those that report errors most of all. Its text does without it.
+        with contextlib.suppress(BaseException):  # pickling runs the user's code
+            attached["exc_info"] = encode_alone((*record.exc_info[:2], None))
+    return pickle.dumps((plain, attached))
+
+
+def pack_warning(
+    text: str, category: type[Warning], filename: str, lineno: int, origin: Origin
+) -> bytes:
+    """Lay out a warning."""
+    try:
+        kind = encode_alone(category)
+    except BaseException:  # noqa: BLE001 - pickling runs the user's code
+        kind = b""
+    plain = (text, filename, lineno, category.__name__, tuple(origin))
+    return pickle.dumps((plain, kind))
+
+
+def levels_here() -> dict[str, int]:
+    """In the parent: the level of each logger that has one of its own."""
+    root = logging.getLogger()
+    levels = {"": root.level}
+    for name, logger in list(root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
+
+
+def take_in(tag: Tag, data: memoryview) -> None:
+    """In the parent: handle a record or a warning that a worker sent. From any thread.
+
+    It raises nothing: what is wrong with it, or with the logging of the script, becomes a log line.
+    """
+    try:
+        if tag is Tag.LOG:
+            _handle_record(data)
+        else:
+            _show_warning(data)
+    except BaseException as error:  # noqa: BLE001 - this runs the user's filters and log handlers
+        try:
+            log.warning(
+                "a %s from a worker could not be handled: %s: %s",
+                "log record" if tag is Tag.LOG else "warning",
+                class_name(error),
+                words_of(error),
+                exc_info=True,
+            )
+        except BaseException:  # noqa: BLE001 - the script's logging fails with whatever it is given
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exc()
+
+
+def _handle_record(data: memoryview) -> None:
+    plain, attached = decode(data)
+    record = logging.makeLogRecord(plain)
+    for name, value in attached.items():
+        try:
+            setattr(record, name, decode(value))
+        except BaseException as error:  # noqa: BLE001 - loading runs the user's code
+            if name == "exc_info":
+                continue
+            log.warning(
+                "the attribute %s of a log record from %s could not be loaded: %s: %s. Its "
+                "text is: %s",
+                name,
+                _origin_of(record),
+                class_name(error),
+                words_of(error),
+                record.getMessage(),
+                extra=_origin_of(record)._asdict(),
+            )
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def _origin_of(record: logging.LogRecord) -> Origin:
+    about = record.__dict__
+    return Origin(about["worker_pid"], about["handler"], about["event_id"])
+
+
+#: Warnings shown, as `warnings` keeps it for each module, here by file name.
+_shown: dict[str, dict[Any, Any]] = {}
+#: So many of one file are remembered, and so many files: texts may be all different.
+_MOST_SHOWN = 1_000
+
+#: What the thread that shows a worker's warning is about: attribute `origin`.
+_showing = threading.local()
+
+
+class _FromWorker(logging.Filter):
+    """Says of a warning that becomes a record (`logging.captureWarnings`) where it comes from."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        origin: Origin | None = getattr(_showing, "origin", None)
+        if origin is not None:
+            record.__dict__.update(origin._asdict())
+        return True
+
+
+_from_worker = _FromWorker()
+
+
+def _show_warning(data: memoryview) -> None:
+    (text, filename, lineno, name, about), kind = decode(data)
+    origin = Origin(*about)
+    category: type[Warning] = UserWarning
+    try:
+        category = decode(kind)
+    except BaseException:  # noqa: BLE001 - its class is the worker's alone
+        text = f"{name}: {text}"
+    if len(_shown) > _MOST_SHOWN:
+        _shown.clear()
+    registry = _shown.setdefault(filename, {})
+    if len(registry) > _MOST_SHOWN:
+        registry.clear()
+    logging.getLogger("py.warnings").addFilter(_from_worker)
+    _showing.origin = origin
+    try:
+        warnings.warn_explicit(text, category, filename, lineno, registry=registry)
+    except Warning as warning:  # the user asked for errors, but there is no caller to get it
+        log.warning("warning of %s: %r", origin, warning, extra=origin._asdict())
+    finally:
+        _showing.origin = None

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""What has to be seen to before a worker process is started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing import current_process
+from multiprocessing.connection import Connection
+from multiprocessing.spawn import get_command_line
+from typing import Any, TypeVar
+
+from procbus.core.errors import ProcbusError
+from procbus.system.procfs import children_of_this_thread
+
+Started = TypeVar("Started")
+
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+def thread_caps(cores: int, workers: int) -> dict[str, str]:
+    """Environment that caps the threads of numeric libraries, unless the user has set them.
+
+    By environment, since that works before such a library is loaded, and costs no import.
+    """
+    threads = str(max(1, cores // workers))
+    return {name: threads for name in _THREADS if name not in os.environ}
+
+
+def nice_of_workers(more: int) -> int | None:
+    """How nice workers are that are to be so much nicer than this process; None for as nice."""
+    if not more or not hasattr(os, "getpriority"):
+        return None
+    return os.getpriority(os.PRIO_PROCESS, 0) + more
+
+
+def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Started, int | None]:
+    """Start a worker process that is as nice as it is to be from its first moment on.
+
+    It sees to that itself, but only once it can: what it loads until then would hold up those that
+    work already. No interrupt reaches it before it has said what one means there.
+
+    Args:
+        start: starts the process, in this thread.
+        nice: how nice it is to be; None for as nice as this process.
+
+    Returns:
+        What `start` returned, and the pid, where the kernel tells it.
+    """
+    before = children_of_this_thread()
+    with interrupts_blocked():
+        started = start()
+    pids = [pid for pid in children_of_this_thread() if pid not in before]
+    if len(pids) != 1:
+        return started, None
+    if nice is not None:
+        with contextlib.suppress(OSError):  # it is dead
+            os.setpriority(os.PRIO_PROCESS, pids[0], nice)
+    return started, pids[0]
+
+
+def interpreter_flags() -> list[str]:
+    """Flags with which this interpreter was started, for one of a worker: -O, -W, -X and others."""
+    if getattr(sys, "frozen", False):
+        return []
+    # `multiprocessing` knows most of them, and has this one public way to them.
+    flags = get_command_line()[1:-3]
+    given = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():  # noqa: SLF001 - documented so
+        if name not in given:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
+def check_may_launch() -> None:
+    """Refuse where no worker process can be started, or be of use.
+
+    Raises:
+        ProcbusError: says why, and what to do.
+    """
+    if current_process().daemon:
+        raise ProcbusError(
+            f"{current_process().name} is a daemonic process of multiprocessing, which may start "
+            "no others: make it with daemon=False, or use concurrent.futures.ProcessPoolExecutor, "
+            "whose processes may have a bus with cpu handlers"
+        )
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise ProcbusError(
+            "gevent has patched threading, and the threads that feed worker processes must be real "
+            "ones: call patch_all(thread=False), or have no handlers of kind='cpu' in this process"
+        )
+
+
+def hold_standard_descriptors() -> None:
+    """Have 0, 1 and 2 taken: a script may have been started with one of them closed.
+
+    Else a pipe or a shared file of procbus gets that number, and what a worker prints goes there.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if nothing == fd:
+                os.set_inheritable(nothing, True)
+            else:  # another thread was faster
+                os.close(nothing)
+
+
+class _NoDescriptor:
+    """A stream without a descriptor: `multiprocessing` goes on where `fileno` raises."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def fileno(self) -> int:
+        raise OSError("this stream has no descriptor")
+
+
+@contextlib.contextmanager
+def stderr_with_descriptor() -> Iterator[None]:
+    """For a moment, have `sys.stderr.fileno()` give a descriptor that is open, or raise.
+
+    The trackers of `multiprocessing` and loky hand it on to their processes. A stream that somebody
+    has put there may give any number. Who writes to it meanwhile does not notice.
+    """
+    stream = sys.stderr
+    try:
+        os.fstat(stream.fileno())
+        odd = False
+    except AttributeError:  # None, for one
+        odd = False
+    except Exception:  # noqa: BLE001 - it is the user's object
+        odd = stream is not None
+    if not odd:
+        yield
+        return
+    stand_in: Any = _NoDescriptor(stream)
+    sys.stderr = stand_in
+    try:
+        yield
+    finally:
+        if sys.stderr is stand_in:
+            sys.stderr = stream
+
+
+def buffer_size(pipe: Connection) -> int:
+    """How many bytes the sending side of a pipe holds when nobody reads."""
+    if sys.platform == "win32":  # untested
+        return 8192
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM from a process that is being born: it inherits this thread's mask.
+
+    The worker unblocks them once it has said what they mean there.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

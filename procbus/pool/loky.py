@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: MIT
+"""A worker in a process of its own on this machine, seen from its companion.
+
+Events and results go through a private pipe, so that nothing of one worker can hurt another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing import Pipe
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from procbus.codec.encoder import decode
+from procbus.core.context import ONLY_RUN, Run
+from procbus.core.delivery import Delivery
+from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.core.stats import SharedMemoryStats
+from procbus.pool.channel import Channel
+from procbus.pool.child.ending import LEFT_S, STOP_S
+from procbus.pool.child.main import WorkerSettings
+from procbus.pool.forwarding import levels_here
+from procbus.pool.handler_cache import Definitions
+from procbus.pool.interface import BATCH_S, NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
+from procbus.pool.launch import buffer_size, check_may_launch, nice_of_workers, thread_caps
+from procbus.pool.logbook import Logbook
+from procbus.pool.loky_process import LokyProcess, break_pipe, make_tokens
+from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.results import ResultReader
+from procbus.pool.parent_end import ParentEnd
+from procbus.pool.script import PathSince, ScriptSettings
+from procbus.pool.stack import StackPage
+from procbus.pool.wire import STOP, Tag
+from procbus.system.cooperative import Steps
+from procbus.system.cores import usable_cores
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Semaphore
+
+    from procbus.system.process import Probe
+
+
+class LokyWorker:
+    """One worker process, seen from its companion. See `procbus.pool.interface.Worker`."""
+
+    #: What it gives back it gives at once.
+    recalling, details = False, None
+
+    def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
+        memory = pool.memory
+        results = ResultReader(memory, pool.workers)
+        self._end = ParentEnd(pool.definitions, memory, results)
+        self._unread_bytes: dict[int, int] = {}
+        self._logbook = Logbook.create()
+        self._stack = StackPage.create()
+        nice = nice_of_workers(pool.nice)
+        self._tokens: Semaphore | threading.Semaphore = make_tokens()
+        self._pipe, theirs = Pipe()
+        self._channel = Channel(self._pipe)
+        self._room = buffer_size(self._pipe) // 2
+        #: Guards the closing: loky's thread hangs up, others look, the companion closes.
+        self._closing = threading.Lock()
+        #: Whether it was started, and is not closed.
+        self._open = False
+        #: Whether its companion knows that it is dead.
+        self._dead = False
+        self._process = LokyProcess(
+            (
+                theirs,
+                self._logbook,
+                self._stack,
+                (memory.room, results.room, memory.large),
+                self._tokens,
+                WorkerSettings(
+                    self._end.number,
+                    os.getpid(),
+                    nice,
+                    pool.run,
+                    levels_here(),
+                    script=ScriptSettings.taken(),
+                    keeps_on=pool.keeps_on,
+                ),
+            ),
+            pool.init,
+            pool.environment,
+        )
+        try:
+            self._end.pid = self._process.start(nice)
+            self._open = True
+            theirs.close()
+            launched(self)
+            self._process.tell_end(self.hang_up)
+            self._read_hello()
+        except WorkerGone:
+            self._close()
+            raise
+        except (RuntimeError, OSError) as error:  # the interpreter ends, or the machine is full
+            theirs.close()
+            self._process.abandon()
+            self._let_go()
+            raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None until it is known: where the kernel does not tell, it does."""
+        return self._end.pid
+
+    @property
+    def probe(self) -> Probe | None:
+        """The process, once it is known."""
+        return self._process.probe
+
+    # From the lane to the worker.
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Encode a batch: each event alone, each handler once for this worker."""
+        return self._end.prepare(batch, deliveries)
+
+    def offer(self, message: Message) -> None:
+        """Give the worker a token for each delivery."""
+        release = self._tokens.release
+        for _ in message.deliveries:
+            release()
+
+    def fits_ahead(self, message: Message) -> bool:
+        """Whether it fits into the pipe on top of what the worker may not have read yet."""
+        return sum(self._unread_bytes.values()) + len(message.data) <= self._room
+
+    def send(self, message: Message) -> None:
+        """Write a batch into the pipe. Where the worker is dead, `receive` finds out.
+
+        Not here: it may have sent reports before it died, and they have to be read first.
+        """
+        self._end.sent(message)
+        self._unread_bytes[message.batch] = len(message.data)
+        with contextlib.suppress(OSError):
+            self._channel.send(message.data)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until a block of shared memory has come free."""
+        self._end.wait_for_room(timeout_s)
+
+    def take_back(self, most: int) -> int:
+        """Take tokens, so that the worker finds none for the last deliveries it has."""
+        taken = 0
+        while taken < most and self._tokens.acquire(False):
+            taken += 1
+        return taken
+
+    # From the worker to the lane.
+
+    def receive(self, patience_s: float | None = None) -> Report:
+        """Read until there is a report; log records on the way go to the parent's logging."""
+        while True:
+            message = self._read(patience_s)
+            if message is None:
+                return self._end.glance(self._logbook.glance())
+            if message[:1] == Tag.RESULTS.value:
+                report = self._end.report(message)
+                self._unread_bytes[report.batch] = 0
+                if report.complete:
+                    del self._unread_bytes[report.batch]
+                return report
+            self._end.take_aside(message)
+
+    def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
+        try:
+            return self._channel.receive(timeout)
+        except (EOFError, OSError):
+            raise self._gone() from None
+
+    def _read_hello(self) -> None:
+        if self._end.pid is not None:
+            self._process.know(self._end.pid)
+        while (message := self._read() or b"")[:1] != Tag.HELLO.value:
+            if message[:1] == Tag.BROKEN.value:
+                self._refuse(message[1:])
+            self._end.take_aside(message)
+        if self._end.pid is None:
+            self._end.pid = int(message[1:])
+            self._process.know(self._end.pid)
+
+    def _refuse(self, data: bytes | bytearray) -> NoReturn:
+        summary, traceback = decode(bytes(data))
+        error = ProcbusError(f"worker_init failed: {summary}")
+        error.__cause__ = WorkerTraceback(traceback)
+        raise SetUpFailed(None) from error
+
+    def running(self) -> At | None:
+        """What the logbook says just now."""
+        with self._closing:
+            return self._logbook.running() if self._open else None
+
+    def set_up_since(self) -> float | None:
+        """What the logbook says just now."""
+        with self._closing:
+            return self._logbook.set_up_since() if self._open else None
+
+    def ask_stack(self) -> Steps[str]:
+        """Have the worker write its stack."""
+        probe = self.probe
+        if probe is None or probe.stopped():
+            return ""
+        yield from self._stack.ask(probe.send_signal)
+        return self._stack.read()
+
+    def watch_memory(self, at: At, limit: int) -> None:
+        """Nothing to do: its probe tells."""
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+        """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
+        probe = self.probe
+        if probe is None or self._process.killed or self.running() != at:
+            return False
+        if not probe.stopped():
+            yield from self._stack.ask(probe.send_signal)
+        halted = yield from probe.stop()
+        stack = self._stack.read()  # before the lock, which others wait for: it reads files
+        still = False
+        try:
+            with self._closing:
+                still = self._open and self._logbook.running() == at
+                if still:
+                    condemn(stack)
+        finally:
+            if still:
+                self._process.killed = True
+                probe.kill_tree()
+            elif halted:
+                probe.resume()
+        return still
+
+    # The end.
+
+    def _gone(self) -> WorkerGone:
+        """Collect what a dead worker leaves to its companion; `stop` does away with the rest."""
+        noticed_at = monotonic()
+        exit_code = self._process.await_death(noticed_at)
+        self._dead = True
+        words = self._end.last_words(self._logbook.read(), noticed_at)
+        return WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
+
+    def hang_up(self) -> None:
+        """Wake the companion, whoever else holds the pipe open."""
+        with self._closing:
+            break_pipe(self._pipe)
+        self._process.ended.set()
+
+    def stop(self) -> None:
+        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`.
+
+        Lets go of all that there is of one that is dead.
+        """
+        if not self._open:
+            return
+        if self._dead:
+            self._process.ended.wait(STOP_S)  # then it is known which thread of loky to join
+            self._close()
+            return
+        deadline = monotonic() + STOP_S
+        left = [] if self.probe is None else self.probe.family()
+        with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already
+            self._channel.send(STOP)
+            self._hear_out(deadline)
+        self._process.await_end(deadline)
+        self._close()
+        if left:
+            from procbus.system.process import end_all  # psutil: it is loaded long since
+
+            end_all(left, LEFT_S)
+
+    def _hear_out(self, deadline: float) -> None:
+        """Take in what was measured and logged after the last report, until the task has ended."""
+        while (left_s := deadline - monotonic()) > 0:
+            message = self._channel.receive(left_s)
+            if message is not None and message[:1] != Tag.RESULTS.value:
+                self._end.take_aside(message)
+
+    def kill(self) -> None:
+        """Kill the process and those it started; the companion finds it gone."""
+        self._process.kill()
+
+    def _close(self) -> None:
+        self._process.shut_down()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._closing:
+            self._open = False
+            self._pipe.close()
+            self._logbook.close()
+            # Whoever keeps an error that arose here keeps this object, by the frames in its
+            # traceback: let it hold nothing of the machine, and nothing that holds such.
+            self._tokens = threading.Semaphore(0)
+            self._process.let_go()
+        self._stack.close()  # outside of the lock: it may have to wait until nobody asks any more
+        self._end.close()
+
+
+# Workers that loky owns: one single-worker executor each, and a private pipe.
+#
+# loky starts the process, watches it and ends it. What it runs there is one long task, the
+# worker's loop.
+
+
+class LokyPool:
+    """Workers in processes of this machine.
+
+    Args:
+        workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
+        init: the user's set-up of each worker, pickled; empty for none.
+        memory: shared with the workers, for what is large.
+        run: of the bus, for `current()` in workers.
+        keeps_on: whether SIGTERM means nothing to the workers.
+        nice: how much nicer than this process workers are.
+    """
+
+    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        init: bytes = b"",
+        memory: EventMemory | None = None,
+        run: Run = ONLY_RUN,
+        keeps_on: bool = False,
+        nice: int = 0,
+    ) -> None:
+        self.keeps_on = keeps_on
+        self.run = run
+        self.nice = nice
+        cores = usable_cores()
+        self.workers = workers or cores
+        self.environment = thread_caps(cores, self.workers)
+        self.init = init
+        self.definitions = Definitions(PathSince().complete)
+        self.memory = EventMemory() if memory is None else memory
+
+    def close(self) -> None:
+        """Let go of the shared memory. Idempotent."""
+        self.memory.close()
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return self.memory.stats()
+
+    def size(self) -> int:
+        """The cores that this process may use (affinity and cgroup quotas count)."""
+        return self.workers
+
+    def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
+        """Start a worker process and wait until it is ready."""
+        try:
+            check_may_launch()
+            return LokyWorker(self, launched)
+        except (OSError, ProcbusError) as error:  # no more file descriptors, for one
+            raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error

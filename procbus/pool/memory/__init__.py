@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Large events and results in shared memory."""

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Events on their way to one worker: what is large of them goes to shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from procbus.codec.encoder import Encoder
+from procbus.core.delivery import Delivery
+from procbus.core.receipt import Receipt
+from procbus.pool.memory.events import Block, EventMemory
+from procbus.pool.memory.shared_file import PLAIN, CannotMap, Form, plain
+from procbus.pool.wire import Kept, Large
+
+
+class EventWriter:
+    """Makes the events of one worker's batches ready. It belongs to the companion.
+
+    Args:
+        worker: its number, unique in this process.
+        events: memory for what is large: shared by all workers of a pool.
+        encoder: of this worker.
+    """
+
+    def __init__(self, worker: int, events: EventMemory, encoder: Encoder) -> None:
+        self._worker = worker
+        self._events = events
+        self._encoder = encoder
+        #: Blocks pinned for the batches that the worker has, and for the message prepared last,
+        #: which it may never get; and what `openings` was before that found no room.
+        self._pins: dict[int, list[Block]] = {}
+        self._pinned: list[Block] = []
+        self._openings = 0
+        self._in_line = False
+        #: Blocks that are no more, which no message has told yet that was sent.
+        self._gone_due: list[int] = []
+        events.join(worker)
+
+    # For a message.
+
+    def begin(self) -> None:
+        """A message is begun. The one before was sent, or never will be."""
+        if self._pinned:
+            pinned, self._pinned = self._pinned, []
+            self._events.unpin(pinned)
+
+    def encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
+        """Encode an event.
+
+        Returns:
+            What goes through the pipe; where the rest is, if it is large; and whether there was
+            room for that.
+        """
+        encoder, least, event = self._encoder, self._events.large, receipt.event
+        if type(event) in PLAIN and len(event) >= least:
+            return self._encode_large(delivery, receipt, b"")
+        data = encoder.encode(event)
+        if len(data) >= least or encoder.buffers:
+            return self._encode_large(delivery, receipt, data)
+        return data, None, True
+
+    def _encode_large(
+        self, delivery: Delivery, receipt: Receipt, data: bytes
+    ) -> tuple[bytes, Large | None, bool]:
+        """Put what is large of an event into shared memory.
+
+        Args:
+            delivery: what is to be sent.
+            receipt: its receipt, which has the event.
+            data: the event as encoded; empty where it is content alone.
+
+        Returns:
+            What goes through the pipe, where the rest is, and whether there was room for that.
+        """
+        encoder = self._encoder
+        if not data:
+            found = plain(receipt.event, self._events.large)
+            assert found is not None
+            return self._share(delivery, receipt, found[0], [found[1]], b"")
+        if encoder.buffers:
+            buffers, encoder.buffers = encoder.buffers, []
+            return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
+        return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
+
+    def _share(
+        self,
+        delivery: Delivery,
+        receipt: Receipt,
+        form: Form,
+        buffers: Sequence[memoryview],
+        rest: bytes,
+    ) -> tuple[bytes, Large | None, bool]:
+        """Put the large part of an event where workers can see it, unless it is there already."""
+        events = self._events
+        with events.copying:  # so that a second worker waits for the copy, and does not make one
+            block = receipt.block
+            if block is None or not events.pin(block):
+                if not events.fits(buffers):
+                    events.check_oversize(delivery.handler.name, receipt.id, buffers)
+                    return self._encoder.encode_whole(receipt.event), None, True
+                self._openings = events.openings
+                try:
+                    block = events.put(buffers, form, self._worker)
+                except CannotMap:
+                    return self._encoder.encode_whole(receipt.event), None, True
+                if block is None:
+                    return b"", None, False
+                _hand_to(receipt, block)
+            self._pinned.append(block)
+        return rest, (tuple(block.place), delivery.subscription.handler.writable), True
+
+    def leave_line(self) -> None:
+        """The message found room, or needs none: another worker's may have it."""
+        if self._in_line:
+            self._in_line = False
+            self._events.leave_line(self._worker)
+
+    def gone(self) -> list[int]:
+        """Blocks that are no more, which the message has to tell."""
+        self._gone_due += self._events.gone(self._worker)
+        return self._gone_due
+
+    def sent(self, batch: int) -> None:
+        """The message is on its way to the worker."""
+        if self._pinned:
+            self._pins[batch], self._pinned = self._pinned, []
+        self._gone_due.clear()
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until there may be room for what had none in the message prepared last."""
+        self._in_line = True
+        self._events.wait_for_room(self._worker, self._openings, timeout_s)
+
+    # From the worker.
+
+    def note_kept(self, kept: Kept) -> None:
+        """A handler keeps views of these blocks, and of those not any more."""
+        self._events.note_kept(self._worker, *kept)
+
+    def done(self, batch: int) -> None:
+        """The worker is through with a batch."""
+        if self._pins:
+            self._events.unpin(self._pins.pop(batch, ()))
+
+    def close(self) -> None:
+        """Forget what the worker had: it is gone."""
+        for pinned in self._pins.values():
+            self._pinned += pinned
+        self._pins.clear()
+        self.begin()
+        self._events.leave(self._worker)
+
+
+def _hand_to(receipt: Receipt, block: Block) -> None:
+    """Let the settlement release a block with the last delivery of its event that a worker runs."""
+    with receipt.lock:
+        deliveries = receipt.deliveries
+        block.users = sum(d.receipt is not None and d.handler.kind == "cpu" for d in deliveries)
+        receipt.block = block
+    if not block.users:  # cancelled meanwhile
+        block.release()

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""Blocks of shared memory for the large buffers of events: copied in once, read in place.
+
+A block that is not used any more is kept mapped for the next event of its size, which saves three
+quarters of the time to fill it. All blocks together stay under a limit. What is in one can always
+be copied in again while its event lives, so a block that no worker has at hand makes room for
+another event: without that, events that wait for each other could fill the memory for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Literal
+
+from procbus.core.errors import SerializationError
+from procbus.core.stats import SharedMemoryStats
+from procbus.core.validation import format_size
+from procbus.pool.memory.shared_file import (
+    CannotMap,
+    Place,
+    Room,
+    capacity_for,
+    fill,
+    most_mapped,
+    parts_of,
+)
+
+OnOversize = Literal["pipe", "fail"]
+
+#: A buffer of fewer bytes travels in the pipe. From here on one event at a time takes as long
+#: either way, and events that are streamed take a sixth of the time: more go into one batch.
+LARGE = 32 * 1024
+#: The limit while nobody can say how much memory is free.
+_GUESSED_LIMIT = 64 << 20
+#: The most bytes that blocks of results may have which wait to be used again, for all workers.
+IDLE_RESULTS = 1 << 30
+
+
+class Block:
+    """The buffers of one event in shared memory. `EventMemory` guards all but `place`, `users`."""
+
+    __slots__ = ("done", "keepers", "mapped", "memory", "pins", "place", "users")
+
+    def __init__(self, memory: EventMemory, place: Place, mapped: mmap.mmap) -> None:
+        self.memory = memory
+        self.place = place
+        self.mapped = mapped
+        #: Workers whose handlers keep a view of it.
+        self.keepers: set[int] = set()
+        #: Deliveries of the event that workers run and that are not settled. The settlement's.
+        self.users = 0
+        #: Batches that workers were given, or are about to be given, with such a delivery.
+        self.pins = 1
+        #: Whether it is the event's no more: that is settled, or made room for another.
+        self.done = False
+
+    def release(self) -> None:
+        """No worker runs the event any more: it may be used again, once nobody keeps a view."""
+        self.memory.release(self)
+
+
+class EventMemory:
+    """The blocks of all events of one pool. Thread-safe.
+
+    `_lock` belongs to this object and guards all fields; nothing blocks while it is held, and
+    buffers are copied without it.
+
+    Args:
+        limit: bytes that all blocks may have together, used or waiting to be used again; with 0
+            everything travels in the pipe. None for a quarter of what is free at the first use.
+        large: what has fewer bytes travels in the pipe.
+        on_oversize: what to do with an event that is larger than the limit: send it through the
+            pipe, or fail.
+    """
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        large: int = LARGE,
+        on_oversize: OnOversize = "pipe",
+    ) -> None:
+        self._limit = limit
+        self.large: float = inf if limit == 0 else large
+        self._on_oversize = on_oversize
+        #: Bytes that were copied in so far, and that came back from workers.
+        self.sent = 0
+        self.received = 0
+        self.room = Room.create("procbus-events")
+        #: Held while an event's buffers are copied in.
+        self.copying = threading.Lock()
+        self._lock = threading.RLock()
+        self._opened = threading.Condition(self._lock)
+        #: How often there may have come to be room. Anyone may read it.
+        self.openings = 0
+        #: Workers that wait for room, the one that waits longest first.
+        self._line: list[int] = []
+        #: Blocks that wait to be used again, by offset, the one that waits longest first; and their
+        #: offsets by capacity.
+        self._idle: OrderedDict[int, tuple[int, mmap.mmap]] = OrderedDict()
+        self._idle_of: dict[int, list[int]] = {}
+        self._next = 0
+        self._blocks: dict[int, Block] = {}
+        #: Offsets of blocks that are no more, for each worker that may still have them mapped.
+        self._gone: dict[int, list[int]] = {}
+        self._used = 0
+        self._kept = 0
+        self._idle_bytes = 0
+        #: Blocks that there may be, and how many of them handlers keep.
+        self._most = most_mapped()
+        self._kept_count = 0
+
+    @property
+    def limit(self) -> int:
+        """Bytes that all blocks may have together."""
+        if self._limit is None:
+            from procbus.system.memory import available_bytes  # only now: it imports psutil
+
+            try:
+                self._limit = available_bytes() // 4
+            except OSError:  # no file descriptor is left to ask with: ask again the next time
+                return _GUESSED_LIMIT
+        return self._limit
+
+    @property
+    def idle_results(self) -> int:
+        """Bytes that the blocks of results may have which wait to be used again."""
+        return min(IDLE_RESULTS, self.limit)
+
+    def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
+        """Raise SerializationError for what is too large, if it is to fail."""
+        if self._on_oversize == "fail" and not self._is_small_enough(buffers):
+            size = sum(buffer.nbytes for buffer in buffers)
+            raise SerializationError(
+                f"event {event_id} for {handler} has {format_size(size)} of large data, above the "
+                f"shared_memory_limit of {format_size(self.limit)}, {format_size(self._kept)} of "
+                'which handlers keep: raise the limit, or let it take the pipe (on_oversize="pipe")'
+            )
+
+    def fits(self, buffers: Sequence[memoryview]) -> bool:
+        """Whether there can be a block for these, if only others end."""
+        return self._is_small_enough(buffers) and self._kept_count < self._most
+
+    def _is_small_enough(self, buffers: Sequence[memoryview]) -> bool:
+        _, size = parts_of([buffer.nbytes for buffer in buffers])
+        return capacity_for(size) + self._kept <= self.limit
+
+    def put(self, buffers: Sequence[memoryview], form: int, worker: int) -> Block | None:
+        """Copy buffers into a block, which is pinned; None when there is no room for it now.
+
+        Args:
+            buffers: what is large of an event.
+            form: see `Place`.
+            worker: for which one; while another waits for room, that one comes first.
+
+        Raises:
+            CannotMap: see `Room.map`.
+        """
+        parts, size = parts_of([buffer.nbytes for buffer in buffers])
+        capacity = capacity_for(size)
+        with self._lock:
+            if self._line and self._line[0] != worker:
+                return None
+            found = self._locked_take(capacity)
+            if found is None:
+                return None
+            offset, mapped = found
+            self._used += capacity
+            block = Block(self, Place(offset, capacity, parts, form), mapped)
+            self._blocks[offset] = block
+        with memoryview(mapped) as target:
+            fill(target, parts, buffers)
+        self.sent += size
+        return block
+
+    def _locked_take(self, capacity: int) -> tuple[int, mmap.mmap] | None:
+        """Find memory for a block: one that is idle, new memory, or an event's not at hand."""
+        while not self._idle_of.get(capacity):
+            if self._locked_has_room(capacity):
+                try:
+                    mapped = self.room.map(self._next, capacity, mmap.ACCESS_WRITE)
+                except CannotMap:
+                    if not self._idle:
+                        raise
+                else:
+                    offset, self._next = self._next, self._next + capacity
+                    return offset, mapped
+            if self._idle:
+                self._locked_give_back()
+            elif not self._locked_evict():
+                return None
+        offset = self._idle_of[capacity].pop()
+        _, mapped = self._idle.pop(offset)
+        self._idle_bytes -= capacity
+        return offset, mapped
+
+    def _locked_has_room(self, capacity: int) -> bool:
+        taken = self._used + self._kept + self._idle_bytes
+        return taken + capacity <= self.limit and len(self._blocks) + len(self._idle) < self._most
+
+    def _locked_give_back(self) -> None:
+        """Give the memory that waits longest back to the system."""
+        offset, (size, mapped) = self._idle.popitem(last=False)
+        self._idle_of[size].remove(offset)
+        self._idle_bytes -= size
+        self.room.give_back(mapped)
+        mapped.close()
+        for gone in self._gone.values():
+            gone.append(offset)
+
+    def _locked_evict(self) -> bool:
+        """Take its block away from the oldest event that no worker has at hand, if there is one."""
+        for block in self._blocks.values():
+            if not (block.pins or block.keepers or block.done):
+                self._locked_release(block)
+                return True
+        return False
+
+    def pin(self, block: Block) -> bool:
+        """Keep a block where it is for a batch; False if it is its event's no more."""
+        with self._lock:
+            block.pins += not block.done
+            return not block.done
+
+    def unpin(self, blocks: Iterable[Block]) -> None:
+        """Batches are through with these."""
+        with self._lock:
+            for block in blocks:
+                block.pins -= 1
+            self._locked_note_room()
+
+    def release(self, block: Block) -> None:
+        """The event of a block is settled. Idempotent."""
+        with self._lock:
+            if not block.done:
+                self._locked_release(block)
+
+    def _locked_release(self, block: Block) -> None:
+        block.done = True
+        self._used -= block.place.capacity
+        if block.keepers:
+            self._kept += block.place.capacity
+            self._kept_count += 1
+        else:
+            self._locked_free(block)
+
+    def _locked_free(self, block: Block) -> None:
+        offset, capacity, *_ = block.place
+        del self._blocks[offset]
+        self._idle[offset] = (capacity, block.mapped)
+        self._idle_of.setdefault(capacity, []).append(offset)
+        self._idle_bytes += capacity
+        self._locked_note_room()
+
+    def _locked_note_room(self) -> None:
+        self.openings += 1
+        self._opened.notify_all()
+
+    def wait_for_room(self, worker: int, openings: int, timeout: float) -> None:
+        """Wait until there may be room for what had none.
+
+        Whoever waits stands in line from then on, so that a large event is not passed over for ever
+        by smaller ones.
+
+        Args:
+            worker: for which one.
+            openings: what `openings` was before it was tried, so that none is missed.
+            timeout: at most so many seconds.
+        """
+        with self._lock:
+            if worker not in self._line:
+                self._line.append(worker)
+            self._opened.wait_for(
+                lambda: self._line[:1] == [worker] and self.openings != openings, timeout
+            )
+
+    def leave_line(self, worker: int) -> None:
+        """A worker waits for room no more. Idempotent."""
+        with self._lock:
+            self._locked_leave_line(worker)
+
+    def _locked_leave_line(self, worker: int) -> None:
+        if worker in self._line:
+            self._line.remove(worker)
+            self._locked_note_room()
+
+    # What workers tell.
+
+    def join(self, worker: int) -> None:
+        """A worker begins to map blocks."""
+        with self._lock:
+            self._gone[worker] = []
+
+    def gone(self, worker: int) -> list[int]:
+        """Offsets of blocks that a worker need not keep mapped."""
+        if not self._gone.get(worker):
+            return []
+        with self._lock:
+            gone, self._gone[worker] = self._gone[worker], []
+            return gone
+
+    def note_kept(self, worker: int, kept: Sequence[int], dropped: Sequence[int]) -> None:
+        """Take note of blocks that a worker keeps a view of, and of those that it dropped since."""
+        with self._lock:
+            for offset in kept:
+                if offset in self._blocks:  # a worker that is being killed may say it too late
+                    self._blocks[offset].keepers.add(worker)
+            for offset in dropped:
+                if offset in self._blocks:
+                    self._locked_drop(self._blocks[offset], worker)
+
+    def leave(self, worker: int) -> None:
+        """A worker is dead: it keeps nothing."""
+        with self._lock:
+            self._gone.pop(worker, None)
+            self._locked_leave_line(worker)
+            for block in list(self._blocks.values()):
+                self._locked_drop(block, worker)
+
+    def _locked_drop(self, block: Block, worker: int) -> None:
+        if worker in block.keepers:
+            block.keepers.remove(worker)
+            if block.done and not block.keepers:
+                self._kept -= block.place.capacity
+                self._kept_count -= 1
+                self._locked_free(block)
+
+    def note_received(self, size: int) -> None:
+        """So many bytes came back from a worker."""
+        with self._lock:
+            self.received += size
+
+    def close(self) -> None:
+        """Give everything back; the workers are gone. Idempotent."""
+        with self._lock:
+            for mapped in [
+                *(m for _, m in self._idle.values()),
+                *(b.mapped for b in self._blocks.values()),
+            ]:
+                with contextlib.suppress(BufferError):  # a thread that hangs is filling it
+                    mapped.close()
+            self._idle.clear()
+            self._idle_of.clear()
+            self._idle_bytes = 0
+            self.room.close()
+
+    def stats(self) -> SharedMemoryStats:
+        """The memory just now."""
+        # Without the lock: figures that do not quite go together harm nobody.
+        return SharedMemoryStats(
+            self._used, self._kept, self._idle_bytes, self.sent, self.received, self._limit or 0
+        )

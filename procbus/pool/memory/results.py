@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""Memory shared with one worker for the large buffers of its results.
+
+The worker copies them in; the parent maps the block for itself alone, so that whoever gets the
+result owns it, may write to it and keep it for as long as he likes. When it is gone, the worker may
+use the block again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from procbus.pool.memory.shared_file import (
+    SPACE,
+    CannotMap,
+    Place,
+    Room,
+    capacity_for,
+    fill,
+    most_mapped,
+    parts_of,
+)
+
+if TYPE_CHECKING:
+    from procbus.pool.memory.events import EventMemory
+
+#: Bytes that blocks may have together which wait to be used again; offset and capacity of those
+#: that nobody has any more.
+Freed = tuple[int, list[tuple[int, int]]]
+
+
+class ResultWriter:
+    """The worker's side. It belongs to the worker's main thread.
+
+    Args:
+        room: shared with the parent.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        #: At most so many; what is beyond is mapped only while it is filled.
+        self._most = most_mapped()
+        self._mapped: dict[int, mmap.mmap] = {}
+        self._idle: dict[int, list[int]] = {}
+        self._idle_bytes = 0
+        #: Blocks to be given back that could not be mapped for it.
+        self._owed: list[tuple[int, int]] = []
+        self._next = 0
+
+    def put(self, buffers: Sequence[memoryview], form: int) -> Place:
+        """Copy the buffers of a result in.
+
+        Raises:
+            CannotMap: see `Room.map`.
+        """
+        parts, size = parts_of([buffer.nbytes for buffer in buffers])
+        capacity = capacity_for(size)
+        idle = self._idle.get(capacity)
+        if idle:
+            offset = idle.pop()
+            self._idle_bytes -= capacity
+            mapped = self._mapped[offset]
+        else:
+            mapped = self._room.map(self._next, capacity, mmap.ACCESS_WRITE)
+            offset, self._next = self._next, self._next + capacity
+        with memoryview(mapped) as target:
+            fill(target, parts, buffers)
+        if offset not in self._mapped:
+            if len(self._mapped) < self._most:
+                self._mapped[offset] = mapped
+            else:
+                mapped.close()
+        return Place(offset, capacity, parts, form)
+
+    def reuse(self, freed: Freed) -> None:
+        """Take blocks back that nobody has any more."""
+        idle_limit, blocks = freed
+        owed, self._owed = self._owed, []
+        for offset, capacity in blocks:
+            if offset in self._mapped and self._idle_bytes + capacity <= idle_limit:
+                self._idle.setdefault(capacity, []).append(offset)
+                self._idle_bytes += capacity
+            else:
+                owed.append((offset, capacity))
+        for offset, capacity in owed:
+            mapped = self._mapped.pop(offset, None)
+            try:
+                if mapped is None:
+                    mapped = self._room.map(offset, capacity, mmap.ACCESS_WRITE)
+            except CannotMap:
+                self._owed.append((offset, capacity))
+                continue
+            self._room.give_back(mapped)
+            mapped.close()
+
+
+#: Those of this process.
+_readers: weakref.WeakSet[ResultReader] = weakref.WeakSet()
+
+
+def _note_fork() -> None:
+    for reader in list(_readers):
+        reader.note_fork()
+
+
+os.register_at_fork(before=_note_fork)
+
+
+class ResultReader:
+    """The parent's side. It belongs to the companion, but for what drops a result.
+
+    Args:
+        memory: that of events. As many bytes of results may stay in shared memory for all workers
+            together; what comes beyond is copied out.
+        workers: how many workers there may be.
+    """
+
+    def __init__(self, memory: EventMemory, workers: int) -> None:
+        #: Shared with the worker.
+        self.room = Room.create("procbus-results")
+        self._memory = memory
+        self._workers = workers
+        #: Blocks of this worker that may be alive at a time.
+        self._most = max(1, most_mapped() // workers)
+        #: Blocks that somebody has a result in: offset and capacity.
+        self._alive: dict[int, int] = {}
+        #: Those of which a forked child may have a result: of no use to the worker any more.
+        self._forked: set[int] = set()
+        #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
+        #: in the middle of anything: so without a lock.
+        self._dropped: deque[int] = deque()
+        _readers.add(self)
+
+    def views(self, place: Place) -> list[memoryview]:
+        """The buffers of a result, which from now on are the caller's own."""
+        offset, capacity, parts, _ = place
+        self._memory.note_received(sum(size for _, size in parts))
+        crowded = (
+            len(self._alive) >= self._most
+            or sum(self._alive.values()) + capacity > self._memory.limit // self._workers
+        )
+        self._alive[offset] = capacity
+        if not crowded:
+            # Private: what is written there stays there. So it may be written to.
+            with contextlib.suppress(CannotMap):
+                mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
+                weakref.finalize(mapped, self._dropped.append, offset).atexit = False
+                whole = memoryview(mapped)
+                return [whole[start : start + size] for start, size in parts]
+        self._dropped.append(offset)
+        return [memoryview(self.room.read(offset + start, size)) for start, size in parts]
+
+    def freed(self) -> list[tuple[int, int]]:
+        """Offset and capacity of blocks that nobody has any more since the last time."""
+        freed = []
+        while self._dropped:
+            offset = self._dropped.popleft()
+            if offset not in self._forked:
+                freed.append((offset, self._alive.pop(offset)))
+        return freed
+
+    def note_fork(self) -> None:
+        """A child is about to be forked, which will have every result that there is here.
+
+        It would see what the worker writes there once this process has let go. From any thread.
+        """
+        self._forked.update(self._alive)
+
+    def idle_limit(self) -> int:
+        """Bytes that blocks of one worker may have together which wait to be used again."""
+        return self._memory.idle_results // self._workers
+
+    def close(self) -> None:
+        """The worker is gone: give back all but what somebody has. Idempotent."""
+        if self.room.fd < 0:
+            return
+        self.freed()
+        begin = 0
+        for offset, capacity in [*sorted(self._alive.items()), (SPACE, 0)]:
+            self.room.give_back_between(begin, offset)
+            begin = offset + capacity
+        self.room.close()

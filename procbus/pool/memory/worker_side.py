@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""A worker's view of the blocks of events: mapped for reading only, and seen whether kept.
+
+A handler may keep a view, in a global or a cache. Whether one is left shows in the reference count
+of the mapping, since every view of it holds a reference. The parent then does not use the block
+again until the view is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from procbus.pool.memory.results import ResultWriter
+from procbus.pool.memory.shared_file import CannotMap, Form, Place, Room, load, plain
+from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
+
+#: From so many bytes on that seem to be kept, old objects are searched for garbage too (some 50 ms
+#: with large libraries), and again whenever there are twice as many.
+_COLLECT_ABOVE = 64 << 20
+
+
+class BlockReader:
+    """The blocks that one worker has mapped. It belongs to the worker's main thread."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._mapped: dict[int, mmap.mmap] = {}
+        #: Offset and capacity of blocks that were kept; above how many bytes of them all garbage is
+        #: looked for.
+        self._kept: dict[int, int] = {}
+        self._collect_above = _COLLECT_ABOVE
+        #: References that there are to a mapping without any view: how many differs by Python.
+        self._fewest = 0
+
+    def views(self, place: Place, *, writable: bool) -> list[memoryview]:
+        """The buffers of an event: in place and read-only, or a private copy that is writable."""
+        offset, capacity, parts, _ = place
+        mapped = self._mapped.get(offset)
+        if mapped is None:
+            try:
+                self._mapped[offset] = self._room.map(offset, capacity, mmap.ACCESS_READ)
+            except CannotMap:
+                copies = [memoryview(self._room.read(offset + at, size)) for at, size in parts]
+                return copies if writable else [copy.toreadonly() for copy in copies]
+            self._fewest = self._references(offset)
+            mapped = self._mapped[offset]
+        whole = memoryview(mapped)
+        views = [whole[start : start + size] for start, size in parts]
+        return [memoryview(bytearray(view)) for view in views] if writable else views
+
+    def is_kept(self, place: Place) -> bool:
+        """Whether a view of the block is left; call it when the handler has ended."""
+        if self._is_used(place.offset):
+            self._collect_garbage(place)
+        if not self._is_used(place.offset):
+            return False
+        self._kept[place.offset] = place.capacity
+        return True
+
+    def _collect_garbage(self, place: Place) -> None:
+        """Free views that only garbage holds: objects that refer to each other.
+
+        An exception that its own frame refers to is such garbage. Python looks for it when enough
+        objects were made, which may be many large events later. What the handler has just left is
+        mostly among the young objects, where looking takes little.
+        """
+        if not gc.isenabled():
+            return
+        gc.collect(1)
+        kept = sum(self._kept.values()) + place.capacity
+        if kept > self._collect_above and self._is_used(place.offset):
+            gc.collect()
+            self._collect_above = max(_COLLECT_ABOVE, 2 * kept)
+
+    def _is_used(self, offset: int) -> bool:
+        return offset in self._mapped and self._references(offset) > self._fewest
+
+    def _references(self, offset: int) -> int:
+        return sys.getrefcount(self._mapped[offset])
+
+    def dropped(self) -> list[int]:
+        """Offsets of blocks that were kept, and are not any more."""
+        dropped = [offset for offset in self._kept if not self._is_used(offset)]
+        for offset in dropped:
+            del self._kept[offset]
+        return dropped
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a block was kept."""
+        return bool(self._kept)
+
+    def forget(self, offsets: list[int]) -> None:
+        """Unmap blocks that are no more."""
+        for offset in offsets:
+            mapped = self._mapped.pop(offset, None)
+            if mapped is not None:
+                mapped.close()
+
+
+# A worker's side of shared memory: events are read in place, results are copied in.
+
+
+class WorkerMemory:
+    """What one worker shares with its parent. It belongs to the worker's main thread.
+
+    Args:
+        events: memory that the parent writes.
+        results: memory that this worker writes.
+        large: what has fewer bytes travels in the pipe.
+    """
+
+    def __init__(self, events: Room, results: Room, large: float) -> None:
+        self.large = large
+        self._reader = BlockReader(events)
+        self._writer = ResultWriter(results)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a handler has kept a view of an event."""
+        return self._reader.keeps
+
+    def learn(self, head: BatchHead) -> None:
+        """Take in what the parent says of blocks."""
+        if head.gone:
+            self._reader.forget(head.gone)
+        if head.freed is not None:
+            self._writer.reuse(head.freed)
+
+    def load(self, data: memoryview, large: Large) -> Any:
+        """Make an event of which the large part is in shared memory."""
+        place = Place(*large[0])
+        views = self._reader.views(place, writable=large[1])
+        return load(Form(place.form), data, views)
+
+    def note_end(self, large: Large | None) -> bytes:
+        """Tell, ahead of the end of a delivery, what its handler keeps of its event.
+
+        Call it when nothing of that delivery is left on the stack.
+        """
+        kept: Sequence[int] = ()
+        if large is not None and self._reader.is_kept(Place(*large[0])):
+            kept = [large[0][0]]
+        dropped = self._reader.dropped() if self._reader.keeps else ()
+        return pack_kept(kept, dropped) if kept or dropped else b""
+
+    def put_plain(self, value: Any) -> bytes:
+        """Put a result into shared memory that is large, and content alone.
+
+        Returns:
+            What goes ahead of its end; empty when it is no such result.
+        """
+        found = plain(value, self.large)
+        if found is None:
+            return b""
+        try:
+            return pack_place(self._writer.put([found[1]], found[0]))
+        except CannotMap:
+            return b""
+
+    def put(
+        self, frame: bytes, buffers: Sequence[memoryview], encode_whole: Callable[[], bytes]
+    ) -> tuple[bytes, bytes]:
+        """Put the large part of a result into shared memory.
+
+        Args:
+            frame: the result as encoded, without its large buffers.
+            buffers: those.
+            encode_whole: encodes it with them; used where they cannot be shared.
+
+        Returns:
+            What goes ahead of its end, and the rest of it.
+        """
+        try:
+            if buffers:
+                return pack_place(self._writer.put(buffers, Form.BUFFERS)), frame
+            return pack_place(self._writer.put([memoryview(frame)], Form.PICKLED)), REST
+        except CannotMap:
+            return b"", encode_whole() if buffers else frame

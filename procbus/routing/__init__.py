@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Which handlers take an event."""

@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: MIT
+"""Who is subscribed: the handlers in order, the default registry, and `@subscribe`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Never, TypeVar
+
+from procbus.core.errors import NoSuchHandler, SubscriptionError
+from procbus.core.handler import (
+    DEFAULT_MAX_CRASHES,
+    DeclaredKind,
+    Handler,
+    alike,
+    make_handler,
+    with_topics,
+)
+from procbus.core.introspection import (
+    identity_of,
+    module_of,
+    name_of,
+    same_function,
+    travels_by_value,
+)
+from procbus.core.log import log
+from procbus.core.retry import Backoff
+from procbus.core.topic import Topic, shown_topics, topics_in, without
+from procbus.routing.redefinition import Origin, origin_of, takes_its_place
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry:
+    """The subscribed handlers, in order of subscription. All of it may be used from any thread.
+
+    Attributes:
+        handlers: all of them; never changed in place, so it can be kept and iterated freely.
+        version: larger after each change. Reading `version` first and `handlers` after it never
+            gives handlers that are older than the version.
+    """
+
+    def __init__(self) -> None:
+        # Guards the writing of all fields, so that no change is lost between two writers. Readers
+        # of the first two need no lock: each is replaced whole. A signal handler or a `__del__` may
+        # subscribe in the middle of it: so copies are iterated here, and what is looked up may be
+        # gone.
+        self._lock = threading.RLock()
+        self.handlers: tuple[Handler, ...] = ()
+        self.version = 0
+        self._present: dict[int, Handler] = {}
+        #: How many changes there were, and how many of them `handlers` has.
+        self._changes = self._published = 0
+        self._origins: dict[int, Origin] = {}
+        #: The numbers of the handlers of each function and name.
+        self._of: dict[Hashable, set[int]] = {}
+        #: The numbers of those that may be versions of each other; apart are those that are not.
+        self._kin: dict[Hashable, dict[Hashable, set[int]]] = {}
+        #: Those that stand beside others of the same function for a while.
+        self._held: set[int] = set()
+
+    def __repr__(self) -> str:
+        """Show how many handlers there are."""
+        return f"<Registry of {len(self.handlers)} handlers>"
+
+    def add(self, handler: Handler) -> None:
+        """Append a handler; one that is there already stays where it is."""
+        with self._lock:
+            if handler.number not in self._present:
+                self._put(handler)
+                self._publish()
+
+    def remove(self, handler: Handler) -> None:
+        """Take a handler out.
+
+        Raises:
+            NoSuchHandler: it is not in this registry.
+        """
+        with self._lock:
+            if handler.number not in self._present:
+                raise NoSuchHandler(
+                    f"handler {handler.name} is not subscribed here; it may have been unsubscribed "
+                    f"before, or belong to another bus"
+                )
+            self._drop(handler)
+            self._publish()
+
+    def subscribe(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        """Add a handler, in place of those that it is another version of.
+
+        Returns:
+            The handlers that it took the place of because their definition was run again.
+        """
+        with self._lock:
+            gone = self._former(handler, origin)
+            for each in gone:
+                self._drop(each)
+            same = self._at(self._of.get(_function_key(handler), set()) - self._held)
+            if handler.once or not any(alike(e, handler) and _covers(e, handler) for e in same):
+                if handler.where is None and not handler.once:
+                    # Nothing would come any more to one of the same function on the same topics.
+                    for each in same:
+                        if _covers(handler, each):
+                            self._drop(each)
+                self._put(handler, origin)
+            self._publish()
+            return gone
+
+    def former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        """Give the handlers that a handler from elsewhere is another definition of."""
+        with self._lock:
+            return self._former(handler, origin)
+
+    def hold(self, handler: Handler) -> None:
+        """Add a handler beside others of its function, until it is discarded."""
+        with self._lock:
+            self._put(handler)
+            self._held.add(handler.number)
+            self._publish()
+
+    def discard(self, numbers: Iterable[int]) -> None:
+        """Take handlers out by their numbers; those that are not there are passed over."""
+        with self._lock:
+            for number in numbers:
+                handler = self._present.get(number)
+                if handler is not None:
+                    self._drop(handler)
+            self._publish()
+
+    def take_off(self, function: Callable[..., Any], topics: Sequence[Topic] | None) -> None:
+        """Take a function off topics, or off all of them."""
+        with self._lock:
+            for each in list(self._present.values()):
+                if same_function(each.function, function):
+                    left = () if topics is None else without(each.topics, topics)
+                    if left:
+                        self._present[each.number] = with_topics(each, left)
+                        self._changes += 1
+                    else:
+                        self._drop(each)
+            self._publish()
+
+    def touch(self) -> None:
+        """Have its readers look again: something else that they go by has changed."""
+        with self._lock:
+            self.version += 1
+
+    def of_function(self, function: Callable[..., Any]) -> tuple[Handler, ...]:
+        """Give the handlers of one function, or of an equal bound method."""
+        return tuple(each for each in self.handlers if same_function(each.function, function))
+
+    def of_module(self, module: ModuleType) -> tuple[Handler, ...]:
+        """Give the handlers whose function was written in a module."""
+        return tuple(each for each in self.handlers if module_of(each.function) == module.__name__)
+
+    # Under the lock.
+
+    def _former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+        numbers: set[int] = set()
+        for key, apart in _kinship(origin):
+            for each, those in list(self._kin.get(key, {}).items()):
+                if each != apart:
+                    numbers |= those
+        return tuple(
+            each
+            for each in self._at(numbers)
+            if (old := self._origins.get(each.number)) is not None
+            and not same_function(each.function, handler.function)
+            and takes_its_place(origin, old, _covers(each, handler) and _covers(handler, each))
+        )
+
+    def _at(self, numbers: set[int]) -> list[Handler]:
+        found = [self._present.get(number) for number in sorted(numbers)]
+        return [each for each in found if each is not None]
+
+    def _put(self, handler: Handler, origin: Origin | None = None) -> None:
+        number = handler.number
+        self._present[number] = handler
+        self._changes += 1
+        self._of.setdefault(_function_key(handler), set()).add(number)
+        if origin is not None:
+            self._origins[number] = origin
+            for key, apart in _kinship(origin):
+                self._kin.setdefault(key, {}).setdefault(apart, set()).add(number)
+
+    def _drop(self, handler: Handler) -> None:
+        number = handler.number
+        self._present.pop(number, None)
+        self._changes += 1
+        self._held.discard(number)
+        _discard(self._of, _function_key(handler), number)
+        origin = self._origins.pop(number, None)
+        for key, apart in () if origin is None else _kinship(origin):
+            kin = self._kin.get(key, {})
+            _discard(kin, apart, number)
+            if not kin:
+                self._kin.pop(key, None)
+
+    def _publish(self) -> None:
+        while self._published != (changes := self._changes):
+            # In this order, for readers without the lock: see `version`. Who interrupts this may
+            # have made a change that the tuple does not have: then once more.
+            self.handlers = tuple(self._present.values())
+            self.version += 1
+            self._published = changes
+
+
+def _function_key(handler: Handler) -> Hashable:
+    return "function", handler.name, identity_of(handler.function)
+
+
+def _kinship(origin: Origin) -> Iterator[tuple[Hashable, Hashable]]:
+    """What versions of a handler have in common, and what they never have.
+
+    So the thousands of handlers that one loop makes are never looked at one by one.
+    """
+    if origin.name is not None:
+        yield ("name", origin.name), id(origin.code)
+    if origin.cell is not None:
+        yield ("statement", origin.statement), origin.cell
+
+
+def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None:
+    found = sets.get(key, set())
+    found.discard(number)
+    if not found:
+        sets.pop(key, None)
+
+
+def _covers(one: Handler, other: Handler) -> bool:
+    """Whether a handler is on all topics of another."""
+    return not without(other.topics, one.topics)
+
+
+def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
+    """Log that a handler came in place of others.
+
+    That is everyday for who works in a notebook. On other topics, though, it may have been meant as
+    another handler.
+    """
+    if gone:
+        before = list(dict.fromkeys(shown_topics((t,)) for each in gone for t in each.topics))
+        now = [shown_topics((topic,)) for topic in handler.topics]
+        log.log(
+            logging.WARNING if set(before).isdisjoint(now) else logging.INFO,
+            "%s was defined anew: the new definition, on %s, takes the place of the old one, on %s",
+            handler.name,
+            ", ".join(now),
+            ", ".join(before),
+        )
+
+
+default_registry = Registry()
+"""Where `@subscribe` puts handlers, and where a bus made without `handlers=` finds them."""
+
+
+def subscribe(
+    topic: object = None,
+    *,
+    kind: DeclaredKind = "io",
+    name: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] | Backoff | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+    max_memory: int | str | None = None,
+    writable: bool = False,
+    key: Callable[[Any], Hashable] | None = None,
+    priority: int = 0,
+    concurrency: int | None = None,
+    where: Callable[[Any], bool] | None = None,
+    once: bool = False,
+    **unknown: Never,  # typed so that checkers refuse it, there to be refused with advice
+) -> Callable[[F], F]:
+    """Subscribe the decorated function to a topic, in the default registry.
+
+    Args:
+        topic: a class, a dotted string (``*`` is one word, ``#`` zero or more), a tuple or list of
+            those; None takes it from the annotation of the function's first parameter.
+        kind: ``"io"`` for a function that waits, ``"cpu"`` for one that computes. ``"auto"`` starts
+            on the io lane, and moves to the other and back by what is measured; so the function
+            must do the same in another process, and not be async.
+        name: defaults to the function's module and qualified name.
+        timeout: seconds that one attempt may run, 30 days at most; None for no limit. At the limit
+            the delivery fails with HandlerTimeout. The worker process of a cpu handler is killed
+            and replaced; an async handler is cancelled; a thread cannot be stopped, so it is
+            abandoned with what it runs, and replaced.
+        retries: attempts that may follow the first one, 0 to 1,000.
+        backoff: the wait before each retry: a number of seconds; a sequence of such, one for each
+            retry, the last repeated; or a function of (attempt, outcome) that returns seconds, the
+            attempt being the one that has failed, counted from 1. It is tried at once with an
+            outcome of each kind of failure. None for a random wait, which grows from up to 0.5 s
+            to up to 60 s. No wait is longer than a day; none holds a worker.
+        retry_on: an exception class, or several: there is another attempt only after an error that
+            is an instance of one. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as
+            errors here. What cannot be serialized (SerializationError) is never retried.
+        max_crashes: a delivery that killed its worker, by ending the process or by going over
+            max_memory, is retried at most so often, within `retries`. cpu handlers only.
+        max_memory: the most memory that the worker may have while the handler runs: bytes, or such
+            as "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is
+            killed and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
+        writable: large arrays and other buffers of an event are shared with the workers, and read
+            only (see `shared_memory_threshold` of EventBus). True gives each attempt a copy of its
+            own that it may write to. cpu handlers only.
+        key: of an event, the key whose deliveries go one at a time, in order.
+        priority: among waiting deliveries, the larger goes first.
+        concurrency: most deliveries that may run at the same time.
+        where: of an event, whether the handler takes it.
+        once: True takes one event, the first of any of its topics, and unsubscribes the handler
+            then; the retries of that one delivery still happen. Each bus counts for itself.
+        **unknown: none; here to be refused with the names of the options that exist.
+
+    A function that is subscribed several times still gets each event once: by the last of those
+    subscriptions that takes it, and so with its options. Under another `name` it is another
+    handler. Where the cell of a notebook is run again, or a module reloaded, the new definition of
+    a function takes the place of the old one.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        SubscriptionError: function or options cannot work; the sentence says what to change.
+        TopicError: the topic is neither a class nor a well-formed dotted string.
+        SerializationError: a cpu handler holds something that cannot travel to a worker.
+    """
+    topics = topics_in(topic)  # now: under a bare @subscribe the decorator below is never called
+
+    def decorate(function: F) -> F:
+        handler = make_handler(
+            function,
+            topics or None,
+            kind=kind,
+            name=name,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            retry_on=retry_on,
+            max_crashes=max_crashes,
+            max_memory=max_memory,
+            writable=writable,
+            key=key,
+            priority=priority,
+            concurrency=concurrency,
+            where=where,
+            once=once,
+            **unknown,
+        )
+        check_can_travel(handler)
+        gone = default_registry.subscribe(handler, origin_of(function))
+        tell_of_new_definition(handler, gone)
+        return function
+
+    return decorate
+
+
+def handlers_from(items: Iterable[Callable[..., Any] | ModuleType]) -> tuple[Handler, ...]:
+    """Look up the handlers for ``EventBus(handlers=[...])`` in the default registry.
+
+    Args:
+        items: functions decorated with `subscribe`, and modules that hold such functions.
+
+    Returns:
+        Their handlers, each once, in the order of the items.
+
+    Raises:
+        SubscriptionError: an item has no handler in the default registry.
+    """
+    if not isinstance(items, Iterable):
+        raise SubscriptionError(f"handlers= takes a list of functions and modules, not {items!r}")
+    return tuple(dict.fromkeys(handler for item in items for handler in _handlers_of(item)))
+
+
+def _handlers_of(item: object) -> tuple[Handler, ...]:
+    if isinstance(item, ModuleType):
+        found = default_registry.of_module(item)
+        reason = (
+            f"the module {item.__name__} has no handlers: no function written in it is decorated "
+            f"with @subscribe; give the module that defines them"
+        )
+    elif callable(item):
+        found = default_registry.of_function(item)
+        reason = (
+            f"{name_of(item)} is not subscribed: decorate it with @subscribe, "
+            f"or make the bus without it and call bus.subscribe(topic, function)"
+        )
+    else:
+        found, reason = (), f"handlers= takes functions and modules, but {item!r} is neither"
+    if not found:
+        raise SubscriptionError(reason)
+    return found
+
+
+def check_can_travel(handler: Handler) -> None:
+    """Make sure that a cpu handler can be sent to a worker.
+
+    Raises:
+        SerializationError: it cannot; the message names the variable at fault.
+    """
+    function = handler.function
+    by_name = isinstance(function, FunctionType | BuiltinFunctionType)
+    if handler.kind == "cpu" and (not by_name or travels_by_value(function)):
+        # Imported here because it needs cloudpickle, and `import procbus` stays light.
+        from procbus.codec.fault_path import check_travels
+
+        check_travels(handler)

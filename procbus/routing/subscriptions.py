@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""The subscriptions of one bus, and the router made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from procbus.core.delivery import Delivery
+from procbus.core.errors import NoSuchHandler
+from procbus.core.handler import Handler, with_topics
+from procbus.core.introspection import name_of
+from procbus.core.locks import Lock
+from procbus.core.subscription import Lane, Subscription
+from procbus.core.topic import Topic, shown_topics, without
+from procbus.routing.lane_switch import Crossing
+from procbus.routing.redefinition import origin_of
+from procbus.routing.registry import Registry, tell_of_new_definition
+from procbus.routing.router import Router
+
+
+class Subscriptions:
+    """Who is subscribed to one bus. Thread-safe.
+
+    Args:
+        shared: a registry whose handlers, at any time, are the bus's too; None for an isolated bus.
+        own: handlers of this bus alone.
+        lane_of: gives the lane that a handler belongs to.
+        give_up: has a delivery cancelled that nobody wants any more.
+    """
+
+    def __init__(
+        self,
+        shared: Registry | None,
+        own: Iterable[Handler],
+        lane_of: Callable[[Handler], Lane],
+        give_up: Callable[[Delivery], object] | None = None,
+    ) -> None:
+        self._give_up = give_up
+        self._shared = Registry() if shared is None else shared
+        self._own = Registry()
+        for handler in own:
+            self._own.add(handler)
+        self._lane_of = lane_of
+        # Guards the writing of the fields below; taken while no other lock is held. Each change of
+        # `_made` and `_crossings` is one step, and the rest is replaced whole: readers need none.
+        self._lock = Lock()
+        #: The topics that this bus left, of handlers of the shared registry, by their numbers.
+        self._left: dict[int, tuple[Topic, ...]] = {}
+        self._all: dict[int, Subscription] = {}
+        #: Those that there are, or are to be; and those of kind "auto".
+        self._made: dict[int, Subscription] = {}
+        self._crossings: dict[int, Crossing] = {}
+        self._version = -1
+        self._router: Router[Subscription] = Router(())
+
+    def routes(self) -> Router[Subscription]:
+        """The router for the subscriptions of the moment."""
+        # Versions only grow, so their sum tells every change.
+        if self._shared.version + self._own.version != self._version:
+            self._rebuild()
+        return self._router
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `routes` has its answer at hand."""
+        return self._newest() == self._version
+
+    def all(self) -> tuple[Subscription, ...]:
+        """The subscriptions, in their order."""
+        self.routes()
+        return tuple(self._all.values())
+
+    def counted(self) -> tuple[Subscription, ...]:
+        """All that events were published to: of a handler that moved, both of its lanes."""
+        resting = [each for crossing in self.crossings() for each in crossing.sides()[1:]]
+        return (*self.all(), *resting)
+
+    def crossings(self) -> tuple[Crossing, ...]:
+        """The handlers of kind "auto"."""
+        self.routes()
+        return tuple(self._crossings.values())
+
+    def reroute(self) -> None:
+        """A handler has moved: what is published from now on goes to its new lane."""
+        self._own.touch()
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The handlers subscribed, in their order."""
+        return tuple(subscription.handler for subscription in self.all() if subscription.open)
+
+    def reached_by(self, topic: object) -> tuple[Handler, ...]:
+        """The handlers that an event of a topic or class would go to, in their order.
+
+        Raises:
+            TopicError: it is neither, or not well formed.
+        """
+        return tuple(each.handler for each in self.routes().reached_by(topic) if each.open)
+
+    def add(self, handler: Handler) -> None:
+        """Subscribe a handler to this bus alone; an older definition of it makes way."""
+        origin = origin_of(handler.function)
+        elsewhere = self._shared.former(handler, origin)
+        if elsewhere:
+            self._leave({each.number: each.topics for each in elsewhere})
+        gone = self._own.subscribe(handler, origin)
+        tell_of_new_definition(handler, (*elsewhere, *gone))
+
+    @contextmanager
+    def held(self, handler: Handler) -> Iterator[None]:
+        """Subscribe a handler for a while. For that time it comes before others of its function."""
+        self._own.hold(handler)
+        try:
+            yield
+        finally:
+            self._own.discard((handler.number,))
+
+    def remove(self, function: Callable[..., Any], topics: Sequence[Topic] | None = None) -> None:
+        """Unsubscribe a function from this bus, from these topics or from all.
+
+        Raises:
+            NoSuchHandler: it is not subscribed, or not to one of them; nothing is changed then.
+        """
+        self._clear_away()
+        own = self._own.of_function(function)
+        shared = [h for h in self._shared.of_function(function) if self._topics_of(h)]
+        if not own and not shared:
+            raise NoSuchHandler(f"{name_of(function)} is not subscribed to this bus")
+        there = [t for h in shared for t in self._topics_of(h)] + [t for h in own for t in h.topics]
+        missing = () if topics is None else without(topics, there)
+        if missing:
+            raise NoSuchHandler(
+                f"{name_of(function)} is not subscribed to {shown_topics(missing)} on this bus, "
+                f"but to {shown_topics(dict.fromkeys(there))}: give topics as they were subscribed"
+            )
+        if own:
+            self._own.take_off(function, topics)
+        if shared:
+            self._leave({h.number: tuple(topics or h.topics) for h in shared})
+
+    def _topics_of(self, handler: Handler) -> tuple[Topic, ...]:
+        """The topics of a handler of the shared registry that this bus has not left."""
+        left = self._left.get(handler.number)
+        return handler.topics if left is None else without(handler.topics, left)
+
+    def _rebuild(self) -> None:
+        self._clear_away()
+        while (version := self._newest()) != self._version:
+            # The version came first: a change after it makes it differ again. No lock is held here,
+            # as the lanes have locks of their own; of several threads the newest result counts.
+            handlers = (*self._shared_handlers(), *self._own.handlers)
+            made = {handler.number: self._subscription(handler) for handler in handlers}
+            entries = [(made[handler.number], handler.topics) for handler in handlers]
+            router = Router(entries, _without_overtaken)
+            with self._lock:
+                if version > self._version:
+                    for handler in handlers:
+                        subscription = made[handler.number]
+                        if len(subscription.handler.topics) != len(handler.topics):
+                            subscription.handler = with_topics(subscription.handler, handler.topics)
+                    _group(list(made.values()))
+                    for number in self._all.keys() - made.keys():
+                        self._made.pop(number, None)
+                        self._crossings.pop(number, None)
+                    self._all = made
+                    self._router = router
+                    self._version = version
+
+    def _newest(self) -> int:
+        """The version of the subscriptions. Versions only grow, so their sum tells every change."""
+        return self._shared.version + self._own.version
+
+    def _clear_away(self) -> None:
+        """Unsubscribe those that took the one event that they were for."""
+        over = {n: each.handler.topics for n, each in self._all.copy().items() if each.over}
+        if over:
+            self._own.discard(over)
+            self._leave(over)
+
+    def _leave(self, topics: Mapping[int, tuple[Topic, ...]]) -> None:
+        """Take this bus off topics of handlers of the shared registry, by their numbers."""
+        with self._lock:
+            left = self._left
+            self._left = left | {n: (*left.get(n, ()), *gone) for n, gone in topics.items()}
+        self._own.touch()
+
+    def _shared_handlers(self) -> Iterator[Handler]:
+        for handler in self._shared.handlers:
+            topics = self._topics_of(handler)
+            if len(topics) == len(handler.topics):
+                yield handler
+            elif topics:
+                yield with_topics(handler, topics)
+
+    def _subscription(self, handler: Handler) -> Subscription:
+        """Give the subscription of a handler, the same in each thread."""
+        number = handler.number
+        if handler.auto:
+            crossing = self._crossings.get(number)
+            if crossing is None:
+                new = Crossing(handler, self._lane_of)
+                crossing = self._crossings.setdefault(number, new)
+            for side in crossing.sides():
+                side.give_up = self._give_up
+            return crossing.current
+        found = self._made.get(number)
+        if found is None:
+            made = Subscription(handler, self._lane_of(handler))
+            made.give_up = self._give_up
+            found = self._made.setdefault(number, made)
+        return found
+
+
+def _group(subscriptions: Sequence[Subscription]) -> None:
+    """Number those that are several subscriptions of one function under one name."""
+    counts = Counter(each.key for each in subscriptions)
+    firsts: dict[Hashable, int] = {}
+    for each in subscriptions:
+        several = counts[each.key] > 1
+        each.group = firsts.setdefault(each.key, each.handler.number) if several else None
+
+
+def _without_overtaken(found: Sequence[Subscription]) -> Sequence[Subscription]:
+    """Leave out those whose function gets all events of this route by a later subscription."""
+    kept: list[Subscription] = []
+    overtaken: set[int] = set()
+    for subscription in reversed(found):
+        group = subscription.group
+        if group is None or group not in overtaken:
+            kept.append(subscription)
+            if group is not None and subscription.takes is None:
+                overtaken.add(group)
+    return kept[::-1]

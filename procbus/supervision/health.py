@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""How the workers are: readings of their processes beside what the lanes know.
+
+It measures, and never acts. It needs no supervisor, but only with one it knows who is stalled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
+
+from procbus.core.delivery import Delivery
+from procbus.supervision.stall import WINDOW_S
+from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
+
+if TYPE_CHECKING:
+    from procbus.lanes.companion import Companion
+    from procbus.lanes.cpu import CpuLane
+    from procbus.lanes.event_loop import LoopLane
+    from procbus.lanes.threads import IoLane
+    from procbus.pool.interface import Worker
+
+WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
+
+#: A share of the CPU is of so many seconds at least: the kernel counts CPU time in steps of 10 ms.
+_LEAST_SPAN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHealth:
+    """One worker just now. What is not known is None."""
+
+    kind: Literal["io", "cpu"]
+    #: Name of the thread: the worker's own in the io lane, its companion's in the cpu lane.
+    name: str
+    #: Process id; None where a worker of the cpu lane is starting and it is not known yet.
+    pid: int | None
+    #: `stalled`: a process that for two seconds used no CPU and did no input or output in its
+    #: handler, nor did its subprocesses; or a thread left behind in a handler that ran out of
+    #: time. A handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
+    state: WorkerState
+    #: Name of the handler and id of the event at hand, and for how many seconds; None between two.
+    #: Of a worker that is starting: "worker_init" while it is in that, and since it was launched.
+    handler: str | None = None
+    event_id: int | None = None
+    running_s: float | None = None
+    #: Resident memory of the process in bytes, and the part that no other process shares. None for
+    #: threads, which share the memory of the script.
+    memory_bytes: int | None = None
+    unique_bytes: int | None = None
+    #: CPU seconds used so far, by the process or by the thread.
+    cpu_s: float | None = None
+    #: CPU seconds for each second: of a thread since it started; of a process since the supervisor
+    #: looked last, which it does twice a second while the worker is busy, or if it never did, since
+    #: the process started. None for the event loop.
+    cpu_share: float | None = None
+    #: Of a process: how many it has started, with theirs, and its open file descriptors.
+    children: int | None = None
+    open_files: int | None = None
+    #: Deliveries that it has finished.
+    events_done: int
+    #: How often it was replaced, and how the last one ended ("" if none did).
+    restarts: int = 0
+    last_exit: str = ""
+
+
+def cpu_health(lane: CpuLane | None) -> list[WorkerHealth]:
+    """The worker processes. From any thread."""
+    at_hand = [] if lane is None else lane.sharing.at_hand()
+    return [_process(companion, delivery, since) for companion, delivery, since in at_hand]
+
+
+def _process(companion: Companion, delivery: Delivery | None, since: float) -> WorkerHealth:
+    # Each is read once: the companion replaces its worker, and the sample with it, at any moment.
+    worker, starting = companion.worker, companion.starting
+    last_sample = companion.last_sample
+    present = worker or starting
+    probe = None if present is None else present.probe
+    details = present.details if present is not None and probe is None else None
+    if probe is not None:
+        details = probe.details()
+    now = monotonic()
+    at_hand = _at_hand(delivery, since)
+    state: WorkerState = "idle" if delivery is None else "busy"
+    if worker is None:
+        state = "starting"
+        if starting is not None:
+            at_hand = _start(starting, companion.starting_since)
+    elif probe is not None and details is None:
+        state = "dead"
+    elif details is not None and details.status == STOPPED:
+        state = "stopped"
+    # The verdict may be of the delivery before this one, if this one is younger than a window.
+    elif delivery is not None and now - since >= WINDOW_S and companion.progress.stalled(now):
+        state = "stalled"
+    return WorkerHealth(
+        kind="cpu",
+        name=companion.name,
+        pid=None if present is None else present.pid,
+        state=state,
+        **at_hand,
+        **_readings(details, last_sample, now),
+        events_done=companion.events_done,
+        restarts=companion.restarts,
+        last_exit=companion.last_exit,
+    )
+
+
+def _readings(details: Details | None, last_sample: Sample | None, now: float) -> dict[str, Any]:
+    if details is None:
+        return {}
+    return {
+        "memory_bytes": details.rss,
+        "unique_bytes": details.uss,
+        "cpu_s": details.cpu_s,
+        "cpu_share": _cpu_share(details, last_sample, now),
+        "children": details.children,
+        "open_files": details.open_files,
+    }
+
+
+def _cpu_share(details: Details, last_sample: Sample | None, now: float) -> float | None:
+    if last_sample is None:
+        gained_s, span_s = details.cpu_s, details.age_s
+    else:
+        gained_s, span_s = details.cpu_s - last_sample.cpu_s, now - last_sample.at
+    return _share(gained_s, span_s)
+
+
+def _share(gained_s: float, span_s: float) -> float | None:
+    return max(0.0, gained_s) / span_s if span_s >= _LEAST_SPAN_S else None
+
+
+def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
+    """The threads of the io lane, and a record for each handler on the event loop.
+
+    From any thread. Threads that were left behind in a handler are among them.
+    """
+    pid = os.getpid()
+    # In this order: a thread that is left behind meanwhile is in both, and is not missed.
+    threads = dict.fromkeys([*lane.threads(), *lane.abandoned_threads()])
+    loop_thread = None if loop is None else loop.thread
+    cpu_s = thread_cpu_s() if threads or loop_thread is not None else {}
+    now = monotonic()
+    found: list[WorkerHealth] = []
+    for thread in threads:
+        delivery, since = thread.at_hand, thread.since
+        state: WorkerState = "idle" if delivery is None else "busy"
+        used_s = cpu_s.get(thread.native_id or 0)
+        found.append(
+            WorkerHealth(
+                kind="io",
+                name=thread.name,
+                pid=pid,
+                state="stalled" if thread.abandoned else state,
+                **_at_hand(delivery, since),
+                cpu_s=used_s,
+                cpu_share=None if used_s is None else _share(used_s, now - thread.started_at),
+                events_done=thread.events_done,
+            )
+        )
+    if loop is not None and loop_thread is not None:
+        running: Sequence[tuple[Delivery | None, float]] = list(loop.at_hand.items()) or [(None, 0)]
+        found += [
+            WorkerHealth(
+                kind="io",
+                name=loop_thread.name,
+                pid=pid,
+                state="idle" if delivery is None else "busy",
+                **_at_hand(delivery, since),
+                cpu_s=cpu_s.get(loop_thread.native_id or 0),
+                events_done=loop.events_done,
+            )
+            for delivery, since in running
+        ]
+    return found
+
+
+def _start(worker: Worker, since: float) -> dict[str, Any]:
+    return {
+        "handler": None if worker.set_up_since() is None else "worker_init",
+        "running_s": max(0.0, monotonic() - since),
+    }
+
+
+def _at_hand(delivery: Delivery | None, since: float) -> dict[str, Any]:
+    if delivery is None:
+        return {}
+    return {
+        "handler": delivery.handler.name,
+        "event_id": delivery.event_id,
+        "running_s": max(0.0, monotonic() - since),
+    }

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: MIT
+"""The supervisor: one thread that looks after the workers of a bus, and after time.
+
+It sees to limits of time and memory, to workers that get nowhere, to a machine short of memory, and
+to deliveries whose next attempt is due. It never waits for workers longer than it takes to kill
+one: several are killed in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
+from procbus.core.log import log
+from procbus.core.outcome import OutcomeKind
+from procbus.core.validation import format_size
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.lanes.attempt import Verdict, memory_error, timeout_error
+from procbus.lanes.lane_thread import LaneThread
+from procbus.system import forked_children, procfs
+from procbus.system.cooperative import Steps, in_turn
+from procbus.system.footprint import LEAST_S
+
+if TYPE_CHECKING:
+    from procbus.lanes.companion import Companion
+    from procbus.lanes.cpu import CpuLane
+    from procbus.lanes.threads import IoLane
+    from procbus.pool.interface import At, Worker
+    from procbus.system.footprint import Footprint, FootprintMeter
+    from procbus.system.memory import MemoryWatch
+    from procbus.system.process import Probe
+
+#: How often every busy worker is sampled, in seconds.
+SAMPLE_S = 0.5
+#: With more busy workers than this each is sampled less often, lest it all takes more than half a
+#: percent of a core.
+MANY = 32
+#: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
+#: limit ends is known from then on, so only one shorter than this can be noticed late.
+LOOK_S = 0.1
+#: A worker that is not ready after so many seconds is told of: large models take as long to load.
+SLOW_START_S = 10.0
+#: How long the end of the thread is waited for, in seconds.
+JOIN_S = 5.0
+
+
+class Supervised(Protocol):
+    """The lanes of a bus, as the supervisor sees them."""
+
+    @property
+    def cpu(self) -> CpuLane | None:
+        """The cpu lane; None while there is none."""
+
+    @property
+    def io(self) -> IoLane:
+        """The io lane of threads."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether a handler has a limit of time or memory."""
+
+    def take_back(self, delivery: Delivery) -> bool:
+        """Cancel a delivery that no worker has begun; False when there is none."""
+
+
+class Supervisor:
+    """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
+
+    What it knows of a worker it keeps on the worker's companion; its thread alone writes it.
+
+    Args:
+        lanes: are looked after.
+        retries: deliveries that wait for their next attempt.
+    """
+
+    def __init__(self, lanes: Supervised, retries: RetryQueue) -> None:
+        self._lanes = lanes
+        self._retries = retries
+        #: Guards the start.
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._memory: MemoryWatch | None = None
+        self._short = False
+        self._sampled_at = 0.0
+        #: Whether it was said that a worker takes long to start: once is enough.
+        self._slow_start = False
+        #: Handlers that were said to be stalled: each is said once.
+        self._stalled: set[int] = set()
+        #: What nobody wants any more, in the order of publishing. Others add to it.
+        self._unwanted: dict[Delivery, None] = {}
+        #: Workers with something to do whose process was found dead at the last look.
+        self._dead: set[Worker] = set()
+
+    def start(self) -> bool:
+        """Start the thread, if it is not running; False where none can be started any more."""
+        with self._lock:
+            if self._thread is None and not self._stopped:
+                thread = LaneThread("procbus-supervisor", self._run)
+                self._thread = thread  # first: a signal handler may come by here before it runs
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is ending
+                    self._thread = None
+                    return False
+            return self._thread is not None
+
+    def wake(self) -> None:
+        """Have it look now: there is a limit that there was not before."""
+        self._retries.wake()
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Cancel a delivery: take it back, or kill the worker process that runs it.
+
+        A thread or the event loop is not stopped in a handler.
+        """
+        self._unwanted[delivery] = None
+        self.start()
+        self._retries.wake()
+
+    def stop(self) -> None:
+        """End the thread. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            thread = self._thread
+        self._retries.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(JOIN_S)
+
+    # In its thread.
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        forked: list[bool] = []
+        forked_children.watch(lambda: forked.append(True))
+        while not self._stopped:
+            if forked:  # in a callback of what is settled here
+                forked_children.end_child(None, "a callback on procbus-supervisor")
+            for delivery in self._retries.wait(wait_s):
+                self._put_again(delivery)
+            try:
+                wait_s = self._look(monotonic())
+            except Exception:  # noqa: BLE001 - it must not end: nobody else sees to time limits
+                log.exception("procbus itself failed in its supervisor, which goes on")
+                wait_s = SAMPLE_S
+
+    def _put_again(self, delivery: Delivery) -> None:
+        try:
+            delivery.subscription.lane.put_again(delivery)
+        except Exception:  # noqa: BLE001 - the next one must not suffer for it
+            log.exception("procbus itself failed to try %r again", delivery)
+
+    def _look(self, now: float) -> float:
+        """Look after everything once; return for how many seconds nothing has to be done."""
+        next_look = now + (LOOK_S if self._lanes.limited else SAMPLE_S)
+        if self._unwanted:
+            self._take_back_unwanted()
+            next_look = min(next_look, now + LOOK_S)
+        if self._lanes.limited:
+            next_look = min(next_look, self._lanes.io.expire(now))
+        if self._lanes.cpu is not None:
+            next_look = min(next_look, self._look_after_cpu(self._lanes.cpu, now))
+        return max(0.0, next_look - monotonic())
+
+    def _take_back_unwanted(self) -> None:
+        """Cancel what nobody wants any more. What waits at a gate is got at once it has passed."""
+        for delivery in list(self._unwanted):
+            lane = delivery.subscription.lane
+            begun = delivery.subscription.handler.kind == "io" and lane.is_running(delivery)
+            if delivery.receipt is None or begun or self._lanes.take_back(delivery):
+                del self._unwanted[delivery]
+
+    def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
+        running = lane.sharing.running()
+        sample_s = SAMPLE_S * max(1.0, len(running) / MANY)
+        if now - self._sampled_at >= sample_s:
+            self._sampled_at = now
+            self._look_at_starts(lane, now)
+            lane.look()
+        # Without a file descriptor nothing can be seen: a worker that lives would seem dead.
+        if now == self._sampled_at and procfs.can_read():
+            self._look_at_machine(lane, now)
+            dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
+            self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
+        next_look = self._sampled_at + sample_s
+        kills: list[Steps[bool]] = []
+        for companion, worker, delivery, at in running:
+            if companion.verdict is not None:
+                continue  # it is dead, and its companion has not buried it yet
+            handler = delivery.subscription.handler
+            if delivery in self._unwanted:
+                kills.append(self._interrupt(companion, worker, delivery, at))
+                continue
+            if handler.timeout is not None:
+                ends_at = at[2] + handler.timeout
+                if now >= ends_at:
+                    kills.append(self._time_out(companion, worker, delivery, at))
+                    continue
+                next_look = min(next_look, ends_at)
+            if (limit := handler.max_memory) is not None:
+                if worker.probe is None:  # it is told of, and nobody says when
+                    footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
+                else:
+                    meter = companion.footprint
+                    due = now >= meter.due_at(limit)
+                    footprint = self._above(meter, worker.probe, limit) if due else None
+                    due_at = meter.due_at(limit)
+                if footprint is not None:
+                    kills.append(self._over_memory(companion, worker, delivery, at, footprint))
+                next_look = min(next_look, due_at)
+        in_turn(kills)
+        return next_look
+
+    def _look_at_machine(self, lane: CpuLane, now: float) -> None:
+        if not lane.pool.local:  # the memory of this machine is not what its workers have
+            lane.breaker.look(now, "")
+            return
+        if self._memory is None:
+            from procbus.system.memory import (
+                MemoryWatch,  # only now: they import psutil
+                OomWatch,
+            )
+
+            self._memory = MemoryWatch()
+            lane.oom = OomWatch()
+        assert lane.oom is not None
+        lane.oom.note()
+        lane.breaker.look(now, self._why_short(self._memory))
+
+    def _why_short(self, memory: MemoryWatch) -> str:
+        """Why there is too little memory to begin more; empty while there is enough."""
+        was_short, self._short = self._short, memory.short()
+        if self._short and not was_short:
+            log.warning(
+                "memory is short: less than %s is left; no cpu handler is begun until it is %s",
+                format_size(memory.short_below),
+                format_size(memory.enough_above),
+            )
+        elif was_short and not self._short:
+            log.warning("there is enough memory again: cpu handlers go on")
+        return f"less than {format_size(memory.enough_above)} of memory left" if self._short else ""
+
+    def _look_at_starts(self, lane: CpuLane, now: float) -> None:
+        """Tell of a worker that takes long to start, most likely in the user's set-up."""
+        for companion in lane.sharing.all():
+            worker = companion.starting
+            took_s = now - companion.starting_since
+            if worker is None or self._slow_start or took_s < SLOW_START_S:
+                continue
+            if lane.pool.elastic and worker.pid is None:
+                continue  # it waits for a place where it can be started
+            self._slow_start = True
+            if worker.set_up_since() is None:
+                where, stack = "its process gets on slowly", ""
+            else:
+                where = "it is in worker_init. Its events wait, and no limit ends that"
+                stack = in_turn([worker.ask_stack()])[0] or ""
+            log.warning(
+                "worker %s is not ready after %.3g s: %s (this is said once)%s",
+                worker.pid,
+                took_s,
+                where,
+                f"\n{stack}" if stack else "",
+            )
+
+    def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> bool:
+        """Sample a worker that is in a handler; False when it is dead."""
+        probe = worker.probe
+        if probe is None:
+            return True
+        progress = companion.progress
+        sample = probe.sample(closer=progress.quiet)
+        if sample is None:
+            return False
+        companion.last_sample = sample
+        progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
+        if progress.quiet and sample.runnable:
+            progress.note_starved(sample.at)
+        elif progress.quiet:
+            progress.note_tree(sample.at, probe.tree_cpu_s())
+        handler = delivery.subscription.handler
+        if progress.stalled(sample.at) and handler.number not in self._stalled:
+            self._stalled.add(handler.number)
+            log.warning(
+                "worker %s is stalled: %s with event %d has used no CPU and done no I/O for a "
+                "while, after %.3g s. A handler that waits belongs to kind='io'; timeout= ends "
+                "one that hangs (this is said once for each handler)",
+                worker.pid,
+                handler.name,
+                delivery.event_id,
+                max(0.0, sample.at - at[2]),
+            )
+        return True
+
+    def _look_for_dead(self, lane: CpuLane, dead: set[Worker], running: set[Worker]) -> None:
+        """A process that a handler started may keep a dead worker's pipe open: nobody is told.
+
+        Those that were dead the last time already are hung up on: the pipe tells of any other.
+        """
+        for companion in lane.sharing.with_work():
+            worker = companion.worker
+            if worker is None or worker in running or worker.probe is None:
+                continue
+            if not worker.probe.alive():
+                dead.add(worker)
+        for worker in dead & self._dead:
+            worker.hang_up()
+        self._dead = dead
+
+    def _time_out(
+        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
+    ) -> Steps[bool]:
+        def condemn(stack: str) -> None:
+            now = monotonic()
+            error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
+            companion.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
+
+        return worker.kill_in(at, condemn)
+
+    def _interrupt(
+        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
+    ) -> Steps[bool]:
+        def condemn(stack: str) -> None:  # noqa: ARG001 - nobody asked where it was
+            now = monotonic()
+            error = cancelled(delivery, now - at[2], INTERRUPTED).error
+            assert error is not None
+            companion.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
+
+        return worker.kill_in(at, condemn)
+
+    def _above(self, meter: FootprintMeter, probe: Probe, limit: int) -> Footprint | None:
+        """What a worker and its children have, if that is above the limit."""
+        footprint = meter.measure(probe, limit)
+        return footprint if footprint is not None and footprint.total > limit else None
+
+    def _over_memory(
+        self,
+        companion: Companion,
+        worker: Worker,
+        delivery: Delivery,
+        at: At,
+        footprint: Footprint,
+    ) -> Steps[bool]:
+        def condemn(stack: str) -> None:
+            now, probe = monotonic(), worker.probe
+            own = (probe.own_bytes() if probe is not None else None) or 0
+            peak = footprint._replace(worker=max(footprint.worker, own))
+            error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
+            companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
+
+        return worker.kill_in(at, condemn)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""How many cores this process may use: the least of all that limit it.
+
+These are loky's rules, which takes long to import, and two more: a quota of a cgroup above the
+process's own, and `PYTHON_CPU_COUNT` also before Python 3.13.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+
+from procbus.system import cgroups
+
+#: Variables of the environment by which users say how many.
+_SAID = ("LOKY_MAX_CPU_COUNT", "PYTHON_CPU_COUNT")
+#: Windows waits for no more processes at once.
+_MOST_ON_WINDOWS = 61
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Count the cores that this process may use, one at least.
+
+    Args:
+        root: where the cgroups are looked for, for tests.
+    """
+    return max(1, min(_limits(root)))
+
+
+def _limits(root: Path) -> Iterator[int]:
+    yield os.cpu_count() or 1  # heeds -X cpu_count
+    if hasattr(os, "sched_getaffinity"):
+        yield len(os.sched_getaffinity(0))
+    if sys.platform == "win32":
+        yield _MOST_ON_WINDOWS
+    for name in _SAID:
+        if (said := os.environ.get(name, "")).isdigit():
+            yield int(said)
+    for group in cgroups.find("cpu", root):
+        if (quota := _quota(group)) is not None:
+            yield quota
+
+
+def _quota(group: cgroups.Cgroup) -> int | None:
+    """Cores by the quota of a cgroup; None where it has none."""
+    directory = group.directory
+    try:
+        if group.version == 2:
+            most, period = (directory / "cpu.max").read_text().split()
+        else:
+            most = (directory / "cpu.cfs_quota_us").read_text()
+            period = (directory / "cpu.cfs_period_us").read_text()
+        cores = ceil(int(most) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # "max" for one
+        return None
+    return cores if cores > 0 else None

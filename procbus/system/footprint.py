@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The memory of a worker and of the processes that its handlers started, as limits count it.
+
+Each process counts with what it has resident and does not share: not libraries, not the large
+events of the bus. What a forked child still has in common with its parent counts once.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+from procbus.core.validation import format_size
+
+if TYPE_CHECKING:
+    from procbus.system.process import Probe
+
+#: How often the memory of a worker is looked at, in seconds: more often the nearer it is to its
+#: limit. Memory is hardly filled faster than so many bytes a second.
+LEAST_S, MOST_S = 0.05, 0.25
+_FILLED_S = 4 << 30
+#: How often it is looked for processes that a handler has started, in seconds.
+CHILDREN_S = 0.2
+#: Each time so often those are found too that another thread than the worker's main one started.
+_ANY_THREAD = 5
+#: A closer look may take this share of the time, at most.
+_CLOSER_SHARE = 0.05
+
+
+class Footprint(NamedTuple):
+    """Memory in bytes that counts towards a limit."""
+
+    #: The worker's own.
+    worker: int
+    #: That of the processes that its handlers started, and how many of them there are.
+    others: int = 0
+    processes: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.worker + self.others
+
+    def __str__(self) -> str:
+        """What was counted, as people read it."""
+        if not self.processes:
+            return format_size(self.total)
+        those = "a process" if self.processes == 1 else f"{self.processes} processes"
+        return (
+            f"{format_size(self.total)} ({format_size(self.worker)} in its worker and "
+            f"{format_size(self.others)} in {those} that it started)"
+        )
+
+
+class FootprintMeter:
+    """Measures one worker again and again. Not thread-safe: one asks, the supervisor or a host.
+
+    A worker without children costs one reading. Children are looked for less often, and looked at
+    closely only once a limit seems to be passed.
+    """
+
+    def __init__(self) -> None:
+        self._children: set[int] = set()
+        self._measured_at = -inf
+        self._total = 0
+        self._looked_at = -inf
+        self._looks = 0
+        self._closer_at = -inf
+
+    def due_at(self, limit: int) -> float:
+        """When it is to be measured next, in seconds of `time.monotonic()`.
+
+        Args:
+            limit: bytes.
+        """
+        room_s = (limit - self._total) / _FILLED_S
+        return self._measured_at + min(MOST_S, max(LEAST_S, room_s))
+
+    def measure(self, probe: Probe, limit: int) -> Footprint | None:
+        """What the worker and its children have now; None when it is gone.
+
+        Args:
+            probe: the worker.
+            limit: bytes. What is above it was looked at closely, or will be soon: until then None.
+        """
+        now = self._measured_at = monotonic()
+        own = probe.own_bytes()
+        if own is None:
+            return None
+        footprint = self._measure(probe, own, limit, now)
+        self._total = limit if footprint is None else footprint.total
+        return footprint
+
+    def _measure(self, probe: Probe, own: int, limit: int, now: float) -> Footprint | None:
+        if now - self._looked_at >= CHILDREN_S:
+            self._looked_at = now
+            self._look_for_children(probe)
+        if not self._children:
+            return Footprint(own)
+        from procbus.system.process import own_bytes  # only now: it imports psutil
+
+        found = {pid: bytes_ for pid in self._children if (bytes_ := own_bytes(pid))}
+        rough = Footprint(own, sum(found.values()), len(found))
+        if rough.total <= limit or own > limit or not found:
+            return rough
+        return self._look_closely(probe.pid, rough, found, now)
+
+    def _look_for_children(self, probe: Probe) -> None:
+        every_thread = self._looks % _ANY_THREAD == 0
+        self._looks += 1
+        found = probe.children(any_thread=every_thread)
+        if every_thread:
+            self._children = set(found)
+        else:
+            self._children.update(found)
+
+    def _look_closely(
+        self, pid: int, rough: Footprint, found: dict[int, int], now: float
+    ) -> Footprint | None:
+        """Count what forked processes have in common once: it takes ms, where they have GBs."""
+        from procbus.system.process import fair_bytes
+
+        if now < self._closer_at:
+            return None
+        own = fair_bytes(pid)
+        others = [fair_bytes(child) or bytes_ for child, bytes_ in found.items()]
+        took_s = monotonic() - now
+        self._closer_at = now + took_s / _CLOSER_SHARE
+        return Footprint(rough.worker if own is None else own, sum(others), len(others))

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""Programs that were made of a script, by PyInstaller and others, and start themselves as workers.
+
+A worker process is this Python, told by its command line to run a module. In such a program
+`sys.executable` is the program, which knows nothing of that: it would run the script again, which
+starts workers, and so on. `freeze_support` knows these command lines.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+
+from procbus.core.errors import ProcbusError
+
+#: The modules that a worker process runs, and one of its trackers.
+_MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
+_STATEMENT = re.compile(rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)")
+
+#: The program of a worker process, see `pool/loky_process.py`.
+_WORKER = re.compile(
+    r"import sys; sys\.path.*; import runpy; "
+    r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
+)
+
+_called = False
+
+
+def freeze_support() -> None:
+    """Let a program that PyInstaller or the like made of a script start workers.
+
+    Call it first in the script, before anything is done that a worker need not do. In a worker
+    process it does not return. Where the script runs as a script it does nothing.
+
+    Example:
+        ```python
+        import procbus
+
+        if __name__ == "__main__":
+            procbus.freeze_support()
+        ```
+    """
+    global _called
+    _called = True
+    if not getattr(sys, "frozen", False):
+        return
+    options = _without_flags(sys.argv[1:])
+    module = None
+    if options[:1] == ["-m"] and re.fullmatch(_MODULE, options[1]):
+        module = options[1]
+    elif options[:1] == ["-c"] and (worker := _WORKER.fullmatch(options[1])):
+        module = worker[1]
+    if module is not None:
+        sys.argv[1:] = options[2:]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit()
+    if options[:1] == ["-c"] and _STATEMENT.fullmatch(options[1]):
+        exec(options[1], {"__name__": "__main__"})  # noqa: S102 - our own process wrote it
+        sys.exit()
+    import multiprocessing  # only now: it takes time to import
+
+    multiprocessing.freeze_support()  # for those that handlers start
+
+
+def check_can_start() -> None:
+    """Refuse to start a worker where that would start the program again.
+
+    Raises:
+        ProcbusError: `freeze_support` was not called; the message says where to.
+    """
+    if getattr(sys, "frozen", False) and not _called:
+        raise ProcbusError(
+            "this program was frozen (by PyInstaller, say), and each worker process would run it "
+            "from its beginning: call procbus.freeze_support() first in the script, below "
+            '`if __name__ == "__main__":`, before a bus is made'
+        )
+
+
+def _without_flags(arguments: Sequence[str]) -> list[str]:
+    """Leave out the flags of the interpreter that stand before `-m` or `-c`."""
+    rest = list(arguments)
+    while len(rest) > 1 and rest[0].startswith("-"):
+        if rest[0] in ("-m", "-c"):
+            return rest
+        del rest[: 2 if rest[0] == "-X" else 1]
+    return []

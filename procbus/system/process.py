@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: MIT
+"""What the system says of processes, and signals to them: psutil, behind one door.
+
+Processes end at any moment, also between two lines here. So nothing here raises because one is
+gone: there is no answer then. All of it may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import psutil
+
+from procbus.system import procfs
+from procbus.system.cooperative import Steps
+
+#: `Details.status` of a process that a signal has halted.
+STOPPED = psutil.STATUS_STOPPED
+#: How long `Probe.stop` waits for the kernel, in seconds.
+STOP_S = 0.020
+#: How long `Probe.kill_tree` waits between two looks, in seconds.
+_LOOK_S = 0.0005
+#: How long `end_all` waits between two looks, in seconds.
+_END_LOOK_S = 0.010
+#: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
+_ROUNDS = 5
+# Where a process vanishes between the opening and the reading of a file, psutil passes on what it
+# got: OSError, or RuntimeError and ValueError for an empty one.
+_UNANSWERED = (psutil.Error, OSError, RuntimeError, ValueError)
+
+_Answer = TypeVar("_Answer")
+
+
+class Sample(NamedTuple):
+    """What one look at a process costs little to tell."""
+
+    #: When, in seconds of `time.monotonic()`.
+    at: float
+    #: Resident memory in bytes.
+    rss: int
+    #: CPU seconds of all its threads, without its children.
+    cpu_s: float
+    #: Bytes read and written by system calls so far; 0 if not asked for, or not counted.
+    io_bytes: int
+    #: Whether its main thread is running, or waits for nothing but a core; False if not asked for.
+    runnable: bool = False
+
+
+class Details(NamedTuple):
+    """What takes longer to find out."""
+
+    #: As psutil names it; `STOPPED` is one.
+    status: str
+    #: Resident memory in bytes, and the part that no other process has; None if not allowed.
+    rss: int
+    uss: int | None
+    cpu_s: float
+    #: How many descendants it has.
+    children: int
+    #: Open file descriptors; None if not allowed.
+    open_files: int | None
+    #: Seconds since it started, by the system's clock.
+    age_s: float
+
+
+class Memory(NamedTuple):
+    """Memory of the whole machine, in bytes."""
+
+    total: int
+    available: int
+
+
+class Probe:
+    """Looks at one worker process, and sends it signals. Thread-safe.
+
+    Signals and `alive` never go to another process that got the same pid. The readings do not
+    check that, which would double their cost: a worker's pid is used again only after the
+    worker was reaped, and nobody looks any more soon after.
+
+    Args:
+        pid: its process id. If there is no such process, it counts as one that is gone.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._process = _process(pid)
+
+    def sample(self, *, closer: bool = False) -> Sample | None:
+        """Take a sample; None when the process is gone or a zombie.
+
+        Args:
+            closer: count the bytes of its input and output, and tell whether it wants a core, for
+                about the same cost again.
+        """
+        if self._process is None:
+            return None
+        if procfs.READABLE:  # this is what is asked most often
+            stat = procfs.read_stat(self.pid)
+            if stat is None or not stat.rss:  # a zombie has no memory
+                return None
+            io_bytes = (procfs.read_io_bytes(self.pid) or 0) if closer else 0
+            return Sample(time.monotonic(), stat.rss, stat.cpu_s, io_bytes, stat.state == "R")
+        try:
+            times = self._process.cpu_times()
+            rss = self._process.memory_info().rss
+        except _UNANSWERED:
+            return None
+        runnable = closer and self._status() == psutil.STATUS_RUNNING
+        cpu_s = times.user + times.system
+        return Sample(time.monotonic(), rss, cpu_s, 0, runnable) if rss else None
+
+    def own_bytes(self) -> int | None:
+        """Resident memory that it does not share; None when the process is gone or a zombie.
+
+        What is shared are libraries, and the large events of the bus. Only Linux tells it apart.
+        """
+        return None if self._process is None else own_bytes(self.pid)
+
+    def alive(self) -> bool:
+        """Whether it is there and not a zombie."""
+        if self._process is None:
+            return False
+        try:
+            return _is_alive(self._process)
+        except _UNANSWERED as error:
+            return _no_file_left(error) and _is_living_child(self.pid)
+
+    def exit_code(self) -> int | None:
+        """Exit code of a child that is a zombie, as in `subprocess`; it stays one."""
+        if not hasattr(os, "waitid"):  # Windows and old macOS
+            return None
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:  # it was reaped
+            return None
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def stopped(self) -> bool:
+        """Whether a signal has halted it."""
+        return self._status() == STOPPED
+
+    def _status(self) -> str | None:
+        return self._ask(lambda process: process.status(), None)
+
+    def details(self) -> Details | None:
+        """Look closely: it takes some 0.1 ms, more with GBs of memory. None when it is dead."""
+        sample = self.sample()
+        status = self._status()
+        if sample is None or status is None or status in _DEAD:
+            return None
+        return Details(
+            status,
+            sample.rss,
+            self._ask(lambda process: process.memory_full_info().uss, None),
+            sample.cpu_s,
+            len(self.children()),
+            self._ask(lambda process: process.num_fds(), None),
+            self._ask(lambda process: max(0.0, time.time() - process.create_time()), 0.0),
+        )
+
+    def children(self, *, any_thread: bool = True) -> list[int]:
+        """Pids of all its descendants; empty when it is gone.
+
+        Args:
+            any_thread: also those that another than its main thread started, for four times the
+                cost. Where the kernel does not list children these are always among them.
+        """
+        if procfs.LISTS_CHILDREN:
+            # Some 10 us, where psutil looks at every process of the machine, which takes ms. It may
+            # miss one where another ends just then.
+            pid, known = self.pid, self._process is not None
+            return procfs.descendants(pid, any_thread=any_thread) if known else []
+        nobody: list[psutil.Process] = []
+        found = self._ask(lambda process: process.children(recursive=True), nobody)
+        return [child.pid for child in found]
+
+    def family(self) -> list[Probe]:
+        """Its descendants, but for those in a session of their own: somebody lets them live on."""
+        own = _session(self.pid)
+        return [Probe(pid) for pid in self.children() if _session(pid) == own]
+
+    def tree_cpu_s(self) -> float:
+        """CPU seconds of it, of its descendants, and of those that have ended; 0 when it is gone.
+
+        By these a handler that waits for a busy subprocess is told from one that is stalled. They
+        grow only, but for descendants whose parent ended before them: those are nobody's.
+        """
+        return sum(_family_cpu_s(pid) for pid in (self.pid, *self.children()))
+
+    def send_signal(self, number: int) -> bool:
+        """Send it a signal; False when it is gone."""
+        return self._process is not None and _send(self._process, number)
+
+    def stop(self) -> Steps[bool]:
+        """Halt it, and wait until its main thread, which runs the handlers, is halted.
+
+        After `STOP_S` it waits no longer: the kernel is busy for the process, or has no core for
+        it. When it has, the signal comes before any code of the process does.
+
+        Returns:
+            False when it is gone. After True it runs nothing until `resume`.
+        """
+        deadline = time.monotonic() + STOP_S
+        if not self.send_signal(signal.SIGSTOP):
+            return False
+        while not self.stopped() and time.monotonic() < deadline:
+            yield
+        return self.alive()
+
+    def resume(self) -> None:
+        """Let it go on after `stop`, also if it did not come to a halt yet."""
+        self.send_signal(signal.SIGCONT)
+
+    def kill_tree(self) -> None:
+        """Kill it and all its descendants with SIGKILL. Idempotent.
+
+        A descendant whose own parent has ended is not found: it is nobody's child any more.
+        """
+        # Halted first, from the top down: a process that is halted starts no more, and one whose
+        # parent is killed before it is found is never found.
+        self.send_signal(signal.SIGSTOP)
+        family: dict[int, psutil.Process] = {}
+        deadline = time.monotonic() + STOP_S
+        rounds = 0
+        while rounds < _ROUNDS:
+            # Asked before the look: the signal takes a moment, in which one may be in the middle of
+            # starting another. The kernel's list may also miss one where another ends just then.
+            # Once they are halted, they neither start any nor end.
+            halted = all(map(_is_halted, (self.pid, *family)))
+            more = [pid for pid in self.children() if pid not in family]
+            if not more and (halted or time.monotonic() >= deadline):
+                break
+            if not more:
+                time.sleep(_LOOK_S)
+                continue
+            for pid in more:
+                if (process := _process(pid)) is not None:
+                    family[pid] = process
+                    _send(process, signal.SIGSTOP)
+            rounds += 1
+            deadline = time.monotonic() + STOP_S
+        for process in family.values():
+            _send(process, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)  # the last one: who sees it dead finds none of the others
+
+    def _ask(self, question: Callable[[psutil.Process], _Answer], otherwise: _Answer) -> _Answer:
+        if self._process is None:
+            return otherwise
+        try:
+            return question(self._process)
+        except _UNANSWERED:
+            return otherwise
+
+
+def end_all(probes: Sequence[Probe], patience_s: float) -> None:
+    """End processes: ask them to, by SIGTERM, and kill those that are there after so long."""
+    for probe in probes:
+        probe.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    left = [probe for probe in probes if probe.alive()]
+    while left and time.monotonic() < deadline:
+        time.sleep(_END_LOOK_S)
+        left = [probe for probe in left if probe.alive()]
+    for probe in left:
+        probe.kill_tree()
+
+
+def own_bytes(pid: int) -> int | None:
+    """As `Probe.own_bytes`, of any process."""
+    if procfs.READABLE:
+        return procfs.read_own_bytes(pid) or None
+    try:
+        return psutil.Process(pid).memory_info().rss or None
+    except _UNANSWERED:
+        return None
+
+
+def fair_bytes(pid: int) -> int | None:
+    """As `own_bytes`, but a page that several processes have counts in each for its part only.
+
+    So do pages that a forked process and its parent have in common until one writes to them. The
+    kernel looks at every page for it: some ms for each GB. None where it is not told.
+    """
+    own = own_bytes(pid)
+    if own is None:
+        return None
+    try:
+        proportional = getattr(psutil.Process(pid).memory_full_info(), "pss", None)
+    except _UNANSWERED:
+        return None
+    return None if proportional is None else min(own, proportional)
+
+
+def machine_memory() -> Memory:
+    """Memory of the machine, whatever the limits of this process are."""
+    memory = psutil.virtual_memory()
+    return Memory(memory.total, memory.available)
+
+
+def thread_cpu_s() -> dict[int, float]:
+    """CPU seconds of each thread of this process by its native id; empty if not allowed."""
+    try:
+        return {t.id: t.user_time + t.system_time for t in psutil.Process().threads()}
+    except _UNANSWERED:
+        return {}
+
+
+_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except _UNANSWERED:
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() not in _DEAD
+
+
+def _is_halted(pid: int) -> bool:
+    """Whether its main thread runs no code: a signal has halted it, or it is dead."""
+    if procfs.READABLE:
+        stat = procfs.read_stat(pid)
+        return stat is None or stat.state in "TtZX"
+    try:
+        return psutil.Process(pid).status() in (STOPPED, *_DEAD)
+    except _UNANSWERED:
+        return True
+
+
+def _session(pid: int) -> int:
+    """Number of its session; 0 where there is no such thing, or it is gone."""
+    try:
+        return os.getsid(pid)
+    except (AttributeError, OSError):
+        return 0
+
+
+def _send(process: psutil.Process, number: int) -> bool:
+    try:
+        process.send_signal(number)
+    except _UNANSWERED as error:
+        if not (_no_file_left(error) and _is_living_child(process.pid)):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+    return True
+
+
+def _no_file_left(error: BaseException) -> bool:
+    """Whether there was no answer because this process has no file descriptor left to ask with."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def _is_living_child(pid: int) -> bool:
+    """Whether this is a child of ours that runs; without a file, and of no other with its pid."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except (OSError, AttributeError):  # not a child, or it was reaped; Windows has no such call
+        return False
+
+
+def _family_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and of the children that it has waited for."""
+    if procfs.READABLE:
+        stat = procfs.read_stat(pid)
+        return 0.0 if stat is None else stat.cpu_s + stat.children_cpu_s
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except _UNANSWERED:
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system

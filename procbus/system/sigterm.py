@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""SIGTERM: a script that is told to end finishes, or puts away, the work of its buses first.
+
+The handler of the signal runs in the main thread, between any two steps of it, with any lock held.
+So all that it does is to note the time, to start a thread that has the rest done, and to raise
+SystemExit(143): the script unwinds as at Ctrl-C, and its buses close on the way. A bus asks here
+how long it may take for that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from math import inf
+from time import monotonic, sleep
+from types import FrameType
+from typing import Literal, Protocol
+
+from procbus.core.log import log
+from procbus.system.own_thread import run_in_thread
+
+OnSigterm = Literal["finish", "put_away"] | None
+
+#: As a shell has it for a program that a signal ended: 128 and its number.
+STATUS = 143
+#: With "put_away", what is in a handler has so long to finish, in seconds, as at Ctrl-C.
+PUT_AWAY_S = 1.0
+#: What is left of the script once all buses are closed has so long at least, in seconds.
+LAST_S = 1.0
+
+
+class Told(Protocol):
+    """What is told of SIGTERM: a bus."""
+
+    on_sigterm: OnSigterm
+    grace_s: float
+
+    closing: bool
+
+    def refuse(self) -> None:
+        """Take no more events. From any thread."""
+
+
+#: The open buses that want to be told. Each of its operations is atomic.
+_buses: dict[Told, None] = {}
+#: When the signal came, each time.
+_came_at: list[float] = []
+#: When all is to be over, as of `time.monotonic()`.
+_end_at = 0.0
+#: Whether the interpreter is ending, and whether the signal came then: Python ends with the status
+#: that it had by that time.
+_ending = _status_lost = False
+_at_exit = False
+
+
+def install(bus: Told) -> None:
+    """Have SIGTERM end this bus in order, from now until `forget`, unless the user has a handler.
+
+    Args:
+        bus: one with `on_sigterm`.
+    """
+    global _at_exit
+    if not _buses:
+        _came_at.clear()  # the script went on after all
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not _on_sigterm:
+        if threading.current_thread() is not threading.main_thread():
+            log.warning(
+                "on_sigterm=%r has no effect: this bus was made in another thread than the main "
+                "one, and only that may handle signals. Make it there, or leave on_sigterm out",
+                bus.on_sigterm,
+            )
+            return
+        if handler is not signal.SIG_DFL:
+            log.warning(
+                "on_sigterm=%r has no effect: the script has a handler of its own for SIGTERM. "
+                "Raise SystemExit(%d) in it, or call bus.close(timeout=...) outside of it",
+                bus.on_sigterm,
+                STATUS,
+            )
+            return
+        signal.signal(signal.SIGTERM, _on_sigterm)
+        if not _at_exit:
+            _at_exit = True
+            atexit.register(_give_status)
+    _buses[bus] = None
+
+
+def forget(bus: Told) -> None:
+    """The bus was closed."""
+    _buses.pop(bus, None)
+    restore()
+
+
+def restore() -> None:
+    """Give the signal back its default once no bus is open, where this is the main thread.
+
+    Where it is not, the handler does what the default does.
+    """
+    if _buses or _came_at or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def came() -> bool:
+    """Whether the signal has come."""
+    return bool(_came_at)
+
+
+def finish_by(bus: Told) -> float:
+    """When the bus begins nothing more, as of `time.monotonic()`; infinite without SIGTERM."""
+    if not _came_at or bus not in _buses:
+        return inf
+    if len(_came_at) > 1 or bus.on_sigterm == "put_away":
+        return _came_at[0]
+    return _came_at[0] + bus.grace_s
+
+
+def stop_by(bus: Told) -> float:
+    """When the bus stops what is in a handler, likewise."""
+    by = finish_by(bus)
+    return by + PUT_AWAY_S if bus.on_sigterm == "put_away" and len(_came_at) == 1 else by
+
+
+def note_ending() -> None:
+    """The interpreter is ending: what is raised from now on is no way to end it any more."""
+    global _ending
+    _ending = True
+
+
+def end_in_time() -> None:
+    """All buses are closed as the interpreter ends: have it end, whatever threads are left."""
+    if _came_at:
+        run_in_thread("procbus-sigterm-end", _end)
+
+
+def _end() -> None:
+    sleep(max(LAST_S, _end_at - monotonic()))
+    _exit()
+
+
+def _give_status() -> None:
+    if _status_lost:
+        logging.shutdown()  # its own hook was registered before this one, and would be next
+        _exit()
+
+
+def _exit() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001, S112 - it may be anything, and closed
+            continue
+    os._exit(STATUS)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - see `signal`
+    buses = list(_buses)
+    if not buses and not _came_at:
+        # A forked child, or no bus is open any more, and no main thread has said so.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+    global _end_at, _status_lost
+    _came_at.append(monotonic())
+    _status_lost = _ending
+    if len(_came_at) == 1:
+        _end_at = _came_at[0] + max(bus.grace_s for bus in buses)
+        run_in_thread("procbus-sigterm", lambda: _tell(buses))
+    elif len(_came_at) == 2 and any(bus.closing for bus in buses):
+        return  # they look for it, in whatever thread they are closed
+    raise SystemExit(STATUS)
+
+
+def _tell(buses: Sequence[Told]) -> None:
+    for bus in buses:
+        bus.refuse()
+    _tell_systemd()
+    if any(bus.on_sigterm == "finish" for bus in buses):
+        log.warning(
+            "SIGTERM: what is pending has %.3g s to finish; a second SIGTERM ends it at once",
+            _end_at - _came_at[0],
+        )
+    else:
+        log.warning("SIGTERM: what is pending is put away")
+
+
+def _tell_systemd() -> None:
+    """Tell the service manager, where one wants to know, that this is an orderly end."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    import socket  # only now: few scripts are services
+
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.setblocking(False)
+            notify.sendto(b"STOPPING=1", address.replace("@", "\0", 1))
+    except OSError as error:
+        log.info("systemd could not be told of the end: %s", error)
+
+
+def _after_fork_in_child() -> None:
+    _buses.clear()
+    _came_at.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""Workers without a process: handlers run in the companion's own thread.
+
+For tests. Everything but the process is real: the worker's loop, the codec, the logbook and the
+tokens. So what cannot travel fails here too, and a kill leaves behind what a process would.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from procbus.core.delivery import Delivery
+from procbus.core.stats import SharedMemoryStats
+from procbus.pool.child.loop import Worker
+from procbus.pool.handler_cache import Definitions
+from procbus.pool.interface import BATCH_S, At, Message, Report, WorkerGone
+from procbus.pool.logbook import Logbook
+from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.results import ResultReader
+from procbus.pool.memory.worker_side import WorkerMemory
+from procbus.pool.parent_end import ParentEnd
+from procbus.system.cooperative import Steps
+
+
+class InlinePool:
+    """Workers in threads of this process.
+
+    Args:
+        workers: how many the lane will start.
+        memory: shared with the workers, for what is large.
+    """
+
+    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
+
+    def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
+        self._workers = workers
+        self.definitions = Definitions()
+        self.memory = EventMemory(1 << 28) if memory is None else memory
+
+    def close(self) -> None:
+        """Let go of the shared memory. Idempotent."""
+        self.memory.close()
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """What is large, on its way to workers and back."""
+        return self.memory.stats()
+
+    def size(self) -> int:
+        """How many workers the lane starts at most."""
+        return self._workers
+
+    def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
+        """Make a worker; it is ready at once."""
+        worker = InlineWorker(self.definitions, self.memory)
+        launched(worker)
+        return worker
+
+
+class InlineWorker:
+    """One worker, run by whoever calls `receive`. See `procbus.pool.interface.Worker`.
+
+    A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but
+    nobody gets to know of that: the worker died in it.
+    """
+
+    #: There is no process to look at but this one.
+    probe = None
+    #: What it gives back it gives at once.
+    recalling, details = False, None
+
+    def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
+        self.pid: int | None = os.getpid()
+        results = ResultReader(memory, 1)
+        self._end = ParentEnd(definitions, memory, results)
+        self._end.pid = self.pid
+        self._killed = threading.Event()
+        #: Guards the closing of the logbook: others read it.
+        self._closing = threading.Lock()
+        self._closed = False
+        self._logbook = _MortalLogbook.create()
+        self._logbook.killed = self._killed
+        self._tokens = threading.Semaphore(0)
+        self._to_worker: deque[bytes] = deque()
+        self._from_worker: deque[bytes] = deque()
+        shared = WorkerMemory(memory.room, results.room, memory.large)
+        self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
+        #: Whose thread runs the handlers.
+        self._thread = 0
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Encode a batch as for a process."""
+        return self._end.prepare(batch, deliveries)
+
+    def offer(self, message: Message) -> None:
+        """Give the worker a token for each delivery."""
+        if message.deliveries:
+            self._tokens.release(len(message.deliveries))
+
+    def fits_ahead(self, _: Message) -> bool:
+        """Say that it does: there is no pipe to fill."""
+        return True
+
+    def send(self, message: Message) -> None:
+        """Keep the batch for `receive`."""
+        self._end.sent(message)
+        self._to_worker.append(message.data)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until a block of shared memory has come free."""
+        self._end.wait_for_room(timeout_s)
+
+    def take_back(self, most: int) -> int:
+        """Take tokens, so that the worker finds none for the last deliveries it has."""
+        taken = 0
+        while taken < most and self._tokens.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def receive(self, patience_s: float | None = None) -> Report:  # noqa: ARG002 - never waits
+        """Run the next batch, unless something is left to be told of the last one."""
+        self._thread = threading.get_ident()
+        while not self._from_worker:
+            if not self._to_worker:
+                self._killed.wait()  # a process that has nothing to do says nothing either
+            if self._killed.is_set():
+                raise self._gone()
+            try:
+                self._worker.run_batch(self._to_worker.popleft())
+            except _Killed:
+                continue
+        return self._end.report(self._from_worker.popleft())
+
+    def running(self) -> At | None:
+        """What the logbook says just now."""
+        with self._closing:
+            return None if self._closed else self._logbook.running()
+
+    def set_up_since(self) -> float | None:
+        """It has no set-up."""
+        return None
+
+    def ask_stack(self) -> Steps[str]:
+        """Where its thread is."""
+        yield from ()  # there is nothing to wait for
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
+        return "".join(traceback.format_stack(frame))
+
+    def watch_memory(self, at: At, limit: int) -> None:
+        """Nothing to do: it has no memory of its own."""
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+        """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+        stack = yield from self.ask_stack()
+        with self._logbook.writing:
+            if self.running() != at or self._killed.is_set():
+                return False
+            condemn(stack)
+            self._killed.set()
+            return True
+
+    def hang_up(self) -> None:
+        """As `kill`: it has no process that could be dead."""
+        self.kill()
+
+    def stop(self) -> None:
+        """Let go of what it holds. Idempotent."""
+        with self._closing:
+            self._closed = True
+            self._logbook.close()
+        self._end.close()
+
+    def kill(self) -> None:
+        """See to it that the worker tells and begins nothing more."""
+        self._killed.set()
+
+    def _gone(self) -> WorkerGone:
+        words = self._end.last_words(self._logbook.read(), monotonic())
+        gone = WorkerGone(self.pid, None, words)
+        self.stop()
+        return gone
+
+    def _tell(self, *parts: bytes | memoryview) -> None:
+        if self._killed.is_set():
+            raise _Killed
+        message = b"".join(parts)
+        if not self._end.costs.take_in(message):
+            self._from_worker.append(message)
+
+
+class _Killed(BaseException):
+    """Ends the worker's loop where a process would have been killed."""
+
+
+class _MortalLogbook(Logbook):
+    """A logbook in which a killed worker writes nothing more.
+
+    `writing` is its own lock: between a look at what is running and the kill nothing changes.
+    """
+
+    killed: threading.Event
+
+    def __init__(self, fd: int) -> None:
+        self.writing = threading.Lock()
+        super().__init__(fd)
+
+    def begin(self, index: int, now: float) -> None:
+        """The handler of this delivery begins."""
+        with self.writing:
+            if self.killed.is_set():
+                raise _Killed
+            super().begin(index, now)
+
+    def finish(self, done: int, result: bytes) -> bool:
+        """The delivery begun last is finished."""
+        with self.writing:
+            if self.killed.is_set():
+                raise _Killed
+            return super().finish(done, result)

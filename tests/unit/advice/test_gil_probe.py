@@ -1,0 +1,162 @@
+"""Who holds the GIL: what follows from a look, and looks at real threads."""
+
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procbus.advice.gil_probe import GilProbe, doing, is_available
+from procbus.core.meter import Doing
+from tests.parts import BOUND_S
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs the clocks of other threads")
+
+DATA = bytes(4_000_000)
+
+
+def likeliest(*args: object) -> Doing:
+    found = doing(*args)  # type: ignore[arg-type] # as the tests below give them
+    return max(found, key=lambda each: found[each])
+
+
+def test_one_that_ran_while_the_gil_was_not_to_be_had_held_it():
+    assert likeliest(0.005, 0.005, 0.005, False, "futex_wait_queue") is Doing.HOLDS
+
+
+def test_one_that_did_not_run_meanwhile_waits_for_it():
+    assert likeliest(0.005, 0.0, 0.005, False, "futex_wait_queue") is Doing.QUEUES
+
+
+def test_one_that_waits_for_something_else_waits():
+    assert likeliest(0.005, 0.0, 0.005, False, "hrtimer_nanosleep") is Doing.WAITS
+    assert likeliest(0.0, 0.0, 0.001, False, "sk_wait_data") is Doing.WAITS
+
+
+def test_one_that_goes_on_while_it_cannot_have_the_gil_needs_none():
+    assert likeliest(0.0, 0.0, 0.0, True, "0") is Doing.FREE
+    assert likeliest(0.005, 0.005, 0.02, True, "0") is Doing.FREE
+
+
+def test_two_that_ran_all_the_time_cannot_both_have_had_it():
+    found = doing(0.0095, 0.01, 0.02, False, "futex_wait_queue")
+    assert found[Doing.FREE] == pytest.approx(0.5)
+    assert found[Doing.HOLDS] == pytest.approx(0.5)
+
+
+def test_a_lock_is_told_from_the_gil_by_nobody_running():
+    assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", True) == {Doing.WAITS: 1.0}
+    assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", False) == {}
+
+
+@given(
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 64),
+    st.booleans(),
+    st.sampled_from(["", "0", "futex_wait_queue", "hrtimer_nanosleep"]),
+)
+def test_what_is_likely_never_adds_up_to_more_than_one(
+    late_s: float, ran_s: float, others_s: float, went_on: bool, blocked_in: str
+):
+    found = doing(late_s, ran_s, ran_s + others_s, went_on, blocked_in)
+    assert all(each >= -1e-9 for each in found.values())
+    assert sum(found.values()) <= 1 + 1e-9
+
+
+@given(
+    st.floats(0, 1),
+    st.floats(-10, 10),
+    st.floats(-10, 10),
+    st.booleans(),
+    st.sampled_from(["", "0", "futex_wait_queue", "hrtimer_nanosleep"]),
+)
+def test_clocks_that_do_not_agree_make_nothing_likelier_than_certain(
+    late_s: float, ran_s: float, ran_all_s: float, went_on: bool, blocked_in: str
+):
+    """A thread that has ended has no clock; and no two clocks are read at one moment."""
+    found = doing(late_s, ran_s, ran_all_s, went_on, blocked_in)
+    assert all(-1e-9 <= each <= 1 + 1e-9 for each in found.values())
+    assert sum(found.values()) <= 1 + 1e-9
+
+
+class Subject(threading.Thread):
+    """A thread that does the same again and again."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.what = what
+        self.began = threading.Event()
+        self.ended = False
+
+    def run(self) -> None:
+        self.began.set()
+        while not self.ended:
+            self.what()
+
+    def subject(self) -> str:
+        return "it"
+
+    def finished(self, since: float) -> None:
+        return None
+
+
+@contextmanager
+def threads(what: Callable[[], object], count: int) -> Iterator[list[Subject]]:
+    started = [Subject(what) for _ in range(count)]
+    for thread in started:
+        thread.start()
+    try:
+        assert all(thread.began.wait(BOUND_S) for thread in started)
+        yield started
+    finally:
+        for thread in started:
+            thread.ended = True
+        for thread in started:
+            thread.join(BOUND_S)
+
+
+def looked(what: Callable[[], object], count: int, until: Doing) -> Counter[Doing]:
+    """Look until that was seen ten times, or for as long as a test may take."""
+    probe, found = GilProbe(), Counter[Doing]()
+    deadline = time.monotonic() + BOUND_S
+    with threads(what, count) as started:
+        while found[until] < 10 and time.monotonic() < deadline:
+            for _, seen in probe.look(started):
+                found.update(seen)
+    assert found[until], "it was never seen"
+    return found
+
+
+def spin() -> None:
+    for _ in range(20_000):
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_python_code_is_seen_to_hold_the_gil(count: int):
+    found = looked(spin, count, Doing.HOLDS)
+    assert found[Doing.HOLDS] > found[Doing.FREE]
+    assert found[Doing.HOLDS] > found[Doing.WAITS]
+
+
+def test_code_that_releases_the_gil_is_seen_to():
+    found = looked(lambda: zlib.crc32(DATA), 2, Doing.FREE)
+    assert found[Doing.FREE] > found[Doing.HOLDS]
+
+
+def test_sleep_is_seen_as_waiting():
+    found = looked(lambda: time.sleep(0.01), 4, Doing.WAITS)
+    assert found[Doing.WAITS] > found[Doing.HOLDS] + found[Doing.FREE]
+
+
+def test_a_thread_that_has_ended_is_seen_to_do_nothing():
+    with threads(spin, 1) as [thread]:
+        pass
+    for _, seen in GilProbe().look([thread]):
+        assert not any(seen.values())

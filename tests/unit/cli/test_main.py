@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from procbus import EventBus
+from procbus.cli import main
+
+
+def procbus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "procbus", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+def test_help_names_the_commands() -> None:
+    run = procbus("--help")
+    assert run.returncode == 0
+    assert "demo" in run.stdout
+    assert "bench" in run.stdout
+
+
+def test_bench_hands_its_arguments_to_the_benchmarks_beside_it() -> None:
+    run = procbus("bench", "--list")
+    assert run.returncode == 0, run.stderr
+    assert "tiny_cpu" in run.stdout
+    refused = procbus("bench", "--only", "nothing")
+    assert refused.returncode == 2
+    assert "invalid choice: 'nothing'" in refused.stderr
+
+
+def test_version_is_printed() -> None:
+    run = procbus("--version")
+    assert run.returncode == 0
+    assert run.stdout.startswith("procbus ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: COMMAND"),
+        (["dmeo"], "invalid choice: 'dmeo'"),
+        (["demo", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
+        (["demo", "--cpu-workers", "two"], "argument --cpu-workers: "),
+        (["demo", "--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_what_is_wrong(
+    arguments: list[str], complaint: str
+) -> None:
+    run = procbus(*arguments)
+    assert run.returncode == 2
+    assert complaint in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom procbus.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'rich', 'sqlite3', 'loky', 'psutil', 'asyncio'} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_handler_of_sigterm_is_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert main.main(["demo", str(tmp_path / "nowhere")]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["journal", "status"], ["journal", "export"]])
+def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "run.db"
+    with EventBus([], journal=path) as bus:
+        bus.subscribe("works", abs)
+        bus.publish("works", 5, id="five")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "procbus", *arguments, path],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=50,
+        )
+    finally:
+        os.close(writing)
+    assert (run.returncode, run.stderr) == (141, "")

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""The log of procbus: as any other, but that it harms nobody."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from procbus.core.log import log
+from tests.parts import BOUND_S, in_thread
+
+
+class Broken(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise RuntimeError("a filter that fails")
+
+
+@pytest.fixture
+def broken() -> Iterator[None]:
+    """The user's logging fails."""
+    broken = Broken()
+    logging.getLogger("procbus").addFilter(broken)
+    yield
+    logging.getLogger("procbus").removeFilter(broken)
+
+
+def test_a_record_is_that_of_the_logger_and_says_who_made_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log.warning("%d of %s", 2, "three")
+
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("procbus", logging.WARNING)
+    assert record.getMessage() == "2 of three"
+    assert record.funcName == "test_a_record_is_that_of_the_logger_and_says_who_made_it"
+    assert Path(record.pathname) == Path(__file__)
+
+
+def test_an_exception_comes_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise KeyError("id")
+    except KeyError:
+        log.exception("it failed")
+
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert 'raise KeyError("id")' in caplog.text
+
+
+def test_levels_are_those_of_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "procbus")
+
+    log.warning("not said")
+
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("broken")
+def test_logging_that_fails_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    log.error("it failed", exc_info=KeyError("id"))
+
+    assert "a filter that fails" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("broken")
+def test_where_there_is_no_stderr_either_nothing_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+
+    log.warning("not said")
+
+
+def test_ctrl_c_is_not_swallowed() -> None:
+    class Interrupted(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise KeyboardInterrupt
+
+    interrupted = Interrupted()
+    logging.getLogger("procbus").addFilter(interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            log.warning("not said")
+    finally:
+        logging.getLogger("procbus").removeFilter(interrupted)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=type)
+def test_in_a_thread_of_the_bus_nothing_at_all_is_raised(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ends(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise error
+
+    ends = Ends()
+    logging.getLogger("procbus").addFilter(ends)
+    reached: list[bool] = []
+
+    def say() -> None:
+        log.warning("not said")
+        reached.append(True)
+
+    try:
+        in_thread(say).join(BOUND_S)
+    finally:
+        logging.getLogger("procbus").removeFilter(ends)
+    assert reached == [True]
+    assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_a_configuration_that_disables_all_other_loggers_hides_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("procbus").disabled = True  # as dictConfig does
+
+    log.error("a failure")
+
+    assert [record.getMessage() for record in caplog.records] == ["a failure"]

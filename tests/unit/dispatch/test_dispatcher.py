@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""From an event to deliveries: what is chosen, queued, failed at once, and counted."""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from procbus.core.context import running
+from procbus.core.dead_letter import letter_of
+from procbus.core.delivery import DeliveryState
+from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
+from procbus.core.handler import make_handler
+from procbus.core.receipt import Receipt
+from procbus.core.subscription import Subscription
+from procbus.dispatch.admission import Admission, OnFull
+from procbus.dispatch.dispatcher import Dispatcher, Reserved
+from procbus.routing.router import Router
+from tests.parts import (
+    BOUND_S,
+    FakeLane,
+    delivery_to,
+    handle,
+    in_thread,
+    raised,
+    receipt_for,
+    settlement_for,
+    succeeded,
+)
+
+
+class Parts:
+    """A dispatcher with a lane that only keeps what it is given."""
+
+    def __init__(self, max_pending: int = 100, on_full: OnFull = "raise") -> None:
+        self.lane = FakeLane()
+        self.admission = Admission(max_pending, on_full)
+        self.settlement = settlement_for(self.admission)
+        self.subscriptions: list[Subscription] = []
+        self.dispatcher = Dispatcher(
+            self.admission,
+            self.settlement,
+            lambda: Router([(s, s.handler.topics) for s in self.subscriptions]),
+            lambda: None,
+            lambda: self.subscriptions,
+        )
+
+    def subscribe(self, topic: Any, **options: Any) -> Subscription:
+        subscription = Subscription(make_handler(handle, topic, **options), self.lane)
+        self.subscriptions.append(subscription)
+        return subscription
+
+
+def test_an_event_becomes_one_delivery_for_each_handler():
+    parts = Parts()
+    first, second = parts.subscribe(int), parts.subscribe(object, key=lambda e: e % 10)
+    receipt = parts.dispatcher.publish(42, None)
+    assert [d.subscription for d in receipt.deliveries] == [first, second]
+    assert parts.lane.queued == list(receipt.deliveries)
+    assert [d.key for d in receipt.deliveries] == [None, 2]
+    assert receipt.left == 2
+    assert parts.admission.pending == 2
+
+
+def test_ids_grow_whether_or_not_anybody_takes_the_event():
+    parts = Parts()
+    parts.subscribe(int)
+    ids = [parts.dispatcher.publish(event, None).id for event in (1, "nobody", 2)]
+    assert ids == [1, 2, 3]
+    assert parts.dispatcher.unrouted == 1
+
+
+def test_a_broken_predicate_fails_at_once_and_holds_no_room(caplog):
+    parts = Parts()
+    healthy = parts.subscribe(int)
+    broken = parts.subscribe(int, where=lambda e: 1 // 0, name="broken")
+    receipt = parts.dispatcher.publish(1, None)
+    assert [d.subscription for d in parts.lane.queued] == [healthy]
+    by_subscription = {d.subscription: d for d in receipt.deliveries}
+    assert by_subscription[broken].state is DeliveryState.FAILED
+    assert by_subscription[healthy].state is DeliveryState.PENDING
+    assert parts.admission.pending == 1
+    parts.settlement.settle([(by_subscription[healthy], succeeded())])
+    assert receipt.done
+    assert parts.lane.released == []
+    assert len(caplog.records) == 1
+
+
+def test_a_full_bus_takes_nothing_of_the_event():
+    parts = Parts(max_pending=1)
+    parts.subscribe(int)
+    parts.dispatcher.publish(1, None)
+    with pytest.raises(QueueFull):
+        parts.dispatcher.publish(2, None)
+    assert len(parts.lane.queued) == 1
+    assert parts.admission.pending == 1
+
+
+def test_trying_to_publish_without_room_publishes_nothing_and_calls_back():
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int)
+    called: list[int] = []
+    receipt = parts.dispatcher.try_publish(1, None, lambda: called.append(1))
+    assert isinstance(receipt, Receipt)
+    waiting = parts.dispatcher.try_publish(2, None, lambda: called.append(2))
+    assert isinstance(waiting, Reserved)
+    assert called == []
+    parts.settlement.settle([(receipt.deliveries[0], succeeded())])
+    assert called == [2]
+    published = waiting.publish()
+    assert published is not None
+    assert published.event == 2
+    assert parts.admission.pending == 1
+
+
+def test_inside_a_handler_an_event_gets_its_parent():
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int)
+    parent = parts.dispatcher.publish(1, None)
+    context = parts.dispatcher.context_of(parent.deliveries[0], parent)
+    assert (context.event_id, context.parent_id, context.attempt) == (parent.id, None, 1)
+    context.publish(2)  # into a full bus
+    child = parts.lane.queued[-1].receipt
+    assert child is not None
+    assert child.parent_id == parent.id
+    assert running.get() is None
+    other = Parts()
+    other.subscribe(int)
+    before = running.set(context)
+    try:
+        assert other.dispatcher.publish(3, None).parent_id is None
+        assert isinstance(parts.dispatcher.try_publish(4, None, lambda: None), Receipt)
+    finally:
+        running.reset(before)
+
+
+@dataclass
+class Odd:
+    @property
+    def event_type(self) -> str:
+        raise RuntimeError("odd")
+
+
+def test_children_are_published_all_with_their_parent():
+    parts = Parts()
+    parts.subscribe(int)
+    parts.subscribe("leaf")
+    parent = delivery_to(parts.subscriptions[0], event_id=77)
+    published = [(None, 1), ("leaf", "x")]
+    assert parts.dispatcher.publish_children(parent, succeeded(), published) is None
+    receipts = [d.receipt for d in parts.lane.queued]
+    assert [(r.event, r.topic, r.parent_id) for r in receipts if r] == [
+        (1, None, 77),
+        ("x", "leaf", 77),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(("a..b", 1), TopicError), ((None, Odd()), RuntimeError)]
+)
+def test_children_of_which_one_is_wrong_are_published_not_at_all(bad, error):
+    parts = Parts()
+    parts.subscribe((int, "#"))
+    parent = delivery_to(parts.subscriptions[0])
+    found = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1), bad, (None, 2)])
+    assert isinstance(found, error)
+    assert parts.lane.queued == []
+    assert parts.admission.pending == 0
+
+
+def test_children_that_find_no_room_are_an_error_of_their_parent():
+    parts = Parts(max_pending=1)
+    parts.subscribe(int)
+    parts.dispatcher.publish(1, None)
+    parent = delivery_to(parts.subscriptions[0])
+    found = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1)])
+    assert isinstance(found, QueueFull)
+    assert isinstance(found, ProcbusError)
+
+
+def test_a_closed_bus_publishes_nothing():
+    parts = Parts()
+    parts.subscribe(int)
+    parts.admission.refuse()
+    with pytest.raises(BusClosed):
+        parts.dispatcher.publish(1, None)
+    assert parts.lane.queued == []
+
+
+def test_topics_without_handlers_are_remembered_within_bounds(caplog):
+    parts = Parts()
+    for number in range(1_200):
+        parts.dispatcher.publish(1, f"topic.n{number}")
+    assert parts.dispatcher.unrouted == 1_200
+    assert len(caplog.records) == 1_000
+
+
+# While workers die and die.
+
+
+def open_circuit() -> CircuitOpen:
+    return CircuitOpen("workers die")
+
+
+def test_while_it_is_guarded_nothing_is_published_for_cpu_handlers():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parts.subscribe((int, str))
+    parts.dispatcher.guard(open_circuit)
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.publish(1, None)
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.try_publish(1, None, lambda: None)
+    assert parts.lane.queued == []
+    assert parts.admission.pending == 0
+    assert len(parts.dispatcher.publish("for io alone", None).deliveries) == 1
+    assert parts.dispatcher.publish(b"nobody's", None).done
+
+    parts.dispatcher.guard(None)
+    assert len(parts.dispatcher.publish(1, None).deliveries) == 2
+
+
+def test_what_a_cpu_handler_publishes_then_is_an_error_of_its_own():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parent = delivery_to(parts.subscriptions[0])
+    parts.dispatcher.guard(open_circuit)
+    refused = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1)])
+    assert isinstance(refused, CircuitOpen)
+    assert parts.dispatcher.publish_children(parent, succeeded(), [(None, "x")]) is None
+    assert parts.lane.queued == []
+
+
+def test_each_publisher_gets_an_error_of_its_own():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    parts.dispatcher.guard(open_circuit)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpen) as caught:
+            parts.dispatcher.publish(1, None)
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+
+
+def in_the_way(parts: Parts, happen: Callable[[], object]) -> None:
+    """Have something happen after the next routing, before the publisher waits for room."""
+    routes = parts.dispatcher._routes  # noqa: SLF001 - there is no other way in between
+
+    def routes_and_then() -> Any:
+        found = routes()
+        parts.dispatcher._routes = routes  # noqa: SLF001
+        happen()
+        return found
+
+    parts.dispatcher._routes = routes_and_then  # noqa: SLF001
+
+
+def publisher(publish: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Publish in a thread; what comes of it is in the list."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(publish())
+        except ProcbusError as error:
+            outcome.append(error)
+
+    return in_thread(run), outcome
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("just_before", [False, True])
+def test_publishers_that_wait_for_room_are_refused_too(replayed, just_before):
+    parts = Parts(max_pending=1, on_full="block")
+    subscription = parts.subscribe(int, kind="cpu")
+    receipt = parts.dispatcher.publish(1, None)
+    (delivery,) = receipt.deliveries
+    letter = letter_of(delivery, receipt, (raised(ValueError()),), False)
+    routed = threading.Event()
+    in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit) if just_before else routed.set())
+    thread, outcome = publisher(
+        lambda: (
+            parts.dispatcher.redeliver(letter) if replayed else parts.dispatcher.publish(2, None)
+        )
+    )
+    if not just_before:
+        assert routed.wait(BOUND_S)
+        parts.dispatcher.guard(open_circuit)
+
+    thread.join(BOUND_S)
+    assert [type(each) for each in outcome] == [CircuitOpen]
+    assert parts.admission.pending == 1
+    assert subscription.published == 0
+
+
+def test_publishers_for_others_wait_on_however_often_they_are_disturbed():
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int)
+    first = parts.dispatcher.publish(1, None)
+    thread, outcome = publisher(lambda: parts.dispatcher.publish(2, None))
+    for _ in range(2 * sys.getrecursionlimit()):
+        parts.dispatcher.guard(open_circuit)
+    assert outcome == []
+    parts.settlement.settle([(first.deliveries[0], succeeded())])
+
+    thread.join(BOUND_S)
+    (receipt,) = outcome
+    assert receipt.event == 2
+    assert parts.admission.pending == 1
+
+
+@pytest.mark.parametrize("just_before", [False, True])
+def test_whoever_waits_for_room_without_blocking_is_called_to_look_again(just_before):
+    parts = Parts(max_pending=1, on_full="block")
+    parts.subscribe(int, kind="cpu")
+    parts.dispatcher.publish(1, None)
+    called: list[int] = []
+    if just_before:
+        in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit))
+    waiting = parts.dispatcher.try_publish(2, None, lambda: called.append(2))
+    assert isinstance(waiting, Reserved)
+    if not just_before:
+        assert called == []
+        parts.dispatcher.guard(open_circuit)
+    assert called == [2]
+    assert waiting.publish() is None
+    assert parts.admission.blocked == 0
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.try_publish(2, None, lambda: None)
+
+
+# Dead letters.
+
+
+def test_a_letter_is_published_again_for_its_handler_alone():
+    parts = Parts()
+    mine = parts.subscribe(int, name="mine", where=lambda event: event != 1, key=lambda e: e)
+    parts.subscribe(int, name="other")
+    receipt = parts.dispatcher.publish(1, None)
+    letter = letter_of(
+        delivery_to(mine, 1), receipt_for(mine, event=1), (raised(ValueError()),), False
+    )
+    parts.lane.queued.clear()
+
+    again = parts.dispatcher.redeliver(letter)
+
+    (delivery,) = again.deliveries
+    assert delivery.subscription is mine
+    assert delivery.key == 1
+    assert again.id > receipt.id
+    assert parts.lane.queued == [delivery]
+    assert parts.admission.pending == 2

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""One line for each failure, the traceback with the first of a kind, and no flood."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from procbus.core.dead_letter import letter_of
+from procbus.core.errors import WorkerTraceback
+from procbus.core.flood import ERROR_BURST, TELL_S
+from procbus.dispatch import failure_log
+from procbus.dispatch.failure_log import MOST_KINDS, FailureLog
+from tests.parts import delivery_to, raised, subscription_of
+
+
+def fail(words: str) -> BaseException:
+    try:
+        raise KeyError(words)
+    except KeyError as error:
+        return error
+
+
+def fail_elsewhere(words: str) -> BaseException:
+    try:
+        raise KeyError(words)
+    except KeyError as error:
+        return error
+
+
+def tell(log: FailureLog, error: BaseException, event_id: int, handler: str = "store") -> None:
+    delivery = delivery_to(subscription_of(name=handler), event_id=event_id)
+    assert delivery.receipt is not None
+    log.tell(delivery, letter_of(delivery, delivery.receipt, (raised(error),), False))
+
+
+def test_the_traceback_is_with_the_first_of_a_kind(caplog: pytest.LogCaptureFixture) -> None:
+    log = FailureLog()
+    for number in (1, 2, 3):
+        tell(log, fail(f"k{number}"), number)
+
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "store failed with event 1: raised: KeyError: 'k1'",
+        "store failed with event 2: raised: KeyError: 'k2'; its traceback is as with event 1",
+        "store failed with event 3: raised: KeyError: 'k3'; its traceback is as with event 1",
+    ]
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, False]
+    assert all(record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("other", "handler"),
+    [(fail_elsewhere("k"), "store"), (fail("k"), "other"), (ValueError("k"), "store")],
+    ids=["another place", "another handler", "another class"],
+)
+def test_another_kind_has_a_traceback_of_its_own(
+    other: BaseException, handler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = FailureLog()
+    tell(log, fail("k"), 1)
+    tell(log, other, 2, handler)
+
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+def test_of_a_worker_the_place_is_in_the_text_of_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = FailureLog()
+    for number, line in enumerate((7, 7, 8)):
+        error = ValueError("there")
+        error.__cause__ = WorkerTraceback(
+            f'Traceback (most recent call last):\n  File "job.py", line {line}, in work\n    x\n'
+        )
+        tell(log, error, number)
+
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, True]
+
+
+def test_a_flood_is_bounded_and_told_at_the_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure_log, "monotonic", lambda: 100.0)
+    log = FailureLog()
+    for number in range(ERROR_BURST + 51):
+        tell(log, fail("k"), number)
+    log.tell_the_rest()
+    log.tell_the_rest()
+
+    assert len(caplog.records) == 1 + ERROR_BURST + 1
+    assert caplog.records[-1].getMessage() == (
+        "50 more failures have no line of their own, since there were more than 100 a second: "
+        "store 50"
+    )
+
+
+def test_during_a_flood_it_is_told_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(failure_log, "monotonic", lambda: now[0])
+    log = FailureLog()
+    for number in range(ERROR_BURST + 11):
+        tell(log, fail("k"), number)
+    now[0] += TELL_S + 1
+    tell(log, fail("k"), 9999)
+
+    assert "10 more failures have no line" in caplog.records[-2].getMessage()
+    assert "event 9999" in caplog.records[-1].getMessage()
+
+
+def test_kinds_without_end_are_not_all_remembered(caplog: pytest.LogCaptureFixture) -> None:
+    log = FailureLog()
+    for number in range(MOST_KINDS + 2):
+        tell(log, ValueError(), number, f"h{number}")
+
+    assert caplog.records[MOST_KINDS - 1].exc_info is not None
+    assert [record.exc_info for record in caplog.records[MOST_KINDS:]] == [None, None]
+
+
+class Untrue(Exception):
+    def __bool__(self) -> bool:
+        raise SystemExit("neither")
+
+
+class Noteless(Exception):
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise SystemExit("no notes")
+
+
+@pytest.mark.parametrize("kind", [Untrue, Noteless])
+def test_an_exception_that_logging_cannot_bear_is_logged(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    tell(FailureLog(), kind("words"), 1)
+
+    assert f"{kind.__name__}: words" in caplog.text
+    caplog.clear()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""What `bus.dead_letters` gives: a tuple that never changes, with methods that work on the bus."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+from procbus.core.dead_letter import DeadLetter
+from procbus.core.errors import NoSuchHandler, TopicError
+from procbus.core.locks import Lock
+from procbus.core.receipt import Receipt
+from procbus.dispatch.dead_letters import DeadLetterBox, DeadLetters
+from tests.parts import handle, handler_of, receipt_for, subscription_of
+from tests.unit.core.test_dead_letter import letter
+
+
+class Typed:
+    event_type = "order.updated"
+
+
+def box_with(*letters: DeadLetter) -> tuple[DeadLetterBox, list[DeadLetter]]:
+    """A box with letters in it, and a list of what is published of them."""
+    published: list[DeadLetter] = []
+
+    def redeliver(one: DeadLetter) -> Receipt:
+        published.append(one)
+        return receipt_for(subscription_of(), event_id=100 + one.event_id)
+
+    box = DeadLetterBox(Lock(), redeliver)
+    box.handlers = lambda: (handler_of(name="shop.store"), handler_of(name="shop.extract"))
+    for each in letters:
+        box.add(each)
+    return box, published
+
+
+def ids(letters: Any) -> list[int]:
+    return [each.event_id for each in letters]
+
+
+def three() -> list[DeadLetter]:
+    return [letter(ValueError(), event_id=number) for number in (1, 2, 3)]
+
+
+def test_it_is_a_tuple_whose_slices_are_of_its_kind():
+    box, _ = box_with(*three())
+    letters = box.snapshot()
+    assert isinstance(letters, tuple)
+    assert letters[-1].event_id == 3
+    assert isinstance(letters[1:], DeadLetters)
+    assert ids(letters[1:]) == [2, 3]
+    letters[1:].clear()
+    assert ids(box.snapshot()) == [1]
+    assert ids(letters) == [1, 2, 3]
+
+
+def test_none_are_an_empty_tuple():
+    assert box_with()[0].snapshot() == ()
+
+
+def test_a_copy_elsewhere_is_a_plain_tuple():
+    letters = box_with()[0].snapshot()
+    assert type(pickle.loads(pickle.dumps(letters))) is tuple
+
+
+def test_letters_are_filtered():
+    box, _ = box_with(
+        letter(ValueError(), event_id=1, handler="shop.extract"),
+        letter(OSError(), event_id=2, topic="order.created"),
+        letter(FileNotFoundError(), event_id=3, event=Typed()),
+    )
+    letters = box.snapshot()
+    assert isinstance(letters.filter(), DeadLetters)
+    assert ids(letters.filter()) == [1, 2, 3]
+    assert ids(letters.filter(handler="shop.store")) == [2, 3]
+    assert ids(letters.filter(error=OSError)) == [2, 3]
+    assert ids(letters.filter(topic="order.created")) == [2]
+    assert ids(letters.filter(topic="order.*")) == [2, 3]
+    assert ids(letters.filter(where=lambda each: each.event_id != 2)) == [1, 3]
+    assert ids(letters.filter(handler="shop.store", error=FileNotFoundError)) == [3]
+    assert letters.filter(handler="shop.stor") == ()
+
+
+def test_a_handler_may_be_given_as_its_function_whatever_its_name():
+    box, _ = box_with(
+        letter(ValueError(), event_id=1),
+        letter(ValueError(), event_id=2, handler="tests.parts.handle"),
+        letter(ValueError(), event_id=3, handler="another"),
+    )
+    # It is subscribed as shop.store; that of event 2 was when it had no name of its own.
+    assert ids(box.snapshot().filter(handler=handle)) == [1, 2]
+
+
+def test_a_malformed_topic_is_refused():
+    with pytest.raises(TopicError, match="white space"):
+        box_with()[0].snapshot().filter(topic="order updated")
+
+
+def test_replaying_all_gives_a_receipt_for_each_and_takes_them_out():
+    box, published = box_with(*three())
+    letters = box.snapshot()
+    receipts = letters[:2].replay()
+    assert [receipt.id for receipt in receipts] == [101, 102]
+    assert published == list(letters[:2])
+    assert ids(box.snapshot()) == [3]
+    assert box.snapshot()[:0].replay() == []
+
+
+def test_replaying_one_gives_its_receipt():
+    box, published = box_with(*three())
+    letters = box.snapshot()
+    assert letters.replay(letters[1]).id == 102
+    assert published == [letters[1]]
+    assert ids(box.snapshot()) == [1, 3]
+
+
+def test_nothing_is_replayed_when_a_handler_is_missing():
+    box, published = box_with(*three(), letter(ValueError(), event_id=4, handler="shop.gone"))
+    with pytest.raises(NoSuchHandler, match=r"event 4 is for the handler shop\.gone") as caught:
+        box.snapshot().replay()
+    assert "filter()" in str(caught.value)
+    assert published == []
+    assert len(box) == 4
+
+
+def test_what_is_saved_can_be_loaded_and_goes_ahead_of_the_rest(tmp_path):
+    box, _ = box_with(*three())
+    assert box.snapshot()[:2].save(tmp_path / "letters") == 2
+    assert len(box) == 3
+    other, published = box_with(letter(ValueError(), event_id=9))
+    loaded = other.snapshot().load(tmp_path / "letters")
+    assert isinstance(loaded, DeadLetters)
+    assert ids(loaded) == [1, 2]
+    assert ids(other.snapshot()) == [1, 2, 9]
+    loaded.replay()
+    assert ids(published) == [1, 2]
+    assert ids(other.snapshot()) == [9]
+
+
+def test_clearing_takes_out_what_was_there_and_nothing_newer():
+    box, _ = box_with(*three())
+    letters = box.snapshot()
+    box.add(letter(ValueError(), event_id=4))
+    for _ in range(2):
+        letters.clear()
+    assert ids(box.snapshot()) == [4]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""What a run that went over a limit leaves behind: an error that tells which, and where it was."""
+
+import traceback
+from typing import Any
+
+import pytest
+
+from procbus.core.delivery import Delivery
+from procbus.core.handler import make_handler
+from procbus.core.outcome import OutcomeKind
+from procbus.core.subscription import Subscription
+from procbus.lanes.attempt import NO_STACK, Verdict, memory_error, stack_text, timeout_error
+from procbus.pool.interface import At
+from procbus.system.footprint import Footprint
+from tests.parts import FakeLane, delivery_to, handle
+
+MIB = 1 << 20
+STACK = 'Stack (most recent call last):\n  File "a.py", line 3, in resize'
+
+
+def delivery(**options: Any) -> Delivery:
+    handler = make_handler(handle, "t", kind="cpu", name="resize", **options)
+    return delivery_to(Subscription(handler, FakeLane()), event_id=7)
+
+
+def test_a_timeout_tells_handler_event_limit_and_what_was_done() -> None:
+    error = timeout_error(delivery(timeout=1.5), 1.61803, STACK, "its worker was killed")
+
+    assert str(error) == (
+        "resize with event 7 ran longer than its timeout of 1.5 s and its worker was killed after "
+        "1.62 s"
+    )
+    assert (error.handler, error.event_id, error.limit_s) == ("resize", 7, 1.5)
+    assert error.stack == STACK
+    assert error.__notes__ == [STACK]
+
+
+def test_a_limit_of_memory_tells_the_peak_too() -> None:
+    error = memory_error(delivery(max_memory="100 MiB"), 2.0, Footprint(150 * MIB), STACK)
+
+    assert str(error) == (
+        "resize with event 7 had 150 MiB, above its max_memory of 100 MiB, and its worker was "
+        "killed after 2 s"
+    )
+    assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 150 * MIB)
+    assert error.stack == STACK
+    assert "in resize" in "".join(traceback.format_exception(error))
+
+
+def test_where_no_stack_could_be_had_the_error_says_so() -> None:
+    errors = (
+        timeout_error(delivery(timeout=1), 1.0, "", "was cancelled"),
+        memory_error(delivery(max_memory="100 MiB"), 1.0, Footprint(150 * MIB), ""),
+    )
+    for error in errors:
+        assert error.stack == ""
+        assert error.__notes__ == [NO_STACK]
+
+
+# The verdict.
+
+
+def verdict(at: At = (3, 4, 100.0), ended_at: float = 105.0) -> Verdict:
+    error = timeout_error(delivery(timeout=1), 1.0, STACK, "its worker was killed")
+    return Verdict(at, OutcomeKind.TIMED_OUT, error, ended_at)
+
+
+@pytest.mark.parametrize(
+    ("batch", "index", "expected"), [(3, 4, True), (3, 5, False), (3, 3, False), (4, 4, False)]
+)
+def test_a_verdict_is_for_one_delivery(batch: int, index: int, expected: bool) -> None:
+    assert verdict().is_for(batch, index) is expected
+
+
+def test_the_outcome_has_the_times_of_the_run() -> None:
+    outcome = verdict().outcome(4711)
+
+    assert outcome.kind is OutcomeKind.TIMED_OUT
+    assert outcome.error is not None
+    assert (outcome.started_at, outcome.ended_at, outcome.worker_pid) == (100.0, 105.0, 4711)
+
+
+def test_a_run_that_has_not_even_begun_took_no_time() -> None:
+    outcome = verdict(at=(3, 4, 110.0), ended_at=105.0).outcome(4711)
+
+    assert outcome.started_at == outcome.ended_at == 105.0
+
+
+# Stacks in this process.
+
+
+def inner() -> traceback.StackSummary:
+    return traceback.extract_stack()
+
+
+def test_a_stack_leaves_out_what_called_the_handler() -> None:
+    frames = inner()
+    caller = frames[0].filename
+    assert caller != __file__
+
+    text = stack_text(frames, caller)
+
+    lines = text.splitlines()
+    assert lines[0] == "Stack (most recent call last):"
+    assert "in inner" in lines[-2]
+    assert "return traceback.extract_stack()" in lines[-1]
+    assert caller not in text
+
+
+def test_a_stack_without_the_caller_is_shown_as_it_is() -> None:
+    assert stack_text(inner(), "no such file").count(", in inner\n") == 1
+
+
+def test_nothing_inside_of_the_caller_is_no_stack() -> None:
+    assert stack_text(inner(), __file__) == ""
+    assert stack_text([], __file__) == ""

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""How handlers end that run in this process."""
+
+import asyncio
+import os
+from time import monotonic
+
+import pytest
+
+from procbus import ProcbusError
+from procbus.core.errors import HandlerExited
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.subscription import Subscription
+from procbus.lanes.attempt import failure, no_thread, success
+from tests.parts import FakeLane, delivery_to, handler_of, subscription_of
+
+
+def test_a_success_is_the_outcome_that_checked_arguments_would_have_made() -> None:
+    began = monotonic()
+    outcome = success("value", began, began + 1, os.getpid())
+
+    assert outcome == Outcome(OutcomeKind.SUCCEEDED, "value", None, began, began + 1, os.getpid())
+    assert isinstance(outcome, Outcome)
+
+
+def test_a_failure_has_the_error_itself() -> None:
+    error = KeyError("gone")
+    began = monotonic()
+    outcome = failure(error, delivery_to(subscription_of()), began, os.getpid())
+
+    assert outcome.kind is OutcomeKind.RAISED
+    assert outcome.error is error
+    assert (outcome.started_at, outcome.worker_pid) == (began, os.getpid())
+    assert began <= outcome.ended_at <= monotonic()
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
+)
+def test_what_would_end_the_caller_is_the_cause_of_an_ordinary_error(error: BaseException) -> None:
+    delivery = delivery_to(subscription_of(name="shop.store"), event_id=7)
+    told = failure(error, delivery, 1.0, os.getpid()).error
+
+    assert isinstance(told, HandlerExited)
+    assert told.__cause__ is error
+    assert (told.handler, told.event_id) == ("shop.store", 7)
+    assert f"shop.store raised {error!r} with event 7" in str(told)
+
+
+class Halt(BaseException):
+    """As those of pytest: no Exception, and nothing that Python itself acts on."""
+
+
+@pytest.mark.parametrize("error", [Halt(), ValueError(), ExceptionGroup("two", [ValueError()])])
+def test_all_other_errors_are_told_as_they_are(error: BaseException) -> None:
+    assert failure(error, delivery_to(subscription_of()), 1.0, os.getpid()).error is error
+
+
+def test_the_future_of_a_call_has_even_those_as_the_standard_says() -> None:
+    call = Subscription(handler_of(), FakeLane(), answered=True)
+    error = SystemExit(3)
+
+    assert failure(error, delivery_to(call), 1.0, os.getpid()).error is error
+
+
+def test_where_no_thread_is_to_be_had_the_error_says_for_what_and_what_to_do() -> None:
+    cause = RuntimeError("can't start new thread")
+    outcome = no_thread(delivery_to(subscription_of(), event_id=7), cause)
+
+    assert outcome.kind is OutcomeKind.RAISED
+    assert isinstance(outcome.error, ProcbusError)
+    assert outcome.error.__cause__ is cause
+    text = str(outcome.error)
+    assert "event 7" in text
+    assert "can't start new thread" in text
+    assert "Close the bus" in text

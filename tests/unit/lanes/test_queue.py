@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: MIT
+"""The queue of a lane: order, gates, batches, waiting takers, and the end."""
+
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from procbus.core.delivery import Delivery
+from procbus.core.subscription import Subscription
+from procbus.lanes.queue import LaneQueue
+from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
+
+
+def key_of(event: tuple[str, int]) -> str:
+    return event[0]
+
+
+def put(queue: LaneQueue, subscription: Subscription, *events: Any) -> list[Delivery]:
+    deliveries = [delivery_to(subscription, event) for event in events]
+    for delivery in deliveries:
+        assert queue.put(delivery)
+    return deliveries
+
+
+def take_all(queue: LaneQueue) -> list[Delivery]:
+    with queue.lock:
+        return list(iter(queue.locked_take, None))
+
+
+def test_first_in_first_out():
+    queue = LaneQueue()
+    deliveries = put(queue, subscription_of(), 1, 2, 3)
+    assert take_all(queue) == deliveries
+
+
+def test_the_larger_priority_goes_first_and_equal_ones_in_order():
+    queue = LaneQueue()
+    low = put(queue, subscription_of(priority=-5), 1, 2)
+    normal = put(queue, subscription_of(), 1, 2)
+    high = put(queue, subscription_of(priority=10**30), 1, 2)
+    normal += put(queue, subscription_of(priority=0), 3)
+    assert take_all(queue) == high + normal + low
+
+
+def test_what_waits_at_the_gate_is_not_ready_but_counts_in_the_depth():
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    first, second, other = put(queue, subscription, ("a", 1), ("a", 2), ("b", 1))
+    assert queue.depth() == 3
+    with queue.lock:
+        assert queue.locked_ready() == 2
+    assert take_all(queue) == [first, other]
+    assert queue.depth() == 1
+    assert queue.release(first) == 1
+    assert take_all(queue) == [second]
+
+
+def test_releasing_where_there_is_no_gate_lets_nobody_go():
+    queue = LaneQueue()
+    (delivery,) = put(queue, subscription_of(), 1)
+    assert queue.release(delivery) == 0
+
+
+def test_put_back_goes_to_the_front_in_the_old_order():
+    queue = LaneQueue()
+    deliveries = put(queue, subscription_of(), 1, 2, 3, 4)
+    urgent = put(queue, subscription_of(priority=1), 5, 6)
+    taken = take_all(queue)
+    later = put(queue, deliveries[0].subscription, 7)
+    with queue.lock:
+        queue.locked_put_back(taken[1:])
+    assert take_all(queue) == urgent[1:] + deliveries + later
+
+
+def test_a_taker_waits_for_a_delivery():
+    queue = LaneQueue()
+    taken: list[Delivery | None] = []
+    thread = in_thread(lambda: taken.append(queue.take()))
+    deliveries = put(queue, subscription_of(), 1)
+    thread.join(BOUND_S)
+    assert taken == deliveries
+
+
+def test_each_waiting_taker_is_woken_by_what_is_put_put_back_or_released():
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    first, second = put(queue, subscription, ("a", 1), ("a", 2))
+    assert queue.take() is first
+    took = threading.Semaphore(0)
+    taken: list[Delivery | None] = []
+
+    def taker() -> None:
+        taken.append(queue.take())
+        took.release()
+
+    threads = [in_thread(taker) for _ in range(3)]
+    queue.release(first)
+    assert took.acquire(timeout=BOUND_S)
+    assert taken == [second]
+    (third,) = put(queue, subscription, ("b", 1))
+    assert took.acquire(timeout=BOUND_S)
+    assert taken == [second, third]
+    with queue.lock:
+        queue.locked_put_back([second])
+    assert took.acquire(timeout=BOUND_S)
+    assert taken == [second, third, second]
+    for thread in threads:
+        thread.join(BOUND_S)
+
+
+def test_a_closed_queue_gives_out_what_it_has_and_then_lets_takers_go():
+    queue = LaneQueue()
+    deliveries = put(queue, subscription_of(), 1, 2)
+    queue.close()
+    queue.close()
+    assert [queue.take(), queue.take(), queue.take()] == [*deliveries, None]
+
+
+def test_closing_wakes_all_takers():
+    queue = LaneQueue()
+    taken: list[Delivery | None] = []
+    threads = [in_thread(lambda: taken.append(queue.take())) for _ in range(4)]
+    queue.close()
+    for thread in threads:
+        thread.join(BOUND_S)
+    assert taken == [None] * 4
+
+
+def test_clearing_gives_out_everything_ready_or_not_and_takes_nothing_more():
+    queue = LaneQueue()
+    keyed, limited, plain = (
+        subscription_of(key=key_of),
+        subscription_of(concurrency=1),
+        subscription_of(priority=3),
+    )
+    waiting = put(queue, keyed, ("a", 1), ("a", 2)) + put(queue, limited, 1, 2)
+    waiting += put(queue, plain, 1)
+    running = put(queue, subscription_of(concurrency=1, priority=9), 1, 2)
+    assert queue.take() is running[0]
+    out = queue.clear()
+    assert len(out) == len(waiting) + 1
+    assert set(out) == {*waiting, running[1]}
+    assert queue.depth() == 0
+    for delivery in [*out, running[0]]:
+        assert queue.release(delivery) == 0
+    assert not queue.put(delivery_to(plain))
+    assert queue.clear() == []
+
+
+def test_what_a_cleared_queue_refused_has_no_gate_to_open():
+    # A handler that is still running may publish to a handler that never had a delivery.
+    queue = LaneQueue()
+    queue.clear()
+    for subscription in (subscription_of(key=key_of), subscription_of(concurrency=1)):
+        delivery = delivery_to(subscription, ("a", 1))
+        assert not queue.put(delivery)
+        assert queue.release(delivery) == 0
+
+
+def test_clearing_what_is_ready_leaves_those_at_the_gate_for_later():
+    queue = LaneQueue()
+    first, second = put(queue, subscription_of(key=key_of), ("a", 1), ("a", 2))
+    assert queue.clear_ready() == [first]
+    assert queue.release(first) == 1
+    assert queue.clear_ready() == [second]
+
+
+def test_each_delivery_put_is_counted():
+    queue = LaneQueue()
+    subscription = subscription_of(concurrency=1)
+    put(queue, subscription, 1, 2, 3)
+    assert subscription.published == 3
+
+
+def test_a_handler_that_never_ran_goes_alone():
+    queue = LaneQueue()
+    first, second = put(queue, subscription_of(), 1, 2)
+    with queue.lock:
+        assert queue.locked_take_batch(0.005, 100) == [first]
+        assert queue.locked_take_batch(0.005, 100) == [second]
+        assert queue.locked_take_batch(0.005, 100) == []
+
+
+def test_a_batch_takes_as_many_as_should_fit_the_time():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    subscription.note_run(0.001)
+    deliveries = put(queue, subscription, *range(20))
+    with queue.lock:
+        batch = queue.locked_take_batch(0.0051, 100)
+    assert batch == deliveries[:5]
+
+
+def test_a_batch_is_no_longer_than_the_share():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    subscription.note_run(0.0)
+    deliveries = put(queue, subscription, *range(20))
+    with queue.lock:
+        assert queue.locked_take_batch(1.0, 7) == deliveries[:7]
+
+
+def test_a_long_delivery_goes_alone_and_not_behind_short_ones():
+    queue = LaneQueue()
+    short, long = subscription_of(), subscription_of()
+    short.note_run(0.0001)
+    long.note_run(2.0)
+    order = put(queue, short, 1, 2) + put(queue, long, 3) + put(queue, short, 4)
+    with queue.lock:
+        assert queue.locked_take_batch(0.005, 100) == order[:2]
+        assert queue.locked_take_batch(0.005, 100) == order[2:3]
+        assert queue.locked_take_batch(0.005, 100) == order[3:]
+
+
+def test_a_batch_goes_through_the_priorities_in_order():
+    queue = LaneQueue()
+    low, high = subscription_of(), subscription_of(priority=2)
+    low.note_run(0.0)
+    high.note_run(0.0)
+    behind = put(queue, low, 1, 2)
+    ahead = put(queue, high, 3)
+    with queue.lock:
+        assert queue.locked_take_batch(0.005, 100) == ahead + behind
+
+
+@given(
+    st.lists(st.tuples(st.integers(-2, 2), st.floats(0, 0.01)), max_size=30),
+    st.integers(1, 10),
+    st.floats(0.0001, 0.02),
+)
+def test_batches_are_the_queue_in_order_cut_into_pieces(puts, most, budget_s):
+    queue = LaneQueue()
+    subscriptions: dict[int, Subscription] = {}
+    for priority, average_s in puts:
+        subscription = subscriptions.setdefault(priority, subscription_of(priority=priority))
+        subscription.note_run(average_s)
+        put(queue, subscription, None)
+    expected = sorted(puts, key=lambda each: -each[0])
+    taken: list[Delivery] = []
+    with queue.lock:
+        while batch := queue.locked_take_batch(budget_s, most):
+            assert len(batch) <= most
+            taken += batch
+    assert [d.handler.priority for d in taken] == [priority for priority, _ in expected]
+    assert len(set(taken)) == len(puts)
+
+
+def test_a_delivery_that_is_tried_again_goes_in_front():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    first, second, third = put(queue, subscription, 1, 2, 3)
+    assert queue.take() is first
+    assert queue.step_aside(first) == 0
+    assert queue.put_again(first)
+    assert take_all(queue) == [first, second, third]
+
+
+def test_a_delivery_that_is_tried_again_wakes_somebody_who_waits():
+    queue = LaneQueue()
+    (delivery,) = put(queue, subscription_of(), 1)
+    assert queue.take() is delivery
+    queue.step_aside(delivery)
+    taken: list[Delivery | None] = []
+    taker = in_thread(lambda: taken.append(queue.take()))
+    assert queue.put_again(delivery)
+    taker.join(BOUND_S)
+    assert taken == [delivery]
+
+
+def test_those_that_may_run_meanwhile_wake_somebody_who_waits():
+    queue = LaneQueue()
+    first, second = put(queue, subscription_of(concurrency=1), 1, 2)
+    assert queue.take() is first
+    taken: list[Delivery | None] = []
+    taker = in_thread(lambda: taken.append(queue.take()))
+    assert queue.step_aside(first) == 1
+    taker.join(BOUND_S)
+    assert taken == [second]
+    assert queue.put_again(first)
+    assert queue.depth() == 1
+    assert take_all(queue) == [], "its place is taken"
+    assert queue.release(second) == 1
+    assert take_all(queue) == [first]
+
+
+def test_a_cleared_queue_takes_nothing_again():
+    queue = LaneQueue()
+    for subscription in (subscription_of(), subscription_of(key=key_of, concurrency=1)):
+        (delivery,) = put(queue, subscription, ("a", 1))
+        assert queue.take() is delivery
+    queue.step_aside(delivery)
+    queue.clear()
+    assert not queue.put_again(delivery)
+    assert queue.depth() == 0
+
+
+class QueueAgainstModel(RuleBasedStateMachine):
+    """Handlers with every mix of options on one lane: nothing lost, doubled, or out of turn."""
+
+    running = Bundle("running")
+
+    @initialize(
+        options=st.lists(
+            st.tuples(st.booleans(), st.one_of(st.none(), st.integers(1, 2)), st.integers(-1, 1)),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def start(self, options: list[tuple[bool, int | None, int]]) -> None:
+        self.queue = LaneQueue()
+        self.subscriptions = [
+            subscription_of(key=key_of if keyed else None, concurrency=limit, priority=priority)
+            for keyed, limit, priority in options
+        ]
+        self.sequence = 0
+        self.open: list[Delivery] = []
+        self.under_way: list[Delivery] = []
+        #: Those that wait for their next attempt.
+        self.aside: list[Delivery] = []
+        self.cleared = False
+
+    def may_go(self, delivery: Delivery) -> bool:
+        """Nothing of its key before it is open, and its handler is below its limit."""
+        handler = delivery.handler
+        mine = [d for d in self.under_way if d.subscription is delivery.subscription]
+        if handler.concurrency is not None and len(mine) >= handler.concurrency:
+            return False
+        if handler.key is None:
+            return True
+        same = [
+            d
+            for d in self.open
+            if d.subscription is delivery.subscription and d.key == delivery.key
+        ]
+        return same[0] is delivery
+
+    @rule(which=st.integers(0, 2), key=st.sampled_from("ab"))
+    def publish(self, which: int, key: str) -> None:
+        self.sequence += 1
+        subscription = self.subscriptions[which % len(self.subscriptions)]
+        delivery = delivery_to(subscription, (key, self.sequence), self.sequence)
+        if self.queue.put(delivery):
+            assert not self.cleared
+            self.open.append(delivery)
+        else:
+            assert self.cleared
+            assert self.queue.release(delivery) == 0
+
+    @rule(target=running)
+    def take(self) -> Delivery | None:
+        with self.queue.lock:
+            delivery = self.queue.locked_take()
+        here = [d for d in self.open if d not in self.under_way and d not in self.aside]
+        could = [d for d in here if self.may_go(d)]
+        if delivery is None:
+            assert not could
+            return None
+        assert delivery in could
+        assert delivery.handler.priority == max(d.handler.priority for d in could)
+        self.under_way.append(delivery)
+        return delivery
+
+    @rule(delivery=running)
+    def settle(self, delivery: Delivery | None) -> None:
+        if delivery in self.under_way:
+            self.under_way.remove(delivery)
+            self.open.remove(delivery)
+            self.queue.release(delivery)
+
+    @rule(delivery=running)
+    def put_back(self, delivery: Delivery | None) -> None:
+        if delivery in self.under_way and not self.cleared:
+            self.under_way.remove(delivery)
+            with self.queue.lock:
+                self.queue.locked_put_back([delivery])
+
+    @rule(delivery=running)
+    def fail(self, delivery: Delivery | None) -> None:
+        if delivery in self.under_way:
+            self.under_way.remove(delivery)
+            self.aside.append(delivery)
+            self.queue.step_aside(delivery)
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def try_again(self, data: st.DataObject) -> None:
+        self.put_again(self.aside[data.draw(st.integers(0, len(self.aside) - 1))])
+
+    def put_again(self, delivery: Delivery) -> None:
+        self.aside.remove(delivery)
+        if not self.queue.put_again(delivery):
+            assert self.cleared
+            self.open.remove(delivery)
+            self.queue.release(delivery)
+
+    @rule()
+    def clear(self) -> None:
+        out = self.queue.clear()
+        if not self.cleared:
+            assert sorted(d.event_id for d in out) == [
+                d.event_id for d in self.open if d not in self.under_way and d not in self.aside
+            ]
+        else:
+            assert out == []
+        self.cleared = True
+        self.open = self.under_way + self.aside
+
+    @invariant()
+    def the_depth_is_what_is_open_and_not_under_way(self) -> None:
+        if hasattr(self, "queue"):
+            waiting = len(self.open) - len(self.under_way) - len(self.aside)
+            assert self.queue.depth() == waiting
+
+    def teardown(self) -> None:
+        while hasattr(self, "queue") and self.open:
+            if self.aside:
+                self.put_again(self.aside[0])
+                continue
+            self.take()
+            assert self.under_way, f"{self.queue.depth()} deliveries are stuck"
+            self.settle(self.under_way[0])
+
+
+TestQueueAgainstModel = QueueAgainstModel.TestCase
+
+
+@pytest.mark.parametrize("takers", [1, 4])
+def test_many_threads_get_each_delivery_exactly_once_and_keys_in_order(takers):
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of, concurrency=3)
+    order: list[tuple[str, int]] = []
+    left = threading.Semaphore(0)
+
+    def taker() -> None:
+        while (delivery := queue.take()) is not None:
+            order.append(delivery.receipt.event)  # type: ignore[union-attr]
+            queue.release(delivery)
+            left.release()
+
+    threads = [in_thread(taker) for _ in range(takers)]
+    events = [("abcde"[n % 5], n) for n in range(1000)]
+    put(queue, subscription, *events)
+    for _ in events:
+        assert left.acquire(timeout=BOUND_S)
+    queue.close()
+    for thread in threads:
+        thread.join(BOUND_S)
+    assert sorted(order) == sorted(events)
+    for key in "abcde":
+        assert [e for e in order if e[0] == key] == [e for e in events if e[0] == key]
+
+
+def test_one_that_is_withdrawn_is_taken_by_nobody():
+    queue, subscription = LaneQueue(), subscription_of()
+    other = subscription_of(priority=1)
+    first, second = put(queue, subscription, "a", "b")
+    [third] = put(queue, other, "c")
+
+    assert queue.withdraw(first)
+    assert not queue.withdraw(first)
+    assert take_all(queue) == [third, second]
+    assert not queue.withdraw(second)

@@ -1,0 +1,128 @@
+"""The CPU time of one coroutine among many."""
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from procbus.lanes.event_loop import Steps
+from tests.parts import BOUND_S
+
+
+def spin(seconds: float) -> None:
+    began = time.thread_time()
+    while time.thread_time() - began < seconds:
+        pass
+
+
+async def work(times: int) -> str:
+    for _ in range(times):
+        spin(0.005)
+        await asyncio.sleep(0)
+    return "done"
+
+
+def run(make: Callable[[], Any]) -> Any:
+    return asyncio.run(make())
+
+
+def test_it_gives_what_was_awaited():
+    async def main() -> Any:
+        return await Steps(work(1))
+
+    assert run(main) == "done"
+
+
+def test_only_its_own_steps_are_counted():
+    mine, other = Steps(work(4)), Steps(work(8))
+
+    async def one(steps: Steps) -> Any:
+        return await steps
+
+    async def main() -> None:
+        await asyncio.gather(one(mine), one(other), work(8))
+
+    run(main)
+    assert 0.02 <= mine.cpu_s < 0.04 <= other.cpu_s < 0.08
+
+
+def test_waiting_takes_no_cpu_time():
+    steps = Steps(asyncio.sleep(0.05))
+
+    async def main() -> None:
+        await steps
+
+    run(main)
+    assert steps.cpu_s < 0.02
+    assert steps.suspended_s >= 0.05
+
+
+def test_what_it_raises_comes_through():
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("x")
+
+    async def main() -> None:
+        await Steps(fail())
+
+    with pytest.raises(KeyError):
+        run(main)
+
+
+def test_cancelling_reaches_it_and_it_may_clean_up():
+    seen: list[str] = []
+    waits = asyncio.Event()
+
+    async def stubborn() -> str:
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            await asyncio.sleep(0)
+        return "went on"
+
+    async def main() -> None:
+        async def body() -> None:
+            seen.append(await Steps(stubborn()))
+
+        task = asyncio.create_task(body())
+        await asyncio.wait_for(waits.wait(), BOUND_S)
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(main)
+    assert seen == ["cancelled", "went on"]
+
+
+def test_a_future_may_be_awaited_too():
+    async def main() -> Any:
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_result, 7)
+        return await Steps(future)
+
+    assert run(main) == 7
+
+
+def test_closing_it_closes_what_it_awaits():
+    closed: list[bool] = []
+
+    class Pause:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def patient() -> None:
+        try:
+            await Pause()
+        finally:
+            closed.append(True)
+
+    async def body() -> None:
+        await Steps(patient())
+
+    coroutine = body()
+    coroutine.send(None)
+    coroutine.close()
+    assert closed == [True]

@@ -1,0 +1,145 @@
+"""What a worker's handlers take of the machine."""
+
+import pickle
+import time
+from typing import Any
+
+import pytest
+
+from procbus.pool.child import usage
+from procbus.pool.child.usage import TIMED, Sums, Tally, no_core_s
+
+
+def told(made: Tally) -> dict[int, Sums]:
+    found: dict[int, Any] = pickle.loads(made.rest())
+    return {handler: Sums(*sums) for handler, sums in found.items()}
+
+
+def spin(seconds: float) -> None:
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        pass
+
+
+def run_for(seconds: float, made: Tally) -> None:
+    """One run, as if the clock had gone on for so long."""
+    at = time.monotonic()
+    clock = iter([at, at + seconds])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "monotonic", lambda: next(clock))
+        patch.setattr(usage, "_PATIENCE_S", 0.0)
+        made.turn(1, 0)
+        made.turn(None, 1)
+
+
+def test_a_stretch_of_one_handler_is_measured_as_one():
+    made = Tally()
+    made.turn(7, 0)
+    spin(0.02)
+    made.turn(None, 5)
+    [(handler, sums)] = told(made).items()
+    assert (handler, sums.runs) == (7, 5)
+    assert 0.02 <= sums.cpu_s <= sums.wall_s + 0.001
+
+
+def test_handlers_that_take_turns_are_told_apart():
+    made = Tally()
+    made.turn(1, 0)
+    time.sleep(0.02)
+    made.turn(2, 1)
+    spin(0.02)
+    made.turn(None, 3)
+    sums = told(made)
+    assert (sums[1].runs, sums[2].runs) == (1, 2)
+    assert sums[1].cpu_s < 0.01 < sums[2].cpu_s
+    assert sums[1].wall_s >= 0.02
+
+
+def test_batches_add_up_and_begin_anew_once_they_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(usage, "_PATIENCE_S", 0.0)
+    made = Tally()
+    for _ in range(2):
+        made.turn(1, 0)
+        spin(0.002)
+        made.turn(None, 4)
+    assert told(made)[1].runs == 8
+    assert made.rest() == b""
+
+
+def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(usage, "_TELL_S", 1_000.0)
+    made = Tally()
+    assert made.due() == b""
+    run_for(0.1, made)
+    assert made.due()
+    run_for(0.005, made)
+    assert made.due() == b""
+    run_for(0.006, made)
+    assert pickle.loads(made.due())[1][0] == 2, "more than a tenth of what was told"
+    assert made.due() == b""
+
+
+def test_what_is_little_is_told_when_it_is_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(usage, "_TELL_S", 0.0)
+    made = Tally()
+    run_for(0.1, made)
+    assert made.due()
+    run_for(0.001, made)
+    assert made.due()
+    assert made.due() == b"", "there is nothing new"
+
+
+def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(usage, "_LEAST_S", 10.0)  # so that this is short however busy the machine
+    made = Tally()
+    made.turn(1, 0)
+    made.turn(None, 1)
+    assert made.rest() == b""
+
+
+def test_what_took_long_to_load_is_not_measured_and_what_follows_is():
+    made = Tally()
+    made.turn(1, 0)
+    spin(0.05)
+    made.begin_anew(1, 2)
+    spin(0.002)
+    made.turn(None, 3)
+    [(handler, sums)] = told(made).items()
+    assert (handler, sums.runs) == (1, 1)
+    assert 0.002 <= sums.cpu_s < 0.05
+
+
+def test_reading_events_is_told_apart():
+    made = Tally()
+    made.turn(1, 0)
+    made.unpacking_s += 0.5
+    spin(0.001)
+    made.turn(None, 1)
+    assert told(made)[1].unpacking_s == 0.5
+
+
+def test_a_thread_that_runs_now_was_given_a_core():
+    assert 0 <= no_core_s() < time.monotonic()
+
+
+def test_where_the_reading_of_some_was_timed_these_stand_for_all():
+    made = Tally()
+    made.turn(1, 0)
+    made.unpacking_s += 0.2  # of the first, and of the eighth
+    spin(0.001)
+    made.turn(None, 10)
+    assert told(made)[1].unpacking_s == 1.0
+
+
+def test_handlers_that_take_turns_each_have_some_that_were_timed():
+    made = Tally()
+    for done in range(TIMED * 2):
+        made.turn(done % 2, done)
+        made.unpacking_s += 0.0 if done % TIMED else 0.5
+        spin(0.001)
+    made.turn(None, TIMED * 2)
+    sums = told(made)
+    assert [sums[handler].runs for handler in (0, 1)] == [7, 7]
+    assert [sums[handler].unpacking_s for handler in (0, 1)] == [3.5, 3.5]

@@ -1,0 +1,68 @@
+"""What a pool on Dask refuses, before there is a cluster."""
+
+from typing import Any
+
+import pytest
+
+from procbus.core.errors import OptionError
+from tests.clusters import HAS_DASK, NO_DASK, wait_until
+
+pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
+
+
+@pytest.mark.parametrize("cluster", [None, 8786, b"tcp://host:8786", object()])
+def test_what_is_no_cluster_is_refused(cluster: Any) -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match=r"takes the address .* or a distributed\.Client, not"):
+        DaskPool(cluster)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2", None])
+def test_a_local_cluster_has_a_number_of_workers(workers: Any) -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match="workers must be a whole number from 1 up, not"):
+        DaskPool.local(workers)
+
+
+def test_a_local_cluster_begins_with_the_lane_and_not_before() -> None:
+    from procbus import DaskPool, EventBus
+
+    with EventBus(handlers=[], cpu=DaskPool.local(1)) as bus:
+        bus.subscribe("number", len, kind="io")
+
+
+def test_only_the_workers_of_a_local_cluster_have_the_memory_of_this_machine() -> None:
+    from procbus.pool.dask.pool import ClusterPool
+
+    class OwnCluster:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    own: Any = OwnCluster()
+    elsewhere = ClusterPool("tcp://127.0.0.1:1", None, b"")
+    here = ClusterPool("tcp://127.0.0.1:1", None, b"", own_cluster=own)
+    assert (elsewhere.local, here.local) == (False, True)
+    for pool in (elsewhere, here, here):
+        pool.close()
+    assert own.closed == 1
+
+
+def test_an_address_is_not_empty() -> None:
+    from procbus import DaskPool
+
+    with pytest.raises(OptionError, match="needs an address such as"):
+        DaskPool("")
+
+
+def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> None:
+    from procbus import DaskPool
+
+    pool = DaskPool("tcp://127.0.0.1:1").open(None, b"")
+    assert pool.size() == 1
+    wait_until(lambda: "the Dask scheduler at tcp://127.0.0.1:1" in pool.waits_for)
+    pool.close()
+    pool.close()

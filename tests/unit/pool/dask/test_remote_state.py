@@ -1,0 +1,81 @@
+"""What a worker far away says of itself."""
+
+from typing import Any
+
+from procbus.pool.dask import remote_state
+from procbus.pool.dask.remote_state import Told
+from procbus.system.cooperative import in_turn
+from procbus.system.footprint import Footprint
+
+
+class Line:
+    """Answers at once, or never."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.told = Told(self.say)
+        self.answers: list[dict[str, Any]] = []
+
+    def say(self, **message: Any) -> None:
+        self.said.append(message)
+        for answer in self.answers:
+            self.told.take(answer)
+
+
+def test_what_it_is_at_is_told_by_both_clocks() -> None:
+    line = Line()
+    line.told.ahead_s = 10.0
+
+    assert line.told.take({"say": "at", "at": [3, 1, 2.5]})
+
+    assert line.told.at == ((3, 1, 12.5), (3, 1, 2.5))
+    line.told.forget()
+    assert line.told.at is None
+
+
+def test_what_is_for_the_companion_is_left() -> None:
+    line = Line()
+
+    assert not line.told.take({"say": "data", "data": b""})
+    assert line.told.take({"say": "pid", "pid": 7})
+    assert line.told.pid == 7
+
+
+def test_an_answer_goes_to_who_asked() -> None:
+    line = Line()
+    line.answers = [{"say": "stack", "stack": "in f"}]
+
+    assert in_turn([line.told.ask(do="stack")]) == [{"say": "stack", "stack": "in f"}]
+    assert line.said == [{"do": "stack"}]
+
+
+def test_a_process_that_is_halted_too_late_goes_on(monkeypatch: Any) -> None:
+    monkeypatch.setattr(remote_state, "ANSWER_S", 0.0)
+    line = Line()
+
+    assert in_turn([line.told.ask(do="halt")]) == [None]
+    line.told.take({"say": "halted", "still": True, "stack": ""})
+
+    assert line.said == [{"do": "halt"}, {"do": "resume"}]
+
+
+def test_memory_is_watched_once_it_is_said_what_it_is_at_and_told_for_that_alone() -> None:
+    line = Line()
+    line.told.ahead_s = 10.0
+    at = (3, 1, 12.5)
+
+    assert line.told.watch(at, 100) is None
+    assert line.said == []
+    line.told.take({"say": "at", "at": [3, 1, 2.5]})
+    assert line.told.watch(at, 100) is None
+    assert line.told.watch((3, 2, 12.5), 100) is None
+    assert line.told.watch(at, 100) is None
+    assert line.said == [{"do": "watch", "at": (3, 1, 2.5), "limit": 100}], "said once"
+
+    assert line.told.take({"say": "above", "at": [3, 1, 2.5], "memory": [90, 20, 1]})
+    assert line.told.watch(at, 100) == Footprint(90, 20, 1)
+
+    line.told.take({"say": "at", "at": [3, 2, 4.5]})
+    assert line.told.watch(at, 100) is None
+    assert line.told.watch((3, 2, 14.5), 50) is None, "nothing was said of this one"
+    assert line.said[1:] == [{"do": "watch", "at": (3, 2, 4.5), "limit": 50}]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""Events on their way to a worker: what is large lies in shared memory while it is needed."""
+
+import mmap
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from procbus.codec.encoder import PARENT, Encoder
+from procbus.core.delivery import Delivery
+from procbus.pool.memory.event_writer import EventWriter
+from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.shared_file import CannotMap, Form
+from procbus.pool.wire import Large
+from tests.parts import delivery_to, receipt_for, subscription_of
+
+LARGE = 1000
+#: There is room for one block.
+LIMIT = mmap.ALLOCATIONGRANULARITY
+
+
+@pytest.fixture
+def events() -> Iterator[EventMemory]:
+    events = EventMemory(LIMIT, LARGE)
+    yield events
+    events.close()
+
+
+@pytest.fixture
+def writer(events: EventMemory) -> EventWriter:
+    return writer_for(1, events)
+
+
+def writer_for(worker: int, events: EventMemory) -> EventWriter:
+    return EventWriter(worker, events, Encoder(PARENT, events.large))
+
+
+def delivery_of(event: Any) -> Delivery:
+    return delivery_to(subscription_of(kind="cpu"), event)
+
+
+def encode(writer: EventWriter, delivery: Delivery) -> tuple[bytes, Large | None, bool]:
+    assert delivery.receipt is not None
+    return writer.encode(delivery, delivery.receipt)
+
+
+def pins(delivery: Delivery) -> int:
+    assert delivery.receipt is not None
+    assert delivery.receipt.block is not None
+    return delivery.receipt.block.pins
+
+
+def test_a_small_event_travels_in_the_pipe(writer: EventWriter, events: EventMemory) -> None:
+    data, large, room = encode(writer, delivery_of((1, "two")))
+
+    assert pickle.loads(data) == (1, "two")
+    assert large is None
+    assert room
+    assert events.stats().in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("event", "form"),
+    [
+        (b"x" * LARGE, Form.BYTES),
+        (np.arange(LARGE // 4), Form.BUFFERS),
+        (["x" * LARGE], Form.PICKLED),
+    ],
+)
+def test_what_is_large_lies_in_shared_memory(writer: EventWriter, event: Any, form: Form) -> None:
+    data, large, room = encode(writer, delivery_of(event))
+
+    assert large is not None
+    assert large[0][3] == form
+    assert len(data) < LARGE
+    assert room
+
+
+def test_an_event_is_copied_once_for_two_workers(events: EventMemory) -> None:
+    one, other = writer_for(1, events), writer_for(2, events)
+    receipt = receipt_for(
+        subscription_of(kind="cpu"), subscription_of(kind="cpu"), event=b"x" * LARGE
+    )
+    places = [encode(w, d)[1] for w, d in zip((one, other), receipt.deliveries, strict=True)]
+
+    assert places[0] == places[1]
+    assert pins(receipt.deliveries[0]) == 2
+
+
+def test_where_there_is_no_room_the_event_waits_until_a_block_is_free(writer: EventWriter) -> None:
+    first, second = delivery_of(b"x" * LARGE), delivery_of(b"y" * LARGE)
+    writer.begin()
+    encode(writer, first)
+    writer.sent(1)
+    writer.begin()
+    assert encode(writer, second) == (b"", None, False)
+
+    writer.done(1)
+    assert pins(first) == 0
+    writer.wait_for_room(0.0)
+    assert encode(writer, second)[1:] != (None, False), "what is not pinned makes room"
+    writer.leave_line()
+
+
+def test_a_message_that_is_dropped_keeps_nothing_pinned(writer: EventWriter) -> None:
+    delivery = delivery_of(b"x" * LARGE)
+    encode(writer, delivery)
+    assert pins(delivery) == 1
+
+    writer.begin()
+    assert pins(delivery) == 0
+
+
+def test_the_end_of_a_worker_lets_go_of_all_that_was_pinned_for_it(writer: EventWriter) -> None:
+    delivery = delivery_of(b"x" * LARGE)
+    encode(writer, delivery)
+    writer.sent(1)
+    encode(writer, delivery)
+    assert pins(delivery) == 2
+
+    writer.close()
+    assert pins(delivery) == 0
+
+
+@pytest.mark.parametrize("event", [b"x" * (LIMIT + 1), np.arange(LIMIT)])
+def test_what_is_larger_than_the_limit_travels_in_the_pipe(writer: EventWriter, event: Any) -> None:
+    data, large, room = encode(writer, delivery_of(event))
+
+    assert len(data) > LIMIT
+    assert large is None
+    assert room
+
+
+def test_where_nothing_can_be_mapped_the_event_travels_in_the_pipe(
+    writer: EventWriter, events: EventMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> mmap.mmap:
+        raise CannotMap("no file descriptors")
+
+    monkeypatch.setattr(events.room, "map", refuse)
+    data, large, room = encode(writer, delivery_of(b"x" * LARGE))
+
+    assert pickle.loads(data) == b"x" * LARGE
+    assert large is None
+    assert room

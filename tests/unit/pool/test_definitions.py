@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+"""Handlers as pickled, until they are forgotten."""
+
+from procbus.pool.handler_cache import Definitions
+
+
+def test_what_is_forgotten_is_gone_for_those_who_knew_it() -> None:
+    definitions = Definitions()
+    definitions.add(1, b"one")
+    definitions.add(2, b"two")
+    assert definitions.get(1) == b"one"
+    assert definitions.gone({1, 2}) == []
+
+    definitions.forget(1)
+    assert definitions.get(1) is None
+    assert definitions.gone({1, 2}) == [1]
+    assert definitions.forgotten == 1
+
+
+def test_forgetting_what_is_not_there_changes_nothing() -> None:
+    definitions = Definitions()
+    definitions.forget(7)
+
+    assert definitions.forgotten == 0

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""Who gets nowhere, and who is only slow."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from procbus.supervision.stall import LEAST_CPU_S, WINDOW_S, Progress
+
+#: As often as the supervisor looks.
+STEP_S = 0.5
+
+
+def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Progress:
+    """Progress of a worker that was looked at for so long in one delivery."""
+    progress = Progress()
+    for step in range(int(seconds / STEP_S) + 1):
+        at = step * STEP_S
+        progress.note(at, 1.0 + cpu_rate * at, 1000 + int(io_rate * at), "delivery")
+    return progress
+
+
+def test_who_gets_no_core_is_not_stalled() -> None:
+    progress = Progress()
+    at = 0.0
+    while not progress.quiet:
+        at += 0.5
+        progress.note(at, 1.0, 0, "a")
+    progress.note_starved(at)
+    while at < 3 * WINDOW_S:
+        at += 0.5
+        progress.note(at, 1.0, 0, "a")
+        if progress.quiet:
+            progress.note_starved(at)
+        assert not progress.stalled(at)
+
+
+def test_a_handler_that_does_nothing_is_stalled() -> None:
+    assert noted(2.0).stalled(2.0)
+    assert noted(60.0).stalled(60.3)
+
+
+def test_not_before_a_window_has_passed() -> None:
+    assert not noted(1.5).stalled(1.5)
+    assert not noted(1.5).stalled(2.5), "nobody has looked since"
+    assert not Progress().stalled(10.0)
+
+
+def test_one_that_gains_cpu_is_slow() -> None:
+    assert not noted(60.0, cpu_rate=0.02).stalled(60.0)
+    assert not noted(60.0, cpu_rate=1.0).stalled(60.0)
+
+
+def test_one_that_looks_ten_times_a_second_whether_it_may_go_on_is_stalled() -> None:
+    assert noted(60.0, cpu_rate=10 * 50e-6).stalled(60.0)
+
+
+def test_the_rounding_of_the_kernel_is_no_progress() -> None:
+    progress = Progress()
+    for step in range(5):
+        # User and system time both stepped, by 10 ms each; as floats that is a bit more than 20 ms.
+        progress.note(step * STEP_S, 1.01 if step < 4 else 1.03, 0, "delivery")
+    assert progress.stalled(2.0)
+
+
+def test_one_that_reads_or_writes_is_slow() -> None:
+    assert not noted(60.0, io_rate=1.0).stalled(60.0)
+
+
+def test_input_and_output_are_asked_for_only_while_it_is_quiet() -> None:
+    progress = Progress()
+    for step, io_bytes in enumerate([0, 0, 500, 500, 500, 500]):
+        progress.note(step * STEP_S, 1.0, io_bytes, "delivery")
+    assert not progress.stalled(2.5), "what it did before it was asked is not known"
+
+    progress.note(3.0, 1.0, 500, "delivery")
+    assert progress.stalled(3.0)
+
+
+def test_quiet_is_one_that_hardly_gained_cpu() -> None:
+    progress = Progress()
+    assert not progress.quiet
+    progress.note(0.0, 1.0, 0, "delivery")
+    assert not progress.quiet, "only one note"
+    progress.note(0.5, 1.01, 0, "delivery")
+    assert progress.quiet
+    progress.note(1.0, 1.5, 0, "delivery")
+    assert not progress.quiet
+    progress.note(1.5, 1.5, 0, "another")
+    assert not progress.quiet
+
+
+def test_one_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
+    progress = noted(1.0, cpu_rate=0.03)
+    assert not progress.quiet
+
+
+def test_a_quiet_one_is_looked_at_closely_now_and_then() -> None:
+    progress = Progress()
+    looks = []
+    for step in range(121):
+        progress.note(step * STEP_S, 1.0, 0, "delivery")
+        if progress.quiet:
+            looks.append(step * STEP_S)
+            progress.note_tree(step * STEP_S, 5.0)
+
+    spans = [after - before for before, after in pairwise(looks)]
+    assert looks[0] == STEP_S
+    assert spans[0] == WINDOW_S + STEP_S, "more than a window, so that two looks are enough"
+    assert set(spans[1:]) == {2 * WINDOW_S + STEP_S}, "it is stalled by then"
+
+
+@pytest.mark.parametrize(("tree_rate", "stalled"), [(0.0, True), (0.5, False)])
+def test_one_that_waits_for_a_busy_subprocess_is_slow(tree_rate: float, stalled: bool) -> None:
+    progress = Progress()
+    for step in range(10):
+        progress.note(step * STEP_S, 1.0, 0, "delivery")
+        if progress.quiet:
+            progress.note_tree(step * STEP_S, 5.0 + tree_rate * step * STEP_S)
+    assert progress.stalled(4.5) == stalled
+
+
+def test_a_descendant_that_ends_and_takes_its_cpu_along_is_a_change() -> None:
+    progress = Progress()
+    for step in range(6):
+        progress.note(step * STEP_S, 1.0, 0, "delivery")
+        progress.note_tree(step * STEP_S, 5.0 if step < 5 else 1.0)
+    assert not progress.stalled(2.5)
+
+
+def test_the_next_delivery_begins_anew() -> None:
+    progress = noted(10.0)
+    progress.note(10.5, 1.0, 1000, "another")
+    assert not progress.stalled(10.5)
+    progress.note(12.5, 1.0, 1000, "another")
+    assert progress.stalled(12.5)
+
+
+def test_between_two_deliveries_nobody_is_stalled() -> None:
+    progress = Progress()
+    for step in range(10):
+        progress.note(step * STEP_S, 1.0, 1000, None)
+        progress.note_tree(step * STEP_S, 1.0)
+    assert not progress.stalled(4.5)
+    assert not progress.quiet
+
+
+class Note(NamedTuple):
+    at: float
+    cpu_s: float
+    io_bytes: int
+    tree_cpu_s: float | None
+    key: int
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Note]:
+    notes: list[Note] = []
+    at = cpu_s = tree_s = 0.0
+    io_bytes, key = 1, 0
+    for _ in range(draw(st.integers(1, 25))):
+        at += draw(st.sampled_from([0.1, 0.5, 0.51, 2.0, 3.0]))
+        cpu_s += draw(st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.02, 0.3]))
+        tree_s += draw(st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.3]))
+        io_bytes += draw(st.sampled_from([0, 0, 0, 100]))
+        key += draw(st.sampled_from([0, 0, 0, 0, 0, 0, 0, 1]))
+        ask = draw(st.booleans())
+        look = draw(st.booleans())
+        notes.append(Note(at, cpu_s, io_bytes if ask else 0, tree_s if look else None, key))
+    return notes
+
+
+def unchanged(readings: list[tuple[float, float]], least: float) -> bool:
+    """Whether a figure did not change from the last reading a window ago to the last of all."""
+    last_at, last = readings[-1]
+    old = [value for at, value in readings if last_at - at >= WINDOW_S]
+    return bool(old) and last - old[-1] <= least
+
+
+@given(histories())
+def test_stalled_is_who_changed_nothing_that_was_looked_at(history: list[Note]) -> None:
+    progress = Progress()
+    for note in history:
+        progress.note(note.at, note.cpu_s, note.io_bytes, note.key)
+        if note.tree_cpu_s is not None:
+            progress.note_tree(note.at, note.tree_cpu_s)
+
+    last = history[-1]
+    present = [note for note in history if note.key == last.key]
+    cpu = [(note.at, note.cpu_s) for note in present]
+    tree = [(note.at, note.tree_cpu_s) for note in present if note.tree_cpu_s is not None]
+    io: list[tuple[float, float]] = [(note.at, note.io_bytes) for note in present if note.io_bytes]
+    expected = (
+        unchanged(cpu, LEAST_CPU_S)
+        and (not tree or unchanged(tree, LEAST_CPU_S))
+        and (not io or unchanged(io, 0))
+    )
+    assert progress.stalled(last.at) == expected
+    assert progress.stalled(last.at + WINDOW_S / 2) == expected
+    assert not progress.stalled(last.at + WINDOW_S + 0.1), "too long ago to say"
+
+
+@given(st.floats(0.02, 64.0), st.floats(0.1, 0.9), st.integers(1, 200))
+def test_who_gains_two_percent_of_a_core_is_never_stalled(
+    rate: float, step_s: float, steps: int
+) -> None:
+    progress = Progress()
+    for step in range(steps):
+        at = step * step_s
+        progress.note(at, rate * at, 0, "delivery")
+        assert not progress.stalled(at)

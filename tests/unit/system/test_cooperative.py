@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Work that waits, done in turn: all of it, in the time of the longest, whatever one raises."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from procbus.system import cooperative
+from procbus.system.cooperative import Steps, in_turn
+
+
+def count(log: list[str], name: str, steps: int) -> Steps[str]:
+    for step in range(steps):
+        log.append(f"{name}{step}")
+        yield
+    return name
+
+
+def fail(log: list[str], error: Exception) -> Steps[str]:
+    log.append("fails")
+    yield
+    raise error
+
+
+def test_nothing_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for nothing"))
+    none: list[Steps[str]] = []
+    assert in_turn(none) == []
+    assert in_turn([count([], "a", 0)]) == ["a"]
+
+
+def test_each_goes_to_its_next_wait_in_each_turn() -> None:
+    log: list[str] = []
+
+    assert in_turn([count(log, "a", 3), count(log, "b", 1), count(log, "c", 2)]) == ["a", "b", "c"]
+
+    assert log == ["a0", "b0", "c0", "a1", "c1", "a2"]
+
+
+def test_between_two_turns_it_waits_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+
+    in_turn([count([], "a", 3), count([], "b", 3)])
+
+    assert waits == [cooperative.TURN_S] * 3
+
+
+def test_one_that_raises_keeps_no_other_from_its_end() -> None:
+    log: list[str] = []
+    errors = [ValueError("a bug"), OSError("another")]
+
+    with pytest.raises(ExceptionGroup) as caught:
+        in_turn([fail(log, errors[0]), count(log, "a", 4), fail(log, errors[1])])
+
+    assert list(caught.value.exceptions) == errors
+    assert log == ["fails", "a0", "fails", "a1", "a2", "a3"]
+
+
+def test_what_ends_the_thread_is_not_held_back() -> None:
+    def interrupted() -> Steps[str]:
+        yield
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_turn([interrupted()])
