@@ -94,7 +94,7 @@ def prepare_worker(path: str) -> None:
     with open(path, "rb") as file:
         wanted = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
     runs = Switch((Worker, "_run", ("_tally", "TIMED")))
-    own = Worker.run_batch
+    own = vars(Worker)["_run_batch"]
     batches = {WITH: without(own), WITHOUT: without(own, "_tally")}
 
     def run_batch(worker: Worker, message: bytes) -> None:
@@ -102,7 +102,7 @@ def prepare_worker(path: str) -> None:
         runs.turn(form)
         batches[form](worker, message)
 
-    setattr(Worker, "run_batch", run_batch)  # noqa: B010 - mypy refuses the plain way
+    setattr(Worker, "_run_batch", run_batch)  # noqa: B010 - mypy refuses the plain way
 
 
 @contextmanager
