@@ -44,7 +44,6 @@ DOORS = {
 UP = {
     "procbus.advice.advisor -> procbus.lanes.threads",
     "procbus.core.delivery -> procbus.dispatch.unretrieved",
-    "procbus.core.receipt -> procbus.pool.memory.events",
     "procbus.core.subscription -> procbus.lanes.gate",
     "procbus.dispatch.dispatcher -> procbus.futures.subscriptions",
     "procbus.dispatch.dispatcher -> procbus.journal.resume_summary",

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import ProcbusError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from procbus.core.subscription import Subscription
-    from procbus.pool.memory.events import Block
 
 
 def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
@@ -55,6 +54,16 @@ def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
     return error if isinstance(error, KeyboardInterrupt) and in_main_thread() else None
 
 
+class SharedBlock(Protocol):
+    """The large buffers of one event, which its pool put into memory that workers see."""
+
+    #: Deliveries of the event that workers run and that are not settled. The settlement's.
+    users: int
+
+    def release(self) -> None:
+        """The last of these deliveries is settled: the pool may use the memory again."""
+
+
 class Receipt:
     """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
 
@@ -73,7 +82,7 @@ class Receipt:
     #: Deliveries that are not settled.
     left: int
     #: The event's large buffers in shared memory, until the last delivery is settled.
-    block: Block | None
+    block: SharedBlock | None
     callbacks: list[Callable[[Receipt], object]] | None
 
     @property

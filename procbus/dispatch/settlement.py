@@ -9,7 +9,7 @@ that failed and is followed by another ends here too, and leaves the delivery pe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from procbus.core.context import HandlerContext, running
 from procbus.core.dead_letter import DeadLetter, summary_of
@@ -17,7 +17,7 @@ from procbus.core.delivery import Delivery, cancelled
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.receipt import Receipt, call_all
+from procbus.core.receipt import Receipt, SharedBlock, call_all
 from procbus.core.retry import may_retry, quarantined, wait_of
 from procbus.core.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
 from procbus.dispatch.admission import Admission
@@ -25,9 +25,6 @@ from procbus.dispatch.dead_letters import DeadLetterBox, call_hook, letter_of
 from procbus.dispatch.failure_log import FailureLog
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.unretrieved import Unseen
-
-if TYPE_CHECKING:
-    from procbus.pool.memory.events import Block
 
 Settled = tuple[Delivery, Outcome]
 
@@ -302,7 +299,7 @@ class _After:
         #: Those that give back their place at a gate.
         self.gated: list[Delivery] | None = None
         #: Shared memory of events that need it no more.
-        self.blocks: list[Block] | None = None
+        self.blocks: list[SharedBlock] | None = None
         #: What waits for receipts that are done.
         self.done: list[tuple[Callable[[Receipt], object], Receipt]] | None = None
         #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.

@@ -94,7 +94,7 @@ class EventWriter:
         events = self._events
         with events.copying:  # so that a second worker waits for the copy, and does not make one
             block = receipt.block
-            if block is None or not events.pin(block):
+            if not isinstance(block, Block) or not events.pin(block):
                 if not events.fits(buffers):
                     events.check_oversize(delivery.handler.name, receipt.id, buffers)
                     return self._encoder.encode_whole(receipt.event), None, True

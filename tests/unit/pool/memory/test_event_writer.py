@@ -12,7 +12,7 @@ import pytest
 from procbus.codec.encoder import PARENT, Encoder
 from procbus.core.delivery import Delivery
 from procbus.pool.memory.event_writer import EventWriter
-from procbus.pool.memory.events import EventMemory
+from procbus.pool.memory.events import Block, EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Form
 from procbus.pool.wire import Large
 from tests.parts import delivery_to, receipt_for, subscription_of
@@ -49,8 +49,9 @@ def encode(writer: EventWriter, delivery: Delivery) -> tuple[bytes, Large | None
 
 def pins(delivery: Delivery) -> int:
     assert delivery.receipt is not None
-    assert delivery.receipt.block is not None
-    return delivery.receipt.block.pins
+    block = delivery.receipt.block
+    assert isinstance(block, Block)
+    return block.pins
 
 
 def test_a_small_event_travels_in_the_pipe(writer: EventWriter, events: EventMemory) -> None:
