@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from procbus.core.errors import ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from procbus.core.handler import Handler
     from procbus.core.receipt import Receipt
     from procbus.core.subscription import Subscription
-    from procbus.dispatch.unretrieved import Unseen
+
+
+class Looked(Protocol):
+    """Counts failures until somebody looks at them."""
+
+    def note_seen(self, delivery: Delivery) -> None:
+        """Take note that somebody has looked at a failure; any further look changes nothing."""
 
 
 class DeliveryState(enum.Enum):
@@ -95,8 +101,8 @@ class Delivery:
         #: is a `contextvars.Context`, for a cpu handler a `Carried`. Let go when it has ended:
         #: where it succeeded by the lane, since few deliveries have any.
         self.context: Any = None
-        #: Who keeps count of failures that nobody has looked at, once this is one of them.
-        self.unseen: Unseen | None = None
+        #: Where it is counted as a failure that nobody has looked at, once it is one.
+        self.unseen: Looked | None = None
 
     @property
     def handler(self) -> Handler:
