@@ -24,8 +24,7 @@ from procbus.routing.lane_switch import Crossing
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
-    from procbus.advice.gil_probe import GilProbe
-    from procbus.lanes.threads import IoThread
+    from procbus.advice.gil_probe import GilProbe, Watched
 
 #: Seconds between two looks while there is a handler that is not known well, and after that.
 LOOK_S = 0.02
@@ -51,7 +50,7 @@ _LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
 class Advised(Protocol):
     """The lanes of a bus, as the advisor sees them."""
 
-    def io_threads(self) -> Sequence[IoThread]:
+    def io_threads(self) -> Sequence[Watched[Subscription]]:
         """The threads of the io lane."""
 
     def machine(self) -> Machine:
@@ -192,7 +191,7 @@ class Advisor:
         looks = min(subscription.meter.looks for _, subscription in at_work)
         return LOOK_S if looks < SETTLED else _SELDOM_S
 
-    def _next_of(self, threads: Sequence[IoThread]) -> Sequence[IoThread]:
+    def _next_of(self, threads: Sequence[Watched[Subscription]]) -> Sequence[Watched[Subscription]]:
         """Choose whose turn it is to be looked at."""
         if len(threads) <= _AT_ONCE:
             return threads
