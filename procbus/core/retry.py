@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from procbus.core.delivery import Delivery
 from procbus.core.errors import (
     CircuitOpen,
     HandlerExited,
@@ -162,10 +161,31 @@ def _samples() -> Iterator[Outcome]:
 _CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
 
 
-def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
-    """Whether another attempt follows this one, which failed."""
-    handler = delivery.subscription.handler
-    if len(delivery.earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
+class Retried(Protocol):
+    """A handler, as far as it says which of its failures are tried again."""
+
+    @property
+    def retries(self) -> int:
+        """How many attempts may follow the first."""
+
+    @property
+    def retry_on(self) -> tuple[type[BaseException], ...]:
+        """The errors that another attempt may follow."""
+
+    @property
+    def max_crashes(self) -> int:
+        """How often a delivery may kill its worker and still be tried again."""
+
+
+def may_retry(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
+    """Whether another attempt follows one that failed.
+
+    Args:
+        handler: the handler that failed.
+        earlier: how the attempts before it ended.
+        outcome: how it ended.
+    """
+    if len(earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
         return False
     error = outcome.error
     if error is None or not _is_one_of(error, handler.retry_on):
@@ -173,7 +193,7 @@ def may_retry(delivery: Delivery, outcome: Outcome) -> bool:
     # Given up by a bus that closes, which another attempt would only keep from that.
     if outcome.kind is OutcomeKind.WORKER_DIED and is_a(error, CircuitOpen):
         return False
-    return not quarantined(delivery, outcome)
+    return not quarantined(handler, earlier, outcome)
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
@@ -191,12 +211,18 @@ def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> 
     return is_any(error, kinds)
 
 
-def quarantined(delivery: Delivery, outcome: Outcome) -> bool:
-    """Whether it killed its workers more often than its handler's `max_crashes` lets it."""
+def quarantined(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
+    """Whether a delivery killed its workers more often than its handler's `max_crashes` lets it.
+
+    Args:
+        handler: the handler that failed.
+        earlier: how the attempts before the last ended.
+        outcome: how the last ended.
+    """
     if not _crashed(outcome):
         return False
-    crashes = 1 + sum(_crashed(each) for each in delivery.earlier)
-    return crashes > delivery.subscription.handler.max_crashes
+    crashes = 1 + sum(_crashed(each) for each in earlier)
+    return crashes > handler.max_crashes
 
 
 def _crashed(outcome: Outcome) -> bool:

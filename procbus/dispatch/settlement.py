@@ -84,8 +84,9 @@ class Settlement:
                         _note_success(delivery, outcome.started_at, outcome.ended_at)
                     else:
                         self._note_attempt(delivery, outcome)
-                        if queued and may_retry(delivery, outcome):
-                            delivery.subscription.retried += 1
+                        subscription = delivery.subscription
+                        if queued and may_retry(subscription.handler, delivery.earlier, outcome):
+                            subscription.retried += 1
                             delivery.earlier += (outcome,)
                             if after.again is None:
                                 after.again = []
@@ -205,9 +206,8 @@ class Settlement:
         subscription.failed += 1
         if subscription.answered:
             return None
-        letter = letter_of(
-            delivery, receipt, (*delivery.earlier, outcome), quarantined(delivery, outcome)
-        )
+        given_up = quarantined(subscription.handler, delivery.earlier, outcome)
+        letter = letter_of(delivery, receipt, (*delivery.earlier, outcome), given_up)
         self.dead_letters.add(letter, delivery)
         self.unseen.note_failed(delivery, outcome)
         return letter

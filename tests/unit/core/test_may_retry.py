@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.core.delivery import Delivery
 from procbus.core.errors import (
     CircuitOpen,
     HandlerExited,
@@ -20,14 +19,23 @@ from procbus.core.errors import (
 from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.retry import may_retry, quarantined
-from procbus.core.subscription import Subscription
-from tests.parts import FakeLane, delivery_to, handle
+from tests.parts import handle
 
 KINDS = OutcomeKind
 
 
-def delivery(**options: Any) -> Delivery:
-    return delivery_to(Subscription(make_handler(handle, "t", kind="cpu", **options), FakeLane()))
+class Tried:
+    """One delivery: its handler, and how its attempts ended so far."""
+
+    def __init__(self, **options: Any) -> None:
+        self.handler = make_handler(handle, "t", kind="cpu", **options)
+        self.earlier: tuple[Outcome, ...] = ()
+
+    def may_retry(self, outcome: Outcome) -> bool:
+        return may_retry(self.handler, self.earlier, outcome)
+
+    def quarantined(self, outcome: Outcome) -> bool:
+        return quarantined(self.handler, self.earlier, outcome)
 
 
 def failed(kind: OutcomeKind = KINDS.RAISED, error: BaseException | None = None) -> Outcome:
@@ -46,7 +54,7 @@ FAILURES = st.sampled_from([KINDS.RAISED, KINDS.TIMED_OUT, KINDS.WORKER_DIED, KI
 CRASHES = (KINDS.WORKER_DIED, KINDS.OVER_MEMORY)
 
 
-def attempts_of(tried: Delivery, kinds: list[OutcomeKind]) -> list[OutcomeKind]:
+def attempts_of(tried: Tried, kinds: list[OutcomeKind]) -> list[OutcomeKind]:
     """How the attempts end that are made, if they would end in these ways one after the other."""
     made = []
     for kind in kinds:
@@ -54,8 +62,8 @@ def attempts_of(tried: Delivery, kinds: list[OutcomeKind]) -> list[OutcomeKind]:
         outcome = failed(kind)
         crashes = sum(kind in CRASHES for kind in made)
         limit = tried.handler.max_crashes
-        assert quarantined(tried, outcome) == (kind in CRASHES and crashes > limit)
-        if not may_retry(tried, outcome):
+        assert tried.quarantined(outcome) == (kind in CRASHES and crashes > limit)
+        if not tried.may_retry(outcome):
             break
         tried.earlier += (outcome,)
     return made
@@ -65,7 +73,7 @@ def attempts_of(tried: Delivery, kinds: list[OutcomeKind]) -> list[OutcomeKind]:
 def test_attempts_and_crashes_are_bounded_and_none_is_given_away(
     retries: int, max_crashes: int, kinds: list[OutcomeKind]
 ) -> None:
-    tried = delivery(retries=retries, max_crashes=max_crashes)
+    tried = Tried(retries=retries, max_crashes=max_crashes)
 
     made = attempts_of(tried, kinds)
 
@@ -78,10 +86,10 @@ def test_attempts_and_crashes_are_bounded_and_none_is_given_away(
 
 @given(st.lists(FAILURES, max_size=3), st.integers(0, 5))
 def test_what_cannot_travel_is_never_tried_again(before: list[OutcomeKind], crashes: int) -> None:
-    tried = delivery(retries=10, max_crashes=crashes, retry_on=BaseException)
+    tried = Tried(retries=10, max_crashes=crashes, retry_on=BaseException)
     tried.earlier = tuple(failed(kind) for kind in before)
 
-    assert not may_retry(tried, failed(error=SerializationError("no")))
+    assert not tried.may_retry(failed(error=SerializationError("no")))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_what_cannot_travel_is_never_tried_again(before: list[OutcomeKind], cras
 def test_only_errors_that_the_handler_names_are_tried_again(
     retry_on: Any, error: BaseException, expected: bool
 ) -> None:
-    assert may_retry(delivery(retries=1, retry_on=retry_on), failed(error=error)) is expected
+    assert Tried(retries=1, retry_on=retry_on).may_retry(failed(error=error)) is expected
 
 
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), GeneratorExit()])
@@ -106,16 +114,16 @@ def test_what_is_no_exception_is_tried_again_only_where_it_is_named(error: BaseE
     told = HandlerExited("exited")
     told.__cause__ = error
     for each in (error, told):
-        assert not may_retry(delivery(retries=1), failed(error=each))
-        assert may_retry(delivery(retries=1, retry_on=BaseException), failed(error=each))
+        assert not Tried(retries=1).may_retry(failed(error=each))
+        assert Tried(retries=1, retry_on=BaseException).may_retry(failed(error=each))
 
 
 def test_an_exception_that_cannot_travel_is_judged_by_the_classes_that_it_had() -> None:
     error = SerializationError("told in words", raised=("shop.Gone", "builtins.LookupError"))
 
-    assert may_retry(delivery(retries=1, retry_on=LookupError), failed(error=error))
-    assert not may_retry(delivery(retries=1, retry_on=ValueError), failed(error=error))
-    assert not may_retry(delivery(retries=1, retry_on=SerializationError), failed(error=error))
+    assert Tried(retries=1, retry_on=LookupError).may_retry(failed(error=error))
+    assert not Tried(retries=1, retry_on=ValueError).may_retry(failed(error=error))
+    assert not Tried(retries=1, retry_on=SerializationError).may_retry(failed(error=error))
 
 
 class Lying(Exception):
@@ -125,45 +133,45 @@ class Lying(Exception):
 
 
 def test_an_exception_that_lies_about_its_class_is_judged_by_the_real_one() -> None:
-    assert may_retry(delivery(retries=1), failed(error=Lying()))
-    assert not may_retry(delivery(retries=1, retry_on=OSError), failed(error=Lying()))
+    assert Tried(retries=1).may_retry(failed(error=Lying()))
+    assert not Tried(retries=1, retry_on=OSError).may_retry(failed(error=Lying()))
 
 
 def test_nothing_follows_a_cancellation() -> None:
-    tried = delivery(retries=5, retry_on=BaseException)
+    tried = Tried(retries=5, retry_on=BaseException)
 
-    assert not may_retry(tried, failed(KINDS.CANCELLED))
+    assert not tried.may_retry(failed(KINDS.CANCELLED))
 
 
 def test_no_worker_is_no_crash() -> None:
     # The delivery did not kill anything: no worker could be started for it.
-    tried = delivery(retries=5, max_crashes=0)
+    tried = Tried(retries=5, max_crashes=0)
     none = Outcome(KINDS.WORKER_DIED, error=WorkerDied("no worker can be started"))
 
-    assert may_retry(tried, none)
-    assert not quarantined(tried, none)
+    assert tried.may_retry(none)
+    assert not tried.quarantined(none)
 
 
 def test_a_bus_that_gave_up_on_its_workers_tries_nothing_again() -> None:
     # It closes: with every attempt that followed it would do so later.
-    tried = delivery(retries=5)
+    tried = Tried(retries=5)
     given_up = Outcome(KINDS.WORKER_DIED, error=CircuitOpen("closing"))
 
-    assert not may_retry(tried, given_up)
+    assert not tried.may_retry(given_up)
 
 
 def test_a_handler_that_was_refused_to_publish_may_be_tried_again() -> None:
-    assert may_retry(delivery(retries=1), failed(error=CircuitOpen("publish again")))
+    assert Tried(retries=1).may_retry(failed(error=CircuitOpen("publish again")))
 
 
 def test_a_crash_too_many_is_quarantined_even_with_retries_left() -> None:
-    tried = delivery(retries=100, max_crashes=1)
+    tried = Tried(retries=100, max_crashes=1)
     assert attempts_of(tried, [KINDS.WORKER_DIED] * 5) == [KINDS.WORKER_DIED] * 2
 
-    assert quarantined(tried, failed(KINDS.OVER_MEMORY))
-    assert not quarantined(tried, failed(KINDS.RAISED))
+    assert tried.quarantined(failed(KINDS.OVER_MEMORY))
+    assert not tried.quarantined(failed(KINDS.RAISED))
 
 
 def test_a_crash_is_no_quarantine_where_there_are_no_retries() -> None:
-    assert not quarantined(delivery(), failed(KINDS.WORKER_DIED))
-    assert quarantined(delivery(max_crashes=0), failed(KINDS.WORKER_DIED))
+    assert not Tried().quarantined(failed(KINDS.WORKER_DIED))
+    assert Tried(max_crashes=0).quarantined(failed(KINDS.WORKER_DIED))
