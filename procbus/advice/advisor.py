@@ -229,7 +229,9 @@ class Advisor:
         count = queued.count
         attempts = subscription.succeeded + subscription.failed + subscription.retried
         evidence = replace(
-            meter.evidence(handler, queued.total / count if count else 0.0, attempts),
+            meter.evidence(
+                handler.kind, handler.is_async, queued.total / count if count else 0.0, attempts
+            ),
             ran=subscription.ran.count,
             ran_s=subscription.ran.total,
         )

@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from procbus.core.histogram import Histogram
 from procbus.core.locks import Lock
-
-if TYPE_CHECKING:
-    from procbus.core.handler import Handler
-
 
 # What was measured of a handler, and of the machine that it runs on.
 
@@ -270,22 +266,25 @@ class Meter:
         """Whether its runs are long enough to be looked at."""
         return self._wall_s > LONG_S * self._runs
 
-    def evidence(self, handler: Handler, queue_s: float, most: float = inf) -> Evidence:
+    def evidence(
+        self, kind: Literal["io", "cpu"], is_async: bool, queue_s: float, most: float = inf
+    ) -> Evidence:
         """Sum up.
 
         Args:
-            handler: whose runs these are; of kind "io" or "cpu".
+            kind: the lane that the handler ran on.
+            is_async: whether it is an `async def`.
             queue_s: how long its deliveries waited to begin, in seconds, on average.
             most: runs that there were at most: a sample may stand for too many.
         """
         with self._lock:
             runs = self._runs
             if not runs:
-                return Evidence(_kind(handler), handler.is_async, obstacle=self.obstacle)
+                return Evidence(kind, is_async, obstacle=self.obstacle)
             wall_s, cpu_s = self._wall_s / runs, self._cpu_s / runs
             active_s = max(self._active_s, 1e-9)
             there_were = min(1.0, most / runs)
-            if handler.kind == "cpu":
+            if kind == "cpu":
                 # In its process nobody else wants the GIL: what is not CPU time is waiting, but for
                 # the time that it was given no core.
                 starved_s = self._starved_s / runs
@@ -293,7 +292,7 @@ class Meter:
                 # Where cores are short, some of that does not show: a host that takes them away.
                 gil_s = Span(0.0, cpu_s)
                 wait_s = Span(max(0.0, idle_s - _UNSEEN * starved_s), idle_s)
-            elif handler.is_async:
+            elif is_async:
                 gil_s, wait_s = (
                     Span(cpu_s, cpu_s),
                     self._wait_on_loop(self._suspended_s / runs, active_s),
@@ -306,8 +305,8 @@ class Meter:
             else:
                 gil_s, wait_s = self._looked(wall_s, cpu_s)
             return Evidence(
-                kind=_kind(handler),
-                is_async=handler.is_async,
+                kind=kind,
+                is_async=is_async,
                 runs=int(runs * there_were),
                 wall_s=wall_s,
                 cpu_s=cpu_s,
@@ -372,7 +371,3 @@ def share(count: float, total: float) -> Span:
 
 def _mean(mean: float | None, newest: float) -> float:
     return newest if mean is None else mean + _NEWEST * (newest - mean)
-
-
-def _kind(handler: Handler) -> Literal["io", "cpu"]:
-    return "cpu" if handler.kind == "cpu" else "io"

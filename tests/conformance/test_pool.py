@@ -185,7 +185,7 @@ def test_a_worker_tells_what_its_handlers_took_of_the_machine(worker: Worker) ->
 
     subscription = subscription_of(nap)
     run(worker, deliveries_to(subscription, [1, 2]))
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    evidence = subscription.meter.evidence("cpu", False, 0.0)
 
     assert evidence.runs == 2
     assert evidence.cpu_s < 0.03 <= evidence.wall_s

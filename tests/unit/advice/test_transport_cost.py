@@ -8,7 +8,6 @@ import pytest
 
 from procbus.advice.transport_cost import weigh, weigh_delivery
 from procbus.core.meter import Meter
-from tests.parts import handler_of
 
 
 def handle(event: Any) -> None: ...
@@ -69,7 +68,7 @@ def test_weighing_a_delivery_notes_its_transport():
     assert meter.to_weigh == 1
     assert meter.obstacle == ""
     meter.note_run(1.0, 0.1, 0.1)
-    assert meter.evidence(handler_of(), 0.0).transport_s > 0
+    assert meter.evidence("io", False, 0.0).transport_s > 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus.core.meter import Doing, Meter, Span, share
-from tests.parts import handler_of
 
 
 def around(value: float) -> Any:
@@ -28,19 +27,13 @@ def look(meter: Meter, doing: Doing, times: int) -> None:
         meter.note_look({doing: 1.0})
 
 
-async def coroutine(event: object) -> None: ...
-
-
-IO, CPU = handler_of(), handler_of(kind="cpu")
-
-
 def test_nothing_is_known_before_the_first_run():
-    evidence = Meter().evidence(IO, 0.0)
+    evidence = Meter().evidence("io", False, 0.0)
     assert (evidence.kind, evidence.runs, evidence.seen_s) == ("io", 0, 0.0)
 
 
 def test_runs_are_averaged():
-    evidence = meter_of((0.1, 0.02), (0.3, 0.04)).evidence(IO, 7.0)
+    evidence = meter_of((0.1, 0.02), (0.3, 0.04)).evidence("io", False, 7.0)
     assert evidence.runs == 2
     assert evidence.wall_s == around(0.2)
     assert evidence.cpu_s == around(0.03)
@@ -48,21 +41,21 @@ def test_runs_are_averaged():
 
 
 def test_a_run_stands_for_as_many_as_it_is_said_to():
-    evidence = meter_of((1e-4, 5e-5), weight=61).evidence(IO, 0.0)
+    evidence = meter_of((1e-4, 5e-5), weight=61).evidence("io", False, 0.0)
     assert evidence.runs == 61
     assert evidence.wall_s == pytest.approx(1e-4)
 
 
 def test_a_sample_stands_for_no_more_runs_than_there_were():
     meter = meter_of((1e-4, 1e-4), weight=61)
-    all_of_them, ten = meter.evidence(IO, 0.0), meter.evidence(IO, 0.0, 10)
+    all_of_them, ten = meter.evidence("io", False, 0.0), meter.evidence("io", False, 0.0, 10)
     assert ten.runs == 10
     assert ten.load == pytest.approx(all_of_them.load * 10 / 61)
     assert ten.cpu_s == all_of_them.cpu_s
 
 
 def test_a_run_takes_no_more_cpu_time_than_time():
-    assert meter_of((0.1, 0.2)).evidence(IO, 0.0).cpu_s == around(0.1)
+    assert meter_of((0.1, 0.2)).evidence("io", False, 0.0).cpu_s == around(0.1)
 
 
 def test_runs_side_by_side_are_counted_as_such():
@@ -70,7 +63,7 @@ def test_runs_side_by_side_are_counted_as_such():
     for turn in range(1, 51):
         for offset in range(4):
             meter.note_run(turn * 0.1 + offset * 1e-6, 0.1, 0.025)
-    evidence = meter.evidence(IO, 0.0)
+    evidence = meter.evidence("io", False, 0.0)
     assert evidence.at_once == pytest.approx(4, rel=0.1)
     assert evidence.load == pytest.approx(1, rel=0.1)
 
@@ -78,11 +71,11 @@ def test_runs_side_by_side_are_counted_as_such():
 def test_a_pause_is_no_time_in_which_it_is_used():
     meter = meter_of((0.1, 0.1))
     meter.note_run(5_000.0, 0.1, 0.1)
-    assert meter.evidence(IO, 0.0).load > 0.4
+    assert meter.evidence("io", False, 0.0).load > 0.4
 
 
 def test_without_a_look_all_is_possible():
-    evidence = meter_of((0.1, 0.04)).evidence(IO, 0.0)
+    evidence = meter_of((0.1, 0.04)).evidence("io", False, 0.0)
     assert evidence.gil_s == Span(0.0, around(0.04))
     assert evidence.wait_s == Span(0.0, around(0.06))
 
@@ -91,15 +84,15 @@ def test_looks_tell_whether_it_holds_the_gil():
     holding, free = meter_of((0.1, 0.1)), meter_of((0.1, 0.1))
     look(holding, Doing.HOLDS, 50)
     look(free, Doing.FREE, 50)
-    assert holding.evidence(IO, 0.0).gil_s.low > 0.09
-    assert free.evidence(IO, 0.0).gil_s.high < 0.01
+    assert holding.evidence("io", False, 0.0).gil_s.low > 0.09
+    assert free.evidence("io", False, 0.0).gil_s.high < 0.01
 
 
 def test_waiting_for_the_gil_is_no_waiting():
     meter = meter_of((0.4, 0.1))
     look(meter, Doing.HOLDS, 50)
     look(meter, Doing.QUEUES, 150)
-    assert meter.evidence(IO, 0.0).wait_s.high < 0.01
+    assert meter.evidence("io", False, 0.0).wait_s.high < 0.01
 
 
 def test_waiting_is_told_by_how_often_it_waits_beside_how_often_it_computes():
@@ -107,52 +100,50 @@ def test_waiting_is_told_by_how_often_it_waits_beside_how_often_it_computes():
     look(meter, Doing.HOLDS, 60)
     look(meter, Doing.WAITS, 60)
     look(meter, Doing.QUEUES, 120)
-    low, high = meter.evidence(IO, 0.0).wait_s
+    low, high = meter.evidence("io", False, 0.0).wait_s
     assert low < 0.1 < high
     assert high - low < 0.06
 
 
 def test_of_short_runs_the_usual_one_tells_how_long_it_waits():
     runs = [(5e-5, 5e-5)] * 95 + [(5e-3, 5e-5)] * 5  # of some the GIL was taken
-    evidence = meter_of(*runs).evidence(IO, 0.0)
+    evidence = meter_of(*runs).evidence("io", False, 0.0)
     assert evidence.wait_s.high < 1e-5
     assert evidence.gil_s == Span(evidence.cpu_s, evidence.cpu_s)
 
 
 def test_a_worker_without_cpu_time_waits():
-    evidence = meter_of((0.1, 0.01)).evidence(CPU, 0.0)
+    evidence = meter_of((0.1, 0.01)).evidence("cpu", False, 0.0)
     assert evidence.kind == "cpu"
     assert evidence.wait_s == Span(around(0.09), around(0.09))
     assert evidence.gil_s == Span(0.0, around(0.01))
 
 
 def test_on_the_event_loop_it_may_have_waited_for_others_that_compute():
-    handler = handler_of()
-    object.__setattr__(handler, "is_async", True)
     quiet, busy = Meter(), Meter()
     quiet.note_run(1.0, 0.1, 0.01, suspended_s=0.08)
     busy.note_run(1.0, 0.1, 0.09, suspended_s=0.008)
     # Of the first the rest was no waiting: it could not run for want of a core.
-    assert quiet.evidence(handler, 0.0).wait_s == Span(around(0.08), around(0.08))
-    assert busy.evidence(handler, 0.0).wait_s == Span(0.0, around(0.008))
+    assert quiet.evidence("io", True, 0.0).wait_s == Span(around(0.08), around(0.08))
+    assert busy.evidence("io", True, 0.0).wait_s == Span(0.0, around(0.008))
 
 
 def test_what_was_long_ago_counts_less_and_less():
     meter = meter_of(*[(0.5, 0.5)] * 400, *[(0.5, 0.0)] * 800)
-    assert meter.evidence(IO, 0.0).cpu_s < 0.1
+    assert meter.evidence("io", False, 0.0).cpu_s < 0.1
     look(meter, Doing.HOLDS, 8_000)
     look(meter, Doing.FREE, 30_000)
     assert meter.looks <= 4_000
-    evidence = meter.evidence(IO, 0.0)
+    evidence = meter.evidence("io", False, 0.0)
     assert evidence.gil_s.high < evidence.cpu_s / 20
 
 
 def test_weighing_is_averaged_too():
     meter = meter_of((0.1, 0.1))
     meter.note_weight(1.0)
-    assert meter.evidence(IO, 0.0).transport_s == 1.0
+    assert meter.evidence("io", False, 0.0).transport_s == 1.0
     meter.note_weight(2.0)
-    evidence = meter.evidence(IO, 0.0)
+    evidence = meter.evidence("io", False, 0.0)
     assert 1.0 < evidence.transport_s < 2.0
     assert evidence.unpacking_s == evidence.transport_s
 
@@ -162,7 +153,7 @@ def test_it_forgets():
     meter.note_weight(1.0)
     look(meter, Doing.FREE, 3)
     meter.clear()
-    assert meter.evidence(IO, 0.0) == Meter().evidence(IO, 0.0)
+    assert meter.evidence("io", False, 0.0) == Meter().evidence("io", False, 0.0)
     assert meter.looks == 0
 
 

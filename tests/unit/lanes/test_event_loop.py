@@ -269,7 +269,7 @@ def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     for _ in range(4):
         assert settled.acquire(timeout=BOUND_S)
     lane.close(BOUND_S)
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    evidence = subscription.meter.evidence("io", True, 0.0)
     assert evidence.runs == 4
     assert 0.005 <= evidence.cpu_s < 0.015
     assert evidence.wall_s >= 0.025

@@ -56,7 +56,7 @@ def test_a_long_run_is_measured_each_time() -> None:
         time.sleep(0.002)
 
     subscription = run_on_threads(nap, 10)
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    evidence = subscription.meter.evidence("io", False, 0.0)
     assert evidence.runs == 10
     assert evidence.wall_s >= 0.002
     assert evidence.cpu_s < evidence.wall_s / 2
@@ -80,7 +80,7 @@ def test_one_that_is_long_among_short_ones_is_measured_for_itself() -> None:
             time.sleep(0.3)
 
     subscription = run_on_threads(handle, 25)
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    evidence = subscription.meter.evidence("io", False, 0.0)
     assert 0.3 <= evidence.seen_s < 0.3 * ONE_IN / 2, "it stands for itself, not for many"
 
 

@@ -16,7 +16,7 @@ def message_of(sums: Mapping[int, tuple[float, ...]]) -> bytes:
 
 def transport_s(subscription: Subscription) -> float:
     subscription.meter.note_run(1.0, 0.1, 0.1)
-    return subscription.meter.evidence(subscription.handler, 0.0).transport_s
+    return subscription.meter.evidence("cpu", False, 0.0).transport_s
 
 
 def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
@@ -29,7 +29,7 @@ def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
         10**9: (1,) * 6,
     }
     assert costs.take_in(message_of(sums))
-    evidence = subscription.meter.evidence(subscription.handler, 0.0)
+    evidence = subscription.meter.evidence("cpu", False, 0.0)
     assert evidence.runs == 4
     assert abs(evidence.wall_s - 0.095) < 1e-9
     assert abs(evidence.cpu_s - 0.045) < 1e-9
