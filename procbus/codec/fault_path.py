@@ -18,7 +18,6 @@ from typing import Any
 
 from procbus.codec.encoder import cannot_encode, encode_definition, travels_by_value
 from procbus.core.errors import SerializationError
-from procbus.core.handler import Handler
 from procbus.core.user_objects import bases_of, class_name, named, shown
 
 #: How deep to look: further down a path helps nobody.
@@ -31,26 +30,32 @@ _PATIENCE_S = 0.5
 _TOO_DEEP = "sys.setrecursionlimit before the bus is made lets it go deeper. "
 
 
-def check_travels(handler: Handler) -> None:
+def check_travels(function: Callable[..., Any], name: str) -> None:
     """Make sure that a cpu handler can be sent to a worker.
+
+    Args:
+        function: the handler.
+        name: what it is called in the message.
 
     Raises:
         SerializationError: it cannot; the message names the variable at fault.
     """
     try:
-        encode_definition(handler.function)
+        encode_definition(function)
     except KeyboardInterrupt:  # Ctrl-C of the script that subscribes
         raise
     except BaseException as error:
-        raise handler_fault(handler, error) from error
+        raise handler_fault(function, name, error) from error
 
 
-def handler_fault(handler: Handler, error: BaseException) -> SerializationError:
+def handler_fault(
+    function: Callable[..., Any], name: str, error: BaseException
+) -> SerializationError:
     """Make the error for a handler that cannot be sent to a worker."""
-    path = path_of_fault(handler.function, handler.name)
+    path = path_of_fault(function, name)
     where = f" because of {path}" if path else ""
     return SerializationError(
-        f"cpu handler {handler.name} cannot travel to a worker process{where}: "
+        f"cpu handler {name} cannot travel to a worker process{where}: "
         f"{named(error)}. {_remedy(error)}",
         path,
     )

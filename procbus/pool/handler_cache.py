@@ -78,7 +78,7 @@ class KnownHandlers:
             try:
                 definition = encode_definition(handler.function)
             except BaseException as error:
-                raise fault_path.handler_fault(handler, error) from error
+                raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)
         self.due.append((handler.number, handler.name, definition, handler.max_memory))

@@ -405,4 +405,4 @@ def check_can_travel(handler: Handler) -> None:
         # Imported here because it needs cloudpickle, and `import procbus` stays light.
         from procbus.codec.fault_path import check_travels
 
-        check_travels(handler)
+        check_travels(function, handler.name)

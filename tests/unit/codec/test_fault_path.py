@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from procbus.codec.fault_path import check_travels, event_fault, path_of_fault
 from procbus.core.errors import SerializationError
-from procbus.core.handler import Handler, make_handler
 
 LOCK = threading.Lock()
 
@@ -138,15 +137,11 @@ def test_the_error_of_an_event_says_what_to_do():
     )
 
 
-def handler_of(function: Any) -> Handler:
-    return make_handler(function, object, kind="cpu", name="compute")
-
-
 def test_handlers_that_can_travel_are_fine():
     offset = 3
-    check_travels(handler_of(lambda e: e + offset))
-    check_travels(handler_of(handler_of))
-    check_travels(handler_of(functools.partial(max, 1)))
+    check_travels(lambda e: e + offset, "compute")
+    check_travels(with_lock, "compute")
+    check_travels(functools.partial(max, 1), "compute")
 
 
 def with_lock() -> Any:
@@ -192,7 +187,7 @@ def in_helper() -> Any:
 )
 def test_a_handler_that_cannot_travel_names_the_variable_at_fault(function, path):
     with pytest.raises(SerializationError, match="cpu handler compute cannot travel") as caught:
-        check_travels(handler_of(function))
+        check_travels(function, "compute")
     if path is not None:
         assert caught.value.path == path
         assert f"because of {path}:" in str(caught.value)
@@ -203,7 +198,7 @@ def test_a_keyword_default_at_fault_is_named():
     def compute(event: Any, *, lock: Any = threading.Lock()) -> None: ...  # noqa: B008 - as above
 
     with pytest.raises(SerializationError) as caught:
-        check_travels(handler_of(compute))
+        check_travels(compute, "compute")
     assert caught.value.path == "compute, default of argument 'lock'"
 
 
@@ -215,7 +210,7 @@ def test_a_variable_that_is_not_assigned_yet_does_not_stop_the_search():
             later()
 
     with pytest.raises(SerializationError) as caught:
-        check_travels(handler_of(compute))
+        check_travels(compute, "compute")
     assert caught.value.path == "compute, closure variable 'lock'"
 
     def later() -> None: ...
@@ -225,7 +220,7 @@ def test_a_global_at_fault_is_named():
     namespace: dict[str, Any] = {"__name__": "__main__", "lock": LOCK}
     exec("def compute(event):\n    return lock", namespace)
     with pytest.raises(SerializationError) as caught:
-        check_travels(handler_of(namespace["compute"]))
+        check_travels(namespace["compute"], "compute")
     assert caught.value.path == "compute, global variable 'lock'"
 
 
