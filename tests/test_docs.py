@@ -1,6 +1,6 @@
 """What the documentation shows is true: its Python runs, and its commands exist.
 
-In README.md and docs/*.md:
+In README.md and the pages of docs/:
 
 - each ```python block is a script of its own, run in an empty directory;
 - ```python continue adds to the script of the block before it;
@@ -24,7 +24,7 @@ import pytest
 from tests.clusters import HAS_DASK, NO_DASK
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Seconds for one script. Below pytest's own limit, so that what the script printed is shown.
 SCRIPT_LIMIT_S = 45
