@@ -11,7 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "bench").glob("*.md")),
+    *sorted((ROOT / "tests").glob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
 
 #: Pages about the code: each name on them is a name in the code.
 INTERNALS = [
