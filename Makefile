@@ -34,7 +34,7 @@ lint: $(VENV)/installed-dev ## Check style and formatting
 types: $(VENV)/installed-dev ## Check the types
 	@$(BIN)/mypy $(CODE)
 
-bench: $(VENV)/installed-bench ## Measure what the GIL does (takes minutes); ARGS=--all for everything
+bench: $(VENV)/installed-bench ## Measure the effects of the GIL (takes minutes); ARGS=--all for everything
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-report: $(VENV)/installed-bench ## Write docs/benchmarks.md and .html, with plots, from the last run

@@ -1,6 +1,6 @@
-"""What is seen in each answer about the GIL, and why: plain words around the run's own figures.
+"""The text of each answer about the GIL, with its reason: plain words around the run's own figures.
 
-No figure stands in this file. Where words depend on what was found, they are chosen by it.
+No figure stands in this file. Words that depend on the findings are chosen by them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def of_cpu_scaling(found: Found, cores: int) -> str:
         f"{said(value(at, THREAD_BUS))} on the thread-pool bus.\n\n"
         f"Why: the global interpreter lock, the GIL, lets one thread of a process run Python code "
         f"at a time, so threads only take turns, however many cores there are. A process has a "
-        f"GIL of its own. A core runs one process at a time, so workers beyond the number of "
-        f"cores have nothing to run on: with {counts[-1]} of them the cpu lane is at "
+        f"GIL of its own. A core runs one process at a time, so you gain nothing from more "
+        f"workers than cores: with {counts[-1]} of them the cpu lane is at "
         f"{said(value(most, PROCBUS_CPU))} times."
     )
 
@@ -74,11 +74,10 @@ def of_io_scaling(found: Found, _cores: int) -> str:
         f"{said(found.middle(socket, io_scaling.ASYNC))} with `async def`, "
         f"{said(found.middle(socket, 'ProcessPoolExecutor'))} in processes; the server shares the "
         f"cores there.\n\n"
-        f"Why: a handler that waits needs neither the GIL nor a core. What counts is how many may "
-        f"wait at a time and what each of them costs: a coroutine is an object, a thread is a "
-        f"stack, a process is a whole interpreter that has to be started, fed and looked after. "
-        f"Blocking code belongs on the io lane as it is; where there are hundreds at a time, "
-        f"`async def` costs least."
+        f"Why: a handler that waits needs neither the GIL nor a core. You pay for each handler "
+        f"that waits: a coroutine is an object, a thread is a stack, a process is a whole "
+        f"interpreter that has to be started, fed and looked after. Put your blocking code on the "
+        f"io lane as it is; if hundreds of handlers wait at a time, `async def` costs you least."
     )
 
 
@@ -109,11 +108,11 @@ def of_convoy(found: Found, cores: int) -> str:
         f"Why: a thread that wakes up needs the GIL before it can do anything. The thread that "
         f"has it computes on until the switch interval is over ({five:g} ms, as Python comes), "
         f"and then others may be first in the queue; a handler that needs several steps queues "
-        f"several times. This is the convoy: work that waits is slowed down by work that computes, "
+        f"several times. This is the convoy: handlers that compute slow down handlers that wait, "
         f"and nothing is wrong with either. A shorter interval is a part of the cure: with "
         f"`sys.setswitchinterval({half / 1e3:g})` the p99 on the thread-pool bus is "
-        f"{ms(p99_half, THREAD_BUS)}{cure}. Work that is in another process does not take this "
-        f"process's GIL at all."
+        f"{ms(p99_half, THREAD_BUS)}{cure}. Work in another process does not take your "
+        f"script's GIL at all."
     )
 
 
@@ -131,8 +130,8 @@ def of_gil_release(found: Found, cores: int) -> str:
         where = threads if ratio > EVEN else processes if ratio < 1 / EVEN else even
         where.append(text)
     parts = [
-        f"{what}: {'; '.join(rows)}."
-        for what, rows in (
+        f"{title}: {'; '.join(rows)}."
+        for title, rows in (
             ("The io lane's threads were faster with", threads),
             ("The cpu lane was faster with", processes),
             ("Even were", even),
@@ -143,11 +142,10 @@ def of_gil_release(found: Found, cores: int) -> str:
         f"On {cores} workers each. {' '.join(parts)}\n\n"
         f"Why: C code that touches no Python objects may let go of the GIL while it works, and "
         f"then threads do run side by side, in one memory: nothing has to be carried to another "
-        f"process. hashlib does so for more than 2 KiB at once, zlib always, NumPy for most of "
-        f"what it does to an array. Regular expressions, json and anything that goes through "
-        f"Python objects one by one keep it. So declare large hashes, compression and large array "
-        f"operations io, although they use the cpu: threads are the right answer there, as long "
-        f"as one call does much."
+        f"process. hashlib does so for more than 2 KiB at once, zlib always, NumPy for most "
+        f"operations on arrays. Regular expressions, json and all other code that goes through "
+        f"Python objects one by one keep it. So if your handler hashes or compresses much data at "
+        f"once, or works on large arrays, declare it io, although it uses the cpu."
     )
 
 
@@ -180,10 +178,9 @@ def of_crossover(found: Found, _cores: int) -> str:
         f"on the cpu lane, {said(found.middle(shortest, PROCBUS_IO))} on the io lane and "
         f"{said(found.middle(shortest, THREAD_BUS))} on the thread-pool bus.\n\n"
         f"Why: publishing an event, carrying it to another process and bringing its result back "
-        f"costs the parent some microseconds, however short the handler is. A handler that is "
-        f"shorter than that is faster as a plain call, on no bus at all; give it larger events. "
-        f"Batches share what a pipe and a wake-up cost among as many events as take about 10 ms, "
-        f"which is why the lane makes them by itself."
+        f"costs your script some microseconds, however short the handler is. A shorter handler is "
+        f"faster as a plain call, on no bus at all; give it larger events. The lane makes batches "
+        f"by itself: the events of about 10 ms of work share the cost of a pipe and a wake-up."
     )
 
 
@@ -202,9 +199,9 @@ def of_payload_crossover(found: Found, _cores: int) -> str:
     return (
         f"The cpu lane was the faster one, by the payload of an event: {'; '.join(parts)}.\n\n"
         f"Why: threads share their memory, so a payload costs them nothing. To another process it "
-        f"has to be copied, and a copy takes time that grows with its size, while what is gained "
-        f"grows with the length of the handler. These are `bytes`; NumPy arrays go through shared "
-        f"memory with one copy less. Where a payload is large and its handler short, send the "
+        f"has to be copied, and a copy takes time that grows with its size, while your gain grows "
+        f"with the length of the handler. These are `bytes`; NumPy arrays go through shared "
+        f"memory with one copy less. If your payload is large and its handler short, send the "
         f"name of the file, and let the handler read it."
     )
 
@@ -234,8 +231,8 @@ def of_pipelines(found: Found, _cores: int) -> str:
         f"turns on one core. In processes alone a worker that waits for the server holds a core's "
         f"place and does nothing with it, unless there are more workers than cores. The job "
         f"*{pipelines.INDEX}* reads files that are in memory already, so a process that reads "
-        f"for itself loses nothing, and need not have the text carried to it. What the start of "
-        f"workers takes is in the figures, as it is in a script: a pool that forks starts sooner, "
+        f"for itself loses nothing, and need not have the text carried to it. The start of the "
+        f"workers is in the figures, as it is in your script: a pool that forks starts sooner, "
         f"and copies threads and locks as they are; procbus starts fresh interpreters."
     )
 
@@ -258,7 +255,7 @@ def of_pythons(found: Found, cores: int) -> str:
         if found.not_installed
         else ""
     )
-    free = any(name.endswith("t") for name in found.contenders)
+    free = any(name.endswith("t") for name in found.contenders if name != LIMIT)
     return (
         f"Speed-up over a loop on the same Python, {cores} workers, pure-Python handlers of 10 ms. "
         f"{'; '.join(parts)}.{missing}\n\n"
@@ -268,7 +265,7 @@ def of_pythons(found: Found, cores: int) -> str:
         + (
             "The free-threaded builds above show what that gives here."
             if free
-            else "What those give shows where they are installed."
+            else "Install one of them, and you see the effect in a run of your own."
         )
     )
 

@@ -1,4 +1,4 @@
-"""The report: what a run found as a Markdown page with plots, and as one HTML file.
+"""The report: the findings of a run as a Markdown page with plots, and as one HTML file.
 
 ``python -m bench --report DIR`` makes both from the JSON file of a run, and measures nothing.
 """
@@ -39,7 +39,7 @@ code { font-size: 0.9em; }
 
 
 def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write the Markdown page, its plots, the HTML page, and what they were made from.
+    """Write the Markdown page, its plots, the HTML page, and the JSON behind them.
 
     Args:
         document: the JSON of a run.
@@ -65,7 +65,7 @@ def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
 
 
 def draw(found: Mapping[str, Found], cores: int, directory: Path) -> list[Path]:
-    """Draw what there is to draw."""
+    """Draw a plot for each question of the run that has one."""
     figures = {name: draw(found[name], cores) for name, draw in GIL_PLOTS.items() if name in found}
     if any(name in found for name in questions.PEERS):
         figures["peers"] = draw_peers(found)
@@ -79,7 +79,7 @@ def draw(found: Mapping[str, Found], cores: int, directory: Path) -> list[Path]:
 def page(document: Mapping[str, Any], found: Mapping[str, Found], cores: int) -> str:
     """Return the whole page as Markdown."""
     parts = [
-        "# Threads or processes? What the GIL does, measured",
+        "# Threads or processes? The GIL, measured",
         about(document, found),
         short_answer(found, cores),
     ]
@@ -98,7 +98,7 @@ def page(document: Mapping[str, Any], found: Mapping[str, Found], cores: int) ->
 
 
 def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
-    """Say what the figures were taken on, and when."""
+    """Name the machine of the figures, and their date."""
     machine, began = document["machine"], document["machine"]["date"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["libraries"].items() if v is not None)
     warning = (
@@ -107,7 +107,7 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         else "**This was a quick run: its figures mean nothing.**\n\n"
     )
     disturbed, samples = (
-        sum(getattr(each, what) for each in found.values()) for what in ("disturbed", "samples")
+        sum(getattr(each, name) for each in found.values()) for name in ("disturbed", "samples")
     )
     if disturbed > TOO_MANY * samples:
         warning += (
@@ -120,8 +120,8 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
         f"{machine['workers']} cores of {machine['processor']}, {machine['memory_gb']} GB, "
         f"{machine['system']}, {machine['python']}. {versions}. Medians of the rounds; a line on "
         f"each mark or bar goes from the lowest to the highest round. Ratios are taken within a "
-        f"round. Only ratios carry over to another machine: run `procbus bench` on yours. How it "
-        f"is measured, the settings of the rivals and all caveats are in "
+        f"round. Only ratios carry over to another machine: run `procbus bench` on yours. You find "
+        f"the methods, the settings of the rivals and all caveats in "
         f"[bench/README.md](../bench/README.md)."
     )
 
@@ -132,7 +132,7 @@ def picture(name: str, alt: str) -> str:
 
 
 def limit_of(found: Found) -> str:
-    """Say what the limit of one question is, and what is missing."""
+    """Say the limit of one question, its rounds, and its missing figures."""
     rounds = len(found.rounds)
     parts = [f"*Limit: {found.limit}.*"] if found.limit else []
     parts.append(f"*{rounds} round{'s' if rounds > 1 else ''}.*")
@@ -190,7 +190,7 @@ def to_html(markdown: str, directory: Path) -> str:
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width">',
-            "<title>Threads or processes? What the GIL does, measured</title>",
+            "<title>Threads or processes? The GIL, measured</title>",
             f"<style>{STYLE}</style>\n</head>\n<body>",
             "".join(with_plots(body, directory)),
             "</body>\n</html>\n",

@@ -1,4 +1,4 @@
-"""What is seen beside the peers, and why."""
+"""The text beside the figures of the peers, with its reasons."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def best(found: Found, row: str, most: bool) -> tuple[str, float] | None:
     return name, peers[name]
 
 
-def beside(found: Found, row: str, what: str, unit: str, most: bool) -> str:
+def beside(found: Found, row: str, subject: str, unit: str, most: bool) -> str:
     """Write one sentence of one row."""
     peer = best(found, row, most)
     other = f"; the best peer, {peer[0]}, {said(peer[1])}" if peer else ""
     limit = found.middle(row, LIMIT)
     bound = "" if limit is None else f"; the limit {said(limit)}"
-    return f"{what}: procbus {said(found.middle(row, PROCBUS))} {unit}{other}{bound}."
+    return f"{subject}: procbus {said(found.middle(row, PROCBUS))} {unit}{other}{bound}."
 
 
 def of_peers(questions: Mapping[str, Found]) -> str:
@@ -46,8 +46,8 @@ def of_peers(questions: Mapping[str, Found]) -> str:
         ("startup", startup.FIRST, "Start to the first result of a worker", "ms", False),
     ]
     seen = [
-        beside(questions[name], row, what, unit, most)
-        for name, row, what, unit, most in rows
+        beside(questions[name], row, subject, unit, most)
+        for name, row, subject, unit, most in rows
         if name in questions
     ]
     missing = sorted({name for found in questions.values() for name in found.not_installed})
@@ -59,7 +59,7 @@ def of_peers(questions: Mapping[str, Found]) -> str:
         f"blinker's and pyee's are calls in the publisher's own thread: nothing can be faster, "
         f"nothing waits, and nothing runs beside anything else. Pools that fork start in "
         f"milliseconds; a fresh interpreter takes longer, and inherits no lock that another "
-        f"thread holds. A handler that dies (a segfault, a kill) ends the whole script where "
-        f"handlers run in its process; what it does to a pool is in the table of "
-        f"`crash_table`, where one of 200 tasks kills its process."
+        f"thread holds. If your handlers run in the script's process, one that dies (a segfault, a "
+        f"kill) ends the whole script. The table of `crash_table`, where one of 200 tasks kills "
+        f"its process, shows you the effect on a pool."
     )
