@@ -1,0 +1,88 @@
+"""The prose of README.md, docs/ and bench/ speaks to its reader, about things that have names.
+
+Code is left out: fenced blocks and what stands between backticks.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES_OF_BENCHMARKS = sorted((ROOT / "bench").glob("*.md"))
+
+# Maximum of the word "what" in 1,000 words; because a clause that it opens has no noun.
+WHAT_AT_MOST = 4
+
+# Minimum of the word "you" in 1,000 words; because the reader is the one who acts.
+YOU_AT_LEAST = 6
+
+# Beginnings of a sentence that has no noun for its subject.
+NOUNLESS = ("What", "Whoever", "Whatever")
+
+FENCED = re.compile(r"^ *(```+).*?^ *\1 *$", flags=re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->", flags=re.DOTALL)
+INLINE_CODE = re.compile(r"(`+).+?\1", flags=re.DOTALL)
+LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+
+# A new sentence: a blank line, an item, a cell of a table, or the mark that ends the one before.
+BORDER = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.)\s+|\||\n#+ |(?<=[.!?:;])[\"')*_]*\s+")
+
+
+def prose_of(page: str) -> str:
+    """The page without its code and the addresses of its links."""
+    text = COMMENT.sub("", FENCED.sub("\n", page))
+    return INLINE_CODE.sub("CODE", LINK.sub(r"\1", text))
+
+
+def sentences_of(page: str) -> list[str]:
+    """The sentences of a page, one line each, without emphasis and list marks."""
+    pieces = BORDER.split("\n" + prose_of(page))
+    return [" ".join(piece.split()).lstrip("*_#-> ") for piece in pieces if piece.strip()]
+
+
+def words_of(pages: list[Path]) -> list[str]:
+    text = "\n\n".join(prose_of(page.read_text(encoding="utf-8")) for page in pages)
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def in_a_thousand(words: list[str], wanted: str) -> float:
+    return 1000 * words.count(wanted) / len(words)
+
+
+def test_docs_seldom_say_what_for_a_thing_that_has_a_name() -> None:
+    assert in_a_thousand(words_of(PAGES), "what") <= WHAT_AT_MOST
+
+
+def test_docs_speak_to_their_reader() -> None:
+    assert in_a_thousand(words_of(PAGES), "you") >= YOU_AT_LEAST
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_sentences_of_a_page_begin_with_a_noun(page: Path) -> None:
+    nounless = [
+        sentence
+        for sentence in sentences_of(page.read_text(encoding="utf-8"))
+        if sentence.split(" ")[0].rstrip(",") in NOUNLESS and not sentence.endswith("?")
+    ]
+
+    assert not nounless, "\n".join(nounless)
+
+
+def test_code_is_no_prose() -> None:
+    page = "You say `what`.\n\n```python\nwhat = 1\n```\n\n[here](what.md)\n"
+
+    assert re.findall(r"\w+", prose_of(page)) == ["You", "say", "CODE", "here"]
+
+
+def test_each_item_cell_and_clause_may_begin_a_sentence() -> None:
+    page = "# What is it?\n\n- **What** is.\n- Two: what\n  follows\n\n| What | you |\n"
+
+    assert sentences_of(page) == [
+        *("What is it?", "What** is.", "Two:", "what follows", "What", "you"),
+    ]
