@@ -44,7 +44,8 @@ def unfinished(handler: str, value: object) -> ProcbusError | None:
     if isinstance(value, GeneratorType | CoroutineType):
         _close(value)
     return ProcbusError(
-        f"{handler} returned {what}, and nothing of that was run, since nobody would: {advice}"
+        f"{handler} returned {what}: its work was not done, and it cannot travel back or be run "
+        f"later: {advice}"
     )
 
 

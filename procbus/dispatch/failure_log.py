@@ -8,7 +8,7 @@ from time import monotonic
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import HandlerExited, WorkerTraceback
-from procbus.core.flood import ERROR_BURST, ERROR_RATE, TELL_S, Allowance
+from procbus.core.flood import ERROR_RATE, TELL_S, Allowance
 from procbus.core.locks import Lock
 from procbus.core.log import log
 from procbus.core.user_objects import (
@@ -22,6 +22,10 @@ from procbus.core.user_objects import (
 
 #: Kinds that are remembered. Where there are more, those that come later have no traceback.
 MOST_KINDS = 1_000
+
+#: Maximum of lines at once, before `ERROR_RATE` holds: a batch that fails as a whole is still told
+#: event by event, in about a megabyte.
+BURST = 10_000
 
 #: Handler, class of the error, and the place that raised it.
 _Kind = tuple[str, str, str]
@@ -38,7 +42,7 @@ class FailureLog:
         self._lock = Lock()
         #: Of each kind the event whose failure was logged with its traceback.
         self._first: dict[_Kind, int] = {}
-        self._lines = Allowance(ERROR_RATE, ERROR_BURST)
+        self._lines = Allowance(ERROR_RATE, BURST)
         #: Failures that had no line of their own since that was last told, by handler.
         self._left_out: dict[str, int] = {}
         self._told_at = monotonic()
