@@ -207,6 +207,7 @@ class Handler:
         auto: whether it was declared ``"auto"``; its kind is where it runs then.
         once: whether it takes one event and is unsubscribed then.
         limited: whether a run has to be watched: it has a timeout or a max_memory.
+        gated: whether its deliveries may wait for each other: it has a key or a concurrency.
     """
 
     number: int
@@ -229,11 +230,14 @@ class Handler:
     auto: bool = False
     once: bool = False
     limited: bool = field(init=False)
+    gated: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Say once whether there is a limit: lanes ask for every event."""
+        """Say once whether there is a limit or a gate: lanes ask for every event."""
         limited = self.timeout is not None or self.max_memory is not None
         object.__setattr__(self, "limited", limited)  # as the class is frozen
+        gated = self.key is not None or self.concurrency is not None
+        object.__setattr__(self, "gated", gated)
 
     def __repr__(self) -> str:
         """Show name, kind and topics."""

@@ -12,7 +12,6 @@ from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
 from procbus.core.introspection import identity_of
 from procbus.core.meter import STIR_S, Meter
-from procbus.lanes.gate import Gate
 
 #: What a delivery costs besides its handler's own run time (coding, pipe, settling), in seconds:
 #: measured at 2 to 4 us; it keeps batches of very short handlers from growing without end.
@@ -72,7 +71,7 @@ class Subscription:
     """One handler on one bus.
 
     `published` is guarded by the lane's lock; `average_s` and the other counters by the
-    settlement's; the gate by the lane's.
+    settlement's.
     """
 
     __slots__ = (
@@ -83,7 +82,7 @@ class Subscription:
         "crashed",
         "decided",
         "failed",
-        "gate",
+        "gated",
         "give_up",
         "group",
         "handler",
@@ -132,8 +131,8 @@ class Subscription:
         if handler.once:
             self.takes = self._claim
             self.put = self._put_the_one
-        gated = handler.key is not None or handler.concurrency is not None
-        self.gate = Gate(handler) if gated else None
+        #: Whether its deliveries pass a gate of its lane, which may keep them back.
+        self.gated = handler.gated
         #: Running average of the handler's run time in seconds; None until it has run once.
         self.average_s: float | None = None
         self.published = 0

@@ -316,7 +316,7 @@ class _After:
             if self.receipts is None:
                 self.receipts = []
             self.receipts.append(receipt)
-        if delivery.subscription.gate is not None:
+        if delivery.subscription.gated:
             if self.gated is None:
                 self.gated = []
             self.gated.append(delivery)

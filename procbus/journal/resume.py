@@ -176,7 +176,7 @@ class Leftovers:
         """
         subscription = delivery.subscription
         handler = subscription.handler
-        if wait_s <= 0 or subscription.gate is not None or not handler.retries:
+        if wait_s <= 0 or subscription.gated or not handler.retries:
             return False
         if delivery.earlier:  # the clock may have been set back since
             attempts = len(delivery.earlier)

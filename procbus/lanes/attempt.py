@@ -196,7 +196,7 @@ def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
     """
     subscription = delivery.subscription
     handler = subscription.handler
-    if subscription.gate is None:
+    if not subscription.gated:
         return ""
     for other in receipt.deliveries:
         if other.receipt is None or other.subscription is not subscription:

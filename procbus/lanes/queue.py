@@ -23,6 +23,14 @@ LOOKOUT_S = 0.005
 _NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
 
 
+class _Gates(dict[Subscription, Gate]):
+    """The gate of each subscription that is gated, from its first delivery on."""
+
+    def __missing__(self, subscription: Subscription) -> Gate:
+        # One step: else a signal handler that publishes meanwhile would make a gate of its own.
+        return self.setdefault(subscription, Gate(subscription.handler))
+
+
 class LaneQueue:
     """Deliveries that wait for a worker of one lane.
 
@@ -56,7 +64,7 @@ class LaneQueue:
         self._taken = 0
         self._ready: dict[int, deque[Delivery]] = {0: deque()}
         self._by_priority = [self._ready[0]]
-        self._gated: set[Subscription] = set()
+        self._gates = _Gates()
 
     def put(self, delivery: Delivery) -> bool:
         """Queue a delivery behind its gate, and see to it that somebody takes it.
@@ -75,13 +83,13 @@ class LaneQueue:
             if self.cancelled:
                 kept = False
                 delivery.queued = True
-                if subscription.gate is not None:
-                    subscription.gate.abandon()  # perhaps its first delivery: clear() missed it
+                if subscription.gated:
+                    self._gates[subscription].abandon()  # clear() missed it if it is new
             else:
                 bucket = self._ready.get(subscription.priority)
                 if bucket is None:
                     bucket = self._bucket(subscription.priority)
-                if subscription.gate is None or self._locked_admit(subscription.gate, delivery):
+                if not subscription.gated or self._locked_admit(delivery):
                     delivery.queued = True
                     # Asked before: one who interrupts this may queue another behind this one, and
                     # wakes nobody for that.
@@ -98,15 +106,15 @@ class LaneQueue:
             raise
         return kept
 
-    def _locked_admit(self, gate: Gate, delivery: Delivery) -> bool:
-        self._gated.add(delivery.subscription)
+    def _locked_admit(self, delivery: Delivery) -> bool:
+        gate = self._gates[delivery.subscription]
         delivery.queued = True
         return gate.admit(delivery)
 
     def _locked_interrupted(self, delivery: Delivery, begun: bool) -> None:
         """Ctrl-C came while a delivery was being queued: it is in the queue, or never was."""
         subscription = delivery.subscription
-        gate, bucket = subscription.gate, self._bucket(subscription.priority)
+        gate, bucket = self._gates.get(subscription), self._bucket(subscription.priority)
         if self.cancelled:
             delivery.queued = False
         elif delivery not in bucket and (gate is None or delivery not in gate.waiting()):
@@ -119,10 +127,10 @@ class LaneQueue:
     def release(self, delivery: Delivery) -> int:
         """Open the gate of a settled delivery for those behind it; return how many may go."""
         subscription = delivery.subscription
-        if subscription.gate is None:
+        if not subscription.gated:
             return 0
         with self.lock:
-            go = subscription.gate.release(delivery)
+            go = self._gates[subscription].release(delivery)
             self._bucket(subscription.priority).extend(go)
             if go:
                 self.locked_wake()
@@ -131,10 +139,10 @@ class LaneQueue:
     def step_aside(self, delivery: Delivery) -> int:
         """Let others run while a delivery waits for its next attempt; return how many may go."""
         subscription = delivery.subscription
-        if subscription.gate is None:
+        if not subscription.gated:
             return 0
         with self.lock:
-            go = subscription.gate.step_aside()
+            go = self._gates[subscription].step_aside()
             self._bucket(subscription.priority).extend(go)
             if go:
                 self.locked_wake()
@@ -150,7 +158,7 @@ class LaneQueue:
         with self.lock:
             if self.cancelled:
                 return False
-            if subscription.gate is None or subscription.gate.step_back(delivery):
+            if not subscription.gated or self._gates[subscription].step_back(delivery):
                 self._bucket(subscription.priority).appendleft(delivery)
                 self.locked_wake()
         return True
@@ -304,8 +312,7 @@ class LaneQueue:
     def depth(self) -> int:
         """How many deliveries wait: ready ones, and those behind a gate."""
         with self.lock:
-            behind = sum(s.gate.behind for s in list(self._gated) if s.gate is not None)
-            return self.locked_ready() + behind
+            return self.locked_ready() + sum(gate.behind for gate in list(self._gates.values()))
 
     def clear_ready(self) -> list[Delivery]:
         """Take out everything that is ready; what waits at a gate moves up later."""
@@ -323,9 +330,8 @@ class LaneQueue:
             for bucket in self._by_priority:
                 out.extend(bucket)
                 bucket.clear()
-            for subscription in list(self._gated):
-                if subscription.gate is not None:
-                    out.extend(subscription.gate.abandon())
+            for gate in list(self._gates.values()):
+                out.extend(gate.abandon())
             return out
 
     def close(self) -> None:

@@ -66,8 +66,7 @@ class Crossing:
     def _side(self, kind: str) -> Subscription:
         handler = as_kind(self._handler, "cpu" if kind == "cpu" else "io")
         lane = self._lane_of(handler)
-        gated = handler.key is not None or handler.concurrency is not None
-        side = Subscription(handler, self if gated else lane)
+        side = Subscription(handler, self if handler.gated else lane)
         with self._lock:
             self._lanes[side] = lane
             self._inside[side] = 0

@@ -236,8 +236,8 @@ def test_each_key_keeps_its_order_whatever_is_settled_first(keys, failures, rand
 
 
 def test_only_a_handler_with_key_or_limit_has_a_gate():
-    assert subscription_of().gate is None
-    assert subscription_of(key=key_of).gate is not None
-    assert subscription_of(concurrency=1).gate is not None
+    assert not subscription_of().gated
+    assert subscription_of(key=key_of).gated
+    assert subscription_of(concurrency=1).gated
     with pytest.raises(AttributeError):
         handler_of(key=key_of).key = None  # type: ignore[misc] # the point of this line
