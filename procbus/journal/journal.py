@@ -52,6 +52,11 @@ _TYPES_KEPT = 4_096
 _SUCCEEDED = OutcomeKind.SUCCEEDED
 
 
+def _is_noted(delivery: Delivery) -> bool:
+    """Whether the journal has a delivery, which has not ended yet."""
+    return delivery.receipt is not None and not delivery.subscription.answered
+
+
 class Journal:
     """The journal of one bus. Thread-safe, but for `close`.
 
@@ -164,12 +169,15 @@ class Journal:
     ) -> bytes:
         """Lay out the record of an event."""
         event = receipt.event
-        type_name = self._type_name(type(event))
+        cls = type(event)
+        type_name = self._type_names.get(cls) or self._type_name(cls)
         form, data = self.codec.encode(event, "event")
-        numbers = self.names.numbers
-        try:
-            handlers = [numbers[each.subscription.handler.name] for each in deliveries]
-        except KeyError:
+        handlers: Sequence[int]
+        if len(deliveries) == 1:
+            handler = deliveries[0].subscription.handler
+            number = self.names.numbers.get(handler.name)
+            handlers = (self.names.number_of(handler) if number is None else number,)
+        else:
             handlers = [self.names.number_of(each.subscription.handler) for each in deliveries]
         if len(handlers) > 1 and len(set(handlers)) < len(handlers):
             names = [each.handler.name for each in deliveries]
@@ -231,13 +239,13 @@ class Journal:
         if self._power:
             self._sync.wait()
 
-    # What became of deliveries.
+    # What became of deliveries. Nothing is written of calls of executors.
 
     def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
         """Write which deliveries succeeded. Never raises for the journal: see `_note`."""
         if len(settled) == 1 and not self._keep_results:  # nearly always, for an io handler
             delivery, outcome = settled[0]
-            if outcome.kind is _SUCCEEDED and delivery.receipt is not None:
+            if outcome.kind is _SUCCEEDED and _is_noted(delivery):
                 handler = self.names.numbers[delivery.subscription.handler.name]
                 number = delivery.event_id << SHIFT | handler
                 self._note(records.pack_succeeded((number,), time()))
@@ -249,17 +257,16 @@ class Journal:
         """Write that deliveries succeeded, with what they returned. Never raises likewise."""
         if self._keep_results:
             pairs = zip(deliveries, values, strict=True)
-            self._note(b"".join([self.succeeded(*p) for p in pairs if p[0].receipt is not None]))
-        else:
-            self._note_numbers([each for each in deliveries if each.receipt is not None])
-
-    def _note_numbers(self, deliveries: Sequence[Delivery]) -> None:
-        if deliveries:
-            known = self.names.numbers
-            numbers = [
-                (each.event_id << SHIFT) | known[each.subscription.handler.name]
-                for each in deliveries
-            ]
+            parts = [self.succeeded(*p) for p in pairs if _is_noted(p[0])]
+            self._note(b"".join(parts))
+            return
+        known = self.names.numbers
+        numbers = [
+            each.event_id << SHIFT | known[subscription.handler.name]
+            for each in deliveries
+            if each.receipt is not None and not (subscription := each.subscription).answered
+        ]
+        if numbers:
             self._note(records.pack_succeeded(numbers, time()))
 
     def succeeded(self, delivery: Delivery, value: Any) -> bytes:

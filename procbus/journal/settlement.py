@@ -37,12 +37,11 @@ class JournaledSettlement(Settlement):
     def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
         """Settle deliveries; those that succeeded are written down first."""
         written = self.written
-        known = [each for each in settled if not each[0].subscription.answered]
         if written:
-            self.journal.settled([each for each in known if each[0] not in written])
+            self.journal.settled([each for each in settled if each[0] not in written])
             written.difference_update([delivery for delivery, _ in settled])
         else:
-            self.journal.settled(known)
+            self.journal.settled(settled)
         super().settle(settled, queued=queued)
 
     def settle_successes(
@@ -53,12 +52,7 @@ class JournaledSettlement(Settlement):
         pid: int | None,
     ) -> None:
         """Settle deliveries that succeeded; that they did is written first."""
-        if any(each.subscription.answered for each in deliveries):
-            both = zip(deliveries, values, strict=True)
-            known = [each for each in both if not each[0].subscription.answered]
-            self.journal.settled_successes([d for d, _ in known], [value for _, value in known])
-        else:
-            self.journal.settled_successes(deliveries, values)
+        self.journal.settled_successes(deliveries, values)
         super().settle_successes(deliveries, times, values, pid)
 
     def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:

@@ -15,6 +15,7 @@ from procbus.journal.storage.records import (
     SHIFT,
     Discarded,
     Failed,
+    Kind,
     NamedHandler,
     Published,
     Record,
@@ -26,6 +27,7 @@ from procbus.journal.storage.records import (
     succeeded_in,
 )
 
+_PUBLISHED, _SUCCEEDED = Kind.PUBLISHED, Kind.SUCCEEDED
 #: What no set of deliveries has.
 _NO_DELIVERY = (0,)
 
@@ -108,15 +110,18 @@ class Changes:
         succeeded: set[int] = set()
         if not self.keep_all:
             for frame in frames:
-                succeeded.update(succeeded_in(frame))
+                if frame[0] == _SUCCEEDED:
+                    succeeded.update(succeeded_in(frame))
         over: set[int] = set()
         for frame in frames:
             if succeeded:
-                number = sole_delivery_in(frame)
-                if number in succeeded:
-                    over.add(number)
-                    continue
-                if over and over.issuperset(succeeded_in(frame) or _NO_DELIVERY):
+                kind = frame[0]
+                if kind == _PUBLISHED:
+                    number = sole_delivery_in(frame)
+                    if number in succeeded:
+                        over.add(number)
+                        continue
+                elif kind == _SUCCEEDED and over.issuperset(succeeded_in(frame) or _NO_DELIVERY):
                     continue
             for record in records_in(frame):
                 self.add(record)

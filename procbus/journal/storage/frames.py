@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 #: Before each frame: the marker, its length, and its checksum.
 FRAME = struct.Struct("<8sII")
+#: The same, but for the marker.
+_LENGTH_AND_SUM = struct.Struct("<8xII")
 #: At the beginning of each half, and again at its end: what it is, its generation, the base of
 #: that, its size, the marker, and a checksum of all that.
 _HEAD = struct.Struct("<8sQQQ8s")
@@ -146,11 +148,11 @@ def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = Fals
         end = upto
     frames: list[bytes] = []
     gaps: list[Gap] = []
-    unpack, before, crc32 = FRAME.unpack, FRAME.size, zlib.crc32
+    unpack, before, crc32 = _LENGTH_AND_SUM.unpack_from, FRAME.size, zlib.crc32
     at = start + START
     while at + before <= end:
         # At its place a frame needs no marker, which may be all that is damaged of it.
-        _, length, checksum = unpack(data[at : at + before])
+        length, checksum = unpack(data, at)
         body = at + before
         if length and body + length <= end:
             frame = data[body : body + length]

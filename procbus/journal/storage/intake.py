@@ -53,6 +53,8 @@ class Intake:
     ) -> None:
         self._fd = fd
         self._half = half
+        #: The longest record that is worth its place here, in bytes.
+        self.most = half // 4
         _allocate(fd, 2 * half)
         self._map = mmap.mmap(fd, 2 * half)
         #: The mapping as numbers, and which of them says how far the half is written.
@@ -69,7 +71,9 @@ class Intake:
         self.noted = generation - 1
         #: Gives records that each use of a half begins with, so that it makes sense by itself.
         self.restate: Callable[[], bytes] = bytes
-        #: Frames written so far: only ever more.
+        #: Frames begun and written so far: only ever more. Between the two are those that are being
+        #: written: more than one where one interrupted another.
+        self._begun = 0
         self.frames_written = 0
         #: Why nothing can be written any more; None while all is well.
         self.broken: Exception | None = None
@@ -80,17 +84,10 @@ class Intake:
         self._active = 0
         self._first = 0
         self._at = 0
-        #: Frames that are being written: more than one where one interrupted another.
-        self._open = 0
         self._end = 0
         self._seed = 0
         self._marker = b""
         self._begin(0)
-
-    @property
-    def most(self) -> int:
-        """The longest record that is worth its place here, in bytes."""
-        return self._half // 4
 
     @property
     def written(self) -> int:
@@ -126,7 +123,7 @@ class Intake:
                 end = body + size
             # First: a signal handler that interrupts this and publishes writes behind it.
             self._at = end
-            self._open += 1
+            self._begun += 1
             try:
                 # The head behind the rest, which is not there without it. As in `_write`.
                 self._map[body:end] = records
@@ -138,8 +135,7 @@ class Intake:
                 self._numbers[self._upto] = self._at
                 raise
             finally:
-                self._open -= 1
-            self.frames_written += 1
+                self.frames_written += 1
             generation = self.generation
             if not self._woken:
                 self._woken = True
@@ -152,7 +148,7 @@ class Intake:
         while self._at + _BEFORE + size > self._end:
             if self.broken is not None:
                 raise self.broken
-            if self._open:  # this thread was interrupted while it wrote a frame
+            if self._begun > self.frames_written:  # this thread was interrupted in the midst of one
                 raise Tangled
             self._wake()
             self._room.wait(LOOK_UP_S)
