@@ -129,7 +129,14 @@ def _head_at(data: mmap.mmap | bytes, at: int) -> Head | None:
     return Head(*_HEAD.unpack(packed)[1:])
 
 
-def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = False) -> Half | None:
+def half_in(
+    data: mmap.mmap | bytes,
+    start: int,
+    size: int,
+    *,
+    live: bool = False,
+    written: int | None = None,
+) -> Half | None:
     """Read one half; None if it has no head, and so was never used.
 
     Args:
@@ -137,6 +144,7 @@ def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = Fals
         start: where the half begins.
         size: of the half.
         live: whether it is being written to.
+        written: up to where it was written, if that is known: nothing is looked for behind that.
     """
     head = _head_at(data, start) or _head_at(data, start + size - TAIL)
     if head is None:
@@ -144,7 +152,9 @@ def half_in(data: mmap.mmap | bytes, start: int, size: int, *, live: bool = Fals
     marker, seed, end = head.marker, head.seed, start + size - TAIL
     (upto,) = _UPTO.unpack(data[start + UPTO_AT : start + UPTO_AT + _UPTO.size])
     upto = upto if start <= upto <= end else start
-    if live:
+    if written is not None:
+        end = upto = written
+    elif live:
         end = upto
     frames: list[bytes] = []
     gaps: list[Gap] = []

@@ -78,8 +78,9 @@ class Intake:
         #: Why nothing can be written any more; None while all is well.
         self.broken: Exception | None = None
         self._closed = False
-        #: The half that is being moved into the database; None for none.
+        #: The half that is being moved into the database, None for none; and where it ends.
         self._moving: int | None = None
+        self._moving_upto = 0
         #: The half that is written to, where its next frame goes, and where it ends.
         self._active = 0
         self._first = 0
@@ -164,18 +165,19 @@ class Intake:
             if not self.written:
                 return None
             full, self._moving = self._active, self._active
+            self._moving_upto = self._at
             self.generation += 1
             self._begin(1 - full)
             self._room.notify_all()
             return full
 
     def read(self, half: int) -> Half:
-        """Read a half that is not written to any more.
+        """Read the half that `swap` gave last.
 
         Raises:
             ValueError: somebody overwrote its head.
         """
-        found = half_in(self._map, half * self._half, self._half)
+        found = half_in(self._map, half * self._half, self._half, written=self._moving_upto)
         if found is None:
             raise ValueError("the head of its intake was overwritten")
         return found
