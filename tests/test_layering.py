@@ -50,7 +50,6 @@ UP = {
     "procbus.lanes.lanes -> procbus.settings",
     "procbus.lanes.lanes -> procbus.supervision.supervisor",
     "procbus.pool.outcomes -> procbus.lanes.attempt",
-    "procbus.pool.parent_end -> procbus.lanes.recycling",
 }
 #: Imports that still go past a door.
 PAST = {

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.delivery import Delivery
 from procbus.core.validation import format_size
-from procbus.system import exit_hooks
+from procbus.system.exit_hooks import may_replace
 
 if TYPE_CHECKING:
     from procbus.system.process import Probe
@@ -57,14 +56,6 @@ def too_grown_for(delivery: Delivery) -> str:
         f"growing nearly to the max_memory of {delivery.handler.name}, {format_size(limit)}, "
         "before it ran that"
     )
-
-
-def may_replace() -> bool:
-    """Whether a worker can be started in place of another.
-
-    Python 3.12 starts no thread once the main script has ended, and loky needs one.
-    """
-    return sys.version_info[:2] != (3, 12) or not exit_hooks.ending
 
 
 def _rss(probe: Probe | None) -> int:

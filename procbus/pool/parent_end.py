@@ -18,7 +18,6 @@ from procbus.core.delivery import Delivery
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
-from procbus.lanes.recycling import may_replace
 from procbus.pool import outcomes
 from procbus.pool.child.usage import Sums
 from procbus.pool.forwarding import take_in
@@ -42,6 +41,7 @@ from procbus.pool.wire import (
     size_in_head,
     unpack_results,
 )
+from procbus.system.exit_hooks import may_replace
 
 # What the handlers of one worker cost: its sums, and what they take of the parent.
 

@@ -9,6 +9,7 @@ anything else that ends, the last one registered first; there is no public way t
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Protocol
 
@@ -86,6 +87,14 @@ def close_open() -> None:
     sigterm.end_in_time()
     if isinstance(interrupt, KeyboardInterrupt):
         raise interrupt
+
+
+def may_replace() -> bool:
+    """Whether a worker can be started in place of another.
+
+    Python 3.12 starts no thread once the main script has ended, and loky needs one.
+    """
+    return sys.version_info[:2] != (3, 12) or not ending
 
 
 def _after_fork_in_child() -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """When a worker is replaced between two deliveries, and when it is not."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from procbus.core.handler import make_handler
 from procbus.core.subscription import Subscription
 from procbus.lanes import recycling as wear_module
-from procbus.lanes.recycling import Wear, may_replace, too_grown_for
-from procbus.system import exit_hooks
+from procbus.lanes.recycling import Wear, too_grown_for
 from tests.parts import FakeLane, delivery_to, handle
 
 MIB = 1 << 20
@@ -100,22 +98,3 @@ def test_a_worker_that_did_not_want_a_delivery_was_too_large_for_it() -> None:
     reason = too_grown_for(delivery_to(Subscription(handler, FakeLane())))
 
     assert reason == "growing nearly to the max_memory of resize, 100 MiB, before it ran that"
-
-
-@pytest.mark.parametrize(
-    ("version", "alive", "expected"),
-    [
-        ((3, 11), True, True),
-        ((3, 11), False, True),
-        ((3, 12), True, True),
-        ((3, 12), False, False),
-        ((3, 13), False, True),
-    ],
-)
-def test_workers_can_be_replaced_but_on_python_3_12_after_the_script(
-    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], alive: bool, expected: bool
-) -> None:
-    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    monkeypatch.setattr(exit_hooks, "ending", not alive)
-
-    assert may_replace() is expected
