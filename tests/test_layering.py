@@ -49,7 +49,6 @@ UP = {
     "procbus.lanes.companion -> procbus.supervision.stall",
     "procbus.lanes.lanes -> procbus.settings",
     "procbus.lanes.lanes -> procbus.supervision.supervisor",
-    "procbus.pool.outcomes -> procbus.lanes.attempt",
 }
 #: Imports that still go past a door.
 PAST = {

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import enum
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from procbus.core.errors import ProcbusError
+from procbus.core.errors import HandlerExited, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.user_objects import Origin, origin_of, restore, shown
+from procbus.core.user_objects import Origin, is_a, is_any, origin_of, restore, shown
 
 if TYPE_CHECKING:
     from procbus.core.handler import Handler
@@ -229,3 +230,31 @@ def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = CLOSED)
     now = time.monotonic()
     started_at = 0.0 if ran_s is None else now - ran_s
     return Outcome(OutcomeKind.CANCELLED, None, error, started_at, now)
+
+
+def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
+    """The error to tell of what a handler raised: that itself, unless it would end who asks.
+
+    Raised again by `result()`, SystemExit would end the script, with status 0 as if all were well,
+    and CancelledError the task. The futures of an executor have them, as the standard says.
+    """
+    if is_a(error, Exception) or not is_any(error, _ends_callers()):
+        return error
+    if delivery.subscription.answered:
+        return error
+    handler, event_id = delivery.handler.name, delivery.event_id
+    exited = HandlerExited(
+        f"{handler} raised {shown(error)} with event {event_id}: that fails the delivery, and ends "
+        "nothing else. Return from the handler to end it early, or raise an exception of your own",
+        handler=handler,
+        event_id=event_id,
+    )
+    exited.__cause__ = error
+    return exited
+
+
+def _ends_callers() -> tuple[type[BaseException], ...]:
+    kinds = (SystemExit, KeyboardInterrupt, GeneratorExit)
+    # Nobody can raise the one of asyncio while that is not imported.
+    loaded = sys.modules.get("asyncio.exceptions")
+    return kinds if loaded is None else (*kinds, loaded.CancelledError)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.carry import Carried
 from procbus.core.context import HandlerContext, another
-from procbus.core.delivery import Delivery
-from procbus.core.errors import HandlerExited, HandlerTimeout, MemoryLimitExceeded, ProcbusError
+from procbus.core.delivery import Delivery, error_to_tell
+from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.unfinished import unfinished
-from procbus.core.user_objects import is_a, is_any, shown
 from procbus.core.validation import format_size
 from procbus.system.footprint import Footprint
 
@@ -129,36 +127,8 @@ def success(value: object, started_at: float, ended_at: float, pid: int) -> Outc
 def failure(error: BaseException, delivery: Delivery, started_at: float, pid: int) -> Outcome:
     """Make the outcome of a handler that raised, in this process, just now."""
     ended_at = monotonic()
-    error = own_error(error, delivery)
+    error = error_to_tell(error, delivery)
     return Outcome(OutcomeKind.RAISED, None, error, started_at, ended_at, pid)
-
-
-def own_error(error: BaseException, delivery: Delivery) -> BaseException:
-    """The error to tell of what a handler raised: that itself, unless it would end who asks.
-
-    Raised again by `result()`, SystemExit would end the script, with status 0 as if all were well,
-    and CancelledError the task. The futures of an executor have them, as the standard says.
-    """
-    if is_a(error, Exception) or not is_any(error, _ends_callers()):
-        return error
-    if delivery.subscription.answered:
-        return error
-    handler, event_id = delivery.handler.name, delivery.event_id
-    exited = HandlerExited(
-        f"{handler} raised {shown(error)} with event {event_id}: that fails the delivery, and ends "
-        "nothing else. Return from the handler to end it early, or raise an exception of your own",
-        handler=handler,
-        event_id=event_id,
-    )
-    exited.__cause__ = error
-    return exited
-
-
-def _ends_callers() -> tuple[type[BaseException], ...]:
-    kinds = (SystemExit, KeyboardInterrupt, GeneratorExit)
-    # Nobody can raise the one of asyncio while that is not imported.
-    loaded = sys.modules.get("asyncio.exceptions")
-    return kinds if loaded is None else (*kinds, loaded.CancelledError)
 
 
 def context_for(delivery: Delivery) -> Context | None:

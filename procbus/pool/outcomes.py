@@ -9,13 +9,12 @@ from typing import Any
 
 from procbus.codec import fault_path
 from procbus.codec.encoder import decode, encode_alone
-from procbus.core.delivery import Delivery
+from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import SerializationError, WorkerDied, WorkerTraceback
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.user_objects import is_a, named, set_cause
 from procbus.core.validation import format_size
-from procbus.lanes.attempt import own_error
 from procbus.pool.interface import Ended, WorkerGone
 from procbus.pool.memory.shared_file import Form, Place, load
 from procbus.pool.wire import End, Ending
@@ -68,7 +67,7 @@ def _error_of(
         raised = _exception_of(travelling)
         if raised is not None:
             set_cause(raised, WorkerTraceback(traceback))
-            return own_error(raised, delivery)
+            return error_to_tell(raised, delivery)
         error = SerializationError(
             f"{name} raised an exception with event {event_id} that cannot travel back from its "
             f"worker: {summary}",
