@@ -95,7 +95,16 @@ def tidy(real: str) -> None:
 
 
 def _make(name: str) -> None:
-    os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
+    """Make a file where there is none, and refuse one of others, which they may take away again.
+
+    It is the open file that is looked at: a moment later its name may stand for nothing, or for
+    another one.
+    """
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        check_ours(name, os.fstat(fd), JournalError)
+    finally:
+        os.close(fd)
 
 
 def check_files(real: str) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -272,6 +273,30 @@ def test_in_a_directory_like_tmp_a_file_of_another_user_is_refused(tmp_path: Pat
     os.chown(placed, 1234, -1)
     assert "belongs to another user (uid 1234)" in refusal(path)
     assert placed.exists()
+
+
+@as_root
+@pytest.mark.parametrize("make", [files.prepare, files.guard_rollback])
+def test_a_file_that_another_user_takes_away_as_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
+):
+    """It was never ours, and they could put a rollback journal in its place."""
+    tmp_path.chmod(0o1777)
+    placed = str(tmp_path / "run.db-journal")
+    real_open = os.open
+
+    def open_it(name: str, flags: int, mode: int = 0o777) -> int:
+        if name == placed:
+            os.close(real_open(name, os.O_CREAT | os.O_WRONLY, 0o600))
+            os.chown(name, 1234, -1)
+            fd = real_open(name, flags & ~os.O_CREAT, mode)
+            os.unlink(name)
+            return fd
+        return real_open(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_it)
+    with pytest.raises(JournalError, match="belongs to another user"):
+        make(str(tmp_path / "run.db"))
 
 
 @as_root
