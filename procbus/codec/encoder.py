@@ -365,7 +365,10 @@ class Encoder:
 
 def _registered_names() -> tuple[bytes, ...]:
     """What shows in the bytes of an object that the C pickler alone cannot encode."""
-    names = [name.encode() for name in cloudpickle.list_registry_pickle_by_value()]
+    modules = cloudpickle.list_registry_pickle_by_value()
+    if not modules and not by_value.bare:  # as nearly always, and this is asked for each batch
+        return ()
+    names = [name.encode() for name in modules]
     if by_value.bare:
         names.append(_BARE)
     return tuple(names)

@@ -154,10 +154,12 @@ class Bell:
         self._silent = threading.Lock()
         self._silent.acquire()
 
-    def ring(self) -> None:
-        """Wake who waits, or whoever waits next."""
-        with contextlib.suppress(RuntimeError):  # it was rung already
+    def ring(self, _: object = None) -> None:
+        """Wake who waits, or whoever waits next. It may be the callback of a receipt."""
+        try:  # noqa: SIM105 - three calls on the way of a result
             self._silent.release()
+        except RuntimeError:  # it was rung already
+            pass
 
     def wait(self, timeout: float) -> bool:
         """Wait until it is rung, at most so many seconds; say whether it was."""

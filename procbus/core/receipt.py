@@ -148,10 +148,7 @@ class Receipt:
 
     def _wait(self, timeout: float | None) -> bool:
         bell = Bell()
-
-        def wake(_: Receipt) -> None:
-            bell.ring()
-
+        wake = bell.ring
         self.when_done(wake)
         deadline = inf if timeout is None else monotonic() + timeout
         try:
@@ -163,11 +160,10 @@ class Receipt:
                     return self.done
                 check_may_wait()
         finally:
-            self._call_no_more(wake)
+            if self.callbacks is not None:  # nearly always it was called
+                self._call_no_more(wake)
 
     def _call_no_more(self, callback: Callable[[Receipt], object]) -> None:
-        if self.callbacks is None:  # as nearly always: it was called
-            return
         with self.lock:
             if self.callbacks is not None:
                 self.callbacks = [each for each in self.callbacks if each is not callback] or None

@@ -13,6 +13,7 @@ from time import monotonic
 
 from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
+from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.lanes.breaker import Brake, CircuitState
@@ -76,8 +77,10 @@ class Sharing:
             wait: for a batch, if there is none.
             most: deliveries to take at most.
         """
-        queue = self.queue
-        with queue.lock:
+        queue, lock = self.queue, self.queue.lock
+        if not lock.acquire(False):
+            acquire(lock)
+        try:
             while True:
                 queue.missed = False
                 now = monotonic()
@@ -90,6 +93,8 @@ class Sharing:
                     return batch
                 next_look = self._none_due_before
                 queue.locked_wait(None if next_look == inf else max(0.0, next_look - now))
+        finally:
+            lock.release()
 
     def hand_out(self, companion: Companion, worker: Worker, batch: Batch) -> list[Delivery]:
         """Let a worker begin a batch; what it cannot have goes back.
@@ -97,9 +102,11 @@ class Sharing:
         Returns:
             Those that are not to be run any more. What the worker got is left in the batch.
         """
-        message = batch.message
+        message, lock = batch.message, self.queue.lock
         back, dropped = message.rest, []
-        with self.queue.lock:
+        if not lock.acquire(False):
+            acquire(lock)
+        try:
             # Only now is it sure that nothing was taken back from this worker meanwhile. Tokens
             # know no batch: with these it would begin what was taken back.
             if companion.recalled or self.queue.cancelled:
@@ -117,6 +124,8 @@ class Sharing:
                     self._set_due(companion)
                     if len(batch.deliveries) > 1 and self.queue.waiting:
                         self.queue.locked_wake()  # somebody idle has to know when it is due
+        finally:
+            lock.release()
         return dropped
 
     def complete(self, companion: Companion) -> list[Delivery]:
@@ -125,7 +134,10 @@ class Sharing:
         Returns:
             What it did not want of it.
         """
-        with self.queue.lock:
+        lock = self.queue.lock
+        if not lock.acquire(False):
+            acquire(lock)
+        try:
             batch = companion.in_flight.popleft()
             if companion.in_flight:
                 self._set_due(companion)
@@ -133,6 +145,8 @@ class Sharing:
                 companion.due_at = inf
                 companion.recalled = False
             return batch.open()
+        finally:
+            lock.release()
 
     def returned(self, companion: Companion, count: int) -> list[Delivery]:
         """A worker that was asked to gives so many back, only now."""
@@ -190,11 +204,14 @@ class Sharing:
 
     def _take_batch(self, most: int | None, now: float) -> list[Delivery]:
         queue = self.queue
-        share = max(1, -(-queue.locked_ready() // max(1, len(self.companions))))
+        ready = queue.locked_ready()
+        if not ready:
+            return []
+        share = -(-ready // (len(self.companions) or 1))
         allowed = self.brake.most()
         for bound in (most, allowed):
-            if bound is not None:
-                share = min(share, bound)
+            if bound is not None and bound < share:
+                share = bound
         batch = queue.locked_take_batch(self._batch_s, share)
         if batch and allowed is not None:
             self.brake.begin(now)

@@ -224,18 +224,26 @@ class Companion(LaneThread):
             WorkerGone: the worker died.
         """
         wear = self._lane.wear
+        limited = wear.limited
         # Nothing here may keep a batch alive while there is no other.
         while True:
-            self._check_here()  # what settles runs callbacks
+            if self._forked:  # what settles runs callbacks
+                self._check_here()
             if not self.in_flight:
-                if worn_out := self._unwanted or wear.worn_out(self._worker_done, worker.probe):
-                    return worn_out
-                if not self._give_next(worker, wait=True, most=wear.left(self._worker_done)):
+                most = None
+                if self._unwanted:
+                    return self._unwanted
+                if limited:
+                    if worn_out := wear.worn_out(self._worker_done, worker.probe):
+                        return worn_out
+                    most = wear.left(self._worker_done)
+                if not self._give_next(worker, wait=True, most=most):
                     return ""
             elif self._may_take_ahead():
                 self._give_next(worker, wait=False)
             if self.in_flight:
-                self._send_first(worker)
+                if not self.in_flight[0].sent:
+                    self._send_first(worker)
                 self._hear(worker, self.in_flight[0])
 
     def _may_take_ahead(self) -> bool:
@@ -263,7 +271,8 @@ class Companion(LaneThread):
     def _hear(self, worker: Worker, batch: Batch) -> None:
         """Wait for the next report of the first batch, and take it in."""
         report = worker.receive(batch.patience_s())
-        self._check_here()  # to read it runs user code
+        if self._forked:  # to read it runs user code
+            self._check_here()
         self._take_in(worker, batch, report)
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
@@ -284,7 +293,8 @@ class Companion(LaneThread):
         except BaseException as error:
             self._fail([*message.deliveries, *message.rest], error)
             raise
-        self._lane.cancel_all(dropped)
+        if dropped:
+            self._lane.cancel_all(dropped)
         if batch.deliveries and (len(self.in_flight) == 1 or worker.fits_ahead(message)):
             batch.sent = True
             worker.send(message)
@@ -292,7 +302,8 @@ class Companion(LaneThread):
     def _prepare(self, worker: Worker, number: int, deliveries: Sequence[Delivery]) -> Message:
         try:
             message = worker.prepare(number, deliveries)
-            self._check_here()  # to pickle events runs user code
+            if self._forked:  # to pickle events runs user code
+                self._check_here()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it fails one delivery alone
             self._check_here()
             log.exception("procbus itself failed to encode a batch in %s", self.name)
@@ -309,9 +320,8 @@ class Companion(LaneThread):
     def _send_first(self, worker: Worker) -> None:
         """Send the batch that did not fit into the pipe behind another, now that it is next."""
         batch = self.in_flight[0]
-        if not batch.sent:
-            batch.sent = True
-            worker.send(batch.message)
+        batch.sent = True
+        worker.send(batch.message)
 
     def _take_in(self, worker: Worker, batch: Batch, report: Report) -> None:
         if batch.number != report.batch:
@@ -321,7 +331,8 @@ class Companion(LaneThread):
             ended = self._ended(batch, len(times))
             self._lane.settle_successes(ended, times, values, worker.pid)
             batch.settled = batch.ended
-        self._settle(batch, report.ends)
+        if report.ends:
+            self._settle(batch, report.ends)
         if report.returned:
             self._lane.put_back(self._lane.sharing.returned(self, report.returned))
         elif report.complete:

@@ -230,7 +230,8 @@ class LaneQueue:
         try:
             sleeper.acquire(timeout=-1 if timeout is None else timeout)
         finally:
-            acquire(self.lock)
+            if not self._try_lock(False):
+                acquire(self.lock)
             self.waiting -= 1
             self._waking = False
             if sleeper in self._sleepers:  # nobody woke it: the time is up

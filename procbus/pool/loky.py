@@ -33,7 +33,7 @@ from procbus.pool.memory.results import ResultReader
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.script import PathSince, ScriptSettings
 from procbus.pool.stack import StackPage
-from procbus.pool.wire import STOP, Tag
+from procbus.pool.wire import RESULTS_TAG, STOP, Tag
 from procbus.system.cooperative import Steps
 from procbus.system.cores import usable_cores
 
@@ -136,8 +136,10 @@ class LokyWorker:
         """
         self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - three calls on the way of every batch
             self._channel.send(message.data)
+        except OSError:
+            pass
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until a block of shared memory has come free."""
@@ -158,7 +160,7 @@ class LokyWorker:
             message = self._read(patience_s)
             if message is None:
                 return self._end.glance(self._logbook.glance())
-            if message[:1] == Tag.RESULTS.value:
+            if message[:1] == RESULTS_TAG:
                 report = self._end.report(message)
                 self._unread_bytes[report.batch] = 0
                 if report.complete:

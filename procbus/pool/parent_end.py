@@ -221,7 +221,7 @@ class ParentEnd:
         if handler.number not in self._handlers.numbers:
             self._handlers.define(handler)
             self.costs.know(delivery.subscription)
-        attempt, context = delivery.attempts + 1, delivery.context
+        attempt, context = delivery.attempts + 1 if delivery.earlier else 1, delivery.context
         variables = self._variables_of(context) if isinstance(context, Carried) else None
         return handler.number, receipt.parent_id, receipt.topic, attempt, variables
 

@@ -50,6 +50,10 @@ class Tag(bytes, enum.Enum):
     MEASURED = b"M"
 
 
+#: Asked for each batch; the enum takes two calls to say it.
+RESULTS_TAG = Tag.RESULTS.value
+
+
 class Ending(enum.IntEnum):
     """How a delivery ended in the worker."""
 
@@ -193,7 +197,7 @@ def results_head(batch: int, done: int, complete: bool) -> bytes:
         done: deliveries of it that have ended, with those in this message.
         complete: whether the worker is through with it.
     """
-    return _RESULTS.pack(Tag.RESULTS.value, batch, done, complete)
+    return _RESULTS.pack(RESULTS_TAG, batch, done, complete)
 
 
 class Results(NamedTuple):

@@ -214,8 +214,8 @@ class Worker:
         self._forked: list[bool] = []
         self._strays_told = 0
         #: The context that each handler begins with: what the set-up has left, mostly nothing. And
-        #: the one that the batch runs in: as long as nothing is in it, handlers run there.
-        self._base = self._own = Context()
+        #: the one that batches run in: as long as nothing is in it, handlers run there.
+        self._base, self._own = Context(), Context()
 
     def set_up(self, init: bytes) -> bool:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
@@ -254,16 +254,17 @@ class Worker:
 
     def run_batch(self, message: bytes | bytearray) -> None:
         """Run a batch as far as there are tokens, and send what became of it."""
-        self._own = Context()
         try:
             self._own.run(self._run_batch, message)
         finally:
-            self._own = Context()  # handlers may have left something in it
+            if len(self._own) != _CLEAN:  # handlers have left something in it
+                self._own = Context()
 
     def _run_batch(self, message: bytes | bytearray) -> None:
         head, events = unpack_batch(message)
         self._code.learn(head)
-        self._check_here(None)
+        if self._forked:
+            self._check_here(None)
         self._memory.learn(head)
         self._encoder.look_again()
         logbook, claim, forked = self._logbook, self._claim, self._forked
