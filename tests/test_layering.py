@@ -226,6 +226,20 @@ def test_importing_procbus_loads_nothing_heavy() -> None:
     assert not set(HEAVY) & set(loaded.stdout.split())
 
 
+def test_a_worker_loads_nothing_for_its_first_event_that_it_does_not_need() -> None:
+    script = (
+        "import sys, loky; theirs = set(sys.modules); import procbus.pool.child.main; "
+        "print(*set(sys.modules) - theirs)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+
+    assert loaded.returncode == 0, loaded.stderr
+    assert "procbus.pool.child.main" in loaded.stdout.split()
+    assert not {"asyncio", "pathlib", "procbus.system.exit_hooks"} & set(loaded.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

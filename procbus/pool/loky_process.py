@@ -265,10 +265,12 @@ class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
 
 
 #: The program of a worker process. That of loky, but found also where only the script's `sys.path`
-#: leads to it, and not mistaken for a file in the working directory.
+#: leads to it, and not mistaken for a file in the working directory. Nothing of what it loads is
+#: garbage: `prepare` switches the collector on.
 _PROGRAM = (
     "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
-    "import runpy; runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
+    "import gc; gc.disable(); import runpy; "
+    "runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
 )
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd
-from pathlib import Path
 from typing import Any, Self
 
 from procbus.pool.logbook import anonymous_file
@@ -35,8 +34,9 @@ PATIENCE_S = 0.100
 _STEADY = 3
 _MOST_BYTES = 1 << 16
 
-_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
-_WORKER = str(Path(__file__).parent / "child" / "loop.py")
+_FRAME = r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)'
+#: Without pathlib, which takes time to import.
+_WORKER = os.path.join(os.path.dirname(__file__), "child", "loop.py")
 
 
 class StackPage:
@@ -119,7 +119,7 @@ def handler_stack(dump: str) -> str:
         frames: list[str] = []
         runs_handler = False
         for line in lines:
-            frame = _FRAME.fullmatch(line)
+            frame = re.fullmatch(_FRAME, line)
             if frame is None:
                 continue
             if frame["file"] == _WORKER:

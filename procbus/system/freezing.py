@@ -21,7 +21,7 @@ _STATEMENT = re.compile(rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)")
 
 #: The program of a worker process, see `pool/loky_process.py`.
 _WORKER = re.compile(
-    r"import sys; sys\.path.*; import runpy; "
+    r"import sys; sys\.path.*; import gc; gc\.disable\(\); import runpy; "
     r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
 )
 

@@ -99,6 +99,7 @@ def test_flags_of_the_interpreter_hold_in_workers(
             "__import__('multiprocessing').get_start_method()",
         ),
         ("pass", "__import__('multiprocessing').get_start_method()"),
+        ("pass", "__import__('gc').isenabled()"),
     ],
 )
 def test_settings_of_the_script_hold_in_workers(tmp_path: Path, before: str, look: str) -> None:

@@ -13,14 +13,13 @@ import contextlib
 import gc
 import io
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from multiprocessing import active_children
 from typing import Any, TypeVar
-
-from procbus.system import exit_hooks
 
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
@@ -44,7 +43,9 @@ def end_in_order() -> None:
     atexit.register(_hooks_run.set)  # the last one that is registered is the first to run
     for end in (_end_in_time, _end_at_last):
         threading.Thread(target=end, name="procbus-stop", daemon=True).start()
-    exit_hooks.close_open()
+    # Buses that handlers have opened. Where there was none, nobody has imported that module.
+    if (exit_hooks := sys.modules.get("procbus.system.exit_hooks")) is not None:
+        exit_hooks.close_open()
     if threading.active_count() > _OURS or active_children():
         for executor in _all_of(Executor):
             _quietly(lambda executor=executor: executor.shutdown(wait=False))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -64,6 +65,9 @@ def prepare(
     """Set the process up. loky runs it once, before anything else."""
     # loky offers no other way from the initializer to the task.
     global _worker, _receive, _forward
+    if settings.script is not None:  # see the program in `pool/loky_process.py`
+        gc.freeze()  # modules stay: no collection need look through them
+        gc.enable()
     # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
     # programs that a handler starts would inherit that, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
