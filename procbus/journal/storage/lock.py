@@ -18,6 +18,7 @@ import threading
 
 from procbus.core.errors import JournalError
 from procbus.journal.storage.files import cannot_write
+from procbus.system.files import check_ours
 
 #: Guards `_held`, and is held over a fork, so that the child knows all of them. A signal handler
 #: may fork in the thread that has it.
@@ -47,7 +48,7 @@ class Lock:
 
     Raises:
         JournalTaken: another bus has it; the message gives its pid.
-        JournalError: it cannot be locked.
+        JournalError: it cannot be locked, or belongs to another user.
     """
 
     def __init__(self, path: str) -> None:
@@ -92,6 +93,11 @@ class Lock:
                 f"the journal {self.path} cannot be locked ({error.strerror}): put it on a "
                 "local disk"
             ) from error
+        try:  # by the open file: its owner may take the name away before that is looked at
+            check_ours(self.name, os.fstat(opening), JournalError)
+        except JournalError:
+            _close(opening)
+            raise
         return opening
 
     def release(self, *, remove: bool) -> None:

@@ -300,6 +300,18 @@ def test_a_file_that_another_user_takes_away_as_it_is_opened_is_refused(
 
 
 @as_root
+def test_the_lock_is_no_file_of_another_user_who_may_take_it_away_and_write_to_it(tmp_path: Path):
+    path = str(tmp_path / "run.db")
+    placed = Path(f"{path}-intake")
+    placed.touch(0o600)
+    os.chown(placed, 1234, -1)
+    with pytest.raises(JournalError, match="belongs to another user"):
+        Lock(path)
+    placed.unlink()
+    Lock(path).release(remove=True)
+
+
+@as_root
 def test_in_a_directory_like_tmp_nobody_can_place_a_file_that_sqlite_would_read(tmp_path: Path):
     """Another user tries all the time, while the journal is opened again and again."""
     tmp_path.chmod(0o1777)
