@@ -28,7 +28,7 @@ VOCABULARY = {
 }
 
 #: Classes of core/ whose names other rooms use for something else. None may join them.
-SHARED_NAMES = {"Carried", "Lock", "Meter", "Place", "Run"}
+SHARED_NAMES = {"Lock", "Meter", "Run"}
 
 
 def glossary() -> tuple[list[str], list[str]]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
 
 
-class Place(Protocol):
-    """Where handlers of this process run: a thread of the io lane, or the event loop."""
+class HandlerRunner(Protocol):
+    """A thread of the io lane, or the event loop: it runs handlers of this process."""
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the place of the calling handler to others; give what takes it back.
@@ -35,20 +35,20 @@ class Place(Protocol):
 _here = threading.local()
 
 
-def occupy(place: Place) -> None:
-    """From now on the calling thread runs handlers at this place."""
-    _here.place = place
+def occupy(runner: HandlerRunner) -> None:
+    """From now on the calling thread runs handlers for this runner."""
+    _here.runner = runner
 
 
 def pause(receipt: Receipt | None, instead: str, *, blocks: bool = True) -> Callable[[], object]:
-    """As `Place.pause`, of the calling thread; elsewhere it does nothing."""
-    place: Place | None = getattr(_here, "place", None)
-    return _nothing if place is None else place.pause(receipt, instead, blocks=blocks)
+    """As `HandlerRunner.pause`, of the calling thread; elsewhere it does nothing."""
+    runner: HandlerRunner | None = getattr(_here, "runner", None)
+    return _nothing if runner is None else runner.pause(receipt, instead, blocks=blocks)
 
 
 def _leave() -> None:
-    """In a forked child: the place is the parent's, and what waits there for one as well."""
-    _here.place = None
+    """In a forked child: the runner is of the parent, and so is all that waits for its place."""
+    _here.runner = None
 
 
 if hasattr(os, "register_at_fork"):

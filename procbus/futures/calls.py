@@ -57,17 +57,17 @@ class ChunkOfCalls:
         return [self.function(*args, *row, **kwargs) for row in rows]
 
 
-Form = type[Call] | type[ChunkOfCalls]
+CallForm = type[Call] | type[ChunkOfCalls]
 
 
-class Carried:
+class CarriedCall:
     """Calls a function that comes with its arguments.
 
     Args:
         form: what is made of that function, and called.
     """
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: CallForm) -> None:
         self.form = form
 
     def __call__(self, event: tuple[Callable[..., Any], Any]) -> Any:
@@ -76,7 +76,7 @@ class Carried:
         return self.form(function)(rest)
 
 
-class AsyncCarried(Carried):
+class AsyncCarriedCall(CarriedCall):
     """Calls an `async def` function that comes with its arguments."""
 
     async def __call__(self, event: tuple[Callable[..., Any], Any]) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from procbus.core.handler import Kind
 from procbus.core.introspection import is_async, name_of
 from procbus.core.subscription import Subscription
-from procbus.futures.calls import Arguments, AsyncCall, AsyncCarried, Carried, Form
+from procbus.futures.calls import Arguments, AsyncCall, AsyncCarriedCall, CallForm, CarriedCall
 
 #: So many callables are kept, here and in the workers; those that have calls pending come on top.
 MOST = 128
@@ -77,7 +77,7 @@ class CallHandlers:
     def __init__(
         self,
         kind: Kind,
-        form: Form,
+        form: CallForm,
         subscribe: Callable[[Callable[..., Any], str], Subscription],
         retire: Callable[[Subscription], None],
     ) -> None:
@@ -137,10 +137,10 @@ class CallHandlers:
         carries = anchor is not function
         if carries and key in self._known:
             return self._known[key]
-        form: Form = AsyncCall if awaits else self._form
+        form: CallForm = AsyncCall if awaits else self._form
         runs: Callable[..., Any] = form(function)
         if carries:
-            runs = AsyncCarried(form) if awaits else Carried(form)
+            runs = AsyncCarriedCall(form) if awaits else CarriedCall(form)
         handler = CallHandler(anchor, self._subscribe(runs, name_of(function)), carries=carries)
         self._known[key] = handler
         return handler

@@ -371,7 +371,7 @@ class LoopLane:
             self._settle([(delivery, cancelled(delivery))])
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
-        """Lend the slot of the calling handler to others; see `Place`."""
+        """Lend the slot of the calling handler to others; see `HandlerRunner`."""
         here = running.get()
         delivery = here.delivery if isinstance(here, _Seat) else None
         if blocks:

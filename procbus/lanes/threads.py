@@ -260,7 +260,7 @@ class IoThread(LaneThread):
         return finished[0] if finished is not None and finished[1] > since else None
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
-        """Lend the place of this thread to another while its handler waits; see `Place`."""
+        """Lend the place of this thread to another while its handler waits; see `HandlerRunner`."""
         del instead, blocks  # a thread may block
         delivery = self.at_hand
         if delivery is not None and receipt is not None:

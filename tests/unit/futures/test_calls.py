@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from procbus.futures.calls import AsyncCall, AsyncCarried, Call, Carried, ChunkOfCalls, event_of
+from procbus.futures.calls import (
+    AsyncCall,
+    AsyncCarriedCall,
+    Call,
+    CarriedCall,
+    ChunkOfCalls,
+    event_of,
+)
 
 
 def given(*args: object, **kwargs: object) -> object:
@@ -44,11 +51,11 @@ def test_a_chunk_calls_for_each_row_behind_what_all_have_in_common() -> None:
 
 
 def test_a_function_that_is_carried_comes_with_the_event() -> None:
-    assert Carried(Call)((given, ((1,), {}))) == ((1,), {})
-    assert Carried(ChunkOfCalls)((given, (((), {}), [(1,)]))) == [((1,), {})]
-    assert asyncio.run(AsyncCarried(AsyncCall)((awaited, ((1,), {})))) == ((1,), {})
+    assert CarriedCall(Call)((given, ((1,), {}))) == ((1,), {})
+    assert CarriedCall(ChunkOfCalls)((given, (((), {}), [(1,)]))) == [((1,), {})]
+    assert asyncio.run(AsyncCarriedCall(AsyncCall)((awaited, ((1,), {})))) == ((1,), {})
 
 
 def test_they_travel() -> None:
-    for made in (Call(given), ChunkOfCalls(given), Carried(Call), Carried(ChunkOfCalls)):
+    for made in (Call(given), ChunkOfCalls(given), CarriedCall(Call), CarriedCall(ChunkOfCalls)):
         assert vars(pickle.loads(pickle.dumps(made))) == vars(made)

@@ -14,7 +14,7 @@ import pytest
 
 from procbus.core.handler import handler_with, make_limits
 from procbus.core.subscription import Subscription
-from procbus.futures.calls import AsyncCall, Call, Carried
+from procbus.futures.calls import AsyncCall, Call, CarriedCall
 from procbus.futures.handlers import MOST, MOST_SIBLINGS, CallHandler, CallHandlers, taken_apart
 from tests.parts import BOUND_S, FakeLane
 
@@ -106,7 +106,7 @@ def test_what_has_a_state_and_no_function_beneath_travels_with_its_call() -> Non
     assert found.carries
     assert stage.call("b".upper) is found
     carried = found.subscription.handler.function
-    assert isinstance(carried, Carried)
+    assert isinstance(carried, CarriedCall)
     assert carried(("b".upper, ((), {}))) == "B"
 
 
