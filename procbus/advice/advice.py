@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from procbus.advice.judge import CPU_S, FEW_RUNS, FEW_S, Verdict, is_thin
+from procbus.advice.judge import CPU_S, FEW_RUNS, FEW_S, Judgement, is_thin
 from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
 from procbus.core.text import seconds, share, table
@@ -80,22 +80,22 @@ def make_advice(
     name: str,
     declared: DeclaredKind,
     evidence: Evidence,
-    verdict: Verdict,
+    judgement: Judgement,
     machine: Machine,
 ) -> Advice:
-    """Put a verdict into words."""
+    """Put a judgement into words."""
     level: Literal["warning", "info", ""] = ""
-    if verdict.kind is not None and verdict.kind != evidence.kind and declared != "auto":
-        level = "warning" if verdict.loud else "info"
-    text = f"{name} {_sentence(declared, evidence, verdict, machine)}"
-    return Advice(name, declared, verdict.kind, verdict.gain, level, text, evidence)
+    if judgement.kind is not None and judgement.kind != evidence.kind and declared != "auto":
+        level = "warning" if judgement.loud else "info"
+    text = f"{name} {_sentence(declared, evidence, judgement, machine)}"
+    return Advice(name, declared, judgement.kind, judgement.gain, level, text, evidence)
 
 
-def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Machine) -> str:
+def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: Machine) -> str:
     kind = evidence.kind
-    if verdict.kind is None:
-        return _silence(evidence, verdict)
-    stays = verdict.kind == kind
+    if judgement.kind is None:
+        return _silence(evidence, judgement)
+    stays = judgement.kind == kind
     if kind == "io":
         if stays:
             return _io_is_right(evidence)
@@ -105,7 +105,7 @@ def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Mach
             advice = "let a handler of kind='cpu' do what it computes"
         return (
             f"is declared {declared} but used {evidence.load:.2f} s of CPU per second{where}: "
-            f"{advice}, expected {verdict.gain:.1f} x on {machine.cores} cores"
+            f"{advice}, expected {judgement.gain:.1f} x on {machine.cores} cores"
         )
     if stays:
         return f"computes for {share(_part(evidence.cpu_s, evidence))} of its time: cpu is right"
@@ -116,11 +116,11 @@ def _sentence(declared: str, evidence: Evidence, verdict: Verdict, machine: Mach
         )
     return (
         f"is declared {declared} but spends {_part(evidence.wait_s.low, evidence):.0%} of its time "
-        f"waiting: declare it io, expected {verdict.gain:.1f} x"
+        f"waiting: declare it io, expected {judgement.gain:.1f} x"
     )
 
 
-def _silence(evidence: Evidence, verdict: Verdict) -> str:
+def _silence(evidence: Evidence, judgement: Judgement) -> str:
     if is_thin(evidence):
         missed = evidence.ran >= FEW_RUNS and evidence.ran_s >= FEW_S
         measured = f", of which {evidence.runs} were measured" if missed else ""
@@ -128,7 +128,7 @@ def _silence(evidence: Evidence, verdict: Verdict) -> str:
             f"ran {evidence.ran} times, {seconds(evidence.ran_s)} in all{measured}: "
             "too little to say"
         )
-    if verdict.unweighed:
+    if judgement.unweighed:
         return "may compute too long for threads; nobody knows yet what its events cost to send"
     return "could be either: what was seen of it does not tell"
 

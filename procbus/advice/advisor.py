@@ -15,12 +15,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.advice.advice import Advice, AdviceList, make_advice
-from procbus.advice.judge import Mover, Verdict, judge
+from procbus.advice.judge import Judgement, SwitchPolicy, judge
 from procbus.core.handler import DeclaredKind
 from procbus.core.log import log
 from procbus.core.meter import SETTLED, Machine
 from procbus.core.subscription import Subscription
-from procbus.routing.lane_switch import Crossing
+from procbus.routing.lane_switch import LaneSwitch
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Subscribed(Protocol):
     def all(self) -> Sequence[Subscription]:
         """Those of the moment."""
 
-    def crossings(self) -> Sequence[Crossing]:
+    def switches(self) -> Sequence[LaneSwitch]:
         """The handlers of kind "auto"."""
 
     def reroute(self) -> None:
@@ -81,7 +81,7 @@ class Advisor:
     def __init__(self, subscriptions: Subscribed, lanes: Callable[[], Advised]) -> None:
         self._subscriptions = subscriptions
         self._lanes = lanes
-        self._movers: dict[Crossing, Mover] = {}
+        self._policies: dict[LaneSwitch, SwitchPolicy] = {}
         #: Guards the start.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -213,15 +213,15 @@ class Advisor:
 
     def _move(self, machine: Machine) -> None:
         """Move handlers of kind "auto" to the lane that suits them."""
-        for crossing in self._subscriptions.crossings():
-            current = crossing.current
+        for switch in self._subscriptions.switches():
+            current = switch.current
             advice = self._advice(current, machine)
-            verdict = Verdict(advice.kind, advice.gain)
-            mover = self._movers.setdefault(crossing, Mover())
-            if mover.moves(current.handler.kind, verdict, monotonic()):
-                crossing.move(advice.text)
+            judgement = Judgement(advice.kind, advice.gain)
+            policy = self._policies.setdefault(switch, SwitchPolicy())
+            if policy.moves(current.handler.kind, judgement, monotonic()):
+                switch.move(advice.text)
                 self._subscriptions.reroute()
-                log.info("moved to the %s lane: %s", crossing.current.handler.kind, advice.text)
+                log.info("moved to the %s lane: %s", switch.current.handler.kind, advice.text)
 
     def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
         handler, meter = subscription.handler, subscription.meter
@@ -235,8 +235,8 @@ class Advisor:
             ran=subscription.ran.count,
             ran_s=subscription.ran.total,
         )
-        verdict = judge(evidence, machine)
-        if verdict.unweighed and meter.to_weigh <= 0:
+        judgement = judge(evidence, machine)
+        if judgement.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED
         declared: DeclaredKind = "auto" if handler.auto else handler.kind
-        return make_advice(handler.name, declared, evidence, verdict, machine)
+        return make_advice(handler.name, declared, evidence, judgement, machine)

@@ -43,7 +43,7 @@ _AT_ONCE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What suits a handler.
 
     Attributes:
@@ -60,10 +60,10 @@ class Verdict:
     unweighed: bool = False
 
 
-SILENT = Verdict(None)
+SILENT = Judgement(None)
 
 
-def judge(evidence: Evidence, machine: Machine) -> Verdict:
+def judge(evidence: Evidence, machine: Machine) -> Judgement:
     """Say which kind suits a handler."""
     if is_thin(evidence):
         return SILENT
@@ -71,16 +71,16 @@ def judge(evidence: Evidence, machine: Machine) -> Verdict:
     middle = (least * most) ** 0.5
     if evidence.kind == "cpu":
         if most <= 1 / BETTER:
-            return Verdict("io", 1 / middle, _is_loud(evidence, machine, 1 / most))
-        return Verdict("cpu") if least > 1 / BETTER else SILENT
+            return Judgement("io", 1 / middle, _is_loud(evidence, machine, 1 / most))
+        return Judgement("cpu") if least > 1 / BETTER else SILENT
     if evidence.obstacle:
-        return Verdict("io")
+        return Judgement("io")
     if most < BETTER or not _is_worth_it(evidence, evidence.gil_s.high):
-        return Verdict("io")
+        return Judgement("io")
     if evidence.obstacle is None:
-        return Verdict(None, unweighed=True)
+        return Judgement(None, unweighed=True)
     if least >= BETTER and _is_worth_it(evidence, evidence.gil_s.low):
-        return Verdict("cpu", middle, _is_loud(evidence, machine, least))
+        return Judgement("cpu", middle, _is_loud(evidence, machine, least))
     return SILENT
 
 
@@ -172,7 +172,7 @@ _STAY_S = 2.0
 _LONGEST_STAY_S = 300.0
 
 
-class Mover:
+class SwitchPolicy:
     """Decides on the moves of one handler. It belongs to one thread."""
 
     def __init__(self) -> None:
@@ -180,15 +180,15 @@ class Mover:
         self._stay_s = _STAY_S
         self._may_move_at = 0.0
 
-    def moves(self, kind: str, verdict: Verdict, now: float) -> bool:
+    def moves(self, kind: str, judgement: Judgement, now: float) -> bool:
         """Whether it is to move now.
 
         Args:
             kind: the lane that it is on.
-            verdict: on its runs there.
+            judgement: on its runs there.
             now: in seconds of `time.monotonic()`.
         """
-        if verdict.kind in (None, kind) or verdict.gain < WORTH_A_MOVE:
+        if judgement.kind in (None, kind) or judgement.gain < WORTH_A_MOVE:
             self._agreed = 0
             return False
         self._agreed += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from procbus.core.introspection import travels_by_value
+from procbus.core.introspection import looks_unimportable
 from procbus.core.meter import Meter
 from procbus.core.user_objects import named
 
@@ -82,7 +82,7 @@ def weigh_delivery(
     meter.to_weigh -= 1
     what = "the handler"
     try:
-        if travels_by_value(function):
+        if looks_unimportable(function):
             from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
             encode_definition(function)

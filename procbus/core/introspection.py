@@ -208,7 +208,7 @@ def same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     return one is other or identity_of(one) == identity_of(other)
 
 
-def travels_by_value(function: Callable[..., Any]) -> bool:
+def looks_unimportable(function: Callable[..., Any]) -> bool:
     """Whether a worker cannot import the function, so that its code and variables are sent.
 
     A bracket in the name is that of ``<locals>`` or ``<lambda>``.

@@ -19,7 +19,7 @@ from procbus.core.locks import Lock
 from procbus.core.subscription import Lane, Subscription
 
 
-class Crossing:
+class LaneSwitch:
     """A handler of kind "auto" on one bus: a subscription for each lane, one of them in use.
 
     Thread-safe. It is the lane of both subscriptions where the handler has a key or a limit.

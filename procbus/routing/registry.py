@@ -20,10 +20,10 @@ from procbus.core.handler import (
 )
 from procbus.core.introspection import (
     identity_of,
+    looks_unimportable,
     module_of,
     name_of,
     same_function,
-    travels_by_value,
 )
 from procbus.core.log import log
 from procbus.core.retry import Backoff
@@ -401,7 +401,7 @@ def check_can_travel(handler: Handler) -> None:
     """
     function = handler.function
     by_name = isinstance(function, FunctionType | BuiltinFunctionType)
-    if handler.kind == "cpu" and (not by_name or travels_by_value(function)):
+    if handler.kind == "cpu" and (not by_name or looks_unimportable(function)):
         # Imported here because it needs cloudpickle, and `import procbus` stays light.
         from procbus.codec.fault_path import check_travels
 

@@ -15,7 +15,7 @@ from procbus.core.introspection import name_of
 from procbus.core.locks import Lock
 from procbus.core.subscription import Lane, Subscription
 from procbus.core.topic import Topic, shown_topics, without
-from procbus.routing.lane_switch import Crossing
+from procbus.routing.lane_switch import LaneSwitch
 from procbus.routing.redefinition import origin_of
 from procbus.routing.registry import Registry, tell_of_new_definition
 from procbus.routing.router import Router
@@ -45,14 +45,14 @@ class Subscriptions:
             self._own.add(handler)
         self._lane_of = lane_of
         # Guards the writing of the fields below; taken while no other lock is held. Each change of
-        # `_made` and `_crossings` is one step, and the rest is replaced whole: readers need none.
+        # `_made` and `_switches` is one step, and the rest is replaced whole: readers need none.
         self._lock = Lock()
         #: The topics that this bus left, of handlers of the shared registry, by their numbers.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}
         #: Those that there are, or are to be; and those of kind "auto".
         self._made: dict[int, Subscription] = {}
-        self._crossings: dict[int, Crossing] = {}
+        self._switches: dict[int, LaneSwitch] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
 
@@ -75,13 +75,13 @@ class Subscriptions:
 
     def counted(self) -> tuple[Subscription, ...]:
         """All that events were published to: of a handler that moved, both of its lanes."""
-        resting = [each for crossing in self.crossings() for each in crossing.sides()[1:]]
+        resting = [each for switch in self.switches() for each in switch.sides()[1:]]
         return (*self.all(), *resting)
 
-    def crossings(self) -> tuple[Crossing, ...]:
+    def switches(self) -> tuple[LaneSwitch, ...]:
         """The handlers of kind "auto"."""
         self.routes()
-        return tuple(self._crossings.values())
+        return tuple(self._switches.values())
 
     def reroute(self) -> None:
         """A handler has moved: what is published from now on goes to its new lane."""
@@ -163,7 +163,7 @@ class Subscriptions:
                     _group(list(made.values()))
                     for number in self._all.keys() - made.keys():
                         self._made.pop(number, None)
-                        self._crossings.pop(number, None)
+                        self._switches.pop(number, None)
                     self._all = made
                     self._router = router
                     self._version = version
@@ -198,13 +198,13 @@ class Subscriptions:
         """Give the subscription of a handler, the same in each thread."""
         number = handler.number
         if handler.auto:
-            crossing = self._crossings.get(number)
-            if crossing is None:
-                new = Crossing(handler, self._lane_of)
-                crossing = self._crossings.setdefault(number, new)
-            for side in crossing.sides():
+            switch = self._switches.get(number)
+            if switch is None:
+                new = LaneSwitch(handler, self._lane_of)
+                switch = self._switches.setdefault(number, new)
+            for side in switch.sides():
                 side.give_up = self._give_up
-            return crossing.current
+            return switch.current
         found = self._made.get(number)
         if found is None:
             made = Subscription(handler, self._lane_of(handler))

@@ -106,9 +106,9 @@ def test_what_cannot_travel_never_moves():
 def test_closing_with_what_is_held_back_loses_nothing():
     with EventBus(handlers=[], cpu_workers=1, io_workers=4) as bus:
         bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
-        [crossing] = bus._parts.subscriptions.crossings()  # noqa: SLF001 - to move it at once
+        [switch] = bus._parts.subscriptions.switches()  # noqa: SLF001 - to move it at once
         receipts = [bus.publish("event", ("sleep", number)) for number in range(5)]
-        crossing.move("for a test")
+        switch.move("for a test")
         bus._parts.subscriptions.reroute()  # noqa: SLF001
         receipts += [bus.publish("event", ("sleep", number)) for number in range(5)]
     assert all(isinstance(receipt.result(), int) for receipt in receipts)
@@ -118,9 +118,9 @@ def test_closing_with_what_is_held_back_loses_nothing():
 def test_cancelling_with_what_is_held_back_settles_all():
     bus = EventBus(handlers=[], cpu_workers=1, io_workers=1)
     bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
-    [crossing] = bus._parts.subscriptions.crossings()  # noqa: SLF001 - to move it at once
+    [switch] = bus._parts.subscriptions.switches()  # noqa: SLF001 - to move it at once
     receipts = [bus.publish("event", ("sleep", number)) for number in range(20)]
-    crossing.move("for a test")
+    switch.move("for a test")
     bus._parts.subscriptions.reroute()  # noqa: SLF001
     receipts += [bus.publish("event", ("sleep", number)) for number in range(20)]
     bus.close(cancel=True)

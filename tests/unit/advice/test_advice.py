@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from procbus.advice.advice import Advice, AdviceList, make_advice
-from procbus.advice.judge import SILENT, Verdict, judge
+from procbus.advice.judge import SILENT, Judgement, judge
 from procbus.core.meter import Evidence, Machine, Span
 
 TWO_CORES = Machine(cores=2, cpu_workers=2, io_workers=32)
@@ -116,7 +116,7 @@ def test_auto_sees_to_itself():
 
 def test_a_list_of_advice_is_a_table():
     silent = make_advice("idle", "io", Evidence("io"), SILENT, TWO_CORES)
-    right = make_advice("fetch", "io", BUSY, Verdict("io"), TWO_CORES)
+    right = make_advice("fetch", "io", BUSY, Judgement("io"), TWO_CORES)
     text = str(AdviceList([advice_on(BUSY), right, silent]))
     table, _, sentences = text.partition("\n\n")
     assert [line.split()[0] for line in table.splitlines()] == [

@@ -12,7 +12,7 @@ from procbus.advice import gil_probe
 from procbus.advice.advisor import Advisor
 from procbus.core.meter import Machine
 from procbus.core.subscription import Subscription
-from procbus.routing.lane_switch import Crossing
+from procbus.routing.lane_switch import LaneSwitch
 from procbus.system import exit_hooks
 from tests.parts import BOUND_S, FakeLane, handler_of, subscription_of
 
@@ -32,16 +32,16 @@ class Lanes:
 class Subscribed:
     """Subscriptions that stay as they are."""
 
-    def __init__(self, *subscriptions: Subscription, crossings: Sequence[Crossing] = ()) -> None:
+    def __init__(self, *subscriptions: Subscription, switches: Sequence[LaneSwitch] = ()) -> None:
         self.subscriptions = subscriptions
         self.moved = threading.Event()
-        self._crossings = crossings
+        self._switches = switches
 
     def all(self) -> Sequence[Subscription]:
-        return [*self.subscriptions, *(each.current for each in self._crossings)]
+        return [*self.subscriptions, *(each.current for each in self._switches)]
 
-    def crossings(self) -> Sequence[Crossing]:
-        return self._crossings
+    def switches(self) -> Sequence[LaneSwitch]:
+        return self._switches
 
     def reroute(self) -> None:
         self.moved.set()
@@ -222,35 +222,35 @@ def test_a_handler_that_might_have_to_go_is_weighed_first():
     assert advisor.advice()[0].kind == "cpu"
 
 
-def crossing_that_computes() -> Crossing:
+def switch_that_computes() -> LaneSwitch:
     """A handler of kind "auto" that is on threads, and computes."""
     lane: Any = FakeLane()
-    crossing = Crossing(handler_of(kind="auto", name="spin"), lambda _: lane)
-    crossing.current.succeeded = 1_000
-    meter = crossing.current.meter
+    switch = LaneSwitch(handler_of(kind="auto", name="spin"), lambda _: lane)
+    switch.current.succeeded = 1_000
+    meter = switch.current.meter
     for number in range(1_000):
         meter.note_run(1_000 + number * 0.001, 9e-4, 9e-4)
     meter.note_weight(1e-5)
     meter.obstacle = ""
-    return crossing
+    return switch
 
 
 def test_a_handler_of_kind_auto_is_moved_and_the_log_says_why(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
-    crossing = crossing_that_computes()
-    subscribed = Subscribed(crossings=[crossing])
+    switch = switch_that_computes()
+    subscribed = Subscribed(switches=[switch])
     advisor = Advisor(subscribed, Lanes)
     advisor.stir()
     assert subscribed.moved.wait(BOUND_S)
     advisor.stop()
-    assert crossing.current.handler.kind == "cpu"
-    assert "of CPU per second" in crossing.current.decided
+    assert switch.current.handler.kind == "cpu"
+    assert "of CPU per second" in switch.current.decided
     assert [record.getMessage()[:22] for record in caplog.records] == ["moved to the cpu lane:"]
 
 
 def test_nothing_moves_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exit_hooks, "ending", True)
-    crossing = crossing_that_computes()
+    switch = switch_that_computes()
     judged = threading.Semaphore(0)
 
     class Counting(Subscribed):
@@ -258,9 +258,9 @@ def test_nothing_moves_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch
             judged.release()
             return super().all()
 
-    advisor = Advisor(Counting(crossings=[crossing]), Lanes)
+    advisor = Advisor(Counting(switches=[switch]), Lanes)
     advisor.stir()
     for _ in range(4):
         assert judged.acquire(timeout=BOUND_S)
     advisor.stop()
-    assert crossing.current.handler.kind == "io"
+    assert switch.current.handler.kind == "io"

@@ -14,7 +14,7 @@ from procbus.advice.judge import (
     FEW_S,
     MANY_RUNS,
     SILENT,
-    Verdict,
+    Judgement,
     io_over_cpu,
     judge,
 )
@@ -81,29 +81,29 @@ machines = st.builds(
 
 
 def test_pure_python_belongs_to_processes():
-    verdict = judge(evidence_of(), TWO_CORES)
-    assert verdict.kind == "cpu"
-    assert verdict.gain == pytest.approx(2.0, rel=0.01)
-    assert verdict.loud
+    judgement = judge(evidence_of(), TWO_CORES)
+    assert judgement.kind == "cpu"
+    assert judgement.gain == pytest.approx(2.0, rel=0.01)
+    assert judgement.loud
 
 
 def test_it_is_right_there():
     evidence = evidence_of(kind="cpu", gil_s=Span(0.0, 0.01))
-    assert judge(evidence, TWO_CORES) == Verdict("cpu")
+    assert judge(evidence, TWO_CORES) == Judgement("cpu")
 
 
 def test_what_only_waits_belongs_to_threads():
     evidence = evidence_of(
         kind="cpu", cpu_s=1e-5, gil_s=Span(0.0, 1e-5), wait_s=exactly(0.01), at_once=2.0
     )
-    verdict = judge(evidence, TWO_CORES)
-    assert verdict.kind == "io"
-    assert verdict.gain > 10
-    assert verdict.loud
+    judgement = judge(evidence, TWO_CORES)
+    assert judgement.kind == "io"
+    assert judgement.gain > 10
+    assert judgement.loud
 
 
 def test_what_releases_the_gil_is_right_on_threads():
-    assert judge(evidence_of(gil_s=Span(0.0, 0.002)), TWO_CORES) == Verdict("io")
+    assert judge(evidence_of(gil_s=Span(0.0, 0.002)), TWO_CORES) == Judgement("io")
 
 
 def test_half_waiting_and_half_computing_is_as_well_on_either_of_two_cores():
@@ -114,7 +114,7 @@ def test_half_waiting_and_half_computing_is_as_well_on_either_of_two_cores():
 
 def test_fetching_and_parsing_in_one_stays_on_threads():
     evidence = evidence_of(wall_s=0.11, wait_s=exactly(0.1))
-    assert judge(evidence, TWO_CORES) == Verdict("io")
+    assert judge(evidence, TWO_CORES) == Judgement("io")
 
 
 def test_one_core_has_nothing_to_gain():
@@ -124,7 +124,7 @@ def test_one_core_has_nothing_to_gain():
 def test_a_tiny_handler_is_right_where_it_is_cheapest_to_call():
     assert judge(
         evidence_of(wall_s=3e-6, cpu_s=3e-6, gil_s=exactly(3e-6), runs=10**6), TWO_CORES
-    ) == (Verdict("io"))
+    ) == (Judgement("io"))
 
 
 def test_transport_that_costs_more_than_the_handler_speaks_for_threads():
@@ -139,11 +139,11 @@ def test_an_async_handler_that_computes_is_to_let_a_process_do_it():
 
 
 def test_what_cannot_travel_stays():
-    assert judge(evidence_of(obstacle="its events cannot travel"), TWO_CORES) == Verdict("io")
+    assert judge(evidence_of(obstacle="its events cannot travel"), TWO_CORES) == Judgement("io")
 
 
 def test_nobody_is_told_to_send_away_what_was_never_weighed():
-    assert judge(evidence_of(obstacle=None), TWO_CORES) == Verdict(None, unweighed=True)
+    assert judge(evidence_of(obstacle=None), TWO_CORES) == Judgement(None, unweighed=True)
 
 
 def test_bounds_that_disagree_say_nothing():
@@ -182,33 +182,33 @@ def test_where_one_thread_has_to_do_all_waiting_may_speak_for_processes():
 
 @given(evidences(), machines)
 def test_it_is_loud_only_to_advise_a_change_on_solid_evidence(evidence: Evidence, machine: Machine):
-    verdict = judge(evidence, machine)
-    if verdict.loud:
-        assert verdict.kind not in (None, evidence.kind)
+    judgement = judge(evidence, machine)
+    if judgement.loud:
+        assert judgement.kind not in (None, evidence.kind)
         assert evidence.runs >= 20
         assert evidence.seen_s >= 0.5
         assert evidence.at_once >= 1.5
-        assert verdict.gain >= BETTER
+        assert judgement.gain >= BETTER
 
 
 @given(evidences(), machines)
 def test_a_change_is_advised_only_for_a_gain(evidence: Evidence, machine: Machine):
-    verdict = judge(evidence, machine)
-    if verdict.kind not in (None, evidence.kind):
-        assert verdict.gain >= BETTER * (1 - 1e-9)
+    judgement = judge(evidence, machine)
+    if judgement.kind not in (None, evidence.kind):
+        assert judgement.gain >= BETTER * (1 - 1e-9)
     else:
-        assert verdict.gain == 1.0
+        assert judgement.gain == 1.0
 
 
 @given(evidences(), machines, st.integers(1, 1_000))
 def test_more_of_the_same_evidence_never_makes_it_silent(
     evidence: Evidence, machine: Machine, times: int
 ):
-    verdict = judge(evidence, machine)
+    judgement = judge(evidence, machine)
     more = judge(replace(evidence, runs=evidence.runs * times), machine)
-    if verdict.kind is not None:
-        assert more.kind == verdict.kind
-        assert more.gain == verdict.gain
+    if judgement.kind is not None:
+        assert more.kind == judgement.kind
+        assert more.gain == judgement.gain
 
 
 @given(evidences(), machines, SHARES)
@@ -216,10 +216,10 @@ def test_narrower_bounds_never_reverse_a_verdict(evidence: Evidence, machine: Ma
     def within(span: Span) -> Span:
         return exactly(min(span.high, max(span.low, span.low + at * (span.high - span.low))))
 
-    verdict = judge(evidence, machine)
-    if verdict.kind is not None:
+    judgement = judge(evidence, machine)
+    if judgement.kind is not None:
         known = replace(evidence, gil_s=within(evidence.gil_s), wait_s=within(evidence.wait_s))
-        assert judge(known, machine).kind == verdict.kind
+        assert judge(known, machine).kind == judgement.kind
 
 
 @given(evidences(kind="io", is_async=False, obstacle=""), machines, SHARES, SHARES)

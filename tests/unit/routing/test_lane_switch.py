@@ -8,24 +8,24 @@ from hypothesis import strategies as st
 from procbus.core.delivery import Delivery
 from procbus.core.handler import Handler
 from procbus.core.subscription import Subscription
-from procbus.routing.lane_switch import Crossing
+from procbus.routing.lane_switch import LaneSwitch
 from tests.parts import FakeLane, delivery_to, handler_of
 
 
 class Sides:
-    """A crossing between two lanes that run nothing."""
+    """A switch between two lanes that run nothing."""
 
     def __init__(self, **options: Any) -> None:
         self.lanes = {"io": FakeLane(), "cpu": FakeLane()}
         self.asked: list[str] = []
-        self.crossing = Crossing(handler_of(kind="auto", **options), self.lane_of)
+        self.switch = LaneSwitch(handler_of(kind="auto", **options), self.lane_of)
 
     def lane_of(self, handler: Handler) -> Any:
         self.asked.append(handler.kind)
         return self.lanes[handler.kind]
 
     def publish(self, event: Any, subscription: Subscription | None = None) -> Delivery:
-        subscription = self.crossing.current if subscription is None else subscription
+        subscription = self.switch.current if subscription is None else subscription
         delivery = delivery_to(subscription, event)
         subscription.put(delivery)
         return delivery
@@ -48,23 +48,23 @@ def test_it_starts_on_threads_and_asks_for_no_process():
     sides.publish(1)
     assert sides.events("io") == [1]
     assert sides.asked == ["io"]
-    assert sides.crossing.current.handler.auto
+    assert sides.switch.current.handler.auto
 
 
 def test_after_a_move_events_go_to_the_other_lane_and_back():
     sides = Sides()
     for event in range(4):
         sides.publish(event)
-        sides.crossing.move("because")
+        sides.switch.move("because")
     assert (sides.events("io"), sides.events("cpu")) == ([0, 2], [1, 3])
     assert sides.asked == ["io", "cpu"]
 
 
 def test_both_sides_are_of_one_handler():
     sides = Sides(name="it", timeout=5)
-    before = sides.crossing.current.handler
-    sides.crossing.move("it computes")
-    after = sides.crossing.current
+    before = sides.switch.current.handler
+    sides.switch.move("it computes")
+    after = sides.switch.current
     assert after.decided == "it computes"
     assert (before.kind, after.handler.kind) == ("io", "cpu")
     assert (before.name, before.function, before.timeout, before.topics) == (
@@ -74,24 +74,24 @@ def test_both_sides_are_of_one_handler():
         after.handler.topics,
     )
     assert before.number != after.handler.number, "workers know it by its own"
-    assert [side.handler.kind for side in sides.crossing.sides()] == ["cpu", "io"]
+    assert [side.handler.kind for side in sides.switch.sides()] == ["cpu", "io"]
 
 
 def test_what_was_measured_on_a_lane_does_not_count_when_it_comes_back():
     sides = Sides()
-    first = sides.crossing.current
+    first = sides.switch.current
     first.meter.note_run(1.0, 0.1, 0.1)
-    sides.crossing.move("")
+    sides.switch.move("")
     assert first.meter.runs == 1
-    sides.crossing.move("")
-    assert sides.crossing.current is first
+    sides.switch.move("")
+    assert sides.switch.current is first
     assert first.meter.runs == 0
 
 
 def test_with_a_key_nothing_begins_there_while_something_is_here():
     sides = Sides(key=same)
     first, second = sides.publish("a"), sides.publish("b")
-    sides.crossing.move("")
+    sides.switch.move("")
     sides.publish("a")
     sides.publish("c")
     settle(first)
@@ -105,7 +105,7 @@ def test_with_a_key_nothing_begins_there_while_something_is_here():
 def test_with_a_limit_too():
     sides = Sides(concurrency=1)
     first = sides.publish("a")
-    sides.crossing.move("")
+    sides.switch.move("")
     sides.publish("b")
     assert sides.events("cpu") == []
     settle(first)
@@ -115,20 +115,20 @@ def test_with_a_limit_too():
 def test_without_either_it_may_run_on_both():
     sides = Sides()
     sides.publish("a")
-    sides.crossing.move("")
+    sides.switch.move("")
     sides.publish("b")
     assert sides.events("cpu") == ["b"]
 
 
 def test_whoever_found_the_old_side_before_the_move_ends_on_the_new_one():
     sides = Sides(key=same)
-    old = sides.crossing.current
-    sides.crossing.move("")
+    old = sides.switch.current
+    sides.switch.move("")
     delivery = sides.publish("a", old)
     assert sides.events("cpu") == ["a"]
-    assert delivery.subscription is sides.crossing.current
+    assert delivery.subscription is sides.switch.current
     settle(delivery)
-    sides.crossing.move("")
+    sides.switch.move("")
     sides.publish("b")
     assert sides.events("io") == ["b"]
 
@@ -136,7 +136,7 @@ def test_whoever_found_the_old_side_before_the_move_ends_on_the_new_one():
 def test_a_retry_stays_on_its_side():
     sides = Sides(key=same, retries=1)
     delivery = sides.publish("a")
-    sides.crossing.move("")
+    sides.switch.move("")
     delivery.subscription.lane.step_aside(delivery)
     delivery.subscription.lane.put_again(delivery)
     assert sides.lanes["io"].aside == [delivery]
@@ -147,7 +147,7 @@ def test_a_retry_stays_on_its_side():
 def test_what_is_held_can_be_withdrawn():
     sides = Sides(key=same)
     first = sides.publish("a")
-    sides.crossing.move("")
+    sides.switch.move("")
     held = sides.publish("b")
     assert held.subscription.lane.withdraw(held)
     settle(held)
@@ -179,7 +179,7 @@ def test_order_is_kept_and_both_sides_are_never_busy_at_once(steps: list[str]):
             sides.publish(published)
             published += 1
         elif step == "move":
-            sides.crossing.move("")
+            sides.switch.move("")
         elif running:
             settle(running.pop(0))
         look()
