@@ -86,7 +86,7 @@ _HOMES = {
     "Outcome": "core.outcome",
     "OutcomeKind": "core.outcome",
     "Receipt": "core.receipt",
-    "ResumeSummary": "journal.resume_summary",
+    "ResumeSummary": "journal.resume",
     "executor": "bus",
     "freeze_support": "system.freezing",
     "subscribe": "routing.registry",

@@ -28,7 +28,7 @@ from procbus.stream import Window
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
-    from procbus.journal.journal import Journal
+    from procbus.journal.dispatcher import JournaledDispatcher
     from procbus.supervision.health import WorkerHealth
 
 
@@ -66,18 +66,22 @@ class Assembly:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
-        journal: Journal | None = None
         settlement: type[Settlement] = Settlement
-        dispatcher: Callable[..., Dispatcher] = partial(
-            make.dispatcher, run=Run(os.urandom(4).hex(), 1)
-        )
+        journaled: Callable[..., JournaledDispatcher] | None = None
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
-            from procbus.journal.dispatcher import JournaledDispatcher, open_journal
+            from procbus.journal.dispatcher import JournaledDispatcher
+            from procbus.journal.journal import Journal
             from procbus.journal.settlement import JournaledSettlement
 
-            journal, settlement = open_journal(settings), JournaledSettlement
-            dispatcher = partial(JournaledDispatcher, journal)
+            journal = Journal(
+                settings.journal,
+                durability=settings.durability,
+                keep_s=settings.keep_s,
+                keep_results=settings.keep_results,
+                codec=settings.journal_codec,
+            )
+            settlement, journaled = JournaledSettlement, partial(JournaledDispatcher, journal)
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
         self.settlement = settlement(
@@ -94,12 +98,17 @@ class Assembly:
             lambda delivery: self.lanes.give_up(delivery),
         )
         self.settlement.dead_letters.handlers = self.subscriptions.handlers
-        self.dispatcher = dispatcher(
+        needed = (
             self.admission,
             self.settlement,
             self.subscriptions.routes,
             self._get_ready,
             self.subscriptions.all,
+        )
+        #: The dispatcher of a bus with a journal; None for others.
+        self.journaled = None if journaled is None else journaled(*needed)
+        self.dispatcher: Dispatcher = self.journaled or make.dispatcher(
+            *needed, run=Run(os.urandom(4).hex(), 1)
         )
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
         self.lanes = make.lanes(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from procbus.futures.executor import BusExecutor, ExecutorOptions
     from procbus.journal.codec import CodecName
     from procbus.journal.journal import Durability
-    from procbus.journal.resume_summary import ResumeSummary
+    from procbus.journal.resume import ResumeSummary
     from procbus.pool.dask.pool import DaskPool
     from procbus.pool.memory.events import OnOversize
     from procbus.supervision.health import WorkerHealth
@@ -492,7 +492,8 @@ class EventBus(BusLife):
         It is resumed by the first of `start`, a publish, `drain` and the end of the `with` block,
         for the handlers that are subscribed then; for others once they are.
         """
-        return self._parts.dispatcher.summary()
+        journaled = self._parts.journaled
+        return None if journaled is None else journaled.summary()
 
     def journal_backup(self, path: str | PathLike[str]) -> None:
         """Copy the journal to a new file, while the bus works.

@@ -43,17 +43,13 @@ DOORS = {
 #: Imports that still go up. Each shows a border that is not drawn well yet; none may join them.
 UP = {
     "procbus.dispatch.dispatcher -> procbus.futures.subscriptions",
-    "procbus.dispatch.dispatcher -> procbus.journal.resume_summary",
     "procbus.futures.executor -> procbus.assembly",
-    "procbus.journal.dispatcher -> procbus.settings",
     "procbus.lanes.companion -> procbus.supervision.stall",
     "procbus.lanes.lanes -> procbus.settings",
     "procbus.lanes.lanes -> procbus.supervision.supervisor",
 }
 #: Imports that still go past a door.
 PAST = {
-    "procbus.bus -> procbus.journal.resume_summary",
-    "procbus.dispatch.dispatcher -> procbus.journal.resume_summary",
     "procbus.lanes.lanes -> procbus.pool.launch",
     "procbus.testing.inline_pool -> procbus.pool.child.loop",
     "procbus.testing.inline_pool -> procbus.pool.handler_cache",

@@ -23,7 +23,6 @@ from procbus.dispatch.admission import Admission, Disturbed, Place
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.settlement import Settled, Settlement
 from procbus.futures.subscriptions import Owner, WaitedReceipt, Waiter
-from procbus.journal.resume_summary import ResumeSummary
 from procbus.routing.router import Router
 
 # From an event to its deliveries: whose predicate takes it, and by which key it goes.
@@ -394,10 +393,6 @@ class Dispatcher:
     may_wait = False
     #: Whether what is cancelled is kept for the next run.
     keeps = False
-
-    def summary(self) -> ResumeSummary | None:
-        """What a journal had from runs before; None, for there is no journal."""
-        return None
 
     def back_up(self, dest: str) -> None:
         """Copy the journal to a file.

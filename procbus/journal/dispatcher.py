@@ -26,12 +26,10 @@ from procbus.dispatch.admission import Admission, Disturbed
 from procbus.dispatch.dispatcher import Broken, Dispatcher, address, choose, give_back
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
-from procbus.journal.resume import AskedRetries, Leftovers
-from procbus.journal.resume_summary import ResumeSummary
+from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
 from procbus.journal.settlement import JournaledSettlement
 from procbus.journal.storage.queries import Seen
 from procbus.routing.router import Router
-from procbus.settings import Settings
 
 # Ids that the user gives to events: checked, and those of a stream looked up many at a time.
 
@@ -83,22 +81,6 @@ class _Seen(ProcbusError):
 
     def __init__(self) -> None:
         super().__init__("the event was published with this id by another: publish it again")
-
-
-def open_journal(settings: Settings) -> Journal:
-    """Open the journal that a bus was made with.
-
-    Raises:
-        JournalError: it cannot be opened.
-    """
-    assert settings.journal is not None
-    return Journal(
-        settings.journal,
-        durability=settings.durability,
-        keep_s=settings.keep_s,
-        keep_results=settings.keep_results,
-        codec=settings.journal_codec,
-    )
 
 
 class JournaledDispatcher(Dispatcher):
