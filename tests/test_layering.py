@@ -59,6 +59,18 @@ PAST = {
     "procbus.testing.inline_pool -> procbus.pool.parent_end",
 }
 
+#: Modules that need each other for their types: three nouns that make up one picture. Those of
+#: lanes are a border that is not drawn well yet.
+KIN = [
+    {"procbus.core.delivery", "procbus.core.receipt", "procbus.core.subscription"},
+    {
+        "procbus.lanes.batching",
+        "procbus.lanes.companion",
+        "procbus.lanes.cpu",
+        "procbus.lanes.slot",
+    },
+]
+
 #: Each of these is imported in one module, so that there is one place to read, and one to change.
 ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]
 
@@ -179,6 +191,21 @@ def test_a_room_is_entered_by_its_doors() -> None:
 
 def test_modules_make_no_circle() -> None:
     graph = {module: own_imports(module, with_types=False) for module in modules()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"each imported by the next: {' -> '.join(error.args[1])}")
+
+
+def test_only_kin_need_each_other_for_their_types() -> None:
+    graph = {
+        module: {
+            other
+            for other in own_imports(module) - {"procbus"}
+            if not any(module in kin and other in kin for kin in KIN)
+        }
+        for module in modules()
+    }
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from procbus.core.receipt import Receipt
+ReceiptT = TypeVar("ReceiptT", contravariant=True)
+"""The receipt of an event, which knows this module."""
 
 
-class HandlerRunner(Protocol):
+class HandlerRunner(Protocol[ReceiptT]):
     """A thread of the io lane, or the event loop: it runs handlers of this process."""
 
-    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+    def pause(
+        self, receipt: ReceiptT | None, instead: str, *, blocks: bool
+    ) -> Callable[[], object]:
         """Lend the place of the calling handler to others; give what takes it back.
 
         Args:
@@ -35,14 +37,14 @@ class HandlerRunner(Protocol):
 _here = threading.local()
 
 
-def occupy(runner: HandlerRunner) -> None:
+def occupy(runner: HandlerRunner[Any]) -> None:
     """From now on the calling thread runs handlers for this runner."""
     _here.runner = runner
 
 
-def pause(receipt: Receipt | None, instead: str, *, blocks: bool = True) -> Callable[[], object]:
+def pause(receipt: object, instead: str, *, blocks: bool = True) -> Callable[[], object]:
     """As `HandlerRunner.pause`, of the calling thread; elsewhere it does nothing."""
-    runner: HandlerRunner | None = getattr(_here, "runner", None)
+    runner: HandlerRunner[Any] | None = getattr(_here, "runner", None)
     return _nothing if runner is None else runner.pause(receipt, instead, blocks=blocks)
 
 
