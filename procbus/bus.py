@@ -463,9 +463,12 @@ class EventBus(BusLife):
         Raises:
             OptionError: an option makes no sense.
         """
-        from procbus.futures.executor import BusExecutor  # only now: it imports concurrent.futures
+        # Only now: it imports concurrent.futures.
+        from procbus.futures.executor import BusExecutor, Parts
 
-        return BusExecutor(self, self._parts, kind, options)
+        own = self._parts
+        parts = Parts(own.dispatcher, own.settlement, own.retries, own.lanes, own.direct)
+        return BusExecutor(self, parts, kind, options)
 
     # Looking.
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack
 
-from procbus.assembly import Assembly
 from procbus.core.context import HandlerContext, running, running_context
 from procbus.core.delivery import DeliveryState
 from procbus.core.errors import BusClosed, OptionError, ProcbusError, WorkerDied
@@ -34,6 +33,11 @@ from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
     from procbus.core.handler import Kind
+    from procbus.dispatch.dispatcher import Dispatcher
+    from procbus.dispatch.retry_queue import RetryQueue
+    from procbus.dispatch.settlement import Settlement
+    from procbus.futures.subscriptions import DirectSubscriptions
+    from procbus.lanes.lanes import Lanes
 
 
 # The future of one call of an executor: a delivery seen as `concurrent.futures` has it.
@@ -150,6 +154,16 @@ class Bus(Protocol):
         """As `close`; after Ctrl-C cancel what has not begun."""
 
 
+class Parts(NamedTuple):
+    """The parts of a bus that its executors work with."""
+
+    dispatcher: Dispatcher
+    settlement: Settlement
+    retries: RetryQueue
+    lanes: Lanes
+    direct: DirectSubscriptions
+
+
 class BusExecutor(Executor):
     """Runs calls on one lane of a bus. All methods may be called from any thread.
 
@@ -166,7 +180,7 @@ class BusExecutor(Executor):
         OptionError: an option makes no sense.
     """
 
-    def __init__(self, bus: Bus, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
+    def __init__(self, bus: Bus, parts: Parts, kind: Kind, options: ExecutorOptions) -> None:
         if kind not in ("io", "cpu"):
             raise OptionError(
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
@@ -375,7 +389,7 @@ class _Desk:
         options: see `ExecutorOptions`.
     """
 
-    def __init__(self, parts: Assembly, kind: Kind, options: ExecutorOptions) -> None:
+    def __init__(self, parts: Parts, kind: Kind, options: ExecutorOptions) -> None:
         self._parts = parts
         #: Sets up each thread before its first call; None for nothing to set up.
         self.set_up: ThreadSetUp | None = None
