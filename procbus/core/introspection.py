@@ -36,13 +36,13 @@ def name_of(function: Callable[..., Any]) -> str:
 
     A partial is named for the function in it, a callable object for its class.
     """
-    module, name = module_of(function), named(function).__qualname__
+    module, name = module_of(function), name_bearer(function).__qualname__
     return f"{module}.{name}" if module else name
 
 
 def module_of(function: Callable[..., Any]) -> str | None:
     """Name the module where a function, or what is in a partial, or a class was written."""
-    module = getattr(named(function), "__module__", None)  # methods of builtins have none
+    module = getattr(name_bearer(function), "__module__", None)  # methods of builtins have none
     return module if isinstance(module, str) else None
 
 
@@ -69,7 +69,7 @@ def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def named(function: Callable[..., Any]) -> Any:
+def name_bearer(function: Callable[..., Any]) -> Any:
     """Give what has the name of a callable: the function in a partial, the class of an object."""
     inner = without_partial(function)
     return inner if _has_name(inner) else type(inner)

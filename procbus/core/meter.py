@@ -341,13 +341,13 @@ class Meter:
         """How long it held the GIL, and how long it waited, by what was seen of it."""
         looks = self._looks
         computing = looks[Doing.HOLDS] + looks[Doing.FREE]
-        held = share(looks[Doing.HOLDS], computing)
+        held = share_bounds(looks[Doing.HOLDS], computing)
         idle_s = max(0.0, wall_s - cpu_s)
         # Beside computing, which takes cpu_s; and beside all else, which takes wall_s. The first is
         # the better one where it waits for the GIL most of its time, the second where it hardly
         # computes.
-        beside = share(looks[Doing.WAITS], computing + looks[Doing.WAITS])
-        of_all = share(looks[Doing.WAITS], sum(looks.values()))
+        beside = share_bounds(looks[Doing.WAITS], computing + looks[Doing.WAITS])
+        of_all = share_bounds(looks[Doing.WAITS], sum(looks.values()))
         least_s = max(cpu_s * beside.low / (1 - beside.low), wall_s * of_all.low)
         most_s = min(cpu_s * beside.high / max(1 - beside.high, 1e-9), wall_s * of_all.high)
         most_s = max(least_s, most_s)
@@ -357,7 +357,7 @@ class Meter:
         )
 
 
-def share(count: float, total: float) -> Span:
+def share_bounds(count: float, total: float) -> Span:
     """The bounds of a share that was found `count` times of `total`: Wilson's interval (1927)."""
     if total <= 0:
         return Span(0.0, 1.0)

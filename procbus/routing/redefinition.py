@@ -15,11 +15,11 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
-from procbus.core.introspection import named, written
+from procbus.core.introspection import name_bearer, written
 from procbus.core.notebook import cell_number
 
 
-class Origin(NamedTuple):
+class Provenance(NamedTuple):
     """Where a handler's function was written, and which run of what code subscribed it."""
 
     #: Module and qualified name; None for what has none of its own, as a lambda has.
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
     statement: tuple[CodeType, int] | None
 
 
-def origin_of(function: Callable[..., Any]) -> Origin:
+def provenance_of(function: Callable[..., Any]) -> Provenance:
     """Find out where a function comes from that is being subscribed by the calling code."""
     cell = cell_number()
     try:
@@ -46,7 +46,7 @@ def origin_of(function: Callable[..., Any]) -> Origin:
         source = None
     if not isinstance(source, FunctionType):
         frame = _running_frame(None)
-        return Origin(None, None, 0, None, cell, _statement(frame))
+        return Provenance(None, None, 0, None, cell, _statement(frame))
     variables = source.__globals__
     frame = _running_frame(variables if cell is None else None)
     run: int | ModuleSpec | CodeType | None = cell
@@ -55,10 +55,12 @@ def origin_of(function: Callable[..., Any]) -> Origin:
         run = spec
     elif cell is None and frame is not None and frame.f_globals is variables:
         run = frame.f_code
-    return Origin(_name_of(function), source.__code__, id(variables), run, cell, _statement(frame))
+    return Provenance(
+        _name_of(function), source.__code__, id(variables), run, cell, _statement(frame)
+    )
 
 
-def takes_its_place(new: Origin, old: Origin, same_topics: bool) -> bool:
+def takes_its_place(new: Provenance, old: Provenance, same_topics: bool) -> bool:
     """Whether a handler is there in place of an older one. No code of the user's runs for it.
 
     Args:
@@ -109,7 +111,7 @@ def _lookup(module: str, name: str) -> object:
     return found
 
 
-def _is_statement_again(new: Origin, old: Origin) -> bool:
+def _is_statement_again(new: Provenance, old: Provenance) -> bool:
     """Whether a statement was run in another run of its cell. Codes compare by their content."""
     return (
         new.cell is not None
@@ -120,7 +122,7 @@ def _is_statement_again(new: Origin, old: Origin) -> bool:
     )
 
 
-def _is_import_again(new: Origin, old: Origin) -> bool:
+def _is_import_again(new: Provenance, old: Provenance) -> bool:
     """Whether both are of modules that were imported from one file."""
     return (
         isinstance(new.run, ModuleSpec)
@@ -130,7 +132,7 @@ def _is_import_again(new: Origin, old: Origin) -> bool:
 
 
 def _name_of(function: Callable[..., Any]) -> tuple[str, str] | None:
-    found = named(function)
+    found = name_bearer(function)
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return None

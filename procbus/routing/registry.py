@@ -28,7 +28,7 @@ from procbus.core.introspection import (
 from procbus.core.log import log
 from procbus.core.retry import Backoff
 from procbus.core.topic import Topic, shown_topics, topics_in, without
-from procbus.routing.redefinition import Origin, origin_of, takes_its_place
+from procbus.routing.redefinition import Provenance, provenance_of, takes_its_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ class Registry:
         self._present: dict[int, Handler] = {}
         #: How many changes there were, and how many of them `handlers` has.
         self._changes = self._published = 0
-        self._origins: dict[int, Origin] = {}
+        self._provenances: dict[int, Provenance] = {}
         #: The numbers of the handlers of each function and name.
         self._of: dict[Hashable, set[int]] = {}
         #: The numbers of those that may be versions of each other; apart are those that are not.
@@ -87,14 +87,14 @@ class Registry:
             self._drop(handler)
             self._publish()
 
-    def subscribe(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+    def subscribe(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
         """Add a handler, in place of those that it is another version of.
 
         Returns:
             The handlers that it took the place of because their definition was run again.
         """
         with self._lock:
-            gone = self._former(handler, origin)
+            gone = self._former(handler, provenance)
             for each in gone:
                 self._drop(each)
             same = self._at(self._of.get(_function_key(handler), set()) - self._held)
@@ -104,14 +104,14 @@ class Registry:
                     for each in same:
                         if _covers(handler, each):
                             self._drop(each)
-                self._put(handler, origin)
+                self._put(handler, provenance)
             self._publish()
             return gone
 
-    def former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+    def former(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
         """Give the handlers that a handler from elsewhere is another definition of."""
         with self._lock:
-            return self._former(handler, origin)
+            return self._former(handler, provenance)
 
     def hold(self, handler: Handler) -> None:
         """Add a handler beside others of its function, until it is discarded."""
@@ -157,32 +157,32 @@ class Registry:
 
     # Under the lock.
 
-    def _former(self, handler: Handler, origin: Origin) -> tuple[Handler, ...]:
+    def _former(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
         numbers: set[int] = set()
-        for key, apart in _kinship(origin):
+        for key, apart in _kinship(provenance):
             for each, those in list(self._kin.get(key, {}).items()):
                 if each != apart:
                     numbers |= those
         return tuple(
             each
             for each in self._at(numbers)
-            if (old := self._origins.get(each.number)) is not None
+            if (old := self._provenances.get(each.number)) is not None
             and not same_function(each.function, handler.function)
-            and takes_its_place(origin, old, _covers(each, handler) and _covers(handler, each))
+            and takes_its_place(provenance, old, _covers(each, handler) and _covers(handler, each))
         )
 
     def _at(self, numbers: set[int]) -> list[Handler]:
         found = [self._present.get(number) for number in sorted(numbers)]
         return [each for each in found if each is not None]
 
-    def _put(self, handler: Handler, origin: Origin | None = None) -> None:
+    def _put(self, handler: Handler, provenance: Provenance | None = None) -> None:
         number = handler.number
         self._present[number] = handler
         self._changes += 1
         self._of.setdefault(_function_key(handler), set()).add(number)
-        if origin is not None:
-            self._origins[number] = origin
-            for key, apart in _kinship(origin):
+        if provenance is not None:
+            self._provenances[number] = provenance
+            for key, apart in _kinship(provenance):
                 self._kin.setdefault(key, {}).setdefault(apart, set()).add(number)
 
     def _drop(self, handler: Handler) -> None:
@@ -191,8 +191,8 @@ class Registry:
         self._changes += 1
         self._held.discard(number)
         _discard(self._of, _function_key(handler), number)
-        origin = self._origins.pop(number, None)
-        for key, apart in () if origin is None else _kinship(origin):
+        provenance = self._provenances.pop(number, None)
+        for key, apart in () if provenance is None else _kinship(provenance):
             kin = self._kin.get(key, {})
             _discard(kin, apart, number)
             if not kin:
@@ -211,15 +211,15 @@ def _function_key(handler: Handler) -> Hashable:
     return "function", handler.name, identity_of(handler.function)
 
 
-def _kinship(origin: Origin) -> Iterator[tuple[Hashable, Hashable]]:
+def _kinship(provenance: Provenance) -> Iterator[tuple[Hashable, Hashable]]:
     """What versions of a handler have in common, and what they never have.
 
     So the thousands of handlers that one loop makes are never looked at one by one.
     """
-    if origin.name is not None:
-        yield ("name", origin.name), id(origin.code)
-    if origin.cell is not None:
-        yield ("statement", origin.statement), origin.cell
+    if provenance.name is not None:
+        yield ("name", provenance.name), id(provenance.code)
+    if provenance.cell is not None:
+        yield ("statement", provenance.statement), provenance.cell
 
 
 def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None:
@@ -349,7 +349,7 @@ def subscribe(
             **unknown,
         )
         check_can_travel(handler)
-        gone = default_registry.subscribe(handler, origin_of(function))
+        gone = default_registry.subscribe(handler, provenance_of(function))
         tell_of_new_definition(handler, gone)
         return function
 

@@ -16,7 +16,7 @@ from procbus.core.locks import Lock
 from procbus.core.subscription import Lane, Subscription
 from procbus.core.topic import Topic, shown_topics, without
 from procbus.routing.lane_switch import LaneSwitch
-from procbus.routing.redefinition import origin_of
+from procbus.routing.redefinition import provenance_of
 from procbus.routing.registry import Registry, tell_of_new_definition
 from procbus.routing.router import Router
 
@@ -101,11 +101,11 @@ class Subscriptions:
 
     def add(self, handler: Handler) -> None:
         """Subscribe a handler to this bus alone; an older definition of it makes way."""
-        origin = origin_of(handler.function)
-        elsewhere = self._shared.former(handler, origin)
+        provenance = provenance_of(handler.function)
+        elsewhere = self._shared.former(handler, provenance)
         if elsewhere:
             self._leave({each.number: each.topics for each in elsewhere})
-        gone = self._own.subscribe(handler, origin)
+        gone = self._own.subscribe(handler, provenance)
         tell_of_new_definition(handler, (*elsewhere, *gone))
 
     @contextmanager

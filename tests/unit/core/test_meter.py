@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.core.meter import Doing, Meter, Span, share
+from procbus.core.meter import Doing, Meter, Span, share_bounds
 
 
 def around(value: float) -> Any:
@@ -159,15 +159,15 @@ def test_it_forgets():
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000))
 def test_a_share_lies_within_its_bounds(count: int, more: int):
-    low, high = share(count, count + more)
+    low, high = share_bounds(count, count + more)
     assert 0 <= low <= count / (count + more) <= high <= 1
 
 
 @given(st.floats(0, 1), st.integers(1, 1_000))
 def test_more_looks_make_the_bounds_narrower(part: float, total: int):
-    few, many = share(part * total, total), share(part * 4 * total, 4 * total)
+    few, many = share_bounds(part * total, total), share_bounds(part * 4 * total, 4 * total)
     assert many.high - many.low <= few.high - few.low
 
 
 def test_no_look_says_nothing():
-    assert share(0, 0) == Span(0.0, 1.0)
+    assert share_bounds(0, 0) == Span(0.0, 1.0)
