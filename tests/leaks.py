@@ -32,6 +32,8 @@ DESCRIPTORS = Path("/proc/self/fd")
 # Processes of the tests, those that have ended among them: a name in /dev/shm that holds the pid of
 # any other process is a stranger's. Grows in `Snapshot.take` and in `record_children`.
 OWN_PIDS = {os.getpid()}
+# Processes that were looked at and are not the tests'.
+_STRANGERS: set[int] = set()
 
 # How the resource trackers of multiprocessing and loky are started: one each, on first use, and
 # they live as long as the process that they serve.
@@ -142,17 +144,25 @@ def _difference(before: Snapshot, now: Snapshot) -> Leaks:
 
 
 def _descendants() -> set[psutil.Process]:
-    """Children and theirs, and those that lost their parent; not those that have ended."""
-    own = psutil.Process()
-    found = set(own.children(recursive=True))
-    for process in psutil.process_iter():
+    """Children and theirs, and those that lost their parent; not those that have ended.
+
+    Each process of the machine is looked at once: a stranger stays one as long as it lives.
+    """
+    own = os.getpid()
+    now = set(psutil.pids()) - {own}
+    _STRANGERS.intersection_update(now)
+    found: dict[int, psutil.Process] = {}
+    for pid in sorted(now - _STRANGERS):  # parents before their children, as a rule
         try:
-            if process.environ().get(MARK) == RUN:
-                found.add(process)
+            process = psutil.Process(pid)
+            if process.ppid() in {own, *found} or process.environ().get(MARK) == RUN:
+                found[pid] = process
+            else:
+                _STRANGERS.add(pid)
         except psutil.Error:  # it has ended meanwhile, or is another user's
             continue
-    OWN_PIDS.update(process.pid for process in found)
-    return {process for process in found - {own} if _is_alive(process)}
+    OWN_PIDS.update(found)
+    return {process for process in found.values() if _is_alive(process)}
 
 
 def _is_alive(process: psutil.Process) -> bool:
