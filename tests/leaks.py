@@ -27,6 +27,9 @@ SHARED_MEMORY = Path("/dev/shm")
 # Names that say whose they are: those of loky, and of joblib that is built on it.
 OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
 
+#: Interval between two looks at descriptors and shared memory, in seconds: nothing tells their end.
+LOOK_S = 0.05
+
 DESCRIPTORS = Path("/proc/self/fd")
 
 # Processes of the tests, those that have ended among them: a name in /dev/shm that holds the pid of
@@ -116,8 +119,8 @@ def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
         patience_s: How long threads and processes that are ending may still take, in seconds.
     """
     left = _difference(before, Snapshot.take())
+    deadline = time.monotonic() + patience_s
     if left.threads or left.processes:
-        deadline = time.monotonic() + patience_s
         # Threads first: one of them may be waiting for a process, to read its exit code.
         for thread in left.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -126,10 +129,14 @@ def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
             timeout=max(0.0, deadline - time.monotonic()),
         )
         left = _difference(before, Snapshot.take())
-    if left.descriptors or left.shared_memory:
-        # An object in a reference cycle closes what it holds when the cycle is collected.
+    while left.descriptors or left.shared_memory:
+        # An object in a reference cycle closes what it holds when the cycle is collected. A tracker
+        # of a script that was killed removes its semaphores once it has seen that.
         gc.collect()
         left = _difference(before, Snapshot.take())
+        if time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_S)
     return left
 
 
