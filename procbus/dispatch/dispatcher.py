@@ -17,12 +17,11 @@ from procbus.core.errors import CircuitOpen, JournalError, OptionError, ProcbusE
 from procbus.core.locks import Lock, Tangled, in_main_thread, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.core.receipt import FanReceipt, Owner, Receipt, SoleReceipt, WaitedReceipt, Waiter
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission, Disturbed, Place
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.settlement import Settled, Settlement
-from procbus.futures.subscriptions import Owner, WaitedReceipt, Waiter
 from procbus.routing.router import Router
 
 # From an event to its deliveries: whose predicate takes it, and by which key it goes.

@@ -22,12 +22,12 @@ from procbus.core.handler import Handler, LimitOptions, handler_with, make_limit
 from procbus.core.introspection import is_async
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.receipt import WaitedReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.validation import did_you_mean, is_whole, shown
 from procbus.core.waiting import pause
 from procbus.futures.calls import Call, ChunkOfCalls, event_of
 from procbus.futures.handlers import CallHandler, CallHandlers
-from procbus.futures.subscriptions import WaitedReceipt
 from procbus.futures.thread_set_up import InLoop, InThread, ThreadSetUp
 from procbus.system import exit_hooks
 
