@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -198,7 +197,7 @@ def _check_journal(
         ("journal_codec", codec, ("pickle", "json")),
     ):
         if not any(value is choice or value == choice for choice in choices):
-            words = " or ".join(json.dumps(c) if isinstance(c, str) else str(c) for c in choices)
+            words = " or ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in choices)
             raise OptionError(f"{name} must be {words}, not {shown(value)}")
     try:
         return parse_keep(keep)

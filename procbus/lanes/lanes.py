@@ -25,7 +25,6 @@ from procbus.lanes.recycling import Wear
 from procbus.lanes.threads import IoLane, IoThread
 from procbus.settings import Settings
 from procbus.supervision.supervisor import Supervisor
-from procbus.system.cores import usable_cores
 from procbus.system.freezing import check_can_start
 
 if TYPE_CHECKING:
@@ -266,6 +265,8 @@ class Lanes:
 
     def machine(self) -> Machine:
         """What a handler could have of the machine."""
+        from procbus.system.cores import usable_cores  # only now: pathlib takes time to import
+
         cores = usable_cores()
         return Machine(cores, self._settings.cpu_workers or cores, self.io.size)
 

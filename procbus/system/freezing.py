@@ -9,7 +9,6 @@ starts workers, and so on. `freeze_support` knows these command lines.
 from __future__ import annotations
 
 import re
-import runpy
 import sys
 from collections.abc import Sequence
 
@@ -17,10 +16,10 @@ from procbus.core.errors import ProcbusError
 
 #: The modules that a worker process runs, and one of its trackers.
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
-_STATEMENT = re.compile(rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)")
+_STATEMENT = rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)"
 
 #: The program of a worker process, see `pool/loky_process.py`.
-_WORKER = re.compile(
+_WORKER = (
     r"import sys; sys\.path.*; import gc; gc\.disable\(\); import runpy; "
     r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
 )
@@ -46,17 +45,19 @@ def freeze_support() -> None:
     _called = True
     if not getattr(sys, "frozen", False):
         return
+    import runpy  # only now: scripts do not need it
+
     options = _without_flags(sys.argv[1:])
     module = None
     if options[:1] == ["-m"] and re.fullmatch(_MODULE, options[1]):
         module = options[1]
-    elif options[:1] == ["-c"] and (worker := _WORKER.fullmatch(options[1])):
+    elif options[:1] == ["-c"] and (worker := re.fullmatch(_WORKER, options[1])):
         module = worker[1]
     if module is not None:
         sys.argv[1:] = options[2:]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         sys.exit()
-    if options[:1] == ["-c"] and _STATEMENT.fullmatch(options[1]):
+    if options[:1] == ["-c"] and re.fullmatch(_STATEMENT, options[1]):
         exec(options[1], {"__name__": "__main__"})  # noqa: S102 - our own process wrote it
         sys.exit()
     import multiprocessing  # only now: it takes time to import
