@@ -136,7 +136,9 @@ class Journal:
         self._writer.intake = self._intake
         self._sync = GroupSync(self._intake, self.path)
         self._reservation = Reservation(store, self.first_id - 1, user(power=self._power))
-        self.names = HandlerNames(self.queries.handlers(), self._intake.append)
+        known = self.queries.handlers()
+        self._writer.named.update(number for number, _, _ in known)
+        self.names = HandlerNames(known, self._intake.append)
         self._intake.restate = self.names.restated
 
     # Publishing.

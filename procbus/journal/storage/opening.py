@@ -237,7 +237,9 @@ def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool
             f'the journal {store.path} was begun with journal_codec="{known}": open it with that, '
             "or begin a new journal"
         )
-    store.write(Changes(True), {"id": journal_id, "codec": codec, "keep_all": keep_all})
+    meta = {"id": journal_id, "codec": codec, "keep_all": keep_all}
+    if any(queries.meta(name, None) != value for name, value in meta.items()):
+        store.write(Changes(True), meta)
     return journal_id
 
 

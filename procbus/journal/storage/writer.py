@@ -74,9 +74,11 @@ class Writer:
         self._closing = False
         #: A half whose move failed, and is to be tried again.
         self._unmoved: int | None = None
-        #: The last generation that the database has noted, and numbers of handlers that it has.
+        #: Numbers of handlers that the database has. Those that it had are added by the journal,
+        #: before the first record.
+        self.named: set[int] = set()
+        #: The last generation that the database has noted.
         self._noted = 0
-        self._named: set[int] = set()
         self._settled: list[str] = []
         self._large: deque[_Large] = deque()
         #: What was found to be lost, in a sentence each; and the last generation that is told of.
@@ -211,11 +213,11 @@ class Writer:
             self._tell_lost(read)
         generation = self.intake.generation - 1
         # Names that are told again are nothing new.
-        changes.handlers = [each for each in changes.handlers if each[0] not in self._named]
+        changes.handlers = [each for each in changes.handlers if each[0] not in self.named]
         if generation > self._noted and not changes.nothing:
             self._store.write(changes, {"generation": generation})
             self._noted = generation
-            self._named.update(number for number, _, _ in changes.handlers)
+            self.named.update(number for number, _, _ in changes.handlers)
         self._store.check_there()  # else it may have gone to a file that nobody will find
         self._unmoved = None
         self.last_id = max(self.last_id, changes.last_id)

@@ -196,3 +196,25 @@ def test_every_trouble_has_its_advice(tmp_path: Path, name: str, advice: str):
     assert advice in message
     assert "what SQLite says" in message
     assert "run.db" in message
+
+
+def test_a_journal_that_is_opened_again_is_not_told_who_it_is_and_which_handlers_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each write is a flush of the disk."""
+    path = tmp_path / "run.db"
+    written: list[tuple[list[tuple[int, str, str]], bool]] = []
+    real = Store.write
+
+    def write(store: Store, changes: Changes, meta: dict[str, Any]) -> None:
+        written.append((changes.handlers, "id" in meta))
+        real(store, changes, meta)
+
+    monkeypatch.setattr(Store, "write", write)
+    for new in (True, False):
+        written.clear()
+        with EventBus([], journal=path) as bus:
+            bus.subscribe(int, abs, name="abs")
+            assert bus.publish(-1).result() == 1
+        assert any(handlers for handlers, _ in written) is new
+        assert any(named for _, named in written) is new
