@@ -343,6 +343,7 @@ class LoopLane:
     def _pump(self) -> None:
         """Start handlers for what is ready, while there are slots."""
         self._pump_due = False  # before looking: what is put from now on wakes the loop again
+        loop = self._loop  # it is there before anything is put on it, until its thread ends
         while len(self._tasks) - self._lent < SLOTS:
             with self.queue.lock:
                 delivery = self.queue.locked_take()
@@ -350,14 +351,15 @@ class LoopLane:
                 return
             # Never that of whoever woke the loop, which a task would copy.
             context = Context() if delivery.context is None else context_for(delivery)
-            loop = asyncio.get_running_loop()
+            assert loop is not None
             task = loop.create_task(self._attempt(delivery), context=context)
             self._tasks[task] = delivery
             task.add_done_callback(self._finished, context=self._context)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         delivery = self._tasks.pop(task, None)
-        if task.cancelled() and delivery is not None:
+        # One that is settled has no receipt any more, as nearly all: the look saves a call.
+        if delivery is not None and delivery.receipt is not None and task.cancelled():
             self._not_begun(delivery)
         self._pump()
 
@@ -402,13 +404,13 @@ class LoopLane:
         own = _Seat((self._make_context, delivery, receipt))  # as take_seat
         own.delivery, own.waits = delivery, 0
         running.set(own)
-        handler = delivery.subscription.handler
+        subscription, steps = delivery.subscription, None
+        handler = subscription.handler
         started_at = monotonic()
         self.at_hand[delivery] = started_at
         limit = None
         if handler.timeout is not None:
             limit = _TimeLimit(self, delivery, started_at, handler.timeout)
-        subscription, steps = delivery.subscription, None
         average_s = subscription.average_s
         is_long = average_s is None or average_s > LONG_S
         try:
@@ -455,8 +457,10 @@ class LoopLane:
                     delivery.event_id,
                 )
         in_time = limit is None or limit.kept()
-        if in_time:
-            self.end(delivery, outcome)
+        if in_time:  # as `end`, without the call
+            self.at_hand.pop(delivery, None)
+            self.events_done += 1
+            self._settle([(delivery, outcome)])
         if in_time and subscription.meter.to_weigh > 0 and outcome.kind is OutcomeKind.SUCCEEDED:
             weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
 
