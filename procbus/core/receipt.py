@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +13,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, check_may_wait, in_main_thread
 from procbus.core.log import log
 from procbus.core.notebook import when_interrupted
-from procbus.core.waiting import pause
+from procbus.core.waiting import here, pause
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -127,14 +126,17 @@ class Receipt:
             return True
         if timeout is not None and timeout <= 0:
             return self.done
-        resume = pause(self, "await the receipt, or await receipt.settled()")
+        resume = None
+        if here.runner is not None:
+            resume = pause(self, "await the receipt, or await receipt.settled()")
         try:
             return self._wait(timeout)
         except KeyboardInterrupt:
             when_interrupted(self.give_up)
             raise
         finally:
-            resume()
+            if resume is not None:
+                resume()
 
     def give_up(self) -> None:
         """Cancel what is open: a cell of a notebook that waited for it was interrupted."""
@@ -150,8 +152,12 @@ class Receipt:
         bell = Bell()
         wake = bell.ring
         self.when_done(wake)
-        deadline = inf if timeout is None else monotonic() + timeout
         try:
+            if timeout is None:
+                while not bell.wait(LOOK_UP_S):
+                    check_may_wait()
+                return True
+            deadline = monotonic() + timeout
             while True:
                 left_s = max(0.0, deadline - monotonic())
                 if bell.wait(min(left_s, LOOK_UP_S)):

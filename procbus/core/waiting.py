@@ -34,23 +34,28 @@ class HandlerRunner(Protocol[ReceiptT]):
         """
 
 
-_here = threading.local()
+class _Here(threading.local):
+    runner: HandlerRunner[Any] | None = None
+
+
+#: For whom the calling thread runs handlers; None where it runs none.
+here = _Here()
 
 
 def occupy(runner: HandlerRunner[Any]) -> None:
     """From now on the calling thread runs handlers for this runner."""
-    _here.runner = runner
+    here.runner = runner
 
 
 def pause(receipt: object, instead: str, *, blocks: bool = True) -> Callable[[], object]:
     """As `HandlerRunner.pause`, of the calling thread; elsewhere it does nothing."""
-    runner: HandlerRunner[Any] | None = getattr(_here, "runner", None)
+    runner = here.runner
     return _nothing if runner is None else runner.pause(receipt, instead, blocks=blocks)
 
 
 def _leave() -> None:
     """In a forked child: the runner is of the parent, and so is all that waits for its place."""
-    _here.runner = None
+    here.runner = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -216,6 +216,8 @@ class Worker:
         #: The context that each handler begins with: what the set-up has left, mostly nothing. And
         #: the one that batches run in: as long as nothing is in it, handlers run there.
         self._base, self._own = Context(), Context()
+        #: How long that one is with nothing in it; never as long where the set-up left something.
+        self._clean = _CLEAN
 
     def set_up(self, init: bytes) -> bool:
         """Run the user's set-up; when it fails tell the parent so, and return False."""
@@ -224,6 +226,8 @@ class Worker:
                 self._logbook.begin_set_up(monotonic())
                 function = decode(init)
                 self._base.run(function)
+                if self._base:
+                    self._clean = -1
                 self._check_here(None)
                 self._code.keep_set_up(function)
                 self._logbook.end_set_up()
@@ -386,7 +390,7 @@ class Worker:
         seat = [self._make_context, kind, event_id, published]
         running.set(seat)  # as take_seat, without the call
         context = None
-        if kind[4] is not None or self._base or len(self._own) != _CLEAN:
+        if kind[4] is not None or len(self._own) != self._clean:
             try:
                 context = self._context_for(kind[4])
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code
