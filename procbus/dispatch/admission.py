@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
@@ -31,6 +32,16 @@ AVALANCHE = 10
 #: A publisher that found the bus full, and room again, waits so long at most, in seconds, for more
 #: room: otherwise it would be woken, and fill the bus up again, for a few events at a time.
 GATHER_S = 0.005
+
+
+#: Names of the threads that settle deliveries, or that these wait for: they make the room.
+MAKE_ROOM = (
+    "procbus-companion-",
+    "procbus-io-",
+    "procbus-loop",
+    "procbus-supervisor",
+    "procbus-later",
+)
 
 
 class Disturbed(Exception):
@@ -280,7 +291,7 @@ class Admission:
             if self._on_full == "raise" and not patient:
                 raise QueueFull(self._full())
             if not asked:
-                if self._interrupts():
+                if self._must_not_wait():
                     self._check_nested()
                     return
                 asked = True  # there may be room by now
@@ -290,11 +301,14 @@ class Admission:
         if self._refusing:
             raise BusClosed(_CLOSED)
 
-    def _interrupts(self) -> bool:
-        """Whether this thread was interrupted while it had a lock: then it must not wait."""
+    def _must_not_wait(self) -> bool:
+        """Whether this thread makes the room itself, or was interrupted while it had a lock.
+
+        The collector may run a `__del__` that publishes in any thread.
+        """
         self._unlock()
         try:
-            return holding()
+            return holding() or threading.current_thread().name.startswith(MAKE_ROOM)
         finally:
             acquire(self._lock)
 

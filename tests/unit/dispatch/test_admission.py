@@ -446,3 +446,16 @@ def test_a_full_bus_that_raises_does_so_after_a_disturbance_too():
     admission.disturb()
     with pytest.raises(QueueFull):
         admission.enter(1, False, admission.disturbed)
+
+
+@pytest.mark.parametrize("name", ["procbus-companion-1", "procbus-io-3", "procbus-loop"])
+def test_thread_that_makes_the_room_never_waits_for_it(name: str) -> None:
+    admission = Admission(1, "block")
+    admission.enter(1, nested=False)
+    thread = threading.Thread(target=admission.enter, args=(1, False), name=name, daemon=True)
+    thread.start()
+    thread.join(BOUND_S)
+
+    assert not thread.is_alive()
+    assert admission.pending == 2
+    admission.leave(2)
