@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench bench-report format clean
+.PHONY: help demo test test-all lint types bench bench-report format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ demo: $(VENV)/installed-core ## Index Python's standard library, with a table of
 
 test: $(VENV)/installed-test ## Run the tests; ARGS= are for pytest
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/installed-test ## Run the slow tests and a quick run of each benchmark too
+	@$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)

@@ -23,6 +23,8 @@ from tests.integration import chaos
 from tests.integration.chaos import CANCELLED, DIED, MIB, PARTS, SUCCEEDED, Adversary, Event
 from tests.integration.helpers import Tally, wait_gone
 
+pytestmark = pytest.mark.slow
+
 SOAK_S = float(os.environ.get("PROCBUS_SOAK_S", "300"))
 #: After the time is up the last round ends, which takes its own time.
 GRACE_S = 100.0

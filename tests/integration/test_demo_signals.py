@@ -16,7 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX"),
+]
 
 # The promise is 2 s; the rest is for a machine that is busy with other things.
 ENDED_WITHIN_S = 2 + 8

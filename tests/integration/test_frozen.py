@@ -50,7 +50,10 @@ def namespaces() -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(not namespaces(), reason="needs a namespace of processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not namespaces(), reason="needs a namespace of processes"),
+]
 
 
 def contained(*command: str) -> subprocess.CompletedProcess[str]:

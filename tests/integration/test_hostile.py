@@ -12,6 +12,8 @@ import pytest
 from tests.integration.helpers import ROOT
 from tests.integration.hostile import LANES
 
+pytestmark = pytest.mark.slow
+
 
 def try_out(*arguments: str, timeout: float) -> dict[str, Any]:
     """Throw hostile objects at buses, in a process of their own, and give what was found."""

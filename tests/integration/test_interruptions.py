@@ -12,6 +12,8 @@ import pytest
 
 from tests.integration.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 #: A script that hangs is ended after so many seconds.
 BOUND_S = 100
 

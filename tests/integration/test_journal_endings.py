@@ -15,6 +15,8 @@ import pytest
 
 from tests.integration.helpers import ROOT, Tally
 
+pytestmark = pytest.mark.slow
+
 BOUND_S = 40.0
 
 #: Publishes ten events to each lane; io handlers that are told to stay do so in the third.

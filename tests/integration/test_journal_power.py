@@ -21,6 +21,8 @@ from procbus.journal.journal import Journal
 from procbus.journal.storage.database import Store
 from procbus.journal.storage.intake import Intake
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 HALF = 8 * PAGE
 PUBLISHERS = 4

@@ -21,6 +21,8 @@ from procbus.lanes.breaker import MOST_DEATHS
 from tests.integration.helpers import ROOT, Tally
 from tests.integration.torture import IO_WORKERS, MAX_PENDING, TOPICS
 
+pytestmark = pytest.mark.slow
+
 COUNT = 20_000
 #: Times between start and kill, in seconds.
 SHORTEST_S, LONGEST_S = 0.05, 2.5

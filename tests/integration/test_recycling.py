@@ -13,6 +13,8 @@ from procbus import EventBus, WorkerDied, current
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Step:

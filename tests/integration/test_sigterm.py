@@ -17,6 +17,8 @@ from tests.integration.conftest import Run, Start
 from tests.integration.helpers import PATIENCE_S, ROOT, Door, Ended, Program, Tally, wait_gone
 from tests.integration.test_frozen import NAMESPACE, namespaces
 
+pytestmark = pytest.mark.slow
+
 SETUP = """
 import asyncio, os, signal, sys, threading, time
 sys.path.insert(0, {root!r})

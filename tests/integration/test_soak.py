@@ -15,6 +15,8 @@ import pytest
 from procbus import EventBus, OutcomeKind, Receipt, WorkerDied, current
 from tests.integration.helpers import Tally
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Event:

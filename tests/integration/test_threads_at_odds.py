@@ -18,6 +18,8 @@ from procbus import BusClosed, EventBus, ProcbusError
 from procbus.core.receipt import Receipt
 from tests.integration.helpers import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def hasty_threads() -> Iterator[None]:
