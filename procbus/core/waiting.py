@@ -34,12 +34,12 @@ class HandlerRunner(Protocol[ReceiptT]):
         """
 
 
-class _Here(threading.local):
+class _RunnerHere(threading.local):
     runner: HandlerRunner[Any] | None = None
 
 
 #: For whom the calling thread runs handlers; None where it runs none.
-here = _Here()
+here = _RunnerHere()
 
 
 def occupy(runner: HandlerRunner[Any]) -> None:
