@@ -33,7 +33,7 @@ class ThreadSetUp:
             return
         try:
             self._initializer(*self._initargs)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it is this call that fails
             raise WorkerDied(
                 f"the initializer of this executor raised {type(error).__name__}: {error}. The "
                 "call for which the thread was to be set up was not run"

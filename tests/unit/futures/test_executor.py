@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -280,6 +281,21 @@ def test_calls_fail_whose_worker_cannot_be_set_up(kind: Any) -> None:
         error = pool.submit(square, 2).exception()
     assert isinstance(error, BrokenExecutor)
     assert "ValueError: no" in f"{error} {error.__cause__}"
+
+
+def leave() -> None:
+    sys.exit("no licence")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+def test_an_initializer_that_exits_fails_the_call_as_a_worker_that_died(kind: Any) -> None:
+    with executor(kind, max_workers=1, initializer=leave) as pool:
+        error = pool.submit(square, 2).exception()
+        asked_again = pool.submit(square, 2).exception()
+    assert isinstance(error, BrokenExecutor)
+    assert "SystemExit" in str(error)
+    assert "no licence" in f"{error} {error.__cause__}"
+    assert isinstance(asked_again, BrokenExecutor)
 
 
 def test_an_initializer_that_makes_no_sense_is_refused() -> None:
