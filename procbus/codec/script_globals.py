@@ -128,7 +128,7 @@ def _tell(
         change.also(_set_attributes, value, new)
     try:
         data = encode(change)
-    except Exception as error:  # noqa: BLE001 - pickling runs the user's code
+    except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
         if (module, name) not in _refused:
             _refused.add((module, name))
             log.warning(

@@ -737,6 +737,36 @@ def test_a_global_that_comes_to_be_what_cannot_travel_is_told_once(run: Run) -> 
     )
 
 
+def test_a_global_whose_pickling_exits_fails_no_delivery(run: Run) -> None:
+    check(
+        run,
+        """
+        import logging, sys, time
+
+        told = []
+        class Keep(logging.Handler):
+            def emit(self, record):
+                told.append(record.getMessage())
+        logging.getLogger("procbus").addHandler(Keep())
+        class Exits:
+            def __reduce__(self):
+                sys.exit(3)
+        licence = None
+        def handler(event):
+            return licence is None
+        bus.subscribe("n", handler, kind="cpu")
+        assert bus.publish("n", 1).result(60)
+        licence = Exits()
+        end = time.monotonic() + 60
+        while not told:
+            assert bus.publish("n", 1).result(60) and time.monotonic() < end
+        assert bus.publish("n", 1).result(60)
+        assert len(told) == 1 and "'licence' was changed" in told[0], told
+        assert "SystemExit: 3" in told[0], told
+        """,
+    )
+
+
 def test_handlers_that_are_methods_of_one_object_share_it_in_a_worker(run: Run) -> None:
     check(
         run,
