@@ -181,7 +181,7 @@ def _refuse_unknown(unknown: Mapping[str, object]) -> None:
             raise OptionError(
                 f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
             )
-        hint = did_you_mean(name, _KNOWN, "=")
+        hint = did_you_mean(name, _KNOWN, "=") or "."
         raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
 
 

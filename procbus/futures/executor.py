@@ -489,13 +489,25 @@ class _Desk:
         self._parts.lanes.forget(subscription.handler)
 
 
+#: Arguments of the standard's executors, and of `procbus.executor`, that stand elsewhere.
+_ELSEWHERE = {
+    "max_workers": "the workers are the bus's, so say cpu_workers= or io_workers= to EventBus",
+    "initializer": "the workers are the bus's, so say worker_init= to EventBus",
+    "initargs": "the workers are the bus's, so say worker_init=partial(function, ...) to EventBus",
+    "max_tasks_per_child": "make EventBus([], max_events_per_worker=...), and take bus.executor()",
+    "mp_context": "leave it out, since each worker is a fresh process on all systems",
+    "thread_name_prefix": "leave it out, since procbus names its threads",
+}
+
+
 def _known(options: ExecutorOptions) -> ExecutorOptions:
     names = tuple(ExecutorOptions.__annotations__)
     for option in options:
         if option not in names:
+            instead = _ELSEWHERE.get(option)
+            told = f": {instead}." if instead else did_you_mean(option, names, "=") or "."
             raise OptionError(
-                f"an executor has no option {option}={did_you_mean(option, names, '=')} "
-                f"It has: {', '.join(names)}"
+                f"an executor has no option {option}={told} It has: {', '.join(names)}"
             )
     return options
 

@@ -238,6 +238,28 @@ def test_the_error_names_the_argument_that_was_given(kind: Any, workers: Any) ->
         executor(kind, max_workers=workers)
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("max_tasks_per_child", "max_events_per_worker="),
+        ("mp_context", "leave it out"),
+        ("thread_name_prefix", "leave it out"),
+        ("max_workers", "cpu_workers="),
+        ("initializer", "worker_init="),
+        ("initargs", "worker_init="),
+        ("timeot", "did you mean timeout="),
+        ("xyz", "has no option xyz=. It has: timeout,"),
+    ],
+)
+def test_an_argument_that_the_standard_has_and_a_bus_has_not_says_its_place(
+    option: str, told: str
+) -> None:
+    options: Any = {option: 1}
+    with EventBus([]) as bus, pytest.raises(OptionError) as caught:
+        bus.executor("cpu", **options)
+    assert told in str(caught.value)
+
+
 state: list[Any] = []
 
 
