@@ -98,7 +98,7 @@ class Registry:
             for each in gone:
                 self._drop(each)
             same = self._at(self._of.get(_function_key(handler), set()) - self._held)
-            if handler.once or not any(alike(e, handler) and _covers(e, handler) for e in same):
+            if handler.once or not _says_nothing_new(handler, same):
                 if handler.where is None and not handler.once:
                     # Nothing would come any more to one of the same function on the same topics.
                     for each in same:
@@ -227,6 +227,14 @@ def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None
     found.discard(number)
     if not found:
         sets.pop(key, None)
+
+
+def _says_nothing_new(handler: Handler, same: Sequence[Handler]) -> bool:
+    """Whether one just like it has its topics already, and none of its function came after that."""
+    covering = [each.number for each in same if alike(each, handler) and _covers(each, handler)]
+    return bool(covering) and all(
+        alike(each, handler) for each in same if each.number > max(covering)
+    )
 
 
 def _covers(one: Handler, other: Handler) -> bool:

@@ -239,7 +239,7 @@ def test_a_topic_of_a_shared_handler_is_left_by_one_bus_alone():
         assert [len(results(one, t, 1)) for t in "ab"] == [0, 1]
         assert [len(results(other, t, 1)) for t in "ab"] == [1, 1]
         one.unsubscribe(double)
-        assert one.handlers() == ()
+        assert double not in [handler.function for handler in one.handlers()]
         with pytest.raises(NoSuchHandler):
             one.unsubscribe(double, "a")
         one.subscribe("a", double)
