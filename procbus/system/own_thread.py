@@ -18,7 +18,10 @@ def run_in_thread(name: str, function: Callable[[], object]) -> bool:
     def start() -> None:
         # Not in this thread itself: `threading` would list it, under a name that tells nobody what
         # it is.
-        threading.Thread(target=function, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=function, name=name, daemon=True).start()
+        except RuntimeError:  # the interpreter began to end meanwhile: better here than not at all
+            function()
 
     try:
         _thread.start_new_thread(start, ())
