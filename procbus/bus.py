@@ -177,7 +177,8 @@ class EventBus(BusLife):
         keep: what the journal keeps of what is finished: "unfinished" for nothing but the ids that
             were given, "all", or for how long: seconds, such as "7 days", or a timedelta. Dead
             letters are kept in any case.
-        keep_results: whether the journal keeps what handlers returned, with what it keeps.
+        keep_results: whether the journal keeps what handlers returned, with what it keeps. Without
+            it, `result()` of an event that is known by its id alone raises `ProcbusError`.
         journal_codec: how events are written: "pickle", or "json" for dataclasses and plain data
             (needs msgspec: `pip install 'procbus[json]'`).
         on_sigterm: what SIGTERM means. "finish" takes no more events, and gives what is pending

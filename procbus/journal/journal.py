@@ -332,7 +332,7 @@ class Journal:
         return self.queries.unfinished(numbers, self.first_id << SHIFT, PAGE)
 
     def result(self, recorded: Recorded) -> Any:
-        """The result of a delivery that succeeded, None where it was not kept.
+        """The result of a delivery that succeeded; None stands in where it was not kept.
 
         Whatever making it again raises comes through.
         """

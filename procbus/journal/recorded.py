@@ -13,7 +13,7 @@ from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
 from procbus.core.handler import Handler
 from procbus.core.locks import Lock
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.core.receipt import FanReceipt, Receipt, SoleDelivery, SoleReceipt
 from procbus.core.subscription import Subscription
 from procbus.journal.journal import Journal
 from procbus.journal.storage.queries import Recorded, Seen
@@ -44,8 +44,65 @@ class NoLane:
     withdraw = is_running
 
 
+# What succeeded, where the journal did not keep what the handler returned: nobody knows that, not
+# even where it was None. Each is one of an earlier run, or the bus has let go of its first receipt.
+
+
+def _no_result(delivery: Delivery, *, earlier_run: bool) -> ProcbusError:
+    when = "in an earlier run" if earlier_run else "earlier in this run"
+    return ProcbusError(
+        f"the delivery of event {delivery.event_id} to {delivery.handler.name} finished {when}, "
+        "and the journal kept no result: make the bus with keep_results=True"
+    )
+
+
+class DeliveryWithoutResult(Delivery):
+    """A delivery that succeeded, and whose result was not kept."""
+
+    __slots__ = ("earlier_run",)
+
+    #: Whether an earlier run of the script finished it. Set once, when it is made.
+    earlier_run: bool
+
+    def result(self) -> Any:
+        """Raise an error: there is none."""
+        raise _no_result(self, earlier_run=self.earlier_run)
+
+
+class ReceiptWithoutResult(SoleReceipt):
+    """The same where the event has no other handler: the receipt is the delivery as well."""
+
+    __slots__ = ("earlier_run",)
+
+    earlier_run: bool
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """The one delivery of the event."""
+        return (SoleDeliveryWithoutResult(self),)
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - it is settled
+        """Raise an error: there is none."""
+        raise _no_result(self, earlier_run=self.earlier_run)
+
+
+class SoleDeliveryWithoutResult(SoleDelivery):
+    """The delivery of a `ReceiptWithoutResult` by itself."""
+
+    __slots__ = ()
+
+    def result(self) -> Any:
+        """Raise an error: there is none."""
+        raise _no_result(self, earlier_run=self.earlier_run)
+
+
 def _gone(_: Any) -> None:
     raise NoSuchHandler("this handler is not subscribed")
+
+
+def _lacks_result(recorded: Recorded) -> bool:
+    """Whether a delivery succeeded and what its handler returned was not kept."""
+    return recorded.state == "succeeded" and not recorded.form
 
 
 class RecordedDeliveries:
@@ -88,7 +145,13 @@ class RecordedDeliveries:
         event_id, recorded = seen
         if len(recorded) == 1:
             subscription = self._subscription_of(recorded[0].number)
-            sole = SoleReceipt(event_id, event, topic, None, self._lock, subscription, 0.0)
+            about = (event_id, event, topic, None, self._lock, subscription, 0.0)
+            sole: SoleReceipt
+            if _lacks_result(recorded[0]):
+                sole = lacking = ReceiptWithoutResult(*about)
+                lacking.earlier_run = event_id < self._journal.first_id
+            else:
+                sole = SoleReceipt(*about)
             self._end(sole, recorded[0])
             sole.left = 0
             return sole
@@ -103,9 +166,14 @@ class RecordedDeliveries:
 
     def _deliveries(self, receipt: Receipt, found: Sequence[Recorded]) -> tuple[Delivery, ...]:
         deliveries: list[Delivery] = []
+        delivery: Delivery
         for recorded in found:
             subscription = self._subscription_of(recorded.number)
-            delivery = Delivery(subscription, receipt, None, 0.0)
+            if _lacks_result(recorded):
+                delivery = lacking = DeliveryWithoutResult(subscription, receipt, None, 0.0)
+                lacking.earlier_run = receipt.id < self._journal.first_id
+            else:
+                delivery = Delivery(subscription, receipt, None, 0.0)
             self._end(delivery, recorded)
             deliveries.append(delivery)
         return tuple(deliveries)

@@ -269,7 +269,6 @@ def test_an_id_runs_once(make_bus: MakeBus):
         again.subscribe(int, ran.append, name="note")
         third = again.publish(1, id="one")
         assert third.id == first.id
-        assert third.result() is None
         assert [d.state for d in third.deliveries] == [DeliveryState.SUCCEEDED]
         again.publish(2, id="two")
     assert ran == [1, 2]
@@ -351,6 +350,65 @@ def test_results_are_kept_where_asked(make_bus: MakeBus):
             bus.subscribe("cpu", double, kind="cpu", name="cpu")
             assert bus.publish("io", 1, id="io").result(BOUND_S) == 2
             assert bus.publish("cpu", 4, id="cpu").result(BOUND_S) == 8
+
+
+@pytest.mark.parametrize("returned", [9, None])
+def test_a_result_that_was_not_kept_is_an_error_and_not_none(make_bus: MakeBus, returned: Any):
+    with make_bus() as bus:
+        bus.subscribe("n", lambda _: returned, name="sq")
+        assert bus.publish("n", 3, id="3").result(BOUND_S) == returned
+    with make_bus(keep_results=True) as again:  # too late for the result of the first run
+        again.subscribe("n", lambda _: returned, name="sq")
+        receipt = again.publish("n", 3, id="3")
+        (delivery,) = receipt.deliveries
+        lacking = r"to sq finished in an earlier run, .* keep_results=True"
+        for result in (receipt.result, receipt.results, delivery.result):
+            with pytest.raises(ProcbusError, match=lacking):
+                result()
+
+        async def wait() -> None:
+            await receipt
+
+        with pytest.raises(ProcbusError, match=lacking):
+            asyncio.run(wait())
+        (streamed,) = again.stream([3], topic="n", id=str)
+        with pytest.raises(ProcbusError, match=lacking):
+            streamed.result()
+        assert receipt.done
+        assert delivery.state is DeliveryState.SUCCEEDED
+        assert delivery.exception() is None
+        assert delivery.outcome is not None
+        assert delivery.outcome.value is None
+
+
+def test_a_none_that_was_kept_is_the_result(make_bus: MakeBus):
+    for _ in range(2):
+        with make_bus(keep_results=True) as bus:
+            bus.subscribe("n", lambda _: None, name="none")
+            assert bus.publish("n", 3, id="3").result(BOUND_S) is None
+
+
+def test_one_result_of_several_that_was_not_kept_is_an_error(make_bus: MakeBus):
+    for keep_results in (False, True):
+        with make_bus(keep_results=keep_results) as bus:
+            bus.subscribe("n", lambda n: n + 1, name="more")
+            bus.subscribe("n", lambda n: n - 1, name="less")
+            receipt = bus.publish("n", 3, id="3")
+            assert receipt.wait(BOUND_S)
+    with pytest.raises(ProcbusError, match="to more finished in an earlier run"):
+        receipt.results()
+    assert [d.state for d in receipt.deliveries] == [DeliveryState.SUCCEEDED] * 2
+
+
+def test_a_result_that_the_bus_let_go_of_in_this_run_is_an_error(make_bus: MakeBus):
+    with make_bus() as bus:
+        bus.subscribe("n", lambda n: n + 1, name="more")
+        first = bus.publish("n", 3, id="3")
+        assert first.result(BOUND_S) == 4
+        bus.subscribe(bytes, lambda b: None, name="note")
+        bus.publish(b"x" * (9 << 20))  # has the journal move all before it into the database
+        with pytest.raises(ProcbusError, match="to more finished earlier in this run"):
+            bus.publish("n", 3, id="3").result()
 
 
 def double(number: int) -> int:
