@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, Protocol, TypeVar, Unpack
 
 from procbus.core.context import HandlerContext, running, running_context
 from procbus.core.delivery import DeliveryState
@@ -47,6 +47,10 @@ T = TypeVar("T")
 _INSTEAD = "await asyncio.wrap_future(future)"
 
 
+class _CallbackSeat(list[Any]):
+    """What a thread that settles is running, see `running`, while it calls callbacks."""
+
+
 class CallFuture(Future[T]):
     """The future of one call. Thread-safe."""
 
@@ -61,7 +65,9 @@ class CallFuture(Future[T]):
         """Take over what became of the delivery, in the thread that settles."""
         # As inside the call: what a callback submits must not wait for room, since it is this
         # thread that makes room.
-        before = running.set([context_of, delivery, delivery]) if self.called_back else None
+        before = None
+        if self.called_back:
+            before = running.set(_CallbackSeat((context_of, delivery, delivery)))
         try:
             outcome = delivery.failure
             if outcome is None:
@@ -277,7 +283,9 @@ class BusExecutor(Executor):
             cancel_futures: cancel all calls that no worker has begun.
 
         Raises:
-            RuntimeError: it would wait for the call or handler that it is called in.
+            RuntimeError: it would wait for the call that it is called in, or it is called in the
+                callback of a call.
+            ProcbusError: an async handler would wait for calls that it has not awaited.
         """
         if wait:
             self._check_outside()
@@ -355,6 +363,13 @@ class BusExecutor(Executor):
         if self._own:
             self._bus.__exit__(kind, error, traceback)
 
+    def __reduce__(self) -> Never:
+        """Refuse to travel."""
+        raise TypeError(
+            "an executor cannot travel to another process; inside a cpu handler publish with "
+            "current().publish(...)"
+        )
+
     def __repr__(self) -> str:
         """Say for what it is, and how much is pending."""
         state = "shut down" if self._desk.shut else "open"
@@ -370,7 +385,11 @@ class BusExecutor(Executor):
 
     def _check_outside(self) -> None:
         context = running_context()
-        if context is not None and context.owner is self._parts.dispatcher:
+        if context is None or context.owner is not self._parts.dispatcher:
+            return
+        # Any callback may hold up the thread that settles the calls of this executor.
+        in_callback = isinstance(running.get(), _CallbackSeat)
+        if self._own or in_callback or self._desk.has(context.event_id):
             raise RuntimeError(
                 f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
                 "or use shutdown(wait=False)"
@@ -430,8 +449,23 @@ class _Desk:
         for future in list(self.open):
             future.cancel()
 
+    def has(self, event_id: int) -> bool:
+        """Whether the event is one of its calls that are not through."""
+        calls = [future.delivery for future in list(self.open)]
+        return any(call is not None and call.id == event_id for call in calls)
+
     def wait(self) -> None:
-        """Wait until all calls are through; `shut` is set."""
+        """Wait until all calls are through; `shut` is set. A handler lends its place then."""
+        if all(future.done() for future in list(self.open)):
+            self._wait_through()  # for callbacks at most
+            return
+        resume = pause(None, _INSTEAD)
+        try:
+            self._wait_through()
+        finally:
+            resume()
+
+    def _wait_through(self) -> None:
         while self.open:
             # Not for ever: the last one may have ended before it could see `shut`.
             self._through.wait(LOOK_UP_S)

@@ -33,6 +33,7 @@ from procbus import (
     current,
     executor,
 )
+from procbus.core.handler import Kind
 from procbus.futures.calls import Call
 from procbus.futures.handlers import MOST, MOST_SIBLINGS
 from tests.cpu_stage import eventually
@@ -580,6 +581,83 @@ def test_callbacks_may_submit_to_a_bus_that_is_full() -> None:
 def test_a_call_cannot_wait_for_its_own_end() -> None:
     with executor("io") as pool, pytest.raises(RuntimeError, match="would wait for that itself"):
         pool.submit(pool.shutdown).result()
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_a_handler_may_use_an_executor_of_its_bus_for_a_block(kind: Kind) -> None:
+    with EventBus([], io_workers=1, cpu_workers=1) as bus:
+
+        def handle(_: int) -> list[int]:
+            with bus.executor(kind) as pool:
+                futures = [pool.submit(square, n) for n in range(3)]
+            assert all(future.done() for future in futures)
+            return [future.result() for future in futures]
+
+        bus.subscribe("x", handle)
+        assert bus.publish("x", 1).result(BOUND_S) == [0, 1, 4]
+
+
+def test_a_call_may_use_another_executor_of_its_bus_for_a_block() -> None:
+    with EventBus([], io_workers=1) as bus:
+
+        def inner() -> int:
+            with bus.executor("io") as pool:
+                future = pool.submit(square, 3)
+            return future.result(0)
+
+        assert bus.executor("io").submit(inner).result(BOUND_S) == 9
+
+
+def test_a_call_cannot_wait_for_its_own_end_on_a_bus_that_it_shares() -> None:
+    with EventBus([]) as bus:
+        pool = bus.executor("io")
+        with pytest.raises(RuntimeError, match="would wait for that itself"):
+            pool.submit(pool.shutdown).result(BOUND_S)
+        assert pool.submit(square, 2).result(BOUND_S) == 4
+
+
+def test_a_callback_cannot_wait_for_the_end_of_another_executor_of_the_bus() -> None:
+    refused: list[str] = []
+    through = threading.Event()
+
+    def end(_: Future[int]) -> None:
+        try:
+            other.shutdown()
+        except RuntimeError as error:
+            refused.append(str(error))
+        through.set()
+
+    held = Held()
+    with EventBus([], io_workers=1) as bus:
+        other = bus.executor("io")
+        future = bus.executor("io").submit(held, 1)
+        future.add_done_callback(end)
+        held.go.set()
+        assert through.wait(BOUND_S)
+    assert len(refused) == 1
+    assert "would wait" in refused[0]
+
+
+@pytest.mark.parametrize("awaits", [True, False])
+def test_an_async_handler_may_end_an_executor_whose_calls_it_has_awaited(awaits: bool) -> None:
+    held = Held()
+    with EventBus([], io_workers=1) as bus:
+
+        async def handle(_: int) -> int:
+            with bus.executor("io") as pool:
+                future = pool.submit(held, 3)
+                if awaits:
+                    return await asyncio.wrap_future(future)
+            return 0
+
+        bus.subscribe("x", handle)
+        if awaits:
+            held.go.set()
+            assert bus.publish("x", 1).result(BOUND_S) == 3
+        else:
+            with pytest.raises(ProcbusError, match=r"await asyncio\.wrap_future"):
+                bus.publish("x", 1).result(BOUND_S)
+            held.go.set()
 
 
 def test_an_executor_ends_the_bus_that_is_its_own() -> None:
