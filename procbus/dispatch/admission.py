@@ -362,7 +362,20 @@ class Admission:
             raise BusClosed(_CLOSED)
         full = self._pending >= self.max_pending
         if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
-            raise QueueFull(self._full())
+            raise QueueFull(self._full_nested())
+
+    def _full_nested(self) -> str:
+        bound = (
+            'no further than max_pending with on_full="raise"'
+            if self._on_full == "raise"
+            else f"to {AVALANCHE} times max_pending"
+        )
+        return (
+            f"{self._pending} deliveries are pending (max_pending={self.max_pending}): a handler "
+            f"never waits for room, and may fill the bus {bound}. In an io handler "
+            "iterate bus.stream(...) (in an async one bus.astream(...)); else publish fewer events, "
+            "or raise max_pending"
+        )
 
     def _full(self) -> str:
         return (

@@ -60,14 +60,16 @@ def test_a_handler_publishes_into_a_full_bus_without_waiting():
 def test_an_avalanche_from_handlers_is_stopped():
     admission = Admission(2, "block")
     admission.enter(AVALANCHE * 2, True)
-    with pytest.raises(QueueFull):
+    with pytest.raises(
+        QueueFull, match=r"never waits.* 10 times max_pending\. In an io .*bus\.stream"
+    ):
         admission.enter(1, True)
 
 
 def test_a_handler_too_is_refused_by_a_full_bus_that_raises():
     admission = Admission(1, "raise")
     admission.enter(1, True)
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match='no further than max_pending with on_full="raise"'):
         admission.enter(1, True)
 
 
