@@ -16,7 +16,8 @@ from time import monotonic
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from procbus.codec.encoder import cannot_encode, encode_definition, travels_by_value
+from procbus.codec import by_value
+from procbus.codec.encoder import PROTOCOL, cannot_encode, encode_definition, travels_by_value
 from procbus.core.errors import SerializationError
 from procbus.core.user_objects import bases_of, class_name, named, shown
 
@@ -63,6 +64,8 @@ def handler_fault(
 
 def _remedy(error: BaseException) -> str:
     text = named(error)
+    if "current().publish(" in text:  # it has said the remedy; a bus for each worker is none
+        return 'Or keep the handler in this process with kind="io"'
     of_locks = (
         "A lock guards nothing between processes: use concurrency=1 to have one run at a time. "
         if "_thread." in text and "ock" in text
@@ -151,6 +154,8 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
     with suppress(BaseException):
         for _ in range(_DEPTH):
             seen.add(id(obj))
+            if _refuses(obj):
+                break
             for step, part in _parts(obj):
                 if id(part) not in seen and fails(part):
                     path, obj = path + step, part
@@ -160,6 +165,26 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
             else:
                 break
     return path
+
+
+def _refuses(obj: Any) -> bool:
+    """Whether an object says by itself that it cannot travel: then its parts tell nothing.
+
+    Those are a bus, an executor and a progress bar. Of the user's classes the parts may tell more:
+    their methods may pickle these.
+    """
+    kind = type(obj)
+    if issubclass(kind, type):
+        return False
+    if by_value.counts_here(kind):
+        return True
+    if not any(base.__module__.partition(".")[0] == "procbus" for base in bases_of(kind)):
+        return False
+    try:
+        obj.__reduce_ex__(PROTOCOL)
+    except Exception:  # noqa: BLE001 - a class derived from a bus is the user's code
+        return True
+    return False
 
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:

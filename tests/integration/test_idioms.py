@@ -820,7 +820,7 @@ def test_what_cannot_travel_is_refused_when_it_is_subscribed_by_its_name(run: Ru
         refused(lambda e: helper(e), "global variable 'helper', global variable 'conn'")
         refused(lambda e: guard, "global variable 'guard'", "concurrency=1")
         refused(lambda e: numbers_to_come, "global variable 'numbers_to_come'", "generator")
-        refused(lambda e: bus, "global variable 'bus'", "current().publish")
+        refused(lambda e: bus, "global variable 'bus': ", "current().publish")
         refused(lambda e: Shared, "global variable 'Shared'.lock", "concurrency=1")
         refused(Shared().method, "class 'Shared'.lock")
         refused(functools.partial(print, port), "args[0]", "socket")

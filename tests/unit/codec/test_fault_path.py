@@ -3,6 +3,7 @@
 
 import functools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus import EventBus, executor
 from procbus.codec.fault_path import check_travels, event_fault, path_of_fault
 from procbus.core.errors import SerializationError
 
@@ -222,6 +224,17 @@ def test_a_global_at_fault_is_named():
     with pytest.raises(SerializationError) as caught:
         check_travels(namespace["compute"], "compute")
     assert caught.value.path == "compute, global variable 'lock'"
+
+
+@pytest.mark.parametrize("make", [lambda: EventBus([]), lambda: executor("io")])
+def test_the_path_of_a_bus_or_executor_shows_nothing_of_its_inside(make: Callable[[], Any]) -> None:
+    with make() as bus:
+        namespace: dict[str, Any] = {"__name__": "__main__", "bus": bus}
+        exec("def compute(event):\n    bus.publish(event)", namespace)
+        with pytest.raises(SerializationError, match=r"current\(\)\.publish\(") as caught:
+            check_travels(namespace["compute"], "compute")
+        assert caught.value.path == "compute, global variable 'bus'"
+        assert "worker_init" not in str(caught.value)
 
 
 NESTS = st.lists(st.sampled_from(["list", "dict", "row", "slot", "tuple"]), max_size=8)
