@@ -191,6 +191,7 @@ def test_subscribe_without_parentheses_is_refused_at_once():
         ({"max_memory": "1 GB"}, 'max_memory is for kind="cpu" only'),
         ({"on_failure": print}, "on_failure= is an option of EventBus"),
         ({"prioritty": 1}, "did you mean priority"),
+        ({"retry": 3}, "did you mean retries"),
     ],
 )
 def test_wrong_options_are_refused_and_nothing_is_subscribed(options: Any, reason: str):
