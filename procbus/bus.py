@@ -390,7 +390,11 @@ class EventBus(BusLife):
     async def apublish(
         self, event: Any, payload: Any = NOTHING, *, id: str | None = None
     ) -> Receipt:
-        """Publish in a running event loop: as `publish`, but it waits without blocking the loop."""
+        """Publish in a running event loop: as `publish`, but it waits without blocking the loop.
+
+        While the bus has room, it returns without giving the loop a turn. In a long loop say
+        `await asyncio.sleep(0)` now and then, or use `astream`.
+        """
         from procbus import aio  # only now: it imports asyncio
 
         event, topic = _event_and_topic(event, payload)
