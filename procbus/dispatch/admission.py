@@ -373,7 +373,7 @@ class Admission:
         return (
             f"{self._pending} deliveries are pending (max_pending={self.max_pending}): a handler "
             f"never waits for room, and may fill the bus {bound}. In an io handler "
-            "iterate bus.stream(...) (in an async one bus.astream(...)); else publish fewer events, "
+            "iterate bus.stream(...) (in an async one bus.astream(...)); else publish fewer, "
             "or raise max_pending"
         )
 
