@@ -122,6 +122,24 @@ def connect_to(address: str, timeout_s: float) -> Client:
     return Client(address, timeout=timeout_s, set_as_default=False)
 
 
+def disconnect(client: Client) -> None:
+    """Close a client and end its event loop.
+
+    One that gave up its scheduler has closed itself, and left its event loop running.
+    """
+    closed_itself = client.status == "closed"
+    loop = client.loop.asyncio_loop
+    client.close()
+    if closed_itself:
+        with contextlib.suppress(RuntimeError):  # the loop has ended after all
+            loop.call_soon_threadsafe(_cancel_tasks, loop)
+
+
+def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+
+
 def local_cluster(workers: int) -> LocalCluster:
     """Start a cluster on this machine, of so many Dask workers with one thread each."""
     with dask.config.set(_AT_REST):

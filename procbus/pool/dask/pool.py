@@ -314,7 +314,7 @@ class ClusterPool:
         retired, self._retired = self._retired, []
         for client in retired:
             with contextlib.suppress(Exception):  # it may be broken in any way
-                client.close()
+                _engine().disconnect(client)
 
     def _lose(self, error: Exception) -> None:
         with self._changed:
