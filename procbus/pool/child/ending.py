@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from multiprocessing import active_children
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 #: A worker that was told to stop has so long, in seconds, before it is killed.
 STOP_S = 5.0
@@ -54,19 +54,24 @@ def end_in_order() -> None:
 def _end_in_time() -> None:
     """Run the exit hooks if the interpreter has not come to them by then, and end."""
     time.sleep(_LEFT_S)
-    if _hooks_run.is_set():
-        return
+    # One of the interpreter's own hooks waits for them: where it has come so far, it goes on now.
     for child in active_children():
         _quietly(child.terminate)
+    if _hooks_run.is_set():
+        return
     # There is no public way to run them. `multiprocessing` does so too, in forked processes.
     _quietly(atexit._run_exitfuncs)  # noqa: SLF001 - see above
-    for file in (*_all_of(io.TextIOWrapper), *_all_of(io.BufferedWriter)):
-        _quietly(file.flush)
-    os._exit(0)
+    _flush_and_exit()
 
 
 def _end_at_last() -> None:
     time.sleep(_LEFT_S + _HOOKS_S)
+    _flush_and_exit()
+
+
+def _flush_and_exit() -> NoReturn:
+    for file in (*_all_of(io.TextIOWrapper), *_all_of(io.BufferedWriter)):
+        _quietly(file.flush)
     os._exit(0)
 
 
