@@ -236,6 +236,9 @@ def test_a_handler_of_a_module_that_sys_path_came_to_lead_to_later(run: Run) -> 
     assert ended.check() == "1\nEvent\n"
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 13), reason="Python 3.13.0 itself imports no socket there"
+)
 def test_workers_start_in_a_working_directory_that_is_gone(run: Run) -> None:
     ended = run(
         """

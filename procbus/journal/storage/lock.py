@@ -85,7 +85,8 @@ class Lock:
         try:
             fcntl.flock(opening, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            pid = _owner(opening)
+            # It may not have written its pid yet: then it has only just come.
+            pid = _owner(opening) or (os.getpid() if _is_opened_here_too(opening) else 0)
             _close(opening)
             if isinstance(error, BlockingIOError | PermissionError):
                 raise _taken(self.path, pid) from None
@@ -114,6 +115,12 @@ class Lock:
                     os.unlink(self.name)
             os.close(self.fd)
             _close(self._opening)
+
+
+def _is_opened_here_too(opening: int) -> bool:
+    """Whether another bus of this process has that file, or is about to."""
+    with _lock:
+        return any(each != opening and os.path.sameopenfile(each, opening) for each in _held)
 
 
 def _close(opening: int) -> None:
