@@ -159,17 +159,30 @@ def _descendants() -> set[psutil.Process]:
     now = set(psutil.pids()) - {own}
     _STRANGERS.intersection_update(now)
     found: dict[int, psutil.Process] = {}
-    for pid in sorted(now - _STRANGERS):  # parents before their children, as a rule
-        try:
-            process = psutil.Process(pid)
-            if process.ppid() in {own, *found} or process.environ().get(MARK) == RUN:
-                found[pid] = process
-            else:
-                _STRANGERS.add(pid)
-        except psutil.Error:  # it has ended meanwhile, or is another user's
-            continue
+    unknown = now - _STRANGERS
+    # Again until there is nothing new: a child may have a lower pid than its parent.
+    while new := {pid: each for pid in unknown if (each := _of_the_tests(pid, {own, *found}))}:
+        found |= new
+        unknown -= new.keys()
+    _STRANGERS.difference_update(found)  # a later round found their parents
     OWN_PIDS.update(found)
     return {process for process in found.values() if _is_alive(process)}
+
+
+def _of_the_tests(pid: int, parents: set[int]) -> psutil.Process | None:
+    """The process, if one of these started it or it carries the mark of this run."""
+    try:
+        process = psutil.Process(pid)
+        if process.ppid() in parents:
+            return process
+        environment = process.environ()
+    except psutil.Error:  # it has ended meanwhile, or is another user's
+        return None
+    if environment.get(MARK) == RUN:
+        return process
+    if environment:  # one that is just being executed has none yet
+        _STRANGERS.add(pid)
+    return None
 
 
 def _is_alive(process: psutil.Process) -> bool:

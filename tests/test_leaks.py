@@ -281,3 +281,33 @@ def test_what_a_log_record_keeps_alive_is_no_leak_of_the_test(
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
 
     result.assert_outcomes(passed=1)
+
+
+def test_a_child_with_a_lower_pid_than_its_parent_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Listed:
+        """A process of a machine whose pids have begun anew: 7 is a child of 9, a child of ours."""
+
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+        def ppid(self) -> int:
+            return {9: os.getpid(), 7: 9, 8: 1}[self.pid]
+
+        def environ(self) -> dict[str, str]:
+            return {"PATH": "/bin"}
+
+        def status(self) -> str:
+            return psutil.STATUS_RUNNING
+
+        def cmdline(self) -> list[str]:
+            return ["sleep"]
+
+    monkeypatch.setattr(leaks, "OWN_PIDS", {os.getpid()})
+    monkeypatch.setattr(leaks, "_STRANGERS", set())
+    monkeypatch.setattr(psutil, "pids", lambda: [7, 8, 9])
+    monkeypatch.setattr(psutil, "Process", Listed)
+
+    for _ in range(2):  # the second look knows the stranger already
+        assert {process.pid for process in leaks.Snapshot.take().processes} == {7, 9}
