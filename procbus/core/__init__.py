@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The vocabulary of procbus: its nouns, and the small tools that they need."""
+"""The vocabulary of procbus: event, handler, delivery, outcome, receipt, and small tools."""

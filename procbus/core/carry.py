@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Context variables that a bus takes along to cpu handlers: `EventBus(carry=[var, ...])`."""
+"""Context variables that a bus takes along to cpu handlers: `EventBus(carry=[var, ...])`.
+
+A `contextvars.Context` cannot be pickled. So the bus reads the variables that you name when you
+publish, sends their values with the event, and sets them in the worker before the handler runs.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,16 @@ class Carry:
     """The variables of one bus. Immutable.
 
     Args:
-        variables: those that cpu handlers get.
+        variables: the variables whose values cpu handlers get.
     """
 
     def __init__(self, variables: Sequence[ContextVar[Any]]) -> None:
-        #: Workers know them by it, as they know handlers.
+        #: Workers look the variables up by this number, as they look up handlers by theirs.
         self.number = new_number()
         self.variables = tuple(variables)
 
     def take(self, context: Context | None) -> Carried | None:
-        """Take what the variables hold in a context, or in the present one; None if nothing."""
+        """Read the variables in a context, or in the present one; None if none of them is set."""
         if context is None:
             values = tuple([variable.get(_UNSET) for variable in self.variables])
         else:
@@ -36,7 +40,7 @@ class Carry:
 
 
 class Carried:
-    """What the variables of a bus held when an event was published."""
+    """The values that the variables of a bus had when an event was published."""
 
     __slots__ = ("_values", "carry")
 
@@ -45,7 +49,7 @@ class Carried:
         self._values = values
 
     def pairs(self) -> list[tuple[int, Any]]:
-        """The variables that are set, by their place in `Carry.variables`, each with its value."""
+        """The variables that are set: each one's place in `Carry.variables`, and its value."""
         return [(place, value) for place, value in enumerate(self._values) if value is not _UNSET]
 
     def same(self, other: Carried) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a handler can ask about the delivery that it is running: `current()`."""
+"""`current()`: the facts that a handler can ask for about the delivery that it is running."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ NOTHING: Any = object()
 
 
 class Run(NamedTuple):
-    """One run of a bus, to tell its deliveries from all others."""
+    """One run of a bus. It tells the deliveries of this run from the deliveries of all others."""
 
-    #: Of the journal, the same for all runs on it; without one, of the bus.
+    #: Id of the journal, the same for all runs on it. Without a journal, id of the bus.
     id: str
-    #: The first event of this run: those with smaller ids are from runs before.
+    #: Id of the first event of this run. Smaller ids belong to earlier runs.
     first_id: int
 
 
-#: Where nobody told, as in tests.
+#: The run of a context that was given none, as in tests.
 ONLY_RUN = Run("0", 1)
 
 
 class HandlerContext:
-    """The delivery at hand, as its handler sees it. One is made for each run of a handler."""
+    """The running delivery, as its handler sees it. One is made for each run of a handler."""
 
     __slots__ = ("_publish", "attempt", "event_id", "handler", "owner", "parent_id", "run", "topic")
 
@@ -61,16 +61,17 @@ class HandlerContext:
 
     @property
     def delivery_id(self) -> str:
-        """Names this delivery, and no other of any bus: the same at each attempt.
+        """A name for this delivery that no delivery of any other bus has, the same at each attempt.
 
-        With a journal it stays the same when the delivery is run again after a crash. So a handler
-        that notes it together with its effect can tell that it had that effect before.
+        With a journal it stays the same when the delivery is run again after a crash. A handler
+        that stores it together with its effect can therefore tell, later, that it already had that
+        effect.
         """
         return f"{self.run.id}-{self.event_id}-{self.handler}"
 
     @property
     def redelivered(self) -> bool:
-        """Whether an earlier run of the script was given this delivery, and may have begun it."""
+        """Whether an earlier run of the script may have begun this delivery."""
         return self.event_id < self.run.first_id
 
     def publish(self, event: Any, payload: Any = NOTHING) -> Receipt | None:
@@ -96,7 +97,7 @@ class HandlerContext:
 
                 event = check_concrete(event)  # None must not mean routing by class
             topic, event = event, payload
-        # In a thread that the handler started, this is what makes it one of the handler's events.
+        # In a thread that the handler started, this line makes the event one of the handler's own.
         before = running.set(self)
         try:
             return self._publish(event, topic)
@@ -108,18 +109,18 @@ class HandlerContext:
         return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
 
 
-#: What the calling thread or task is running: a seat made by `take_seat`, or a context itself.
+#: The delivery of the calling thread or task: a seat made by `take_seat`, or a context itself.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
 
 
 def kept(context: Context) -> Context | None:
-    """Make of a copy of the publisher's context what its event's handler runs in.
+    """Turn a copy of the publisher's context into the context that the event's handler runs in.
 
-    None where there is nothing in it. It does not say any more which handler published, if one did:
-    that would keep the event of that one alive.
+    None where the context is empty. The variable `running` is cleared: it would keep the event
+    alive whose handler was the publisher.
 
     Args:
-        context: a copy that nobody else has.
+        context: a copy that nothing else refers to.
     """
     own = running in context
     if len(context) == own:
@@ -131,7 +132,7 @@ def kept(context: Context) -> Context | None:
 
 
 def another(context: Context) -> Context:
-    """Make a copy of what `kept` gave, for one of several attempts."""
+    """Copy a context that `kept` returned, for the next of several attempts."""
     copy = context.copy()
     _copy_decimals(copy)
     return copy
@@ -161,21 +162,21 @@ def _copy_decimals(context: Context) -> None:
             context.run(decimal.setcontext, context[variable].copy())
 
 
-#: The variable of the module `decimal`, once that was needed.
+#: The context variable of the module `decimal`, once it was needed.
 _decimal_variable: list[ContextVar[Any]] = []
 
 
 def take_seat(make: Callable[..., HandlerContext], *about: Any) -> None:
-    """Have `current()` return what `make(*about)` gives, from now on.
+    """Have `current()` return the result of `make(*about)`, from now on.
 
-    It is made only when a handler asks, since most do not and it costs as much as a short
-    handler. The seat is shared by all copies of the `contextvars` context, so it is made once.
+    The context is made only when a handler asks, since most never ask and making it costs as much
+    as a short handler. All copies of the `contextvars` context share the seat, so it is made once.
     """
     running.set([make, *about])
 
 
 def running_context() -> HandlerContext | None:
-    """What `current()` returns, or None outside a handler."""
+    """The return value of `current()`, or None outside a handler."""
     seat = running.get()
     if not isinstance(seat, list):
         return seat

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A dead letter: a delivery that failed for good, with all that is known of how it failed."""
+"""A dead letter: a delivery that failed for good, with everything known about its failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from procbus.core.handler import Kind
     from procbus.core.receipt import Receipt
 
-#: Most characters of an event or of a message that are shown.
+#: Maximum length of an event or a message that is shown, in characters; the rest is cut.
 _LONGEST = 200
 
 
@@ -37,7 +37,7 @@ class DeadLetter:
     Attributes:
         event_id: id of the event.
         event: the event itself.
-        topic: what it was published to; None when it was routed by its class.
+        topic: the topic that it was published to; None when it was routed by its class.
         handler: name of the handler.
         kind: kind of the handler, ``"io"`` or ``"cpu"``.
         outcomes: how each attempt ended, the last one last; there is at least one.
@@ -61,7 +61,7 @@ class DeadLetter:
 
     @property
     def error(self) -> BaseException | None:
-        """What went wrong at the last attempt."""
+        """The error of the last attempt."""
         return self.outcome.error
 
     @property
@@ -73,8 +73,9 @@ class DeadLetter:
     def stacks(self) -> tuple[str, ...]:
         """For each attempt where it failed, as the text of a traceback or stack.
 
-        That of the worker for a cpu handler; where a handler was when it was stopped at a limit.
-        Empty where there is none to be had, as for a worker that died.
+        A cpu handler's traceback comes from its worker. A handler that was stopped at a limit has
+        the stack at which it was stopped. The text is empty where none could be had, as for a dead
+        worker.
         """
         return tuple(stack_of(outcome.error) for outcome in self.outcomes)
 
@@ -112,8 +113,8 @@ def letter_of(
     """Make the dead letter of a delivery that failed just now.
 
     Args:
-        delivery: what failed.
-        receipt: its receipt, which has the event.
+        delivery: the delivery that failed.
+        receipt: the receipt of its event.
         outcomes: how each attempt ended, the last one last.
         quarantined: whether it was given up because it killed its workers too often.
     """
@@ -131,7 +132,7 @@ def letter_of(
 
 
 def stack_of(error: BaseException | None) -> str:
-    """Where an error came from, as text; empty where that is not known."""
+    """The traceback of an error, as text; empty where the error has none."""
     if error is None:
         return ""
     if (is_a(error, HandlerTimeout) or is_a(error, MemoryLimitExceeded)) and error.stack:
@@ -148,7 +149,7 @@ def stack_of(error: BaseException | None) -> str:
 
 
 def summary_of(error: BaseException | None) -> str:
-    """An error in one line: its class and what it says, even where it cannot say it."""
+    """An error in one line: its class and its message, even where the message cannot be had."""
     if error is None:
         return "no error"
     words = " ".join(words_of(error).split())

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Looked(Protocol):
-    """Counts failures until somebody looks at them."""
+    """Counts failures until your code looks at them."""
 
     def note_seen(self, delivery: Delivery) -> None:
-        """Take note that somebody has looked at a failure; any further look changes nothing."""
+        """Note that your code has looked at a failure; looking again changes nothing."""
 
 
 class DeliveryState(enum.Enum):
-    """Where a delivery stands: pending, running, then one of three terminal states."""
+    """The state of a delivery: pending, running, then one of three terminal states."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -47,14 +47,13 @@ TERMINAL_STATE = {
 class Delivery:
     """One event for one handler. Read it from any thread.
 
-    Everything but what is named here is fixed when it is published. The settlement alone sets
-    `earlier` (with each attempt that is followed by another) and, once and for all, how the
-    delivery ended: then it lets go of `receipt`, last, so that whoever finds None there finds all
-    the rest.
+    All fields are fixed at publishing, except the ones named here. The settlement alone sets
+    `earlier` (with each attempt that another follows) and the end of the delivery, once. It lets go
+    of `receipt` last: a thread that finds None there finds all other fields set.
 
-    How it ended is kept in fields of its own where the handler succeeded, and the `Outcome` made
-    when somebody asks: an object less to make, and for the garbage collector to go through, for
-    nearly every delivery. After anything else `failure` has it, and those fields are not set.
+    A handler's success is stored in fields of the delivery, and the `Outcome` is made only when
+    your code asks for it. That saves one object for nearly every delivery. After any other end
+    `failure` has the outcome, and those fields are not set.
     """
 
     __slots__ = (
@@ -75,13 +74,13 @@ class Delivery:
         "value",
     )
 
-    #: Whether it is in its lane, or was; not set before. Written under the lane's lock.
+    #: Whether it is or was in its lane; unset before. Written under the lane's lock.
     queued: bool
     value: Any
     started_at: float
     ended_at: float
     pid: int | None
-    #: Where the error of `failure` comes from; set with that.
+    #: The origin of the error in `failure`; set together with it.
     origin: Origin
 
     def __init__(
@@ -94,15 +93,17 @@ class Delivery:
         self.event_id = receipt.id
         self.key = key
         self.queued_at = queued_at
-        #: Outcomes of the attempts before the last: those that were followed by another.
+        #: Outcomes of all attempts that another attempt followed.
         self.earlier: tuple[Outcome, ...] = ()
-        #: How it ended, unless its handler succeeded.
+        #: The outcome, unless the handler succeeded.
         self.failure: Outcome | None = None
-        #: What its handler gets of the publisher's context; None for nothing. For an io handler it
-        #: is a `contextvars.Context`, for a cpu handler a `Carried`. Let go when it has ended:
-        #: where it succeeded by the lane, since few deliveries have any.
+        #: The part of the publisher's context that the handler gets; None for nothing. For an io
+        #: handler it is a `contextvars.Context`, for a cpu handler a `Carried`. It is dropped at
+        #: the end of the delivery. After a success the lane drops it, since few deliveries have a
+        #: context.
         self.context: Any = None
-        #: Where it is counted as a failure that nobody has looked at, once it is one.
+        #: The counter of failures that your code has not looked at yet; set once the delivery
+        #: failed.
         self.unseen: Looked | None = None
 
     @property
@@ -129,7 +130,7 @@ class Delivery:
 
     @property
     def state(self) -> DeliveryState:
-        """Where the delivery stands just now."""
+        """The present state of the delivery."""
         outcome = self.outcome
         if outcome is not None:
             return TERMINAL_STATE[outcome.kind]
@@ -138,7 +139,7 @@ class Delivery:
         return DeliveryState.PENDING
 
     def end(self, outcome: Outcome) -> None:
-        """Take note of how it ended, for good. For the settlement alone, under its lock."""
+        """Store the final outcome. For the settlement alone, under its lock."""
         if outcome.kind is OutcomeKind.SUCCEEDED:
             _, self.value, _, self.started_at, self.ended_at, self.pid, _ = outcome
         else:
@@ -149,11 +150,12 @@ class Delivery:
         self.receipt = None
 
     def result(self) -> Any:
-        """Return what the handler returned.
+        """Return the handler's return value.
 
         Raises:
             ProcbusError: the delivery is not settled yet, or was cancelled.
-            BaseException: what the handler raised, or the `ProcbusError` that ended it.
+            BaseException: the exception that the handler raised, or the `ProcbusError` that ended
+                the delivery.
         """
         if self.receipt is None and self.failure is None:
             return self.value
@@ -162,9 +164,9 @@ class Delivery:
         raise error
 
     def exception(self) -> BaseException | None:
-        """Return what went wrong, None when the handler succeeded.
+        """Return the error of the delivery, None when the handler succeeded.
 
-        Its traceback is that of the handler each time, however often it was raised since.
+        Its traceback is the handler's each time, however often the exception was raised since.
 
         Raises:
             ProcbusError: the delivery is not settled yet.
@@ -215,7 +217,7 @@ class Delivery:
         return text + ">"
 
 
-#: Why deliveries are cancelled.
+#: Reasons for cancelling a delivery, as words of an error message.
 CLOSED = "the bus was closed"
 INTERRUPTED = "the cell that waited for it was interrupted"
 
@@ -233,10 +235,11 @@ def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = CLOSED)
 
 
 def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
-    """The error to tell of what a handler raised: that itself, unless it would end who asks.
+    """Choose the error that `result()` raises for an exception of the handler.
 
-    Raised again by `result()`, SystemExit would end the script, with status 0 as if all were well,
-    and CancelledError the task. The futures of an executor have them, as the standard says.
+    It is the exception itself, unless that would end the caller. SystemExit would end the script,
+    with status 0 after `sys.exit(0)`, and CancelledError would end the task. Then a `HandlerExited`
+    takes its place. The futures of an executor raise even these, as the standard library does.
     """
     if is_a(error, Exception) or not is_any(error, _ends_callers()):
         return error
@@ -255,6 +258,6 @@ def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
 
 def _ends_callers() -> tuple[type[BaseException], ...]:
     kinds = (SystemExit, KeyboardInterrupt, GeneratorExit)
-    # Nobody can raise the one of asyncio while that is not imported.
+    # While asyncio is not imported, no code can raise its CancelledError.
     loaded = sys.modules.get("asyncio.exceptions")
     return kinds if loaded is None else (*kinds, loaded.CancelledError)

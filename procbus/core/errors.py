@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Every error that procbus raises, in one tree, with who has to act.
+"""Every error that procbus raises, in one tree. Each says who has to act.
 
-Where the standard has an error for the same thing, ours is one of those too: code that was written
-for an executor of the standard catches it by the name that it knows.
+An error that the standard library has too inherits from the standard one. Code written for an
+executor of the standard library therefore catches ours by the name that it knows.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class SerializationError(ProcbusError, PicklingError):
     """A handler, event or result cannot travel between processes.
 
     Attributes:
-        path: where the culprit sits, for instance ``event.rows[3].lock``; empty when unknown.
-        raised: where this stands for an exception of a handler that cannot travel, the full names
-            of its class and of that one's bases; empty otherwise.
+        path: the place of the object that cannot travel, for instance ``event.rows[3].lock``; empty
+            when unknown.
+        raised: for a handler's exception that could not travel, the full names of its class and its
+            base classes; empty otherwise.
     """
 
     def __init__(self, message: str, path: str = "", raised: tuple[str, ...] = ()) -> None:
@@ -61,11 +62,12 @@ class SerializationError(ProcbusError, PicklingError):
 
 
 class HandlerExited(ProcbusError):
-    """A handler raised what would end the script, or the task, that asks for its result.
+    """A handler raised an exception that would end the caller of `result()`: script or task.
 
-    That is SystemExit (`sys.exit()`), KeyboardInterrupt, GeneratorExit, and asyncio's
-    CancelledError. Raised again by `result()` they would end the caller: after `sys.exit(0)` as if
-    all were well. So this is raised in their place, and has them as its `__cause__`.
+    These are SystemExit (`sys.exit()`), KeyboardInterrupt, GeneratorExit, and asyncio's
+    CancelledError. If `result()` raised one of them again, it would end the caller: after
+    `sys.exit(0)` with a status of success. So `result()` raises this error instead, with the
+    original as its `__cause__`.
 
     Attributes:
         handler: name of the handler.
@@ -85,8 +87,8 @@ class HandlerTimeout(ProcbusError, TimeoutError):
         handler: name of the handler.
         event_id: id of the event.
         limit_s: the limit in seconds.
-        stack: where the handler was just before it was stopped, as the text of a Python stack;
-            empty when it could not be had.
+        stack: the Python stack of the handler just before it was stopped, as text; empty when it
+            could not be had.
     """
 
     def __init__(
@@ -112,9 +114,9 @@ class MemoryLimitExceeded(ProcbusError):
         handler: name of the handler.
         event_id: id of the event.
         limit_bytes: the limit.
-        peak_bytes: the most resident memory that they were seen to have, without what they share.
-        stack: where the handler was just before it was stopped, as the text of a Python stack;
-            empty when it could not be had.
+        peak_bytes: the most resident memory measured, without memory that they share.
+        stack: the Python stack of the handler just before it was stopped, as text; empty when it
+            could not be had.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class MemoryLimitExceeded(ProcbusError):
 
 
 class CircuitOpen(ProcbusError):
-    """Worker after worker died without one success, so the cpu lane takes no new work for now."""
+    """Workers died one after the other without a success, so the cpu lane takes no new work now."""
 
 
 class JournalError(ProcbusError):

@@ -26,7 +26,7 @@ from procbus.core.validation import did_you_mean, is_real, is_whole, parse_limit
 
 
 class LimitOptions(TypedDict, total=False):
-    """Those options of a handler that `make_limits` checks."""
+    """The options of a handler that `make_limits` checks."""
 
     timeout: float | None
     retries: int
@@ -38,7 +38,7 @@ class LimitOptions(TypedDict, total=False):
 
 
 class HandlerOptions(LimitOptions, total=False):
-    """The options of a handler; what each does stands with `procbus.subscribe`."""
+    """The options of a handler, all explained at `procbus.subscribe`."""
 
     kind: DeclaredKind
     name: str | None
@@ -107,8 +107,8 @@ def make_limits(
     """Check the limits and retries of a handler of this kind; for each see `subscribe`.
 
     Raises:
-        ValueError: one makes no sense; the sentence says what would. Its cause is what a function
-            for `backoff` raised, if it did.
+        ValueError: an option makes no sense; the sentence says how to mend it. If a function for
+        `backoff` raised, its exception is the cause.
     """
     if timeout is not None and not (is_real(timeout, 0, _LONGEST_TIMEOUT) and timeout > 0):
         raise ValueError(
@@ -178,7 +178,7 @@ _numbers = itertools.count(1)  # next() on it is one C call, so two threads neve
 
 
 def new_number() -> int:
-    """A number that no handler of this process has."""
+    """A number that no other handler of this process has."""
     return next(_numbers)
 
 
@@ -188,25 +188,25 @@ class Handler:
 
     Attributes:
         number: unique among the handlers of this process; workers know the handler by it.
-        function: what is called with the event.
-        name: what people call it, in logs, errors and statistics.
+        function: the function that is called with the event.
+        name: its name in logs, errors and statistics.
         kind: ``"io"`` or ``"cpu"``.
-        topics: what it is subscribed to.
-        priority: among waiting deliveries, the larger goes first.
-        key: of an event, the key whose deliveries go one at a time, first in, first out.
-        concurrency: most deliveries that may run at the same time; None for no limit of its own.
-        where: of an event, whether the handler takes it; None takes all.
+        topics: the topics that it is subscribed to.
+        priority: deliveries of handlers with a larger number go first.
+        key: a function of the event; deliveries with the same key run one at a time, in order.
+        concurrency: maximum of deliveries that run at the same time; None for no limit of its own.
+        where: a function of the event that says whether the handler takes it; None takes all.
         is_async: whether calling the function gives a coroutine.
-        timeout: seconds that one attempt may run; None for as long as it takes.
-        retries: attempts that may follow the first.
-        backoff: seconds to wait before the next attempt, by the one that failed and its outcome.
-        retry_on: the errors after which there is another attempt.
+        timeout: maximum duration of one attempt, in seconds; None for no limit.
+        retries: maximum number of attempts after the first.
+        backoff: a function of the failed attempt's number and outcome: seconds until the next.
+        retry_on: the errors after which another attempt is made.
         max_crashes: how often a delivery may kill its worker and still be tried again.
-        max_memory: bytes that its worker may have while it runs; None for no limit.
-        writable: whether it may write to the large buffers of its event, which are a copy then.
-        auto: whether it was declared ``"auto"``; its kind is where it runs then.
-        once: whether it takes one event and is unsubscribed then.
-        limited: whether a run has to be watched: it has a timeout or a max_memory.
+        max_memory: maximum memory of its worker while it runs, in bytes; None for no limit.
+        writable: whether it may write to the large buffers of its event; then it gets a copy.
+        auto: whether it was declared ``"auto"``; then `kind` is the lane that it runs on now.
+        once: whether it takes one event and is then unsubscribed.
+        limited: whether its runs have to be watched, for a timeout or a max_memory.
         gated: whether its deliveries may wait for each other: it has a key or a concurrency.
     """
 
@@ -233,7 +233,7 @@ class Handler:
     gated: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Say once whether there is a limit or a gate: lanes ask for every event."""
+        """Compute `limited` and `gated` once, since the lanes read them for every event."""
         limited = self.timeout is not None or self.max_memory is not None
         object.__setattr__(self, "limited", limited)  # as the class is frozen
         gated = self.key is not None or self.concurrency is not None
@@ -257,8 +257,8 @@ def with_topics(handler: Handler, topics: tuple[Topic, ...]) -> Handler:
 def alike(one: Handler, other: Handler) -> bool:
     """Whether two handlers are one function under one name, with the same options.
 
-    No code of the user's runs for it: functions among the options are the same or are not, and of
-    values only plain ones are compared.
+    The comparison runs no code of the user's. Functions among the options must be the same objects,
+    and other options are compared only if their types are plain.
     """
     return (
         same_function(one.function, other.function)
@@ -310,14 +310,14 @@ def make_handler(
         function: takes the event as its one argument.
         topic: a class, a dotted string, a tuple or list of those; None takes it from the
             annotation of the first parameter.
-        kind: as for `procbus.subscribe`, and so for all that follow.
+        kind: as for `procbus.subscribe`, as are all arguments that follow.
         name: defaults to the function's module and qualified name.
-        key: of an event, the key whose deliveries go one at a time, in order.
-        priority: among waiting deliveries, the larger goes first.
-        concurrency: most deliveries that may run at the same time.
-        where: of an event, whether the handler takes it.
-        once: whether it takes one event and is unsubscribed then.
-        **limits: its limits and retries. What is no option at all is refused with advice.
+        key: a function of the event; deliveries with the same key run one at a time, in order.
+        priority: deliveries of handlers with a larger number go first.
+        concurrency: maximum of deliveries that run at the same time.
+        where: a function of the event that says whether the handler takes it.
+        once: whether it takes one event and is then unsubscribed.
+        **limits: its limits and retries. An unknown option is refused with advice.
 
     Raises:
         SubscriptionError: function or options cannot work; the sentence says what to change.
@@ -336,7 +336,8 @@ def make_handler(
     try:
         checked = make_limits(kind, **limits)
     except ValueError as error:
-        # What a function for backoff raised, if it did, is all that the sentence does not say.
+        # The sentence quotes an exception of a backoff function only in part: the cause has the
+        # rest.
         raise SubscriptionError(f"handler {name_of(function)}: {error}") from error.__cause__
     return handler_with(
         checked,
@@ -367,7 +368,7 @@ def handler_with(
     auto: bool = False,
     once: bool = False,
 ) -> Handler:
-    """Make a handler of options that were checked before; the calls of an executor have no topic.
+    """Make a handler of options that are checked already; an executor's calls have no topic.
 
     The arguments are the attributes of `Handler`.
     """

@@ -6,8 +6,8 @@ from __future__ import annotations
 from math import exp2, log2
 
 _PER_OCTAVE = 8.0
-# Keeps the numbers of buckets above that of the zero bucket, also for the smallest float (1408);
-# and so int(), which rounds towards zero, always rounds down.
+# Makes every bucket number positive, above the zero bucket, even for the smallest float (1408).
+# int() rounds towards zero, so on positive numbers it always rounds down.
 _OFFSET = 10_000.0
 _ZERO = 0
 
@@ -15,28 +15,30 @@ _ZERO = 0
 class Histogram:
     """Durations, counted in buckets: 8 in each octave, so each is 9 % wider than the one before.
 
-    A quantile is therefore right to 4.5 %, however long or short the durations are, and two
-    histograms can be added up without loss. The idea is that of DDSketch (Masson, Rim and Lee,
-    2019), buckets by the logarithm of the value, and before it of HdrHistogram (Gil Tene), which
-    has equal steps within each octave. Only buckets that something fell into take memory:
-    durations from 1 us to a day fill 300 at most.
+    A quantile is therefore right to 4.5 %, however short or long the durations are, and two
+    histograms add up without loss. The idea comes from DDSketch (Masson, Rim and Lee, 2019), which
+    cuts buckets by the logarithm of the value, and before it from HdrHistogram (Gil Tene), which
+    has equal steps within each octave. Only buckets with durations take memory: durations from 1 us
+    to a day fill 300 at most.
 
-    Not thread-safe: whoever owns one says which lock guards it. Reading (`count`, `quantile`, and
-    `merge` from another) is safe while a thread adds; what it adds meanwhile may be seen or not.
+    Not thread-safe: the owner of a histogram says which lock guards it. Reading (`count`,
+    `quantile`, `merge` from another) is safe while a thread adds; the reader may miss durations
+    added meanwhile.
     """
 
     __slots__ = ("_buckets", "total")
 
     def __init__(self) -> None:
-        # Weight by number of the bucket.
+        # The number of durations, or their weight, by number of the bucket.
         self._buckets: dict[int, int] = {}
         #: Sum of the durations in seconds, each times its weight.
         self.total = 0.0
 
     @property
     def count(self) -> int:
-        """How many durations there are: the sum of their weights."""
-        # Not kept by `add`, which runs for every event; this runs for a snapshot.
+        """The number of durations: the sum of their weights."""
+        # Summed here and not counted in `add`: `add` runs for every event, this only for a
+        # snapshot.
         return sum(self._buckets.copy().values())
 
     def add(self, value_s: float, weight: int = 1) -> None:
@@ -44,7 +46,7 @@ class Histogram:
 
         Args:
             value_s: seconds, not infinite; zero or less (clocks differ) counts as zero.
-            weight: for how many durations it stands, 1 or more.
+            weight: the number of durations that it stands for, 1 or more.
         """
         # Measured: with frexp in place of log2 this takes a quarter to a half longer.
         if value_s > 0.0:
@@ -58,10 +60,10 @@ class Histogram:
             self._buckets[bucket] = weight
 
     def merge(self, other: Histogram) -> None:
-        """Add all that is in another histogram, which stays as it is."""
+        """Add all durations of another histogram, which stays as it is."""
         mine = self._buckets
-        # A copy is one step for other threads; a loop over the original would raise when one of
-        # them adds a bucket.
+        # Copying is one step for other threads. A loop over the original would raise when another
+        # thread adds a bucket.
         for bucket, weight in other._buckets.copy().items():
             mine[bucket] = mine.get(bucket, 0) + weight
         self.total += other.total
@@ -91,7 +93,7 @@ class Histogram:
 
 
 def _middle_s(bucket: int) -> float:
-    """Seconds in the middle of a bucket, by ratio: as many percent from either end."""
+    """The middle of a bucket in seconds, by ratio: equally many percent from both its ends."""
     if bucket == _ZERO:
         return 0.0
     return exp2((bucket - _OFFSET + 0.5) / _PER_OCTAVE)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a handler's function says of itself: its name, its module, the topics in its annotation."""
+"""Facts about a handler's function: its name, its module, the topics in its annotation.
+
+The user's function may be a partial, a bound method, a callable object or a decorated function.
+Each function below finds the part of it that has the answer.
+"""
 
 from __future__ import annotations
 
@@ -41,36 +45,36 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def module_of(function: Callable[..., Any]) -> str | None:
-    """Name the module where a function, or what is in a partial, or a class was written."""
+    """Name the module in which a function, a partial's function, or a class was written."""
     module = getattr(name_bearer(function), "__module__", None)  # methods of builtins have none
     return module if isinstance(module, str) else None
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Give the signature of a callable; None where it has none to look at, as some builtins."""
+    """Return the signature of a callable; None if it has none, like some builtins."""
     call = type(function).__call__
     told = (inspect.getattr_static(function, name, None) for name in _TELL_SIGNATURE)
     if isinstance(call, types.FunctionType) and not any(each is not None for each in told):
-        function = types.MethodType(call, function)  # of the object itself `==` would be asked
+        function = types.MethodType(call, function)  # `==` would ask the object itself
     try:
         return inspect.signature(function)
     except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001 - it asks the user's objects
         return None
 
 
-#: By these a callable object has a signature other than that of its `__call__`.
+#: A callable object with one of these attributes has another signature than its `__call__`.
 _TELL_SIGNATURE = ("__signature__", "__wrapped__")
 
 
 def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the callable inside any layers of `functools.partial`."""
+    """Return the callable inside any layers of `functools.partial`."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
 def name_bearer(function: Callable[..., Any]) -> Any:
-    """Give what has the name of a callable: the function in a partial, the class of an object."""
+    """Return the object that carries a callable's name: a partial's function, an object's class."""
     inner = without_partial(function)
     return inner if _has_name(inner) else type(inner)
 
@@ -96,7 +100,7 @@ def _first_annotation(function: Callable[..., Any]) -> object:
 def _resolve(function: Callable[..., Any], annotation: object) -> object:
     """Evaluate one annotation and the strings in it, leaving the function's others alone.
 
-    The others may well be names that exist for the type checker only.
+    The others may be names that exist only for the type checker.
     """
     source = written(function)
     holder = types.SimpleNamespace(__annotations__={"event": annotation})
@@ -159,7 +163,7 @@ def _refusal(function: Callable[..., Any], reason: str) -> SubscriptionError:
     )
 
 
-# What can be told of a callable without calling it.
+# Properties of a callable that can be found without calling it.
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -173,7 +177,7 @@ def is_generator(function: Callable[..., Any]) -> bool:
 
 
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether it can be called with so many positional arguments; True when nobody can tell."""
+    """Whether it can be called with this many positional arguments; True when it does not tell."""
     signature = signature_of(function)
     if signature is None:
         return True
@@ -185,11 +189,11 @@ def accepts(function: Callable[..., Any], arguments: int) -> bool:
 
 
 def identity_of(function: Callable[..., Any]) -> Hashable:
-    """Give what two callables have in common exactly if they are one handler.
+    """Return a value that is equal for two callables exactly if they are one handler.
 
-    `store.take` makes a new method object each time, and all of them are one handler. Partials are
-    one if they bind the very same objects. The answer holds while the callable lives. No method of
-    the user's classes runs for it, not even ``__eq__``.
+    `store.take` makes a new method object each time, and all of them are one handler. Two partials
+    are one handler if they bind the very same objects. The value holds while the callable lives.
+    Computing it runs no method of the user's classes, not even ``__eq__``.
     """
     kind = type(function)
     found: Any = function
@@ -209,15 +213,15 @@ def same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
 
 
 def looks_unimportable(function: Callable[..., Any]) -> bool:
-    """Whether a worker cannot import the function, so that its code and variables are sent.
+    """Whether a worker cannot import the function, so that its code and variables must be sent.
 
-    A bracket in the name is that of ``<locals>`` or ``<lambda>``.
+    Such a function has ``<locals>`` or ``<lambda>`` in its qualified name.
     """
     return module_of(function) == "__main__" or "<" in name_of(function)
 
 
 def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:
-    """Ask it of the function, or of a callable object's ``__call__``, beneath any partial."""
+    """Ask it of the function, or of a callable object's ``__call__``, beneath partials."""
     inner = without_partial(function)
     try:
         if asked(inner):

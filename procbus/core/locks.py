@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The locks of procbus, and what a thread may do that was interrupted while it has one.
+"""The locks of procbus, and the rules for a thread that is interrupted while it holds one.
 
-A signal handler, and a `__del__` that the garbage collector calls, run in the midst of whatever
-their thread is doing: perhaps while it has a lock of ours. They may publish. So each lock may be
-taken again by the thread that has it, and each section under one is written so that another may run
-within it wherever Python runs such code: after a call has returned.
+A signal handler, or a `__del__` that the garbage collector calls, runs in the middle of whatever
+its thread is doing. The thread may hold one of our locks at that moment, and the signal handler may
+publish. Each lock may therefore be taken again by the thread that holds it. Each section under a
+lock is written so that another section may run in its middle, at every place where Python runs such
+code: after a call has returned.
 
-Two threads may be interrupted so at once, each while it has the lock that the other one wants. Then
-the one that waits gives up with `Tangled`, and what it wanted to do is done by another thread a
-moment later (`later`). Nothing that lasts is waited for by a thread that has a lock: see `holding`.
+Two threads may be interrupted in this way at once, while each holds the lock that the other wants.
+Then the thread that waits gives up with `Tangled`, and another thread does its work a moment later
+(`later`). A thread that holds a lock never waits for anything that lasts: see `holding`.
 
-All this is for locks that are held for microseconds, and not while another of them is taken. One
-that is held while a lane is made, or a thread started, is a plain `threading.RLock`.
+These rules are for locks that are held for microseconds, one at a time. A lock that is held while a
+lane is made or a thread is started is a plain `threading.RLock`.
 
-A blocking `acquire` waits without the GIL. It can then own the lock while it still waits for
-the GIL, so that the thread that runs blocks on the lock at once, and so on: the two hand lock and
-GIL to and fro for every event (20,000 switches for 100,000 events were seen, and half the speed).
-Tried without blocking, a lock changes hands only when a thread is interrupted while it holds it.
-`with` does so. Where that would cost too much, write it out:
+Why locks are first tried without blocking: a blocking `acquire` waits without the GIL. It can own
+the lock while it still waits for the GIL. The thread that runs then blocks on the lock at once, and
+the two threads hand lock and GIL to and fro for every event (measured: 20,000 switches for 100,000
+events, and half the speed). A lock that is tried without blocking changes hands only when its owner
+is interrupted while it holds it. `with` does so. On paths where `with` costs too much, write:
 
     if not self._try_lock(False):
         acquire(self._lock)
@@ -26,8 +27,8 @@ Tried without blocking, a lock changes hands only when a thread is interrupted w
     finally:
         self._unlock()
 
-Ctrl-C may come as the lock is taken. Where the main thread does this for every event, the lines are
-inside the `try`, and what is raised there asks whether the lock is `owned`.
+Ctrl-C may arrive while the lock is being taken. Code that the main thread runs for every event
+takes the lock inside the `try`, and its handler asks whether the lock is `owned`.
 """
 
 from __future__ import annotations
@@ -45,24 +46,25 @@ from typing import Any
 from procbus.core.errors import ProcbusError
 from procbus.core.log import log
 
-#: Ctrl-C that comes in the moment before the main thread goes to sleep on a lock does not wake it.
-#: So waits that may last look up so often, in seconds: then Python runs its signal handlers.
+#: Interval at which a wait that may last looks up, in seconds; because Ctrl-C in the moment before
+#: the main thread falls asleep on a lock does not wake it. Looking up lets Python run its signal
+#: handlers.
 LOOK_UP_S = 0.5
 
-#: A lock is only ever held for microseconds. A thread that asked for one so often without getting
-#: it looks whether it has one itself.
+#: Maximum of failed tries to take a lock before the thread checks whether it holds another lock
+#: itself; because locks are held only for microseconds.
 _PATIENCE = 20
 
-#: Every lock there is, by its identity.
+#: All living locks, by identity.
 _known: dict[int, weakref.ref[Lock]] = {}
 
-#: What is to be done by another thread, oldest first; and the lock that one has which does it.
+#: Work left for another thread, oldest first; and the lock of the one thread that does it.
 _deferred: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 _doing = threading.Lock()
 
 
 class Tangled(ProcbusError):
-    """A thread that has one lock cannot get another, whose owner may be waiting for the first."""
+    """A thread that holds one lock cannot get another, whose owner may be waiting for the first."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -72,7 +74,7 @@ class Tangled(ProcbusError):
 
 
 class Lock(RLock):  # type: ignore[misc] # final in the stubs alone
-    """A lock that is only ever held for microseconds. Its thread may take it again."""
+    """A lock that is only ever held for microseconds. Its owner may take it again."""
 
     __slots__ = ("_asks",)
 
@@ -86,14 +88,14 @@ class Lock(RLock):  # type: ignore[misc] # final in the stubs alone
         try:
             if not self.acquire(False):
                 acquire(self)
-        except BaseException:  # Ctrl-C, which may come as the lock is taken
+        except BaseException:  # Ctrl-C, which may arrive while the lock is being taken
             if self.owned():
                 self.release()
             raise
         return True
 
     def owned(self) -> bool:
-        """Whether the calling thread has it."""
+        """Whether the calling thread holds it."""
         if self._asks is None:
             self._asks = threading.Condition(self)
         try:
@@ -108,10 +110,10 @@ def _forget(key: int, _: object) -> None:
 
 
 def acquire(lock: Lock) -> None:
-    """Take a lock, holding the GIL when it is taken.
+    """Take a lock without blocking on it, so that the thread has the GIL when it gets it.
 
     Raises:
-        Tangled: the thread has another lock, and waiting might last for ever.
+        Tangled: the thread holds another lock, and waiting might last for ever.
     """
     asked = 0
     while not lock.acquire(False):
@@ -122,7 +124,7 @@ def acquire(lock: Lock) -> None:
 
 
 def holding() -> bool:
-    """Whether the calling thread has a lock of ours: it was interrupted, and must not wait."""
+    """Whether the calling thread holds a lock of ours: it was interrupted, and must not wait."""
     locks = [reference() for reference in list(_known.values())]
     return any(lock is not None and lock.owned() for lock in locks)
 
@@ -131,7 +133,7 @@ def check_may_wait() -> None:
     """Refuse to wait where that might last for ever.
 
     Raises:
-        ProcbusError: the thread has a lock of ours.
+        ProcbusError: the thread holds a lock of ours.
     """
     if holding():
         raise ProcbusError(
@@ -141,12 +143,12 @@ def check_may_wait() -> None:
 
 
 def in_main_thread() -> bool:
-    """Whether this is the thread that Python tells of Ctrl-C."""
+    """Whether this is the thread that receives Ctrl-C."""
     return threading.get_ident() == threading.main_thread().ident
 
 
 class Bell:
-    """Wakes one thread that waits. It may be rung from anywhere, and before anybody waits."""
+    """Wakes one waiting thread. Any thread may ring it, even before the wait begins."""
 
     __slots__ = ("_silent",)
 
@@ -155,29 +157,29 @@ class Bell:
         self._silent.acquire()
 
     def ring(self, _: object = None) -> None:
-        """Wake who waits, or whoever waits next. It may be the callback of a receipt."""
+        """Wake the thread that waits, or the next one that does. Usable as a receipt's callback."""
         try:  # noqa: SIM105 - three calls on the way of a result
             self._silent.release()
         except RuntimeError:  # it was rung already
             pass
 
     def wait(self, timeout: float) -> bool:
-        """Wait until it is rung, at most so many seconds; say whether it was."""
+        """Wait until it is rung, for at most `timeout` seconds; return whether it was."""
         return self._silent.acquire(timeout=timeout)
 
 
 def later(function: Callable[..., object], *args: Any) -> None:
-    """Have another thread call something, which this one cannot since it is `Tangled`.
+    """Have another thread call a function, because this one is `Tangled`.
 
-    What is called so is called one after the other, in order.
+    Such calls are made one after the other, in order.
     """
     _deferred.append((function, args))
-    with contextlib.suppress(RuntimeError):  # the interpreter ends: whoever closes the bus does it
+    with contextlib.suppress(RuntimeError):  # the interpreter ends: closing the bus does it
         threading.Thread(target=catch_up, name="procbus-later", daemon=True).start()
 
 
 def catch_up() -> None:
-    """Do what was left for later. A thread that holds nothing calls this."""
+    """Do the work that `later` left. Called by a thread that holds no lock."""
     while _deferred:
         with _doing:
             try:

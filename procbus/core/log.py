@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""procbus's own log, for threads that others depend on: the user's logging cannot stop them."""
+"""procbus's own log, for threads that others depend on: the user's logging cannot stop them.
+
+A filter or a log handler of yours may raise. In a thread that settles deliveries, an exception
+there
+would leave receipts open for ever. So it is printed on stderr, and the thread goes on.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,21 @@ from typing import Any
 
 
 class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
-    """The logger `procbus`. What the user's filters and log handlers raise is printed on stderr.
+    """The logger `procbus`. An exception from the user's filters or log handlers goes to stderr.
 
-    Thread-safe. It cannot be disabled; a level silences it. It is for places that must come to
-    their end: a delivery that is being settled, the threads of a lane.
+    Thread-safe. It cannot be disabled; a level silences it. Use it where code must get to its end:
+    while a delivery is settled, in the threads of a lane.
     """
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log as `Logger.log` does, and raise nothing but Ctrl-C."""
-        # `logging.config` disables loggers that it is not told of, and failures would go unseen.
+        # `logging.config` disables loggers that it does not know, and failures would go unseen.
         self.logger.disabled = False
         try:
             self.logger.log(level, msg, *args, stacklevel=2, **kwargs)  # 2: who called this
         except BaseException as error:
-            # Ctrl-C comes to the main thread alone. Elsewhere this is what user code raised.
+            # Only the main thread receives Ctrl-C. In another thread this is an exception of user
+            # code.
             no_error = not isinstance(error, Exception)
             if no_error and threading.current_thread() is threading.main_thread():
                 raise

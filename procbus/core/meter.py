@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Measures one handler while it runs: wall time, CPU time, and what it does in between."""
+"""Measures one handler while it runs: wall time, CPU time, and the share of it that is waiting.
+
+The advice needs to know whether a handler waits or computes, and whether it holds the GIL
+meanwhile. A meter collects sums and looks; `Evidence` is the result.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Literal, NamedTuple
 from procbus.core.histogram import Histogram
 from procbus.core.locks import Lock
 
-# What was measured of a handler, and of the machine that it runs on.
+# Measurements of a handler, and of the machine that it runs on.
 
 
 class Span(NamedTuple):
@@ -27,91 +31,93 @@ NONE = Span(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was measured of a handler on one bus; figures in seconds are of one run, on average."""
+    """Measurements of one handler on one bus; figures in seconds are the average of one run."""
 
     #: The lane that it ran on, and whether it is an `async def`.
     kind: Literal["io", "cpu"]
     is_async: bool = False
-    #: Runs that the figures stand for; of a short handler only a sample is measured.
+    #: Number of runs that the figures stand for; of a short handler only a sample is measured.
     runs: int = 0
     #: From its start to its end.
     wall_s: float = 0.0
     #: CPU time: of its thread, or of its worker process.
     cpu_s: float = 0.0
-    #: CPU time of processes that it started and waited for; of a cpu handler only.
+    #: CPU time of processes that it started and waited for; only for a cpu handler.
     children_s: float = 0.0
-    #: How much of its CPU time it held the GIL for. In a worker process nobody can tell.
+    #: The part of its CPU time in which it held the GIL. Unknown in a worker process.
     gil_s: Span = NONE
-    #: Time that it waited for anything but the GIL or a core: a disk, a socket, a lock, a sleep.
+    #: Time in which it waited for anything but the GIL or a core: a disk, a socket, a lock, a
+    #: sleep.
     wait_s: Span = NONE
-    #: What it costs the script to send its event to a worker and to read its result, and what that
-    #: costs the worker. Of an io handler it is what it would cost.
+    #: CPU time for sending an event to a worker and reading its result: in the script, and in the
+    #: worker. For an io handler, the time that it would take.
     transport_s: float = 0.0
     unpacking_s: float = 0.0
-    #: Why events or results cannot travel to a worker; empty when they can, None when nobody tried.
+    #: Why events or results cannot travel to a worker; empty when they can, None when never tried.
     obstacle: str | None = None
     #: From publishing to its start.
     queue_s: float = 0.0
-    #: Runs under way at once while there were any, and CPU seconds that they used in a second then.
+    #: Runs at once, while there were any, and the CPU seconds that they used in each second.
     at_once: float = 0.0
     load: float = 0.0
-    #: Attempts that there were, measured or not, and seconds that all of them took.
+    #: All attempts, measured or not, and the seconds that they took together.
     ran: int = 0
     ran_s: float = 0.0
 
     @property
     def seen_s(self) -> float:
-        """Seconds that all the runs took."""
+        """Seconds of all the runs together."""
         return self.runs * self.wall_s
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a handler could have of the machine."""
+    """Resources of the machine that a handler could use."""
 
     cores: int
     cpu_workers: int
     io_workers: int
 
 
-#: A run of so many seconds is long: each is measured. Of shorter ones, one in `ONE_IN`: a prime, so
-#: that handlers that take turns are all met.
+#: Threshold of a long run, in seconds; long runs are all measured, shorter ones one in `ONE_IN`.
+#: That is a prime, so that handlers which take turns are all met.
 LONG_S = 1e-3
 ONE_IN = 127
 
-#: A pause of so many seconds between two runs is not counted as time in which the handler is used.
+#: Maximum pause between two runs that counts as time in which the handler is used, in seconds.
 _PAUSE_S = 0.2
-#: After so many seconds of runs it is time to look what they say.
+#: Interval at which the measurements are evaluated, in seconds of runs.
 STIR_S = 0.2
-#: Once so many seconds of so many runs, or so many looks, are summed up, they are halved: what a
-#: handler did long ago counts less and less.
+#: Thresholds at which the sums are halved, in seconds of runs and in runs or looks; because long
+#: past runs should count less and less.
 _ENOUGH_S = 60.0
 _ENOUGH_RUNS = 150
 _ENOUGH_LOOKS = 4_000
-#: Looks that settle what a handler does; after them it is looked at less often.
+#: Number of looks that settle how a handler spends its time; later looks are rarer.
 SETTLED = 1_000
-#: Time without a core that does not show, as a part of that which does.
+#: Time without a core that the system does not report, as a fraction of the time it reports.
 _UNSEEN = 0.25
-#: Weight of the newest in a running average.
+#: Weight of the newest value in a running average.
 _NEWEST = 0.2
-#: A share that was found by looking lies within so many standard errors: eight times of ten.
+#: Width of the interval for a share found by looks, in standard errors; because 1.28 makes it right
+#: eight times of ten.
 _Z = 1.28
 
 
 class Doing(Enum):
-    """What a handler was doing in the moment of a look."""
+    """The activity of a handler at the moment of a look."""
 
-    #: It computed and held the GIL, or computed without it.
+    #: It computed: with the GIL, or without it.
     HOLDS = "holds the GIL"
     FREE = "computes without the GIL"
-    #: It wanted the GIL, and somebody else had it.
+    #: It waited for the GIL, which another thread had.
     QUEUES = "waits for the GIL"
-    #: It waited for something else.
+    #: It waited for something else than the GIL.
     WAITS = "waits"
 
 
 class Meter:
-    """The sums of one subscription. Thread-safe, by a lock of its own that is held for a moment."""
+    """The sums of one subscription. Thread-safe, by a lock that is held for microseconds."""
 
     __slots__ = (
         "_active_s",
@@ -150,15 +156,15 @@ class Meter:
             self._looks = dict.fromkeys(Doing, 0.0)
             self._children_s = 0.0
             self._suspended_s = 0.0
-            #: Of one delivery; None while nobody measured it. Written without the lock: one figure
-            #: that is lost between two threads is none that matters.
+            #: Of one delivery; None until measured. Written without the lock: losing one figure
+            #: between two threads does no harm.
             self._sent_s: float | None = None
             self._received_s: float | None = None
             self.unpacking_s = 0.0
             self.obstacle: str | None = None
-            #: How many of the next events and results to weigh, see `weighing`.
+            #: Number of the next events and results whose cost of transport is estimated.
             self.to_weigh = 0
-            #: Seconds of runs since somebody last reset this.
+            #: Seconds of runs since the advisor last reset this.
             self.fresh_s = 0.0
 
     def note_run(
@@ -169,14 +175,14 @@ class Meter:
         weight: int = 1,
         suspended_s: float = 0.0,
     ) -> None:
-        """Take in one run, as if there had been `weight` of it.
+        """Count one run, with a weight.
 
         Args:
             ended_at: in seconds of `time.monotonic()`.
             wall_s: from its start to its end.
             cpu_s: CPU time of its thread meanwhile.
-            weight: for how many runs it stands.
-            suspended_s: of an `async def` handler, for how long others could run.
+            weight: the number of runs that it stands for.
+            suspended_s: for an `async def` handler, the time in which other coroutines could run.
         """
         with self._lock:
             self._suspended_s += suspended_s * weight
@@ -189,7 +195,7 @@ class Meter:
         self.fresh_s += wall_s
         self._cpu_s += min(cpu_s, wall_s)
         pause_s = ended_at - (self._last_at or ended_at - wall_s)
-        if pause_s > 0.0:  # threads note their runs a bit out of order
+        if pause_s > 0.0:  # threads note their runs slightly out of order
             self._active_s += min(pause_s, wall_s + _PAUSE_S)
             self._last_at = ended_at
         if self._wall_s > _ENOUGH_S and self._runs > _ENOUGH_RUNS:
@@ -205,16 +211,17 @@ class Meter:
         starved_s: float,
         unpacking_s: float,
     ) -> None:
-        """Take in the sums of runs in a worker process.
+        """Add the sums of runs in a worker process.
 
         Args:
-            ended_at: of the last of them, in seconds of `time.monotonic()`.
-            runs: how many they were.
-            wall_s: of all of them together.
+            ended_at: end of the last run, in seconds of `time.monotonic()`.
+            runs: number of runs.
+            wall_s: wall time of all runs together.
             cpu_s: CPU time of the process meanwhile.
-            children_s: that of processes that it started and waited for.
-            starved_s: time that it was given no core.
-            unpacking_s: time for reading events and writing results, which the first two have too.
+            children_s: CPU time of processes that it started and waited for.
+            starved_s: time in which it was ready to run and was given no core.
+            unpacking_s: time for reading events and writing results, included in `wall_s` and
+                `cpu_s`.
         """
         with self._lock:
             self._locked_note(
@@ -225,15 +232,15 @@ class Meter:
             self.unpacking_s += _NEWEST * (unpacking_s / runs - self.unpacking_s)
 
     def note_sent(self, cpu_s: float) -> None:
-        """Take in what it took to send one event to a worker, in CPU seconds."""
+        """Add the CPU seconds that sending one event to a worker took."""
         self._sent_s = _mean(self._sent_s, cpu_s)
 
     def note_received(self, cpu_s: float) -> None:
-        """Take in what it took to read one result."""
+        """Add the CPU seconds that reading one result took."""
         self._received_s = _mean(self._received_s, cpu_s)
 
     def note_look(self, found: Mapping[Doing, float]) -> None:
-        """Take in what a run was doing when somebody looked: how likely it was which."""
+        """Add one look at a run: the likelihood of each activity."""
         with self._lock:
             for doing, likely in found.items():
                 self._looks[doing] += likely
@@ -241,14 +248,14 @@ class Meter:
                 self._looks = {each: count / 2 for each, count in self._looks.items()}
 
     def note_weight(self, cost_s: float) -> None:
-        """Take in what it would take to send an event and to read a result, half of it each."""
+        """Add the estimated cost of sending an event and reading a result, half of it each."""
         self._sent_s = _mean(self._sent_s, cost_s / 2)
         self._received_s = _mean(self._received_s, cost_s / 2)
         self.unpacking_s = self._sent_s + self._received_s  # reading takes about as long as writing
 
     @property
     def runs(self) -> float:
-        """How many runs it knows of."""
+        """Number of runs in the sums."""
         return self._runs
 
     @property
@@ -258,7 +265,7 @@ class Meter:
 
     @property
     def looks(self) -> float:
-        """How often somebody looked."""
+        """Number of looks in the sums."""
         return sum(self._looks.values())
 
     @property
@@ -275,7 +282,7 @@ class Meter:
             kind: the lane that the handler ran on.
             is_async: whether it is an `async def`.
             queue_s: how long its deliveries waited to begin, in seconds, on average.
-            most: runs that there were at most: a sample may stand for too many.
+            most: maximum of runs that there were; because a sample may stand for too many.
         """
         with self._lock:
             runs = self._runs
@@ -285,11 +292,11 @@ class Meter:
             active_s = max(self._active_s, 1e-9)
             there_were = min(1.0, most / runs)
             if kind == "cpu":
-                # In its process nobody else wants the GIL: what is not CPU time is waiting, but for
-                # the time that it was given no core.
+                # In its process no other thread wants the GIL. Time that is not CPU time is
+                # waiting, except the time in which it was given no core.
                 starved_s = self._starved_s / runs
                 idle_s = max(0.0, wall_s - cpu_s - starved_s)
-                # Where cores are short, some of that does not show: a host that takes them away.
+                # Some starving does not show in the figures: a host may take the cores away.
                 gil_s = Span(0.0, cpu_s)
                 wait_s = Span(max(0.0, idle_s - _UNSEEN * starved_s), idle_s)
             elif is_async:
@@ -298,8 +305,8 @@ class Meter:
                     self._wait_on_loop(self._suspended_s / runs, active_s),
                 )
             elif (median_s := self._walls.quantile(0.5) or wall_s) < LONG_S:
-                # Most short runs end before the GIL is taken from them: the median has next to
-                # nothing of the waiting for it, while the mean has much.
+                # Most short runs end before another thread takes the GIL from them. So the median
+                # has next to no waiting for the GIL in it, while the mean has much.
                 idle_s = max(0.0, median_s - cpu_s)
                 gil_s, wait_s = Span(cpu_s, cpu_s), Span(idle_s, idle_s)
             else:
@@ -334,18 +341,18 @@ class Meter:
         self._walls = Histogram()
 
     def _wait_on_loop(self, suspended_s: float, active_s: float) -> Span:
-        """What an `async def` waited for: when others compute on the loop, perhaps for those."""
+        """Bounds of the time that an `async def` waited, perhaps for others."""
         return Span(suspended_s if self._cpu_s < 0.5 * active_s else 0.0, suspended_s)
 
     def _looked(self, wall_s: float, cpu_s: float) -> tuple[Span, Span]:
-        """How long it held the GIL, and how long it waited, by what was seen of it."""
+        """Bounds of the time that it held the GIL, and of the time that it waited."""
         looks = self._looks
         computing = looks[Doing.HOLDS] + looks[Doing.FREE]
         held = share_bounds(looks[Doing.HOLDS], computing)
         idle_s = max(0.0, wall_s - cpu_s)
-        # Beside computing, which takes cpu_s; and beside all else, which takes wall_s. The first is
-        # the better one where it waits for the GIL most of its time, the second where it hardly
-        # computes.
+        # Two estimates: the share of waiting beside computing, which takes cpu_s, and beside
+        # everything, which takes wall_s. The first is better for a handler that mostly waits for
+        # the GIL, the second for one that hardly computes.
         beside = share_bounds(looks[Doing.WAITS], computing + looks[Doing.WAITS])
         of_all = share_bounds(looks[Doing.WAITS], sum(looks.values()))
         least_s = max(cpu_s * beside.low / (1 - beside.low), wall_s * of_all.low)
@@ -365,7 +372,7 @@ def share_bounds(count: float, total: float) -> Span:
     scale = 1 + _Z * _Z / total
     middle = (part + _Z * _Z / (2 * total)) / scale
     half = _Z * sqrt(part * (1 - part) / total + _Z * _Z / (4 * total * total)) / scale
-    # Also where the middle is rounded.
+    # The part lies between the bounds even where the middle is rounded.
     return Span(max(0.0, min(part, middle - half)), min(1.0, max(part, middle + half)))
 
 

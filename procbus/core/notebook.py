@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The notebook that the script runs in, if any: the cell that is running, and how it ends."""
+"""The notebook that the script runs in, if any: its running cell, and how that cell ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def cell_number() -> int | None:
 
 
 def when_interrupted(give_up: Callable[[], object]) -> None:
-    """Call something once the running cell has ended, if an interrupt ended it.
+    """Call a function when the running cell has ended, if an interrupt ended it.
 
-    Where the cell catches the interrupt and goes on, and outside IPython, nothing is called.
+    If the cell catches the interrupt and goes on, or outside IPython, the function is not called.
     """
     shell = _shell()
     if shell is None:

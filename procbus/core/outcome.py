@@ -22,14 +22,14 @@ class Outcome(NamedTuple):
     """The end of one attempt. Immutable; a tuple because one is made for every delivery."""
 
     kind: OutcomeKind
-    #: What the handler returned; None unless it succeeded.
+    #: The return value of the handler; None unless it succeeded.
     value: Any = None
-    #: What went wrong; None when the handler succeeded.
+    #: The error; None when the handler succeeded.
     error: BaseException | None = None
-    #: When the handler began and ended, in seconds of `time.monotonic()`; 0.0 when it never began.
+    #: Start and end of the handler, in seconds of `time.monotonic()`; 0.0 when it never began.
     started_at: float = 0.0
     ended_at: float = 0.0
     #: Process that ran the handler; None when it never began.
     worker_pid: int | None = None
-    #: Events published by a cpu handler that then failed: they were dropped with its failure.
+    #: Events published by a cpu handler that failed afterwards: they are dropped with its failure.
     dropped_events: int = 0

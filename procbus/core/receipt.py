@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A receipt: what `publish` returns, the deliveries of one event."""
+"""A receipt: the object that `publish` returns, with the deliveries of one event."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
-    """Call something in an event loop, from any thread; where the loop is closed, nobody waits."""
+    """Call a function in an event loop, from any thread; nothing happens in a closed loop."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)
 
 
 def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> None:
-    """Call what waits for receipts that are done: all of it, whatever one of them raises.
+    """Call each callback with its receipt, whatever another callback raises.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
@@ -37,14 +37,14 @@ def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> No
     for callback, receipt in calls:
         try:
             callback(receipt)
-        except BaseException as error:  # noqa: BLE001 - the user's code: others wait behind it
+        except BaseException as error:  # noqa: BLE001 - the user's code: other callbacks follow
             interrupt = _told(receipt, error) or interrupt
     if interrupt is not None:
         raise interrupt
 
 
 def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
-    """Log what a callback raised, and never raise; give it back if it is Ctrl-C."""
+    """Log the exception of a callback, and never raise; return it if it is Ctrl-C."""
     if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
         try:
             log.error("a callback for event %d raised", receipt.id, exc_info=error)
@@ -54,20 +54,20 @@ def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
 
 
 class SharedBlock(Protocol):
-    """The large buffers of one event, which its pool put into memory that workers see."""
+    """The large buffers of one event, put by its pool into memory that workers see."""
 
-    #: Deliveries of the event that workers run and that are not settled. The settlement's.
+    #: Deliveries of the event that workers run and that are open. Written by the settlement.
     users: int
 
     def release(self) -> None:
-        """The last of these deliveries is settled: the pool may use the memory again."""
+        """Let the pool use the memory again: the last of these deliveries is settled."""
 
 
 class Receipt:
     """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
 
-    `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement. Where the
-    fields are kept depends on the number of handlers: see the two classes below.
+    `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement. Two
+    subclasses store the fields: one for a single handler, one for any number.
     """
 
     if not TYPE_CHECKING:  # it would want the fields named here, where two layouts could not meet
@@ -78,9 +78,9 @@ class Receipt:
     #: Id of the event whose handler published this one; None when it came from outside.
     parent_id: int | None
     lock: Lock
-    #: Deliveries that are not settled.
+    #: Number of open deliveries.
     left: int
-    #: The event's large buffers in shared memory, until the last delivery is settled.
+    #: The event's large buffers in shared memory, until its last delivery is settled.
     block: SharedBlock | None
     callbacks: list[Callable[[Receipt], object]] | None
 
@@ -100,10 +100,10 @@ class Receipt:
         return self.left == 0
 
     def when_done(self, callback: Callable[[Receipt], object]) -> None:
-        """Call `callback(receipt)` once every delivery is settled, at once if they are.
+        """Call `callback(receipt)` once every delivery is settled; at once if they are already.
 
-        It runs in the thread that settles: keep it short, and never let it block. What it raises
-        is logged.
+        It runs in the thread that settles: keep it short, and never let it block. An exception from
+        it is logged.
         """
         with self.lock:
             if self.left:
@@ -117,7 +117,7 @@ class Receipt:
         """Wait until every delivery is settled.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
+            timeout: maximum wait in seconds; None waits as long as it takes.
 
         Returns:
             Whether every delivery is settled.
@@ -139,13 +139,13 @@ class Receipt:
                 resume()
 
     def give_up(self) -> None:
-        """Cancel what is open: a cell of a notebook that waited for it was interrupted."""
+        """Cancel the open deliveries: a notebook cell that waited for them was interrupted."""
         for delivery in self._present():
             if delivery.subscription.give_up is not None:
                 delivery.subscription.give_up(delivery)
 
     def _present(self) -> tuple[Delivery, ...]:
-        """The deliveries themselves, as lanes and settlement have them."""
+        """The delivery objects that lanes and settlement use."""
         return self.deliveries
 
     def _wait(self, timeout: float | None) -> bool:
@@ -166,7 +166,7 @@ class Receipt:
                     return self.done
                 check_may_wait()
         finally:
-            if self.callbacks is not None:  # nearly always it was called
+            if self.callbacks is not None:  # nearly always the callback was called already
                 self._call_no_more(wake)
 
     def _call_no_more(self, callback: Callable[[Receipt], object]) -> None:
@@ -175,15 +175,16 @@ class Receipt:
                 self.callbacks = [each for each in self.callbacks if each is not callback] or None
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait, and return what the one handler of this event returned.
+        """Wait, then return the return value of the event's only handler.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
+            timeout: maximum wait in seconds; None waits as long as it takes.
 
         Raises:
             TimeoutError: not settled in time.
             ProcbusError: the event has no handler or more than one.
-            BaseException: what the handler raised, or the `ProcbusError` that ended it.
+            BaseException: the exception of the handler, or the `ProcbusError` that ended the
+                delivery.
         """
         delivery = self._only_delivery()
         if self.left:
@@ -191,15 +192,15 @@ class Receipt:
         return delivery.result()
 
     def results(self, timeout: float | None = None) -> list[Any]:
-        """Wait, and return what each handler returned, in the order of `deliveries`.
+        """Wait, then return the return value of each handler, in the order of `deliveries`.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
+            timeout: maximum wait in seconds; None waits as long as it takes.
 
         Raises:
             TimeoutError: not settled in time.
-            BaseException: what the handler raised if one failed.
-            BaseExceptionGroup: all that the handlers raised if several failed.
+            BaseException: the handler's exception, if one handler failed.
+            BaseExceptionGroup: the exceptions of all failed handlers, if several failed.
         """
         self._wait_or_raise(timeout)
         errors = [e for d in self.deliveries if (e := d.exception()) is not None]
@@ -230,7 +231,7 @@ class Receipt:
         return self
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Wait in an event loop; the value is that of `result()`."""
+        """Wait in an event loop; it has the value of `result()`."""
         delivery = self._only_delivery()
         yield from self.settled().__await__()
         return delivery.result()
@@ -306,9 +307,9 @@ class FanReceipt(Receipt):
 class SoleReceipt(Receipt, Delivery):
     """The receipt of an event with one handler, as most have: it is the delivery as well.
 
-    Lanes and settlement have it for the delivery, the publisher for the receipt. That is one object
-    to make for each event in place of two, and half the work for the garbage collector, which takes
-    a quarter of the time of a script that keeps its receipts.
+    Lanes and settlement use it as the delivery, the publisher as the receipt. That makes one object
+    for each event instead of two. The garbage collector takes a quarter of the time of a script
+    that keeps its receipts; this halves its work.
     """
 
     __slots__ = ("block", "callbacks", "event", "left", "lock", "parent_id", "topic")
@@ -330,7 +331,7 @@ class SoleReceipt(Receipt, Delivery):
         self.lock = lock
         self.left = 1
         self.block = self.callbacks = None
-        # As Delivery.__init__, without the call.
+        # Repeats Delivery.__init__, without the cost of the call.
         self.subscription = subscription
         self.queued_at = queued_at
         self.receipt = self
@@ -361,9 +362,9 @@ class SoleReceipt(Receipt, Delivery):
 
 
 class SoleDelivery(Delivery):
-    """The delivery of a `SoleReceipt` by itself, as users see it: made when somebody asks for it.
+    """The delivery of a `SoleReceipt`, as users see it: made only when your code asks for it.
 
-    None of the fields of a delivery is set here, so that Python looks for them by `__getattr__`.
+    None of a delivery's fields is set here, so that Python looks each of them up by `__getattr__`.
     """
 
     __slots__ = ("_of",)
@@ -373,46 +374,46 @@ class SoleDelivery(Delivery):
 
     def __getattr__(self, name: str) -> Any:
         """Give a field of the delivery."""
-        if name == "_of":  # a copy of it, which is only being made
+        if name == "_of":  # a copy of it, which is not filled yet
             raise AttributeError(name)
         return getattr(self._of, name)
 
     @property
     def state(self) -> DeliveryState:
-        """Where the delivery stands just now."""
+        """The present state of the delivery."""
         return self._of.state
 
     def exception(self) -> BaseException | None:
-        """As `Delivery.exception`."""
+        """Return the error of the delivery, see `Delivery.exception`."""
         return self._of.exception()
 
     def __eq__(self, other: object) -> bool:
-        """Equal to what stands for the same delivery."""
+        """Equal to the other objects for the same delivery."""
         return other is self._of or (isinstance(other, SoleDelivery) and other._of is self._of)
 
     def __hash__(self) -> int:
-        """As that of the receipt."""
+        """The hash of the receipt."""
         return hash(self._of)
 
 
 class Waiter(Protocol):
-    """Who waits for one delivery."""
+    """An object that waits for one delivery."""
 
     delivery: WaitedReceipt | None
 
 
 class Owner(Protocol):
-    """Who had the delivery made."""
+    """The object that had the delivery made."""
 
     def settled(self, delivery: WaitedReceipt) -> None:
-        """It is settled. This must not raise, as with `Receipt.when_done`."""
+        """Note that the delivery is settled. This must not raise, as with `Receipt.when_done`."""
 
     def withdraw(self, delivery: WaitedReceipt) -> None:
-        """Its waiter wants it no more."""
+        """Note that the delivery's waiter gave up waiting."""
 
 
 class WaitedReceipt(SoleReceipt):
-    """The receipt of a delivery that somebody waits for from the start. It is handed to nobody."""
+    """The receipt of a delivery that has a waiter from the start. No caller ever gets it."""
 
     __slots__ = ("owner", "waiter")
 
@@ -420,8 +421,9 @@ class WaitedReceipt(SoleReceipt):
         super().__init__(*about)
         self.owner = owner
         self.waiter = waiter
-        # The same for all: a list and a bound method for each were a seventh of what the garbage
-        # collector has to go through for a call. The settlement replaces it and does not change it.
+        # One tuple for all of them: a list and a bound method for each receipt were a seventh of
+        # the garbage collector's work for a call. The settlement replaces the field and never
+        # changes it.
         self.callbacks = _TELL
         waiter.delivery = self
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How long a delivery that failed waits for its next attempt."""
+"""Whether a failed delivery is tried again, and how long it waits for its next attempt."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from procbus.core.validation import is_real, shown
 Backoff: TypeAlias = Callable[[int, Outcome], float]
 """Seconds to wait, by the number of the attempt that has just failed, from 1, and its outcome."""
 
-#: The longest wait, in seconds: a day.
+#: Maximum of a wait, in seconds: a day.
 _LONGEST = 86_400
-#: A callable is tried for so many attempts at most.
+#: Maximum of attempts for which a backoff function is tried when it is subscribed.
 _MOST_TRIED = 100
 
-# Handlers whose backoff has failed, by name; each is logged once. `setdefault` is one C call, so
-# it needs no lock for one of several threads to be the first.
+# Names of the handlers whose backoff has failed; each failure is logged once. `setdefault` is one C
+# call, so of several threads exactly one comes first, without a lock.
 _failed: dict[str, object] = {}
 
 
 def exponential(attempt: int, _outcome: Outcome) -> float:
     """Wait for a random part of 0.5 s doubled at each attempt, of 60 s at most: the default.
 
-    The whole of the wait is random ("full jitter"), so that deliveries which failed together, as
-    when a server went down, do not all come back together. See the AWS architecture blog,
-    "Exponential backoff and jitter".
+    The whole wait is random ("full jitter"), so that deliveries which failed together, as when a
+    server went down, do not all come back together. See the AWS architecture blog, "Exponential
+    backoff and jitter".
     """
     from random import uniform  # only now: workers import this module and never wait
 
-    # Bounded before the power, which at a thousand attempts is no float any more.
+    # The exponent is bounded, because a power for the thousandth attempt is too large for a float.
     return uniform(0.0, min(60.0, 0.5 * 2.0 ** min(attempt - 1, 7)))  # noqa: S311 - no secret
 
 
 def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) -> Backoff:
-    """Make a backoff of what a user gives for one.
+    """Make a backoff function of the value that a user gives.
 
     Args:
         value: seconds to wait, always; a sequence of seconds, one for each retry, of which the
@@ -57,8 +57,8 @@ def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) 
         retries: how many attempts may follow the first: a function is tried for each, 100 at most.
 
     Raises:
-        ValueError: it is none of these; the sentence says what would be. The cause is what the
-            function raised, if it did.
+        ValueError: it is none of these; the sentence says how to mend it. If the function raised,
+            its exception is the cause.
     """
     if value is None:
         return exponential
@@ -80,14 +80,14 @@ def make_backoff(value: float | Sequence[float] | Backoff | None, retries: int) 
 def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome) -> float:
     """Ask a backoff how long to wait. Never raises; may be called from any thread.
 
-    A function that raises, or gives what is no wait, is logged once for its handler, and
+    A function that raises, or returns no valid wait, is logged once for its handler, and
     `exponential` is used instead: no delivery is lost for it.
 
     Args:
-        handler_name: whose backoff it is.
-        backoff: the handler's.
+        handler_name: name of the handler.
+        backoff: the handler's backoff.
         attempt: number of the attempt that has just failed, from 1.
-        outcome: how it failed.
+        outcome: how that attempt failed.
 
     Returns:
         Seconds, from 0 to a day.
@@ -109,7 +109,7 @@ def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome)
 
 
 def _waits(waits: Sequence[float]) -> Backoff:
-    """Wait so long before each retry; the last is repeated."""
+    """Wait the given seconds before each retry; the last one is repeated."""
     return lambda attempt, _outcome: waits[min(attempt, len(waits)) - 1]
 
 
@@ -122,7 +122,7 @@ def _seconds(value: object, what: str) -> float:
 
 
 def _try(function: Backoff, retries: int) -> None:
-    """Call a user's function as it will be called, so that its faults show now."""
+    """Call a user's function the way it will be called later, so that its faults show now."""
     name = name_of(function)
     if is_async(function):
         raise ValueError(f"backoff {name} is async, but its answer is needed at once; use def")
@@ -145,7 +145,7 @@ def _try(function: Backoff, retries: int) -> None:
 
 
 def _samples() -> Iterator[Outcome]:
-    """One outcome of each kind that may be followed by another attempt."""
+    """One outcome of each kind that another attempt may follow."""
     text = "a sample, to try the backoff with"
     for kind, error in (
         (OutcomeKind.RAISED, RuntimeError(text)),
@@ -156,21 +156,21 @@ def _samples() -> Iterator[Outcome]:
         yield Outcome(kind, error=error, started_at=1.0, ended_at=2.0, worker_pid=1)
 
 
-# Whether a delivery that failed is tried again: a pure function of its handler and outcomes.
+# Whether another attempt follows a failure: a pure function of the handler and its outcomes.
 
 _CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
 
 
 class Retried(Protocol):
-    """A handler, as far as it says which of its failures are tried again."""
+    """The part of a handler that says which of its failures are tried again."""
 
     @property
     def retries(self) -> int:
-        """How many attempts may follow the first."""
+        """Maximum of attempts after the first."""
 
     @property
     def retry_on(self) -> tuple[type[BaseException], ...]:
-        """The errors that another attempt may follow."""
+        """The errors after which another attempt is made."""
 
     @property
     def max_crashes(self) -> int:
@@ -178,32 +178,32 @@ class Retried(Protocol):
 
 
 def may_retry(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
-    """Whether another attempt follows one that failed.
+    """Whether another attempt follows a failed one.
 
     Args:
         handler: the handler that failed.
-        earlier: how the attempts before it ended.
-        outcome: how it ended.
+        earlier: the outcomes of the attempts before it.
+        outcome: the outcome of the failed attempt.
     """
     if len(earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
         return False
     error = outcome.error
     if error is None or not _is_one_of(error, handler.retry_on):
         return False
-    # Given up by a bus that closes, which another attempt would only keep from that.
+    # A closing bus gave this delivery up. Another attempt would only keep the bus from closing.
     if outcome.kind is OutcomeKind.WORKER_DIED and is_a(error, CircuitOpen):
         return False
     return not quarantined(handler, earlier, outcome)
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
-    """Whether what went wrong is of these classes, as `except` has it in the handler's own place.
+    """Whether an error is of these classes, as `except` would decide it in the handler's process.
 
     It runs under the settlement's lock: no code of the user's may run here.
     """
     if is_a(error, SerializationError):
-        # What cannot travel to a worker will not the next time either; an exception that cannot
-        # travel back was raised all the same.
+        # An event that cannot travel to a worker cannot travel the next time either. An exception
+        # that could not travel back was raised in the handler all the same, so its names count.
         return any(full_name(kind) in error.raised for kind in kinds)
     if is_a(error, HandlerExited):
         raised = cause_of(error)
@@ -216,8 +216,8 @@ def quarantined(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) 
 
     Args:
         handler: the handler that failed.
-        earlier: how the attempts before the last ended.
-        outcome: how the last ended.
+        earlier: the outcomes of the attempts before the last.
+        outcome: the outcome of the last attempt.
     """
     if not _crashed(outcome):
         return False
@@ -226,5 +226,5 @@ def quarantined(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) 
 
 
 def _crashed(outcome: Outcome) -> bool:
-    """Whether the attempt killed its worker: not if there was none to be had."""
+    """Whether the attempt killed its worker: false if no worker could be had."""
     return outcome.kind in _CRASHES and outcome.started_at > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a bus has done so far: immutable snapshots."""
+"""The statistics of a bus: immutable snapshots of its counters and times."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from procbus.core.histogram import Histogram
 from procbus.core.subscription import Subscription
 from procbus.core.text import seconds, share, table
 
-# The statistics of a bus as people read them: tables in plain text.
+# The statistics of a bus in plain text, as tables.
 
 _Row = TypeVar("_Row")
-#: What stands under each head; a number is written with its thousands parted.
+#: Head of each column, with a function that makes its cells; numbers get thousands separators.
 _Columns: TypeAlias = dict[str, Callable[[_Row], int | str]]
 
 _LANE: _Columns[LaneStats] = {
@@ -53,7 +53,7 @@ _HANDLER_TROUBLE: _Columns[HandlerStats] = {
 def stats_text(stats: BusStats) -> str:
     """Write the bus in one line, then a table of its lanes and one of its handlers.
 
-    Columns of trouble, such as `crashed`, are there only when there was some.
+    Columns for trouble, such as `crashed`, appear only when there was some.
     """
     parts = [
         f"{stats.pending:,} pending, {stats.retrying:,} of them to be tried again; "
@@ -84,17 +84,17 @@ def _text(cell: int | str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Percentiles:
-    """How long something took, in seconds, to within 4.5 %; all None when nothing was measured."""
+    """A duration in seconds, to within 4.5 %; all three None when nothing was measured."""
 
-    #: Half of all took no longer.
+    #: Half of all durations are no longer.
     p50: float | None = None
-    #: Nine of ten took no longer.
+    #: Nine of ten are no longer.
     p90: float | None = None
-    #: 99 of 100 took no longer.
+    #: 99 of 100 are no longer.
     p99: float | None = None
 
     def __repr__(self) -> str:
-        """The figures as people read them."""
+        """The figures with units."""
         if self.p50 is None:
             return "<nothing measured>"
         return f"<p50 {seconds(self.p50)}, p90 {seconds(self.p90)}, p99 {seconds(self.p99)}>"
@@ -108,69 +108,69 @@ class HandlerStats:
     """Deliveries of one handler on one bus, counted since it was made."""
 
     published: int = 0
-    #: In the handler just now.
+    #: Deliveries in the handler now.
     running: int = 0
     succeeded: int = 0
-    #: Failed for good: those with attempts left are not among them.
+    #: Failed for good: a delivery with attempts left does not count.
     failed: int = 0
-    #: Attempts that were followed by another.
+    #: Attempts that another attempt followed.
     retried: int = 0
-    #: Attempts that ended so, followed by another or not.
+    #: Attempts that ended in this way, whether another followed or not.
     timed_out: int = 0
     crashed: int = 0
     over_memory: int = 0
-    #: Cancelled by closing the bus, before the handler began or in the middle of it.
+    #: Cancelled by closing the bus, before the handler began or while it ran.
     cancelled: int = 0
-    #: The lane that it is on; and why, where it was declared "auto" and has moved.
+    #: The lane that it is on; and the reason, if it was declared "auto" and has moved.
     kind: Literal["io", "cpu"] = "io"
     decided: str = ""
-    #: Running average of the handler's run time in seconds; None until it has run once.
+    #: Running average of the handler's run time in seconds; None before its first run.
     average_s: float | None = None
-    #: From publishing to the first attempt. Of handlers shorter than 100 us a sample is measured.
+    #: Time from publishing to the first attempt. Handlers shorter than 100 us are sampled.
     queue_s: Percentiles = NOT_MEASURED
-    #: Each attempt, successful or not; likewise.
+    #: Duration of each attempt, successful or not; likewise sampled.
     run_s: Percentiles = NOT_MEASURED
 
     @property
     def pending(self) -> int:
-        """Published and not settled; those in the handler and between attempts are among them."""
+        """Deliveries that are published and not settled, waiting ones and running ones."""
         return self.published - self.succeeded - self.failed - self.cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class LaneStats:
-    """One lane just now."""
+    """The state of one lane at the moment of the snapshot."""
 
     #: Deliveries that wait for a worker, or behind another of their key or handler.
     depth: int
-    #: Workers that there are, and those in a handler.
+    #: All its workers, and the workers in a handler.
     workers: int
     busy: int
-    #: Workers that had to be replaced.
+    #: Number of workers that were replaced.
     restarts: int
-    #: Threads left behind in a handler that was timed out; of the io lane only.
+    #: Threads left behind in a handler that timed out; only on the io lane.
     abandoned: int = 0
-    #: Share of the workers' time that was spent in handlers since the first of them started, from
-    #: 0 to 1; None before that.
+    #: Share of the workers' time that was spent in handlers since the first worker started, from 0
+    #: to 1; None before that.
     utilisation: float | None = None
-    #: Why no new delivery is begun (memory is short, the circuit is open); "" when they are.
+    #: Why the lane begins no delivery now (memory is short, the circuit is open); "" if it does.
     paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryStats:
-    """Memory shared with the workers of the cpu lane, for what is large, in bytes."""
+    """Memory shared with the workers of the cpu lane for large events and results, in bytes."""
 
-    #: In blocks of events that are not settled; in blocks of settled ones that handlers keep a view
-    #: of; and in blocks that wait to be used again.
+    #: Blocks of open events; blocks of settled events that handlers still keep a view of; and
+    #: blocks that wait to be used again.
     in_flight: int = 0
     kept: int = 0
     idle: int = 0
-    #: Copied to workers, and from them, so far.
+    #: Bytes copied to workers and from workers, so far.
     sent: int = 0
     received: int = 0
-    #: All that the blocks of events may take together; 0 before the first large event, and where
-    #: none are shared.
+    #: Maximum of all blocks of events together; 0 before the first large event, and if memory is
+    #: not shared.
     limit: int = 0
 
 
@@ -179,22 +179,22 @@ NOTHING_SHARED = SharedMemoryStats()
 
 @dataclass(frozen=True, slots=True)
 class BusStats:
-    """A bus just now. The parts are read one after the other, while work goes on.
+    """The state of a bus. Its parts are read one after the other, while work goes on.
 
     `print` it for a table.
     """
 
     #: Deliveries published and not settled.
     pending: int
-    #: Events that no handler took.
+    #: Events that had no handler.
     unrouted: int
-    #: By name of the handler; handlers of the same name are counted together.
+    #: By name of the handler; handlers with the same name are counted together.
     handlers: Mapping[str, HandlerStats]
     #: By kind: "io" and "cpu".
     lanes: Mapping[str, LaneStats]
     #: Deliveries that wait for their next attempt; they are pending too.
     retrying: int = 0
-    #: Dead letters that are kept.
+    #: Number of dead letters that are kept.
     dead_letters: int = 0
     #: Large events and results on their way to workers and back.
     shared_memory: SharedMemoryStats = NOTHING_SHARED
@@ -219,13 +219,13 @@ def collect_stats(
 
     Args:
         pending: deliveries published and not settled.
-        unrouted: events that no handler took.
-        subscriptions: those of the bus; their counters are read without a lock.
-        lanes: the lanes just now, by kind.
-        running: deliveries in the handler just now, by name of the handler.
+        unrouted: events that had no handler.
+        subscriptions: all of the bus; their counters are read without a lock.
+        lanes: the state of the lanes, by kind.
+        running: deliveries in a handler now, by name of the handler.
         retrying: deliveries that wait for their next attempt.
-        dead_letters: how many are kept.
-        shared_memory: what is large, on its way.
+        dead_letters: number of dead letters that are kept.
+        shared_memory: large events and results on their way.
     """
     by_name: dict[str, list[Subscription]] = {}
     for subscription in subscriptions:
@@ -243,9 +243,9 @@ def collect_stats(
 
 
 def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:
-    """Count subscriptions of one name together."""
-    # What is settled is read before what was published: the other way round, deliveries that are
-    # published and settled in between would make the number pending negative.
+    """Count subscriptions with one name together."""
+    # Settled deliveries are counted before published ones. In the other order, a delivery published
+    # and settled in between would make the number of pending ones negative.
     succeeded = sum(each.succeeded for each in same)
     failed = sum(each.failed for each in same)
     cancelled = sum(each.cancelled + each.stopped for each in same)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures and tables in plain text; what is added is ASCII, which any terminal and file takes."""
+"""Figures and tables in plain ASCII text, which any terminal and file takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def seconds(value_s: float | None) -> str:
         return "-"
     if not value_s:
         return "0 s"
-    # What rounds to 1,000 of a unit is written as 1 of the next.
+    # A value that rounds to 1,000 of a unit is written as 1 of the next.
     unit_s, unit = next((each for each in _UNITS if value_s >= 0.9995 * each[0]), _UNITS[-1])
     count = value_s / unit_s
     return f"{count:.1f} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
@@ -29,7 +29,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write rows under a head: the first column aligned to the left, the others to the right.
 
     Args:
-        head: what stands above each column.
+        head: the head of each column.
         rows: the cells of each row, as many as there are columns.
     """
     lines = (head, *rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Topics: what makes one well formed, and which patterns take which topic."""
+"""Topics: when one is well formed, and which patterns match which topic."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_concrete(topic: str) -> str:
 
 
 def check_class(topic: type) -> None:
-    """Check that `issubclass` can be asked about a class, which is how events find it.
+    """Check that `issubclass` works with a class, because routing uses it to find handlers.
 
     Args:
         topic: the class.
@@ -105,14 +105,14 @@ def topics_in(topic: object) -> tuple[Topic, ...]:
 
 
 def same_topic(one: Topic, other: Topic) -> bool:
-    """Whether two topics are one. No comparison of the user's classes runs for it."""
+    """Whether two topics are the same. It calls no comparison of the user's classes."""
     if isinstance(one, str):
         return isinstance(other, str) and str.__eq__(one, other)
     return one is other
 
 
 def without(topics: Iterable[Topic], gone: Iterable[Topic]) -> tuple[Topic, ...]:
-    """Give the topics that are not among those that are gone, in their order."""
+    """Return the topics that are not among the ones that are gone, in their order."""
     away = tuple(gone)
     return tuple(each for each in topics if not any(same_topic(each, one) for one in away))
 
@@ -125,14 +125,14 @@ def shown_topics(topics: Iterable[Topic]) -> str:
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether a pattern takes a topic, as an AMQP topic exchange would.
 
-    Both are taken to be well formed. The time is at most proportional to the words of the one
-    times the words of the other, however many ``#`` there are: instead of backtracking, all
-    partial matches are advanced together (Thompson's simulation of a nondeterministic automaton,
-    "Regular Expression Search Algorithm", CACM 11(6), 1968).
+    Both must be well formed. The time is at most proportional to the words of the one times the
+    words of the other, however many ``#`` there are: all partial matches are advanced together,
+    without backtracking (Thompson's simulation of a nondeterministic automaton, "Regular Expression
+    Search Algorithm", CACM 11(6), 1968).
 
     Args:
-        pattern: what was subscribed to; ``*`` is exactly one word, ``#`` is zero or more.
-        topic: what was published to.
+        pattern: the topic of a subscription; ``*`` is exactly one word, ``#`` is zero or more.
+        topic: the topic of an event.
     """
     if "*" not in pattern and "#" not in pattern:
         return pattern == topic
@@ -168,7 +168,7 @@ def _checked(topic: object) -> Topic:
 
 
 def _words(topic: str) -> list[str]:
-    """Split a topic, having checked what patterns and concrete topics have in common."""
+    """Split a topic, after the checks that patterns and concrete topics share."""
     if not isinstance(topic, str):
         raise TopicError(f"a topic to publish to is a dotted string, not {topic!r}")
     if not topic:

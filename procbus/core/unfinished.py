@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Results that are no results: a handler returned its work instead of doing it."""
+"""Results that are unfinished work: a handler returned a generator or a coroutine.
+
+The event would seem to succeed while its work never ran. So such a result fails the delivery.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,18 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from procbus.core.errors import ProcbusError
 
-#: Types of results that are what they seem, by id: a class may have a hash of its own. The classes
-#: are kept, so that no other gets their id.
+#: Types of results known to be finished, by id, because a class may define its own hash. The
+#: classes are kept alive, so that no other class gets their id.
 complete: dict[int, type] = {}
 _MOST_COMPLETE = 1_000
 
 
 def unfinished(handler: str, value: object) -> ProcbusError | None:
-    """Make the error of a handler that returned what nobody will run; None for any other value.
+    """Make the error of a handler that returned work which nothing will run; None otherwise.
 
     Args:
         handler: its name.
-        value: what it returned.
+        value: its return value.
     """
     kind = type(value)
     if id(kind) in complete:
@@ -50,11 +53,11 @@ def unfinished(handler: str, value: object) -> ProcbusError | None:
 
 
 def _waits_to_be_awaited(value: object) -> bool:
-    """Whether it is awaitable, and not one of those whose work goes on by itself."""
+    """Whether it is awaitable and does not run by itself, as a task or a receipt does."""
     kind = type(value)
     if not any("__await__" in vars(base) for base in kind.__mro__):
         return False
-    # Not imported here: a worker starts faster without, and has neither unless it needs them.
+    # Not imported here: a worker starts faster without them, and rarely has either.
     for module, name in (("procbus.core.receipt", "Receipt"), ("asyncio", "Future")):
         known = sys.modules.get(module)
         if known is not None and issubclass(kind, getattr(known, name)):
@@ -65,7 +68,7 @@ def _waits_to_be_awaited(value: object) -> bool:
 def _close(
     value: GeneratorType[object, object, object] | CoroutineType[object, object, object],
 ) -> None:
-    """Have Python say nothing of its own of what was never begun."""
+    """Keep Python from warning about a coroutine that was never awaited."""
     if isinstance(value, GeneratorType):
         begun = value.gi_running or value.gi_suspended or value.gi_frame is None
     else:

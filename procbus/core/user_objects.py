@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Looking at objects of the user's without being hurt by what they do when looked at.
+"""Looking at the user's objects without harm from their methods.
 
-An exception may be false, refuse attributes, lie about its class, or raise in `str()`: it is still
-the failure of one delivery alone. So the places that settle, log and send look at such objects
-through these functions. Where Python has a way past the user's code (the descriptors of
-`BaseException` and `type`), it is taken; where there is none, whatever is raised is caught.
+An exception may be false, refuse attributes, lie about its class, or raise in `str()`. It is still
+the failure of one delivery alone. So the modules that settle, log and send look at such objects
+through these functions. They avoid the user's code where Python offers a way (the descriptors of
+`BaseException` and `type`); elsewhere they catch whatever it raises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CAUSE = BaseException.__dict__["__cause__"]
 _CONTEXT = BaseException.__dict__["__context__"]
 _TRACEBACK = BaseException.__dict__["__traceback__"]
 
-#: Most characters of an object that are shown.
+#: Maximum length of an object that is shown, in characters.
 _LONGEST = 200
 
 _short = reprlib.Repr()  # its settings never change
@@ -60,7 +60,7 @@ def is_any(obj: object, kinds: tuple[type, ...]) -> bool:
 
 
 def words_of(error: BaseException) -> str:
-    """The message of an exception; says so where it cannot be had."""
+    """The message of an exception; a note in its place if it cannot be had."""
     try:
         return str.__str__(str(error))  # a plain string, whatever kind it gives
     except BaseException:  # noqa: BLE001 - the user's code
@@ -74,7 +74,7 @@ def named(error: BaseException) -> str:
 
 
 def shown(obj: object) -> str:
-    """The repr of an object: short, and there even where its own fails."""
+    """The repr of an object: short, and never raising even if the object's own does."""
     try:
         return str.__str__(_short.repr(obj))
     except BaseException:  # noqa: BLE001 - the user's code
@@ -88,7 +88,7 @@ def cause_of(error: BaseException) -> BaseException | None:
 
 
 def set_cause(error: BaseException, cause: BaseException | None) -> None:
-    """Give an exception a cause, also one that lets nobody set attributes."""
+    """Set the cause of an exception, even one whose class refuses attributes."""
     _CAUSE.__set__(error, cause)
 
 
@@ -98,17 +98,17 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     return found
 
 
-#: Where an exception was raised, and what was being handled then.
+#: The place where an exception was raised, and the exception that was being handled there.
 Origin = tuple[TracebackType | None, BaseException | None]
 
 
 def origin_of(error: BaseException) -> Origin:
-    """Where an exception comes from, to be restored after it was raised elsewhere."""
+    """The origin of an exception, to be restored after it was raised elsewhere."""
     return traceback_of(error), _CONTEXT.__get__(error)
 
 
 def restore(error: BaseException, origin: Origin) -> None:
-    """Have an exception come from there again: each raising adds to its traceback."""
+    """Restore an exception's origin, because each raising adds to its traceback."""
     _TRACEBACK.__set__(error, origin[0])
     _CONTEXT.__set__(error, origin[1])
 
@@ -118,7 +118,7 @@ def text_of(error: BaseException, where: TracebackType | None) -> str:
 
     Args:
         error: the exception.
-        where: its traceback, or the part of it that is to be shown.
+        where: its traceback, or the part of it to show.
     """
     text = standard_text_of(error, where)
     if text is not None:
@@ -140,7 +140,7 @@ def frames_of(where: TracebackType | None) -> str:
 
 
 def attribute(obj: object, name: str) -> Any:
-    """An attribute of an object; None where it has none, or asking raises."""
+    """An attribute of an object; None if it has none, or if asking raises."""
     try:
         return getattr(obj, name)
     except BaseException:  # noqa: BLE001 - the user's code

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Amounts of memory, as people write them: "512 MiB", "1.5 GB"."""
+"""Checks of option values, and the words for the messages about wrong ones.
+
+Numbers within bounds, amounts of memory ("512 MiB", "1.5 GB") and times ("7 days") are read here.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,13 @@ def is_real(value: object, least: float, most: float) -> TypeGuard[float]:
     return isinstance(value, _REAL) and not isinstance(value, bool) and bool(least <= value <= most)
 
 
-# Words for error messages: what was given, and what was probably meant.
+# Words for error messages: the value given, and the value probably meant.
 
-#: Characters of a value that a message shows.
+#: Maximum length of a value in a message, in characters.
 _SHOWN = 200
 
 
-#: Names that other libraries have for an option, and those that are nearer to another.
+#: Names that other libraries use for an option, and names that resemble a wrong one.
 _MEANT = {
     "retry": "retries",
     "workers": "cpu_workers",
@@ -53,7 +56,7 @@ def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
     """Suggest the nearest of the known words, as the end of a sentence; empty if none is near.
 
     Args:
-        given: what was written in place of one of them.
+        given: the word that was written in place of one of them.
         known: the words.
         suffix: follows the word suggested, such as the ``=`` of an option.
     """
@@ -68,7 +71,7 @@ def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
 
 
 def shown(value: object) -> str:
-    """The repr of a value, not too long, and there even if its own fails."""
+    """The repr of a value, cut to a length, and never raising even if its own does."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a repr is the user's code; that of a huge int fails too
@@ -82,7 +85,7 @@ _BYTES = {unit.lower(): 1024**power for power, unit in enumerate(_BINARY)} | {
     unit.lower(): 1000**power for power, unit in enumerate(_DECIMAL)
 }
 _UNITS = (*_DECIMAL, *_BINARY[1:])
-# What people write for either unit, by what the two begin with.
+# Units that stand for either of two, with those two.
 _AMBIGUOUS = {
     short: pair
     for pair in zip(_DECIMAL[1:], _BINARY[1:], strict=True)
@@ -95,7 +98,7 @@ _HOW = (
 )
 #: More memory than any machine has.
 _ABSURD = 1024**6
-#: What an empty Python process needs, roughly.
+#: Rough memory of an empty Python process, in bytes.
 _LEAST_LIMIT = 32 * 1024**2
 
 
@@ -107,10 +110,10 @@ def parse_size(value: int | str) -> int:
             MiB, GiB, TiB by 1024. Case does not matter; a decimal point and a space may be there.
 
     Returns:
-        Bytes; what is less than one is cut off.
+        Bytes, rounded down to a whole number.
 
     Raises:
-        ValueError: it is no such amount; the sentence says what would be.
+        ValueError: it is no amount of memory; the sentence says how to write one.
     """
     size = _from_text(value) if isinstance(value, str) else value
     if not is_whole(size, 0, _ABSURD):
@@ -119,10 +122,10 @@ def parse_size(value: int | str) -> int:
 
 
 def parse_limit(value: int | str) -> int:
-    """Read a limit on the memory of a worker: as `parse_size`, but no less than a process needs.
+    """Read a limit on the memory of a worker: an amount no smaller than a process needs.
 
     Raises:
-        ValueError: it is no such amount; the sentence says what would be.
+        ValueError: it is no such amount; the sentence says how to write one.
     """
     size = parse_size(value)
     if size < _LEAST_LIMIT:
@@ -173,7 +176,7 @@ def _from_text(text: str) -> int:
     return size
 
 
-# How long a journal keeps what is finished.
+# The time for which a journal keeps finished deliveries.
 
 Keep = Literal["unfinished", "all"] | float | str | timedelta
 
@@ -183,9 +186,10 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+?)s?\s*", re.IGNORECASE)
 
 
 class Calendar:
-    """The time of day, for deleting what is old: a clock that is set forward deletes nothing.
+    """The time of day, for deleting old records: a clock that is set forward deletes nothing.
 
-    It is the earlier of what the clock says and of what it would say, had nobody set it since this
+    It is the earlier of two times: the clock's, and the clock's had it never been set since this
+    object
     was made.
     """
 
@@ -198,20 +202,20 @@ class Calendar:
 
 
 def _steady() -> float:
-    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    """A clock that cannot be set, and that goes on while the machine sleeps, if there is one."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def parse_keep(value: object) -> float:
-    """Give the seconds for which what is finished is kept: 0 for "unfinished", inf for "all".
+    """Return the seconds for which finished records are kept: 0 for "unfinished", inf for "all".
 
     Args:
         value: "unfinished", "all", or how long: a number of seconds, such as "7 days" or "36 h", or
             a `timedelta`.
 
     Raises:
-        ValueError: it is none of these; the sentence says what would be.
+        ValueError: it is none of these; the sentence says how to mend it.
 
     >>> parse_keep("7 days"), parse_keep("all"), parse_keep("unfinished")
     (604800.0, inf, 0.0)

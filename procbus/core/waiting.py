@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for the bus inside a handler: the thread or the slot of that handler is lent meanwhile.
+"""Waiting for the bus inside a handler: meanwhile the handler lends its thread or slot to others.
 
-Handlers that wait for what other handlers do would else take all places where those could run, and
-all would wait for ever.
+Without that, handlers that wait for other handlers would take every thread, and all would wait for
+ever.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class HandlerRunner(Protocol[ReceiptT]):
     def pause(
         self, receipt: ReceiptT | None, instead: str, *, blocks: bool
     ) -> Callable[[], object]:
-        """Lend the place of the calling handler to others; give what takes it back.
+        """Lend the place of the calling handler to others; return the function that takes it back.
 
         Args:
-            receipt: what the handler waits for, where that is one receipt.
-            instead: what to do where the thread must not block.
+            receipt: the receipt that the handler waits for, if it waits for one.
+            instead: advice for a thread that must not block.
             blocks: whether the thread blocks; else it runs an event loop meanwhile.
 
         Raises:
@@ -38,23 +38,23 @@ class _RunnerHere(threading.local):
     runner: HandlerRunner[Any] | None = None
 
 
-#: For whom the calling thread runs handlers; None where it runs none.
+#: The runner for which the calling thread runs handlers; None if it runs none.
 here = _RunnerHere()
 
 
 def occupy(runner: HandlerRunner[Any]) -> None:
-    """From now on the calling thread runs handlers for this runner."""
+    """Mark the calling thread as one that runs handlers for this runner, from now on."""
     here.runner = runner
 
 
 def pause(receipt: object, instead: str, *, blocks: bool = True) -> Callable[[], object]:
-    """As `HandlerRunner.pause`, of the calling thread; elsewhere it does nothing."""
+    """Lend the place of the handler of the calling thread; elsewhere do nothing."""
     runner = here.runner
     return _nothing if runner is None else runner.pause(receipt, instead, blocks=blocks)
 
 
 def _leave() -> None:
-    """In a forked child: the runner is of the parent, and so is all that waits for its place."""
+    """Forget the runner in a forked child: it and its waiters belong to the parent."""
     here.runner = None
 
 
@@ -63,4 +63,4 @@ if hasattr(os, "register_at_fork"):
 
 
 def _nothing() -> None:
-    """The calling thread runs no handlers."""
+    """The calling thread runs no handlers, so there is no place to take back."""
