@@ -176,13 +176,31 @@ def _of_the_tests(pid: int, parents: set[int]) -> psutil.Process | None:
         if process.ppid() in parents:
             return process
         environment = process.environ()
-    except psutil.Error:  # it has ended meanwhile, or is another user's
+    except psutil.Error:  # it has ended meanwhile, is another user's, or the kernel's
+        if _is_foreign(pid):
+            _STRANGERS.add(pid)
         return None
     if environment.get(MARK) == RUN:
         return process
     if environment:  # one that is just being executed has none yet
         _STRANGERS.add(pid)
     return None
+
+
+def _is_foreign(pid: int) -> bool:
+    """True for another user's process and for a thread of the kernel, which runs no program."""
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != os.geteuid():
+            return True
+    except OSError:  # it has ended
+        return False
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_alive(process: psutil.Process) -> bool:
