@@ -43,6 +43,7 @@ NAMES = (
     "large_stream",
     "shared_memory_cost",
     "payload_sizes",
+    "payload_curve",
     "executor",
     "advice",
     "advice_cost",

@@ -1,0 +1,97 @@
+"""The curve of cost by size: what its points are, what they are measured with, and its plot."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import memory_limits, payload_curve, payload_curve_plot
+from bench.model import LIMIT, PROCBUS, Settings
+from bench.payload_curve import POINTS, Point, payloads, rate_of
+from bench.payload_curve_work import DIFFERENT, give, make
+
+SETTINGS = Settings(workers=1, spins_per_ms=1_000, scale=0.02)
+
+
+def test_every_point_has_a_row_of_its_own() -> None:
+    assert len({point.row for point in POINTS}) == len(POINTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "length"), [("bytes", 31_000, 31_000), ("str", 0, 0), ("records", 10, 10)]
+)
+def test_a_payload_has_its_size(kind: str, size: int, length: int) -> None:
+    assert len(make(kind, size, 3)) == length
+
+
+def test_payloads_of_one_point_differ_and_results_take_turns() -> None:
+    point = Point("bytes", 1_000, is_result=False)
+    assert len(set(payloads(point))) == DIFFERENT
+    assert len({give(("bytes", 1_000)) for _ in range(DIFFERENT)}) == DIFFERENT
+
+
+def test_a_quick_run_has_no_large_payload() -> None:
+    largest = max(POINTS, key=lambda point: point.nbytes)
+    assert largest.in_run(SETTINGS).nbytes <= payload_curve.QUICK_BYTES
+    assert largest.in_run(replace(SETTINGS, scale=1.0)) == largest
+
+
+def test_a_rate_is_that_of_the_events_that_were_run() -> None:
+    ran: list[int] = []
+    rate = rate_of(lambda events: ran.append(len(events)), POINTS[0], SETTINGS)
+    assert rate > 0
+    assert ran[:2] == [3, payload_curve.FIRST]
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_the_limit_handles_each_event_once_also_where_results_fill_several_batches(
+    size: int, tmp_path: Path
+) -> None:
+    handled = tmp_path / "handled"
+
+    def handler(_event: Any) -> bytes:
+        with handled.open("ab") as file:
+            file.write(b".")
+        return bytes(size)
+
+    with memory_limits.shared_by(handler, 2) as run:
+        run([*range(100)])
+        run([bytes(size)] * 9)
+    assert len(handled.read_bytes()) == 109
+
+
+def test_a_slot_of_the_limit_gives_back_what_was_put_there() -> None:
+    slot = memoryview(bytearray(memory_limits.SLOT_BYTES))
+    events = iter([b"a", "b", 3, 4])
+    assert memory_limits.put(slot, events, 3) == 3
+    assert [*memory_limits.take(slot, 3)] == [b"a", "b", 3]
+    assert next(events) == 4
+
+
+def curve_found(rates: dict[str, list[float]]) -> Any:
+    """Results of `payload_curve` in which each contender has the same rates at every point."""
+    contenders = {name: {"runs": runs} for name, runs in rates.items()}
+    rows = {point.row: {"contenders": contenders} for point in POINTS}
+    return {"questions": {"payload_curve": {"rows": rows}}}
+
+
+@pytest.mark.usefixtures("open_fonts")
+def test_the_plot_names_every_contender_and_kind(tmp_path: Path) -> None:
+    results, plot = tmp_path / "results.json", tmp_path / "plot.svg"
+    results.write_text(json.dumps(curve_found({PROCBUS: [1e5, 2e5], LIMIT: [3e5], "loky": [9e3]})))
+    payload_curve_plot.main(str(results), str(plot))
+    texts = set(re.findall(r"<text[^>]*>([^<]*)<", plot.read_text(encoding="utf-8")))
+    assert {"procbus", "loky", "pickle and memory alone"} <= texts
+    assert {"events: bytes", "results: NumPy array (bytes)"} <= texts
+
+
+def test_every_contender_of_the_question_has_a_name_in_the_plot() -> None:
+    assert set(payload_curve_plot.NAMES) == set(payload_curve.QUESTION.contenders)
+
+
+def test_results_without_our_figures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no figures of procbus"):
+        payload_curve_plot.draw(curve_found({"loky": [1.0]}), tmp_path / "plot.svg")
