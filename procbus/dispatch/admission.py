@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from procbus.core.errors import BusClosed, QueueFull
 from procbus.core.locks import (
@@ -22,6 +22,9 @@ from procbus.core.locks import (
     holding,
     later,
 )
+
+if TYPE_CHECKING:
+    from procbus.core.receipt import Receipt
 
 OnFull = Literal["block", "raise"]
 
@@ -382,6 +385,35 @@ class Admission:
             f"{self._pending} deliveries are pending (max_pending={self.max_pending}): publish "
             'more slowly, raise max_pending, or use on_full="block" or bus.stream()'
         )
+
+
+class Reserved:
+    """An event that waits for room on the bus, or has it and is to be published."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        place: Place,
+        deliver: Callable[[], Receipt],
+        dropped: Callable[[], object],
+    ) -> None:
+        self._admission = admission
+        self._place = place
+        self._deliver = deliver
+        self._dropped = dropped
+
+    def publish(self) -> Receipt | None:
+        """Publish the event; None where it has no room: then it has to be tried again."""
+        if not self._place.granted:
+            self.give_up()
+            return None
+        self._place.granted = False
+        return self._deliver()
+
+    def give_up(self) -> None:
+        """The event is not to be published any more."""
+        self._admission.give_up(self._place)
+        self._dropped()
 
 
 _CLOSED = "the bus is closed and takes no more events: publish before close(), or make a new bus"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import partial
 from time import monotonic
 from typing import Any, Never
@@ -19,7 +20,7 @@ from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Owner, Receipt, SoleReceipt, WaitedReceipt, Waiter
 from procbus.core.subscription import Subscription
-from procbus.dispatch.admission import Admission, Disturbed, Place
+from procbus.dispatch.admission import Admission, Disturbed, Reserved
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.settlement import Settled, Settlement
 from procbus.routing.router import Router
@@ -157,8 +158,26 @@ def _noted(error: BaseException, option: str, subscription: Subscription) -> Bas
 _UNROUTED_KEPT = 1_000
 
 
+class Phase(Enum):
+    """Whether a bus publishes events."""
+
+    #: It has published none yet: first it gets ready.
+    NEW = "new"
+    OPEN = "open"
+    #: It publishes none for cpu handlers, whose workers die and die.
+    GUARDED = "guarded"
+    #: This is a forked child of the bus's process: it publishes none.
+    FORKED = "forked"
+
+
+_OPEN = Phase.OPEN
+
+
 class Dispatcher:
     """Turns events into deliveries. Thread-safe.
+
+    Each publish begins with a look at `_phase`: in a phase other than `OPEN` it takes the way over
+    `_routes_by_phase`.
 
     Args:
         admission: bounds what is pending.
@@ -183,35 +202,47 @@ class Dispatcher:
         self._settlement = settlement
         self._subscriptions = subscriptions
         self._lock = settlement.lock
-        self._real_routes = routes
-        self._first_publish = first_publish
-        #: What every publish begins with. Replaced by the first, and in a forked child.
-        self._routes: Callable[[], Router[Subscription] | _Refusing] = self._first_routes
+        self._routes = routes
+        self._get_ready = first_publish
+        self._phase = Phase.NEW
+        self._is_ready = False
+        #: What the phases `GUARDED` and `FORKED` raise.
+        self._circuit_error: Callable[[], CircuitOpen] | None = None
+        self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__
         #: Guards the two fields below.
         self._unrouted_lock = Lock()
         self._unrouted_topics: set[str] = set()
         self.unrouted = 0
 
-    def _first_routes(self) -> Router[Subscription]:
-        routes = self._real_routes()
-        self._first_publish()
-        self._routes = self._real_routes
+    def _routes_by_phase(self) -> Router[Subscription] | _Refusing:
+        """Give the routes for one publish, or raise the error of the phase."""
+        phase = self._phase
+        if phase is Phase.FORKED and self._fork_error is not None:
+            self._fork_error()
+        routes = self._routes()
+        if not self._is_ready:
+            self._get_ready()
+            self._is_ready = True
+            if self._phase is Phase.NEW:
+                self._phase = Phase.OPEN
+        if phase is Phase.GUARDED and self._circuit_error is not None:
+            return _Refusing(routes, self._circuit_error)
         return routes
 
     def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
         """Have publishing for cpu handlers raise such errors from now on; None for no more."""
         if error is None:
-            self._routes = self._real_routes
+            self._phase = Phase.OPEN if self._is_ready else Phase.NEW
             return
-        make = error
-
-        self._routes = lambda: _Refusing(self._real_routes(), make)
+        self._circuit_error = error
+        self._phase = Phase.GUARDED
         self._admission.disturb()  # those that wait for room: they look again
 
-    def refuse(self, refuse: Callable[[], Never]) -> None:
-        """Have `refuse` raise an error from now on, instead of publishing."""
-        self._routes = refuse
+    def refuse(self, error: Callable[[], Never]) -> None:
+        """Have publishing raise an error from now on: this is a forked child. It takes no lock."""
+        self._fork_error = error
+        self._phase = Phase.FORKED
 
     def publish(self, event: Any, topic: str | None) -> Receipt:
         """Publish one event, waiting for room on the bus if need be.
@@ -228,7 +259,8 @@ class Dispatcher:
                 nested = True
         seen = 0
         while True:
-            subscriptions = self._routes().match(event, topic)
+            routes = self._routes() if self._phase is _OPEN else self._routes_by_phase()
+            subscriptions = routes.match(event, topic)
             if len(subscriptions) == 1:
                 subscription = subscriptions[0]
                 if subscription.plain:  # by far the most common case, without the loops below
@@ -286,9 +318,10 @@ class Dispatcher:
         parent_id = None if context is None else context.event_id
         seen = 0
         while True:
-            routes = self._routes()
-            if isinstance(routes, _Refusing):
-                routes.check((subscription,))
+            if self._phase is not _OPEN:
+                routes = self._routes_by_phase()
+                if isinstance(routes, _Refusing):
+                    routes.check((subscription,))
             delivery: WaitedReceipt | None = None
             entered = False
             try:
@@ -342,7 +375,7 @@ class Dispatcher:
         parent_id = None if context is None else context.event_id
         while True:
             seen = self._admission.disturbed
-            routes = self._routes()
+            routes = self._routes_by_phase()
             if isinstance(routes, _Refusing):
                 routes.check(chosen)
             try:
@@ -418,7 +451,7 @@ class Dispatcher:
         if context is not None and context.owner is self:
             return self.publish(event, topic)
         seen = self._admission.disturbed
-        chosen, broken = choose(self._routes().match(event, topic), event)
+        chosen, broken = choose(self._routes_by_phase().match(event, topic), event)
         place = self._admission.ask(len(chosen) + len(broken), when_room)
         if place is None:
             return self._deliver(event, topic, None, chosen, broken)
@@ -446,7 +479,7 @@ class Dispatcher:
         """
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
         try:
-            routes = self._routes()
+            routes = self._routes_by_phase()
             for topic, event in published:
                 chosen.append((event, topic, *choose(routes.match(event, topic), event)))
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
@@ -616,35 +649,6 @@ class Dispatcher:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
-
-
-class Reserved:
-    """An event that waits for room on the bus, or has it and is to be published."""
-
-    def __init__(
-        self,
-        admission: Admission,
-        place: Place,
-        deliver: Callable[[], Receipt],
-        dropped: Callable[[], object],
-    ) -> None:
-        self._admission = admission
-        self._place = place
-        self._deliver = deliver
-        self._dropped = dropped
-
-    def publish(self) -> Receipt | None:
-        """Publish the event; None where it has no room: then it has to be tried again."""
-        if not self._place.granted:
-            self.give_up()
-            return None
-        self._place.granted = False
-        return self._deliver()
-
-    def give_up(self) -> None:
-        """The event is not to be published any more."""
-        self._admission.give_up(self._place)
-        self._dropped()
 
 
 class _Refusing:

@@ -109,9 +109,7 @@ class JournaledDispatcher(Dispatcher):
         super().__init__(admission, settlement, routes, first_publish, subscriptions, run)
         self._journal = journal
         settlement.use(journal)
-        self._recorded = RecordedDeliveries(
-            journal, self._subscriptions, self._real_routes, self._lock
-        )
+        self._recorded = RecordedDeliveries(journal, self._subscriptions, self._routes, self._lock)
         journal.retry = AskedRetries(self, settlement, self._recorded).retry
         self._resuming = threading.RLock()
         #: The routes for whose handlers everything is fed.
@@ -133,10 +131,10 @@ class JournaledDispatcher(Dispatcher):
         if running.get() is not None:
             parent_id, nested = self._origin()
         seen = self._admission.disturbed  # before the routes, which may refuse after that
-        routes = self._routes()
+        routes = self._routes_by_phase()
         if routes is not self._resumed_for and not nested:
             self.resume()
-            routes = self._routes()
+            routes = self._routes_by_phase()
         subscriptions = routes.match(event, topic)
         if len(subscriptions) == 1 and subscriptions[0].plain:  # nearly always: as in Dispatcher
             accepted: SoleReceipt | None = None
@@ -265,7 +263,7 @@ class JournaledDispatcher(Dispatcher):
         """Find who takes an event, and count the deliveries in; wait for room if need be."""
         seen = 0
         while True:
-            chosen, broken = choose(self._routes().match(event, topic), event)
+            chosen, broken = choose(self._routes_by_phase().match(event, topic), event)
             try:
                 self._admission.enter(len(chosen) + len(broken), nested, seen)
             except Disturbed:
@@ -326,7 +324,7 @@ class JournaledDispatcher(Dispatcher):
         count = 0
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
         try:
-            routes = self._routes()
+            routes = self._routes_by_phase()
             for topic, event in published:
                 chosen.append((event, topic, *choose(routes.match(event, topic), event)))
             self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
@@ -367,7 +365,7 @@ class JournaledDispatcher(Dispatcher):
     @property
     def resumed(self) -> bool:  # type: ignore[override] # a bus without a journal always has
         """Whether everything is fed for the handlers of the moment."""
-        return self._real_routes() is self._resumed_for
+        return self._routes() is self._resumed_for
 
     def resume(self) -> None:
         """Feed what runs before have left unfinished to the handlers that are subscribed.
@@ -379,11 +377,11 @@ class JournaledDispatcher(Dispatcher):
             JournalError: the journal cannot be read.
             BusClosed: the bus was closed meanwhile.
         """
-        if self._real_routes() is self._resumed_for or self._journal.closed or self._origin()[1]:
+        if self._routes() is self._resumed_for or self._journal.closed or self._origin()[1]:
             return
-        self._routes()  # gets the bus ready, or refuses
+        self._routes_by_phase()  # gets the bus ready, or refuses
         with self._resuming:
-            routes = self._real_routes()
+            routes = self._routes()
             if routes is not self._resumed_for:
                 self._journal.start()
                 # Not in the context of whoever happens to publish first.

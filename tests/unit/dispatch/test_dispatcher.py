@@ -16,8 +16,8 @@ from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull,
 from procbus.core.handler import make_handler
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
-from procbus.dispatch.admission import Admission, OnFull
-from procbus.dispatch.dispatcher import Dispatcher, Reserved
+from procbus.dispatch.admission import Admission, OnFull, Reserved
+from procbus.dispatch.dispatcher import Dispatcher
 from procbus.routing.router import Router
 from tests.parts import (
     BOUND_S,
@@ -354,3 +354,38 @@ def test_a_letter_is_published_again_for_its_handler_alone():
     assert again.id > receipt.id
     assert parts.lane.queued == [delivery]
     assert parts.admission.pending == 2
+
+
+def test_a_bus_gets_ready_once_even_where_it_was_guarded_before_its_first_event():
+    parts = Parts()
+    ready: list[str] = []
+    parts.dispatcher = Dispatcher(
+        parts.admission,
+        parts.settlement,
+        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: ready.append("ready"),
+        lambda: parts.subscriptions,
+    )
+    parts.subscribe(int)
+    parts.dispatcher.guard(lambda: CircuitOpen("open"))
+    parts.dispatcher.publish(1, None)
+    parts.dispatcher.guard(None)
+    parts.dispatcher.publish(2, None)
+    assert ready == ["ready"]
+
+
+def test_a_guard_that_ends_before_the_first_event_leaves_the_bus_to_get_ready():
+    ready: list[str] = []
+    parts = Parts()
+    parts.dispatcher = Dispatcher(
+        parts.admission,
+        parts.settlement,
+        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: ready.append("ready"),
+        lambda: parts.subscriptions,
+    )
+    parts.dispatcher.guard(lambda: CircuitOpen("open"))
+    parts.dispatcher.guard(None)
+    assert ready == []
+    parts.dispatcher.publish(1, None)
+    assert ready == ["ready"]
