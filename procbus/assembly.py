@@ -183,7 +183,10 @@ class Assembly:
         """How each worker is just now: the processes first, then the threads."""
         from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
-        return (*cpu_health(self.lanes.cpu), *io_health(self.lanes.io, self.lanes.loop))
+        return (
+            *cpu_health(self.lanes.cpu, self.lanes.supervisor.observed),
+            *io_health(self.lanes.io, self.lanes.loop),
+        )
 
     def state(self) -> str:
         """What a person wants to know: open or closed, how much is pending, who works."""

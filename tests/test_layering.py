@@ -42,7 +42,6 @@ DOORS = {
 
 #: Imports that still go up. Each shows a border that is not drawn well yet; none may join them.
 UP = {
-    "procbus.lanes.companion -> procbus.supervision.stall",
     "procbus.lanes.lanes -> procbus.settings",
     "procbus.lanes.lanes -> procbus.supervision.supervisor",
 }
@@ -57,17 +56,8 @@ PAST = {
     "procbus.testing.inline_pool -> procbus.pool.parent_end",
 }
 
-#: Modules that need each other for their types: three nouns that make up one picture. Those of
-#: lanes are a border that is not drawn well yet.
-KIN = [
-    {"procbus.core.delivery", "procbus.core.receipt", "procbus.core.subscription"},
-    {
-        "procbus.lanes.batching",
-        "procbus.lanes.companion",
-        "procbus.lanes.cpu",
-        "procbus.lanes.slot",
-    },
-]
+#: Modules that need each other for their types: three nouns that make up one picture.
+KIN = [{"procbus.core.delivery", "procbus.core.receipt", "procbus.core.subscription"}]
 
 #: Each of these is imported in one module, so that there is one place to read, and one to change.
 ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]

@@ -338,8 +338,8 @@ class BusExecutor(Executor):
         self._desk.shut = True
         lanes = self._parts.lanes
         lanes.cancel()
-        for companion in [] if lanes.cpu is None else list(lanes.cpu.sharing.companions):
-            worker = companion.worker
+        for slot in [] if lanes.cpu is None else list(lanes.cpu.batching.slots):
+            worker = slot.worker
             if tell is not None and worker is not None and worker.pid is not None:
                 with contextlib.suppress(OSError):  # it has ended
                     tell(worker.pid)

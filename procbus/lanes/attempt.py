@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic
 from traceback import FrameSummary, format_list
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.core.carry import Carried
 from procbus.core.context import HandlerContext, another
@@ -111,6 +111,14 @@ def memory_error(
 # How handlers end that run in this process, on a thread or on the event loop.
 
 Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
+Published = list[tuple[str | None, Any]]
+#: Publishes what a cpu handler published, all or none; returns the error if none.
+PublishChildren = Callable[[Delivery, Outcome, Published], BaseException | None]
+#: Settles deliveries that succeeded and published nothing: when each began and ended, what it
+#: returned, and the process.
+SettleSuccesses = Callable[
+    [Sequence[Delivery], Sequence[tuple[float, float, int]], Sequence[Any], "int | None"], None
+]
 #: Makes what `current()` returns in a handler of this process.
 MakeContext = Callable[[Delivery, Receipt], HandlerContext]
 

@@ -17,16 +17,16 @@ from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.lanes.breaker import Brake, CircuitState
-from procbus.lanes.companion import Batch, Companion, due_at
 from procbus.lanes.queue import LaneQueue
+from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import BATCH_S, At, Worker
 
 
-class Sharing:
+class Batching:
     """Who has which deliveries. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue and gates, the brake, the list of
-    companions, and of each companion what its class says.
+    The lock of `queue` is the lane's. It guards the queue and gates, the brake, the list of slots,
+    and of each slot what its class says.
 
     Args:
         batch_s: seconds of work in one batch.
@@ -36,39 +36,39 @@ class Sharing:
         self._batch_s = batch_s
         self.queue = LaneQueue()
         self.brake = Brake()
-        self.companions: list[Companion] = []
+        self.slots: list[Slot] = []
         #: No batch is overdue before then.
         self._none_due_before = inf
 
-    def running(self) -> list[tuple[Companion, Worker, Delivery, At]]:
-        """Each worker that is in a handler, its companion, and what it is at."""
-        found: list[tuple[Companion, Worker, Delivery, At]] = []
+    def running(self) -> list[tuple[Slot, Worker, Delivery, At]]:
+        """Each worker that is in a handler, its slot, and what it is at."""
+        found: list[tuple[Slot, Worker, Delivery, At]] = []
         with self.queue.lock:
-            for companion in self.companions:
-                worker = companion.worker
+            for slot in self.slots:
+                worker = slot.worker
                 at = None if worker is None else worker.running()
                 if worker is None or at is None:
                     continue
                 number, index, _ = at
-                for batch in companion.in_flight:
+                for batch in slot.in_flight:
                     if batch.number == number and index < len(batch.deliveries):
-                        found.append((companion, worker, batch.deliveries[index], at))
+                        found.append((slot, worker, batch.deliveries[index], at))
         return found
 
-    def at_hand(self) -> list[tuple[Companion, Delivery | None, float]]:
-        """Each companion, what its worker is running, and since when (`time.monotonic()`)."""
-        running = {companion: (delivery, at[2]) for companion, _, delivery, at in self.running()}
-        return [(c, *running.get(c, (None, 0.0))) for c in list(self.companions)]
+    def at_hand(self) -> list[tuple[Slot, Delivery | None, float]]:
+        """Each slot, what its worker is running, and since when (`time.monotonic()`)."""
+        running = {slot: (delivery, at[2]) for slot, _, delivery, at in self.running()}
+        return [(slot, *running.get(slot, (None, 0.0))) for slot in list(self.slots)]
 
-    def all(self) -> list[Companion]:
-        """The companions just now."""
+    def all(self) -> list[Slot]:
+        """The slots just now."""
         with self.queue.lock:
-            return list(self.companions)
+            return list(self.slots)
 
-    def with_work(self) -> list[Companion]:
-        """The companions whose workers have something to do."""
+    def with_work(self) -> list[Slot]:
+        """The slots whose workers have something to do."""
         with self.queue.lock:
-            return [companion for companion in self.companions if companion.in_flight]
+            return [slot for slot in self.slots if slot.in_flight]
 
     def next_batch(self, *, wait: bool, most: int | None = None) -> list[Delivery]:
         """Take the next batch; empty when there is none, or with `wait` when the lane is closed.
@@ -96,7 +96,7 @@ class Sharing:
         finally:
             lock.release()
 
-    def hand_out(self, companion: Companion, worker: Worker, batch: Batch) -> list[Delivery]:
+    def hand_out(self, slot: Slot, worker: Worker, batch: Batch) -> list[Delivery]:
         """Let a worker begin a batch; what it cannot have goes back.
 
         Returns:
@@ -109,7 +109,7 @@ class Sharing:
         try:
             # Only now is it sure that nothing was taken back from this worker meanwhile. Tokens
             # know no batch: with these it would begin what was taken back.
-            if companion.recalled or self.queue.cancelled:
+            if slot.recalled or self.queue.cancelled:
                 back = batch.deliveries + back
                 batch.deliveries = []
             if self.queue.cancelled:
@@ -119,16 +119,16 @@ class Sharing:
             if batch.deliveries:
                 # At once, in the same breath: whoever takes back counts on it.
                 worker.offer(message)
-                companion.in_flight.append(batch)
-                if len(companion.in_flight) == 1:
-                    self._set_due(companion)
+                slot.in_flight.append(batch)
+                if len(slot.in_flight) == 1:
+                    self._set_due(slot)
                     if len(batch.deliveries) > 1 and self.queue.waiting:
                         self.queue.locked_wake()  # somebody idle has to know when it is due
         finally:
             lock.release()
         return dropped
 
-    def complete(self, companion: Companion) -> list[Delivery]:
+    def complete(self, slot: Slot) -> list[Delivery]:
         """The worker is through with its first batch.
 
         Returns:
@@ -138,29 +138,30 @@ class Sharing:
         if not lock.acquire(False):
             acquire(lock)
         try:
-            batch = companion.in_flight.popleft()
-            if companion.in_flight:
-                self._set_due(companion)
+            batch = slot.in_flight.popleft()
+            if slot.in_flight:
+                self._set_due(slot)
             else:
-                companion.due_at = inf
-                companion.recalled = False
+                slot.due_at = inf
+                slot.recalled = False
             return batch.open()
         finally:
             lock.release()
 
-    def returned(self, companion: Companion, count: int) -> list[Delivery]:
+    def returned(self, slot: Slot, count: int) -> list[Delivery]:
         """A worker that was asked to gives so many back, only now."""
         with self.queue.lock:
-            return _part_with(companion, count)
+            return slot.locked_part_with(count)
 
-    def take_all(self, companion: Companion) -> list[Batch]:
-        """Take all batches from a companion whose worker is gone."""
+    def take_all(self, slot: Slot) -> list[Batch]:
+        """Take all batches from a slot whose worker is gone."""
         with self.queue.lock:
-            batches = list(companion.in_flight)
-            companion.in_flight.clear()
-            companion.due_at = inf
-            companion.recalled = False
-            return batches
+            return slot.locked_clear()
+
+    def wants_workers(self) -> bool:
+        """Whether there is or may come work."""
+        with self.queue.lock:
+            return not self.queue.closed or self.queue.locked_ready() > 0
 
     def put_back(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Queue deliveries again that a worker had not begun, in front.
@@ -179,11 +180,7 @@ class Sharing:
 
     def locked_free(self) -> int:
         """How many workers have nothing to do, or will be there soon."""
-        return self.queue.waiting + sum(each.worker is None for each in self.companions)
-
-    def locked_held_up(self, companion: Companion) -> bool:
-        """Whether a worker has something that it has not begun behind what it is in."""
-        return sum(len(batch.open()) for batch in companion.in_flight) > 1
+        return self.queue.waiting + sum(each.worker is None for each in self.slots)
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
         """Take one delivery back from the worker that has it, unless it has begun it.
@@ -191,9 +188,9 @@ class Sharing:
         Which ones a worker begins is known by their number alone, so all that it has not begun is
         taken back, and the others are queued again.
         """
-        for companion in self.companions:
-            if any(delivery in batch.open() for batch in companion.in_flight):
-                taken = self._take_back(companion)
+        for slot in self.slots:
+            if any(delivery in batch.open() for batch in slot.in_flight):
+                taken = slot.locked_take_back()
                 found = delivery in taken
                 if found:
                     taken.remove(delivery)
@@ -207,7 +204,7 @@ class Sharing:
         ready = queue.locked_ready()
         if not ready:
             return []
-        share = -(-ready // (len(self.companions) or 1))
+        share = -(-ready // (len(self.slots) or 1))
         allowed = self.brake.most()
         for bound in (most, allowed):
             if bound is not None and bound < share:
@@ -221,42 +218,21 @@ class Sharing:
 
     def locked_take_all_back(self) -> list[Delivery]:
         """Take back what no worker has begun; the lock is held."""
-        return [delivery for c in self.companions for delivery in self._take_back(c)]
+        return [delivery for slot in self.slots for delivery in slot.locked_take_back()]
 
-    def _set_due(self, companion: Companion) -> None:
-        batch = companion.in_flight[0]
-        batch.due_at = companion.due_at = due_at(batch)
-        self._none_due_before = min(self._none_due_before, companion.due_at)
+    def _set_due(self, slot: Slot) -> None:
+        batch = slot.in_flight[0]
+        batch.due_at = slot.due_at = batch.due_from_now()
+        self._none_due_before = min(self._none_due_before, slot.due_at)
 
     def _recall_overdue(self, now: float) -> None:
         self._none_due_before = inf
         if self.queue.cancelled:
             return  # nothing may get into the queue any more
-        for companion in self.companions:
-            if companion.due_at <= now:
-                self.queue.locked_put_back(self._take_back(companion))
-        self._none_due_before = min((c.due_at for c in self.companions), default=inf)
-
-    def _take_back(self, companion: Companion) -> list[Delivery]:
-        """Take back what the worker of a companion has not begun."""
-        companion.due_at = inf  # once is enough: what is begun stays there
-        worker = companion.worker
-        if worker is None:
-            return []
-        waiting = sum(len(batch.open()) for batch in companion.in_flight)
-        taken = _part_with(companion, worker.take_back(waiting))
-        companion.recalled = companion.recalled or bool(taken) or worker.recalling
-        return taken
-
-
-def _part_with(companion: Companion, count: int) -> list[Delivery]:
-    """Take the last deliveries from what the worker of a companion has."""
-    taken: list[Delivery] = []
-    for batch in reversed(companion.in_flight):
-        keep = max(0, len(batch.deliveries) - (count - len(taken)))
-        taken = batch.deliveries[keep:] + taken
-        del batch.deliveries[keep:]
-    return taken
+        for slot in self.slots:
+            if slot.due_at <= now:
+                self.queue.locked_put_back(slot.locked_take_back())
+        self._none_due_before = min((slot.due_at for slot in self.slots), default=inf)
 
 
 # Stops the cpu lane from beginning work while that would harm, and lets it go on after that.
@@ -272,16 +248,16 @@ class Breaker:
     """Works the brake of one lane. Thread-safe; its fields are guarded by the lane's lock.
 
     Args:
-        sharing: has the brake, and what is taken back when it is applied.
+        batching: has the brake, and what is taken back when it is applied.
         guard: has publishing raise while workers die and die.
         fail_ready: settles all that is ready for a worker.
     """
 
     def __init__(
-        self, sharing: Sharing, guard: Guard, fail_ready: Callable[[Outcome], object]
+        self, batching: Batching, guard: Guard, fail_ready: Callable[[Outcome], object]
     ) -> None:
-        self._sharing = sharing
-        self._brake = sharing.brake
+        self._batching = batching
+        self._brake = batching.brake
         self._guard = guard
         self._fail_ready = fail_ready
         #: A worker died since the last time that one survived a delivery, or the circuit is not
@@ -293,7 +269,7 @@ class Breaker:
 
     def reason(self) -> str:
         """Why nothing is begun; empty while all may be."""
-        with self._sharing.queue.lock:
+        with self._batching.queue.lock:
             return self._brake.reason()
 
     def look(self, now: float, short: str) -> None:
@@ -303,8 +279,8 @@ class Breaker:
             now: the time, in seconds of `time.monotonic()`.
             short: why there is too little memory; empty when there is enough.
         """
-        since = [at[2] for _, _, _, at in self._sharing.running()]
-        queue, brake = self._sharing.queue, self._brake
+        since = [at[2] for _, _, _, at in self._batching.running()]
+        queue, brake = self._batching.queue, self._brake
         with queue.lock:
             taken_at = brake.circuit.taken_at
             under_way = taken_at is not None and any(began >= taken_at for began in since)
@@ -319,7 +295,7 @@ class Breaker:
 
     def expect_close(self) -> None:
         """The bus is closing: do not keep it from that for longer than some trials take."""
-        with self._sharing.queue.lock:
+        with self._batching.queue.lock:
             self._closing = True
             self._brake.circuit.hurry()
 
@@ -327,13 +303,13 @@ class Breaker:
         """A worker came through deliveries."""
         if not self._troubled:
             return
-        with self._sharing.queue.lock:
+        with self._batching.queue.lock:
             closed = self._brake.circuit.note_survival()
             # While the circuit is open the next survival, that of a trial, has to be noted too.
             self._troubled = self._brake.circuit.state is not CircuitState.CLOSED
             if closed:
                 self.given_up = None
-                self._sharing.queue.locked_wake()
+                self._batching.queue.locked_wake()
         if closed:
             self._guard(None)
             log.warning("a worker survived a delivery: the cpu lane works again")
@@ -344,7 +320,7 @@ class Breaker:
         Args:
             last: which one, how, and what it was at, in words.
         """
-        queue, circuit = self._sharing.queue, self._brake.circuit
+        queue, circuit = self._batching.queue, self._brake.circuit
         now = monotonic()
         with queue.lock:
             self._troubled = True
@@ -369,6 +345,6 @@ class Breaker:
         log.error("%s; what is pending waits", text)
 
     def _take_all_back(self) -> None:
-        back = self._sharing.locked_take_all_back()
+        back = self._batching.locked_take_all_back()
         if back:
-            self._sharing.queue.locked_put_back(back)
+            self._batching.queue.locked_put_back(back)

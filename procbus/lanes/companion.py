@@ -9,30 +9,27 @@ block. A stuck worker blocks its companion, and nobody else.
 from __future__ import annotations
 
 import itertools
-import threading
-from collections import deque
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import shown
-from procbus.lanes.attempt import Verdict
 from procbus.lanes.lane_thread import LaneThread
-from procbus.lanes.recycling import too_grown_for
-from procbus.pool.interface import NO_WORDS, Ended, Message, Report, Worker, WorkerGone
+from procbus.lanes.recycling import Wear, too_grown_for
+from procbus.lanes.slot import Batch, Slot
+from procbus.pool.interface import NO_WORDS, Ended, Message, Pool, Report, Worker, WorkerGone
 from procbus.pool.outcomes import describe_exit
-from procbus.supervision.stall import Progress
 from procbus.system import forked_children
-from procbus.system.footprint import FootprintMeter
 
 if TYPE_CHECKING:
-    from procbus.lanes.cpu import CpuLane
-    from procbus.system.process import Probe, Sample
+    from procbus.lanes.attempt import Published, SettleSuccesses, Verdict
+    from procbus.lanes.batching import Batching, Breaker
+    from procbus.pool.outcomes import Settled
 
 #: After so many deaths in a row before a worker began what it had been given, the next is charged.
 BARREN_DEATHS = 3
@@ -40,102 +37,98 @@ BARREN_DEATHS = 3
 #: How long a companion waits for room in shared memory before it asks again, in seconds.
 ROOM_S = 0.1
 
-#: A batch is overdue after twice the time that it should take, and so many seconds.
-GRACE_S = 0.010
-#: Bytes that surely get to a worker, and into its memory, in a second.
-TRANSFER_BYTES_S = 50e6
-
 _batch_numbers = itertools.count(1)
 
 
-class Batch:
-    """Deliveries that a worker was given together."""
+class Port(Protocol):
+    """What a companion asks of its lane. From the companion's thread."""
 
-    __slots__ = (
-        "deliveries",
-        "due_at",
-        "ended",
-        "expected_s",
-        "message",
-        "number",
-        "sent",
-        "settled",
-    )
+    def settle(
+        self, settled: list[Settled], published: Sequence[tuple[int, Published]] = ()
+    ) -> None:
+        """Settle deliveries; first publish what their handlers published.
 
-    def __init__(self, number: int, message: Message, expected_s: float) -> None:
-        self.number = number
-        self.message = message
-        #: Those that are this worker's. Guarded by the lane's lock: others take from the end.
-        self.deliveries = list(message.deliveries)
-        #: How many of them have ended, and how many of those are settled. Written by the companion.
-        self.ended = 0
-        self.settled = 0
-        self.expected_s = expected_s
-        #: When the worker should be through with it, once it is the worker's first.
-        self.due_at = inf
-        self.sent = False
-
-    def patience_s(self) -> float | None:
-        """How long to wait for a report before looking what is finished; None: as it takes.
-
-        The worker sends nothing while it is in a handler. What it finished before should not wait
-        for one that takes long.
+        Args:
+            settled: deliveries and their outcomes.
+            published: index into `settled`, and the events published by that handler.
         """
-        if self.due_at == inf or len(self.deliveries) - self.ended < 2:
-            return None
-        return max(0.0, self.due_at - monotonic())
 
-    def open(self) -> list[Delivery]:
-        """Those that have not ended."""
-        return self.deliveries[self.ended :]
+    @property
+    def settle_successes(self) -> SettleSuccesses:
+        """Settles deliveries that succeeded and published nothing."""
+
+    def cancel_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Settle deliveries that are not to be run any more."""
+
+    def died(self, delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int) -> Outcome:
+        """Make the outcome of the delivery that a worker died with.
+
+        Args:
+            delivery: what it was running.
+            gone: how it died.
+            ran_s: how long it had been running it.
+            rss: its memory in bytes when it was last looked at; 0 if it was not.
+        """
+
+    def settle_dead(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Settle the delivery that a worker died with."""
+
+    def look_ahead(self) -> None:
+        """A companion is about to take more than its worker is at: it may be another worker's."""
+
+    def relieve(self, slot: Slot) -> None:
+        """A worker is in one handler for long: what it has besides is for another, if need be."""
+
+    def note_start(self) -> None:
+        """A worker is ready."""
+
+    def may_try_again(self, gone: WorkerGone) -> bool:
+        """A worker died before it was ready, for which no delivery is charged: whether to go on."""
+
+    def cannot_start(self, slot: Slot, gone: WorkerGone) -> None:
+        """No worker can be started: if nobody else is left to do it, fail what is ready."""
+
+    def leave(self, slot: Slot) -> None:
+        """A companion ends."""
 
 
 class Companion(LaneThread):
-    """Feeds one worker, and replaces it when it dies, until the lane is through.
+    """Feeds the worker of one slot, and replaces it when it dies, until the lane is through.
 
-    `in_flight`, `due_at` and `recalled` are guarded by the lane's lock. The other public fields
-    are written by this thread alone and may be read by any.
+    Args:
+        slot: is filled with workers.
+        pool: makes them.
+        batching: has the deliveries.
+        breaker: is told of deaths and survivals.
+        wear: when a worker is replaced between two deliveries.
+        port: settles what has ended, and starts other companions.
     """
 
-    def __init__(self, lane: CpuLane, number: int) -> None:
-        super().__init__(f"procbus-companion-{number}")
-        self._lane = lane
-        #: The worker, once it is ready; and one that is not yet, and when it was launched.
-        self.worker: Worker | None = None
-        self.starting: Worker | None = None
-        self.starting_since = 0.0
-        self.in_flight: deque[Batch] = deque()
-        #: When the first batch in flight should be through, in seconds of `time.monotonic()`:
-        #: past that, others may take back what is not begun.
-        self.due_at = inf
-        #: Something was taken back and the worker has not said so yet: it gets nothing new, lest
-        #: it uses the tokens of that for what was taken back.
-        self.recalled = False
-        self.events_done = 0
-        self.restarts = 0
-        self.last_exit = ""
-        #: Set once the first worker was launched, or could not be.
-        self.launched = threading.Event()
-        self.started_at = monotonic()
-        #: What the supervisor keeps here: how the worker gets on, its last sample, its memory, and
-        #: why it is being killed. The verdict is given with the worker halted, before the kill;
-        #: this thread reads it after that.
-        self.progress = Progress()
-        self.last_sample: Sample | None = None
-        self.footprint = FootprintMeter()
-        self.verdict: Verdict | None = None
+    def __init__(
+        self,
+        slot: Slot,
+        pool: Pool,
+        batching: Batching,
+        breaker: Breaker,
+        wear: Wear,
+        port: Port,
+    ) -> None:
+        super().__init__(slot.name)
+        self.slot = slot
+        self._pool = pool
+        self._batching = batching
+        self._queue = batching.queue
+        self._breaker = breaker
+        self._wear = wear
+        self._port = port
+        #: The slot's own; guarded by the lane's lock.
+        self._in_flight = slot.in_flight
         #: Deliveries that the present worker has finished, and why it wants no more.
         self._worker_done = 0
         self._unwanted = ""
         self._barren = 0
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
-
-    @property
-    def probe(self) -> Probe | None:
-        """The process of the present worker, to be looked at."""
-        worker = self.worker
-        return None if worker is None else worker.probe
 
     def run(self) -> None:
         """Thread body."""
@@ -145,7 +138,7 @@ class Companion(LaneThread):
                 try:
                     worn_out = self._feed(worker)
                 except WorkerGone as gone:
-                    self.worker = None
+                    self.slot.worker = None
                     try:
                         self._bury(gone)
                     finally:
@@ -153,48 +146,45 @@ class Companion(LaneThread):
                 except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
                     self._check_here()
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
-                    self.worker = None
+                    self.slot.worker = None
                     self._give_up(error)
                     worker.kill()
                     worker.stop()
                 else:
-                    self.worker = None
+                    self.slot.worker = None
                     worker.stop()
                     if not worn_out:
                         return
-                    self.restarts += 1
-                    self.last_exit = f"replaced after {worn_out}"
+                    self.slot.restarts += 1
+                    self.slot.last_exit = f"replaced after {worn_out}"
                     log.info("worker %s replaced after %s", worker.pid, worn_out)
         finally:
-            self.launched.set()
-            self._lane.leave(self)
+            self.slot.launched.set()
+            self._port.leave(self.slot)
 
     def _start(self) -> Worker | None:
         """Start a worker; None when the lane wants none any more, or none can be started."""
-        while self._lane.wants_workers():
+        while self._batching.wants_workers():
             try:
-                worker = self._lane.pool.start(self._launched)
+                worker = self._pool.start(self._launched)
             except WorkerGone as gone:
                 self._note_exit(gone)
-                if not self._lane.may_try_again(gone):
-                    self._lane.cannot_start(self, gone)
+                if not self._port.may_try_again(gone):
+                    self._port.cannot_start(self.slot, gone)
                     return None
             except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
                 log.exception("procbus itself failed to start a worker in %s", self.name)
                 fault = WorkerGone(None, None, NO_WORDS, hopeless=True)
                 fault.__cause__ = error
-                self._lane.cannot_start(self, fault)
+                self._port.cannot_start(self.slot, fault)
                 return None
             else:
-                self._lane.note_start()
+                self._port.note_start()
                 self._worker_done, self._unwanted = 0, ""
-                self.last_sample = self.verdict = None
-                self.progress = Progress()
-                self.footprint = FootprintMeter()
-                self.worker = worker
+                self.slot.settle_in(worker)
                 return worker
             finally:
-                self.starting = None
+                self.slot.starting = None
         return None
 
     def _note_fork(self) -> None:
@@ -208,10 +198,10 @@ class Companion(LaneThread):
             )
 
     def _launched(self, worker: Worker) -> None:
-        self.starting_since = monotonic()
-        self.starting = worker
-        self.launched.set()
-        if not self._lane.wants_workers():  # it was killed before there was anything to kill
+        self.slot.starting_since = monotonic()
+        self.slot.starting = worker
+        self.slot.launched.set()
+        if not self._batching.wants_workers():  # it was killed before there was anything to kill
             worker.kill()
 
     def _feed(self, worker: Worker) -> str:
@@ -223,13 +213,13 @@ class Companion(LaneThread):
         Raises:
             WorkerGone: the worker died.
         """
-        wear = self._lane.wear
+        wear = self._wear
         limited = wear.limited
         # Nothing here may keep a batch alive while there is no other.
         while True:
             if self._forked:  # what settles runs callbacks
                 self._check_here()
-            if not self.in_flight:
+            if not self._in_flight:
                 most = None
                 if self._unwanted:
                     return self._unwanted
@@ -241,29 +231,29 @@ class Companion(LaneThread):
                     return ""
             elif self._may_take_ahead():
                 self._give_next(worker, wait=False)
-            if self.in_flight:
-                if not self.in_flight[0].sent:
+            if self._in_flight:
+                if not self._in_flight[0].sent:
                     self._send_first(worker)
-                self._hear(worker, self.in_flight[0])
+                self._hear(worker, self._in_flight[0])
 
     def _may_take_ahead(self) -> bool:
         # A second batch in flight keeps the worker busy; an unsent one is waiting already.
-        in_flight = self.in_flight
+        in_flight = self._in_flight
         if (
             len(in_flight) == 1
             and in_flight[0].sent
-            and not self.recalled
+            and not self.slot.recalled
             and not self._unwanted
-            and self._lane.queue.seems_ready()
-            and not self._lane.wear.limited
+            and self._queue.seems_ready()
+            and not self._wear.limited
         ):
-            self._lane.look_ahead()
+            self._port.look_ahead()
             return True
         return False
 
     def _give_next(self, worker: Worker, *, wait: bool, most: int | None = None) -> bool:
         """Give the worker the next batch; False when there is none."""
-        deliveries = self._lane.sharing.next_batch(wait=wait, most=most)
+        deliveries = self._batching.next_batch(wait=wait, most=most)
         if deliveries:
             self._give(worker, deliveries)
         return bool(deliveries)
@@ -277,25 +267,25 @@ class Companion(LaneThread):
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
         message = self._prepare(worker, next(_batch_numbers), deliveries)
-        while message.no_room and not self.in_flight and not self._lane.queue.cancelled:
+        while message.no_room and not self._in_flight and not self._queue.cancelled:
             # It is this one's turn: handed back, it might be passed over for ever.
             first, *others = message.rest
-            self._lane.put_back(others)
+            self._put_back(others)
             try:
                 worker.wait_for_room(ROOM_S)
             except WorkerGone:
-                self._lane.put_back([first])
+                self._put_back([first])
                 raise
             message = self._prepare(worker, message.batch, [first])
         try:
-            batch = Batch(message.batch, message, self._lane.expected_s(message.deliveries))
-            dropped = self._lane.sharing.hand_out(self, worker, batch)
+            batch = Batch(message)
+            dropped = self._batching.hand_out(self.slot, worker, batch)
         except BaseException as error:
             self._fail([*message.deliveries, *message.rest], error)
             raise
         if dropped:
-            self._lane.cancel_all(dropped)
-        if batch.deliveries and (len(self.in_flight) == 1 or worker.fits_ahead(message)):
+            self._port.cancel_all(dropped)
+        if batch.deliveries and (len(self._in_flight) == 1 or worker.fits_ahead(message)):
             batch.sent = True
             worker.send(message)
 
@@ -309,17 +299,17 @@ class Companion(LaneThread):
             log.exception("procbus itself failed to encode a batch in %s", self.name)
             first, *others = deliveries
             if others:  # the fault is in one of them: each goes alone
-                self._lane.put_back(others)
+                self._put_back(others)
                 return self._prepare(worker, number, [first])
-            self._lane.settle([(first, _own_fault(error))])
+            self._port.settle([(first, _own_fault(error))])
             return Message(number)
         if message.failed:
-            self._lane.settle(message.failed)
+            self._port.settle(message.failed)
         return message
 
     def _send_first(self, worker: Worker) -> None:
         """Send the batch that did not fit into the pipe behind another, now that it is next."""
-        batch = self.in_flight[0]
+        batch = self._in_flight[0]
         batch.sent = True
         worker.send(batch.message)
 
@@ -329,21 +319,21 @@ class Companion(LaneThread):
         times, values = report.successes
         if times:
             ended = self._ended(batch, len(times))
-            self._lane.settle_successes(ended, times, values, worker.pid)
+            self._port.settle_successes(ended, times, values, worker.pid)
             batch.settled = batch.ended
         if report.ends:
             self._settle(batch, report.ends)
         if report.returned:
-            self._lane.put_back(self._lane.sharing.returned(self, report.returned))
+            self._put_back(self._batching.returned(self.slot, report.returned))
         elif report.complete:
-            if unwanted := self._lane.sharing.complete(self):
+            if unwanted := self._batching.complete(self.slot):
                 self._unwanted = too_grown_for(unwanted[0])
-                self._lane.put_back(unwanted)
+                self._put_back(unwanted)
         elif times or report.ends:
-            batch.due_at = due_at(batch)
+            batch.due_at = batch.due_from_now()
         else:
             batch.due_at = inf  # it is in one handler all the time, and will send its result
-            self._lane.relieve(self)
+            self._port.relieve(self.slot)
 
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
         if not ends:
@@ -351,24 +341,24 @@ class Companion(LaneThread):
         deliveries = self._ended(batch, len(ends))
         settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
         published = [(index, events) for index, (_, events) in enumerate(ends) if events]
-        self._lane.settle(settled, published)
+        self._port.settle(settled, published)
         batch.settled = batch.ended
 
     def _ended(self, batch: Batch, count: int) -> list[Delivery]:
         """Take note that the next deliveries of a batch have ended, and give them."""
         first = batch.ended
         batch.ended = first + count
-        self.events_done += count
+        self.slot.events_done += count
         self._worker_done += count
         self._barren = 0
-        self._lane.breaker.note_survival()
+        self._breaker.note_survival()
         return batch.deliveries[first : batch.ended]
 
     def _bury(self, gone: WorkerGone) -> None:
         """Account for every delivery that a dead worker had."""
-        verdict, self.verdict = self.verdict, None
+        verdict, self.slot.verdict = self.slot.verdict, None
         self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
-        batches = self._lane.sharing.take_all(self)
+        batches = self._batching.take_all(self.slot)
         try:
             self._account_for(batches, gone, verdict)
         except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
@@ -382,7 +372,7 @@ class Companion(LaneThread):
     ) -> None:
         words = gone.last_words
         if verdict is None and not gone.left:
-            self._lane.breaker.note_death(self._last_of(gone, batches))
+            self._breaker.note_death(self._last_of(gone, batches))
         for batch in batches:
             if batch.number == words.batch:
                 self._settle(batch, words.ends)
@@ -397,7 +387,7 @@ class Companion(LaneThread):
                 # It dies again and again before it begins anything, so it must be the next one
                 # (reading it, say), which would otherwise kill workers for ever.
                 self._charge(waiting[0], gone, 0.0)
-        self._lane.put_back([delivery for batch in waiting for delivery in batch.open()])
+        self._put_back([delivery for batch in waiting for delivery in batch.open()])
 
     @staticmethod
     def _last_of(gone: WorkerGone, batches: Sequence[Batch]) -> str:
@@ -412,40 +402,36 @@ class Companion(LaneThread):
         return f"{how} between two deliveries"
 
     def _charge(self, batch: Batch, gone: WorkerGone, ran_s: float) -> None:
-        sample = self.last_sample
-        self._end_first(
-            batch, self._lane.died(batch.open()[0], gone, ran_s, sample.rss if sample else 0)
-        )
+        delivery = batch.open()[0]
+        self._end_first(batch, self._port.died(delivery, gone, ran_s, self.slot.seen_bytes))
 
     def _end_first(self, batch: Batch, outcome: Outcome) -> None:
         delivery = batch.open()[0]
         batch.ended += 1
         self._barren = 0
-        self._lane.settle_dead(delivery, outcome)
+        self._port.settle_dead(delivery, outcome)
         batch.settled = batch.ended
 
+    def _put_back(self, deliveries: list[Delivery]) -> None:
+        """Queue deliveries again that the worker had not begun, in front."""
+        self._port.cancel_all(self._batching.put_back(deliveries))
+
     def _give_up(self, error: BaseException) -> None:
-        for batch in self._lane.sharing.take_all(self):
+        for batch in self._batching.take_all(self.slot):
             self._fail(batch.deliveries[batch.settled :], error)
 
     def _fail(self, deliveries: Sequence[Delivery], error: BaseException) -> None:
         """Settle those deliveries that are not settled, one by one, since procbus itself failed."""
         for delivery in deliveries:
             try:
-                self._lane.settle([(delivery, _own_fault(error))])
+                self._port.settle([(delivery, _own_fault(error))])
             except BaseException:  # noqa: BLE001 - the others must not suffer for it
                 log.exception("procbus itself failed to settle event %d", delivery.event_id)
 
     def _note_exit(self, gone: WorkerGone, why: str = "") -> None:
-        self.restarts += 1
-        self.last_exit = f"{gone}{why}"
+        self.slot.restarts += 1
+        self.slot.last_exit = f"{gone}{why}"
         log.debug("%s: %s", self.name, gone)
-
-
-def due_at(batch: Batch) -> float:
-    """When a worker should be through with a batch that it has from now on."""
-    transfer_s = len(batch.message.data) / TRANSFER_BYTES_S
-    return monotonic() + 2 * batch.expected_s + transfer_s + GRACE_S
 
 
 def _own_fault(error: BaseException) -> Outcome:

@@ -18,11 +18,11 @@ from procbus.core.locks import Tangled, holding, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.stats import LaneStats
-from procbus.core.subscription import OVERHEAD_S
-from procbus.lanes.attempt import context_for
-from procbus.lanes.batching import Breaker, Guard, Sharing
+from procbus.lanes.attempt import PublishChildren, Published, SettleSuccesses, context_for
+from procbus.lanes.batching import Batching, Breaker, Guard
 from procbus.lanes.companion import Companion
 from procbus.lanes.recycling import Wear
+from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
 from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
 from procbus.pool.outcomes import Settled
@@ -46,20 +46,11 @@ FAILED_STARTS = 10
 #: How long no worker is tried after the user's set-up of one failed, in seconds.
 BROKEN_S = 5.0
 
-Published = list[tuple[str | None, Any]]
-#: Publishes what a cpu handler published, all or none; returns the error if none.
-PublishChildren = Callable[[Delivery, Outcome, Published], BaseException | None]
-#: Settles deliveries that succeeded and published nothing: when each began and ended, what it
-#: returned, and the process.
-SettleSuccesses = Callable[
-    [Sequence[Delivery], Sequence[tuple[float, float, int]], Sequence[Any], "int | None"], None
-]
-
 
 class CpuLane:
     """The cpu lane of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's: see `Sharing`. It guards `_started`, `_failed_starts`,
+    The lock of `queue` is the lane's: see `Batching`. It guards `_started`, `_failed_starts`,
     `_restarts`, `_past_s` and `_all_started` too.
 
     Args:
@@ -81,10 +72,10 @@ class CpuLane:
         wear: Wear,
     ) -> None:
         self.pool = pool
-        self.wear = wear
-        self.sharing = Sharing(pool.batch_s)
-        self.queue = self.sharing.queue
-        self.breaker = Breaker(self.sharing, guard, self.fail_ready)
+        self._wear = wear
+        self.batching = Batching(pool.batch_s)
+        self.queue = self.batching.queue
+        self.breaker = Breaker(self.batching, guard, self.fail_ready)
         #: Has somebody see what was measured. Set by whoever made the lane.
         self.stir: Callable[[], None] = _nobody
         #: Set by the supervisor.
@@ -97,7 +88,8 @@ class CpuLane:
         self._broken_until = 0.0
         #: Seconds that workers have been there which are there no more.
         self._past_s = 0.0
-        self._companions = self.sharing.companions
+        self._slots = self.batching.slots
+        self._companions: list[Companion] = []
         self._started = 0
         #: Starts in a row that failed, of all companions together.
         self._failed_starts = 0
@@ -131,7 +123,7 @@ class CpuLane:
         """Start all workers, in parallel, and wait until each is launched."""
         companions = self._grow(self.pool.size())
         for companion in companions:
-            companion.launched.wait(LAUNCH_S)
+            companion.slot.launched.wait(LAUNCH_S)
 
     def look(self) -> None:
         """Where more workers may have become possible, start those that there is work for."""
@@ -142,11 +134,11 @@ class CpuLane:
     @property
     def launched(self) -> bool:
         """Whether `put` no longer waits for the launch of a first worker."""
-        return bool(self._companions)
+        return bool(self._slots)
 
     def launch(self) -> None:
         """Launch a first worker, if there is none."""
-        if not self._companions:
+        if not self._slots:
             self._grow(1)
 
     def release(self, delivery: Delivery) -> None:
@@ -169,12 +161,12 @@ class CpuLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is in the handler with this delivery just now."""
-        return any(delivery is d for _, _, d, _ in self.sharing.running())
+        return any(delivery is d for _, _, d, _ in self.batching.running())
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good that no worker has begun, from the queue or a worker."""
         with self.queue.lock:
-            return self.queue.locked_withdraw(delivery) or self.sharing.locked_withdraw(delivery)
+            return self.queue.locked_withdraw(delivery) or self.batching.locked_withdraw(delivery)
 
     def forget(self, handler: Handler) -> None:
         """Have workers let go of a handler that nothing is pending for."""
@@ -182,24 +174,24 @@ class CpuLane:
 
     def stats(self) -> LaneStats:
         """The lane just now."""
-        companions = list(self._companions)
-        busy = len(self.sharing.running())
-        restarts = self._restarts + sum(companion.restarts for companion in companions)
+        slots = list(self._slots)
+        busy = len(self.batching.running())
+        restarts = self._restarts + sum(slot.restarts for slot in slots)
         paused = self.breaker.reason() or self.pool.waits_for
-        return LaneStats(self.queue.depth(), len(companions), busy, restarts, paused=paused)
+        return LaneStats(self.queue.depth(), len(slots), busy, restarts, paused=paused)
 
     def worker_s(self) -> float:
         """Seconds that workers have been there, all together."""
         now = monotonic()
         with self.queue.lock:
-            return self._past_s + sum(now - companion.started_at for companion in self._companions)
+            return self._past_s + sum(now - slot.started_at for slot in self._slots)
 
     def close(self) -> None:
         """End all workers once nothing is left for them. Idempotent."""
         self.queue.close()
         for companion in list(self._companions):
-            companion.join(JOIN_S if companion.worker is not None else STARTING_S)
-            starting = companion.starting
+            companion.join(JOIN_S if companion.slot.worker is not None else STARTING_S)
+            starting = companion.slot.starting
             if starting is not None and companion.is_alive():
                 starting.kill()  # its set-up may hang, and there is nothing for it to do
             companion.join(JOIN_S)
@@ -209,14 +201,14 @@ class CpuLane:
         """Settle as cancelled all that no worker has begun. Idempotent."""
         out = self.queue.clear()
         with self.queue.lock:
-            out += self.sharing.locked_take_all_back()
+            out += self.batching.locked_take_all_back()
         self.cancel_all(out)
 
     def kill(self) -> None:
         """End all workers at once; what they are running is settled as cancelled."""
         self.queue.close()
-        for companion in list(self._companions):
-            worker = companion.worker or companion.starting
+        for slot in list(self._slots):
+            worker = slot.worker or slot.starting
             if worker is not None:
                 worker.kill()
 
@@ -227,23 +219,14 @@ class CpuLane:
         if not self._all_started:
             self._grow(wait=False)
 
-    def relieve(self, companion: Companion) -> None:
+    def relieve(self, slot: Slot) -> None:
         """A worker is in one handler for long: what it has besides is for another, if need be."""
         if self._all_started:
             return
         with self.queue.lock:
-            needed = self.sharing.locked_held_up(companion) and not self.sharing.locked_free()
+            needed = slot.locked_held_up() and not self.batching.locked_free()
         if needed:
             self._grow(1, wait=False)
-
-    def wants_workers(self) -> bool:
-        """Whether there is or may come work."""
-        with self.queue.lock:
-            return not self.queue.closed or self.queue.locked_ready() > 0
-
-    def expected_s(self, deliveries: Sequence[Delivery]) -> float:
-        """How long these deliveries should take one after the other."""
-        return sum((d.subscription.average_s or 0.0) + OVERHEAD_S for d in deliveries)
 
     def settle(
         self, settled: list[Settled], published: Sequence[tuple[int, Published]] = ()
@@ -271,14 +254,7 @@ class CpuLane:
         self._settle(settled)
 
     def died(self, delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int) -> Outcome:
-        """Make the outcome of the delivery that a worker died with.
-
-        Args:
-            delivery: what it was running.
-            gone: how it died.
-            ran_s: how long it had been running it.
-            rss: its memory in bytes when it was last looked at; 0 if it was not.
-        """
+        """Make the outcome of the delivery that a worker died with: see `Port`."""
         killed = gone.exit_code == -signal.SIGKILL
         out_of_memory = killed and self.oom is not None and self.oom.struck()
         return outcomes.died(delivery, gone, ran_s, rss, out_of_memory)
@@ -289,10 +265,6 @@ class CpuLane:
             outcome = cancelled(delivery, monotonic() - outcome.started_at)
         self._settle([(delivery, outcome)])
         self._fail_if_given_up()
-
-    def put_back(self, deliveries: list[Delivery]) -> None:
-        """Queue deliveries again that a worker had not begun, in front."""
-        self.cancel_all(self.sharing.put_back(deliveries))
 
     def cancel_all(self, deliveries: Sequence[Delivery]) -> None:
         """Settle deliveries that are not to be run any more."""
@@ -310,17 +282,17 @@ class CpuLane:
             self._failed_starts += 1
             if gone.hopeless or self._failed_starts >= FAILED_STARTS:
                 return False
-        if not gone.left and self.wants_workers():
+        if not gone.left and self.batching.wants_workers():
             how = outcomes.describe_exit(gone.exit_code)
             log.warning("worker %s died while it started (%s); another is started", gone.pid, how)
             self.breaker.note_death(f"{gone.pid} ({how}) while it started")
         return True
 
-    def cannot_start(self, companion: Companion, gone: WorkerGone) -> None:
+    def cannot_start(self, slot: Slot, gone: WorkerGone) -> None:
         """No worker can be started: if nobody else is left to do it, fail what is ready."""
         with self.queue.lock:
-            self._remove(companion)
-            if self._companions:
+            self._remove(slot)
+            if self._slots:
                 return
         how = f"{outcomes.describe_exit(gone.exit_code)}; see what it wrote to stderr"
         error = WorkerDied(
@@ -343,26 +315,35 @@ class CpuLane:
         while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
             self.fail_ready(given_up)
 
-    def leave(self, companion: Companion) -> None:
+    def leave(self, slot: Slot) -> None:
         """A companion ends."""
         with self.queue.lock:
-            self._remove(companion)
+            self._remove(slot)
 
     # Inside, under the lane's lock.
 
-    def _remove(self, companion: Companion) -> None:
-        if companion in self._companions:
-            self._companions.remove(companion)
-            self._restarts += companion.restarts
-            self._past_s += monotonic() - companion.started_at
+    def _remove(self, slot: Slot) -> None:
+        if slot in self._slots:
+            self._slots.remove(slot)
+            self._companions = [c for c in self._companions if c.slot is not slot]
+            self._restarts += slot.restarts
+            self._past_s += monotonic() - slot.started_at
             self._all_started = False
+
+    def _add_companion(self) -> Companion:
+        self._started += 1
+        slot = Slot(self._started)
+        made = Companion(slot, self.pool, self.batching, self.breaker, self._wear, self)
+        self._companions.append(made)
+        self._slots.append(slot)
+        return made
 
     def _start(self, companion: Companion) -> None:
         try:
             companion.start()
         except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
-            companion.launched.set()
-            self.cannot_start(companion, WorkerGone(None, None, NO_WORDS, hopeless=True))
+            companion.slot.launched.set()
+            self.cannot_start(companion.slot, WorkerGone(None, None, NO_WORDS, hopeless=True))
 
     def _grow(self, least: int = 0, *, wait: bool = True) -> list[Companion]:
         """Start a companion if more is ready than workers are free for, or `least` of them.
@@ -378,14 +359,13 @@ class CpuLane:
         started: list[Companion] = []
         try:
             with self.queue.lock:
-                missing = max(least, min(1, self.queue.locked_ready() - self.sharing.locked_free()))
-                while len(self._companions) < size and len(started) < missing:
-                    self._started += 1
-                    companion = Companion(self, self._started)
-                    self._companions.append(companion)
-                    started.append(companion)
-                self._all_started = len(self._companions) >= size
-                first = len(started) == len(self._companions)
+                missing = max(
+                    least, min(1, self.queue.locked_ready() - self.batching.locked_free())
+                )
+                while len(self._slots) < size and len(started) < missing:
+                    started.append(self._add_companion())
+                self._all_started = len(self._slots) >= size
+                first = len(started) == len(self._slots)
             for companion in started:
                 self._start(companion)
         except Tangled:
@@ -394,7 +374,7 @@ class CpuLane:
         except BaseException:  # Ctrl-C, most likely
             for companion in started:
                 if companion.ident is None:
-                    self.leave(companion)
+                    self.leave(companion.slot)
             raise
         if started and wait and (first or LAUNCH_EACH):
             # An interpreter that ends starts nothing any more, so the first worker has to be
@@ -406,7 +386,7 @@ class CpuLane:
 def _wait_for_launch(companion: Companion) -> None:
     """Wait for the launch of a worker, unless this thread was interrupted with a lock of ours."""
     if not holding():
-        companion.launched.wait(LAUNCH_S)
+        companion.slot.launched.wait(LAUNCH_S)
 
 
 def _let_go(deliveries: Iterable[Delivery]) -> None:

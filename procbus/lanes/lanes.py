@@ -20,7 +20,7 @@ from procbus.core.meter import Machine
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.lanes.attempt import MakeContext, Settle
+from procbus.lanes.attempt import MakeContext, PublishChildren, Settle, SettleSuccesses
 from procbus.lanes.recycling import Wear
 from procbus.lanes.threads import IoLane, IoThread
 from procbus.settings import Settings
@@ -29,7 +29,7 @@ from procbus.system.freezing import check_can_start
 
 if TYPE_CHECKING:
     from procbus.lanes.batching import Guard
-    from procbus.lanes.cpu import CpuLane, PublishChildren, SettleSuccesses
+    from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
     from procbus.pool.interface import Pool
 
@@ -76,7 +76,7 @@ class Lanes:
         self._publish_children = publish_children
         self._guard = guard
         self._retries = retries
-        self._supervisor = Supervisor(self, retries)
+        self.supervisor = Supervisor(self, retries)
         self._stir = stir
         self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context, stir)
         #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
@@ -93,10 +93,10 @@ class Lanes:
         if handler.kind == "cpu" or handler.limited or handler.retries:
             self._supervised = True
             if self._primed:
-                self._supervisor.start()
+                self.supervisor.start()
         if handler.limited and not self.limited:
             self.limited = True
-            self._supervisor.wake()
+            self.supervisor.wake()
         if handler.kind == "cpu":
             lane = self.cpu_lane()
             if self._primed:
@@ -114,7 +114,7 @@ class Lanes:
 
     def give_up(self, delivery: Delivery) -> None:
         """Have the supervisor cancel a delivery that nobody wants any more, running or not."""
-        self._supervisor.give_up(delivery)
+        self.supervisor.give_up(delivery)
 
     def take_back(self, delivery: Delivery) -> bool:
         """Cancel a delivery that no worker has begun; False when there is none."""
@@ -143,7 +143,7 @@ class Lanes:
         """
         self._primed = True
         if self._supervised:
-            self._supervisor.start()
+            self.supervisor.start()
         if self._io_needed:
             self.io.prime()
         if self.loop is not None:
@@ -234,7 +234,7 @@ class Lanes:
         if self.loop is not None:
             found += self.loop.at_hand.copy().items()
         if self.cpu is not None:
-            found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.sharing.running()]
+            found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.batching.running()]
         return [(delivery, since) for delivery, since in found if delivery is not None]
 
     def snapshot(self, subscriptions: Sequence[Subscription]) -> Mapping[str, LaneStats]:
@@ -307,7 +307,7 @@ class Lanes:
             self.loop.close(JOIN_S)
         if self.cpu is not None:
             self.cpu.close()
-        self._supervisor.stop()
+        self.supervisor.stop()
 
     def expect_close(self) -> None:
         """The bus is closing: nothing may keep it from that for long."""

@@ -7,7 +7,7 @@ It measures, and never acts. It needs no supervisor, but only with one it knows 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +17,12 @@ from procbus.supervision.stall import WINDOW_S
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
 if TYPE_CHECKING:
-    from procbus.lanes.companion import Companion
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
+    from procbus.lanes.slot import Slot
     from procbus.lanes.threads import IoLane
     from procbus.pool.interface import Worker
+    from procbus.supervision.supervisor import Observed
 
 WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
 
@@ -67,16 +68,29 @@ class WorkerHealth:
     last_exit: str = ""
 
 
-def cpu_health(lane: CpuLane | None) -> list[WorkerHealth]:
-    """The worker processes. From any thread."""
-    at_hand = [] if lane is None else lane.sharing.at_hand()
-    return [_process(companion, delivery, since) for companion, delivery, since in at_hand]
+def cpu_health(
+    lane: CpuLane | None, observed: Callable[[Worker], Observed | None]
+) -> list[WorkerHealth]:
+    """The worker processes. From any thread.
+
+    Args:
+        lane: of the bus, if there is one.
+        observed: gives what the supervisor saw of a worker.
+    """
+    at_hand = [] if lane is None else lane.batching.at_hand()
+    return [_process(slot, delivery, since, observed) for slot, delivery, since in at_hand]
 
 
-def _process(companion: Companion, delivery: Delivery | None, since: float) -> WorkerHealth:
-    # Each is read once: the companion replaces its worker, and the sample with it, at any moment.
-    worker, starting = companion.worker, companion.starting
-    last_sample = companion.last_sample
+def _process(
+    slot: Slot,
+    delivery: Delivery | None,
+    since: float,
+    observed: Callable[[Worker], Observed | None],
+) -> WorkerHealth:
+    # Each is read once: the companion replaces its worker at any moment.
+    worker, starting = slot.worker, slot.starting
+    seen = None if worker is None else observed(worker)
+    last_sample = None if seen is None else seen.last_sample
     present = worker or starting
     probe = None if present is None else present.probe
     details = present.details if present is not None and probe is None else None
@@ -88,25 +102,29 @@ def _process(companion: Companion, delivery: Delivery | None, since: float) -> W
     if worker is None:
         state = "starting"
         if starting is not None:
-            at_hand = _start(starting, companion.starting_since)
+            at_hand = _start(starting, slot.starting_since)
     elif probe is not None and details is None:
         state = "dead"
     elif details is not None and details.status == STOPPED:
         state = "stopped"
     # The verdict may be of the delivery before this one, if this one is younger than a window.
-    elif delivery is not None and now - since >= WINDOW_S and companion.progress.stalled(now):
+    elif delivery is not None and now - since >= WINDOW_S and _stalled(seen, now):
         state = "stalled"
     return WorkerHealth(
         kind="cpu",
-        name=companion.name,
+        name=slot.name,
         pid=None if present is None else present.pid,
         state=state,
         **at_hand,
         **_readings(details, last_sample, now),
-        events_done=companion.events_done,
-        restarts=companion.restarts,
-        last_exit=companion.last_exit,
+        events_done=slot.events_done,
+        restarts=slot.restarts,
+        last_exit=slot.last_exit,
     )
+
+
+def _stalled(seen: Observed | None, now: float) -> bool:
+    return seen is not None and seen.progress.stalled(now)
 
 
 def _readings(details: Details | None, last_sample: Sample | None, now: float) -> dict[str, Any]:

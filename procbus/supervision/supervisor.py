@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.log import log
@@ -19,18 +20,19 @@ from procbus.core.validation import format_size
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import Verdict, memory_error, timeout_error
 from procbus.lanes.lane_thread import LaneThread
+from procbus.supervision.stall import Progress
 from procbus.system import forked_children, procfs
 from procbus.system.cooperative import Steps, in_turn
-from procbus.system.footprint import LEAST_S
+from procbus.system.footprint import LEAST_S, FootprintMeter
 
 if TYPE_CHECKING:
-    from procbus.lanes.companion import Companion
     from procbus.lanes.cpu import CpuLane
+    from procbus.lanes.slot import Slot
     from procbus.lanes.threads import IoLane
     from procbus.pool.interface import At, Worker
-    from procbus.system.footprint import Footprint, FootprintMeter
+    from procbus.system.footprint import Footprint
     from procbus.system.memory import MemoryWatch
-    from procbus.system.process import Probe
+    from procbus.system.process import Probe, Sample
 
 #: How often every busy worker is sampled, in seconds.
 SAMPLE_S = 0.5
@@ -65,10 +67,22 @@ class Supervised(Protocol):
         """Cancel a delivery that no worker has begun; False when there is none."""
 
 
+class Observed:
+    """What the supervisor saw of one worker. Its thread writes it, and any may read it."""
+
+    def __init__(self) -> None:
+        #: How the worker gets on, and the latest sample of it.
+        self.progress = Progress()
+        self.last_sample: Sample | None = None
+        #: Measures the memory of the worker and its children.
+        self.footprint = FootprintMeter()
+
+
 class Supervisor:
     """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
 
-    What it knows of a worker it keeps on the worker's companion; its thread alone writes it.
+    It leaves two things in the slot of a worker, for the companion: why it kills the worker, and
+    how much memory that had.
 
     Args:
         lanes: are looked after.
@@ -91,6 +105,8 @@ class Supervisor:
         self._stalled: set[int] = set()
         #: What nobody wants any more, in the order of publishing. Others add to it.
         self._unwanted: dict[Delivery, None] = {}
+        #: By worker, for as long as that is there. The supervisor's thread alone writes it.
+        self._observed: WeakKeyDictionary[Worker, Observed] = WeakKeyDictionary()
         #: Workers with something to do whose process was found dead at the last look.
         self._dead: set[Worker] = set()
 
@@ -119,6 +135,10 @@ class Supervisor:
         self._unwanted[delivery] = None
         self.start()
         self._retries.wake()
+
+    def observed(self, worker: Worker) -> Observed | None:
+        """What was seen of a worker; None if it was not looked at yet. From any thread."""
+        return self._observed.get(worker)
 
     def stop(self) -> None:
         """End the thread. Idempotent."""
@@ -173,7 +193,7 @@ class Supervisor:
                 del self._unwanted[delivery]
 
     def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
-        running = lane.sharing.running()
+        running = lane.batching.running()
         sample_s = SAMPLE_S * max(1.0, len(running) / MANY)
         if now - self._sampled_at >= sample_s:
             self._sampled_at = now
@@ -182,33 +202,33 @@ class Supervisor:
         # Without a file descriptor nothing can be seen: a worker that lives would seem dead.
         if now == self._sampled_at and procfs.can_read():
             self._look_at_machine(lane, now)
-            dead = {worker for c, worker, d, at in running if not self._sample(c, worker, d, at)}
+            dead = {worker for s, worker, d, at in running if not self._sample(s, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
         kills: list[Steps[bool]] = []
-        for companion, worker, delivery, at in running:
-            if companion.verdict is not None:
+        for slot, worker, delivery, at in running:
+            if slot.verdict is not None:
                 continue  # it is dead, and its companion has not buried it yet
             handler = delivery.subscription.handler
             if delivery in self._unwanted:
-                kills.append(self._interrupt(companion, worker, delivery, at))
+                kills.append(self._interrupt(slot, worker, delivery, at))
                 continue
             if handler.timeout is not None:
                 ends_at = at[2] + handler.timeout
                 if now >= ends_at:
-                    kills.append(self._time_out(companion, worker, delivery, at))
+                    kills.append(self._time_out(slot, worker, delivery, at))
                     continue
                 next_look = min(next_look, ends_at)
             if (limit := handler.max_memory) is not None:
                 if worker.probe is None:  # it is told of, and nobody says when
                     footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
                 else:
-                    meter = companion.footprint
+                    meter = self._of(worker).footprint
                     due = now >= meter.due_at(limit)
                     footprint = self._above(meter, worker.probe, limit) if due else None
                     due_at = meter.due_at(limit)
                 if footprint is not None:
-                    kills.append(self._over_memory(companion, worker, delivery, at, footprint))
+                    kills.append(self._over_memory(slot, worker, delivery, at, footprint))
                 next_look = min(next_look, due_at)
         in_turn(kills)
         return next_look
@@ -244,9 +264,9 @@ class Supervisor:
 
     def _look_at_starts(self, lane: CpuLane, now: float) -> None:
         """Tell of a worker that takes long to start, most likely in the user's set-up."""
-        for companion in lane.sharing.all():
-            worker = companion.starting
-            took_s = now - companion.starting_since
+        for slot in lane.batching.all():
+            worker = slot.starting
+            took_s = now - slot.starting_since
             if worker is None or self._slow_start or took_s < SLOW_START_S:
                 continue
             if lane.pool.elastic and worker.pid is None:
@@ -265,16 +285,23 @@ class Supervisor:
                 f"\n{stack}" if stack else "",
             )
 
-    def _sample(self, companion: Companion, worker: Worker, delivery: Delivery, at: At) -> bool:
+    def _of(self, worker: Worker) -> Observed:
+        observed = self._observed.get(worker)
+        if observed is None:
+            observed = self._observed[worker] = Observed()
+        return observed
+
+    def _sample(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> bool:
         """Sample a worker that is in a handler; False when it is dead."""
         probe = worker.probe
         if probe is None:
             return True
-        progress = companion.progress
+        observed = self._of(worker)
+        progress = observed.progress
         sample = probe.sample(closer=progress.quiet)
         if sample is None:
             return False
-        companion.last_sample = sample
+        observed.last_sample, slot.seen_bytes = sample, sample.rss
         progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
         if progress.quiet and sample.runnable:
             progress.note_starved(sample.at)
@@ -299,8 +326,8 @@ class Supervisor:
 
         Those that were dead the last time already are hung up on: the pipe tells of any other.
         """
-        for companion in lane.sharing.with_work():
-            worker = companion.worker
+        for slot in lane.batching.with_work():
+            worker = slot.worker
             if worker is None or worker in running or worker.probe is None:
                 continue
             if not worker.probe.alive():
@@ -309,24 +336,20 @@ class Supervisor:
             worker.hang_up()
         self._dead = dead
 
-    def _time_out(
-        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
-    ) -> Steps[bool]:
+    def _time_out(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Steps[bool]:
         def condemn(stack: str) -> None:
             now = monotonic()
             error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
-            companion.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
+            slot.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
 
         return worker.kill_in(at, condemn)
 
-    def _interrupt(
-        self, companion: Companion, worker: Worker, delivery: Delivery, at: At
-    ) -> Steps[bool]:
+    def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Steps[bool]:
         def condemn(stack: str) -> None:  # noqa: ARG001 - nobody asked where it was
             now = monotonic()
             error = cancelled(delivery, now - at[2], INTERRUPTED).error
             assert error is not None
-            companion.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
+            slot.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
 
         return worker.kill_in(at, condemn)
 
@@ -337,7 +360,7 @@ class Supervisor:
 
     def _over_memory(
         self,
-        companion: Companion,
+        slot: Slot,
         worker: Worker,
         delivery: Delivery,
         at: At,
@@ -348,6 +371,6 @@ class Supervisor:
             own = (probe.own_bytes() if probe is not None else None) or 0
             peak = footprint._replace(worker=max(footprint.worker, own))
             error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
-            companion.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
+            slot.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
 
         return worker.kill_in(at, condemn)

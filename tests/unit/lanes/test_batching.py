@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from procbus.core.delivery import Delivery
 from procbus.core.subscription import Subscription
 from procbus.lanes import batching as module
-from procbus.lanes.batching import Sharing
+from procbus.lanes.batching import Batching
 from procbus.lanes.breaker import MOST_DEATHS
-from procbus.lanes.companion import Batch, Companion
+from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import At, Message
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
 
@@ -44,16 +44,15 @@ class FakeWorker:
 
 
 class Parts:
-    """What is shared out between companions that no thread runs."""
+    """What is shared out between slots that no thread runs."""
 
-    def __init__(self, companions: int = 1) -> None:
-        self.sharing = Sharing()
-        nothing: Any = None
-        for number in range(companions):
-            companion = Companion(nothing, number)
+    def __init__(self, slots: int = 1) -> None:
+        self.batching = Batching()
+        for number in range(slots):
+            slot = Slot(number)
             fake: Any = FakeWorker()
-            companion.worker = fake
-            self.sharing.companions.append(companion)
+            slot.worker = fake
+            self.batching.slots.append(slot)
         self.short = subscription_of()
         self.short.average_s = 1e-6  # known to be short, so that batches are large
         self.numbers = itertools.count(1)
@@ -62,48 +61,46 @@ class Parts:
         numbers = [next(self.numbers) for _ in range(count)]
         made = [delivery_to(to or self.short, n, n) for n in numbers]
         for delivery in made:
-            assert self.sharing.queue.put(delivery)
+            assert self.batching.queue.put(delivery)
         return made
 
     def take(self, most: int | None = None) -> list[Delivery]:
-        return self.sharing.next_batch(wait=False, most=most)
+        return self.batching.next_batch(wait=False, most=most)
 
     def hand_out(
-        self, companion: Companion, deliveries: list[Delivery], rest: Iterable[Delivery] = ()
+        self, slot: Slot, deliveries: list[Delivery], rest: Iterable[Delivery] = ()
     ) -> tuple[Batch, list[Delivery]]:
         number = next(_batch_numbers)
-        batch = Batch(number, Message(number, b"", deliveries, rest=list(rest)), 0.0)
-        assert companion.worker is not None
-        return batch, self.sharing.hand_out(companion, companion.worker, batch)
+        batch = Batch(Message(number, b"", deliveries, rest=list(rest)))
+        assert slot.worker is not None
+        return batch, self.batching.hand_out(slot, slot.worker, batch)
 
     def brake(self) -> None:
-        with self.sharing.queue.lock:
+        with self.batching.queue.lock:
             for _ in range(MOST_DEATHS + 1):
-                self.sharing.brake.note_death(100.0)
+                self.batching.brake.note_death(100.0)
 
     def take_all_back(self) -> list[Delivery]:
-        with self.sharing.queue.lock:
-            return self.sharing.locked_take_all_back()
+        with self.batching.queue.lock:
+            return self.batching.locked_take_all_back()
 
     def ready(self) -> list[Delivery]:
         """All that is ready, in order; it is not ready any more."""
-        with self.sharing.queue.lock:
-            return list(iter(self.sharing.queue.locked_take, None))
+        with self.batching.queue.lock:
+            return list(iter(self.batching.queue.locked_take, None))
 
 
-def worker_of(companion: Companion) -> FakeWorker:
-    assert isinstance(companion.worker, FakeWorker)
-    return companion.worker
+def worker_of(slot: Slot) -> FakeWorker:
+    assert isinstance(slot.worker, FakeWorker)
+    return slot.worker
 
 
 # How much.
 
 
-@pytest.mark.parametrize(("ready", "companions", "share"), [(10, 1, 10), (10, 2, 5), (10, 3, 4)])
-def test_a_batch_is_a_workers_share_of_what_is_ready(
-    ready: int, companions: int, share: int
-) -> None:
-    parts = Parts(companions)
+@pytest.mark.parametrize(("ready", "slots", "share"), [(10, 1, 10), (10, 2, 5), (10, 3, 4)])
+def test_a_batch_is_a_workers_share_of_what_is_ready(ready: int, slots: int, share: int) -> None:
+    parts = Parts(slots)
     deliveries = parts.put(ready)
 
     assert parts.take() == deliveries[:share]
@@ -119,13 +116,13 @@ def test_a_batch_is_no_larger_than_the_worker_may_have() -> None:
 
 @pytest.mark.parametrize(("batch_s", "expected"), [(0.010, 1), (0.050, 4), (0.0, 1)])
 def test_a_batch_is_as_much_work_as_the_pool_says(batch_s: float, expected: int) -> None:
-    sharing = Sharing(batch_s)
+    batching = Batching(batch_s)
     handler = subscription_of()
     handler.average_s = 0.012
     for number in range(20):
-        sharing.queue.put(delivery_to(handler, number))
+        batching.queue.put(delivery_to(handler, number))
 
-    assert len(sharing.next_batch(wait=False)) == expected
+    assert len(batching.next_batch(wait=False)) == expected
 
 
 def test_where_nothing_is_ready_there_is_no_batch() -> None:
@@ -135,7 +132,7 @@ def test_where_nothing_is_ready_there_is_no_batch() -> None:
 def test_who_may_wait_gets_what_comes() -> None:
     parts = Parts()
     taken: list[Delivery] = []
-    taker = in_thread(lambda: taken.extend(parts.sharing.next_batch(wait=True)))
+    taker = in_thread(lambda: taken.extend(parts.batching.next_batch(wait=True)))
 
     deliveries = parts.put(1)
 
@@ -146,9 +143,9 @@ def test_who_may_wait_gets_what_comes() -> None:
 def test_who_waits_is_let_go_when_the_lane_closes() -> None:
     parts = Parts()
     taken: list[list[Delivery]] = []
-    taker = in_thread(lambda: taken.append(parts.sharing.next_batch(wait=True)))
+    taker = in_thread(lambda: taken.append(parts.batching.next_batch(wait=True)))
 
-    parts.sharing.queue.close()
+    parts.batching.queue.close()
 
     taker.join(BOUND_S)
     assert taken == [[]]
@@ -163,8 +160,8 @@ def test_an_open_circuit_gives_nobody_anything_but_one_delivery_for_each_trial()
     parts.brake()
     assert parts.take() == []
 
-    with parts.sharing.queue.lock:
-        assert parts.sharing.brake.begin_trial(1000.0, False)
+    with parts.batching.queue.lock:
+        assert parts.batching.brake.begin_trial(1000.0, False)
 
     assert parts.take(most=3) == deliveries[:1]
     assert parts.take() == []
@@ -175,11 +172,11 @@ def test_one_who_waits_on_the_brake_is_woken_for_the_trial() -> None:
     deliveries = parts.put(5)
     parts.brake()
     taken: list[Delivery] = []
-    taker = in_thread(lambda: taken.extend(parts.sharing.next_batch(wait=True)))
+    taker = in_thread(lambda: taken.extend(parts.batching.next_batch(wait=True)))
 
-    with parts.sharing.queue.lock:
-        parts.sharing.brake.begin_trial(1000.0, False)
-        parts.sharing.queue.locked_wake()
+    with parts.batching.queue.lock:
+        parts.batching.brake.begin_trial(1000.0, False)
+        parts.batching.queue.locked_wake()
 
     taker.join(BOUND_S)
     assert taken == deliveries[:1]
@@ -190,46 +187,46 @@ def test_one_who_waits_on_the_brake_is_woken_for_the_trial() -> None:
 
 def test_what_runs_is_known_by_batch_and_index() -> None:
     parts = Parts(2)
-    idle, busy = parts.sharing.companions
+    idle, busy = parts.batching.slots
     deliveries = parts.put(3)
     parts.hand_out(busy, deliveries[:1])
     second, _ = parts.hand_out(busy, deliveries[1:])
     at = (second.number, 1, 100.0)
     worker_of(busy).at = at
 
-    assert parts.sharing.running() == [(busy, busy.worker, deliveries[2], at)]
-    assert parts.sharing.at_hand() == [(idle, None, 0.0), (busy, deliveries[2], 100.0)]
-    assert parts.sharing.with_work() == [busy]
+    assert parts.batching.running() == [(busy, busy.worker, deliveries[2], at)]
+    assert parts.batching.at_hand() == [(idle, None, 0.0), (busy, deliveries[2], 100.0)]
+    assert parts.batching.with_work() == [busy]
 
 
 @pytest.mark.parametrize("at", [(1_000_000_000, 0, 1.0), (None, 5, 1.0)])
 def test_a_logbook_that_is_ahead_or_behind_names_nobody_else(at: Any) -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
-    batch, _ = parts.hand_out(companion, parts.put(2))
+    [slot] = parts.batching.slots
+    batch, _ = parts.hand_out(slot, parts.put(2))
     number, index, since = at
-    worker_of(companion).at = (number or batch.number, index, since)
+    worker_of(slot).at = (number or batch.number, index, since)
 
-    assert parts.sharing.running() == []
+    assert parts.batching.running() == []
 
 
 def test_a_companion_without_a_worker_runs_nothing() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
-    parts.hand_out(companion, parts.put(2))
-    companion.worker = None
+    [slot] = parts.batching.slots
+    parts.hand_out(slot, parts.put(2))
+    slot.worker = None
 
-    assert parts.sharing.running() == []
+    assert parts.batching.running() == []
     assert parts.take_all_back() == []
 
 
 def test_what_finds_no_room_in_a_message_goes_back_in_front() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
+    [slot] = parts.batching.slots
     deliveries = parts.put(5)
     taken = parts.take(most=4)
 
-    batch, dropped = parts.hand_out(companion, taken[:2], rest=taken[2:])
+    batch, dropped = parts.hand_out(slot, taken[:2], rest=taken[2:])
 
     assert batch.deliveries == deliveries[:2]
     assert dropped == []
@@ -238,43 +235,43 @@ def test_what_finds_no_room_in_a_message_goes_back_in_front() -> None:
 
 def test_taking_back_takes_the_last_ones_first_across_both_batches() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
+    [slot] = parts.batching.slots
     deliveries = parts.put(6)
-    first, _ = parts.hand_out(companion, deliveries[:3])
-    second, _ = parts.hand_out(companion, deliveries[3:])
-    worker_of(companion).tokens -= 2  # it has begun two
+    first, _ = parts.hand_out(slot, deliveries[:3])
+    second, _ = parts.hand_out(slot, deliveries[3:])
+    worker_of(slot).tokens -= 2  # it has begun two
 
     assert parts.take_all_back() == deliveries[2:]
 
     assert first.deliveries == deliveries[:2]
     assert second.deliveries == []
-    assert companion.recalled
+    assert slot.recalled
 
 
 def test_a_worker_with_nothing_to_take_back_is_not_recalled() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
-    parts.hand_out(companion, parts.put(1))
-    worker_of(companion).tokens = 0
+    [slot] = parts.batching.slots
+    parts.hand_out(slot, parts.put(1))
+    worker_of(slot).tokens = 0
 
     assert parts.take_all_back() == []
-    assert not companion.recalled
+    assert not slot.recalled
 
 
 def test_what_was_taken_before_a_recall_is_not_handed_out_after_it() -> None:
     # The worker would take its tokens for those that were taken back.
     parts = Parts()
-    [companion] = parts.sharing.companions
+    [slot] = parts.batching.slots
     first, second, third = parts.put(3)
-    with parts.sharing.queue.lock:
-        parts.sharing.queue.locked_take_batch(1.0, 3)
-    parts.hand_out(companion, [first, second])
+    with parts.batching.queue.lock:
+        parts.batching.queue.locked_take_batch(1.0, 3)
+    parts.hand_out(slot, [first, second])
     assert parts.take_all_back() == [first, second]
 
-    batch, dropped = parts.hand_out(companion, [third])
+    batch, dropped = parts.hand_out(slot, [third])
 
     assert (batch.deliveries, dropped) == ([], [])
-    assert worker_of(companion).tokens == 0
+    assert worker_of(slot).tokens == 0
     assert parts.ready() == [third]
 
 
@@ -283,9 +280,9 @@ def test_what_is_overdue_is_taken_back_by_whoever_looks_for_work(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(module, "monotonic", lambda: now)
-    monkeypatch.setattr(module, "due_at", lambda _: 1005.0)
+    monkeypatch.setattr(Batch, "due_from_now", lambda _: 1005.0)
     parts = Parts(2)
-    slow, _ = parts.sharing.companions
+    slow, _ = parts.batching.slots
     deliveries = parts.put(4)
     parts.hand_out(slow, parts.ready())
     worker_of(slow).tokens -= 1
@@ -300,79 +297,79 @@ def test_what_is_overdue_is_taken_back_by_whoever_looks_for_work(
 
 def test_after_cancelling_everything_comes_out_and_nothing_goes_in() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
+    [slot] = parts.batching.slots
     running, begun, *rest = parts.put(6)
-    parts.hand_out(companion, [running])
-    with parts.sharing.queue.lock:
-        parts.sharing.queue.locked_take_batch(1.0, 6)
-    assert parts.sharing.queue.clear() == []
+    parts.hand_out(slot, [running])
+    with parts.batching.queue.lock:
+        parts.batching.queue.locked_take_batch(1.0, 6)
+    assert parts.batching.queue.clear() == []
 
-    batch, dropped = parts.hand_out(companion, [begun, *rest[:2]], rest=rest[2:3])
+    batch, dropped = parts.hand_out(slot, [begun, *rest[:2]], rest=rest[2:3])
 
     assert dropped == [begun, *rest[:3]]
     assert batch.deliveries == []
-    assert list(companion.in_flight)[1:] == []
-    assert parts.sharing.put_back(rest[3:]) == rest[3:]
+    assert list(slot.in_flight)[1:] == []
+    assert parts.batching.put_back(rest[3:]) == rest[3:]
     assert parts.take() == []
 
 
 class AnySharing(RuleBasedStateMachine):
-    """Many companions, whose workers run, are recalled and die in any order."""
+    """Many slots, whose workers run, are recalled and die in any order."""
 
-    @initialize(companions=st.integers(1, 3))
-    def start(self, companions: int) -> None:
-        self.parts = Parts(companions)
-        self.sharing = self.parts.sharing
-        #: What a companion has taken and not handed out, and what its worker was sent.
-        self.prepared: dict[Companion, list[Delivery]] = {}
-        self.sent: dict[Companion, deque[tuple[Batch, list[Delivery]]]] = {
-            companion: deque() for companion in self.sharing.companions
+    @initialize(slots=st.integers(1, 3))
+    def start(self, slots: int) -> None:
+        self.parts = Parts(slots)
+        self.batching = self.parts.batching
+        #: What a slot has taken and not handed out, and what its worker was sent.
+        self.prepared: dict[Slot, list[Delivery]] = {}
+        self.sent: dict[Slot, deque[tuple[Batch, list[Delivery]]]] = {
+            slot: deque() for slot in self.batching.slots
         }
         self.published: list[Delivery] = []
         self.ended: list[Delivery] = []
         self.cancelled: list[Delivery] = []
 
-    def companion(self, which: int) -> Companion:
-        return self.sharing.companions[which % len(self.sharing.companions)]
+    def slot(self, which: int) -> Slot:
+        return self.batching.slots[which % len(self.batching.slots)]
 
     @rule(count=st.integers(1, 8))
     def publish(self, count: int) -> None:
-        if not self.sharing.queue.cancelled:
+        if not self.batching.queue.cancelled:
             self.published += self.parts.put(count)
 
     @rule(which=st.integers(0, 2))
     def take(self, which: int) -> None:
-        companion = self.companion(which)
-        # As the companion does: nothing ahead of a second batch, nor for one that was recalled.
-        ahead = len(companion.in_flight)
-        if not self.sharing.queue.seems_ready():
+        slot = self.slot(which)
+        # As the slot does: nothing ahead of a second batch, nor for one that was recalled.
+        ahead = len(slot.in_flight)
+        if not self.batching.queue.seems_ready():
             self.publish(4)
-        if companion not in self.prepared and (not ahead or (ahead < 2 and not companion.recalled)):
-            self.prepared[companion] = self.sharing.next_batch(wait=False)
+        if slot not in self.prepared and (not ahead or (ahead < 2 and not slot.recalled)):
+            self.prepared[slot] = self.batching.next_batch(wait=False)
 
     @precondition(lambda self: self.prepared)
     @rule(which=st.integers(0, 2), room=st.integers(1, 8), recall=st.booleans())
     def hand_out(self, which: int, room: int, recall: bool) -> None:
         if recall:
             self.recall()
-        companion = list(self.prepared)[which % len(self.prepared)]
-        taken = self.prepared.pop(companion)
-        before = worker_of(companion).tokens
-        batch, dropped = self.parts.hand_out(companion, taken[:room], rest=taken[room:])
+        slot = list(self.prepared)[which % len(self.prepared)]
+        taken = self.prepared.pop(slot)
+        before = worker_of(slot).tokens
+        batch, dropped = self.parts.hand_out(slot, taken[:room], rest=taken[room:])
         self.cancelled += dropped
-        assert worker_of(companion).tokens == before + len(batch.deliveries)
+        assert worker_of(slot).tokens == before + len(batch.deliveries)
         if batch.deliveries:
-            assert companion.in_flight[-1] is batch
-            self.sent[companion].append((batch, list(batch.deliveries)))
+            assert slot.in_flight[-1] is batch
+            self.sent[slot].append((batch, list(batch.deliveries)))
 
     @rule(which=st.integers(0, 2), recall_at=st.integers(0, 8))
     def run_batch(self, which: int, recall_at: int) -> None:
         """A worker comes through a batch; on the way, everything may be taken back."""
-        companion = self.companion(which)
-        if not self.sent[companion]:
+        slot = self.slot(which)
+        if not self.sent[slot]:
             return
-        batch, known = self.sent[companion].popleft()
-        worker = worker_of(companion)
+        batch, known = self.sent[slot].popleft()
+        worker = worker_of(slot)
         for index, delivery in enumerate(known):
             if index == recall_at:
                 self.recall()
@@ -383,64 +380,64 @@ class AnySharing(RuleBasedStateMachine):
             batch.ended += 1
             self.ended.append(delivery)
         assert batch.open() == [], "what it has not begun was taken back"
-        self.sharing.complete(companion)
-        if not companion.in_flight:
+        self.batching.complete(slot)
+        if not slot.in_flight:
             assert worker.tokens == 0
 
     @rule(which=st.integers(0, 2), at=st.integers(0, 8))
     def die(self, which: int, at: int) -> None:
         """A worker dies after so many deliveries of its first batch, in the handler of the next."""
-        companion = self.companion(which)
-        worker = worker_of(companion)
-        batches = self.sharing.take_all(companion)
+        slot = self.slot(which)
+        worker = worker_of(slot)
+        batches = self.batching.take_all(slot)
         if batches:
             # It had no more than its tokens let it begin.
             ended = min(at + 1, worker.tokens, len(batches[0].deliveries))
             batches[0].ended = ended
             self.ended += batches[0].deliveries[:ended]
         back = [delivery for batch in batches for delivery in batch.open()]
-        self.cancelled += self.sharing.put_back(back)
-        self.sent[companion].clear()
+        self.cancelled += self.batching.put_back(back)
+        self.sent[slot].clear()
         fresh: Any = FakeWorker()
-        companion.worker = fresh
-        assert not companion.recalled
+        slot.worker = fresh
+        assert not slot.recalled
 
     @rule()
     def recall(self) -> None:
         """As the breaker does when it stops the lane."""
-        with self.sharing.queue.lock:
-            back = self.sharing.locked_take_all_back()
-            if back and not self.sharing.queue.cancelled:
-                self.sharing.queue.locked_put_back(back)
+        with self.batching.queue.lock:
+            back = self.batching.locked_take_all_back()
+            if back and not self.batching.queue.cancelled:
+                self.batching.queue.locked_put_back(back)
             else:
                 self.cancelled += back
 
     @precondition(lambda self: len(self.published) > 30)
     @rule()
     def cancel(self) -> None:
-        self.cancelled += self.sharing.queue.clear()
+        self.cancelled += self.batching.queue.clear()
         self.recall()
 
     def places(self) -> list[Delivery]:
-        in_flight = [d for c in self.sharing.companions for b in c.in_flight for d in b.open()]
+        in_flight = [d for c in self.batching.slots for b in c.in_flight for d in b.open()]
         prepared = [d for taken in self.prepared.values() for d in taken]
         return self.ended + self.cancelled + in_flight + prepared
 
     @invariant()
     def each_delivery_is_in_one_place(self) -> None:
-        if hasattr(self, "sharing"):
+        if hasattr(self, "batching"):
             places = self.places()
             assert len(set(places)) == len(places)
-            assert len(places) + self.sharing.queue.depth() == len(self.published)
+            assert len(places) + self.batching.queue.depth() == len(self.published)
 
     def teardown(self) -> None:
-        if not hasattr(self, "sharing"):
+        if not hasattr(self, "batching"):
             return
         while self.prepared:
             self.hand_out(0, 8, False)
-        for companion in self.sharing.companions:
-            while self.sent[companion]:
-                self.run_batch(self.sharing.companions.index(companion), 9)
+        for slot in self.batching.slots:
+            while self.sent[slot]:
+                self.run_batch(self.batching.slots.index(slot), 9)
         assert sorted(d.event_id for d in self.places() + self.parts.ready()) == [
             d.event_id for d in self.published
         ]
@@ -450,16 +447,16 @@ TestAnySharing = AnySharing.TestCase
 
 
 def withdraw(parts: Parts, delivery: Delivery) -> bool:
-    with parts.sharing.queue.lock:
-        return parts.sharing.locked_withdraw(delivery)
+    with parts.batching.queue.lock:
+        return parts.batching.locked_withdraw(delivery)
 
 
 def test_one_that_its_worker_has_not_begun_is_withdrawn_and_the_others_are_queued_again() -> None:
     parts = Parts()
-    [companion] = parts.sharing.companions
+    [slot] = parts.batching.slots
     first, second, third, fourth, fifth = parts.put(5)
-    batch, _ = parts.hand_out(companion, parts.ready())
-    worker_of(companion).tokens -= 2  # it has begun two
+    batch, _ = parts.hand_out(slot, parts.ready())
+    worker_of(slot).tokens -= 2  # it has begun two
 
     assert not withdraw(parts, second)
     assert parts.ready() == [third, fourth, fifth], "in their order"
@@ -469,7 +466,7 @@ def test_one_that_its_worker_has_not_begun_is_withdrawn_and_the_others_are_queue
 
 def test_withdrawing_takes_from_the_one_worker_that_has_it() -> None:
     parts = Parts(2)
-    here, there = parts.sharing.companions
+    here, there = parts.batching.slots
     kept, withdrawn, *elsewhere = parts.put(4)
     parts.ready()
     others, _ = parts.hand_out(there, elsewhere)

@@ -10,7 +10,7 @@ from procbus.core.errors import CircuitOpen
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.lanes import batching as breaker_module
 from procbus.lanes import batching as sharing_module
-from procbus.lanes.batching import TRIALS_AT_CLOSE, Breaker, Sharing
+from procbus.lanes.batching import TRIALS_AT_CLOSE, Batching, Breaker
 from procbus.lanes.breaker import COOL_S, MOST_DEATHS, SPENT_S
 from tests.parts import delivery_to, subscription_of
 
@@ -22,11 +22,11 @@ class Parts:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.sharing = Sharing()
+        self.batching = Batching()
         #: What publishing raises, as it was told: None for no more.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
-        self.breaker = Breaker(self.sharing, self.guarded.append, self.failed.append)
+        self.breaker = Breaker(self.batching, self.guarded.append, self.failed.append)
 
     def die(self, count: int = 1) -> None:
         for _ in range(count):
@@ -42,13 +42,13 @@ class Parts:
 
     def take(self) -> int:
         """How many of those that are ready a free worker gets."""
-        return len(self.sharing.next_batch(wait=False))
+        return len(self.batching.next_batch(wait=False))
 
     def ready(self, count: int) -> None:
         subscription = subscription_of()
         subscription.average_s = 1e-6
         for number in range(count):
-            self.sharing.queue.put(delivery_to(subscription, number))
+            self.batching.queue.put(delivery_to(subscription, number))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_trial_in_its_handler_is_waited_for_but_not_what_began_before(
     parts.look(COOL_S)
     assert parts.take() == 1
     at = (1, 0, parts.now + began)
-    monkeypatch.setattr(parts.sharing, "running", lambda: [(None, None, None, at)])
+    monkeypatch.setattr(parts.batching, "running", lambda: [(None, None, None, at)])
 
     parts.look(SPENT_S)
 
@@ -201,12 +201,12 @@ def test_a_trial_in_its_handler_is_waited_for_but_not_what_began_before(
 
 
 def test_survivals_without_deaths_are_noted_without_the_lock(parts: Parts) -> None:
-    with parts.sharing.queue.lock:
+    with parts.batching.queue.lock:
         parts.breaker.note_survival()
 
 
 def test_after_cancelling_deaths_open_nothing(parts: Parts) -> None:
-    parts.sharing.queue.clear()
+    parts.batching.queue.clear()
 
     parts.open()
 

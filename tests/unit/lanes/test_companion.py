@@ -220,11 +220,11 @@ def test_a_companion_tells_its_last_exit(stage: Stage) -> None:
     victim, _ = die_in(stage, "deadly")
     stage.settled(victim)
 
-    [(companion, _, _)] = stage.lane.sharing.at_hand()
+    [(slot, _, _)] = stage.lane.batching.at_hand()
 
-    assert companion.restarts == 1
-    assert "ended with exit code" in companion.last_exit
-    eventually(lambda: companion.events_done == 1)
+    assert slot.restarts == 1
+    assert "ended with exit code" in slot.last_exit
+    eventually(lambda: slot.events_done == 1)
 
 
 def test_a_message_without_deliveries_is_not_sent(stage: Stage) -> None:
@@ -262,8 +262,8 @@ def test_a_worker_is_replaced_after_its_number_of_events(
     assert visited == events
     assert all(len(batch) <= 3 for batch in stage.pool.batches)
     assert len(stage.pool.started) == 4
-    [(companion, _, _)] = stage.lane.sharing.at_hand()
-    assert companion.last_exit == "replaced after 3 events (max_events_per_worker)"
+    [(slot, _, _)] = stage.lane.batching.at_hand()
+    assert slot.last_exit == "replaced after 3 events (max_events_per_worker)"
     assert stage.lane.stats().restarts == 3
     assert len(stage.pool.stopped) == 3, "each came to its end in peace"
     assert stage.lane.breaker.reason() == ""
@@ -327,7 +327,7 @@ def test_workers_that_die_and_die_stop_the_lane(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(breaker, "MOST_DEATHS", 5)
-    stage.lane.sharing.brake.circuit = breaker.Circuit()
+    stage.lane.batching.brake.circuit = breaker.Circuit()
     die_before_anything(stage)
     deliveries = stage.put(*(f"e{n}" for n in range(10)))
     eventually(lambda: bool(stage.guarded))
@@ -355,12 +355,12 @@ def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(breaker, "MOST_DEATHS", 2)
-    stage.lane.sharing.brake.circuit = breaker.Circuit()
+    stage.lane.batching.brake.circuit = breaker.Circuit()
     die_before_anything(stage)
     first = stage.put("a", "b")
     eventually(lambda: bool(stage.guarded))
     with stage.lane.queue.lock:
-        assert stage.lane.sharing.brake.most() == 0
+        assert stage.lane.batching.brake.most() == 0
     stage.lane.fail_ready(Outcome(DIED, error=WorkerDied("made room")))
     stage.settled(*first)
     stage.pool.on_receive = lambda _: None

@@ -12,8 +12,9 @@ from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import QueueFull, WorkerDied
 from procbus.core.outcome import OutcomeKind
 from procbus.lanes import breaker, cpu
-from procbus.lanes.companion import Batch, Companion
+from procbus.lanes.companion import Companion
 from procbus.lanes.cpu import FAILED_STARTS
+from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import LastWords, SetUpFailed, WorkerGone
 from procbus.pool.loky import LokyPool
 from tests.cpu_stage import BOUND_S, Stage, eventually, spot, spots, visited
@@ -65,7 +66,7 @@ def test_what_one_worker_took_before_the_lane_grew_gets_a_worker_of_its_own(
     stage = make_stage(2)
     lane = stage.lane
     stage.settled(*stage.put("warm"))
-    assert len(lane.sharing.companions) == 1
+    assert len(lane.batching.slots) == 1
     first, second = spot("first"), spot("second")
 
     # As if the thread that puts them were held up before it comes to the growing of the lane.
@@ -74,7 +75,7 @@ def test_what_one_worker_took_before_the_lane_grew_gets_a_worker_of_its_own(
         with lane.queue.lock:
             both = stage.put("first", "second")
         first.wait_begun()
-        lane.relieve(lane.sharing.companions[0])  # as the companion does once a batch is overdue
+        lane.relieve(lane.batching.slots[0])  # as the companion does once a batch is overdue
     else:
         both = stage.put("first")
         first.wait_begun()
@@ -248,17 +249,17 @@ def test_a_recalled_worker_works_again_once_it_has_reported(make_stage: MakeStag
     assert set(Counter(visited).values()) == {1}
 
 
-def hand_out(stage: Stage, *events: str) -> tuple[Companion, Batch, list[Delivery]]:
+def hand_out(stage: Stage, *events: str) -> tuple[Slot, Batch, list[Delivery]]:
     """Have a batch handed out to a worker that nobody runs."""
     worker = stage.pool.start(lambda _: None)
-    companion = Companion(stage.lane, 1)
-    companion.worker = worker
-    companion.recalled = "recalled" in events
+    slot = Slot(1)
+    slot.worker = worker
+    slot.recalled = "recalled" in events
     for delivery in stage.put(*events):
         assert delivery.outcome is None
     taken = stage.lane.queue.locked_take_batch(1.0, 100)
-    batch = Batch(1, worker.prepare(1, taken), 0.0)
-    return companion, batch, stage.lane.sharing.hand_out(companion, worker, batch)
+    batch = Batch(worker.prepare(1, taken))
+    return slot, batch, stage.lane.batching.hand_out(slot, worker, batch)
 
 
 class Unstarted(Stage):
@@ -281,25 +282,25 @@ def unstarted() -> Iterator[Unstarted]:
 
 
 def test_a_recalled_worker_is_handed_nothing(unstarted: Unstarted) -> None:
-    companion, batch, dropped = hand_out(unstarted, "recalled", "a", "b")
+    slot, batch, dropped = hand_out(unstarted, "recalled", "a", "b")
 
     assert dropped == []
     assert batch.deliveries == []
-    assert not companion.in_flight
-    assert companion.worker is not None
-    assert companion.worker.take_back(10) == 0, "no token may be there for what is not handed out"
+    assert not slot.in_flight
+    assert slot.worker is not None
+    assert slot.worker.take_back(10) == 0, "no token may be there for what is not handed out"
     back = unstarted.lane.queue.locked_take_batch(1.0, 100)
     assert [d.receipt.event for d in back if d.receipt] == ["recalled", "a", "b"]
 
 
 def test_tokens_are_there_as_soon_as_a_batch_is_in_flight(unstarted: Unstarted) -> None:
-    companion, batch, dropped = hand_out(unstarted, "a", "b", "c")
+    slot, batch, dropped = hand_out(unstarted, "a", "b", "c")
 
     assert dropped == []
-    assert list(companion.in_flight) == [batch]
-    assert companion.due_at < time.monotonic() + 60
-    assert companion.worker is not None
-    assert companion.worker.take_back(10) == 3
+    assert list(slot.in_flight) == [batch]
+    assert slot.due_at < time.monotonic() + 60
+    assert slot.worker is not None
+    assert slot.worker.take_back(10) == 3
 
 
 def spin(event: tuple[int, float]) -> int:
@@ -394,7 +395,7 @@ def test_the_lane_knows_what_runs(make_stage: MakeStage) -> None:
 
     assert running.state is DeliveryState.RUNNING
     assert waiting.state is DeliveryState.PENDING
-    [(_, delivery, since)] = stage.lane.sharing.at_hand()
+    [(_, delivery, since)] = stage.lane.batching.at_hand()
     assert delivery is running
     assert 0 < since <= time.monotonic()
     slow.go_on.set()

@@ -121,6 +121,10 @@ class LookedAt:
         self.stalled = lambda _: stalled
 
 
+def unobserved(_: object) -> None:
+    """The supervisor has not looked yet."""
+
+
 def health_of(
     looked_at: LookedAt | None = None,
     running_s: float | None = None,
@@ -130,24 +134,20 @@ def health_of(
 ) -> WorkerHealth:
     looked_at = looked_at or LookedAt()
     worker = SimpleNamespace(pid=4711, probe=looked_at) if ready else None
-    companion = SimpleNamespace(
+    slot = SimpleNamespace(
         name="procbus-companion-1",
         worker=worker,
         starting=starting,
         starting_since=monotonic() - 5.0,
-        probe=looked_at if ready else None,
-        progress=looked_at,
-        last_sample=last_sample,
         events_done=5,
         restarts=1,
         last_exit="killed",
     )
     delivery = None if running_s is None else delivery_to(subscription_of(), event_id=9)
     since = 0.0 if running_s is None else monotonic() - running_s
-    lane: Any = SimpleNamespace(
-        sharing=SimpleNamespace(at_hand=lambda: [(companion, delivery, since)])
-    )
-    (health,) = cpu_health(lane)
+    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, delivery, since)]))
+    seen: Any = SimpleNamespace(progress=looked_at, last_sample=last_sample)
+    (health,) = cpu_health(lane, lambda worker: seen)
     return health
 
 
@@ -168,7 +168,7 @@ def test_of_one_that_is_starting_all_is_told_that_is_known(
 
 
 def test_without_a_lane_there_is_nobody():
-    assert cpu_health(None) == []
+    assert cpu_health(None, unobserved) == []
 
 
 def test_all_that_is_known_of_a_worker():
@@ -226,21 +226,18 @@ def test_the_share_of_the_cpu_is_since_the_last_sample():
 
 def test_a_worker_without_a_process_is_not_measured():
     worker = SimpleNamespace(pid=os.getpid(), probe=None, details=None)
-    companion = SimpleNamespace(
+    slot = SimpleNamespace(
         name="companion",
         worker=worker,
         starting=None,
         starting_since=0.0,
-        probe=None,
-        progress=LookedAt(),
-        last_sample=None,
         events_done=0,
         restarts=0,
         last_exit="",
     )
-    lane: Any = SimpleNamespace(sharing=SimpleNamespace(at_hand=lambda: [(companion, None, 0.0)]))
+    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, None, 0.0)]))
 
-    (health,) = cpu_health(lane)
+    (health,) = cpu_health(lane, unobserved)
 
     assert (health.state, health.memory_bytes) == ("idle", None)
 

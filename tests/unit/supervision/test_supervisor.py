@@ -296,6 +296,27 @@ def test_the_rest_of_its_batch_runs_in_the_next_worker(it: Supervised) -> None:
     assert before.result() == "before"
 
 
+def test_what_was_seen_of_a_worker_says_nothing_of_the_next(it: Supervised) -> None:
+    slow, next_one = spot("slow"), spot("next")
+    [delivery] = it.stage.put("slow")
+    slow.wait_begun()
+    it.look()
+    [worker] = it.stage.pool.started
+    seen = it.supervisor.observed(worker)
+    assert seen is not None
+    assert seen.last_sample is not None
+    worker.kill()
+    slow.go_on.set()
+    assert it.stage.settled(delivery) == [DIED]
+    [after] = it.stage.put("next")
+    next_one.wait_begun()
+    it.look()
+
+    assert it.supervisor.observed(it.stage.pool.started[1]) is not seen
+    next_one.go_on.set()
+    assert it.stage.settled(after) == [SUCCEEDED]
+
+
 def test_a_handler_without_a_limit_may_take_its_time(it: Supervised) -> None:
     slow = spot("slow")
     [delivery] = it.stage.put("slow")
