@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Which kind suits a handler: measured while it runs."""
+"""Advice on the kind that suits a handler, from measurements while it runs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Advice on the kind of a handler, as people read it."""
+"""Advice on the kind of a handler, in sentences and tables for people."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
 from procbus.core.text import seconds, share, table
 
-#: The part of its CPU time for which a handler that releases the GIL holds it at most.
+#: Maximum share of its CPU time with the GIL for a handler that "releases the GIL".
 _LITTLE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What was found out about one handler. Immutable.
+    """The finding about one handler. Immutable.
 
     Attributes:
-        handler: its name.
+        handler: name of the handler.
         declared: the kind that it was subscribed with.
-        kind: the kind that suits it; None while too little is known to say.
-        gain: how many times as many events it could do with that kind while the bus is busy; 1
-            where it is declared so already.
-        level: "warning" where it should be declared otherwise and much is lost, "info" where less
-            is, "" where nothing is to be done.
-        text: all that in a sentence, and why.
-        evidence: what it follows from.
+        kind: the kind that suits it; None while too little is known.
+        gain: how many times as many events it could handle with that kind on a busy bus; 1 if it
+            has that kind already.
+        level: "warning" if it should have another kind and much is lost, "info" if little is lost,
+            "" if nothing has to change.
+        text: the finding and its reason, in a sentence.
+        evidence: the measurements behind it.
     """
 
     handler: str
@@ -50,7 +50,7 @@ class AdviceList(tuple[Advice, ...]):
     __slots__ = ()
 
     def __str__(self) -> str:
-        """A table of what was measured, and the sentences below it."""
+        """A table of the measurements, and the sentences below it."""
         if not self:
             return "no handler, no advice"
         rows = [

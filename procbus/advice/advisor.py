@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The advisor: looks at io handlers while they run, and says when a handler's kind is wrong.
+"""The advisor: looks at io handlers while they run, and logs when a handler has the wrong kind.
 
-Its thread starts once there is something to look at, sleeps while there is not, and ends with the
-bus. Without it (where no thread can be started any more) everything is delivered all the same.
+Its thread starts once a handler has run for some time, sleeps while none runs long, and ends with
+the bus. Deliveries never depend on it: the bus works without it where no thread can be started.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from procbus.system import exit_hooks
 if TYPE_CHECKING:
     from procbus.advice.gil_probe import GilProbe, Watched
 
-#: Seconds between two looks while there is a handler that is not known well, and after that.
+#: Interval between two looks while a handler is not known well, and after that, in seconds.
 LOOK_S = 0.02
 _SELDOM_S = 0.25
-#: So many threads are looked at in one look at most; where there are more, they take turns. Each
-#: takes some 15 us in which nobody else has the GIL.
+#: Maximum of threads in one look; because each costs some 15 us in which no other thread has the
+#: GIL. If there are more threads, they take turns.
 _AT_ONCE = 32
-#: Seconds between two judgements.
+#: Interval between two judgements, in seconds.
 _JUDGE_S = 0.25
-#: After so many seconds in which nothing ran for long, the thread sleeps until it is stirred.
+#: Time without a long run after which the thread sleeps until it is stirred, in seconds.
 _QUIET_S = 1.0
-#: How many events of a handler are weighed before it is told to send them away.
+#: Number of events of a handler whose transport is estimated before it is advised to use "cpu".
 _WEIGHED = 3
-#: How long the end of the thread is waited for, in seconds.
+#: Maximum wait for the end of the thread, in seconds.
 _JOIN_S = 5.0
 
 #: Called with the last advice of each bus that is closed.
@@ -48,63 +48,63 @@ _LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
 
 
 class Advised(Protocol):
-    """The lanes of a bus, as the advisor sees them."""
+    """The lanes of a bus, as far as the advisor uses them."""
 
     def io_threads(self) -> Sequence[Watched[Subscription]]:
         """The threads of the io lane."""
 
     def machine(self) -> Machine:
-        """What a handler could have of the machine."""
+        """Resources of the machine that a handler could use."""
 
 
 class Subscribed(Protocol):
-    """The subscriptions of a bus, as the advisor sees them."""
+    """The subscriptions of a bus, as far as the advisor uses them."""
 
     def all(self) -> Sequence[Subscription]:
-        """Those of the moment."""
+        """The present subscriptions."""
 
     def switches(self) -> Sequence[LaneSwitch]:
         """The handlers of kind "auto"."""
 
     def reroute(self) -> None:
-        """One of them has moved."""
+        """Have the bus use the new lane of a handler that moved."""
 
 
 class Advisor:
     """Advises on the handlers of one bus. All methods may be called from any thread.
 
     Args:
-        subscriptions: of the bus.
-        lanes: gives those where they run.
+        subscriptions: the subscriptions of the bus.
+        lanes: returns the lanes on which they run.
     """
 
     def __init__(self, subscriptions: Subscribed, lanes: Callable[[], Advised]) -> None:
         self._subscriptions = subscriptions
         self._lanes = lanes
         self._policies: dict[LaneSwitch, SwitchPolicy] = {}
-        #: Guards the start.
+        #: Guards the start of the thread.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
-        #: Set while there may be something to look at. It ends a long sleep, and never hastens the
-        #: next look: where many handlers end at once, each of them stirs.
+        #: Set while there may be something to look at. It ends a long sleep, but never hastens the
+        #: next look: when many handlers end at once, each of them sets it.
         self._stirred = threading.Event()
-        #: How many threads were looked at so far.
+        #: Number of threads looked at so far.
         self._turn = 0
         self._probe: GilProbe | None = None
         self._can_look = True
-        #: Numbers of the handlers that something was said about: once is enough.
+        #: Numbers of the handlers that were logged; because one message for each is enough.
         self._told: set[int] = set()
 
     def stir(self) -> None:
-        """Handlers ran for long: see what they do."""
+        """Wake the advisor, because handlers ran for long."""
         if self._thread is None:
             self._start()
         if not self._stirred.is_set():
             self._stirred.set()
 
     def advice(self) -> AdviceList:
-        """What is known of each handler, as it stands now."""
+        """The present advice on each handler."""
         machine = self._lanes().machine()
         return AdviceList(self._advice(each, machine) for each in self._subscriptions.all())
 
@@ -118,7 +118,7 @@ class Advisor:
             thread.join(_JOIN_S)
 
     def sum_up(self) -> None:
-        """Say what there is to be said in the end, once all is measured. Call it after `stop`."""
+        """Log the last advice, after all measurements. Call it after `stop`."""
         try:
             self._judge()
             for tell in last_words:
@@ -138,7 +138,7 @@ class Advisor:
                 return
             self._thread = thread
 
-    # In its thread.
+    # Methods of the advisor's own thread.
 
     def _run(self) -> None:
         judge_at = monotonic() + _JUDGE_S
@@ -163,11 +163,12 @@ class Advisor:
                 self._stopped.wait(wait_s or _SELDOM_S)
 
     def _look(self) -> float | None:
-        """Look at the long runs that are under way; return when to look again, in seconds.
+        """Look at the long runs in progress; return the seconds until the next look.
 
-        None when there was nothing to look at.
+        None if there was no long run.
         """
-        # Also what they were at a moment ago: most likely it got the GIL because a run ended.
+        # Runs that ended a moment ago count too: most likely this thread got the GIL because one
+        # ended.
         since = monotonic() - _SELDOM_S
         at_work = [
             (thread, subject)
@@ -192,7 +193,7 @@ class Advisor:
         return LOOK_S if looks < SETTLED else _SELDOM_S
 
     def _next_of(self, threads: Sequence[Watched[Subscription]]) -> Sequence[Watched[Subscription]]:
-        """Choose whose turn it is to be looked at."""
+        """Choose the threads to look at in this turn."""
         if len(threads) <= _AT_ONCE:
             return threads
         first, self._turn = self._turn, self._turn + _AT_ONCE
@@ -207,7 +208,7 @@ class Advisor:
             if advice.level and number not in self._told:
                 self._told.add(number)
                 log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
-        # An interpreter that ends may start no workers any more.
+        # While the interpreter ends, no worker may start any more.
         if not self._stopped.is_set() and not exit_hooks.ending:
             self._move(machine)
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Which kind suits a handler, and what it would gain: a pure function of what was measured.
+"""The kind that suits a handler, and its gain: a pure function of the measurements.
 
-The time that one delivery takes from a busy bus is compared. On threads that is the time it holds
-the GIL, or its CPU time over the cores, or its time over the threads, whichever is most. On
-processes it is what it costs the script to send and receive, or its time over the workers. Where a
-figure is known only between two bounds, both ends are judged: if they disagree, nothing is said.
+Compared is the time that one delivery takes of a busy bus. On threads it is the largest of three:
+the
+time with the GIL; the CPU time divided by the cores; the whole time divided by the threads. On
+processes it is the larger of two: the script's cost of sending and receiving, and the whole time
+divided by the workers. A figure that is known only between two bounds is judged at both. If they
+disagree, there is no judgement.
 """
 
 from __future__ import annotations
@@ -14,44 +16,45 @@ from typing import Literal
 
 from procbus.core.meter import Evidence, Machine
 
-#: What the bus costs the script, in seconds: a delivery on a thread, and one to a worker apart from
-#: its event and result; and what the latter costs the worker. Measured, see docs/figures.md.
+#: Time that the bus costs the script, in seconds: for a delivery on a thread, and for one to a
+#: worker without its event and result; and the time that the latter costs the worker. Measured, see
+#: docs/figures.md.
 IO_S = 6e-6
 CPU_S = 7e-6
 WORKER_S = 3e-6
 
-#: Handlers that run at the same time on the event loop.
+#: Number of handlers that can wait at the same time on the event loop.
 LOOP_SLOTS = 1_000
 
-#: Another kind has to be so many times as fast to be worth a word.
+#: Threshold of the gain of another kind for advice.
 BETTER = 1.25
-#: A handler has to compute so many times as long as it costs the script to send it away.
+#: Minimum ratio of a handler's computing to the script's cost of sending its event away.
 _WORTH = 2.0
 
-#: Less than so many runs, and seconds in them, is too little to say anything.
+#: Minimum of runs, and of seconds in them, for a judgement.
 FEW_RUNS = 5
 FEW_S = 0.2
-#: So many runs are enough, however short.
+#: Number of runs that is enough for a judgement, however short they are.
 MANY_RUNS = 2_000
-#: Less than these too little to be loud.
+#: Minimum of runs, and of seconds in them, for a warning.
 _SOLID_RUNS = 20
 _SOLID_S = 0.5
-#: The part of the script's, or of its workers', time that is lost: from here on it is large.
+#: Threshold above which a lost share of the script's, or of its workers', time is large.
 _LARGE_LOSS = 0.25
-#: Others are held up only when there are others.
+#: Minimum of runs at once that means that others can be held up.
 _AT_ONCE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What suits a handler.
+    """The kind that suits a handler.
 
     Attributes:
-        kind: "io" or "cpu"; None where the evidence is too thin to tell.
-        gain: how many times as many deliveries it could do so as on the lane it is on now; 1 where
-            that is the right one. An estimate between the bounds of what was measured.
-        loud: the loss is large, and the evidence solid.
-        unweighed: it may have to go, and nobody knows yet what its events cost to send.
+        kind: "io" or "cpu"; None if the evidence is too thin.
+        gain: how many times as many deliveries the other lane would handle; 1 if the present lane
+            is right. An estimate between the bounds of the measurements.
+        loud: whether the loss is large, and the evidence solid.
+        unweighed: whether "cpu" may suit it, but the transport cost of its events is not known yet.
     """
 
     kind: Literal["io", "cpu"] | None
@@ -64,7 +67,7 @@ SILENT = Judgement(None)
 
 
 def judge(evidence: Evidence, machine: Machine) -> Judgement:
-    """Say which kind suits a handler."""
+    """Judge which kind suits a handler."""
     if is_thin(evidence):
         return SILENT
     least, most = _bounds(evidence, machine)
@@ -85,18 +88,18 @@ def judge(evidence: Evidence, machine: Machine) -> Judgement:
 
 
 def is_thin(evidence: Evidence) -> bool:
-    """Whether too little was seen to say anything."""
+    """Whether there are too few measurements for a judgement."""
     if evidence.runs >= MANY_RUNS:
         return False
     return evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S
 
 
 def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: float) -> float:
-    """How many times as long a delivery takes on a busy io lane as on a busy cpu lane.
+    """The ratio of a delivery's time on a busy io lane to its time on a busy cpu lane.
 
     Args:
-        evidence: of the handler.
-        machine: that it runs on.
+        evidence: evidence on the handler.
+        machine: the machine that it runs on.
         gil_s: seconds that it holds the GIL.
         wait_s: seconds that it waits.
     """
@@ -118,17 +121,17 @@ def _io_slots(evidence: Evidence, machine: Machine) -> int:
 
 
 def _held_up_s(evidence: Evidence, machine: Machine, gil_s: float) -> float:
-    """How long a delivery holds up the others on a busy io lane, however short it waits."""
-    if evidence.is_async:  # all of them have one thread
+    """The time for which a delivery holds up others on a busy io lane, however short it waits."""
+    if evidence.is_async:  # all async handlers share one thread
         return evidence.cpu_s + IO_S
     return max(gil_s + IO_S, (evidence.cpu_s + evidence.children_s) / machine.cores)
 
 
 def _bounds(evidence: Evidence, machine: Machine) -> tuple[float, float]:
-    """The least and the most of `io_over_cpu` between the bounds of what was measured.
+    """The minimum and maximum of `io_over_cpu` between the bounds of the measurements.
 
-    It grows with the time that the GIL is held. With the time waited it falls or stays, and grows
-    from where all threads wait.
+    The ratio grows with the time that the GIL is held. With the time waited it falls or stays, and
+    it grows once all threads wait.
     """
     gil_s, wait_s = evidence.gil_s, evidence.wait_s
     all_wait_s = _held_up_s(evidence, machine, gil_s.low) * _io_slots(evidence, machine)
@@ -149,7 +152,7 @@ def _is_worth_it(evidence: Evidence, gil_s: float) -> bool:
 
 
 def _is_loud(evidence: Evidence, machine: Machine, gain: float) -> bool:
-    """Whether the loss is large for sure: `gain` is the least that it could be."""
+    """Whether the loss is large for sure: `gain` is its minimum."""
     if evidence.runs < _SOLID_RUNS or evidence.seen_s < _SOLID_S or evidence.at_once < _AT_ONCE:
         return False
     if evidence.kind == "cpu":
@@ -160,14 +163,13 @@ def _is_loud(evidence: Evidence, machine: Machine, gain: float) -> bool:
     return used * (1 - 1 / gain) >= _LARGE_LOSS
 
 
-# When a handler of kind "auto" moves to the other lane: not for one look, and not to and fro.
+# Moves of a handler of kind "auto" to the other lane: never for a single look, never to and fro.
 
-#: The other lane has to be so many times as fast to move there; to be told of, less is enough.
+#: Minimum gain for a move; more than for advice, because a move costs something.
 WORTH_A_MOVE = 1.5
-#: So many judgements in a row have to agree.
+#: Number of judgements in a row that have to agree before a move.
 AGREEING = 2
-#: After its first move a handler stays for so many seconds at least; after each further one for
-#: twice as long, up to the second figure.
+#: Minimum stay after the first move, in seconds; each further move doubles it, up to the maximum.
 _STAY_S = 2.0
 _LONGEST_STAY_S = 300.0
 
@@ -181,7 +183,7 @@ class SwitchPolicy:
         self._may_move_at = 0.0
 
     def moves(self, kind: str, judgement: Judgement, now: float) -> bool:
-        """Whether it is to move now.
+        """Whether the handler is to move now.
 
         Args:
             kind: the lane that it is on.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What it would cost to send an event to a worker, found out by pickling one, with a bound."""
+"""The cost of sending an event to a worker, estimated by pickling one, within a time limit."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from procbus.core.introspection import looks_unimportable
 from procbus.core.meter import Meter
 from procbus.core.user_objects import named
 
-#: Pickling is given up after so many seconds: it costs at least that then, which says enough.
+#: Maximum duration of pickling, in seconds; because a cost above it is reason enough.
 _MOST_S = 0.003
-#: How fast bytes are copied, in bytes a second: through the pipe, and into shared memory.
+#: Speed of copying, in bytes a second: through the pipe, and into shared memory.
 _PIPE = 1e9
 _MEMORY = 5e9
-#: A buffer of so many bytes is copied, not pickled.
+#: Minimum size of a buffer that is copied and not pickled, in bytes.
 _LARGE = 128 * 1024
 
 
 class _Enough(Exception):
-    """It took too long."""
+    """Pickling reached the time limit."""
 
 
 class _Sink:
-    """Takes what is pickled and throws it away, for so long."""
+    """A file that drops the pickled bytes, and ends pickling at the time limit."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -52,12 +52,12 @@ class _Sink:
 
 
 def weigh(obj: object) -> float:
-    """Return the seconds that it takes to pickle and copy an object.
+    """Return the seconds that pickling and copying an object takes.
 
-    It takes some ms itself at most, and no memory, so of what would take longer it returns less.
+    The estimate itself takes some ms at most, and no memory. So for large objects it is too low.
 
     Raises:
-        Exception: it cannot be pickled; whatever that raised.
+        Exception: the object cannot be pickled; this is the error of pickling.
     """
     sink = _Sink()
     if isinstance(obj, (str, bytes, bytearray)) and len(obj) >= _LARGE:
@@ -67,7 +67,7 @@ def weigh(obj: object) -> float:
         pickle.Pickler(sink, 5, buffer_callback=sink.buffer).dump(obj)
     except _Enough:
         pass
-    except Exception:  # noqa: BLE001 - the codec knows more: what is local to a function, say
+    except Exception:  # noqa: BLE001 - the codec knows more, such as functions inside functions
         from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
         began_at = perf_counter()
@@ -78,7 +78,7 @@ def weigh(obj: object) -> float:
 def weigh_delivery(
     meter: Meter, function: Callable[..., Any], event: object, result: object
 ) -> None:
-    """Note what it would cost to send a handler's event away and to get its result, or why not."""
+    """Note the cost of sending a handler's event away and getting its result, or the obstacle."""
     meter.to_weigh -= 1
     what = "the handler"
     try:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Objects by value that pickle names, and that one process may have only once.
+"""Objects that pickle by name, although the name means nothing in a worker.
 
 Some objects pickle as the name of a global variable: functions with a cache, types made with
-NewType, sentinels whose `__reduce__` says so. In the script that name means nothing to a worker, so
-one table here says for each type how to make it again. Others are known by their identity:
-`MISSING = object()`, a ContextVar. They are made once in each process, and named by a key.
+NewType, sentinels whose `__reduce__` returns a name. A worker does not have the script's variables,
+so one table here says for each type how to make the object again. Other objects are known by their
+identity, such as `MISSING = object()` or a ContextVar. Each of these gets a key and is made once in
+each process.
 """
 
 from __future__ import annotations
@@ -24,39 +25,39 @@ from typing import Any
 
 from procbus.codec.script_globals import content_of
 
-#: Of an object that is known by its identity: the process that sent it first, and its number there.
+#: Key of an object known by its identity: the process that sent it first, and its number there.
 Key = tuple[str, int]
 
 _by_key: dict[Key, Any] = {}
 _keys: dict[int, Key] = {}
-#: Where those are that other processes can import: module and name.
+#: Places where other processes can import an object: module and name, by the object's id.
 _places: dict[int, tuple[str, str]] = {}
 _numbers = itertools.count(1)
 _process: list[tuple[int, str]] = []
 
-#: Whether there are any of type `object`, which the C pickler knows no name for.
+#: Whether any of them is a bare `object()`, of which the C pickler would make another.
 bare = False
 
 
 def single(obj: Any) -> Any:
-    """Name an object that has a key; None for all others."""
+    """Name an object that has a key; None for any other."""
     key = _keys.get(id(obj))
     return None if key is None else (by_its_key, (*key, *_form(obj)))
 
 
 def key_of(obj: Any) -> tuple[Key, Any] | None:
-    """The key of an object that is made of its class here, with what else it is made of."""
+    """Return the key of an object that is made from its class here, and its parts."""
     key = _keys.get(id(obj))
     return None if key is None or id(obj) in _places else (key, _form(obj)[1])
 
 
 def new_single(obj: Any, importable: Callable[[str], bool], *, always: bool = False) -> Any:
-    """Name an object by a key, given now if it has none yet; None if it needs none.
+    """Name an object by a key, which it gets now if it has none; None if it needs no key.
 
     Args:
         obj: the object.
         importable: whether a worker can import a module.
-        always: whether it needs one though it is no global variable.
+        always: whether it needs a key even if it is no global variable.
     """
     if id(obj) not in _keys:
         place = _place_of(obj)
@@ -69,10 +70,10 @@ def new_single(obj: Any, importable: Callable[[str], bool], *, always: bool = Fa
 
 
 def _place_of(obj: Any) -> tuple[str, str] | None:
-    """The global variable that an object is: of the script, of its class's module, or of any."""
+    """The global variable that holds an object: of the script, of its class's module, or of any."""
     kind = type(obj)
     likely = ["__main__", kind.__module__]
-    if kind is object or kind is contextvars.ContextVar:  # these say nothing of where they are from
+    if kind is object or kind is contextvars.ContextVar:  # these do not name their module
         likely = [*(name for name in list(sys.modules) if name != "__main__"), "__main__"]
     for module in likely:
         variables = getattr(sys.modules.get(module), "__dict__", {})
@@ -83,12 +84,12 @@ def _place_of(obj: Any) -> tuple[str, str] | None:
 
 
 def counts_here(kind: type) -> bool:
-    """Whether it is a progress bar of tqdm: one can be pickled, and is none when it arrives."""
+    """Whether it is a progress bar of tqdm: it can be pickled, but its copy shows nothing."""
     return any(each.__module__ == "tqdm.std" and each.__name__ == "tqdm" for each in kind.__mro__)
 
 
 def by_import(obj: Any, importable: Callable[[str], bool]) -> Any:
-    """Name an object that a package has under a name of its own: loguru's `logger`, say."""
+    """Name an object that a package holds under its own name, such as loguru's `logger`."""
     if issubclass(type(obj), type | types.ModuleType | types.FunctionType):
         return None
     module: Any = type(obj).__module__
@@ -108,14 +109,14 @@ def _keep(key: Key, obj: Any) -> Any:
 
 
 def _origin() -> str:
-    """A name for this process that no other has: a child that is forked gets its own."""
+    """A name for this process that no other has; a forked child gets a new one."""
     if not _process or _process[-1][0] != os.getpid():
         _process.append((os.getpid(), os.urandom(8).hex()))
     return _process[-1][1]
 
 
 def _form(obj: Any) -> tuple[Any, Any]:
-    """How to get an object that has a key: import it, or its class and what it is made of."""
+    """Say how to get an object with a key: by import, or from its class and parts."""
     if place := _places.get(id(obj)):
         return None, (*place, *_form_by_value(obj))
     return _form_by_value(obj)
@@ -125,13 +126,13 @@ def _form_by_value(obj: Any) -> tuple[Any, Any]:
     if type(obj) is contextvars.ContextVar:
         try:
             return type(obj), (obj.name, contextvars.Context().run(obj.get))
-        except LookupError:  # it has no default
+        except LookupError:  # the variable has no default
             return type(obj), (obj.name,)
     return type(obj), object.__getstate__(obj)
 
 
 def by_its_key(process: str, number: int, cls: Any, parts: Any) -> Any:
-    """Give the object that has this key here, and make it if there is none yet."""
+    """Return the object with this key in this process; make it if there is none yet."""
     key = process, number
     found = _by_key.get(key, _NO_DEFAULT)
     return _keep(key, _make(cls, parts)) if found is _NO_DEFAULT else found
@@ -156,19 +157,19 @@ def _make(cls: Any, parts: Any) -> Any:
     return made
 
 
-# Instances that several handlers have, such as the object whose methods they are.
+# Instances that several handlers share, such as the object whose methods they are.
 
-#: Those that were sent, by their id: a weak reference, the key, and the content, if it is plain.
+#: Instances that were sent, by id: a weak reference, the key, and the content if it is plain.
 _shared: dict[int, tuple[weakref.ref[Any], Key, bytes | None]] = {}
-#: Those that came, for as long as a handler has them; and those that have no attributes yet.
+#: Instances that arrived, while a handler holds them; and ones whose attributes are still to come.
 _arrived: weakref.WeakValueDictionary[Key, Any] = weakref.WeakValueDictionary()
 _unfilled: set[Key] = set()
 
 
 def share(obj: Any, reduced: Any) -> Any:
-    """Have a plain instance be one object in a worker, however many handlers come with it.
+    """Have a plain instance arrive as one object in a worker, however many handlers share it.
 
-    Once its attributes are others than they were, it is another object there.
+    After its attributes have changed, it arrives as another object.
     """
     kind: Any = type(obj)
     if (
@@ -186,7 +187,7 @@ def share(obj: Any, reduced: Any) -> Any:
     if found is None or found[0]() is not obj or found[2] != content:
         try:
             reference = weakref.ref(obj, functools.partial(_let_go, number))
-        except TypeError:  # its slots leave no room for one
+        except TypeError:  # its slots leave no room for a weak reference
             return reduced
         found = _shared[number] = reference, (_origin(), next(_numbers)), content
     key = found[1]
@@ -228,7 +229,7 @@ _NO_DEFAULT = _NoDefault()
 
 
 def is_stateless(reduced: Any) -> bool:
-    """Whether an object is nothing but one of its class: a sentinel, it may be."""
+    """Whether an object has nothing but its class, as a sentinel may."""
     return (
         isinstance(reduced, tuple)
         and reduced[0] is copyreg.__newobj__  # type: ignore[attr-defined] # typeshed lacks it
@@ -237,7 +238,7 @@ def is_stateless(reduced: Any) -> bool:
     )
 
 
-# How to make again what pickle would name. Pickles name the functions that begin with `_make`.
+# Ways to make an object again that pickle would name. Pickles name the `_make...` functions.
 
 
 def _reduce_cache(cache: Any) -> Any:
@@ -251,7 +252,7 @@ def _make_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
 
 
 def _reduce_cached_property(found: Any) -> Any:
-    # It has a lock up to Python 3.11; and the class tells it its name only where it is defined.
+    # Up to Python 3.11 it holds a lock. Its name is set only when the class is defined.
     inside = {"attrname": found.attrname, "__doc__": found.__doc__}
     return functools.cached_property, (found.func,), inside
 
@@ -277,7 +278,7 @@ def _reduce_type_var_tuple(found: Any) -> Any:
 def _reduce_alias(found: Any) -> Any:
     if found.__type_params__:
         return _make_alias, (found.__name__, found.__value__, found.__type_params__)
-    # It may well refer to itself. A list goes on record before what is in it, so that pickle ends.
+    # The alias may refer to itself. A list is memoized before its contents, so that pickling ends.
     _, value = _aliases.setdefault(id(found), (found, []))
     value[:] = [found.__value__]
     return _make_lazy_alias, (found.__name__, found.__module__, value)
@@ -293,12 +294,12 @@ def _make_alias(name: str, value: Any, parameters: Any) -> Any:
 
 def _make_lazy_alias(name: str, module: str, value: list[Any]) -> Any:
     variables = {"__name__": module, "_value": value}
-    # Only the statement makes one whose value is looked at later.
+    # Only the statement makes an alias whose value is evaluated later.
     exec(f"type {name} = _value[0]", variables)  # noqa: S102 - the name is that of such an alias
     return variables[name]
 
 
-#: Objects that pickle as their name, and how to make them where that means nothing.
+#: Types that pickle as a name, and how to make their objects where the name means nothing.
 NAMED: dict[type, Callable[[Any], Any]] = {
     type(functools.lru_cache(len)): _reduce_cache,
     typing.NewType: _reduce_new_type,
@@ -308,10 +309,10 @@ NAMED: dict[type, Callable[[Any], Any]] = {
 if sys.version_info >= (3, 12):
     NAMED[typing.TypeAliasType] = _reduce_alias
 
-#: Objects that do not pickle at all.
+#: Types whose objects do not pickle at all.
 UNNAMED: dict[type, Callable[[Any], Any]] = {
     functools.cached_property: _reduce_cached_property,
-    # That of a `singledispatch` function, for one.
+    # A `singledispatch` function has one, for example.
     weakref.WeakKeyDictionary: lambda found: (weakref.WeakKeyDictionary, (dict(found),)),
     types.MemberDescriptorType: lambda found: (getattr, (found.__objclass__, found.__name__)),
 }

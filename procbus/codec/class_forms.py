@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Classes by value: how a class of the script is made again in another process.
+"""Classes by value: how a worker makes a class of the script again.
 
-cloudpickle makes a class with nothing in it and sets its attributes after that. Some things have
-to be there from the beginning: slots, the members of an enum, the fields of a Struct of msgspec or
-of ctypes. And some must not happen a second time: the code of `__init_subclass__` and of a
-metaclass ran when the script defined the class, and what it did to the class travels with it.
+cloudpickle makes an empty class and sets its attributes afterwards. Some attributes must exist from
+the beginning: slots, the members of an enum, the fields of a Struct of msgspec or of ctypes. And
+some
+code must not run a second time: `__init_subclass__` and the metaclass ran when the script defined
+the
+class, and their effect on the class travels with it.
 """
 
 from __future__ import annotations
@@ -18,28 +20,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-#: Classes that this process sent or made, by the name that cloudpickle gave them: each is made once
-#: in a process, and what a process does to its attributes is not undone by the next definition.
+#: Classes that this process sent or made, by cloudpickle's name for them. Each is made once in a
+#: process. A later definition does not undo a change that this process made to its attributes.
 _classes: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
-#: Those of them that have their attributes still to come.
+#: Names of classes whose attributes are still to come.
 _unfinished: set[str] = set()
 
-#: Set while a class is made here: it was subclassed before, in the process that it comes from.
+#: Set while a class is made here that was already subclassed in its own process.
 _making = threading.local()
 
-#: Attributes that say how the fields of a ctypes structure lie, and must be there before these.
+#: Attributes that determine the layout of a ctypes structure, and must be set before the fields.
 _LAYOUT = ("_pack_", "_align_", "_layout_", "_anonymous_", "_type_", "_length_")
-#: What enum itself keeps in each member.
+#: Attributes that enum itself keeps in each member.
 _OF_MEMBERS = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
 
 
 def reduce_class(cls: Any, reduced: tuple[Any, ...], by_value: Callable[[Any], bool]) -> Any:
-    """Say how to make a class that travels by value.
+    """Describe how to make a class that travels by value.
 
     Args:
         cls: the class.
-        reduced: how cloudpickle would make it.
+        reduced: cloudpickle's description.
         by_value: whether another class travels by value too.
     """
     of_ctypes = "_ctypes" in (cls.__module__, type(cls).__module__)
@@ -53,8 +55,8 @@ def reduce_class(cls: Any, reduced: tuple[Any, ...], by_value: Callable[[Any], b
     _classes.setdefault(tracker, cls)
     state = {name: value for name, value in attributes.items() if not _is_field(value, cls)}
     if issubclass(cls, enum.Enum):
-        # By name, so that aliases are among them; cloudpickle would have lost what `__init__` and
-        # `__new__` of the enum put into its members.
+        # By name, so that aliases are included. cloudpickle would lose the attributes that
+        # `__init__` and `__new__` of the enum set on its members.
         members = cls.__members__
         state = {name: value for name, value in state.items() if name not in members}
         inside = {
@@ -73,7 +75,7 @@ def reduce_class(cls: Any, reduced: tuple[Any, ...], by_value: Callable[[Any], b
         made = (tracker, type(cls), _names(cls), cls.__bases__, *_struct_parts(cls))
         return _make_struct, made, (tracker, set_state, state, {}), None, None, _fill
     own = dict(args[3])
-    if "__orig_bases__" in state:  # Generic looks at them
+    if "__orig_bases__" in state:  # read by Generic when the class is made
         own["__orig_bases__"] = cls.__orig_bases__
     if "__slots__" in vars(cls):
         own["__slots__"] = tuple(
@@ -94,7 +96,7 @@ def reduce_class(cls: Any, reduced: tuple[Any, ...], by_value: Callable[[Any], b
 
 
 class _Member:
-    """A member of an enum that has a `__new__` of its own, which ran where the enum is from."""
+    """A member of an enum with its own `__new__`, which ran already in the enum's process."""
 
     def __init__(self, value: Any, plain: Any) -> None:
         self.value = value
@@ -102,7 +104,7 @@ class _Member:
 
 
 def _plain(member: Any) -> Any:
-    """The number, string or the like that a member of an enum is; None where it is none."""
+    """The number, string or similar value that an enum member is; None if it is none."""
     for kind, plain in _PLAIN.items():
         if isinstance(member, kind):
             return plain(member)
@@ -119,7 +121,7 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 
 
 def _derived(cls: Any) -> tuple[Any, ...] | None:
-    """How to get what ctypes makes itself: a metaclass; an array or pointer of another type."""
+    """Describe a type that ctypes makes itself: a metaclass, or an array or pointer of a type."""
     import ctypes
 
     bases: Any = (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes._Pointer)  # noqa: SLF001 - it has no other name
@@ -137,7 +139,7 @@ def _derived(cls: Any) -> tuple[Any, ...] | None:
 
 
 def is_struct(metaclass: type) -> bool:
-    """Whether it makes Structs of msgspec; asked by name, since few scripts have that."""
+    """Whether it makes msgspec Structs; checked by name, since few scripts have msgspec."""
     return metaclass.__name__ == "StructMeta" and metaclass.__module__.startswith("msgspec")
 
 
@@ -146,8 +148,8 @@ def _names(cls: type) -> tuple[str, str, str]:
 
 
 def _importable(metaclass: type, by_value: Callable[[Any], bool]) -> type | None:
-    """What makes a class of a metaclass by value, whose own code is not to run; None for itself."""
-    if metaclass.__name__ == "_TypedDictMeta":  # it takes only what a `class` statement gives it
+    """Return the base of a metaclass that makes its class without its code; None for itself."""
+    if metaclass.__name__ == "_TypedDictMeta":  # it takes only the attributes of a `class`
         return type
     if metaclass.__module__ == "_ctypes" or not by_value(metaclass):
         return None
@@ -156,7 +158,7 @@ def _importable(metaclass: type, by_value: Callable[[Any], bool]) -> type | None
 
 
 def _is_field(value: object, cls: type) -> bool:
-    """Whether a value is what Python made of a slot or field of that very class."""
+    """Whether a value is a descriptor that Python made for a slot or field of that class."""
     if isinstance(value, types.MemberDescriptorType):
         return value.__objclass__ is cls
     return type(value).__name__ == "CField" and type(value).__module__ == "_ctypes"
@@ -168,7 +170,7 @@ def _is_slot(name: str, value: object, cls: type) -> bool:
     return name in ("__dict__", "__weakref__") and isinstance(value, types.GetSetDescriptorType)
 
 
-# In the process that gets the class. Pickles name these functions.
+# In the process that receives the class. Pickles name these functions.
 
 
 def _make_class(
@@ -179,7 +181,7 @@ def _make_class(
     bases: tuple[Any, ...],
     own: Mapping[str, Any],
 ) -> type:
-    """Make a class with nothing in it but what has to be there from the beginning."""
+    """Make a class with only the attributes that must exist from the beginning."""
     known = _classes.get(tracker)
     if known is not None:
         return known
@@ -193,14 +195,14 @@ def _make_class(
 
     try:
         return _keep(tracker, make())
-    except TypeError:  # a keyword is missing that nobody knows any more
+    except TypeError:  # a keyword of the class statement is missing, and lost
         if not _quiet(bases):
             raise
         return _keep(tracker, make())
 
 
 def _quiet(bases: tuple[Any, ...]) -> bool:
-    """Have the `__init_subclass__` of a base that was imported pass over what comes by value."""
+    """Have an imported base's `__init_subclass__` ignore a class that comes by value."""
     for cls in [cls for base in bases for cls in base.__mro__]:
         hook = vars(cls).get("__init_subclass__")
         if isinstance(hook, classmethod):
@@ -234,8 +236,8 @@ def _make_enum(
 
 
 def _new_member(cls: Any, given: Any) -> Any:
-    """`__new__` of an enum while it is made again."""
-    if type(given) is tuple:  # so enum gives it to one of tuples
+    """Stand in for the enum's `__new__` while it is made again."""
+    if type(given) is tuple:  # enum passes a tuple's items as arguments
         given = given[0]
     for kind in _PLAIN:
         if issubclass(cls, kind):
@@ -248,7 +250,7 @@ def _new_member(cls: Any, given: Any) -> Any:
 
 
 def _struct_parts(cls: Any) -> tuple[Any, ...]:
-    """What a Struct of msgspec is made of: fields of its own, and how it was declared."""
+    """The parts of a msgspec Struct: its own fields, and the options of its declaration."""
     fields, defaults = cls.__struct_fields__, cls.__struct_defaults__
     own = dict(vars(cls).get("__annotations__", {}))
     with_default = zip(fields[len(fields) - len(defaults) :], defaults, strict=True)
@@ -291,7 +293,7 @@ def _make_struct(
     }
     for field, (factory, value) in values.items():
         own[field] = value if factory is None else msgspec.field(default_factory=factory)
-    if looks_after:  # msgspec looks for it once, when the class is made
+    if looks_after:  # msgspec looks for the method once, when the class is made
         own["__post_init__"] = _post_init
     with _Making():
         cls = metaclass(name, bases, own, **options)
@@ -299,7 +301,7 @@ def _make_struct(
 
 
 def _post_init(self: Any) -> None:
-    """Stand in for `__post_init__` of a Struct, which comes with its attributes."""
+    """Stand in for a Struct's `__post_init__`, which arrives with the attributes."""
     for cls in type(self).__mro__:
         found = vars(cls).get("__post_init__", _post_init)
         if found is not _post_init:
@@ -314,7 +316,7 @@ def _keep(tracker: str, cls: type) -> type:
 
 
 def _fill(cls: Any, filling: tuple[Any, ...]) -> None:
-    """Set the attributes of a class; those of one that has them already stay as they are."""
+    """Set the attributes of a class, unless it has them already."""
     tracker, set_state, state, members = filling
     if tracker not in _unfinished:
         return
@@ -328,7 +330,7 @@ def _fill(cls: Any, filling: tuple[Any, ...]) -> None:
 
 
 class _Making:
-    """A class is made here that was defined elsewhere."""
+    """Marks that a class is being made here that was defined elsewhere."""
 
     def __enter__(self) -> None:
         _making.now = True
@@ -338,7 +340,7 @@ class _Making:
 
 
 def _only_here(hook: Any) -> Any:
-    """`__init_subclass__` that does nothing for a class that was subclassed elsewhere before."""
+    """Make an `__init_subclass__` that ignores classes already subclassed elsewhere."""
 
     @functools.wraps(hook.__func__)
     def only_here(cls: Any, **keywords: Any) -> Any:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Objects to bytes and back, between a parent and its workers.
 
-Plain pickle where it does, cloudpickle for what a script defines itself. A class that has to
-travel by value (one of `__main__`, of a function, of a notebook) would cost about 200 us with
-each event; it is sent once to each worker and from then on named by a number.
+Plain pickle is used where it suffices, and cloudpickle for definitions of the script. A class that
+must travel by value (one of `__main__`, of a function, of a notebook) would cost about 200 us with
+each event. So it is sent once to each worker, and from then on a number names it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from procbus.codec import by_value, exception_parts, script_globals
 from procbus.codec.class_forms import reduce_class
 from procbus.core.user_objects import named
 
-#: (who defined it, its number): 0 is the parent, every other number one worker.
+#: (definer, number of the class): the definer 0 is the parent, any other number a worker.
 ClassNumber = tuple[int, int]
 
 PARENT = 0
 PROTOCOL = pickle.HIGHEST_PROTOCOL
 _LARGE = 1 << 16
-#: How the C pickler names the class of `object()`.
+#: The bytes with which the C pickler names the class `object`.
 _BARE = b"\x8c\x06object"
 _dumps = pickle.dumps
 
-#: Classes known by number in this process. Each number is written once, by one thread.
+#: Classes known by number in this process. Each number is set once, by one thread.
 _by_number: dict[ClassNumber, type] = {}
 _undefined: dict[ClassNumber, str] = {}
 _parent_numbers: dict[type, ClassNumber] = {}
@@ -46,7 +46,7 @@ _next_number = itertools.count(1)
 
 
 def class_by_number(origin: int, number: int) -> type:
-    """Look up a class that was defined before. Pickles name this function."""
+    """Return a class that was defined before. Pickles name this function."""
     try:
         return _by_number[origin, number]
     except KeyError:
@@ -61,7 +61,7 @@ def new_by_number(origin: int, number: int, *args: Any) -> Any:
 
 
 def make_by_number(origin: int, number: int, made_with: tuple[Any, ...]) -> BaseException:
-    """Make an exception of a class named by number, bare yet. Pickles name this function."""
+    """Make an empty exception of a class named by number. Pickles name this function."""
     return exception_parts.make(class_by_number(origin, number), made_with)
 
 
@@ -71,20 +71,20 @@ def call_by_number(origin: int, number: int, *args: Any) -> Any:
 
 
 def single_by_number(key: by_value.Key, origin: int, number: int, parts: Any) -> Any:
-    """Give an object that is known by its identity. Pickles name this function."""
+    """Return an object that is known by its identity. Pickles name this function."""
     return by_value.by_its_key(*key, class_by_number(origin, number), parts)
 
 
-# Extension codes make these three one cached look-up for the unpickler instead of an import by
-# name (1 us less for each object). They are in the range that Python keeps for private use.
+# With extension codes the unpickler finds these three by one cached look-up, and not by an import
+# (1 us less for each object). The codes are in the range that Python reserves for private use.
 for _code, _function in enumerate((class_by_number, new_by_number, call_by_number), 0x50524F43):
     copyreg.add_extension(__name__, _function.__name__, _code)
 
 
 def define_class(number: ClassNumber, definition: bytes) -> type | None:
-    """Take in a class that the other side defined, and return it.
+    """Load a class that the other side defined, and return it.
 
-    One that cannot be loaded gives None: what needs it will fail to decode, and say why.
+    None if it cannot be loaded: decoding its objects will then fail, and say why.
     """
     try:
         cls: type = decode(definition)
@@ -96,19 +96,19 @@ def define_class(number: ClassNumber, definition: bytes) -> type | None:
 
 
 def forget_classes(origin: int) -> None:
-    """Forget the classes that a worker defined: it is gone."""
+    """Forget the classes that a dead worker defined."""
     for table in (_by_number, _undefined):
         for number in [n for n in list(table) if n[0] == origin]:
             table.pop(number, None)
 
 
 def decode(data: bytes | memoryview) -> Any:
-    """Make the object again. Whatever `pickle.loads` raises comes through."""
+    """Make the object again. An error of `pickle.loads` comes through."""
     return pickle.loads(data)  # noqa: S301 - it comes from our own parent or child, on a pipe
 
 
 def decode_with(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:
-    """As `decode`, with the buffers that `Encoder.encode` left out."""
+    """Decode with the buffers that `Encoder.encode` left out."""
     return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
 
 
@@ -125,21 +125,21 @@ def encode_alone(obj: Any) -> bytes:
 
 
 def encode_definition(obj: Any, *, shares: bool = True) -> bytes:
-    """As `encode_alone`, for a process that belongs to this one, as worker or parent.
+    """Encode one object whole, for a process that belongs to this one, as worker or parent.
 
-    What cannot travel by value is named, if it is a global variable of a module that a worker can
-    import: the logger of a library, say.
+    An object that cannot travel by value is named, if it is a global variable of a module that a
+    worker can import: the logger of a library, for example.
 
     Args:
         obj: the object.
-        shares: whether functions share the script's globals there: they do in workers.
+        shares: whether functions share the script's globals there, as they do in workers.
     """
     buffer = io.BytesIO()
     try:
         _DefinitionPickler(buffer, shares=shares).dump(obj)
     except Exception:
         buffer = io.BytesIO()
-        with suppress(Exception):  # the first error tells more
+        with suppress(Exception):  # the first error says more
             _ByImportPickler(buffer, shares=shares).dump(obj)
             return buffer.getvalue()
         raise
@@ -154,7 +154,7 @@ def encode_by_name(obj: Any) -> bytes:
 
 
 class _NamePickler(pickle.Pickler):
-    """Plain pickle, but for exceptions: see `exception_parts`."""
+    """Plain pickle, except for exceptions: see `exception_parts`."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
@@ -177,7 +177,7 @@ def travels_by_value(obj: Any) -> bool:
 
 
 def _importable(module: str) -> bool:
-    """Whether a worker could import a module; one of the script or a notebook it could not."""
+    """Whether a worker can import a module; it cannot import the script or a notebook."""
     if module == "__main__" or module not in sys.modules:
         return False
     registered = cloudpickle.list_registry_pickle_by_value()
@@ -185,7 +185,7 @@ def _importable(module: str) -> bool:
 
 
 def see_changes() -> int:
-    """See which of the script's globals have changed since they were sent, if it is time for that.
+    """Check which of the script's globals changed since they were sent, if a check is due.
 
     Returns:
         The number of the newest change.
@@ -197,24 +197,24 @@ def see_changes() -> int:
 class Encoder:
     """Encodes objects for one other process. Not thread-safe: it belongs to one thread.
 
-    It tries three ways, the cheapest first. The C pickler alone; the C pickler with a reducer
-    for each class known by number; cloudpickle. The first two would name a class or function of
-    `__main__` by its name, which means nothing in a worker: where that name shows up in the
-    bytes, the next way is taken.
+    It tries three ways, the cheapest first: the C pickler alone; the C pickler with a reducer for
+    each class known by number; cloudpickle. The first two would pickle a class or function of
+    `__main__` as its name, which means nothing in a worker. If such a name shows up in the bytes,
+    the next way is tried.
 
     Args:
-        origin: who encodes: `PARENT`, or the number of the worker.
-        large: buffers of so many bytes or more are left out (pickle protocol 5).
+        origin: number of the encoding process: `PARENT`, or the number of the worker.
+        large: minimum size of a buffer that is left out of the bytes (pickle protocol 5).
 
     Attributes:
-        buffers: those left out of what was encoded last, to be given to `decode` with it.
+        buffers: the buffers left out of the last object, which `decode` needs with the bytes.
     """
 
     def __init__(self, origin: int, large: float = inf) -> None:
         self._origin = origin
         self._large = large
         self.buffers: list[memoryview] = []
-        #: Classes that the other side knows by number; None marks those that go by name.
+        #: Classes that the other side knows by number; None marks a class that travels by name.
         self._known: dict[type, ClassNumber | None] = {}
         self._reducers: dict[type, Callable[[Any], Any]] = {}
         self._undelivered: list[tuple[ClassNumber, bytes]] = []
@@ -223,12 +223,12 @@ class Encoder:
         self._renew()
 
     def encode(self, obj: Any) -> bytes:
-        """Encode one object. Whatever pickling raises comes through.
+        """Encode one object. An error of pickling comes through.
 
-        Classes that the other side does not know yet are left in `take_definitions()`, which
-        has to be sent ahead of these bytes.
+        New classes of the other side's are kept for `take_definitions()`, and must be sent ahead of
+        these bytes.
         """
-        # What goes wrong in the first two ways does not matter: the last says what it is.
+        # An error of the first two ways is dropped, because the last way reports it better.
         names = self._by_value_names
         if self.buffers:
             self.buffers = []
@@ -259,7 +259,7 @@ class Encoder:
         return buffer.getvalue()
 
     def encode_whole(self, obj: Any) -> bytes:
-        """Encode one object with all its buffers in the bytes."""
+        """Encode one object with all its buffers inside the bytes."""
         large, self._large = self._large, inf
         try:
             return self.encode(obj)
@@ -271,18 +271,18 @@ class Encoder:
 
         Args:
             error: the exception.
-            reduced_to_what_travels: leave out what of it cannot be pickled, also where its class
-                has a way of its own to be pickled. Whatever pickling raises comes through.
+            reduced_to_what_travels: leave out the parts that cannot be pickled, even if its class
+                has its own way to be pickled. An error of pickling comes through.
         """
         buffer = io.BytesIO()
         _ErrorPickler(buffer, self.number_of, self._reducers, reduced_to_what_travels).dump(error)
         return buffer.getvalue()
 
     def _keep_in(self, buffer: pickle.PickleBuffer) -> bool:
-        """Pickle's hook for a buffer: whether it stays in the bytes."""
+        """Pickle's hook for a buffer: return whether it stays in the bytes."""
         try:
             raw = buffer.raw()
-        except BufferError:  # it is not in one piece
+        except BufferError:  # the buffer is not contiguous
             return True
         if raw.nbytes < self._large:
             return True
@@ -290,24 +290,24 @@ class Encoder:
         return False
 
     def take_definitions(self) -> list[tuple[ClassNumber, bytes]]:
-        """Definitions that the other side needs before it can decode what was encoded."""
+        """Return the definitions that the other side needs before it decodes the last bytes."""
         if not self._undelivered:
             return []
         definitions, self._undelivered = self._undelivered, []
         return definitions
 
     def look_again(self) -> None:
-        """See which modules the user has registered to travel by value: once for each batch."""
+        """Check which modules the user registered to travel by value: once for each batch."""
         self._by_value_names = _registered_names()
 
     def know(self, cls: type, number: ClassNumber) -> None:
-        """Take note that the other side knows this class by that number."""
+        """Note that the other side knows a class by a number."""
         self._known[cls] = number
         self._reducers[cls] = _reducer(cls, number)
         self._renew()
 
     def number_of(self, cls: type) -> ClassNumber | None:
-        """The number to name a class by; None when it travels by its name."""
+        """Return the number that names a class; None if it travels by name."""
         try:
             return self._known[cls]
         except KeyError:
@@ -324,7 +324,7 @@ class Encoder:
             self._undelivered.append((number, encode_definition(cls, shares=False)))
             _by_number[number] = cls
             return number
-        # Shared by all workers, so that a class is pickled once and for all of them.
+        # All workers share it, so that a class is pickled once for all of them.
         known = _parent_numbers.get(cls)
         if known is None:
             known = (PARENT, next(_next_number))
@@ -341,17 +341,17 @@ class Encoder:
         try:
             pickler.dump(obj)
         finally:
-            pickler.clear_memo()  # at once: it holds what was encoded, views of an event among it
+            pickler.clear_memo()  # at once: the memo keeps the event alive, and views of it
         data = buffer.getvalue()
         if len(data) > _LARGE:
             self._renew()
         return data
 
     def _renew(self) -> None:
-        """Start with a new pickler: a used one keeps the size of its largest memo."""
+        """Make a new pickler, because a used one keeps the size of its largest memo."""
         self._buffer = io.BytesIO()
         self._pickler = pickle.Pickler(self._buffer, PROTOCOL, buffer_callback=self._keep_in)
-        # A dict, with what the user registered with copyreg copied in: the pickler is four times
+        # A dict, with a copy of the user's registrations with copyreg: the pickler is four times
         # slower with any other mapping.
         self._pickler.dispatch_table = {
             **copyreg.dispatch_table,
@@ -364,9 +364,9 @@ class Encoder:
 
 
 def _registered_names() -> tuple[bytes, ...]:
-    """What shows in the bytes of an object that the C pickler alone cannot encode."""
+    """Byte strings that betray an object which the C pickler alone cannot encode."""
     modules = cloudpickle.list_registry_pickle_by_value()
-    if not modules and not by_value.bare:  # as nearly always, and this is asked for each batch
+    if not modules and not by_value.bare:  # the usual case, checked for each batch
         return ()
     names = [name.encode() for name in modules]
     if by_value.bare:
@@ -375,24 +375,24 @@ def _registered_names() -> tuple[bytes, ...]:
 
 
 def _reduce_bare(obj: Any) -> Any:
-    """Reduce an `object()`: by its key, if it is known by its identity."""
+    """Reduce an `object()`: by its key, if its identity matters."""
     return by_value.single(obj) or obj.__reduce_ex__(PROTOCOL)
 
 
 def cannot_encode(obj: Any) -> bool:
-    """Whether pickling an object fails. Nothing of it is copied but what has to be made anew."""
+    """Whether pickling an object fails. The check keeps no bytes."""
     for pickler in _DefinitionPickler, _ByImportPickler:
-        with suppress(BaseException):  # it is the user's code: this is the question
+        with suppress(BaseException):  # the user's code: failing is the answer
             pickler(_Nowhere(), lambda _: False, shares=True).dump(obj)
             return False
     return True
 
 
 class _Nowhere(io.RawIOBase):
-    """A file that keeps nothing."""
+    """A file that keeps no bytes."""
 
     def write(self, data: Any) -> int:
-        """Take the data, and let it go."""
+        """Accept the data and drop it."""
         return len(data)
 
 
@@ -402,23 +402,23 @@ def _arrives(part: Any) -> bool:
         buffer = io.BytesIO()
         _ErrorPickler(buffer, _no_number, {}, False).dump(part)
         decode(buffer.getvalue())
-    except BaseException:  # noqa: BLE001 - the user's code: this is the question
+    except BaseException:  # noqa: BLE001 - the user's code: failing is the answer
         return False
     return True
 
 
 def _no_number(_: type) -> None:
-    """A class without a number travels by value, or by name."""
+    """Give no class a number: each travels by value, or by name."""
 
 
 def _reduced_error(number: ClassNumber, error: BaseException) -> tuple[Any, ...]:
-    """Take an exception apart, with the number of its class for its name."""
+    """Take an exception apart, with the number of its class in place of the name."""
     _, (_, made_with), *rest = exception_parts.reduced(error)
     return (make_by_number, (*number, made_with), *rest)
 
 
 def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
-    """Make the reducer that pickles instances of a class with its number for its name."""
+    """Make the reducer that pickles instances of a class with its number in place of the name."""
     if issubclass(cls, BaseException) and not exception_parts.has_own_way(cls):
         return partial(_reduced_error, number)
     registered = copyreg.dispatch_table.get(cls)
@@ -441,10 +441,10 @@ def _reducer(cls: type, number: ClassNumber) -> Callable[[Any], Any]:
 
 
 class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """cloudpickle's pickler, with what it does not know of.
+    """cloudpickle's pickler, with types added that it does not know.
 
-    From 3.1.3 on it leaves out the names of files. A traceback from a worker, or the stack of where
-    one hangs, would not say in which file that is. So they are put in again.
+    From version 3.1.3 on cloudpickle leaves out the names of files. A worker's traceback, or the
+    stack of a handler that hangs, would then not name the file. So the names are put in again.
     """
 
     def __init__(
@@ -457,7 +457,7 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
         kind = type(obj)
         if kind is types.CodeType:
             make, args = cloudpickle.Pickler.dispatch_table[types.CodeType](obj)
-            # Texts alone are compared: -bb forbids it of bytes with a text.
+            # Only strings are compared, because `python -bb` forbids comparing bytes with a string.
             named = (
                 obj.co_filename if isinstance(arg, str) and arg == "<dynamic-code>" else arg
                 for arg in args
@@ -473,12 +473,12 @@ class _AlonePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle ha
         return reduced
 
 
-#: The parts that say how to make a function or class by value.
+#: Number of parts in a description that makes a function or class by value.
 _IN_FULL = 6
 
 
 class _DefinitionPickler(_AlonePickler):
-    """Pickles what workers of this process get: there, one script is one module."""
+    """Pickles for workers of this process, where functions of one module share their globals."""
 
     def __init__(
         self,
@@ -540,7 +540,7 @@ class _DefinitionPickler(_AlonePickler):
 
 
 class _ByImportPickler(_DefinitionPickler):
-    """Names what is a global variable of a module that can be imported, functions' globals too."""
+    """Pickles global variables of importable modules by name, the globals of functions too."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
@@ -558,7 +558,7 @@ class _ByImportPickler(_DefinitionPickler):
 
 
 class _Pickler(_DefinitionPickler):
-    """Names classes by number where they have one."""
+    """Pickles classes by number, if they have one."""
 
     def __init__(
         self,
@@ -585,14 +585,14 @@ class _Pickler(_DefinitionPickler):
         return super().reducer_override(obj)
 
     def _name_single(self, obj: Any) -> Any:
-        return by_value.single(obj)  # those that matter came with a handler or class
+        return by_value.single(obj)  # other ones that matter came with a handler or class
 
     def _share(self, _: Any, reduced: Any) -> Any:
         return reduced  # each event has copies of its own
 
 
 class _ErrorPickler(_Pickler):
-    """A pickler that takes exceptions apart, those inside of others too."""
+    """A pickler that takes exceptions apart, nested ones too."""
 
     def __init__(
         self,

@@ -2,8 +2,10 @@
 """Exceptions taken apart and put together again, without a call of their class.
 
 Pickle makes an exception again by calling its class with `args`. That fails for a class that takes
-a keyword or several arguments, and composes a message twice that `__init__` composed. Here
-the exception is made without `__init__`, and gets `args`, attributes, notes and slots as they were.
+a
+keyword or several arguments. It also composes a message a second time that `__init__` composed
+before. Here the exception is made without `__init__`, and gets its `args`, attributes, notes and
+slots back.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _BUILTIN = frozenset(
     for cls in vars(builtins).values()
     if isinstance(cls, type) and issubclass(cls, BaseException)
 )
-#: A class that defines one of these pickles its objects in a way of its own.
+#: A class that defines one of these methods pickles its objects in its own way.
 _OWN_WAYS = (
     "__reduce__",
     "__reduce_ex__",
@@ -36,7 +38,7 @@ _DICT = BaseException.__dict__["__dict__"]
 _VARS = type.__dict__["__dict__"]
 _NOTES = "__notes__"
 
-#: `args`; the attributes; and the slots and fields of C, each with the place of its class among the
+#: `args`; the attributes; and the slots and C fields, each with the index of its class among the
 #: bases.
 State = tuple[tuple[Any, ...], dict[str, Any], list[tuple[int, str, Any]]]
 
@@ -54,11 +56,11 @@ def reduced(error: BaseException, travels: Callable[[Any], bool] | None = None) 
 
     Args:
         error: the exception.
-        travels: says of a part whether it can be pickled. A part that cannot is left out, and a
-            note says so; by default all are taken.
+        travels: whether a part can be pickled. A part that cannot is left out, and a note says so;
+            by default all parts are taken.
 
     Returns:
-        What `__reduce__` returns.
+        The result of a `__reduce__`.
     """
     cls = type(error)
     made_with: tuple[Any, ...] = ()
@@ -74,29 +76,29 @@ def reduced(error: BaseException, travels: Callable[[Any], bool] | None = None) 
 
 
 def make(cls: type[BaseException], made_with: tuple[Any, ...]) -> BaseException:
-    """Make an exception that is bare yet. Pickles name this function."""
+    """Make an empty exception. Pickles name this function."""
     for base in bases_of(cls):
         if base in _BUILTIN:
-            with contextlib.suppress(TypeError):  # another base says how its objects are laid out
+            with contextlib.suppress(TypeError):  # another base determines the memory layout
                 error: BaseException = base.__new__(cls, *made_with)
                 return error
     raise TypeError(f"{cls!r} is no exception class that can be made")
 
 
 def fill(error: BaseException, state: State) -> None:
-    """Give a bare exception what it had. Pickles name this function."""
+    """Restore the parts of an empty exception. Pickles name this function."""
     args, own, fields = state
     if args:
         _ARGS.__set__(error, args)
     _DICT.__get__(error).update(own)
     bases = bases_of(type(error))
     for place, name, value in fields:
-        with contextlib.suppress(Exception):  # some can only be read
+        with contextlib.suppress(Exception):  # some fields are read-only
             _VARS.__get__(bases[place])[name].__set__(error, value)
 
 
 def _fields_of(error: BaseException) -> list[tuple[int, str, Any]]:
-    """What an exception has beside its attributes: slots, and fields of classes written in C."""
+    """The slots of an exception, and the fields of classes written in C."""
     cls = type(error)
     fields = []
     for place, base in enumerate(bases_of(cls)):
@@ -107,9 +109,9 @@ def _fields_of(error: BaseException) -> list[tuple[int, str, Any]]:
                 continue
             if name in ("__dict__", "__weakref__"):
                 continue
-            with contextlib.suppress(Exception):  # not set
+            with contextlib.suppress(Exception):  # the slot is not set
                 value = field.__get__(error, cls)
-                if value is not None or base not in _BUILTIN:  # there None stands for not set
+                if value is not None or base not in _BUILTIN:  # there None means "not set"
                     fields.append((place, name, value))
     return fields
 
@@ -121,7 +123,7 @@ def _left_over(
     travels: Callable[[Any], bool],
     is_group: bool,
 ) -> State:
-    """Leave out what cannot travel, and say so in a note."""
+    """Leave out the parts that cannot travel, and name them in a note."""
     left = [name for name, value in own.items() if not travels(value)]
     left += [name for _, name, value in fields if not travels(value)]
     if is_group:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Finding what cannot be pickled: the path of the attribute at fault, in words a person can use.
+"""Finding the object that cannot be pickled: a path to it, in the user's own names.
 
-The search looks into objects of the user's, which may raise anything, or lie. It goes by their real
-classes, and gives the path as far as it got.
+An error such as "cannot pickle '_thread.lock' object" does not say where the lock is. The search
+here
+answers `event.rows[3].lock`. It looks into the user's objects, which may raise anything or lie. So
+it
+goes by their real classes, and returns the path as far as it got.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from procbus.codec.encoder import PROTOCOL, cannot_encode, encode_definition, tr
 from procbus.core.errors import SerializationError
 from procbus.core.user_objects import bases_of, class_name, named, shown
 
-#: How deep to look: further down a path helps nobody.
+#: Maximum depth of the search, in parts; because a longer path helps no reader.
 _DEPTH = 12
-#: How many parts of one container to try, and for how long to search, in seconds: whoever waits for
-#: the same worker waits meanwhile.
+#: Maximum of parts tried in one container, and maximum duration of the search in seconds; because
+#: other deliveries of the same worker wait meanwhile.
 _WIDTH = 100_000
 _PATIENCE_S = 0.5
 
@@ -32,14 +35,14 @@ _TOO_DEEP = "sys.setrecursionlimit before the bus is made lets it go deeper. "
 
 
 def check_travels(function: Callable[..., Any], name: str) -> None:
-    """Make sure that a cpu handler can be sent to a worker.
+    """Check that a cpu handler can be sent to a worker.
 
     Args:
         function: the handler.
-        name: what it is called in the message.
+        name: name of the handler in the message.
 
     Raises:
-        SerializationError: it cannot; the message names the variable at fault.
+        SerializationError: it cannot be sent; the message names the variable at fault.
     """
     try:
         encode_definition(function)
@@ -64,7 +67,7 @@ def handler_fault(
 
 def _remedy(error: BaseException) -> str:
     text = named(error)
-    if "current().publish(" in text:  # it has said the remedy; a bus for each worker is none
+    if "current().publish(" in text:  # the text has the remedy; a bus for each worker is none
         return 'Or keep the handler in this process with kind="io"'
     of_locks = (
         "A lock guards nothing between processes: use concurrency=1 to have one run at a time. "
@@ -92,7 +95,7 @@ def event_fault(
 
 
 def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
-    """Make sure that workers can get to know these context variables.
+    """Check that these context variables can be sent to workers.
 
     Raises:
         SerializationError: the default of one cannot travel; the message names the variable.
@@ -114,11 +117,11 @@ def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
 def variable_fault(
     variables: Sequence[tuple[str, Any]], error: BaseException
 ) -> SerializationError:
-    """Make the error for context variables of which one cannot be pickled.
+    """Make the error for context variables, one of which cannot be pickled.
 
     Args:
-        variables: those that are taken along, by name, with what they hold.
-        error: what pickling raised.
+        variables: the variables that travel, by name, with their values.
+        error: the error of pickling.
     """
     found = (path_of_fault(value, f"{name}.get()") for name, value in variables)
     path = next(filter(None, found), "")
@@ -137,20 +140,20 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
 
     Args:
         obj: the object that fails as a whole.
-        name: what to call it.
-        fails: tells whether a part fails, and raises nothing; by default, whether it cannot be
+        name: its name in the path.
+        fails: whether a part fails; it must raise nothing. By default, whether it cannot be
             pickled.
 
     Returns:
-        The path, as far as it was found in `_PATIENCE_S`; empty if the object itself does not fail
-        after all.
+        The path, as far as it was found in `_PATIENCE_S`; empty if the object does not fail after
+        all.
     """
     if not fails(obj):
         return ""
     end_at = monotonic() + _PATIENCE_S
     path = name
     seen: set[int] = set()
-    # The user's code runs in here: what it raises ends the search where it is.
+    # The user's code runs in here: an exception of it ends the search.
     with suppress(BaseException):
         for _ in range(_DEPTH):
             seen.add(id(obj))
@@ -168,10 +171,10 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
 
 
 def _refuses(obj: Any) -> bool:
-    """Whether an object says by itself that it cannot travel: then its parts tell nothing.
+    """Whether an object itself refuses to travel, so that its parts tell nothing more.
 
-    Those are a bus, an executor and a progress bar. Of the user's classes the parts may tell more:
-    their methods may pickle these.
+    A bus, an executor and a progress bar do. The search goes on into objects of the user's classes,
+    because their methods may only pass on the refusal of a part.
     """
     kind = type(obj)
     if issubclass(kind, type):
@@ -188,7 +191,7 @@ def _refuses(obj: Any) -> bool:
 
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
-    """The parts that pickling an object would go through, each with the step that leads to it."""
+    """The parts that pickling an object visits, each with the step that leads to it."""
     kind = type(obj)
     if kind is FunctionType:
         yield from _variables(obj)
@@ -201,7 +204,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
         yield ".func", obj.func
         yield from ((f".args[{index}]", value) for index, value in enumerate(obj.args))
         yield from ((f".keywords[{shown(key)}]", value) for key, value in obj.keywords.items())
-    # By the methods of the built-in types: those of a class derived from them are the user's code.
+    # By methods of the built-in types, because a derived class may override them with user code.
     if issubclass(kind, dict):
         for key, value in islice(dict.items(obj), _WIDTH):
             yield f"[{shown(key)}]", value
@@ -234,7 +237,7 @@ def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
-    """Names that a function uses, those in functions inside it too."""
+    """Names that a function uses, including the functions inside it."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
@@ -244,7 +247,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
     if issubclass(type(obj), type):
         if travels_by_value(obj):
-            # What they hold first: methods have the class among their globals.
+            # The values of the class first: its methods have the class among their globals.
             own = sorted(vars(obj).items(), key=lambda item: type(item[1]) is FunctionType)
             yield from own
         return

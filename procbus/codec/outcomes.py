@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Outcomes as plain data that outlives the process, and back.
 
-Objects are pickled by value, so that they can be read without the script that their classes were
-defined in; and by name where that names a class of the main script, so that the same script gets
-its own class back.
+Objects are pickled by value, so that they can be read without the script that defined their
+classes.
+If the main script defines the class, they are pickled by name too, so that the same script gets its
+own class back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import is_a, set_cause
 
-#: An object pickled by name, where that makes a difference, and by value.
+#: An object pickled by name, if that makes a difference, and by value.
 Pickles = tuple[bytes | None, bytes]
 
 
 def plain_outcome(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as plain data, without its value: what failed has none."""
+    """Turn an outcome into plain data, without its value: a failed attempt has none."""
     error = outcome.error
     return {
         "kind": outcome.kind.value,
@@ -47,27 +48,27 @@ def _pickles_of_error(error: BaseException | None) -> Pickles | None:
 
 
 def pickles_of(obj: Any) -> Pickles:
-    """Pickle an object in both ways. Whatever pickling raises comes through."""
+    """Pickle an object in both ways. An error of pickling comes through."""
     by_value = encode_alone(obj)
     try:
         by_name = encode_by_name(obj)
-    except BaseException:  # noqa: BLE001 - then only the other way is left
+    except BaseException:  # noqa: BLE001 - only the other way is left
         return None, by_value
     return by_name if b"__main__" in by_name else None, by_value
 
 
 def unpickle(pickles: Pickles) -> Any:
-    """Make the object again, by its name if that means something here."""
+    """Make the object again, by its name if this process has that name."""
     by_name, by_value = pickles
     if by_name is not None:
-        # The main script may be another now.
+        # The main script may be another one now.
         with contextlib.suppress(BaseException):
-            return pickle.loads(by_name)  # noqa: S301 - checked: whoever reads the file checks who wrote it
+            return pickle.loads(by_name)  # noqa: S301 - checked: the reader of the file checks its owner
     return pickle.loads(by_value)  # noqa: S301 - as above
 
 
 def outcome_from(plain: dict[str, Any]) -> Outcome:
-    """Make the outcome again. An error whose class is missing becomes one that says as much."""
+    """Make the outcome again. An error with a missing class becomes one that says so."""
     return Outcome(
         OutcomeKind(plain["kind"]),
         None,
@@ -80,7 +81,7 @@ def outcome_from(plain: dict[str, Any]) -> Outcome:
 
 
 def _error(plain: dict[str, Any]) -> BaseException | None:
-    """The error of an attempt: itself, or one that says as much; with its stack either way."""
+    """The error of an attempt, or one that says that it is missing; with its stack either way."""
     if plain["text"] is None:
         return None
     error: BaseException = ProcbusError(plain["text"])

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Global variables of the script, and what goes by the name of one, in its worker processes.
+"""Global variables of the script and its other modules by value, in worker processes.
 
-Functions of one script share their globals. So do those that travel by value: a worker has one set
-of globals for each module that cannot be imported there. A variable gets there with the first
-function that needs it, and stays as the worker has it until the script gives that name another
-value: then this is sent to all workers, once.
+Functions of one script share their globals. Functions that travel by value must share them too. So
+a
+worker has one set of globals for each module that it cannot import. A variable arrives with the
+first
+function that needs it. It stays as the worker has it, until the script assigns another value to
+that
+name: then the new value is sent to all workers, once.
 """
 
 from __future__ import annotations
@@ -24,58 +27,58 @@ from procbus.core.log import log
 
 # In the process that the functions come from.
 
-#: Looking for changes takes at most one part in so many of the time.
+#: Maximum share of the time for looking for changes, as its reciprocal.
 _SHARE = 200
-#: Of small plain containers, of so many bytes at most, a change in place is noticed too.
+#: Maximum size of a plain container whose changes in place are noticed, in bytes.
 _SMALL = 4096
 _CONTAINERS = frozenset((dict, list, set, bytearray))
 
-#: Types of attributes of a class of which a change is noticed.
+#: Types of class attributes whose changes are noticed.
 _ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
-#: In place of a variable that is not there any more.
+#: Stands for a variable that was deleted.
 _GONE = object()
 
 
 class _Noted(NamedTuple):
-    """A global variable as it was sent."""
+    """A global variable, as it was sent."""
 
     version: int
-    #: The value; a weak reference to it where there can be one, as nobody else may want it.
+    #: The value, or a weak reference to it if possible, so that it is not kept alive.
     value: Any
     weak: bool
     content: bytes | None
 
     def is_still(self, value: Any) -> bool:
-        """Whether the variable has that very value, and the same in it."""
+        """Whether the variable has the same object still, with the same content."""
         known = self.value() if self.weak else self.value
         if known is not value or (self.weak and known is None):
             return False
         return self.content is None or self.content == content_of(value)
 
 
-# The tables need no lock: each step is one for other threads, and two that note the same change
-# at once send it twice.
+# The tables need no lock: each step is atomic for other threads. Two threads that note the same
+# change at once send it twice.
 _versions = itertools.count(1)
 _noted: dict[str, dict[str, _Noted]] = {}
-#: Of each variable that got another value since it was sent the newest one, ready to travel, with
-#: the number of that change.
+#: For each variable that changed after it was sent: the number of the newest change, and the value
+#: encoded.
 _changes: dict[tuple[str, str], tuple[int, bytes]] = {}
 _refused: set[tuple[str, str]] = set()
 _next_look = 0.0
-#: The number of the newest change: a worker that knows of it knows of all.
+#: Number of the newest change: a worker that knows it knows all.
 newest = 0
 
 
 def shared_name(variables: Mapping[str, Any]) -> str | None:
-    """The module whose globals these are; None where they are those of no module."""
+    """Return the name of the module whose globals these are; None if no module has them."""
     name = variables.get("__name__")
     module = sys.modules.get(name) if type(name) is str else None
     return name if module is not None and getattr(module, "__dict__", None) is variables else None
 
 
 def note(module: str, values: Mapping[str, Any]) -> dict[str, int]:
-    """Take note that variables of a module are sent as they are now; give the version of each."""
+    """Note that variables of a module are sent with these values; return the version of each."""
     known = _noted.setdefault(module, {})
     versions = {}
     for name, value in values.items():
@@ -89,20 +92,20 @@ def note(module: str, values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -> None:
-    """See which variables have changed since they were sent, if it is time for that.
+    """Look for variables that changed since they were sent, if a look is due.
 
     Args:
-        encode: gives what is to travel to a worker.
-        importable: whether workers import a module.
+        encode: encodes a value for workers.
+        importable: whether workers can import a module.
     """
     global _next_look
     began = perf_counter()
     if began < _next_look:
         return
-    _next_look = inf  # for all others
+    _next_look = inf  # keeps other threads from looking meanwhile
     try:
         for module, known in list(_noted.items()):
-            if importable(module):  # its own code changes them, in each process by itself
+            if importable(module):  # its own code changes them in each process
                 continue
             variables = vars(sys.modules[module]) if module in sys.modules else {}
             for name, noted in list(known.items()):
@@ -121,8 +124,8 @@ def _tell(
     versions = note(module, {name: value})
     change = _Change(module, versions, {name: value})
     if issubclass(type(value), type) and noted.content is not None:
-        # Workers have the class as it was sent, or another that had this name.
-        was = marshal.loads(noted.content)  # noqa: S302 - it is our own
+        # Workers have the class as it was sent, or another one that had this name.
+        was = marshal.loads(noted.content)  # noqa: S302 - our own bytes
         now = _plain_attributes(value)
         new = {key: now[key] for key in now if key not in was or was[key] != now[key]}
         change.also(_set_attributes, value, new)
@@ -144,18 +147,18 @@ def _tell(
 
 
 def since(told: int) -> list[bytes]:
-    """What a worker has to be told that knows of all changes up to the number `told`."""
+    """Return the messages for a worker that knows all changes up to the number `told`."""
     return [data for number, data in list(_changes.values()) if number > told]
 
 
 class _Change:
-    """New values on their way to workers."""
+    """New values of variables, on their way to workers."""
 
     def __init__(self, module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
         self._parts: tuple[Any, ...] = module, versions, values
 
     def also(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Have a function called there, too."""
+        """Have a function called in the worker as well."""
         self._parts = (*self._parts, function, arguments)
 
     def __reduce__(self) -> Any:
@@ -163,35 +166,35 @@ class _Change:
 
 
 class Variables:
-    """The globals of a module, to be named by a function that travels by value.
+    """The globals of a module, named by a function that travels by value.
 
     Args:
-        module: its name.
-        own: what Python itself keeps among them, such as `__name__`.
+        module: name of the module.
+        own: the entries that Python itself keeps, such as `__name__`.
     """
 
     def __init__(self, module: str, own: dict[str, Any]) -> None:
         self._parts = module, own
 
     def __reduce__(self) -> Any:
-        """Name the globals, to be made where they are not there yet."""
+        """Pickle as a name, under which the worker makes the globals if needed."""
         return variables_of, self._parts
 
 
 class Imported:
-    """The globals of a module that the worker imports, to be named by a function."""
+    """The globals of a module that the worker imports, named by a function."""
 
     def __init__(self, module: str) -> None:
         self._module = module
 
     def __reduce__(self) -> Any:
-        """Name the globals."""
+        """Pickle as a name, under which the worker imports the module."""
         return imported, (self._module,)
 
 
 def _note(value: Any) -> _Noted:
     content = content_of(value)
-    if content is not None and len(content) > _SMALL:  # looking at it often would cost too much
+    if content is not None and len(content) > _SMALL:  # frequent looks would cost too much
         content = None
     try:
         return _Noted(next(_versions), weakref.ref(value), True, content)
@@ -200,9 +203,9 @@ def _note(value: Any) -> _Noted:
 
 
 def content_of(value: Any) -> bytes | None:
-    """The content of a small container, or instance, of plain data; None for all else.
+    """The content of a small container or instance of plain data; None for anything else.
 
-    It runs no code of the user.
+    It runs no code of the user's.
     """
     if issubclass(type(value), type):
         value = _plain_attributes(value)
@@ -219,12 +222,12 @@ def content_of(value: Any) -> bytes | None:
         return None
     try:
         return marshal.dumps(value, 2)  # later versions give other bytes for equal content
-    except (ValueError, RuntimeError):  # it is more than plain data, or was changed meanwhile
+    except (ValueError, RuntimeError):  # it is not plain data, or was changed meanwhile
         return None
 
 
 def _plain_attributes(cls: type) -> dict[str, Any]:
-    """What a class of the script has for settings: numbers, strings and the like, by name."""
+    """The settings in a class of the script: numbers, strings and similar values, by name."""
     inside = type.__getattribute__(cls, "__dict__")
     if inside.get("__module__") != "__main__":
         return {}
@@ -235,7 +238,7 @@ def _plain_attributes(cls: type) -> dict[str, Any]:
     }
 
 
-# In the process that gets them. Pickles name these functions.
+# In the process that receives them. Pickles name these functions.
 
 _variables: dict[str, dict[str, Any]] = {}
 _known: dict[str, dict[str, int]] = {}
@@ -243,7 +246,7 @@ _former: list[Any] = []
 
 
 def start_anew() -> None:
-    """Begin without variables: a worker begins here."""
+    """Begin without variables, as a worker does."""
     _variables.clear()
     _known.clear()
 
@@ -251,28 +254,29 @@ def start_anew() -> None:
 class _Script(types.ModuleType):
     """The script, in a worker process: annotations are resolved in its `__dict__`.
 
-    Pickle finds nothing in it. A child that multiprocessing starts in a handler has no such module:
-    it would die of a function that came by name, and a pool would start the next for ever. Nor does
-    multiprocessing find `__file__`, and run the script in the children that it starts.
+    Pickle finds no attribute in it. A child that multiprocessing starts in a handler has no such
+    module. It would die of a function that arrived by name, and a pool would start the next child,
+    for ever. multiprocessing also finds no `__file__`, so it does not run the script in its
+    children.
     """
 
     def __getattribute__(self, name: str) -> Any:
-        """Have its own attributes only."""
+        """Hide the script's variables; return only the module's own attributes."""
         if name == "__file__" or not (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{name!r} of the script cannot be named in a worker process")
         return super().__getattribute__(name)
 
 
 def be_the_script() -> None:
-    """Have `__main__` mean the script in this process, as annotations and pickle expect it."""
-    _former.append(sys.modules["__main__"])  # the variables of a module go when it goes
+    """Make `__main__` the script in this process, as annotations and pickle expect."""
+    _former.append(sys.modules["__main__"])  # kept, because its variables would go with it
     script = _Script("__main__")
     sys.modules["__main__"] = script
     _variables["__main__"] = vars(script)
 
 
 def variables_of(module: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The globals of all functions of a module that came by value."""
+    """Return the globals shared by all functions of a module that came by value."""
     variables = _variables.setdefault(module, {})
     for name, value in own.items():
         if variables.get(name) is None:
@@ -281,18 +285,18 @@ def variables_of(module: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def imported(module: str) -> dict[str, Any]:
-    """The globals of a module, which is imported for that."""
+    """Import a module, and return its globals."""
     return vars(importlib.import_module(module))
 
 
 def fill(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
-    """Set variables that are not there, or are older; all others stay as the worker has them."""
+    """Set variables that are missing or older; all others stay as the worker has them."""
     variables, known = variables_of(module, {"__name__": module}), _known.setdefault(module, {})
     for name, value in values.items():
         version, had = versions[name], known.get(name)
         if (
             had is None and variables.get(name) is not None
-        ):  # the worker has set it: its set-up, say
+        ):  # the worker itself has set it, in its set-up for example
             known[name] = version
         elif had is None or had < version:
             variables[name], known[name] = value, version
@@ -305,7 +309,7 @@ def take_in(
     function: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> None:
-    """Take in a change, as its parts say."""
+    """Set the changed variables."""
     fill(module, versions, values)
     if function is not None:
         function(*arguments)

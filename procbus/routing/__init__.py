@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Which handlers take an event."""
+"""The handlers that take an event: registry, subscriptions of a bus, router."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Moves a handler from one lane to another without breaking what it was promised.
+"""Moves a handler of kind "auto" from one lane to the other, and keeps its promises.
 
-A delivery stays on the lane that it was published to, retries included. A handler with a `key` or
-a `concurrency` has nothing begun on its new lane while there is anything of it on the old one: what
-is published meanwhile is held, in order. Any other handler may run on both for a while.
+A delivery stays on the lane that it was published to, retries included. A handler with a `key` or a
+`concurrency` begins no delivery on its new lane while deliveries of it are left on the old one.
+Events
+published meanwhile are held, in order. Any other handler may run on both lanes for a while.
 """
 
 from __future__ import annotations
@@ -22,37 +23,37 @@ from procbus.core.subscription import Lane, Subscription
 class LaneSwitch:
     """A handler of kind "auto" on one bus: a subscription for each lane, one of them in use.
 
-    Thread-safe. It is the lane of both subscriptions where the handler has a key or a limit.
+    Thread-safe. For a handler with a key or a limit it also acts as the lane of both subscriptions.
 
     Args:
-        handler: as it was subscribed.
-        lane_of: gives the lane that a handler belongs to.
+        handler: the handler as it was subscribed.
+        lane_of: returns the lane that a handler belongs to.
     """
 
     def __init__(self, handler: Handler, lane_of: Callable[[Handler], Lane]) -> None:
         self._handler = handler
         self._lane_of = lane_of
-        #: Guards the fields below. Never held while a lane is called, which may wait for a worker.
+        #: Guards the fields below. Not held while a lane is called, which may wait for a worker.
         self._lock = Lock()
         self._lanes: dict[Subscription, Lane] = {}
-        #: Deliveries on each side that are not settled; counted where there is a gate.
+        #: Open deliveries on each side; counted only for a handler with a gate.
         self._inside: dict[Subscription, int] = {}
-        #: Published while there was something on the other side; and whether a thread is putting
-        #: them into their lane, in order, one by one.
+        #: Deliveries published while the other side had open ones; and whether a thread is putting
+        #: them into their lane now, one by one in order.
         self._held: deque[Delivery] = deque()
         self._putting = False
         self.current = self._side("io")
 
     def sides(self) -> tuple[Subscription, ...]:
-        """The subscriptions so far: the one in use first."""
+        """The subscriptions so far, the present one first."""
         with self._lock:
             return (self.current, *(each for each in self._lanes if each is not self.current))
 
     def move(self, why: str) -> None:
-        """Send what is published from now on to the other lane.
+        """Send events that are published from now on to the other lane.
 
         Args:
-            why: in words, for the statistics.
+            why: the reason in words, for the statistics.
         """
         current = self.current
         kind = "io" if current.handler.kind == "cpu" else "cpu"
@@ -72,11 +73,11 @@ class LaneSwitch:
             self._inside[side] = 0
         return side
 
-    # As the lane of its subscriptions, where they have gates.
+    # Methods of a lane, for subscriptions with a gate.
 
     def put(self, delivery: Delivery) -> None:
-        """Queue a delivery in the lane of the moment, unless the other has to empty first."""
-        delivery.context = kept(copy_context())  # now: perhaps it is put by another thread
+        """Queue a delivery in the present lane, unless the other lane has to empty first."""
+        delivery.context = kept(copy_context())  # now: another thread may put it
         with self._lock:
             side = delivery.subscription = self.current
             elsewhere = any(count for each, count in self._inside.items() if each is not side)
@@ -87,7 +88,7 @@ class LaneSwitch:
         self._lanes[side].put(delivery)
 
     def release(self, delivery: Delivery) -> None:
-        """Take note that a delivery was settled; if it was the last on its side, go on."""
+        """Note that a delivery was settled; after the last one of its side put the held ones."""
         side = delivery.subscription
         self._lanes[side].release(delivery)
         with self._lock:
@@ -106,13 +107,13 @@ class LaneSwitch:
                 delivery.subscription = current
                 self._inside[current] += 1
             try:
-                Context().run(self._lanes[current].put, delivery)  # none of this thread's
+                Context().run(self._lanes[current].put, delivery)  # without this thread's context
             finally:
                 with self._lock:
                     self._putting = False
 
     def step_aside(self, delivery: Delivery) -> None:
-        """A delivery waits for its next attempt; it stays on its side."""
+        """Note that a delivery waits for its next attempt; it stays on its side."""
         self._lanes[delivery.subscription].step_aside(delivery)
 
     def put_again(self, delivery: Delivery) -> None:
@@ -120,18 +121,18 @@ class LaneSwitch:
         self._lanes[delivery.subscription].put_again(delivery)
 
     def is_running(self, delivery: Delivery) -> bool:
-        """Whether a worker is in the handler with this delivery just now."""
+        """Whether a worker is running this delivery now."""
         return self._lanes[delivery.subscription].is_running(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take a delivery back for good that no worker has begun; False when there is none."""
+        """Take a delivery back for good; False if a worker has begun it."""
         with self._lock:
             if delivery in self._held:
                 self._held.remove(delivery)
-                self._inside[delivery.subscription] += 1  # which its release takes back
+                self._inside[delivery.subscription] += 1  # its release will subtract it again
                 return True
         return self._lanes[delivery.subscription].withdraw(delivery)
 
     def stir(self) -> None:
-        """Have somebody see what was measured."""
+        """Have the advisor evaluate the measurements."""
         self._lanes[self.current].stir()

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Tells a definition that is run again from another one that happens to have the same name.
+"""Tells a definition that is run again from a different one with the same name.
 
-When a cell of a notebook is run again, or a module reloaded, functions and classes of the same
-module and qualified name come in place of those from before. In one run of a script, though, a loop
-or two definitions may well give several functions one name, and all of them are meant.
+When a notebook cell is run again, or a module reloaded, its functions and classes replace the ones
+of
+the same module and qualified name. In a single run of a script, though, a loop or two definitions
+may
+give several functions the same name, and all of them are meant. So each handler remembers its
+`Provenance`, and a newer handler replaces an older one only if both come from the same place.
 """
 
 from __future__ import annotations
@@ -20,29 +23,29 @@ from procbus.core.notebook import cell_number
 
 
 class Provenance(NamedTuple):
-    """Where a handler's function was written, and which run of what code subscribed it."""
+    """The place where a handler's function was written, and the run that subscribed it."""
 
-    #: Module and qualified name; None for what has none of its own, as a lambda has.
+    #: Module and qualified name; None for a function without a name of its own, such as a lambda.
     name: tuple[str, str] | None
-    #: Of the function that the user wrote, beneath decorators; None where there is none.
+    #: Code of the user's function, beneath decorators; None if there is none.
     code: CodeType | None
-    #: The identity of the variables of its module.
+    #: Identity of the module's variables.
     variables: int
-    #: What tells one run of the code around it from the next: the number of the cell; of an
-    #: imported module the specification, which reloading makes anew; else the code of the script.
-    #: None where that cannot be found out.
+    #: Tells one run of the surrounding code from the next. For a cell it is the cell's number; for
+    #: an imported module the module spec, which reloading makes anew; else the code of the script.
+    #: None if it cannot be found.
     run: int | ModuleSpec | CodeType | None
-    #: The cell whose run subscribed it; and the statement there: its code, and its line.
+    #: The cell whose run subscribed it; and the subscribing statement: its code and line.
     cell: int | None
     statement: tuple[CodeType, int] | None
 
 
 def provenance_of(function: Callable[..., Any]) -> Provenance:
-    """Find out where a function comes from that is being subscribed by the calling code."""
+    """Find the provenance of a function that the calling code is subscribing."""
     cell = cell_number()
     try:
         source = written(function)
-    except ValueError:  # decorators that name each other as what they wrap
+    except ValueError:  # decorators that wrap each other in a circle
         source = None
     if not isinstance(source, FunctionType):
         frame = _running_frame(None)
@@ -61,12 +64,12 @@ def provenance_of(function: Callable[..., Any]) -> Provenance:
 
 
 def takes_its_place(new: Provenance, old: Provenance, same_topics: bool) -> bool:
-    """Whether a handler is there in place of an older one. No code of the user's runs for it.
+    """Whether a handler replaces an older one. No code of the user's runs for it.
 
     Args:
-        new: of a handler that is being subscribed.
-        old: of one that is subscribed.
-        same_topics: whether both are on the very same topics.
+        new: provenance of the handler that is being subscribed.
+        old: provenance of a handler that is subscribed already.
+        same_topics: whether both have exactly the same topics.
     """
     if same_topics and _is_statement_again(new, old):
         return True
@@ -74,25 +77,25 @@ def takes_its_place(new: Provenance, old: Provenance, same_topics: bool) -> bool
         return False
     if new.code is old.code:  # one definition made both: in a loop, or with other variables
         return False
-    if new.name[1] == "_" and not same_topics:  # the name says that it is none
+    if new.name[1] == "_" and not same_topics:  # by convention `_` is no name
         return False
     if new.cell is None and new.variables != old.variables and not _is_import_again(new, old):
-        return False  # of another module that has the name
+        return False  # of another module with the same name
     moved = new.code.co_firstlineno != old.code.co_firstlineno
     elsewhere = new.code.co_filename != old.code.co_filename
     if new.run is None or old.run is None or (new.run == old.run and isinstance(new.run, int)):
-        # Two definitions in one source are on two lines of it. A cell of other text has another
+        # Two definitions in one source are on two lines of it. A cell with another text has another
         # name, and may have been run again without being counted.
         return elsewhere or not moved
     return new.run is not old.run
 
 
 def is_class_anew(cls: type, topic: type) -> bool:
-    """Whether a class, or one that it inherits from, is another definition of the topic's class.
+    """Whether a class, or one of its bases, is another definition of the topic's class.
 
-    So a handler takes the events of the class that its topic became, when the cell of that class
-    was run again or its module reloaded. The name has to stand for one of the two now: classes that
-    only have a name in common are left apart.
+    After the cell of a class is run again, or its module reloaded, a handler takes the events of
+    the new class. The class's name must refer to one of the two now: classes that merely share a
+    name stay apart.
     """
     name, module = topic.__qualname__, topic.__module__
     if "<" in name:
@@ -112,7 +115,7 @@ def _lookup(module: str, name: str) -> object:
 
 
 def _is_statement_again(new: Provenance, old: Provenance) -> bool:
-    """Whether a statement was run in another run of its cell. Codes compare by their content."""
+    """Whether a statement ran in another run of its cell. Codes compare by their content."""
     return (
         new.cell is not None
         and old.cell is not None
@@ -123,7 +126,7 @@ def _is_statement_again(new: Provenance, old: Provenance) -> bool:
 
 
 def _is_import_again(new: Provenance, old: Provenance) -> bool:
-    """Whether both are of modules that were imported from one file."""
+    """Whether both belong to modules that were imported from one file."""
     return (
         isinstance(new.run, ModuleSpec)
         and isinstance(old.run, ModuleSpec)
@@ -144,7 +147,7 @@ def _statement(frame: FrameType | None) -> tuple[CodeType, int] | None:
 
 
 def _running_frame(variables: dict[str, Any] | None) -> FrameType | None:
-    """The frame that runs the code of the module with these variables, or of the main program."""
+    """The frame that runs the code of the module with these variables, or the main program."""
     main = vars(sys.modules["__main__"])
     found = None
     frame = inspect.currentframe()

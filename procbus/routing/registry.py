@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is subscribed: the handlers in order, the default registry, and `@subscribe`."""
+"""The registry of handlers: in order of subscription, with the default one for `@subscribe`."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registry:
-    """The subscribed handlers, in order of subscription. All of it may be used from any thread.
+    """The subscribed handlers, in order of subscription. Thread-safe.
 
     Attributes:
-        handlers: all of them; never changed in place, so it can be kept and iterated freely.
-        version: larger after each change. Reading `version` first and `handlers` after it never
-            gives handlers that are older than the version.
+        handlers: all of them; never changed in place, so you can keep it and iterate over it.
+        version: grows with each change. If you read `version` first and `handlers` second, the
+            handlers are never older than the version.
     """
 
     def __init__(self) -> None:
         # Guards the writing of all fields, so that no change is lost between two writers. Readers
-        # of the first two need no lock: each is replaced whole. A signal handler or a `__del__` may
-        # subscribe in the middle of it: so copies are iterated here, and what is looked up may be
-        # gone.
+        # of the first two need no lock, because each is replaced whole. A signal handler or a
+        # `__del__` may subscribe while a section runs: so sections iterate over copies, and expect
+        # a looked-up handler to be gone.
         self._lock = threading.RLock()
         self.handlers: tuple[Handler, ...] = ()
         self.version = 0
         self._present: dict[int, Handler] = {}
-        #: How many changes there were, and how many of them `handlers` has.
+        #: Number of changes so far, and number of them that `handlers` contains.
         self._changes = self._published = 0
         self._provenances: dict[int, Provenance] = {}
-        #: The numbers of the handlers of each function and name.
+        #: Numbers of the handlers of each function and name.
         self._of: dict[Hashable, set[int]] = {}
-        #: The numbers of those that may be versions of each other; apart are those that are not.
+        #: Numbers of handlers by the two keys of `_kinship`; versions differ in the second one.
         self._kin: dict[Hashable, dict[Hashable, set[int]]] = {}
-        #: Those that stand beside others of the same function for a while.
+        #: Numbers of the handlers that stand beside others of their function for a while.
         self._held: set[int] = set()
 
     def __repr__(self) -> str:
-        """Show how many handlers there are."""
+        """Show the number of handlers."""
         return f"<Registry of {len(self.handlers)} handlers>"
 
     def add(self, handler: Handler) -> None:
-        """Append a handler; one that is there already stays where it is."""
+        """Append a handler; a handler that is present already stays in its place."""
         with self._lock:
             if handler.number not in self._present:
                 self._put(handler)
@@ -88,10 +88,10 @@ class Registry:
             self._publish()
 
     def subscribe(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
-        """Add a handler, in place of those that it is another version of.
+        """Add a handler in place of older versions of it.
 
         Returns:
-            The handlers that it took the place of because their definition was run again.
+            The handlers that it replaced because their definition was run again.
         """
         with self._lock:
             gone = self._former(handler, provenance)
@@ -100,7 +100,7 @@ class Registry:
             same = self._at(self._of.get(_function_key(handler), set()) - self._held)
             if handler.once or not _says_nothing_new(handler, same):
                 if handler.where is None and not handler.once:
-                    # Nothing would come any more to one of the same function on the same topics.
+                    # An older handler of the same function on the same topics would get no events.
                     for each in same:
                         if _covers(handler, each):
                             self._drop(each)
@@ -109,7 +109,7 @@ class Registry:
             return gone
 
     def former(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
-        """Give the handlers that a handler from elsewhere is another definition of."""
+        """Return the handlers that a handler from elsewhere is another definition of."""
         with self._lock:
             return self._former(handler, provenance)
 
@@ -121,7 +121,7 @@ class Registry:
             self._publish()
 
     def discard(self, numbers: Iterable[int]) -> None:
-        """Take handlers out by their numbers; those that are not there are passed over."""
+        """Remove handlers by their numbers; unknown numbers are ignored."""
         with self._lock:
             for number in numbers:
                 handler = self._present.get(number)
@@ -130,7 +130,7 @@ class Registry:
             self._publish()
 
     def take_off(self, function: Callable[..., Any], topics: Sequence[Topic] | None) -> None:
-        """Take a function off topics, or off all of them."""
+        """Remove a function from these topics, or from all of its topics."""
         with self._lock:
             for each in list(self._present.values()):
                 if same_function(each.function, function):
@@ -143,19 +143,19 @@ class Registry:
             self._publish()
 
     def touch(self) -> None:
-        """Have its readers look again: something else that they go by has changed."""
+        """Have readers look again, because something else that they depend on has changed."""
         with self._lock:
             self.version += 1
 
     def of_function(self, function: Callable[..., Any]) -> tuple[Handler, ...]:
-        """Give the handlers of one function, or of an equal bound method."""
+        """Return the handlers of one function, or of an equal bound method."""
         return tuple(each for each in self.handlers if same_function(each.function, function))
 
     def of_module(self, module: ModuleType) -> tuple[Handler, ...]:
-        """Give the handlers whose function was written in a module."""
+        """Return the handlers whose function was written in a module."""
         return tuple(each for each in self.handlers if module_of(each.function) == module.__name__)
 
-    # Under the lock.
+    # Called under the lock.
 
     def _former(self, handler: Handler, provenance: Provenance) -> tuple[Handler, ...]:
         numbers: set[int] = set()
@@ -200,8 +200,8 @@ class Registry:
 
     def _publish(self) -> None:
         while self._published != (changes := self._changes):
-            # In this order, for readers without the lock: see `version`. Who interrupts this may
-            # have made a change that the tuple does not have: then once more.
+            # In this order, for readers without the lock: see `version`. Code that interrupts this
+            # may have made a change that the tuple lacks: then the loop runs once more.
             self.handlers = tuple(self._present.values())
             self.version += 1
             self._published = changes
@@ -212,9 +212,9 @@ def _function_key(handler: Handler) -> Hashable:
 
 
 def _kinship(provenance: Provenance) -> Iterator[tuple[Hashable, Hashable]]:
-    """What versions of a handler have in common, and what they never have.
+    """Yield pairs of keys: versions of one handler share the first and differ in the second.
 
-    So the thousands of handlers that one loop makes are never looked at one by one.
+    With these keys a loop that makes thousands of handlers never compares them one by one.
     """
     if provenance.name is not None:
         yield ("name", provenance.name), id(provenance.code)
@@ -230,7 +230,7 @@ def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None
 
 
 def _says_nothing_new(handler: Handler, same: Sequence[Handler]) -> bool:
-    """Whether one just like it has its topics already, and none of its function came after that."""
+    """Whether an equal handler covers its topics already, with no later one of its function."""
     covering = [each.number for each in same if alike(each, handler) and _covers(each, handler)]
     return bool(covering) and all(
         alike(each, handler) for each in same if each.number > max(covering)
@@ -238,15 +238,15 @@ def _says_nothing_new(handler: Handler, same: Sequence[Handler]) -> bool:
 
 
 def _covers(one: Handler, other: Handler) -> bool:
-    """Whether a handler is on all topics of another."""
+    """Whether a handler is subscribed to all topics of another."""
     return not without(other.topics, one.topics)
 
 
 def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
-    """Log that a handler came in place of others.
+    """Log that a handler replaced others.
 
-    That is everyday for who works in a notebook. On other topics, though, it may have been meant as
-    another handler.
+    That is normal in a notebook. But if its topics are others, it may have been meant as another
+    handler.
     """
     if gone:
         before = list(dict.fromkeys(shown_topics((t,)) for each in gone for t in each.topics))

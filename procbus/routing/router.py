@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From an event to those who take it: an immutable snapshot of the subscriptions."""
+"""From an event to the handlers that take it: an immutable snapshot of the subscriptions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from procbus.routing.redefinition import is_class_anew
 T = TypeVar("T")
 
 CACHE_LIMIT = 4096
-"""Routes remembered per cache: topic strings can be without end, and a cache must not be."""
+"""Maximum of routes in one cache; because the number of topic strings may be unlimited."""
 
 
 class Router(Generic[T]):
-    """Finds the targets (whatever they are) of an event. Any thread may use it, without a lock.
+    """Finds the targets of an event, of any type. Any thread may use it, without a lock.
 
-    The routes of a class and of a topic string are worked out once and remembered. The caches are
-    plain dicts whose single operations are atomic; two threads that miss at the same time work out
-    equal tuples and either may stay, and clearing a full cache loses nothing but the work. A cache
-    can pass its limit by the number of threads at most.
+    The route of a class or topic string is computed once and remembered. The caches are plain dicts
+    whose single operations are atomic. Two threads that miss at the same time compute equal tuples,
+    and either may stay. Clearing a full cache loses only work. A cache can exceed its limit by the
+    number of threads at most.
 
     A class registered with an ABC (``ABC.register``) after its first event was routed goes
-    unnoticed until the next router: register classes before publishing.
+    unnoticed until the next router is made: register classes before publishing.
     """
 
     __slots__ = ("_by_event", "_by_topic", "_entries", "_has_strings", "_thin")
@@ -39,7 +39,7 @@ class Router(Generic[T]):
 
         Args:
             entries: targets with their well-formed topics, in order of subscription.
-            thin: leaves out of the targets of a route those that another stands for.
+            thin: removes targets from a route for which another target stands.
         """
         self._thin = thin
         self._entries = tuple(entries)
@@ -48,24 +48,27 @@ class Router(Generic[T]):
         self._by_event: dict[type | tuple[type, str], tuple[T, ...]] = {}
 
     def match(self, event: object, topic: str | None = None) -> tuple[T, ...]:
-        """Find who takes an event.
+        """Find the targets of an event.
 
         Args:
-            event: what is published.
-            topic: the string that it is published to, which then alone decides. None routes by the
-                class of the event and, when that is a string, by its `event_type`.
+            event: the event.
+            topic: the string that it is published to; it alone then decides. None routes by the
+                class of the event and, if it is a string, by its `event_type`.
 
         Returns:
-            The targets in order of subscription, each once though several of its topics match.
+            The targets in order of subscription, each once even if several of its topics match.
 
         Raises:
             TopicError: `topic` or `event_type` is malformed, or is a pattern.
-            Exception: what a property `event_type` of the event raises, unless AttributeError.
+            Exception: a property `event_type` of the event raised it, and it is no AttributeError.
         """
         if topic is not None:
             try:
                 return self._by_topic[topic]
-            except (KeyError, TypeError):  # TypeError: not a string, nor hashable; refused below
+            except (
+                KeyError,
+                TypeError,
+            ):  # TypeError: no string and not hashable; refused below
                 return self._route_topic(topic)
         cls = type(event)
         if self._has_strings:
@@ -82,11 +85,11 @@ class Router(Generic[T]):
             return self._route_event(cls, None)
 
     def reached_by(self, topic: Any) -> tuple[T, ...]:
-        """Find who takes the events of a topic or class.
+        """Find the targets of all events of a topic or class.
 
         Args:
-            topic: a dotted string without wildcards, or a class. Where the class has a string
-                `event_type`, its events are taken to have that.
+            topic: a dotted string without wildcards, or a class. If the class has a string
+                `event_type`, its events are taken to have it.
 
         Raises:
             TopicError: it is neither, or not well formed.

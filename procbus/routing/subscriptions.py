@@ -22,13 +22,13 @@ from procbus.routing.router import Router
 
 
 class Subscriptions:
-    """Who is subscribed to one bus. Thread-safe.
+    """The subscribed handlers of one bus. Thread-safe.
 
     Args:
-        shared: a registry whose handlers, at any time, are the bus's too; None for an isolated bus.
+        shared: a registry whose present handlers belong to the bus too; None for an isolated bus.
         own: handlers of this bus alone.
-        lane_of: gives the lane that a handler belongs to.
-        give_up: has a delivery cancelled that nobody wants any more.
+        lane_of: returns the lane that a handler belongs to.
+        give_up: cancels a delivery that is no longer wanted.
     """
 
     def __init__(
@@ -44,28 +44,29 @@ class Subscriptions:
         for handler in own:
             self._own.add(handler)
         self._lane_of = lane_of
-        # Guards the writing of the fields below; taken while no other lock is held. Each change of
-        # `_made` and `_switches` is one step, and the rest is replaced whole: readers need none.
+        # Guards the writing of the fields below; taken while no other lock is held. Readers need no
+        # lock: each change of `_made` and `_switches` is one step, and the other fields are
+        # replaced whole.
         self._lock = Lock()
-        #: The topics that this bus left, of handlers of the shared registry, by their numbers.
+        #: For handlers of the shared registry, by number: the topics that this bus has left.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}
-        #: Those that there are, or are to be; and those of kind "auto".
+        #: Subscriptions that exist or are about to, by number; and the handlers of kind "auto".
         self._made: dict[int, Subscription] = {}
         self._switches: dict[int, LaneSwitch] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
 
     def routes(self) -> Router[Subscription]:
-        """The router for the subscriptions of the moment."""
-        # Versions only grow, so their sum tells every change.
+        """The router for the present subscriptions."""
+        # Versions only grow, so their sum changes with every change.
         if self._shared.version + self._own.version != self._version:
             self._rebuild()
         return self._router
 
     @property
     def fresh(self) -> bool:
-        """Whether `routes` has its answer at hand."""
+        """Whether `routes` is up to date, so that it returns at once."""
         return self._newest() == self._version
 
     def all(self) -> tuple[Subscription, ...]:
@@ -74,7 +75,7 @@ class Subscriptions:
         return tuple(self._all.values())
 
     def counted(self) -> tuple[Subscription, ...]:
-        """All that events were published to: of a handler that moved, both of its lanes."""
+        """All subscriptions that ever got an event: for a handler that moved, on both lanes."""
         resting = [each for switch in self.switches() for each in switch.sides()[1:]]
         return (*self.all(), *resting)
 
@@ -84,7 +85,7 @@ class Subscriptions:
         return tuple(self._switches.values())
 
     def reroute(self) -> None:
-        """A handler has moved: what is published from now on goes to its new lane."""
+        """Have events that are published from now on go to the new lane of a handler that moved."""
         self._own.touch()
 
     def handlers(self) -> tuple[Handler, ...]:
@@ -100,7 +101,7 @@ class Subscriptions:
         return tuple(each.handler for each in self.routes().reached_by(topic) if each.open)
 
     def add(self, handler: Handler) -> None:
-        """Subscribe a handler to this bus alone; an older definition of it makes way."""
+        """Subscribe a handler to this bus alone, in place of its older definition."""
         provenance = provenance_of(handler.function)
         elsewhere = self._shared.former(handler, provenance)
         if elsewhere:
@@ -110,7 +111,7 @@ class Subscriptions:
 
     @contextmanager
     def held(self, handler: Handler) -> Iterator[None]:
-        """Subscribe a handler for a while. For that time it comes before others of its function."""
+        """Subscribe a handler for a while. Meanwhile it comes before others of its function."""
         self._own.hold(handler)
         try:
             yield
@@ -121,7 +122,8 @@ class Subscriptions:
         """Unsubscribe a function from this bus, from these topics or from all.
 
         Raises:
-            NoSuchHandler: it is not subscribed, or not to one of them; nothing is changed then.
+            NoSuchHandler: it is not subscribed to the bus, or to one of the topics; nothing is
+                changed.
         """
         self._clear_away()
         own = self._own.of_function(function)
@@ -148,8 +150,9 @@ class Subscriptions:
     def _rebuild(self) -> None:
         self._clear_away()
         while (version := self._newest()) != self._version:
-            # The version came first: a change after it makes it differ again. No lock is held here,
-            # as the lanes have locks of their own; of several threads the newest result counts.
+            # The version was read first, so a later change makes it differ again. No lock is held
+            # here, because the lanes have locks of their own. Of several threads the newest result
+            # counts.
             handlers = (*self._shared_handlers(), *self._own.handlers)
             made = {handler.number: self._subscription(handler) for handler in handlers}
             entries = [(made[handler.number], handler.topics) for handler in handlers]
@@ -169,11 +172,11 @@ class Subscriptions:
                     self._version = version
 
     def _newest(self) -> int:
-        """The version of the subscriptions. Versions only grow, so their sum tells every change."""
+        """The version of the subscriptions: a sum, which grows with every change."""
         return self._shared.version + self._own.version
 
     def _clear_away(self) -> None:
-        """Unsubscribe those that took the one event that they were for."""
+        """Unsubscribe `once` handlers that have taken their one event."""
         over = {n: each.handler.topics for n, each in self._all.copy().items() if each.over}
         if over:
             self._own.discard(over)
@@ -195,7 +198,7 @@ class Subscriptions:
                 yield with_topics(handler, topics)
 
     def _subscription(self, handler: Handler) -> Subscription:
-        """Give the subscription of a handler, the same in each thread."""
+        """Return the subscription of a handler, the same one in each thread."""
         number = handler.number
         if handler.auto:
             switch = self._switches.get(number)
@@ -214,7 +217,7 @@ class Subscriptions:
 
 
 def _group(subscriptions: Sequence[Subscription]) -> None:
-    """Number those that are several subscriptions of one function under one name."""
+    """Give several subscriptions of one function under one name a common number."""
     counts = Counter(each.key for each in subscriptions)
     firsts: dict[Hashable, int] = {}
     for each in subscriptions:
@@ -223,7 +226,7 @@ def _group(subscriptions: Sequence[Subscription]) -> None:
 
 
 def _without_overtaken(found: Sequence[Subscription]) -> Sequence[Subscription]:
-    """Leave out those whose function gets all events of this route by a later subscription."""
+    """Leave out subscriptions whose function gets all events of this route by a later one."""
     kept: list[Subscription] = []
     overtaken: set[int] = set()
     for subscription in reversed(found):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What the operating system and the interpreter tell."""
+"""Facts from the operating system and the interpreter."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The cgroups of Linux that this process is in, of both versions.
+"""The Linux cgroups that this process is in, of both versions.
 
-`root` stands for "/" everywhere, for tests.
+In each function `root` replaces "/", for tests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Cgroup(NamedTuple):
-    """A cgroup that this process is in: its own of a hierarchy, or one above it."""
+    """A cgroup that limits this process: its own one in a hierarchy, or one above it."""
 
     version: int
     directory: Path
@@ -21,7 +21,7 @@ class Cgroup(NamedTuple):
 
 
 def find(controller: str, root: Path) -> Iterator[Cgroup]:
-    """Find those that may limit something, such as "memory" or "cpu"."""
+    """Find the cgroups that may limit a resource, such as "memory" or "cpu"."""
     mounts = dict(_mounts(_read(root / "proc/self/mountinfo"), controller))
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -35,7 +35,7 @@ def find(controller: str, root: Path) -> Iterator[Cgroup]:
             continue
         mounted, point = mounts[version]
         top = root / point.lstrip("/")
-        # In a container the mount may show a part of the hierarchy only, where the path begins with
+        # In a container the mount may show only a part of the hierarchy. The path then begins with
         # that part, or lies outside of it.
         below = Path(path).relative_to(mounted) if Path(path).is_relative_to(mounted) else Path()
         directory = top if ".." in below.parts else top / below
@@ -46,7 +46,7 @@ def find(controller: str, root: Path) -> Iterator[Cgroup]:
 
 
 def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Of each version that is mounted: the part of the hierarchy that is, and where."""
+    """For each mounted version: the part of the hierarchy that is mounted, and its directory."""
     for line in mountinfo.splitlines():
         # See proc_pid_mountinfo(5): the number of fields before the dash varies.
         before, dash, after = line.partition(" - ")
@@ -61,12 +61,12 @@ def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, tuple[str, s
 
 
 def _unescape(text: str) -> str:
-    """Blanks in a path are written as octal numbers."""
+    """Decode the octal numbers that stand for blanks in a path."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _read(file: Path) -> str:
     try:
         return file.read_text(errors="replace")
-    except OSError:  # no such thing here
+    except OSError:  # no such file here
         return ""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Several pieces of work that mostly wait, done in turn by one thread.
+"""Several tasks that mostly wait, run in turn by one thread.
 
-Each piece is a generator that yields where it waits. So each reads as if it were alone, and all of
-them together take as long as the longest, with no thread for each.
+Each task is a generator that yields where it waits. So its code reads as if it were alone, and all
+tasks together take as long as the longest one, without a thread for each.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import time
 from collections.abc import Generator, Sequence
 from typing import TypeVar
 
-#: How long all of them wait between two turns, in seconds.
+#: Interval between two turns, in seconds.
 TURN_S = 0.001
 
 Result = TypeVar("Result")
-#: A piece of work; it yields where it waits for something that it looks for again and again.
+#: A task as a generator; it yields each time it has to wait a little before it looks again.
 Steps = Generator[None, None, Result]
 
 
 def in_turn(pieces: Sequence[Steps[Result]]) -> list[Result | None]:
-    """Do all of them, each to its next wait in each turn; give what each returned.
+    """Run all tasks, each to its next wait in each turn; return the result of each.
 
-    One that raises keeps none of the others from its end.
+    An exception in one task stops none of the others.
 
     Raises:
-        ExceptionGroup: some of them raised; with all that they raised.
+        ExceptionGroup: one or more tasks raised; it has all their exceptions.
     """
     results: list[Result | None] = [None] * len(pieces)
     errors: list[Exception] = []

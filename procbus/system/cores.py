@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How many cores this process may use: the least of all that limit it.
+"""The number of cores that this process may use: the smallest of all its limits.
 
-These are loky's rules, which takes long to import, and two more: a quota of a cgroup above the
-process's own, and `PYTHON_CPU_COUNT` also before Python 3.13.
+These are the rules of loky, which takes long to import, and two more: the quota of a cgroup above
+the process's own, and `PYTHON_CPU_COUNT` before Python 3.13 too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from procbus.system import cgroups
 
-#: Variables of the environment by which users say how many.
+#: Environment variables in which users give the number.
 _SAID = ("LOKY_MAX_CPU_COUNT", "PYTHON_CPU_COUNT")
-#: Windows waits for no more processes at once.
+#: Maximum of processes that Windows can wait for at once.
 _MOST_ON_WINDOWS = 61
 
 
@@ -25,7 +25,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     """Count the cores that this process may use, one at least.
 
     Args:
-        root: where the cgroups are looked for, for tests.
+        root: replaces "/" when looking for cgroups, for tests.
     """
     return max(1, min(_limits(root)))
 
@@ -45,7 +45,7 @@ def _limits(root: Path) -> Iterator[int]:
 
 
 def _quota(group: cgroups.Cgroup) -> int | None:
-    """Cores by the quota of a cgroup; None where it has none."""
+    """The number of cores that a cgroup's quota allows; None if it has no quota."""
     directory = group.directory
     try:
         if group.version == 2:
@@ -54,6 +54,6 @@ def _quota(group: cgroups.Cgroup) -> int | None:
             most = (directory / "cpu.cfs_quota_us").read_text()
             period = (directory / "cpu.cfs_period_us").read_text()
         cores = ceil(int(most) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # "max" for one
+    except (OSError, ValueError, ZeroDivisionError):  # ValueError: the quota is "max"
         return None
     return cores if cores > 0 else None

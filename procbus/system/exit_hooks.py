@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Open buses at the end of the interpreter, and after a fork.
 
-A script need not close its bus: what it published still runs. That has to be seen to before
-loky's own exit hook, which waits for its workers to end. Those hooks are run by `threading` before
-anything else that ends, the last one registered first; there is no public way to be among them.
+A script need not close its bus: published events are still handled. The bus must do that before
+loky's own exit hook, which waits for loky's workers to end. `threading` runs those hooks before
+anything else that ends, the last one registered first. There is no public way to register one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from procbus.system import sigterm
 _lock = Lock()
 #: Guarded by `_lock`.
 _open: set[Watched] = set()
-#: Whether the script has ended. For `threading` its main thread is still alive while buses close.
+#: Whether the script has ended. `threading` counts its main thread as alive while buses close.
 ending = False
-#: Whether all buses are closed then. No thread can be started for a bus from now on.
+#: Whether all buses are closed after that. From then on no bus can start a thread.
 over = False
 
 
 class Watched(Protocol):
-    """What is watched: a bus."""
+    """An object that is watched: a bus."""
 
     def close_at_exit(self) -> None:
-        """The main thread has ended: finish, or give up after Ctrl-C."""
+        """Finish, because the main thread has ended; after Ctrl-C give up instead."""
 
     def leave(self, error: BaseException | None) -> None:
-        """Close because of an error: after Ctrl-C, only what is running is finished."""
+        """Close because of an error. After Ctrl-C only the running handlers are finished."""
 
     def disown(self) -> None:
-        """This is a forked child: the bus belongs to its parent. Take no lock."""
+        """Note that this is a forked child and the bus belongs to its parent. Take no lock."""
 
 
 def watch(bus: Watched) -> None:
@@ -46,29 +46,29 @@ def watch(bus: Watched) -> None:
 
 
 def close_first() -> None:
-    """Have open buses closed before the exit hooks that are registered so far.
+    """Have open buses closed before the exit hooks registered so far.
 
-    Called after each start of a worker, since loky registers its hook again each time.
+    It is called after each start of a worker, since loky registers its hook again each time.
     """
     try:
         threading._register_atexit(close_open)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
     except RuntimeError:
-        return  # the main thread has ended already: whoever uses a bus from now on closes it
+        return  # the main thread has ended already: code that still uses a bus closes it
 
 
 def forget(bus: Watched) -> None:
-    """The bus was closed."""
+    """Stop watching a bus, because it was closed."""
     with _lock:
         _open.discard(bus)
 
 
 def watches(bus: Watched) -> bool:
-    """Whether a bus has started something, and is not closed. Takes no lock."""
+    """Whether a bus has started something and is not closed. Takes no lock."""
     return bus in _open
 
 
 def close_open() -> None:
-    """Close all open buses: the script has ended."""
+    """Close all open buses, because the script has ended."""
     global ending, over
     ending = True
     sigterm.note_ending()
@@ -90,16 +90,17 @@ def close_open() -> None:
 
 
 def may_replace() -> bool:
-    """Whether a worker can be started in place of another.
+    """Whether another worker can be started in place of one that ended.
 
-    Python 3.12 starts no thread once the main script has ended, and loky needs one.
+    Python 3.12 starts no thread once the main script has ended, and loky needs a thread for a
+    worker.
     """
     return sys.version_info[:2] != (3, 12) or not ending
 
 
 def _after_fork_in_child() -> None:
-    global _lock  # the parent's is no use here
-    _lock = Lock()  # the old one may have been held by a thread that is not here
+    global _lock  # replaced, because the parent's is useless here
+    _lock = Lock()  # the old one may be held by a thread that does not exist here
     buses = list(_open)
     _open.clear()
     for bus in buses:

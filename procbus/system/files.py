@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether a file may be trusted: only if nobody else can have written it."""
+"""Whether a file may be trusted: only if no other user can have written it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from procbus.core.errors import ProcbusError
 
 
 def check_ours(name: str, status: os.stat_result, error: type[ProcbusError]) -> None:
-    """Refuse a file that another user may have written: to load it is to run what it says.
+    """Refuse a file that another user may have written, because loading it can run their code.
 
     Args:
-        name: of the file.
-        status: of the open file, so that no other can take its place.
-        error: what to raise.
+        name: name of the file.
+        status: status of the open file, so that the file cannot be exchanged in between.
+        error: class of the error to raise.
     """
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{name} is not a regular file: give one that procbus wrote")
     if not hasattr(os, "geteuid"):
-        return  # Windows has no such bits: not checked there, and not tested
+        return  # Windows has no such mode bits: not checked there, and not tested
     if status.st_uid not in (os.geteuid(), 0):
         raise error(
             f"{name} belongs to another user (uid {status.st_uid}), and loading it could run their "

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The memory of a worker and of the processes that its handlers started, as limits count it.
+"""The memory of a worker and of the processes that its handlers started, as `max_memory` counts it.
 
-Each process counts with what it has resident and does not share: not libraries, not the large
-events of the bus. What a forked child still has in common with its parent counts once.
+Each process counts with its resident memory that it does not share. Libraries and the large events
+of the bus are shared, so they do not count. Pages that a forked child shares with its parent count
+once.
 """
 
 from __future__ import annotations
@@ -16,34 +17,35 @@ from procbus.core.validation import format_size
 if TYPE_CHECKING:
     from procbus.system.process import Probe
 
-#: How often the memory of a worker is looked at, in seconds: more often the nearer it is to its
-#: limit. Memory is hardly filled faster than so many bytes a second.
+#: Minimum and maximum interval between two measurements of a worker, in seconds; the nearer the
+#: worker is to its limit, the shorter. The rate is the fastest filling of memory, in bytes a
+#: second.
 LEAST_S, MOST_S = 0.05, 0.25
 _FILLED_S = 4 << 30
-#: How often it is looked for processes that a handler has started, in seconds.
+#: Interval between two searches for processes that a handler started, in seconds.
 CHILDREN_S = 0.2
-#: Each time so often those are found too that another thread than the worker's main one started.
+#: One search in this many also finds processes that other threads than the main one started.
 _ANY_THREAD = 5
-#: A closer look may take this share of the time, at most.
+#: Maximum share of the time that precise measurements may take.
 _CLOSER_SHARE = 0.05
 
 
 class Footprint(NamedTuple):
     """Memory in bytes that counts towards a limit."""
 
-    #: The worker's own.
+    #: Memory of the worker itself.
     worker: int
-    #: That of the processes that its handlers started, and how many of them there are.
+    #: Memory and number of the processes that its handlers started.
     others: int = 0
     processes: int = 0
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of both."""
         return self.worker + self.others
 
     def __str__(self) -> str:
-        """What was counted, as people read it."""
+        """The sum and its parts, with units."""
         if not self.processes:
             return format_size(self.total)
         those = "a process" if self.processes == 1 else f"{self.processes} processes"
@@ -54,10 +56,10 @@ class Footprint(NamedTuple):
 
 
 class FootprintMeter:
-    """Measures one worker again and again. Not thread-safe: one asks, the supervisor or a host.
+    """Measures one worker repeatedly. Not thread-safe: it belongs to the supervisor or a host.
 
-    A worker without children costs one reading. Children are looked for less often, and looked at
-    closely only once a limit seems to be passed.
+    A worker without children costs one reading. Children are searched for less often, and measured
+    precisely only once the rough measurement is above the limit.
     """
 
     def __init__(self) -> None:
@@ -69,20 +71,21 @@ class FootprintMeter:
         self._closer_at = -inf
 
     def due_at(self, limit: int) -> float:
-        """When it is to be measured next, in seconds of `time.monotonic()`.
+        """The time of the next measurement, in seconds of `time.monotonic()`.
 
         Args:
-            limit: bytes.
+            limit: the limit in bytes.
         """
         room_s = (limit - self._total) / _FILLED_S
         return self._measured_at + min(MOST_S, max(LEAST_S, room_s))
 
     def measure(self, probe: Probe, limit: int) -> Footprint | None:
-        """What the worker and its children have now; None when it is gone.
+        """Return the memory of the worker and its children; None when the worker is gone.
 
         Args:
-            probe: the worker.
-            limit: bytes. What is above it was looked at closely, or will be soon: until then None.
+            probe: probe of the worker.
+            limit: the limit in bytes. An amount above it has been measured precisely; until that is
+                done, the answer is None.
         """
         now = self._measured_at = monotonic()
         own = probe.own_bytes()
@@ -118,7 +121,7 @@ class FootprintMeter:
     def _look_closely(
         self, pid: int, rough: Footprint, found: dict[int, int], now: float
     ) -> Footprint | None:
-        """Count what forked processes have in common once: it takes ms, where they have GBs."""
+        """Count shared pages of forked processes once: this takes some ms where they have GBs."""
         from procbus.system.process import fair_bytes
 
         if now < self._closer_at:

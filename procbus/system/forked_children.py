@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Children that user code forks in a thread of procbus, and that come back to procbus.
+"""Children that user code forks in a thread of procbus, and that return into procbus.
 
-Such a child is a copy of that one thread: it would go on with the work of the thread, on queues and
-pipes that are its parent's. So each thread of procbus that runs user code asks after it whether it
-is such a copy, and then ends the child. A child that ends by itself never gets there.
+Such a child is a copy of that one thread. It would go on with the thread's work, on queues and
+pipes
+that belong to its parent. So each thread of procbus that runs user code checks afterwards whether
+it
+is such a copy, and ends the child if so. A child that ends by itself never gets to the check.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from procbus.core.log import log
 
 
 class _Here(threading.local):
-    """What the present thread wants to have called in a child that it forks."""
+    """The function that the present thread wants called in each child that it forks."""
 
     forked: Callable[[], None] | None = None
 
@@ -28,10 +30,10 @@ _here = _Here()
 
 
 def watch(forked: Callable[[], None]) -> None:
-    """Have this called in each child that the present thread forks from now on.
+    """Have a function called in each child that the present thread forks from now on.
 
     Args:
-        forked: takes note of it. The child has no other thread, so it may take no lock.
+        forked: notes that this is a child. It may take no lock, as no other thread exists there.
     """
     _here.forked = forked
 
@@ -47,13 +49,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def end_child(error: BaseException | None, place: str = "") -> Never:
-    """End this process, a child that has come back to procbus, as Python ends a script.
+    """End this process, a child that returned into procbus, the way Python ends a script.
 
-    Exit hooks do not run: they are those of the parent. `multiprocessing` has it so too.
+    Exit hooks do not run, because they belong to the parent. `multiprocessing` does the same.
 
     Args:
-        error: with which the user's code ended; None where it returned.
-        place: where that was, in words, for the log; empty where somebody else logs it.
+        error: the error that ended the user's code; None if it returned.
+        place: the place of the fork in words, for the log; empty if the caller logs it.
     """
     code = 1
     try:
@@ -74,7 +76,7 @@ def end_child(error: BaseException | None, place: str = "") -> Never:
 
 
 def _exit_code(error: BaseException | None) -> int:
-    """Tell what a script that ends so tells, and give its exit code."""
+    """Print the message that a script with this error would print, and return its exit code."""
     if error is None:
         return 0
     if isinstance(error, SystemExit):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Programs that were made of a script, by PyInstaller and others, and start themselves as workers.
+"""Programs made from a script by PyInstaller and others, which start themselves as workers.
 
-A worker process is this Python, told by its command line to run a module. In such a program
-`sys.executable` is the program, which knows nothing of that: it would run the script again, which
-starts workers, and so on. `freeze_support` knows these command lines.
+A worker process is normally `sys.executable`, told by its command line to run a module. In a frozen
+program `sys.executable` is the program itself, which ignores such a command line: it would run the
+script again, which starts workers, and so on without end. `freeze_support` reads the command line
+and runs the worker instead.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Sequence
 
 from procbus.core.errors import ProcbusError
 
-#: The modules that a worker process runs, and one of its trackers.
+#: The modules that a worker process or one of its trackers runs.
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
 _STATEMENT = rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)"
 
-#: The program of a worker process, see `pool/loky_process.py`.
+#: The command line of a worker process, see `pool/loky_process.py`.
 _WORKER = (
     r"import sys; sys\.path.*; import gc; gc\.disable\(\); import runpy; "
     r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
@@ -28,10 +29,10 @@ _called = False
 
 
 def freeze_support() -> None:
-    """Let a program that PyInstaller or the like made of a script start workers.
+    """Let a program that PyInstaller or a similar tool made from a script start workers.
 
-    Call it first in the script, before anything is done that a worker need not do. In a worker
-    process it does not return. Where the script runs as a script it does nothing.
+    Call it first in the script, before anything that a worker need not do. In a worker process it
+    does not return. In an ordinary script it does nothing.
 
     Example:
         ```python
@@ -62,14 +63,14 @@ def freeze_support() -> None:
         sys.exit()
     import multiprocessing  # only now: it takes time to import
 
-    multiprocessing.freeze_support()  # for those that handlers start
+    multiprocessing.freeze_support()  # for processes that handlers start
 
 
 def check_can_start() -> None:
-    """Refuse to start a worker where that would start the program again.
+    """Refuse to start a worker if that would start the whole program again.
 
     Raises:
-        ProcbusError: `freeze_support` was not called; the message says where to.
+        ProcbusError: `freeze_support` was not called; the message says where to call it.
     """
     if getattr(sys, "frozen", False) and not _called:
         raise ProcbusError(
@@ -80,7 +81,7 @@ def check_can_start() -> None:
 
 
 def _without_flags(arguments: Sequence[str]) -> list[str]:
-    """Leave out the flags of the interpreter that stand before `-m` or `-c`."""
+    """Leave out the interpreter's flags before `-m` or `-c`."""
     rest = list(arguments)
     while len(rest) > 1 and rest[0].startswith("-"):
         if rest[0] in ("-m", "-c"):

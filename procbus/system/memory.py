@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How much memory is left for this process: on the machine, and by the limits of its cgroups.
+"""The memory left for this process: on the machine, and within the limits of its cgroups.
 
-In a container the machine's figures mislead: the kernel kills at the container's limit. All of
-this may be called from any thread. `root` stands for "/" everywhere, for tests.
+In a container the machine's figures mislead: the kernel kills at the container's limit. Any thread
+may call these functions. In each of them `root` replaces "/", for tests.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ROOT = Path("/")
 
 
 class _Version(NamedTuple):
-    """Where one version of cgroups keeps what."""
+    """Names of the files and fields of one version of cgroups."""
 
     limit: str
     used: str
-    #: Key in `memory.stat` of the cache that the kernel gives back first, with that of children.
+    #: Key in `memory.stat` of the cache that the kernel gives back first, children included.
     cache: str
-    #: Has the number of processes in it that the kernel killed for want of memory.
+    #: File with the number of its processes that the kernel killed for lack of memory.
     events: str
 
 
@@ -38,24 +38,24 @@ _V2 = _Version("memory.max", "memory.current", "inactive_file", "memory.events")
 
 
 class _Group:
-    """A cgroup that this process is in: its own of a hierarchy, or one above it."""
+    """A cgroup that limits this process: its own one in a hierarchy, or one above it."""
 
     def __init__(self, version: _Version, directory: Path, *, own: bool) -> None:
         self.own = own
         self.events = str(directory / version.events)
-        # Strings and made once: to join paths takes as long as to read them.
+        # Strings, and made once: joining paths takes as long as reading the files.
         self._limit = str(directory / version.limit)
         self._used = str(directory / version.used)
         self._stat = str(directory / "memory.stat")
         self._cache = version.cache
 
     def limit(self) -> float:
-        """Its limit in bytes; infinite if it has none."""
+        """The limit in bytes; infinite if there is none."""
         text = _read(self._limit).strip()
-        return int(text) if text.isdigit() else inf  # "max", or there is no such file
+        return int(text) if text.isdigit() else inf  # "max", or the file does not exist
 
     def left(self) -> float:
-        """Bytes until its limit; what the kernel can give back at once counts as left."""
+        """Bytes until the limit; memory that the kernel can give back at once counts as left."""
         limit = self.limit()
         used = _read(self._used).strip() if limit < _NO_LIMIT else ""
         if not used.isdigit():
@@ -64,25 +64,27 @@ class _Group:
         return max(0.0, limit - (int(used) - cached))
 
 
-#: Version 1 says "unlimited" by a number near 2**63.
+#: Threshold above which a limit of version 1 means "unlimited", in bytes; because the kernel writes
+#: a number near 2**63 for it.
 _NO_LIMIT = 1 << 60
 
 
 def available_bytes(root: Path = _ROOT) -> int:
-    """Bytes that may still be used before the machine swaps or the kernel kills."""
+    """Bytes that may be used before the machine swaps or the kernel kills."""
     return int(min([machine_memory().available, *(group.left() for group in _groups(root))]))
 
 
 def total_bytes(root: Path = _ROOT) -> int:
-    """Bytes that this process and its neighbours in its cgroup may use at most."""
+    """Maximum that this process and its neighbours in its cgroup may use, in bytes."""
     return int(min([machine_memory().total, *(group.limit() for group in _groups(root))]))
 
 
 def oom_kills(root: Path = _ROOT) -> int:
-    """How often the kernel killed a process for want of memory; only an increase says something.
+    """Count the processes that the kernel killed for lack of memory; only a rise has a meaning.
 
-    The kernel counts a kill in the victim's own cgroup, whatever limit was reached, so that those
-    above are not asked: they count strangers too. Without cgroups it is the whole machine's count.
+    The kernel counts a kill in the victim's own cgroup, whichever limit was reached. The cgroups
+    above are not read, since they count other programs too. Without cgroups it is the count of the
+    whole machine.
     """
     groups = [group for group in _groups(root) if group.own]
     counts = [_field(group.events, "oom_kill") for group in groups]
@@ -91,31 +93,32 @@ def oom_kills(root: Path = _ROOT) -> int:
 
 
 class MemoryWatch:
-    """Whether memory is short: it is until there is clearly enough again. Thread-safe.
+    """Whether memory is short. Once it is, it stays so until clearly enough is free. Thread-safe.
 
     Two threads that ask at the same moment may get different answers, as if one had asked later.
 
     Args:
-        total: bytes that may be used at most; None for `total_bytes(root)`.
-        root: where the cgroups are looked for.
+        total: maximum that may be used, in bytes; None for `total_bytes(root)`.
+        root: replaces "/" when looking for cgroups.
     """
 
     def __init__(self, total: int | None = None, root: Path = _ROOT) -> None:
         if total is None:
             total = total_bytes(root)
         self._root = root
-        #: Below so many bytes memory is short: 5 %, and at least 128 MiB, for one more worker with
-        #: a big library in it. But never above 10 %: a small container would be short for ever.
+        #: Threshold of free memory below which memory is short, in bytes: 5 %, and at least 128
+        #: MiB, because one more worker with a large library needs that. At most 10 %, because
+        #: memory would always be short in a small container.
         self.short_below = max(total // 20, min(128 * _MIB, total // 10))
-        #: Above so many bytes it is short no longer.
+        #: Threshold of free memory above which memory is no longer short, in bytes.
         self.enough_above = self.short_below * 3 // 2
         self._short = False
 
     def short(self, now_available: int | None = None) -> bool:
-        """Look, and say whether memory is short.
+        """Measure, and return whether memory is short.
 
         Args:
-            now_available: bytes that may still be used; None for `available_bytes(root)`.
+            now_available: free memory in bytes; None for `available_bytes(root)`.
         """
         if now_available is None:
             now_available = available_bytes(self._root)
@@ -128,7 +131,7 @@ class MemoryWatch:
 
 @cache
 def _groups(root: Path) -> tuple[_Group, ...]:
-    """The memory cgroups that this process is in. Looked up once: processes are hardly moved."""
+    """The memory cgroups of this process. Looked up once: processes are rarely moved."""
     return tuple(_find_groups(root))
 
 
@@ -138,7 +141,7 @@ def _find_groups(root: Path) -> Iterator[_Group]:
 
 
 def _field(file: str, key: str) -> int | None:
-    """The number behind a key in a file that has one of each on a line."""
+    """The number behind a key, in a file with one key and number on each line."""
     for line in _read(file).splitlines():
         name, _, value = line.partition(" ")
         if name == key and value.isdigit():
@@ -150,21 +153,22 @@ def _read(file: str) -> str:
     try:
         with open(file, encoding="utf-8", errors="replace") as opened:
             return opened.read()
-    except OSError:  # no such file here, or not for us
+    except OSError:  # no such file here, or no permission
         return ""
 
 
-# Whether it was the kernel's out-of-memory killer that struck.
+# Whether the kernel's out-of-memory killer ended a worker.
 
 
 class OomWatch:
-    """Compares the kernel's counter of such kills with what it was. Thread-safe.
+    """Compares the kernel's counter of out-of-memory kills with an earlier reading. Thread-safe.
 
-    The supervisor notes it now and then. What has risen since the last note but one rose within
-    the last second: several workers may be killed at once, and each is to be told so.
+    The supervisor notes the counter now and then. The reading before the last one is kept: a rise
+    since then happened within the last second. Several workers may be killed at once, and each of
+    them is compared with the same reading.
 
     Args:
-        count: gives the counter.
+        count: returns the counter.
     """
 
     def __init__(self, count: Callable[[], int] = oom_kills) -> None:
@@ -176,5 +180,5 @@ class OomWatch:
         self._before, self._last = self._last, self._count()
 
     def struck(self) -> bool:
-        """Whether it has risen just now."""
+        """Whether the counter has risen in the last second."""
         return self._count() > self._before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A thread that is started where any lock may be held: in a signal handler, or by the collector."""
+"""Starting a thread while any lock may be held: in a signal handler, or by the collector."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 
 def run_in_thread(name: str, function: Callable[[], object]) -> bool:
-    """Run a function in a daemon thread of this name; say whether that could be started.
+    """Run a function in a daemon thread of this name; return whether the thread could be started.
 
-    `Thread.start` takes locks of its own, which the thread that was interrupted may hold. Starting
-    one by `_thread` takes none.
+    `Thread.start` takes locks of its own, which the interrupted thread may hold. Starting a thread
+    by
+    `_thread` takes none.
     """
 
     def start() -> None:
-        # Not in this thread itself: `threading` would list it, under a name that tells nobody what
-        # it is.
+        # In a second thread, because `threading` would list this one under a meaningless name.
         try:
             threading.Thread(target=function, name=name, daemon=True).start()
-        except RuntimeError:  # the interpreter began to end meanwhile: better here than not at all
+        except RuntimeError:  # the interpreter began to end meanwhile: run it here after all
             function()
 
     try:

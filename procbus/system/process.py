@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the system says of processes, and signals to them: psutil, behind one door.
+"""Readings of other processes, and signals to them: the only module that imports psutil.
 
-Processes end at any moment, also between two lines here. So nothing here raises because one is
-gone: there is no answer then. All of it may be called from any thread.
+A process may end at any moment, even between two lines here. A function asked about a process that
+is gone therefore returns no answer, and never raises. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -22,46 +22,47 @@ from procbus.system.cooperative import Steps
 
 #: `Details.status` of a process that a signal has halted.
 STOPPED = psutil.STATUS_STOPPED
-#: How long `Probe.stop` waits for the kernel, in seconds.
+#: Maximum wait of `Probe.stop` for the kernel, in seconds.
 STOP_S = 0.020
-#: How long `Probe.kill_tree` waits between two looks, in seconds.
+#: Interval between two looks of `Probe.kill_tree`, in seconds.
 _LOOK_S = 0.0005
-#: How long `end_all` waits between two looks, in seconds.
+#: Interval between two looks of `end_all`, in seconds.
 _END_LOOK_S = 0.010
-#: How often `Probe.kill_tree` looks for more descendants, lest it hunts a fork bomb for ever.
+#: Maximum number of searches of `Probe.kill_tree` for descendants; because a fork bomb would keep
+#: it busy for ever.
 _ROUNDS = 5
-# Where a process vanishes between the opening and the reading of a file, psutil passes on what it
-# got: OSError, or RuntimeError and ValueError for an empty one.
+# If a process vanishes between the opening and the reading of a file, psutil lets the reader's
+# error through: OSError, or RuntimeError and ValueError for an empty file.
 _UNANSWERED = (psutil.Error, OSError, RuntimeError, ValueError)
 
 _Answer = TypeVar("_Answer")
 
 
 class Sample(NamedTuple):
-    """What one look at a process costs little to tell."""
+    """The cheap readings of a process."""
 
-    #: When, in seconds of `time.monotonic()`.
+    #: Time of the reading, in seconds of `time.monotonic()`.
     at: float
     #: Resident memory in bytes.
     rss: int
     #: CPU seconds of all its threads, without its children.
     cpu_s: float
-    #: Bytes read and written by system calls so far; 0 if not asked for, or not counted.
+    #: Bytes read and written by system calls so far; 0 if not requested, or not counted.
     io_bytes: int
-    #: Whether its main thread is running, or waits for nothing but a core; False if not asked for.
+    #: Whether its main thread runs, or waits only for a core; False if not requested.
     runnable: bool = False
 
 
 class Details(NamedTuple):
-    """What takes longer to find out."""
+    """The readings that take longer."""
 
-    #: As psutil names it; `STOPPED` is one.
+    #: The status by psutil's names, such as `STOPPED`.
     status: str
-    #: Resident memory in bytes, and the part that no other process has; None if not allowed.
+    #: Resident memory in bytes, and the part that no other process shares; None if not allowed.
     rss: int
     uss: int | None
     cpu_s: float
-    #: How many descendants it has.
+    #: Number of its descendants.
     children: int
     #: Open file descriptors; None if not allowed.
     open_files: int | None
@@ -77,14 +78,14 @@ class Memory(NamedTuple):
 
 
 class Probe:
-    """Looks at one worker process, and sends it signals. Thread-safe.
+    """Reads one worker process, and sends it signals. Thread-safe.
 
-    Signals and `alive` never go to another process that got the same pid. The readings do not
-    check that, which would double their cost: a worker's pid is used again only after the
-    worker was reaped, and nobody looks any more soon after.
+    Signals and `alive` never reach another process that got the same pid. The readings do not check
+    that, because the check would double their cost. A worker's pid is used again only after the
+    worker was reaped, and soon after that its probe is dropped.
 
     Args:
-        pid: its process id. If there is no such process, it counts as one that is gone.
+        pid: process id of the worker. If there is no such process, it counts as gone.
     """
 
     def __init__(self, pid: int) -> None:
@@ -95,12 +96,12 @@ class Probe:
         """Take a sample; None when the process is gone or a zombie.
 
         Args:
-            closer: count the bytes of its input and output, and tell whether it wants a core, for
-                about the same cost again.
+            closer: also count the bytes of its input and output, and tell whether it wants a core.
+                That doubles the cost.
         """
         if self._process is None:
             return None
-        if procfs.READABLE:  # this is what is asked most often
+        if procfs.READABLE:  # the fast way, because this is the most frequent reading
             stat = procfs.read_stat(self.pid)
             if stat is None or not stat.rss:  # a zombie has no memory
                 return None
@@ -118,12 +119,12 @@ class Probe:
     def own_bytes(self) -> int | None:
         """Resident memory that it does not share; None when the process is gone or a zombie.
 
-        What is shared are libraries, and the large events of the bus. Only Linux tells it apart.
+        Shared memory is libraries and the large events of the bus. Only Linux tells it apart.
         """
         return None if self._process is None else own_bytes(self.pid)
 
     def alive(self) -> bool:
-        """Whether it is there and not a zombie."""
+        """Whether it exists and is not a zombie."""
         if self._process is None:
             return False
         try:
@@ -132,7 +133,7 @@ class Probe:
             return _no_file_left(error) and _is_living_child(self.pid)
 
     def exit_code(self) -> int | None:
-        """Exit code of a child that is a zombie, as in `subprocess`; it stays one."""
+        """Exit code of a child that is a zombie, as in `subprocess`; the child stays a zombie."""
         if not hasattr(os, "waitid"):  # Windows and old macOS
             return None
         try:
@@ -151,7 +152,7 @@ class Probe:
         return self._ask(lambda process: process.status(), None)
 
     def details(self) -> Details | None:
-        """Look closely: it takes some 0.1 ms, more with GBs of memory. None when it is dead."""
+        """Take the slow readings: some 0.1 ms, more with GBs of memory. None when it is dead."""
         sample = self.sample()
         status = self._status()
         if sample is None or status is None or status in _DEAD:
@@ -170,12 +171,12 @@ class Probe:
         """Pids of all its descendants; empty when it is gone.
 
         Args:
-            any_thread: also those that another than its main thread started, for four times the
-                cost. Where the kernel does not list children these are always among them.
+            any_thread: include processes started by other threads than its main one, for four times
+                the cost. If the kernel does not list children, they are always included.
         """
         if procfs.LISTS_CHILDREN:
-            # Some 10 us, where psutil looks at every process of the machine, which takes ms. It may
-            # miss one where another ends just then.
+            # This takes some 10 us; psutil looks at every process of the machine, which takes ms.
+            # The list may miss a child if another one ends at that moment.
             pid, known = self.pid, self._process is not None
             return procfs.descendants(pid, any_thread=any_thread) if known else []
         nobody: list[psutil.Process] = []
@@ -183,15 +184,16 @@ class Probe:
         return [child.pid for child in found]
 
     def family(self) -> list[Probe]:
-        """Its descendants, but for those in a session of their own: somebody lets them live on."""
+        """Its descendants, except ones with a session of their own, which are meant to live on."""
         own = _session(self.pid)
         return [Probe(pid) for pid in self.children() if _session(pid) == own]
 
     def tree_cpu_s(self) -> float:
-        """CPU seconds of it, of its descendants, and of those that have ended; 0 when it is gone.
+        """CPU seconds of it, its descendants, and the ended ones it waited for; 0 when it is gone.
 
-        By these a handler that waits for a busy subprocess is told from one that is stalled. They
-        grow only, but for descendants whose parent ended before them: those are nobody's.
+        With this figure the supervisor tells a handler that waits for a busy subprocess from a
+        stalled one. The sum only grows, except when a descendant's parent ends before it: the
+        descendant then drops out.
         """
         return sum(_family_cpu_s(pid) for pid in (self.pid, *self.children()))
 
@@ -202,8 +204,8 @@ class Probe:
     def stop(self) -> Steps[bool]:
         """Halt it, and wait until its main thread, which runs the handlers, is halted.
 
-        After `STOP_S` it waits no longer: the kernel is busy for the process, or has no core for
-        it. When it has, the signal comes before any code of the process does.
+        The wait is bounded by `STOP_S`: the kernel may be busy for the process, or have no core for
+        it. When it has a core again, the signal arrives before the process runs any code.
 
         Returns:
             False when it is gone. After True it runs nothing until `resume`.
@@ -216,24 +218,24 @@ class Probe:
         return self.alive()
 
     def resume(self) -> None:
-        """Let it go on after `stop`, also if it did not come to a halt yet."""
+        """Let it go on after `stop`, even if it is not halted yet."""
         self.send_signal(signal.SIGCONT)
 
     def kill_tree(self) -> None:
         """Kill it and all its descendants with SIGKILL. Idempotent.
 
-        A descendant whose own parent has ended is not found: it is nobody's child any more.
+        A descendant whose own parent has ended is not found, because it is no longer in the tree.
         """
-        # Halted first, from the top down: a process that is halted starts no more, and one whose
-        # parent is killed before it is found is never found.
+        # The processes are halted first, from the top down. A halted process starts no children. A
+        # child whose parent is killed before the child is found would never be found.
         self.send_signal(signal.SIGSTOP)
         family: dict[int, psutil.Process] = {}
         deadline = time.monotonic() + STOP_S
         rounds = 0
         while rounds < _ROUNDS:
-            # Asked before the look: the signal takes a moment, in which one may be in the middle of
-            # starting another. The kernel's list may also miss one where another ends just then.
-            # Once they are halted, they neither start any nor end.
+            # Checked before the search. A signal takes a moment, in which a process may be just
+            # starting a child; and the kernel's list may miss a child if another ends at that
+            # moment. Halted processes neither start children nor end.
             halted = all(map(_is_halted, (self.pid, *family)))
             more = [pid for pid in self.children() if pid not in family]
             if not more and (halted or time.monotonic() >= deadline):
@@ -249,7 +251,7 @@ class Probe:
             deadline = time.monotonic() + STOP_S
         for process in family.values():
             _send(process, signal.SIGKILL)
-        self.send_signal(signal.SIGKILL)  # the last one: who sees it dead finds none of the others
+        self.send_signal(signal.SIGKILL)  # the root last: when it is dead, all the others are
 
     def _ask(self, question: Callable[[psutil.Process], _Answer], otherwise: _Answer) -> _Answer:
         if self._process is None:
@@ -261,7 +263,7 @@ class Probe:
 
 
 def end_all(probes: Sequence[Probe], patience_s: float) -> None:
-    """End processes: ask them to, by SIGTERM, and kill those that are there after so long."""
+    """End processes: send SIGTERM, and kill those still alive after `patience_s` seconds."""
     for probe in probes:
         probe.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + patience_s
@@ -274,7 +276,7 @@ def end_all(probes: Sequence[Probe], patience_s: float) -> None:
 
 
 def own_bytes(pid: int) -> int | None:
-    """As `Probe.own_bytes`, of any process."""
+    """The reading of `Probe.own_bytes`, for any process."""
     if procfs.READABLE:
         return procfs.read_own_bytes(pid) or None
     try:
@@ -284,10 +286,11 @@ def own_bytes(pid: int) -> int | None:
 
 
 def fair_bytes(pid: int) -> int | None:
-    """As `own_bytes`, but a page that several processes have counts in each for its part only.
+    """Like `own_bytes`, but each process counts only its share of a page that several have.
 
-    So do pages that a forked process and its parent have in common until one writes to them. The
-    kernel looks at every page for it: some ms for each GB. None where it is not told.
+    Pages that a forked process and its parent have in common are such pages, until one of them
+    writes to them. The kernel looks at every page for this figure: some ms for each GB. None if the
+    kernel does not offer it.
     """
     own = own_bytes(pid)
     if own is None:
@@ -300,7 +303,7 @@ def fair_bytes(pid: int) -> int | None:
 
 
 def machine_memory() -> Memory:
-    """Memory of the machine, whatever the limits of this process are."""
+    """Memory of the machine, regardless of the limits of this process."""
     memory = psutil.virtual_memory()
     return Memory(memory.total, memory.available)
 
@@ -328,7 +331,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _is_halted(pid: int) -> bool:
-    """Whether its main thread runs no code: a signal has halted it, or it is dead."""
+    """Whether its main thread runs no code: because a signal halted it, or because it is dead."""
     if procfs.READABLE:
         stat = procfs.read_stat(pid)
         return stat is None or stat.state in "TtZX"
@@ -339,7 +342,7 @@ def _is_halted(pid: int) -> bool:
 
 
 def _session(pid: int) -> int:
-    """Number of its session; 0 where there is no such thing, or it is gone."""
+    """Number of its session; 0 if the system has no sessions, or the process is gone."""
     try:
         return os.getsid(pid)
     except (AttributeError, OSError):
@@ -358,15 +361,15 @@ def _send(process: psutil.Process, number: int) -> bool:
 
 
 def _no_file_left(error: BaseException) -> bool:
-    """Whether there was no answer because this process has no file descriptor left to ask with."""
+    """Whether the answer is missing because this process has no file descriptor left."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _is_living_child(pid: int) -> bool:
-    """Whether this is a child of ours that runs; without a file, and of no other with its pid."""
+    """Whether this is a living child of ours. Needs no file, and never means another's pid."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except (OSError, AttributeError):  # not a child, or it was reaped; Windows has no such call
+    except (OSError, AttributeError):  # not a child, or reaped; Windows has no such call
         return False
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What Linux tells of a process in its files under /proc, read directly.
+"""Facts about a process from its files under /proc, read directly; Linux only.
 
-psutil reads the same files, and takes three times as long for it: too long for what is asked of
-every worker several times a second. See proc(5) for what is in them. Elsewhere, and of a process
-that is gone, there is no answer: None, or nothing in a list. Thread-safe.
+psutil reads the same files, but takes three times as long: too long for readings of every worker
+several times a second. See proc(5) for the contents. On other systems, and for a process that is
+gone, the answer is None or an empty list. Thread-safe.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import os
 import sys
 from typing import NamedTuple
 
-#: Whether these files are there.
+#: Whether these files exist.
 READABLE = sys.platform == "linux" and os.path.exists("/proc/self/stat")
-#: Whether the kernel lists the children of each thread; a few kernels are built without.
+#: Whether the kernel lists the children of each thread; a few kernels are built without the list.
 LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 
 if READABLE:
     _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
     _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-#: The kernel gives no more of such a file at a time.
+#: Maximum that the kernel returns of such a file at once, in bytes.
 _CHUNK_BYTES = 4096
 
 
 class Stat(NamedTuple):
-    """What one read tells of a process."""
+    """The facts that one read tells about a process."""
 
     #: Its main thread, by one letter: R(unning), S(leeping), T (halted), Z(ombie), and so on.
     state: str
@@ -37,7 +37,7 @@ class Stat(NamedTuple):
 
 
 def can_read() -> bool:
-    """Whether this process has a file descriptor left to look at others with."""
+    """Whether this process has a file descriptor left for reading about others."""
     try:
         with open(os.devnull, "rb"):
             return True
@@ -46,7 +46,7 @@ def can_read() -> bool:
 
 
 def read_stat(pid: int) -> Stat | None:
-    """What a process is at, and what it has used."""
+    """The state of a process, and its use of CPU and memory."""
     data = _read(f"/proc/{pid}/stat")
     if not data:
         return None
@@ -71,7 +71,7 @@ def read_io_bytes(pid: int) -> int | None:
 
 
 def read_own_bytes(pid: int) -> int | None:
-    """Resident memory without what is backed by files or shared memory."""
+    """Resident memory that is backed neither by files nor by shared memory."""
     data = _read(f"/proc/{pid}/statm")
     if not data:
         return None
@@ -80,23 +80,24 @@ def read_own_bytes(pid: int) -> int | None:
 
 
 def descendants(pid: int, *, any_thread: bool = True) -> list[int]:
-    """Pids of the children of a process, and theirs.
+    """Pids of the children of a process, and of their children.
 
-    It may miss one where another ends just then.
+    The list may miss a process if another one ends at that moment.
 
     Args:
-        pid: of the process.
-        any_thread: also those that another than its main thread has started: four times the cost.
+        pid: pid of the process.
+        any_thread: include processes started by other threads than its main one: four times the
+            cost.
     """
     family = [pid]
-    for parent in family:  # it grows meanwhile
+    for parent in family:  # the list grows meanwhile
         threads = _threads(parent) if any_thread or parent != pid else [str(parent)]
         family += [child for child in _children(parent, threads) if child not in family]
     return family[1:]
 
 
 def children_of_this_thread() -> list[int]:
-    """Pids of the processes that the calling thread has started, and that were not waited for."""
+    """Pids of processes that the calling thread started and has not waited for."""
     data = _read("/proc/thread-self/children", long=True)
     return [] if data is None else [int(pid) for pid in data.split()]
 
@@ -112,7 +113,7 @@ def _children(pid: int, threads: list[str]) -> list[int]:
     found: list[int] = []
     for thread in threads:
         data = _read(f"/proc/{pid}/task/{thread}/children", long=True)
-        if data:  # else the thread has ended, or has none
+        if data:  # otherwise the thread has ended, or has no children
             found += map(int, data.split())
     return found
 
