@@ -27,8 +27,8 @@ demo: $(VENV)/installed-core ## Index Python's standard library, with a table of
 test: $(VENV)/installed-test ## Run the tests; ARGS= are for pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/installed-test ## Run the slow tests and a quick run of each benchmark too
-	@$(BIN)/python -m pytest -m "not soak" $(ARGS)
+test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quick run of each benchmark too
+	@$(BIN)/python -m pytest -m "not soak" --hypothesis-profile=thorough $(ARGS)
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)

@@ -18,8 +18,12 @@ PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "cal
 
 # No test asserts on elapsed time, so hypothesis does not either: neither on that of an example, nor
 # on that of making some up, which takes long beside other programs that are busy.
-settings.register_profile("procbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("procbus")
+PROFILE: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Few examples, the same each time, so that a failure comes from a change of the code. `make
+# test-all` looks for new ones: --hypothesis-profile=thorough.
+settings.register_profile("quick", PROFILE, max_examples=20, derandomize=True)
+settings.register_profile("thorough", PROFILE)
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -187,4 +187,4 @@ class OneWorker(RuleBasedStateMachine):
 
 
 TestOneWorker = OneWorker.TestCase
-TestOneWorker.settings = settings(max_examples=200, stateful_step_count=20, deadline=None)
+TestOneWorker.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=20)
