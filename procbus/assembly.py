@@ -77,7 +77,7 @@ class Assembly:
             journal = Journal(
                 settings.journal,
                 durability=settings.durability,
-                keep_s=settings.keep_s,
+                keep_s=settings.keep,
                 keep_results=settings.keep_results,
                 codec=settings.journal_codec,
             )
@@ -132,7 +132,7 @@ class Assembly:
             self.advisor.stop,
             self.advisor.sum_up,
             settings.on_sigterm,
-            settings.grace_s,
+            settings.grace,
         )
 
     def start(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from os import fspath
 from types import ModuleType, TracebackType
@@ -13,19 +12,18 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from procbus.assembly import Assembly
 from procbus.core.context import NOTHING
-from procbus.core.dead_letter import DeadLetter
 from procbus.core.errors import OptionError, SerializationError
-from procbus.core.handler import make_handler
+from procbus.core.handler import HandlerOptions, make_handler, shows_handler_options
+from procbus.core.options import shows_options
 from procbus.core.receipt import Receipt
 from procbus.core.stats import BusStats
 from procbus.core.topic import check_concrete, topics_in
 from procbus.core.validation import is_whole, shown
-from procbus.dispatch.admission import OnFull
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.futures.thread_set_up import ThreadSetUp
 from procbus.lifecycle import Lifecycle
 from procbus.routing.registry import check_can_travel
-from procbus.settings import MOST_WORKERS, Settings, make_settings
+from procbus.settings import MOST_WORKERS, BusOptions, Settings, make_settings
 from procbus.stream import stream_of
 from procbus.system import sigterm
 
@@ -33,16 +31,10 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from procbus.advice.advice import AdviceList
-    from procbus.core.handler import Handler, HandlerOptions, Kind
-    from procbus.core.validation import Keep
-    from procbus.futures.executor import BusExecutor, ExecutorOptions
-    from procbus.journal.codec import CodecName
-    from procbus.journal.journal import Durability
+    from procbus.core.handler import CallOptions, Handler, HandlerOptions, Kind
+    from procbus.futures.executor import BusExecutor
     from procbus.journal.resume import ResumeSummary
-    from procbus.pool.dask.pool import DaskPool
-    from procbus.pool.memory.events import OnOversize
     from procbus.supervision.health import WorkerHealth
-    from procbus.system.sigterm import OnSigterm
 
 
 # The life of a bus: the methods that start it, wait for it and end it.
@@ -198,58 +190,13 @@ class EventBus(BusLife):
         SubscriptionError: one of `handlers` is not subscribed.
     """
 
+    @shows_options(BusOptions, Settings)
     def __init__(
         self,
         handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
-        *,
-        cpu: DaskPool | None = None,
-        cpu_workers: int | None = None,
-        io_workers: int | None = None,
-        max_pending: int = 10_000,
-        on_full: OnFull = "block",
-        worker_init: Callable[[], object] | None = None,
-        max_events_per_worker: int | None = None,
-        worker_max_memory: int | str | None = None,
-        worker_nice: int = 0,
-        on_failure: Callable[[DeadLetter], object] | None = None,
-        shared_memory_limit: int | str | None = None,
-        shared_memory_threshold: int | str = 32 * 1024,
-        on_oversize: OnOversize = "pipe",
-        journal: str | PathLike[str] | None = None,
-        durability: Durability = "process",
-        keep: Keep = "unfinished",
-        keep_results: bool = False,
-        journal_codec: CodecName = "pickle",
-        on_sigterm: OnSigterm = None,
-        grace: float = 25.0,
-        carry: Iterable[ContextVar[Any]] = (),
-        **unknown: Never,
+        **options: Unpack[BusOptions],
     ) -> None:
-        settings = make_settings(
-            cpu=cpu,
-            cpu_workers=cpu_workers,
-            io_workers=io_workers,
-            max_pending=max_pending,
-            on_full=on_full,
-            worker_init=worker_init,
-            max_events_per_worker=max_events_per_worker,
-            worker_max_memory=worker_max_memory,
-            worker_nice=worker_nice,
-            on_failure=on_failure,
-            shared_memory_limit=shared_memory_limit,
-            shared_memory_threshold=shared_memory_threshold,
-            on_oversize=on_oversize,
-            journal=journal,
-            durability=durability,
-            keep=keep,
-            keep_results=keep_results,
-            journal_codec=journal_codec,
-            on_sigterm=on_sigterm,
-            grace=grace,
-            carry=carry,
-            unknown=unknown,
-        )
-        self._parts = parts = self._assemble(settings, handlers)
+        self._parts = parts = self._assemble(make_settings(options), handlers)
         super().__init__(parts)
         self._subscriptions = parts.subscriptions
         self._publish = parts.dispatcher.publish
@@ -267,6 +214,7 @@ class EventBus(BusLife):
         self, topic: object = None, **options: Unpack[HandlerOptions]
     ) -> Callable[[F], F]: ...
 
+    @shows_handler_options
     def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:
         """Subscribe a handler to this bus alone: a call, or a decorator when no handler is given.
 
@@ -458,7 +406,7 @@ class EventBus(BusLife):
 
         return aio.stream(events, publish, self._parts.window(self), ordered=ordered)
 
-    def executor(self, kind: Kind = "cpu", **options: Unpack[ExecutorOptions]) -> BusExecutor:
+    def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
 
         Args:
@@ -553,7 +501,7 @@ def executor(
     max_workers: int | None = None,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
-    **options: Unpack[ExecutorOptions],
+    **options: Unpack[CallOptions],
 ) -> BusExecutor:
     """Make a `concurrent.futures.Executor` with a bus of its own, which ends with it.
 

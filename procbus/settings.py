@@ -7,18 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from math import inf
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from procbus.core.errors import OptionError, SerializationError
-from procbus.core.handler import OPTIONS_OF_A_BUS, OPTIONS_OF_A_HANDLER
+from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.introspection import accepts, is_async, is_generator, name_of
+from procbus.core.options import Check, checked, one_of, option, options_of, seconds, whole
 from procbus.core.validation import (
     did_you_mean,
     format_size,
-    is_real,
-    is_whole,
     parse_keep,
     parse_limit,
     parse_size,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from procbus.pool.memory.events import OnOversize
     from procbus.system.sigterm import OnSigterm
 
-_KNOWN = ("handlers", *OPTIONS_OF_A_BUS)
 #: Workers of one kind that nobody means.
 MOST_WORKERS = 10_000
 #: A day: whatever sends SIGTERM sends SIGKILL long before.
@@ -47,174 +44,113 @@ _LEAST_SHARED = 1 << 20
 _LEAST_THRESHOLD = 1 << 12
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The options of a bus in one form; what each does stands with `EventBus`."""
+class LocalOptions(TypedDict, total=False):
+    """The options of a bus that has no workers, such as `InlineBus`, as a user writes them."""
 
-    cpu_workers: int | None
-    io_workers: int | None
     max_pending: int
     on_full: OnFull
     worker_init: Callable[[], object] | None
-    max_events_per_worker: int | None
-    #: Bytes.
-    worker_max_memory: int | None
-    worker_nice: int
     on_failure: Callable[[DeadLetter], object] | None
-    #: Bytes; None for a share of what is free.
-    shared_memory_limit: int | None
-    shared_memory_threshold: int
+    carry: Iterable[ContextVar[Any]]
+
+
+class BusOptions(LocalOptions, total=False):
+    """The options of a bus, as a user writes them; what each does stands with `EventBus`."""
+
+    cpu: DaskPool | None
+    cpu_workers: int | None
+    io_workers: int | None
+    max_events_per_worker: int | None
+    worker_max_memory: int | str | None
+    worker_nice: int
+    shared_memory_limit: int | str | None
+    shared_memory_threshold: int | str
     on_oversize: OnOversize
-    #: Path of the journal; None for none.
-    journal: str | None
+    journal: str | PathLike[str] | None
     durability: Durability
-    #: Seconds for which what is finished is kept; 0 for not at all.
-    keep_s: float
+    keep: Keep
     keep_results: bool
     journal_codec: CodecName
-    #: Where cpu handlers run; None for processes of this machine.
-    cpu: DaskPool | None
     on_sigterm: OnSigterm
-    #: Seconds for which what is pending may go on after that.
-    grace_s: float
-    carry: tuple[ContextVar[Any], ...]
+    grace: float
 
 
-def make_settings(
-    *,
-    cpu: DaskPool | None,
-    cpu_workers: int | None,
-    io_workers: int | None,
-    max_pending: int,
-    on_full: OnFull,
-    journal: str | PathLike[str] | None,
-    durability: Durability,
-    keep: Keep,
-    keep_results: bool,
-    journal_codec: CodecName,
-    worker_init: Callable[[], object] | None,
-    max_events_per_worker: int | None,
-    worker_max_memory: int | str | None,
-    worker_nice: int,
-    on_failure: Callable[[DeadLetter], object] | None,
-    shared_memory_limit: int | str | None,
-    shared_memory_threshold: int | str,
-    on_oversize: OnOversize,
-    on_sigterm: OnSigterm,
-    grace: float,
-    carry: Iterable[ContextVar[Any]],
-    unknown: Mapping[str, object],
-) -> Settings:
-    """Check the options of `EventBus`.
+# Checks of single options.
 
-    Raises:
-        OptionError: one makes no sense; the message says what would.
-        SerializationError: `worker_init` holds something that cannot travel to a worker.
-    """
-    _refuse_unknown(unknown)
-    for name, value, most in (
-        ("cpu_workers", cpu_workers, MOST_WORKERS),
-        ("io_workers", io_workers, MOST_WORKERS),
-        ("max_events_per_worker", max_events_per_worker, inf),
-    ):
-        if value is not None:
-            _check_count(name, value, most)
-    _check_count("max_pending", max_pending, inf)
-    if on_full not in ("block", "raise"):
-        raise OptionError(f'on_full must be "block" or "raise", not {shown(on_full)}')
-    if on_oversize not in ("pipe", "fail"):
-        raise OptionError(f'on_oversize must be "pipe" or "fail", not {shown(on_oversize)}')
-    if on_sigterm not in ("finish", "put_away", None):
+
+def _pool(name: str, value: Any) -> Any:
+    if value is not None and not hasattr(value, "open"):
         raise OptionError(
-            f'on_sigterm must be "finish", "put_away" or None, not {shown(on_sigterm)}'
+            f"{name} must be a DaskPool, or None for this machine, not {shown(value)}"
         )
-    if not is_real(grace, 0, _LONGEST_GRACE_S):
-        raise OptionError(
-            f"grace must be a number of seconds from 0 to {_LONGEST_GRACE_S}, not {shown(grace)}"
-        )
-    keep_s = _check_journal(journal, durability, keep, keep_results, journal_codec)
-    if worker_init is not None:
-        _check_function("worker_init", worker_init, ())
-        _check_travels(worker_init)
-    if on_failure is not None:
-        _check_function("on_failure", on_failure, ("the dead letter",))
-    if not is_whole(worker_nice, 0, _NICEST):
-        raise OptionError(
-            f"worker_nice must be a whole number from 0 to {_NICEST}, not {shown(worker_nice)}"
-        )
-    if cpu is not None:
-        _check_pool(cpu, worker_max_memory, worker_nice)
-    return Settings(
-        cpu_workers=cpu_workers,
-        io_workers=io_workers,
-        max_pending=max_pending,
-        on_full=on_full,
-        worker_init=worker_init,
-        max_events_per_worker=max_events_per_worker,
-        worker_max_memory=None if worker_max_memory is None else _memory(worker_max_memory),
-        worker_nice=worker_nice,
-        on_failure=on_failure,
-        shared_memory_limit=(
-            None
-            if shared_memory_limit is None
-            else _shared("shared_memory_limit", shared_memory_limit, _LEAST_SHARED, or_none=True)
-        ),
-        shared_memory_threshold=_shared(
-            "shared_memory_threshold", shared_memory_threshold, _LEAST_THRESHOLD
-        ),
-        on_oversize=on_oversize,
-        journal=None if journal is None else os.fspath(journal),
-        durability=durability,
-        keep_s=keep_s,
-        keep_results=keep_results,
-        journal_codec=journal_codec,
-        cpu=cpu,
-        on_sigterm=on_sigterm,
-        grace_s=float(grace),
-        carry=_check_carry(carry),
-    )
+    return value
 
 
-def _refuse_unknown(unknown: Mapping[str, object]) -> None:
-    for name in unknown:
-        if name in OPTIONS_OF_A_HANDLER:
-            raise OptionError(
-                f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
-            )
-        hint = did_you_mean(name, _KNOWN, "=") or "."
-        raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
+def _path(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not (isinstance(value, str | PathLike) and os.fspath(value)):
+        raise OptionError(f"{name} must be the path of a file, not {shown(value)}")
+    return os.fspath(value)
 
 
-def _check_journal(
-    journal: object, durability: object, keep: object, keep_results: object, codec: object
-) -> float:
-    """Check what belongs to the journal; give the seconds for which what is finished is kept."""
-    if journal is not None and not (isinstance(journal, str | PathLike) and os.fspath(journal)):
-        raise OptionError(f"journal must be the path of a file, not {shown(journal)}")
-    for name, value, choices in (
-        ("durability", durability, ("process", "power")),
-        ("keep_results", keep_results, (True, False)),
-        ("journal_codec", codec, ("pickle", "json")),
-    ):
-        if not any(value is choice or value == choice for choice in choices):
-            words = " or ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in choices)
-            raise OptionError(f"{name} must be {words}, not {shown(value)}")
+def _keep(name: str, value: Any) -> float:
     try:
-        return parse_keep(keep)
+        return parse_keep(value)
     except ValueError as error:
-        raise OptionError(f"keep {error}") from None
+        raise OptionError(f"{name} {error}") from None
 
 
-def _check_carry(carry: object) -> tuple[ContextVar[Any], ...]:
+def _memory(name: str, value: Any) -> int | None:
+    try:
+        return None if value is None else parse_limit(value)
+    except ValueError as error:
+        raise OptionError(f"{name}: {error}") from None
+
+
+def _shared(least: int, *, or_none: bool = False) -> Check:
+    def check(name: str, value: Any) -> int | None:
+        if or_none and value is None:
+            return None
+        try:
+            size = parse_size(value)
+        except ValueError as error:
+            raise OptionError(f"{name}: {error}") from None
+        if size < least and not (or_none and size == 0):
+            nothing = ", or 0 for none" if or_none else ""
+            raise OptionError(
+                f"{name} must be {format_size(least)} at least{nothing}, not {shown(value)}"
+            )
+        return size
+
+    return check
+
+
+def _worker_init(name: str, value: Any) -> Any:
+    if value is not None:
+        _check_function(name, value, ())
+        _check_travels(value)
+    return value
+
+
+def _on_failure(name: str, value: Any) -> Any:
+    if value is not None:
+        _check_function(name, value, ("the dead letter",))
+    return value
+
+
+def _carry(name: str, value: Any) -> tuple[ContextVar[Any], ...]:
     """Check that these are context variables, and that workers can get to know them."""
-    if not isinstance(carry, Iterable) or isinstance(carry, str | bytes):
-        raise OptionError(f"carry must be a list of ContextVars, such as [var], not {shown(carry)}")
-    given = list(carry)
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise OptionError(
+            f"{name} must be a list of ContextVars, such as [var], not {shown(value)}"
+        )
+    given = list(value)
     for each in given:
         if not isinstance(each, ContextVar):
             raise OptionError(
-                f"carry takes ContextVars alone, not {shown(each)}; keep what is to be taken along "
-                "in a contextvars.ContextVar, and set it before you publish"
+                f"{name} takes ContextVars alone, not {shown(each)}; keep what is to be taken "
+                "along in a contextvars.ContextVar, and set it before you publish"
             )
     variables = tuple(dict.fromkeys(given))
     if variables:
@@ -223,45 +159,6 @@ def _check_carry(carry: object) -> tuple[ContextVar[Any], ...]:
 
         check_variables(variables)
     return variables
-
-
-def _check_pool(cpu: object, worker_max_memory: object, worker_nice: int) -> None:
-    if not hasattr(cpu, "open"):
-        raise OptionError(f"cpu must be a DaskPool, or None for this machine, not {shown(cpu)}")
-    for name, given in (
-        ("worker_max_memory", worker_max_memory is not None),
-        ("worker_nice", worker_nice),
-    ):
-        if given:
-            raise OptionError(
-                f"{name} is for workers of this machine: leave it out with cpu=DaskPool(...)"
-            )
-
-
-def _check_count(name: str, value: object, most: float) -> None:
-    if not is_whole(value, 1, most):
-        bound = "up" if most == inf else f"to {most}"
-        raise OptionError(f"{name} must be a whole number from 1 {bound}, not {shown(value)}")
-
-
-def _memory(value: int | str) -> int:
-    try:
-        return parse_limit(value)
-    except ValueError as error:
-        raise OptionError(f"worker_max_memory: {error}") from None
-
-
-def _shared(option: str, value: int | str, least: int, *, or_none: bool = False) -> int:
-    try:
-        size = parse_size(value)
-    except ValueError as error:
-        raise OptionError(f"{option}: {error}") from None
-    if size < least and not (or_none and size == 0):
-        nothing = ", or 0 for none" if or_none else ""
-        raise OptionError(
-            f"{option} must be {format_size(least)} at least{nothing}, not {shown(value)}"
-        )
-    return size
 
 
 def _check_function(option: str, function: Callable[..., object], given: tuple[str, ...]) -> None:
@@ -299,3 +196,70 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
             f"Make that object inside the function",
             path,
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of a bus, checked; what each does stands with `EventBus`."""
+
+    #: Where cpu handlers run; None for processes of this machine.
+    cpu: DaskPool | None = option(None, _pool)
+    cpu_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
+    io_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
+    max_pending: int = option(10_000, whole(1))
+    on_full: OnFull = option("block", one_of("block", "raise"))
+    worker_init: Callable[[], object] | None = option(None, _worker_init)
+    max_events_per_worker: int | None = option(None, whole(1, or_none=True))
+    #: Bytes.
+    worker_max_memory: int | None = option(None, _memory)
+    worker_nice: int = option(0, whole(0, _NICEST))
+    on_failure: Callable[[DeadLetter], object] | None = option(None, _on_failure)
+    #: Bytes; None for a share of what is free.
+    shared_memory_limit: int | None = option(None, _shared(_LEAST_SHARED, or_none=True))
+    shared_memory_threshold: int = option(32 * 1024, _shared(_LEAST_THRESHOLD))
+    on_oversize: OnOversize = option("pipe", one_of("pipe", "fail"))
+    #: Path of the journal; None for none.
+    journal: str | None = option(None, _path)
+    durability: Durability = option("process", one_of("process", "power"))
+    #: Seconds for which what is finished is kept; 0 for not at all.
+    keep: float = option("unfinished", _keep)
+    keep_results: bool = option(False, one_of(True, False))
+    journal_codec: CodecName = option("pickle", one_of("pickle", "json"))
+    on_sigterm: OnSigterm = option(None, one_of("finish", "put_away", None))
+    #: Seconds for which what is pending may go on after that.
+    grace: float = option(25.0, seconds(_LONGEST_GRACE_S))
+    carry: tuple[ContextVar[Any], ...] = option((), _carry)
+
+    def __post_init__(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.cpu is not None:
+            for name in ("worker_max_memory", "worker_nice"):
+                if getattr(self, name):
+                    raise OptionError(
+                        f"{name} is for workers of this machine: leave it out with "
+                        "cpu=DaskPool(...)"
+                    )
+
+
+_KNOWN = ("handlers", *options_of(Settings))
+
+
+def make_settings(given: Mapping[str, Any]) -> Settings:
+    """Check the options of `EventBus`.
+
+    Raises:
+        OptionError: one makes no sense, or is none; the message says what would.
+        SerializationError: `worker_init` holds something that cannot travel to a worker.
+    """
+    for name in given:
+        if name in OPTIONS_OF_A_HANDLER:
+            raise OptionError(
+                f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
+            )
+        if name not in _KNOWN:
+            hint = did_you_mean(name, _KNOWN, "=") or "."
+            raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
+    try:
+        return Settings(**checked(Settings, given))
+    except ValueError as error:
+        raise OptionError(str(error)) from None

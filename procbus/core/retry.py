@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Whether a failed delivery is tried again, and how long it waits for its next attempt."""
+"""Retries: whether another attempt follows a failed one, and how long it waits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol, TypeAlias
+from typing import TypeAlias, TypedDict
 
 from procbus.core.errors import (
     CircuitOpen,
@@ -17,6 +18,7 @@ from procbus.core.errors import (
 )
 from procbus.core.introspection import accepts, is_async, name_of
 from procbus.core.log import log
+from procbus.core.options import as_given, option, whole
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import cause_of, full_name, is_a, is_any
 from procbus.core.validation import is_real, shown
@@ -156,44 +158,80 @@ def _samples() -> Iterator[Outcome]:
         yield Outcome(kind, error=error, started_at=1.0, ended_at=2.0, worker_pid=1)
 
 
-# Whether another attempt follows a failure: a pure function of the handler and its outcomes.
+# Whether a delivery that failed is tried again: a pure function of the policy and outcomes.
+
+_MOST_RETRIES = 1_000
+
+
+class RetryOptions(TypedDict, total=False):
+    """The options that make a `RetryPolicy`, as a user writes them."""
+
+    retries: int
+    backoff: float | Sequence[float] | Backoff | None
+    retry_on: type[BaseException] | Sequence[type[BaseException]]
+    max_crashes: int
+
+
+def _error_classes(name: str, value: object) -> tuple[type[BaseException], ...]:
+    given = tuple(value) if isinstance(value, Sequence) else (value,)
+    classes = tuple(
+        each for each in given if isinstance(each, type) and issubclass(each, BaseException)
+    )
+    if not given or len(classes) < len(given):
+        raise ValueError(
+            f"{name} must be an exception class or a tuple of such, for instance "
+            f"(OSError, HandlerTimeout), not {shown(value)}; to retry nothing, leave out retries"
+        )
+    return classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Which failures of a handler are followed by another attempt, and when.
+
+    Attributes:
+        retries: maximum number of attempts after the first.
+        backoff: a function of the failed attempt's number and outcome: seconds until the next.
+        retry_on: the errors after which another attempt is made.
+        max_crashes: how often a delivery may kill its worker and still be tried again.
+    """
+
+    retries: int = option(0, whole(0, _MOST_RETRIES))
+    backoff: Backoff = option(None, as_given)
+    retry_on: tuple[type[BaseException], ...] = option((Exception,), _error_classes)
+    max_crashes: int = option(
+        1,
+        whole(0, _MOST_RETRIES),
+        only_cpu="an io handler runs in the process of the script, and a crash would end that; "
+        'make it kind="cpu", or leave max_crashes out',
+    )
+
+    def __post_init__(self) -> None:
+        """Check the backoff, which takes the number of retries."""
+        made = make_backoff(self.backoff, self.retries)
+        object.__setattr__(self, "backoff", made)  # as the class is frozen
+
 
 _CRASHES = (OutcomeKind.WORKER_DIED, OutcomeKind.OVER_MEMORY)
 
 
-class Retried(Protocol):
-    """The part of a handler that says which of its failures are tried again."""
-
-    @property
-    def retries(self) -> int:
-        """Maximum of attempts after the first."""
-
-    @property
-    def retry_on(self) -> tuple[type[BaseException], ...]:
-        """The errors after which another attempt is made."""
-
-    @property
-    def max_crashes(self) -> int:
-        """How often a delivery may kill its worker and still be tried again."""
-
-
-def may_retry(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
+def may_retry(policy: RetryPolicy, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
     """Whether another attempt follows a failed one.
 
     Args:
-        handler: the handler that failed.
+        policy: of the handler that failed.
         earlier: the outcomes of the attempts before it.
         outcome: the outcome of the failed attempt.
     """
-    if len(earlier) >= handler.retries or outcome.kind is OutcomeKind.CANCELLED:
+    if len(earlier) >= policy.retries or outcome.kind is OutcomeKind.CANCELLED:
         return False
     error = outcome.error
-    if error is None or not _is_one_of(error, handler.retry_on):
+    if error is None or not _is_one_of(error, policy.retry_on):
         return False
     # A closing bus gave this delivery up. Another attempt would only keep the bus from closing.
     if outcome.kind is OutcomeKind.WORKER_DIED and is_a(error, CircuitOpen):
         return False
-    return not quarantined(handler, earlier, outcome)
+    return not quarantined(policy, earlier, outcome)
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
@@ -211,18 +249,18 @@ def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> 
     return is_any(error, kinds)
 
 
-def quarantined(handler: Retried, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
-    """Whether a delivery killed its workers more often than its handler's `max_crashes` lets it.
+def quarantined(policy: RetryPolicy, earlier: Sequence[Outcome], outcome: Outcome) -> bool:
+    """Whether a delivery killed its workers more often than `max_crashes` lets it.
 
     Args:
-        handler: the handler that failed.
+        policy: of the handler that failed.
         earlier: the outcomes of the attempts before the last.
         outcome: the outcome of the last attempt.
     """
     if not _crashed(outcome):
         return False
     crashes = 1 + sum(_crashed(each) for each in earlier)
-    return crashes > handler.max_crashes
+    return crashes > policy.max_crashes
 
 
 def _crashed(outcome: Outcome) -> bool:

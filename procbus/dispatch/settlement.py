@@ -85,7 +85,8 @@ class Settlement:
                     else:
                         self._note_attempt(delivery, outcome)
                         subscription = delivery.subscription
-                        if queued and may_retry(subscription.handler, delivery.earlier, outcome):
+                        policy = subscription.handler.retry
+                        if queued and may_retry(policy, delivery.earlier, outcome):
                             subscription.retried += 1
                             delivery.earlier += (outcome,)
                             if after.again is None:
@@ -206,7 +207,7 @@ class Settlement:
         subscription.failed += 1
         if subscription.answered:
             return None
-        given_up = quarantined(subscription.handler, delivery.earlier, outcome)
+        given_up = quarantined(subscription.handler.retry, delivery.earlier, outcome)
         letter = letter_of(delivery, receipt, (*delivery.earlier, outcome), given_up)
         self.dead_letters.add(letter, delivery)
         self.unseen.note_failed(delivery, outcome)
@@ -237,13 +238,13 @@ class Settlement:
     def _try_again(self, delivery: Delivery, outcome: Outcome) -> None:
         handler = delivery.subscription.handler
         attempt = len(delivery.earlier)
-        wait_s = wait_of(handler.name, handler.backoff, attempt, outcome)
+        wait_s = wait_of(handler.name, handler.retry.backoff, attempt, outcome)
         log.warning(
             "%s with event %d: attempt %d of %d %s (%s); the next one in %.2g s",
             handler.name,
             delivery.event_id,
             attempt,
-            handler.retries + 1,
+            handler.retry.retries + 1,
             outcome.kind.value,
             summary_of(outcome.error),
             wait_s,

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Never, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, Protocol, TypeVar
 
 from procbus.core.context import HandlerContext, running, running_context
 from procbus.core.delivery import DeliveryState
 from procbus.core.errors import BusClosed, OptionError, ProcbusError, WorkerDied
-from procbus.core.handler import Handler, LimitOptions, handler_with, make_limits
+from procbus.core.handler import OPTIONS_OF_A_HANDLER, CallOptions, Handler, make_parts
 from procbus.core.introspection import is_async
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -139,12 +139,6 @@ STOP_S = 5.0
 _SHUT = "cannot schedule new futures after shutdown"
 
 
-class ExecutorOptions(LimitOptions, total=False):
-    """Options of every call of an executor; what each does stands with `procbus.subscribe`."""
-
-    priority: int
-
-
 class Bus(Protocol):
     """The bus of an executor."""
 
@@ -180,13 +174,13 @@ class BusExecutor(Executor):
         bus: what it is an executor of; kept alive.
         parts: of that bus.
         kind: the lane.
-        options: see `ExecutorOptions`.
+        options: see `CallOptions`.
 
     Raises:
         OptionError: an option makes no sense.
     """
 
-    def __init__(self, bus: Bus, parts: Parts, kind: Kind, options: ExecutorOptions) -> None:
+    def __init__(self, bus: Bus, parts: Parts, kind: Kind, options: CallOptions) -> None:
         if kind not in ("io", "cpu"):
             raise OptionError(
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
@@ -405,14 +399,14 @@ class _Desk:
     Args:
         parts: of the bus.
         kind: the lane.
-        options: see `ExecutorOptions`.
+        options: see `CallOptions`.
     """
 
-    def __init__(self, parts: Parts, kind: Kind, options: ExecutorOptions) -> None:
+    def __init__(self, parts: Parts, kind: Kind, options: CallOptions) -> None:
         self._parts = parts
         #: Sets up each thread before its first call; None for nothing to set up.
         self.set_up: ThreadSetUp | None = None
-        self._make_handler = _maker(kind, **_known(options))
+        self._make_handler = _maker(kind, options)
         self._publish_to = parts.dispatcher.publish_to
         self.open: dict[CallFuture[Any], None] = {}
         self.shut = False
@@ -534,8 +528,9 @@ _ELSEWHERE = {
 }
 
 
-def _known(options: ExecutorOptions) -> ExecutorOptions:
-    names = tuple(ExecutorOptions.__annotations__)
+def _maker(kind: Kind, options: CallOptions) -> Callable[[Callable[..., Any], str], Handler]:
+    """Check the options, and give what makes handlers with them."""
+    names = [name for name in OPTIONS_OF_A_HANDLER if name in CallOptions.__annotations__]
     for option in options:
         if option not in names:
             instead = _ELSEWHERE.get(option)
@@ -543,24 +538,16 @@ def _known(options: ExecutorOptions) -> ExecutorOptions:
             raise OptionError(
                 f"an executor has no option {option}={told} It has: {', '.join(names)}"
             )
-    return options
-
-
-def _maker(
-    kind: Kind, *, priority: int = 0, **options: Unpack[LimitOptions]
-) -> Callable[[Callable[..., Any], str], Handler]:
-    """Check the options, and give what makes handlers with them."""
-    if not is_whole(priority, float("-inf")):
-        raise OptionError(f"priority must be an integer, not {shown(priority)}")
-    if kind == "cpu":
-        options = {"writable": True, **options}  # as the standard has it: arguments are a copy
+    # As the standard has it: arguments are a copy, which a call may write to.
+    copied: dict[str, Any] = {"writable": True} if kind == "cpu" else {}
     try:
-        limits = make_limits(kind, **options)
+        parts = make_parts({"kind": kind, **copied, **options})
     except ValueError as error:
         raise OptionError(f"executor: {error}") from error.__cause__
 
     def make(function: Callable[..., Any], name: str) -> Handler:
-        return handler_with(limits, function, name, kind, priority=priority)
+        made = {"name": name, "is_async": is_async(function)}
+        return Handler(function=function, **{**parts, **made})
 
     return make
 

@@ -196,7 +196,8 @@ class RecordedDeliveries:
 
     def _stand_in(self, number: int) -> Subscription:
         names = self._journal.names
-        handler = Handler(0, _gone, names.name_of(number), names.kind_of(number), ())
+        name, kind = names.name_of(number), names.kind_of(number)
+        handler = Handler(number=0, function=_gone, name=name, kind=kind)
         return Subscription(handler, self._lane)
 
     def _outcomes(self, recorded: Recorded, name: str) -> tuple[Outcome, ...]:

@@ -212,11 +212,11 @@ class Leftovers:
         """
         subscription = delivery.subscription
         handler = subscription.handler
-        if wait_s <= 0 or subscription.gated or not handler.retries:
+        if wait_s <= 0 or subscription.gated or not handler.retry.retries:
             return False
         if delivery.earlier:  # the clock may have been set back since
             attempts = len(delivery.earlier)
-            asked_s = wait_of(handler.name, handler.backoff, attempts, delivery.earlier[-1])
+            asked_s = wait_of(handler.name, handler.retry.backoff, attempts, delivery.earlier[-1])
             wait_s = min(wait_s, asked_s)
         with self._settlement.lock:
             subscription.unqueued += 1

@@ -69,7 +69,7 @@ def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> Han
         how: what was done about it, to go on with the sentence.
     """
     handler = delivery.handler
-    limit_s = handler.timeout or 0.0
+    limit_s = handler.limits.timeout or 0.0
     error = HandlerTimeout(
         f"{handler.name} with event {delivery.event_id} ran longer than its timeout of "
         f"{limit_s:g} s and {how} after {ran_s:.3g} s",
@@ -94,7 +94,7 @@ def memory_error(
         stack: where the handler was; empty when that could not be had.
     """
     handler = delivery.handler
-    limit = handler.max_memory or 0
+    limit = handler.limits.max_memory or 0
     error = MemoryLimitExceeded(
         f"{handler.name} with event {delivery.event_id} had {peak}, above its "
         f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s",
@@ -144,7 +144,7 @@ def context_for(delivery: Delivery) -> Context | None:
     found: Context | Carried | None = delivery.context
     if isinstance(found, Carried):
         return found.context()
-    if found is None or not delivery.subscription.handler.retries:
+    if found is None or not delivery.subscription.handler.retry.retries:
         return found
     return another(found)  # the next attempt is to begin as this one does
 

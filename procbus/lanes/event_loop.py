@@ -409,8 +409,8 @@ class LoopLane:
         started_at = monotonic()
         self.at_hand[delivery] = started_at
         limit = None
-        if handler.timeout is not None:
-            limit = _TimeLimit(self, delivery, started_at, handler.timeout)
+        if handler.limits.timeout is not None:
+            limit = _TimeLimit(self, delivery, started_at, handler.limits.timeout)
         average_s = subscription.average_s
         is_long = average_s is None or average_s > LONG_S
         try:

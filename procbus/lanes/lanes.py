@@ -90,7 +90,7 @@ class Lanes:
 
     def of(self, handler: Handler) -> Lane:
         """The lane that a handler belongs to."""
-        if handler.kind == "cpu" or handler.limited or handler.retries:
+        if handler.kind == "cpu" or handler.limited or handler.retry.retries:
             self._supervised = True
             if self._primed:
                 self.supervisor.start()

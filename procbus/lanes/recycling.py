@@ -51,7 +51,7 @@ class Wear(NamedTuple):
 
 def too_grown_for(delivery: Delivery) -> str:
     """Why a worker was replaced that did not want this delivery."""
-    limit = delivery.subscription.handler.max_memory or 0
+    limit = delivery.subscription.handler.limits.max_memory or 0
     return (
         f"growing nearly to the max_memory of {delivery.handler.name}, {format_size(limit)}, "
         "before it ran that"

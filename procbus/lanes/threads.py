@@ -182,14 +182,14 @@ class IoThread(LaneThread):
             stands_for = self._begin_measuring(average_s)
         else:
             stands_for = 0
-        if handler.timeout is not None:
-            self.limited = (delivery, started_at + handler.timeout)
+        if handler.limits.timeout is not None:
+            self.limited = (delivery, started_at + handler.limits.timeout)
         try:
             context = delivery.context
             if context is None:
                 value = handler.function(receipt.event)
             else:
-                if handler.retries:
+                if handler.retry.retries:
                     context = another(context)  # the next attempt is to begin as this one does
                 value = context.run(run_seated, seat, handler.function, receipt.event)
                 delivery.context = None

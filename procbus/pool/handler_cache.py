@@ -81,7 +81,7 @@ class KnownHandlers:
                 raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)
-        self.due.append((handler.number, handler.name, definition, handler.max_memory))
+        self.due.append((handler.number, handler.name, definition, handler.limits.max_memory))
 
     def define_variables(self, carry: Carry) -> None:
         """Have the next message make the context variables known that a bus takes along."""

@@ -7,15 +7,15 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Never, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from procbus.core.errors import NoSuchHandler, SubscriptionError
 from procbus.core.handler import (
-    DEFAULT_MAX_CRASHES,
-    DeclaredKind,
     Handler,
+    HandlerOptions,
     alike,
     make_handler,
+    shows_handler_options,
     with_topics,
 )
 from procbus.core.introspection import (
@@ -26,7 +26,6 @@ from procbus.core.introspection import (
     same_function,
 )
 from procbus.core.log import log
-from procbus.core.retry import Backoff
 from procbus.core.topic import Topic, shown_topics, topics_in, without
 from procbus.routing.redefinition import Provenance, provenance_of, takes_its_place
 
@@ -264,25 +263,8 @@ default_registry = Registry()
 """Where `@subscribe` puts handlers, and where a bus made without `handlers=` finds them."""
 
 
-def subscribe(
-    topic: object = None,
-    *,
-    kind: DeclaredKind = "io",
-    name: str | None = None,
-    timeout: float | None = None,
-    retries: int = 0,
-    backoff: float | Sequence[float] | Backoff | None = None,
-    retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
-    max_crashes: int = DEFAULT_MAX_CRASHES,
-    max_memory: int | str | None = None,
-    writable: bool = False,
-    key: Callable[[Any], Hashable] | None = None,
-    priority: int = 0,
-    concurrency: int | None = None,
-    where: Callable[[Any], bool] | None = None,
-    once: bool = False,
-    **unknown: Never,  # typed so that checkers refuse it, there to be refused with advice
-) -> Callable[[F], F]:
+@shows_handler_options
+def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
     """Subscribe the decorated function to a topic, in the default registry.
 
     Args:
@@ -319,7 +301,6 @@ def subscribe(
         where: of an event, whether the handler takes it.
         once: True takes one event, the first of any of its topics, and unsubscribes the handler
             then; the retries of that one delivery still happen. Each bus counts for itself.
-        **unknown: none; here to be refused with the names of the options that exist.
 
     A function that is subscribed several times still gets each event once: by the last of those
     subscriptions that takes it, and so with its options. Under another `name` it is another
@@ -337,25 +318,7 @@ def subscribe(
     topics = topics_in(topic)  # now: under a bare @subscribe the decorator below is never called
 
     def decorate(function: F) -> F:
-        handler = make_handler(
-            function,
-            topics or None,
-            kind=kind,
-            name=name,
-            timeout=timeout,
-            retries=retries,
-            backoff=backoff,
-            retry_on=retry_on,
-            max_crashes=max_crashes,
-            max_memory=max_memory,
-            writable=writable,
-            key=key,
-            priority=priority,
-            concurrency=concurrency,
-            where=where,
-            once=once,
-            **unknown,
-        )
+        handler = make_handler(function, topics or None, **options)
         check_can_travel(handler)
         gone = default_registry.subscribe(handler, provenance_of(function))
         tell_of_new_definition(handler, gone)

@@ -213,13 +213,13 @@ class Supervisor:
             if delivery in self._unwanted:
                 kills.append(self._interrupt(slot, worker, delivery, at))
                 continue
-            if handler.timeout is not None:
-                ends_at = at[2] + handler.timeout
+            if handler.limits.timeout is not None:
+                ends_at = at[2] + handler.limits.timeout
                 if now >= ends_at:
                     kills.append(self._time_out(slot, worker, delivery, at))
                     continue
                 next_look = min(next_look, ends_at)
-            if (limit := handler.max_memory) is not None:
+            if (limit := handler.limits.max_memory) is not None:
                 if worker.probe is None:  # it is told of, and nobody says when
                     footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
                 else:

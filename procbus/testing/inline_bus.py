@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Unpack
 
 from procbus.assembly import Assembly, Makers
 from procbus.bus import EventBus
@@ -16,17 +15,14 @@ from procbus.core.context import Run
 from procbus.core.delivery import Delivery
 from procbus.core.errors import OptionError
 from procbus.core.handler import Handler
+from procbus.core.options import shows_options
 from procbus.core.receipt import Receipt
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
-from procbus.settings import Settings
+from procbus.settings import LocalOptions, Settings
 from procbus.testing.captured import Captured
 from procbus.testing.clock import Clock
 from procbus.testing.inline_lane import InlineLane, InlineRetries
-
-if TYPE_CHECKING:
-    from procbus.core.dead_letter import DeadLetter
-    from procbus.dispatch.admission import OnFull
 
 
 class InlineBus(EventBus):
@@ -35,7 +31,8 @@ class InlineBus(EventBus):
     Routing, receipts, retries, dead letters, `current()`, statistics and `executor()` are those of
     every bus; there are no threads and no processes. When `publish` returns, all that follows from
     it is through, but for retries that wait for the clock. An `async def` handler is run to its
-    end. Limits of memory, `concurrency` and `key` have no meaning here.
+    end. Limits of memory, `concurrency` and `key` have no meaning here. Other options of `EventBus`
+    than these are refused: they are for workers, shared memory or a journal.
 
     Args:
         handlers: as for `EventBus`.
@@ -48,26 +45,22 @@ class InlineBus(EventBus):
         worker_init: called once, before the first cpu handler.
         on_failure: as for `EventBus`.
         carry: as for `EventBus`.
-        **unknown: none: the other options of `EventBus` are for what is not there.
 
     Raises:
         OptionError: an option makes no sense.
         SubscriptionError: one of `handlers` is not subscribed.
     """
 
+    @shows_options(LocalOptions, Settings)
     def __init__(
         self,
         handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
         *,
         pickling: bool = False,
         clock: Clock | None = None,
-        max_pending: int = 10_000,
-        on_full: OnFull = "block",
-        worker_init: Callable[[], object] | None = None,
-        on_failure: Callable[[DeadLetter], object] | None = None,
-        carry: Iterable[ContextVar[Any]] = (),
-        **unknown: Never,
+        **options: Unpack[LocalOptions],
     ) -> None:
+        unknown = [name for name in options if name not in LocalOptions.__annotations__]
         if unknown:
             raise OptionError(
                 f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
@@ -76,14 +69,7 @@ class InlineBus(EventBus):
         self.clock = Clock(auto=True) if clock is None else clock
         self._pickling = pickling
         self._receipts: dict[int, Receipt] = {}
-        super().__init__(
-            handlers,
-            max_pending=max_pending,
-            on_full=on_full,
-            worker_init=worker_init,
-            on_failure=on_failure,
-            carry=carry,
-        )
+        super().__init__(handlers, **options)
 
     def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
         make = Makers(

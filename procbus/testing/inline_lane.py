@@ -216,7 +216,7 @@ class InlineLane:
 
     def _timed_attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
         handler = delivery.subscription.handler
-        limit_s = inf if handler.timeout is None else handler.timeout
+        limit_s = inf if handler.limits.timeout is None else handler.limits.timeout
         self.at_hand[delivery] = monotonic()
         self._clock.begin(limit_s)
         try:

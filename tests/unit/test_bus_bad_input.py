@@ -2,7 +2,6 @@
 """Bad input is refused by the call at fault, with a sentence that says what to do."""
 
 import asyncio
-import inspect
 import pickle
 import sys
 import threading
@@ -20,7 +19,6 @@ from procbus import (
     TopicError,
     current,
 )
-from procbus.core.handler import OPTIONS_OF_A_BUS
 from tests.parts import BOUND_S, Held, double
 
 
@@ -132,12 +130,6 @@ def test_subscriptions_that_cannot_work_are_refused_and_leave_nothing(bus, topic
         bus.subscribe(topic, handler, **options)
     assert len(str(caught.value).split()) > 4  # a sentence
     assert bus.stats().handlers == {}
-
-
-def test_the_options_that_messages_name_are_those_that_there_are():
-    parameters = inspect.signature(EventBus).parameters.values()
-    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
-    assert set(OPTIONS_OF_A_BUS) == options
 
 
 def test_a_worker_init_that_cannot_travel_is_refused():

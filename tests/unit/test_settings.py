@@ -5,6 +5,7 @@ import functools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus.core.errors import OptionError, SerializationError
-from procbus.settings import Settings, make_settings
+from procbus.core.options import options_of
+from procbus.settings import BusOptions, Settings, make_settings
 
 who: ContextVar[str] = ContextVar("who")
 
 
 def make(**options: Any) -> Settings:
-    known: dict[str, Any] = {
-        "cpu": None,
-        "cpu_workers": None,
-        "io_workers": None,
-        "max_pending": 10_000,
-        "on_full": "block",
-        "journal": None,
-        "worker_init": None,
-        "max_events_per_worker": None,
-        "worker_max_memory": None,
-        "worker_nice": 0,
-        "on_failure": None,
-        "shared_memory_limit": None,
-        "shared_memory_threshold": 32768,
-        "on_oversize": "pipe",
-        "durability": "process",
-        "keep": "unfinished",
-        "keep_results": False,
-        "journal_codec": "pickle",
-        "on_sigterm": None,
-        "grace": 25,
-        "carry": (),
-    }
-    unknown = {k: v for k, v in options.items() if k not in known}
-    given_options = {**known, **{k: v for k, v in options.items() if k in known}}
-    return make_settings(**given_options, unknown=unknown)
+    return make_settings(options)
 
 
 def refusal(**options: Any) -> str:
@@ -79,17 +56,41 @@ def test_settings_have_what_was_asked_for():
         grace=7,
         carry=iter([who, who]),
     )
-    assert settings == Settings(
-        *(2, 3, 4, "raise", set_up, 5, 1_500_000_000, 7, letter_box, 1 << 20, 8192, "fail"),
-        *("run.db", "power", 172_800.0, True, "json", None, "put_away", 7.0, (who,)),
-    )
+    assert {each.name: getattr(settings, each.name) for each in fields(settings)} == {
+        "cpu": None,
+        "cpu_workers": 2,
+        "io_workers": 3,
+        "max_pending": 4,
+        "on_full": "raise",
+        "worker_init": set_up,
+        "max_events_per_worker": 5,
+        "worker_max_memory": 1_500_000_000,
+        "worker_nice": 7,
+        "on_failure": letter_box,
+        "shared_memory_limit": 1 << 20,
+        "shared_memory_threshold": 8192,
+        "on_oversize": "fail",
+        "journal": "run.db",
+        "durability": "power",
+        "keep": 172_800.0,
+        "keep_results": True,
+        "journal_codec": "json",
+        "on_sigterm": "put_away",
+        "grace": 7.0,
+        "carry": (who,),
+    }
 
 
-def test_what_is_not_asked_for_is_left_open():
-    assert make() == Settings(
-        *(None, None, 10_000, "block", None, None, None, 0, None, None, 32768, "pipe"),
-        *(None, "process", 0.0, False, "pickle", None, None, 25.0, ()),
-    )
+def test_settings_have_defaults_that_are_checked_too():
+    settings = make()
+    assert (settings.cpu_workers, settings.max_pending, settings.on_full) == (None, 10_000, "block")
+    assert (settings.keep, settings.grace, settings.carry) == (0.0, 25.0, ())
+    assert settings == Settings(keep=0.0)
+
+
+def test_every_option_that_may_be_written_is_declared_and_no_other():
+    assert set(BusOptions.__annotations__) == set(options_of(Settings))
+    assert {field.name for field in fields(Settings)} == set(options_of(Settings))
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1))

@@ -56,7 +56,7 @@ class Kept:
             self._events.move_to_end(number)
             return {"data": packed(data[:start]), "again": number, "gone": gone}
         deliveries = _open(delivery)
-        if size > self._most or not (deliveries[1:] or delivery.handler.retries):
+        if size > self._most or not (deliveries[1:] or delivery.handler.retry.retries):
             return {"data": packed(data), "gone": gone}
         while self._bytes + size > self._most:
             oldest = next(iter(self._events))

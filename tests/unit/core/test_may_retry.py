@@ -32,10 +32,10 @@ class Tried:
         self.earlier: tuple[Outcome, ...] = ()
 
     def may_retry(self, outcome: Outcome) -> bool:
-        return may_retry(self.handler, self.earlier, outcome)
+        return may_retry(self.handler.retry, self.earlier, outcome)
 
     def quarantined(self, outcome: Outcome) -> bool:
-        return quarantined(self.handler, self.earlier, outcome)
+        return quarantined(self.handler.retry, self.earlier, outcome)
 
 
 def failed(kind: OutcomeKind = KINDS.RAISED, error: BaseException | None = None) -> Outcome:

@@ -3,23 +3,27 @@
 
 import inspect
 from array import array
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import inf, nan
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus import EventBus
 from procbus.core.errors import HandlerTimeout
-from procbus.core.handler import OPTIONS_OF_A_HANDLER, Limits, make_limits
+from procbus.core.handler import OPTIONS_OF_A_HANDLER, Handler, HandlerOptions, make_parts
+from procbus.core.options import checked, one_of, option, options_of, seconds, shows_options, whole
 from procbus.core.outcome import Outcome
-from procbus.core.retry import exponential
+from procbus.core.retry import RetryPolicy, exponential
 from procbus.routing.registry import subscribe
+from procbus.testing import InlineBus
 
 
-def make(kind: str = "cpu", /, **options: Any) -> Limits:
-    return make_limits(kind, **options)
+def make(kind: Any = "cpu", /, **options: Any) -> Handler:
+    return Handler(function=print, **make_parts({"kind": kind, **options}))
 
 
 def refusal(kind: str = "cpu", /, **options: Any) -> str:
@@ -31,7 +35,12 @@ def refusal(kind: str = "cpu", /, **options: Any) -> str:
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 def test_without_options_there_are_no_limits_and_no_retries(kind: str):
-    assert make(kind) == Limits(None, 0, exponential, (Exception,), 1, None, False)
+    handler = make(kind)
+    assert (handler.timeout, handler.max_memory, handler.limited) == (None, None, False)
+    assert handler.retry == RetryPolicy()
+    assert (handler.retries, handler.backoff, handler.max_crashes) == (0, exponential, 1)
+    assert handler.retry_on == (Exception,)
+    assert handler.writable is False
 
 
 @given(st.floats(0, 30 * 86_400, exclude_min=True) | st.integers(1, 30 * 86_400))
@@ -138,7 +147,7 @@ def test_a_writable_whose_comparison_is_no_answer_is_refused_all_the_same():
 
 @pytest.mark.parametrize(("kind", "writable"), [("cpu", True), ("cpu", False), ("io", False)])
 def test_writable_is_taken_where_there_is_a_copy_to_write_to(kind: str, writable: bool):
-    assert make(kind, writable=writable) == replace(make(kind), writable=writable)
+    assert make(kind, writable=writable).writable is writable
 
 
 def test_a_writable_io_handler_is_told_that_it_has_the_very_object():
@@ -155,7 +164,74 @@ def test_what_only_a_process_can_have_is_refused_for_io(options: dict[str, Any])
     assert f"or leave {option} out" in message
 
 
-def test_the_options_that_messages_name_are_those_that_there_are():
+def test_every_option_that_may_be_written_is_declared_and_no_other():
+    assert set(HandlerOptions.__annotations__) == set(OPTIONS_OF_A_HANDLER)
+
+
+def test_messages_name_the_options_that_there_are():
     parameters = inspect.signature(subscribe).parameters.values()
     options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
     assert set(OPTIONS_OF_A_HANDLER) == options
+
+
+@dataclass(kw_only=True)
+class Oven:
+    heat: int = option(180, whole(50, 300))
+    mode: str | None = option(None, one_of("fan", "grill", None))
+    pause: float = option(0, seconds(10))
+    made_at: float = field(default=0.0)
+
+
+class OvenOptions(TypedDict, total=False):
+    heat: int
+    mode: str | None
+    pause: int | float
+
+
+@shows_options(OvenOptions, Oven)
+def bake(cake: str, **options: Unpack[OvenOptions]) -> str:
+    return cake
+
+
+def test_options_are_the_fields_that_were_declared_as_such():
+    assert list(options_of(Oven)) == ["heat", "mode", "pause"]
+
+
+def test_defaults_and_given_values_are_checked_and_other_names_passed_over():
+    assert checked(Oven, {}) == {"heat": 180, "mode": None, "pause": 0.0}
+    given_options = {"heat": 60, "mode": "fan", "pause": 1, "colour": "red"}
+    assert checked(Oven, given_options) == {"heat": 60, "mode": "fan", "pause": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heat": 49}, "heat must be a whole number from 50 to 300, not 49"),
+        ({"heat": None}, "heat must be a whole number from 50 to 300, not None"),
+        ({"mode": "steam"}, 'mode must be "fan", "grill" or None, not \'steam\''),
+        ({"mode": ["fan"]}, 'mode must be "fan", "grill" or None, not [\'fan\']'),
+        ({"pause": 11}, "pause must be a number of seconds from 0 to 10, not 11"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=r" ") as caught:
+        checked(Oven, options)
+    assert str(caught.value) == message
+
+
+def test_signature_and_help_show_each_option_with_type_and_default():
+    shown = inspect.signature(bake).parameters
+    assert {name: each.default for name, each in shown.items() if name != "cake"} == {
+        "heat": 180,
+        "mode": None,
+        "pause": 0,
+    }
+    assert str(shown["mode"]) == "mode: str | None = None"
+    assert bake("tart", heat=60) == "tart"
+
+
+@pytest.mark.parametrize("function", [subscribe, EventBus.__init__, InlineBus.__init__])
+def test_public_functions_show_no_catch_all_for_options(function: Callable[..., Any]):
+    kinds = {each.kind for each in inspect.signature(function).parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+    assert inspect.Parameter.KEYWORD_ONLY in kinds

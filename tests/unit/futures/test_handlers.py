@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from procbus.core.handler import handler_with, make_limits
+from procbus.core.handler import Handler
+from procbus.core.introspection import is_async
 from procbus.core.subscription import Subscription
 from procbus.futures.calls import AsyncCall, Call, CarriedCall
 from procbus.futures.handlers import MOST, MOST_SIBLINGS, CallHandler, CallHandlers, taken_apart
 from tests.parts import BOUND_S, FakeLane
-
-LIMITS = make_limits("cpu")
 
 
 class Stage:
@@ -30,7 +29,7 @@ class Stage:
         self.handlers = CallHandlers(kind, Call, self._subscribe, self.retired.append)
 
     def _subscribe(self, function: Callable[..., Any], name: str) -> Subscription:
-        handler = handler_with(LIMITS, function, name, "io")
+        handler = Handler(function=function, name=name, is_async=is_async(function))
         self.subscribed.append(Subscription(handler, FakeLane(), answered=True))
         return self.subscribed[-1]
 

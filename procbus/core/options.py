@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""An option is declared once: a field of a dataclass, with its default and its check.
+
+Two declarations belong together. A `TypedDict` says what a user may write, for type checkers and
+editors. A dataclass says what an option is once it is checked, by a field for each option. All
+else is made of these two: signatures, checks, and the lists of names in error messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any, NamedTuple, TypeVar
+
+from procbus.core.introspection import is_async
+from procbus.core.validation import is_real, is_whole, shown
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+Check = Callable[[str, Any], Any]
+"""Gives the checked form of a value, by the option's name; raises ValueError, with advice."""
+
+
+class Option(NamedTuple):
+    """The declaration of one option.
+
+    Attributes:
+        default: what a user would write for it.
+        check: makes the checked form of a value.
+        only_cpu: the advice for who gives it to an io handler, where those cannot have it; else "".
+    """
+
+    default: Any
+    check: Check
+    only_cpu: str = ""
+
+
+def option(default: Any, check: Check, *, only_cpu: str = "") -> Any:
+    """Declare an option as a field of a dataclass; the arguments are the fields of `Option`."""
+    declared = Option(default, check, only_cpu)
+    return dataclasses.field(default=default, metadata={"option": declared})
+
+
+def options_of(*classes: type[Any]) -> dict[str, Option]:
+    """The options that dataclasses declare, by name."""
+    return {
+        each.name: each.metadata["option"]
+        for cls in classes
+        for each in dataclasses.fields(cls)
+        if "option" in each.metadata
+    }
+
+
+def checked(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check each option of a dataclass.
+
+    Args:
+        cls: declares the options.
+        given: what the user wrote, by name. Names of other options are passed over.
+
+    Raises:
+        ValueError: one makes no sense; the sentence says what would.
+    """
+    return {
+        name: each.check(name, given.get(name, each.default))
+        for name, each in options_of(cls).items()
+    }
+
+
+def shows_options(typed: Any, *classes: type[Any]) -> Callable[[F], F]:
+    """Make a decorator for a function that takes options as ``**options: Unpack[...]``.
+
+    `help` and `inspect.signature` then list each option with its type and its default.
+
+    Args:
+        typed: the TypedDict of its options.
+        *classes: the dataclasses that declare these.
+    """
+    written = typed.__annotations__
+    named = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=each.default,
+            annotation=getattr(written[name], "__forward_arg__", written[name]),
+        )
+        for name, each in options_of(*classes).items()
+        if name in written
+    ]
+
+    def decorate(function: F) -> F:
+        bare = inspect.signature(function)
+        own = [each for each in bare.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        described: Any = function
+        described.__signature__ = bare.replace(parameters=[*own, *named])
+        return function
+
+    return decorate
+
+
+# Checks that several options have in common.
+
+
+def as_given(name: str, value: T) -> T:  # noqa: ARG001 - as all checks
+    """Take any value: it is checked elsewhere."""
+    return value
+
+
+def whole(least: int, most: float = inf, *, or_none: bool = False) -> Check:
+    """Make a check for a whole number."""
+
+    def check(name: str, value: Any) -> Any:
+        if not (or_none and value is None) and not is_whole(value, least, most):
+            bound = "up" if most == inf else f"to {most}"
+            raise ValueError(
+                f"{name} must be a whole number from {least} {bound}, not {shown(value)}"
+            )
+        return value
+
+    return check
+
+
+def seconds(longest: float) -> Check:
+    """Make a check for a number of seconds."""
+
+    def check(name: str, value: Any) -> float:
+        if not is_real(value, 0, longest):
+            raise ValueError(
+                f"{name} must be a number of seconds from 0 to {longest}, not {shown(value)}"
+            )
+        return float(value)
+
+    return check
+
+
+def one_of(*choices: str | bool | None) -> Check:
+    """Make a check for a word, or for True and False."""
+    said = [f'"{each}"' if isinstance(each, str) else str(each) for each in choices]
+    words = f"{', '.join(said[:-1])} or {said[-1]}"
+
+    def check(name: str, value: Any) -> Any:
+        # Only words are compared, since the comparison of another object is the user's code.
+        equal = isinstance(value, str) and value in choices
+        if not equal and not any(value is each for each in choices):
+            raise ValueError(f"{name} must be {words}, not {shown(value)}")
+        return value
+
+    return check
+
+
+def event_function(name: str, value: Any) -> Any:
+    """Check a function that is asked about an event, at once; None for none."""
+    if value is not None and not callable(value):
+        raise ValueError(
+            f"{name} must be a function of the event, such as lambda e: e.id, not {shown(value)}"
+        )
+    if value is not None and is_async(value):
+        raise ValueError(f"{name} is async, but its answer is needed at once; make it a plain def")
+    return value
