@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,7 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.advice.advisor import Advisor
+from procbus.core.carry import Carry
 from procbus.core.context import Run
+from procbus.core.locks import Tangled
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
@@ -20,16 +23,36 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
+from procbus.lanes.recycling import Wear
 from procbus.lifecycle import Lifecycle
 from procbus.routing.registry import default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
 from procbus.stream import Window
+from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
+from procbus.system.descriptors import hold_standard_descriptors
 
 if TYPE_CHECKING:
     from procbus.journal.dispatcher import JournaledDispatcher
+    from procbus.lanes.cpu import CpuLane
+    from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
+
+
+def make_lanes(parts: Assembly) -> Lanes:
+    """Make the lanes of a bus whose other parts are there."""
+    settings = parts.settings
+    return Lanes(
+        parts.settlement.settle,
+        parts.dispatcher.context_of,
+        parts.make_cpu_lane,
+        parts.retries,
+        parts.supervisor,
+        parts.advisor.stir,
+        settings.io_workers,
+        settings.cpu_workers,
+    )
 
 
 class Makers(NamedTuple):
@@ -37,7 +60,7 @@ class Makers(NamedTuple):
 
     retries: Callable[[], RetryQueue] = RetryQueue
     dispatcher: Callable[..., Dispatcher] = Dispatcher
-    lanes: Callable[..., Lanes] = Lanes
+    lanes: Callable[[Assembly], Lanes] = make_lanes
 
 
 #: Those of every bus.
@@ -111,17 +134,9 @@ class Assembly:
             *needed, run=Run(os.urandom(4).hex(), 1)
         )
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
-        self.lanes = make.lanes(
-            settings,
-            self.settlement.settle,
-            self.settlement.settle_successes,
-            self.dispatcher.context_of,
-            self.dispatcher.publish_children,
-            self.dispatcher.guard,
-            self.retries,
-            self.dispatcher.run,
-            self.advisor.stir,
-        )
+        self.supervisor = Supervisor(self.retries)
+        self.lanes = make.lanes(self)
+        self.supervisor.look_after(self.lanes)
         self.direct = DirectSubscriptions()
         self.lifecycle = Lifecycle(
             self.admission,
@@ -147,6 +162,33 @@ class Assembly:
         exit_hooks.watch(self.lifecycle)
         lane.start()
         self.dispatcher.resume()
+
+    def make_cpu_lane(self) -> CpuLane:
+        """Make the cpu lane, once the first handler needs it.
+
+        Raises:
+            Tangled: this thread was interrupted while it imported what that needs.
+        """
+        # Only now: loky, cloudpickle and multiprocessing take time to import.
+        try:
+            from procbus.lanes.cpu import CpuLane
+        except ImportError as error:
+            if "procbus.lanes.cpu" in sys.modules:  # a signal handler interrupted the import
+                raise Tangled from error
+            raise
+
+        settings = self.settings
+        lane = CpuLane(
+            _open_pool(settings, self.dispatcher.run),
+            self.settlement.settle,
+            self.settlement.settle_successes,
+            self.dispatcher.publish_children,
+            self.dispatcher.guard,
+            Wear(settings.max_events_per_worker, settings.worker_max_memory),
+        )
+        if settings.carry:
+            lane.take_along(Carry(settings.carry))
+        return lane
 
     def window(self, holds: object) -> Window:
         """How much one stream may have under way.
@@ -184,7 +226,7 @@ class Assembly:
         from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
         return (
-            *cpu_health(self.lanes.cpu, self.lanes.supervisor.observed),
+            *cpu_health(self.lanes.cpu, self.supervisor.observed),
             *io_health(self.lanes.io, self.lanes.loop),
         )
 
@@ -202,3 +244,27 @@ class Assembly:
         self.lanes.check_can_start()
         exit_hooks.watch(self.lifecycle)
         self.lanes.prime()
+
+
+def _open_pool(settings: Settings, run: Run) -> Pool:
+    """Make the source of worker processes that the options of a bus ask for."""
+    from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
+
+    init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
+    if settings.cpu is not None:
+        return settings.cpu.open(settings.cpu_workers, init, run)
+    from procbus.pool.loky import LokyPool
+    from procbus.pool.memory.events import EventMemory
+
+    hold_standard_descriptors()
+    memory = EventMemory(
+        settings.shared_memory_limit, settings.shared_memory_threshold, settings.on_oversize
+    )
+    return LokyPool(
+        settings.cpu_workers,
+        init,
+        memory,
+        run,
+        keeps_on=settings.on_sigterm is not None,
+        nice=settings.worker_nice,
+    )

@@ -3,35 +3,26 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from procbus.core.carry import Carry
-from procbus.core.context import Run
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.handler import Handler, Kind
-from procbus.core.locks import Tangled
 from procbus.core.meter import Machine
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.lanes.attempt import MakeContext, PublishChildren, Settle, SettleSuccesses
-from procbus.lanes.recycling import Wear
+from procbus.lanes.attempt import MakeContext, Settle
 from procbus.lanes.threads import IoLane, IoThread
-from procbus.settings import Settings
-from procbus.supervision.supervisor import Supervisor
 from procbus.system.freezing import check_can_start
 
 if TYPE_CHECKING:
-    from procbus.lanes.batching import Guard
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
-    from procbus.pool.interface import Pool
 
 #: Threads of the io lane by default: they wait most of their time.
 IO_WORKERS = 32
@@ -40,45 +31,56 @@ IO_WORKERS = 32
 JOIN_S = 0.5
 
 
+class Supervision(Protocol):
+    """The supervisor, as the lanes see it. From any thread."""
+
+    def start(self) -> bool:
+        """Start it, if it is not running; False where it cannot be any more."""
+
+    def wake(self) -> None:
+        """Have it look now: there is a limit that there was not before."""
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Cancel a delivery: take it back, or kill the worker process that runs it."""
+
+    def stop(self) -> None:
+        """End it. Idempotent."""
+
+
 class Lanes:
     """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
 
     Args:
-        settings: of the bus.
         settle: settles deliveries.
-        settle_successes: settles deliveries of cpu handlers that succeeded and published nothing.
         make_context: makes what `current()` returns in a handler of this process.
-        publish_children: publishes what a cpu handler published.
-        guard: has publishing for the cpu lane raise while its workers die and die.
+        make_cpu_lane: makes the cpu lane. It may raise Tangled.
         retries: deliveries that wait for their next attempt.
-        run: of the bus, for `current()` in workers.
+        supervisor: looks after the workers, once it is started.
         stir: is called now and then while runs were measured.
+        io_workers: maximum of threads in the io lane; None for the default.
+        cpu_workers: maximum of worker processes, as far as it is known; None for one for each core.
     """
 
     def __init__(
         self,
-        settings: Settings,
         settle: Settle,
-        settle_successes: SettleSuccesses,
         make_context: MakeContext,
-        publish_children: PublishChildren,
-        guard: Guard,
+        make_cpu_lane: Callable[[], CpuLane],
         retries: RetryQueue,
-        run: Run,
+        supervisor: Supervision,
         stir: Callable[[], None],
+        io_workers: int | None = None,
+        cpu_workers: int | None = None,
     ) -> None:
-        self._run = run
         self._lock = threading.RLock()
-        self._settings = settings
         self._settle = settle
-        self._settle_successes = settle_successes
         self._make_context = make_context
-        self._publish_children = publish_children
-        self._guard = guard
+        self._make_cpu_lane = make_cpu_lane
         self._retries = retries
-        self.supervisor = Supervisor(self, retries)
+        self._supervisor = supervisor
         self._stir = stir
-        self.io = IoLane(settings.io_workers or IO_WORKERS, settle, make_context, stir)
+        self._cpu_workers = cpu_workers
+        self.io = IoLane(io_workers or IO_WORKERS, settle, make_context, stir)
         #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
         self._io_needed = False
         self.limited = False
@@ -93,10 +95,10 @@ class Lanes:
         if handler.kind == "cpu" or handler.limited or handler.retry.retries:
             self._supervised = True
             if self._primed:
-                self.supervisor.start()
+                self._supervisor.start()
         if handler.limited and not self.limited:
             self.limited = True
-            self.supervisor.wake()
+            self._supervisor.wake()
         if handler.kind == "cpu":
             lane = self.cpu_lane()
             if self._primed:
@@ -114,7 +116,7 @@ class Lanes:
 
     def give_up(self, delivery: Delivery) -> None:
         """Have the supervisor cancel a delivery that nobody wants any more, running or not."""
-        self.supervisor.give_up(delivery)
+        self._supervisor.give_up(delivery)
 
     def take_back(self, delivery: Delivery) -> bool:
         """Cancel a delivery that no worker has begun; False when there is none."""
@@ -143,7 +145,7 @@ class Lanes:
         """
         self._primed = True
         if self._supervised:
-            self.supervisor.start()
+            self._supervisor.start()
         if self._io_needed:
             self.io.prime()
         if self.loop is not None:
@@ -153,64 +155,13 @@ class Lanes:
         """The cpu lane."""
         with self._lock:
             if self.cpu is None:
-                # Only now: loky, cloudpickle and multiprocessing take time to import.
-                try:
-                    from procbus.lanes.cpu import CpuLane
-                except ImportError as error:
-                    if (
-                        "procbus.lanes.cpu" in sys.modules
-                    ):  # a signal handler interrupted the import
-                        raise Tangled from error
-                    raise
-
-                settings = self._settings
-                made = CpuLane(
-                    self._cpu_pool(),
-                    self._settle,
-                    self._settle_successes,
-                    self._publish_children,
-                    self._guard,
-                    Wear(settings.max_events_per_worker, settings.worker_max_memory),
-                )
+                made = self._make_cpu_lane()
                 made.stir = self._stir
-                if settings.carry:
-                    made.take_along(Carry(settings.carry))
                 if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
                     self.cpu = made
                 if self._closed:  # it was made for a publisher that the closing overtook
                     made.close()
             return self.cpu
-
-    def _cpu_pool(self) -> Pool:
-        settings = self._settings
-        if settings.cpu is not None:
-            return settings.cpu.open(settings.cpu_workers, self._init(), self._run)
-        from procbus.pool.launch import hold_standard_descriptors
-        from procbus.pool.loky import LokyPool
-        from procbus.pool.memory.events import EventMemory
-
-        hold_standard_descriptors()
-        memory = EventMemory(
-            settings.shared_memory_limit,
-            settings.shared_memory_threshold,
-            settings.on_oversize,
-        )
-        keeps_on = settings.on_sigterm is not None
-        return LokyPool(
-            settings.cpu_workers,
-            self._init(),
-            memory,
-            self._run,
-            keeps_on=keeps_on,
-            nice=settings.worker_nice,
-        )
-
-    def _init(self) -> bytes:
-        """The user's set-up of each worker, ready to travel."""
-        from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
-
-        init = self._settings.worker_init
-        return b"" if init is None else encode_definition(init)
 
     def _loop_lane(self) -> LoopLane:
         with self._lock:
@@ -268,7 +219,7 @@ class Lanes:
         from procbus.system.cores import usable_cores  # only now: pathlib takes time to import
 
         cores = usable_cores()
-        return Machine(cores, self._settings.cpu_workers or cores, self.io.size)
+        return Machine(cores, self._cpu_workers or cores, self.io.size)
 
     def shared_memory(self) -> SharedMemoryStats:
         """What is large, on its way to workers and back."""
@@ -307,7 +258,7 @@ class Lanes:
             self.loop.close(JOIN_S)
         if self.cpu is not None:
             self.cpu.close()
-        self.supervisor.stop()
+        self._supervisor.stop()
 
     def expect_close(self) -> None:
         """The bus is closing: nothing may keep it from that for long."""

@@ -85,12 +85,12 @@ class Supervisor:
     how much memory that had.
 
     Args:
-        lanes: are looked after.
         retries: deliveries that wait for their next attempt.
     """
 
-    def __init__(self, lanes: Supervised, retries: RetryQueue) -> None:
-        self._lanes = lanes
+    _lanes: Supervised
+
+    def __init__(self, retries: RetryQueue) -> None:
         self._retries = retries
         #: Guards the start.
         self._lock = threading.RLock()
@@ -109,6 +109,10 @@ class Supervisor:
         self._observed: WeakKeyDictionary[Worker, Observed] = WeakKeyDictionary()
         #: Workers with something to do whose process was found dead at the last look.
         self._dead: set[Worker] = set()
+
+    def look_after(self, lanes: Supervised) -> None:
+        """Have it look after the lanes of the bus. Called once, before `start`."""
+        self._lanes = lanes
 
     def start(self) -> bool:
         """Start the thread, if it is not running; False where none can be started any more."""

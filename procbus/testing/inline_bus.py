@@ -72,10 +72,11 @@ class InlineBus(EventBus):
         super().__init__(handlers, **options)
 
     def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
+        retries = InlineRetries(self.clock)
         make = Makers(
-            partial(InlineRetries, self.clock),
+            lambda: retries,
             partial(_Dispatcher, self._receipts),
-            partial(_Lanes, self.clock, self._pickling),
+            partial(_Lanes, self.clock, retries, self._pickling),
         )
         return _Parts(settings, handlers, make)
 
@@ -171,19 +172,29 @@ class _Dispatcher(Dispatcher):
 class _Lanes(Lanes):
     """One lane for all handlers."""
 
-    _retries: InlineRetries
-
-    def __init__(self, clock: Clock, pickling: bool, settings: Settings, *args: Any) -> None:
-        super().__init__(settings, *args)
+    def __init__(
+        self, clock: Clock, retries: InlineRetries, pickling: bool, parts: Assembly
+    ) -> None:
+        settle, context_of = parts.settlement.settle, parts.dispatcher.context_of
+        super().__init__(
+            settle,
+            context_of,
+            parts.make_cpu_lane,
+            retries,
+            parts.supervisor,
+            parts.advisor.stir,
+            cpu_workers=parts.settings.cpu_workers,
+        )
+        carry = parts.settings.carry
         self._inline = InlineLane(
             clock,
-            self._retries,
-            self._settle,
-            self._make_context,
-            self._publish_children,
+            retries,
+            settle,
+            context_of,
+            parts.dispatcher.publish_children,
             pickling=pickling,
-            worker_init=settings.worker_init,
-            carry=Carry(settings.carry) if settings.carry else None,
+            worker_init=parts.settings.worker_init,
+            carry=Carry(carry) if carry else None,
         )
 
     def of(self, handler: Handler) -> InlineLane:  # noqa: ARG002 - see `Lanes`

@@ -105,7 +105,8 @@ class Supervised:
         self.memory = FakeMemory()
         self.probes: list[FakeProbe] = []
         self.stage.pool.make_probe = self.make_probe
-        self.supervisor = Supervisor(self, self.stage.retries)
+        self.supervisor = Supervisor(self.stage.retries)
+        self.supervisor.look_after(self)
 
     def take_back(self, delivery: Any) -> bool:
         raise AssertionError("nobody gives anything up here")
@@ -153,7 +154,8 @@ def test_it_is_started_once_and_stopped_for_good() -> None:
     supervisor.stop()
     assert not supervisor.start(), "it was stopped"
 
-    supervisor = Supervisor(it, RetryQueue())
+    supervisor = Supervisor(RetryQueue())
+    supervisor.look_after(it)
     assert supervisor.start()
     assert supervisor.start()
     assert supervisors() == 1
