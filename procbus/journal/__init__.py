@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The journal: what must survive the process, in an SQLite file and the intake beside it."""
+"""The journal: events and outcomes that survive the process, in an SQLite file and its intake."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A copy of a journal that is one of its own, taken at any time, while a bus has it too.
+"""A complete copy of a journal, taken at any time, even while a bus uses the journal.
 
-First the intake is read and then the database, which may have moved on by then: so whatever was
-accepted before is in one of them, and what is in both is told by its generation. What is in the
-intake goes into the copy as it would into the journal of a dead bus.
+The intake is read first, and the database after it, which may have moved on meanwhile. So every
+accepted record is in one of the two. Records that are in both are recognised by their generation.
+The
+intake's records go into the copy the same way as a new bus takes over the intake of a dead one.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
     """Copy a journal.
 
     Args:
-        source: its database.
-        left: what was in its intake, read just before.
+        source: the database of the journal.
+        left: the records that were in its intake, read just before.
         dest: the file to be made.
 
     Raises:
-        JournalError: it is there already, or cannot be written. Nothing is there of it then.
+        JournalError: the file exists already, or cannot be written. Then nothing is left of it.
     """
     real = place(dest)
     for suffix in SUFFIXES:
@@ -46,7 +47,7 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
         try:
-            os.link(part, real)  # unlike a renaming, this never takes the place of another file
+            os.link(part, real)  # unlike renaming, linking never replaces an existing file
         except PermissionError:  # a file system without links
             os.rename(part, real)
     except OSError as error:
@@ -59,7 +60,7 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
 
 
 def _complete(part: str, left: Sequence[Half], name: str) -> None:
-    """Move into the copy what the database did not have yet."""
+    """Move records into the copy that the database did not have yet."""
     store = Store(part)
     try:
         queries = Queries(store)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The codecs of a journal: events, results and outcomes to bytes and back.
 
-`PickleCodec` names classes where it can, which is quick, and takes cloudpickle for the rest. What
-names a class of the main script is read again by the same script. `JsonCodec` is for people who
-want no pickles on their disk.
+`PickleCodec` uses plain pickle, which names classes and is quick, and cloudpickle where that fails.
+Names of classes of the main script can be read again by the same script. `JsonCodec` is for users
+who want no pickles on their disk.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _dumps = pickle.dumps
 
 
 class Form(enum.IntEnum):
-    """What the bytes of an event or a result are."""
+    """The format of the bytes of an event or a result."""
 
-    #: There are none: they were not asked for, or are kept no more.
+    #: There are no bytes: they were not wanted, or were deleted.
     NOTHING = 0
     PICKLE = 1
     JSON = 2
 
 
 class Codec(Protocol):
-    """Makes bytes of events, results and outcomes, and makes them again. Thread-safe."""
+    """Turns events, results and outcomes into bytes and back. Thread-safe."""
 
     name: CodecName
 
     def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
-        """Give form and bytes.
+        """Return the form and the bytes.
 
         Raises:
             SerializationError: it cannot be written; the message begins with `what`.
         """
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:
-        """Make the object again. Whatever that raises comes through."""
+        """Make the object again. An error of decoding comes through."""
 
     def type_name(self, cls: type) -> str:
         """Name the class of an event, for `decode` and for people."""
@@ -58,40 +58,40 @@ class Codec(Protocol):
         """Give the bytes of outcomes, without their values."""
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
-        """Make outcomes again. Never raises: what cannot be read is one outcome that says so."""
+        """Make outcomes again. Never raises: unreadable bytes become one outcome that says so."""
 
 
 class PickleCodec:
-    """Pickles, as on the way to workers."""
+    """Pickles, as for workers."""
 
     name: CodecName = "pickle"
 
     def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
-        """Give form and bytes."""
+        """Return the form and the bytes."""
         try:
             return 1, _dumps(obj, PROTOCOL)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # noqa: BLE001 - what goes wrong below says what it is
+        except BaseException:  # noqa: BLE001 - the second way below reports its own error
             try:
                 return 1, encode_alone(obj)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # the user's code; its exit is not the script's
+            except BaseException as error:  # the user's code; a SystemExit does not end the script
                 raise _cannot(obj, what, error) from error
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:  # noqa: ARG002 - pickles tell
         """Make the object again."""
         if form != Form.PICKLE:
             raise _wrong_form(form, "pickle")
-        return pickle.loads(data)  # noqa: S301 - the journal checks that nobody else could write it
+        return pickle.loads(data)  # noqa: S301 - the journal checks that only we could write it
 
     def type_name(self, cls: type) -> str:
         """Name a class."""
         return _name_of(cls)
 
     def encode_outcomes(self, outcomes: Sequence[Outcome]) -> bytes:
-        """Give the bytes of outcomes."""
+        """Return outcomes as bytes."""
         return _dumps([plain_outcome(outcome) for outcome in outcomes], PROTOCOL)
 
     def decode_outcomes(self, data: bytes) -> tuple[Outcome, ...]:
@@ -100,7 +100,7 @@ class PickleCodec:
 
 
 class JsonCodec:
-    """JSON by msgspec: for dataclasses, and for what is JSON anyway. Errors become their text.
+    """JSON by msgspec: for dataclasses and for plain JSON types. Errors become their text.
 
     Raises:
         JournalError: msgspec is not installed.
@@ -118,14 +118,14 @@ class JsonCodec:
             ) from error
 
     def encode(self, obj: Any, what: str) -> tuple[int, bytes]:
-        """Give form and bytes."""
+        """Return the form and the bytes."""
         try:
             data: bytes = self._msgspec.json.encode(obj)
             again = self.decode(Form.JSON, data, self.type_name(type(obj)))
             same = type(again) is type(obj) and bool(again == obj)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # the user's code; its exit is not the script's
+        except BaseException as error:  # the user's code; a SystemExit does not end the script
             raise _cannot(obj, what, error) from error
         if not same:
             raise SerializationError(
@@ -148,7 +148,7 @@ class JsonCodec:
         return _name_of(cls)
 
     def encode_outcomes(self, outcomes: Sequence[Outcome]) -> bytes:
-        """Give the bytes of outcomes."""
+        """Return outcomes as bytes."""
         plain = [plain_outcome(outcome) | {"error": None} for outcome in outcomes]
         return json.dumps(plain).encode()
 
@@ -158,7 +158,7 @@ class JsonCodec:
 
 
 def make_codec(name: CodecName) -> Codec:
-    """Make the codec of a name."""
+    """Make a codec by its name."""
     return JsonCodec() if name == "json" else PickleCodec()
 
 
@@ -168,7 +168,7 @@ def _outcomes(load: Callable[[bytes], Any], data: bytes) -> tuple[Outcome, ...]:
         if found:
             return found
         what = "there are none"
-    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
+    except Exception as error:  # noqa: BLE001 - damaged bytes may raise anything
         what = summary_of(error)
     lost = JournalError(f"how its attempts failed cannot be read from the journal: {what}")
     return (Outcome(OutcomeKind.RAISED, error=lost),)
@@ -189,7 +189,7 @@ def _class_named(name: str) -> Any:
 def _cannot(obj: Any, what: str, error: BaseException) -> SerializationError:
     try:
         path = path_of_fault(obj, what)
-    except BaseException:  # noqa: BLE001 - the user's code again; then it is not named
+    except BaseException:  # noqa: BLE001 - the user's code again; the message has no path then
         path = ""
     return SerializationError(
         f"{what} cannot be written to the journal{f' because of {path}' if path else ''}: "

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A visit to a journal, by a person and not by a bus: the command line.
+"""A visit to a journal by the command line, without a bus.
 
-Where a bus has the journal, its database is read beside it: what happened in the last second may
-not be there yet. What is to be run again is then asked of that bus. Where none has, the visitor
-takes the lock for as long as the visit lasts, and first moves what a dead bus left in the intake.
-Nothing in it is unpickled, unless that is asked for.
+If a bus has the journal, the visitor reads the database beside it. The last second may be missing
+there. A request to run a dead letter again goes to that bus. If no bus has the journal, the visitor
+takes its lock for the duration of the visit, and first moves the intake of a dead bus into the
+database. Nothing is unpickled unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One delivery, as the journal has it."""
+    """One delivery in the journal."""
 
     number: int
     state: str
     attempts: int
-    #: When the next attempt is due, it failed, or it was finished; None where it was not begun.
+    #: Time of its next attempt, of its failure, or of its end; None if no attempt has begun.
     at: float | None
     handler: str
     event_id: int
@@ -52,11 +52,11 @@ class Line:
 
     @property
     def name(self) -> str:
-        """What the command line calls it."""
+        """The delivery's name on the command line."""
         return f"{self.event_id}:{self.handler}"
 
     def plain(self) -> dict[str, Any]:
-        """It as plain data."""
+        """The line as plain data."""
         return {
             "id": self.name,
             "event_id": self.event_id,
@@ -72,14 +72,14 @@ class Line:
 
 
 class Visit:
-    """A journal that is open to be looked at. A context manager; not thread-safe.
+    """A journal opened for inspection. A context manager; not thread-safe.
 
     Args:
-        path: of the journal.
-        change: whether it is to be changed.
+        path: path of the journal.
+        change: whether the visit changes the journal.
 
     Raises:
-        JournalError: it is not there, or cannot be used.
+        JournalError: the journal does not exist, or cannot be used.
     """
 
     def __init__(self, path: str, *, change: bool = False) -> None:
@@ -88,7 +88,7 @@ class Visit:
             raise JournalError(f"there is no journal {path}: give the file that journal= names")
         place(path)
         check_files(self.path)
-        #: The process whose bus has it; None where none has, 0 where that is not known.
+        #: Process id of the bus that has the journal; None for no bus, 0 if not known.
         self.owner: int | None = None
         self._lock: Lock | None = None
         beside: Beside | None = None
@@ -113,7 +113,7 @@ class Visit:
                 keep_all = bool(self._queries.meta("keep_all", True))
                 left = read_left(self._lock.fd, self._lock.name)
                 recover(self._store, self._queries, left, self._lock.name, keep_all=keep_all)
-            #: What of the journal is lost, and no bus has told yet.
+            #: Losses of the journal that no bus has reported yet.
             self.lost = lost_in(self._queries)
             found = self._queries.handlers()
         except BaseException:
@@ -129,11 +129,11 @@ class Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the journal."""
         self.close(moved=True)
 
     def close(self, *, moved: bool) -> None:
-        """Let go of it; `moved` says whether the intake has nothing that is not in the database."""
+        """Close the journal; `moved` says whether all of the intake is in the database."""
         self._store.close()
         self._unlock(moved=moved)
 
@@ -142,10 +142,10 @@ class Visit:
             tidy(self.path)
             self._lock.release(remove=moved or self._lock.fresh)
 
-    # Looking.
+    # Methods that look.
 
     def status(self) -> dict[str, Any]:
-        """What there is, as plain data."""
+        """The numbers of deliveries, events and ids, as plain data."""
         rows = self._store.rows
         now = time()
         handlers: dict[str, dict[str, int]] = {}
@@ -168,11 +168,11 @@ class Visit:
         }
 
     def lines(self, state: str | None = None, handler: str | None = None) -> Iterator[Line]:
-        """Deliveries in order of their events.
+        """Yield deliveries in order of their events.
 
         Args:
-            state: only those of this state.
-            handler: only those of handlers with such a name: `*` and `?` stand for characters.
+            state: only deliveries in this state.
+            handler: only deliveries of handlers with this name; `*` and `?` are wildcards.
         """
         after = 0
         now = time()
@@ -187,10 +187,10 @@ class Visit:
                 return
 
     def find(self, names: Sequence[str]) -> list[Line]:
-        """Deliveries by their names: `EVENT` for all of an event, `EVENT:HANDLER` for one.
+        """Find deliveries by their names: `EVENT` for all of an event, `EVENT:HANDLER` for one.
 
         Raises:
-            JournalError: there is no such one.
+            JournalError: there is no such delivery.
         """
         found: list[Line] = []
         for name in names:
@@ -222,7 +222,7 @@ class Visit:
     def outcomes(self, line: Line) -> list[dict[str, Any]]:
         """How the attempts at a delivery failed, as plain data, without the errors themselves.
 
-        Nothing in the journal is run for it: what is no plain data is described.
+        No code in the journal runs for it: bytes that are not plain data are only described.
         """
         for table in ("pending", "dead"):
             rows = self._store.rows(
@@ -234,11 +234,11 @@ class Visit:
         return []
 
     def event(self, line: Line, *, unpickle: bool = False) -> dict[str, Any]:
-        """The event of a delivery, as plain data: as it was written, not as it is when loaded.
+        """The event of a delivery, as plain data: the stored form, not the loaded object.
 
         Args:
             line: the delivery.
-            unpickle: whether to load it, which may run what the file says, and show it as text.
+            unpickle: whether to load it, which may run code from the file, and show it as text.
         """
         rows = self._store.rows(
             "SELECT parent_id, form, data FROM events WHERE id = ?", (line.event_id,)
@@ -257,7 +257,7 @@ class Visit:
         return plain
 
     def back_up(self, dest: str) -> None:
-        """Copy the journal, with what is in the intake of the bus that has it.
+        """Copy the journal, including the intake of a bus that has it.
 
         Raises:
             JournalError: it cannot be copied.
@@ -269,10 +269,10 @@ class Visit:
                 left = read_left(intake.fileno(), name, live=True)
         back_up(self._store, left, dest)
 
-    # Changing.
+    # Methods that change.
 
     def retry(self, lines: Sequence[Line]) -> int:
-        """Have dead letters run again: by the bus that has the journal, or at its next start."""
+        """Have dead letters run again: by the bus that has the journal, or at the next start."""
         numbers = [line.number for line in lines if line.state == "dead"]
         if self._lock is None:
             self._store.ask(numbers)
@@ -281,12 +281,12 @@ class Visit:
         return len(numbers)
 
     def purge(self, before: float, *, dead: bool) -> None:
-        """Delete what was finished before a time, and dead letters from before it if so wished."""
+        """Delete deliveries that finished before a time; with `dead` older dead letters too."""
         self._store.purge(before, dead=dead)
 
 
 def iso(at: float | None) -> str | None:
-    """A time of `time.time()` as people and programs write it; None for none."""
+    """A time of `time.time()` in ISO format; None for None."""
     return None if not at else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
@@ -306,7 +306,7 @@ _COUNTS = {
     "succeeded": f"SELECT {_HANDLER}, count(*) FROM done WHERE succeeded GROUP BY 1",  # noqa: S608
     "discarded": f"SELECT {_HANDLER}, count(*) FROM done WHERE NOT succeeded GROUP BY 1",  # noqa: S608
 }
-#: A page of deliveries: of each table the next ones, and of those the first.
+#: One page of deliveries: the next ones of each table, and of all these the first ones.
 _LINES = f"""
     SELECT number, state, attempts, at, number >> {SHIFT}, topic, type_name,
         given_id, published_at

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The journal of one bus: what is written when, and what is found at the start."""
+"""The journal of one bus: its records while the bus runs, and its contents at the start.
+
+`accept` writes an event before its handlers run. `settled`, `retried` and `failed` write the
+outcomes.
+At the next start `unfinished` returns the deliveries without an outcome.
+"""
 
 from __future__ import annotations
 
@@ -41,44 +46,44 @@ from procbus.journal.storage.writer import Writer
 
 Durability = Literal["process", "power"]
 
-#: Unfinished deliveries that are in memory at a time while they are resumed.
+#: Maximum of unfinished deliveries in memory at once while they are resumed.
 PAGE = 500
-#: How often what was kept long enough is deleted, in seconds.
+#: Interval between two deletions of old finished records, in seconds.
 TIDY_S = 60.0
 
-#: Classes whose names are remembered.
+#: Maximum of classes whose names are remembered.
 _TYPES_KEPT = 4_096
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
 
 
 def _is_noted(delivery: Delivery) -> bool:
-    """Whether the journal has a delivery, which has not ended yet."""
+    """Whether the journal has a record of a delivery, and none yet of its end."""
     return delivery.receipt is not None and not delivery.subscription.answered
 
 
 class Journal:
-    """The journal of one bus. Thread-safe, but for `close`.
+    """The journal of one bus. Thread-safe, except for `close`.
 
     Args:
-        path: of the SQLite file, which is made if it is not there.
-        durability: what an event that was accepted survives: the death of the process, or a loss
-            of power as well.
-        keep_s: for how many seconds what is finished is kept.
-        keep_results: whether results are kept with it.
-        codec: of events, results and outcomes.
+        path: path of the SQLite file, which is made if missing.
+        durability: whether an accepted event survives only the death of the process, or a loss of
+            power as well.
+        keep_s: time for which finished deliveries are kept, in seconds.
+        keep_results: whether their results are kept too.
+        codec: codec for events, results and outcomes.
 
     Attributes:
         closed: whether it was closed.
         ids: receipts by the ids that publishers gave.
-        id: of the journal, the same for all its life.
-        first_id: of the first event that this bus publishes: smaller ones are from runs before.
-        found: what was found.
-        names: numbers of handlers.
-        queries: what can be asked of the database, which has what happened a moment ago.
+        id: id of the journal, the same for its whole life.
+        first_id: id of the first event that this bus publishes; smaller ids belong to earlier runs.
+        found: contents of the journal at the start.
+        names: numbers of the handlers.
+        queries: queries to the database, which lags a moment behind.
 
     Raises:
-        JournalError: it cannot be opened; the message says what to do.
+        JournalError: it cannot be opened; the message says how to mend that.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class Journal:
         self._keep_results = keep_results
         self.codec: Codec = make_codec(codec)
         self.path = place(path)
-        self._lock = Lock(self.path)  # before any file of another bus is touched
+        self._lock = Lock(self.path)  # before any file of another bus's is touched
         try:
             prepare(self.path)
             self._store = Store(self.path)
@@ -123,14 +128,14 @@ class Journal:
         self._tidied_at = 0.0
         self._type_names: dict[type, bytes] = {}
         self.ids = Ids()
-        #: Called with the numbers of dead letters that the command line wants to be run again, in a
+        #: Called with the numbers of dead letters that the command line asked to run again, in a
         #: thread of its own; set once, by the dispatcher.
         self.retry: Callable[[Sequence[int]], object] = len
         self._version = 0
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
             self._intake = Intake(self._lock.fd, generation + 1, self._writer.wake, half)
-            self._intake.flush()  # from now on the database says that there is one
+            self._intake.flush()  # from now on the database says that an intake exists
         except OSError as error:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
@@ -141,7 +146,7 @@ class Journal:
         self.names = HandlerNames(known, self._intake.append)
         self._intake.restate = self.names.restated
 
-    # Publishing.
+    # Writing events.
 
     def accept(
         self,
@@ -154,10 +159,10 @@ class Journal:
         """Write an event and its deliveries; return once they are safe.
 
         Args:
-            receipt: of the event.
-            deliveries: all of it.
-            given_id: the id that the publisher gave.
-            before: records to be written together with it.
+            receipt: receipt of the event.
+            deliveries: all deliveries of the event.
+            given_id: the id from the publisher.
+            before: records to write together with it.
             wait: whether to wait for the disk, with `durability="power"`.
 
         Raises:
@@ -215,7 +220,7 @@ class Journal:
         return name
 
     def write(self, data: bytes, wait: bool = True) -> None:
-        """Write records that belong together; return once they are safe.
+        """Write records that belong together; return when they are safe.
 
         Raises:
             JournalError: the journal cannot be written.
@@ -233,7 +238,7 @@ class Journal:
             self._sync.wait()
 
     def make_safe(self) -> None:
-        """Wait until all that was written is on the disk, with `durability="power"`.
+        """Wait until everything written is on the disk, with `durability="power"`.
 
         Raises:
             JournalError: the disk failed.
@@ -241,11 +246,11 @@ class Journal:
         if self._power:
             self._sync.wait()
 
-    # What became of deliveries. Nothing is written of calls of executors.
+    # Writing outcomes. Calls of executors leave no records.
 
     def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Write which deliveries succeeded. Never raises for the journal: see `_note`."""
-        if len(settled) == 1 and not self._keep_results:  # nearly always, for an io handler
+        """Write which deliveries succeeded. An error of the journal is only logged: see `_note`."""
+        if len(settled) == 1 and not self._keep_results:  # the usual case for an io handler
             delivery, outcome = settled[0]
             if outcome.kind is _SUCCEEDED and _is_noted(delivery):
                 handler = self.names.numbers[delivery.subscription.handler.name]
@@ -256,7 +261,7 @@ class Journal:
         self.settled_successes([d for d, _ in succeeded], [o.value for _, o in succeeded])
 
     def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
-        """Write that deliveries succeeded, with what they returned. Never raises likewise."""
+        """Write that deliveries succeeded, with their results. An error is only logged."""
         if self._keep_results:
             pairs = zip(deliveries, values, strict=True)
             parts = [self.succeeded(*p) for p in pairs if _is_noted(p[0])]
@@ -272,12 +277,12 @@ class Journal:
             self._note(records.pack_succeeded(numbers, time()))
 
     def succeeded(self, delivery: Delivery, value: Any) -> bytes:
-        """Lay out the record of a delivery that succeeded, with its result if that is kept."""
+        """Lay out the record of a delivery that succeeded, with its result if results are kept."""
         number = self.number(delivery)
         if self._keep_results:
             try:
                 form, data = self.codec.encode(value, "result")
-            except BaseException as error:  # noqa: BLE001 - the user's code; that it succeeded is kept
+            except BaseException as error:  # noqa: BLE001 - the user's code; the success is kept
                 text = summary_of(error)
                 log.warning("the journal does not keep a result of %s: %s", delivery.handler, text)
             else:
@@ -286,11 +291,11 @@ class Journal:
         return records.pack_succeeded([number], time())
 
     def number(self, delivery: Delivery) -> int:
-        """The number of a delivery."""
+        """The number of a delivery in the journal."""
         return (delivery.event_id << SHIFT) | self.names.number_of(delivery.subscription.handler)
 
     def retried(self, delivery: Delivery, wait_s: float) -> None:
-        """Write that an attempt failed, and when the next is due."""
+        """Write that an attempt failed, and the time of the next."""
         outcomes = self.codec.encode_outcomes(delivery.earlier)
         number, attempts = self.number(delivery), len(delivery.earlier)
         self._note(records.pack_retry(number, attempts, time() + wait_s, outcomes))
@@ -302,14 +307,14 @@ class Journal:
         self._note(records.pack_failed(number, len(outcomes), time(), quarantined, data))
 
     def discarded(self, number: int) -> bytes:
-        """Lay out the record of a dead letter that is one no more."""
+        """Lay out the record that a dead letter was replayed or cleared."""
         return records.pack_discarded(number, time())
 
     def _note(self, data: bytes) -> None:
-        """Write what became of deliveries.
+        """Write outcomes of deliveries.
 
-        What cannot be written is not: those deliveries run again at the next start. The writer has
-        said so in the log.
+        If the outcome cannot be written, it is dropped, and the delivery runs again at the next
+        start. The writer has logged the reason.
         """
         if not data:
             return
@@ -319,22 +324,22 @@ class Journal:
             else:
                 self._intake.append(data)
 
-    # What is there.
+    # Reading.
 
     def unfinished(self, names: Sequence[str]) -> Iterator[Unfinished]:
-        """Deliveries of runs before that are not finished, in the order of their events.
+        """Yield unfinished deliveries of earlier runs, in the order of their events.
 
         Args:
-            names: of the handlers that they are for.
+            names: names of the handlers whose deliveries are wanted.
         """
         known = self.names.numbers
         numbers = [known[name] for name in names if name in known]
         return self.queries.unfinished(numbers, self.first_id << SHIFT, PAGE)
 
     def result(self, recorded: Recorded) -> Any:
-        """The result of a delivery that succeeded; None stands in where it was not kept.
+        """The result of a delivery that succeeded; None if the result was not kept.
 
-        Whatever making it again raises comes through.
+        An error of decoding comes through.
         """
         if not recorded.form or recorded.data is None:
             return None
@@ -342,7 +347,7 @@ class Journal:
         return self.codec.decode(recorded.form, data, type_name.decode())
 
     def back_up(self, dest: str) -> None:
-        """Copy the journal with all that was accepted so far.
+        """Copy the journal with everything accepted so far.
 
         Raises:
             JournalError: it cannot be copied.
@@ -353,35 +358,36 @@ class Journal:
 
     @property
     def lost(self) -> list[str]:
-        """What of the journal is lost, in a sentence each."""
+        """The losses of the journal, in a sentence each."""
         return [*self.found.lost, *self._writer.lost]
 
     @property
     def may_wait(self) -> bool:
-        """Whether to write may wait for a disk: for each event, or because both halves are full."""
+        """Whether writing may wait for a disk: for each event, or because both halves are full."""
         return self._power or self._intake.crowded
 
-    # In the writer's thread.
+    # Methods for the writer's thread.
 
     def start(self) -> None:
-        """Begin to look whether the command line asks for something."""
+        """Begin to look for requests of the command line."""
         self._writer.wake()
 
     def _look(self) -> None:
-        """See whether another process has changed the database, and asks for dead letters."""
+        """Check whether another process has changed the database and asks for dead letters."""
         version = self._store.data_version()
         if version == self._version:
             return
         self._version = version
         if asked := self.queries.asked():
             self._store.forget_asked(asked)
-            # Not in this thread: to publish may take room in the intake, which this thread makes.
+            # In another thread: publishing may need room in the intake, which this thread has to
+            # make.
             threading.Thread(
                 target=self.retry, args=(asked,), name="procbus-journal-retry", daemon=True
             ).start()
 
     def _tidy(self) -> None:
-        """Reserve more ids before they run out; delete what was kept long enough, now and then."""
+        """Reserve more ids before they run out; now and then delete old finished records."""
         self._reservation.extend(self._writer.last_id)
         now = self._calendar.now()
         if not 0 < self._keep_s < inf or 0 <= now - self._tidied_at < TIDY_S:
@@ -390,7 +396,7 @@ class Journal:
         self._store.purge(self._tidied_at - self._keep_s)
 
     def close(self) -> None:
-        """Move everything into the database and let another bus have it. Idempotent."""
+        """Move everything into the database and release the journal for another bus. Idempotent."""
         if self.closed:
             return
         self.closed = True
@@ -398,7 +404,7 @@ class Journal:
         if moved:
             try:
                 self._reservation.end(self._writer.last_id)
-            except JournalError:  # they stay reserved, and the journal expects an intake
+            except JournalError:  # the ids stay reserved, and the journal expects an intake
                 moved = False
         self._intake.fail(JournalError(f"the journal {self.path} is closed"))
         self._intake.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is in the bytes of a journal, for people, without running what they say."""
+"""The contents of a journal's bytes, for people, without running the code that they name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pickle
 import pickletools
 from typing import Any, NoReturn
 
-#: What is known of an attempt.
+#: Fields that are shown of an attempt.
 _FIELDS = ("kind", "text", "stack", "started_at", "ended_at", "worker_pid", "dropped_events")
-#: How many names of a pickle are shown.
+#: Maximum of names of a pickle that are shown.
 _NAMES = 10
 
 
 class _Plain(pickle.Unpickler):
-    """Loads numbers, texts, bytes and what holds those; nothing that has to be looked up."""
+    """Loads numbers, texts, bytes and containers of them; it looks no name up."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -26,12 +26,12 @@ class _Plain(pickle.Unpickler):
 
 
 def plain_outcomes(data: bytes, codec: str) -> list[dict[str, Any]]:
-    """Outcomes of attempts as plain data. What is none is one outcome that describes the bytes."""
+    """Return outcomes as plain data. Unreadable bytes become one outcome that describes them."""
     try:
-        # An error in it is pickled once more, and stays so.
+        # An error in an outcome is a pickle inside the pickle, and stays one.
         found = json.loads(data) if codec == "json" else _Plain(io.BytesIO(data)).load()
         return [{name: _simple(each[name]) for name in _FIELDS} for each in found]
-    except Exception as error:  # noqa: BLE001 - whatever the bytes are, they are shown, not run
+    except Exception as error:  # noqa: BLE001 - unreadable bytes are shown, not run
         text = f"not as a bus writes it, and not loaded: {type(error).__name__}: {error}"
         if names := names_in(data):
             text += f". It names {', '.join(names)}"
@@ -45,7 +45,7 @@ def _simple(value: object) -> object:
 
 
 def names_in(data: bytes) -> list[str]:
-    """What a pickle names: classes and functions, as far as that can be told without loading it."""
+    """Return the classes and functions that a pickle names, as far as it shows unloaded."""
     names: list[str] = []
     texts: list[str] = []
     memo: dict[int, str] = {}
@@ -67,13 +67,13 @@ def names_in(data: bytes) -> list[str]:
                 top = argument if isinstance(argument, str) else ""
                 if top:
                     texts.append(top)
-    except Exception:  # noqa: BLE001, S110 - no pickle, or the beginning of one: so far it names these
+    except Exception:  # noqa: BLE001, S110 - no pickle, or a part of one: the names so far count
         pass
     return list(dict.fromkeys(names))[:_NAMES]
 
 
 def loaded(data: bytes) -> str:
-    """Load a pickle, which runs what it says, and give the text of the object."""
+    """Load a pickle, which runs its code, and return the text of the object."""
     try:
         return repr(pickle.loads(data))  # noqa: S301 - asked for by name: see the command line
     except Exception as error:  # noqa: BLE001 - the user's code, and shown to the user

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Deliveries as a journal has them: how they ended, in this run of the script or in one before."""
+"""Deliveries made from the records of a journal, from this run of the script or an earlier one.
+
+A publisher that gives a known id gets a receipt made here, instead of a second run of the event.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from procbus.journal.storage.records import SHIFT
 
 
 class NoLane:
-    """The lane of a handler that is not there: nothing gets into it."""
+    """The lane of a handler that is not subscribed: no delivery gets into it."""
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery: never called."""
@@ -30,22 +33,22 @@ class NoLane:
     put_again = put
 
     def release(self, delivery: Delivery) -> None:
-        """Nothing waits behind it."""
+        """Do nothing: no delivery waits behind it."""
 
     step_aside = release
 
     def stir(self) -> None:
-        """Nothing is measured here."""
+        """Do nothing: no run is measured here."""
 
     def is_running(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
-        """Nothing runs."""
+        """Return False: no delivery runs here."""
         return False
 
     withdraw = is_running
 
 
-# What succeeded, where the journal did not keep what the handler returned: nobody knows that, not
-# even where it was None. Each is one of an earlier run, or the bus has let go of its first receipt.
+# Deliveries that succeeded, but whose result the journal did not keep, not even whether it was
+# None. They are of an earlier run, or of an event whose first receipt the bus has dropped.
 
 
 def _no_result(delivery: Delivery, *, earlier_run: bool) -> ProcbusError:
@@ -57,20 +60,20 @@ def _no_result(delivery: Delivery, *, earlier_run: bool) -> ProcbusError:
 
 
 class DeliveryWithoutResult(Delivery):
-    """A delivery that succeeded, and whose result was not kept."""
+    """A delivery that succeeded, but whose result was not kept."""
 
     __slots__ = ("earlier_run",)
 
-    #: Whether an earlier run of the script finished it. Set once, when it is made.
+    #: Whether an earlier run of the script finished it. Set once.
     earlier_run: bool
 
     def result(self) -> Any:
-        """Raise an error: there is none."""
+        """Raise an error, because there is no result."""
         raise _no_result(self, earlier_run=self.earlier_run)
 
 
 class ReceiptWithoutResult(SoleReceipt):
-    """The same where the event has no other handler: the receipt is the delivery as well."""
+    """The same for an event with one handler: the receipt is the delivery as well."""
 
     __slots__ = ("earlier_run",)
 
@@ -82,7 +85,7 @@ class ReceiptWithoutResult(SoleReceipt):
         return (SoleDeliveryWithoutResult(self),)
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - it is settled
-        """Raise an error: there is none."""
+        """Raise an error, because there is no result."""
         raise _no_result(self, earlier_run=self.earlier_run)
 
 
@@ -92,7 +95,7 @@ class SoleDeliveryWithoutResult(SoleDelivery):
     __slots__ = ()
 
     def result(self) -> Any:
-        """Raise an error: there is none."""
+        """Raise an error, because there is no result."""
         raise _no_result(self, earlier_run=self.earlier_run)
 
 
@@ -101,18 +104,18 @@ def _gone(_: Any) -> None:
 
 
 def _lacks_result(recorded: Recorded) -> bool:
-    """Whether a delivery succeeded and what its handler returned was not kept."""
+    """Whether a delivery succeeded, but its result was not kept."""
     return recorded.state == "succeeded" and not recorded.form
 
 
 class RecordedDeliveries:
-    """Makes deliveries of what a journal has. Thread-safe.
+    """Makes deliveries from the records of a journal. Thread-safe.
 
     Args:
-        journal: of the bus.
-        subscriptions: those of the bus, just now.
-        routes: the router of those, another one after each change.
-        lock: the settlement's, which every receipt has.
+        journal: the journal of the bus.
+        subscriptions: returns the present subscriptions of the bus.
+        routes: returns their router, a different one after each change.
+        lock: the lock of the settlement, which every receipt has.
     """
 
     def __init__(
@@ -127,21 +130,21 @@ class RecordedDeliveries:
         self._subscriptions = subscriptions
         self._routes = routes
         self._lane = NoLane()
-        #: Subscriptions by the names of their handlers, and the routes for which they are right.
-        #: Replaced whole, the latter last: two threads that do it at once do the same.
+        #: Subscriptions by handler name, and the router for which they are right. Both are replaced
+        #: whole, the router last. Two threads that do this at once write equal values.
         self._named: dict[str, Subscription] = {}
         self._named_for: object = None
 
     def receipt(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
-        """The receipt of an event that was published with an id; None if none was.
+        """Return the receipt of an event that was published with an id; None if none was.
 
-        Deliveries that are not finished have an outcome too: nobody will run them.
+        Its unfinished deliveries get an outcome too, because no worker will run them.
         """
         seen = self._journal.queries.seen(given_id)
         return None if seen is None else self.receipt_of(seen, event, topic)
 
     def receipt_of(self, seen: Seen, event: Any, topic: str | None) -> Receipt:
-        """The receipt of an event that is in the database, and in no lane."""
+        """Return the receipt of an event that is in the database, and in no lane."""
         event_id, recorded = seen
         if len(recorded) == 1:
             subscription = self._subscription_of(recorded[0].number)
@@ -160,7 +163,7 @@ class RecordedDeliveries:
         return receipt
 
     def finished(self, receipt: Receipt) -> tuple[Delivery, ...]:
-        """Those deliveries of an event that are finished, each with its outcome."""
+        """Return the finished deliveries of an event, each with its outcome."""
         recorded = self._journal.queries.recorded(receipt.id)
         return self._deliveries(receipt, [each for each in recorded if each.state != "pending"])
 
@@ -179,14 +182,14 @@ class RecordedDeliveries:
         return tuple(deliveries)
 
     def _end(self, delivery: Delivery, recorded: Recorded) -> None:
-        """Let a delivery have ended as is recorded."""
+        """End a delivery the way its record says."""
         outcomes = self._outcomes(recorded, delivery.subscription.handler.name)
         if len(outcomes) > 1:
             delivery.earlier = outcomes[:-1]
         delivery.end(outcomes[-1])
 
     def _subscription_of(self, number: int) -> Subscription:
-        """The subscription of a delivery's handler, by its name; a stand-in where there is none."""
+        """Return the subscription of a handler, by its name; a stand-in if there is none."""
         routes = self._routes()
         if routes is not self._named_for:
             self._named = {each.handler.name: each for each in self._subscriptions()}
@@ -230,20 +233,20 @@ class RecordedDeliveries:
     def dead_letters(
         self, most: int, numbers: Sequence[int] | None = None
     ) -> list[tuple[DeadLetter, int]]:
-        """The newest dead letters in the database, oldest first, each with its number.
+        """Return the newest dead letters of the database, oldest first, each with its number.
 
-        Those whose event cannot be loaded are left in the journal.
+        Dead letters whose event cannot be loaded are left out, and stay in the journal.
 
         Args:
-            most: at most so many.
-            numbers: only those of these deliveries; None for all.
+            most: maximum number.
+            numbers: only the dead letters of these deliveries; None for all.
         """
         journal, found = self._journal, []
         for row in journal.queries.dead_letters(most, numbers):
             number, failed_at, quarantined, outcomes, topic, type_name, form, data = row
             try:
                 event = journal.codec.decode(form, data, type_name)
-            except BaseException:  # noqa: BLE001, S112 - the user's code; the command line shows them
+            except BaseException:  # noqa: BLE001, S112 - the user's code; the command line shows it
                 continue
             letter = DeadLetter(
                 number >> SHIFT,

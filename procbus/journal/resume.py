@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs before have left unfinished in the journal, fed to the handlers of this one."""
+"""Resuming: the unfinished deliveries of earlier runs are fed to the handlers of this run."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _Named = dict[str, list[Subscription]]
 
 @dataclass(frozen=True, slots=True)
 class ResumeSummary:
-    """What a bus found in its journal when it was made, and what became of that. Immutable.
+    """The contents of a journal when its bus was made, and their fate so far. Immutable.
 
     Attributes:
-        unfinished: deliveries of runs before that were not finished.
-        resumed: how many of them were given to each handler so far, by its name.
-        missing: how many are kept for handlers that are not subscribed, by their names.
-        unreadable: events that could not be loaded, and are kept.
-        dead_letters: dead letters of runs before.
-        lost: what the journal has lost, in a sentence each: because its files are damaged, or were
-            taken away, or are not of one moment. Empty where all is well.
+        unfinished: number of unfinished deliveries of earlier runs.
+        resumed: number of them that were fed to each handler so far, by its name.
+        missing: number of them that are kept for handlers that are not subscribed, by name.
+        unreadable: number of events that could not be loaded, and are kept.
+        dead_letters: number of dead letters of earlier runs.
+        lost: losses of the journal, in a sentence each: because its files are damaged, were
+            removed, or do not belong together. Empty if all is well.
     """
 
     unfinished: int
@@ -57,7 +57,7 @@ class ResumeSummary:
     lost: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """All of it in one line."""
         text = f"{sum(self.resumed.values())} of {self.unfinished} unfinished deliveries resumed"
         if self.missing:
             names = ", ".join(f"{name} {count}" for name, count in self.missing.items())
@@ -75,10 +75,10 @@ class Leftovers:
     """Feeds unfinished deliveries to their handlers. Not thread-safe: one thread feeds at a time.
 
     Args:
-        journal: of the bus.
-        admission: bounds what is pending.
-        settlement: of the bus.
-        recorded: makes deliveries of what is finished.
+        journal: the journal of the bus.
+        admission: bounds the pending deliveries.
+        settlement: the settlement of the bus.
+        recorded: makes deliveries from records.
         send_off: queues deliveries in their lanes.
     """
 
@@ -96,16 +96,16 @@ class Leftovers:
         self._recorded = recorded
         self._send_off = send_off
         self._letters_loaded = False
-        #: The last delivery that was fed to each handler, by its name; and how many were.
+        #: Number of the last delivery fed to each handler, by name; and how many were fed.
         self._fed: dict[str, int] = {}
         self._resumed: dict[str, int] = {}
         self._unreadable: set[int] = set()
-        #: Why not all could be read, if so.
+        #: Reasons why some records could not be read.
         self._unread: tuple[str, ...] = ()
         self._named_missing: set[str] = set()
 
     def feed(self, routes: Router[Subscription], subscriptions: Sequence[Subscription]) -> None:
-        """Feed what is not fed yet to those who are subscribed; wait for room as publishers do.
+        """Feed further deliveries to subscribed handlers; wait for room as publishers do.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -170,14 +170,15 @@ class Leftovers:
         rows: dict[Subscription, Unfinished] = {}
         for each in unfinished:
             candidates = named[self._name_of(each)]
-            # Several may have one name: lambdas, or one function that takes several topics.
+            # Several handlers may have one name: lambdas, or one function that takes several
+            # topics.
             rows[next((c for c in candidates if c in matched), candidates[0])] = each
         earlier = {
             each.number: journal.codec.decode_outcomes(each.outcomes)
             for each in unfinished
             if each.outcomes is not None
         }
-        # All that may fail comes before the room is taken.
+        # Every step that may fail comes before the room is taken.
         known = () if about.given_id is None else self._recorded.finished(receipt)
         self._enter(len(rows))
         queued, failed = address(receipt, list(rows), [])
@@ -195,7 +196,7 @@ class Leftovers:
             self._resumed[name] = self._resumed.get(name, 0) + 1
 
     def _enter(self, count: int) -> None:
-        """Wait for room, even where publishers do not."""
+        """Wait for room, even if the bus is set to refuse publishers instead."""
         seen = 0
         while True:
             try:
@@ -206,15 +207,15 @@ class Leftovers:
                 return
 
     def _wait(self, delivery: Delivery, wait_s: float) -> bool:
-        """Have a delivery wait for its next attempt, if it still has to; say whether it does.
+        """Have a delivery wait for its next attempt, if that is not due; return whether it waits.
 
-        Not where there is a gate, which has to see it pass first.
+        A delivery with a gate does not wait here, since the gate has to see it first.
         """
         subscription = delivery.subscription
         handler = subscription.handler
         if wait_s <= 0 or subscription.gated or not handler.retry.retries:
             return False
-        if delivery.earlier:  # the clock may have been set back since
+        if delivery.earlier:  # the clock may have been set back meanwhile
             attempts = len(delivery.earlier)
             asked_s = wait_of(handler.name, handler.retry.backoff, attempts, delivery.earlier[-1])
             wait_s = min(wait_s, asked_s)
@@ -237,7 +238,7 @@ class Leftovers:
         )
 
     def _name_missing(self, subscriptions: Sequence[Subscription]) -> None:
-        """Log which handlers are not there, once each."""
+        """Log the names of handlers that are not subscribed, once each."""
         for name, count in self._missing(subscriptions).items():
             if name not in self._named_missing:
                 self._named_missing.add(name)
@@ -255,7 +256,7 @@ class Leftovers:
         return {name: count for name, count in found.items() if name not in there}
 
     def summary(self, subscriptions: Sequence[Subscription]) -> ResumeSummary:
-        """What the journal had, and what became of that so far."""
+        """Return the contents of the journal at the start, and their fate so far."""
         found = self._journal.found
         return ResumeSummary(
             unfinished=sum(found.pending.values()),
@@ -271,12 +272,12 @@ class Leftovers:
 
 
 class AskedRetries:
-    """Runs dead letters again by their numbers in the journal, in a thread of the journal's.
+    """Runs dead letters again, by their numbers in the journal, in a thread of the journal's.
 
     Args:
-        dispatcher: of the bus.
-        settlement: has the dead letters that are at hand.
-        recorded: has those of runs before.
+        dispatcher: the dispatcher of the bus.
+        settlement: has the dead letters of this run.
+        recorded: has the dead letters of earlier runs.
     """
 
     def __init__(
@@ -290,14 +291,14 @@ class AskedRetries:
         self._recorded = recorded
 
     def retry(self, numbers: Sequence[int]) -> None:
-        """Run these again; those that are not there any more are passed over."""
+        """Run these dead letters again; ones that are gone are skipped."""
         dispatcher = self._dispatcher
         at_hand = {number: letter for letter, number in self._settlement.numbers.copy().items()}
         others = [number for number in numbers if number not in at_hand]
         for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
             self._settlement.remember(letter, number)
             at_hand[number] = letter
-        # As from a handler: it does not wait for room, so that a bus can close meanwhile.
+        # Published as by a handler: it does not wait for room, so that the bus can close meanwhile.
         name = "procbus journal retry"
         context = HandlerContext(
             name, 0, None, None, 1, dispatcher.publish, dispatcher, dispatcher.run

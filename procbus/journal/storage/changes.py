@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What records come to: the rows to be written to the database, worked out before it is touched.
+"""The effect of records on the database: rows, computed before the database is touched.
 
-Most deliveries are finished soon after they were published. Where both records are in one half of
-the intake, and nobody wants the delivery kept, there is nothing to be written at all.
+Most deliveries finish soon after they are published. If both records are in one half of the intake,
+and the delivery need not be kept, there is nothing to write at all.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from procbus.journal.storage.records import (
 )
 
 _PUBLISHED, _SUCCEEDED = Kind.PUBLISHED, Kind.SUCCEEDED
-#: What no set of deliveries has.
+#: Stands for no deliveries in a comparison.
 _NO_DELIVERY = (0,)
 
 
 @dataclass(slots=True)
 class Pending:
-    """A delivery that is not finished: how far it got."""
+    """A delivery that is not finished, with its progress."""
 
     attempts: int = 0
     due_at: float = 0.0
@@ -53,29 +53,29 @@ class Done:
 
 @dataclass(slots=True)
 class Changes:
-    """Rows to be written.
+    """Rows to write.
 
     Args:
-        keep_all: whether what is finished is kept.
+        keep_all: whether all finished deliveries are kept.
     """
 
     keep_all: bool
-    #: Number, kind and name.
+    #: Number, kind and name of new handlers.
     handlers: list[tuple[int, str, str]] = field(default_factory=list)
     #: New events by id.
     events: dict[int, Published] = field(default_factory=dict)
-    #: Ids that publishers gave: id and event.
+    #: Ids from publishers: id and event.
     ids: list[tuple[str, int]] = field(default_factory=list)
-    #: New deliveries that are not finished, by number.
+    #: New unfinished deliveries, by number.
     pending: dict[int, Pending] = field(default_factory=dict)
-    #: What has become of deliveries that the database has as pending.
+    #: Changes of deliveries that are pending in the database.
     progressed: dict[int, Pending] = field(default_factory=dict)
     finished: dict[int, Done] = field(default_factory=dict)
     #: Deliveries that failed for good, new or not, by number.
     dead: dict[int, Failed] = field(default_factory=dict)
-    #: Dead letters in the database that are ones no more.
+    #: Dead letters in the database that were replayed or cleared.
     discarded: dict[int, Discarded] = field(default_factory=dict)
-    #: New deliveries that are finished and kept: number, and attempts before the last.
+    #: New deliveries that are finished and kept: the end, and the attempts before the last.
     done: dict[int, tuple[Done, int]] = field(default_factory=dict)
     #: The largest id of an event.
     last_id: int = 0
@@ -84,9 +84,9 @@ class Changes:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing to be written, but the ids that were given.
+        """Whether there is nothing to write, except new ids of events.
 
-        Those are reserved.
+        Ids are reserved on the disk ahead of time, so they need no write.
         """
         return not (
             self.events
@@ -101,10 +101,10 @@ class Changes:
         )
 
     def add_frames(self, frames: Iterable[bytes]) -> None:
-        """Take in what happened, in order.
+        """Take in frames of records, in order.
 
-        What was published and succeeded among these frames, and is not to be kept, is passed over
-        at a glance: it is most of them.
+        Most deliveries were published and succeeded among these frames, and need not be kept. Such
+        pairs are skipped quickly.
         """
         frames = list(frames)
         succeeded: set[int] = set()
@@ -168,7 +168,7 @@ class Changes:
         before = self.pending.pop(number, None)
         if before is not None:
             self._end_of_new(number, done, before.attempts)
-        elif number in self.done:  # told twice: with what it published, and with its result
+        elif number in self.done:  # recorded twice: with its published events, and with its result
             if done.form:
                 self.done[number] = (done, self.done[number][1])
         elif number >> SHIFT not in self.events:
@@ -177,14 +177,14 @@ class Changes:
                 self.finished[number] = done
 
     def _end_of_new(self, number: int, done: Done, attempts: int) -> None:
-        """A delivery was published and finished, both among these records."""
+        """Note that a delivery was both published and finished among these records."""
         event_id = number >> SHIFT
         event = self.events[event_id]
         if self.keep_all or event.given_id is not None:
             self.done[number] = (done, attempts)
         self._open[event_id] -= 1
         if not self._open[event_id] and not self.keep_all:
-            # With an id of the publisher's, that id and how it ended are kept.
+            # With an id from the publisher, the id and the end are kept.
             del self.events[event_id], self._open[event_id]
 
     def event_rows(self) -> list[tuple[Any, ...]]:

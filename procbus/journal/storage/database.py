@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The database of a journal: the one module that knows of SQLite.
 
-One connection belongs to the writer, another to those who read. Many rows go into each statement:
-the GIL is given away once for each step of SQLite, and getting it back from a busy thread may take
-5 ms.
+One connection belongs to the writer, another to the readers. Each statement carries many rows:
+Python releases the GIL for each step of SQLite, and getting it back from a busy thread may take 5
+ms.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from procbus.journal.storage.files import guard_rollback, trouble
 from procbus.journal.storage.records import SHIFT
 from procbus.journal.storage.schema import APPLICATION_ID, MIGRATIONS, VERSION
 
-#: Rows that go into one statement: the larger first.
+#: Numbers of rows in one statement, the largest first.
 _CHUNKS = (256, 16, 1)
-#: Pages in the write-ahead log of SQLite before it is moved into the file itself.
+#: Maximum of pages in SQLite's write-ahead log before they are moved into the main file.
 _CHECKPOINT_PAGES = 4_000
-#: How long to wait for another process (the command line) to be through, in seconds.
+#: Maximum wait for another process (the command line), in seconds.
 _BUSY_S = 30.0
 
 Beside = Literal["look", "change"]
-#: How the connection for reading is opened.
+#: Options for opening the connection for reading.
 _READING: dict[Beside | None, str] = {
     None: "",
     "look": "?mode=ro&readonly_shm=1",
@@ -48,18 +48,18 @@ _DONE = "done(number, succeeded, attempts, finished_at, form, data)"
 class Store:
     """The database of one journal.
 
-    `write` and `close` are called by one thread at a time. The reading methods are thread-safe:
-    `_reading` belongs to this object and guards the connection for reading.
+    `write` and `close` are called by one thread at a time. The reading methods are thread-safe: the
+    lock `_reading` guards the connection for reading.
 
     Args:
-        path: of the file, which is there, though it may be empty.
-        beside: where a bus of another process has the journal, what is to be done to it: "look", or
-            "change". Neither takes away what that bus writes to, even if SQLite's locks of it are
-            lost, as when its script has copied the file. To look does not even write to memory
-            that it shares.
+        path: path of the file, which exists, though it may be empty.
+        beside: the purpose of opening it beside a bus of another process: "look" or "change".
+            Neither removes files that the bus writes to, even if SQLite's locks on them are lost,
+            as when the bus's script has copied the file. "look" does not even write to the memory
+            that they share.
 
     Raises:
-        JournalError: it is no journal, or not a sound one.
+        JournalError: it is no journal, or it is damaged.
     """
 
     def __init__(self, path: str, *, beside: Beside | None = None) -> None:
@@ -70,7 +70,7 @@ class Store:
         try:
             self._check_file()
             if beside is not None:
-                # It keeps SQLite from tidying up behind the last connection of this process.
+                # With this read SQLite removes no files with this process's last connection.
                 self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if beside != "look":
                 self._writing = self._connect()
@@ -83,15 +83,15 @@ class Store:
         except BaseException:
             self._close()
             raise
-        #: Files that have to stay where they are, as device and inode; None where there was none.
+        #: Files that must stay in place, as device and inode; None for a missing file.
         names = (path, path + "-wal", path + "-intake")
         self._there = {name: _place(name) for name in names}
 
     def check_there(self) -> None:
-        """Make sure that nobody took the journal's files away: what is written would be lost.
+        """Check that the journal's files are still in place: writes to removed files would be lost.
 
         Raises:
-            JournalError: somebody did.
+            JournalError: a file was moved or removed.
         """
         for name, place in self._there.items():
             if _place(name) != place:
@@ -101,7 +101,7 @@ class Store:
                 )
 
     def _connect(self, how: str = "") -> sqlite3.Connection:
-        # Transactions are begun and ended here, by name.
+        # Transactions are begun and ended by explicit statements.
         uri = f"file:{quote(self.path)}{how}"
         return sqlite3.connect(
             uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True
@@ -147,7 +147,7 @@ class Store:
         if not write:
             return
         do("PRAGMA journal_mode = WAL")
-        # What was moved here has to be on the disk before its half of the intake is used again.
+        # Moved records have to be on the disk before their half of the intake is used again.
         do("PRAGMA synchronous = FULL")
         do(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if version < VERSION:
@@ -177,7 +177,7 @@ class Store:
     # Writing.
 
     def write(self, changes: Changes, meta: dict[str, Any]) -> None:
-        """Write what happened, all or none.
+        """Write changes, all or none.
 
         Raises:
             JournalError: nothing was written.
@@ -226,7 +226,7 @@ class Store:
         return int(row[0]) if row else 0
 
     def _finish(self, changes: Changes) -> None:
-        """Take finished deliveries from those that are pending."""
+        """Remove finished deliveries from the pending ones."""
         if not changes.finished:
             return
         plain: dict[float, list[int]] = {}
@@ -244,7 +244,7 @@ class Store:
     def _keep(
         self, finished_at: float, form: int, data: bytes | None, numbers: list[int], keep_all: bool
     ) -> None:
-        """Keep finished deliveries: all, or those of events with an id that was given."""
+        """Keep finished deliveries: all, or only the ones whose event has a given id."""
         self._writing.execute(
             "INSERT OR REPLACE INTO done SELECT number, 1, attempts + 1, ?, ?, ? FROM pending "
             "WHERE number IN (SELECT value FROM json_each(?)) AND (? OR EXISTS "
@@ -266,7 +266,7 @@ class Store:
             self._forget_events(changes.discarded)
 
     def _forget_events(self, numbers: Iterable[int]) -> None:
-        """Delete the events of these deliveries, where they have no other that is open."""
+        """Delete the events of these deliveries that have no other open delivery."""
         self._writing.execute(
             "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?)) "  # noqa: S608 - no user's words
             f"AND NOT {_has('pending', 'id')} AND NOT {_has('dead', 'id')}",
@@ -280,7 +280,7 @@ class Store:
         )
 
     def _insert(self, target: str, rows: Sequence[Sequence[Any]], how: str = "") -> None:
-        """Insert rows, many with each statement."""
+        """Insert rows, many in each statement."""
         if not rows:
             return
         row = f"({', '.join('?' * len(rows[0]))})"
@@ -293,11 +293,11 @@ class Store:
                 at += size
 
     def purge(self, before: float, *, dead: bool = False) -> None:
-        """Delete what finished before a time (`time.time()`), and the ids of that.
+        """Delete deliveries that finished before a time (`time.time()`), and their ids.
 
         Args:
             before: the time.
-            dead: dead letters from before that as well.
+            dead: whether to delete dead letters from before it too.
 
         Raises:
             JournalError: nothing was deleted.
@@ -310,7 +310,7 @@ class Store:
                 do(sql)
 
     def reserve_ids(self, upto: int, *, in_use: str) -> None:
-        """Note that ids up to this one may be given, and which bus has the intake, if one has.
+        """Note that ids up to this one may be given, and which bus has an intake, if one has.
 
         Raises:
             JournalError: it was not written.
@@ -327,7 +327,7 @@ class Store:
             do("INSERT OR IGNORE INTO asked SELECT value FROM json_each(?)", (_numbers(numbers),))
 
     def forget_asked(self, numbers: Iterable[int]) -> None:
-        """What was asked for is being done."""
+        """Remove requests, because they are being carried out."""
         with self._transaction() as do:
             do(
                 "DELETE FROM asked WHERE number IN (SELECT value FROM json_each(?))",
@@ -335,7 +335,7 @@ class Store:
             )
 
     def revive(self, numbers: Iterable[int]) -> None:
-        """Make pending deliveries of dead letters: the next bus runs them."""
+        """Turn dead letters into pending deliveries, for the next bus to run."""
         wanted = (_numbers(numbers),)
         with self._transaction() as do:
             do(
@@ -346,13 +346,13 @@ class Store:
             do("DELETE FROM dead WHERE number IN (SELECT value FROM json_each(?))", wanted)
 
     def copy_to(self, path: str) -> None:
-        """Copy the database as it is at one moment, without keeping the writer from its work.
+        """Copy the database as it is at one moment, without holding up the writer.
 
         Args:
-            path: of an empty file.
+            path: path of an empty file.
 
         Raises:
-            JournalError: it cannot be read, or not be written.
+            JournalError: the database cannot be read, or the copy not written.
         """
         try:
             with (
@@ -364,7 +364,7 @@ class Store:
             raise trouble(path, error) from error
 
     def data_version(self) -> int:
-        """A number that changes whenever another process has changed the database."""
+        """A number that changes with each change of the database by another process."""
         (version,) = self._writing.execute("PRAGMA data_version").fetchone()
         return int(version)
 
@@ -377,14 +377,14 @@ class Store:
                 yield do
                 do("COMMIT")
             except BaseException:
-                if self._writing.in_transaction:  # a full disk ends it by itself
+                if self._writing.in_transaction:  # a full disk ends the transaction by itself
                     do("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise trouble(self.path, error) from error
 
     def close(self) -> None:
-        """Close both connections; the last one to close leaves one file."""
+        """Close both connections; the last close of all leaves one file."""
         with self._reading:
             self._close()
 
@@ -402,7 +402,7 @@ def _place(name: str) -> tuple[int, int] | None:
 
 
 def _has(table: str, event: str) -> str:
-    """SQL: whether a table has a delivery of an event."""
+    """SQL that says whether a table has a delivery of an event."""
     last = (1 << SHIFT) - 1
     return (
         f"EXISTS (SELECT 1 FROM {table} WHERE number BETWEEN {event} << {SHIFT} "  # noqa: S608 - no user's words

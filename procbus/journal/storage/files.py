@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The ground that a journal stands on: its files, who may write them, and what disk they are on."""
+"""The files of a journal: where they may lie, and which other users could write them.
+
+Loading a journal unpickles, and so runs, the contents of its files. So a journal is refused if
+another user could have written one of them. It is also refused on a network file system.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,29 @@ from pathlib import Path
 from procbus.core.errors import JournalError
 from procbus.system.files import check_ours
 
-#: File systems whose locks and mappings cannot be relied on between machines.
+#: File systems with unreliable locks and mappings between machines.
 NETWORK = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.glusterfs", "fuse.rclone"}
     | {"fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"}
     | {"ocfs2", "orangefs", "smb2", "smb3", "smbfs"}
 )
 
-#: What SQLite and the intake put beside the database.
+#: Suffixes of the files that SQLite and the intake put beside the database.
 SUFFIXES = ("", "-wal", "-shm", "-journal", "-intake")
-#: What SQLite would make, or read if it is there: made first where others could make it.
+#: Files that SQLite would make, or read if they exist. In a shared directory we make them first.
 _OF_SQLITE = ("-wal", "-shm", "-journal")
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def place(path: str) -> str:
-    """See whether a journal may stand here, without touching anything.
+    """Check whether a journal may lie here, without touching anything.
 
     Returns:
-        The path with no symbolic link in it.
+        The path without symbolic links.
 
     Raises:
-        JournalError: it may not; the message says what to do.
+        JournalError: it may not lie here; the message says where else.
     """
     real = os.path.realpath(path)
     refuse_network(real)
@@ -50,16 +54,17 @@ def place(path: str) -> str:
 
 
 def prepare(real: str) -> None:
-    """Make the file of a journal where there is none. Only whoever has the lock may do this.
+    """Make the file of a journal if it is missing. Only the owner of the lock may do this.
 
-    Another opening and closing of the file would end the locks that SQLite has of it.
+    Opening and closing the file another time would end SQLite's locks on it.
 
     Raises:
-        JournalError: it cannot be made, or others may have written it.
+        JournalError: the file cannot be made, or other users may have written it.
     """
     check_files(real)
     try:
-        # Made by us and not by SQLite, so that nobody else may read or write it from the first.
+        # We make it, and not SQLite, so that no other user can read or write it from the first
+        # moment.
         _make(real)
         for suffix in _OF_SQLITE if is_shared(os.path.dirname(real)) else ():
             _make(real + suffix)
@@ -69,12 +74,12 @@ def prepare(real: str) -> None:
 
 
 def guard_rollback(real: str) -> None:
-    """Where others could place a rollback journal, which SQLite would apply, have one of ours.
+    """Place an empty rollback journal if other users could place one, which SQLite would apply.
 
-    SQLite removes it when it has made one itself; an empty one is none to it.
+    SQLite ignores an empty one, and removes it when it has made its own.
 
     Raises:
-        JournalError: others have placed one.
+        JournalError: another user has placed one.
     """
     if is_shared(os.path.dirname(real)):
         try:
@@ -85,7 +90,7 @@ def guard_rollback(real: str) -> None:
 
 
 def tidy(real: str) -> None:
-    """Take away what `prepare` made for safety alone."""
+    """Remove the files that `prepare` made only for safety."""
     if is_shared(os.path.dirname(real)):
         for suffix in _OF_SQLITE:
             with contextlib.suppress(OSError):
@@ -95,10 +100,9 @@ def tidy(real: str) -> None:
 
 
 def _make(name: str) -> None:
-    """Make a file where there is none, and refuse one of others, which they may take away again.
+    """Make a missing file, and refuse a file of another user, who may replace it later.
 
-    It is the open file that is looked at: a moment later its name may stand for nothing, or for
-    another one.
+    The open file is checked, not the name: a moment later the name may refer to another file.
     """
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
@@ -108,10 +112,10 @@ def _make(name: str) -> None:
 
 
 def check_files(real: str) -> None:
-    """Refuse a journal that others may have written: it holds pickles.
+    """Refuse a journal that other users may have written, because it holds pickles.
 
     Raises:
-        JournalError: they may.
+        JournalError: other users may have written it.
     """
     for suffix in SUFFIXES:
         try:
@@ -127,19 +131,19 @@ def check_files(real: str) -> None:
 
 
 def check_directory(directory: str) -> None:
-    """Refuse a directory in which others could put a file in the place of one of the journal's.
+    """Refuse a directory in which other users could replace one of the journal's files.
 
-    SQLite reads what lies beside the database, and would take it for its own. In a directory like
-    /tmp, where everybody may make files and each may remove only their own ("sticky"), it is enough
-    to make them first.
+    SQLite reads the files beside the database and trusts them. In a directory such as /tmp every
+    user may make files, but remove only their own ("sticky"). There it is enough to make the files
+    first.
 
     Raises:
-        JournalError: others could.
-        OSError: it is not there.
+        JournalError: other users could replace a file.
+        OSError: the directory does not exist.
     """
     status = os.stat(directory)
     if not hasattr(os, "geteuid"):
-        return  # Windows has no such bits: not checked there, and not tested
+        return  # Windows has no such mode bits: not checked there, and not tested
     if status.st_uid not in (os.geteuid(), 0):
         raise JournalError(
             f"{directory} belongs to another user (uid {status.st_uid}), who could put a file in "
@@ -165,15 +169,15 @@ def check_directory(directory: str) -> None:
 
 
 def is_shared(directory: str) -> bool:
-    """Whether others may make files in a directory."""
+    """Whether other users may make files in a directory."""
     status = os.stat(directory)
     return bool(status.st_mode & _OTHERS) and not _is_private_group(status)
 
 
 def _is_private_group(status: os.stat_result) -> bool:
-    """Whether only the group may write, and it is that of one user alone: theirs, or root's.
+    """Whether only the group may write, and the group has a single user: the owner, or root.
 
-    Many systems give each user a group of the same name, and let it write all that they make.
+    Many systems give each user a group of the same name, and make new files writable for it.
     """
     if status.st_mode & stat.S_IWOTH:
         return False
@@ -182,7 +186,7 @@ def _is_private_group(status: os.stat_result) -> bool:
         import pwd
 
         group = grp.getgrgid(status.st_gid)
-        if not status.st_gid:  # containers that give the process any user have it in this group
+        if not status.st_gid:  # in containers with arbitrary users, the process has group 0
             return set(group.gr_mem) <= {"root"}
         user = pwd.getpwuid(os.geteuid())
     except (ImportError, KeyError):
@@ -191,7 +195,7 @@ def _is_private_group(status: os.stat_result) -> bool:
 
 
 def cannot_write(path: str, error: OSError) -> JournalError:
-    """Make the error for a file that cannot be made or written."""
+    """Make the error for a file that cannot be created or written."""
     directory = os.path.dirname(os.path.realpath(path))
     if isinstance(error, FileNotFoundError):
         advice = f"make the directory {directory} first"
@@ -212,12 +216,12 @@ def refuse_network(real: str, mounts: Iterable[str] | None = None) -> None:
     """Refuse a file on a network file system.
 
     Args:
-        real: the path, with no symbolic link in it.
-        mounts: lines as of `/proc/self/mountinfo`; None for those. Where there is no such file, as
-            on macOS, nothing is refused.
+        real: the path without symbolic links.
+        mounts: lines in the format of `/proc/self/mountinfo`; None reads that file. On a system
+            without it, such as macOS, nothing is refused.
 
     Raises:
-        JournalError: it is on one.
+        JournalError: the file is on a network file system.
     """
     if mounts is None:
         try:
@@ -232,7 +236,7 @@ def refuse_network(real: str, mounts: Iterable[str] | None = None) -> None:
             continue
         point = _unescaped(fields[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # of two on one point, the later covers the other
+        if inside and len(point) >= len(best):  # of two mounts on one point, the later one counts
             best, kind = point, after.split()[0]
     if kind in NETWORK:
         raise JournalError(
@@ -242,15 +246,15 @@ def refuse_network(real: str, mounts: Iterable[str] | None = None) -> None:
 
 
 def _unescaped(point: str) -> str:
-    """A mount point as it is: the kernel writes blanks in it as octal numbers."""
+    """Decode a mount point: the kernel writes blanks in it as octal numbers."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         point = point.replace(code, character)
     return point
 
 
-# What is wrong with a journal, in words, and what to do about it.
+# Errors of a journal in words, with advice.
 
-#: Bytes: with less than this left, a disk is full for whoever needs a few pages.
+#: Threshold of free space below which a disk counts as full, in bytes.
 _NEXT_TO_NOTHING = 1 << 20
 
 _ADVICE = {
@@ -270,15 +274,15 @@ _ADVICE = {
 
 
 def trouble(path: str, error: Exception) -> JournalError:
-    """Make a JournalError of an error of SQLite, or of another one.
+    """Make a JournalError from an error of SQLite or another library.
 
     Args:
-        path: of the journal.
-        error: what came up.
+        path: path of the journal.
+        error: the error.
     """
     name = str(getattr(error, "sqlite_errorname", ""))
     if name.startswith("SQLITE_IOERR") and _is_full(path):
-        name = f"SQLITE_FULL, {name}"  # what maps a file into memory cannot tell the two apart
+        name = f"SQLITE_FULL, {name}"  # for a mapped file SQLite cannot tell the two apart
     advice = next((text for key, text in _ADVICE.items() if name.startswith(key)), "")
     if not advice:
         return JournalError(f"the journal {path} cannot be used: {type(error).__name__}: {error}")

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""How records lie in a half of the intake, and how they are read again whatever befell the file.
+"""The layout of records in a half of the intake, and reading them from a damaged file.
 
-A half begins with a head, of which there is a copy at its end: its generation, and a marker of
-eight random bytes. Each frame begins with that marker, then come its length and a checksum, which
-is seeded with the marker: what is left over from an earlier use of the half is never read again,
-and no event can have in it what would pass for a frame. Beside the head stands how far the half is
+A half begins with a head, and ends with a copy of it. The head has the half's generation and a
+marker
+of eight random bytes. Each frame begins with that marker, followed by its length and a checksum.
+The
+checksum is seeded with the marker, so frames of an earlier use of the half are never read again,
+and
+no event can contain bytes that pass for a frame. Beside the head the half records how far it is
 written.
 
-A frame that is not whole may be one that was being written when its owner died: nobody was told
-that it is accepted. It is a loss if whole frames follow it, if the half says that it was written
-further than that, or if the marker is there, which is copied last. Such a loss is a `Gap`, and
-never silent.
+A frame that is not whole may have been half written when its owner died. Its publisher was never
+told
+that the event is accepted, so nothing is lost. It is a loss in three cases: if whole frames follow
+it;
+if the half records that it was written further; or if the marker is there, because the marker is
+copied last. Such a loss is reported as a `Gap`, never silently skipped.
 """
 
 from __future__ import annotations
@@ -22,58 +27,58 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-#: Before each frame: the marker, its length, and its checksum.
+#: Head of each frame: the marker, the length, and the checksum.
 FRAME = struct.Struct("<8sII")
-#: The same, but for the marker.
+#: The same without the marker.
 _LENGTH_AND_SUM = struct.Struct("<8xII")
-#: At the beginning of each half, and again at its end: what it is, its generation, the base of
-#: that, its size, the marker, and a checksum of all that.
+#: Head of each half, and its copy at the end: magic bytes, generation, the base of the generation,
+#: size, marker, and a checksum of all these.
 _HEAD = struct.Struct("<8sQQQ8s")
 _SUM = struct.Struct("<I")
 _MAGIC = b"pbintak2"
 _OLDER = b"pbintak1"
-#: Bytes before the first frame. The head takes 44; from 48 on is the pid of the owner, see `lock`.
+#: Offset of the first frame, in bytes. The head takes 44; the owner's pid is at 48, see `lock`.
 START = 64
-#: Bytes behind the last frame, for the copy of the head.
+#: Size of the copy of the head behind the last frame, in bytes.
 TAIL = 64
-#: Where in a half it says how far it is written: an offset in the file, as the machine has numbers.
+#: Offset in a half of the field that records how far it is written: a native number.
 UPTO_AT = 56
 _UPTO = struct.Struct("=Q")
 
 
 class Head(NamedTuple):
-    """What a half says of itself."""
+    """The head of a half."""
 
     generation: int
-    #: The last generation that the database had noted when this one began. Those between had
-    #: nothing that was to be moved, but for the one just before, which is in the other half.
+    #: The last generation that the database had noted when this one began. The generations between
+    #: had nothing to move, except the one just before this, which is in the other half.
     base: int
     half: int
     marker: bytes
 
     def packed(self) -> bytes:
-        """It as bytes."""
+        """The head as bytes."""
         data = _HEAD.pack(_MAGIC, self.generation, self.base, self.half, self.marker)
         return data + _SUM.pack(zlib.crc32(data))
 
     @property
     def seed(self) -> int:
-        """What the checksums of its frames begin with."""
+        """The start value of its frames' checksums."""
         return zlib.crc32(self.marker)
 
 
 class Gap(NamedTuple):
-    """Where something is lost."""
+    """A place where records are lost."""
 
-    #: So many frames are before it.
+    #: Number of frames before it.
     frames: int
-    #: Where in the file, and how many bytes.
+    #: Offset in the file, and size in bytes.
     at: int
     size: int
 
 
 class Half(NamedTuple):
-    """What was read from one half."""
+    """The contents of one half."""
 
     generation: int
     base: int
@@ -82,28 +87,28 @@ class Half(NamedTuple):
 
 
 def left_in(fd: int, *, live: bool = False) -> list[Half]:
-    """Read what an intake has: the half with the older generation first.
+    """Read an intake: the half with the older generation first.
 
     Args:
-        fd: the file.
-        live: whether it is being written to: then all that was written before the call is read.
+        fd: descriptor of the file.
+        live: whether a bus is writing to it. Then all records written before the call are read.
 
     Raises:
-        ValueError: it is not an intake, or not a whole one.
+        ValueError: it is not an intake, or not a complete one.
     """
     size = os.fstat(fd).st_size
     if size < START:
-        return []  # its owner died before it wrote anything
+        return []  # its owner died before its first write
     with mmap.mmap(fd, size, prot=mmap.PROT_READ) as data:
         half = _size_of_halves(data)
         if half is None:
-            return []  # as above
+            return []  # the same
         found = (half_in(data, start, half, live=live) for start in (0, half))
         return sorted(each for each in found if each is not None)
 
 
 def _size_of_halves(data: mmap.mmap) -> int | None:
-    """The size of each half; None where nothing was ever written."""
+    """The size of each half; None if the file was never written."""
     size = len(data)
     for start in (0, size - TAIL, size // 2, size // 2 - TAIL):
         head = _head_at(data, start)
@@ -137,14 +142,14 @@ def half_in(
     live: bool = False,
     written: int | None = None,
 ) -> Half | None:
-    """Read one half; None if it has no head, and so was never used.
+    """Read one half; None if it has no head, because it was never used.
 
     Args:
         data: the file.
-        start: where the half begins.
-        size: of the half.
-        live: whether it is being written to.
-        written: up to where it was written, if that is known: nothing is looked for behind that.
+        start: offset of the half.
+        size: size of the half.
+        live: whether a bus is writing to it.
+        written: offset up to which it was written, if known: frames behind it are not looked for.
     """
     head = _head_at(data, start) or _head_at(data, start + size - TAIL)
     if head is None:
@@ -161,7 +166,7 @@ def half_in(
     unpack, before, crc32 = _LENGTH_AND_SUM.unpack_from, FRAME.size, zlib.crc32
     at = start + START
     while at + before <= end:
-        # At its place a frame needs no marker, which may be all that is damaged of it.
+        # A frame in its place is read without its marker, because the marker alone may be damaged.
         length, checksum = unpack(data, at)
         body = at + before
         if length and body + length <= end:
@@ -182,7 +187,7 @@ def half_in(
 
 
 def _whole_after(data: mmap.mmap | bytes, at: int, end: int, head: Head) -> Iterator[int]:
-    """Where whole frames are behind a place, by their markers."""
+    """Yield the offsets of whole frames behind a place, found by their markers."""
     while (at := data.find(head.marker, at + 1, end)) >= 0:
         if at + FRAME.size > end:
             return

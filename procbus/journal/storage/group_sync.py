@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Group commit: one write to the disk for all who wait for one."""
+"""Group commit: one write to the disk for all threads that wait for one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from procbus.core.errors import JournalError
 from procbus.core.locks import LOOK_UP_S
 from procbus.journal.storage.intake import Intake
 
-#: The part of the time of a flush that the next one gives those whom the last one let go.
+#: Share of a flush's duration by which the next flush waits for the released threads to return.
 _PATIENCE = 0.5
-#: The most of it, in seconds.
+#: Maximum of that wait, in seconds.
 _MOST_PATIENCE_S = 0.002
 
 
 class GroupSync:
-    """Makes what was written to the intake survive a loss of power. Thread-safe.
+    """Makes records in the intake survive a loss of power. Thread-safe.
 
-    One of those who wait flushes for all who are there by then; the others wait for that.
-    `_lock` belongs to this object and guards all fields. It is not held while flushing.
+    One of the waiting threads flushes for all threads that wait by then; the others wait for its
+    flush. The lock `_lock` guards all fields. It is not held during a flush.
 
-    Those whom a flush lets go come back a moment later, with their next event. If the next flush
-    began at once it would be for whoever comes first, and the others would wait for another. So it
-    gives as many as the last one served a moment to come, a part of the time that it takes itself.
-    (PostgreSQL has the same as `commit_delay` and `commit_siblings`.) A lone publisher never waits.
+    Threads that a flush released return a moment later, with their next event. If the next flush
+    began at once, it would serve the first of them, and the others would wait for a further flush.
+    So it first waits until as many threads have gathered as the last one served, for at most a part
+    of the flush's own duration. (PostgreSQL has the same in `commit_delay` and `commit_siblings`.)
+    A lone publisher never waits.
     """
 
     def __init__(self, intake: Intake, path: str) -> None:
@@ -33,18 +34,19 @@ class GroupSync:
         self._path = path
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        #: Notified when as many wait as the last flush served.
+        #: Notified when as many threads wait as the last flush served.
         self._gathered = threading.Condition(self._lock)
         self._flushing = False
-        #: So many frames are on the disk: only ever more.
+        #: Number of frames on the disk; it only grows.
         self._synced = 0
-        #: How many wait for a flush that has not begun, and for how many the last one was.
+        #: Number of threads that wait for a flush not yet begun, and number that the last flush
+        #: served.
         self._waiting = 0
         self._served = 1
         self._flush_s = 0.0
 
     def wait(self) -> None:
-        """Return once all that was written before the call is on the disk.
+        """Return when everything written before the call is on the disk.
 
         Raises:
             JournalError: the disk failed.
@@ -61,7 +63,7 @@ class GroupSync:
                     self._changed.wait(LOOK_UP_S)
                     if self._synced >= written:
                         return
-            except BaseException:  # Ctrl-C: it waits no more
+            except BaseException:  # Ctrl-C: this thread no longer waits
                 if self._synced < written:
                     self._waiting -= 1
                 raise
@@ -69,7 +71,7 @@ class GroupSync:
         self._lead()
 
     def _lead(self) -> None:
-        """Flush for all who are there, this thread first."""
+        """Flush for all waiting threads, this one first."""
         upto = served = 0
         began = monotonic()
         try:
@@ -78,7 +80,7 @@ class GroupSync:
                     lambda: self._waiting >= self._served,
                     min(_MOST_PATIENCE_S, _PATIENCE * self._flush_s),
                 )
-                # Whoever waits has written before.
+                # A thread that waits has written before.
                 upto, served = self._intake.frames_written, self._waiting
             began = monotonic()
             self._intake.flush()
@@ -88,7 +90,7 @@ class GroupSync:
                 f"the journal {self._path}: the disk failed to keep it ({error.strerror}): look at "
                 "the system's log"
             ) from error
-        except BaseException:  # Ctrl-C: somebody else has to flush
+        except BaseException:  # Ctrl-C: another thread has to flush
             upto = 0
             raise
         finally:

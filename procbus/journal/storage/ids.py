@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Receipts by the ids that publishers gave, until the database knows how they ended."""
+"""Receipts by the ids from publishers, until the database has their outcomes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from procbus.core.receipt import Receipt
 
 
 class Ids:
-    """Receipts at hand, by given id. Thread-safe: each operation on the dict is atomic.
+    """Receipts in memory, by given id. Thread-safe: each operation on the dict is atomic.
 
     Attributes:
-        claimed: how many were claimed so far.
+        claimed: number of claims so far.
     """
 
     def __init__(self) -> None:
@@ -20,23 +20,23 @@ class Ids:
         self.claimed = 0
 
     def get(self, given_id: str) -> Receipt | None:
-        """The receipt of an id, if it is at hand."""
+        """Return the receipt of an id, if it is in memory."""
         return self._receipts.get(given_id)
 
     def claim(self, given_id: str, receipt: Receipt) -> Receipt:
-        """Have an id belong to a receipt; return the one that it belongs to."""
+        """Let a receipt have an id; return the receipt that has it, which may be an earlier one."""
         self.claimed += 1
         return self._receipts.setdefault(given_id, receipt)
 
     def give_up(self, given_id: str) -> None:
-        """The event was not accepted after all."""
+        """Free an id, because its event was not accepted."""
         self._receipts.pop(given_id, None)
 
     def settled(self) -> list[str]:
-        """Ids whose deliveries are settled, and so recorded in the intake."""
+        """Return the ids whose deliveries are settled, and so recorded in the intake."""
         return [given_id for given_id, receipt in self._receipts.copy().items() if receipt.done]
 
     def forget(self, given_ids: Sequence[str]) -> None:
-        """The database knows how these ended."""
+        """Drop receipts, because the database has their outcomes."""
         for given_id in given_ids:
             self._receipts.pop(given_id, None)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The intake: where a record is written before anything is done about it.
+"""The intake: the file that a record is written to before the bus acts on it.
 
-A file beside the database, of fixed size, mapped into memory. To write a record is to copy it
-there: no system call, no other thread to be woken, and the GIL is not given away. Once it is in
-the mapping the kernel has it, and it outlives this process, however that ends.
+It lies beside the database, has a fixed size, and is mapped into memory. Writing a record means
+copying it there: no system call, no other thread to wake, and the GIL is not released. A record in
+the mapping belongs to the kernel, and outlives this process, however the process ends.
 
-The file has two halves. Records are written to one while the writer of the journal moves those of
-the other into the database. Each use of a half has a number, its generation. A half is written to
-again only once the disk has what was in it, in the database: so a loss of power costs the end of
-what was accepted, and leaves no gap before that. How a half is laid out is told in `frames`.
+The file has two halves. Records are written to one half, while the journal's writer moves the
+records
+of the other into the database. Each use of a half has a number, its generation. A half is used
+again
+only when its records are in the database, on the disk. So a loss of power costs the last accepted
+events, and leaves no gap before them. The layout of a half is described in `frames`.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from collections.abc import Callable
 from procbus.core.locks import LOOK_UP_S, Lock, Tangled, acquire
 from procbus.journal.storage.frames import FRAME, START, TAIL, UPTO_AT, Half, Head, half_in
 
-#: Bytes of each half.
+#: Size of each half, in bytes.
 HALF = 8 << 20
-#: Bytes before each frame.
+#: Size of the head of each frame, in bytes.
 _BEFORE = FRAME.size
 
 _pack = FRAME.pack
@@ -35,14 +37,14 @@ _crc32 = zlib.crc32
 class Intake:
     """The intake of one journal. Thread-safe.
 
-    `lock` belongs to this object. It guards which half is written to, and where; it is held while a
-    record is copied, and never while waiting.
+    The lock `lock` guards the choice of the half, and the offset in it. It is held while a record
+    is copied, and never while waiting.
 
     Args:
-        fd: the file, open for reading and writing; it stays the caller's.
-        generation: of the first use: larger than any that the database has seen.
-        half: bytes of each half.
-        wake: called when records are there to be moved, once for all until the writer has begun.
+        fd: descriptor of the file, open for reading and writing; the caller closes it.
+        generation: generation of the first use, larger than any that the database has seen.
+        half: size of each half, in bytes.
+        wake: called when there are records to move, once until the writer has begun.
 
     Raises:
         OSError: there is no room on the disk.
@@ -53,11 +55,12 @@ class Intake:
     ) -> None:
         self._fd = fd
         self._half = half
-        #: The longest record that is worth its place here, in bytes.
+        #: Maximum size of a record here, in bytes.
         self.most = half // 4
         _allocate(fd, 2 * half)
         self._map = mmap.mmap(fd, 2 * half)
-        #: The mapping as numbers, and which of them says how far the half is written.
+        #: The mapping as numbers, and the index of the number that records how far the half is
+        #: written.
         self._numbers = memoryview(self._map).cast("Q")
         self._upto = 0
         self.lock = Lock()
@@ -67,21 +70,22 @@ class Intake:
         self._wake = wake
         self._woken = False
         self.generation = generation
-        #: The last generation that the database has noted. Set by the writer.
+        #: Last generation that the database has noted. Set by the writer.
         self.noted = generation - 1
-        #: Gives records that each use of a half begins with, so that it makes sense by itself.
+        #: Returns the records with which each use of a half begins, so that it can be read by
+        #: itself.
         self.restate: Callable[[], bytes] = bytes
-        #: Frames begun and written so far: only ever more. Between the two are those that are being
-        #: written: more than one where one interrupted another.
+        #: Number of frames begun, and of frames written; both only grow. The difference is the
+        #: frames that are being written: several if one interrupted another.
         self._begun = 0
         self.frames_written = 0
-        #: Why nothing can be written any more; None while all is well.
+        #: The reason why nothing can be written any more; None while all is well.
         self.broken: Exception | None = None
         self._closed = False
-        #: The half that is being moved into the database, None for none; and where it ends.
+        #: The half that is being moved into the database, None for none; and its end.
         self._moving: int | None = None
         self._moving_upto = 0
-        #: The half that is written to, where its next frame goes, and where it ends.
+        #: The half in use for writing, the offset of its next frame, and its end.
         self._active = 0
         self._first = 0
         self._at = 0
@@ -92,7 +96,7 @@ class Intake:
 
     @property
     def written(self) -> int:
-        """Bytes in the half that is written to, of what happened."""
+        """Size of the records in the half in use, in bytes, without the restated ones."""
         return self._at - self._first
 
     @property
@@ -104,13 +108,13 @@ class Intake:
         """Write records that belong together, as one frame; wait while both halves are full.
 
         Returns:
-            The generation that they are in.
+            The generation of the half that they are in.
 
         Raises:
             Exception: `broken`, once the writer has given up.
         """
         size = len(records)
-        if not size:  # it would be read as the end
+        if not size:  # it would be read as the end of the half
             raise ValueError("a frame without records")
         if not self._try_lock(False):
             acquire(self.lock)
@@ -122,15 +126,16 @@ class Intake:
                 at = self._locked_wait_for_room(size)
                 body = at + _BEFORE
                 end = body + size
-            # First: a signal handler that interrupts this and publishes writes behind it.
+            # Set first: a signal handler that interrupts this, and publishes, then writes behind
+            # it.
             self._at = end
             self._begun += 1
             try:
-                # The head behind the rest, which is not there without it. As in `_write`.
+                # The head after the rest, because a head promises the rest. As in `_write`.
                 self._map[body:end] = records
                 self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
                 self._numbers[self._upto] = self._at
-            except BaseException:  # Ctrl-C, and others may have written behind it
+            except BaseException:  # Ctrl-C; a signal handler may have written behind it
                 self._map[body:end] = records
                 self._map[at:body] = _pack(self._marker, size, _crc32(records, self._seed))
                 self._numbers[self._upto] = self._at
@@ -149,16 +154,16 @@ class Intake:
         while self._at + _BEFORE + size > self._end:
             if self.broken is not None:
                 raise self.broken
-            if self._begun > self.frames_written:  # this thread was interrupted in the midst of one
+            if self._begun > self.frames_written:  # this thread interrupted itself inside a frame
                 raise Tangled
             self._wake()
             self._room.wait(LOOK_UP_S)
         return self._at
 
     def swap(self) -> int | None:
-        """Have the other half written to; return the one to be moved, None if it is empty.
+        """Use the other half for writing; return the half to move, None if it is empty.
 
-        The other one must have been released. Called by the writer alone.
+        The other half must have been released. Called only by the writer.
         """
         with self.lock:
             self._woken = False
@@ -172,10 +177,10 @@ class Intake:
             return full
 
     def read(self, half: int) -> Half:
-        """Read the half that `swap` gave last.
+        """Read the half that `swap` returned last.
 
         Raises:
-            ValueError: somebody overwrote its head.
+            ValueError: another program overwrote its head.
         """
         found = half_in(self._map, half * self._half, self._half, written=self._moving_upto)
         if found is None:
@@ -183,10 +188,10 @@ class Intake:
         return found
 
     def release(self, noted: int) -> None:
-        """What was to be moved is in the database: its half may be written to again.
+        """Let a half be used again, because its records are in the database.
 
         Args:
-            noted: the last generation that the database has noted.
+            noted: last generation that the database has noted.
         """
         with self.lock:
             self.noted = noted
@@ -194,13 +199,13 @@ class Intake:
             self._room.notify_all()
 
     def fail(self, error: Exception | None) -> None:
-        """The writer cannot go on: have those that wait for room raise; None: it can again."""
+        """Have waiting threads raise, because the writer cannot go on. None: it can again."""
         with self.lock:
             self.broken = error
             self._room.notify_all()
 
     def flush(self) -> None:
-        """Have all that was written so far on the disk, power loss or not."""
+        """Return when everything written so far is on the disk, safe from a loss of power."""
         full = getattr(fcntl, "F_FULLFSYNC", None)
         if full is None:
             os.fdatasync(self._fd)
@@ -208,7 +213,7 @@ class Intake:
             fcntl.fcntl(self._fd, full)
 
     def close(self) -> None:
-        """Let the mapping go. Idempotent."""
+        """Unmap the file. Idempotent."""
         with self.lock:
             if not self._closed:
                 self._closed = True
@@ -244,7 +249,7 @@ class Intake:
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Give the file its blocks: a write to a mapping that finds the disk full kills the process."""
+    """Give the file its blocks: writing to a mapping on a full disk would kill the process."""
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The lock of a journal: one live bus for each, and a dead owner's lock is free.
+"""The lock of a journal: one living bus at a time, and the lock of a dead owner is free.
 
-It is the kernel's lock of the intake by `flock`, which belongs to one opening of the file. It ends
-with the process, however that ends, and not before: a script that opens and closes the intake, to
-copy it, say, does not lose it, as it would lose a lock by `lockf`. A forked child would share it,
-so it closes its end at once. The owner's pid stands in the file as well, only to be named: nobody
-trusts it.
+It is a kernel lock on the intake, by `flock`. Such a lock belongs to one opening of the file, and
+ends
+with the process, however that ends. A script that opens and closes the intake, to copy it for
+example, does not lose this lock, as it would lose a lock by `lockf`. A forked child would share the
+lock, so it closes its copy at once. The owner's pid in the file is only for messages, and is never
+trusted.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from procbus.core.errors import JournalError
 from procbus.journal.storage.files import cannot_write
 from procbus.system.files import check_ours
 
-#: Guards `_held`, and is held over a fork, so that the child knows all of them. A signal handler
-#: may fork in the thread that has it.
+#: Guards `_held`. It is held over a fork, so that the child knows all locks. It can be taken again,
+#: because a signal handler may fork in the thread that holds it.
 _lock = threading.RLock()
-#: Openings that hold locks, or are about to.
+#: Descriptors that hold locks, or are about to.
 _held: set[int] = set()
 
-#: The pid in the file: where, and how. The intake leaves these bytes alone.
+#: Offset and format of the pid in the file. The intake leaves these bytes alone.
 PID_AT = 48
 _PID = struct.Struct("<q")
 
@@ -35,7 +36,7 @@ class JournalTaken(JournalError):
     """Another bus has the journal.
 
     Attributes:
-        pid: of its process; 0 where it did not say.
+        pid: process id of that bus; 0 if not known.
     """
 
     def __init__(self, message: str, pid: int) -> None:
@@ -54,11 +55,11 @@ class Lock:
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = path + "-intake"
-        # Two openings: a mapping keeps its own alive, in a forked child too.
+        # Two openings: a mapping keeps its own one alive, even in a forked child.
         self._opening, self.fd = self._open()
-        #: Whether the intake was made just now.
+        #: Whether the intake was created just now.
         self.fresh = os.fstat(self.fd).st_size <= PID_AT + _PID.size
-        with contextlib.suppress(OSError):  # a full disk; it is only for people
+        with contextlib.suppress(OSError):  # a full disk; the pid is only for people
             os.pwrite(self.fd, _PID.pack(os.getpid()), PID_AT)
 
     def _open(self) -> tuple[int, int]:
@@ -67,7 +68,7 @@ class Lock:
             try:
                 fd = os.open(self.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             except OSError:
-                _close(opening)  # its last owner took it away in this moment
+                _close(opening)  # its last owner removed the file at this moment
                 continue
             if os.path.sameopenfile(opening, fd):
                 return opening, fd
@@ -85,7 +86,7 @@ class Lock:
         try:
             fcntl.flock(opening, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # It may not have written its pid yet: then it has only just come.
+            # The owner may not have written its pid yet, because it took the lock just now.
             pid = _owner(opening) or (os.getpid() if _is_opened_here_too(opening) else 0)
             _close(opening)
             if isinstance(error, BlockingIOError | PermissionError):
@@ -94,7 +95,7 @@ class Lock:
                 f"the journal {self.path} cannot be locked ({error.strerror}): put it on a "
                 "local disk"
             ) from error
-        try:  # by the open file: its owner may take the name away before that is looked at
+        try:  # by the open file: its owner may remove the name before it is checked
             check_ours(self.name, os.fstat(opening), JournalError)
         except JournalError:
             _close(opening)
@@ -102,10 +103,10 @@ class Lock:
         return opening
 
     def release(self, *, remove: bool) -> None:
-        """Let another have the journal. Idempotent.
+        """Release the journal for another bus. Idempotent.
 
         Args:
-            remove: take the intake away: there is nothing in it.
+            remove: whether to remove the intake, because it is empty.
         """
         with _lock:
             if self._opening not in _held:
@@ -118,7 +119,7 @@ class Lock:
 
 
 def _is_opened_here_too(opening: int) -> bool:
-    """Whether another bus of this process has that file, or is about to."""
+    """Whether another bus of this process has that file open, or is about to."""
     with _lock:
         return any(each != opening and os.path.sameopenfile(each, opening) for each in _held)
 
@@ -130,7 +131,7 @@ def _close(opening: int) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """The locks are the parent's: once that is dead, nobody has them."""
+    """Close the locks, which are the parent's, so that its death frees them."""
     for opening in _held:
         os.close(opening)
     _held.clear()

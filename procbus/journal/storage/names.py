@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The handlers of a journal: each has a number there, by its name."""
+"""The handlers of a journal: each name has a number."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from procbus.journal.storage.records import MOST_HANDLERS, pack_handler
 class HandlerNames:
     """Numbers of handlers. Thread-safe.
 
-    `_lock` belongs to this object and guards the giving of numbers; it is held while that is
-    written to the intake, which may wait for room there.
+    The lock `_lock` guards the giving of numbers. It is held while a new number is written to the
+    intake, which may wait for room there.
 
     Args:
-        known: number, kind and name of those in the database.
+        known: number, kind and name of the handlers in the database.
         write: writes records.
 
     Attributes:
-        numbers: by name; only ever more, each written with the lock.
+        numbers: numbers by name; it only grows, and is written under the lock.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class HandlerNames:
             self.numbers[name] = number
 
     def number_of(self, handler: Handler) -> int:
-        """The number of a handler; it gets one if it has none.
+        """Return the number of a handler; a new one if it has none.
 
         Raises:
-            JournalError: there are no more.
+            JournalError: there are no numbers left.
         """
         number = self.numbers.get(handler.name)
         if number is not None:
@@ -66,16 +66,16 @@ class HandlerNames:
         return number
 
     def restated(self) -> bytes:
-        """Lay out the records of all numbers once more."""
+        """Lay out the records of all names again."""
         named = list(self._named.items())
         return b"".join(pack_handler(number, kind, name) for number, (name, kind) in named)
 
     def name_of(self, delivery: int) -> str:
-        """The name of the handler of a delivery, by the delivery's number."""
+        """Return the name of the handler of a delivery, by the delivery's number."""
         return self._of(delivery)[0]
 
     def kind_of(self, delivery: int) -> Kind:
-        """The kind of the handler of a delivery, by the delivery's number."""
+        """Return the kind of the handler of a delivery, by the delivery's number."""
         return self._of(delivery)[1]
 
     def _of(self, delivery: int) -> tuple[str, Kind]:
@@ -84,5 +84,5 @@ class HandlerNames:
 
 
 def name_of_nameless(number: int) -> str:
-    """The name that a handler gets whose own is lost from the journal."""
+    """Return a name for a handler whose own name the journal has lost."""
     return f"unknown-{number}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is found when a journal is opened: which one it is, and what it has."""
+"""Opening a journal: its identity, the recovery of its intake, and a count of its contents."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from procbus.journal.storage.names import name_of_nameless
 from procbus.journal.storage.queries import Queries
 from procbus.journal.storage.records import Published, records_in
 
-# Moving into the database what a dead bus left in the intake, and telling what is lost of it.
+# Moving a dead bus's intake into the database, and reporting losses.
 
-#: How the bus calls itself that accepts what a loss of power may cost.
+#: Prefix of the user name of a bus whose last records a loss of power may cost.
 _PROCESS = "process "
-#: What reading a frame raises that is whole and holds no records.
+#: Errors of reading a frame that is whole but holds no records.
 _BAD = (ValueError, struct.error, IndexError)
 
 
 def read_left(fd: int, name: str, *, live: bool = False) -> list[Half]:
-    """Read what an intake has.
+    """Read an intake.
 
     Args:
-        fd: the file.
-        name: of it, for the message.
+        fd: descriptor of the file.
+        name: name of the file, for the message.
         live: whether a bus is writing to it.
 
     Raises:
@@ -57,20 +57,20 @@ def recover(
     keep_all: bool,
     moved_on: bool = False,
 ) -> int:
-    """Move what is in the intake and not in the database yet.
+    """Move records of the intake that are not in the database yet.
 
-    What is lost is noted in the database, under "lost", for whoever opens the journal as a bus.
+    Losses are noted in the database, under "lost", for the next bus that opens the journal.
 
     Args:
         store: the database.
-        queries: of the same.
-        left: what is in the intake.
-        name: of the intake.
-        keep_all: whether what is finished is kept.
-        moved_on: whether the database may be newer than what was read of the intake.
+        queries: queries to the same database.
+        left: the contents of the intake.
+        name: name of the intake.
+        keep_all: whether all finished deliveries are kept.
+        moved_on: whether the database may be newer than the contents of the intake.
 
     Returns:
-        The last generation that there was.
+        The last generation of either.
 
     Raises:
         JournalError: the database cannot be written.
@@ -114,7 +114,7 @@ def recover(
 
 
 def user(*, power: bool) -> str:
-    """Say for the next bus who had the journal, and what it would survive."""
+    """Name the user of a journal, for the next bus, and the loss of records it risks."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # macOS
@@ -127,7 +127,7 @@ def _last_of(left: Sequence[Half]) -> int:
 
 
 def lost_in(queries: Queries) -> list[str]:
-    """What was found to be lost, and no bus has told yet."""
+    """Return the losses that no bus has reported yet."""
     found: list[str] = json.loads(queries.meta("lost", "[]"))
     return found
 
@@ -136,7 +136,7 @@ def _changes_of(half: Half, name: str, lost: list[str], *, keep_all: bool) -> Ch
     changes = Changes(keep_all)
     try:
         changes.add_frames(half.frames)
-    except _BAD:  # whole frames that make no sense: all but those
+    except _BAD:  # some whole frames make no sense: leave only these out
         good = [frame for frame in half.frames if _makes_sense(frame)]
         lost.append(
             f"{name} has {len(half.frames) - len(good)} records that this procbus cannot read: "
@@ -155,7 +155,7 @@ def _makes_sense(frame: bytes) -> bool:
 
 
 def told_of_gap(gap: Gap, half: Half, name: str) -> str:
-    """Say what is lost of a half of the intake that has this name."""
+    """Describe a loss in a half of the intake with this name."""
     where = _before(half.frames[gap.frames :])
     behind = next(iter(_events(reversed(half.frames[: gap.frames]))), None)
     if behind is not None:
@@ -181,12 +181,12 @@ def _events(frames: Iterable[bytes]) -> Iterable[int]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a journal had when it was opened.
+    """The contents of a journal when it was opened.
 
     Attributes:
-        pending: deliveries that are not finished, by the name of their handler.
-        dead: dead letters, by the name of their handler.
-        lost: what of the journal is lost, in a sentence each.
+        pending: number of unfinished deliveries, by the name of their handler.
+        dead: number of dead letters, by the name of their handler.
+        lost: the losses of the journal, in a sentence each.
     """
 
     pending: Mapping[str, int]
@@ -195,10 +195,10 @@ class Found:
 
 
 def what_is_in(store: Store, queries: Queries) -> Found:
-    """Count what a journal has, and log what is lost of it.
+    """Count the contents of a journal, and log its losses.
 
-    Handlers whose names are lost are given others, so that what is for them is kept and told, and
-    their numbers are not given to others.
+    A handler whose name is lost gets another name. So its deliveries are kept and reported, and no
+    other handler gets its number.
 
     Raises:
         JournalError: the journal cannot be read or written.
@@ -225,7 +225,7 @@ def what_is_in(store: Store, queries: Queries) -> Found:
 
 
 def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool) -> str:
-    """Give the id of a journal, which is made with its first bus.
+    """Return the id of a journal, which its first bus gives it.
 
     Raises:
         JournalError: it was begun with another codec, or cannot be written.
@@ -243,23 +243,23 @@ def identify(store: Store, queries: Queries, codec: CodecName, *, keep_all: bool
     return journal_id
 
 
-# Ids of events are never given twice, whatever was lost.
+# Ids of events are never given twice, however much was lost.
 
-#: Ids that are reserved at a time: far more than are given between two moves into the database.
+#: Number of ids reserved at a time: far more than are given between two moves into the database.
 RESERVED = 1_000_000
 
 
 class Reservation:
     """The ids that may be given, noted on the disk ahead of time. Not thread-safe.
 
-    With durability="process" a loss of power may take the last events, but not what handlers noted
-    of them elsewhere: another event of the same id would seem to be done.
+    With durability="process" a loss of power may cost the last events, but not the notes that
+    handlers wrote elsewhere under their ids. A new event with such an id would seem to be done
+    already.
 
     Args:
         store: the database.
-        before: the largest id that may have been given in runs before.
-        user: who uses the journal, to be found by the next if this one does not end it: see
-            `recovery`.
+        before: largest id that earlier runs may have given.
+        user: the name from `user`; the next bus finds it if this one does not end properly.
 
     Raises:
         JournalError: the database cannot be written.
@@ -273,7 +273,7 @@ class Reservation:
         self.extend(before)
 
     def extend(self, last_id: int) -> None:
-        """Reserve more, where half of them are given.
+        """Reserve more ids, once half of them are given.
 
         Raises:
             JournalError: the database cannot be written.
@@ -283,9 +283,9 @@ class Reservation:
             self._store.reserve_ids(self._upto, in_use=self._user)
 
     def end(self, last_id: int) -> None:
-        """Give back those that were not used; all is in the database, and nothing in the intake.
+        """Return unused ids, once all records are in the database and the intake is empty.
 
         Raises:
-            JournalError: the database cannot be written; they stay reserved.
+            JournalError: the database cannot be written; the ids stay reserved.
         """
         self._store.reserve_ids(max(self._before, last_id), in_use="")

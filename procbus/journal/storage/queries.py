@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is read from a journal: unfinished deliveries, dead letters, ids."""
+"""Queries to a journal: unfinished deliveries, dead letters, ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOWEST = (1 << SHIFT) - 1
 
 
 class Unfinished(NamedTuple):
-    """A delivery that is to be run, with its event."""
+    """A delivery to run, with its event."""
 
     number: int
     attempts: int
@@ -30,7 +30,7 @@ class Unfinished(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """How a delivery of an event that was published with an id stands."""
+    """The state of a delivery whose event was published with an id."""
 
     number: int
     #: "pending", "succeeded", "dead" or "discarded".
@@ -40,18 +40,18 @@ class Recorded(NamedTuple):
     data: bytes | None
 
 
-#: An event that was published with an id, and how its deliveries stand.
+#: An event that was published with an id, and the states of its deliveries.
 Seen = tuple[int, list[Recorded]]
 
 
 class Queries:
-    """Reads from the database of a journal. Thread-safe. Each raises JournalError if it cannot."""
+    """Reads from the database of a journal. Thread-safe. Any query may raise JournalError."""
 
     def __init__(self, store: Store) -> None:
         self._rows = store.rows
 
     def meta(self, name: str, default: Any) -> Any:
-        """A value that was kept, or the default."""
+        """A stored value, or the default."""
         rows = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else default
 
@@ -60,7 +60,7 @@ class Queries:
         return self._rows("SELECT number, kind, name FROM handlers")
 
     def last_id(self) -> int:
-        """No event has had a larger id, nor may have had, whatever was lost with the power."""
+        """The largest id that an event has, or may have had before a loss of power."""
         return max(self.last_event(), int(self.meta("reserved", 0)))
 
     def last_event(self) -> int:
@@ -69,12 +69,12 @@ class Queries:
         return max(int(found or 0), int(self.meta("last_id", 0)))
 
     def handlers_of_finished(self) -> set[int]:
-        """Numbers of handlers that have deliveries which are finished and kept."""
+        """Numbers of handlers with finished deliveries that are kept."""
         rows = self._rows(f"SELECT DISTINCT number & {_LOWEST} FROM done")  # noqa: S608 - no user's words
         return {number for (number,) in rows}
 
     def counts(self) -> dict[str, dict[int, int]]:
-        """How many deliveries are pending and dead, by handler."""
+        """Numbers of pending and of dead deliveries, by handler."""
         return {
             table: dict(
                 self._rows(
@@ -85,12 +85,12 @@ class Queries:
         }
 
     def unfinished(self, handlers: Iterable[int], before: int, page: int) -> Iterator[Unfinished]:
-        """Deliveries to be run, in order of their events; `page` of them in memory at a time.
+        """Yield deliveries to run, in order of their events, with a `page` of them in memory.
 
         Args:
-            handlers: only those of these.
-            before: only those with smaller numbers.
-            page: how many.
+            handlers: only deliveries of these handlers.
+            before: only deliveries with smaller numbers.
+            page: number of deliveries in a page.
         """
         wanted = json.dumps(list(handlers))
         after = 0
@@ -113,9 +113,9 @@ class Queries:
         return rows[0][0] if rows else None
 
     def seen(self, given_id: str) -> Seen | None:
-        """The event that was published with an id, and how its deliveries stand.
+        """The event that was published with an id, and the states of its deliveries.
 
-        One query for what is finished, as nearly all are when a script is started again.
+        One query finds finished deliveries, which are nearly all when a script is started again.
         """
         rows = self._rows(
             "SELECT event_id, number, succeeded, attempts, form, data, "
@@ -136,9 +136,9 @@ class Queries:
         ]
 
     def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, Seen]:
-        """Those of many ids whose events are finished, as `seen` gives them: a quarter of the time.
+        """Like `seen` for many ids, if their events are finished: in a quarter of the time.
 
-        Not among them is what was published with an id and reached nobody.
+        An event without any delivery is not found here.
         """
         rows = self._rows(
             "SELECT given_id, event_id, number, succeeded, attempts, form, data "
@@ -155,7 +155,7 @@ class Queries:
         return found
 
     def recorded(self, event_id: int) -> list[Recorded]:
-        """How the deliveries of an event stand."""
+        """The states of an event's deliveries."""
         first = event_id << SHIFT
         span = (first, first + _LOWEST)
         rows = self._rows(
@@ -169,15 +169,15 @@ class Queries:
         return [Recorded(*row) for row in rows]
 
     def asked(self) -> list[int]:
-        """Dead letters that the command line wants to be run again."""
+        """Dead letters that the command line asks to run again."""
         return [number for (number,) in self._rows("SELECT number FROM asked ORDER BY number")]
 
     def dead_letters(self, most: int, numbers: Sequence[int] | None = None) -> list[Any]:
         """The newest dead letters, oldest first, each with its event.
 
         Args:
-            most: at most so many.
-            numbers: only those of these deliveries; None for all.
+            most: maximum number.
+            numbers: only the dead letters of these deliveries; None for all.
         """
         rows = self._rows(
             "SELECT number, failed_at, quarantined, outcomes, topic, type_name, form, data "

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What the intake holds: records of what happened, laid out in bytes.
+"""Records of the intake, laid out in bytes.
 
-A record begins with its kind and the length of what follows. Several that have to be there
-together, or not at all, go into one frame of the intake, one behind the other.
+A record begins with its kind and the length of the rest. Records that must be written together, or
+not at all, go into one frame of the intake, one behind the other.
 
-A delivery is known by one number: that of its event, and in the lowest bits that of its handler.
+A delivery is known by one number: its event's number, with its handler's number in the lowest bits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-#: Bits of a delivery's number that tell the handler.
+#: Number of the lowest bits in a delivery's number that hold its handler's number.
 SHIFT = 16
 MOST_HANDLERS = (1 << SHIFT) - 1
 
 
 class Kind:
-    """First byte of a record. Plain numbers: a member of an enum costs 60 ns to look up."""
+    """First byte of a record. Plain integers, because looking up an enum member costs 60 ns."""
 
     HANDLER = 1
     PUBLISHED = 2
@@ -30,24 +30,24 @@ class Kind:
     DISCARDED = 7
 
 
-#: Kind and length of the rest, at the beginning of every record.
+#: Head of every record: its kind, and the length of the rest.
 _HEAD = struct.Struct("<BI")
-#: Kind, length, event, its parent, time, form of the data, how many handlers, and the lengths of
-#: topic, type and the id that the publisher gave. The numbers of the handlers follow, then those
-#: texts, and the data.
+#: Kind, length, event, its parent, time, form of the data, number of handlers, and lengths of the
+#: topic, the type and the given id. Then follow the handlers' numbers, those three texts, and the
+#: data.
 _PUBLISHED = struct.Struct("<BIqqdBHIII")
 #: The same up to the number of the first handler, which comes next.
 _SOLE = struct.Struct("<BIqqdBHIIIH")
-#: What tells of it whether it has one delivery alone, and which: length, event, how many handlers,
-#: the length of the given id, and the number of the first handler.
+#: Fields that show whether it has a single delivery, and which: length, event, number of handlers,
+#: length of the given id, number of the first handler.
 _GLANCE = struct.Struct("<xIq17xH8xIH")
 _SUCCEEDED = struct.Struct("<BIdq")
 _SUCCEEDED_HEAD = struct.Struct("<BId")
 #: Kind, length, delivery, time, form.
 _RESULT = struct.Struct("<BIqdB")
-#: Kind, length, delivery, attempts so far, when the next is due.
+#: Kind, length, delivery, attempts so far, time of the next.
 _RETRY = struct.Struct("<BIqId")
-#: Kind, length, delivery, attempts, time, whether it is quarantined.
+#: Kind, length, delivery, attempts, time, quarantined or not.
 _FAILED = struct.Struct("<BIqId?")
 _DISCARDED = struct.Struct("<BIqd")
 _HANDLER = struct.Struct("<BIHB")
@@ -61,7 +61,7 @@ _REST_OF_SOLE = _REST_OF[_SOLE]
 _SIZE_OF_SOLE = _SOLE.size
 _REST_OF_SUCCEEDED = _REST_OF[_SUCCEEDED]
 _SIZE_OF_HEAD = _HEAD.size
-#: In place of a length: there is none of it.
+#: Stands in place of a length if there is no text.
 _NONE = 0xFFFF_FFFF
 
 _SMALL_KINDS = {"io": 0, "cpu": 1}
@@ -72,7 +72,7 @@ class Published(NamedTuple):
     """An event was accepted, with a delivery for each of the handlers."""
 
     event_id: int
-    #: 0 for none.
+    #: 0 for no parent.
     parent_id: int
     published_at: float
     topic: str | None
@@ -84,7 +84,7 @@ class Published(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """An attempt failed, and is followed by another."""
+    """An attempt failed, and another follows."""
 
     number: int
     attempts: int
@@ -103,7 +103,7 @@ class Failed(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A delivery succeeded, with what its handler returned."""
+    """A delivery succeeded, with its result."""
 
     number: int
     finished_at: float
@@ -119,7 +119,7 @@ class Succeeded(NamedTuple):
 
 
 class Discarded(NamedTuple):
-    """A dead letter was replayed or thrown away."""
+    """A dead letter was replayed or cleared."""
 
     number: int
     at: float
@@ -147,12 +147,12 @@ def pack_published(
     data: bytes,
     handlers: Sequence[int],
 ) -> bytes:
-    """Lay out the record of an event; `handlers` are their numbers."""
+    """Lay out the record of an event; `handlers` are the handlers' numbers."""
     topic_data = b"" if topic is None else topic.encode()
     id_data = b"" if given_id is None else given_id.encode()
     count = len(handlers)
     tail = topic_data + type_name + id_data + data
-    if count == 1:  # nearly always: packed at once
+    if count == 1:  # the usual case: packed at once
         return (
             _SOLE.pack(
                 Kind.PUBLISHED,
@@ -203,7 +203,7 @@ def pack_result(number: int, finished_at: float, form: int, data: bytes) -> byte
 
 
 def pack_retry(number: int, attempts: int, due_at: float, outcomes: bytes) -> bytes:
-    """Lay out the record of an attempt that is followed by another."""
+    """Lay out the record of a failed attempt that another follows."""
     rest = _REST_OF[_RETRY] + len(outcomes)
     return _RETRY.pack(Kind.RETRY, rest, number, attempts, due_at) + outcomes
 
@@ -217,7 +217,7 @@ def pack_failed(
 
 
 def pack_discarded(number: int, at: float) -> bytes:
-    """Lay out the record of a dead letter that is one no more."""
+    """Lay out the record that a dead letter was replayed or cleared."""
     return _DISCARDED.pack(Kind.DISCARDED, _REST_OF[_DISCARDED], number, at)
 
 
@@ -229,7 +229,7 @@ def pack_handler(number: int, kind: str, name: str) -> bytes:
 
 
 def succeeded_in(frame: bytes) -> tuple[int, ...]:
-    """The deliveries of a frame that says nothing but that they succeeded; empty for others."""
+    """The deliveries of a frame that only records their success; empty for other frames."""
     if frame[0] != Kind.SUCCEEDED:
         return ()
     _, rest = _HEAD.unpack_from(frame)
@@ -239,7 +239,7 @@ def succeeded_in(frame: bytes) -> tuple[int, ...]:
 
 
 def sole_delivery_in(frame: bytes) -> int:
-    """The delivery of a frame that has nothing but an event with one and no given id; else 0."""
+    """The delivery of a frame with one event, one delivery and no given id; 0 for other frames."""
     size = len(frame)
     if frame[0] != Kind.PUBLISHED or size < _SIZE_OF_SOLE:
         return 0

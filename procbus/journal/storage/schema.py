@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The tables of a journal, and how those of an older version are brought up to date."""
+"""The tables of a journal, and the scripts that update older ones."""
 
 from __future__ import annotations
 
-#: In the header of the SQLite file: this is a journal ("pbjl"), of this version.
+#: In the header of the SQLite file: the id of journals ("pbjl"), and the version of the tables.
 APPLICATION_ID = 0x70626A6C
 VERSION = 1
 
-#: One script of SQL for each version, which makes it of the one before.
-#:
-#: A delivery's number is that of its event and handler: see `records`. An event stays in `events`
-#: as long as one of its deliveries is pending or dead, or as `keep` says.
+#: One SQL script for each version, which updates from the version before.
+#: A delivery's number combines its event's and its handler's: see `records`. An event stays in
+#: `events` while one of its deliveries is pending or dead, or for as long as `keep` says.
 MIGRATIONS = (
     """
     CREATE TABLE meta (

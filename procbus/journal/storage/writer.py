@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The writer: the thread that moves what is in the intake into the database."""
+"""The writer: the thread that moves records from the intake into the database."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from procbus.journal.storage.ids import Ids
 from procbus.journal.storage.intake import HALF, Intake
 from procbus.journal.storage.opening import told_of_gap
 
-#: How long the writer lets records gather, in seconds: most deliveries are over by then, and need
-#: not be written to the database at all.
+#: Interval for which the writer lets records gather, in seconds; because most deliveries are
+#: finished by then, and need not be written to the database at all.
 GATHER_S = 0.5
-#: It does not wait that long once the half is so full.
+#: Threshold of records in the half above which it does not wait that long, in bytes.
 _FULL_ENOUGH = HALF // 2
-#: How often it looks how full that is, in seconds.
+#: Interval between two looks at that size, in seconds.
 LOOK_S = 0.05
-#: How long it waits before it tries again what failed, or looks what others ask for, in seconds.
+#: Interval before it tries a failed move again, or looks for requests, in seconds.
 AGAIN_S = 1.0
 
 
 class _Large:
-    """Records that are too large for the intake: they go straight to the database."""
+    """Records that are too large for the intake, and go straight to the database."""
 
     __slots__ = ("done", "error", "records")
 
@@ -42,14 +42,14 @@ class _Large:
 
 
 class Writer:
-    """Moves records into the database, in a thread that starts with the first of them.
+    """Moves records into the database, in a thread that starts with the first record.
 
     Args:
-        store: the database; while the thread runs, it alone writes to it.
-        keep_all: whether what is finished is kept.
-        ids: receipts to be let go once the database knows how they ended.
-        tidy: is called after each move, in this thread.
-        look: is called in this thread now and then, to see what other processes ask for.
+        store: the database; while the thread runs, only this thread writes to it.
+        keep_all: whether all finished deliveries are kept.
+        ids: receipts to drop once the database has their outcomes.
+        tidy: called in this thread after each move.
+        look: called in this thread now and then, to look for requests of other processes.
     """
 
     def __init__(
@@ -72,25 +72,26 @@ class Writer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
-        #: A half whose move failed, and is to be tried again.
+        #: A half whose move failed, to be tried again.
         self._unmoved: int | None = None
-        #: Numbers of handlers that the database has. Those that it had are added by the journal,
+        #: Numbers of handlers that the database has. The journal adds the ones from earlier runs,
         #: before the first record.
         self.named: set[int] = set()
-        #: The last generation that the database has noted.
+        #: Last generation that the database has noted.
         self._noted = 0
         self._settled: list[str] = []
         self._large: deque[_Large] = deque()
-        #: What was found to be lost, in a sentence each; and the last generation that is told of.
+        #: Losses that were found, in a sentence each; and the last generation whose losses were
+        #: reported.
         self.lost: list[str] = []
         self._told_of = 0
-        #: The largest id of an event that was moved.
+        #: Largest id of an event that was moved.
         self.last_id = 0
-        #: Why nothing can be moved just now; None while all is well.
+        #: The reason why nothing can be moved now; None while all is well.
         self.error: JournalError | None = None
 
     def wake(self) -> None:
-        """There is something to be moved. Never blocks for long; from any thread."""
+        """Wake the thread, because there are records to move. From any thread; it hardly blocks."""
         self._wake.set()
         if self._thread is None:
             self._start()
@@ -103,13 +104,13 @@ class Writer:
             try:
                 thread.start()
             except RuntimeError:
-                # The interpreter is ending, or there are too many threads. What is in the intake
-                # is moved when the bus is closed, or by the next one.
+                # The interpreter is ending, or there are too many threads. The records stay in the
+                # intake until the bus is closed, or until the next bus.
                 return
             self._thread = thread
 
     def write_large(self, records: bytes) -> None:
-        """Have records written to the database, behind all that is in the intake; wait for it.
+        """Have records written to the database, behind all records of the intake; wait for it.
 
         Raises:
             JournalError: they were not written.
@@ -126,7 +127,7 @@ class Writer:
             raise large.error
 
     def close(self) -> bool:
-        """Move all, and end. Idempotent; say whether everything is in the database."""
+        """Move everything, and end. Idempotent; return whether everything is in the database."""
         with self._starting:
             self._closing = True
             thread = self._thread
@@ -137,7 +138,7 @@ class Writer:
             self._move()
         return self.error is None
 
-    # In the writer's thread, or after its end.
+    # Methods for the writer's thread, or for after its end.
 
     def _run(self) -> None:
         while True:
@@ -147,7 +148,7 @@ class Writer:
                 self._idle()
                 continue
             self._gather()
-            closing = self._closing  # before the move, so that it takes all
+            closing = self._closing  # read before the move, so that the move takes everything
             self._move()
             if self.error is None and not closing:
                 self._look_around()
@@ -155,7 +156,7 @@ class Writer:
                 return
 
     def _idle(self) -> None:
-        """Nothing is to be moved: see whether the files are there, and what others ask for."""
+        """While there is nothing to move: check the files, and look for requests."""
         try:
             self._store.check_there()
         except JournalError as error:
@@ -166,7 +167,7 @@ class Writer:
     def _look_around(self) -> None:
         try:
             self._look()
-        except Exception:  # noqa: BLE001 - whatever it is, this thread has more to do
+        except Exception:  # noqa: BLE001 - this thread has to go on with its own work
             log.exception("%s: what the command line asked for failed", self._store.path)
 
     def _gather(self) -> None:
@@ -182,12 +183,12 @@ class Writer:
             self._wake.clear()
 
     def _move(self) -> None:
-        """Move all that there is into the database."""
+        """Move all records into the database."""
         while True:
             try:
                 self._store.check_there()
                 self._move_half()
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            except Exception as error:  # noqa: BLE001 - threads that wait are told of any error
                 self._failed(error)
                 return
             if not self._large:
@@ -201,7 +202,7 @@ class Writer:
     def _move_half(self) -> None:
         half = self._unmoved
         if half is None:
-            self._settled = self._ids.settled()  # before the swap: their records are behind it
+            self._settled = self._ids.settled()  # before the swap: the half has their records
             half = self._unmoved = self.intake.swap()
         if half is None:
             return
@@ -212,13 +213,13 @@ class Writer:
             self._told_of = read.generation
             self._tell_lost(read)
         generation = self.intake.generation - 1
-        # Names that are told again are nothing new.
+        # Names that were restated are known already.
         changes.handlers = [each for each in changes.handlers if each[0] not in self.named]
         if generation > self._noted and not changes.nothing:
             self._store.write(changes, {"generation": generation})
             self._noted = generation
             self.named.update(number for number, _, _ in changes.handlers)
-        self._store.check_there()  # else it may have gone to a file that nobody will find
+        self._store.check_there()  # otherwise it may have gone to a removed file
         self._unmoved = None
         self.last_id = max(self.last_id, changes.last_id)
         self.intake.release(max(self._noted, self.intake.noted))
@@ -226,7 +227,7 @@ class Writer:
         self._tidy()
 
     def _tell_lost(self, read: Half) -> None:
-        """Somebody wrote into the intake, or it is on a disk or in memory that fails."""
+        """Log a loss: another program wrote into the intake, or its disk or memory fails."""
         for gap in read.gaps:
             told = told_of_gap(gap, read, self._store.path + "-intake")
             self.lost.append(told)
@@ -238,7 +239,7 @@ class Writer:
             changes.add_frames([large.records])
             self._store.write(changes, {})
             self.last_id = max(self.last_id, changes.last_id)
-        except Exception as error:  # noqa: BLE001 - who waits for it is told; the rest goes on
+        except Exception as error:  # noqa: BLE001 - the waiting thread is told; the others go on
             large.error = self._told(error)
         large.done.set()
 
