@@ -12,11 +12,10 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.errors import JournalError
+from procbus.core.text import table
 from procbus.core.validation import format_size, parse_keep
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from procbus.journal.inspection import Line, Visit
 
 #: Deliveries that `list` shows, unless asked for more.
@@ -124,10 +123,11 @@ def _status(visit: Visit, options: argparse.Namespace) -> None:
         f"{status['path']}: {owner}, {format_size(status['bytes'])}, {status['codec']}; "
         f"{status['events']:,} events, {status['given_ids']:,} ids that were given"
     )
-    table = _table("handler", *_STATES)
-    for name, counts in sorted(status["handlers"].items()):
-        table.add_row(_clean(name), *(f"{counts[state]:,}" for state in _STATES))
-    _print_table(table)
+    rows = [
+        [_cell(name), *(f"{counts[state]:,}" for state in _STATES)]
+        for name, counts in sorted(status["handlers"].items())
+    ]
+    print(f"\n{table(('handler', *_STATES), rows)}\n")
     for each in status["lost"]:
         print(f"LOST: {_clean(each)}")
 
@@ -139,14 +139,15 @@ def _list(visit: Visit, options: argparse.Namespace) -> None:
     if options.json:
         _print_json([line.plain() for line in lines])
         return
-    table = _table("id", "state", "attempts", "when (UTC)", "topic or class", "given id")
+    head = ("id", "state", "attempts", "when (UTC)", "topic or class", "given id")
+    rows: list[list[str]] = []
     for line in lines:
         plain = line.plain()
         what = line.topic or line.type_name or "no longer kept"
         when = (plain["at"] or plain["published_at"] or "")[:19].replace("T", " ")
         cells = (line.name, line.state, str(line.attempts), when, what, line.given_id or "")
-        table.add_row(*map(_clean, cells))
-    _print_table(table)
+        rows.append([_cell(text) for text in cells])
+    print(f"\n{table(head, rows, left=set(head) - {'attempts'})}\n")
     if more:
         print(f"and more: --limit shows more than {options.limit}")
 
@@ -211,27 +212,13 @@ def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, An
     return line.plain() | {"outcomes": visit.outcomes(line), "event": event}
 
 
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    for column in columns:
-        table.add_column(column, justify="right" if column in (*_STATES, "attempts") else "left")
-    return table
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # whoever reads a pipe wants whole names
-    console.print(table)
-
-
 def _clean(text: str) -> str:
     """A text with nothing in it that a terminal would take for a command."""
     return "".join(
         each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
     )
+
+
+def _cell(text: str) -> str:
+    """The same on one line, for a cell of a table."""
+    return _clean(text).replace("\n", "\\n")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
@@ -25,19 +25,23 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write rows under a head: the first column aligned to the left, the others to the right.
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] | None = None
+) -> str:
+    """Write rows under a head, with the columns under each other.
 
     Args:
         head: the head of each column.
         rows: the cells of each row, as many as there are columns.
+        left: heads of the columns that are aligned to the left, the others being to the right; None
+            for the first.
     """
-    lines = (head, *rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    to_left = [each in (head[:1] if left is None else left) for each in head]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
+            cell.ljust(width) if at_left else cell.rjust(width)
+            for cell, width, at_left in zip(line, widths, to_left, strict=True)
+        ).rstrip()
+        for line in (head, *rows)
     )

@@ -6,10 +6,11 @@ In each function `root` replaces "/", for tests.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from procbus.system.mounts import Mount, parse
 
 
 class Cgroup(NamedTuple):
@@ -33,8 +34,8 @@ def find(controller: str, root: Path) -> Iterator[Cgroup]:
             continue
         if version not in mounts:
             continue
-        mounted, point = mounts[version]
-        top = root / point.lstrip("/")
+        mounted = mounts[version].part
+        top = root / mounts[version].point.lstrip("/")
         # In a container the mount may show only a part of the hierarchy. The path then begins with
         # that part, or lies outside of it.
         below = Path(path).relative_to(mounted) if Path(path).is_relative_to(mounted) else Path()
@@ -45,24 +46,13 @@ def find(controller: str, root: Path) -> Iterator[Cgroup]:
             yield Cgroup(version, directory, own=False)
 
 
-def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, tuple[str, str]]]:
-    """For each mounted version: the part of the hierarchy that is mounted, and its directory."""
-    for line in mountinfo.splitlines():
-        # See proc_pid_mountinfo(5): the number of fields before the dash varies.
-        before, dash, after = line.partition(" - ")
-        if not dash:
-            continue
-        part, point = (_unescape(text) for text in before.split()[3:5])
-        kind, _, options = after.split(maxsplit=2)
-        if kind == "cgroup2":
-            yield 2, (part, point)
-        elif kind == "cgroup" and controller in options.split(","):
-            yield 1, (part, point)
-
-
-def _unescape(text: str) -> str:
-    """Decode the octal numbers that stand for blanks in a path."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, Mount]]:
+    """The mounted hierarchies that have a controller, each with its version."""
+    for mount in parse(mountinfo):
+        if mount.kind == "cgroup2":
+            yield 2, mount
+        elif mount.kind == "cgroup" and controller in mount.options.split(","):
+            yield 1, mount
 
 
 def _read(file: Path) -> str:

@@ -12,11 +12,11 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from procbus.core.errors import JournalError
 from procbus.system.files import check_ours
+from procbus.system.mounts import parse
 
 #: File systems with unreliable locks and mappings between machines.
 NETWORK = frozenset(
@@ -212,44 +212,32 @@ def cannot_write(path: str, error: OSError) -> JournalError:
     return JournalError(f"the journal {path} cannot be written ({error.strerror}): {advice}")
 
 
-def refuse_network(real: str, mounts: Iterable[str] | None = None) -> None:
+def refuse_network(real: str, mountinfo: str | None = None) -> None:
     """Refuse a file on a network file system.
 
     Args:
         real: the path without symbolic links.
-        mounts: lines in the format of `/proc/self/mountinfo`; None reads that file. On a system
+        mountinfo: text in the format of `/proc/self/mountinfo`; None reads that file. On a system
             without it, such as macOS, nothing is refused.
 
     Raises:
         JournalError: the file is on a network file system.
     """
-    if mounts is None:
+    if mountinfo is None:
         try:
-            mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+            mountinfo = Path("/proc/self/mountinfo").read_text(errors="replace")
         except OSError:
             return
     best, kind = "", ""
-    for line in mounts:
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:
-            continue
-        point = _unescaped(fields[4])
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # of two mounts on one point, the later one counts
-            best, kind = point, after.split()[0]
+    for mount in parse(mountinfo):
+        inside = real == mount.point or real.startswith(mount.point.rstrip("/") + "/")
+        if inside and len(mount.point) >= len(best):  # of two on one point, the later covers it
+            best, kind = mount.point, mount.kind
     if kind in NETWORK:
         raise JournalError(
             f"the journal {real} is on a network file system ({kind}, mounted at {best}), whose "
             "locks and mappings cannot be relied on: put it on a local disk"
         )
-
-
-def _unescaped(point: str) -> str:
-    """Decode a mount point: the kernel writes blanks in it as octal numbers."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(code, character)
-    return point
 
 
 # Errors of a journal in words, with advice.

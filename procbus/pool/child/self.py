@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import struct
@@ -12,6 +11,7 @@ import threading
 import time
 
 from procbus.core.user_objects import attribute, named, text_of, traceback_of
+from procbus.system.procfs import own_bytes, read_own_bytes
 
 _LINUX_PR_SET_PDEATHSIG = 1
 #: Numbers of the system call `sched_setattr`, which the C library has only of late.
@@ -45,27 +45,14 @@ def resident_bytes() -> int:
             return 0
     if _statm < 0:
         return 0
-    own = _own_bytes(os.pread(_statm, 128, 0))
+    own = own_bytes(os.pread(_statm, 128, 0))
     if _children < 0 or not (children := os.pread(_children, 4096, 0)):
         return own
-    return own + sum(_own_bytes_of(pid) for pid in children.decode().split())
+    return own + sum(read_own_bytes(int(pid)) or 0 for pid in children.split())
 
 
 def _open(file: str) -> int:
     return os.open(file, os.O_RDONLY | os.O_CLOEXEC) if os.path.exists(file) else -1
-
-
-def _own_bytes(statm: bytes) -> int:
-    _, resident, shared, *_ = statm.split()
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
-
-
-def _own_bytes_of(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return _own_bytes(file.read())
-    except (OSError, ValueError):  # it has ended
-        return 0
 
 
 def end_with_parent(parent_pid: int) -> None:

@@ -87,6 +87,18 @@ def test_list_filters_by_state_and_handler(path: Path, capsys: pytest.CaptureFix
     assert "--limit shows more than 1" in shown
 
 
+def test_list_gives_each_delivery_one_line_whatever_its_id_holds(capsys: Any, tmp_path: Path):
+    path = tmp_path / "run.db"
+    with EventBus([], journal=path, keep="all") as bus:
+        bus.subscribe("works", abs, name="works")
+        bus.publish("works", 5, id="two\nlines")
+    assert run("list", path) == 0
+    _, head, line, _ = capsys.readouterr().out.split("\n")[:4]
+    assert head.split()[:3] == ["id", "state", "attempts"]
+    assert line.endswith("two\\nlines")
+    assert line.index("succeeded") == head.index("state")
+
+
 def test_show_says_how_it_failed_and_sends_no_commands_to_the_terminal(
     path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -50,5 +50,11 @@ def test_a_table_has_its_columns_under_each_other():
     )
 
 
+def test_table_aligns_the_columns_that_are_named_to_the_left():
+    assert table(("n", "name"), [("1,000", "a"), ("2", "longer")], left={"name"}) == (
+        "    n  name\n1,000  a\n    2  longer"
+    )
+
+
 def test_a_table_may_have_no_rows():
     assert table(("name", "n"), []) == "name  n"

@@ -222,7 +222,7 @@ MOUNTS = """\
 30 22 0:50 / /home rw - nfs4 server:/home rw
 31 30 8:2 / /home/me/scratch\\040disk rw - xfs /dev/sdb rw
 32 22 0:51 / /mnt/share rw master:1 shared:2 - cifs //server/share rw
-""".splitlines()
+"""
 
 
 @pytest.mark.parametrize(
