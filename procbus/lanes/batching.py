@@ -16,7 +16,7 @@ from procbus.core.errors import CircuitOpen
 from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.lanes.breaker import Brake, CircuitState
+from procbus.lanes.breaker import CircuitBreaker, CircuitState
 from procbus.lanes.queue import LaneQueue
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import BATCH_S, At, Worker
@@ -25,8 +25,8 @@ from procbus.pool.interface import BATCH_S, At, Worker
 class Batching:
     """Who has which deliveries. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue and gates, the brake, the list of slots,
-    and of each slot what its class says.
+    The lock of `queue` is the lane's. It guards the queue and gates, the circuit, the list of
+    slots, and of each slot what its class says.
 
     Args:
         batch_s: seconds of work in one batch.
@@ -35,7 +35,7 @@ class Batching:
     def __init__(self, batch_s: float = BATCH_S) -> None:
         self._batch_s = batch_s
         self.queue = LaneQueue()
-        self.brake = Brake()
+        self.circuit = CircuitBreaker()
         self.slots: list[Slot] = []
         #: No batch is overdue before then.
         self._none_due_before = inf
@@ -205,13 +205,13 @@ class Batching:
         if not ready:
             return []
         share = -(-ready // (len(self.slots) or 1))
-        allowed = self.brake.most()
+        allowed = self.circuit.most()
         for bound in (most, allowed):
             if bound is not None and bound < share:
                 share = bound
         batch = queue.locked_take_batch(self._batch_s, share)
         if batch and allowed is not None:
-            self.brake.begin(now)
+            self.circuit.begin(now)
         elif batch and queue.locked_ready():
             queue.locked_wake()
         return batch
@@ -245,10 +245,10 @@ Guard = Callable[["Callable[[], CircuitOpen] | None"], object]
 
 
 class Breaker:
-    """Works the brake of one lane. Thread-safe; its fields are guarded by the lane's lock.
+    """Works the circuit of one lane. Thread-safe; its fields are guarded by the lane's lock.
 
     Args:
-        batching: has the brake, and what is taken back when it is applied.
+        batching: has the circuit, and takes back what workers have not begun when that opens.
         guard: has publishing raise while workers die and die.
         fail_ready: settles all that is ready for a worker.
     """
@@ -257,7 +257,7 @@ class Breaker:
         self, batching: Batching, guard: Guard, fail_ready: Callable[[Outcome], object]
     ) -> None:
         self._batching = batching
-        self._brake = batching.brake
+        self._circuit = batching.circuit
         self._guard = guard
         self._fail_ready = fail_ready
         #: A worker died since the last time that one survived a delivery, or the circuit is not
@@ -270,7 +270,7 @@ class Breaker:
     def reason(self) -> str:
         """Why nothing is begun; empty while all may be."""
         with self._batching.queue.lock:
-            return self._brake.reason()
+            return self._circuit.reason()
 
     def look(self, now: float, short: str) -> None:
         """See whether work may begin again, or must not. The supervisor calls it.
@@ -279,34 +279,31 @@ class Breaker:
             now: the time, in seconds of `time.monotonic()`.
             short: why there is too little memory; empty when there is enough.
         """
-        since = [at[2] for _, _, _, at in self._batching.running()]
-        queue, brake = self._batching.queue, self._brake
+        began = [at[2] for _, _, _, at in self._batching.running()]
+        queue = self._batching.queue
         with queue.lock:
-            taken_at = brake.circuit.taken_at
-            under_way = taken_at is not None and any(began >= taken_at for began in since)
-            was_short, brake.short = brake.short, short
-            if short and not was_short:
+            found = self._circuit.look(now, short, began)
+            if found.stops:
                 self._take_all_back()
-            trial = brake.begin_trial(now, under_way)
-            if trial or brake.trickle(now, not since) or (was_short and not short):
+            if found.wakes:
                 queue.locked_wake()
-        if trial:
+        if found.trial:
             self._guard(None)
 
     def expect_close(self) -> None:
         """The bus is closing: do not keep it from that for longer than some trials take."""
         with self._batching.queue.lock:
             self._closing = True
-            self._brake.circuit.hurry()
+            self._circuit.hurry()
 
     def note_survival(self) -> None:
         """A worker came through deliveries."""
         if not self._troubled:
             return
         with self._batching.queue.lock:
-            closed = self._brake.circuit.note_survival()
+            closed = self._circuit.note_survival()
             # While the circuit is open the next survival, that of a trial, has to be noted too.
-            self._troubled = self._brake.circuit.state is not CircuitState.CLOSED
+            self._troubled = self._circuit.state is not CircuitState.CLOSED
             if closed:
                 self.given_up = None
                 self._batching.queue.locked_wake()
@@ -320,11 +317,11 @@ class Breaker:
         Args:
             last: which one, how, and what it was at, in words.
         """
-        queue, circuit = self._batching.queue, self._brake.circuit
+        queue, circuit = self._batching.queue, self._circuit
         now = monotonic()
         with queue.lock:
             self._troubled = True
-            if queue.cancelled or not self._brake.note_death(now):
+            if queue.cancelled or not self._circuit.note_death(now):
                 return
             self._take_all_back()
             wait_s = circuit.trial_at - now

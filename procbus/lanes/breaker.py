@@ -3,23 +3,28 @@
 
 After the maximum restart intensity of Erlang's supervisors, and the circuit breaker of M. Nygard's
 "Release It!": closed, it counts; open, it lets nothing through; after a while it lets one trial
-through, which closes or opens it again. A state machine, told the time; it knows no threads.
+through, which closes or opens it again. It stops work while memory is short, too.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
-#: More deaths than this within `WINDOW_S` seconds, and no delivery survived between them.
+#: Maximum of deaths within `WINDOW_S` seconds, with no delivery survived between them.
 MOST_DEATHS = 20
 WINDOW_S = 30.0
 #: How long it stays open at first, in seconds; twice as long after each trial that failed.
 COOL_S = 5.0
 MOST_COOL_S = 60.0
-#: What was let through as a trial, and is in no handler after so many seconds, was no trial: a
+#: A trial whose delivery is in no handler after this time, in seconds, was spent on nothing: on a
 #: delivery that cannot travel, or that was put back.
 SPENT_S = 1.0
+#: Short of memory with nothing running, the lane begins one delivery after this time, in seconds:
+#: perhaps others use the memory, and nothing would ever run again.
+TRICKLE_S = 30.0
 
 
 class CircuitState(enum.Enum):
@@ -31,20 +36,62 @@ class CircuitState(enum.Enum):
     TRIAL = "trial"
 
 
-class Circuit:
-    """The circuit of one lane. Not thread-safe: the lane's lock guards it."""
+class Look(NamedTuple):
+    """What follows from a look at the workers and at memory."""
+
+    #: Memory has become short: what no worker has begun is to go back.
+    stops: bool
+    #: A trial begins.
+    trial: bool
+    #: More may be begun than before: wake a worker.
+    wakes: bool
+
+
+class CircuitBreaker:
+    """Says how many deliveries of a lane may be begun. A state machine that is told the time.
+
+    Not thread-safe: the lane's lock guards it.
+    """
 
     def __init__(self) -> None:
         self.state = CircuitState.CLOSED
+        #: While it is open: when the next trial may be.
+        self.trial_at = 0.0
+        #: Trials in a row that failed.
+        self.failed_trials = 0
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._cool_s = COOL_S
         self._hurried = False
-        #: While it is open: when the next trial may be.
-        self.trial_at = 0.0
         #: During a trial: when a delivery was taken for it; None before that.
-        self.taken_at: float | None = None
-        #: Trials in a row that failed.
-        self.failed_trials = 0
+        self._taken_at: float | None = None
+        #: Why there is too little memory; empty while there is enough.
+        self._short = ""
+        #: Since when memory has been short with nothing running, or since the last trickle.
+        self._idle_since: float | None = None
+        #: Deliveries that may be begun while it lets nothing else through.
+        self._permits = 0
+
+    @property
+    def deaths(self) -> int:
+        """Worker deaths, without a survival between them, as far as they are counted."""
+        return len(self._deaths)
+
+    def reason(self) -> str:
+        """Why nothing is begun; empty while all may be."""
+        if self.state is CircuitState.CLOSED:
+            return self._short
+        return f"{self.deaths} workers died, and no delivery between them was survived"
+
+    def most(self) -> int | None:
+        """How many deliveries may be begun now; None for any number."""
+        if self.state is CircuitState.CLOSED and not self._short:
+            return None
+        return self._permits
+
+    def begin(self, now: float) -> None:
+        """One of them is begun."""
+        self._permits = max(0, self._permits - 1)
+        self._taken_at = now
 
     def note_death(self, now: float) -> bool:
         """A worker died by itself; say whether this opens the circuit."""
@@ -59,6 +106,7 @@ class Circuit:
             return False
         self.state = CircuitState.OPEN
         self.trial_at = now if self._hurried else now + self._cool_s
+        self._permits = 0  # a delivery that was let through and is not begun waits too
         return True
 
     def note_survival(self) -> bool:
@@ -73,103 +121,48 @@ class Circuit:
         self.failed_trials = 0
         return True
 
-    def begin_trial(self, now: float, under_way: bool) -> bool:
-        """Begin a trial if one is due; say whether it begins.
-
-        There may be another before one knows how the last went: it may have been spent on nothing,
-        or may take for ever.
-
-        Args:
-            now: the time, in seconds of `time.monotonic()`.
-            under_way: whether what was taken for a trial is in its handler.
-        """
-        if self.state is CircuitState.OPEN:
-            due_at = self.trial_at
-        elif self.state is CircuitState.TRIAL and self.taken_at is not None:
-            due_at = self.taken_at + (MOST_COOL_S if under_way else SPENT_S)
-        else:
-            return False
-        if now < due_at:
-            return False
-        self.state = CircuitState.TRIAL
-        self.taken_at = None
-        return True
-
-    def note_taken(self, now: float) -> None:
-        """A delivery was taken for the trial."""
-        self.taken_at = now
-
     def hurry(self) -> None:
         """Have trials that fail be followed by others without a wait from now on."""
         self._hurried = True
         self.trial_at = 0.0
 
-    @property
-    def deaths(self) -> int:
-        """Worker deaths, without a survival between them, as far as they are counted."""
-        return len(self._deaths)
-
-
-# What keeps the cpu lane from beginning work: workers that die and die, too little memory.
-
-#: Short of memory with nothing running, the lane begins one delivery after so many seconds: perhaps
-#: it is not the lane that memory is missing for, and nothing would ever run again.
-TRICKLE_S = 30.0
-
-
-class Brake:
-    """The brake of one lane. Not thread-safe: the lane's lock guards it."""
-
-    def __init__(self) -> None:
-        self.circuit = Circuit()
-        #: Why there is too little memory; empty while there is enough.
-        self.short = ""
-        #: Deliveries that may be begun all the same.
-        self._permits = 0
-        self._idle_since: float | None = None
-
-    def reason(self) -> str:
-        """Why nothing is begun; empty while all may be."""
-        if self.circuit.state is CircuitState.CLOSED:
-            return self.short
-        return f"{self.circuit.deaths} workers died, and no delivery between them was survived"
-
-    def most(self) -> int | None:
-        """How many deliveries may be begun now; None for any number."""
-        if self.circuit.state is CircuitState.CLOSED and not self.short:
-            return None
-        return self._permits
-
-    def begin(self, now: float) -> None:
-        """One of them is begun."""
-        self._permits = max(0, self._permits - 1)
-        self.circuit.note_taken(now)
-
-    def note_death(self, now: float) -> bool:
-        """A worker died by itself; say whether this opens the circuit."""
-        opens = self.circuit.note_death(now)
-        if opens:
-            self._permits = 0  # what was let through until now and not begun waits too
-        return opens
-
-    def begin_trial(self, now: float, under_way: bool) -> bool:
-        """Let one delivery through if the circuit wants a trial now; say whether it does.
-
-        The arguments are those of `Circuit.begin_trial`.
-        """
-        if not self.circuit.begin_trial(now, under_way):
-            return False
-        self._permits = 1
-        return True
-
-    def trickle(self, now: float, idle: bool) -> bool:
-        """Let one delivery through if memory has been short for long with nothing running.
+    def look(self, now: float, short: str, running: Sequence[float]) -> Look:
+        """See whether work may begin again, or must not.
 
         Args:
             now: the time, in seconds of `time.monotonic()`.
-            idle: whether nothing is running.
+            short: why there is too little memory; empty when there is enough.
+            running: when each delivery began that is in a handler.
         """
-        if not self.short or not idle or self.circuit.state is not CircuitState.CLOSED:
+        was_short, self._short = self._short, short
+        trial = self._begin_trial(now, running)
+        wakes = trial or self._trickle(now, idle=not running) or bool(was_short and not short)
+        return Look(bool(short and not was_short), trial, wakes)
+
+    def _begin_trial(self, now: float, running: Sequence[float]) -> bool:
+        """Begin a trial if one is due; say whether it begins.
+
+        There may be another before one knows how the last went: it may have been spent on nothing,
+        or may take for ever.
+        """
+        taken_at = self._taken_at
+        if self.state is CircuitState.OPEN:
+            due_at = self.trial_at
+        elif self.state is CircuitState.TRIAL and taken_at is not None:
+            under_way = any(began >= taken_at for began in running)
+            due_at = taken_at + (MOST_COOL_S if under_way else SPENT_S)
+        else:
+            return False
+        if now < due_at:
+            return False
+        self.state = CircuitState.TRIAL
+        self._taken_at = None
+        self._permits = 1
+        return True
+
+    def _trickle(self, now: float, *, idle: bool) -> bool:
+        """Let one delivery through if memory has been short for long with nothing running."""
+        if not self._short or not idle or self.state is not CircuitState.CLOSED:
             self._idle_since = None
             return False
         if self._idle_since is None:

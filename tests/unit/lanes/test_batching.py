@@ -75,10 +75,10 @@ class Parts:
         assert slot.worker is not None
         return batch, self.batching.hand_out(slot, slot.worker, batch)
 
-    def brake(self) -> None:
+    def open_circuit(self) -> None:
         with self.batching.queue.lock:
             for _ in range(MOST_DEATHS + 1):
-                self.batching.brake.note_death(100.0)
+                self.batching.circuit.note_death(100.0)
 
     def take_all_back(self) -> list[Delivery]:
         with self.batching.queue.lock:
@@ -151,31 +151,31 @@ def test_who_waits_is_let_go_when_the_lane_closes() -> None:
     assert taken == [[]]
 
 
-# The brake.
+# The circuit.
 
 
 def test_an_open_circuit_gives_nobody_anything_but_one_delivery_for_each_trial() -> None:
     parts = Parts()
     deliveries = parts.put(5)
-    parts.brake()
+    parts.open_circuit()
     assert parts.take() == []
 
     with parts.batching.queue.lock:
-        assert parts.batching.brake.begin_trial(1000.0, False)
+        assert parts.batching.circuit.look(1000.0, "", []).trial
 
     assert parts.take(most=3) == deliveries[:1]
     assert parts.take() == []
 
 
-def test_one_who_waits_on_the_brake_is_woken_for_the_trial() -> None:
+def test_one_who_waits_for_the_circuit_is_woken_for_the_trial() -> None:
     parts = Parts()
     deliveries = parts.put(5)
-    parts.brake()
+    parts.open_circuit()
     taken: list[Delivery] = []
     taker = in_thread(lambda: taken.extend(parts.batching.next_batch(wait=True)))
 
     with parts.batching.queue.lock:
-        parts.batching.brake.begin_trial(1000.0, False)
+        assert parts.batching.circuit.look(1000.0, "", []).trial
         parts.batching.queue.locked_wake()
 
     taker.join(BOUND_S)
