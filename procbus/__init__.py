@@ -70,8 +70,8 @@ __all__ = [
     "subscribe",
 ]
 
-#: Where each name lives. They are loaded when they are first asked for: a worker process imports
-#: this package too, and needs hardly any of it, but starts as fast as it imports.
+#: The module of each name. Names are loaded on first use: a worker process imports this package too
+#: and needs hardly any of it, and it starts only as fast as it imports.
 _HOMES = {
     "Advice": "advice.advice",
     "AdviceList": "advice.advice",

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What the bus does in a running event loop, without ever blocking it."""
+"""The bus in a running event loop, which it never blocks.
+
+`apublish` and `astream` wait for room, for the disk and for receipts in coroutines. Steps that
+block
+go to a thread.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from procbus.stream import Window
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Run something that blocks in a thread, to its end even if this task is cancelled."""
+    """Run a blocking function in a thread, to its end even if this task is cancelled."""
     running = asyncio.ensure_future(asyncio.to_thread(function, *args))
     try:
         return await asyncio.shield(running)
@@ -35,10 +40,10 @@ async def make_ready(
     event: Any,
     topic: str | None,
 ) -> None:
-    """Do in a thread what publishing the first events would take 100 ms for.
+    """Do slow first steps in a thread: publishing the first events would block for 100 ms.
 
-    That is to import what the lanes need, to launch the first worker for a cpu handler, and to take
-    up what a journal has left.
+    They are the imports that the lanes need, the launch of the first worker for a cpu handler, and
+    the resuming of a journal.
     """
     if not subscriptions.fresh:
         await in_thread(subscriptions.routes)
@@ -71,7 +76,7 @@ async def publish(
         try:
             await room.wait()
             published = receipt.publish()
-        except BaseException:  # the task is cancelled: the next in line gets the room
+        except BaseException:  # the task is cancelled: the next waiter gets the room
             receipt.give_up()
             raise
         if published is not None:
@@ -85,7 +90,7 @@ async def stream(
     *,
     ordered: bool,
 ) -> AsyncIterator[Receipt]:
-    """As `stream.as_settled` and `stream.in_order`."""
+    """Stream, see `stream.as_settled` and `stream.in_order`."""
     loop = asyncio.get_running_loop()
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
@@ -109,7 +114,7 @@ async def stream(
             event = await anext(source)
         except StopAsyncIteration:
             break
-        except Exception as error:  # noqa: BLE001 - told once the rest is through
+        except Exception as error:  # noqa: BLE001 - raised after the other receipts
             failure = error
             break
         receipt = None
@@ -118,7 +123,7 @@ async def stream(
                 receipt = await publish(event)
             except QueueFull:
                 if not outstanding:
-                    raise  # others fill the bus: nothing of ours will make room
+                    raise  # others fill the bus: no event of this stream will make room
                 outstanding -= 1
                 yield await next_one()
             except Exception as error:  # noqa: BLE001 - as above
@@ -144,7 +149,7 @@ async def stream(
         try:
             raise failure
         finally:
-            failure = None  # its traceback has this frame
+            failure = None  # its traceback refers to this frame
 
 
 async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

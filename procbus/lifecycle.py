@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The life of a bus: waiting for what is pending, closing, the interpreter's end, a fork."""
+"""The life of a bus: waiting for pending deliveries, closing, the interpreter's end, a fork."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from procbus.system.sigterm import OnSigterm
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
-#: How often a bus that is closing looks whether SIGTERM came, in seconds.
+#: Interval at which a closing bus checks for SIGTERM, in seconds.
 LOOK_S = 0.1
 
 
@@ -36,12 +36,11 @@ class Lifecycle:
         dispatcher: refuses events in a forked child.
         lanes: are ended.
         subscriptions: gives those of the bus, which know what was not run.
-        sum_up_failures: logs what is to be said of failures at the end.
-        stop_advice: has no handler moved, and nothing said of any, from then on; but what
-            `last_advice` says, once the lanes are closed and have told all that they measured.
-        last_advice: see there.
-        on_sigterm: what SIGTERM means for this bus; None for nothing.
-        grace_s: how long what is pending then may take.
+        sum_up_failures: logs a summary of failures at the end.
+        stop_advice: ends the advisor, so that no handler is moved or logged any more.
+        last_advice: logs the last advice, once the closed lanes have passed on all measurements.
+        on_sigterm: the bus's way to end on SIGTERM; None to ignore it.
+        grace_s: maximum time for pending deliveries then, in seconds.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Lifecycle:
         #: Guards the closing.
         self._closing = threading.RLock()
         self.closed = False
-        #: Whether somebody is at it.
+        #: Whether a thread is closing it.
         self.closing = False
         self._pid = os.getpid()
         self.on_sigterm = on_sigterm
@@ -86,16 +85,16 @@ class Lifecycle:
             self._refuse()
 
     def drain(self, timeout: float | None) -> bool:
-        """Wait until nothing is pending; say whether that came about in time."""
+        """Wait until nothing is pending; return whether that happened in time."""
         self.check_process()
         self._check_outside("drain")
         self._dispatcher.resume()
         return self._admission.wait_empty(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Take nothing more, finish or cancel, and end all workers. Idempotent."""
+        """Refuse further events, finish or cancel pending ones, and end all workers. Idempotent."""
         if self._pid != os.getpid():
-            return  # a forked child: nothing here is its own
+            return  # a forked child: the parts belong to its parent
         self._check_outside("close")
         with self._closing:
             if self.closed:
@@ -107,7 +106,7 @@ class Lifecycle:
             self.closing = True
             try:
                 self._end(timeout, cancel)
-            except BaseException:  # Ctrl-C or SIGTERM, most likely, while waiting for all to finish
+            except BaseException:  # most likely Ctrl-C or SIGTERM during the wait
                 self._cut_short(cancel)
                 raise
 
@@ -126,13 +125,13 @@ class Lifecycle:
         self.leave(error if isinstance(error, KeyboardInterrupt) else None)
 
     def refuse(self) -> None:
-        """Take no more events: SIGTERM came, and the bus will be closed."""
+        """Refuse further events, because SIGTERM came and the bus will be closed."""
         self._admission.refuse()
 
     def drop(self) -> None:
-        """Close in a thread of its own: nobody is left to do it.
+        """Close in another thread, because the user has dropped the bus.
 
-        The collector of garbage may call this anywhere, with any lock held: it takes none.
+        The garbage collector may call this anywhere, with any lock held, so it takes no lock.
         """
         sigterm.forget(self)
         if not self.closed and self._pid == os.getpid() and exit_hooks.watches(self):
@@ -141,15 +140,15 @@ class Lifecycle:
     def _close_dropped(self) -> None:
         try:
             self.close()
-        except Exception:  # noqa: BLE001 - there is nobody to tell
+        except Exception:  # noqa: BLE001 - there is no caller to tell
             log.exception("procbus itself failed to close a bus that nobody has any more")
 
     def disown(self) -> None:
-        """In a forked child: refuse every event, and touch no lock."""
+        """Refuse every event in a forked child, and touch no lock."""
         self._dispatcher.refuse(self._refuse)
 
     def _end(self, timeout: float | None, cancel: bool) -> None:
-        """Finish, or cancel what has not begun; after SIGTERM within the time that there is."""
+        """Finish, or cancel deliveries that have not begun; after SIGTERM within its time limit."""
         if not cancel and self._wait_empty(timeout, sigterm.finish_by):
             self._finish()
         elif cancel:
@@ -158,21 +157,21 @@ class Lifecycle:
             self._cancel(max(0.0, min(sigterm.stop_by(self) - monotonic(), INTERRUPT_GRACE_S)))
 
     def _cut_short(self, cancel: bool) -> None:
-        """The closing was interrupted: by Ctrl-C, or by SIGTERM, after which there may be time."""
+        """Go on after Ctrl-C or SIGTERM interrupted the closing; SIGTERM may leave some time."""
         if sigterm.stop_by(self) == inf:
             self._cancel(INTERRUPT_GRACE_S)
             return
         try:
             self._end(None, cancel)
-        except BaseException:  # noqa: BLE001 - SIGTERM came again; the caller raises what was first
+        except BaseException:  # noqa: BLE001 - SIGTERM again; the caller raises the first exception
             self._cancel(0.0)
 
     def _wait_empty(self, timeout: float | None, by: Callable[[Lifecycle], float]) -> bool:
-        """Wait until nothing is pending; say whether that came about in time.
+        """Wait until nothing is pending; return whether that happened in time.
 
         Args:
-            timeout: at most so many seconds; None for as long as it takes.
-            by: tells how long SIGTERM leaves, which may come while this waits, in any thread.
+            timeout: maximum wait in seconds; None for as long as it takes.
+            by: returns the time that SIGTERM leaves; it may come in any thread during the wait.
         """
         end_at = inf if timeout is None else monotonic() + timeout
         while True:
@@ -190,12 +189,12 @@ class Lifecycle:
         self._account_for_cancelled()
 
     def _resume(self) -> None:
-        """What a journal has left is to be finished too; a bus that cannot read it still closes."""
+        """Resume the journal before closing; a bus that cannot read it closes all the same."""
         try:
             self._dispatcher.resume()
         except JournalError as error:
-            log.error("%s", error)  # without a traceback: the journal says all that there is to say
-        except BaseException:  # Ctrl-C, most likely, while waiting for room
+            log.error("%s", error)  # without a traceback: the message says everything
+        except BaseException:  # most likely Ctrl-C during the wait for room
             self._admission.refuse()
             self._lanes.expect_close()
             self._cancel(INTERRUPT_GRACE_S)

@@ -18,16 +18,16 @@ from rich.progress import (
 from procbus.core.delivery import DeliveryState
 from procbus.core.receipt import Receipt
 
-#: Seconds between two updates: one costs as much as several events.
+#: Interval between two updates, in seconds; because one costs as much as several events.
 _EVERY_S = 0.1
 
 
 def with_progress(receipts: Iterator[Receipt], total: int | None) -> Iterator[Receipt]:
-    """Show a bar on stderr while receipts go by, with how many events failed.
+    """Show a bar on stderr while receipts pass, with the number of failed events.
 
     Args:
         receipts: settled receipts.
-        total: how many there will be; None when that is not known.
+        total: number of receipts; None if not known.
     """
     from rich.console import Console
 

@@ -18,28 +18,28 @@ from procbus.core.receipt import Receipt
 from procbus.core.stats import SharedMemoryStats
 from procbus.core.waiting import pause
 
-# How many events a stream may have under way: fewer where they are large.
+# The number of open events of a stream: smaller if they are large.
 
-#: The share of the limit of shared memory that the events of a stream may take in the script: what
-#: is on its way to workers takes as much again there, for a moment.
+#: Maximum share of the shared memory's limit that a stream's events may take in the script; because
+#: their copies for workers take as much again for a moment.
 _SHARE = 0.5
-#: How often it is asked what was copied in, in seconds.
+#: Interval between two readings of the shared memory's statistics, in seconds.
 _LOOK_S = 0.002
 
 
 class Window:
-    """How many receipts one stream may have open. Belongs to the thread that runs the stream.
+    """The number of receipts that one stream may have open. Belongs to the stream's thread.
 
-    A stream of small events has `most`. Where events turn out to be large, those under way are to
-    take no more memory in the script than `_SHARE` of what may be shared with workers: so many as
-    that is by the mean of those that are settled. Before any is copied in nothing is known.
+    A stream of small events may have `most`. Large events in progress may take no more memory in
+    the script than `_SHARE` of the shared memory's limit. Their number follows from the mean size
+    of the settled events. Until the first large event has been copied, the size is not known.
 
     Args:
-        most: receipts that may be open, whatever their events are.
-        workers: how many there are for what is large: that many may be at work, and as many be on
-            their way, however large they are.
-        shared_memory: tells how much has been copied in so far, and how much there may be.
-        holds: is kept alive with this.
+        most: maximum of open receipts, for events of any size.
+        workers: returns the number of workers: that many large events may be running, and as many
+            be on their way, whatever their size.
+        shared_memory: returns the bytes copied so far, and their limit.
+        holds: an object that is kept alive with this one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Window:
         self._look_at = 0.0
 
     def size(self, settled: int) -> int:
-        """How many may be open, after so many of the stream are settled."""
+        """The maximum of open receipts, after `settled` events of the stream are settled."""
         now = monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_S
@@ -74,12 +74,12 @@ class Window:
         return min(self._most, max(2 * self._workers(), int(_SHARE * memory.limit / mean)))
 
 
-#: Events published in a row before looking for settled receipts: at most so many, and about so many
-#: as take so long, in seconds. Where the source is slow, or events are large, settled receipts
-#: neither wait for it nor pile up with their events.
+#: Maximum number of events published in a row before a look for settled receipts, and maximum time
+#: for them, in seconds; because settled receipts should neither wait for a slow source, nor pile up
+#: with large events.
 _STRIDE = 256
 _STRIDE_S = 0.001
-#: The clock is looked at after so many.
+#: Number of events between two looks at the clock.
 _LOOK = 16
 
 
@@ -94,14 +94,14 @@ def stream_of(
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled; see `EventBus.stream`.
 
-    An error of the source, or of publishing, comes after the receipts of all that was published.
+    An error of the source, or of publishing, is raised after the receipts of all published events.
 
     Args:
-        events: taken one by one, as there is room.
+        events: the events, taken one by one as there is room.
         publish: publishes one event; may wait for room, or raise QueueFull.
-        window: how many receipts may be open, or settled and not yet taken by the consumer.
-        ordered: yield in the order of the events.
-        progress: show a progress bar.
+        window: bounds receipts that are open, or settled and not yet taken by the consumer.
+        ordered: whether to yield in the order of the events.
+        progress: whether to show a progress bar.
         count: how many events there are; None if that is not known.
         make_safe: is called before receipts are yielded, once for several: what was published
             before then has to survive what the journal is for.
@@ -124,7 +124,7 @@ def _interruptible(
     publish: Callable[[Any], Receipt],
     *about: Any,
 ) -> Iterator[Receipt]:
-    """In a notebook: where a cell is interrupted in the stream, what that published is given up."""
+    """Give up the stream's events if the notebook cell is interrupted in it."""
     open_receipts: dict[int, Receipt] = {}
 
     def publish_and_note(event: Any) -> Receipt:
@@ -156,7 +156,7 @@ def as_settled(
     source = iter(events)
     outstanding = taken = 0
     exhausted = False
-    held: list[Any] = []  # an event that found the bus full
+    held: list[Any] = []  # at most one event, which found the bus full
     failure: Exception | None = None
     stride = 1
     while outstanding or not exhausted:
@@ -167,14 +167,14 @@ def as_settled(
             except StopIteration:
                 exhausted = True
                 break
-            except Exception as error:  # noqa: BLE001 - told once the rest is through
+            except Exception as error:  # noqa: BLE001 - raised after the other receipts
                 failure, exhausted = error, True
                 break
             try:
                 receipt = publish(event)
             except QueueFull:
                 if not outstanding:
-                    raise  # others fill the bus: nothing of ours will make room
+                    raise  # others fill the bus: no event of this stream will make room
                 held.append(event)
                 break
             except Exception as error:  # noqa: BLE001 - as above
@@ -204,7 +204,7 @@ def as_settled(
         try:
             raise failure
         finally:
-            failure = None  # its traceback has this frame
+            failure = None  # its traceback refers to this frame
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
@@ -227,7 +227,7 @@ def in_order(
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
-    safe = 0  # so many of them, the first, are settled and safe
+    safe = 0  # number of receipts at the front that are settled and safe
     taken = 0
 
     def first_settled() -> Receipt:
@@ -247,7 +247,7 @@ def in_order(
             event = next(source)
         except StopIteration:
             break
-        except Exception as error:  # noqa: BLE001 - told once the rest is through
+        except Exception as error:  # noqa: BLE001 - raised after the other receipts
             failure = error
             break
         while True:
@@ -269,4 +269,4 @@ def in_order(
         try:
             raise failure
         finally:
-            failure = None  # its traceback has this frame
+            failure = None  # its traceback refers to this frame

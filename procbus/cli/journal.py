@@ -18,7 +18,7 @@ from procbus.core.validation import format_size, parse_keep
 if TYPE_CHECKING:
     from procbus.journal.inspection import Line, Visit
 
-#: Deliveries that `list` shows, unless asked for more.
+#: Maximum of deliveries that `list` shows by default.
 _SHOWN = 50
 _STATES = ("pending", "retrying", "dead", "succeeded", "discarded")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: ``procbus COMMAND``."""
+"""The command line: ``procbus COMMAND``, and how commands end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from procbus import __version__
 from procbus.cli.journal import add_journal
 from procbus.cli.profile import add_profile
 
-# Exit statuses, as shells have them: 128 + the number of the signal.
+# Exit statuses as in shells: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
 _TERMINATED = 128 + signal.SIGTERM
 _PIPE_BROKEN = 128 + 13  # SIGPIPE, which Windows has not
@@ -29,22 +29,22 @@ _PIPE_BROKEN = 128 + 13  # SIGPIPE, which Windows has not
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. Call it in the main thread.
 
-    SIGTERM and Ctrl-C end a command, and the process, alike: the bus is closed, no process is left,
-    one line says what was not run, and the exit status is 143 or 130.
+    SIGTERM and Ctrl-C end a command the same way: the bus is closed, no process is left behind, one
+    line says how much was not run, and the exit status is 143 or 130.
 
     Args:
-        arguments: what follows the program's name; None for those of the process.
+        arguments: the arguments after the program's name; None for the process's own.
 
     Raises:
-        SystemExit: for ``--help`` and ``--version``, and for arguments that are wrong.
+        SystemExit: for ``--help`` and ``--version``, and for wrong arguments.
     """
-    # A name of a file that the terminal cannot show is no reason to fail in the middle of a report.
+    # A file name that the terminal cannot show must not stop a report in the middle.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     options = _parse(arguments)
     if not hasattr(options, "script"):
-        # Commands say themselves what failed and what was not run; a script has its own logging.
+        # Commands report failures and unfinished work themselves; a script has its own logging.
         logging.getLogger("procbus").addHandler(logging.NullHandler())
     try:
         with _sigterm_exits():
@@ -111,7 +111,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    # Without help of its own: all that follows is for the command line of the benchmarks.
+    # Without its own help: all further arguments are for the command line of the benchmarks.
     bench = commands.add_parser(
         "bench",
         add_help=False,
@@ -123,7 +123,7 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run_bench(options: argparse.Namespace) -> int:
     name = "procbus._bench"
     if find_spec(name) is None:
-        # Run from its source, where the benchmarks are beside this package.
+        # In a source checkout the benchmarks lie beside this package.
         name, root = "bench", Path(__file__).parents[2]
         spec = find_spec(name)
         if spec is None or spec.origin != str(root / "bench" / "__init__.py"):
@@ -161,7 +161,7 @@ def _positive(text: str) -> int:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM came. A SystemExit, so that every `with` block on the way out is left in order."""
+    """SIGTERM came. It is a SystemExit, so that every `with` block is left properly."""
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _sigterm_exits() -> Iterator[None]:
     """Turn SIGTERM into an exception of the main thread, as Python does with SIGINT."""
 
     def leave(_signum: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the leaving
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the exit
         raise _Terminated
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -180,12 +180,12 @@ def _sigterm_exits() -> Iterator[None]:
 
 
 def _end_at_once(status: int) -> NoReturn:
-    """End the process when everything is closed, but perhaps not every thread has ended.
+    """End the process after everything is closed, without waiting for its threads.
 
-    A thread cannot be stopped, and the interpreter would wait for those of a thread pool: for as
-    long as the handlers that they are in may take.
+    A thread cannot be stopped. The interpreter would wait for the threads of a thread pool for as
+    long as their handlers take.
     """
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # whoever read it may be gone
+        with suppress(OSError):  # the reader of the pipe may be gone
             stream.flush()
     os._exit(status)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``procbus profile SCRIPT.py``: runs a script as Python does, then says what its handlers are."""
+"""``procbus profile SCRIPT.py``: runs a script, then prints which kind suits its handlers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_BUS = "procbus profile: the script used no bus, so there is nothing to say"
 
 
 def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the command line."""
+    """Add the command `profile` to the command line."""
     profile = commands.add_parser(
         "profile",
         help="run a script that uses procbus, and say which kind suits its handlers",
@@ -34,19 +34,19 @@ def add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def profile_script(path: str, arguments: Sequence[str]) -> int:
     """Run a script in place of this program, and print the advice on its handlers at the end.
 
-    Call it in the main thread. It changes `sys.argv`, `sys.path` and `__main__` for good: a process
-    runs one script.
+    Call it in the main thread. It changes `sys.argv`, `sys.path` and `__main__` for good, so a
+    process runs one script.
 
     Args:
-        path: of the script.
-        arguments: what it finds in `sys.argv` after its path.
+        path: path of the script.
+        arguments: the script's own arguments in `sys.argv`.
 
     Returns:
-        The exit status of the script; 2 when there is no such script.
+        The exit status of the script; 2 if the script does not exist.
 
     Raises:
         KeyboardInterrupt: the script was interrupted.
-        SystemExit: it was told to end by SIGTERM.
+        SystemExit: SIGTERM ended the script.
     """
     try:
         with open(path, "rb") as file:
@@ -83,9 +83,9 @@ def _run(path: str, source: bytes, arguments: Sequence[str]) -> int:
             raise  # SIGTERM, see `cli`
         return _status(error.code)
     except BaseException as error:
-        # Without the frame of this function, as if there were none.
+        # Without the frame of this function, as if Python itself ran the script.
         traceback = None if error.__traceback__ is None else error.__traceback__.tb_next
-        sys.last_value = error  # which tells open buses that it was Ctrl-C
+        sys.last_value = error  # open buses look here for Ctrl-C
         sys.excepthook(type(error), error.with_traceback(traceback), traceback)
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -96,7 +96,7 @@ def _run(path: str, source: bytes, arguments: Sequence[str]) -> int:
 
 
 def _status(code: object) -> int:
-    """The exit status that Python makes of what `sys.exit` was given."""
+    """The exit status that Python makes from the argument of `sys.exit`."""
     if code is None:
         return 0
     if isinstance(code, int):
@@ -106,7 +106,7 @@ def _status(code: object) -> int:
 
 
 def _show(collected: Sequence[AdviceList]) -> None:
-    # Not on stdout: somebody may read that, and it is the script's.
+    # Not on stdout, which belongs to the script and may be read by another program.
     sys.stdout.flush()
     if not collected:
         print(_NO_BUS, file=sys.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which files to index: the Python files of a directory tree."""
+"""Finding the Python files of a directory tree."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from procbus.demo import DemoError
 
-# Beside hidden directories (.venv, .git, ...) and virtual environments of any name.
+# Hidden directories (.venv, .git, ...) and virtual environments of any name are skipped too.
 _SKIPPED_DIRECTORIES = frozenset({"__pycache__", "build", "node_modules", "site-packages"})
 
 
 def standard_library() -> Path:
-    """Where the standard library of the running interpreter is."""
+    """The directory of the running interpreter's standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
@@ -46,7 +46,7 @@ def _walk(root: Path, on_error: Callable[[OSError], object]) -> Iterator[str]:
         )
         for name in sorted(names):
             path = os.path.join(directory, name)
-            # isfile: opening a pipe or a device that is called x.py could wait for ever.
+            # isfile: opening a pipe or a device named x.py could wait for ever.
             if name.endswith(".py") and os.path.isfile(path):
                 yield path
 

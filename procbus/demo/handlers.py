@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The three handlers of the demo, in a chain: read a file, measure it, store what was found.
+"""The three handlers of the demo, in a chain: read a file, measure it, store the result.
 
 FileFound → `read` (io) → SourceRead → `measure` (cpu) → FileMeasured → `store` (io). A file that
 cannot be read or parsed becomes a FileSkipped, which `store` takes too.
 
-Each event names the index that it is for, so that runs at the same time stay apart.
+Each event names the index that it is for, so that concurrent runs stay apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FileFound:
     """A Python file to index.
 
     Attributes:
-        path: where the file is.
+        path: path of the file.
         index: path of the SQLite file that takes the result.
     """
 
@@ -49,7 +49,7 @@ class FileMeasured:
 
 @dataclass(frozen=True)
 class FileSkipped:
-    """A file that could not be read or parsed, and why."""
+    """A file that could not be read or parsed, with the reason."""
 
     path: str
     reason: str
@@ -63,14 +63,14 @@ def _publish(event: object) -> None:
     current().publish(event)
 
 
-# `publish=` is there for the comparison: to run on another bus, a handler is bound to that bus's
-# own publish (`functools.partial`). procbus calls a handler with the event alone.
+# `publish=` is there for the comparison: on another bus a handler is bound to that bus's own
+# publish (`functools.partial`). procbus calls a handler with the event alone.
 
 
 @subscribe(kind="io")
 def read(found: FileFound, publish: Publish = _publish) -> None:
     """Read a file as the interpreter would: UTF-8, unless it begins with another declaration."""
-    import tokenize  # here: the workers of the cpu lane do without it
+    import tokenize  # here, because the workers of the cpu lane do not need it
 
     try:
         with tokenize.open(found.path) as file:
@@ -94,8 +94,8 @@ def measure(source: SourceRead, publish: Publish = _publish) -> None:
 
 @subscribe(kind="io", concurrency=1)
 def store(result: FileMeasured | FileSkipped) -> None:
-    """Write a file's functions, or why there are none, to the index: one file at a time."""
-    from procbus.demo.store import index_at  # here: the workers of the cpu lane do without SQLite
+    """Write to the index a file's functions or why it has none, one file at a time."""
+    from procbus.demo.store import index_at  # here, because workers do not need SQLite
 
     index = index_at(result.index)
     if isinstance(result, FileMeasured):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a function is like, from its syntax tree: complexity, length, nesting.
+"""Metrics of a function, from its syntax tree: complexity, length, nesting.
 
 Complexity is the cyclomatic number v(G) = predicates + 1 of T. J. McCabe, "A Complexity Measure",
 IEEE Transactions on Software Engineering SE-2 (4), 1976, where each condition of a compound
@@ -10,9 +10,9 @@ predicate counts. In Python's terms a function starts at 1, and adds
 - 1 for each ``for`` and each ``if`` of a comprehension;
 - 1 for each ``case`` that may fail to match (``case _`` and ``case name`` cannot), 1 for its guard.
 
-``else``, ``finally``, ``with`` and ``assert`` add nothing. An inner function is measured on its own
-and adds nothing to the outer one; a lambda and a class body belong to the function around them, and
-so do the decorators, defaults and annotations of an inner function: they run there.
+``else``, ``finally``, ``with`` and ``assert`` add nothing. An inner function is measured by itself
+and adds nothing to the outer one. A lambda and a class body count for the function around them. So
+do the decorators, defaults and annotations of an inner function, because they run there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import warnings
 from contextlib import suppress
 from typing import NamedTuple
 
-# Parsing warns of dubious code (an unknown escape, `is` with a literal). That is for the authors of
-# the code being measured: for sources under this file name, and no others, it is kept quiet. The
-# filter is set once here because `warnings.catch_warnings` is not thread-safe.
+# Parsing warns of dubious code (an unknown escape, `is` with a literal). Such warnings are for the
+# authors of the measured code, so they are silenced for sources with this file name, and no others.
+# The filter is set once here, because `warnings.catch_warnings` is not thread-safe.
 _FILE_NAME = "<procbus demo source>"
 warnings.filterwarnings("ignore", module=_FILE_NAME)
 
-# How often to parse a file at most where the interpreter itself fails.
+# Maximum number of times to parse a file when the interpreter itself fails.
 _TRIES = 5
 
 
 class FunctionMetrics(NamedTuple):
-    """One function. A tuple: it is cheap to pickle, and is a row as SQLite takes it.
+    """One function. A tuple, because it is cheap to pickle and is a row as SQLite takes it.
 
     Attributes:
         name: qualified name, as in ``__qualname__``: ``Class.method``, ``outer.<locals>.inner``.
@@ -51,7 +51,7 @@ class FunctionMetrics(NamedTuple):
 
 
 class _Function:
-    """A function while its body is being walked."""
+    """A function while its body is being visited."""
 
     __slots__ = ("complexity", "length", "line", "name", "nesting")
 
@@ -69,7 +69,7 @@ _BLOCKS = frozenset(
     | {ast.Match}
 )
 _ONE_PREDICATE = frozenset({ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler})
-# Nodes that hold neither a predicate nor a function: half of all nodes, not worth a visit.
+# Nodes without a predicate or a function in them: half of all nodes, which need no visit.
 _LEAVES = frozenset(
     {ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del, ast.Pass, ast.Break, ast.Continue}
     | {ast.alias, ast.Import, ast.ImportFrom, ast.Global, ast.Nonlocal}
@@ -85,7 +85,7 @@ def measure_source(source: str) -> tuple[FunctionMetrics, ...]:
     Raises:
         SyntaxError: the text is not Python (of the version that runs this).
         ValueError: it holds a null byte or a lone surrogate.
-        RecursionError, MemoryError: its nesting is more than the parser can take.
+        RecursionError, MemoryError: it is nested deeper than the parser can handle.
     """
     found = _walk(_parse(source))
     found.sort(key=lambda function: function.line)
@@ -93,7 +93,7 @@ def measure_source(source: str) -> tuple[FunctionMetrics, ...]:
 
 
 def _parse(source: str) -> ast.Module:
-    """Parse, again where CPython fails: 3.11 counts the depth of `ast.parse` over all threads."""
+    """Parse, and retry when CPython fails: 3.11 adds up the depth of all threads' parsing."""
     for _ in range(_TRIES - 1):
         with suppress(SystemError):  # "AST constructor recursion depth mismatch"
             return ast.parse(source, _FILE_NAME)
@@ -103,7 +103,7 @@ def _parse(source: str) -> ast.Module:
 def _walk(tree: ast.Module) -> list[_Function]:
     """Visit every node once, with a stack: generated code nests deeper than Python may recurse."""
     found: list[_Function] = []
-    module_level = _Function("", 0, 0)  # takes what is outside every function; not reported
+    module_level = _Function("", 0, 0)  # for code outside every function; not reported
     # (node, function around it, prefix of the names inside it, blocks around it)
     stack: list[tuple[ast.AST, _Function, str, int]] = [(tree, module_level, "", 0)]
     while stack:
@@ -154,7 +154,7 @@ def _predicates(node: ast.AST, kind: type[ast.AST]) -> int:
 
 
 def _is_elif(node: ast.If) -> bool:
-    """Whether the else branch of `node` is an ``elif``: one ``if`` that is not indented further."""
+    """Whether the else branch of `node` is an ``elif``: a single ``if``, not indented further."""
     if len(node.orelse) != 1:
         return False
     orelse = node.orelse[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Showing how far a run has come: a bar on a terminal, a line at each quarter elsewhere."""
+"""Progress of a run: a bar on a terminal, and a line at each quarter elsewhere."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def showing_progress(console: Console, what: str, total: int) -> Iterator[ShowDo
     """Show progress while the block runs.
 
     Args:
-        console: where to; not a terminal: whole lines, without control characters.
-        what: the name of what is running.
-        total: the number of files that it will do.
+        console: the console to write to. If it is no terminal, it gets whole lines only.
+        what: name of the run.
+        total: number of files in the run.
     """
     if not console.is_terminal:
         yield _line_at_each_quarter(console, what, total)

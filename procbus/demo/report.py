@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the demo prints at its end."""
+"""The report that the demo prints at its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def print_functions(console: Console, root: Path, functions: Sequence[RankedFunc
 def print_skipped(
     console: Console, root: Path, count: int, first: Sequence[tuple[str, str]]
 ) -> None:
-    """Print how many files were skipped, and why the first of them were."""
+    """Print the number of skipped files, and the reasons for the first ones."""
     if not count:
         return
     print_line(console, f"{count:,} {_files(count)} could not be read or parsed:")
@@ -49,7 +49,7 @@ def print_skipped(
 
 
 def print_runs(console: Console, runs: Sequence[Run]) -> None:
-    """Print the runs beside each other and, where there are two, how the times compare."""
+    """Print the runs beside each other and, if there are two, the ratio of their times."""
     table = Table(title="The same handlers on the same files" if len(runs) > 1 else None)
     for column in ("bus", "seconds", "events/s", "workers"):
         table.add_column(column, justify="right" if column in ("seconds", "events/s") else "left")
@@ -65,7 +65,7 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
 
 
 def print_failures(console: Console, run: Run) -> None:
-    """Print what failed that should not have."""
+    """Print unexpected failures."""
     for failure in run.failures[:_SHOWN_FAILURES]:
         print_line(console, f"{run.bus}: failed: {failure}")
     if len(run.failures) > _SHOWN_FAILURES:
@@ -73,7 +73,7 @@ def print_failures(console: Console, run: Run) -> None:
 
 
 def print_index(console: Console, path: str, totals: Totals) -> None:
-    """Print what was indexed, and where the index is."""
+    """Print the numbers of indexed functions and files, and the path of the index."""
     measured = totals.files - totals.skipped
     print_line(console, f"{totals.functions:,} functions in {measured:,} {_files(measured)}")
     print_line(console, f"The index is an SQLite file: {path}")

@@ -34,12 +34,12 @@ _WIDTH_OF_NO_TERMINAL = 120
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to do.
+    """The options of a run.
 
     Attributes:
         root: directory to index; None for the standard library.
         output: path of the index; None for a new file in the directory for temporary files.
-        limit: index so many files at most; None for all.
+        limit: index at most this many files; None for all.
         cpu_workers: processes of the cpu lane; None for one for each core.
         compare: whether to run on the thread-pool bus too.
     """
@@ -52,7 +52,7 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run the demo, its report to standard output and its progress to standard error.
+    """Run the demo. Its report goes to standard output, its progress to standard error.
 
     Returns:
         The exit status: 0, or 1 when a handler failed or the two runs disagree.
@@ -69,7 +69,8 @@ def run_demo(options: DemoOptions) -> int:
         runs = [run_on_procbus(files, index, options.cpu_workers, progress)]
         totals = index.totals()
         agree = True
-        # What made a worker process die would end this process if it ran on threads.
+        # A file that killed a worker process would kill this process if it were measured on a
+        # thread.
         measurable = [file for file in files if file not in runs[0].failed_files]
         if options.compare and measurable:
             run, their_totals = _compare(measurable, progress)
@@ -97,7 +98,7 @@ def _find(root: Path, limit: int | None, console: Console) -> list[str]:
 
 
 def _compare(files: list[str], console: Console) -> tuple[Run, Totals]:
-    """Run on the thread-pool bus, into an index of its own that nobody keeps."""
+    """Run on the thread-pool bus, into a temporary index."""
     with tempfile.TemporaryDirectory(prefix="procbus-demo-") as directory:
         path = os.path.join(directory, "index.sqlite")
         with open_index(path) as index:
@@ -106,7 +107,7 @@ def _compare(files: list[str], console: Console) -> tuple[Run, Totals]:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[str]:
-    """The path for the index: as asked, or a new file that stays only if the run is complete."""
+    """The path for the index: the given one, or a new file that stays only if the run completes."""
     if path is not None:
         yield str(path)
         return

@@ -28,12 +28,12 @@ class Run:
     """One run of the handlers over all files.
 
     Attributes:
-        bus: the name of the bus it ran on.
+        bus: name of the bus that it ran on.
         seconds: from making the bus, its workers included, until the last event was handled.
-        events: events handled.
-        workers: what handled them, in words.
-        failures: what handlers raised or died of, which none should: a line each.
-        failed_files: the files at which they did, where that is known.
+        events: number of events handled.
+        workers: the workers that handled them, in words.
+        failures: errors and deaths in handlers, of which there should be none: a line each.
+        failed_files: the files at which they happened, as far as known.
     """
 
     bus: str
@@ -83,8 +83,8 @@ def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> R
         bus.subscribe(FileSkipped, handlers.store)
         for path in files:
             bus.publish(FileFound(path, index.path))
-        # It handles events in the order of publishing, so files are stored only at its very end:
-        # progress is a third of its events.
+        # It handles events in the order of publishing, so all files are stored at the very end. The
+        # progress shown is a third of its events.
         while not bus.drain(timeout=_GLANCE_S):
             show(min(bus.handled // 3, len(files)))
         seconds = time.perf_counter() - started
@@ -106,7 +106,7 @@ def _thread_bus() -> Iterator[ThreadBus]:
 
 @contextmanager
 def _running(bus: str, files: Sequence[str], index: Index, console: Console) -> Iterator[ShowDone]:
-    """Show the progress of a run, and say in one line what was not run if it is stopped."""
+    """Show the progress of a run; if it is stopped, print how many files were not indexed."""
     try:
         with showing_progress(console, bus, len(files)) as show:
             yield show

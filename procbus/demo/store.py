@@ -30,7 +30,7 @@ CREATE TABLE functions (
 
 
 class Totals(NamedTuple):
-    """What an index holds: equal for two indexes of the same files."""
+    """The contents of an index, in numbers: equal for two indexes of the same files."""
 
     files: int
     skipped: int
@@ -39,7 +39,7 @@ class Totals(NamedTuple):
 
 
 class RankedFunction(NamedTuple):
-    """A function and where it is, as the report shows it."""
+    """A function and its place, for the report."""
 
     path: str
     name: str
@@ -61,7 +61,7 @@ class Index:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Owns the connection, which is opened here and used by whichever thread runs the handler.
+        # Guards the connection, which is opened here and used by any thread that runs the handler.
         self._lock = threading.Lock()
         self._files = 0
         try:
@@ -79,7 +79,7 @@ class Index:
             raise
 
     def _check_is_ours(self) -> None:
-        # Any database that holds something has its schema in sqlite_master.
+        # Any database that holds data has its schema in sqlite_master.
         tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
         if tables and application_id != _APPLICATION_ID:
@@ -102,7 +102,7 @@ class Index:
             self._wrote_a_file()
 
     def skip(self, path: str, reason: str) -> None:
-        """Write that one file was skipped, and why."""
+        """Write that one file was skipped, with the reason."""
         row = (storable(path), 0, reason)
         with self._lock:
             self._connection.execute("INSERT INTO files VALUES (?, ?, ?)", row)
@@ -114,7 +114,7 @@ class Index:
             self._connection.commit()
 
     def totals(self) -> Totals:
-        """Count what the index holds."""
+        """Count the contents of the index."""
         with self._lock:
             files, skipped = self._connection.execute(
                 "SELECT count(*), count(skipped) FROM files"
@@ -155,7 +155,7 @@ class Index:
                 raise DemoError(f"cannot write the index {self.path}: {error}") from error
 
 
-# The indexes that are open, by path. Only `open_index` writes to it; handlers look up.
+# The open indexes, by path. Only `open_index` writes here; handlers only look up.
 _open: dict[str, Index] = {}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The event bus that scripts start from: a dictionary of handlers and a pool of four threads.
 
-It is here to be compared with: plain, complete for its purpose, and without a handicap.
+It serves as a comparison: plain, complete for its purpose, and without a handicap.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ class ThreadBus:
         self.workers = workers
         self._handlers: dict[Any, list[Callable[[Any], object]]] = defaultdict(list)
         self._pool = ThreadPoolExecutor(workers)
-        # Handlers publish before they end, so what follows from a future is behind it in this
-        # queue: once it is empty all is done. `deque` is safe for one reader and many writers.
+        # A handler publishes before it ends, so futures of its events are behind its own in this
+        # queue. Once the queue is empty, all is done. `deque` is safe for one reader and many
+        # writers.
         self._futures: deque[Future[object]] = deque()
         self.handled = 0  # deliveries that ended, as far as drain has looked
         self.failures: list[BaseException] = []
@@ -44,10 +45,10 @@ class ThreadBus:
         """Wait until all events are handled, those published by handlers too.
 
         Args:
-            timeout: seconds to wait at most; None for as long as it takes.
+            timeout: maximum wait in seconds; None for as long as it takes.
 
         Returns:
-            Whether all are handled. What handlers raised is in `failures`.
+            Whether all are handled. Exceptions of handlers are in `failures`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._futures:
@@ -63,8 +64,8 @@ class ThreadBus:
         return True
 
     def close(self, cancel: bool = False) -> None:
-        """End the threads, after what is pending or, with `cancel`, without it.
+        """End the threads, after pending events or, with `cancel`, without them.
 
-        With `cancel` it does not wait for the handlers that are running: no thread can be ended.
+        With `cancel` it does not wait for running handlers, because no thread can be ended.
         """
         self._pool.shutdown(wait=not cancel, cancel_futures=cancel)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was published on a bus, to be looked at, and asserted on."""
+"""The events that were published on a bus, for assertions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, overload
 from procbus.core.receipt import Receipt
 from procbus.core.topic import Topic, matches, topics_in
 
-#: So many events are shown where an assertion fails.
+#: Maximum of events that are shown when an assertion fails.
 _SHOWN = 20
 
 
@@ -20,12 +20,11 @@ class Captured(Sequence[Receipt]):
         self._receipts = tuple(receipts)
 
     def of(self, *topics: type | str, where: Callable[[Any], bool] | None = None) -> Captured:
-        """Those of the events that a handler of these topics would take.
+        """Select the events that a handler of these topics would take.
 
         Args:
-            *topics: classes, and dotted strings, in which `*` and `#` are as in subscriptions;
-                none for all.
-            where: of an event, whether it is meant.
+            *topics: classes, and dotted strings with `*` and `#` as in subscriptions; none for all.
+            where: a function of the event that says whether it is wanted.
 
         Raises:
             TopicError: a topic is malformed.
@@ -52,21 +51,21 @@ class Captured(Sequence[Receipt]):
     def __getitem__(self, index: slice) -> Captured: ...
 
     def __getitem__(self, index: int | slice) -> Receipt | Captured:
-        """One of them, or some."""
+        """One of them, or a slice."""
         if isinstance(index, slice):
             return Captured(self._receipts[index])
         return self._receipts[index]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Their number."""
         return len(self._receipts)
 
     def __iter__(self) -> Iterator[Receipt]:
-        """Each in turn."""
+        """Each receipt in turn."""
         return iter(self._receipts)
 
     def __repr__(self) -> str:
-        """One line for each, for where an assertion fails."""
+        """One line for each event, for a failed assertion."""
         if not self._receipts:
             return "<nothing published>"
         lines = [f"  {each.id}: {_said(each)}" for each in self._receipts[:_SHOWN]]

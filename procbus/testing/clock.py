@@ -13,20 +13,20 @@ class TimeIsUp(BaseException):
 
 
 class Sleeper(Protocol):
-    """Who has something to do at a certain time."""
+    """An object that has work due at a certain time."""
 
     def run_due(self, now: float) -> bool:
-        """Do the next thing that is due by then, if there is one; say whether there was."""
+        """Do the next work that is due by then; return whether there was any."""
 
 
 class Clock:
     """Time that passes only when it is told to. Thread-safe, and the same object in every handler.
 
-    In a test, `advance` runs the retries that are due by then, in the calling thread. Inside a
-    handler it says how long that takes: over its time limit, the handler ends there.
+    In a test, `advance` runs the retries that are due by then, in the calling thread. In a handler
+    it stands for the handler's duration: a handler that passes its time limit ends there.
 
     Args:
-        auto: when nothing else is left to be run, go on to the next retry at once, so that nothing
+        auto: when no other work is left, go on to the next retry at once, so that no delivery
             waits.
     """
 
@@ -35,7 +35,7 @@ class Clock:
         self._lock = threading.Lock()
         self._now = 0.0
         self._sleepers: weakref.WeakSet[Sleeper] = weakref.WeakSet()
-        #: Of each thread, the handlers that it is in.
+        #: For each thread, the handlers that it is in.
         self._running = threading.local()
         _clocks[id(self)] = self
 
@@ -64,10 +64,10 @@ class Clock:
             pass
         self.go_to(target)
 
-    # What the bus calls.
+    # Methods for the bus.
 
     def attach(self, sleeper: Sleeper) -> None:
-        """Have something run as time passes, for as long as it lives."""
+        """Have a sleeper run as time passes, for as long as it lives."""
         self._sleepers.add(sleeper)
 
     def go_to(self, then: float) -> None:
@@ -76,13 +76,14 @@ class Clock:
             self._now = max(self._now, then)
 
     def begin(self, limit_s: float) -> None:
-        """A handler begins in this thread, which may take so long."""
+        """Begin a handler in this thread, with a time limit."""
         self._frames().append((self._now, self._now + limit_s))
 
     def end(self) -> float:
-        """The handler that began last in this thread has ended; return how long it took.
+        """End the handler that began last in this thread; return its duration.
 
-        That is no part of the time of those around it: on a real bus they run beside each other.
+        The duration does not count for the handlers around it, because on a real bus they run in
+        parallel.
         """
         frames = self._frames()
         began, _ = frames.pop()
@@ -91,14 +92,14 @@ class Clock:
         return took_s
 
     def _frames(self) -> list[tuple[float, float]]:
-        """The handlers that this thread is in, the innermost last: since when, and until when."""
+        """The handlers that this thread is in, the innermost last: their start and time limit."""
         frames: list[tuple[float, float]] | None = getattr(self._running, "frames", None)
         if frames is None:
             frames = self._running.frames = []
         return frames
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
-        """Stay what it is when a handler or event is pickled in its process."""
+        """Stay the same clock when a handler or event is pickled in its process."""
         return _clock_of, (id(self),)
 
 

@@ -34,7 +34,8 @@ from procbus.lanes.attempt import (
 from procbus.testing.clock import Clock
 from procbus.testing.inline_pool import InlinePool, InlineWorker
 
-#: What a handler publishes is run inside it, down to so many levels; below that, after it.
+#: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
+#: it.
 DEPTH = 20
 
 Published = list[tuple["str | None", Any]]
@@ -50,11 +51,11 @@ class InlineRetries(RetryQueue):
         clock.attach(self)
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
-        """Keep a delivery for so many seconds of the clock."""
+        """Keep a delivery for a time of the clock, in seconds."""
         return self.add_due(delivery, self._clock.now() + wait_s)
 
     def run_due(self, now: float) -> bool:
-        """Run the next attempt that is due by then, at its time; False when there is none."""
+        """Run the next attempt that is due by then, at its time; False if there is none."""
         due = self.pop_due(now)
         if due is None:
             return False
@@ -68,13 +69,13 @@ class InlineLane:
     """Runs deliveries of all kinds. Thread-safe: each thread runs what it publishes.
 
     Args:
-        clock: of the bus.
-        retries: that wait for their time.
+        clock: clock of the bus.
+        retries: deliveries that wait for their time.
         settle: settles deliveries.
-        make_context: makes what `current()` returns in a handler.
-        publish_children: publishes what a cpu handler published.
-        pickling: whether events, results and handlers of cpu handlers are pickled, as on their way
-            to a worker process and back.
+        make_context: makes the return value of `current()` in a handler.
+        publish_children: publishes the events that a cpu handler published.
+        pickling: whether events, results and handlers of cpu handlers are pickled, as for a worker
+            process.
         worker_init: the set-up of a worker; called once, before the first cpu handler.
         carry: the context variables that cpu handlers get.
     """
@@ -103,16 +104,16 @@ class InlineLane:
         self._lock = threading.Lock()
         self._pool: InlinePool | None = None
         self._batches = itertools.count(1)
-        #: Workers that run nothing just now. Each operation on it is atomic.
+        #: Workers that are idle. Each operation on it is atomic.
         self._idle: list[InlineWorker] = []
-        #: What is in a handler just now.
+        #: Deliveries in a handler now.
         self.at_hand: dict[Delivery, float] = {}
         self._here = threading.local()
 
-    # What the bus calls: see `Lane`.
+    # Methods for the bus: see `Lane`.
 
     def put(self, delivery: Delivery) -> None:
-        """Run a delivery, and all that follows from it."""
+        """Run a delivery, and all deliveries that follow from it."""
         subscription = delivery.subscription
         if subscription.handler.kind == "io":
             delivery.context = kept(contextvars.copy_context())
@@ -131,28 +132,28 @@ class InlineLane:
         self._run_and_follow(delivery)
 
     def release(self, delivery: Delivery) -> None:
-        """Nothing waits behind it."""
+        """Do nothing: no delivery waits behind it."""
 
     step_aside = release
 
     def stir(self) -> None:
-        """Nothing is measured here."""
+        """Do nothing: no run is measured here."""
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether its handler is running."""
         return delivery in self.at_hand
 
     def withdraw(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
-        """Nothing waits here."""
+        """Return False: no delivery waits here."""
         return False
 
     def forget(self, handler: Handler) -> None:
-        """Let go of a handler that nothing is pending for."""
+        """Drop a handler that has no pending deliveries."""
         if self._pool is not None:
             self._pool.definitions.forget(handler.number)
 
     def finish(self) -> None:
-        """Run all retries: nothing waits any more."""
+        """Run all retries, so that no delivery waits any more."""
         while self._retries.run_due(inf):
             pass
 
@@ -165,14 +166,14 @@ class InlineLane:
         if self._pool is not None:
             self._pool.close()
 
-    # Inside.
+    # Private methods.
 
     def _depth(self) -> int:
-        """How many handlers this thread is in."""
+        """The number of handlers that this thread is in."""
         here = self._here
         if not hasattr(here, "depth"):
             here.depth, here.following = 0, False
-            #: What is left to be run after the outermost handler.
+            #: Deliveries to run after the outermost handler.
             here.waiting = deque()
         depth: int = here.depth
         return depth
@@ -235,7 +236,7 @@ class InlineLane:
         return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
 
     def _attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
-        """Run a handler as it is."""
+        """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
         make: Callable[..., HandlerContext] = self._make_context
         if handler.kind == "cpu":
@@ -246,16 +247,16 @@ class InlineLane:
         started_at = monotonic()
         try:
             value = context.run(run_seated, seat, function, receipt.event)
-        except KeyboardInterrupt:  # of whoever runs the test: this is his thread
+        except KeyboardInterrupt:  # it is for the test: this is the test's thread
             self._settle([(delivery, cancelled(delivery, monotonic() - started_at))])
             raise
-        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             return failure(error, delivery, started_at, os.getpid())
         else:
             return look_at(delivery, success(value, started_at, monotonic(), os.getpid()))
 
     def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
-        """Make what `current()` returns in a cpu handler: it publishes with its success."""
+        """Make the `current()` of a cpu handler, whose events are published with its success."""
 
         def publish(event: Any, topic: str | None) -> None:
             if topic is not None:
@@ -278,7 +279,7 @@ class InlineLane:
         return make
 
     def _attempt_in_worker(self, delivery: Delivery, published: Published) -> Outcome:
-        """Run a handler as a worker does: pickled, with its event and its result."""
+        """Run a handler the way a worker does: pickled, with its event and its result."""
         worker = self._worker()
         seat = running.get()
         try:
@@ -289,7 +290,7 @@ class InlineLane:
             worker.send(message)
             outcome: Outcome | None = None
             while not (report := worker.receive()).complete:
-                pass  # there is one delivery, and so one report that says more
+                pass  # there is one delivery, so one later report has the outcome
             for (started_at, ended_at, _), value in zip(*report.successes, strict=True):
                 times = started_at, ended_at
                 outcome = Outcome(OutcomeKind.SUCCEEDED, value, None, *times, worker.pid)
@@ -323,7 +324,7 @@ def _awaiting(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _await(coroutine: Any) -> Any:
-    """Run a coroutine to its end: in this thread, or in one of its own where this runs a loop."""
+    """Run a coroutine to its end: in this thread, or in a new one if this thread runs a loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

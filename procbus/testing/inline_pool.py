@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Workers without a process: handlers run in the companion's own thread.
 
-For tests. Everything but the process is real: the worker's loop, the codec, the logbook and the
-tokens. So what cannot travel fails here too, and a kill leaves behind what a process would.
+For tests. Everything except the process is real: the worker's loop, the codec, the logbook and the
+tokens. So an object that cannot travel fails here too, and a kill leaves the same traces as with a
+process.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class InlinePool:
     """Workers in threads of this process.
 
     Args:
-        workers: how many the lane will start.
-        memory: shared with the workers, for what is large.
+        workers: maximum of workers that the lane starts.
+        memory: memory shared with the workers, for large objects.
     """
 
     elastic, local, waits_for, batch_s = False, True, "", BATCH_S
@@ -44,34 +45,34 @@ class InlinePool:
         self.memory = EventMemory(1 << 28) if memory is None else memory
 
     def close(self) -> None:
-        """Let go of the shared memory. Idempotent."""
+        """Free the shared memory. Idempotent."""
         self.memory.close()
 
     def shared_memory(self) -> SharedMemoryStats:
-        """What is large, on its way to workers and back."""
+        """Large objects on their way to workers and back."""
         return self.memory.stats()
 
     def size(self) -> int:
-        """How many workers the lane starts at most."""
+        """Maximum of workers that the lane starts."""
         return self._workers
 
     def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
-        """Make a worker; it is ready at once."""
+        """Make a worker, which is ready at once."""
         worker = InlineWorker(self.definitions, self.memory)
         launched(worker)
         return worker
 
 
 class InlineWorker:
-    """One worker, run by whoever calls `receive`. See `procbus.pool.interface.Worker`.
+    """One worker, run by the thread that calls `receive`. See `procbus.pool.interface.Worker`.
 
-    A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but
-    nobody gets to know of that: the worker died in it.
+    A thread cannot be killed in the middle of a handler. So the handler goes on to its end, but its
+    outcome is dropped: the worker died in it.
     """
 
-    #: There is no process to look at but this one.
+    #: The only process to look at is this one.
     probe = None
-    #: What it gives back it gives at once.
+    #: It returns taken-back deliveries at once.
     recalling, details = False, None
 
     def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
@@ -80,7 +81,7 @@ class InlineWorker:
         self._end = ParentEnd(definitions, memory, results)
         self._end.pid = self.pid
         self._killed = threading.Event()
-        #: Guards the closing of the logbook: others read it.
+        #: Guards the closing of the logbook, which other threads read.
         self._closing = threading.Lock()
         self._closed = False
         self._logbook = _MortalLogbook.create()
@@ -90,11 +91,11 @@ class InlineWorker:
         self._from_worker: deque[bytes] = deque()
         shared = WorkerMemory(memory.room, results.room, memory.large)
         self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
-        #: Whose thread runs the handlers.
+        #: Id of the thread that runs the handlers.
         self._thread = 0
 
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
-        """Encode a batch as for a process."""
+        """Encode a batch the way it is encoded for a process."""
         return self._end.prepare(batch, deliveries)
 
     def offer(self, message: Message) -> None:
@@ -103,7 +104,7 @@ class InlineWorker:
             self._tokens.release(len(message.deliveries))
 
     def fits_ahead(self, _: Message) -> bool:
-        """Say that it does: there is no pipe to fill."""
+        """Return True: there is no pipe to fill."""
         return True
 
     def send(self, message: Message) -> None:
@@ -112,22 +113,22 @@ class InlineWorker:
         self._to_worker.append(message.data)
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until a block of shared memory has come free."""
+        """Wait until a block of shared memory is free."""
         self._end.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
-        """Take tokens, so that the worker finds none for the last deliveries it has."""
+        """Take tokens, so that the worker finds none for its last deliveries."""
         taken = 0
         while taken < most and self._tokens.acquire(blocking=False):
             taken += 1
         return taken
 
     def receive(self, patience_s: float | None = None) -> Report:  # noqa: ARG002 - never waits
-        """Run the next batch, unless something is left to be told of the last one."""
+        """Run the next batch, unless results of the last one are still to be reported."""
         self._thread = threading.get_ident()
         while not self._from_worker:
             if not self._to_worker:
-                self._killed.wait()  # a process that has nothing to do says nothing either
+                self._killed.wait()  # an idle process sends nothing either
             if self._killed.is_set():
                 raise self._gone()
             try:
@@ -137,25 +138,25 @@ class InlineWorker:
         return self._end.report(self._from_worker.popleft())
 
     def running(self) -> At | None:
-        """What the logbook says just now."""
+        """The present entry of the logbook."""
         with self._closing:
             return None if self._closed else self._logbook.running()
 
     def set_up_since(self) -> float | None:
-        """It has no set-up."""
+        """Return None: it has no set-up."""
         return None
 
     def ask_stack(self) -> Steps[str]:
-        """Where its thread is."""
-        yield from ()  # there is nothing to wait for
+        """Return the stack of its thread."""
+        yield from ()  # nothing to wait for
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
         return "".join(traceback.format_stack(frame))
 
     def watch_memory(self, at: At, limit: int) -> None:
-        """Nothing to do: it has no memory of its own."""
+        """Do nothing: it has no memory of its own."""
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
-        """See to it that the worker tells nothing more of this delivery, if it is still at it."""
+        """Have the worker report nothing more of this delivery, if it still runs it."""
         stack = yield from self.ask_stack()
         with self._logbook.writing:
             if self.running() != at or self._killed.is_set():
@@ -165,18 +166,18 @@ class InlineWorker:
             return True
 
     def hang_up(self) -> None:
-        """As `kill`: it has no process that could be dead."""
+        """Kill it: it has no process that could be dead already."""
         self.kill()
 
     def stop(self) -> None:
-        """Let go of what it holds. Idempotent."""
+        """Release its resources. Idempotent."""
         with self._closing:
             self._closed = True
             self._logbook.close()
         self._end.close()
 
     def kill(self) -> None:
-        """See to it that the worker tells and begins nothing more."""
+        """Have the worker report nothing more, and begin nothing more."""
         self._killed.set()
 
     def _gone(self) -> WorkerGone:
@@ -194,13 +195,14 @@ class InlineWorker:
 
 
 class _Killed(BaseException):
-    """Ends the worker's loop where a process would have been killed."""
+    """Ends the worker's loop at a place where a process would have been killed."""
 
 
 class _MortalLogbook(Logbook):
     """A logbook in which a killed worker writes nothing more.
 
-    `writing` is its own lock: between a look at what is running and the kill nothing changes.
+    Its lock `writing` is held between a look at the running delivery and the kill, so that the
+    entry cannot change in between.
     """
 
     killed: threading.Event
@@ -210,14 +212,14 @@ class _MortalLogbook(Logbook):
         super().__init__(fd)
 
     def begin(self, index: int, now: float) -> None:
-        """The handler of this delivery begins."""
+        """Note that the handler of this delivery begins."""
         with self.writing:
             if self.killed.is_set():
                 raise _Killed
             super().begin(index, now)
 
     def finish(self, done: int, result: bytes) -> bool:
-        """The delivery begun last is finished."""
+        """Note that the delivery begun last is finished."""
         with self.writing:
             if self.killed.is_set():
                 raise _Killed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The plugin for pytest: a `bus` for each test, which fails it for failures that it overlooked.
+"""The pytest plugin: a `bus` for each test, which fails the test for overlooked failures.
 
 pytest loads this module in every run, so it imports nothing until a test asks for the bus.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bus_options() -> dict[str, Any]:
-    """Options of the `bus` fixture: override it with those of `procbus.testing.InlineBus`."""
+    """Options of the `bus` fixture: override it with options of `procbus.testing.InlineBus`."""
     return {}
 
 
@@ -25,8 +25,8 @@ def bus_options() -> dict[str, Any]:
 def bus(bus_options: dict[str, Any]) -> Iterator[InlineBus]:
     """A bus that runs handlers at once, in the test's own thread.
 
-    The test fails when a handler failed and the test did not look at it, on the receipt or among
-    the dead letters.
+    The test fails if a handler failed and the test did not look at the failure, on the receipt or
+    among the dead letters.
     """
     from procbus.testing import InlineBus  # only now: most tests need none
 
