@@ -193,4 +193,4 @@ def end_all(mark: str) -> None:
     while processes := marked(mark):
         for process in processes:
             process.kill()
-        psutil.wait_procs(processes, timeout=1)
+        psutil.wait_procs(processes, timeout=0.05)

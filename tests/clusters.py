@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import alive_after
+
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 NO_DASK = "Dask is not installed: pip install 'procbus[dask]'"
 #: How long a process of Dask may take to do what it is asked, in seconds.
@@ -128,7 +130,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             # These end by themselves then, and clear up after the others.
             if not any("resource_tracker" in word for word in one.cmdline()):
                 one.kill()
-    psutil.wait_procs(family, BOUND_S)
+    alive_after(family, BOUND_S)
     process.wait(BOUND_S)
 
 

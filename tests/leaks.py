@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from tests.processes import alive_after, is_alive
+
 # Every descendant inherits this, so that one whose parent is gone is still known as the tests' own.
 # The value tells this run from another on the same machine.
 MARK = "PROCBUS_TEST_RUN"
@@ -94,7 +96,7 @@ class Leaks:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(self.processes, timeout=10)
+        psutil.wait_procs(self.processes, timeout=10)  # which takes away our own children
 
 
 def record_children() -> None:
@@ -124,10 +126,8 @@ def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
         # Threads first: one of them may be waiting for a process, to read its exit code.
         for thread in left.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        psutil.wait_procs(
-            _difference(before, Snapshot.take()).processes,
-            timeout=max(0.0, deadline - time.monotonic()),
-        )
+        processes = _difference(before, Snapshot.take()).processes
+        alive_after(processes, deadline - time.monotonic())
         left = _difference(before, Snapshot.take())
     while left.descriptors or left.shared_memory:
         # An object in a reference cycle closes what it holds when the cycle is collected. A tracker
@@ -166,7 +166,7 @@ def _descendants() -> set[psutil.Process]:
         unknown -= new.keys()
     _STRANGERS.difference_update(found)  # a later round found their parents
     OWN_PIDS.update(found)
-    return {process for process in found.values() if _is_alive(process)}
+    return {process for process in found.values() if is_alive(process)}
 
 
 def _of_the_tests(pid: int, parents: set[int]) -> psutil.Process | None:
@@ -201,13 +201,6 @@ def _is_foreign(pid: int) -> bool:
     except OSError:
         return False
     return False
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _is_own_tracker(process: psutil.Process) -> bool:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests import leaks
+from tests.processes import alive_after
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 WAIT_FOR_INPUT = [sys.executable, "-c", "input()"]
@@ -164,7 +165,7 @@ def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
         left = leaks.leaks_since(before, patience_s=0)
         process.stdin.write(b"\n")
         process.stdin.close()
-        psutil.wait_procs([outsider], timeout=10)
+        alive_after([outsider], 10)
 
     assert now.shared_memory - before.shared_memory >= set(names)
     assert not left.shared_memory & set(names)
@@ -297,6 +298,9 @@ def test_a_child_with_a_lower_pid_than_its_parent_is_found(
 
         def environ(self) -> dict[str, str]:
             return {"PATH": "/bin"}
+
+        def is_running(self) -> bool:
+            return True
 
         def status(self) -> str:
             return psutil.STATUS_RUNNING

@@ -38,6 +38,7 @@ from bench import (
 from bench.contenders import Contender
 from bench.model import LIMIT, OPTIONAL, PROCBUS, Question, Row, Settings, Target
 from procbus import EventBus
+from tests.processes import alive_after
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(workers=2, spins_per_ms=1_000, scale=0.02)
@@ -284,8 +285,7 @@ def test_what_a_sample_leaves_behind_is_killed() -> None:
         left = psutil.Process(int(process.stdout.readline()))
         runner.end_group(process)
         process.wait(10)
-    _, alive = psutil.wait_procs([left], timeout=10)
-    assert alive == []
+    assert alive_after([left], 10) == []
     runner.end_group(process)  # nothing left to kill is no error
 
 

@@ -24,6 +24,7 @@ from tests.conformance.drive import (
     running,
     values,
 )
+from tests.processes import alive_after
 
 
 class Judge:
@@ -254,8 +255,7 @@ def test_all_that_a_handler_started_is_killed_with_it(process_worker: Worker, ga
     assert judge.kill_in(running(process_worker))
     receiver.expect_gone()
 
-    _, alive = psutil.wait_procs([child], timeout=30)
-    assert not alive
+    assert not alive_after([child], 30)
 
 
 @pytest.mark.parametrize("make_process_pool", ["loky"], indirect=True)  # its probe is bent

@@ -33,6 +33,7 @@ from tests.conformance.drive import (
     values,
 )
 from tests.parts import raised
+from tests.processes import alive_after
 
 KINDS = OutcomeKind
 
@@ -721,8 +722,7 @@ def test_kill_ends_what_handlers_started(
     with pytest.raises(WorkerGone):
         process_worker.receive()
 
-    _, alive = psutil.wait_procs([child], timeout=30)
-    assert not alive
+    assert not alive_after([child], 30)
 
 
 def test_the_process_is_dead_once_the_worker_is_gone(process_worker: Worker, gate: Gate) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import psutil
 import pytest
+
+from tests.processes import alive_after
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,13 +168,11 @@ class Program:
         Not all at once: the trackers of multiprocessing and loky see its end, and unlink the
         semaphores that it leaves in /dev/shm. Nobody else would.
         """
+        group = [each for each in psutil.process_iter() if group_of(each) == self.pid]
         self._popen.kill()
         self._popen.wait(10)
-        deadline = monotonic() + 5.0
+        alive_after(group, 5.0)
         with suppress(ProcessLookupError):
-            while monotonic() < deadline:
-                os.killpg(self.pid, 0)  # raises once nobody is left in the group
-                sleep(0.01)
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
@@ -200,6 +200,14 @@ class Ended:
         return self.out
 
 
+def group_of(process: psutil.Process) -> int | None:
+    """Its process group; None when it is gone."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process can still do anything; a dead one may be there until it is waited for."""
     try:
@@ -210,6 +218,5 @@ def is_alive(pid: int) -> bool:
 
 def wait_gone(processes: Iterable[psutil.Process], within_s: float = 5.0) -> None:
     """Wait until all of them have ended."""
-    _, alive = psutil.wait_procs(list(processes), timeout=within_s)
-    alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    alive = alive_after(list(processes), within_s)
     assert not alive, f"still there: {[(p.pid, p.cmdline()) for p in alive]}"

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import alive_after
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX"),
@@ -86,8 +88,7 @@ def tree(root: Path, files: int) -> Path:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=ENDED_WITHIN_S)
-    assert alive == []
+    assert alive_after(processes, ENDED_WITHIN_S) == []
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -17,6 +17,7 @@ from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
 from procbus.core.errors import HandlerExited
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
+from tests.processes import alive_after
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def test_a_child_of_a_handler_that_keeps_the_pipe_open_delays_nothing(
             assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
         finally:
             orphan.kill()
-            psutil.wait_procs([orphan], PATIENCE_S)
+            alive_after([orphan], PATIENCE_S)
 
 
 def test_one_handler_that_always_dies_does_not_starve_the_others(

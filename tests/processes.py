@@ -1,0 +1,32 @@
+"""Whether processes have ended: a zombie has, also where its parent is slow to take it away.
+
+`psutil.wait_procs` waits for the parent of a zombie too. The first process of a container, which
+inherits every orphan, may take seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import psutil
+
+#: Interval between two looks at a process that is to end, in seconds.
+LOOK_S = 0.005
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it can still do anything."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def alive_after(processes: Iterable[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Wait until all of them have ended, for at most that long; give those that have not."""
+    deadline = time.monotonic() + within_s
+    while (alive := [each for each in processes if is_alive(each)]) and time.monotonic() < deadline:
+        processes = alive
+        time.sleep(LOOK_S)
+    return alive
