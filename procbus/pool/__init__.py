@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The pool behind the cpu lane: a seam with one module for each engine."""
+"""Worker processes: the interface of a pool, and one module for each engine behind it."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whole messages over one end of a pipe: one system call for each small one, in and out.
+"""Whole messages over one end of a pipe, with one system call for each small message.
 
-`multiprocessing.Connection` makes two to read a message and two to write one of over 16 KB. Of the
-100 us from publishing to a result that is 12, since on the way of an event nothing else waits.
-POSIX only; for Windows the connection's own methods would have to do.
+`multiprocessing.Connection` makes two calls to read a message, and two to write one of over 16 KB.
+They cost 12 of the 100 us from publishing to a result. POSIX only; on Windows the connection's own
+methods would have to serve.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from time import monotonic
 
 _SIZE = struct.Struct("<Q")
-#: Read so much at once. A message that is larger is read straight to where it will stay.
+#: Size of one read, in bytes. A larger message is read straight to its final place.
 _CHUNK = 1 << 16
-#: How long to look for the next message before going to sleep, in seconds.
+#: Maximum time for looking for the next message before going to sleep, in seconds.
 _AWAKE_S = 200e-6
 
 
@@ -25,24 +25,25 @@ class Channel:
     """One end of a pipe. One thread may send and another receive at the same time.
 
     Args:
-        pipe: a duplex end of `multiprocessing.Pipe()`; it stays the caller's to close.
-        stay_awake: whether the receiver, while messages come quickly one after the other, looks for
-            the next one for a moment before it sleeps. Not for a process whose other threads have
-            something to do.
+        pipe: a duplex end of `multiprocessing.Pipe()`; the caller closes it.
+        stay_awake: whether the receiver looks for the next message for a moment before it sleeps,
+            while messages arrive quickly one after the other. Not for a process whose other threads
+            have work to do.
     """
 
     def __init__(self, pipe: Connection, *, stay_awake: bool = False) -> None:
-        self._pipe = pipe  # not used, but it would be closed when nobody held it
+        self._pipe = pipe  # not used, but kept so that it stays open
         self._fd = pipe.fileno()
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
-        #: How long the last message took to come, in seconds; None for a receiver that only sleeps.
+        #: Duration of the last wait for a message, in seconds; None for a receiver that always
+        #: sleeps.
         self._last_wait_s = 1.0 if stay_awake else None
-        #: What was read beyond the last message. It belongs to the receiver.
+        #: Bytes read beyond the last message. They belong to the receiver.
         self._read = b""
 
     def leave(self) -> None:
-        """In a forked child: hold the pipe open no longer, which is the parent's. Takes no lock.
+        """Release the pipe in a forked child, because it is the parent's. Takes no lock.
 
         Two processes that write to one pipe would tear each other's messages.
         """
@@ -72,7 +73,7 @@ class Channel:
             written += os.write(self._fd, memoryview(data)[written:])
 
     def receive(self, timeout: float | None = None) -> bytes | bytearray | None:
-        """Wait for the next message; give None when none has begun within `timeout` seconds.
+        """Wait for the next message; return None if none has begun within `timeout` seconds.
 
         Raises:
             EOFError: the other end is closed, and nothing is left to read.
@@ -98,17 +99,17 @@ class Channel:
             data = data + chunk if data else chunk
 
     def _wait_awake(self, last_wait_s: float) -> float:
-        """Wait for data, without sleeping at first if the last came soon; return how long it took.
+        """Wait for data, at first without sleeping if the last came soon; return the duration.
 
-        To sleep and be woken takes 30 us and more: on a quiet machine two thirds of the time from
-        publishing to a result were that. At most `_AWAKE_S` are spent on it for one message, and
-        nothing where messages come seldom.
+        Sleeping and being woken takes 30 us and more: on a quiet machine that was two thirds of the
+        time from publishing to a result. At most `_AWAKE_S` is spent on it for one message, and
+        nothing where messages are rare.
         """
         poll = self._poll.poll
         began = now = monotonic()
         if last_wait_s < _AWAKE_S:
             while not poll(0):
-                os.sched_yield()  # the receiver of our last message may wait for this very core
+                os.sched_yield()  # the receiver of our last message may wait for this core
                 now = monotonic()
                 if now - began > _AWAKE_S:
                     break
@@ -130,22 +131,22 @@ class Channel:
         return message
 
 
-# The messages of a worker process, out of a stream of bytes: see `procbus.pool.channel`.
+# Messages of a worker process, from a stream of bytes: see `procbus.pool.channel`.
 
 SIZE = struct.Struct("<Q")
 
 
 class Pieces:
-    """Puts together what comes in chunks."""
+    """Puts messages together from chunks of bytes."""
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
         self._bytes = 0
-        #: Below so many there is no whole message.
+        #: Number of bytes below which there is no whole message.
         self._needed = SIZE.size
 
     def take_in(self, chunk: bytes) -> list[bytes]:
-        """Take the next chunk; return the messages that are whole now."""
+        """Take the next chunk; return the messages that are complete now."""
         self._chunks.append(chunk)
         self._bytes += len(chunk)
         if self._bytes < self._needed:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Log records and warnings of a worker on their way, and how the parent takes them in.
+"""Log records and warnings on their way from a worker to the parent.
 
-There they are handled as if they had been made there, and say where they come from.
+The parent handles them as if they had been made there, with their origin added.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from procbus.pool.wire import Tag
 
 log = logging.getLogger("procbus")
 
-#: Values that load anywhere. Not their subclasses: the class may be known in the worker alone.
+#: Types that load anywhere. Not their subclasses, which may exist only in the worker.
 _PLAIN = (str, int, float, bool, type(None))
 
 
 class Origin(NamedTuple):
-    """Where a record or warning comes from. Its fields become attributes of the record."""
+    """The origin of a record or warning. Its fields become attributes of the record."""
 
     worker_pid: int
-    #: Name of the handler; None between deliveries, and in a thread that belongs to none.
+    #: Name of the handler; None between deliveries, and in a thread of none.
     handler: str | None
     event_id: int | None
 
@@ -41,10 +41,10 @@ class Origin(NamedTuple):
 
 
 def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
-    """Lay out a record. Whatever formatting its message raises comes through.
+    """Lay out a record. An error of formatting its message comes through.
 
-    Its arguments may not pickle, and may change: only their text travels. Its exception travels as
-    text, and itself where it can; so does what else is attached to it.
+    Its arguments may not pickle, and may change, so only their text travels. Its exception travels
+    as text, and as itself if possible, like other objects attached to the record.
     """
     fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info:
@@ -58,10 +58,10 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
             continue
         try:
             attached[name] = pickle.dumps(value)
-        except BaseException:  # noqa: BLE001, S112 - a lock, say: pickling runs the user's code
+        except BaseException:  # noqa: BLE001, S112 - a lock, for example: pickling runs user code
             continue
     if record.exc_info and record.exc_info[1] is not None:
-        # Log handlers ask for it, those that report errors most of all. Its text does without it.
+        # Many log handlers read it, above all ones that report errors. The text does without it.
         with contextlib.suppress(BaseException):  # pickling runs the user's code
             attached["exc_info"] = encode_alone((*record.exc_info[:2], None))
     return pickle.dumps((plain, attached))
@@ -80,7 +80,7 @@ def pack_warning(
 
 
 def levels_here() -> dict[str, int]:
-    """In the parent: the level of each logger that has one of its own."""
+    """The level of each logger of the parent that has one set."""
     root = logging.getLogger()
     levels = {"": root.level}
     for name, logger in list(root.manager.loggerDict.items()):
@@ -90,9 +90,9 @@ def levels_here() -> dict[str, int]:
 
 
 def take_in(tag: Tag, data: memoryview) -> None:
-    """In the parent: handle a record or a warning that a worker sent. From any thread.
+    """Handle a record or warning from a worker, in the parent. From any thread.
 
-    It raises nothing: what is wrong with it, or with the logging of the script, becomes a log line.
+    It raises nothing: a fault in it, or in the script's logging, becomes a log line.
     """
     try:
         if tag is Tag.LOG:
@@ -108,7 +108,7 @@ def take_in(tag: Tag, data: memoryview) -> None:
                 words_of(error),
                 exc_info=True,
             )
-        except BaseException:  # noqa: BLE001 - the script's logging fails with whatever it is given
+        except BaseException:  # noqa: BLE001 - the script's logging fails with any record
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()
 
@@ -142,17 +142,17 @@ def _origin_of(record: logging.LogRecord) -> Origin:
     return Origin(about["worker_pid"], about["handler"], about["event_id"])
 
 
-#: Warnings shown, as `warnings` keeps it for each module, here by file name.
+#: Warnings shown already, by file name; `warnings` keeps such a dict in each module.
 _shown: dict[str, dict[Any, Any]] = {}
-#: So many of one file are remembered, and so many files: texts may be all different.
+#: Maximum of warnings remembered for one file, and of files; because texts may all differ.
 _MOST_SHOWN = 1_000
 
-#: What the thread that shows a worker's warning is about: attribute `origin`.
+#: In the thread that shows a worker's warning: its origin, in the attribute `origin`.
 _showing = threading.local()
 
 
 class _FromWorker(logging.Filter):
-    """Says of a warning that becomes a record (`logging.captureWarnings`) where it comes from."""
+    """Adds the origin to a warning that becomes a record (`logging.captureWarnings`)."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         origin: Origin | None = getattr(_showing, "origin", None)
@@ -170,7 +170,7 @@ def _show_warning(data: memoryview) -> None:
     category: type[Warning] = UserWarning
     try:
         category = decode(kind)
-    except BaseException:  # noqa: BLE001 - its class is the worker's alone
+    except BaseException:  # noqa: BLE001 - the class exists only in the worker
         text = f"{name}: {text}"
     if len(_shown) > _MOST_SHOWN:
         _shown.clear()
@@ -181,7 +181,7 @@ def _show_warning(data: memoryview) -> None:
     _showing.origin = origin
     try:
         warnings.warn_explicit(text, category, filename, lineno, registry=registry)
-    except Warning as warning:  # the user asked for errors, but there is no caller to get it
+    except Warning as warning:  # a filter makes it an error, but here is no caller to raise it to
         log.warning("warning of %s: %r", origin, warning, extra=origin._asdict())
     finally:
         _showing.origin = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which handlers one worker knows: each is sent to it once, and from then on goes by its number."""
+"""The handlers that one worker knows: each is sent once, and is then named by its number."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from procbus.codec.encoder import encode_definition, see_changes
 from procbus.core.carry import Carry
 from procbus.core.handler import Handler
 
-# Handlers as pickled, by number, until they are forgotten.
+# Encoded handlers, by number, until they are forgotten.
 
 
 class Definitions:
-    """Handlers that were pickled before: shared by all workers of a pool.
+    """Encoded handlers: shared by all workers of a pool.
 
     Thread-safe, as each method is one step for other threads.
 
     Args:
-        complete: adds to a handler as pickled what a worker needs to load it.
+        complete: adds to an encoded handler whatever a worker needs to load it.
     """
 
     def __init__(self, complete: Callable[[bytes], bytes] = bytes) -> None:
         self._complete = complete
         self._by_number: dict[int, bytes] = {}
-        #: How many were forgotten: where it has changed, `gone` has something to say.
+        #: Number of forgotten handlers; if it has changed, `gone` has news.
         self.forgotten = 0
 
     def get(self, number: int) -> bytes | None:
-        """The handler as pickled; None when it was not, or is forgotten."""
+        """Return the encoded handler; None if it was never encoded, or is forgotten."""
         return self._by_number.get(number)
 
     def add(self, number: int, definition: bytes) -> bytes:
-        """Keep a handler as pickled; return it complete."""
+        """Keep an encoded handler; return it complete."""
         self._by_number[number] = complete = self._complete(definition)
         return complete
 
     def forget(self, number: int) -> None:
-        """Let go of a handler. Should it be needed again, it is pickled and sent again."""
+        """Drop a handler. If it is needed again, it is pickled and sent again."""
         if self._by_number.pop(number, None) is not None:
             self.forgotten += 1
 
     def gone(self, known: set[int]) -> list[int]:
-        """Those of `known` that are forgotten."""
+        """Return the forgotten ones of `known`."""
         return [number for number in known if number not in self._by_number]
 
 
 class KnownHandlers:
-    """What the parent knows of one worker's handlers. It belongs to the companion.
+    """The parent's knowledge of one worker's handlers. It belongs to the companion.
 
     Args:
-        definitions: handlers pickled before, by number: shared by all workers of a pool.
+        definitions: encoded handlers, by number: shared by all workers of a pool.
     """
 
     def __init__(self, definitions: Definitions) -> None:
         self._definitions = definitions
-        #: Handlers that were put into a message, and what is in none yet that was sent: a message
-        #: without deliveries never is. They are `BatchHead.handlers`, `forgotten` and `globals`.
+        #: Handlers that were put into a message; and new entries for a message that was not sent
+        #: yet, since a message without deliveries never is. They become `BatchHead.handlers`,
+        #: `forgotten` and `globals`.
         self.numbers: set[int] = set()
         self.due: list[tuple[int, str, bytes, int | None]] = []
         self.forgotten_due: list[int] = []
-        #: New values of the script's globals, and the number of the newest change that is in a
-        #: message.
+        #: New values of the script's globals, and the number of the newest change in a message.
         self.globals_due: list[bytes] = []
         self._changes = self._changes_due = 0
         self._forgotten = 0
 
     def define(self, handler: Handler) -> None:
-        """Have the next message make a handler known.
+        """Have the next message define a handler.
 
         Raises:
             SerializationError: it cannot be pickled.
@@ -84,7 +84,7 @@ class KnownHandlers:
         self.due.append((handler.number, handler.name, definition, handler.limits.max_memory))
 
     def define_variables(self, carry: Carry) -> None:
-        """Have the next message make the context variables known that a bus takes along."""
+        """Have the next message define the context variables that a bus takes along."""
         definition = self._definitions.get(carry.number)
         if definition is None:
             definition = encode_definition(carry.variables)
@@ -93,8 +93,8 @@ class KnownHandlers:
         self.due.append((carry.number, "carry=", definition, None))
 
     def forget(self) -> list[int]:
-        """Have the next message tell of handlers that are not needed any more; return those."""
-        if self._definitions.forgotten == self._forgotten:  # nearly always
+        """Have the next message name handlers that are no longer needed; return these."""
+        if self._definitions.forgotten == self._forgotten:  # the usual case
             return []
         self._forgotten = self._definitions.forgotten
         gone = self._definitions.gone(self.numbers)
@@ -104,14 +104,14 @@ class KnownHandlers:
         return gone
 
     def look_again(self) -> None:
-        """Have the next message tell of globals of the script that have changed: for each batch."""
+        """Have the next message contain changed globals of the script: for each batch."""
         newest = see_changes()
         if newest != self._changes_due:
             self._changes_due = newest
             self.globals_due = script_globals.since(self._changes)
 
     def sent(self) -> None:
-        """The message is on its way to the worker."""
+        """Note that the message is on its way to the worker."""
         self.due.clear()
         if self.globals_due:
             self.globals_due = []

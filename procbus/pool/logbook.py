@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The logbook: what a worker is at, in memory that outlives it.
+"""The logbook: the delivery that a worker runs, in memory that outlives the worker.
 
-The worker writes, before a delivery and after it; the parent reads it freely to show what is
-going on, and acts on it only once the worker is dead, when nothing changes any more. So it needs
-no lock. It is anonymous shared memory: no name, nothing to clean up, whoever dies first.
+The worker writes before a delivery and after it. The parent reads freely to show the state, and
+acts
+on it only once the worker is dead, when nothing changes any more. So no lock is needed. It is
+anonymous shared memory: it has no name, and nothing has to be cleaned up, whichever process dies
+first.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ CAPACITY = 256 * 1024
 
 
 def anonymous_file(name: str) -> int:
-    """Make a file in memory that has no name there; return its descriptor.
+    """Make a nameless file in memory; return its descriptor.
 
-    Nobody but its user can open it, through `/proc` of a process that has it.
+    Only its user can open it, through `/proc` of a process that has it.
     """
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name)
@@ -37,19 +39,19 @@ def anonymous_file(name: str) -> int:
 
 
 class Page(NamedTuple):
-    """What a logbook says."""
+    """The contents of a logbook."""
 
-    #: Number of the batch at hand; 0 before the first.
+    #: Number of the present batch; 0 before the first.
     batch: int
     #: Index in the batch of the delivery begun last, and whether its handler is running.
     at: int
     running: bool
-    #: Since when, in seconds of `time.monotonic()`.
+    #: Start of that, in seconds of `time.monotonic()`.
     since: float
-    #: How many deliveries of the batch are finished, and how many of those were sent.
+    #: Number of finished deliveries of the batch, and number of them that were sent.
     done: int
     sent: int
-    #: The results that are finished and not sent.
+    #: The finished results that are not sent.
     unsent: bytes
 
 
@@ -80,30 +82,30 @@ class Logbook:
         """The descriptor of its file."""
         return self._fd
 
-    # What the worker writes, each field before the next step begins.
+    # Written by the worker, each field before the next step begins.
 
     def begin_set_up(self, now: float) -> None:
-        """The user's set-up of the worker begins."""
+        """Note that the user's set-up of the worker begins."""
         self._real[_SET_UP] = now
 
     def end_set_up(self) -> None:
-        """It is through with that."""
+        """Note that the set-up has ended."""
         self._real[_SET_UP] = 0.0
 
     def open_batch(self, batch: int) -> None:
-        """A batch has arrived; nothing of it is begun."""
+        """Note that a batch has arrived, and no delivery of it has begun."""
         whole = self._whole
         whole[_AT] = -1
         whole[_DONE] = whole[_SENT] = whole[_USED] = 0
         whole[_BATCH] = batch
 
     def begin(self, index: int, now: float) -> None:
-        """The handler of this delivery begins. It is running until `finish`."""
+        """Note that the handler of this delivery begins. It is running until `finish`."""
         self._real[_SINCE] = now
         self._whole[_AT] = index
 
     def finish(self, done: int, result: bytes) -> bool:
-        """The first `done` deliveries are finished: keep the result of the last until it is sent.
+        """Note that the first `done` deliveries are finished; keep the last result.
 
         Returns:
             False, and nothing is kept, when there is no room: send what is here first.
@@ -130,22 +132,22 @@ class Logbook:
         whole[_USED] = 0
         whole[_DONE] = whole[_SENT] = done
 
-    # What a child writes that a handler forked, and its worker reads.
+    # Written by a child that a handler forked, and read by its worker.
 
     def note_stray(self) -> bool:
-        """A forked child came back from the user's code, and is being ended.
+        """Note that a forked child returned from the user's code, and is being ended.
 
         Returns:
-            Whether its worker will read this: not if that has ended.
+            Whether its worker will read this: not if the worker has ended.
         """
         self._whole[_STRAYS] += 1
         return bool(self._whole[_BATCH] != ENDED)
 
     def strays(self) -> int:
-        """How many did so far."""
+        """Number of such children so far."""
         return self._whole[_STRAYS]
 
-    # What the parent reads.
+    # Read by the parent.
 
     def read(self) -> Page:
         """Read everything. While the worker lives, fields may be of two different moments."""
@@ -161,10 +163,10 @@ class Logbook:
         )
 
     def glance(self) -> Page | None:
-        """Read everything while the worker lives; None when it was just changing.
+        """Read everything while the worker lives; None if it was just changing.
 
-        Between two sendings results are only ever appended. So if nothing was sent meanwhile, what
-        was read of them is whole.
+        Between two sendings results are only appended. So if nothing was sent meanwhile, the
+        results that were read are whole.
         """
         page = self.read()
         whole = self._whole
@@ -178,11 +180,11 @@ class Logbook:
         return whole[_BATCH], whole[_AT], self._real[_SINCE]
 
     def set_up_since(self) -> float | None:
-        """Since when the worker is in the user's set-up; None when it is not."""
+        """Start of the user's set-up, while that runs; else None."""
         return self._real[_SET_UP] or None
 
     def close(self) -> None:
-        """Let the memory go. Idempotent."""
+        """Release the memory. Idempotent."""
         if self._fd < 0:
             return
         for view in (self._whole, self._real, self._view):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A worker in a process of its own on this machine, seen from its companion.
 
-Events and results go through a private pipe, so that nothing of one worker can hurt another.
+Events and results go through a pipe of each worker's own, so that no worker can harm another.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.interface.Worker`."""
 
-    #: What it gives back it gives at once.
+    #: It returns taken-back deliveries at once.
     recalling, details = False, None
 
     def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
@@ -61,9 +61,9 @@ class LokyWorker:
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)
         self._room = buffer_size(self._pipe) // 2
-        #: Guards the closing: loky's thread hangs up, others look, the companion closes.
+        #: Guards the closing: loky's thread hangs up, other threads look, the companion closes.
         self._closing = threading.Lock()
-        #: Whether it was started, and is not closed.
+        #: Whether it was started, and is not closed yet.
         self._open = False
         #: Whether its companion knows that it is dead.
         self._dead = False
@@ -97,7 +97,10 @@ class LokyWorker:
         except WorkerGone:
             self._close()
             raise
-        except (RuntimeError, OSError) as error:  # the interpreter ends, or the machine is full
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # the interpreter is ending, or the machine is full
             theirs.close()
             self._process.abandon()
             self._let_go()
@@ -105,12 +108,12 @@ class LokyWorker:
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None until it is known: where the kernel does not tell, it does."""
+        """Process id; None until the kernel tells it, or else the process itself."""
         return self._end.pid
 
     @property
     def probe(self) -> Probe | None:
-        """The process, once it is known."""
+        """Probe of the process, once its pid is known."""
         return self._process.probe
 
     # From the lane to the worker.
@@ -126,13 +129,14 @@ class LokyWorker:
             release()
 
     def fits_ahead(self, message: Message) -> bool:
-        """Whether it fits into the pipe on top of what the worker may not have read yet."""
+        """Whether it fits into the pipe behind messages that the worker may not have read yet."""
         return sum(self._unread_bytes.values()) + len(message.data) <= self._room
 
     def send(self, message: Message) -> None:
-        """Write a batch into the pipe. Where the worker is dead, `receive` finds out.
+        """Write a batch into the pipe. If the worker is dead, `receive` finds out.
 
-        Not here: it may have sent reports before it died, and they have to be read first.
+        A dead worker is not reported here: it may have sent reports before, which must be read
+        first.
         """
         self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
@@ -142,11 +146,11 @@ class LokyWorker:
             pass
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until a block of shared memory has come free."""
+        """Wait until a block of shared memory is free."""
         self._end.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
-        """Take tokens, so that the worker finds none for the last deliveries it has."""
+        """Take tokens, so that the worker finds none for its last deliveries."""
         taken = 0
         while taken < most and self._tokens.acquire(False):
             taken += 1
@@ -155,7 +159,7 @@ class LokyWorker:
     # From the worker to the lane.
 
     def receive(self, patience_s: float | None = None) -> Report:
-        """Read until there is a report; log records on the way go to the parent's logging."""
+        """Read until a report arrives; log records on the way go to the parent's logging."""
         while True:
             message = self._read(patience_s)
             if message is None:
@@ -192,12 +196,12 @@ class LokyWorker:
         raise SetUpFailed(None) from error
 
     def running(self) -> At | None:
-        """What the logbook says just now."""
+        """The present entry of the logbook."""
         with self._closing:
             return self._logbook.running() if self._open else None
 
     def set_up_since(self) -> float | None:
-        """What the logbook says just now."""
+        """The present entry of the logbook."""
         with self._closing:
             return self._logbook.set_up_since() if self._open else None
 
@@ -220,7 +224,7 @@ class LokyWorker:
         if not probe.stopped():
             yield from self._stack.ask(probe.send_signal)
         halted = yield from probe.stop()
-        stack = self._stack.read()  # before the lock, which others wait for: it reads files
+        stack = self._stack.read()  # before taking the lock, which others wait for: it reads files
         still = False
         try:
             with self._closing:
@@ -238,7 +242,7 @@ class LokyWorker:
     # The end.
 
     def _gone(self) -> WorkerGone:
-        """Collect what a dead worker leaves to its companion; `stop` does away with the rest."""
+        """Collect a dead worker's last words for its companion; `stop` releases the rest."""
         noticed_at = monotonic()
         exit_code = self._process.await_death(noticed_at)
         self._dead = True
@@ -246,20 +250,20 @@ class LokyWorker:
         return WorkerGone(self.pid, exit_code, words, noticed_at=noticed_at)
 
     def hang_up(self) -> None:
-        """Wake the companion, whoever else holds the pipe open."""
+        """Wake the companion, even if another process holds the pipe open."""
         with self._closing:
             break_pipe(self._pipe)
         self._process.ended.set()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`.
+        """Ask the process to end, and wait for it; kill it after `STOP_S`.
 
-        Lets go of all that there is of one that is dead.
+        For a dead process it releases all resources.
         """
         if not self._open:
             return
         if self._dead:
-            self._process.ended.wait(STOP_S)  # then it is known which thread of loky to join
+            self._process.ended.wait(STOP_S)  # then the thread of loky to join is known
             self._close()
             return
         deadline = monotonic() + STOP_S
@@ -275,14 +279,14 @@ class LokyWorker:
             end_all(left, LEFT_S)
 
     def _hear_out(self, deadline: float) -> None:
-        """Take in what was measured and logged after the last report, until the task has ended."""
+        """Take in measurements and log records after the last report, until the task has ended."""
         while (left_s := deadline - monotonic()) > 0:
             message = self._channel.receive(left_s)
             if message is not None and message[:1] != Tag.RESULTS.value:
                 self._end.take_aside(message)
 
     def kill(self) -> None:
-        """Kill the process and those it started; the companion finds it gone."""
+        """Kill the process and its descendants; the companion finds it gone."""
         self._process.kill()
 
     def _close(self) -> None:
@@ -294,30 +298,28 @@ class LokyWorker:
             self._open = False
             self._pipe.close()
             self._logbook.close()
-            # Whoever keeps an error that arose here keeps this object, by the frames in its
-            # traceback: let it hold nothing of the machine, and nothing that holds such.
+            # An exception raised here keeps this object alive, by the frames of its traceback. So
+            # this object must hold no resource of the machine, and no object that holds one.
             self._tokens = threading.Semaphore(0)
             self._process.let_go()
-        self._stack.close()  # outside of the lock: it may have to wait until nobody asks any more
+        self._stack.close()  # outside the lock: it may have to wait for a thread that is asking
         self._end.close()
 
 
-# Workers that loky owns: one single-worker executor each, and a private pipe.
-#
-# loky starts the process, watches it and ends it. What it runs there is one long task, the
-# worker's loop.
+# Workers owned by loky: one executor with a single worker each, and a pipe of its own.
+# loky starts, watches and ends the process. The process runs one long task, the worker's loop.
 
 
 class LokyPool:
     """Workers in processes of this machine.
 
     Args:
-        workers: how many the lane will start; they share the cores for BLAS and OpenMP threads.
+        workers: maximum of workers; they share the cores for BLAS and OpenMP threads.
         init: the user's set-up of each worker, pickled; empty for none.
-        memory: shared with the workers, for what is large.
-        run: of the bus, for `current()` in workers.
-        keeps_on: whether SIGTERM means nothing to the workers.
-        nice: how much nicer than this process workers are.
+        memory: memory shared with the workers, for large objects.
+        run: the run of the bus, for `current()` in workers.
+        keeps_on: whether the workers ignore SIGTERM.
+        nice: how much nicer the workers are than this process.
     """
 
     elastic, local, waits_for, batch_s = False, True, "", BATCH_S
@@ -342,15 +344,15 @@ class LokyPool:
         self.memory = EventMemory() if memory is None else memory
 
     def close(self) -> None:
-        """Let go of the shared memory. Idempotent."""
+        """Free the shared memory. Idempotent."""
         self.memory.close()
 
     def shared_memory(self) -> SharedMemoryStats:
-        """What is large, on its way to workers and back."""
+        """Large objects on their way to workers and back."""
         return self.memory.stats()
 
     def size(self) -> int:
-        """The cores that this process may use (affinity and cgroup quotas count)."""
+        """The number of cores that this process may use (affinity and cgroup quotas count)."""
         return self.workers
 
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
@@ -358,5 +360,5 @@ class LokyPool:
         try:
             check_may_launch()
             return LokyWorker(self, launched)
-        except (OSError, ProcbusError) as error:  # no more file descriptors, for one
+        except (OSError, ProcbusError) as error:  # such as too few file descriptors
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error

@@ -39,19 +39,19 @@ if TYPE_CHECKING:
     from procbus.system.process import Probe
 
 
-# Whether a worker is dead, and by what: the kernel knows it first, loky some 0.1 s later.
+# Whether a worker is dead, and its exit code: the kernel knows first, loky some 0.1 s later.
 
-#: How often it is looked whether a process is dead whose pipe is broken, in seconds.
+#: Interval between two looks whether a process with a broken pipe is dead, in seconds.
 _LOOK_S = 0.001
 
 
 def wait_dead(probe: Probe | None, ended: threading.Event, deadline: float) -> int | None:
-    """Wait until a process is dead or loky says so; the exit code, if the kernel gives it.
+    """Wait until a process is dead or loky says so; return the exit code, if the kernel has it.
 
     Args:
-        probe: the process; None where it is not known.
-        ended: is set once loky says so.
-        deadline: in seconds of `time.monotonic()`; then it is waited for no longer.
+        probe: probe of the process; None if its pid is not known.
+        ended: set once loky says that the task has ended.
+        deadline: time at which to stop waiting, in seconds of `time.monotonic()`.
     """
     while probe is not None and monotonic() < deadline:
         exit_code = probe.exit_code()
@@ -62,14 +62,14 @@ def wait_dead(probe: Probe | None, ended: threading.Event, deadline: float) -> i
 
 
 def break_pipe(pipe: Connection) -> None:
-    """Have who reads from a pipe find its end, whoever else holds the other side open."""
+    """Have the reader of a pipe find its end, even if another process holds the other side open."""
     if not pipe.closed and sys.platform != "win32":
         with socket.socket(fileno=os.dup(pipe.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
 
 
 def exit_code_in(error: BaseException | None) -> int | None:
-    """The exit code that loky gives in the text of an error, and only there."""
+    """The exit code that loky puts into the text of an error, and nowhere else."""
     found = re.search(r"exit codes of the workers are \{\w*\((-?\d+)\)", str(error))
     return int(found[1]) if found else None
 
@@ -88,11 +88,11 @@ def make_tokens() -> Semaphore:
 
 
 def _start_trackers() -> None:
-    """Start those who see to it that nothing is left behind, unless they are there.
+    """Start the trackers that clean up after this process, unless they are running.
 
-    loky's says nothing of the semaphores that it unlinks when this process was killed: that they
-    are unlinked is all there is to know then, and a warning of leaks frightens people. It reads the
-    variable once, as it starts.
+    loky's tracker must not warn of the semaphores that it unlinks after this process was killed:
+    that is its task, and a warning of leaks frightens people. It reads the variable once, as it
+    starts.
     """
     global _quiet
     with _starting, stderr_with_descriptor():
@@ -116,9 +116,9 @@ class LokyProcess:
     """The process of one worker. It belongs to the companion, but for `kill`.
 
     Args:
-        prepared_with: arguments of `worker_process.prepare`, which runs in it first.
+        prepared_with: arguments of `prepare`, which runs in it first.
         init: the user's set-up of each worker, pickled; empty for none.
-        environment: variables that it gets on top of those of this process.
+        environment: environment variables added to this process's.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class LokyProcess:
             env=environment,
         )
         self._task: Future[None] | None = None
-        #: Set once loky says that the task has ended, or another that the process is dead.
+        #: Set once loky says that the task has ended, or another thread that the process is dead.
         self.ended = threading.Event()
-        #: Whether it was killed from here, or is known to be dead.
+        #: Whether it was killed by this process, or is known to be dead.
         self.killed = False
-        #: To look at it, once its pid is known.
+        #: Probe of the process, once its pid is known.
         self.probe: Probe | None = None
         #: loky's thread that watches the process, once the task has ended.
         self._watcher: threading.Thread | None = None
@@ -174,7 +174,7 @@ class LokyProcess:
         return task
 
     def tell_end(self, ended: Callable[[], None]) -> None:
-        """Have this called once the task has ended, in loky's own thread; it sets `ended`."""
+        """Have a function called in loky's own thread once the task has ended; it sets `ended`."""
 
         def task_ended(_: Future[None]) -> None:
             self._watcher = threading.current_thread()
@@ -184,89 +184,89 @@ class LokyProcess:
         self._task.add_done_callback(task_ended)
 
     def know(self, pid: int) -> None:
-        """This is its pid."""
+        """Note its pid."""
         from procbus.system.process import Probe  # while it starts: psutil takes time to import
 
         self.probe = Probe(pid)
 
     def await_death(self, noticed_at: float) -> int | None:
-        """Wait until it is dead, whose pipe is broken; return its exit code, if it can be had.
+        """Wait until a process with a broken pipe is dead; return its exit code, if it can be had.
 
         Args:
-            noticed_at: when that was noticed, in seconds of `time.monotonic()`.
+            noticed_at: time when the broken pipe was noticed, in seconds of `time.monotonic()`.
         """
         exit_code = wait_dead(self.probe, self.ended, noticed_at + STOP_S)
         self.killed = True
         if exit_code is None:
             exit_code = self._exit_code()
-            # The pipe may be broken while the process still lives: loky tells of the end of a task
-            # before it kills. Nothing in the logbook may change any more once it is read.
+            # The pipe may be broken while the process still lives: loky reports the end of a task
+            # before it kills. The logbook may be read only when nothing changes it any more.
             self.shut_down()
         return exit_code
 
     def _exit_code(self) -> int | None:
         if self._task is None:
             return None
-        if not self._task.done():  # loky waits for a pipe to break that somebody holds open
+        if not self._task.done():  # loky waits for a pipe to break that another process holds open
             return None if self.probe is None else self.probe.exit_code()
         return exit_code_in(self._task.exception())
 
     def await_end(self, deadline: float) -> None:
-        """Wait until its task has ended; kill it when it has not at a time of `monotonic()`."""
+        """Wait until its task has ended; kill it at a time of `monotonic()`."""
         if not self.ended.wait(max(0.0, deadline - monotonic())):
             self.kill()
             self.ended.wait(STOP_S)
 
     def kill(self) -> None:
-        """Kill it and those it started. From any thread."""
+        """Kill it and its descendants. From any thread."""
         self.killed = True
         if self.probe is not None:
             self.probe.kill_tree()
-        with contextlib.suppress(AttributeError):  # its companion has just let go of it
+        with contextlib.suppress(AttributeError):  # its companion has just released it
             self._executor.shutdown(wait=False, kill_workers=True)
 
     def shut_down(self) -> None:
-        """Wait until it is dead, and loky has nothing left of it."""
+        """Wait until it is dead, and loky has released everything of it."""
         self._executor.shutdown(wait=True, kill_workers=self.killed)
-        # After `kill` loky does not wait there any more: it has forgotten its thread.
+        # After `kill` loky no longer waits for it here, because it has forgotten its thread.
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
-        # Where loky found the process dead already, it leaves a pipe and a semaphore of it to the
+        # If loky found the process dead already, it leaves a pipe and a semaphore behind until the
         # next look at the children of this process.
         active_children()
 
     def abandon(self) -> None:
-        """Have loky do away with one that could not be started."""
+        """Have loky release a process that could not be started."""
         with contextlib.suppress(RuntimeError):  # loky's thread was not even started
             self._executor.shutdown(wait=False, kill_workers=True)
 
     def let_go(self) -> None:
-        """Hold nothing of the machine any more, and nothing that holds such."""
+        """Drop every resource of the machine, and every object that holds one."""
         self._task = self._watcher = None
         del self._executor
 
 
 class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
-    """A process as loky starts it, but launched by `_Launched`."""
+    """A process started by loky, but launched by `_Launched`."""
 
     @staticmethod
     def _Popen(process_obj: WorkerProcess) -> _Launched:  # noqa: N802 - `multiprocessing` calls it so
         return _Launched(process_obj)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as one of loky's: the new process need not import this module."""
+        """Pickle as a process of loky's, so that the new process need not import this module."""
         return object.__new__, (ProcessOfLoky,), self.__dict__
 
 
 class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
-    """As loky's, with processes of that kind."""
+    """loky's context, with processes of this kind."""
 
     Process = WorkerProcess if sys.platform != "win32" else ProcessOfLoky
 
 
-#: The program of a worker process. That of loky, but found also where only the script's `sys.path`
-#: leads to it, and not mistaken for a file in the working directory. Nothing of what it loads is
-#: garbage: `prepare` switches the collector on.
+#: The program of a worker process: loky's own, with two changes. It is found even if only the
+#: script's `sys.path` leads to it, and never mistaken for a file in the working directory. The
+#: collector is off while it loads, because nothing of that is garbage; `prepare` switches it on.
 _PROGRAM = (
     "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
     "import gc; gc.disable(); import runpy; "
@@ -275,13 +275,13 @@ _PROGRAM = (
 
 
 class _Launched:
-    """A process that was launched: its `Popen`, as `multiprocessing` calls that.
+    """A launched process: its `Popen`, in the terms of `multiprocessing`.
 
-    loky's own knows nothing of the flags of the interpreter. It also needs a working directory
-    that is there, and a stdout and stderr that can be flushed: those of a script may be closed.
+    loky's own class ignores the flags of the interpreter. It also needs an existing working
+    directory, and a stdout and stderr that can be flushed, which the script may have closed.
 
     Args:
-        process: what it is to run.
+        process: the process to run.
     """
 
     DupFd = SpawnPopen.DupFd
@@ -300,7 +300,7 @@ class _Launched:
             reduction.dump(process, orders)
         finally:
             set_spawning_popen(None)
-        # The one tells of the end of the process, the other of what it is to do.
+        # One pipe tells the end of the process, the other carries its orders.
         self.sentinel, theirs = os.pipe()
         weakref.finalize(self, os.close, self.sentinel)
         reads, writes = os.pipe()
@@ -329,11 +329,11 @@ class _Launched:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, once that was asked for."""
+        """Its exit code, once that was read."""
         return self._popen.returncode
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Hand a descriptor on to it, under the same number."""
+        """Pass a descriptor on to it, under the same number."""
         self._passed.append(fd)
         return fd
 
@@ -342,7 +342,7 @@ class _Launched:
         return self._popen.poll()
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end; None when that has not come within so many seconds."""
+        """Wait for its end; return None if it has not ended within `timeout` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._popen.wait(timeout)
         return None
@@ -356,11 +356,11 @@ class _Launched:
         self._popen.kill()
 
     def close(self) -> None:
-        """Hold nothing of it any more: its descriptor goes with this object."""
+        """Release it: its descriptor is closed with this object."""
 
 
 def _preparation(name: str, tracker: int, tracker_of_multiprocessing: int) -> dict[str, Any]:
-    """What `loky.backend.spawn.prepare` sets in the new process; the rest it has from birth."""
+    """The settings that `loky.backend.spawn.prepare` makes in the new process."""
     first_directory = getattr(process, "ORIGINAL_DIR", None)
     return {
         "name": name,

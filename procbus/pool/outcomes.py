@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a worker tells, made into outcomes: errors that say what happened to which delivery."""
+"""A worker's reports, turned into outcomes: errors that say what happened to which delivery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from procbus.pool.wire import End, Ending
 Settled = tuple[Delivery, Outcome]
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
-#: `Outcome(...)` without the checking of arguments: half of the time, for every delivery.
+#: Makes an `Outcome` without checking arguments: half of the time, for every delivery.
 _new = tuple.__new__
 
 
@@ -35,15 +35,15 @@ def outcome_of(
     """Make the outcome of a delivery that ended in a worker.
 
     Args:
-        end: what the worker said.
-        views: gives what of the result is in shared memory.
-        delivery: what it was about.
-        pid: the worker.
+        end: the report.
+        views: returns the part of the result that is in shared memory.
+        delivery: the delivery that ended.
+        pid: process id of the worker.
     """
     started_at, ended_at, frame, alone, place, _ = end
     try:
         loaded = decode(frame) if place is None else load(Form(place.form), frame, views(place))
-        # What lies in a block as it is, without pickle, is a value too.
+        # A block may also hold a plain value as it is, without pickle.
         plain = place is not None and place.form not in (Form.BUFFERS, Form.PICKLED)
         ending, value, extra = (Ending.SUCCEEDED, loaded, None) if alone or plain else tuple(loaded)
     except BaseException as error:  # noqa: BLE001 - decoding runs the user's code, and takes memory
@@ -98,7 +98,7 @@ def _error_of(
 
 
 def _exception_of(data: bytes | None) -> BaseException | None:
-    """The exception of a handler; None where it cannot be loaded in this process."""
+    """The exception of a handler; None if it cannot be loaded in this process."""
     if data is None:
         return None
     try:
@@ -109,7 +109,7 @@ def _exception_of(data: bytes | None) -> BaseException | None:
 
 
 def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
-    """Where in the event the thing sits that the worker could not find, if its name is known."""
+    """The path in the event to the object that the worker could not find, if its name is known."""
     if not missing or delivery.receipt is None:
         return ""
     name = missing.encode()
@@ -117,7 +117,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
     def mentions(part: Any) -> bool:
         try:
             return name in encode_alone(part)
-        except BaseException:  # noqa: BLE001 - another fault than the one looked for
+        except BaseException:  # noqa: BLE001 - another fault than the wanted one
             return False
 
     return fault_path.path_of_fault(delivery.receipt.event, "event", mentions)
@@ -149,11 +149,11 @@ def died(
     """Make the outcome of the delivery that a worker was running when it died.
 
     Args:
-        delivery: what it was running.
-        gone: how it died.
-        ran_s: how long it had been running it, in seconds.
-        rss: its memory in bytes when it was last looked at; 0 if it was not.
-        out_of_memory: whether the signs say that the kernel killed it for want of memory.
+        delivery: the delivery that it was running.
+        gone: the facts of its death.
+        ran_s: time for which it had been running, in seconds.
+        rss: last reading of its memory in bytes; 0 if there was none.
+        out_of_memory: whether the signs say that the kernel killed it for lack of memory.
     """
     how = describe_exit(gone.exit_code)
     if out_of_memory:
@@ -175,7 +175,7 @@ def died(
 
 
 def describe_exit(exit_code: int | None) -> str:
-    """Say how a process ended: the name of the signal, or the exit code."""
+    """Describe the end of a process: by the name of the signal, or the exit code."""
     if exit_code is None:
         return "exit code unknown"
     if exit_code >= 0:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The parent's end of the line to one worker: batches are laid out here, and reports read.
+"""The parent's end of the line to one worker: it encodes batches and reads reports.
 
-It does not care how the bytes get there and back: that is what pools differ in.
+How the bytes travel is the business of each pool.
 """
 
 from __future__ import annotations
@@ -43,38 +43,38 @@ from procbus.pool.wire import (
 )
 from procbus.system.exit_hooks import may_replace
 
-# What the handlers of one worker cost: its sums, and what they take of the parent.
+# The cost of one worker's handlers: the worker's sums, and the parent's own time.
 
 
 class Costs:
-    """Hands what was measured to the meters. It belongs to the companion of one worker."""
+    """Passes measurements on to the meters. It belongs to the companion of one worker."""
 
     def __init__(self) -> None:
-        #: By number of the handler.
+        #: Subscriptions by number of the handler.
         self._subscriptions: dict[int, Subscription] = {}
 
     def know(self, subscription: Subscription) -> None:
-        """Take note of whose handler has which number."""
+        """Note the subscription of a handler's number."""
         self._subscriptions[subscription.handler.number] = subscription
 
     def forget(self, handlers: Iterable[int]) -> None:
-        """Handlers are not needed any more."""
+        """Drop handlers that are no longer needed."""
         for handler in handlers:
             self._subscriptions.pop(handler, None)
 
     def note_sent(self, deliveries: Sequence[Delivery], kinds: int, cpu_s: float) -> None:
-        """A batch of deliveries, of so many kinds, was made ready in so many CPU seconds."""
+        """Note the CPU seconds that making a batch took; `kinds` is its number of kinds."""
         subscription = deliveries[0].subscription
-        # What each of several handlers costs does not show. To ask each delivery takes long.
+        # The cost of each of several handlers is unknown. Comparing each delivery takes long.
         if kinds == 1 or all(delivery.subscription is subscription for delivery in deliveries):
             subscription.meter.note_sent(cpu_s / len(deliveries))
 
     def note_received(self, first: Delivery, count: int, cpu_s: float) -> None:
-        """The results of so many deliveries were read, which took so many CPU seconds."""
+        """Note the CPU seconds that reading the results of `count` deliveries took."""
         first.subscription.meter.note_received(cpu_s / count)
 
     def take_in(self, message: bytes | bytearray) -> bool:
-        """Take in a message of the worker, if it tells its sums; else say False."""
+        """Take in a message if it reports the worker's sums; otherwise return False."""
         if message[:1] != Tag.MEASURED.value:
             return False
         for handler, sums in decode(memoryview(message)[1:]).items():
@@ -92,10 +92,10 @@ _numbers = itertools.count(1)
 
 
 class ParentEnd:
-    """What the parent knows of one worker's codec and batches. It belongs to the companion.
+    """The parent's knowledge of one worker's codec and batches. It belongs to the companion.
 
     Args:
-        definitions: handlers pickled before, by number: shared by all workers of a pool.
+        definitions: encoded handlers, by number: shared by all workers of a pool.
         events: memory for the large buffers of events: shared by all workers of a pool.
         results: memory for the large buffers of this worker's results.
     """
@@ -105,23 +105,23 @@ class ParentEnd:
     ) -> None:
         #: Number of the worker, unique in this process.
         self.number = next(_numbers)
-        #: Its process, for the outcomes; None until it is known.
+        #: Its process id, for the outcomes; None until it is known.
         self.pid: int | None = None
         self._results = results
         self._encoder = Encoder(PARENT, events.large)
         self._events = EventWriter(self.number, events, self._encoder)
         self._handlers = KnownHandlers(definitions)
         self.costs = Costs()
-        #: Classes, and blocks of results that nobody has, which no message has told yet that was
-        #: sent: one without deliveries never is.
+        #: Classes, and freed blocks of results, that no sent message has reported yet; a message
+        #: without deliveries is never sent.
         self._classes_due: list[tuple[ClassNumber, bytes]] = []
         self._freed_due: list[tuple[int, int]] = []
-        #: Deliveries of the batches that the worker has, in their order; how many results of the
-        #: first have come in messages; and how many in any way.
+        #: Deliveries of the worker's batches, in order; number of results of the first batch that
+        #: came in messages; and number that came in any way.
         self._batches: dict[int, list[Delivery]] = {}
         self._told = 0
         self._received = 0
-        #: Context variables of the last delivery that was encoded, within a batch: values change.
+        #: The context variables encoded last, within one batch, since values may change.
         self._carried: tuple[Carried, Variables] | None = None
 
     # To the worker.
@@ -129,7 +129,7 @@ class ParentEnd:
     def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
         """Encode a batch: each event alone, each handler and class once for this worker.
 
-        The last message prepared has to be sent, or dropped for good, before the next is prepared.
+        The last message prepared must be sent, or dropped for good, before the next is prepared.
         """
         began_s = thread_time()
         if gone := self._handlers.forget():
@@ -150,7 +150,7 @@ class ParentEnd:
         total = 0
         for index, delivery in enumerate(deliveries):
             receipt = delivery.receipt
-            if receipt is None:  # cancelled meanwhile
+            if receipt is None:  # the delivery was cancelled meanwhile
                 continue
             event, data, large, room = receipt.event, b"", None, True
             size = size_in_head(event)
@@ -216,7 +216,7 @@ class ParentEnd:
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
-        """What a delivery has in common with others, its handler made known to the worker."""
+        """Return the properties that deliveries share, with the handler defined in the worker."""
         handler = delivery.subscription.handler
         if handler.number not in self._handlers.numbers:
             self._handlers.define(handler)
@@ -226,7 +226,7 @@ class ParentEnd:
         return handler.number, receipt.parent_id, receipt.topic, attempt, variables
 
     def _variables_of(self, carried: Carried) -> Variables:
-        """Encode context variables, made known to the worker, once for all in a row."""
+        """Encode context variables, defined in the worker, once for deliveries in a row."""
         if self._carried is not None and self._carried[0].same(carried):
             return self._carried[1]
         carry = carried.carry
@@ -242,11 +242,11 @@ class ParentEnd:
         return self._carried[1]
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until there may be room for what had none in the message prepared last."""
+        """Wait until there may be room for the last message, which had none."""
         self._events.wait_for_room(timeout_s)
 
     def sent(self, message: Message) -> None:
-        """Take note that the worker gets this message."""
+        """Note that the worker gets this message."""
         self._batches[message.batch] = message.deliveries
         self._events.sent(message.batch)
         self._handlers.sent()
@@ -262,7 +262,7 @@ class ParentEnd:
         told, received = self._told, self._received
         (times, values), position = read_successes(results, told, received)
         first = told + len(times)
-        if received > told:  # some were received in another way before
+        if received > told:  # some came from the logbook before
             times, values = times[received - told :], values[received - told :]
         self._received = max(received, first)
         rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
@@ -278,15 +278,15 @@ class ParentEnd:
         return Report(results.batch, Successes(times, values), rest, results.complete)
 
     def take_aside(self, message: bytes | bytearray) -> None:
-        """Take in what a running worker sends beside results: sums, a log record, a warning."""
+        """Take in a message that is no result: sums, a log record or a warning."""
         if not self.costs.take_in(message):
             take_in(Tag(message[:1]), memoryview(message)[1:])
 
     def glance(self, page: Page | None) -> Report:
-        """Take what a logbook has of the first batch, without waiting for the worker to send it."""
+        """Take the logbook's results of the first batch, without waiting for a message."""
         batch, deliveries = next(iter(self._batches.items()))
         if page is None or page.batch != batch or page.sent > self._received:
-            return Report(batch, NO_SUCCESSES, [], False)  # what it sent has to be read first
+            return Report(batch, NO_SUCCESSES, [], False)  # its messages must be read first
         ends, end = self._ends(page.unsent, deliveries, page.sent)
         self._received = max(self._received, end)
         return Report(batch, NO_SUCCESSES, ends, False)
@@ -296,26 +296,26 @@ class ParentEnd:
 
         Args:
             page: the logbook.
-            noticed_at: when its death was noticed, in seconds of `time.monotonic()`.
+            noticed_at: time when its death was noticed, in seconds of `time.monotonic()`.
         """
         deliveries = self._batches.get(page.batch)
         if deliveries is None:
             return NO_WORDS
-        # The worker may have sent results and died before it noted so: those are skipped.
+        # The worker may have sent results and died before it noted that: such results are skipped.
         ends, end = self._ends(page.unsent, deliveries, page.sent)
         done = max(self._received, end)
         in_handler = page.running and page.at >= done
-        ran_s = max(0.0, noticed_at - page.since)  # it begins once the handler is loaded
+        ran_s = max(0.0, noticed_at - page.since)  # the start is counted from loading on
         return LastWords(page.batch, ends, ran_s if in_handler else None)
 
     def _ends(
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int
     ) -> tuple[list[Ended], int]:
-        """Read results of the first batch that begin with that of its delivery `first`.
+        """Read results of the first batch, from its delivery `first` on.
 
         Returns:
-            Those that were not received in some other way before, and the number of the delivery
-            after the last.
+            The ends that did not come in another way before, and the index after the last
+            delivery.
         """
         ends: list[Ended] = []
         pid, new, outcome, succeeded = self.pid, tuple.__new__, Outcome, OutcomeKind.SUCCEEDED
@@ -329,7 +329,7 @@ class ParentEnd:
                 self._events.note_kept(kept)
             if frame:
                 ends.append(outcomes.outcome_of(end, views, deliveries[number], pid))
-            else:  # it returned None and published nothing; written out, for it is most of them
+            else:  # it returned None and published nothing: the most frequent case, so written out
                 values = (succeeded, None, None, started_at, ended_at, pid, 0)
                 ends.append((new(outcome, values), None))
         return ends, number + 1
@@ -340,7 +340,7 @@ class ParentEnd:
             self._encoder.know(cls, number)
 
     def close(self) -> None:
-        """Forget the classes that the worker defined, and what it kept: it is gone."""
+        """Forget the worker's classes and kept blocks, because it is gone."""
         forget_classes(self.number)
         self._events.close()
         self._results.close()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a script has set in its process, for workers to have it too: they are other processes.
+"""Settings of the script's process that its workers should have too.
 
-It is taken when a worker is launched. The settings of one thread or one context, as the context of
-`decimal`, stay there; so does the stack size of threads, which cannot be read without resetting it.
+They are read when a worker is launched. Settings of one thread or context, such as the context of
+`decimal`, are not included; nor is the stack size of threads, which cannot be read without a
+change.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ _Filter = tuple[str, Any, tuple[str, str], Any, int]
 
 
 class ScriptSettings(NamedTuple):
-    """What is the same in script and workers."""
+    """The settings that script and workers share."""
 
     recursion_limit: int
     int_digits: int
     switch_interval_s: float
-    #: How `multiprocessing` starts processes; None for its default.
+    #: The start method of `multiprocessing`; None for its default.
     start_method: str | None
-    #: Of the locale, all categories in one; None where the script has set none.
+    #: The locale, all categories in one string; None if the script has set none.
     locale: str | None
     warning_filters: tuple[_Filter, ...]
 
     @classmethod
     def taken(cls) -> ScriptSettings:
-        """What holds in this process now."""
+        """The present settings of this process."""
         return cls(
             sys.getrecursionlimit(),
             sys.get_int_max_str_digits(),
@@ -47,11 +48,11 @@ class ScriptSettings(NamedTuple):
         )
 
     def apply(self) -> None:
-        """Have it hold in this process."""
+        """Make these the settings of this process."""
         sys.setrecursionlimit(self.recursion_limit)
         sys.set_int_max_str_digits(self.int_digits)
         sys.setswitchinterval(self.switch_interval_s)
-        with contextlib.suppress(ValueError):  # loky's own, in a worker: it is not imported here
+        with contextlib.suppress(ValueError):  # in a worker loky's method is not known here
             multiprocessing.set_start_method(self.start_method, force=True)
         if self.locale is not None:
             import locale
@@ -63,30 +64,30 @@ class ScriptSettings(NamedTuple):
     def _filter_warnings(self) -> None:
         filters: list[Any] = []
         for action, text, (module, name), where, line in self.warning_filters:
-            # A category of a library that nobody has imported here is not needed yet either.
+            # A category of a library that is not imported here is not needed yet either.
             category = getattr(sys.modules.get(module), name, None)
             if isinstance(category, type):
                 filters.append((action, text, category, where, line))
         if filters != warnings.filters:
-            warnings.resetwarnings()  # it also tells those who keep what they have decided
+            warnings.resetwarnings()  # it also resets caches of earlier decisions
             warnings.filters[:] = filters  # type: ignore[index]
 
 
 class PathSince:
-    """Where the script has come to find modules since this was made: workers may not know of it."""
+    """Additions to the script's import path since this was made, which workers may lack."""
 
     def __init__(self) -> None:
         self._known = frozenset(sys.path)
 
     def complete(self, definition: bytes) -> bytes:
-        """Have whoever loads this object, as pickled, find its modules there too."""
-        if self._known.issuperset(sys.path):  # nearly always
+        """Add the new directories to an encoded object, for the process that loads it."""
+        if self._known.issuperset(sys.path):  # the usual case
             return definition
         return pickle.dumps(_Found(list(sys.path), definition))
 
 
 class _Found:
-    """Travels as what `load_from` gives."""
+    """Pickles as a call of `load_from`."""
 
     def __init__(self, path: list[str], definition: bytes) -> None:
         self._path = path
@@ -97,7 +98,7 @@ class _Found:
 
 
 def load_from(path: list[str], definition: bytes) -> Any:
-    """In a worker: find modules where the script does, and load an object, as pickled."""
+    """Add the script's directories to the worker's import path, and load an encoded object."""
     sys.path[:] = [*path, *(place for place in sys.path if place not in path)]
     return decode(definition)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Where a worker is in its Python code, asked from outside, also while C code holds its GIL.
+"""The Python stack of a worker, read from outside, even while C code holds its GIL.
 
-`faulthandler` writes the stack from a C signal handler, into memory that the parent reads. So the
-worker need not cooperate: a handler that hangs in a regular expression says so too.
+`faulthandler` writes the stack from a C signal handler, into memory that the parent reads. The
+worker
+need not cooperate, so a handler that hangs in a regular expression shows its stack too.
 """
 
 from __future__ import annotations
@@ -28,24 +29,25 @@ if hasattr(signal, "SIGRTMAX"):
 elif hasattr(signal, "SIGUSR2"):
     SIGNAL = signal.SIGUSR2
 
-#: How long to wait for the worker to write, in seconds: it may have to wait for a core first.
+#: Maximum wait for the worker to write, in seconds; because it may have to wait for a core.
 PATIENCE_S = 0.100
-#: Looks in a row at which nothing more was written: it is through.
+#: Number of looks in a row without a change after which the stack counts as complete.
 _STEADY = 3
 _MOST_BYTES = 1 << 16
 
 _FRAME = r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)'
-#: Without pathlib, which takes time to import.
+#: Joined without pathlib, which takes time to import.
 _WORKER = os.path.join(os.path.dirname(__file__), "child", "loop.py")
 
 
 class StackPage:
-    """Memory for the stack of one worker, seen from either process."""
+    """Memory for the stack of one worker, as either process sees it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        #: Keeps the file open while the parent asks (`PATIENCE_S` at most) or reads: the number of
-        #: its descriptor might else be another file's by then, and that would be truncated.
+        #: Held while the parent asks (`PATIENCE_S` at most) or reads, so that the file stays open.
+        #: Otherwise the number of its descriptor might belong to another file by then, which would
+        #: be truncated.
         self._in_use = threading.Lock()
 
     @classmethod
@@ -62,7 +64,7 @@ class StackPage:
         return self._fd
 
     def listen(self) -> None:
-        """In the worker: write the stack here whenever `SIGNAL` comes."""
+        """Write the stack here whenever `SIGNAL` comes; called in the worker."""
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
 
@@ -72,7 +74,7 @@ class StackPage:
         Thread-safe, as `close` is.
 
         Args:
-            send: sends the worker a signal; False when it is gone.
+            send: sends the worker a signal; returns False if it is gone.
         """
         with self._in_use:
             if SIGNAL is None or self._fd < 0:
@@ -90,13 +92,13 @@ class StackPage:
                 size = now
 
     def read(self) -> str:
-        """What was written, as people read it; empty when nothing was. Thread-safe."""
+        """The stack in readable form; empty if none was written. Thread-safe."""
         with self._in_use:
             written = b"" if self._fd < 0 else os.pread(self._fd, _MOST_BYTES, 0)
         return handler_stack(written.decode(errors="replace"))
 
     def close(self) -> None:
-        """Let the memory go. Idempotent."""
+        """Release the memory. Idempotent."""
         with self._in_use:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -108,9 +110,9 @@ def _attach(duplicate: Any) -> StackPage:
 
 
 def handler_stack(dump: str) -> str:
-    """Lay out a dump of faulthandler: the handler's thread as in a traceback, then the others.
+    """Format a dump of faulthandler: the handler's thread like a traceback, then the others.
 
-    What called the handler (procbus, loky) is left out.
+    The frames that called the handler (procbus, loky) are left out.
     """
     own: list[str] = []
     others: list[str] = []

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What travels on the pipe between a parent and one worker, and how it is laid out.
+"""The layout of messages on the pipe between a parent and one worker.
 
-A message to the worker is one batch: a head (pickled) and the events (each pickled alone, so that
-two events never share an object in the worker by accident, and one that fails to decode fails
-alone; but for small numbers and strings, which are in the head). A message from the worker begins
-with a byte that says what it is.
+A message to the worker is one batch: a pickled head, followed by the events. Each event is pickled
+alone, so that two events share no object by accident, and an event that cannot be decoded fails
+alone. Small numbers and strings are in the head instead. The first byte of a message from the
+worker
+tells its kind.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from procbus.pool.memory.shared_file import Place
 #: The message that ends a worker.
 STOP = b""
 
-#: What the pipe has of a result of which all is in shared memory.
+#: The bytes in the pipe of a result that is wholly in shared memory.
 REST = b"."
 
 _HEAD_SIZE = struct.Struct("<Q")
 _RESULTS = struct.Struct("<cqI?")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
-#: Added to the size of a frame that is the pickled value of a handler alone: it succeeded, and
-#: published nothing. A frame of so many bytes or more does not fit beside it: see `_LONG`.
+#: Flag in the size of a frame that is the pickled return value alone: the handler succeeded and
+#: published nothing. A frame of this size or more does not fit beside the flag: see `_LONG`.
 _ALONE = 1 << 31
-#: In place of a start: this is not the end of a delivery but a class that the next ones need; where
-#: the buffers of the next one are; which blocks of events are kept, and not any more; or the size
-#: of what comes next, which says 0 itself.
+#: Values in place of a start, for notes about the next ends: a class that they need; the place of
+#: the next buffers; changes of the blocks of events that are kept; or the size of the next frame,
+#: whose own size field is 0.
 _DEFINITION, _PLACE, _KEPT, _LONG = -1.0, -2.0, -3.0, -4.0
 
 
@@ -41,12 +42,12 @@ class Tag(bytes, enum.Enum):
     """First byte of a message from a worker."""
 
     HELLO = b"H"
-    #: The user's set-up of the worker failed.
+    #: The user's set-up failed in the worker.
     BROKEN = b"B"
     RESULTS = b"R"
     LOG = b"L"
     WARNING = b"W"
-    #: What its handlers took of the machine.
+    #: The handlers' use of the machine.
     MEASURED = b"M"
 
 
@@ -67,30 +68,30 @@ class Ending(enum.IntEnum):
     NO_RESULT = 4
 
 
-#: Context variables that are taken along: which, by the number that a definition of them came
-#: under, and the values as encoded.
+#: Context variables of a bus: the number of their definition, and their encoded values.
 Variables = tuple[int, bytes]
-#: What deliveries of a batch have in common: handler, id of the parent event, topic, attempt, and
-#: the variables that are taken along.
+#: Properties that deliveries of a batch share: handler, id of the parent event, topic, attempt, and
+#: context variables.
 Kind = tuple[int, "int | None", "str | None", int, "Variables | None"]
-#: Where what is large of an event lies (a `Place` as a plain tuple), and whether the handler gets a
-#: copy that it may write to.
+#: Place of the large part of an event (a `Place` as a plain tuple), and whether the handler gets a
+#: writable copy.
 Large = tuple[tuple[Any, ...], bool]
 
-#: In place of the size of an event that is in the head.
+#: Stands in place of the size of an event that is in the head.
 IN_HEAD = -1
 
-#: Other types of events that may travel in the head; the most characters, and bits, of one.
+#: Further types of events that may travel in the head; and the maximum length of a string, in
+#: characters, and of a number, in bits.
 _ATOMS = frozenset((float, bool, type(None)))
 _LONGEST = 200
 _WIDEST = 1 << 62
 
 
 def size_in_head(event: Any) -> int:
-    """About how many bytes a small number or string takes in the head; 0 for all other events.
+    """The approximate bytes of a small number or string in the head; 0 for any other event.
 
-    It may be pickled along with others: it cannot fail to decode, and if two are one object that
-    does no harm. This takes 0.1 us for both sides, where pickling it alone takes 0.7.
+    Such events may be pickled together: they cannot fail to decode, and sharing one object does no
+    harm. This takes 0.1 us for both sides; pickling each alone takes 0.7.
     """
     kind = type(event)
     if kind is int:
@@ -105,24 +106,25 @@ class BatchHead(NamedTuple):
 
     number: int
     classes: list[tuple[ClassNumber, bytes]]
-    #: Handlers that the worker does not know yet: number, name, definition, limit of memory.
+    #: Handlers new to the worker: number, name, definition, memory limit.
     handlers: list[tuple[int, str, bytes, int | None]]
-    #: The different kinds of deliveries; which of them each is; and the id of its event.
+    #: The different kinds of deliveries; the index of each delivery's kind; and the ids of the
+    #: events.
     kinds: list[Kind]
     which: list[int]
     ids: list[int]
-    #: Of each event its size in bytes, or `IN_HEAD`; and those that are, in order.
+    #: Size of each event in bytes, or `IN_HEAD`; and the events in the head, in order.
     sizes: list[int]
     atoms: list[Any]
-    #: Where the large part of an event lies, by index of the delivery.
+    #: Place of the large part of an event, by index of the delivery.
     large: dict[int, Large]
-    #: Whether a worker that has nearly the memory that a handler may have leaves the rest undone.
+    #: Whether a worker that nearly uses up a handler's memory limit leaves the delivery undone.
     careful: bool
-    #: Blocks of events that are no more, and blocks of results that nobody has any
-    #: more, with the bytes of these that may wait to be used again.
+    #: Freed blocks of events; freed blocks of results, and the maximum of bytes in these that wait
+    #: to be used again.
     gone: list[int]
     freed: tuple[int, list[tuple[int, int]]] | None
-    #: Handlers that are not needed any more; to be let go of before the new ones are learnt.
+    #: Handlers that are no longer needed; dropped before the new ones are taken in.
     forgotten: list[int]
     #: New values of the script's globals.
     globals: Sequence[bytes] = ()
@@ -135,12 +137,12 @@ def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
 
 
 def events_at(message: bytes) -> int:
-    """Where the events begin in a batch."""
+    """Offset of the events in a batch."""
     return _HEAD_SIZE.size + int(_HEAD_SIZE.unpack_from(message)[0])
 
 
 def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
-    """Give the head of a batch, and all its events one behind the other."""
+    """Return the head of a batch, and all its events one behind the other."""
     view = memoryview(message)
     start = _HEAD_SIZE.size
     end = start + _HEAD_SIZE.unpack_from(view)[0]
@@ -156,7 +158,7 @@ def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
 
 
 def pack_success(started_at: float, ended_at: float, value: bytes) -> bytes:
-    """Lay out the end of a delivery whose handler returned this, and published nothing."""
+    """Lay out the end of a delivery whose handler returned a value and published nothing."""
     size = len(value)
     if size >= _ALONE:
         return _pack_long(started_at, ended_at, _ALONE, value)
@@ -164,17 +166,17 @@ def pack_success(started_at: float, ended_at: float, value: bytes) -> bytes:
 
 
 def pack_definition(number: ClassNumber, definition: bytes) -> bytes:
-    """Lay out a class that the following results need."""
+    """Lay out a class that the next results need."""
     return _pack_note(_DEFINITION, (number, definition))
 
 
 def pack_place(place: Place) -> bytes:
-    """Lay out where the large buffers of the next result are."""
+    """Lay out the place of the next result's large buffers."""
     return _pack_note(_PLACE, tuple(place))
 
 
 def pack_kept(kept: Sequence[int], dropped: Sequence[int]) -> bytes:
-    """Lay out which blocks of events a handler keeps a view of, and which it does not any more."""
+    """Lay out which blocks of events a handler keeps views of, and which no longer."""
     return _pack_note(_KEPT, (kept, dropped))
 
 
@@ -184,7 +186,7 @@ def _pack_note(what: float, note: object) -> bytes:
 
 
 def _pack_long(started_at: float, ended_at: float, flag: int, frame: bytes) -> bytes:
-    """Lay out what is too long for the size that comes with each end."""
+    """Lay out a frame that is too long for the size field of an end."""
     size = _pack_note(_LONG, len(frame))
     return b"".join((size, _ENDED.pack(started_at, ended_at, flag), frame))
 
@@ -193,9 +195,9 @@ def results_head(batch: int, done: int, complete: bool) -> bytes:
     """First part of a results message: the results themselves follow.
 
     Args:
-        batch: its number.
-        done: deliveries of it that have ended, with those in this message.
-        complete: whether the worker is through with it.
+        batch: number of the batch.
+        done: deliveries of it that have ended, including the ones in this message.
+        complete: whether the worker is finished with it.
     """
     return _RESULTS.pack(RESULTS_TAG, batch, done, complete)
 
@@ -204,9 +206,9 @@ class Results(NamedTuple):
     """A results message: some deliveries of a batch have ended, or the batch is complete."""
 
     batch: int
-    #: How many deliveries of the batch have ended.
+    #: Number of deliveries of the batch that have ended.
     done: int
-    #: Whether the worker is through with the batch.
+    #: Whether the worker is finished with the batch.
     complete: bool
     data: memoryview
 
@@ -214,25 +216,25 @@ class Results(NamedTuple):
 class Successes(NamedTuple):
     """Handlers that succeeded one after the other and published nothing, as most do."""
 
-    #: When each began and ended; the third number means nothing.
+    #: Start and end of each; the third number is unused.
     times: Sequence[tuple[float, float, int]]
     values: Sequence[Any]
 
 
 def read_successes(results: Results, told: int, received: int) -> tuple[Successes, int]:
-    """Read the plain successes that a results message begins with.
+    """Read the plain successes at the beginning of a results message.
 
     Args:
         results: the message.
-        told: deliveries of the batch that ended before those in it.
-        received: deliveries whose values are known from elsewhere: these come as None.
+        told: deliveries of the batch that ended before the ones in it.
+        received: deliveries whose values are known already: their values come as None.
 
     Returns:
-        Those, and where in the data the rest begins, which `each_end` reads.
+        The successes, and the offset of the other ends, which `each_end` reads.
     """
     data, head = results.data, _ENDED.size
     count, total = results.done - told, len(results.data)
-    if total == count * head:  # all of them returned None: read in one go
+    if total == count * head:  # all handlers returned None: read in one go
         return Successes(list(_ENDED.iter_unpack(data)), (None,) * count), total
     times: list[tuple[float, float, int]] = []
     values: list[Any] = []
@@ -246,7 +248,7 @@ def read_successes(results: Results, told: int, received: int) -> tuple[Successe
             if told + len(times) >= received:
                 try:
                     value = decode(data[start:end])
-                except BaseException:  # noqa: BLE001 - the user's code: see who reads the rest
+                except BaseException:  # noqa: BLE001 - the user's code: the outcome's maker reports it
                     break
         elif size or time[0] < 0:
             break
@@ -278,7 +280,7 @@ def each_end(
 
     Args:
         data: the results.
-        define: gets the classes that the next ones need.
+        define: called with each class that the next results need.
     """
     view = memoryview(data)
     unpack, head, total = _ENDED.unpack_from, _ENDED.size, len(view)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The end of a worker that was told to stop: in order, and in time.
+"""The end of a worker that was told to stop: in order, and within a time limit.
 
-The interpreter waits for threads that a handler left behind, and `multiprocessing` for processes,
-which may be for ever: for an executor that nobody shut down, say. So they are asked to end, then
-get some time, and after that the exit hooks run without them.
+The interpreter waits for threads that a handler left behind, and `multiprocessing` for processes.
+That may last for ever, for example when an executor was never shut down. So they are asked to end
+and
+given some time; after that the exit hooks run without them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from concurrent.futures import Executor
 from multiprocessing import active_children
 from typing import Any, NoReturn, TypeVar
 
-#: A worker that was told to stop has so long, in seconds, before it is killed.
+#: Maximum time for a worker to stop, in seconds; then it is killed.
 STOP_S = 5.0
-#: What its handlers started and left running is killed if it is there so long after it.
+#: Maximum time after that for processes that its handlers started, in seconds; then they are
+#: killed.
 LEFT_S = 1.0
-#: Threads and processes that handlers left behind have so much of that.
+#: Part of that time for the threads and processes that handlers left behind, in seconds.
 _LEFT_S = 3.5
-#: After that, exit hooks have so long.
+#: Maximum time for the exit hooks after that, in seconds.
 _HOOKS_S = 1.0
-#: Threads that are none of a handler's: the main one and two of this module.
+#: Number of threads that are not a handler's: the main thread and two of this module.
 _OURS = 3
 
 #: Set once the interpreter itself runs the exit hooks.
@@ -40,10 +42,10 @@ Kind = TypeVar("Kind")
 
 def end_in_order() -> None:
     """Begin the end of this process; the interpreter goes on with it. In the main thread."""
-    atexit.register(_hooks_run.set)  # the last one that is registered is the first to run
+    atexit.register(_hooks_run.set)  # the hook registered last is the first to run
     for end in (_end_in_time, _end_at_last):
         threading.Thread(target=end, name="procbus-stop", daemon=True).start()
-    # Buses that handlers have opened. Where there was none, nobody has imported that module.
+    # Buses that handlers have opened. If the module is not imported, there are none.
     if (exit_hooks := sys.modules.get("procbus.system.exit_hooks")) is not None:
         exit_hooks.close_open()
     if threading.active_count() > _OURS or active_children():
@@ -52,14 +54,14 @@ def end_in_order() -> None:
 
 
 def _end_in_time() -> None:
-    """Run the exit hooks if the interpreter has not come to them by then, and end."""
+    """Run the exit hooks if the interpreter has not reached them in time, and end."""
     time.sleep(_LEFT_S)
-    # One of the interpreter's own hooks waits for them: where it has come so far, it goes on now.
+    # One of the interpreter's own hooks waits for these children; once they end, it goes on.
     for child in active_children():
         _quietly(child.terminate)
     if _hooks_run.is_set():
         return
-    # There is no public way to run them. `multiprocessing` does so too, in forked processes.
+    # There is no public way to run the hooks. `multiprocessing` does the same in forked processes.
     _quietly(atexit._run_exitfuncs)  # noqa: SLF001 - see above
     _flush_and_exit()
 
@@ -76,10 +78,10 @@ def _flush_and_exit() -> NoReturn:
 
 
 def _all_of(kind: type[Kind]) -> Iterator[Kind]:
-    """All objects of a kind that there are."""
+    """All objects of a type in this process."""
     return iter([found for found in gc.get_objects() if issubclass(type(found), kind)])
 
 
 def _quietly(call: Callable[..., Any]) -> None:
-    with contextlib.suppress(BaseException):  # it is the user's: the next one has its turn
+    with contextlib.suppress(BaseException):  # user code: the next call has to be made all the same
         call()

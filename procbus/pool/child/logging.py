@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""In a worker: what it logs, warns of and prints gets out, and never holds it up for long.
+"""In a worker: its log records, warnings and prints get out, and never hold it up for long.
 
-Records and warnings go to the parent, and not more of them than it can bear; prints go straight
-to the stdout and stderr that the worker shares with the script.
+Records and warnings go to the parent, at a limited rate. Prints go straight to the stdout and
+stderr
+that the worker shares with the script.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from procbus.pool.child.outbox import Outlet
 from procbus.pool.forwarding import Origin, pack_record, pack_warning
 from procbus.pool.wire import Tag
 
-#: Errors of a write that are no fault of who writes.
+#: Errors of a write that are not the writer's fault.
 _NO_READER = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -33,9 +34,9 @@ def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
     """Send every record and warning to the parent, from here on.
 
     Args:
-        outlet: the worker's sending end.
-        levels: level of each logger that has one in the parent, so that records nobody wants
-            there are not made here. The root logger's name is "".
+        outlet: the sending end of the worker.
+        levels: the levels of the parent's loggers, so that records which the parent would drop are
+            not made here. The root logger's name is "".
     """
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
@@ -46,30 +47,31 @@ def forward_logging(outlet: Outlet, levels: dict[str, int]) -> Forward:
 
 
 def print_by_line() -> None:
-    """Have a line that is printed written at once, and in one piece.
+    """Have each printed line written at once, and in one piece.
 
-    So it is seen whatever happens to the worker next, and is not torn by the lines of others. (In
-    a pipe that holds for lines of up to 4 KB, the most that the system writes in one piece.)
+    So a line is visible whatever happens to the worker next, and lines of other processes do not
+    tear it. (In a pipe this holds for lines of up to 4 KB, the most that the system writes in one
+    piece.)
     """
     sys.stdout = _by_line(sys.stdout)
     sys.stderr = _by_line(sys.stderr)
 
 
 def _by_line(stream: Any) -> Any:
-    if not isinstance(stream, io.TextIOWrapper):  # it is None where the script's own is closed
+    if not isinstance(stream, io.TextIOWrapper):  # None if the script's stream is closed
         return stream
     raw = _Output(stream.fileno(), stream.name)
-    # With PYTHONUNBUFFERED each piece of a line would be a write of its own: hence not as it was.
+    # Not with the stream's own buffering: with PYTHONUNBUFFERED each piece would be a write.
     return io.TextIOWrapper(
         io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
     )
 
 
 class _Output(io.FileIO):
-    """The stdout or stderr of a worker: what cannot be written any more is dropped, and told once.
+    """The stdout or stderr of a worker. After a failed write, output is dropped, with one warning.
 
-    Lines are written at once, so it is the handler that would fail, where a script without workers
-    goes on: `job.py | head`, or a full disk.
+    Lines are written at once, so a failed write would raise in the handler, where a script without
+    workers goes on: as with `job.py | head`, or on a full disk.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -78,7 +80,7 @@ class _Output(io.FileIO):
         self._told = False
 
     def write(self, data: Any) -> int:
-        """Write, or drop."""
+        """Write, or drop the data."""
         try:
             return super().write(data)
         except OSError as error:
@@ -93,11 +95,12 @@ class _Output(io.FileIO):
 class Forward(logging.Handler):
     """The log handler of a worker: sends records to the parent, or counts them.
 
-    `acquire` guards `_flood`, and is never held while something is sent. (It is reentrant: a
-    finalizer may log at any moment. And `logging` sees to it that a forked child finds it free.)
+    The lock of the log handler guards `_flood`, and is never held while a message is sent. (It is
+    reentrant, because a finalizer may log at any moment. `logging` makes it free in a forked
+    child.)
 
     Args:
-        outlet: the worker's sending end.
+        outlet: the sending end of the worker.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -108,7 +111,7 @@ class Forward(logging.Handler):
         self._show_as_before = warnings.showwarning
 
     def leave(self) -> None:
-        """Where the pipe is of no use, in a forked child and at the end: log to stderr."""
+        """Log to stderr from now on, because the pipe is useless: in a forked child, at the end."""
         to_stderr = logging.StreamHandler()
         to_stderr.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(process)d:%(message)s"))
         handlers = logging.getLogger().handlers
@@ -117,7 +120,7 @@ class Forward(logging.Handler):
             warnings.showwarning = self._show_as_before
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As every log handler, but without the lock: a thread that waits holds up no other."""
+        """Handle a record without the lock, so that a waiting thread holds up no other."""
         wanted: bool | logging.LogRecord = self.filter(record)
         if wanted:
             self.emit(wanted if isinstance(wanted, logging.LogRecord) else record)
@@ -127,7 +130,7 @@ class Forward(logging.Handler):
         """Send a record, or count it."""
         try:
             self._let_out(record.levelno, Tag.LOG, lambda origin: pack_record(record, origin))
-        except Exception:  # noqa: BLE001 - as every log handler does
+        except Exception:  # noqa: BLE001 - handled as in every log handler
             self.handleError(record)
 
     def show_warning(
@@ -147,17 +150,17 @@ class Forward(logging.Handler):
         )
 
     def report(self, *parts: bytes | memoryview) -> None:
-        """Send what the worker reports, and ahead of it how much was left out, if that is due."""
+        """Send a report of the worker, after the number of records left out, if that is due."""
         if self._flood.untold():
             self._tell_left_out(monotonic())
         self._outlet.send(*parts)
 
     def tell_the_rest(self) -> None:
-        """Say what was left out and not told yet: the worker ends."""
+        """Send the number of records left out and not reported yet, because the worker ends."""
         self._tell_left_out(inf)
 
     def _tell_left_out(self, now: float, *, midway: bool = False) -> None:
-        """Send one record that says how much was left out, if something was and it is time."""
+        """Send one record with the number of records left out, if there are any and it is time."""
         self.acquire()
         try:
             left_out = self._flood.take_left_out(now, midway=midway)
@@ -180,7 +183,7 @@ class Forward(logging.Handler):
             admitted = self._flood.admits(level, handler, monotonic())
         finally:
             self.release()
-        if not admitted:  # in a flood these are most of them: nothing is formatted for those
+        if not admitted:  # in a flood most records end here, and are never formatted
             return
         if self._flood.untold():
             self._tell_left_out(monotonic(), midway=True)

@@ -45,17 +45,17 @@ from procbus.pool.wire import (
 )
 from procbus.system import forked_children
 
-# How a delivery ended in a worker, laid out for the parent: its result, or why there is none.
+# The end of a delivery, laid out for the parent: its result, or the reason why there is none.
 
 
 class Ends:
-    """Lays out ends, each with the time of it. It belongs to the worker's main thread.
+    """Lays out ends of deliveries, with their times. It belongs to the worker's main thread.
 
-    What is neither large nor can go wrong the worker lays out itself, without a call.
+    Small results that cannot fail to be encoded are laid out by the worker itself, without a call.
 
     Args:
-        encoder: of the worker, for results.
-        memory: where large results go.
+        encoder: the encoder of the worker, for results.
+        memory: memory for large results.
     """
 
     def __init__(self, encoder: Encoder, memory: WorkerMemory) -> None:
@@ -79,7 +79,8 @@ class Ends:
                 return ahead + pack_end(started_at, ended_at, REST), ended_at
             whole = (int(Ending.SUCCEEDED), value, published) if published else value
             frame = self._encoder.encode(whole)
-            # Taken away from the encoder: a view of the event would count as kept by the handler.
+            # Taken from the encoder, because a view of the event would count as kept by the
+            # handler.
             ahead = b""
             if self._encoder.buffers or len(frame) >= self._memory.large:
                 buffers, self._encoder.buffers = self._encoder.buffers, []
@@ -104,11 +105,11 @@ class Ends:
         """Lay out why a delivery failed; it ends now.
 
         Args:
-            ending: what failed.
-            error: with what.
-            started_at: when the delivery began, in seconds of `time.monotonic()`.
-            dropped: how many events it had published, which nobody will get.
-            path: where the fault sits in what cannot travel, if that is known.
+            ending: the step that failed.
+            error: the error.
+            started_at: start of the delivery, in seconds of `time.monotonic()`.
+            dropped: number of published events, which are dropped.
+            path: place of the object that cannot travel, if known.
         """
         ended_at = monotonic()
         missing, text, summary = told(error)
@@ -124,9 +125,10 @@ class Ends:
         return made + pack_end(started_at, ended_at, frame), ended_at
 
     def _travelling(self, error: BaseException) -> bytes | None:
-        """The exception of a handler as pickled; None for one that would not arrive.
+        """Return a handler's exception pickled; None if it would not arrive.
 
-        Many exceptions pickle but do not unpickle. That shows here, where it harms nobody.
+        Many exceptions pickle but do not unpickle. The attempt to unpickle is made here, where it
+        harms no other delivery.
         """
         for reduced_to_what_travels in (False, True):
             with contextlib.suppress(BaseException):  # pickling runs the user's code
@@ -148,40 +150,40 @@ FLUSH_S = 0.010
 #: one with a short timeout would never run: each worker would be killed while it imports.
 LOAD_S = 60.0
 
-#: A worker that has more than this share of a handler's `max_memory` when that is to begin leaves
-#: it to a new one.
+#: Maximum share of a handler's `max_memory` that a worker may have when the handler begins; above
+#: it the delivery is left to a new worker.
 GROWN = 0.9
 
-#: Between deliveries of such handlers it looks at its memory so often at most, in seconds.
+#: Minimum interval between two readings of the memory for such handlers, in seconds.
 LOOK_S = 0.001
 
 
-#: Variables in the context of a batch in which no handler has left anything: `running`.
+#: Number of variables in the context of a batch while no handler has left any: only `running`.
 _CLEAN = 1
 
 
 class Tokens(Protocol):
-    """A semaphore shared with the parent: one token for each delivery that may still be begun."""
+    """A semaphore shared with the parent: one token for each delivery that may still begin."""
 
     def acquire(self, block: bool = True) -> bool:
         """Take a token; with `block=False` only if there is one."""
 
 
-#: A delivery as it came: its kind, the id of its event, and that itself if it was in the head; else
-#: the event as encoded, and where the large part of it lies.
+#: A delivery of a batch: its kind, and the id of its event. Then the event itself if it was in the
+#: head; else the encoded event, and the place of its large part.
 _Delivery = tuple[Kind, int, Any, "memoryview | None", "Large | None"]
 
 
 class Worker:
-    """What one worker does. Everything here belongs to its main thread.
+    """The work of one worker. It belongs to the worker's main thread.
 
     Args:
         send: sends a message, given in parts, to the parent.
-        logbook: where to write down what it is at.
-        tokens: one for each delivery that may be begun.
-        number: of the worker, unique in the parent.
-        run: of the bus, for `current()`.
-        flush_s: how long finished results wait for more, in seconds.
+        logbook: the worker's logbook.
+        tokens: one token for each delivery that may begin.
+        number: number of the worker, unique in the parent.
+        run: the run of the bus, for `current()`.
+        flush_s: maximum wait of finished results for others, in seconds.
     """
 
     def __init__(
@@ -204,23 +206,25 @@ class Worker:
         self._ends = Ends(self._encoder, memory)
         start_anew()
         self._code = UserCode(self._encoder)
-        #: A field, since every delivery asks it.
+        #: A field, because every delivery uses it.
         self._loaded = self._code.functions.get
-        #: Whether a delivery was run: only what deliveries left behind is a reason to refuse one.
+        #: Whether a delivery was run: only memory that deliveries left behind is a reason to refuse
+        #: one.
         self._used = False
         self._tally = Tally()
         self._sent_at = 0.0
-        #: Holds something in a child that the user's code forked here, which is no worker.
+        #: Not empty in a child that the user's code forked here, which is no worker.
         self._forked: list[bool] = []
         self._strays_told = 0
-        #: The context that each handler begins with: what the set-up has left, mostly nothing. And
-        #: the one that batches run in: as long as nothing is in it, handlers run there.
+        #: The context that each handler begins with, with the variables that the set-up has left,
+        #: usually none; and the context of batches. While that is empty, handlers run in it.
         self._base, self._own = Context(), Context()
-        #: How long that one is with nothing in it; never as long where the set-up left something.
+        #: Length of that context when empty; a length that it never has if the set-up left
+        #: variables.
         self._clean = _CLEAN
 
     def set_up(self, init: bytes) -> bool:
-        """Run the user's set-up; when it fails tell the parent so, and return False."""
+        """Run the user's set-up; if it fails, tell the parent, and return False."""
         try:
             if init:
                 self._logbook.begin_set_up(monotonic())
@@ -245,10 +249,10 @@ class Worker:
             try:
                 message = receive() or STOP
             except (EOFError, OSError):
-                os._exit(1)  # the parent is gone: there is nobody to tell
+                os._exit(1)  # the parent is gone, so a report has no reader
             if message == STOP:
                 self._tell_sums(self._tally.rest())
-                self._logbook.open_batch(ENDED)  # before the look: who comes later tells it itself
+                self._logbook.open_batch(ENDED)  # before the look: later strays log themselves
                 if self._logbook.strays() != self._strays_told:
                     self._tell_strays()
                 return
@@ -257,11 +261,11 @@ class Worker:
             del message  # it may be large, and the next one may be long in coming
 
     def run_batch(self, message: bytes | bytearray) -> None:
-        """Run a batch as far as there are tokens, and send what became of it."""
+        """Run the deliveries of a batch that have tokens, and send their ends."""
         try:
             self._own.run(self._run_batch, message)
         finally:
-            if len(self._own) != _CLEAN:  # handlers have left something in it
+            if len(self._own) != _CLEAN:  # a handler has left a variable in it
                 self._own = Context()
 
     def _run_batch(self, message: bytes | bytearray) -> None:
@@ -283,9 +287,10 @@ class Worker:
             if careful:
                 if ended_at - looked_at > LOOK_S:
                     looked_at, resident = ended_at, resident_bytes()
-                # What others left behind would be charged to a handler with a limit.
+                # Memory that other handlers left behind would count for a handler with a limit.
                 if resident > GROWN * careful.get(kind[0], inf) and self._used:
-                    # It has the tokens of what it leaves, or they would count for the next batch.
+                    # It takes the tokens of the deliveries it leaves, which the next batch must not
+                    # use.
                     for _ in head.ids[done:]:
                         claim(False)
                     break
@@ -329,17 +334,17 @@ class Worker:
         self._flush(head.number, done, complete=True)
 
     def note_fork(self) -> None:
-        """This is a child that the user's code forked: it ends once it comes back from there."""
+        """Note that this is a child that the user's code forked, which must end once it returns."""
         self._forked.append(True)
 
     def _check_here(self, error: BaseException | None) -> None:
-        """End this process if it is such a child, whose code ended with this error or returned."""
+        """End this process if it is such a child; its code ended with this error, or returned."""
         if self._forked:
             told = self._logbook.note_stray()  # by the worker
             forked_children.end_child(error, "" if told else "a worker")
 
     def _tell_strays(self) -> None:
-        """Log how many children came back from the user's code since this was told last."""
+        """Log the number of forked children that returned here since the last such log."""
         came_back = self._logbook.strays()
         log.warning(
             "%s of the processes that handlers or worker_init forked in worker %s came back from "
@@ -360,13 +365,13 @@ class Worker:
         self._logbook.sent(done)
 
     def _run(self, delivery: _Delivery, started_at: float, index: int) -> tuple[bytes, float]:
-        """Run one delivery; return its end as laid out for the parent, and when that was."""
+        """Run one delivery; return its end, laid out for the parent, and the time of that."""
         kind, event_id, event, data, large = delivery
         handler = kind[0]
         published: list[tuple[str | None, Any]] = []
         known = self._loaded(handler)
         if known is None:
-            # In the future: a time limit counts from there.
+            # In the future, because a time limit counts from there.
             self._logbook.begin(index, started_at + LOAD_S)
         try:
             function = known or self._code.load(handler)
@@ -385,10 +390,10 @@ class Worker:
             self._tally.begin_anew(handler, index)
             started_at = monotonic()
             self._logbook.begin(index, started_at)
-            if self._forked:  # while it was unpickled: the handler is for the worker alone
+            if self._forked:  # the event forked while it was unpickled: this is no worker
                 self._check_here(None)
         seat = [self._make_context, kind, event_id, published]
-        running.set(seat)  # as take_seat, without the call
+        running.set(seat)  # like take_seat, without the call
         context = None
         if kind[4] is not None or len(self._own) != self._clean:
             try:
@@ -401,7 +406,7 @@ class Worker:
                 value = function(event)
             else:
                 value = context.run(run_seated, seat, function, event)
-        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             self._check_here(error)
             return self._ends.failed(Ending.RAISED, error, started_at, len(published))
         finally:
@@ -410,7 +415,7 @@ class Worker:
         if not published:
             if value is None:
                 return pack_end(started_at, ended_at, b""), ended_at
-            if size_in_head(value):  # nothing can go wrong with it
+            if size_in_head(value):  # such a value cannot fail to be encoded
                 return pack_success(started_at, ended_at, encode_atom(value)), ended_at
         if id(type(value)) not in complete and (
             wrong := unfinished(self._code.names[handler], value)
@@ -422,7 +427,7 @@ class Worker:
         return end
 
     def _context_for(self, variables: Variables | None) -> Context:
-        """Make a context of its own for a handler, with the variables that were taken along."""
+        """Make a handler's own context, with the variables from the publisher."""
         context = another(self._base)
         if variables is not None:
             number, data = variables
@@ -434,7 +439,7 @@ class Worker:
     def _make_context(
         self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
     ) -> HandlerContext:
-        """Make what `current()` returns in a handler."""
+        """Make the return value of `current()` in a handler."""
         handler, parent_id, topic, attempt, _ = kind
 
         def publish(event: Any, topic: str | None) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A worker process from its start to its end: it is set up, works, and stops in time.
 
-`prepare` and `serve` are what a pool runs in it, one after the other.
+A pool runs `prepare` and `serve` in it, one after the other.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from procbus.pool.stack import StackPage
 
 
 class WorkerSettings(NamedTuple):
-    """What a worker has to know from the start."""
+    """The settings that a worker gets at its start."""
 
     #: Number of the worker, unique in the parent.
     number: int
     parent_pid: int
-    #: How nice it is to be; None for as nice as its parent.
+    #: Niceness of the worker; None for its parent's.
     nice: int | None
-    #: Of the bus, for `current()`.
+    #: The run of the bus, for `current()`.
     run: Run
-    #: Level of each logger that has one in the parent.
+    #: Levels of the parent's loggers that have one set.
     log_levels: dict[str, int]
-    #: How long finished results wait for more of their batch, in seconds.
+    #: Maximum wait of finished results for more of their batch, in seconds.
     flush_s: float = FLUSH_S
-    #: What holds in the script; None where the worker is on another machine.
+    #: Settings of the script's process; None if the worker is on another machine.
     script: ScriptSettings | None = None
-    #: Whether SIGTERM means nothing here: a service manager may send it to all processes of a
-    #: service, and the script ends its workers when it has finished.
+    #: Whether it ignores SIGTERM. A service manager may send the signal to all processes of a
+    #: service, and the script ends its workers itself when it has finished.
     keeps_on: bool = False
 
 
@@ -62,14 +62,14 @@ def prepare(
     tokens: Tokens,
     settings: WorkerSettings,
 ) -> None:
-    """Set the process up. loky runs it once, before anything else."""
-    # loky offers no other way from the initializer to the task.
+    """Set the process up. loky runs this once, before anything else."""
+    # loky has no other way to hand objects from the initializer to the task.
     global _worker, _receive, _forward
     if settings.script is not None:  # see the program in `pool/loky_process.py`
-        gc.freeze()  # modules stay: no collection need look through them
+        gc.freeze()  # modules live for ever: no collection need visit them
         gc.enable()
-    # Ctrl-C reaches the whole process group; what it means is the parent's decision. Not SIG_IGN:
-    # programs that a handler starts would inherit that, and be left behind.
+    # Ctrl-C reaches the whole process group, but the parent alone decides what to do. Not SIG_IGN:
+    # programs that a handler starts would inherit it, and be left behind.
     signal.signal(signal.SIGINT, lambda *_: None)
     if settings.keeps_on:
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -120,4 +120,4 @@ def serve(init: bytes) -> None:
             _forward.tell_the_rest()
         _worker = None
         end_in_order()
-        _forward.leave()  # nobody reads the pipe any more
+        _forward.leave()  # the pipe has no reader any more

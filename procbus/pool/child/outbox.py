@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The sending end of a worker: what it reports, and what is logged meanwhile, on one pipe.
+"""The sending end of a worker: its reports and log records, on one pipe.
 
-Reports wait for the parent as long as it takes: it reads whenever it waits for one. Records do
-not: between two batches nobody reads, and threads that a handler left behind may log for ever.
+Reports wait for the parent as long as it takes: the parent reads whenever it waits for a report.
+Log
+records do not wait. Between two batches the parent does not read, and threads that a handler left
+behind may log for ever.
 """
 
 from __future__ import annotations
@@ -14,29 +16,29 @@ from collections.abc import Callable
 
 Message = tuple[bytes | memoryview, ...]
 
-#: How long a record waits for room in the pipe, in seconds. When there was none the next ones do
-#: not wait, until there is room again.
+#: Maximum wait of a log record for room in the pipe, in seconds. After a wait in vain, the next
+#: records do not wait until there is room again.
 ROOM_S = 1.0
 
 
 class Outlet:
-    """Whole messages into the pipe of a worker, from any thread.
+    """Sends whole messages into the pipe of a worker, from any thread.
 
     Args:
         write: writes a message, given in parts; called by one thread at a time.
-        fd: what it writes to.
+        fd: the descriptor that it writes to.
     """
 
     def __init__(self, write: Callable[..., object], fd: int) -> None:
         self._write = write
         self._fd = fd
-        #: Guards `_write` and all below. Reentrant: the thread that holds it may come again, when
-        #: a finalizer or a signal handler runs in the middle of a message and logs.
+        #: Guards `_write` and all fields below. Reentrant: a finalizer or a signal handler may log
+        #: in the thread that holds it, in the middle of a message.
         self._lock = threading.RLock()
         self._writing = False
-        #: Records that came in the middle of a message, by the thread that was writing it.
+        #: Records from the thread that was writing, in the middle of its message.
         self._late: deque[Message] = deque()
-        #: Written by any thread that posts. It is a guess anyway: how long to wait for room.
+        #: Present wait for room. Any thread that posts may write it, because it is a guess anyway.
         self._patience_s = ROOM_S
         self._closed = False
 
@@ -52,7 +54,7 @@ class Outlet:
     def post(self, *parts: bytes | memoryview) -> bool:
         """Send a message unless the parent does not read, for at most about two `ROOM_S`.
 
-        Nothing happens once the parent is gone: there is nobody to tell.
+        Nothing happens once the parent is gone.
 
         Returns:
             False when the message was not sent because there was no room.
@@ -76,17 +78,18 @@ class Outlet:
         return True
 
     def _has_room(self, patience_s: float) -> bool:
-        """Wait until the pipe has room for a record, of whatever usual size, or is broken.
+        """Wait until the pipe has room for a record of the usual size, or is broken.
 
-        Another thread may take the room; then the write waits, as that of a report does, until
+        Another thread may take the room. Then the write waits until the parent reads, as a report's
+        does.
         the parent reads.
         """
-        room = select.poll()  # one of our own: two threads may not wait on one such object
+        room = select.poll()  # a new one: two threads may not wait on one such object
         room.register(self._fd, select.POLLOUT)
         return bool(room.poll(patience_s * 1e3))
 
     def _write_all(self, parts: Message) -> None:
-        """Write a message, and what was posted meanwhile. The lock is held."""
+        """Write a message, and records posted meanwhile. The lock is held."""
         self._writing = True
         try:
             self._write(*parts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a worker process does about itself: it ends with its parent, and knows how large it is."""
+"""A worker process's dealings with itself: it ends with its parent, and knows its size."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from procbus.core.user_objects import attribute, named, text_of, traceback_of
 from procbus.system.procfs import own_bytes, read_own_bytes
 
 _LINUX_PR_SET_PDEATHSIG = 1
-#: Numbers of the system call `sched_setattr`, which the C library has only of late.
+#: Numbers of the system call `sched_setattr`, which only recent C libraries wrap.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "loongarch64": 274}
-#: A worker asks for turns of so many nanoseconds on a core, the most that Linux gives.
+#: Length of a turn on a core that a worker asks for, in nanoseconds; the most that Linux gives.
 _TURN_NS = 100_000_000
 
 _statm: int | None = None
@@ -24,7 +24,7 @@ _children: int | None = None
 
 
 def told(error: BaseException) -> tuple[object, str, str]:
-    """Of an exception of the user's: its attribute `name`, its traceback, and a line of summary."""
+    """Of an exception of the user's: its attribute `name`, its traceback, and a summary line."""
     # The first entry is this module's own call of the user's function.
     where = traceback_of(error)
     inner = where.tb_next if where is not None else None
@@ -37,11 +37,11 @@ def resident_bytes() -> int:
     It takes 4 us, and 10 for each child, of which those count that the calling thread has started.
     What is shared are libraries, and the large events of the bus.
     """
-    global _statm, _children  # open for good, since they are read again and again
+    global _statm, _children  # kept open, because they are read often
     if _statm is None or _children is None:
         try:
             _statm, _children = _open("/proc/self/statm"), _open("/proc/thread-self/children")
-        except OSError:  # the user's handlers have all the file descriptors that there are
+        except OSError:  # the user's handlers use up all file descriptors
             return 0
     if _statm < 0:
         return 0
@@ -56,7 +56,7 @@ def _open(file: str) -> int:
 
 
 def end_with_parent(parent_pid: int) -> None:
-    """See to it that this process dies with its parent, even in the middle of a handler."""
+    """Have this process die with its parent, even in the middle of a handler."""
     if sys.platform == "linux":
         import ctypes
 
@@ -65,12 +65,12 @@ def end_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:  # untested
         threading.Thread(target=_watch_parent, args=(parent_pid,), daemon=True).start()
-    if os.getppid() != parent_pid:  # it died before we asked
+    if os.getppid() != parent_pid:  # it died before the call above
         os._exit(1)
 
 
 def take_long_turns() -> None:
-    """Ask for long turns on a core: then who asks for shorter ones gets it at once when it wakes.
+    """Ask for long turns on a core, so that a thread with shorter turns gets it when it wakes.
 
     The script feeds all workers and runs the io handlers. It need not wait any more until a worker
     has used up its turn, and the worker keeps its fair share. Linux heeds it from 6.12 on.
@@ -81,9 +81,9 @@ def take_long_turns() -> None:
     import ctypes
 
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    # struct sched_attr: size, policy, flags, nice, priority, runtime, and what is of no use here.
+    # struct sched_attr: size, policy, flags, nice, priority, runtime, and unused fields.
     attributes = struct.pack("=IIQiIQQQII", 56, os.SCHED_OTHER, 0, nice, 0, _TURN_NS, 0, 0, 0, 0)
-    ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where it is refused nothing is lost
+    ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # a refusal does no harm
 
 
 def _watch_parent(parent_pid: int) -> None:
@@ -93,7 +93,7 @@ def _watch_parent(parent_pid: int) -> None:
 
 
 def flush_output() -> None:
-    """Write out what was printed."""
+    """Write out buffered prints."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a worker's handlers take of the machine, summed up there and told now and then.
+"""The handlers' use of the machine, summed up in the worker and sent to the parent now and then.
 
-Nothing is measured for a single short delivery: the clocks are read where one handler's deliveries
-end and another's begin, which for most batches is at their start and end.
+A single short delivery is not measured. The clocks are read where the deliveries of one handler end
+and another's begin: for most batches only at their start and end.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import resource
 from time import monotonic, process_time
 from typing import NamedTuple
 
-#: Deliveries in a row that took less together, in seconds, are not measured.
+#: Maximum duration of a run of deliveries that is not measured, in seconds.
 _LEAST_S = 20e-6
-#: A stretch that follows on one that was not measured is not, but once in so many seconds: to read
-#: the clocks at its start and its end takes 20 us.
+#: Minimum interval between two measurements that follow on an unmeasured run, in seconds; because
+#: reading the clocks at both ends takes 20 us.
 _PATIENCE_S = 4e-3
-#: Of so many deliveries of a batch, by their place in it, the reading and writing of one is timed:
-#: a prime, so that handlers that take turns are all met.
+#: Of this many deliveries of a batch, by their place in it, the reading and writing of one is
+#: timed. A prime, so that handlers which take turns are all met.
 TIMED = 7
-#: The sums are told so often at least, in seconds, while there are new ones; and sooner where what
-#: is not told is more than this part of what was: a worker that is killed takes it along.
+#: Maximum interval between two reports of the sums, in seconds. They are sent sooner if the unsent
+#: part exceeds this share of the sent part, because a worker that is killed loses it.
 _TELL_S = 0.05
 _UNTOLD = 0.1
 
 
 class Sums(NamedTuple):
-    """What the runs of one handler took, in seconds of all of them together."""
+    """The cost of one handler's runs, in seconds of all runs together."""
 
     runs: int
     wall_s: float
     #: CPU time of the worker's process, and of processes that the handler started and waited for.
     cpu_s: float
     children_s: float
-    #: Time that the worker could have run and was given no core.
+    #: Time in which the worker was ready to run but had no core.
     starved_s: float
-    #: Time to read events and to write results, which the times above have as well.
+    #: Time for reading events and writing results; it is part of the times above.
     unpacking_s: float
 
 
@@ -46,31 +46,31 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[int, Sums] = {}
-        #: Of how many of the runs the reading and writing was timed.
+        #: Number of runs whose reading and writing was timed, by handler.
         self._timed: dict[int, int] = {}
         self._told_at = monotonic()
-        #: Seconds of the runs that were told, and of those in `_sums`.
+        #: Seconds of the runs that were reported, and of the runs in `_sums`.
         self._told_s = self._untold_s = 0.0
-        #: The deliveries in a row: their handler, how many of the batch were done before them, and
-        #: what the clocks said.
+        #: The present run of deliveries: their handler, the deliveries of the batch done before it,
+        #: and the readings of the clocks.
         self._handler: int | None = None
         self._done = 0
         self._began_at = self._cpu_s = self._children_s = self._starved_s = 0.0
-        #: Seconds spent on reading events and writing results, added by the worker: of deliveries
-        #: whose place in the batch `TIMED` divides.
+        #: Seconds of reading events and writing results, added by the worker for deliveries whose
+        #: place in the batch `TIMED` divides.
         self.unpacking_s = 0.0
         self._armed_at = 0.0
 
     def turn(self, handler: int | None, done: int) -> None:
-        """Deliveries of another handler begin, or none any more.
+        """Note that deliveries of another handler begin, or that the batch has ended.
 
         Args:
-            handler: number of the one whose deliveries begin; None at the end of a batch.
+            handler: number of that handler; None at the end of a batch.
             done: deliveries of the batch that have ended.
         """
         now = monotonic()
         measured = self._handler is not None and now - self._began_at > _LEAST_S
-        # Where handlers that are short take turns, reading clocks each time would cost too much.
+        # When short handlers take turns, reading the clocks each time would cost too much.
         armed = handler is not None and (measured or now - self._armed_at > _PATIENCE_S)
         if measured or armed:
             before = self._cpu_s, self._children_s, self._starved_s
@@ -85,7 +85,7 @@ class Tally:
         self.unpacking_s = 0.0
 
     def begin_anew(self, handler: int, done: int) -> None:
-        """A handler was loaded, which took long: measure its deliveries from this one on."""
+        """Measure a handler's deliveries anew from this one on, because loading it took long."""
         self._handler, self._armed_at = None, 0.0
         self.turn(handler, done)
 
@@ -110,7 +110,7 @@ class Tally:
         self._sums[self._handler] = newest
 
     def due(self) -> bytes:
-        """The sums, ready to travel, if it is time to tell them; they begin anew then."""
+        """Return the sums, encoded, if a report is due; then they begin anew."""
         untold_s = self._untold_s
         if untold_s > _UNTOLD * self._told_s or (
             untold_s and monotonic() - self._told_at >= _TELL_S
@@ -119,7 +119,7 @@ class Tally:
         return b""
 
     def rest(self) -> bytes:
-        """The sums that were not told, ready to travel; they begin anew."""
+        """Return the unreported sums, encoded; they begin anew."""
         if not self._sums:
             return b""
         told = pickle.dumps(
@@ -137,9 +137,9 @@ class Tally:
 
 
 def no_core_s() -> float:
-    """Seconds that this thread could have run, so far, but was given no core; 0 if unknown."""
+    """Seconds so far in which this thread was ready but had no core; 0 if unknown."""
     try:
-        # Not kept open: a child that a handler forks would read its parent's.
+        # Opened each time: a child that a handler forks would read its parent's file.
         file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # not on this system
         return 0.0

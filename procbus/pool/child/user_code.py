@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The user's set-up of a worker: run once, before the first delivery.
 
-A set-up function of the main script travels by value, and so do handlers: they share their globals,
-unless they were executed with a dict for their globals that is no module's. What the set-up put
-into such a dict, a model that it loaded say, handlers of that name expect to find in theirs. So it
-is copied there when they arrive.
+Both a set-up function of the main script and handlers travel by value and share their globals,
+unless they were executed with a dict for globals that is no module's. The set-up may put an object
+into such a dict, for example a model that it loaded. Handlers of that module expect the object in
+theirs, so it is copied there when they arrive.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from procbus.pool.wire import BatchHead
 
 
 class SetUp:
-    """What a set-up function left in its globals.
+    """The objects that a set-up function left in its globals.
 
     Args:
-        function: the set-up, which has run.
+        function: the set-up function, which has run.
     """
 
     def __init__(self, function: Callable[[], object]) -> None:
@@ -39,9 +39,10 @@ class SetUp:
         }
 
     def hand_on(self, definition: object) -> None:
-        """Copy it to the globals of a handler, or of a class, that comes from the same module.
+        """Copy them to the globals of a handler, or of a class, from the same module.
 
-        One that was imported by name has the very globals that the set-up changed, if that was too.
+        A handler that was imported by name has the very globals that the set-up changed, if the
+        set-up was imported too.
         """
         for function in _functions_of(definition):
             left = self._left.get(function.__module__)
@@ -50,7 +51,7 @@ class SetUp:
 
 
 def _functions_of(thing: object) -> Iterator[types.FunctionType]:
-    """The Python functions that a callable or a class is made of."""
+    """The Python functions inside a callable or a class."""
     if isinstance(thing, types.FunctionType):
         yield thing
     elif isinstance(thing, functools.partial):
@@ -67,11 +68,11 @@ def _functions_of(thing: object) -> Iterator[types.FunctionType]:
                     yield from _functions_of(member)
 
 
-# The user's code in a worker: its set-up, and the classes and handlers that the parent sent.
+# The user's code in a worker: its set-up, and the classes and handlers from the parent.
 
 
 class UserCode:
-    """What one worker has of the user's code. It belongs to the worker's main thread.
+    """The user's code that one worker has. It belongs to the worker's main thread.
 
     Args:
         encoder: names the classes that travel by value, once they are known.
@@ -79,22 +80,23 @@ class UserCode:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        #: Handlers are loaded at their first delivery: what a broken one does is charged to that.
+        #: Encoded handlers. Each is loaded at its first delivery, which an error of loading then
+        #: fails.
         self._definitions: dict[int, bytes] = {}
-        #: The handlers that are loaded, by number.
+        #: The loaded handlers, by number.
         self.functions: dict[int, Callable[[Any], Any]] = {}
         self.names: dict[int, str] = {}
-        #: Memory in bytes that handlers with such a limit may have.
+        #: Memory limits of handlers that have one, in bytes.
         self.limits: dict[int, int] = {}
         self._set_up: SetUp | None = None
         self._variables: dict[int, tuple[ContextVar[Any], ...]] = {}
 
     def keep_set_up(self, function: Callable[[], object]) -> None:
-        """Hand on what a set-up, which has run, left in its globals to all that comes later."""
+        """Copy a set-up's objects to the globals of all code that arrives later."""
         self._set_up = SetUp(function)
 
     def learn(self, head: BatchHead) -> None:
-        """Take in the classes and handlers that come with a batch; let go of what it says."""
+        """Take in the classes and handlers of a batch; drop the ones that it names."""
         for number, definition in head.classes:
             cls = define_class(number, definition)
             if cls is not None:
@@ -102,7 +104,7 @@ class UserCode:
                 if self._set_up is not None:
                     self._set_up.hand_on(cls)
         for change in head.globals:
-            # It could be loaded nowhere else either: what needs the variable has its old value.
+            # A value that cannot be loaded here is left out: the variable keeps its old value.
             with suppress(BaseException):
                 decode(change)
         for handler in head.forgotten:
@@ -115,7 +117,7 @@ class UserCode:
                 self.limits[handler] = max_memory
 
     def variables(self, number: int) -> tuple[ContextVar[Any], ...]:
-        """The context variables that came with a batch under this number."""
+        """The context variables that arrived with a batch under this number."""
         found = self._variables.get(number)
         if found is None:
             found = self._variables[number] = decode(self._definitions[number])
@@ -123,9 +125,9 @@ class UserCode:
         return found
 
     def load(self, handler: int) -> Callable[[Any], Any]:
-        """Load a handler that came with a batch: this runs the user's code, and may raise."""
+        """Load a handler that arrived with a batch. This runs the user's code, and may raise."""
         function: Callable[[Any], Any] = decode(self._definitions[handler])
-        self._encoder.look_again()  # objects that it knows by their identity came with it
+        self._encoder.look_again()  # objects known by their identity arrived with it
         if self._set_up is not None:
             self._set_up.hand_on(function)
         self.functions[handler] = function

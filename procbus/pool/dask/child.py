@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The main of a worker process under a Dask worker: `python -m procbus.pool.dask.child`.
 
-It is what loky starts on one machine. What it has to know comes pickled on stdin; pipe, logbook,
-stack page and tokens are inherited descriptors.
+It takes the place of the process that loky starts on one machine. Its settings arrive pickled on
+stdin; pipe, logbook, stack page and tokens are inherited descriptors.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from procbus.pool.logbook import Logbook
 from procbus.pool.memory.shared_file import Room
 from procbus.pool.stack import StackPage
 
-# A counting semaphore between two processes that share file descriptors and nothing else.
-#
-# Each token is a byte in a pipe. A read takes it for one process alone, as a semaphore would;
-# unlike a semaphore it can be handed to a process that `subprocess` starts.
+# A counting semaphore between two processes that share only file descriptors.
+# Each token is a byte in a pipe. A read takes it for one process alone, as with a semaphore. Unlike
+# a semaphore, the pipe can be handed to a process that `subprocess` starts.
 
 
 class PipeTokens:
     """One token for each delivery that may still be begun. See `procbus.pool.child.loop.Tokens`.
 
     Args:
-        taking: descriptor to take from, which does not block.
-        giving: descriptor to give by; -1 for who only takes.
+        taking: descriptor to take tokens from, which does not block.
+        giving: descriptor to give tokens by; -1 for a process that only takes.
     """
 
     def __init__(self, taking: int, giving: int = -1) -> None:
@@ -39,27 +38,27 @@ class PipeTokens:
 
     @classmethod
     def create(cls) -> Self:
-        """Make an empty one."""
+        """Make an empty pipe of tokens."""
         taking, giving = os.pipe()
-        # It holds for both processes. Nobody ever waits: not to take, and not to give, since two
-        # batches are far less than a pipe has room for.
+        # The flag holds for both processes. Neither ever waits: not to take, and not to give, since
+        # the tokens of two batches are far fewer than the pipe has room for.
         os.set_blocking(taking, False)
         return cls(taking, giving)
 
     def release(self, count: int) -> None:
-        """Give so many."""
+        """Give `count` tokens."""
         if count:
             os.write(self._giving, bytes(count))
 
     def acquire(self, block: bool = False) -> bool:  # noqa: ARG002 - it is asked not to, always
-        """Take one if there is one; say whether."""
+        """Take a token if there is one; return whether there was."""
         try:
             return bool(os.read(self.taking, 1))
         except BlockingIOError:
             return False
 
     def take(self, most: int) -> int:
-        """Take up to so many; return how many."""
+        """Take at most `most` tokens; return how many."""
         taken = 0
         while taken < most:
             try:
@@ -72,7 +71,7 @@ class PipeTokens:
         return taken
 
     def close(self) -> None:
-        """Let go of the pipe. Idempotent."""
+        """Close the pipe. Idempotent."""
         for fd in (self.taking, self._giving):
             if fd >= 0:
                 os.close(fd)
@@ -80,7 +79,7 @@ class PipeTokens:
 
 
 class Orders(NamedTuple):
-    """What such a process has to know."""
+    """The settings of such a process."""
 
     #: Descriptors: its end of the pipe, the logbook, the stack page, the tokens to take.
     pipe: int
@@ -90,7 +89,7 @@ class Orders(NamedTuple):
     settings: worker_process.WorkerSettings
     #: The user's set-up of each worker, pickled; empty for none.
     init: bytes
-    #: Where the Dask worker finds modules, those uploaded to it included.
+    #: The import path of the Dask worker, including modules uploaded to it.
     path: list[str]
 
 

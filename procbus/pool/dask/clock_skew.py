@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The clock of another machine: what `time.monotonic()` says there means nothing here."""
+"""The clock of another machine: its `time.monotonic()` has another zero than ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from procbus.pool.interface import Ended, Report
 
 
 def boot_id() -> str:
-    """Tells this machine from any other; empty where that cannot be had. One has one clock."""
+    """The id of this machine's boot; empty if unknown. Processes with one id share one clock."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -17,7 +17,7 @@ def boot_id() -> str:
 
 
 def report_here(report: Report, ahead_s: float) -> Report:
-    """Tell the times of a report by the clock here, which is so many seconds ahead."""
+    """Convert the times of a report to this machine's clock, which is `ahead_s` ahead."""
     if not ahead_s:
         return report
     times = [(began + ahead_s, end + ahead_s, zero) for began, end, zero in report.successes.times]
@@ -27,7 +27,7 @@ def report_here(report: Report, ahead_s: float) -> Report:
 
 
 def ends_here(ends: list[Ended], ahead_s: float) -> list[Ended]:
-    """As `report_here`, of the ends alone."""
+    """Convert the times of ends of deliveries, as `report_here` does."""
     return [
         (o._replace(started_at=o.started_at + ahead_s, ended_at=o.ended_at + ahead_s), events)
         for o, events in ends

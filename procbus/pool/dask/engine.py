@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""All that is asked of Dask: a client, connections to its workers, and its plugins.
+"""Everything that procbus uses of Dask: a client, connections to its workers, and plugins.
 
-Dask's own servers listen, with the security that its user has set up; procbus adds messages of its
-own to those that a Dask worker understands, and a look at one file to those of its nanny.
+Dask's own servers listen, with the security that the user has set up. procbus adds a message to the
+ones that a Dask worker understands, and a message to its nanny that reads one file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distributed import Nanny
     from distributed import Worker as DaskWorker
 
-#: A message: of a Dask worker to the bus it is what it says, `say`; the other way round what to do.
+#: A message: from a Dask worker, `say` names its kind; to a Dask worker, it is an order.
 Said = dict[str, Any]
 #: What a logbook says, as a plain tuple.
 Page = tuple[Any, ...]
@@ -45,17 +45,19 @@ __all__ = [
 
 #: The messages that start a worker process, and that ask for the logbook of a dead one.
 _SEAT, _PAGE = "procbus-seat", "procbus-page"
-#: How long to wait for a connection, in seconds.
+#: Maximum wait for a connection, in seconds.
 CONNECT_S = 10.0
-#: How long the last words of a Dask worker are waited for, in seconds.
+#: Maximum wait for the last words of a Dask worker, in seconds.
 _PAGE_S = 5.0
-#: What has so many bytes goes as a frame of its own, which is not copied.
+#: Minimum size of bytes that travel as a frame of their own, which is not copied.
 _FRAME_BYTES = 1 << 16
-#: A line that nobody listens to is read no further once so many messages wait.
+#: Maximum of unread messages of a line; more are not read from the connection. And the pause then,
+#: in seconds.
 _MOST_UNHEARD = 1_000
 _PAUSE_S = 0.010
-#: How Dask keeps an eye on itself and its tasks: by default 50 times a second and more in each of
-#: its processes, which a small machine feels. On the cluster of one bus no task runs.
+#: Settings that stop Dask's observation of itself and its tasks, by default 50 times a second and
+#: more in each process; because a small machine notices that, and on the cluster of one bus no task
+#: runs.
 _AT_REST = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
@@ -64,7 +66,7 @@ _AT_REST = {
 
 
 def packed(data: bytes) -> Any:
-    """Bytes as they go best into a message."""
+    """Wrap bytes in the form in which they go best into a message."""
     return to_serialize(data) if len(data) >= _FRAME_BYTES else data
 
 
@@ -78,7 +80,7 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc] # mypy skips distributed
         self._make_host = make_host
 
     def setup(self, worker: DaskWorker) -> None:
-        """Teach it the message."""
+        """Teach the Dask worker the message."""
         host = self._make_host(worker.local_directory, worker.nanny, worker.state.nthreads)
         self._host = host
 
@@ -88,12 +90,12 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc] # mypy skips distributed
         worker.handlers[_SEAT] = seat
 
     async def teardown(self, worker: DaskWorker) -> None:  # noqa: ARG002 - as Dask calls it
-        """Say goodbye before it ends."""
+        """Let the processes finish before the Dask worker ends."""
         await self._host.leave()
 
 
 class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
-    """Has a nanny read what its dead Dask worker left behind."""
+    """Has a nanny read the logbook that its dead Dask worker left behind."""
 
     idempotent = True
 
@@ -102,7 +104,7 @@ class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
         self._last_page_in = last_page_in
 
     def setup(self, nanny: Nanny) -> None:
-        """Teach it the message."""
+        """Teach the nanny the message."""
         last_page_in = self._last_page_in
 
         async def page(file: str, pid: int | None) -> Page | None:
@@ -117,7 +119,7 @@ def connect_to(address: str, timeout_s: float) -> Client:
     Raises:
         OSError: it cannot be reached.
     """
-    # A client that cannot connect leaves its event loop behind, and gives nobody a way to end it.
+    # Tested first, because a client that cannot connect leaves its event loop running for good.
     asyncio.run(_knock(address, timeout_s))
     return Client(address, timeout=timeout_s, set_as_default=False)
 
@@ -125,7 +127,7 @@ def connect_to(address: str, timeout_s: float) -> Client:
 def disconnect(client: Client) -> None:
     """Close a client and end its event loop.
 
-    One that gave up its scheduler has closed itself, and left its event loop running.
+    A client that gave up its scheduler has closed itself, but left its event loop running.
     """
     closed_itself = client.status == "closed"
     loop = client.loop.asyncio_loop
@@ -141,13 +143,13 @@ def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def local_cluster(workers: int) -> LocalCluster:
-    """Start a cluster on this machine, of so many Dask workers with one thread each."""
+    """Start a cluster on this machine, of Dask workers with one thread each."""
     with dask.config.set(_AT_REST):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             dashboard_address=None,
-            memory_limit=0,  # it would watch the Dask workers, and no handler runs in those
+            memory_limit=0,  # it would watch the Dask workers, in which no handler runs
         )
 
 
@@ -158,7 +160,7 @@ async def _knock(address: str, timeout_s: float) -> None:
 
 
 def members(client: Client) -> dict[str, int]:
-    """Ask a scheduler for its workers: address and threads of each.
+    """Ask a scheduler for its workers: the address and the threads of each.
 
     Raises:
         OSError: it cannot be reached.
@@ -182,10 +184,10 @@ class Line:
     """A connection to a Dask worker, for one worker process. Thread-safe, but one thread listens.
 
     Args:
-        client: its event loop drives the connection.
-        address: of the Dask worker.
-        route: is given each message on that loop; what it does not want waits for `hear`.
-        order: what the process has to know.
+        client: a client whose event loop drives the connection.
+        address: address of the Dask worker.
+        route: called with each message on that loop; a message that it refuses waits for `hear`.
+        order: settings of the process.
 
     Raises:
         OSError: the Dask worker cannot be reached.
@@ -215,7 +217,7 @@ class Line:
             self._loop.call_soon_threadsafe(self._unsaid.put_nowait, message)
 
     def hear(self, timeout_s: float | None = None) -> Said | None:
-        """Wait for the next message; None when there is none within so many seconds.
+        """Wait for the next message; return None if there is none within `timeout_s` seconds.
 
         Raises:
             EOFError: the line is dead, and nothing is left to hear.
@@ -225,19 +227,19 @@ class Line:
         except queue.Empty:
             return None
         if message is None:
-            self._unheard.put(None)  # for whoever asks again
+            self._unheard.put(None)  # for the next call
             raise EOFError
         return message
 
     def close(self) -> None:
-        """Hang up, and wait until nothing is left of it. Idempotent; not on the event loop."""
+        """Hang up, and wait until the connection is closed. Idempotent; not on the event loop."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._comm.abort)
         with contextlib.suppress(TimeoutError):
             self._run.exception(CONNECT_S)
 
     def hang_up(self, after_s: float = 0.0) -> None:
-        """Let the line be dead in so many seconds, if it is not by then. Never blocks."""
+        """Declare the line dead after some seconds, if it is not dead by then. Never blocks."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.call_later, after_s, self._comm.abort)
 

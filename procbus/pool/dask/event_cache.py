@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Which large events lie beside a worker process far away, so that none goes there twice.
+"""The large events kept beside a distant worker process, so that none is sent there twice.
 
-An event that is for several handlers, or may be tried again, stays on the other side until the
-last of its deliveries is settled, and the next batch goes there. This end alone decides; the other
-does as it is told.
+An event that has several handlers, or may be retried, stays on the other side until its last
+delivery is settled and the next batch goes there. This end alone decides; the other obeys.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ class Kept:
     """The events beside one worker process. It belongs to the companion.
 
     Args:
-        most: bytes that they may have together.
+        most: maximum of the events together, in bytes.
     """
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
         self._bytes = 0
-        #: Of each, its size and its deliveries, which let go of the event once they are settled;
-        #: the one that was sent longest ago first.
+        #: Size and deliveries of each event, the one sent longest ago first. A delivery lets go of
+        #: the event once it is settled.
         self._events: OrderedDict[int, tuple[int, Sequence[Delivery]]] = OrderedDict()
 
     def fields(self, message: Message) -> dict[str, Any]:
-        """Say what has to be sent of a batch, and what need not be kept any more."""
+        """Return the fields of a batch that must be sent, and the numbers that need not be kept."""
         gone = [
             number
             for number, (_, deliveries) in self._events.items()
@@ -77,7 +76,7 @@ class Kept:
 
 
 def _open(delivery: Delivery) -> list[Delivery]:
-    """This delivery, and the others of its event that may come here."""
+    """This delivery, and the open ones of its event that may come here."""
     receipt = delivery.receipt
     others = () if receipt is None else receipt.deliveries
     return [

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""In a Dask worker: starts worker processes of procbus, and passes on what goes to and fro.
+"""In a Dask worker: starts worker processes of procbus, and relays their messages.
 
-Handlers do not run in the Dask worker itself but in a process of procbus's own under it, as they
-do on one machine. So a handler can be killed, and may hold the GIL or crash, and the Dask worker
-goes on; and who is to blame stands in a logbook that outlives the process.
+Handlers do not run in the Dask worker itself, but in a process of procbus under it, as on one
+machine. So a handler can be killed, hold the GIL or crash, and the Dask worker goes on. The
+delivery
+to blame stands in a logbook that outlives the process.
 
-All of it runs on the event loop of the Dask worker, and never blocks it.
+All of this runs on the event loop of the Dask worker, and never blocks it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.020
 #: How often it says how much memory and so on the process has, in seconds.
 DETAILS_S = 5.0
-#: When the Dask worker is told to end, a handler has so long to finish, in seconds.
+#: Maximum time for a handler to finish when the Dask worker is told to end, in seconds.
 LEAVE_S = 2.0
 #: Finished results wait so long at most for the others of their batch, in seconds.
 FLUSH_S = 0.100
@@ -71,13 +72,13 @@ class Host:
     """The processes under one Dask worker.
 
     Args:
-        directory: of the Dask worker.
-        nanny: address of who started the Dask worker, and outlives it; None where nobody did.
-        threads: how many the Dask worker was given.
+        directory: directory of the Dask worker.
+        nanny: address of the nanny that started the Dask worker and outlives it; None for no nanny.
+        threads: number of the Dask worker's threads.
     """
 
     def __init__(self, directory: str, nanny: str | None, threads: int) -> None:
-        # Not its own, which the nanny removes in the moment that it dies.
+        # The parent directory, because the nanny removes the Dask worker's own when that dies.
         self.directory = Path(directory).parent
         sweep(self.directory)
         self.nanny = nanny
@@ -96,7 +97,7 @@ class Host:
             self._seats.discard(seat)
 
     async def leave(self) -> None:
-        """The Dask worker ends: let handlers finish for a moment, and say goodbye."""
+        """Let handlers finish for a moment and say goodbye, because the Dask worker ends."""
         await asyncio.gather(*(seat.leave() for seat in list(self._seats)))
 
 
@@ -106,16 +107,16 @@ class Seat:
     def __init__(self, host: Host, comm: Comm) -> None:
         self._host = host
         self._comm = comm
-        #: Who waits for it comes in turn: what is said is heard in that order.
+        #: Tasks that send wait for it in turn, so that messages arrive in the order of sending.
         self._telling = asyncio.Lock()
         self._logbook_file = new_file(host.directory)
         self._logbook = _logbook_in(self._logbook_file)
         self._stack = StackPage.create()
         self._tokens = PipeTokens.create()
-        #: At what delivery its memory is watched, and the limit in bytes.
+        #: The delivery during which its memory is watched, and the limit in bytes.
         self._watched: tuple[At, int] | None = None
         self._meter = FootprintMeter()
-        #: Large events that may be asked for again, by number: the bus says which.
+        #: Large events that may be used again, by number; the bus decides which.
         self._kept: dict[int, bytes] = {}
         #: The processes that handlers had left running when it was told to stop.
         self._family: list[Probe] = []
@@ -123,7 +124,7 @@ class Seat:
         self._ended = asyncio.Event()
 
     async def serve(self, number: int, run: Run, levels: dict[str, int], init: bytes) -> None:
-        """Launch the process, pass on what is said, and see to it that it is gone at the end."""
+        """Launch the process, relay messages, and make sure that it is gone at the end."""
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._tell(
@@ -181,24 +182,24 @@ class Seat:
     # From the process to the bus.
 
     async def _relay(self) -> None:
-        """Pass on what it sends, together where it came so: each word costs the bus some 0.1 ms."""
+        """Relay its messages, in groups as they arrive: each message costs the bus some 0.1 ms."""
         pieces = Pieces()
         whole: list[bytes] = []
         while chunk := await self._reader.read(_CHUNK):
             whole += pieces.take_in(chunk)
-            # Right behind what was measured come results.
+            # Measurements are always followed by results at once.
             if whole and whole[-1][:1] != Tag.MEASURED.value:
                 await self._tell(say="data", data=[packed(piece) for piece in whole])
                 whole = []
 
     async def _look(self) -> None:
-        """Say what the process is at for two looks and more, and now and then what it uses.
+        """Report each delivery that runs for two looks or more, and now and then the usage.
 
-        Each word costs the bus some 0.1 ms: what is short is not worth one.
+        Each message costs the bus some 0.1 ms, so short deliveries are not reported.
         """
         seen: At | None = None
         said: At | None = None
-        details_at = time.monotonic() - DETAILS_S + 1.0  # the first ones once it has started
+        details_at = time.monotonic() - DETAILS_S + 1.0  # the first report once it has started
         set_up: float | None = None
         while True:
             since = self._logbook.set_up_since()
@@ -218,7 +219,7 @@ class Seat:
             await asyncio.sleep(LOOK_S)
 
     async def _look_at_memory(self, at: At, limit: int) -> None:
-        """Say what the process and its children have, if that is above the limit."""
+        """Report the memory of the process and its children, if it is above the limit."""
         if time.monotonic() < self._meter.due_at(limit):
             return
         found = await asyncio.to_thread(self._meter.measure, self._probe, limit)
@@ -230,7 +231,7 @@ class Seat:
         return None if details is None else tuple(details)
 
     async def _see_end(self, relay: asyncio.Task[None]) -> None:
-        """Wait until the process is dead, and tell its last words behind all that it sent."""
+        """Wait until the process is dead, and send its last words behind all its messages."""
         code = await self._process.wait()
         await asyncio.wait([relay], timeout=DRAIN_S)
         self._ended.set()
@@ -244,7 +245,8 @@ class Seat:
                 self._tokens.release(message["tokens"])
                 self._write(message["data"], self._event_of(message))
             case "recall":
-                # Taken and told in one breath: no report of the process that shows it is sooner.
+                # Taken and reported at once: no report of the process that shows it can come
+                # sooner.
                 await self._tell(say="returned", count=self._tokens.take(message["most"]))
             case "glance":
                 page = self._logbook.glance()
@@ -273,8 +275,9 @@ class Seat:
         return self._kept[message["again"]] if "again" in message else b""
 
     def _write(self, data: bytes, event: bytes = b"") -> None:
-        # Without waiting until it is taken: a kill may come behind. Two batches at most are here.
-        with contextlib.suppress(OSError):  # dead: its end is told of
+        # Without waiting for the process to take it, because a kill may follow. Two batches at most
+        # are here.
+        with contextlib.suppress(OSError):  # the process is dead: its end is reported
             self._writer.writelines((SIZE.pack(len(data) + len(event)), data, event))
 
     async def _stack_now(self) -> str:
@@ -298,7 +301,7 @@ class Seat:
     # The end.
 
     async def leave(self) -> None:
-        """Let the process finish what it is at; after `LEAVE_S` kill it. Then its end is told."""
+        """Let the process finish its delivery, at most `LEAVE_S`; then its end is reported."""
         self._left = True
         while self._tokens.take(1 << 16):
             pass
@@ -340,11 +343,11 @@ async def _in_steps(steps: Steps[Result]) -> Result:
 
 
 async def _quietly(work: Awaitable[None]) -> None:
-    """Do something until the other end, or the process, is gone: somebody else sees to that."""
+    """Await work until the other end, or the process, is gone: other code handles that."""
     with contextlib.suppress(OSError, EOFError):
         await work
 
 
 def _logbook_in(file: Path) -> Logbook:
-    """Make a logbook that has a name: whoever is left on this machine can read it."""
+    """Make a logbook with a file name, so that any process of this machine can read it."""
     return Logbook.create(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

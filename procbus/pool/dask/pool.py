@@ -40,9 +40,9 @@ JOIN_S = 10.0
 class DaskPool:
     """A Dask cluster to run cpu handlers on: `EventBus(cpu=DaskPool("tcp://host:8786"))`.
 
-    Handlers run in processes of procbus's own, one for each thread of each Dask worker, started by
-    the Dask worker and gone with the bus. Needs `procbus[dask]` here and on the cluster, and that
-    the Dask workers can be reached from here.
+    Handlers run in processes of procbus's own. Each thread of a Dask worker has one, which the Dask
+    worker starts, and which ends with the bus. `procbus[dask]` must be installed here and on the
+    cluster, and the Dask workers must be reachable from here.
 
     Args:
         cluster: address of a scheduler, or a `distributed.Client`, which stays yours to close.
@@ -68,13 +68,13 @@ class DaskPool:
 
     @staticmethod
     def local(workers: int = 2) -> DaskPool:
-        """A cluster on this machine, for a try-out: it begins and ends with the cpu lane of a bus.
+        """A cluster on this machine, to try Dask: its lifetime is that of a bus's cpu lane.
 
         Args:
-            workers: how many Dask workers, of one thread each.
+            workers: number of Dask workers, with one thread each.
 
         Raises:
-            OptionError: that is no number of workers.
+            OptionError: `workers` is no number of workers.
             ProcbusError: Dask is not installed.
         """
         return _LocalPool(workers)
@@ -83,9 +83,9 @@ class DaskPool:
         """Connect, for one bus.
 
         Args:
-            workers: processes to use at most; None for as many as the cluster has threads.
-            init: the user's set-up of each, pickled.
-            run: of the bus, for `current()` in workers.
+            workers: maximum of processes; None for as many as the cluster has threads.
+            init: the user's set-up of each process, pickled.
+            run: the run of the bus, for `current()` in workers.
         """
         return ClusterPool(self._cluster, workers, init, run)
 
@@ -118,14 +118,14 @@ def _engine() -> Any:
 class ClusterPool:
     """Worker processes under the workers of a Dask cluster. See `procbus.pool.interface.Pool`.
 
-    A thread of its own keeps a connection to the scheduler and asks who is there, so that workers
-    may join and leave, and the scheduler may be away for a while.
+    A thread of its own keeps a connection to the scheduler and asks for its workers. So workers may
+    join and leave, and the scheduler may be away for a while.
 
     Args:
         cluster: address of a scheduler, or a client.
-        workers: processes to use at most.
-        init: the user's set-up of each, pickled.
-        run: of the bus, for `current()` in workers.
+        workers: maximum of processes.
+        init: the user's set-up of each process, pickled.
+        run: the run of the bus, for `current()` in workers.
         own_cluster: a cluster on this machine that ends with the pool.
     """
 
@@ -147,21 +147,21 @@ class ClusterPool:
         self.local = own_cluster is not None
         self.definitions = Definitions()
         self.memory = EventMemory(0)
-        #: Guards all below, and wakes who waits for a place.
+        #: Guards all fields below, and wakes threads that wait for a place.
         self._changed = threading.Condition()
         self._client: Client | None = None
-        #: Clients that lost their scheduler, until nothing needs them. Of the thread that watches.
+        #: Clients that lost their scheduler but are still needed. Owned by the watching thread.
         self._retired: list[Client] = []
-        #: Threads of each Dask worker, how many are taken, and who is left alone until when.
+        #: Threads of each Dask worker; how many are taken; and which are not tried until when.
         self._members: dict[str, int] = {}
         self._taken: Counter[str] = Counter()
         self._shunned: dict[str, float] = {}
         self._waits_for = ""
-        #: Whether it is known who is there, or why that is not known.
+        #: Whether the members are known, or the reason why not.
         self._looked = False
-        #: Whether the workers of the cluster were told of procbus. Of the thread that watches.
+        #: Whether the workers of the cluster understand procbus. Owned by the watching thread.
         self._prepared = False
-        #: What was wrong with the Dask worker that was tried last; empty when nothing was.
+        #: The fault of the Dask worker that was tried last; empty if there was none.
         self._trouble = ""
         self._closed = False
         self._wake = threading.Event()
@@ -177,12 +177,12 @@ class ClusterPool:
 
     @property
     def waits_for(self) -> str:
-        """What is missing to start a worker; empty when nothing is."""
+        """The thing that is missing to start a worker; empty if nothing is."""
         with self._changed:
             return self._waits_for
 
     def shared_memory(self) -> SharedMemoryStats:
-        """Nothing is shared with other machines."""
+        """Return zeros, because no memory is shared with other machines."""
         return NOTHING_SHARED
 
     def start(self, launched: Callable[[DaskWorker], None]) -> DaskWorker:
@@ -208,7 +208,7 @@ class ClusterPool:
             raise
 
     def close(self) -> None:
-        """Leave the cluster; the workers are gone. Idempotent."""
+        """Leave the cluster, after the workers have ended. Idempotent."""
         with self._changed:
             closed, self._closed = self._closed, True
             self._changed.notify_all()
@@ -262,7 +262,7 @@ class ClusterPool:
         with self._changed:
             self._changed.notify_all()
 
-    # In the thread that watches the cluster.
+    # Methods of the thread that watches the cluster.
 
     def _watch(self) -> None:
         while not self._closed:
@@ -291,7 +291,7 @@ class ClusterPool:
                 engine.prepare(client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in))
             except OSError:
                 raise
-            except Exception as error:  # noqa: BLE001 - what a Dask worker fails with to import us
+            except Exception as error:  # noqa: BLE001 - any error with which a Dask worker imports us
                 self._say_waits_for(f"Dask workers that have procbus[dask] ({_told(error)})")
                 return
             self._prepared = True
@@ -313,18 +313,18 @@ class ClusterPool:
     def _close_retired(self) -> None:
         retired, self._retired = self._retired, []
         for client in retired:
-            with contextlib.suppress(Exception):  # it may be broken in any way
+            with contextlib.suppress(Exception):  # the client may be broken in any way
                 _engine().disconnect(client)
 
     def _lose(self, error: Exception) -> None:
         with self._changed:
             client, self._client, self._members = self._client, None, {}
         if client is not None and client is not self._cluster:
-            self._retired.append(client)  # its event loop drives the lines that there are
+            self._retired.append(client)  # its event loop still drives the open lines
         self._say_waits_for(f"the Dask scheduler {self._name()} ({_told(error)})")
 
     def _say_waits_for(self, what: str) -> None:
-        """Once each time that it changes, and not at the start, before anything can be there."""
+        """Log the missing thing each time it changes, but not before the first look."""
         with self._changed:
             before, self._waits_for = self._waits_for, what
             self._looked = True

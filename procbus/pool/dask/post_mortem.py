@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""On the machine of a dead Dask worker: what its process was at, by the logbook that it left."""
+"""After the death of a Dask worker, on its machine: the logbook that its process left."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from uuid import uuid4
 from procbus.pool.logbook import Logbook
 from procbus.system.process import Probe
 
-#: A process dies with its Dask worker, but a moment later: it is waited for so long, in seconds.
+#: Maximum wait for a process to die after its Dask worker, in seconds; because it dies a moment
+#: later.
 _DYING_S = 2.0
 _LOOK_S = 0.005
 
 
-#: A logbook that nobody asked for is removed after so long, in seconds.
+#: Age after which an unread logbook is removed, in seconds.
 _STALE_S = 3600.0
 
 
 def new_file(directory: Path) -> Path:
-    """A name for a logbook that this process is to host."""
+    """Return a new file name for a logbook that this process hosts."""
     return directory / f"procbus-{os.getpid()}-{uuid4().hex}.logbook"
 
 
 def sweep(directory: Path) -> None:
-    """Remove what hosts that died long ago left, and nobody asked for."""
+    """Remove old logbooks of dead hosts that were never read."""
     for file in directory.glob("procbus-*.logbook"):
-        with contextlib.suppress(OSError, ValueError):  # somebody else removes it, or named it
+        with contextlib.suppress(OSError, ValueError):  # another process removes or named it
             old = file.stat().st_mtime < time.time() - _STALE_S
             if old and not Probe(int(file.name.split("-")[1])).alive():
                 file.unlink()
 
 
 def last_page_in(file: str, pid: int | None) -> tuple[Any, ...] | None:
-    """Read the logbook in a file, and remove it; None when it is not there.
+    """Read the logbook in a file, and remove the file; None if it does not exist.
 
     Args:
-        file: of the logbook.
-        pid: process that writes it; nothing is read before that is dead.
+        file: name of the file.
+        pid: process that writes the logbook; it is read only once that is dead.
     """
     deadline = time.monotonic() + _DYING_S
     while pid is not None and Probe(pid).alive():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a worker far away has said of itself, and its answers: on the event loop they come in."""
+"""The last reports of a distant worker, and its answers: they arrive on the event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from procbus.system.cooperative import Steps
 from procbus.system.footprint import Footprint
 from procbus.system.process import Details
 
-#: How long an answer is waited for, in seconds.
+#: Maximum wait for an answer, in seconds.
 ANSWER_S = 5.0
 
 
@@ -21,28 +21,28 @@ class Told:
     """The last that was said. `take` belongs to the event loop; the rest may be read by any thread.
 
     Args:
-        say: sends it a message.
+        say: sends a message to the worker's host.
     """
 
     def __init__(self, say: Callable[..., object]) -> None:
         self._say = say
-        #: Seconds to add to a time of its machine to get one of this.
+        #: Seconds to add to a time of the other machine to get a time of this one.
         self.ahead_s = 0.0
         self.pid: int | None = None
-        #: What it is at, by the clock here and by its own.
+        #: The delivery that it runs, by the clock here and by its own clock.
         self.at: tuple[At, At] | None = None
         self.set_up_since: float | None = None
-        #: How its process was, some seconds ago.
+        #: Details of its process, some seconds old.
         self.details: Details | None = None
-        #: At what delivery it is watched, and what it had last above its limit at which, both by
-        #: its own clock. The first is the supervisor's.
+        #: The delivery during which its memory is watched; and the last amount above its limit,
+        #: with the delivery. Both by its own clock. The supervisor alone uses the first.
         self._watched: At | None = None
         self._above: tuple[At, Footprint] | None = None
-        #: The answer that is waited for.
+        #: The pending answer.
         self._answer: Future[dict[str, Any]] | None = None
 
     def take(self, message: dict[str, Any]) -> bool:
-        """Take a message if it is for here; say whether."""
+        """Take a message if it belongs here; return whether it does."""
         match message["say"]:
             case "at":
                 batch, index, since = message["at"]
@@ -68,7 +68,7 @@ class Told:
         try:
             assert self._answer is not None
             self._answer.set_result(message)
-        except InvalidStateError:  # nobody waits for it any more
+        except InvalidStateError:  # the question was given up
             if message["say"] == "halted" and message["still"]:
                 self._say(do="resume")
 
@@ -83,7 +83,7 @@ class Told:
         return None if answer.cancel() else answer.result()
 
     def watch(self, at: At, limit: int) -> Footprint | None:
-        """As `Worker.watch_memory`: its host looks, and says what is above; nobody waits for it."""
+        """Have its host watch its memory, see `Worker.watch_memory`; return the last report."""
         said, above = self.at, self._above
         if said is None or said[0] != at:
             return None
@@ -93,5 +93,5 @@ class Told:
         return above[1] if above is not None and above[0] == said[1] else None
 
     def forget(self) -> None:
-        """It is gone."""
+        """Drop everything, because the worker is gone."""
         self.at = self.set_up_since = self.details = None

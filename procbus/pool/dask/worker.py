@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A worker process under a Dask worker, seen from its companion.
 
-All that it has in common with a worker of this machine it has from `ParentEnd`. What differs is
-that nothing is shared with it: it is asked, and answers a moment later.
+`ParentEnd` has everything that it shares with a worker of this machine. The difference is that no
+memory is shared: the companion asks, and gets an answer a moment later.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from procbus.system.cooperative import Steps
 from procbus.system.footprint import Footprint
 from procbus.system.process import Details
 
-#: Bytes that may be on their way ahead of what the worker is at.
+#: Maximum of batches on their way ahead of the running one, in bytes.
 AHEAD_BYTES = 1 << 20
-#: How long the Dask worker is waited for that is to start a process, in seconds.
+#: Maximum wait for a Dask worker to start a process, in seconds.
 SEAT_S = 30.0
 
 
@@ -52,11 +52,11 @@ class DaskWorker:
     """One worker process under a Dask worker. See `procbus.pool.interface.Worker`.
 
     Args:
-        definitions: handlers pickled before, by number: shared by all workers of a pool.
-        memory: of the pool, which takes nothing: there is no memory to share.
+        definitions: encoded handlers, by number: shared by all workers of a pool.
+        memory: memory of the pool, which takes nothing, since none can be shared.
         init: the user's set-up, pickled.
-        run: of the bus, for `current()`.
-        on_kill: is called when it is killed, for who waits to begin it.
+        run: the run of the bus, for `current()`.
+        on_kill: called when it is killed, for a thread that waits to begin it.
     """
 
     #: No process of this machine.
@@ -76,11 +76,11 @@ class DaskWorker:
         self._on_kill = on_kill
         self._unread_bytes: dict[int, int] = {}
         #: Guards `_offered`, `_recalls`, `_line` and `_closed`: the companion sends and closes,
-        #: others take back and kill.
+        #: other threads take back and kill.
         self._lock = threading.Lock()
-        #: Batches that were not sent yet, in their order, and how many of each may be begun.
+        #: Batches not sent yet, in order, with the number of deliveries in each that may begin.
         self._offered: dict[int, int] = {}
-        #: Requests to give something back that it has not answered yet.
+        #: Number of requests to give deliveries back that are not answered yet.
         self._recalls = 0
         #: What came of its process and was not looked at yet. Of the companion.
         self._pieces: deque[bytes] = deque()
@@ -98,9 +98,9 @@ class DaskWorker:
         """Start the process under a Dask worker, and wait until it is ready.
 
         Args:
-            client: of the cluster.
-            address: of the Dask worker.
-            release: is called once the worker has come to its end there.
+            client: a client of the cluster.
+            address: address of the Dask worker.
+            release: called once the worker has ended there.
 
         Raises:
             OSError: the Dask worker cannot be reached, or does not answer. Begin elsewhere.
@@ -153,7 +153,7 @@ class DaskWorker:
             )
         self._nanny, self._logbook = message["nanny"], message["logbook"]
         if not message["boot"] or message["boot"] != boot_id():
-            # It said its time halfway between the question and the answer, as near as can be told.
+            # The time in its answer is taken as halfway between question and answer.
             self._told.ahead_s = (asked_at + monotonic()) / 2 - message["now"]
 
     def _refuse(self, data: bytes) -> NoReturn:
@@ -170,7 +170,7 @@ class DaskWorker:
 
     @property
     def details(self) -> Details | None:
-        """How its host said, some seconds ago, that its process is."""
+        """The details of its process that its host reported, some seconds old."""
         return self._told.details
 
     # From the lane to the worker.
@@ -180,16 +180,16 @@ class DaskWorker:
         return self._end.prepare(batch, deliveries)
 
     def offer(self, message: Message) -> None:
-        """Take note of how many may be begun; it gets to know with the message."""
+        """Note how many deliveries may begin; the message tells the worker."""
         with self._lock:
             self._offered[message.batch] = len(message.deliveries)
 
     def fits_ahead(self, message: Message) -> bool:
-        """Whether little enough is on its way."""
+        """Whether few enough bytes are on their way."""
         return sum(self._unread_bytes.values()) + len(message.data) <= AHEAD_BYTES
 
     def send(self, message: Message) -> None:
-        """Send a batch. Where the worker is dead, `receive` finds out."""
+        """Send a batch. If the worker is dead, `receive` finds out."""
         self._end.sent(message)
         self._unread_bytes[message.batch] = len(message.data)
         with self._lock:
@@ -197,10 +197,10 @@ class DaskWorker:
             self._say(do="batch", tokens=tokens, **self._kept.fields(message))
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Nothing is shared, so there is always room."""
+        """Return at once: no memory is shared, so there is always room."""
 
     def take_back(self, most: int) -> int:
-        """Take back what was not sent; ask for the rest, which it tells in a report."""
+        """Take back unsent deliveries; request the others, which a report will return."""
         taken = 0
         with self._lock:
             if self._closed:
@@ -216,7 +216,7 @@ class DaskWorker:
 
     @property
     def recalling(self) -> bool:
-        """Whether it was asked to give back more, and did not answer yet."""
+        """Whether it was asked to give back more, and has not answered yet."""
         return self._recalls > 0 and not self._closed
 
     # From the worker to the lane.
@@ -261,7 +261,7 @@ class DaskWorker:
             self._line.say(**message)
 
     def _hear(self, timeout_s: float | None) -> Said | None:
-        """The next message of its host; None when there is none within so many seconds."""
+        """Return the next message of its host; None if there is none in time."""
         assert self._line is not None
         if self._pieces:
             return {"say": "data", "data": self._pieces.popleft()}
@@ -278,12 +278,12 @@ class DaskWorker:
         return message
 
     def running(self) -> At | None:
-        """What it said last that it is at."""
+        """The delivery that it reported last."""
         at = self._told.at
         return None if self._closed or at is None else at[0]
 
     def set_up_since(self) -> float | None:
-        """Since when it said that it is in its set-up."""
+        """The start of its set-up, as reported."""
         return None if self._closed else self._told.set_up_since
 
     def ask_stack(self) -> Steps[str]:
@@ -292,7 +292,7 @@ class DaskWorker:
         return "" if answer is None else str(answer["stack"])
 
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
-        """Have its host watch it."""
+        """Have its host watch its memory."""
         return None if self._closed else self._told.watch(at, limit)
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
@@ -318,7 +318,7 @@ class DaskWorker:
         return words._replace(ends=ends_here(words.ends, self._told.ahead_s))
 
     def _lost(self) -> WorkerGone:
-        """The line is dead, and its host said nothing: ask who outlived that."""
+        """Describe the death of a worker whose line is dead: ask the nanny, which may know."""
         page = None
         if self._nanny is not None and self._client is not None:
             found = last_page(self._client, self._nanny, self._logbook, self.pid)
@@ -328,7 +328,7 @@ class DaskWorker:
         return self._gone(None, self._words(page))
 
     def _page_by_hearsay(self) -> Page:
-        """What it said last that it was at: nobody is left to tell better."""
+        """The last reported delivery, because no better source is left."""
         at = self._told.at
         if at is None:
             return Page(0, -1, False, 0.0, 0, 0, b"")
@@ -343,12 +343,12 @@ class DaskWorker:
         return gone
 
     def hang_up(self) -> None:
-        """Let go of the line: `receive` finds it dead."""
+        """Close the line, so that `receive` finds it dead."""
         if self._line is not None:
             self._line.hang_up()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it; kill it when it does not in `STOP_S`."""
+        """Ask the process to end, and wait for it; kill it after `STOP_S`."""
         try:
             for what, patience_s in (("stop", STOP_S), ("kill", ANSWER_S)):
                 self._say(do=what)
@@ -358,7 +358,7 @@ class DaskWorker:
         self._close()
 
     def _hear_out(self, deadline: float) -> None:
-        """Take in what was measured and logged after the last report, until it is gone."""
+        """Take in measurements and log records after the last report, until it is gone."""
         while not self._closed and self._line is not None and monotonic() < deadline:
             message = self._hear(max(0.0, deadline - monotonic()))
             if message is None or message["say"] != "data":
@@ -367,7 +367,7 @@ class DaskWorker:
                 self._end.take_aside(message["data"])
 
     def kill(self) -> None:
-        """Have the process killed with those that it started; the companion finds it gone."""
+        """Have the process killed with its descendants; the companion finds it gone."""
         with self._lock:
             self.killed = True
             if self._line is not None and not self._closed:
@@ -389,4 +389,4 @@ class DaskWorker:
 
 
 def _nothing() -> None:
-    """Stand in for what is released before there is anything."""
+    """Stand in for a release function while there is nothing to release."""

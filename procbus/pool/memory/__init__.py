@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Large events and results in shared memory."""
+"""Shared memory for large events and results, which would be slow to send through a pipe."""

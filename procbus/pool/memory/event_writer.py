@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Events on their way to one worker: what is large of them goes to shared memory."""
+"""Events on their way to one worker, with their large parts in shared memory."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from procbus.pool.wire import Kept, Large
 
 
 class EventWriter:
-    """Makes the events of one worker's batches ready. It belongs to the companion.
+    """Encodes the events of one worker's batches. It belongs to the companion.
 
     Args:
-        worker: its number, unique in this process.
-        events: memory for what is large: shared by all workers of a pool.
-        encoder: of this worker.
+        worker: number of the worker, unique in this process.
+        events: memory for large parts: shared by all workers of a pool.
+        encoder: the encoder of this worker.
     """
 
     def __init__(self, worker: int, events: EventMemory, encoder: Encoder) -> None:
         self._worker = worker
         self._events = events
         self._encoder = encoder
-        #: Blocks pinned for the batches that the worker has, and for the message prepared last,
-        #: which it may never get; and what `openings` was before that found no room.
+        #: Blocks pinned for the worker's batches, and for the last message, which may never be
+        #: sent; and the value of `openings` before that message found no room.
         self._pins: dict[int, list[Block]] = {}
         self._pinned: list[Block] = []
         self._openings = 0
         self._in_line = False
-        #: Blocks that are no more, which no message has told yet that was sent.
+        #: Freed blocks that no sent message has reported yet.
         self._gone_due: list[int] = []
         events.join(worker)
 
     # For a message.
 
     def begin(self) -> None:
-        """A message is begun. The one before was sent, or never will be."""
+        """Begin a message. The one before was sent, or never will be."""
         if self._pinned:
             pinned, self._pinned = self._pinned, []
             self._events.unpin(pinned)
@@ -48,8 +48,8 @@ class EventWriter:
         """Encode an event.
 
         Returns:
-            What goes through the pipe; where the rest is, if it is large; and whether there was
-            room for that.
+            The bytes for the pipe; the place of the large part, if there is one; and whether there
+            was room for it.
         """
         encoder, least, event = self._encoder, self._events.large, receipt.event
         if type(event) in PLAIN and len(event) >= least:
@@ -62,15 +62,15 @@ class EventWriter:
     def _encode_large(
         self, delivery: Delivery, receipt: Receipt, data: bytes
     ) -> tuple[bytes, Large | None, bool]:
-        """Put what is large of an event into shared memory.
+        """Put the large part of an event into shared memory.
 
         Args:
-            delivery: what is to be sent.
+            delivery: the delivery to send.
             receipt: its receipt, which has the event.
-            data: the event as encoded; empty where it is content alone.
+            data: the encoded event; empty if the event is content alone.
 
         Returns:
-            What goes through the pipe, where the rest is, and whether there was room for that.
+            The bytes for the pipe, the place of the large part, and whether there was room for it.
         """
         encoder = self._encoder
         if not data:
@@ -90,7 +90,7 @@ class EventWriter:
         buffers: Sequence[memoryview],
         rest: bytes,
     ) -> tuple[bytes, Large | None, bool]:
-        """Put the large part of an event where workers can see it, unless it is there already."""
+        """Put the large part of an event where workers see it, unless it is there already."""
         events = self._events
         with events.copying:  # so that a second worker waits for the copy, and does not make one
             block = receipt.block
@@ -110,40 +110,40 @@ class EventWriter:
         return rest, (tuple(block.place), delivery.subscription.handler.writable), True
 
     def leave_line(self) -> None:
-        """The message found room, or needs none: another worker's may have it."""
+        """Leave the line of waiting workers, because the message found room or needs none."""
         if self._in_line:
             self._in_line = False
             self._events.leave_line(self._worker)
 
     def gone(self) -> list[int]:
-        """Blocks that are no more, which the message has to tell."""
+        """Freed blocks that the message has to report."""
         self._gone_due += self._events.gone(self._worker)
         return self._gone_due
 
     def sent(self, batch: int) -> None:
-        """The message is on its way to the worker."""
+        """Note that the message is on its way to the worker."""
         if self._pinned:
             self._pins[batch], self._pinned = self._pinned, []
         self._gone_due.clear()
 
     def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until there may be room for what had none in the message prepared last."""
+        """Wait until there may be room for the last message."""
         self._in_line = True
         self._events.wait_for_room(self._worker, self._openings, timeout_s)
 
     # From the worker.
 
     def note_kept(self, kept: Kept) -> None:
-        """A handler keeps views of these blocks, and of those not any more."""
+        """Note which blocks a handler keeps views of, and which no longer."""
         self._events.note_kept(self._worker, *kept)
 
     def done(self, batch: int) -> None:
-        """The worker is through with a batch."""
+        """Note that the worker has finished a batch."""
         if self._pins:
             self._events.unpin(self._pins.pop(batch, ()))
 
     def close(self) -> None:
-        """Forget what the worker had: it is gone."""
+        """Forget the worker's blocks, because it is gone."""
         for pinned in self._pins.values():
             self._pinned += pinned
         self._pins.clear()
@@ -157,5 +157,5 @@ def _hand_to(receipt: Receipt, block: Block) -> None:
         deliveries = receipt.deliveries
         block.users = sum(d.receipt is not None and d.handler.kind == "cpu" for d in deliveries)
         receipt.block = block
-    if not block.users:  # cancelled meanwhile
+    if not block.users:  # the delivery was cancelled meanwhile
         block.release()

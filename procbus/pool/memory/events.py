@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Blocks of shared memory for the large buffers of events: copied in once, read in place.
 
-A block that is not used any more is kept mapped for the next event of its size, which saves three
-quarters of the time to fill it. All blocks together stay under a limit. What is in one can always
-be copied in again while its event lives, so a block that no worker has at hand makes room for
-another event: without that, events that wait for each other could fill the memory for ever.
+A block that is no longer used stays mapped for the next event of its size, which saves three
+quarters of the time to fill it. All blocks together stay under a limit. While an event lives, its
+buffers can be copied in again. So a block that no worker uses at the moment makes room for another
+event. Otherwise events that wait for each other could fill the memory for ever.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from procbus.pool.memory.shared_file import (
 
 OnOversize = Literal["pipe", "fail"]
 
-#: A buffer of fewer bytes travels in the pipe. From here on one event at a time takes as long
-#: either way, and events that are streamed take a sixth of the time: more go into one batch.
+#: Minimum size of a buffer in shared memory, in bytes; smaller ones take the pipe. At this size a
+#: single event takes as long either way, and streamed events take a sixth of the time, because more
+#: go into one batch.
 LARGE = 32 * 1024
-#: The limit while nobody can say how much memory is free.
+#: The limit if the amount of free memory is unknown, in bytes.
 _GUESSED_LIMIT = 64 << 20
-#: The most bytes that blocks of results may have which wait to be used again, for all workers.
+#: Maximum of bytes in blocks of results that wait to be used again, for all workers.
 IDLE_RESULTS = 1 << 30
 
 
@@ -52,30 +53,29 @@ class Block:
         self.mapped = mapped
         #: Workers whose handlers keep a view of it.
         self.keepers: set[int] = set()
-        #: Deliveries of the event that workers run and that are not settled. The settlement's.
+        #: Open deliveries of the event that workers run. Written by the settlement.
         self.users = 0
-        #: Batches that workers were given, or are about to be given, with such a delivery.
+        #: Number of batches with such a delivery that workers have, or are about to get.
         self.pins = 1
-        #: Whether it is the event's no more: that is settled, or made room for another.
+        #: Whether the event has lost the block: it is settled, or made room for another event.
         self.done = False
 
     def release(self) -> None:
-        """No worker runs the event any more: it may be used again, once nobody keeps a view."""
+        """Free the block, because no worker runs the event any more; kept views delay that."""
         self.memory.release(self)
 
 
 class EventMemory:
     """The blocks of all events of one pool. Thread-safe.
 
-    `_lock` belongs to this object and guards all fields; nothing blocks while it is held, and
-    buffers are copied without it.
+    The lock `_lock` guards all fields. Nothing blocks while it is held, and buffers are copied
+    without it.
 
     Args:
-        limit: bytes that all blocks may have together, used or waiting to be used again; with 0
-            everything travels in the pipe. None for a quarter of what is free at the first use.
-        large: what has fewer bytes travels in the pipe.
-        on_oversize: what to do with an event that is larger than the limit: send it through the
-            pipe, or fail.
+        limit: maximum of bytes in all blocks, used or waiting to be used again; with 0 everything
+            takes the pipe. None for a quarter of the free memory at the first use.
+        large: minimum size of a part in shared memory, in bytes; smaller ones take the pipe.
+        on_oversize: treatment of an event that is larger than the limit: through the pipe, or fail.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EventMemory:
         self._limit = limit
         self.large: float = inf if limit == 0 else large
         self._on_oversize = on_oversize
-        #: Bytes that were copied in so far, and that came back from workers.
+        #: Bytes copied in so far, and bytes that came back from workers.
         self.sent = 0
         self.received = 0
         self.room = Room.create("procbus-events")
@@ -95,44 +95,44 @@ class EventMemory:
         self.copying = threading.Lock()
         self._lock = threading.RLock()
         self._opened = threading.Condition(self._lock)
-        #: How often there may have come to be room. Anyone may read it.
+        #: Number of times that room may have appeared. Any thread may read it.
         self.openings = 0
-        #: Workers that wait for room, the one that waits longest first.
+        #: Workers that wait for room, the longest waiting first.
         self._line: list[int] = []
-        #: Blocks that wait to be used again, by offset, the one that waits longest first; and their
+        #: Blocks that wait to be used again, by offset, the longest waiting first; and their
         #: offsets by capacity.
         self._idle: OrderedDict[int, tuple[int, mmap.mmap]] = OrderedDict()
         self._idle_of: dict[int, list[int]] = {}
         self._next = 0
         self._blocks: dict[int, Block] = {}
-        #: Offsets of blocks that are no more, for each worker that may still have them mapped.
+        #: Offsets of freed blocks, for each worker that may still have them mapped.
         self._gone: dict[int, list[int]] = {}
         self._used = 0
         self._kept = 0
         self._idle_bytes = 0
-        #: Blocks that there may be, and how many of them handlers keep.
+        #: Maximum number of blocks, and number of blocks that handlers keep.
         self._most = most_mapped()
         self._kept_count = 0
 
     @property
     def limit(self) -> int:
-        """Bytes that all blocks may have together."""
+        """Maximum of bytes in all blocks."""
         if self._limit is None:
             from procbus.system.memory import available_bytes  # only now: it imports psutil
 
             try:
                 self._limit = available_bytes() // 4
-            except OSError:  # no file descriptor is left to ask with: ask again the next time
+            except OSError:  # no file descriptor left: try again the next time
                 return _GUESSED_LIMIT
         return self._limit
 
     @property
     def idle_results(self) -> int:
-        """Bytes that the blocks of results may have which wait to be used again."""
+        """Maximum of bytes in blocks of results that wait to be used again."""
         return min(IDLE_RESULTS, self.limit)
 
     def check_oversize(self, handler: str, event_id: int, buffers: Sequence[memoryview]) -> None:
-        """Raise SerializationError for what is too large, if it is to fail."""
+        """Raise SerializationError for an event that is too large, if it is to fail."""
         if self._on_oversize == "fail" and not self._is_small_enough(buffers):
             size = sum(buffer.nbytes for buffer in buffers)
             raise SerializationError(
@@ -142,7 +142,7 @@ class EventMemory:
             )
 
     def fits(self, buffers: Sequence[memoryview]) -> bool:
-        """Whether there can be a block for these, if only others end."""
+        """Whether there can be a block for these buffers once others are freed."""
         return self._is_small_enough(buffers) and self._kept_count < self._most
 
     def _is_small_enough(self, buffers: Sequence[memoryview]) -> bool:
@@ -150,12 +150,12 @@ class EventMemory:
         return capacity_for(size) + self._kept <= self.limit
 
     def put(self, buffers: Sequence[memoryview], form: int, worker: int) -> Block | None:
-        """Copy buffers into a block, which is pinned; None when there is no room for it now.
+        """Copy buffers into a block, and pin it; None if there is no room now.
 
         Args:
-            buffers: what is large of an event.
+            buffers: the large buffers of an event.
             form: see `Place`.
-            worker: for which one; while another waits for room, that one comes first.
+            worker: the worker that wants it; a worker that waits for room longer comes first.
 
         Raises:
             CannotMap: see `Room.map`.
@@ -178,7 +178,7 @@ class EventMemory:
         return block
 
     def _locked_take(self, capacity: int) -> tuple[int, mmap.mmap] | None:
-        """Find memory for a block: one that is idle, new memory, or an event's not at hand."""
+        """Find memory for a block: an idle block, new memory, or an event's unused block."""
         while not self._idle_of.get(capacity):
             if self._locked_has_room(capacity):
                 try:
@@ -203,7 +203,7 @@ class EventMemory:
         return taken + capacity <= self.limit and len(self._blocks) + len(self._idle) < self._most
 
     def _locked_give_back(self) -> None:
-        """Give the memory that waits longest back to the system."""
+        """Give the longest waiting memory back to the system."""
         offset, (size, mapped) = self._idle.popitem(last=False)
         self._idle_of[size].remove(offset)
         self._idle_bytes -= size
@@ -213,7 +213,7 @@ class EventMemory:
             gone.append(offset)
 
     def _locked_evict(self) -> bool:
-        """Take its block away from the oldest event that no worker has at hand, if there is one."""
+        """Take away the block of the oldest event that no worker uses now, if there is one."""
         for block in self._blocks.values():
             if not (block.pins or block.keepers or block.done):
                 self._locked_release(block)
@@ -221,20 +221,20 @@ class EventMemory:
         return False
 
     def pin(self, block: Block) -> bool:
-        """Keep a block where it is for a batch; False if it is its event's no more."""
+        """Keep a block in place for a batch; False if its event has lost it."""
         with self._lock:
             block.pins += not block.done
             return not block.done
 
     def unpin(self, blocks: Iterable[Block]) -> None:
-        """Batches are through with these."""
+        """Release blocks, because batches have finished with them."""
         with self._lock:
             for block in blocks:
                 block.pins -= 1
             self._locked_note_room()
 
     def release(self, block: Block) -> None:
-        """The event of a block is settled. Idempotent."""
+        """Free a block, because its event is settled. Idempotent."""
         with self._lock:
             if not block.done:
                 self._locked_release(block)
@@ -261,15 +261,15 @@ class EventMemory:
         self._opened.notify_all()
 
     def wait_for_room(self, worker: int, openings: int, timeout: float) -> None:
-        """Wait until there may be room for what had none.
+        """Wait until there may be room for a message that had none.
 
-        Whoever waits stands in line from then on, so that a large event is not passed over for ever
-        by smaller ones.
+        A waiting worker keeps its place in line, so that smaller events do not overtake a large one
+        for ever.
 
         Args:
-            worker: for which one.
-            openings: what `openings` was before it was tried, so that none is missed.
-            timeout: at most so many seconds.
+            worker: the worker that waits.
+            openings: the value of `openings` before the failed attempt, so that no room is missed.
+            timeout: maximum wait, in seconds.
         """
         with self._lock:
             if worker not in self._line:
@@ -279,7 +279,7 @@ class EventMemory:
             )
 
     def leave_line(self, worker: int) -> None:
-        """A worker waits for room no more. Idempotent."""
+        """Leave the line, because a worker no longer waits for room. Idempotent."""
         with self._lock:
             self._locked_leave_line(worker)
 
@@ -288,15 +288,15 @@ class EventMemory:
             self._line.remove(worker)
             self._locked_note_room()
 
-    # What workers tell.
+    # Reports of workers.
 
     def join(self, worker: int) -> None:
-        """A worker begins to map blocks."""
+        """Note that a worker begins to map blocks."""
         with self._lock:
             self._gone[worker] = []
 
     def gone(self, worker: int) -> list[int]:
-        """Offsets of blocks that a worker need not keep mapped."""
+        """Offsets of blocks that a worker can unmap."""
         if not self._gone.get(worker):
             return []
         with self._lock:
@@ -304,17 +304,17 @@ class EventMemory:
             return gone
 
     def note_kept(self, worker: int, kept: Sequence[int], dropped: Sequence[int]) -> None:
-        """Take note of blocks that a worker keeps a view of, and of those that it dropped since."""
+        """Note which blocks a worker keeps views of, and which it has dropped."""
         with self._lock:
             for offset in kept:
-                if offset in self._blocks:  # a worker that is being killed may say it too late
+                if offset in self._blocks:  # a worker that is being killed may report too late
                     self._blocks[offset].keepers.add(worker)
             for offset in dropped:
                 if offset in self._blocks:
                     self._locked_drop(self._blocks[offset], worker)
 
     def leave(self, worker: int) -> None:
-        """A worker is dead: it keeps nothing."""
+        """Release the blocks that a dead worker kept."""
         with self._lock:
             self._gone.pop(worker, None)
             self._locked_leave_line(worker)
@@ -330,18 +330,18 @@ class EventMemory:
                 self._locked_free(block)
 
     def note_received(self, size: int) -> None:
-        """So many bytes came back from a worker."""
+        """Count bytes that came back from a worker."""
         with self._lock:
             self.received += size
 
     def close(self) -> None:
-        """Give everything back; the workers are gone. Idempotent."""
+        """Give all memory back, after the workers have ended. Idempotent."""
         with self._lock:
             for mapped in [
                 *(m for _, m in self._idle.values()),
                 *(b.mapped for b in self._blocks.values()),
             ]:
-                with contextlib.suppress(BufferError):  # a thread that hangs is filling it
+                with contextlib.suppress(BufferError):  # a hanging thread is filling it
                     mapped.close()
             self._idle.clear()
             self._idle_of.clear()
@@ -349,8 +349,8 @@ class EventMemory:
             self.room.close()
 
     def stats(self) -> SharedMemoryStats:
-        """The memory just now."""
-        # Without the lock: figures that do not quite go together harm nobody.
+        """The present state of the memory."""
+        # Without the lock, since slightly inconsistent figures do no harm.
         return SharedMemoryStats(
             self._used, self._kept, self._idle_bytes, self.sent, self.received, self._limit or 0
         )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Memory shared with one worker for the large buffers of its results.
 
-The worker copies them in; the parent maps the block for itself alone, so that whoever gets the
-result owns it, may write to it and keep it for as long as he likes. When it is gone, the worker may
-use the block again.
+The worker copies them in. The parent maps the block for itself alone, so the receiver of the result
+owns it, may write to it, and may keep it. When the result is gone, the worker uses the block again.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from procbus.pool.memory.shared_file import (
 if TYPE_CHECKING:
     from procbus.pool.memory.events import EventMemory
 
-#: Bytes that blocks may have together which wait to be used again; offset and capacity of those
-#: that nobody has any more.
+#: Maximum of bytes in blocks that wait to be used again; and offset and capacity of blocks that are
+#: no longer in use.
 Freed = tuple[int, list[tuple[int, int]]]
 
 
 class ResultWriter:
-    """The worker's side. It belongs to the worker's main thread.
+    """The worker's end. It belongs to the worker's main thread.
 
     Args:
-        room: shared with the parent.
+        room: the file shared with the parent.
     """
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        #: At most so many; what is beyond is mapped only while it is filled.
+        #: Maximum of mapped blocks; further blocks are mapped only while they are filled.
         self._most = most_mapped()
         self._mapped: dict[int, mmap.mmap] = {}
         self._idle: dict[int, list[int]] = {}
         self._idle_bytes = 0
-        #: Blocks to be given back that could not be mapped for it.
+        #: Blocks to be given back to the system that could not be mapped for that.
         self._owed: list[tuple[int, int]] = []
         self._next = 0
 
@@ -79,7 +78,7 @@ class ResultWriter:
         return Place(offset, capacity, parts, form)
 
     def reuse(self, freed: Freed) -> None:
-        """Take blocks back that nobody has any more."""
+        """Take blocks back that are no longer in use."""
         idle_limit, blocks = freed
         owed, self._owed = self._owed, []
         for offset, capacity in blocks:
@@ -100,7 +99,7 @@ class ResultWriter:
             mapped.close()
 
 
-#: Those of this process.
+#: All readers of this process.
 _readers: weakref.WeakSet[ResultReader] = weakref.WeakSet()
 
 
@@ -113,12 +112,12 @@ os.register_at_fork(before=_note_fork)
 
 
 class ResultReader:
-    """The parent's side. It belongs to the companion, but for what drops a result.
+    """The parent's end. It belongs to the companion, except for the dropping of results.
 
     Args:
-        memory: that of events. As many bytes of results may stay in shared memory for all workers
-            together; what comes beyond is copied out.
-        workers: how many workers there may be.
+        memory: the memory of events. Results may take as many bytes of shared memory, for all
+            workers together; further results are copied out.
+        workers: maximum number of workers.
     """
 
     def __init__(self, memory: EventMemory, workers: int) -> None:
@@ -126,19 +125,19 @@ class ResultReader:
         self.room = Room.create("procbus-results")
         self._memory = memory
         self._workers = workers
-        #: Blocks of this worker that may be alive at a time.
+        #: Maximum of this worker's blocks in use.
         self._most = max(1, most_mapped() // workers)
-        #: Blocks that somebody has a result in: offset and capacity.
+        #: Blocks whose results are in use: offset and capacity.
         self._alive: dict[int, int] = {}
-        #: Those of which a forked child may have a result: of no use to the worker any more.
+        #: Blocks whose result a forked child may have: the worker cannot use them again.
         self._forked: set[int] = set()
-        #: Offsets of those that nobody has any more. Filled by whatever thread drops the last view,
-        #: in the middle of anything: so without a lock.
+        #: Offsets of blocks no longer in use. Any thread may add one when it drops the last view,
+        #: in the middle of anything; so it needs no lock.
         self._dropped: deque[int] = deque()
         _readers.add(self)
 
     def views(self, place: Place) -> list[memoryview]:
-        """The buffers of a result, which from now on are the caller's own."""
+        """Return the buffers of a result, which belong to the caller from now on."""
         offset, capacity, parts, _ = place
         self._memory.note_received(sum(size for _, size in parts))
         crowded = (
@@ -147,7 +146,7 @@ class ResultReader:
         )
         self._alive[offset] = capacity
         if not crowded:
-            # Private: what is written there stays there. So it may be written to.
+            # Private: writes stay in this process, so the caller may write.
             with contextlib.suppress(CannotMap):
                 mapped = self.room.map(offset, capacity, mmap.ACCESS_COPY)
                 weakref.finalize(mapped, self._dropped.append, offset).atexit = False
@@ -157,7 +156,7 @@ class ResultReader:
         return [memoryview(self.room.read(offset + start, size)) for start, size in parts]
 
     def freed(self) -> list[tuple[int, int]]:
-        """Offset and capacity of blocks that nobody has any more since the last time."""
+        """Return offset and capacity of blocks that fell out of use since the last call."""
         freed = []
         while self._dropped:
             offset = self._dropped.popleft()
@@ -166,18 +165,19 @@ class ResultReader:
         return freed
 
     def note_fork(self) -> None:
-        """A child is about to be forked, which will have every result that there is here.
+        """Note that a child is about to be forked, which will share every result of this process.
 
-        It would see what the worker writes there once this process has let go. From any thread.
+        Otherwise it would see the worker's next writes, once this process has dropped the result.
+        From any thread.
         """
         self._forked.update(self._alive)
 
     def idle_limit(self) -> int:
-        """Bytes that blocks of one worker may have together which wait to be used again."""
+        """Maximum of bytes in one worker's blocks that wait to be used again."""
         return self._memory.idle_results // self._workers
 
     def close(self) -> None:
-        """The worker is gone: give back all but what somebody has. Idempotent."""
+        """Give all memory back except results in use, because the worker is gone. Idempotent."""
         if self.room.fd < 0:
             return
         self.freed()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Memory that a parent and its workers share, and how the large parts of an object lie in it.
+"""Memory that a parent and its workers share, and the layout of large parts in it.
 
-It is one anonymous file in memory without a name, so that nobody else can open it and nothing is
-left behind, whoever dies first. Each block is a part of it that is never another's: the file is
-sparse and larger than any machine's memory, so that nothing is ever fragmented. On Linux it is no
-part of `/dev/shm`, whose size does not matter.
+It is one anonymous file in memory, so no other process can open it, and no trace is left when the
+processes die in any order. Each block has its own part of the file for good: the file is sparse and
+larger than any machine's memory, so it never becomes fragmented. On Linux it does not count towards
+`/dev/shm`.
 """
 
 from __future__ import annotations
@@ -23,34 +23,36 @@ from typing import Any, NamedTuple, Self
 from procbus.codec.encoder import decode, decode_with
 from procbus.pool.logbook import anonymous_file
 
-#: Bytes of the sparse file, which only what is written takes memory of: years of the fastest.
+#: Size of the sparse file, in bytes; only written parts take memory. Filling it would take years.
 SPACE = 1 << 62
-#: Buffers in a block begin at multiples of this, as the fastest loops want it.
+#: Alignment of buffers in a block, in bytes, as the fastest loops need it.
 _ALIGNED = 64
-#: Copied without a break: other threads wait for the GIL meanwhile, 0.1 ms.
+#: Size of one uninterrupted copy, in bytes; because other threads wait for the GIL meanwhile, 0.1
+#: ms.
 _STRIDE = 1 << 20
-#: Blocks of one kind that a process has mapped at most: the system allows some 65,000 mappings.
+#: Maximum of blocks of one kind that a process maps; because the system allows some 65,000
+#: mappings.
 _MOST_MAPPED = 8192
 
 
 class CannotMap(Exception):
-    """No block can be mapped now: no file descriptor or no address space is left."""
+    """A block cannot be mapped now: no file descriptor or no address space is left."""
 
 
 class Place(NamedTuple):
-    """Where what is large of an event, or of a result, lies."""
+    """The place of the large part of an event or a result."""
 
-    #: Of the block, in bytes.
+    #: Offset and capacity of the block, in bytes.
     offset: int
     capacity: int
-    #: Start in the block and size of each buffer, in bytes.
+    #: Offset in the block, and size, of each buffer, in bytes.
     parts: tuple[tuple[int, int], ...]
-    #: In which form: see `large`.
+    #: The form of the contents, a `Form`.
     form: int
 
 
 class Room:
-    """A sparse file in memory, seen from either process."""
+    """A sparse file in memory, as either process sees it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -72,7 +74,7 @@ class Room:
         """Map a block.
 
         Raises:
-            CannotMap: it takes a file descriptor and address space, and there is none left.
+            CannotMap: mapping takes a file descriptor and address space, and one of them ran out.
         """
         try:
             return mmap.mmap(self.fd, capacity, access=access, offset=offset)
@@ -80,7 +82,7 @@ class Room:
             raise CannotMap(str(error)) from error
 
     def read(self, offset: int, size: int) -> bytearray:
-        """Copy a part out, which takes no mapping."""
+        """Copy a part out, which needs no mapping."""
         copy = bytearray(size)
         with memoryview(copy) as rest:
             done = 0
@@ -94,9 +96,9 @@ class Room:
             mapped.madvise(mmap.MADV_REMOVE)
 
     def give_back_between(self, begin: int, end: int) -> None:
-        """Give back what memory there is between two offsets; none of it may be in use.
+        """Give back the memory between two offsets, none of which may be in use.
 
-        What cannot be mapped now goes with the file.
+        Parts that cannot be mapped now are freed with the file.
         """
         while (found := self._memory_from(begin)) is not None and found[0] < end:
             begin = min(found[1], end)
@@ -107,15 +109,15 @@ class Room:
                 self.give_back(mapped)
 
     def _memory_from(self, offset: int) -> tuple[int, int] | None:
-        """Where the first memory from an offset on begins and ends; None where there is none."""
+        """Return begin and end of the first memory from an offset on; None if there is none."""
         try:
             begin = os.lseek(self.fd, offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole, up to the end of the file
+        except OSError:  # ENXIO: only a hole up to the end of the file
             return None
         return begin, os.lseek(self.fd, begin, os.SEEK_HOLE)
 
     def close(self) -> None:
-        """Let the file go, as with the last reference; what is mapped stays. Idempotent."""
+        """Close the file, which lives until its last reference; mappings stay. Idempotent."""
         self._closing()
         self.fd = -1
 
@@ -125,9 +127,10 @@ def _attach(duplicate: Any) -> Room:
 
 
 def most_mapped() -> int:
-    """Blocks of one kind that a process may have mapped.
+    """Maximum of blocks of one kind that a process may map.
 
-    Each takes a file descriptor, for `mmap` keeps one of its own. Most are left to the script.
+    Each takes a file descriptor, because `mmap` keeps one of its own. Most descriptors are left to
+    the script.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -136,13 +139,13 @@ def most_mapped() -> int:
 
 
 def capacity_for(size: int) -> int:
-    """Bytes of a block that holds so many: whole pages, at most an eighth more than needed."""
+    """Capacity of a block for `size` bytes: whole pages, at most an eighth more than needed."""
     step = max(mmap.ALLOCATIONGRANULARITY, 1 << max(0, size.bit_length() - 4))
     return -(-size // step) * step
 
 
 def parts_of(sizes: Sequence[int]) -> tuple[tuple[tuple[int, int], ...], int]:
-    """Lay buffers of these sizes out; give start and size of each, and the size of all."""
+    """Lay out buffers of these sizes; return offset and size of each, and the total size."""
     parts = []
     end = 0
     for size in sizes:
@@ -163,19 +166,18 @@ def fill(
             target[start + begin : start + end] = buffer[begin:end]
 
 
-# What is too large for the pipe: in which form it lies in shared memory.
-#
-# Most of it is buffers that pickle leaves out (protocol 5): arrays, tables, images. `bytes`,
-# `str`, `bytearray` have no such buffer; where one of them is all there is, its content is copied
-# as it is. Anything else that is large lies there as pickled.
+# Objects too large for the pipe, and their forms in shared memory.
+# Mostly the large part is buffers that pickle leaves out (protocol 5): arrays, tables, images.
+# `bytes`, `str` and `bytearray` have no such buffer; if the object is one of these, its content is
+# copied as it is. Any other large object lies there pickled.
 
 
 class Form(enum.IntEnum):
-    """What lies in a block."""
+    """The form of the contents of a block."""
 
-    #: The buffers that pickle left out; the rest travels in the pipe.
+    #: The buffers that pickle left out; the rest travels through the pipe.
     BUFFERS = 0
-    #: All of it, pickled.
+    #: The whole object, pickled.
     PICKLED = 1
     #: The content of an object of this type.
     BYTES = 2
@@ -183,12 +185,12 @@ class Form(enum.IntEnum):
     BYTEARRAY = 4
 
 
-#: Types whose objects are content alone.
+#: Types whose objects consist of content alone.
 PLAIN: dict[type, Form] = {bytes: Form.BYTES, str: Form.TEXT, bytearray: Form.BYTEARRAY}
 
 
 def plain(obj: Any, large: float) -> tuple[Form, memoryview] | None:
-    """The content of an object, if it is all there is to it and of `large` bytes or more."""
+    """Return the content of an object, if it consists of content alone and is large."""
     form = PLAIN.get(type(obj))
     if form is None or len(obj) < large:
         return None
@@ -199,8 +201,8 @@ def load(form: Form, data: bytes | memoryview, views: Sequence[memoryview]) -> A
     """Make the object again.
 
     Args:
-        form: what lies in the block.
-        data: the rest of it, that came by the pipe.
+        form: form of the contents of the block.
+        data: the rest of the object, which came through the pipe.
         views: the parts of the block.
     """
     if form == Form.BUFFERS:

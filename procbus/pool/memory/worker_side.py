@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A worker's view of the blocks of events: mapped for reading only, and seen whether kept.
+"""A worker's end of the blocks of events: mapped read-only, with a check for views that are kept.
 
-A handler may keep a view, in a global or a cache. Whether one is left shows in the reference count
-of the mapping, since every view of it holds a reference. The parent then does not use the block
+A handler may keep a view of its event, in a global or a cache. Every view holds a reference to the
+mapping, so the mapping's reference count shows whether one is left. The parent does not use the
+block
 again until the view is gone.
 """
 
@@ -18,8 +19,8 @@ from procbus.pool.memory.results import ResultWriter
 from procbus.pool.memory.shared_file import CannotMap, Form, Place, Room, load, plain
 from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
 
-#: From so many bytes on that seem to be kept, old objects are searched for garbage too (some 50 ms
-#: with large libraries), and again whenever there are twice as many.
+#: Threshold of seemingly kept bytes above which old objects are searched for garbage too (some 50
+#: ms with large libraries), and again whenever the amount has doubled.
 _COLLECT_ABOVE = 64 << 20
 
 
@@ -29,15 +30,15 @@ class BlockReader:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
-        #: Offset and capacity of blocks that were kept; above how many bytes of them all garbage is
-        #: looked for.
+        #: Offset and capacity of kept blocks; and the threshold of their bytes for a full garbage
+        #: collection.
         self._kept: dict[int, int] = {}
         self._collect_above = _COLLECT_ABOVE
-        #: References that there are to a mapping without any view: how many differs by Python.
+        #: Number of references to a mapping without any view; it differs between Pythons.
         self._fewest = 0
 
     def views(self, place: Place, *, writable: bool) -> list[memoryview]:
-        """The buffers of an event: in place and read-only, or a private copy that is writable."""
+        """Return the buffers of an event: in place and read-only, or as a writable private copy."""
         offset, capacity, parts, _ = place
         mapped = self._mapped.get(offset)
         if mapped is None:
@@ -53,7 +54,7 @@ class BlockReader:
         return [memoryview(bytearray(view)) for view in views] if writable else views
 
     def is_kept(self, place: Place) -> bool:
-        """Whether a view of the block is left; call it when the handler has ended."""
+        """Whether a view of the block is left. Call it when the handler has ended."""
         if self._is_used(place.offset):
             self._collect_garbage(place)
         if not self._is_used(place.offset):
@@ -64,9 +65,9 @@ class BlockReader:
     def _collect_garbage(self, place: Place) -> None:
         """Free views that only garbage holds: objects that refer to each other.
 
-        An exception that its own frame refers to is such garbage. Python looks for it when enough
-        objects were made, which may be many large events later. What the handler has just left is
-        mostly among the young objects, where looking takes little.
+        An exception whose own frame refers to it is such garbage. Python collects it only after
+        enough objects were made, which may be many large events later. Garbage of the handler that
+        has just ended is mostly among the young objects, where collecting is cheap.
         """
         if not gc.isenabled():
             return
@@ -83,7 +84,7 @@ class BlockReader:
         return sys.getrefcount(self._mapped[offset])
 
     def dropped(self) -> list[int]:
-        """Offsets of blocks that were kept, and are not any more."""
+        """Return the offsets of blocks that were kept, and no longer are."""
         dropped = [offset for offset in self._kept if not self._is_used(offset)]
         for offset in dropped:
             del self._kept[offset]
@@ -91,22 +92,22 @@ class BlockReader:
 
     @property
     def keeps(self) -> bool:
-        """Whether a block was kept."""
+        """Whether any block was kept."""
         return bool(self._kept)
 
     def forget(self, offsets: list[int]) -> None:
-        """Unmap blocks that are no more."""
+        """Unmap freed blocks."""
         for offset in offsets:
             mapped = self._mapped.pop(offset, None)
             if mapped is not None:
                 mapped.close()
 
 
-# A worker's side of shared memory: events are read in place, results are copied in.
+# A worker's end of shared memory: events are read in place, results are copied in.
 
 
 class WorkerMemory:
-    """What one worker shares with its parent. It belongs to the worker's main thread.
+    """The memory that one worker shares with its parent. It belongs to its main thread.
 
     Args:
         events: memory that the parent writes.
@@ -125,22 +126,22 @@ class WorkerMemory:
         return self._reader.keeps
 
     def learn(self, head: BatchHead) -> None:
-        """Take in what the parent says of blocks."""
+        """Take in the parent's news of blocks."""
         if head.gone:
             self._reader.forget(head.gone)
         if head.freed is not None:
             self._writer.reuse(head.freed)
 
     def load(self, data: memoryview, large: Large) -> Any:
-        """Make an event of which the large part is in shared memory."""
+        """Make an event whose large part is in shared memory."""
         place = Place(*large[0])
         views = self._reader.views(place, writable=large[1])
         return load(Form(place.form), data, views)
 
     def note_end(self, large: Large | None) -> bytes:
-        """Tell, ahead of the end of a delivery, what its handler keeps of its event.
+        """Lay out, ahead of a delivery's end, which blocks its handler keeps.
 
-        Call it when nothing of that delivery is left on the stack.
+        Call it when nothing of that delivery is left on the Python stack.
         """
         kept: Sequence[int] = ()
         if large is not None and self._reader.is_kept(Place(*large[0])):
@@ -149,10 +150,10 @@ class WorkerMemory:
         return pack_kept(kept, dropped) if kept or dropped else b""
 
     def put_plain(self, value: Any) -> bytes:
-        """Put a result into shared memory that is large, and content alone.
+        """Put a large result that is content alone into shared memory.
 
         Returns:
-            What goes ahead of its end; empty when it is no such result.
+            The bytes that go ahead of its end; empty if it is no such result.
         """
         found = plain(value, self.large)
         if found is None:
@@ -168,12 +169,12 @@ class WorkerMemory:
         """Put the large part of a result into shared memory.
 
         Args:
-            frame: the result as encoded, without its large buffers.
-            buffers: those.
-            encode_whole: encodes it with them; used where they cannot be shared.
+            frame: the encoded result, without its large buffers.
+            buffers: its large buffers.
+            encode_whole: encodes it with them, in case they cannot be shared.
 
         Returns:
-            What goes ahead of its end, and the rest of it.
+            The bytes that go ahead of its end, and the rest of it.
         """
         try:
             if buffers:
