@@ -25,7 +25,7 @@ from procbus.system.sigterm import OnSigterm
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
 #: Interval at which a closing bus checks for SIGTERM, in seconds.
-LOOK_S = 0.1
+LIFECYCLE_LOOK_S = 0.1
 
 
 class Lifecycle:
@@ -176,9 +176,9 @@ class Lifecycle:
         end_at = inf if timeout is None else monotonic() + timeout
         while True:
             left_s = min(end_at, by(self)) - monotonic()
-            if self._admission.wait_empty(max(0.0, min(left_s, LOOK_S))):
+            if self._admission.wait_empty(max(0.0, min(left_s, LIFECYCLE_LOOK_S))):
                 return True
-            if left_s <= LOOK_S:
+            if left_s <= LIFECYCLE_LOOK_S:
                 return False
 
     def _cancel(self, grace_s: float | None) -> None:

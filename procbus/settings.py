@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from procbus.core.errors import OptionError, SerializationError
 from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.introspection import accepts, is_async, is_generator, name_of
-from procbus.core.options import Check, checked, one_of, option, options_of, seconds, whole
+from procbus.core.options import Check, checked, one_of, option, options_of, seconds_up_to, whole
 from procbus.core.validation import (
     did_you_mean,
     format_size,
@@ -227,7 +227,7 @@ class Settings:
     journal_codec: CodecName = option("pickle", one_of("pickle", "json"))
     on_sigterm: OnSigterm = option(None, one_of("finish", "put_away", None))
     #: Seconds for which what is pending may go on after that.
-    grace: float = option(25.0, seconds(_LONGEST_GRACE_S))
+    grace: float = option(25.0, seconds_up_to(_LONGEST_GRACE_S))
     carry: tuple[ContextVar[Any], ...] = option((), _carry)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from procbus.lanes.cpu import CpuLane
 from procbus.lanes.recycling import Wear
 from procbus.pool.child.self import resident_bytes
 from procbus.pool.interface import At, Message, Pool, Report
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 from procbus.testing.inline_pool import InlinePool, InlineWorker
 from tests.parts import settlement_for
 
@@ -83,7 +83,7 @@ class SpyWorker(InlineWorker):
         self.pool.on_receive(self)
         return super().receive(patience_s)
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         killed = yield from super().kill_in(at, condemn)
         self.pool.kills.append(killed)
         return killed

@@ -17,9 +17,6 @@ ROW = re.compile(r"^\| `(?P<name>[\w.]+)` \|", flags=re.MULTILINE)
 #: Kinds of lock. A condition made with an argument has that lock, and none of its own.
 KINDS = {"Condition", "Lock", "RLock"}
 
-#: The journal's own `Lock` is a lock of the kernel's, on a file: the page has a section on it.
-ON_A_FILE = "procbus.journal.storage.lock.Lock"
-
 
 def locks_in(tree: ast.Module, module: str) -> Iterator[str]:
     """Each lock that a module keeps, as the page names it: `Class.attribute` or `module.NAME`.
@@ -28,22 +25,15 @@ def locks_in(tree: ast.Module, module: str) -> Iterator[str]:
         tree: the syntax tree of the module.
         module: the last part of the module's name.
     """
-    on_files = {
-        alias.asname or alias.name
-        for statement in ast.walk(tree)
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-        if f"{statement.module}.{alias.name}" == ON_A_FILE
-    }
-    yield from _kept(tree, module, on_files)
+    yield from _kept(tree, module)
 
 
-def _kept(node: ast.AST, owner: str, on_files: set[str]) -> Iterator[str]:
+def _kept(node: ast.AST, owner: str) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef):
-            yield from _kept(child, child.name, on_files)
+            yield from _kept(child, child.name)
             continue
-        if isinstance(child, ast.Assign | ast.AnnAssign) and _makes_a_lock(child.value, on_files):
+        if isinstance(child, ast.Assign | ast.AnnAssign) and _makes_a_lock(child.value):
             targets = child.targets if isinstance(child, ast.Assign) else [child.target]
             for target in targets:
                 match target:
@@ -51,14 +41,14 @@ def _kept(node: ast.AST, owner: str, on_files: set[str]) -> Iterator[str]:
                         yield f"{owner}.{name}"
                     case ast.Name(id=name) if isinstance(node, ast.Module | ast.ClassDef):
                         yield f"{owner}.{name}"
-        yield from _kept(child, owner, on_files)
+        yield from _kept(child, owner)
 
 
-def _makes_a_lock(value: ast.expr | None, on_files: set[str]) -> bool:
+def _makes_a_lock(value: ast.expr | None) -> bool:
     for node in ast.walk(value) if value is not None else ():
         match node:
             case ast.Call(func=ast.Name(id=kind) | ast.Attribute(attr=kind), args=args) if (
-                kind in KINDS and kind not in on_files and not (kind == "Condition" and args)
+                kind in KINDS and not (kind == "Condition" and args)
             ):
                 return True
             case ast.keyword(
@@ -95,11 +85,7 @@ def test_every_lock_has_a_row_and_every_row_is_a_lock() -> None:
         ("class A:\n    def __init__(self): self.c = threading.Condition()", {"A.c"}),
         ("class A:\n    def __init__(self): self.c = threading.Condition(self.l)", set()),
         ("_lock = Lock()\ndef f():\n    local = Lock()", {"module._lock"}),
-        (
-            "from procbus.journal.storage.lock import Lock\n"
-            "class A:\n    def __init__(self): self.l = Lock('path')",
-            set(),
-        ),
+        ("class A:\n    def __init__(self): self.l = JournalLock('path')", set()),
     ],
 )
 def test_locks_are_found_in_the_source(source: str, locks: set[str]) -> None:

@@ -24,10 +24,10 @@ from procbus.routing.lane_switch import LaneSwitch
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
-    from procbus.advice.gil_probe import GilProbe, Watched
+    from procbus.advice.gil_probe import GilProbe, ProbedThread
 
 #: Interval between two looks while a handler is not known well, and after that, in seconds.
-LOOK_S = 0.02
+ADVISOR_LOOK_S = 0.02
 _SELDOM_S = 0.25
 #: Maximum of threads in one look; because each costs some 15 us in which no other thread has the
 #: GIL. If there are more threads, they take turns.
@@ -50,7 +50,7 @@ _LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
 class Advised(Protocol):
     """The lanes of a bus, as far as the advisor uses them."""
 
-    def io_threads(self) -> Sequence[Watched[Subscription]]:
+    def io_threads(self) -> Sequence[ProbedThread[Subscription]]:
         """The threads of the io lane."""
 
     def machine(self) -> Machine:
@@ -190,9 +190,11 @@ class Advisor:
         for subscription, found in self._probe.look(self._next_of([each for each, _ in at_work])):
             subscription.meter.note_look(found)
         looks = min(subscription.meter.looks for _, subscription in at_work)
-        return LOOK_S if looks < SETTLED else _SELDOM_S
+        return ADVISOR_LOOK_S if looks < SETTLED else _SELDOM_S
 
-    def _next_of(self, threads: Sequence[Watched[Subscription]]) -> Sequence[Watched[Subscription]]:
+    def _next_of(
+        self, threads: Sequence[ProbedThread[Subscription]]
+    ) -> Sequence[ProbedThread[Subscription]]:
         """Choose the threads to look at in this turn."""
         if len(threads) <= _AT_ONCE:
             return threads

@@ -47,7 +47,7 @@ _AT_REST = 0.2
 Subject = TypeVar("Subject", covariant=True)
 
 
-class Watched(Protocol[Subject]):
+class ProbedThread(Protocol[Subject]):
     """A thread that the probe looks at."""
 
     @property
@@ -84,7 +84,9 @@ class GilProbe:
         #: Time when it last had the GIL, and the CPU seconds of the process then.
         self._last = monotonic(), time.process_time()
 
-    def look(self, threads: Sequence[Watched[Subject]]) -> list[tuple[Subject, dict[Doing, float]]]:
+    def look(
+        self, threads: Sequence[ProbedThread[Subject]]
+    ) -> list[tuple[Subject, dict[Doing, float]]]:
         """Look at threads, a moment from now; return findings for each that runs a handler.
 
         Returns:
@@ -134,7 +136,7 @@ class GilProbe:
         fields = self._read(b"/proc/thread-self/schedstat").split()
         return int(fields[1]) * 1e-9 if len(fields) > 1 else 0.0
 
-    def _blocked_in(self, thread: Watched[Any]) -> str:
+    def _blocked_in(self, thread: ProbedThread[Any]) -> str:
         """The kernel function that a thread waits in; "0" if it does not wait, "" if unknown."""
         return self._read(b"/proc/self/task/%d/wchan" % (thread.native_id or 0))
 
@@ -207,7 +209,7 @@ def _clock(thread: int) -> int:
     return (~thread << 3) | 6
 
 
-def _cpu_s(thread: Watched[Any]) -> float:
+def _cpu_s(thread: ProbedThread[Any]) -> float:
     try:
         return clock_gettime(_clock(thread.native_id or 0))
     except OSError:  # the thread has ended

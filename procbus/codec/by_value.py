@@ -26,10 +26,10 @@ from typing import Any
 from procbus.codec.script_globals import content_of
 
 #: Key of an object known by its identity: the process that sent it first, and its number there.
-Key = tuple[str, int]
+SharedKey = tuple[str, int]
 
-_by_key: dict[Key, Any] = {}
-_keys: dict[int, Key] = {}
+_by_key: dict[SharedKey, Any] = {}
+_keys: dict[int, SharedKey] = {}
 #: Places where other processes can import an object: module and name, by the object's id.
 _places: dict[int, tuple[str, str]] = {}
 _numbers = itertools.count(1)
@@ -45,7 +45,7 @@ def single(obj: Any) -> Any:
     return None if key is None else (by_its_key, (*key, *_form(obj)))
 
 
-def key_of(obj: Any) -> tuple[Key, Any] | None:
+def key_of(obj: Any) -> tuple[SharedKey, Any] | None:
     """Return the key of an object that is made from its class here, and its parts."""
     key = _keys.get(id(obj))
     return None if key is None or id(obj) in _places else (key, _form(obj)[1])
@@ -100,7 +100,7 @@ def by_import(obj: Any, importable: Callable[[str], bool]) -> Any:
     return None
 
 
-def _keep(key: Key, obj: Any) -> Any:
+def _keep(key: SharedKey, obj: Any) -> Any:
     global bare
     kept = _by_key.setdefault(key, obj)
     _keys[id(kept)] = key
@@ -160,13 +160,13 @@ def _make(cls: Any, parts: Any) -> Any:
 # Instances that several handlers share, such as the object whose methods they are.
 
 #: Instances that were sent, by id: a weak reference, the key, and the content if it is plain.
-_shared: dict[int, tuple[weakref.ref[Any], Key, bytes | None]] = {}
+_shared: dict[int, tuple[weakref.ref[Any], SharedKey, bytes | None]] = {}
 #: Instances that arrived, while a handler holds them; and ones whose attributes are still to come.
-_arrived: weakref.WeakValueDictionary[Key, Any] = weakref.WeakValueDictionary()
-_unfilled: set[Key] = set()
+_arrived: weakref.WeakValueDictionary[SharedKey, Any] = weakref.WeakValueDictionary()
+_unfilled: set[SharedKey] = set()
 
 
-def share(obj: Any, reduced: Any) -> Any:
+def share_by_key(obj: Any, reduced: Any) -> Any:
     """Have a plain instance arrive as one object in a worker, however many handlers share it.
 
     After its attributes have changed, it arrives as another object.
@@ -200,7 +200,7 @@ def _let_go(number: int, reference: weakref.ref[Any]) -> None:
         del _shared[number]
 
 
-def _make_shared(key: Key, cls: Any, *args: Any) -> Any:
+def _make_shared(key: SharedKey, cls: Any, *args: Any) -> Any:
     found = _arrived.get(key)
     if found is None:
         found = _arrived[key] = cls.__new__(cls, *args)
@@ -208,7 +208,7 @@ def _make_shared(key: Key, cls: Any, *args: Any) -> Any:
     return found
 
 
-def _fill_shared(obj: Any, filling: tuple[Key, Any]) -> None:
+def _fill_shared(obj: Any, filling: tuple[SharedKey, Any]) -> None:
     key, state = filling
     if key not in _unfilled:
         return

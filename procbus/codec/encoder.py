@@ -70,7 +70,7 @@ def call_by_number(origin: int, number: int, *args: Any) -> Any:
     return class_by_number(origin, number)(*args)
 
 
-def single_by_number(key: by_value.Key, origin: int, number: int, parts: Any) -> Any:
+def single_by_number(key: by_value.SharedKey, origin: int, number: int, parts: Any) -> Any:
     """Return an object that is known by its identity. Pickles name this function."""
     return by_value.by_its_key(*key, class_by_number(origin, number), parts)
 
@@ -523,7 +523,7 @@ class _DefinitionPickler(_AlonePickler):
         return by_value.new_single(obj, _importable)
 
     def _share(self, obj: Any, reduced: Any) -> Any:
-        return by_value.share(obj, reduced) if self._shares else reduced
+        return by_value.share_by_key(obj, reduced) if self._shares else reduced
 
     def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
         """Let functions of one module share their globals in the worker too."""

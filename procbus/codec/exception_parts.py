@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from procbus.core.user_objects import bases_of, shown
+from procbus.core.user_objects import bases_of, short_repr
 
 _BUILTIN = frozenset(
     cls
@@ -72,7 +72,7 @@ def reduced(error: BaseException, travels: Callable[[Any], bool] | None = None) 
     args, own, fields = _ARGS.__get__(error), dict(_DICT.__get__(error)), _fields_of(error)
     if travels is not None:
         args, own, fields = _left_over(args, own, fields, travels, bool(made_with))
-    return make, (cls, made_with), (args, own, fields), None, None, fill
+    return make, (cls, made_with), (args, own, fields), None, None, fill_exception
 
 
 def make(cls: type[BaseException], made_with: tuple[Any, ...]) -> BaseException:
@@ -85,7 +85,7 @@ def make(cls: type[BaseException], made_with: tuple[Any, ...]) -> BaseException:
     raise TypeError(f"{cls!r} is no exception class that can be made")
 
 
-def fill(error: BaseException, state: State) -> None:
+def fill_exception(error: BaseException, state: State) -> None:
     """Restore the parts of an empty exception. Pickles name this function."""
     args, own, fields = state
     if args:
@@ -129,7 +129,7 @@ def _left_over(
     if is_group:
         args = ()
     left += [f"args[{index}]" for index, value in enumerate(args) if not travels(value)]
-    args = tuple(value if travels(value) else shown(value) for value in args)
+    args = tuple(value if travels(value) else short_repr(value) for value in args)
     own = {name: value for name, value in own.items() if name not in left}
     fields = [field for field in fields if field[1] not in left]
     if left:

@@ -22,7 +22,7 @@ from typing import Any
 from procbus.codec import by_value
 from procbus.codec.encoder import PROTOCOL, cannot_encode, encode_definition, travels_by_value
 from procbus.core.errors import SerializationError
-from procbus.core.user_objects import bases_of, class_name, named, shown
+from procbus.core.user_objects import bases_of, class_name, named, short_repr
 
 #: Maximum depth of the search, in parts; because a longer path helps no reader.
 _DEPTH = 12
@@ -203,12 +203,12 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     if issubclass(kind, functools.partial):
         yield ".func", obj.func
         yield from ((f".args[{index}]", value) for index, value in enumerate(obj.args))
-        yield from ((f".keywords[{shown(key)}]", value) for key, value in obj.keywords.items())
+        yield from ((f".keywords[{short_repr(key)}]", value) for key, value in obj.keywords.items())
     # By methods of the built-in types, because a derived class may override them with user code.
     if issubclass(kind, dict):
         for key, value in islice(dict.items(obj), _WIDTH):
-            yield f"[{shown(key)}]", value
-            yield f", key {shown(key)}", key
+            yield f"[{short_repr(key)}]", value
+            yield f", key {short_repr(key)}", key
     elif issubclass(kind, list | tuple):
         values = list.__iter__(obj) if issubclass(kind, list) else tuple.__iter__(obj)
         for index, value in enumerate(islice(values, _WIDTH)):
@@ -216,7 +216,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(kind, set | frozenset):
         members = set.__iter__(obj) if issubclass(kind, set) else frozenset.__iter__(obj)
         for value in islice(members, _WIDTH):
-            yield f", member {shown(value)}", value
+            yield f", member {short_repr(value)}", value
     for name, value in _attributes(obj):
         yield f".{name}", value
     if not issubclass(kind, type) and travels_by_value(kind):

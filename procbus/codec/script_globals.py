@@ -162,7 +162,7 @@ class _Change:
         self._parts = (*self._parts, function, arguments)
 
     def __reduce__(self) -> Any:
-        return take_in, self._parts
+        return take_in_globals, self._parts
 
 
 class Variables:
@@ -289,7 +289,7 @@ def imported(module: str) -> dict[str, Any]:
     return vars(importlib.import_module(module))
 
 
-def fill(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
+def fill_globals(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) -> None:
     """Set variables that are missing or older; all others stay as the worker has them."""
     variables, known = variables_of(module, {"__name__": module}), _known.setdefault(module, {})
     for name, value in values.items():
@@ -302,7 +302,7 @@ def fill(module: str, versions: Mapping[str, int], values: Mapping[str, Any]) ->
             variables[name], known[name] = value, version
 
 
-def take_in(
+def take_in_globals(
     module: str,
     versions: Mapping[str, int],
     values: Mapping[str, Any],
@@ -310,7 +310,7 @@ def take_in(
     arguments: tuple[Any, ...] = (),
 ) -> None:
     """Set the changed variables."""
-    fill(module, versions, values)
+    fill_globals(module, versions, values)
     if function is not None:
         function(*arguments)
 
@@ -323,5 +323,5 @@ def _set_attributes(cls: type, values: Mapping[str, Any]) -> None:
 def set_function(function: Any, state: tuple[Any, ...]) -> None:
     """Give a function that came by value its state, and the variables that it uses."""
     set_state, own, module, versions, values = state
-    fill(module, versions, values)
+    fill_globals(module, versions, values)
     set_state(function, own)

@@ -13,7 +13,7 @@ from procbus.core.user_objects import (
     cause_of,
     class_name,
     is_a,
-    shown,
+    short_repr,
     text_of,
     traceback_of,
     words_of,
@@ -85,7 +85,7 @@ class DeadLetter:
         lines = [
             f"{self.handler} ({self.kind}) failed with event {self.event_id} ({what}) "
             f"at {self.failed_at:%Y-%m-%d %H:%M:%S} UTC",
-            f"  event: {shown(self.event)}",
+            f"  event: {short_repr(self.event)}",
         ]
         for number, outcome in enumerate(self.outcomes, 1):
             ran = f" after {outcome.ended_at - outcome.started_at:.3g} s"
@@ -103,7 +103,7 @@ class DeadLetter:
 
     def __repr__(self) -> str:
         """Say which event, which handler and why, in one short line."""
-        why = shown(self.error)
+        why = short_repr(self.error)
         return f"<DeadLetter of event {self.event_id} for {self.handler}: {why}>"
 
 

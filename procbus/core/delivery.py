@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from procbus.core.errors import HandlerExited, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.user_objects import Origin, is_a, is_any, origin_of, restore, shown
+from procbus.core.user_objects import (
+    RaiseOrigin,
+    is_a,
+    is_any,
+    origin_of,
+    restore_origin,
+    short_repr,
+)
 
 if TYPE_CHECKING:
     from procbus.core.handler import Handler
@@ -81,7 +88,7 @@ class Delivery:
     ended_at: float
     pid: int | None
     #: The origin of the error in `failure`; set together with it.
-    origin: Origin
+    origin: RaiseOrigin
 
     def __init__(
         self, subscription: Subscription, receipt: Receipt, key: Any, queued_at: float
@@ -182,7 +189,7 @@ class Delivery:
             unseen.note_seen(self)
         error = self.failure.error
         if error is not None:
-            restore(error, self.origin)
+            restore_origin(error, self.origin)
         return error
 
     @property
@@ -213,7 +220,7 @@ class Delivery:
         if self.run_s is not None:
             text += f" after {self.run_s:.3g} s"
         if self.receipt is None and self.failure is not None:
-            text += f": {shown(self.failure.error)}"
+            text += f": {short_repr(self.failure.error)}"
         return text + ">"
 
 
@@ -247,8 +254,9 @@ def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
         return error
     handler, event_id = delivery.handler.name, delivery.event_id
     exited = HandlerExited(
-        f"{handler} raised {shown(error)} with event {event_id}: that fails the delivery, and ends "
-        "nothing else. Return from the handler to end it early, or raise an exception of your own",
+        f"{handler} raised {short_repr(error)} with event {event_id}: that fails the delivery, and "
+        "ends nothing else. Return from the handler to end it early, or raise an exception of your "
+        "own",
         handler=handler,
         event_id=event_id,
     )

@@ -123,7 +123,7 @@ def whole(least: int, most: float = inf, *, or_none: bool = False) -> Check:
     return check
 
 
-def seconds(longest: float) -> Check:
+def seconds_up_to(longest: float) -> Check:
     """Make a check for a number of seconds."""
 
     def check(name: str, value: Any) -> float:

@@ -73,7 +73,7 @@ def named(error: BaseException) -> str:
     return f"{class_name(error)}: {words}" if words else class_name(error)
 
 
-def shown(obj: object) -> str:
+def short_repr(obj: object) -> str:
     """The repr of an object: short, and never raising even if the object's own does."""
     try:
         return str.__str__(_short.repr(obj))
@@ -99,15 +99,15 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 
 #: The place where an exception was raised, and the exception that was being handled there.
-Origin = tuple[TracebackType | None, BaseException | None]
+RaiseOrigin = tuple[TracebackType | None, BaseException | None]
 
 
-def origin_of(error: BaseException) -> Origin:
+def origin_of(error: BaseException) -> RaiseOrigin:
     """The origin of an exception, to be restored after it was raised elsewhere."""
     return traceback_of(error), _CONTEXT.__get__(error)
 
 
-def restore(error: BaseException, origin: Origin) -> None:
+def restore_origin(error: BaseException, origin: RaiseOrigin) -> None:
     """Restore an exception's origin, because each raising adds to its traceback."""
     _TRACEBACK.__set__(error, origin[0])
     _CONTEXT.__set__(error, origin[1])

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from procbus.demo.console import print_line, printable
-from procbus.demo.runs import Run
+from procbus.demo.runs import DemoRun
 from procbus.demo.store import RankedFunction, Totals, storable
 
 _SHOWN_FAILURES = 5
@@ -48,7 +48,7 @@ def print_skipped(
         print_line(console, f"  and {count - len(first):,} more: see the table files in the index")
 
 
-def print_runs(console: Console, runs: Sequence[Run]) -> None:
+def print_runs(console: Console, runs: Sequence[DemoRun]) -> None:
     """Print the runs beside each other and, if there are two, the ratio of their times."""
     table = Table(title="The same handlers on the same files" if len(runs) > 1 else None)
     for column in ("bus", "seconds", "events/s", "workers"):
@@ -64,7 +64,7 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
         print_line(console, f"Ratio: {ratio:.2f} ({what})")
 
 
-def print_failures(console: Console, run: Run) -> None:
+def print_failures(console: Console, run: DemoRun) -> None:
     """Print unexpected failures."""
     for failure in run.failures[:_SHOWN_FAILURES]:
         print_line(console, f"{run.bus}: failed: {failure}")

@@ -24,7 +24,7 @@ from procbus.demo.report import (
     print_runs,
     print_skipped,
 )
-from procbus.demo.runs import Run, run_on_procbus, run_on_thread_bus
+from procbus.demo.runs import DemoRun, run_on_procbus, run_on_thread_bus
 from procbus.demo.store import Totals, open_index
 
 _SHOWN_FUNCTIONS = 10
@@ -97,7 +97,7 @@ def _find(root: Path, limit: int | None, console: Console) -> list[str]:
     return files
 
 
-def _compare(files: list[str], console: Console) -> tuple[Run, Totals]:
+def _compare(files: list[str], console: Console) -> tuple[DemoRun, Totals]:
     """Run on the thread-pool bus, into a temporary index."""
     with tempfile.TemporaryDirectory(prefix="procbus-demo-") as directory:
         path = os.path.join(directory, "index.sqlite")

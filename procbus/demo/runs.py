@@ -24,7 +24,7 @@ _GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """One run of the handlers over all files.
 
     Attributes:
@@ -46,7 +46,7 @@ class Run:
 
 def run_on_procbus(
     files: Sequence[str], index: Index, cpu_workers: int | None, console: Console
-) -> Run:
+) -> DemoRun:
     """Run the handlers on procbus: reading and storing on threads, measuring on processes."""
     started = time.perf_counter()
     with (
@@ -63,7 +63,7 @@ def run_on_procbus(
         stats = bus.stats()
         letters = bus.dead_letters
     workers = {kind: lane.workers for kind, lane in stats.lanes.items()}
-    return Run(
+    return DemoRun(
         "procbus",
         seconds,
         events=sum(each.succeeded + each.failed for each in stats.handlers.values()),
@@ -73,7 +73,7 @@ def run_on_procbus(
     )
 
 
-def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> Run:
+def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> DemoRun:
     """Run the handlers on the thread-pool bus: all of them on its four threads."""
     started = time.perf_counter()
     with _running("thread-pool bus", files, index, console) as show, _thread_bus() as bus:
@@ -90,7 +90,9 @@ def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> R
         seconds = time.perf_counter() - started
         show(len(files))
         failures = tuple(f"{type(error).__name__}: {error}" for error in bus.failures)
-        return Run("thread-pool bus", seconds, bus.handled, f"{bus.workers} (threads)", failures)
+        return DemoRun(
+            "thread-pool bus", seconds, bus.handled, f"{bus.workers} (threads)", failures
+        )
 
 
 @contextmanager

@@ -133,7 +133,7 @@ class CallFuture(Future[T]):
 
 
 #: How long workers may take to end that were told to by SIGTERM, in seconds.
-STOP_S = 5.0
+TERMINATE_S = 5.0
 
 #: In the words of the standard.
 _SHUT = "cannot schedule new futures after shutdown"
@@ -304,7 +304,7 @@ class BusExecutor(Executor):
         Raises:
             RuntimeError: the workers are threads, or belong to a bus that others use too.
         """
-        self._end_workers(STOP_S, lambda pid: os.kill(pid, signal.SIGTERM))
+        self._end_workers(TERMINATE_S, lambda pid: os.kill(pid, signal.SIGTERM))
 
     def kill_workers(self) -> None:
         """Shut down, and kill all workers, with the processes that they started.

@@ -11,7 +11,7 @@ from procbus.core.subscription import Subscription
 
 #: Names whose past counts are kept apart; those of any more names are counted as one.
 MOST_NAMES = 1_000
-REST = "(other calls)"
+OTHER_CALLS = "(other calls)"
 
 
 class DirectSubscriptions:
@@ -38,7 +38,7 @@ class DirectSubscriptions:
                 return
             name = handler.name
             if name not in self._past and len(self._past) >= MOST_NAMES:
-                name = REST
+                name = OTHER_CALLS
             if name not in self._past:
                 nameless = replace(handler, name=name, function=_gone)
                 self._past[name] = Subscription(nameless, subscription.lane)

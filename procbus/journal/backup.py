@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from procbus.core.errors import JournalError
 from procbus.journal.storage.database import Store
-from procbus.journal.storage.files import SUFFIXES, cannot_write, place, prepare, tidy
+from procbus.journal.storage.files import SUFFIXES, cannot_write, place, prepare_files, tidy
 from procbus.journal.storage.frames import Half
 from procbus.journal.storage.opening import recover
 from procbus.journal.storage.queries import Queries
@@ -41,7 +41,7 @@ def back_up(source: Store, left: Sequence[Half], dest: str) -> None:
             )
     part = f"{real}.{secrets.token_hex(4)}.part"
     try:
-        prepare(part)
+        prepare_files(part)
         source.copy_to(part)
         _complete(part, left, source.path + "-intake")
         with open(part, "rb") as file:

@@ -28,7 +28,7 @@ from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
 from procbus.journal.settlement import JournaledSettlement
-from procbus.journal.storage.queries import Seen
+from procbus.journal.storage.queries import SeenEvent
 from procbus.routing.router import Router
 
 # Ids that the user gives to events: checked, and those of a stream looked up many at a time.
@@ -55,8 +55,8 @@ def check_id(given_id: object) -> None:
 def look_up(
     events: Iterable[Any],
     id_of: Callable[[Any], str],
-    find: Callable[[Sequence[str]], Mapping[str, Seen]],
-) -> Iterator[tuple[Any, str, Seen | None]]:
+    find: Callable[[Sequence[str]], Mapping[str, SeenEvent]],
+) -> Iterator[tuple[Any, str, SeenEvent | None]]:
     """Each event with its id, and with how it ended where the journal knows that.
 
     Args:
@@ -181,7 +181,7 @@ class JournaledDispatcher(Dispatcher):
         if not isinstance(events, Sequence):
             return events, lambda event: self.publish_once(event, topic, id_of(event), wait=False)
 
-        def publish(looked_up: tuple[Any, str, Seen | None]) -> Receipt:
+        def publish(looked_up: tuple[Any, str, SeenEvent | None]) -> Receipt:
             event, given_id, seen = looked_up
             if seen is None:
                 return self.publish_once(event, topic, given_id, wait=False)
@@ -189,7 +189,7 @@ class JournaledDispatcher(Dispatcher):
 
         return look_up(events, id_of, self._find), publish
 
-    def _find(self, ids: Sequence[str]) -> dict[str, Seen]:
+    def _find(self, ids: Sequence[str]) -> dict[str, SeenEvent]:
         self.resume()
         return self._journal.queries.seen_and_finished(ids)
 

@@ -23,9 +23,9 @@ from procbus.journal.backup import back_up
 from procbus.journal.codec import Form
 from procbus.journal.reading import loaded, names_in, plain_outcomes
 from procbus.journal.storage.database import Beside, Store
-from procbus.journal.storage.files import SUFFIXES, check_files, place, prepare, tidy
+from procbus.journal.storage.files import SUFFIXES, check_files, place, prepare_files, tidy
 from procbus.journal.storage.frames import Half
-from procbus.journal.storage.lock import JournalTaken, Lock
+from procbus.journal.storage.lock import JournalLock, JournalTaken
 from procbus.journal.storage.names import name_of_nameless
 from procbus.journal.storage.opening import lost_in, read_left, recover
 from procbus.journal.storage.queries import Queries
@@ -90,10 +90,10 @@ class Visit:
         check_files(self.path)
         #: Process id of the bus that has the journal; None for no bus, 0 if not known.
         self.owner: int | None = None
-        self._lock: Lock | None = None
+        self._lock: JournalLock | None = None
         beside: Beside | None = None
         try:
-            self._lock = Lock(self.path)
+            self._lock = JournalLock(self.path)
         except JournalTaken as taken:
             if taken.pid == os.getpid():
                 raise
@@ -101,7 +101,7 @@ class Visit:
             beside = "change" if change else "look"
         try:
             if self._lock is not None:
-                prepare(self.path)
+                prepare_files(self.path)
             self._store = Store(self.path, beside=beside)
         except BaseException:
             self._unlock(moved=False)

@@ -26,11 +26,11 @@ from procbus.journal.backup import back_up
 from procbus.journal.codec import Codec, CodecName, make_codec
 from procbus.journal.storage import records
 from procbus.journal.storage.database import Store
-from procbus.journal.storage.files import cannot_write, place, prepare, tidy
+from procbus.journal.storage.files import cannot_write, place, prepare_files, tidy
 from procbus.journal.storage.group_sync import GroupSync
 from procbus.journal.storage.ids import Ids
 from procbus.journal.storage.intake import HALF, Intake
-from procbus.journal.storage.lock import Lock
+from procbus.journal.storage.lock import JournalLock
 from procbus.journal.storage.names import HandlerNames
 from procbus.journal.storage.opening import (
     Reservation,
@@ -101,9 +101,9 @@ class Journal:
         self._keep_results = keep_results
         self.codec: Codec = make_codec(codec)
         self.path = place(path)
-        self._lock = Lock(self.path)  # before any file of another bus's is touched
+        self._lock = JournalLock(self.path)  # before any file of another bus's is touched
         try:
-            prepare(self.path)
+            prepare_files(self.path)
             self._store = Store(self.path)
             self.queries = Queries(self._store)
             try:

@@ -19,7 +19,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Receipt, SoleDelivery, SoleReceipt
 from procbus.core.subscription import Subscription
 from procbus.journal.journal import Journal
-from procbus.journal.storage.queries import Recorded, Seen
+from procbus.journal.storage.queries import Recorded, SeenEvent
 from procbus.journal.storage.records import SHIFT
 
 
@@ -143,7 +143,7 @@ class RecordedDeliveries:
         seen = self._journal.queries.seen(given_id)
         return None if seen is None else self.receipt_of(seen, event, topic)
 
-    def receipt_of(self, seen: Seen, event: Any, topic: str | None) -> Receipt:
+    def receipt_of(self, seen: SeenEvent, event: Any, topic: str | None) -> Receipt:
         """Return the receipt of an event that is in the database, and in no lane."""
         event_id, recorded = seen
         if len(recorded) == 1:

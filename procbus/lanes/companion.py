@@ -18,7 +18,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.user_objects import shown
+from procbus.core.user_objects import short_repr
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.recycling import Wear, too_grown_for
 from procbus.lanes.slot import Batch, Slot
@@ -435,6 +435,6 @@ class Companion(LaneThread):
 
 
 def _own_fault(error: BaseException) -> Outcome:
-    fault = ProcbusError(f"procbus itself failed on this delivery: {shown(error)}")
+    fault = ProcbusError(f"procbus itself failed on this delivery: {short_repr(error)}")
     fault.__cause__ = error
     return Outcome(OutcomeKind.RAISED, error=fault)

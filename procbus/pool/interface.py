@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from procbus.core.delivery import Delivery
 from procbus.core.outcome import Outcome
 from procbus.pool.wire import Successes
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 
 if TYPE_CHECKING:
     from procbus.core.stats import SharedMemoryStats
@@ -188,7 +188,7 @@ class Worker(Protocol):
         From any thread.
         """
 
-    def ask_stack(self) -> Steps[str]:
+    def ask_stack(self) -> Task[str]:
         """Ask it where it is, in its set-up or in a handler; "" if that cannot be had.
 
         From any thread, but one at a time. The worker goes on unharmed.
@@ -208,7 +208,7 @@ class Worker(Protocol):
             not, or if there is a probe.
         """
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Kill it if it is still at this delivery, with all processes that its handlers started.
 
         The steps take a bounded time, some 0.1 s, and mostly wait: run the steps of several workers

@@ -34,7 +34,7 @@ from procbus.pool.parent_end import ParentEnd
 from procbus.pool.script import PathSince, ScriptSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import RESULTS_TAG, STOP, Tag
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 from procbus.system.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class LokyWorker:
         with self._closing:
             return self._logbook.set_up_since() if self._open else None
 
-    def ask_stack(self) -> Steps[str]:
+    def ask_stack(self) -> Task[str]:
         """Have the worker write its stack."""
         probe = self.probe
         if probe is None or probe.stopped():
@@ -216,7 +216,7 @@ class LokyWorker:
     def watch_memory(self, at: At, limit: int) -> None:
         """Nothing to do: its probe tells."""
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have the worker write its stack, halt it, and kill it if it is still at that delivery."""
         probe = self.probe
         if probe is None or self._process.killed or self.running() != at:

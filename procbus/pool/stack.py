@@ -20,7 +20,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any, Self
 
 from procbus.pool.logbook import anonymous_file
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 
 #: Nobody else's, where there are real-time signals; SIGUSR2 on macOS (untested). Not on Windows.
 SIGNAL: int | None = None
@@ -68,7 +68,7 @@ class StackPage:
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
 
-    def ask(self, send: Callable[[int], bool]) -> Steps[None]:
+    def ask(self, send: Callable[[int], bool]) -> Task[None]:
         """In the parent: have the worker write its stack, and wait until it has, `PATIENCE_S`.
 
         Thread-safe, as `close` is.

@@ -33,9 +33,9 @@ class Progress:
 
     def __init__(self) -> None:
         self._delivery_key: Hashable = None
-        self._cpu = _Meter(LEAST_CPU_S)
-        self._tree_cpu = _Meter(LEAST_CPU_S)
-        self._io = _Meter(0)
+        self._cpu = _Growth(LEAST_CPU_S)
+        self._tree_cpu = _Growth(LEAST_CPU_S)
+        self._io = _Growth(0)
         self._quiet = False
         #: When the last note was made, and whether nothing had happened for a window then.
         self._verdict = (0.0, False)
@@ -107,7 +107,7 @@ class Progress:
         self._verdict = (at, still)
 
 
-class _Meter:
+class _Growth:
     """A figure that grows while something happens, over the last window.
 
     Args:

@@ -22,7 +22,7 @@ from procbus.lanes.attempt import Verdict, memory_error, timeout_error
 from procbus.lanes.lane_thread import LaneThread
 from procbus.supervision.stall import Progress
 from procbus.system import forked_children, procfs
-from procbus.system.cooperative import Steps, in_turn
+from procbus.system.cooperative import Task, in_turn
 from procbus.system.footprint import LEAST_S, FootprintMeter
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Supervisor:
             dead = {worker for s, worker, d, at in running if not self._sample(s, worker, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
-        kills: list[Steps[bool]] = []
+        kills: list[Task[bool]] = []
         for slot, worker, delivery, at in running:
             if slot.verdict is not None:
                 continue  # it is dead, and its companion has not buried it yet
@@ -340,7 +340,7 @@ class Supervisor:
             worker.hang_up()
         self._dead = dead
 
-    def _time_out(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Steps[bool]:
+    def _time_out(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
         def condemn(stack: str) -> None:
             now = monotonic()
             error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
@@ -348,7 +348,7 @@ class Supervisor:
 
         return worker.kill_in(at, condemn)
 
-    def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Steps[bool]:
+    def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
         def condemn(stack: str) -> None:  # noqa: ARG001 - nobody asked where it was
             now = monotonic()
             error = cancelled(delivery, now - at[2], INTERRUPTED).error
@@ -369,7 +369,7 @@ class Supervisor:
         delivery: Delivery,
         at: At,
         footprint: Footprint,
-    ) -> Steps[bool]:
+    ) -> Task[bool]:
         def condemn(stack: str) -> None:
             now, probe = monotonic(), worker.probe
             own = (probe.own_bytes() if probe is not None else None) or 0

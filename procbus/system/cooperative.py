@@ -14,12 +14,12 @@ from typing import TypeVar
 #: Interval between two turns, in seconds.
 TURN_S = 0.001
 
-Result = TypeVar("Result")
+R = TypeVar("R")
 #: A task as a generator; it yields each time it has to wait a little before it looks again.
-Steps = Generator[None, None, Result]
+Task = Generator[None, None, R]
 
 
-def in_turn(pieces: Sequence[Steps[Result]]) -> list[Result | None]:
+def in_turn(pieces: Sequence[Task[R]]) -> list[R | None]:
     """Run all tasks, each to its next wait in each turn; return the result of each.
 
     An exception in one task stops none of the others.
@@ -27,7 +27,7 @@ def in_turn(pieces: Sequence[Steps[Result]]) -> list[Result | None]:
     Raises:
         ExceptionGroup: one or more tasks raised; it has all their exceptions.
     """
-    results: list[Result | None] = [None] * len(pieces)
+    results: list[R | None] = [None] * len(pieces)
     errors: list[Exception] = []
     left = dict(enumerate(pieces))
     while left:

@@ -18,12 +18,12 @@ from typing import NamedTuple, TypeVar
 import psutil
 
 from procbus.system import procfs
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 
 #: `Details.status` of a process that a signal has halted.
 STOPPED = psutil.STATUS_STOPPED
 #: Maximum wait of `Probe.stop` for the kernel, in seconds.
-STOP_S = 0.020
+SIGSTOP_S = 0.020
 #: Interval between two looks of `Probe.kill_tree`, in seconds.
 _LOOK_S = 0.0005
 #: Interval between two looks of `end_all`, in seconds.
@@ -201,16 +201,16 @@ class Probe:
         """Send it a signal; False when it is gone."""
         return self._process is not None and _send(self._process, number)
 
-    def stop(self) -> Steps[bool]:
+    def stop(self) -> Task[bool]:
         """Halt it, and wait until its main thread, which runs the handlers, is halted.
 
-        The wait is bounded by `STOP_S`: the kernel may be busy for the process, or have no core for
-        it. When it has a core again, the signal arrives before the process runs any code.
+        The wait is bounded by `SIGSTOP_S`: the kernel may be busy for the process, or have no core
+        for it. When it has a core again, the signal arrives before the process runs any code.
 
         Returns:
             False when it is gone. After True it runs nothing until `resume`.
         """
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + SIGSTOP_S
         if not self.send_signal(signal.SIGSTOP):
             return False
         while not self.stopped() and time.monotonic() < deadline:
@@ -230,7 +230,7 @@ class Probe:
         # child whose parent is killed before the child is found would never be found.
         self.send_signal(signal.SIGSTOP)
         family: dict[int, psutil.Process] = {}
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + SIGSTOP_S
         rounds = 0
         while rounds < _ROUNDS:
             # Checked before the search. A signal takes a moment, in which a process may be just
@@ -248,7 +248,7 @@ class Probe:
                     family[pid] = process
                     _send(process, signal.SIGSTOP)
             rounds += 1
-            deadline = time.monotonic() + STOP_S
+            deadline = time.monotonic() + SIGSTOP_S
         for process in family.values():
             _send(process, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)  # the root last: when it is dead, all the others are

@@ -73,10 +73,10 @@ def read_io_bytes(pid: int) -> int | None:
 def read_own_bytes(pid: int) -> int | None:
     """Resident memory that is backed neither by files nor by shared memory."""
     data = _read(f"/proc/{pid}/statm")
-    return own_bytes(data) if data else None
+    return own_bytes_in(data) if data else None
 
 
-def own_bytes(statm: bytes) -> int:
+def own_bytes_in(statm: bytes) -> int:
     """The same of the text of a file `statm`, for who keeps that file open."""
     _, resident, shared, *_ = statm.split()
     return (int(resident) - int(shared)) * _PAGE_BYTES

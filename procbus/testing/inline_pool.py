@@ -26,7 +26,7 @@ from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.parent_end import ParentEnd
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 
 
 class InlinePool:
@@ -146,7 +146,7 @@ class InlineWorker:
         """Return None: it has no set-up."""
         return None
 
-    def ask_stack(self) -> Steps[str]:
+    def ask_stack(self) -> Task[str]:
         """Return the stack of its thread."""
         yield from ()  # nothing to wait for
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
@@ -155,7 +155,7 @@ class InlineWorker:
     def watch_memory(self, at: At, limit: int) -> None:
         """Do nothing: it has no memory of its own."""
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have the worker report nothing more of this delivery, if it still runs it."""
         stack = yield from self.ask_stack()
         with self._logbook.writing:

@@ -18,7 +18,7 @@ from procbus.demo.report import (
     print_runs,
     print_skipped,
 )
-from procbus.demo.runs import Run
+from procbus.demo.runs import DemoRun
 from procbus.demo.store import RankedFunction, Totals
 
 
@@ -73,8 +73,8 @@ def test_nothing_is_said_of_skipped_files_where_there_are_none(console: Console)
 
 
 def test_two_runs_are_compared_by_their_seconds(console: Console) -> None:
-    ours = Run("procbus", 2.0, 600, "2 processes")
-    theirs = Run("thread-pool bus", 3.0, 600, "4 threads")
+    ours = DemoRun("procbus", 2.0, 600, "2 processes")
+    theirs = DemoRun("thread-pool bus", 3.0, 600, "4 threads")
     print_runs(console, [ours, theirs])
     text = printed(console)
     assert "300" in text
@@ -83,13 +83,13 @@ def test_two_runs_are_compared_by_their_seconds(console: Console) -> None:
 
 
 def test_one_run_has_no_ratio(console: Console) -> None:
-    print_runs(console, [Run("procbus", 2.0, 600, "2 processes")])
+    print_runs(console, [DemoRun("procbus", 2.0, 600, "2 processes")])
     assert "300" in printed(console)
     assert "Ratio" not in printed(console)
 
 
 def test_failures_are_counted_and_the_first_are_shown(console: Console) -> None:
-    run = Run("procbus", 2.0, 600, "2 processes", failures=tuple("abcdefg"))
+    run = DemoRun("procbus", 2.0, 600, "2 processes", failures=tuple("abcdefg"))
     print_failures(console, run)
     assert printed(console).splitlines() == [
         *(f"procbus: failed: {failure}" for failure in "abcde"),

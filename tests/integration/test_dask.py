@@ -69,7 +69,7 @@ def test_a_large_event_goes_to_a_worker_once_for_all_its_handlers_and_attempts(
     from procbus.pool.dask import engine
 
     sent: list[int] = []
-    say = engine.Line.say
+    say = engine.Connection.say
 
     def count(line: Any, **message: Any) -> None:
         parts = [message.get("data", b""), message.get("event", b"")]
@@ -82,7 +82,7 @@ def test_a_large_event_goes_to_a_worker_once_for_all_its_handlers_and_attempts(
             raise LookupError(f"attempt {attempt}")
         return len(event)
 
-    monkeypatch.setattr(engine.Line, "say", count)
+    monkeypatch.setattr(engine.Connection, "say", count)
     size = 4 << 20
     with EventBus(handlers=[], cpu=DaskPool(address), cpu_workers=1) as bus:
         for name in ("first", "second"):

@@ -13,21 +13,21 @@ from typing import Any
 
 from procbus.journal.storage.records import (
     SHIFT,
-    Discarded,
-    Failed,
-    Kind,
-    NamedHandler,
-    Published,
+    DiscardedRecord,
+    FailedRecord,
+    HandlerRecord,
+    PublishedRecord,
     Record,
-    Result,
-    Retry,
-    Succeeded,
+    RecordKind,
+    ResultRecord,
+    RetryRecord,
+    SucceededRecord,
     records_in,
     sole_delivery_in,
     succeeded_in,
 )
 
-_PUBLISHED, _SUCCEEDED = Kind.PUBLISHED, Kind.SUCCEEDED
+_PUBLISHED, _SUCCEEDED = RecordKind.PUBLISHED, RecordKind.SUCCEEDED
 #: Stands for no deliveries in a comparison.
 _NO_DELIVERY = (0,)
 
@@ -63,7 +63,7 @@ class Changes:
     #: Number, kind and name of new handlers.
     handlers: list[tuple[int, str, str]] = field(default_factory=list)
     #: New events by id.
-    events: dict[int, Published] = field(default_factory=dict)
+    events: dict[int, PublishedRecord] = field(default_factory=dict)
     #: Ids from publishers: id and event.
     ids: list[tuple[str, int]] = field(default_factory=list)
     #: New unfinished deliveries, by number.
@@ -72,9 +72,9 @@ class Changes:
     progressed: dict[int, Pending] = field(default_factory=dict)
     finished: dict[int, Done] = field(default_factory=dict)
     #: Deliveries that failed for good, new or not, by number.
-    dead: dict[int, Failed] = field(default_factory=dict)
+    dead: dict[int, FailedRecord] = field(default_factory=dict)
     #: Dead letters in the database that were replayed or cleared.
-    discarded: dict[int, Discarded] = field(default_factory=dict)
+    discarded: dict[int, DiscardedRecord] = field(default_factory=dict)
     #: New deliveries that are finished and kept: the end, and the attempts before the last.
     done: dict[int, tuple[Done, int]] = field(default_factory=dict)
     #: The largest id of an event.
@@ -131,29 +131,29 @@ class Changes:
     def add(self, record: Record) -> None:
         """Take in one record."""
         match record:
-            case Published():
+            case PublishedRecord():
                 self._published(record)
-            case Succeeded(finished_at, numbers):
+            case SucceededRecord(finished_at, numbers):
                 for number in numbers:
                     self._finished(number, Done(True, finished_at))
-            case Result(number, finished_at, form, data):
+            case ResultRecord(number, finished_at, form, data):
                 self._finished(number, Done(True, finished_at, form, data))
-            case Retry(number, attempts, due_at, outcomes):
+            case RetryRecord(number, attempts, due_at, outcomes):
                 rows = self.pending if number in self.pending else self.progressed
                 rows[number] = Pending(attempts, due_at, outcomes)
-            case Failed(number):
+            case FailedRecord(number):
                 self.pending.pop(number, None)
                 self.progressed.pop(number, None)
                 self.dead[number] = record
-            case Discarded(number, at):
+            case DiscardedRecord(number, at):
                 if self.dead.pop(number, None) is not None and number >> SHIFT in self.events:
                     self._end_of_new(number, Done(False, at), 0)
                 else:
                     self.discarded[number] = record
-            case NamedHandler(number, kind, name):
+            case HandlerRecord(number, kind, name):
                 self.handlers.append((number, kind, name))
 
-    def _published(self, record: Published) -> None:
+    def _published(self, record: PublishedRecord) -> None:
         event_id, given_id = record.event_id, record.given_id
         self.last_id = max(self.last_id, event_id)
         if record.handlers or self.keep_all:

@@ -53,7 +53,7 @@ def place(path: str) -> str:
     return real
 
 
-def prepare(real: str) -> None:
+def prepare_files(real: str) -> None:
     """Make the file of a journal if it is missing. Only the owner of the lock may do this.
 
     Opening and closing the file another time would end SQLite's locks on it.
@@ -90,7 +90,7 @@ def guard_rollback(real: str) -> None:
 
 
 def tidy(real: str) -> None:
-    """Remove the files that `prepare` made only for safety."""
+    """Remove the files that `prepare_files` made only for safety."""
     if is_shared(os.path.dirname(real)):
         for suffix in _OF_SQLITE:
             with contextlib.suppress(OSError):

@@ -44,7 +44,7 @@ class JournalTaken(JournalError):
         self.pid = pid
 
 
-class Lock:
+class JournalLock:
     """The lock of the journal at `path`; `fd` is the intake, open, and may be mapped.
 
     Raises:

@@ -18,7 +18,7 @@ from procbus.journal.storage.database import Store
 from procbus.journal.storage.frames import Gap, Half, left_in
 from procbus.journal.storage.names import name_of_nameless
 from procbus.journal.storage.queries import Queries
-from procbus.journal.storage.records import Published, records_in
+from procbus.journal.storage.records import PublishedRecord, records_in
 
 # Moving a dead bus's intake into the database, and reporting losses.
 
@@ -175,7 +175,7 @@ def _events(frames: Iterable[bytes]) -> Iterable[int]:
     for frame in frames:
         if _makes_sense(frame):
             for record in records_in(frame):
-                if isinstance(record, Published):
+                if isinstance(record, PublishedRecord):
                     yield record.event_id
 
 

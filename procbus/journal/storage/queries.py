@@ -41,7 +41,7 @@ class Recorded(NamedTuple):
 
 
 #: An event that was published with an id, and the states of its deliveries.
-Seen = tuple[int, list[Recorded]]
+SeenEvent = tuple[int, list[Recorded]]
 
 
 class Queries:
@@ -112,7 +112,7 @@ class Queries:
         rows = self._rows("SELECT event_id FROM ids WHERE given_id = ?", (given_id,))
         return rows[0][0] if rows else None
 
-    def seen(self, given_id: str) -> Seen | None:
+    def seen(self, given_id: str) -> SeenEvent | None:
         """The event that was published with an id, and the states of its deliveries.
 
         One query finds finished deliveries, which are nearly all when a script is started again.
@@ -135,7 +135,7 @@ class Queries:
             for _, number, succeeded, attempts, form, data, _ in rows
         ]
 
-    def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, Seen]:
+    def seen_and_finished(self, given_ids: Sequence[str]) -> dict[str, SeenEvent]:
         """Like `seen` for many ids, if their events are finished: in a quarter of the time.
 
         An event without any delivery is not found here.
@@ -147,7 +147,7 @@ class Queries:
             "WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = event_id)",
             (json.dumps(given_ids),),
         )
-        found: dict[str, Seen] = {}
+        found: dict[str, SeenEvent] = {}
         for given_id, event_id, number, succeeded, attempts, form, data in rows:
             state = "succeeded" if succeeded else "discarded"
             _, deliveries = found.setdefault(given_id, (event_id, []))

@@ -18,7 +18,7 @@ SHIFT = 16
 MOST_HANDLERS = (1 << SHIFT) - 1
 
 
-class Kind:
+class RecordKind:
     """First byte of a record. Plain integers, because looking up an enum member costs 60 ns."""
 
     HANDLER = 1
@@ -68,7 +68,7 @@ _SMALL_KINDS = {"io": 0, "cpu": 1}
 _KINDS = ("io", "cpu")
 
 
-class Published(NamedTuple):
+class PublishedRecord(NamedTuple):
     """An event was accepted, with a delivery for each of the handlers."""
 
     event_id: int
@@ -83,7 +83,7 @@ class Published(NamedTuple):
     handlers: tuple[int, ...]
 
 
-class Retry(NamedTuple):
+class RetryRecord(NamedTuple):
     """An attempt failed, and another follows."""
 
     number: int
@@ -92,7 +92,7 @@ class Retry(NamedTuple):
     outcomes: bytes
 
 
-class Failed(NamedTuple):
+class FailedRecord(NamedTuple):
     """A delivery failed for good."""
 
     number: int
@@ -102,7 +102,7 @@ class Failed(NamedTuple):
     outcomes: bytes
 
 
-class Result(NamedTuple):
+class ResultRecord(NamedTuple):
     """A delivery succeeded, with its result."""
 
     number: int
@@ -111,21 +111,21 @@ class Result(NamedTuple):
     data: bytes
 
 
-class Succeeded(NamedTuple):
+class SucceededRecord(NamedTuple):
     """Deliveries succeeded."""
 
     finished_at: float
     numbers: tuple[int, ...]
 
 
-class Discarded(NamedTuple):
+class DiscardedRecord(NamedTuple):
     """A dead letter was replayed or cleared."""
 
     number: int
     at: float
 
 
-class NamedHandler(NamedTuple):
+class HandlerRecord(NamedTuple):
     """A handler got its number."""
 
     number: int
@@ -133,7 +133,15 @@ class NamedHandler(NamedTuple):
     name: str
 
 
-Record = Published | Retry | Failed | Result | Succeeded | Discarded | NamedHandler
+Record = (
+    PublishedRecord
+    | RetryRecord
+    | FailedRecord
+    | ResultRecord
+    | SucceededRecord
+    | DiscardedRecord
+    | HandlerRecord
+)
 
 
 def pack_published(
@@ -155,7 +163,7 @@ def pack_published(
     if count == 1:  # the usual case: packed at once
         return (
             _SOLE.pack(
-                Kind.PUBLISHED,
+                RecordKind.PUBLISHED,
                 _REST_OF_SOLE + len(tail),
                 event_id,
                 parent_id or 0,
@@ -172,7 +180,7 @@ def pack_published(
     tail = struct.pack(f"<{count}H", *handlers) + tail
     return (
         _PUBLISHED.pack(
-            Kind.PUBLISHED,
+            RecordKind.PUBLISHED,
             _REST_OF_PUBLISHED + len(tail),
             event_id,
             parent_id or 0,
@@ -190,22 +198,22 @@ def pack_published(
 def pack_succeeded(numbers: Sequence[int], finished_at: float) -> bytes:
     """Lay out the record of deliveries that succeeded, without their results."""
     if len(numbers) == 1:
-        return _SUCCEEDED.pack(Kind.SUCCEEDED, _REST_OF_SUCCEEDED, finished_at, numbers[0])
+        return _SUCCEEDED.pack(RecordKind.SUCCEEDED, _REST_OF_SUCCEEDED, finished_at, numbers[0])
     count = len(numbers)
-    head = _SUCCEEDED_HEAD.pack(Kind.SUCCEEDED, 8 + 8 * count, finished_at)
+    head = _SUCCEEDED_HEAD.pack(RecordKind.SUCCEEDED, 8 + 8 * count, finished_at)
     return head + struct.pack(f"<{count}q", *numbers)
 
 
 def pack_result(number: int, finished_at: float, form: int, data: bytes) -> bytes:
     """Lay out the record of one delivery that succeeded, with its result."""
     rest = _REST_OF[_RESULT] + len(data)
-    return _RESULT.pack(Kind.RESULT, rest, number, finished_at, form) + data
+    return _RESULT.pack(RecordKind.RESULT, rest, number, finished_at, form) + data
 
 
 def pack_retry(number: int, attempts: int, due_at: float, outcomes: bytes) -> bytes:
     """Lay out the record of a failed attempt that another follows."""
     rest = _REST_OF[_RETRY] + len(outcomes)
-    return _RETRY.pack(Kind.RETRY, rest, number, attempts, due_at) + outcomes
+    return _RETRY.pack(RecordKind.RETRY, rest, number, attempts, due_at) + outcomes
 
 
 def pack_failed(
@@ -213,24 +221,26 @@ def pack_failed(
 ) -> bytes:
     """Lay out the record of a delivery that failed for good."""
     rest = _REST_OF[_FAILED] + len(outcomes)
-    return _FAILED.pack(Kind.FAILED, rest, number, attempts, failed_at, quarantined) + outcomes
+    return (
+        _FAILED.pack(RecordKind.FAILED, rest, number, attempts, failed_at, quarantined) + outcomes
+    )
 
 
 def pack_discarded(number: int, at: float) -> bytes:
     """Lay out the record that a dead letter was replayed or cleared."""
-    return _DISCARDED.pack(Kind.DISCARDED, _REST_OF[_DISCARDED], number, at)
+    return _DISCARDED.pack(RecordKind.DISCARDED, _REST_OF[_DISCARDED], number, at)
 
 
 def pack_handler(number: int, kind: str, name: str) -> bytes:
     """Lay out the record of a handler that got its number."""
     data = name.encode()
     rest = _REST_OF[_HANDLER] + len(data)
-    return _HANDLER.pack(Kind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
+    return _HANDLER.pack(RecordKind.HANDLER, rest, number, _SMALL_KINDS[kind]) + data
 
 
 def succeeded_in(frame: bytes) -> tuple[int, ...]:
     """The deliveries of a frame that only records their success; empty for other frames."""
-    if frame[0] != Kind.SUCCEEDED:
+    if frame[0] != RecordKind.SUCCEEDED:
         return ()
     _, rest = _HEAD.unpack_from(frame)
     if len(frame) != _HEAD.size + rest:
@@ -241,7 +251,7 @@ def succeeded_in(frame: bytes) -> tuple[int, ...]:
 def sole_delivery_in(frame: bytes) -> int:
     """The delivery of a frame with one event, one delivery and no given id; 0 for other frames."""
     size = len(frame)
-    if frame[0] != Kind.PUBLISHED or size < _SIZE_OF_SOLE:
+    if frame[0] != RecordKind.PUBLISHED or size < _SIZE_OF_SOLE:
         return 0
     rest, event_id, count, given, handler = _GLANCE.unpack_from(frame)
     if count != 1 or given != _NONE or size != _SIZE_OF_HEAD + rest:
@@ -255,36 +265,36 @@ def records_in(frame: bytes | memoryview) -> Iterator[Record]:
     while at < end:
         kind, rest = _HEAD.unpack_from(frame, at)
         stop = at + _HEAD.size + rest
-        if kind == Kind.PUBLISHED:
+        if kind == RecordKind.PUBLISHED:
             yield _published(frame, at, stop)
-        elif kind == Kind.SUCCEEDED:
+        elif kind == RecordKind.SUCCEEDED:
             _, _, finished_at = _SUCCEEDED_HEAD.unpack_from(frame, at)
             start = at + _SUCCEEDED_HEAD.size
             numbers = struct.unpack_from(f"<{(stop - start) // 8}q", frame, start)
-            yield Succeeded(finished_at, numbers)
-        elif kind == Kind.RESULT:
+            yield SucceededRecord(finished_at, numbers)
+        elif kind == RecordKind.RESULT:
             _, _, number, finished_at, form = _RESULT.unpack_from(frame, at)
-            yield Result(number, finished_at, form, bytes(frame[at + _RESULT.size : stop]))
-        elif kind == Kind.RETRY:
+            yield ResultRecord(number, finished_at, form, bytes(frame[at + _RESULT.size : stop]))
+        elif kind == RecordKind.RETRY:
             _, _, number, attempts, due_at = _RETRY.unpack_from(frame, at)
-            yield Retry(number, attempts, due_at, bytes(frame[at + _RETRY.size : stop]))
-        elif kind == Kind.FAILED:
+            yield RetryRecord(number, attempts, due_at, bytes(frame[at + _RETRY.size : stop]))
+        elif kind == RecordKind.FAILED:
             _, _, number, attempts, failed_at, quarantined = _FAILED.unpack_from(frame, at)
             outcomes = bytes(frame[at + _FAILED.size : stop])
-            yield Failed(number, attempts, failed_at, quarantined, outcomes)
-        elif kind == Kind.DISCARDED:
+            yield FailedRecord(number, attempts, failed_at, quarantined, outcomes)
+        elif kind == RecordKind.DISCARDED:
             _, _, number, when = _DISCARDED.unpack_from(frame, at)
-            yield Discarded(number, when)
-        elif kind == Kind.HANDLER:
+            yield DiscardedRecord(number, when)
+        elif kind == RecordKind.HANDLER:
             _, _, number, small = _HANDLER.unpack_from(frame, at)
             name = _text(frame[at + _HANDLER.size : stop])
-            yield NamedHandler(number, _KINDS[small], name)
+            yield HandlerRecord(number, _KINDS[small], name)
         else:
             raise ValueError(f"a record of unknown kind {kind}")
         at = stop
 
 
-def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
+def _published(frame: bytes | memoryview, at: int, stop: int) -> PublishedRecord:
     (_, _, event_id, parent_id, published_at, form, count, topic, type_size, given) = (
         _PUBLISHED.unpack_from(frame, at)
     )
@@ -300,7 +310,7 @@ def _published(frame: bytes | memoryview, at: int, stop: int) -> Published:
     if given != _NONE:
         given_text = _text(frame[at : at + given])
         at += given
-    return Published(
+    return PublishedRecord(
         event_id,
         parent_id,
         published_at,

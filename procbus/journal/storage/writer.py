@@ -25,7 +25,7 @@ GATHER_S = 0.5
 #: Threshold of records in the half above which it does not wait that long, in bytes.
 _FULL_ENOUGH = HALF // 2
 #: Interval between two looks at that size, in seconds.
-LOOK_S = 0.05
+WRITER_LOOK_S = 0.05
 #: Interval before it tries a failed move again, or looks for requests, in seconds.
 AGAIN_S = 1.0
 
@@ -179,7 +179,7 @@ class Writer:
             and self.intake.written < _FULL_ENOUGH
             and self.error is None
         ):
-            self._wake.wait(min(left_s, LOOK_S))
+            self._wake.wait(min(left_s, WRITER_LOOK_S))
             self._wake.clear()
 
     def _move(self) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 
 from procbus.core.user_objects import attribute, named, text_of, traceback_of
-from procbus.system.procfs import own_bytes, read_own_bytes
+from procbus.system.procfs import own_bytes_in, read_own_bytes
 
 _LINUX_PR_SET_PDEATHSIG = 1
 #: Numbers of the system call `sched_setattr`, which only recent C libraries wrap.
@@ -45,7 +45,7 @@ def resident_bytes() -> int:
             return 0
     if _statm < 0:
         return 0
-    own = own_bytes(os.pread(_statm, 128, 0))
+    own = own_bytes_in(os.pread(_statm, 128, 0))
     if _children < 0 or not (children := os.pread(_children, 4096, 0)):
         return own
     return own + sum(read_own_bytes(int(pid)) or 0 for pid in children.split())

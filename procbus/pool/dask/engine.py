@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 #: A message: from a Dask worker, `say` names its kind; to a Dask worker, it is an order.
 Said = dict[str, Any]
 #: What a logbook says, as a plain tuple.
-Page = tuple[Any, ...]
+PlainPage = tuple[Any, ...]
 
 __all__ = [
     "Client",
-    "Line",
+    "Connection",
     "LocalCluster",
     "connect_to",
     "last_page",
     "local_cluster",
     "members",
     "packed",
-    "prepare",
+    "prepare_worker",
 ]
 
 #: The messages that start a worker process, and that ask for the logbook of a dead one.
@@ -99,7 +99,7 @@ class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
 
     idempotent = True
 
-    def __init__(self, last_page_in: Callable[[str, int | None], Page | None]) -> None:
+    def __init__(self, last_page_in: Callable[[str, int | None], PlainPage | None]) -> None:
         self.name = f"procbus-witness-{version('procbus')}"
         self._last_page_in = last_page_in
 
@@ -107,7 +107,7 @@ class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
         """Teach the nanny the message."""
         last_page_in = self._last_page_in
 
-        async def page(file: str, pid: int | None) -> Page | None:
+        async def page(file: str, pid: int | None) -> PlainPage | None:
             return await asyncio.to_thread(last_page_in, file, pid)
 
         nanny.handlers[_PAGE] = page
@@ -174,13 +174,13 @@ def members(client: Client) -> dict[str, int]:
     return dict(asked.result(CONNECT_S + 1))
 
 
-def prepare(client: Client, host: HostPlugin, witness: WitnessPlugin) -> None:
+def prepare_worker(client: Client, host: HostPlugin, witness: WitnessPlugin) -> None:
     """Have all workers of a cluster, and those that join it, understand procbus."""
     client.register_plugin(host)
     client.register_plugin(witness)
 
 
-class Line:
+class Connection:
     """A connection to a Dask worker, for one worker process. Thread-safe, but one thread listens.
 
     Args:
@@ -266,10 +266,10 @@ class Line:
                 await self._comm.write(await self._unsaid.get())
 
 
-def last_page(client: Client, nanny: str, file: str, pid: int | None) -> Page | None:
+def last_page(client: Client, nanny: str, file: str, pid: int | None) -> PlainPage | None:
     """Ask a nanny for the logbook of a process of its dead Dask worker; None if it does not say."""
 
-    async def ask() -> Page | None:
+    async def ask() -> PlainPage | None:
         comm = await connect(nanny, timeout=_PAGE_S, **client.connection_args)
         try:
             await comm.write({"op": _PAGE, "file": file, "pid": pid})

@@ -17,12 +17,12 @@ from procbus.pool.interface import Message
 from procbus.pool.wire import events_at
 
 #: An event of fewer bytes is sent each time.
-LARGE = 1 << 16
+CACHED_FROM = 1 << 16
 #: Bytes of the events that lie beside one process, at most.
 MOST_BYTES = 256 << 20
 
 
-class Kept:
+class RemoteEvents:
     """The events beside one worker process. It belongs to the companion.
 
     Args:
@@ -47,7 +47,7 @@ class Kept:
             self._forget(number)
         data, start = message.data, events_at(message.data)
         size = len(data) - start
-        if len(message.deliveries) > 1 or size < LARGE:  # what is so large goes alone
+        if len(message.deliveries) > 1 or size < CACHED_FROM:  # what is so large goes alone
             return {"data": packed(data), "gone": gone}
         delivery = message.deliveries[0]
         number = delivery.event_id

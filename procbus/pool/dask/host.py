@@ -34,7 +34,7 @@ from procbus.pool.launch import thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
-from procbus.system.cooperative import TURN_S, Steps
+from procbus.system.cooperative import TURN_S, Task
 from procbus.system.footprint import FootprintMeter
 from procbus.system.process import Probe, end_all
 
@@ -42,29 +42,29 @@ if TYPE_CHECKING:
     from procbus.pool.interface import At
 
 #: How often it looks what the process is at while it has something to do, in seconds.
-LOOK_S = 0.020
+HOST_LOOK_S = 0.020
 #: How often it says how much memory and so on the process has, in seconds.
 DETAILS_S = 5.0
 #: Maximum time for a handler to finish when the Dask worker is told to end, in seconds.
 LEAVE_S = 2.0
 #: Finished results wait so long at most for the others of their batch, in seconds.
-FLUSH_S = 0.100
+HOST_FLUSH_S = 0.100
 #: What a dead process wrote is read for so long, in seconds: others may hold its pipe open.
 DRAIN_S = 1.0
 
 #: So much of what a process sends is read at once.
 _CHUNK = 1 << 16
-Message = dict[str, Any]
-Result = TypeVar("Result")
+PlainMessage = dict[str, Any]
+R = TypeVar("R")
 
 
 class Comm(Protocol):
     """A connection of Dask's, as it is used here."""
 
-    async def read(self) -> Message:
+    async def read(self) -> PlainMessage:
         """Wait for a message; OSError when the other end is gone."""
 
-    async def write(self, message: Message) -> object:
+    async def write(self, message: PlainMessage) -> object:
         """Send a message; OSError when the other end is gone."""
 
 
@@ -83,13 +83,13 @@ class Host:
         sweep(self.directory)
         self.nanny = nanny
         self.threads = threads
-        self._seats: set[Seat] = set()
+        self._seats: set[HostedProcess] = set()
 
     async def seat(
         self, comm: Comm, number: int, run: Sequence[Any], levels: dict[str, int], init: bytes
     ) -> None:
         """Run one process for whoever is at the other end, until either is gone."""
-        seat = Seat(self, comm)
+        seat = HostedProcess(self, comm)
         self._seats.add(seat)
         try:
             await seat.serve(number, Run(*run), levels, init)
@@ -101,7 +101,7 @@ class Host:
         await asyncio.gather(*(seat.leave() for seat in list(self._seats)))
 
 
-class Seat:
+class HostedProcess:
     """One process, and the connection to the bus that it works for."""
 
     def __init__(self, host: Host, comm: Comm) -> None:
@@ -134,7 +134,7 @@ class Seat:
                 nanny=self._host.nanny,
                 logbook=str(self._logbook_file),
             )
-            settings = WorkerSettings(number, os.getpid(), None, run, levels, FLUSH_S)
+            settings = WorkerSettings(number, os.getpid(), None, run, levels, HOST_FLUSH_S)
             await self._launch(settings, init)
             await self._tell(say="pid", pid=self._process.pid)
             relay = asyncio.create_task(_quietly(self._relay()))
@@ -216,7 +216,7 @@ class Seat:
             if time.monotonic() - details_at > DETAILS_S:
                 details_at = time.monotonic()
                 await self._tell(say="details", details=await asyncio.to_thread(self._details))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(HOST_LOOK_S)
 
     async def _look_at_memory(self, at: At, limit: int) -> None:
         """Report the memory of the process and its children, if it is above the limit."""
@@ -239,7 +239,7 @@ class Seat:
 
     # From the bus to the process.
 
-    async def _obey(self, message: Message) -> None:
+    async def _obey(self, message: PlainMessage) -> None:
         match message["do"]:
             case "batch":
                 self._tokens.release(message["tokens"])
@@ -265,7 +265,7 @@ class Seat:
             case "kill":
                 await asyncio.to_thread(self._probe.kill_tree)
 
-    def _event_of(self, message: Message) -> bytes:
+    def _event_of(self, message: PlainMessage) -> bytes:
         """The large event that is not in the batch itself, of those that are kept; else nothing."""
         for number in message["gone"]:
             self._kept.pop(number, None)
@@ -286,7 +286,7 @@ class Seat:
         await _in_steps(self._stack.ask(self._probe.send_signal))
         return self._stack.read()
 
-    async def _halt(self, at: At) -> Message:
+    async def _halt(self, at: At) -> PlainMessage:
         """Have the process write its stack, and halt it if it is still at that delivery."""
         probe = self._probe
         if self._logbook.running() != at:
@@ -331,13 +331,13 @@ class Seat:
         self._logbook_file.unlink(missing_ok=True)
 
 
-async def _in_steps(steps: Steps[Result]) -> Result:
+async def _in_steps(steps: Task[R]) -> R:
     """Do what waits in steps, and let others run meanwhile."""
     while True:
         try:
             next(steps)
         except StopIteration as stop:
-            result: Result = stop.value
+            result: R = stop.value
             return result
         await asyncio.sleep(TURN_S)
 

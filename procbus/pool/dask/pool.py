@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from procbus.pool.dask.worker import DaskWorker
 
 #: Seconds of work in one batch. It costs about 1 ms there and back: 2 % of that.
-BATCH_S = 0.050
+DASK_BATCH_S = 0.050
 #: How often the members of a cluster are asked for, in seconds.
-LOOK_S = 0.5
+DASK_LOOK_S = 0.5
 #: A Dask worker that could not be reached is left alone for so long, in seconds.
 SHUN_S = 2.0
 #: How long to try to reach a scheduler before it is said that it is waited for, in seconds.
-CONNECT_S = 3.0
+SCHEDULER_S = 3.0
 #: How long the end of what a cluster is made of is waited for, in seconds.
-JOIN_S = 10.0
+DASK_JOIN_S = 10.0
 
 
 class DaskPool:
@@ -129,7 +129,7 @@ class ClusterPool:
         own_cluster: a cluster on this machine that ends with the pool.
     """
 
-    elastic, batch_s = True, BATCH_S
+    elastic, batch_s = True, DASK_BATCH_S
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class ClusterPool:
     def size(self) -> int:
         """The threads of all Dask workers that are there now, one at least."""
         with self._changed:
-            self._changed.wait_for(lambda: self._looked, CONNECT_S)
+            self._changed.wait_for(lambda: self._looked, SCHEDULER_S)
             size = max(1, sum(self._members.values()))
         return size if self._most is None else min(size, self._most)
 
@@ -213,7 +213,7 @@ class ClusterPool:
             closed, self._closed = self._closed, True
             self._changed.notify_all()
         self._wake.set()
-        self._watcher.join(JOIN_S)
+        self._watcher.join(DASK_JOIN_S)
         if closed:
             return
         if self._client is not None and self._client is not self._cluster:
@@ -234,7 +234,7 @@ class ClusterPool:
                 if address is not None and self._client is not None:
                     self._taken[address] += 1
                     return self._client, address
-                self._changed.wait(LOOK_S)  # those who are shunned come back with time alone
+                self._changed.wait(DASK_LOOK_S)  # those who are shunned come back with time alone
 
     def _freest(self) -> str | None:
         now = monotonic()
@@ -270,7 +270,7 @@ class ClusterPool:
                 self._look()
             except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is tried again
                 self._lose(error)
-            self._wake.wait(LOOK_S)
+            self._wake.wait(DASK_LOOK_S)
 
     def _look(self) -> None:
         from procbus.pool.dask.host import Host  # only now: they import distributed, and psutil
@@ -280,7 +280,9 @@ class ClusterPool:
         client = self._client
         if client is None:
             cluster = self._cluster
-            client = engine.connect_to(cluster, CONNECT_S) if isinstance(cluster, str) else cluster
+            client = (
+                engine.connect_to(cluster, SCHEDULER_S) if isinstance(cluster, str) else cluster
+            )
             self._prepared = False
             self._client = client
             if not any(self._taken.values()):
@@ -288,7 +290,9 @@ class ClusterPool:
         members = engine.members(client)
         if members and not self._prepared:
             try:
-                engine.prepare(client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in))
+                engine.prepare_worker(
+                    client, engine.HostPlugin(Host), engine.WitnessPlugin(last_page_in)
+                )
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 - any error with which a Dask worker imports us

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from procbus.pool.interface import At
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Details
 
@@ -17,7 +17,7 @@ from procbus.system.process import Details
 ANSWER_S = 5.0
 
 
-class Told:
+class RemoteState:
     """The last that was said. `take` belongs to the event loop; the rest may be read by any thread.
 
     Args:
@@ -72,7 +72,7 @@ class Told:
             if message["say"] == "halted" and message["still"]:
                 self._say(do="resume")
 
-    def ask(self, **question: Any) -> Steps[dict[str, Any] | None]:
+    def ask(self, **question: Any) -> Task[dict[str, Any] | None]:
         """Ask something and wait for the answer; None when there is none in time. One at a time."""
         answer: Future[dict[str, Any]] = Future()
         self._answer = answer

@@ -19,9 +19,9 @@ from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.pool.child.ending import STOP_S
 from procbus.pool.dask.clock_skew import boot_id, ends_here, report_here
-from procbus.pool.dask.engine import Client, Line, Said, last_page, packed
-from procbus.pool.dask.event_cache import Kept
-from procbus.pool.dask.remote_state import ANSWER_S, Told
+from procbus.pool.dask.engine import Client, Connection, Said, last_page, packed
+from procbus.pool.dask.event_cache import RemoteEvents
+from procbus.pool.dask.remote_state import ANSWER_S, RemoteState
 from procbus.pool.forwarding import levels_here
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import (
@@ -38,7 +38,7 @@ from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.wire import Tag
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Details
 
@@ -84,10 +84,10 @@ class DaskWorker:
         self._recalls = 0
         #: What came of its process and was not looked at yet. Of the companion.
         self._pieces: deque[bytes] = deque()
-        self._kept = Kept()
-        self._told = Told(self._say)
+        self._kept = RemoteEvents()
+        self._told = RemoteState(self._say)
         self._client: Client | None = None
-        self._line: Line | None = None
+        self._line: Connection | None = None
         self._release: Callable[[], object] = _nothing
         self._nanny: str | None = None
         self._logbook = ""
@@ -108,7 +108,7 @@ class DaskWorker:
         """
         asked_at = monotonic()
         self._client = client
-        line = Line(
+        line = Connection(
             client,
             address,
             self._told.take,
@@ -286,7 +286,7 @@ class DaskWorker:
         """The start of its set-up, as reported."""
         return None if self._closed else self._told.set_up_since
 
-    def ask_stack(self) -> Steps[str]:
+    def ask_stack(self) -> Task[str]:
         """Have its host ask it."""
         answer = yield from self._told.ask(do="stack")
         return "" if answer is None else str(answer["stack"])
@@ -295,7 +295,7 @@ class DaskWorker:
         """Have its host watch its memory."""
         return None if self._closed else self._told.watch(at, limit)
 
-    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Steps[bool]:
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have its host halt it, and kill it if it is still at that delivery."""
         said = self._told.at
         if self.killed or self._closed or said is None or said[0] != at:

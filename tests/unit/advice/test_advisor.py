@@ -174,7 +174,7 @@ class Glances:
 
 
 def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "LOOK_S", 60.0)
+    monkeypatch.setattr(module, "ADVISOR_LOOK_S", 60.0)
     glances = Glances(1, monkeypatch)
     glances.advisor.stir()
     glances.wait_looked()

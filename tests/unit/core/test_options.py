@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from procbus import EventBus
 from procbus.core.errors import HandlerTimeout
 from procbus.core.handler import OPTIONS_OF_A_HANDLER, Handler, HandlerOptions, make_parts
-from procbus.core.options import checked, one_of, option, options_of, seconds, shows_options, whole
+from procbus.core.options import (
+    checked,
+    one_of,
+    option,
+    options_of,
+    seconds_up_to,
+    shows_options,
+    whole,
+)
 from procbus.core.outcome import Outcome
 from procbus.core.retry import RetryPolicy, exponential
 from procbus.routing.registry import subscribe
@@ -178,7 +186,7 @@ def test_messages_name_the_options_that_there_are():
 class Oven:
     heat: int = option(180, whole(50, 300))
     mode: str | None = option(None, one_of("fan", "grill", None))
-    pause: float = option(0, seconds(10))
+    pause: float = option(0, seconds_up_to(10))
     made_at: float = field(default=0.0)
 
 

@@ -14,9 +14,9 @@ from procbus.core.user_objects import (
     is_any,
     named,
     origin_of,
-    restore,
+    restore_origin,
     set_cause,
-    shown,
+    short_repr,
     text_of,
     words_of,
 )
@@ -49,7 +49,7 @@ def test_nothing_that_an_object_does_gets_out() -> None:
     assert not is_a(error, OSError)
     assert words_of(error) == "(its message could not be had)"
     assert named(error) == "Hostile: (its message could not be had)"
-    assert shown(error) == "<Hostile object, whose repr fails>"
+    assert short_repr(error) == "<Hostile object, whose repr fails>"
     assert full_name(Hostile) == "Hostile"
     assert attribute(error, "name") is None
     assert "Hostile" in text_of(error, None)
@@ -63,7 +63,7 @@ def test_whatever_repr_and_str_raise(raised: BaseException) -> None:
 
         __repr__ = __str__
 
-    assert "Speechless" in shown([Speechless()]) or "list" in shown([Speechless()])
+    assert "Speechless" in short_repr([Speechless()]) or "list" in short_repr([Speechless()])
     assert named(Speechless()) == "Speechless: (its message could not be had)"
 
 
@@ -82,7 +82,7 @@ def test_a_message_is_a_plain_string_whatever_str_gives() -> None:
 
 
 def test_a_number_too_long_to_be_shown_is_named() -> None:
-    assert shown(10**5000) == "<int object, whose repr fails>"
+    assert short_repr(10**5000) == "<int object, whose repr fails>"
 
 
 def test_an_exception_that_python_cannot_print_has_its_frames_and_message() -> None:
@@ -110,6 +110,6 @@ def test_an_exception_that_was_raised_elsewhere_comes_from_its_origin_again() ->
             raise error  # noqa: B904 - the context is the point
     assert isinstance(error.__context__, OSError)
 
-    restore(error, origin)
+    restore_origin(error, origin)
     assert isinstance(error.__context__, KeyError)
     assert error.__traceback__ is None

@@ -8,7 +8,7 @@ import weakref
 from procbus.core.handler import make_handler
 from procbus.core.stats import collect_stats
 from procbus.core.subscription import Subscription
-from procbus.futures.subscriptions import MOST_NAMES, REST, DirectSubscriptions
+from procbus.futures.subscriptions import MOST_NAMES, OTHER_CALLS, DirectSubscriptions
 from tests.parts import FakeLane, subscription_of
 
 
@@ -58,4 +58,4 @@ def test_names_without_end_are_counted_together() -> None:
 
     handlers = collect_stats(0, 0, direct.all(), {}).handlers
     assert len(handlers) == MOST_NAMES + 1
-    assert handlers[REST].succeeded == 5
+    assert handlers[OTHER_CALLS].succeeded == 5

@@ -8,7 +8,7 @@ import pytest
 
 from procbus.core.errors import ProcbusError, SerializationError
 from procbus.journal.dispatcher import check_id, look_up
-from procbus.journal.storage.queries import Seen
+from procbus.journal.storage.queries import SeenEvent
 
 
 def test_any_string_that_can_be_written_is_an_id() -> None:
@@ -32,7 +32,7 @@ class Finder:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def __call__(self, ids: Sequence[str]) -> dict[str, Seen]:
+    def __call__(self, ids: Sequence[str]) -> dict[str, SeenEvent]:
         self.asked.append(len(ids))
         return {given_id: (int(given_id), []) for given_id in ids if int(given_id) % 10 == 0}
 

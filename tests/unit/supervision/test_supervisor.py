@@ -20,7 +20,7 @@ from procbus.supervision import supervisor as module
 from procbus.supervision.stall import WINDOW_S
 from procbus.supervision.supervisor import SAMPLE_S, Supervisor
 from procbus.system import memory
-from procbus.system.cooperative import Steps
+from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Sample
 from tests.cpu_stage import SpyWorker, Stage, eventually, spot, visit, visited
@@ -341,7 +341,7 @@ def test_one_that_ends_while_it_is_being_killed_is_left_alone(
     [worker] = it.stage.pool.started
     kill_in = worker.kill_in
 
-    def kill_later(at: Any, condemn: Any) -> Steps[bool]:
+    def kill_later(at: Any, condemn: Any) -> Task[bool]:
         late.go_on.set()
         assert it.stage.settled(delivery) == [SUCCEEDED]
         return kill_in(at, condemn)
@@ -394,7 +394,7 @@ def test_those_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyP
         each.wait_begun()
     begun: list[object] = []
 
-    def kill_after_all_have_begun(worker: SpyWorker, at: At, condemn: Any) -> Steps[bool]:
+    def kill_after_all_have_begun(worker: SpyWorker, at: At, condemn: Any) -> Task[bool]:
         deadline = time.monotonic() + BOUND_S
         begun.append(worker)
         while len(begun) < len(names) and time.monotonic() < deadline:

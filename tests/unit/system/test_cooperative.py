@@ -8,17 +8,17 @@ import time
 import pytest
 
 from procbus.system import cooperative
-from procbus.system.cooperative import Steps, in_turn
+from procbus.system.cooperative import Task, in_turn
 
 
-def count(log: list[str], name: str, steps: int) -> Steps[str]:
+def count(log: list[str], name: str, steps: int) -> Task[str]:
     for step in range(steps):
         log.append(f"{name}{step}")
         yield
     return name
 
 
-def fail(log: list[str], error: Exception) -> Steps[str]:
+def fail(log: list[str], error: Exception) -> Task[str]:
     log.append("fails")
     yield
     raise error
@@ -26,7 +26,7 @@ def fail(log: list[str], error: Exception) -> Steps[str]:
 
 def test_nothing_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for nothing"))
-    none: list[Steps[str]] = []
+    none: list[Task[str]] = []
     assert in_turn(none) == []
     assert in_turn([count([], "a", 0)]) == ["a"]
 
@@ -60,7 +60,7 @@ def test_one_that_raises_keeps_no_other_from_its_end() -> None:
 
 
 def test_what_ends_the_thread_is_not_held_back() -> None:
-    def interrupted() -> Steps[str]:
+    def interrupted() -> Task[str]:
         yield
         raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ import pytest
 
 from procbus import EventBus, JournalError
 from procbus.journal.storage import files
-from procbus.journal.storage.lock import Lock
+from procbus.journal.storage.lock import JournalLock
 from tests.journal_scripts import BOUND_S, killed, running, status
 
 COPY = """
@@ -137,12 +137,12 @@ def test_a_forked_child_cannot_open_the_journal_of_its_parent(tmp_path: Path):
 
 def test_a_lock_is_free_once_it_was_released(tmp_path: Path):
     path = str(tmp_path / "run.db")
-    first = Lock(path)
+    first = JournalLock(path)
     assert first.fresh
     first.release(remove=True)
     first.release(remove=True)
     assert os.listdir(tmp_path) == []
-    Lock(path).release(remove=True)
+    JournalLock(path).release(remove=True)
 
 
 def test_a_journal_with_two_names_is_refused(tmp_path: Path):
@@ -276,7 +276,7 @@ def test_in_a_directory_like_tmp_a_file_of_another_user_is_refused(tmp_path: Pat
 
 
 @as_root
-@pytest.mark.parametrize("make", [files.prepare, files.guard_rollback])
+@pytest.mark.parametrize("make", [files.prepare_files, files.guard_rollback])
 def test_a_file_that_another_user_takes_away_as_it_is_opened_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
 ):
@@ -306,9 +306,9 @@ def test_the_lock_is_no_file_of_another_user_who_may_take_it_away_and_write_to_i
     placed.touch(0o600)
     os.chown(placed, 1234, -1)
     with pytest.raises(JournalError, match="belongs to another user"):
-        Lock(path)
+        JournalLock(path)
     placed.unlink()
-    Lock(path).release(remove=True)
+    JournalLock(path).release(remove=True)
 
 
 @as_root

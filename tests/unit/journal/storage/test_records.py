@@ -11,13 +11,13 @@ from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.records import (
     MOST_HANDLERS,
     SHIFT,
-    Discarded,
-    Failed,
-    NamedHandler,
-    Published,
-    Result,
-    Retry,
-    Succeeded,
+    DiscardedRecord,
+    FailedRecord,
+    HandlerRecord,
+    PublishedRecord,
+    ResultRecord,
+    RetryRecord,
+    SucceededRecord,
     pack_discarded,
     pack_failed,
     pack_handler,
@@ -37,7 +37,7 @@ handlers = st.lists(st.integers(1, MOST_HANDLERS), max_size=4, unique=True).map(
 texts = st.none() | st.text()
 
 published = st.builds(
-    Published,
+    PublishedRecord,
     ids,
     st.integers(0, 2**46),
     times,
@@ -49,33 +49,33 @@ published = st.builds(
     handlers,
 )
 others = (
-    st.builds(Succeeded, times, st.lists(numbers, min_size=1, max_size=5).map(tuple))
-    | st.builds(Result, numbers, times, st.integers(0, 2), st.binary())
-    | st.builds(Retry, numbers, st.integers(0, 99), times, st.binary())
-    | st.builds(Failed, numbers, st.integers(0, 99), times, st.booleans(), st.binary())
-    | st.builds(Discarded, numbers, times)
+    st.builds(SucceededRecord, times, st.lists(numbers, min_size=1, max_size=5).map(tuple))
+    | st.builds(ResultRecord, numbers, times, st.integers(0, 2), st.binary())
+    | st.builds(RetryRecord, numbers, st.integers(0, 99), times, st.binary())
+    | st.builds(FailedRecord, numbers, st.integers(0, 99), times, st.booleans(), st.binary())
+    | st.builds(DiscardedRecord, numbers, times)
     | st.builds(
-        NamedHandler, st.integers(1, MOST_HANDLERS), st.sampled_from(["io", "cpu"]), st.text()
+        HandlerRecord, st.integers(1, MOST_HANDLERS), st.sampled_from(["io", "cpu"]), st.text()
     )
 )
 
 
 def pack(record: object) -> bytes:
     match record:
-        case Published(event, parent, at, topic, type_name, given_id, form, data, to):
+        case PublishedRecord(event, parent, at, topic, type_name, given_id, form, data, to):
             name = type_name.encode()
             return pack_published(event, parent or None, at, topic, name, given_id, form, data, to)
-        case Succeeded(at, deliveries):
+        case SucceededRecord(at, deliveries):
             return pack_succeeded(deliveries, at)
-        case Result():
+        case ResultRecord():
             return pack_result(*record)
-        case Retry():
+        case RetryRecord():
             return pack_retry(*record)
-        case Failed():
+        case FailedRecord():
             return pack_failed(*record)
-        case Discarded():
+        case DiscardedRecord():
             return pack_discarded(*record)
-        case NamedHandler():
+        case HandlerRecord():
             return pack_handler(*record)
     raise AssertionError(record)
 
@@ -99,7 +99,7 @@ def test_only_a_frame_with_one_delivery_and_nothing_else_is_passed_over(event, o
     assert sole_delivery_in(frame + pack(other)) == 0
     assert sole_delivery_in(pack(other)) == 0
     assert succeeded_in(frame) == ()
-    if isinstance(other, Succeeded):
+    if isinstance(other, SucceededRecord):
         assert succeeded_in(pack(other)) == other.numbers
         assert succeeded_in(pack(other) + frame) == ()
 

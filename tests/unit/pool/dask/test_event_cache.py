@@ -47,9 +47,9 @@ def message_of(*deliveries: Delivery, size: int = SIZE) -> Message:
 
 
 def test_an_event_for_several_handlers_goes_once_and_is_let_go_when_all_are_settled() -> None:
-    from procbus.pool.dask.event_cache import Kept
+    from procbus.pool.dask.event_cache import RemoteEvents
 
-    kept, there = Kept(), OtherSide()
+    kept, there = RemoteEvents(), OtherSide()
     deliveries = receipt_for(*(subscription_of(kind="cpu") for _ in range(3))).deliveries
     for delivery in deliveries:
         message = message_of(delivery)
@@ -67,9 +67,9 @@ def test_an_event_for_several_handlers_goes_once_and_is_let_go_when_all_are_sett
 
 
 def test_one_that_may_be_tried_again_goes_once() -> None:
-    from procbus.pool.dask.event_cache import Kept
+    from procbus.pool.dask.event_cache import RemoteEvents
 
-    kept, there = Kept(), OtherSide()
+    kept, there = RemoteEvents(), OtherSide()
     message = message_of(delivery_to(subscription_of(retries=2)))
     for _ in range(3):
         assert there.take(kept.fields(message)) == message.data
@@ -78,9 +78,9 @@ def test_one_that_may_be_tried_again_goes_once() -> None:
 
 @pytest.mark.parametrize("size", [10, SIZE])
 def test_what_comes_once_or_is_small_is_not_kept(size: int) -> None:
-    from procbus.pool.dask.event_cache import Kept
+    from procbus.pool.dask.event_cache import RemoteEvents
 
-    kept, there = Kept(), OtherSide()
+    kept, there = RemoteEvents(), OtherSide()
     once = message_of(delivery_to(subscription_of()), size=size)
     small = message_of(delivery_to(subscription_of(retries=1)), size=10)
     for message in (once, small):
@@ -89,9 +89,9 @@ def test_what_comes_once_or_is_small_is_not_kept(size: int) -> None:
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    from procbus.pool.dask.event_cache import Kept
+    from procbus.pool.dask.event_cache import RemoteEvents
 
-    kept, there = Kept(most=2 * SIZE), OtherSide()
+    kept, there = RemoteEvents(most=2 * SIZE), OtherSide()
     messages = [
         message_of(delivery_to(subscription_of(retries=1), event_id=number)) for number in (1, 2, 3)
     ]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from procbus.pool.dask import remote_state
-from procbus.pool.dask.remote_state import Told
+from procbus.pool.dask.remote_state import RemoteState
 from procbus.system.cooperative import in_turn
 from procbus.system.footprint import Footprint
 
@@ -13,7 +13,7 @@ class Line:
 
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
-        self.told = Told(self.say)
+        self.told = RemoteState(self.say)
         self.answers: list[dict[str, Any]] = []
 
     def say(self, **message: Any) -> None:
