@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The parts of one bus, made and put together."""
+"""The parts of one bus, made and connected.
+
+Here alone is written which part knows which. Each part gets the others that it uses in its
+constructor.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def make_lanes(parts: Assembly) -> Lanes:
-    """Make the lanes of a bus whose other parts are there."""
+    """Make the lanes of a bus whose other parts exist."""
     settings = parts.settings
     return Lanes(
         parts.settlement.settle,
@@ -56,19 +60,19 @@ def make_lanes(parts: Assembly) -> Lanes:
 
 
 class Makers(NamedTuple):
-    """What some of the parts are made by: a bus of another make, for tests, has others."""
+    """Makers of some parts; a bus for tests has other makers."""
 
     retries: Callable[[], RetryQueue] = RetryQueue
     dispatcher: Callable[..., Dispatcher] = Dispatcher
     lanes: Callable[[Assembly], Lanes] = make_lanes
 
 
-#: Those of every bus.
+#: The makers of an ordinary bus.
 MAKERS = Makers()
 
 
 class Assembly:
-    """The parts of one bus. They know of each other only what they are given here.
+    """The parts of one bus. Each knows only the parts that it is given here.
 
     Args:
         settings: the options of the bus.
@@ -151,7 +155,7 @@ class Assembly:
         )
 
     def start(self) -> None:
-        """Start all workers of the cpu lane, and take up what the journal has left.
+        """Start all workers of the cpu lane, and resume the journal.
 
         Raises:
             BusClosed: the bus was closed.
@@ -167,7 +171,7 @@ class Assembly:
         """Make the cpu lane, once the first handler needs it.
 
         Raises:
-            Tangled: this thread was interrupted while it imported what that needs.
+            Tangled: this thread was interrupted while it imported the lane's modules.
         """
         # Only now: loky, cloudpickle and multiprocessing take time to import.
         try:
@@ -191,10 +195,10 @@ class Assembly:
         return lane
 
     def window(self, holds: object) -> Window:
-        """How much one stream may have under way.
+        """The bound on the open events of one stream.
 
         Args:
-            holds: is kept alive for as long as the stream goes on: the bus.
+            holds: an object that is kept alive while the stream goes on: the bus.
         """
         lanes = self.lanes
         return Window(
@@ -205,7 +209,7 @@ class Assembly:
         )
 
     def stats(self) -> BusStats:
-        """What the bus has done so far, and how its lanes are just now."""
+        """The counters and times of the bus so far, and the present state of its lanes."""
         subscriptions = self._counted()
         return collect_stats(
             self.admission.pending,
@@ -222,7 +226,7 @@ class Assembly:
         return (*self.subscriptions.counted(), *self.direct.all())
 
     def health(self) -> tuple[WorkerHealth, ...]:
-        """How each worker is just now: the processes first, then the threads."""
+        """The present state of each worker: the processes first, then the threads."""
         from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
         return (
@@ -231,7 +235,7 @@ class Assembly:
         )
 
     def state(self) -> str:
-        """What a person wants to know: open or closed, how much is pending, who works."""
+        """The state of the bus for people: open or closed, pending deliveries, workers."""
         state = "closed" if self.lifecycle.closed else "open"
         handlers = len(self.subscriptions.all())
         lanes = self.lanes.snapshot(())
@@ -247,7 +251,7 @@ class Assembly:
 
 
 def _open_pool(settings: Settings, run: Run) -> Pool:
-    """Make the source of worker processes that the options of a bus ask for."""
+    """Make the pool that the options of a bus ask for."""
     from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
     init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)

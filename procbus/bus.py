@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The event bus: its public methods."""
+"""The event bus: its public methods, and `executor`, which makes one with a bus of its own."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 
 class BusLife:
-    """What a bus is from its start to its end. All methods may be called from any thread.
+    """The life of a bus, from its start to its end. All methods may be called from any thread.
 
-    Threads know the parts of a bus, and nothing of this object: so it is gone once its user lets go
-    of it.
+    Threads refer to the parts of a bus, and never to this object. So the object is freed once its
+    user drops it.
 
     Args:
-        parts: of the bus.
+        parts: parts of the bus.
     """
 
     def __init__(self, parts: Assembly) -> None:
@@ -55,9 +55,9 @@ class BusLife:
         self._lifecycle = parts.lifecycle
 
     def __del__(self) -> None:
-        """Nobody can use the bus any more: finish what is pending, and end the workers."""
+        """Finish pending deliveries and end the workers, because the user has dropped the bus."""
         lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
-        if lifecycle is not None:  # else it could not be made
+        if lifecycle is not None:  # None if the bus could not be made
             lifecycle.drop()
 
     def start(self) -> Self:
@@ -66,10 +66,10 @@ class BusLife:
         return self
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait until everything published is settled, also what handlers publish meanwhile.
+        """Wait until everything published is settled, including events published meanwhile.
 
         Args:
-            timeout: at most so many seconds; None waits as long as it takes.
+            timeout: maximum wait in seconds; None waits as long as it takes.
 
         Returns:
             Whether everything is settled.
@@ -80,12 +80,12 @@ class BusLife:
         return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Take no more events, finish, and end all workers. Idempotent.
+        """Refuse further events, finish, and end all workers. Idempotent.
 
         Args:
-            timeout: finish within so many seconds; then what has not begun is cancelled and what
-                is running is stopped. None waits as long as it takes.
-            cancel: cancel at once what has not begun, and wait only for what is running.
+            timeout: maximum time to finish, in seconds. Then deliveries that have not begun are
+                cancelled, and running ones are stopped. None waits as long as it takes.
+            cancel: cancel deliveries that have not begun at once, and wait only for running ones.
 
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
@@ -102,7 +102,7 @@ class BusLife:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drain and close; after Ctrl-C (or SystemExit) cancel what has not begun."""
+        """Drain and close; after Ctrl-C (or SystemExit) cancel deliveries that have not begun."""
         self._lifecycle.leave(error)
 
     async def __aenter__(self) -> Self:
@@ -115,11 +115,11 @@ class BusLife:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """As `__exit__`, without blocking the event loop; cancelling the task cancels as Ctrl-C."""
+        """Exit without blocking the event loop; cancelling the task cancels as Ctrl-C does."""
         from procbus import aio  # only now: it imports asyncio
 
         await aio.in_thread(self._lifecycle.leave, error)
-        sigterm.restore()  # which only the main thread can
+        sigterm.restore()  # only the main thread can
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,64 +128,68 @@ F = TypeVar("F", bound=Callable[..., Any])
 class EventBus(BusLife):
     """An event bus inside this process. All methods may be called from any thread.
 
-    Workers start when the first event needs them. Leaving the `with` (or `async with`) block
-    waits until everything published is settled; Ctrl-C in it cancels what has not begun.
+    Workers start when the first event needs them. Leaving the `with` (or `async with`) block waits
+    until everything published is settled. Ctrl-C in the block cancels deliveries that have not
+    begun.
 
     Args:
-        handlers: decorated functions, and modules that hold such; None for every handler of the
-            default registry, whenever it is added there.
-        cpu: where cpu handlers run: a `DaskPool`; None for processes of this machine.
-        cpu_workers: processes for cpu handlers; None for as many as this process has cores
-            (affinity and cgroup quotas count), or as the Dask cluster has threads.
-        io_workers: threads for io handlers that are no coroutines; None for 32.
-        max_pending: deliveries that may be pending before publishers have to wait.
+        handlers: decorated functions, and modules with such functions; None for every handler of
+            the default registry, whenever it is added there.
+        cpu: a `DaskPool` to run cpu handlers on; None for processes of this machine.
+        cpu_workers: number of processes for cpu handlers; None for one for each core of this
+            process (affinity and cgroup quotas count), or for each thread of the Dask cluster.
+        io_workers: number of threads for io handlers that are no coroutines; None for 32.
+        max_pending: maximum of pending deliveries before publishers have to wait.
         on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.
         worker_init: called without arguments, once in each worker process before its first event.
-            If it raises, what the worker was started for fails with that error.
-        max_events_per_worker: deliveries after which a worker process is replaced; None for any.
-        worker_max_memory: a worker process that has more memory than this after a delivery is
-            replaced: bytes, or such as "512 MiB" or "1.5 GB", 32 MiB at least; None for no such
-            limit. The `max_memory` of `procbus.subscribe` stops a handler while it runs.
-        worker_nice: how far worker processes let other processes go first, 0 to 19, on top of how
-            nice the script is. With 0 they share the cores with it, and with other programs, as
-            equals; with 10 io handlers are quicker where all cores are busy, but programs beside
-            the script leave the workers little.
+            If it raises, the deliveries that the worker was started for fail with that error.
+        max_events_per_worker: number of deliveries after which a worker process is replaced; None
+            for no limit.
+        worker_max_memory: a worker process with more memory than this after a delivery is replaced:
+            bytes, or a string such as "512 MiB" or "1.5 GB", 32 MiB at least; None for no limit.
+            The `max_memory` of `procbus.subscribe`, in contrast, stops a handler while it runs.
+        worker_nice: how far worker processes give way to other processes, 0 to 19, added to the
+            script's own niceness. With 0 they share the cores with the script and other programs as
+            equals. With 10 io handlers are quicker when all cores are busy, but programs beside the
+            script leave the workers little.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
-            that settles it, so it should be quick. What it raises is logged.
-        shared_memory_limit: the most memory to share with workers for large events, in flight, kept
-            by handlers or waiting for the next event: bytes, or such as "2 GiB"; 1 MiB at least, 0
-            for none. None for a quarter of what is free then. When it is full, events wait.
+            that settles it, so it should be quick. An exception from it is logged.
+        shared_memory_limit: maximum of memory shared with workers for large events, whether in
+            flight, kept by handlers or waiting for the next event: bytes, or a string such as "2
+            GiB"; 1 MiB at least, 0 for none. None for a quarter of the memory that is free then.
+            When it is full, events wait.
         shared_memory_threshold: a buffer of this size or more goes through shared memory, and cpu
             handlers see it read-only; a smaller one goes through the pipe. Bytes, or such as
             "1 MiB"; 4 KiB at least.
-        on_oversize: what becomes of an event that is larger than what handlers leave of the limit:
-            "pipe" sends it through the pipe, "fail" fails its deliveries to cpu handlers with
-            SerializationError.
-        journal: file that makes the bus durable: what is published is in it before it runs, and
-            what a run of the script leaves unfinished is run by the next one. None for no journal,
-            and then the options below mean nothing.
-        durability: what published events survive: "process" for the death of this process, however
-            that comes; "power" for a loss of power too: those who publish wait for the disk.
-        keep: what the journal keeps of what is finished: "unfinished" for nothing but the ids that
-            were given, "all", or for how long: seconds, such as "7 days", or a timedelta. Dead
+        on_oversize: the fate of an event larger than the free part of the limit, which handlers may
+            have reduced by keeping events: "pipe" sends it through the pipe, "fail" fails its
+            deliveries to cpu handlers with SerializationError.
+        journal: path of a file that makes the bus durable: an event is written to it before it
+            runs, and the next run of the script runs the events that this one leaves unfinished.
+            None for no journal; then the options below have no effect.
+        durability: the accident that published events survive: "process" for the death of this
+            process, however it comes; "power" for a loss of power too, for which publishers wait
+            for the disk.
+        keep: which finished deliveries the journal keeps: "unfinished" for only the ids that were
+            given, "all", or for how long: seconds, a string such as "7 days", or a timedelta. Dead
             letters are kept in any case.
-        keep_results: whether the journal keeps what handlers returned, with what it keeps. Without
-            it, `result()` of an event that is known by its id alone raises `ProcbusError`.
-        journal_codec: how events are written: "pickle", or "json" for dataclasses and plain data
+        keep_results: whether the journal keeps the return values of finished deliveries. Without
+            it, `result()` of an event that is known only by its id raises `ProcbusError`.
+        journal_codec: the format of events: "pickle", or "json" for dataclasses and plain data
             (needs msgspec: `pip install 'procbus[json]'`).
-        on_sigterm: what SIGTERM means. "finish" takes no more events, and gives what is pending
-            `grace` seconds to finish; "put_away" cancels at once what has not begun. What is left
-            is cancelled, or kept by the journal, and the script ends by SystemExit(143). None
-            leaves the signal alone, and it ends the script at once. A handler of your own for the
-            signal is left alone too. Make the bus in the main thread.
+        on_sigterm: the reaction to SIGTERM. "finish" refuses further events, and gives pending
+            deliveries `grace` seconds to finish; "put_away" cancels deliveries that have not begun
+            at once. The remaining ones are cancelled, or kept by the journal, and the script ends
+            by SystemExit(143). None leaves the signal alone, so it ends the script at once. A
+            handler of your own for the signal is left alone too. Make the bus in the main thread.
         grace: seconds, see `on_sigterm`.
-        carry: `contextvars.ContextVar`s whose values cpu handlers get as they were where the event
-            was published; what they hold has to be picklable. Handlers of kind "io" have the whole
-            context of the publisher without it.
+        carry: `contextvars.ContextVar`s whose values cpu handlers get, as they were when the event
+            was published; the values must be picklable. Handlers of kind "io" always have the
+            publisher's whole context.
 
     Raises:
         JournalError: the journal cannot be used; the message says what to do.
-        OptionError: an option makes no sense.
+        OptionError: an option makes no sense; the message says how to mend it.
         SerializationError: `worker_init` holds something that cannot travel to a worker.
         SubscriptionError: one of `handlers` is not subscribed.
     """
@@ -218,8 +222,8 @@ class EventBus(BusLife):
     def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:
         """Subscribe a handler to this bus alone: a call, or a decorator when no handler is given.
 
-        As with `procbus.subscribe`, an event goes once to a function however often that was
-        subscribed, and a definition that is run again takes the place of the old one.
+        As with `procbus.subscribe`, a function gets each event once, however often it was
+        subscribed, and a definition that is run again replaces the old one.
 
         Args:
             topic: as for `procbus.subscribe`.
@@ -244,7 +248,7 @@ class EventBus(BusLife):
         return decorate if handler is None else decorate(handler)
 
     def unsubscribe(self, handler: Callable[..., Any], topic: object = None) -> None:
-        """Take a function off this bus. What is pending for it still runs.
+        """Take a function off this bus. Its pending deliveries still run.
 
         Args:
             handler: the function, or an equal bound method.
@@ -262,8 +266,8 @@ class EventBus(BusLife):
     ) -> Iterator[F]:
         """Subscribe a handler to this bus for the length of a `with` block.
 
-        Where the handler was subscribed before, that subscription is in force again after the
-        block. What is pending then still runs.
+        If the handler was subscribed before, that subscription is in force again after the block.
+        Deliveries that are pending then still run.
 
         Example:
             ```python
@@ -288,12 +292,12 @@ class EventBus(BusLife):
     def handlers(self, topic: object = None) -> tuple[Handler, ...]:
         """The handlers that an event would reach, in the order of their subscription.
 
-        `where` is not asked, as that needs the event.
+        `where` is not called, because it needs the event.
 
         Args:
             topic: a dotted string without wildcards, or the class of the event; None gives all
-                handlers of this bus. Where a class has a string `event_type`, its events are taken
-                to be routed by that too.
+                handlers of this bus. If a class has a string `event_type`, its events are taken to
+                be routed by that too.
 
         Raises:
             TopicError: the topic is malformed, or has wildcards.
@@ -307,22 +311,22 @@ class EventBus(BusLife):
     def publish(self, event: Any, payload: Any = NOTHING, *, id: str | None = None) -> Receipt:
         """Publish an event: `publish(event)`, or `publish("topic", payload)`.
 
-        `publish(event)` reaches the handlers of its class and of its bases, and, if it has a
-        string attribute `event_type`, those of that topic. `publish("topic", payload)` reaches
-        those of that topic. Waits while `max_pending` deliveries are pending, unless it is called
-        inside a handler of this bus.
+        `publish(event)` reaches the handlers of its class and base classes and, if it has a string
+        attribute `event_type`, the handlers of that topic. `publish("topic", payload)` reaches the
+        handlers of the topic. It waits while `max_pending` deliveries are pending, unless it is
+        called inside a handler of this bus.
 
         Args:
             event: the event, or the topic of the payload.
             payload: the event, when a topic is given.
-            id: where the journal has seen this id, in this run or in one before, nothing is run,
-                and the receipt tells how that event ended, or stands.
+            id: if the journal has seen this id, in this run or an earlier one, no handler runs, and
+                the receipt tells the state of that first event.
 
         Returns:
-            The receipt of the event, at once: wait on that for results.
+            The receipt of the event, at once: wait on the receipt for results.
 
         Raises:
-            JournalError: the journal cannot be written: the event was not accepted.
+            JournalError: the journal cannot be written, and the event was not accepted.
             BusClosed: the bus was closed, or this is a forked child of its process.
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TopicError: the topic is malformed, or has wildcards.
@@ -338,9 +342,9 @@ class EventBus(BusLife):
     async def apublish(
         self, event: Any, payload: Any = NOTHING, *, id: str | None = None
     ) -> Receipt:
-        """Publish in a running event loop: as `publish`, but it waits without blocking the loop.
+        """Publish in a running event loop, see `publish`; it waits without blocking the loop.
 
-        While the bus has room, it returns without giving the loop a turn. In a long loop say
+        While the bus has room, it returns without giving the loop a turn. In a long loop call
         `await asyncio.sleep(0)` now and then, or use `astream`.
         """
         from procbus import aio  # only now: it imports asyncio
@@ -362,19 +366,19 @@ class EventBus(BusLife):
     ) -> Iterator[Receipt]:
         """Publish events and yield their receipts, each once it is settled.
 
-        Takes from `events` only as fast as the bus has room, and keeps no more than `max_pending`
-        events, and of large ones as many as take half of the limit of shared memory, so that it
-        goes through any number of them in little memory.
+        It takes from `events` only as fast as the bus has room. It keeps at most `max_pending`
+        events, or as many large ones as fill half of the limit of shared memory. So it passes any
+        number of events in little memory.
 
-        Where `events` raises an exception, or one of them cannot be published, the receipts of all
-        that was published come first, and then that exception.
+        If `events` raises, or an event cannot be published, the receipts of all published events
+        come first, and then that exception.
 
         Args:
             events: any iterable; it is read in the calling thread.
             topic: publishes each event as the payload of this topic; None routes by its class.
-            id: gives the id of each event, as for `publish`: those that the journal knows are not
-                run again; their receipts come too.
-            ordered: yield in the order of the events rather than as they settle.
+            id: returns the id of each event, as for `publish`. An event that the journal knows is
+                not run again; its receipt comes too.
+            ordered: yield in the order of the events, and not as they settle.
             progress: show a progress bar on stderr.
 
         Raises:
@@ -416,29 +420,29 @@ class EventBus(BusLife):
         Raises:
             OptionError: an option makes no sense.
         """
-        # Only now: it imports concurrent.futures.
+        # Imported here because it imports concurrent.futures, which takes time.
         from procbus.futures.executor import BusExecutor, Parts
 
         own = self._parts
         parts = Parts(own.dispatcher, own.settlement, own.retries, own.lanes, own.direct)
         return BusExecutor(self, parts, kind, options)
 
-    # Looking.
+    # Observing.
 
     def stats(self) -> BusStats:
-        """What the bus has done so far, and how its lanes are just now."""
+        """The counters and times of the bus so far, and the present state of its lanes."""
         return self._parts.stats()
 
     def advice(self) -> AdviceList:
-        """Which kind suits each handler, by what was measured of it so far; `print` it for a table.
+        """Advise on the kind of each handler, by the measurements so far; `print` it for a table.
 
-        What a handler loses by its kind is also said once in the log, at INFO, or at WARNING where
-        that is much. See docs/advice.md for how it is found out and what it does not know.
+        A loss by the wrong kind is also logged once for each handler, at INFO, or at WARNING if the
+        loss is large. See docs/advice.md for the method and its limits.
         """
         return self._parts.advisor.advice()
 
     def health(self) -> tuple[WorkerHealth, ...]:
-        """How each worker is just now: the processes first, then the threads."""
+        """The present state of each worker: the processes first, then the threads."""
         return self._parts.health()
 
     @property
@@ -454,11 +458,11 @@ class EventBus(BusLife):
     def journal_backup(self, path: str | PathLike[str]) -> None:
         """Copy the journal to a new file, while the bus works.
 
-        The copy is a journal of its own: a bus that opens it resumes all that was accepted and not
-        finished when this was called.
+        The copy is a journal of its own: a bus that opens it resumes all events that were accepted
+        and not finished when this was called.
 
         Args:
-            path: of the file, which must not be there yet.
+            path: path of the new file, which must not exist.
 
         Raises:
             JournalError: this bus has no journal, or the file is there or cannot be written.
@@ -474,11 +478,11 @@ class EventBus(BusLife):
         return self._parts.settlement.dead_letters.snapshot()
 
     def __repr__(self) -> str:
-        """Say what a person wants to know: open or closed, how much is pending, who works."""
+        """Show the state of the bus: open or closed, pending deliveries, workers."""
         return f"<EventBus {self._parts.state()}>"
 
     def __reduce__(self) -> Never:
-        """Refuse to travel."""
+        """Refuse to be pickled."""
         raise TypeError(
             "an EventBus cannot travel to another process; inside a cpu handler publish with "
             "current().publish(...)"
@@ -492,7 +496,7 @@ def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     return payload, check_concrete(event)
 
 
-# An executor that has a bus of its own.
+# An executor with a bus of its own.
 
 
 def executor(
@@ -512,11 +516,10 @@ def executor(
             event loop).
         max_workers: processes or threads; None for as many as `EventBus` has by default.
         initializer: called once in each worker before its first call. If it raises, the calls that
-            the worker was for fail with `WorkerDied`, whose cause tells why.
+            the worker was for fail with `WorkerDied`, and that exception is the cause.
         initargs: arguments of `initializer`.
-        **options: of every call: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`,
-            `max_crashes`, `writable` (True, unless you say otherwise), `priority`, as for
-            `procbus.subscribe`.
+        **options: options of every call: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`,
+            `max_crashes`, `writable` (True by default), `priority`, as for `procbus.subscribe`.
 
     Raises:
         OptionError: an option makes no sense.
@@ -544,7 +547,7 @@ def executor(
 
 
 def _with_initializer(workers: int | None, init: Callable[[], object] | None) -> EventBus:
-    """Make a bus with workers that are set up; its user gave an `initializer`, no `worker_init`."""
+    """Make a bus with a set-up whose errors name `initializer`, as its user knows it."""
     try:
         return EventBus([], cpu_workers=workers, worker_init=init)
     except SerializationError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options of a bus, checked when it is made."""
+"""The options of a bus, declared and checked."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from procbus.pool.memory.events import OnOversize
     from procbus.system.sigterm import OnSigterm
 
-#: Workers of one kind that nobody means.
+#: Maximum of workers of one kind; because a larger number is a mistake.
 MOST_WORKERS = 10_000
-#: A day: whatever sends SIGTERM sends SIGKILL long before.
+#: Maximum of `grace`, in seconds: a day; because the sender of SIGTERM sends SIGKILL long before.
 _LONGEST_GRACE_S = 86_400
-#: The most that a process can be.
+#: Maximum niceness of a process.
 _NICEST = 19
-#: Least bytes of shared memory that are of any use, and of a buffer that is worth the trouble.
+#: Minimum of useful shared memory, and of a buffer worth sharing, in bytes.
 _LEAST_SHARED = 1 << 20
 _LEAST_THRESHOLD = 1 << 12
 
@@ -55,7 +55,7 @@ class LocalOptions(TypedDict, total=False):
 
 
 class BusOptions(LocalOptions, total=False):
-    """The options of a bus, as a user writes them; what each does stands with `EventBus`."""
+    """The options of a bus, as a user writes them; see `EventBus` for their meaning."""
 
     cpu: DaskPool | None
     cpu_workers: int | None
@@ -140,7 +140,7 @@ def _on_failure(name: str, value: Any) -> Any:
 
 
 def _carry(name: str, value: Any) -> tuple[ContextVar[Any], ...]:
-    """Check that these are context variables, and that workers can get to know them."""
+    """Check that these are context variables, and that they can be sent to workers."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         raise OptionError(
             f"{name} must be a list of ContextVars, such as [var], not {shown(value)}"
@@ -200,9 +200,9 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of a bus, checked; what each does stands with `EventBus`."""
+    """The options of a bus, checked; see `EventBus` for their meaning."""
 
-    #: Where cpu handlers run; None for processes of this machine.
+    #: A Dask cluster for cpu handlers; None for processes of this machine.
     cpu: DaskPool | None = option(None, _pool)
     cpu_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
     io_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
@@ -210,23 +210,23 @@ class Settings:
     on_full: OnFull = option("block", one_of("block", "raise"))
     worker_init: Callable[[], object] | None = option(None, _worker_init)
     max_events_per_worker: int | None = option(None, whole(1, or_none=True))
-    #: Bytes.
+    #: In bytes.
     worker_max_memory: int | None = option(None, _memory)
     worker_nice: int = option(0, whole(0, _NICEST))
     on_failure: Callable[[DeadLetter], object] | None = option(None, _on_failure)
-    #: Bytes; None for a share of what is free.
+    #: In bytes; None for a share of the free memory.
     shared_memory_limit: int | None = option(None, _shared(_LEAST_SHARED, or_none=True))
     shared_memory_threshold: int = option(32 * 1024, _shared(_LEAST_THRESHOLD))
     on_oversize: OnOversize = option("pipe", one_of("pipe", "fail"))
-    #: Path of the journal; None for none.
+    #: Path of the journal; None for no journal.
     journal: str | None = option(None, _path)
     durability: Durability = option("process", one_of("process", "power"))
-    #: Seconds for which what is finished is kept; 0 for not at all.
+    #: Time for which finished deliveries are kept, in seconds; 0 for not at all.
     keep: float = option("unfinished", _keep)
     keep_results: bool = option(False, one_of(True, False))
     journal_codec: CodecName = option("pickle", one_of("pickle", "json"))
     on_sigterm: OnSigterm = option(None, one_of("finish", "put_away", None))
-    #: Seconds for which what is pending may go on after that.
+    #: Maximum time for pending deliveries after SIGTERM, in seconds.
     grace: float = option(25.0, seconds_up_to(_LONGEST_GRACE_S))
     carry: tuple[ContextVar[Any], ...] = option((), _carry)
 
@@ -248,7 +248,7 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     """Check the options of `EventBus`.
 
     Raises:
-        OptionError: one makes no sense, or is none; the message says what would.
+        OptionError: an option makes no sense, or does not exist; the message says how to mend it.
         SerializationError: `worker_init` holds something that cannot travel to a worker.
     """
     for name in given:

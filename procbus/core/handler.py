@@ -25,10 +25,10 @@ from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_i
 from procbus.core.validation import did_you_mean, is_real, is_whole, parse_limit, shown
 
 Kind: TypeAlias = Literal["io", "cpu"]
-"""What a handler does with the machine: wait (``"io"``) or compute (``"cpu"``)."""
+"""A handler's use of the machine: it waits (``"io"``) or computes (``"cpu"``)."""
 
 DeclaredKind: TypeAlias = Literal["io", "cpu", "auto"]
-"""A kind as it is declared: ``"auto"`` for the one that suits it, by what is measured."""
+"""A kind as it is declared: ``"auto"`` for whichever suits the handler, by measurement."""
 
 _numbers = itertools.count(1)  # next() on it is one C call, so two threads never get one number
 
@@ -42,7 +42,7 @@ def new_number() -> int:
 
 
 class CallOptions(RetryOptions, total=False):
-    """The options that make sense without a topic: a call of an executor has these."""
+    """The options that make sense without a topic: an executor's calls have these."""
 
     timeout: float | None
     max_memory: int | str | None
@@ -185,7 +185,7 @@ class Handler:
     def __post_init__(self) -> None:
         """Compute `limited` and `gated` once, since the lanes read them for every event."""
         limited = self.limits.timeout is not None or self.limits.max_memory is not None
-        object.__setattr__(self, "limited", limited)  # as the class is frozen
+        object.__setattr__(self, "limited", limited)  # because the class is frozen
         gated = self.key is not None or self.concurrency is not None
         object.__setattr__(self, "gated", gated)
 
@@ -256,18 +256,18 @@ _DECLARED = options_of(Limits, RetryPolicy, Handler)
 _COMPARED = ("auto", *_DECLARED)
 
 OPTIONS_OF_A_HANDLER = tuple(_DECLARED)
-"""Their names, in the order in which messages name them."""
+"""Names of the options of a handler, in the order of messages."""
 
 
 shows_handler_options = shows_options(HandlerOptions, Handler, Limits, RetryPolicy)
-"""Decorates what takes the options of a handler, so that `help` lists them."""
+"""Decorates a function with the options of a handler, so that `help` lists them."""
 
 
 def make_parts(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the options of a handler; give the fields of `Handler` that they make.
+    """Check the options of a handler; return the fields of `Handler` made from them.
 
     Args:
-        given: what the user wrote, by name.
+        given: the options that the user wrote, by name.
 
     Raises:
         ValueError: an option makes no sense; the sentence says how to mend it. If a function for
@@ -400,7 +400,7 @@ def _problems_of_unknown(options: Iterable[str]) -> Iterator[str]:
 
 
 def _options_of_a_bus() -> Iterable[str]:
-    """The names that the public `EventBus` takes; nothing in here knows them."""
+    """The names of the options of the public `EventBus`, which this module does not know."""
     import procbus  # only when something is wrong
 
     return inspect.signature(procbus.EventBus).parameters

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """An option is declared once: a field of a dataclass, with its default and its check.
 
-Two declarations belong together. A `TypedDict` says what a user may write, for type checkers and
-editors. A dataclass says what an option is once it is checked, by a field for each option. All
-else is made of these two: signatures, checks, and the lists of names in error messages.
+Two declarations belong together. A `TypedDict` has the options as a user may write them, for type
+checkers and editors. A dataclass has a field for each option, in its checked form. Signatures,
+checks, and the lists of names in error messages are made from these two.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 Check = Callable[[str, Any], Any]
-"""Gives the checked form of a value, by the option's name; raises ValueError, with advice."""
+"""Returns the checked form of a value, by the option's name; raises ValueError, with advice."""
 
 
 class Option(NamedTuple):
     """The declaration of one option.
 
     Attributes:
-        default: what a user would write for it.
+        default: the default, as a user would write it.
         check: makes the checked form of a value.
-        only_cpu: the advice for who gives it to an io handler, where those cannot have it; else "".
+        only_cpu: advice for a user who gives it to an io handler, if only cpu handlers may have it;
+            else "".
     """
 
     default: Any
@@ -59,10 +60,10 @@ def checked(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         cls: declares the options.
-        given: what the user wrote, by name. Names of other options are passed over.
+        given: the options that the user wrote, by name. Names of other options are ignored.
 
     Raises:
-        ValueError: one makes no sense; the sentence says what would.
+        ValueError: an option makes no sense; the sentence says how to mend it.
     """
     return {
         name: each.check(name, given.get(name, each.default))
@@ -77,7 +78,7 @@ def shows_options(typed: Any, *classes: type[Any]) -> Callable[[F], F]:
 
     Args:
         typed: the TypedDict of its options.
-        *classes: the dataclasses that declare these.
+        *classes: the dataclasses that declare the same options.
     """
     written = typed.__annotations__
     named = [
@@ -101,7 +102,7 @@ def shows_options(typed: Any, *classes: type[Any]) -> Callable[[F], F]:
     return decorate
 
 
-# Checks that several options have in common.
+# Checks that several options share.
 
 
 def as_given(name: str, value: T) -> T:  # noqa: ARG001 - as all checks
@@ -152,7 +153,7 @@ def one_of(*choices: str | bool | None) -> Check:
 
 
 def event_function(name: str, value: Any) -> Any:
-    """Check a function that is asked about an event, at once; None for none."""
+    """Check a function that takes an event and returns at once; None for none."""
     if value is not None and not callable(value):
         raise ValueError(
             f"{name} must be a function of the event, such as lambda e: e.id, not {shown(value)}"

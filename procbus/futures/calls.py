@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs the calls of an executor: each is a handler whose event are the arguments.
+"""The functions that run an executor's calls: each is a handler whose events are the arguments.
 
 Workers import this module, so it is kept small.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-#: Positional arguments, and those by name.
+#: Positional arguments, and keyword arguments.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-#: One argument alone, of such a type, is the event itself: that takes neither a tuple nor, on the
-#: way to a worker, pickling it.
+#: Types of a single argument that is the event itself: such an event needs no tuple and, on the way
+#: to a worker, no pickling of one.
 BARE = frozenset((int, float, str, bool, type(None)))
 
 
@@ -30,7 +30,7 @@ class Call:
         self.function = function
 
     def __call__(self, event: Any) -> Any:
-        """Call it with the arguments that an event is made of."""
+        """Call it with the arguments in an event."""
         if type(event) is not tuple:
             return self.function(event)
         args, kwargs = event
@@ -41,7 +41,7 @@ class AsyncCall(Call):
     """Calls an `async def` function."""
 
     async def __call__(self, event: Any) -> Any:
-        """Call it with the arguments that an event is made of, and await it."""
+        """Call it with the arguments in an event, and await it."""
         return await super().__call__(event)
 
 
@@ -52,7 +52,7 @@ class ChunkOfCalls:
         self.function = function
 
     def __call__(self, event: tuple[Arguments, Sequence[tuple[Any, ...]]]) -> list[Any]:
-        """Return the results for the rows, each behind the arguments that all have in common."""
+        """Return the result for each row of arguments, placed behind the common arguments."""
         (args, kwargs), rows = event
         return [self.function(*args, *row, **kwargs) for row in rows]
 
@@ -64,7 +64,7 @@ class CarriedCall:
     """Calls a function that comes with its arguments.
 
     Args:
-        form: what is made of that function, and called.
+        form: wraps that function, and is called.
     """
 
     def __init__(self, form: CallForm) -> None:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own."""
+"""A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own.
+
+`CallFuture` is the future of one call, `BusExecutor` the public executor. `_Desk` holds everything
+that
+calls refer to, so that an executor that is dropped can be freed while calls still run.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from procbus.lanes.lanes import Lanes
 
 
-# The future of one call of an executor: a delivery seen as `concurrent.futures` has it.
+# The future of one call: a delivery in the form of `concurrent.futures`.
 
 T = TypeVar("T")
 
@@ -48,23 +53,23 @@ _INSTEAD = "await asyncio.wrap_future(future)"
 
 
 class _CallbackSeat(list[Any]):
-    """What a thread that settles is running, see `running`, while it calls callbacks."""
+    """The value of `running` in a thread that settles, while it calls callbacks."""
 
 
 class CallFuture(Future[T]):
     """The future of one call. Thread-safe."""
 
-    # Defaults of the class: a method to set them would cost every call as much as the look-up of
-    # its handler.
-    #: Until it is settled; then it is let go, with the callable and its arguments.
+    # Defaults of the class: a method that sets them would cost each call as much as finding its
+    # handler.
+    #: The delivery until it is settled; then it is dropped, with the callable and its arguments.
     delivery: WaitedReceipt | None = None
-    #: Whether somebody wants to be called.
+    #: Whether there is a callback to call.
     called_back = False
 
     def end(self, delivery: WaitedReceipt, context_of: Callable[..., HandlerContext]) -> None:
-        """Take over what became of the delivery, in the thread that settles."""
-        # As inside the call: what a callback submits must not wait for room, since it is this
-        # thread that makes room.
+        """Take the outcome of the delivery, in the thread that settles."""
+        # As inside the call: an event that a callback submits must not wait for room, because this
+        # is the thread that makes room.
         before = None
         if self.called_back:
             before = running.set(_CallbackSeat((context_of, delivery, delivery)))
@@ -76,7 +81,7 @@ class CallFuture(Future[T]):
                 super().cancel()
                 self.set_running_or_notify_cancel()
             elif outcome.kind is OutcomeKind.CANCELLED and delivery.handler.kind == "cpu":
-                # The standard has no word for it but that of a worker that died.
+                # The standard library's word for it is the one for a dead worker.
                 self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
             else:
                 self.set_exception(outcome.error)
@@ -85,7 +90,7 @@ class CallFuture(Future[T]):
                 running.reset(before)
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait for what the call returns, as `Future.result`; a handler lends its place then."""
+        """Wait for the call's result, see `Future.result`; a handler lends its place meanwhile."""
         if self.delivery is None or timeout == 0:
             return super().result(timeout)
         resume = pause(None, _INSTEAD)
@@ -95,7 +100,7 @@ class CallFuture(Future[T]):
             resume()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for what the call raises, as `Future.exception`; a handler lends its place then."""
+        """Wait for the call's exception, see `Future.exception`; a handler lends its place."""
         if self.delivery is None or timeout == 0:
             return super().exception(timeout)
         resume = pause(None, _INSTEAD)
@@ -105,19 +110,19 @@ class CallFuture(Future[T]):
             resume()
 
     def cancel(self) -> bool:
-        """Cancel the call, if no worker has begun it; say whether it is cancelled."""
+        """Cancel the call, if no worker has begun it; return whether it is cancelled."""
         delivery = self.delivery
         if delivery is not None:
             delivery.owner.withdraw(delivery)
         return self.cancelled()
 
     def running(self) -> bool:
-        """Whether a worker is in the call just now."""
+        """Whether a worker is running the call now."""
         delivery = self.delivery
         return delivery is not None and delivery.state is DeliveryState.RUNNING
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Have `fn` called with this future once it is done, at once if it is.
+        """Have `fn` called with this future when it is done; at once if it is already.
 
         It runs in the thread that settles: keep it short. It may submit more; that never waits.
         """
@@ -125,17 +130,17 @@ class CallFuture(Future[T]):
         super().add_done_callback(fn)
 
     def __repr__(self) -> str:
-        """Say which call it is of, and how that stands."""
+        """Say which call it belongs to, and the state of that."""
         delivery: Any = self.delivery
         if delivery is None:
             return super().__repr__()
         return f"<Future of {delivery.handler.name}: {delivery.state.value}>"
 
 
-#: How long workers may take to end that were told to by SIGTERM, in seconds.
+#: Maximum time for workers to end after SIGTERM, in seconds.
 TERMINATE_S = 5.0
 
-#: In the words of the standard.
+#: The words of the standard library.
 _SHUT = "cannot schedule new futures after shutdown"
 
 
@@ -151,11 +156,11 @@ class Bus(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """As `close`; after Ctrl-C cancel what has not begun."""
+        """Close; after Ctrl-C cancel deliveries that have not begun."""
 
 
 class Parts(NamedTuple):
-    """The parts of a bus that its executors work with."""
+    """The parts of a bus that its executors use."""
 
     dispatcher: Dispatcher
     settlement: Settlement
@@ -167,12 +172,12 @@ class Parts(NamedTuple):
 class BusExecutor(Executor):
     """Runs calls on one lane of a bus. All methods may be called from any thread.
 
-    Nothing that works for the bus refers to this object. So one that its user drops is gone at
-    once, and with it a bus that is its own, which then finishes and ends its workers.
+    No part of the bus refers to this object. So it is freed as soon as its user drops it. A bus of
+    its own then finishes, and ends its workers.
 
     Args:
-        bus: what it is an executor of; kept alive.
-        parts: of that bus.
+        bus: the bus that runs the calls; kept alive.
+        parts: parts of that bus.
         kind: the lane.
         options: see `CallOptions`.
 
@@ -186,7 +191,7 @@ class BusExecutor(Executor):
                 f'an executor is for "io" (calls that wait) or "cpu" (calls that compute), '
                 f"not {shown(kind)}{did_you_mean(kind, ('io', 'cpu'))}"
             )
-        exit_hooks.close_first()  # that it is known when the script has ended
+        exit_hooks.close_first()  # so that it learns when the script has ended
         self._bus = bus
         self._own = False
         self._parts = parts
@@ -196,17 +201,17 @@ class BusExecutor(Executor):
         self._publish = self._desk.publish
 
     def own(self, set_up: ThreadSetUp | None) -> None:
-        """The bus belongs to this executor, and ends with it. Before the first call.
+        """Make the bus this executor's own, to end with it. Called before the first call.
 
         Args:
-            set_up: sets up each thread before its first call; None for nothing to set up.
+            set_up: sets up each thread before its first call; None for no set-up.
         """
         self._own = True
         self._desk.set_up = set_up
 
     @property
     def _max_workers(self) -> int:
-        """How many calls can run at a time. Others ask the standard's executors for it, as Dask."""
+        """Maximum of calls that run at once. Dask, for example, reads it of an executor."""
         lanes = self._parts.lanes
         if self._kind == "io":
             return lanes.io.size
@@ -223,7 +228,7 @@ class BusExecutor(Executor):
             QueueFull: the bus is full and was made with `on_full="raise"`.
             TypeError: `fn` is not callable, or async and this is for processes.
         """
-        if self._desk.shut:  # asked here too: a callable that comes too late is not kept
+        if self._desk.shut:  # checked here too, so that a late callable is not kept
             raise RuntimeError(_SHUT)
         found, function, arguments = self._find(fn, args, kwargs)
         return self._publish(found, function, event_of(arguments))
@@ -243,7 +248,8 @@ class BusExecutor(Executor):
             *iterables: read at once, as fast as the bus has room; with `buffersize` lazily.
             timeout: seconds from now after which waiting for a result raises TimeoutError; None
                 for no limit.
-            chunksize: so many calls are one delivery, and fail as one; of no effect on threads.
+            chunksize: number of calls that make one delivery, and fail as one; of no effect on
+                threads.
             buffersize: calls submitted ahead of the result that is waited for; None for all.
 
         Raises:
@@ -258,7 +264,7 @@ class BusExecutor(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        rows = zip(*iterables, strict=False)  # as map() has it: the shortest ends it
+        rows = zip(*iterables, strict=False)  # as in map(): the shortest iterable ends it
         if chunksize == 1 or self._kind == "io":
             submitted = (self.submit(fn, *row) for row in rows)
             return _results(submitted, end_at, buffersize)
@@ -269,16 +275,15 @@ class BusExecutor(Executor):
         return _one_by_one(_results(chunks, end_at, ahead))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. Idempotent.
+        """Refuse further calls. Idempotent.
 
         Args:
-            wait: wait until all calls are through, and end the workers if the bus is this
-                executor's own; else that happens when they are, and this returns at once.
+            wait: wait until all calls are done, and end the workers if the bus is this executor's
+                own. With False that happens later, and this returns at once.
             cancel_futures: cancel all calls that no worker has begun.
 
         Raises:
-            RuntimeError: it would wait for the call that it is called in, or it is called in the
-                callback of a call.
+            RuntimeError: called inside a call that it would wait for, or in the callback of a call.
             ProcbusError: an async handler would wait for calls that it has not awaited.
         """
         if wait:
@@ -297,23 +302,23 @@ class BusExecutor(Executor):
     def terminate_workers(self) -> None:
         """Shut down, and send SIGTERM to all workers.
 
-        One that has not ended after some seconds is killed. Calls that no worker has begun are
-        cancelled; those that are running fail with `WorkerDied`.
-        Returns without waiting for the end of the workers.
+        A worker that has not ended after some seconds is killed. Calls that no worker has begun are
+        cancelled; running calls fail with `WorkerDied`. It returns without waiting for the workers
+        to end.
 
         Raises:
-            RuntimeError: the workers are threads, or belong to a bus that others use too.
+            RuntimeError: the workers are threads, or belong to a bus with other users.
         """
         self._end_workers(TERMINATE_S, lambda pid: os.kill(pid, signal.SIGTERM))
 
     def kill_workers(self) -> None:
         """Shut down, and kill all workers, with the processes that they started.
 
-        Calls that no worker has begun are cancelled; those that are running fail with `WorkerDied`.
-        Returns without waiting for the end of the workers.
+        Calls that no worker has begun are cancelled; running calls fail with `WorkerDied`. It
+        returns without waiting for the workers to end.
 
         Raises:
-            RuntimeError: the workers are threads, or belong to a bus that others use too.
+            RuntimeError: the workers are threads, or belong to a bus with other users.
         """
         self._end_workers(0.0, None)
 
@@ -335,7 +340,7 @@ class BusExecutor(Executor):
         for slot in [] if lanes.cpu is None else list(lanes.cpu.batching.slots):
             worker = slot.worker
             if tell is not None and worker is not None and worker.pid is not None:
-                with contextlib.suppress(OSError):  # it has ended
+                with contextlib.suppress(OSError):  # the process has ended
                     tell(worker.pid)
         if tell is None:
             lanes.kill()
@@ -348,7 +353,7 @@ class BusExecutor(Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Shut down, waiting for all; after Ctrl-C (or SystemExit) cancel what has not begun."""
+        """Shut down and wait; after Ctrl-C (or SystemExit) cancel calls that have not begun."""
         if error is None or isinstance(error, Exception):
             self.shutdown()
             return
@@ -358,18 +363,18 @@ class BusExecutor(Executor):
             self._bus.__exit__(kind, error, traceback)
 
     def __reduce__(self) -> Never:
-        """Refuse to travel."""
+        """Refuse to be pickled."""
         raise TypeError(
             "an executor cannot travel to another process; inside a cpu handler publish with "
             "current().publish(...)"
         )
 
     def __repr__(self) -> str:
-        """Say for what it is, and how much is pending."""
+        """Show its kind, its state, and the number of pending calls."""
         state = "shut down" if self._desk.shut else "open"
         return f"<BusExecutor {self._kind}, {state}: {len(self._desk.open)} calls pending>"
 
-    # Inside.
+    # Private methods.
 
     def _submit_chunk(self, fn: Callable[..., T], rows: list[tuple[Any, ...]]) -> Future[list[T]]:
         if self._desk.shut:
@@ -391,26 +396,26 @@ class BusExecutor(Executor):
 
 
 class _Desk:
-    """What of an executor the calls refer to. Thread-safe.
+    """The part of an executor that its calls refer to. Thread-safe.
 
-    `open` has the futures that are not done, in the order of their submission. Its single
-    operations are atomic.
+    `open` has the unfinished futures, in the order of their submission. Its single operations are
+    atomic.
 
     Args:
-        parts: of the bus.
+        parts: parts of the bus.
         kind: the lane.
         options: see `CallOptions`.
     """
 
     def __init__(self, parts: Parts, kind: Kind, options: CallOptions) -> None:
         self._parts = parts
-        #: Sets up each thread before its first call; None for nothing to set up.
+        #: Sets up each thread before its first call; None for no set-up.
         self.set_up: ThreadSetUp | None = None
         self._make_handler = _maker(kind, options)
         self._publish_to = parts.dispatcher.publish_to
         self.open: dict[CallFuture[Any], None] = {}
         self.shut = False
-        #: Set by the last future that ends after the shutdown.
+        #: Set by the last future that is done after the shutdown.
         self._through = threading.Event()
         self.calls = CallHandlers(kind, Call, self._subscribe, self._retire)
         self.chunks = CallHandlers(kind, ChunkOfCalls, self._subscribe, self._retire)
@@ -418,9 +423,10 @@ class _Desk:
     def publish(
         self, found: CallHandler, function: Callable[..., Any], event: Any
     ) -> CallFuture[Any]:
-        """Publish a call, whose handler was found; give its future."""
+        """Publish a call with its handler; return the future."""
         future: CallFuture[Any] = CallFuture()
-        # First, so that `shutdown` either sees it or was before the next line.
+        # Before the check, so that a concurrent `shutdown` sees the future, or this sees the
+        # shutdown.
         self.open[future] = None
         try:
             if self.shut:
@@ -444,14 +450,14 @@ class _Desk:
             future.cancel()
 
     def has(self, event_id: int) -> bool:
-        """Whether the event is one of its calls that are not through."""
+        """Whether the event belongs to an unfinished call of this executor."""
         calls = [future.delivery for future in list(self.open)]
         return any(call is not None and call.id == event_id for call in calls)
 
     def wait(self) -> None:
-        """Wait until all calls are through; `shut` is set. A handler lends its place then."""
+        """Wait until all calls are done, after `shut` is set; a handler lends its place."""
         if all(future.done() for future in list(self.open)):
-            self._wait_through()  # for callbacks at most
+            self._wait_through()  # at most for callbacks
             return
         resume = pause(None, _INSTEAD)
         try:
@@ -461,15 +467,15 @@ class _Desk:
 
     def _wait_through(self) -> None:
         while self.open:
-            # Not for ever: the last one may have ended before it could see `shut`.
+            # With a timeout: the last future may have ended before it could see `shut`.
             self._through.wait(LOOK_UP_S)
 
     def let_go(self) -> None:
-        """Nothing is called any more: let go of all callables that have no calls pending."""
+        """Drop all callables without pending calls, because no call follows."""
         self.calls.clear()
         self.chunks.clear()
 
-    # What futures and the settlement call.
+    # Called by futures and the settlement.
 
     def withdraw(self, delivery: WaitedReceipt) -> None:
         """Cancel a call, if no worker has begun it."""
@@ -480,7 +486,7 @@ class _Desk:
             self._parts.settlement.settle([(delivery, outcome)])
 
     def settled(self, delivery: WaitedReceipt) -> None:
-        """A call has ended: tell its future, in the thread that settles."""
+        """Pass the outcome to the call's future, in the thread that settles."""
         future: CallFuture[Any] = delivery.waiter
         future.delivery = None
         try:
@@ -489,14 +495,14 @@ class _Desk:
             else:
                 future.end(delivery, self._parts.dispatcher.context_of)
         except InvalidStateError:
-            pass  # somebody else gave this future a result
+            pass  # other code gave this future a result
         finally:
             self._close(future)
 
-    # Inside.
+    # Private methods.
 
     def _close(self, future: CallFuture[Any]) -> None:
-        """A future is done, and its callbacks are through."""
+        """Remove a future that is done, after its callbacks."""
         self.open.pop(future, None)
         if self.shut and not self.open:
             self._through.set()
@@ -517,7 +523,7 @@ class _Desk:
         self._parts.lanes.forget(subscription.handler)
 
 
-#: Arguments of the standard's executors, and of `procbus.executor`, that stand elsewhere.
+#: Options of standard executors, and of `procbus.executor`, that are given elsewhere.
 _ELSEWHERE = {
     "max_workers": "the workers are the bus's, so say cpu_workers= or io_workers= to EventBus",
     "initializer": "the workers are the bus's, so say worker_init= to EventBus",
@@ -529,7 +535,7 @@ _ELSEWHERE = {
 
 
 def _maker(kind: Kind, options: CallOptions) -> Callable[[Callable[..., Any], str], Handler]:
-    """Check the options, and give what makes handlers with them."""
+    """Check the options; return the function that makes handlers with them."""
     names = [name for name in OPTIONS_OF_A_HANDLER if name in CallOptions.__annotations__]
     for option in options:
         if option not in names:
@@ -538,7 +544,7 @@ def _maker(kind: Kind, options: CallOptions) -> Callable[[Callable[..., Any], st
             raise OptionError(
                 f"an executor has no option {option}={told} It has: {', '.join(names)}"
             )
-    # As the standard has it: arguments are a copy, which a call may write to.
+    # As in the standard library, arguments are a copy that a call may write to.
     copied: dict[str, Any] = {"writable": True} if kind == "cpu" else {}
     try:
         parts = make_parts({"kind": kind, **copied, **options})
@@ -561,7 +567,7 @@ def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
 def _results(
     submitted: Iterator[Future[T]], end_at: float | None, ahead: int | None
 ) -> Iterator[T]:
-    """Submit now, all or so many, and give the iterator of their results."""
+    """Submit now, all or `ahead` of them; return the iterator of the results."""
     futures = deque(submitted if ahead is None else itertools.islice(submitted, ahead))
 
     def next_result() -> T:
@@ -571,12 +577,12 @@ def _results(
         try:
             return future.result(None if end_at is None else end_at - monotonic())
         finally:
-            future.cancel()  # where the wait for it was over before it was
+            future.cancel()  # if the wait for it timed out before it was done
 
     def results() -> Iterator[T]:
         try:
             while futures:
-                yield next_result()  # no name here has it: while the caller does, nothing else may
+                yield next_result()  # without a name here, so that only the caller holds it
         finally:
             for each in futures:
                 each.cancel()
@@ -585,7 +591,7 @@ def _results(
 
 
 def _one_by_one(chunks: Iterator[list[T]]) -> Iterator[T]:
-    """Give the elements of each chunk, and keep none that was given."""
+    """Yield the elements of each chunk, without keeping one that was yielded."""
     for chunk in chunks:
         chunk.reverse()
         while chunk:

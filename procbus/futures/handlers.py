@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The handlers of an executor: one for each callable, so that it is shipped once.
+"""The handlers of an executor: one for each callable, so that the callable is shipped once.
 
-Which callable it is tells its identity. What has a state of its own (the instance of a bound
-method, a callable object, the arguments of a partial) is no part of that: it travels with each
-call, as it is then, and what is shipped once is the function beneath.
+A callable is recognised by its identity. Only the function beneath is shipped once. Its state (the
+instance of a bound method, a callable object, the arguments of a partial) travels with each call,
+as
+it is then.
 """
 
 from __future__ import annotations
@@ -20,32 +21,34 @@ from procbus.core.introspection import is_async, name_of
 from procbus.core.subscription import Subscription
 from procbus.futures.calls import Arguments, AsyncCall, AsyncCarriedCall, CallForm, CarriedCall
 
-#: So many callables are kept, here and in the workers; those that have calls pending come on top.
+#: Maximum of callables kept, here and in the workers; ones with pending calls come on top.
 MOST = 128
 
-#: From so many functions on that were made by one `def` or `lambda`, a further one travels with its
-#: first call, and is shipped only if the next call of that code is of the same function.
+#: Number of functions made by one `def` or `lambda` from which on a further one travels with its
+#: first call, and is shipped only if the next call of that code has the same function.
 MOST_SIBLINGS = 8
 
-#: Pythons from 3.14 on have partials with gaps.
+#: Marks a gap in a partial, in Python 3.14 and later.
 _GAP = getattr(functools, "Placeholder", None)
 
 
 class CallHandler:
-    """The handler of one callable, or of those that travel with their calls."""
+    """The handler of one callable, or of callables that travel with their calls."""
 
     __slots__ = ("anchor", "carries", "gone", "noticed", "pins", "subscription")
 
     def __init__(self, anchor: object, subscription: Subscription, *, carries: bool) -> None:
-        #: What it is known by; kept alive, lest another object gets the same identity.
+        #: The object that identifies it; kept alive, so that no other object gets the same
+        #: identity.
         self.anchor = anchor
         self.subscription = subscription
         #: Whether the function is a part of the event.
         self.carries = carries
-        #: What it had published when it was looked at last, to be let go.
+        #: Number of its published calls when it was last considered for dropping.
         self.noticed = -1
-        #: One entry for each call that is being published. Whoever adds one looks at `gone` after
-        #: that, and who lets go sets that before he looks here: so one of them sees the other.
+        #: One entry for each call that is being published. A publisher adds its entry, then reads
+        #: `gone`. A thread that drops the handler sets `gone`, then reads this. So one of them sees
+        #: the other.
         self.pins: list[None] = []
         self.gone = False
 
@@ -64,14 +67,13 @@ class _Siblings:
 class CallHandlers:
     """The handlers of one executor and one form of call. Thread-safe.
 
-    `_lock` belongs to this object and guards the writing of its fields; finding a callable that is
-    known takes no lock.
+    The lock `_lock` guards the writing of its fields. Finding a known callable takes no lock.
 
     Args:
-        kind: of the executor.
-        form: how the callables are called.
+        kind: the executor's kind.
+        form: the way the callables are called.
         subscribe: makes the subscription of a function and a name.
-        retire: lets go of one that is idle.
+        retire: drops an idle subscription.
     """
 
     def __init__(
@@ -86,7 +88,8 @@ class CallHandlers:
         self._subscribe = subscribe
         self._retire = retire
         self._lock = threading.RLock()
-        #: By the identity of what is shipped; by that of its code, or by name, where it is carried.
+        #: By the identity of the shipped function; for a carried one by its code's identity, or by
+        #: name.
         self._known: dict[int | str, CallHandler] = {}
         self._siblings: dict[int, _Siblings] = {}
 
@@ -96,8 +99,8 @@ class CallHandlers:
         """Find the handler of a call.
 
         Returns:
-            The handler, pinned: `pins.pop()` once the call is published. The function beneath it
-            that is called, and the arguments for that.
+            The handler, pinned: call `pins.pop()` once the call is published. Then the function
+            beneath that is called, and its arguments.
 
         Raises:
             TypeError: it is not callable, or async and the executor is for processes.
@@ -118,13 +121,13 @@ class CallHandlers:
         return found, function, (args, kwargs)
 
     def clear(self) -> None:
-        """Let go of all that is idle: nothing is called any more."""
+        """Drop all idle handlers, because no call follows."""
         with self._lock:
             self._siblings.clear()
             for key, handler in list(self._known.items()):
                 self._drop(key, handler)
 
-    # Inside, under the lock.
+    # Called under the lock.
 
     def _make(self, function: Callable[..., Any]) -> CallHandler:
         awaits = is_async(function)
@@ -146,7 +149,7 @@ class CallHandlers:
         return handler
 
     def _key_of(self, function: Callable[..., Any]) -> tuple[int | str, object]:
-        """What a new function is to be known by, and the object to keep for that."""
+        """Return the key that a new function is known by, and the object to keep alive for it."""
         if not _is_function(function):
             return name_of(function), None
         if not (isinstance(function, types.FunctionType) and "<" in function.__qualname__):
@@ -165,10 +168,10 @@ class CallHandlers:
         return id(code), code
 
     def _let_go(self) -> None:
-        """Let go of those that were not called lately, the oldest first, until few enough are left.
+        """Drop handlers that were not called lately, the oldest first, until few enough are left.
 
-        One that was called since it was looked at last is passed over once, and then counts as the
-        newest (the clock of page replacement; Corbato, 1968).
+        A handler that was called since it was last considered is skipped once, and then counts as
+        the newest (the clock of page replacement; Corbato, 1968).
         """
         for _ in range(2 * len(self._known)):
             if len(self._known) <= MOST:
@@ -181,7 +184,7 @@ class CallHandlers:
                 self._known[key] = self._known.pop(key)
 
     def _drop(self, key: int | str, handler: CallHandler) -> bool:
-        """Let go of one, if nothing is pending for it and nothing is being published."""
+        """Drop a handler, if no call of it is pending or being published."""
         handler.gone = True
         if handler.pins or not handler.subscription.idle:
             handler.gone = False
@@ -194,7 +197,7 @@ class CallHandlers:
 def taken_apart(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Make of a call one of the function beneath: what was bound to it goes with the arguments.
+    """Turn a call into one of the function beneath: bound objects join the arguments.
 
     Raises:
         TypeError: it is not callable.
@@ -218,7 +221,7 @@ def taken_apart(
 
 
 def _call_of(cls: Any) -> object:
-    """What calling an instance of a class runs; None when it cannot be called."""
+    """The function that calling an instance of a class runs; None if it cannot be called."""
     return next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
 
 
@@ -227,7 +230,7 @@ def _has_gaps(function: functools.partial[Any]) -> bool:
 
 
 def _is_function(function: Callable[..., Any]) -> bool:
-    """Whether it is a function or class, and not something with a state of its own."""
+    """Whether it is a function or class, and no object with a state of its own."""
     owner = getattr(function, "__self__", None)
     return hasattr(function, "__qualname__") and (
         owner is None or isinstance(owner, types.ModuleType)

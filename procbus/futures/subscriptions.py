@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Subscriptions that nothing is routed to: those of the calls of executors."""
+"""Subscriptions without routes: the ones that executors make for their calls."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from procbus.core.locks import Lock
 from procbus.core.subscription import Subscription
 
-#: Names whose past counts are kept apart; those of any more names are counted as one.
+#: Maximum of names whose past counts are kept apart; calls of further names count together.
 MOST_NAMES = 1_000
 OTHER_CALLS = "(other calls)"
 
 
 class DirectSubscriptions:
-    """Those that there are, and what those that are let go have counted. Thread-safe.
+    """The present ones, and the counts of the dropped ones. Thread-safe.
 
-    `_lock` belongs to this object and guards both fields; it is taken last.
+    The lock `_lock` guards both fields; it is taken last.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class DirectSubscriptions:
         self._past: dict[str, Subscription] = {}
 
     def add(self, subscription: Subscription) -> None:
-        """Count one in."""
+        """Count a new subscription in."""
         with self._lock:
             self._present[subscription] = None
 
     def retire(self, subscription: Subscription) -> None:
-        """Let one go that is idle, and keep what it has counted, under its name."""
+        """Drop an idle subscription, and keep its counts under its name."""
         handler = subscription.handler
         with self._lock:
             if self._present.pop(subscription, 0) == 0:
@@ -45,10 +45,10 @@ class DirectSubscriptions:
             self._past[name].absorb(subscription)
 
     def all(self) -> tuple[Subscription, ...]:
-        """All that count."""
+        """All subscriptions that count, past ones included."""
         with self._lock:
             return (*self._present, *self._past.values())
 
 
 def _gone(event: Any) -> None:
-    """Stands for functions that were let go."""
+    """Stands for dropped functions."""

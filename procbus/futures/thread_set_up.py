@@ -11,7 +11,7 @@ from procbus.core.errors import WorkerDied
 
 
 class ThreadSetUp:
-    """Sets up the thread that it is called in, unless that was done. Thread-safe.
+    """Sets up the thread that calls it, once. Thread-safe.
 
     Args:
         initializer: the user's function.
@@ -24,16 +24,17 @@ class ThreadSetUp:
         self._done = threading.local()
 
     def __call__(self) -> None:
-        """See to it that this thread is set up.
+        """Set up this thread, unless that is done.
 
         Raises:
-            WorkerDied: the user's function raised, which is the cause. The next call tries again.
+            WorkerDied: the user's function raised; its error is the cause. The next call tries
+                again.
         """
         if hasattr(self._done, "once"):
             return
         try:
             self._initializer(*self._initargs)
-        except BaseException as error:  # SystemExit too: it is this call that fails
+        except BaseException as error:  # SystemExit too: only this call fails
             raise WorkerDied(
                 f"the initializer of this executor raised {type(error).__name__}: {error}. The "
                 "call for which the thread was to be set up was not run"
@@ -45,7 +46,7 @@ class InThread:
     """Runs a handler in a thread that is set up.
 
     Args:
-        handler: what is to run.
+        handler: the handler to run.
         set_up: sets up the thread.
     """
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What has to be seen to before a worker process is started."""
+"""Preparing the start of a worker process: environment, niceness, interpreter flags, streams.
+
+The process must inherit the right settings from its first moment, and no interrupt may reach it
+before
+it can handle one.
+"""
 
 from __future__ import annotations
 
@@ -33,33 +38,33 @@ _THREADS = (
 
 
 def thread_caps(cores: int, workers: int) -> dict[str, str]:
-    """Environment that caps the threads of numeric libraries, unless the user has set them.
+    """Environment variables that cap the threads of numeric libraries, unless the user set them.
 
-    By environment, since that works before such a library is loaded, and costs no import.
+    Variables, because they work before such a library is loaded, and cost no import.
     """
     threads = str(max(1, cores // workers))
     return {name: threads for name in _THREADS if name not in os.environ}
 
 
 def nice_of_workers(more: int) -> int | None:
-    """How nice workers are that are to be so much nicer than this process; None for as nice."""
+    """Niceness of workers that are `more` nicer than this process; None for the same."""
     if not more or not hasattr(os, "getpriority"):
         return None
     return os.getpriority(os.PRIO_PROCESS, 0) + more
 
 
 def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Started, int | None]:
-    """Start a worker process that is as nice as it is to be from its first moment on.
+    """Start a worker process that has its niceness from the first moment on.
 
-    It sees to that itself, but only once it can: what it loads until then would hold up those that
-    work already. No interrupt reaches it before it has said what one means there.
+    The worker sets it itself, but only once it can: until then its imports would hold up the
+    workers that have work. No interrupt reaches it before it has set its own signal handlers.
 
     Args:
         start: starts the process, in this thread.
-        nice: how nice it is to be; None for as nice as this process.
+        nice: niceness of the worker; None for this process's.
 
     Returns:
-        What `start` returned, and the pid, where the kernel tells it.
+        The result of `start`, and the pid, if the kernel tells it.
     """
     before = children_of_this_thread()
     with interrupts_blocked():
@@ -68,16 +73,16 @@ def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Start
     if len(pids) != 1:
         return started, None
     if nice is not None:
-        with contextlib.suppress(OSError):  # it is dead
+        with contextlib.suppress(OSError):  # the process is dead
             os.setpriority(os.PRIO_PROCESS, pids[0], nice)
     return started, pids[0]
 
 
 def interpreter_flags() -> list[str]:
-    """Flags with which this interpreter was started, for one of a worker: -O, -W, -X and others."""
+    """Flags of this interpreter that a worker's should have: -O, -W, -X and others."""
     if getattr(sys, "frozen", False):
         return []
-    # `multiprocessing` knows most of them, and has this one public way to them.
+    # `multiprocessing` knows most of them, and offers them only in this public function.
     flags = get_command_line()[1:-3]
     given = {flag.partition("=")[0] for flag in flags}
     for name, value in sys._xoptions.items():  # noqa: SLF001 - documented so
@@ -87,10 +92,10 @@ def interpreter_flags() -> list[str]:
 
 
 def check_may_launch() -> None:
-    """Refuse where no worker process can be started, or be of use.
+    """Refuse to go on if no worker process can be started, or be of use.
 
     Raises:
-        ProcbusError: says why, and what to do.
+        ProcbusError: the message gives the reason, and the remedy.
     """
     if current_process().daemon:
         raise ProcbusError(
@@ -107,7 +112,7 @@ def check_may_launch() -> None:
 
 
 class _NoDescriptor:
-    """A stream without a descriptor: `multiprocessing` goes on where `fileno` raises."""
+    """A stream without a descriptor: `multiprocessing` goes on if `fileno` raises."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -121,18 +126,18 @@ class _NoDescriptor:
 
 @contextlib.contextmanager
 def stderr_with_descriptor() -> Iterator[None]:
-    """For a moment, have `sys.stderr.fileno()` give a descriptor that is open, or raise.
+    """For a moment, have `sys.stderr.fileno()` return an open descriptor, or raise.
 
-    The trackers of `multiprocessing` and loky hand it on to their processes. A stream that somebody
-    has put there may give any number. Who writes to it meanwhile does not notice.
+    The trackers of `multiprocessing` and loky pass it on to their processes. A stream of the user's
+    may return any number. Other writers to the stream do not notice the exchange.
     """
     stream = sys.stderr
     try:
         os.fstat(stream.fileno())
         odd = False
-    except AttributeError:  # None, for one
+    except AttributeError:  # for example None
         odd = False
-    except Exception:  # noqa: BLE001 - it is the user's object
+    except Exception:  # noqa: BLE001 - the user's object
         odd = stream is not None
     if not odd:
         yield
@@ -147,7 +152,7 @@ def stderr_with_descriptor() -> Iterator[None]:
 
 
 def buffer_size(pipe: Connection) -> int:
-    """How many bytes the sending side of a pipe holds when nobody reads."""
+    """Number of bytes that a pipe holds when the other side does not read."""
     if sys.platform == "win32":  # untested
         return 8192
     with socket.socket(fileno=os.dup(pipe.fileno())) as end:
@@ -156,9 +161,9 @@ def buffer_size(pipe: Connection) -> int:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM from a process that is being born: it inherits this thread's mask.
+    """Keep Ctrl-C and SIGTERM from a process that is being started: it inherits this thread's mask.
 
-    The worker unblocks them once it has said what they mean there.
+    The worker unblocks them once it has set its own signal handlers.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

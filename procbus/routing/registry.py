@@ -260,7 +260,7 @@ def tell_of_new_definition(handler: Handler, gone: Sequence[Handler]) -> None:
 
 
 default_registry = Registry()
-"""Where `@subscribe` puts handlers, and where a bus made without `handlers=` finds them."""
+"""The registry that `@subscribe` adds handlers to, and that a bus without `handlers=` uses."""
 
 
 @shows_handler_options
@@ -269,43 +269,44 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
 
     Args:
         topic: a class, a dotted string (``*`` is one word, ``#`` zero or more), a tuple or list of
-            those; None takes it from the annotation of the function's first parameter.
+            these; None takes it from the annotation of the function's first parameter.
         kind: ``"io"`` for a function that waits, ``"cpu"`` for one that computes. ``"auto"`` starts
-            on the io lane, and moves to the other and back by what is measured; so the function
-            must do the same in another process, and not be async.
-        name: defaults to the function's module and qualified name.
-        timeout: seconds that one attempt may run, 30 days at most; None for no limit. At the limit
-            the delivery fails with HandlerTimeout. The worker process of a cpu handler is killed
-            and replaced; an async handler is cancelled; a thread cannot be stopped, so it is
-            abandoned with what it runs, and replaced.
-        retries: attempts that may follow the first one, 0 to 1,000.
+            on the io lane, and moves to the other lane and back, depending on measurements. So the
+            function must work the same in another process, and must not be async.
+        name: name of the handler; by default the function's module and qualified name.
+        timeout: maximum duration of one attempt in seconds, 30 days at most; None for no limit. At
+            the limit the delivery fails with HandlerTimeout. The worker process of a cpu handler is
+            killed and replaced. An async handler is cancelled. A thread cannot be stopped, so it is
+            abandoned with its handler, and replaced.
+        retries: maximum number of attempts after the first one, 0 to 1,000.
         backoff: the wait before each retry: a number of seconds; a sequence of such, one for each
-            retry, the last repeated; or a function of (attempt, outcome) that returns seconds, the
-            attempt being the one that has failed, counted from 1. It is tried at once with an
-            outcome of each kind of failure. None for a random wait, which grows from up to 0.5 s
-            to up to 60 s. No wait is longer than a day; none holds a worker.
-        retry_on: an exception class, or several: there is another attempt only after an error that
-            is an instance of one. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as
-            errors here. What cannot be serialized (SerializationError) is never retried.
-        max_crashes: a delivery that killed its worker, by ending the process or by going over
-            max_memory, is retried at most so often, within `retries`. cpu handlers only.
-        max_memory: the most memory that the worker may have while the handler runs: bytes, or such
-            as "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is
-            killed and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
-        writable: large arrays and other buffers of an event are shared with the workers, and read
-            only (see `shared_memory_threshold` of EventBus). True gives each attempt a copy of its
-            own that it may write to. cpu handlers only.
-        key: of an event, the key whose deliveries go one at a time, in order.
-        priority: among waiting deliveries, the larger goes first.
-        concurrency: most deliveries that may run at the same time.
-        where: of an event, whether the handler takes it.
-        once: True takes one event, the first of any of its topics, and unsubscribes the handler
-            then; the retries of that one delivery still happen. Each bus counts for itself.
+            retry, with the last repeated; or a function of (attempt, outcome) that returns seconds.
+            The attempt is the number of the one that failed, from 1. The function is tried at once
+            with an outcome of each kind of failure. None for a random wait, which grows from up to
+            0.5 s to up to 60 s. No wait is longer than a day; none holds a worker.
+        retry_on: an exception class, or several: another attempt follows only an error that is an
+            instance of one. HandlerTimeout, WorkerDied and MemoryLimitExceeded count as errors
+            here. An event or result that cannot be serialized (SerializationError) is never
+            retried.
+        max_crashes: maximum number of retries of a delivery that killed its worker, by ending the
+            process or by going over max_memory, within `retries`. cpu handlers only.
+        max_memory: maximum memory of the worker while the handler runs: bytes, or a string such as
+            "512 MiB" or "1.5 GB"; 32 MiB at least; None for no limit. Above it the worker is killed
+            and replaced, and the delivery fails with MemoryLimitExceeded. cpu handlers only.
+        writable: large arrays and other buffers of an event are shared with the workers, and
+            read-only (see `shared_memory_threshold` of EventBus). True gives each attempt a copy of
+            its own that it may write to. cpu handlers only.
+        key: a function of the event; deliveries with the same key run one at a time, in order.
+        priority: deliveries of handlers with a larger number go first.
+        concurrency: maximum of deliveries that run at the same time.
+        where: a function of the event that says whether the handler takes it.
+        once: True takes one event, the first of any of its topics, and then unsubscribes the
+            handler; the retries of that one delivery still happen. Each bus counts for itself.
 
-    A function that is subscribed several times still gets each event once: by the last of those
-    subscriptions that takes it, and so with its options. Under another `name` it is another
-    handler. Where the cell of a notebook is run again, or a module reloaded, the new definition of
-    a function takes the place of the old one.
+    A function that is subscribed several times still gets each event once: by the last of its
+    subscriptions that takes the event, with the options of that one. Under another `name` it is
+    another handler. When a notebook cell is run again, or a module reloaded, the new definition of
+    a function replaces the old one.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -365,10 +366,10 @@ def _handlers_of(item: object) -> tuple[Handler, ...]:
 
 
 def check_can_travel(handler: Handler) -> None:
-    """Make sure that a cpu handler can be sent to a worker.
+    """Check that a cpu handler can be sent to a worker.
 
     Raises:
-        SerializationError: it cannot; the message names the variable at fault.
+        SerializationError: it cannot be sent; the message names the variable at fault.
     """
     function = handler.function
     by_name = isinstance(function, FunctionType | BuiltinFunctionType)

@@ -26,20 +26,20 @@ from procbus.testing.inline_lane import InlineLane, InlineRetries
 
 
 class InlineBus(EventBus):
-    """An `EventBus` that runs handlers at once, in the thread that publishes, and has them seen.
+    """An `EventBus` that runs handlers at once, in the publishing thread, and records all events.
 
-    Routing, receipts, retries, dead letters, `current()`, statistics and `executor()` are those of
-    every bus; there are no threads and no processes. When `publish` returns, all that follows from
-    it is through, but for retries that wait for the clock. An `async def` handler is run to its
-    end. Limits of memory, `concurrency` and `key` have no meaning here. Other options of `EventBus`
-    than these are refused: they are for workers, shared memory or a journal.
+    Routing, receipts, retries, dead letters, `current()`, statistics and `executor()` work as on
+    every bus; there are no threads and no processes. When `publish` returns, all consequences of
+    the event are finished, except retries that wait for the clock. An `async def` handler is run to
+    its end. Limits of memory, `concurrency` and `key` have no meaning here. Other options of
+    `EventBus` are refused, because they need workers, shared memory or a journal.
 
     Args:
         handlers: as for `EventBus`.
-        pickling: pickle the events, results and functions of cpu handlers, as on their way to a
-            worker process and back: what cannot travel fails as it would there.
-        clock: for the waits before retries, and time limits. None for one that goes on by itself:
-            retries follow at once.
+        pickling: pickle the events, results and functions of cpu handlers, as for a worker process.
+            An object that cannot travel then fails as it would there.
+        clock: for the waits before retries, and for time limits. None for a clock that goes on by
+            itself, so that retries follow at once.
         max_pending: as for `EventBus`.
         on_full: as for `EventBus`.
         worker_init: called once, before the first cpu handler.
@@ -81,16 +81,16 @@ class InlineBus(EventBus):
         return _Parts(settings, handlers, make)
 
     def __del__(self) -> None:
-        """There are no workers that would have to end."""
+        """Do nothing: there are no workers to end."""
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Run the retries that wait, whenever they are due. The rest is through already."""
+        """Run the waiting retries, whenever they are due. Other deliveries are finished already."""
         self._parts.lanes.expect_close()
         return super().drain(timeout)
 
     @property
     def published(self) -> Captured:
-        """All that was published so far, by the test and by handlers, in order."""
+        """All events published so far, by the test and by handlers, in order."""
         return Captured([self._receipts[id] for id in sorted(self._receipts)])
 
     def assert_published(
@@ -103,11 +103,11 @@ class InlineBus(EventBus):
 
         Args:
             *topics: classes, and dotted strings with `*` and `#`; none for all.
-            count: exactly so many; None for one at least.
-            where: of an event, whether it is meant.
+            count: the exact number; None for at least one.
+            where: a function of the event that says whether it is wanted.
 
         Raises:
-            AssertionError: there are none, or not so many.
+            AssertionError: there are none, or not exactly `count`.
         """
         found = self.published.of(*topics, where=where)
         if len(found) != count if count is not None else not found:
@@ -120,10 +120,10 @@ class InlineBus(EventBus):
         return found
 
     def assert_no_failures(self) -> None:
-        """Assert that there is no failure that nobody has looked at, on a receipt or dead letter.
+        """Assert that the test has looked at every failure, on a receipt or dead letter.
 
         Raises:
-            AssertionError: there is; it shows the tracebacks.
+            AssertionError: there is another failure; the message has the tracebacks.
         """
         summary = self._parts.settlement.unseen.summary()
         if summary is None:
@@ -205,18 +205,18 @@ class _Lanes(Lanes):
         """Start nothing."""
 
     def at_hand(self) -> list[tuple[Delivery, float]]:
-        """What is in a handler just now, and since when (`time.monotonic()`)."""
+        """The deliveries in a handler now, and since when (`time.monotonic()`)."""
         return list(self._inline.at_hand.items())
 
     def forget(self, handler: Handler) -> None:
-        """Let go of a handler that nothing is pending for."""
+        """Drop a handler that has no pending deliveries."""
         self._inline.forget(handler)
 
     def expect_close(self) -> None:
-        """Run what waits for its next attempt."""
+        """Run the deliveries that wait for their next attempt."""
         self._inline.finish()
 
     def close(self) -> None:
-        """End what there is of workers. Idempotent."""
+        """End the lane. Idempotent."""
         super().close()
         self._inline.close()
