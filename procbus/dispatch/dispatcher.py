@@ -20,6 +20,7 @@ from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Owner, Receipt, SoleReceipt, WaitedReceipt, Waiter
 from procbus.core.subscription import Subscription
+from procbus.core.user_key import UserKey
 from procbus.dispatch.admission import Admission, Disturbed, Reserved
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.settlement import Settled, Settlement
@@ -109,37 +110,9 @@ def _key_of(subscription: Subscription, event: Any) -> tuple[Any, BaseException 
         return None, None
     try:
         key = key_of(event)
-        return (key if type(key) in _PLAIN else _Key(key)), None
+        return (key if type(key) in _PLAIN else UserKey(key)), None
     except BaseException as error:  # noqa: BLE001 - whatever the user's function raises
         return None, _noted(error, "key", subscription)
-
-
-class _Key:
-    """A key whose hash and comparison are the user's code.
-
-    They are called under the lock of a lane, so what they raise must not get out of here.
-    """
-
-    __slots__ = ("hash", "key")
-
-    def __init__(self, key: Any) -> None:
-        self.key = key
-        self.hash = hash(key)
-
-    def __hash__(self) -> int:
-        """The hash that the key had when it was published."""
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        """Equal where the user's keys say so."""
-        if self is other:
-            return True
-        if not isinstance(other, _Key) or self.hash != other.hash:
-            return False
-        try:
-            return self.key is other.key or bool(self.key == other.key)
-        except BaseException:  # noqa: BLE001 - then nobody can say that they are equal
-            return False
 
 
 def _noted(error: BaseException, option: str, subscription: Subscription) -> BaseException:

@@ -12,10 +12,28 @@ from collections.abc import Iterator
 
 from procbus.core.delivery import Delivery
 from procbus.core.handler import Handler
+from procbus.core.user_key import Exactly, UserKey
+
+
+class Token:
+    """Stands for all user keys that are equal: under the lock nobody compares those themselves."""
+
+    __slots__ = ("gone", "key", "users")
+
+    def __init__(self, key: UserKey) -> None:
+        #: The first of the keys.
+        self.key = key
+        #: Deliveries that have it.
+        self.users = 0
+        #: It stands for its keys no more.
+        self.gone = False
 
 
 class Gate:
-    """The gate of one handler on one bus. Not thread-safe: call it under the lane's lock."""
+    """The gate of one handler on one bus.
+
+    Not thread-safe: call it under the lane's lock, but for `token_for`.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._keyed = handler.key is not None
@@ -25,6 +43,42 @@ class Gate:
         self._at_limit: deque[Delivery] = deque()
         #: Deliveries behind the one that is under way, for each key with one under way.
         self._lines: dict[object, deque[Delivery]] = {}
+        #: Of keys that only the user's code can compare: the token that stands for each, and that
+        #: of each delivery.
+        self._tokens: dict[UserKey | Exactly, Token] = {}
+        self._token_of: dict[Delivery, Token] = {}
+
+    def token_for(self, key: UserKey) -> Token:
+        """Give the token of a user key. Call it without the lock: it runs the user's code."""
+        made = Token(key)
+        token = self._tokens.setdefault(key, made)
+        # While the user's code compared, another thread may have put an equal key in a place of
+        # the dict that this one had passed. Then that is the one that everybody finds.
+        if token is made and (found := self._tokens.get(key)) is not None and found is not made:
+            self._tokens.pop(Exactly(key), None)
+            return found
+        return token
+
+    def accept(self, delivery: Delivery, token: Token) -> bool:
+        """Note the token of a delivery that is about to be admitted; False if it is gone."""
+        if delivery in self._token_of:
+            return True  # its publisher was interrupted, and comes again
+        if token.gone:
+            return False
+        if not self._abandoned:
+            self._token_of[delivery] = token
+            token.users += 1
+        return True
+
+    def refuse(self, delivery: Delivery) -> None:
+        """A delivery that has a token is not to be admitted after all, or has left."""
+        token = self._token_of.pop(delivery, None)
+        if token is None:
+            return
+        token.users -= 1
+        if not token.users:
+            self._tokens.pop(Exactly(token.key), None)
+            token.gone = True
 
     def admit(self, delivery: Delivery) -> bool:
         """Let the delivery pass, or keep it until `release` hands it out."""
@@ -32,10 +86,11 @@ class Gate:
         # handler that publishes.
         line: deque[Delivery] = deque()
         if self._keyed:
-            if delivery.key in self._lines:
-                self._lines[delivery.key].append(delivery)
+            key = self._token_of.get(delivery, delivery.key)
+            if key in self._lines:
+                self._lines[key].append(delivery)
                 return False
-            self._lines[delivery.key] = line
+            self._lines[key] = line
         if self._limit is not None and self._inside >= self._limit:
             self._at_limit.append(delivery)
             return False
@@ -59,13 +114,16 @@ class Gate:
             self._inside += 1
             go.append(self._at_limit.popleft())
         if self._keyed:
-            line = self._lines[delivery.key]
+            key = self._token_of.get(delivery, delivery.key)
+            line = self._lines[key]
             if line:
                 following = line.popleft()
                 if self._take_place(following):
                     go.append(following)
             else:
-                del self._lines[delivery.key]
+                del self._lines[key]
+            if self._token_of:
+                self.refuse(delivery)
         return go
 
     def step_aside(self) -> list[Delivery]:
@@ -102,4 +160,6 @@ class Gate:
         self._abandoned = True
         self._at_limit.clear()
         self._lines.clear()
+        self._tokens.clear()
+        self._token_of.clear()
         return waiting

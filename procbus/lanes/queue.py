@@ -14,6 +14,7 @@ from math import inf
 from procbus.core.delivery import Delivery
 from procbus.core.locks import Lock, acquire
 from procbus.core.subscription import OVERHEAD_S, Subscription
+from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 
 #: A handler that runs shorter than this, in seconds, on average: waking another thread costs more.
@@ -73,6 +74,9 @@ class LaneQueue:
             False, and it is not queued, when the queue was cleared for good.
         """
         subscription = delivery.subscription
+        gated = subscription.gated
+        if gated and type(delivery.key) is UserKey:
+            self._accept(delivery)
         held = kept = True
         begun = False
         try:
@@ -83,13 +87,13 @@ class LaneQueue:
             if self.cancelled:
                 kept = False
                 delivery.queued = True
-                if subscription.gated:
+                if gated:
                     self._gates[subscription].abandon()  # clear() missed it if it is new
             else:
                 bucket = self._ready.get(subscription.priority)
                 if bucket is None:
                     bucket = self._bucket(subscription.priority)
-                if not subscription.gated or self._locked_admit(delivery):
+                if not gated or self._locked_admit(delivery):
                     delivery.queued = True
                     # Asked before: one who interrupts this may queue another behind this one, and
                     # wakes nobody for that.
@@ -106,6 +110,18 @@ class LaneQueue:
             raise
         return kept
 
+    def _accept(self, delivery: Delivery) -> None:
+        """Find out which deliveries have an equal key, while no lock is held: it is user code."""
+        gate = self._gates[delivery.subscription]
+        while True:
+            token = gate.token_for(delivery.key)
+            with self.lock:
+                accepted = gate.accept(delivery, token)
+            if accepted:
+                # All have the same object: so none dies under the lock, where its `__del__` ran.
+                delivery.key = token.key
+                return
+
     def _locked_admit(self, delivery: Delivery) -> bool:
         gate = self._gates[delivery.subscription]
         delivery.queued = True
@@ -119,6 +135,8 @@ class LaneQueue:
             delivery.queued = False
         elif delivery not in bucket and (gate is None or delivery not in gate.waiting()):
             delivery.queued = False
+            if gate is not None:
+                gate.refuse(delivery)
             if begun:
                 subscription.published -= 1
         self.locked_wake()

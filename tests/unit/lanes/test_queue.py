@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The queue of a lane: order, gates, batches, waiting takers, and the end."""
 
+import gc
 import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +22,8 @@ from hypothesis.stateful import (
 
 from procbus.core.delivery import Delivery
 from procbus.core.subscription import Subscription
+from procbus.core.user_key import UserKey
+from procbus.lanes.gate import Gate
 from procbus.lanes.queue import LaneQueue
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
 
@@ -471,3 +477,139 @@ def test_one_that_is_withdrawn_is_taken_by_nobody():
     assert not queue.withdraw(first)
     assert take_all(queue) == [third, second]
     assert not queue.withdraw(second)
+
+
+# Keys whose comparison is the user's code.
+
+
+class Awkward:
+    """A key of a user's: all have one hash, and comparing them calls the test."""
+
+    def __init__(self, name: str, compared: Callable[[], object]) -> None:
+        self.name, self.compared = name, compared
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        self.compared()
+        return isinstance(other, Awkward) and other.name == self.name
+
+
+def awkward(subscription: Subscription, name: str, compared: Callable[[], object]) -> Delivery:
+    delivery = delivery_to(subscription, (name, 0))
+    delivery.key = UserKey(Awkward(name, compared))
+    return delivery
+
+
+def test_no_lock_is_held_while_the_keys_of_a_user_are_compared() -> None:
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    held: list[bool] = []
+    deliveries = [
+        awkward(subscription, name, lambda: held.append(queue.lock.owned())) for name in "abcabcabc"
+    ]
+
+    for delivery in deliveries:
+        assert queue.put(delivery)
+    assert held
+    assert not any(held)
+    held.clear()
+    order = []
+    while batch := take_all(queue):
+        order.append([d.receipt.event[0] for d in batch if d.receipt is not None])
+        for delivery in batch:
+            queue.release(delivery)
+
+    assert order == [["a", "b", "c"]] * 3
+    assert not held, "to leave nothing is compared"
+
+
+def test_the_keys_of_a_user_are_forgotten_once_nothing_has_them() -> None:
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    gone = []
+    for name in "aabbcc":
+        delivery = awkward(subscription, name, lambda: None)
+        gone.append(weakref.ref(delivery.key.key))
+        assert queue.put(delivery)
+    while batch := take_all(queue):
+        for delivery in batch:
+            queue.release(delivery)
+    del batch, delivery
+    gc.collect()
+
+    assert [ref() for ref in gone] == [None] * 6
+
+
+def test_a_key_that_leaves_while_another_publisher_compares_it_is_found_anew() -> None:
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    left: list[bool] = []
+
+    def leave() -> None:
+        if not left:
+            left.append(True)
+            queue.release(first)
+            assert queue.put(second)
+
+    first = awkward(subscription, "a", leave)
+    second, third = (awkward(subscription, "a", lambda: None) for _ in range(2))
+    assert queue.put(first)
+
+    assert queue.put(third)
+
+    assert left
+    assert take_all(queue) == [first, second], "the third waits behind the second"
+    assert queue.depth() == 1
+
+
+def test_a_key_that_left_before_its_publisher_had_the_lock_is_found_anew() -> None:
+    subscription = subscription_of(key=key_of)
+    gate = Gate(subscription.handler)
+    first, second, third = (awkward(subscription, "a", lambda: None) for _ in range(3))
+    token = gate.token_for(first.key)
+    assert gate.accept(first, token)
+    assert gate.admit(first)
+    late = gate.token_for(second.key)
+    assert late is token
+    gate.release(first)
+    assert gate.accept(third, gate.token_for(third.key))
+    assert gate.admit(third)
+
+    assert not gate.accept(second, late)
+    assert gate.accept(second, gate.token_for(second.key))
+    assert not gate.admit(second), "it waits behind the third"
+
+
+def test_publishers_at_once_keep_one_delivery_of_a_key_inside() -> None:
+    queue = LaneQueue()
+    subscription = subscription_of(key=key_of)
+    pause = threading.Event()
+
+    def publish() -> None:
+        for number in range(60):
+            queue.put(awkward(subscription, "abc"[number % 3], lambda: pause.wait(0)))
+
+    publishers = [in_thread(publish) for _ in range(3)]
+    inside: Counter[str] = Counter()
+    left = 180
+    while left:
+        delivery = queue.take()
+        assert delivery is not None
+        assert delivery.receipt is not None
+        name = delivery.receipt.event[0]
+        inside[name] += 1
+        for other in take_all(queue):
+            assert other.receipt is not None
+            inside[other.receipt.event[0]] += 1
+            assert max(inside.values()) == 1
+            queue.release(other)
+            inside[other.receipt.event[0]] -= 1
+            left -= 1
+        queue.release(delivery)
+        inside[name] -= 1
+        left -= 1
+    for publisher in publishers:
+        publisher.join(BOUND_S)
+    assert queue.depth() == 0

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Keys of deliveries whose hash and comparison are the user's code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from procbus.core.user_objects import short_repr
+
+
+class UserKey:
+    """A key as the user's function gave it, with the hash that it had when it was published.
+
+    Comparing two of them runs the user's code, so do it without a lock of procbus. `Exactly` finds
+    one of them in a dict, and runs none.
+    """
+
+    __slots__ = ("hash", "key")
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.hash = hash(key)
+
+    def __hash__(self) -> int:
+        """The hash that the key had when it was published."""
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        """Equal where the user's keys say so; not where they raise."""
+        if self is other:
+            return True
+        if isinstance(other, Exactly):
+            return other.key is self
+        if not isinstance(other, UserKey) or self.hash != other.hash:
+            return False
+        try:
+            return self.key is other.key or bool(self.key == other.key)
+        except BaseException:  # noqa: BLE001 - then nobody can say that they are equal
+            return False
+
+    def __repr__(self) -> str:
+        """As the user's key shows itself."""
+        return short_repr(self.key)
+
+
+class Exactly:
+    """Equal to one user key alone, and to no other that is equal to that."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: UserKey) -> None:
+        self.key = key
+
+    def __hash__(self) -> int:
+        """As of that key."""
+        return self.key.hash
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is that key."""
+        return other is self.key
