@@ -260,7 +260,7 @@ def test_a_leak_fails_the_test_that_made_it_and_no_other(
     )
 
 
-def test_what_a_log_record_keeps_alive_is_no_leak_of_the_test(
+def test_object_kept_by_a_log_record_is_no_leak_of_the_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))

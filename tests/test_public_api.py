@@ -120,7 +120,7 @@ def test_the_options_and_their_defaults():
         assert parameters(method) == {"timeout": None}
 
 
-def test_what_receipts_and_deliveries_offer():
+def test_receipts_and_deliveries_offer_the_documented_names():
     receipt = "id event topic parent_id deliveries wait result results done settled __await__"
     delivery = "handler state attempts outcome result exception queued_s run_s worker_pid event_id"
     for kind in (SoleReceipt, FanReceipt):

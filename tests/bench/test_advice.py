@@ -19,7 +19,7 @@ def answer_of(label: Any, declared: Any, said: Any, level: Any = "") -> Answer:
     return Answer(handler, Advice("it", declared, said, 1.0, level, "", Evidence(declared)))
 
 
-def test_there_are_enough_of_each_label_and_each_says_why() -> None:
+def test_each_label_has_enough_handlers_with_a_reason() -> None:
     labels = [handler.label for handler in HANDLERS]
     assert len(labels) >= 40
     assert min(labels.count(label) for label in ("io", "cpu", "either")) >= 10

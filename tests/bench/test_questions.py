@@ -270,7 +270,7 @@ def test_a_sample_that_raises_fails_with_its_last_line() -> None:
         runner.take_sample(questions.load("tiny_io"), "nobody", SETTINGS)
 
 
-def test_what_a_sample_leaves_behind_is_killed() -> None:
+def test_processes_that_a_sample_leaves_behind_are_killed() -> None:
     leaver = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'input()'],"
     leaver += " stdin=subprocess.PIPE).pid, flush=True); input()"
     process = subprocess.Popen(
@@ -348,7 +348,7 @@ def test_the_same_tasks_die_in_every_round_and_in_every_way() -> None:
     assert [task.number for task in plot.tasks()] == list(range(2_000))
 
 
-def test_what_a_scene_leaves_behind_is_found_and_killed_though_it_has_a_new_session() -> None:
+def test_processes_of_a_scene_in_a_new_session_are_found_and_killed() -> None:
     environment = {**os.environ, casualties.MARK: "of this test"}
     wait = [sys.executable, "-c", "print(flush=True); input()"]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -369,7 +369,7 @@ def test_a_scene_without_counts_says_why() -> None:
         casualties.play(plot)
 
 
-def test_what_the_neighbour_did_is_counted_while_the_other_was_away() -> None:
+def test_neighbours_work_is_counted_while_the_other_was_away() -> None:
     ended = [(float(at), pid) for at, pid in enumerate([1, 2, 1, 1, 3, 3, 1])]
     held, killed = neighbour.Window(), neighbour.Window()
     neighbour.Turn(False, 2, began_at=1.5, ended_at=3.5, new_pid=None).add_to(held, ended)
@@ -418,7 +418,7 @@ def test_a_stream_keeps_few_under_way_and_gives_the_results_in_order() -> None:
     assert (most, under_way) == (3, set())
 
 
-def test_one_event_goes_to_several_handlers_at_once_with_a_bus_and_to_peers_one_by_one() -> None:
+def test_bus_sends_an_event_to_several_handlers_at_once_and_peers_one_by_one() -> None:
     with (
         contenders.procbus(large_work.length, 1) as bus,
         large_contenders.fan_of(PROCBUS, bus, large_work.length, 1, 3) as to_handlers,

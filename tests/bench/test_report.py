@@ -148,7 +148,7 @@ def test_a_part_without_results_is_left_out_and_a_quick_run_says_so(
     assert "## Beside its peers" not in text
 
 
-def test_who_failed_or_is_missing_is_named(document: dict[str, Any]) -> None:
+def test_failed_and_missing_contenders_are_named(document: dict[str, Any]) -> None:
     pythons = dict(document["questions"]["pythons"], not_installed=["3.14t"], errors=["3.12: gone"])
     found = Found(pythons)
     assert "left out: 3.14t" in gil_texts.of_pythons(found, 2)

@@ -21,7 +21,7 @@ def test_no_delivery_sees_what_another_has_set(worker: Worker) -> None:
         assert values(run(worker, batch)) == [CLEAN] * 30
 
 
-def test_what_is_taken_along_is_there_and_nothing_is_left_of_it(worker: Worker) -> None:
+def test_carried_variables_are_set_for_one_delivery_alone(worker: Worker) -> None:
     carry = Carry([handlers.who, handlers.amount])
     batch = deliveries(handlers.look_and_leave, *range(6))
     for number, delivery in enumerate(batch):
@@ -33,7 +33,7 @@ def test_what_is_taken_along_is_there_and_nothing_is_left_of_it(worker: Worker) 
     assert values(run(worker, batch)) == expected
 
 
-def test_what_is_not_set_is_not_taken_along() -> None:
+def test_unset_variable_is_not_carried() -> None:
     carry = Carry([handlers.who, handlers.amount])
     assert carry.take(None) is None
 
@@ -48,7 +48,7 @@ def test_a_value_of_a_class_of_a_test_and_of_none_come_through(worker: Worker) -
     assert values(run(worker, batch)) == [handlers.Point(1), None, handlers.Point(3)]
 
 
-def test_what_cannot_travel_fails_its_delivery_and_names_the_variable(worker: Worker) -> None:
+def test_value_that_cannot_travel_fails_its_delivery_and_names_the_variable(worker: Worker) -> None:
     carry = Carry([handlers.who, handlers.amount])
     batch = deliveries(handlers.amount_here, 1, 2)
     token = handlers.amount.set([1, threading.Lock()])
@@ -65,7 +65,7 @@ def test_what_cannot_travel_fails_its_delivery_and_names_the_variable(worker: Wo
     assert worker.receive().complete
 
 
-def test_what_cannot_be_loaded_there_fails_its_delivery_alone(worker: Worker) -> None:
+def test_value_that_cannot_be_loaded_fails_its_delivery_alone(worker: Worker) -> None:
     carry = Carry([handlers.amount])
     batch = deliveries(handlers.amount_here, 1, 2)
     token = handlers.amount.set(handlers.CannotBeLoaded())
@@ -76,7 +76,7 @@ def test_what_cannot_be_loaded_there_fails_its_delivery_alone(worker: Worker) ->
     assert other.error is None
 
 
-def test_what_the_set_up_leaves_is_what_each_delivery_begins_with(
+def test_each_delivery_begins_with_the_variables_of_the_set_up(
     make_process_pool: MakePool,
 ) -> None:
     init = encode_alone(functools.partial(handlers.set_context, "set up", 50))

@@ -204,7 +204,7 @@ def test_an_exception_that_is_no_error_comes_back_too(pool: Executor) -> None:
 
 
 @only(*PROCESSES)
-def test_what_cannot_travel_fails_its_own_call(pool: Executor) -> None:
+def test_argument_that_cannot_travel_fails_its_own_call(pool: Executor) -> None:
     bad = pool.submit(capture, Unpicklable())
 
     assert pool.submit(power, 2, 2).result() == 4

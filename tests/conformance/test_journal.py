@@ -75,7 +75,7 @@ def stop_before_it_runs(bus: EventBus, publish: Callable[[], object]) -> None:
     closing.join(BOUND_S)
 
 
-def test_what_is_finished_is_not_run_again(make_bus: MakeBus):
+def test_finished_delivery_is_not_run_again(make_bus: MakeBus):
     for _ in range(2):
         ran: list[int] = []
         with make_bus() as bus:
@@ -86,7 +86,7 @@ def test_what_is_finished_is_not_run_again(make_bus: MakeBus):
         assert ran == [7]
 
 
-def test_what_was_not_begun_runs_at_the_next_start_in_order(make_bus: MakeBus):
+def test_deliveries_not_begun_run_at_the_next_start_in_order(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     first.subscribe(int, lambda n: None, name="note")
     stop_before_it_runs(first, lambda: [first.publish(n) for n in range(5)])
@@ -388,7 +388,7 @@ def test_a_none_that_was_kept_is_the_result(make_bus: MakeBus):
             assert bus.publish("n", 3, id="3").result(BOUND_S) is None
 
 
-def test_one_result_of_several_that_was_not_kept_is_an_error(make_bus: MakeBus):
+def test_result_of_several_that_was_not_kept_is_an_error(make_bus: MakeBus):
     for keep_results in (False, True):
         with make_bus(keep_results=keep_results) as bus:
             bus.subscribe("n", lambda n: n + 1, name="more")
@@ -416,7 +416,7 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def test_what_a_cpu_handler_publishes_is_journalled_with_its_success(make_bus: MakeBus):
+def test_events_of_a_cpu_handler_are_journalled_with_its_success(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     children: list[int] = []
     first.subscribe("cpu", double, kind="cpu", name="cpu")
@@ -431,7 +431,7 @@ def test_what_a_cpu_handler_publishes_is_journalled_with_its_success(make_bus: M
     assert children == [5]
 
 
-def test_what_an_io_handler_publishes_survives(make_bus: MakeBus):
+def test_events_of_an_io_handler_survive(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     ran: list[int] = []
 
@@ -577,7 +577,7 @@ def test_an_id_that_is_no_text_is_refused(make_bus: MakeBus):
         bus.publish(1, id=5)  # type: ignore[arg-type] # that is the test
 
 
-def test_whoever_shares_the_id_of_an_event_that_is_refused_does_not_wait_for_ever(
+def test_publisher_with_the_id_of_a_refused_event_does_not_wait_for_ever(
     make_bus: MakeBus,
 ):
     entered, go_on = threading.Event(), threading.Event()
@@ -611,7 +611,7 @@ def test_whoever_shares_the_id_of_an_event_that_is_refused_does_not_wait_for_eve
         assert bus.drain(BOUND_S)
 
 
-def test_what_a_callable_publishes_to_nobody_harms_no_record(make_bus: MakeBus):
+def test_events_of_a_callable_without_handlers_harm_no_record(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     first.subscribe("cpu", double, kind="cpu", name="cpu")
     first.subscribe("later", abs, name="later")

@@ -179,7 +179,7 @@ def test_a_judge_that_fails_does_not_leave_the_worker_halted(worker: Worker, gat
     assert not receiver.is_alive(), "it neither went on nor died"
 
 
-def test_whoever_kills_while_batches_come_and_go_kills_in_what_it_named(worker: Worker) -> None:
+def test_kill_amid_changing_batches_hits_the_named_delivery_alone(worker: Worker) -> None:
     """Whatever it was at when it was killed, that is the one that did not end."""
     judge = Judge(worker)
     message = give(worker, deliveries(handlers.double, *range(3000)))

@@ -94,7 +94,7 @@ def test_an_array_goes_there_and_back(worker: Worker, memory: EventMemory) -> No
 
 
 @pytest.mark.parametrize("event", [b"ab" * MIB, "äö" * MIB, bytearray(MIB), list(range(MIB // 4))])
-def test_what_has_no_buffers_goes_there_and_back(
+def test_large_object_without_buffers_goes_there_and_back(
     worker: Worker, memory: EventMemory, event: Any
 ) -> None:
     result = ran(worker, handlers.echo, event)
@@ -126,7 +126,7 @@ def test_an_event_for_several_workers_is_copied_once(
     assert memory.stats().sent < 1.1 * MIB
 
 
-def test_what_a_handler_keeps_never_changes(worker: Worker, memory: EventMemory) -> None:
+def test_kept_event_never_changes(worker: Worker, memory: EventMemory) -> None:
     assert ran(worker, handlers.keep, array(1, 1.0)) is None
     assert memory.stats().kept >= MIB
     for value in (2.0, 3.0, 4.0):
@@ -181,7 +181,7 @@ def prepared(worker: Worker, *events: object) -> Message:
     return worker.prepare(1000, deliveries(handlers.first_item, *events))
 
 
-def test_what_finds_no_room_is_left_until_there_is_some(
+def test_event_without_room_waits_until_there_is_some(
     worker: Worker, memory: EventMemory, gate: drive.Gate
 ) -> None:
     large = drive.deliveries_to(subscription_of(handlers.first_item), [array(3)])
@@ -199,7 +199,7 @@ def test_what_finds_no_room_is_left_until_there_is_some(
     assert memory.stats().in_flight + memory.stats().idle <= LIMIT
 
 
-def test_what_comes_before_it_in_a_batch_goes_all_the_same(worker: Worker) -> None:
+def test_events_before_one_without_room_are_sent_all_the_same(worker: Worker) -> None:
     batch = deliveries(handlers.echo, 1, array(3), array(3), 2)
     message = worker.prepare(1000, batch)
     assert not message.no_room
@@ -216,12 +216,12 @@ def test_an_event_that_no_worker_has_at_hand_makes_room_and_is_copied_again(
     assert memory.stats().sent >= 9 * MIB
 
 
-def test_one_that_was_prepared_for_nothing_makes_room_for_the_next(worker: Worker) -> None:
+def test_message_that_is_never_sent_makes_room_for_the_next(worker: Worker) -> None:
     prepared(worker, array(3))
     assert not prepared(worker, array(3)).no_room
 
 
-def test_one_that_a_worker_died_with_makes_room(start: Callable[[], Worker]) -> None:
+def test_event_of_a_dead_worker_makes_room(start: Callable[[], Worker]) -> None:
     first, second = start(), start()
     give(first, deliveries(handlers.first_item, array(3)))
     assert prepared(second, array(3)).no_room
@@ -246,7 +246,7 @@ def test_without_shared_memory_an_event_larger_than_a_message_goes_alone(pool: s
 
 
 @pytest.mark.parametrize("on_oversize", ["pipe", "fail"])
-def test_what_is_larger_than_the_limit_takes_the_pipe_or_fails(
+def test_event_larger_than_the_limit_takes_the_pipe_or_fails(
     start: Callable[[], Worker],
     memory: EventMemory,
     monkeypatch: pytest.MonkeyPatch,
@@ -262,7 +262,7 @@ def test_what_is_larger_than_the_limit_takes_the_pipe_or_fails(
     assert isinstance(outcome.error, SerializationError)
 
 
-def test_what_the_parent_cannot_map_takes_the_pipe(
+def test_event_that_cannot_be_mapped_takes_the_pipe(
     worker: Worker, memory: EventMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: int) -> Any:

@@ -54,7 +54,9 @@ def test_a_worker_is_seen_above_a_limit_with_what_its_handler_started(
     receiver.expect_gone()
 
 
-def test_what_is_said_is_of_the_delivery_that_it_is_at(process_worker: Worker, gate: Gate) -> None:
+def test_reported_memory_belongs_to_the_running_delivery(
+    process_worker: Worker, gate: Gate
+) -> None:
     message = give(process_worker, deliveries(handlers.hold, gate.path))
     receiver = Receiver(process_worker)
     gate.wait_begun()

@@ -77,7 +77,7 @@ def test_a_handler_that_cannot_be_imported_travels_by_value(worker: Worker) -> N
     assert values(run(worker, deliveries(shift, 1, 2))) == [101, 102]
 
 
-def test_one_batch_may_hold_several_handlers(worker: Worker) -> None:
+def test_batch_may_hold_several_handlers(worker: Worker) -> None:
     mixed = deliveries(handlers.double, 1) + deliveries(handlers.echo, "a")
     mixed += deliveries(handlers.double, 3)
 
@@ -221,7 +221,7 @@ def test_a_malformed_topic_is_the_handlers_error(worker: Worker) -> None:
 # Failures of one delivery.
 
 
-def test_what_a_handler_raises_comes_back_with_its_traceback(worker: Worker) -> None:
+def test_exception_of_a_handler_comes_back_with_its_traceback(worker: Worker) -> None:
     first, second, third = run(
         worker,
         deliveries(handlers.double, 1) + deliveries(handlers.fail, 2) + deliveries(len, "abc"),
@@ -354,7 +354,7 @@ def test_a_delivery_that_was_settled_meanwhile_is_left_out(worker: Worker) -> No
     assert values(take_reports(worker, message)) == [2, 6]
 
 
-def test_what_makes_a_message_too_large_is_left_as_its_rest(worker: Worker) -> None:
+def test_deliveries_beyond_the_size_of_a_message_are_its_rest(worker: Worker) -> None:
     size = BATCH_BYTES // 3
     batch = deliveries(handlers.echo, *(bytes(size) for _ in range(5)))
 
@@ -421,7 +421,7 @@ def test_two_batches_sent_one_behind_the_other_are_reported_one_by_one(worker: W
 # Taking back.
 
 
-def test_what_is_taken_back_before_it_is_begun_never_runs(worker: Worker) -> None:
+def test_delivery_taken_back_before_its_start_never_runs(worker: Worker) -> None:
     message = worker.prepare(1, deliveries(handlers.double, 1, 2, 3))
     worker.offer(message)
     assert worker.take_back(10) == 3
@@ -469,7 +469,7 @@ def test_taking_back_spans_both_batches(worker: Worker, gate: Gate) -> None:
     assert receiver.completed == [first.batch, second.batch]
 
 
-def test_what_a_grown_worker_leaves_undone_is_not_counted_with_what_is_behind_it(
+def test_deliveries_left_by_a_grown_worker_leave_no_tokens_behind(
     process_worker: Worker, gate: Gate
 ) -> None:
     run(process_worker, deliveries(handlers.keep, bytes(64 << 20)))

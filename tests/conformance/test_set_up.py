@@ -31,7 +31,7 @@ def worker_with(make: MakePool, init: Callable[[], object]) -> Iterator[Worker]:
         worker.stop()
 
 
-def test_it_runs_once_and_before_the_first_delivery(
+def test_set_up_runs_once_before_the_first_delivery(
     make_process_pool: MakePool, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -49,7 +49,7 @@ def test_it_runs_once_and_before_the_first_delivery(
     assert log.read_text().count("set up") == 1
 
 
-def test_what_it_sets_up_in_a_module_is_there_for_handlers(make_process_pool: MakePool) -> None:
+def test_handlers_see_the_set_up_of_a_module(make_process_pool: MakePool) -> None:
     with worker_with(make_process_pool, functools.partial(handlers.keep, "a model")) as worker:
         assert values(run(worker, deliveries(handlers.what_is_kept, 1))) == ["a model"]
 
@@ -154,7 +154,7 @@ def test_a_worker_is_known_and_gives_way_before_it_is_ready() -> None:
     assert seen == [(worker.pid, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
 
 
-def test_it_says_since_when_it_is_in_its_set_up_and_where(
+def test_worker_tells_since_when_and_where_it_is_in_its_set_up(
     make_process_pool: MakePool, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path)

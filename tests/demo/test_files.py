@@ -51,7 +51,7 @@ def test_a_directory_that_is_named_outright_is_searched_whatever_its_name(tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_what_is_called_py_and_is_no_file_is_left_out(tmp_path: Path) -> None:
+def test_pipe_or_directory_named_py_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "directory.py").mkdir()
     (tmp_path / "dangling.py").symlink_to(tmp_path / "nothing")

@@ -166,7 +166,7 @@ def test_deeper_code_than_python_may_recurse_is_measured() -> None:
         ("(" * 300 + ")" * 300, (SyntaxError, RecursionError, MemoryError)),
     ],
 )
-def test_what_is_not_python_raises(
+def test_text_that_is_not_python_raises(
     source: str, error: type[Exception] | tuple[type[Exception], ...]
 ) -> None:
     with pytest.raises(error):

@@ -82,7 +82,7 @@ def test_two_runs_are_compared_by_their_seconds(console: Console) -> None:
     assert "Ratio: 1.50" in text
 
 
-def test_one_run_has_no_ratio(console: Console) -> None:
+def test_single_run_has_no_ratio(console: Console) -> None:
     print_runs(console, [DemoRun("procbus", 2.0, 600, "2 processes")])
     assert "300" in printed(console)
     assert "Ratio" not in printed(console)

@@ -107,7 +107,7 @@ def test_few_runs_are_all_measured_whatever_limits_there_are(of_the_bus: dict[st
     assert advice.text.startswith("it ran 12 times, ")
 
 
-def test_what_cannot_travel_stays():
+def test_handler_whose_events_cannot_travel_stays():
     with EventBus(handlers=[], io_workers=4) as bus:
         bus.subscribe("event", spin, name="it")
         run_until(

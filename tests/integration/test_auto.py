@@ -53,7 +53,7 @@ def lane_of(bus: EventBus) -> str:
     return bus.stats().handlers["it"].kind
 
 
-def test_it_moves_to_where_it_belongs_and_back():
+def test_handler_moves_to_the_lane_that_suits_it_and_back():
     with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
         bus.subscribe("event", spin_or_sleep, kind="auto", name="it")
         receipts = run_until(bus, "spin", lambda: lane_of(bus) == "cpu")
@@ -91,7 +91,7 @@ def test_the_order_of_each_key_is_kept_across_the_move():
     assert pids == sorted(pids, reverse=True), "none begins here once one has begun there"
 
 
-def test_what_cannot_travel_never_moves():
+def test_handler_whose_events_cannot_travel_never_moves():
     with EventBus(handlers=[], io_workers=4) as bus:
         bus.subscribe("event", spin_or_sleep, kind="auto", name="it")
 

@@ -123,7 +123,7 @@ def test_a_default_that_cannot_travel_is_refused_when_the_bus_is_made():
         EventBus([], carry=[held])
 
 
-def test_what_is_over_keeps_nothing_of_its_publishers_context():
+def test_settled_delivery_keeps_nothing_of_its_publishers_context():
     with bus_for("processes") as bus:
         bus.subscribe("n", look, kind="cpu")
         receipts = [publish_as(bus, "somebody", "n", n) for n in range(20)]

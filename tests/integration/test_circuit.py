@@ -197,7 +197,7 @@ def test_a_block_that_is_left_with_nothing_but_poison_ends(
 
 
 @pytest.mark.parametrize("backoff", [0.0, 0.05])
-def test_it_ends_though_each_is_to_be_tried_again(
+def test_bus_closes_though_each_delivery_is_retried(
     tally: Tally, poison: Path, backoff: float
 ) -> None:
     with EventBus([], cpu_workers=WORKERS) as bus:
@@ -209,7 +209,7 @@ def test_it_ends_though_each_is_to_be_tried_again(
     assert bus.stats().pending == 0
 
 
-def test_it_ends_though_each_waits_behind_another_of_its_key(tally: Tally, poison: Path) -> None:
+def test_bus_closes_though_deliveries_wait_for_their_key(tally: Tally, poison: Path) -> None:
     with EventBus([], cpu_workers=WORKERS) as bus:
         bus.subscribe("job", work, kind="cpu", key=lambda job: job.number % 2)
         receipts = publish(bus, tally, poison, *range(500))
@@ -217,7 +217,7 @@ def test_it_ends_though_each_waits_behind_another_of_its_key(tally: Tally, poiso
     assert MOST < len(tally.lines()) < 40
 
 
-def test_what_a_closing_bus_has_pending_runs_if_a_trial_survives(
+def test_pending_deliveries_of_a_closing_bus_run_if_a_trial_survives(
     tally: Tally, poison: Path, opened: Said, works_again: Said
 ) -> None:
     with EventBus([], cpu_workers=WORKERS) as bus:

@@ -111,7 +111,7 @@ def test_an_error_comes_back_as_itself_with_the_remote_traceback(bus: EventBus) 
     assert len(bus.dead_letters) == 1
 
 
-def test_what_handlers_publish_is_published_here(bus: EventBus) -> None:
+def test_events_of_handlers_are_published_by_the_script(bus: EventBus) -> None:
     found: list[int] = []
 
     def halve(number: int) -> None:
@@ -202,7 +202,7 @@ def test_a_client_is_taken_too_and_stays_open(address: str) -> None:
         assert client.status == "running"
 
 
-def test_what_is_behind_a_handler_that_takes_long_is_given_back_and_runs_elsewhere(
+def test_deliveries_behind_a_long_handler_are_given_back_and_run_elsewhere(
     bus: EventBus, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"

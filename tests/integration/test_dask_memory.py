@@ -20,27 +20,27 @@ def make_bus(address: str) -> on_one_machine.MakeBus:
 bus = on_one_machine.bus
 
 test_a_handler_that_leaks_is_stopped = on_one_machine.test_a_handler_that_leaks_is_stopped
-test_what_processes_that_a_handler_started_take_counts = (
-    on_one_machine.test_what_processes_that_a_handler_started_take_counts
+test_memory_of_processes_started_by_a_handler_counts = (
+    on_one_machine.test_memory_of_processes_started_by_a_handler_counts
 )
 test_processes_that_stay_below_the_limit_together_are_left_alone = (
     on_one_machine.test_processes_that_stay_below_the_limit_together_are_left_alone
 )
-test_what_forked_processes_have_in_common_counts_once = (
-    on_one_machine.test_what_forked_processes_have_in_common_counts_once
+test_memory_shared_by_forked_processes_counts_once = (
+    on_one_machine.test_memory_shared_by_forked_processes_counts_once
 )
 test_processes_that_others_left_behind_are_not_charged_to_a_handler = (
     on_one_machine.test_processes_that_others_left_behind_are_not_charged_to_a_handler
 )
-test_one_that_frees_what_it_takes_is_left_alone = (
-    on_one_machine.test_one_that_frees_what_it_takes_is_left_alone
+test_handler_that_frees_its_memory_is_left_alone = (
+    on_one_machine.test_handler_that_frees_its_memory_is_left_alone
 )
-test_who_follows_a_leak_in_the_same_worker_is_not_charged = (
-    on_one_machine.test_who_follows_a_leak_in_the_same_worker_is_not_charged
+test_handler_after_a_leak_in_the_same_worker_is_not_charged = (
+    on_one_machine.test_handler_after_a_leak_in_the_same_worker_is_not_charged
 )
 test_many_small_leaks_of_quick_handlers_are_charged_to_none = (
     on_one_machine.test_many_small_leaks_of_quick_handlers_are_charged_to_none
 )
-test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once = (
-    on_one_machine.test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once
+test_deliveries_left_to_another_worker_run_once = (
+    on_one_machine.test_deliveries_left_to_another_worker_run_once
 )

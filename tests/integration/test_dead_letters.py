@@ -83,7 +83,7 @@ def test_every_attempt_is_in_the_letter_with_its_stack(kind, order):
     assert "attempt 3: raised" in str(letter)
 
 
-def test_what_killed_its_workers_is_quarantined(order):
+def test_delivery_that_killed_its_workers_is_quarantined(order):
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe(Order, crash, kind="cpu", name="crash", retries=5, backoff=0, max_crashes=1)
         published(bus, order)
@@ -108,7 +108,7 @@ def test_a_letter_is_replayed_for_its_own_handler_alone(kind, order):
     assert order.tally.counts() == {"charge": 2, "ship": 1}
 
 
-def test_what_fails_again_is_a_letter_again(order):
+def test_replayed_letter_that_fails_again_is_a_letter_again(order):
     with EventBus([]) as bus:
         bus.subscribe(Order, charge)
         published(bus, order)
@@ -120,7 +120,7 @@ def test_what_fails_again_is_a_letter_again(order):
     assert again not in letters
 
 
-def test_what_cannot_be_replayed_stays(order):
+def test_letter_that_cannot_be_replayed_stays(order):
     bus = EventBus([])
     with bus:
         bus.subscribe(Order, charge)
@@ -199,7 +199,7 @@ def test_the_hook_is_called_once_for_what_failed_for_good(order):
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
-def test_what_the_hook_publishes_never_waits_for_room(kind, order):
+def test_events_of_the_hook_never_wait_for_room(kind, order):
     # The thread that settles is the one that makes room: if it waited, it would wait for ever.
     apologies: list[object] = []
     parents: list[int | None] = []
@@ -251,7 +251,7 @@ def test_failures_that_nobody_has_looked_at_are_summed_up_when_the_bus_closes(or
 
 
 @pytest.mark.parametrize("look", ["result", "results", "exception", "letters", "hook"])
-def test_what_somebody_has_looked_at_is_not_mentioned(order, caplog, look):
+def test_failure_that_was_looked_at_is_not_mentioned(order, caplog, look):
     with EventBus([], on_failure=(lambda letter: None) if look == "hook" else None) as bus:
         bus.subscribe(Order, charge)
         receipt = published(bus, order)

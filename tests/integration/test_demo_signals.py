@@ -134,7 +134,7 @@ def test_a_signal_ends_the_comparison_at_once_and_leaves_nothing(
     assert list(temporary.glob("procbus-demo-*")) == []
 
 
-def test_what_was_stored_before_a_signal_is_kept_where_it_was_asked_for(
+def test_index_stored_before_a_signal_is_kept_if_its_path_was_given(
     tmp_path: Path, temporary: Path
 ) -> None:
     index = tmp_path / "index.sqlite"

@@ -37,9 +37,7 @@ def in_c(job: Job) -> int:
     return work(job)
 
 
-def test_what_comes_behind_a_blocked_one_of_its_batch_runs_elsewhere(
-    tally: Tally, door: Door
-) -> None:
+def test_deliveries_behind_a_blocked_one_run_elsewhere(tally: Tally, door: Door) -> None:
     with EventBus([], cpu_workers=2) as bus:
         bus.subscribe("job", work, kind="cpu")
         bus.start()
@@ -54,7 +52,7 @@ def test_what_comes_behind_a_blocked_one_of_its_batch_runs_elsewhere(
     assert tally.counts() == {str(n): 1 for n in range(300)}
 
 
-def test_what_is_finished_is_settled_while_the_next_of_its_batch_is_blocked(
+def test_finished_deliveries_are_settled_while_the_next_is_blocked(
     tally: Tally, door: Door, bell: Bell, heard: Listener, tmp_path: Path
 ) -> None:
     first_door = Door(str(tmp_path / "first door"))

@@ -105,7 +105,7 @@ def test_functions_with_a_cache_and_those_of_functools(run: Run) -> None:
     )
 
 
-def test_what_typing_makes(run: Run) -> None:
+def test_objects_made_by_typing_travel(run: Run) -> None:
     check(
         run,
         """
@@ -792,7 +792,7 @@ def test_handlers_that_are_methods_of_one_object_share_it_in_a_worker(run: Run) 
     )
 
 
-def test_what_cannot_travel_is_refused_when_it_is_subscribed_by_its_name(run: Run) -> None:
+def test_handler_that_cannot_travel_is_refused_by_name_when_subscribed(run: Run) -> None:
     check(
         run,
         """
@@ -866,9 +866,7 @@ def test_a_pool_of_spawned_children_in_a_handler_gets_an_error_for_a_function_of
     )
 
 
-def test_what_a_script_takes_from_a_module_is_that_of_the_module_in_a_worker_too(
-    run: Run, tmp_path: Path
-) -> None:
+def test_object_from_a_module_is_the_modules_own_in_a_worker_too(run: Run, tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text(
         textwrap.dedent(
             """

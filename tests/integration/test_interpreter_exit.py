@@ -54,12 +54,12 @@ def ran(run: Run, script: str, tmp_path) -> tuple[int, str, list[str]]:
 
 
 @pytest.mark.parametrize("topic", ["cpu", "io", "async"])
-def test_what_was_published_right_before_the_end_runs(run: Run, tmp_path, topic: str) -> None:
+def test_events_published_right_before_the_end_run(run: Run, tmp_path, topic: str) -> None:
     script = f"for n in range(20): bus.publish({topic!r}, n)"
     assert ran(run, script, tmp_path) == (0, "", sorted(f"{topic} {n}" for n in range(20)))
 
 
-def test_what_handlers_publish_after_the_end_of_the_script_runs(run: Run, tmp_path) -> None:
+def test_events_that_handlers_publish_after_the_scripts_end_run(run: Run, tmp_path) -> None:
     expected = [f"{what} {n}" for what in ("cascade", "io") for n in range(6)]
     assert ran(run, 'bus.publish("cascade", 5)', tmp_path) == (0, "", expected)
 

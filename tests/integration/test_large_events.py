@@ -76,7 +76,7 @@ def test_arrays_go_there_and_back(bus: EventBus) -> None:
     assert stats.in_flight == 0
 
 
-def test_what_is_shared_is_part_of_larger_things(bus: EventBus) -> None:
+def test_shared_buffers_may_be_parts_of_larger_objects(bus: EventBus) -> None:
     def add(table: Table) -> Table:
         return Table(table.name, {"sum": table.columns["a"] + table.columns["b"], "n": 1})
 
@@ -90,7 +90,7 @@ def test_what_is_shared_is_part_of_larger_things(bus: EventBus) -> None:
 @pytest.mark.parametrize(
     "event", [b"\x00\xff" * MIB, "äöü\udcff" * MIB, bytearray(3 * MIB), list(range(MIB))]
 )
-def test_what_has_no_buffers_comes_as_it_was(bus: EventBus, event: Any) -> None:
+def test_large_object_without_buffers_arrives_unchanged(bus: EventBus, event: Any) -> None:
     bus.subscribe("x", lambda x: x, kind="cpu")
     result = bus.publish("x", event).result(PATIENCE_S)
     assert type(result) is type(event)
@@ -106,7 +106,7 @@ def test_a_handler_reads_only_unless_it_asks_for_a_copy(bus: EventBus) -> None:
     assert (sent == 1.0).all()
 
 
-def test_one_event_for_several_handlers_is_copied_once(bus: EventBus) -> None:
+def test_event_for_several_handlers_is_copied_once(bus: EventBus) -> None:
     for name in "abc":
         bus.subscribe("t", double, kind="cpu", name=name)
     sent = array(4)
@@ -129,7 +129,7 @@ def test_a_retry_copies_nothing(bus: EventBus) -> None:
     assert bus.stats().shared_memory.sent < 1.1 * sent.nbytes
 
 
-def test_what_a_handler_keeps_never_changes() -> None:
+def test_kept_event_never_changes() -> None:
     with EventBus([], cpu_workers=1, shared_memory_limit="16 MiB") as bus:
         bus.subscribe("keep", keep_and_tell, kind="cpu")
         bus.subscribe("other", double, kind="cpu")
@@ -267,7 +267,7 @@ def test_a_handler_does_not_keep_an_event_whose_class_travels_by_value() -> None
     assert kept_after_each(as_it_is, Local) == [0, 0, 0]
 
 
-def test_what_is_returned_is_not_in_the_way_of_the_next_event() -> None:
+def test_returned_event_does_not_block_the_next() -> None:
     with EventBus([], cpu_workers=1, shared_memory_limit="3 MiB", on_oversize="fail") as bus:
         bus.subscribe(Table, as_it_is, kind="cpu")
         for n in range(3):

@@ -119,7 +119,7 @@ def test_warnings_of_a_worker_reach_the_parent() -> None:
     ]
 
 
-def test_what_a_worker_prints_is_not_swallowed(run: Run) -> None:
+def test_prints_of_a_worker_are_seen(run: Run) -> None:
     ended = run(
         """
         import sys
@@ -170,7 +170,7 @@ def test_a_record_says_which_worker_handler_and_event_it_comes_from(
     assert {r.process for r in records} == {pid}
 
 
-def test_what_a_worker_logs_while_it_is_set_up_belongs_to_no_delivery(
+def test_log_records_of_the_set_up_belong_to_no_delivery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def set_up() -> None:
@@ -183,7 +183,7 @@ def test_what_a_worker_logs_while_it_is_set_up_belongs_to_no_delivery(
     assert origin(record) == (pid, None, None)
 
 
-def test_what_is_logged_after_the_last_delivery_is_not_lost(
+def test_log_records_after_the_last_delivery_are_not_lost(
     caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener, door: Door
 ) -> None:
     def work(about: tuple[Door, Bell]) -> None:
@@ -374,7 +374,7 @@ def test_a_log_handler_of_the_script_that_blocks_holds_up_no_other_worker(
     ["os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)"],
     ids=["exits", "killed", "times out"],
 )
-def test_what_was_printed_before_a_worker_died_is_seen(run: Run, end: str) -> None:
+def test_prints_before_the_death_of_a_worker_are_seen(run: Run, end: str) -> None:
     ended = run(
         f"""
         import logging, os, sys, time

@@ -152,7 +152,7 @@ def fork_processes(job: Job) -> int:
     return sum(os.waitpid(pid, 0)[1] for pid in started)
 
 
-def test_what_processes_that_a_handler_started_take_counts(
+def test_memory_of_processes_started_by_a_handler_counts(
     make_bus: MakeBus, tally: Tally, bell: Bell, heard: Listener
 ) -> None:
     with make_bus(2) as bus:
@@ -187,7 +187,7 @@ def test_processes_that_stay_below_the_limit_together_are_left_alone(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
-def test_what_forked_processes_have_in_common_counts_once(make_bus: MakeBus, tally: Tally) -> None:
+def test_memory_shared_by_forked_processes_counts_once(make_bus: MakeBus, tally: Tally) -> None:
     with make_bus(1) as bus:
         bus.subscribe("fork", fork_processes, kind="cpu", max_memory="240 MiB")
         receipt = bus.publish("fork", Job(0, tally, leak=100 * MIB, sleep_s=0.8))
@@ -216,7 +216,7 @@ def test_processes_that_others_left_behind_are_not_charged_to_a_handler(
     assert str(leaver) not in tally.lines()[0].split(), "in a new worker"
 
 
-def test_one_that_frees_what_it_takes_is_left_alone(bus: EventBus, tally: Tally) -> None:
+def test_handler_that_frees_its_memory_is_left_alone(bus: EventBus, tally: Tally) -> None:
     def take_and_free(job: Job) -> int:
         for _ in range(20):
             len(bytearray(b"x") * (40 * MIB))
@@ -227,7 +227,7 @@ def test_one_that_frees_what_it_takes_is_left_alone(bus: EventBus, tally: Tally)
     assert bus.stats().lanes["cpu"].restarts == 0
 
 
-def test_who_follows_a_leak_in_the_same_worker_is_not_charged(
+def test_handler_after_a_leak_in_the_same_worker_is_not_charged(
     bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     # Handlers that are known to be quick, so that several go in one batch, and the next ahead.
@@ -261,7 +261,7 @@ def test_many_small_leaks_of_quick_handlers_are_charged_to_none(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_a_worker_leaves_to_another_and_what_is_behind_that_runs_once(
+def test_deliveries_left_to_another_worker_run_once(
     make_bus: MakeBus, tally: Tally, seed: int
 ) -> None:
     choose = random.Random(seed)

@@ -145,7 +145,7 @@ def test_an_interrupted_stream_cancels_what_it_published(shell, bus, tmp_path, t
     assert bus.publish("number", -3).result(PATIENCE_S) == 3
 
 
-def test_what_others_published_goes_on(shell, bus, tmp_path):
+def test_events_of_other_cells_go_on(shell, bus, tmp_path):
     tally = Tally(str(tmp_path / "tally"))
     receipt = bus.publish("hangs", tally)
     numbers = [bus.publish("number", -n) for n in range(20)]

@@ -30,7 +30,7 @@ def test_blas_threads_are_capped_in_workers(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(threads) == {1}
 
 
-def test_what_the_user_set_is_left_alone(run: Run) -> None:
+def test_thread_cap_set_by_the_user_is_left_alone(run: Run) -> None:
     ended = run(
         """
         import os

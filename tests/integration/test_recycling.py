@@ -78,7 +78,7 @@ def test_order_by_key_is_kept_while_workers_are_replaced_and_die(tally: Tally) -
         ]
 
 
-def test_what_handlers_publish_is_delivered_while_their_workers_are_replaced(
+def test_events_of_handlers_are_delivered_while_their_workers_are_replaced(
     tally: Tally,
 ) -> None:
     def parent(step: Step) -> None:

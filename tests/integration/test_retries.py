@@ -117,7 +117,7 @@ SUCCEEDED = OutcomeKind.SUCCEEDED
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
-def test_it_is_tried_again_until_it_succeeds(kind: Kind, tally: Tally) -> None:
+def test_delivery_is_retried_until_it_succeeds(kind: Kind, tally: Tally) -> None:
     receipt, bus = run(kind, "rrrs", tally, retries=5)
     assert receipt.result() == (0, 4)
     assert kinds_of(receipt) == [RAISED, RAISED, RAISED, SUCCEEDED]
@@ -129,7 +129,7 @@ def test_it_is_tried_again_until_it_succeeds(kind: Kind, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
-def test_it_fails_for_good_after_the_last_attempt(kind: Kind, tally: Tally) -> None:
+def test_delivery_fails_for_good_after_the_last_attempt(kind: Kind, tally: Tally) -> None:
     receipt, bus = run(kind, "r", tally, retries=2)
     with pytest.raises(NotYet):
         receipt.result()
@@ -162,7 +162,7 @@ def test_every_way_to_fail_counts_as_an_attempt(tally: Tally) -> None:
 
 
 @pytest.mark.parametrize(("max_crashes", "died"), [(0, 1), (1, 2), (3, 4)])
-def test_one_that_kills_its_workers_is_put_into_quarantine(
+def test_delivery_that_kills_its_workers_is_quarantined(
     tally: Tally, max_crashes: int, died: int
 ) -> None:
     receipt, bus = run("cpu", "x", tally, retries=10, max_crashes=max_crashes)
@@ -210,7 +210,7 @@ def test_the_backoff_is_told_the_attempt_and_how_it_ended(tally: Tally) -> None:
     assert told == [(1, RAISED), (2, DIED)]
 
 
-def test_what_a_failed_attempt_published_goes_nowhere(tally: Tally) -> None:
+def test_events_of_a_failed_attempt_are_dropped(tally: Tally) -> None:
     def publish_and_fail(job: Job) -> None:
         current().publish("child", Job(current().attempt, job.tally))
         if current().attempt < 3:
@@ -304,7 +304,7 @@ def test_close_with_a_timeout_cancels_what_still_waits(tally: Tally) -> None:
     assert receipt.deliveries[0].state is DeliveryState.CANCELLED
 
 
-def test_one_that_fails_while_the_bus_is_cancelled_is_not_tried_again(
+def test_delivery_that_fails_while_the_bus_is_cancelled_is_not_retried(
     tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     with EventBus([], cpu_workers=1) as bus:

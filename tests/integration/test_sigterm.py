@@ -122,7 +122,7 @@ def ended_of(program: Program, processes: list[psutil.Process]) -> Ended:
 
 
 @pytest.mark.parametrize("inside", INSIDE)
-def test_what_was_accepted_finishes_wherever_the_script_is(
+def test_accepted_deliveries_finish_wherever_the_script_is(
     begin, door: Door, tally: Tally, inside: str
 ) -> None:
     grace = 3 if inside == "a thread that goes on" else 25
@@ -143,7 +143,7 @@ def test_what_was_accepted_finishes_wherever_the_script_is(
 
 
 @pytest.mark.parametrize("inside", ["the block", "its end", "an event loop"])
-def test_what_does_not_finish_within_the_grace_is_stopped(begin, inside: str) -> None:
+def test_handler_that_outlasts_the_grace_is_stopped(begin, inside: str) -> None:
     body = "def hung(): [bus.publish('hang', n) for n in range(4)]; ready()\n"
     body += "async def serve_hung(body):\n    async with bus: hung(); await body()\n"
     body += INSIDE[inside].replace("accept", "hung").replace("serve(", "serve_hung(")
@@ -185,7 +185,7 @@ def test_put_away_cancels_what_has_not_begun(begin, door: Door, inside: str) -> 
     assert ended.err.startswith("SIGTERM: what is pending is put away\nbus closed with deliveries")
 
 
-def test_what_is_put_away_is_kept_by_the_journal(
+def test_deliveries_put_away_are_kept_by_the_journal(
     begin, run: Run, door: Door, tally: Tally, tmp_path: Path
 ) -> None:
     journal = f", journal={str(tmp_path / 'journal.db')!r}"

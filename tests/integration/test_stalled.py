@@ -77,7 +77,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("how", WAITS)
-def test_one_that_waits_is_stalled_and_one_that_computes_is_busy(
+def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
     door: Door,
     bell: Bell,
     heard: Listener,

@@ -233,7 +233,7 @@ def test_a_worker_that_somebody_stopped_runs_out_of_time_too(
     assert tally.counts() == {"0": 1, "1": 1}
 
 
-def test_one_that_is_in_time_is_left_alone(bus: EventBus, tally: Tally) -> None:
+def test_handler_within_its_time_limit_is_left_alone(bus: EventBus, tally: Tally) -> None:
     bus.subscribe("limited", work, kind="cpu", timeout=60)
     receipts = [bus.publish("limited", Job(n, tally)) for n in range(200)]
     assert [r.result(PATIENCE_S) for r in receipts] == [*range(200)]

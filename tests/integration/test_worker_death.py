@@ -242,9 +242,7 @@ def test_a_child_of_a_handler_that_keeps_the_pipe_open_delays_nothing(
             alive_after([orphan], PATIENCE_S)
 
 
-def test_one_handler_that_always_dies_does_not_starve_the_others(
-    bus: EventBus, tally: Tally
-) -> None:
+def test_handler_that_always_dies_does_not_starve_the_others(bus: EventBus, tally: Tally) -> None:
     fatal = [bus.publish("job", Job(n, tally, "_exit(3)")) for n in range(8)]
     fine = [bus.publish("job", Job(n, tally)) for n in range(8, 16)]
     assert [r.result(PATIENCE_S) for r in fine] == [*range(8, 16)]

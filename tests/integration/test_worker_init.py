@@ -40,7 +40,7 @@ def work(event: tuple[int, Tally]) -> list[str]:
     return ready_for
 
 
-def test_it_runs_once_in_each_process_before_its_first_event(tally: Tally) -> None:
+def test_worker_init_runs_once_in_each_process_before_its_first_event(tally: Tally) -> None:
     with EventBus(
         [], cpu_workers=2, max_events_per_worker=10, worker_init=make_set_up(tally)
     ) as bus:
@@ -63,7 +63,7 @@ def test_it_runs_once_in_each_process_before_its_first_event(tally: Tally) -> No
         assert set(did[1:]) <= {"work"}
 
 
-def test_it_does_not_run_where_no_worker_is_needed(tally: Tally) -> None:
+def test_worker_init_does_not_run_if_no_worker_is_needed(tally: Tally) -> None:
     with EventBus([], worker_init=make_set_up(tally)) as bus:
         bus.subscribe("io", lambda n: n)
         assert bus.publish("io", 1).result(PATIENCE_S) == 1
@@ -109,7 +109,7 @@ class Classifier:
 
 
 @pytest.mark.parametrize("given", ["set_up", "partial(set_up, 'large')"])
-def test_what_it_sets_in_the_script_is_seen_by_handlers_of_the_script(run: Run, given: str) -> None:
+def test_handlers_of_the_script_see_globals_set_by_worker_init(run: Run, given: str) -> None:
     ended = run(
         SCRIPT
         + f"""
@@ -125,7 +125,7 @@ with EventBus([], cpu_workers=2, worker_init={given}) as bus:
     )
 
 
-def test_what_a_handler_changes_afterwards_is_its_own(run: Run) -> None:
+def test_globals_changed_by_a_handler_stay_in_its_process(run: Run) -> None:
     """As with globals in general: only what was there after the set-up is handed on."""
     ended = run(
         SCRIPT
@@ -139,7 +139,7 @@ with EventBus([], cpu_workers=1, worker_init=set_up) as bus:
     assert ended.check() == "large changed\n"
 
 
-def test_it_sets_what_a_handler_of_a_module_sees(run: Run, tmp_path: Path) -> None:
+def test_handlers_of_a_module_see_globals_set_by_worker_init(run: Run, tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(
         "model = None\n"
         "def set_up():\n    global model\n    model = 'large'\n"
@@ -189,7 +189,9 @@ def test_its_failure_is_a_clear_error_and_no_loop_of_workers(tally: Tally, retri
         assert {r.deliveries[0].attempts for r in receipts} == {0}
 
 
-def test_it_may_work_later(tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_init_that_failed_may_work_later(
+    tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None is tried for a while; then the next event gets a worker."""
     from procbus.lanes import cpu
 

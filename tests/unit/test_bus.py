@@ -128,7 +128,7 @@ def test_the_handler_gets_exactly_the_object(bus):
     assert receipt.event is order
 
 
-def test_where_decides_and_an_event_that_nobody_wants_is_unrouted(bus):
+def test_event_refused_by_every_where_is_unrouted(bus):
     bus.subscribe(Order, lambda e: "even", where=lambda e: e.number % 2 == 0)
     bus.subscribe(Order, lambda e: "large", where=lambda e: e.number > 10)
     assert bus.publish(Order(2)).results(BOUND_S) == ["even"]
@@ -138,7 +138,7 @@ def test_where_decides_and_an_event_that_nobody_wants_is_unrouted(bus):
 
 
 @pytest.mark.parametrize("option", ["where", "key"])
-def test_where_and_key_that_raise_fail_the_delivery_to_their_handler_alone(bus, option, caplog):
+def test_error_in_where_or_key_fails_the_delivery_to_that_handler_alone(bus, option, caplog):
     def broken(event: Any) -> Any:
         raise LookupError(event)
 
@@ -228,7 +228,7 @@ def test_a_bound_method_can_be_unsubscribed(bus):
     assert bus.publish("a", 1).deliveries == ()
 
 
-def test_what_is_pending_for_an_unsubscribed_handler_still_runs(threaded):
+def test_pending_deliveries_of_an_unsubscribed_handler_still_run(threaded):
     held = Held()
     threaded.subscribe("a", held, concurrency=1)
     receipts = [threaded.publish("a", n) for n in range(3)]
@@ -353,7 +353,7 @@ def test_state_and_times_of_a_delivery(threaded):
 # Order.
 
 
-def test_one_key_goes_one_at_a_time_in_order_and_keys_go_in_parallel(threaded):
+def test_deliveries_of_a_key_run_in_order_and_keys_run_in_parallel(threaded):
     under_way: dict[str, int] = {}
     order: list[tuple[str, int]] = []
     together = threading.Barrier(3)

@@ -190,7 +190,7 @@ def test_a_malformed_event_type_is_refused_at_publish(bus):
         bus.publish(Event("order..new"))
 
 
-def test_what_a_property_event_type_raises_comes_through_and_nothing_stays_pending(bus):
+def test_error_of_an_event_type_property_comes_through_and_nothing_stays_pending(bus):
     class Odd:
         @property
         def event_type(self) -> str:

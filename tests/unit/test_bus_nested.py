@@ -189,7 +189,7 @@ def test_a_handler_in_a_bus_that_is_closing_may_still_publish():
 
 @pytest.mark.parametrize("options", [{"key": lambda e: e}, {"concurrency": 1}, {}])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_what_a_handler_publishes_while_the_bus_is_cancelled_is_cancelled(options, is_async):
+def test_events_published_while_the_bus_is_cancelled_are_cancelled(options, is_async):
     held = Held()
     bus = EventBus([])
 

@@ -80,7 +80,7 @@ def test_a_function_whose_topics_overlap_gets_each_event_once_with_the_options_o
     assert results(bus, "order.new", 1) == results(bus, 1) == [2]
 
 
-def test_where_of_several_subscriptions_counts_for_each_of_them(bus):
+def test_each_subscription_of_a_function_has_its_own_where(bus):
     bus.subscribe("n", double, where=lambda n: n > 10)
     bus.subscribe("n", double, where=lambda n: n % 2 == 0)
     assert [results(bus, "n", n) for n in (11, 2, 12, 1)] == [[22], [4], [24], []]
@@ -162,7 +162,7 @@ wraps_itself.__wrapped__ = wraps_itself  # type: ignore[attr-defined]
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 @pytest.mark.parametrize("make", [Odd, OddSignature, lambda: wraps_itself, lambda: Odd().__call__])
-def test_what_refuses_to_be_looked_at_may_be_a_handler(bus, make, kind):
+def test_callable_that_refuses_inspection_may_be_a_handler(bus, make, kind):
     function = make()
     bus.subscribe("a", function, kind=kind)
     bus.subscribe("a", double, where=lambda n: True)
@@ -344,7 +344,7 @@ def test_unsubscribing_and_subscribing_for_good_within_the_block_hold_after_it(b
     assert results(bus, "a", 1) == [2]
 
 
-def test_what_cannot_be_subscribed_is_refused_at_the_block(bus):
+def test_handler_that_cannot_be_subscribed_is_refused_at_the_block(bus):
     with pytest.raises(SubscriptionError), bus.subscribed("a", double, retries=-1):
         raise AssertionError("not reached")
     assert bus.handlers() == ()

@@ -139,7 +139,7 @@ def test_cpu_is_a_pool_and_not_an_address(value: Any):
         ([who, threading.local()], "carry takes ContextVars alone, not <_thread._local"),
     ],
 )
-def test_what_is_no_context_variable_is_not_carried(value, says):
+def test_object_that_is_no_context_variable_is_not_carried(value, says):
     assert says in refusal(carry=value)
 
 
@@ -289,7 +289,7 @@ def test_a_threshold_of_shared_memory_is_four_kibibytes_at_least(threshold: int)
 
 @pytest.mark.parametrize("option", ["shared_memory_limit", "shared_memory_threshold"])
 @pytest.mark.parametrize("value", [-1, 1.5, True, "much", "2G", [1 << 20]])
-def test_what_is_no_amount_of_shared_memory_is_refused(option: str, value: Any):
+def test_value_that_is_no_amount_of_shared_memory_is_refused(option: str, value: Any):
     message = refusal(**{option: value})
     assert message.startswith(f"{option}: ")
     assert repr(value) in message

@@ -155,7 +155,7 @@ def test_an_error_comes_after_the_receipts_of_all_that_was_published(ordered, ki
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_what_ends_a_script_comes_out_of_the_source_at_once(ordered):
+def test_exception_that_ends_a_script_leaves_the_source_at_once(ordered):
     held = Held()
 
     def numbers() -> Iterator[int]:
@@ -211,7 +211,7 @@ def test_failed_events_come_back_like_the_others():
         assert second.result() == 1
 
 
-def test_what_settles_first_comes_first_unless_ordered():
+def test_receipts_come_as_they_settle_unless_ordered():
     go = threading.Event()
 
     def slow_first(number: int) -> int:
@@ -227,7 +227,7 @@ def test_what_settles_first_comes_first_unless_ordered():
         assert [r.result() for r in stream] == [0]
 
 
-def test_what_is_settled_does_not_wait_for_a_slow_source(monkeypatch):
+def test_settled_receipts_do_not_wait_for_a_slow_source(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     subscription = subscription_of()
@@ -287,7 +287,7 @@ def test_a_malformed_topic_is_refused_by_the_call(topic):
 
 
 @pytest.mark.parametrize("events", [5, None, double])
-def test_what_cannot_be_iterated_is_refused_by_the_call(events):
+def test_object_that_cannot_be_iterated_is_refused_by_the_call(events):
     with EventBus([]) as bus, pytest.raises(TypeError, match="iterable"):
         bus.stream(events)
 

@@ -39,7 +39,7 @@ def test_small_events_have_all_there_is():
     assert Window(10_000, lambda: 2, Memory()).size(5) == 10_000
 
 
-def test_what_was_copied_in_before_the_stream_says_nothing_of_its_events():
+def test_bytes_copied_before_the_stream_do_not_count():
     memory = Memory()
     memory.send(100 * MIB)
     assert Window(10_000, lambda: 2, memory).size(0) == 10_000
@@ -66,7 +66,7 @@ def test_every_worker_may_have_one_at_hand_and_one_on_its_way():
     limit=st.integers(0, 1 << 40),
     settled=st.integers(0, 1 << 20),
 )
-def test_it_is_never_closed_nor_more_than_there_may_be(most, workers, sent, limit, settled):
+def test_window_is_at_least_one_and_never_above_its_maximum(most, workers, sent, limit, settled):
     memory = Memory()
     window = Window(most, lambda: workers, memory)
     memory.send(sent, limit)

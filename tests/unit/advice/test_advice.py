@@ -103,7 +103,7 @@ def test_transport_that_costs_more_than_the_work_is_named():
         ({"gil_s": Span(0.001, 0.01)}, "could be either: what was seen of it does not tell"),
     ],
 )  # fmt: skip
-def test_what_is_right_or_not_known_is_said_at_no_level(measured: dict[str, Any], sentence: str):
+def test_right_or_unknown_kind_has_no_level(measured: dict[str, Any], sentence: str):
     advice = advice_on(replace(BUSY, **measured))
     assert advice.text == f"extract {sentence}"
     assert advice.level == ""

@@ -63,7 +63,7 @@ def advisor_threads() -> int:
     return sum(thread.name == "procbus-advisor" for thread in threading.enumerate())
 
 
-def test_it_says_what_it_has_to_say_once(caplog: pytest.LogCaptureFixture):
+def test_each_advice_is_logged_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
     advisor = advisor_of(waits_in_a_worker())
     advisor.stop()
@@ -190,7 +190,7 @@ def test_of_many_threads_a_few_at_a_time_are_looked_at_in_turns(monkeypatch: pyt
     assert set().union(*looks) == set(glances.threads)
 
 
-def test_where_there_are_few_threads_all_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch):
+def test_few_threads_are_all_looked_at_each_time(monkeypatch: pytest.MonkeyPatch):
     glances = Glances(32, monkeypatch)
     assert [set(threads) for threads in glances.first(2)] == 2 * [set(glances.threads)]
 

@@ -25,20 +25,20 @@ def likeliest(*args: object) -> Doing:
     return max(found, key=lambda each: found[each])
 
 
-def test_one_that_ran_while_the_gil_was_not_to_be_had_held_it():
+def test_thread_that_ran_while_the_gil_was_held_held_it():
     assert likeliest(0.005, 0.005, 0.005, False, "futex_wait_queue") is Doing.HOLDS
 
 
-def test_one_that_did_not_run_meanwhile_waits_for_it():
+def test_thread_that_did_not_run_meanwhile_waits_for_the_gil():
     assert likeliest(0.005, 0.0, 0.005, False, "futex_wait_queue") is Doing.QUEUES
 
 
-def test_one_that_waits_for_something_else_waits():
+def test_thread_that_waits_for_something_else_waits():
     assert likeliest(0.005, 0.0, 0.005, False, "hrtimer_nanosleep") is Doing.WAITS
     assert likeliest(0.0, 0.0, 0.001, False, "sk_wait_data") is Doing.WAITS
 
 
-def test_one_that_goes_on_while_it_cannot_have_the_gil_needs_none():
+def test_thread_that_goes_on_without_the_gil_needs_none():
     assert likeliest(0.0, 0.0, 0.0, True, "0") is Doing.FREE
     assert likeliest(0.005, 0.005, 0.02, True, "0") is Doing.FREE
 
@@ -61,7 +61,7 @@ def test_a_lock_is_told_from_the_gil_by_nobody_running():
     st.booleans(),
     st.sampled_from(["", "0", "futex_wait_queue", "hrtimer_nanosleep"]),
 )
-def test_what_is_likely_never_adds_up_to_more_than_one(
+def test_likelihoods_never_add_up_to_more_than_one(
     late_s: float, ran_s: float, others_s: float, went_on: bool, blocked_in: str
 ):
     found = doing(late_s, ran_s, ran_s + others_s, went_on, blocked_in)

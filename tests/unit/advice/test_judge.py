@@ -87,12 +87,12 @@ def test_pure_python_belongs_to_processes():
     assert judgement.loud
 
 
-def test_it_is_right_there():
+def test_handler_is_right_on_that_lane():
     evidence = evidence_of(kind="cpu", gil_s=Span(0.0, 0.01))
     assert judge(evidence, TWO_CORES) == Judgement("cpu")
 
 
-def test_what_only_waits_belongs_to_threads():
+def test_waiting_handler_belongs_to_threads():
     evidence = evidence_of(
         kind="cpu", cpu_s=1e-5, gil_s=Span(0.0, 1e-5), wait_s=exactly(0.01), at_once=2.0
     )
@@ -102,7 +102,7 @@ def test_what_only_waits_belongs_to_threads():
     assert judgement.loud
 
 
-def test_what_releases_the_gil_is_right_on_threads():
+def test_handler_that_releases_the_gil_is_right_on_threads():
     assert judge(evidence_of(gil_s=Span(0.0, 0.002)), TWO_CORES) == Judgement("io")
 
 
@@ -117,7 +117,7 @@ def test_fetching_and_parsing_in_one_stays_on_threads():
     assert judge(evidence, TWO_CORES) == Judgement("io")
 
 
-def test_one_core_has_nothing_to_gain():
+def test_single_core_has_nothing_to_gain():
     assert judge(evidence_of(), Machine(1, 1, 32)).kind == "io"
 
 
@@ -138,11 +138,11 @@ def test_an_async_handler_that_computes_is_to_let_a_process_do_it():
     assert judge(evidence_of(is_async=True), TWO_CORES).kind == "cpu"
 
 
-def test_what_cannot_travel_stays():
+def test_handler_whose_events_cannot_travel_stays():
     assert judge(evidence_of(obstacle="its events cannot travel"), TWO_CORES) == Judgement("io")
 
 
-def test_nobody_is_told_to_send_away_what_was_never_weighed():
+def test_cpu_is_never_advised_before_the_transport_cost_is_known():
     assert judge(evidence_of(obstacle=None), TWO_CORES) == Judgement(None, unweighed=True)
 
 
@@ -167,7 +167,7 @@ def test_thin_evidence_says_nothing(evidence: Evidence, runs: int, machine: Mach
     assert judge(evidence, machine) == SILENT
 
 
-def test_where_one_thread_has_to_do_all_waiting_may_speak_for_processes():
+def test_waiting_may_favour_processes_if_there_is_a_single_thread():
     # More waiting makes the io lane slower then too, so the ends are the other way round.
     evidence = evidence_of(
         kind="cpu",
@@ -181,7 +181,9 @@ def test_where_one_thread_has_to_do_all_waiting_may_speak_for_processes():
 
 
 @given(evidences(), machines)
-def test_it_is_loud_only_to_advise_a_change_on_solid_evidence(evidence: Evidence, machine: Machine):
+def test_judgement_is_loud_only_for_a_change_on_solid_evidence(
+    evidence: Evidence, machine: Machine
+):
     judgement = judge(evidence, machine)
     if judgement.loud:
         assert judgement.kind not in (None, evidence.kind)

@@ -8,12 +8,12 @@ from procbus.advice.judge import AGREEING, SILENT, WORTH_A_MOVE, Judgement, Swit
 TO_CPU, TO_IO = Judgement("cpu", 2.0), Judgement("io", 3.0)
 
 
-def test_it_moves_once_judgements_agree():
+def test_handler_moves_once_judgements_agree():
     policy = SwitchPolicy()
     assert [policy.moves("io", TO_CPU, 1.0) for _ in range(AGREEING)] == [False, True]
 
 
-def test_one_that_does_not_agree_begins_anew():
+def test_disagreeing_judgement_begins_the_count_anew():
     policy = SwitchPolicy()
     for judgement in (SILENT, Judgement("io"), Judgement("cpu", WORTH_A_MOVE - 0.01)):
         assert not policy.moves("io", TO_CPU, 1.0)
@@ -21,7 +21,7 @@ def test_one_that_does_not_agree_begins_anew():
     assert not policy.moves("io", TO_CPU, 1.0)
 
 
-def test_it_stays_longer_with_each_move():
+def test_stay_grows_with_each_move():
     policy, now, kind, stays = SwitchPolicy(), 0.0, "io", []
     for _ in range(12):
         began = now
@@ -41,7 +41,7 @@ def test_it_stays_longer_with_each_move():
         max_size=60,
     )
 )
-def test_it_never_moves_to_where_it_is_nor_twice_in_a_row(judgements: list[Judgement]):
+def test_handler_never_moves_to_its_own_lane_nor_twice_in_a_row(judgements: list[Judgement]):
     policy, kind, moved_at = SwitchPolicy(), "io", -10.0
     for now, judgement in enumerate(judgements):
         if policy.moves(kind, judgement, float(now)):

@@ -39,7 +39,7 @@ def test_more_to_pickle_weighs_more():
     assert 0 < weigh(1) < weigh(list(range(10_000)))
 
 
-def test_what_pickles_for_ever_weighs_a_few_milliseconds():
+def test_endless_pickling_is_weighed_in_a_few_milliseconds():
     assert weigh(Endless()) >= 0.003
 
 
@@ -52,11 +52,11 @@ def test_a_small_buffer_goes_through_the_pipe():
     assert weigh(Buffer(1_000)) < 0.003
 
 
-def test_what_only_the_codec_can_pickle_is_weighed_by_it():
+def test_object_that_only_the_codec_pickles_is_weighed_by_it():
     assert weigh(lambda: 1) > 0
 
 
-def test_what_cannot_be_pickled_is_an_error():
+def test_object_that_cannot_be_pickled_is_an_error():
     with pytest.raises(TypeError):
         weigh(threading.Lock())
 

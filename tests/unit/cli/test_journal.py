@@ -186,7 +186,7 @@ def test_outcomes_that_no_bus_wrote_are_described(
         (["retry"], "give the ids of dead letters, or --all"),
     ],
 )
-def test_what_cannot_be_done_says_why(
+def test_impossible_command_says_why(
     path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ):
     action, *rest = arguments
@@ -262,7 +262,9 @@ def test_more_than_a_page_is_listed_once_each(tmp_path: Path, capsys: pytest.Cap
     assert len(listed) == len({each["id"] for each in listed}) == 1_400
 
 
-def test_what_a_dead_bus_left_is_seen_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_records_of_a_dead_bus_are_seen_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     path = tmp_path / "run.db"
     script = """
         import os, sys, threading

@@ -89,7 +89,7 @@ def test_the_handler_of_sigterm_is_put_back(
 
 
 @pytest.mark.parametrize("arguments", [["journal", "status"], ["journal", "export"]])
-def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
+def test_reader_that_stops_gets_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
     path = tmp_path / "run.db"
     with EventBus([], journal=path) as bus:
         bus.subscribe("works", abs)

@@ -414,7 +414,7 @@ def test_modules_registered_to_travel_by_value_do(echo, monkeypatch):
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def test_what_is_registered_later_is_seen_when_an_encoder_looks_again(echo, monkeypatch):
+def test_module_registered_later_is_seen_when_an_encoder_looks_again(echo, monkeypatch):
     module = types.ModuleType("shop_registered_later")
     exec("class Item:\n    def __init__(self, n): self.n = n\n", module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -467,7 +467,7 @@ class Unpicklable:
         raise TypeError("never")
 
 
-def test_what_cannot_be_pickled_raises_and_the_encoder_goes_on(echo):
+def test_object_that_cannot_be_pickled_raises_and_the_encoder_goes_on(echo):
     class Local:
         pass
 
@@ -490,7 +490,7 @@ def test_what_cannot_be_pickled_raises_and_the_encoder_goes_on(echo):
         (type("Counter", (), {"__module__": "collections"}), True),
     ],
 )
-def test_what_a_worker_cannot_import_travels_by_value(obj, by_value):
+def test_object_that_a_worker_cannot_import_travels_by_value(obj, by_value):
     assert travels_by_value(obj) is by_value
 
 
@@ -535,7 +535,7 @@ def test_encoding_leaves_the_object_as_it_was_and_gives_the_same_again(objects):
     assert settled == objects
 
 
-def test_what_travels_by_value_keeps_the_name_of_its_file() -> None:
+def test_function_by_value_keeps_the_name_of_its_file() -> None:
     made = eval(compile("lambda: (lambda: None)", "/somewhere/job.py", "eval"))
     made.__module__ = "__main__"
     loaded = decode(encode_alone(made))

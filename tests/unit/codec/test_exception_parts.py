@@ -143,7 +143,7 @@ def test_a_class_that_pickles_its_objects_in_its_own_way_does_so() -> None:
     assert not has_own_way(KeywordOnly)
 
 
-def test_what_pickle_itself_makes_of_such_exceptions() -> None:
+def test_plain_pickle_fails_with_such_exceptions() -> None:
     # The reason for all of this; should Python mend it, most of this module can go.
     with pytest.raises(TypeError):
         pickle.loads(pickle.dumps(KeywordOnly("limit", status=429)))

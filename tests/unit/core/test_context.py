@@ -65,14 +65,14 @@ def test_publishing_takes_one_or_two_arguments_and_gives_back_what_the_bus_gives
 
 
 @pytest.mark.parametrize("topic", [None, 5, object()])
-def test_what_is_no_topic_is_refused(topic):
+def test_malformed_topic_is_refused(topic):
     published: list[Any] = []
     with pytest.raises(TopicError):
         context(published).publish(topic, "payload")
     assert published == []
 
 
-def test_nobody_adds_attributes_to_it():
+def test_context_takes_no_further_attributes():
     with pytest.raises(AttributeError):
         context([]).result = 1  # type: ignore[attr-defined] # the point
 

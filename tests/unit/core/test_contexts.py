@@ -145,7 +145,7 @@ def test_each_attempt_begins_with_the_context_of_the_publisher(is_async):
 
 
 @HOW
-def test_what_a_handler_publishes_has_the_context_of_the_handler(how):
+def test_events_of_a_handler_have_the_handlers_context(how):
     def parent(event: Any) -> Any:
         who.set(f"{who.get()}, handler of {event}")
         return current().publish("child", event)
@@ -261,7 +261,7 @@ class Thing:
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_publisher_and_handler_had_in_their_contexts_is_let_go(is_async, fails, monkeypatch):
+def test_values_in_the_contexts_of_publisher_and_handler_are_freed(is_async, fails, monkeypatch):
     monkeypatch.setattr(logging.getLogger("procbus"), "disabled", True)  # records keep tracebacks
     things: list[weakref.ref[Any]] = []
 
@@ -327,7 +327,7 @@ def test_a_context_that_is_kept_does_not_keep_the_handler_that_published():
     assert context[who] == "handler"
 
 
-def test_what_waits_at_a_crossing_keeps_its_publishers_context():
+def test_delivery_held_by_a_lane_switch_keeps_its_publishers_context():
     """A handler of kind "auto" that moves: what is published meanwhile is put by another thread."""
     held = Held()
     seen: list[str] = []
@@ -347,7 +347,7 @@ def test_what_waits_at_a_crossing_keeps_its_publishers_context():
     assert seen == ["first", "second"]
 
 
-def test_what_a_journal_resumes_begins_with_an_empty_context(tmp_path):
+def test_resumed_delivery_begins_with_an_empty_context(tmp_path):
     journal = tmp_path / "journal"
     seen: list[str] = []
 

@@ -35,7 +35,7 @@ def caught(error: Exception) -> Exception:
         return same
 
 
-def test_it_is_made_of_a_delivery_that_failed():
+def test_letter_is_made_of_a_failed_delivery():
     subscription = subscription_of(name="shop.store", kind="cpu")
     receipt = receipt_for(subscription, event="event", event_id=7)
     outcomes = (raised(ValueError()), raised(OSError()))
@@ -55,7 +55,7 @@ def test_the_last_attempt_is_the_one_that_counts():
     assert made.attempts == 2
 
 
-def test_it_cannot_be_changed():
+def test_letter_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         letter(ValueError()).event_id = 8  # type: ignore[misc] # the point
 
@@ -65,14 +65,14 @@ class Incomparable:
         raise TypeError("as arrays do")
 
 
-def test_it_is_equal_only_to_itself_whatever_its_event_is():
+def test_letter_is_equal_only_to_itself():
     one, other = (letter(ValueError(), event=Incomparable()) for _ in range(2))
     assert one == one
     assert one != other
     assert len({one, other}) == 2
 
 
-def test_there_is_one_stack_for_each_attempt():
+def test_letter_has_a_stack_for_each_attempt():
     from_worker = ValueError("there")
     from_worker.__cause__ = WorkerTraceback("Traceback of the worker\n")
     made = letter(
@@ -122,7 +122,7 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
-def test_what_cannot_be_shown_is_named_by_its_class():
+def test_event_that_cannot_be_shown_is_named_by_its_class():
     made = letter(Unspeakable(), event=Unspeakable())
     assert "Unspeakable: (its message could not be had)" in str(made)
     assert "event: <Unspeakable instance at 0x" in str(made)

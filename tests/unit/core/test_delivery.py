@@ -66,7 +66,7 @@ def test_a_failed_delivery_raises_what_its_handler_raised():
     assert caught.value is error
 
 
-def test_one_that_never_began_did_not_run():
+def test_delivery_that_never_began_did_not_run():
     delivery = delivery_to(subscription_of())
     delivery.end(Outcome(OutcomeKind.RAISED, error=ValueError()))
     assert delivery.run_s is None
@@ -120,7 +120,7 @@ def test_asking_again_and_again_does_not_lengthen_the_traceback():
     assert frames_of(asked) == 1
 
 
-def test_what_was_handled_where_it_was_asked_for_is_its_context_only_then():
+def test_exception_keeps_the_context_that_it_had_in_the_handler():
     failed = ValueError("in the handler")
     failed.__context__ = KeyError("handled there")
     delivery = delivery_to(subscription_of())

@@ -71,7 +71,7 @@ def test_each_is_let_out_or_told_as_left_out(records: list[tuple[str | None, flo
     assert not flood.untold()
 
 
-def test_it_is_told_at_once_and_then_not_again_for_a_while() -> None:
+def test_flood_is_reported_at_once_and_then_not_for_a_while() -> None:
     flood = Flood()
     assert flood.take_left_out(100.0) == {}
     flood.leave_out({"a": 2}, 100.0)

@@ -181,7 +181,7 @@ def refusal(function: Any, topic: object = "a", **options: Any) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_called_is_refused():
+def test_object_that_cannot_be_called_is_refused():
     message = refusal("order.updated")
     assert "must be callable" in message
     assert "'order.updated'" in message
@@ -304,7 +304,7 @@ def test_a_limit_that_makes_no_sense_is_refused_by_the_name_of_the_handler():
     assert message.startswith(f"handler {__name__}.handle: timeout must be")
 
 
-def test_what_a_backoff_raised_is_the_cause_of_its_refusal():
+def test_exception_of_a_backoff_is_the_cause_of_its_refusal():
     def broken(attempt: int, outcome: Outcome) -> float:
         raise KeyError("Retry-After")
 

@@ -80,7 +80,7 @@ def test_merging_with_itself_doubles_it():
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -1.5, -math.inf, math.nan])
-def test_what_is_no_positive_duration_counts_as_zero(value: float):
+def test_duration_that_is_not_positive_counts_as_zero(value: float):
     histogram = histogram_of((value, 2), 1.0)
     assert (histogram.count, histogram.total) == (3, 1.0)
     assert histogram.quantile(0.5) == 0.0

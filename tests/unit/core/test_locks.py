@@ -103,7 +103,7 @@ def test_a_bell_that_was_rung_before_wakes_at_once():
     assert not bell.wait(0.0)
 
 
-def test_what_is_left_for_later_is_done_in_order_though_some_of_it_fails():
+def test_deferred_calls_run_in_order_even_if_some_fail():
     done: list[int] = []
 
     def do(number: int) -> None:

@@ -65,7 +65,7 @@ def test_logging_that_fails_is_told_on_stderr(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("broken")
-def test_where_there_is_no_stderr_either_nothing_is_raised(
+def test_log_without_stderr_raises_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)

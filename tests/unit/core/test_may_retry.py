@@ -85,7 +85,9 @@ def test_attempts_and_crashes_are_bounded_and_none_is_given_away(
 
 
 @given(st.lists(FAILURES, max_size=3), st.integers(0, 5))
-def test_what_cannot_travel_is_never_tried_again(before: list[OutcomeKind], crashes: int) -> None:
+def test_object_that_cannot_travel_is_never_retried(
+    before: list[OutcomeKind], crashes: int
+) -> None:
     tried = Tried(retries=10, max_crashes=crashes, retry_on=BaseException)
     tried.earlier = tuple(failed(kind) for kind in before)
 
@@ -110,7 +112,7 @@ def test_only_errors_that_the_handler_names_are_tried_again(
 
 
 @pytest.mark.parametrize("error", [SystemExit(), KeyboardInterrupt(), GeneratorExit()])
-def test_what_is_no_exception_is_tried_again_only_where_it_is_named(error: BaseException) -> None:
+def test_base_exception_is_retried_only_if_it_is_named(error: BaseException) -> None:
     told = HandlerExited("exited")
     told.__cause__ = error
     for each in (error, told):

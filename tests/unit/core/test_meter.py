@@ -128,7 +128,7 @@ def test_on_the_event_loop_it_may_have_waited_for_others_that_compute():
     assert busy.evidence("io", True, 0.0).wait_s == Span(0.0, around(0.008))
 
 
-def test_what_was_long_ago_counts_less_and_less():
+def test_runs_long_ago_count_less_and_less():
     meter = meter_of(*[(0.5, 0.5)] * 400, *[(0.5, 0.0)] * 800)
     assert meter.evidence("io", False, 0.0).cpu_s < 0.1
     look(meter, Doing.HOLDS, 8_000)
@@ -148,7 +148,7 @@ def test_weighing_is_averaged_too():
     assert evidence.unpacking_s == evidence.transport_s
 
 
-def test_it_forgets():
+def test_cleared_meter_forgets():
     meter = meter_of((0.1, 0.1))
     meter.note_weight(1.0)
     look(meter, Doing.FREE, 3)

@@ -165,7 +165,7 @@ def test_a_writable_io_handler_is_told_that_it_has_the_very_object():
 
 
 @pytest.mark.parametrize("options", [{"max_memory": "1 GB"}, {"max_crashes": 0}])
-def test_what_only_a_process_can_have_is_refused_for_io(options: dict[str, Any]):
+def test_cpu_option_is_refused_for_io(options: dict[str, Any]):
     (option,) = options
     message = refusal("io", **options)
     assert message.startswith(f'{option} is for kind="cpu" only')

@@ -97,7 +97,7 @@ def test_the_result_is_that_of_the_one_handler():
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_there_is_no_one_result_of_none_or_several_handlers(count):
+def test_receipt_of_no_or_several_handlers_has_no_single_result(count):
     receipt = Open(count).receipt
     with pytest.raises(ProcbusError, match=rf"event 1 has {count} handlers.*use results\(\)"):
         receipt.result()  # at once, though they are open
@@ -198,7 +198,7 @@ def test_awaiting_raises_what_the_handler_raised_and_settled_never_does():
     assert asyncio.run(main()) is one.receipt
 
 
-def test_whoever_gives_up_awaiting_disturbs_nobody():
+def test_task_that_gives_up_awaiting_disturbs_no_other():
     one = Open(1)
 
     async def give_up() -> None:

@@ -139,7 +139,7 @@ def generates(attempt: int, outcome: Outcome) -> Any:
         (Patient, "must take two arguments"),
     ],
 )
-def test_what_is_no_wait_is_refused(value: Any, reason: str):
+def test_value_that_is_no_wait_is_refused(value: Any, reason: str):
     with pytest.raises(ValueError, match="backoff") as caught:
         make_backoff(value, 3)
     assert reason in str(caught.value)

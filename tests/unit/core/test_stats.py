@@ -104,7 +104,7 @@ def test_a_handler_that_never_ran_has_no_times():
     assert handler.queue_s == handler.run_s == Percentiles(None, None, None)
 
 
-def test_what_the_bus_counts_is_passed_on():
+def test_counters_of_the_bus_are_passed_on():
     stats = collect_stats(5, 1, [], {}, retrying=3, dead_letters=2)
     assert (stats.pending, stats.unrouted, stats.retrying, stats.dead_letters) == (5, 1, 3, 2)
 

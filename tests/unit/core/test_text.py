@@ -32,7 +32,7 @@ def test_durations_are_written_in_the_unit_that_suits_them(value_s: float | None
 
 
 @given(st.floats(1e-9, 1e6))
-def test_what_is_written_is_near_the_duration(value_s: float):
+def test_written_duration_is_near_the_value(value_s: float):
     number, unit = seconds(value_s).split()
     assert float(number.replace(",", "")) * UNITS[unit] == pytest.approx(value_s, rel=0.051)
 

@@ -150,7 +150,7 @@ def test_no_topic_leaves_it_to_the_annotation():
 
 
 @pytest.mark.parametrize("topic", [7, b"a", int | str, list[int], {"a"}, [7], [("a",)], [None]])
-def test_what_is_no_topic_is_refused(topic: object):
+def test_object_that_is_no_topic_is_refused(topic: object):
     with pytest.raises(TopicError, match="is not a topic"):
         topics_in(topic)
 

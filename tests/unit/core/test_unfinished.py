@@ -79,7 +79,7 @@ def test_a_handler_that_returns_its_work_fails_and_is_told_what_to_do(which, how
 @pytest.mark.parametrize(
     "handler", [work, functools.partial(work), wrapped(lambda e: e)], ids=["plain", "partial", "io"]
 )
-def test_what_is_known_to_be_async_is_awaited(handler):
+def test_async_function_is_awaited(handler):
     with EventBus([]) as bus:
         bus.subscribe("n", handler)
         assert bus.publish("n", 4).result(BOUND_S) == 4

@@ -121,5 +121,5 @@ def test_amounts_are_shown_for_people(size: int, text: str):
 
 
 @given(st.integers(0, 2**60))
-def test_what_is_shown_can_be_read_and_is_near(size: int):
+def test_formatted_size_can_be_read_and_is_near(size: int):
     assert abs(parse_size(format_size(size)) - size) <= 0.06 * size

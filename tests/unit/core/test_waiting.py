@@ -109,7 +109,7 @@ def test_after_a_wait_no_more_handlers_run_at_once_than_there_are_threads():
     assert max(most) == 1
 
 
-def test_where_no_thread_can_stand_in_what_is_waited_for_fails_and_nobody_hangs(monkeypatch):
+def test_without_a_thread_to_stand_in_the_awaited_event_fails_and_no_handler_hangs(monkeypatch):
     start = IoThread.start
     started: list[IoThread] = []
 

@@ -21,7 +21,7 @@ def never() -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_what_enters_is_pending_until_it_leaves(nested):
+def test_delivery_is_pending_until_it_leaves(nested):
     admission = Admission(3, "block")
     admission.enter(2, nested)
     assert admission.pending == 2
@@ -142,7 +142,7 @@ def test_a_callback_may_enter_again():
     assert admission.pending == 2
 
 
-def test_as_many_are_called_as_there_is_room_for_in_order():
+def test_waiters_are_called_in_order_while_there_is_room():
     admission = Admission(4, "block")
     admission.enter(4, False)
     called: list[int] = []
@@ -395,7 +395,7 @@ TestEntrances = Entrances.TestCase
 
 
 @given(st.integers(1, 100_000))
-def test_whoever_waits_is_woken_at_the_latest_when_the_bus_is_empty(max_pending):
+def test_waiter_is_woken_at_the_latest_when_the_bus_is_empty(max_pending):
     admission = Admission(max_pending, "block")
     admission.enter(max_pending, False)
     woken: list[bool] = []
@@ -404,7 +404,7 @@ def test_whoever_waits_is_woken_at_the_latest_when_the_bus_is_empty(max_pending)
     assert woken == [True]
 
 
-def test_whoever_waits_is_told_to_look_again():
+def test_waiter_is_told_to_look_again():
     admission = Admission(1, "block")
     admission.enter(1, False)
     told = threading.Event()
@@ -425,7 +425,7 @@ def test_whoever_waits_is_told_to_look_again():
     assert admission.pending == 1
 
 
-def test_whoever_comes_to_wait_after_a_disturbance_that_it_has_not_seen_looks_again():
+def test_waiter_that_missed_a_disturbance_looks_again():
     admission = Admission(1, "block")
     admission.enter(1, False)
     seen = admission.disturbed

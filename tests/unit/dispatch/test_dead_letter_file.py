@@ -239,7 +239,7 @@ def test_a_file_of_another_user_is_refused_unless_it_is_root(path, monkeypatch, 
         assert len(load_letters(path)) == 1
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting_for_it(path, tmp_path):
+def test_special_file_is_refused_without_waiting_for_it(path, tmp_path):
     os.mkfifo(path)
     with pytest.raises(ProcbusError, match="not a regular file"):
         load_letters(path)
@@ -302,7 +302,7 @@ def test_an_event_that_cannot_be_loaded_is_named(path, monkeypatch):
         load_letters(path)
 
 
-def test_what_is_loaded_is_pickled_again(path):
+def test_loaded_letters_are_pickled_again(path):
     (loaded,) = there_and_back(path, letter(ValueError("bad"), event=Page("http://x")))
     (again,) = there_and_back(path, loaded)
     assert fields(again) == fields(loaded)

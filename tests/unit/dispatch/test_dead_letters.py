@@ -30,7 +30,7 @@ def test_the_newest_are_kept_and_the_others_counted():
     assert ids(box.snapshot()) == list(range(5, MOST_KEPT + 5))
 
 
-def test_that_letters_are_let_go_is_logged_once_when_it_begins(caplog):
+def test_dropping_of_letters_is_logged_once_when_it_begins(caplog):
     box, _ = box_with(*(letter(ValueError()) for _ in range(MOST_KEPT)))
     box.tell_dropped()
     assert caplog.records == []
@@ -70,7 +70,7 @@ def test_to_take_a_snapshot_is_to_look_at_the_failures_in_it():
     assert "1 failure that" in (unseen.summary() or "")
 
 
-def test_what_was_let_go_before_anybody_looked_stays_unseen():
+def test_letters_dropped_before_a_look_stay_unseen():
     unseen = Unseen()
     box, _ = box_with()
     for number in range(MOST_KEPT + 3):
@@ -156,7 +156,7 @@ def test_of_two_with_one_name_it_is_the_one_that_takes_the_event():
     assert handler_for(letter(ValueError(), topic="b.x"), [a, b]) is b
 
 
-def test_one_function_under_two_topics_is_no_riddle():
+def test_letter_of_a_function_under_two_topics_finds_its_handler():
     a, b = handler("a.*"), handler("b.*")
     assert handler_for(letter(ValueError(), topic="b.x"), [a, b]) is b
     assert handler_for(letter(ValueError(), topic="c.x"), [a, b]) is b  # the last one subscribed

@@ -223,7 +223,7 @@ def test_while_it_is_guarded_nothing_is_published_for_cpu_handlers():
     assert len(parts.dispatcher.publish(1, None).deliveries) == 2
 
 
-def test_what_a_cpu_handler_publishes_then_is_an_error_of_its_own():
+def test_event_of_a_cpu_handler_is_refused_with_the_error_of_the_guard():
     parts = Parts()
     parts.subscribe(int, kind="cpu")
     parent = delivery_to(parts.subscriptions[0])
@@ -314,7 +314,7 @@ def test_publishers_for_others_wait_on_however_often_they_are_disturbed():
 
 
 @pytest.mark.parametrize("just_before", [False, True])
-def test_whoever_waits_for_room_without_blocking_is_called_to_look_again(just_before):
+def test_publisher_that_waits_without_blocking_is_called_to_look_again(just_before):
     parts = Parts(max_pending=1, on_full="block")
     parts.subscribe(int, kind="cpu")
     parts.dispatcher.publish(1, None)

@@ -42,7 +42,7 @@ def three() -> list[DeadLetter]:
     return [letter(ValueError(), event_id=number) for number in (1, 2, 3)]
 
 
-def test_it_is_a_tuple_whose_slices_are_of_its_kind():
+def test_slices_of_letters_are_letters():
     box, _ = box_with(*three())
     letters = box.snapshot()
     assert isinstance(letters, tuple)
@@ -123,7 +123,7 @@ def test_nothing_is_replayed_when_a_handler_is_missing():
     assert len(box) == 4
 
 
-def test_what_is_saved_can_be_loaded_and_goes_ahead_of_the_rest(tmp_path):
+def test_saved_letters_are_loaded_ahead_of_the_others(tmp_path):
     box, _ = box_with(*three())
     assert box.snapshot()[:2].save(tmp_path / "letters") == 2
     assert len(box) == 3

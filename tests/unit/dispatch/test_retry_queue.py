@@ -66,7 +66,7 @@ def test_they_come_out_by_time_and_those_of_one_time_in_their_order(clock: Clock
     assert len(queue) == 0
 
 
-def test_what_is_due_at_once_need_not_be_waited_for(clock: Clock) -> None:
+def test_delivery_due_at_once_is_not_waited_for(clock: Clock) -> None:
     queue = RetryQueue()
     [delivery] = made(1)
     queue.add(delivery, 0.0)
@@ -89,7 +89,7 @@ def test_cancel_gives_out_the_rest_and_nothing_is_kept_after_it(clock: Clock) ->
     assert len(queue) == 0
 
 
-def test_who_waits_returns_when_told_to_look(clock: Clock) -> None:
+def test_waiter_returns_when_told_to_look(clock: Clock) -> None:
     queue = RetryQueue()
 
     queue.wake()
@@ -102,7 +102,7 @@ def test_who_waits_returns_when_told_to_look(clock: Clock) -> None:
     assert found == [[]]
 
 
-def test_who_waits_for_a_later_one_hears_of_an_earlier_one() -> None:
+def test_waiter_for_a_later_delivery_hears_of_an_earlier_one() -> None:
     queue = RetryQueue()
     late, soon = made(2)
     queue.add(late, 3600.0)
@@ -204,7 +204,7 @@ def test_threads_that_add_and_cancel_lose_and_repeat_nothing() -> None:
     assert set(out) | set(rest) == set(added)
 
 
-def test_one_that_is_withdrawn_does_not_come_due() -> None:
+def test_withdrawn_delivery_does_not_come_due() -> None:
     queue = RetryQueue()
     deliveries = made(5)
     for index, delivery in enumerate(deliveries):

@@ -147,7 +147,7 @@ def test_only_the_first_outcome_counts():
     assert settlement.dead_letters.snapshot() == ()
 
 
-def test_what_never_got_into_its_lane_has_no_gate_to_open():
+def test_delivery_that_never_got_into_its_lane_opens_no_gate():
     settlement, admission = settlement_with_room()
     lane = FakeLane()
     (delivery,) = published(settlement, admission, subscription_of(lane, concurrency=1)).deliveries
@@ -156,7 +156,7 @@ def test_what_never_got_into_its_lane_has_no_gate_to_open():
     assert admission.pending == 0
 
 
-def test_there_is_room_by_the_time_that_a_receipt_says_it_is_done():
+def test_bus_has_room_by_the_time_a_receipt_is_done():
     # Streams publish the next event as soon as they hear of a settled one.
     settlement, admission = settlement_with_room(max_pending=1)
     receipt = published(settlement, admission, subscription_of())

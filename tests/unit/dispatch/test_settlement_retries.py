@@ -174,7 +174,7 @@ def test_a_crash_too_many_is_quarantined(parts: Parts, caplog: Any) -> None:
     assert "not tried again, since it killed its worker each time" in caplog.text
 
 
-def test_what_never_got_into_its_lane_is_not_tried_again(parts: Parts) -> None:
+def test_delivery_that_never_got_into_its_lane_is_not_retried(parts: Parts) -> None:
     delivery, receipt = parts.published(retries=5)
 
     parts.settlement.settle([(delivery, failed())], queued=False)
@@ -249,7 +249,7 @@ def test_an_error_that_cannot_say_what_it_is_loses_no_attempt(parts: Parts) -> N
 # Cancelling.
 
 
-def test_one_that_waits_for_its_next_attempt_is_cancelled_once(parts: Parts) -> None:
+def test_waiting_delivery_is_cancelled_once(parts: Parts) -> None:
     delivery, receipt = parts.published(retries=1, backoff=60)
     parts.settle(delivery, failed())
 
@@ -265,7 +265,7 @@ def test_one_that_waits_for_its_next_attempt_is_cancelled_once(parts: Parts) -> 
     assert parts.settlement.dead_letters.snapshot() == ()
 
 
-def test_one_that_fails_after_all_were_cancelled_is_cancelled_at_once(parts: Parts) -> None:
+def test_delivery_that_fails_after_cancelling_is_cancelled_at_once(parts: Parts) -> None:
     delivery, receipt = parts.published(retries=1, backoff=60, concurrency=1)
     parts.retries.cancel()
 
@@ -278,7 +278,7 @@ def test_one_that_fails_after_all_were_cancelled_is_cancelled_at_once(parts: Par
     assert parts.admission.pending == 0
 
 
-def test_what_is_settled_while_it_waits_is_not_settled_again(parts: Parts) -> None:
+def test_delivery_settled_while_it_waits_is_not_settled_again(parts: Parts) -> None:
     delivery, _ = parts.published(retries=1, backoff=0)
     parts.settle(delivery, failed())
 

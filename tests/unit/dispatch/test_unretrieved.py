@@ -23,7 +23,7 @@ def test_nothing_failed_nothing_said():
     assert Unseen().summary() is None
 
 
-def test_one_failure():
+def test_single_failure():
     unseen = Unseen()
     failed(unseen, "shop.store", OSError())
     assert unseen.summary() == (
@@ -80,7 +80,7 @@ def test_the_errors_of_one_handler_that_are_named_are_bounded():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())))
-def test_what_is_left_is_what_failed_less_what_was_seen(failures):
+def test_unseen_failures_are_all_failures_less_the_seen_ones(failures):
     unseen = Unseen()
     deliveries = [failed(unseen, handler, OSError()) for handler, _ in failures]
     for delivery, (_, looked) in zip(deliveries, failures, strict=True):

@@ -30,7 +30,7 @@ def test_a_call_gives_the_function_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("event", [1, -1.5, "text", True, None, 10**30])
-def test_one_small_argument_is_the_event(event: object) -> None:
+def test_single_small_argument_is_the_event(event: object) -> None:
     assert event_of(((event,), {})) is event
     assert Call(given)(event) == ((event,), {})
     assert asyncio.run(AsyncCall(awaited)(event)) == ((event,), {})

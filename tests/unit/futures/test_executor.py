@@ -95,7 +95,7 @@ def test_failures_go_to_the_future_and_nowhere_else(caplog: pytest.LogCaptureFix
     assert caplog.records == []
 
 
-def test_what_cannot_travel_says_where_it_is() -> None:
+def test_argument_that_cannot_travel_is_named_by_its_path() -> None:
     with executor("cpu", max_workers=1) as pool:
         error = pool.submit(square, [threading.Lock()]).exception()
     assert isinstance(error, SerializationError)
@@ -154,7 +154,7 @@ def test_options_that_make_no_sense_are_refused(options: Any, says: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io"])
-def test_what_is_not_callable_is_refused_at_once(kind: Any) -> None:
+def test_object_that_is_not_callable_is_refused_at_once(kind: Any) -> None:
     with executor(kind) as pool, pytest.raises(TypeError, match="5 is not callable"):
         pool.submit(5)  # type: ignore[arg-type] # refusing it is the point
 
@@ -380,7 +380,7 @@ def procbus_threads() -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io"])
-def test_one_that_is_dropped_finishes_and_ends_its_workers(kind: Any, tmp_path: Path) -> None:
+def test_dropped_executor_finishes_and_ends_its_workers(kind: Any, tmp_path: Path) -> None:
     pool = executor(kind, max_workers=1)
     pid = pool.submit(os.getpid).result()
     futures = [pool.submit(square, n) for n in range(50)]
@@ -404,7 +404,7 @@ def test_a_dropped_bus_finishes_what_it_has_accepted() -> None:
     eventually(lambda: not procbus_threads())
 
 
-def test_what_was_made_of_a_bus_keeps_it() -> None:
+def test_stream_or_executor_of_a_dropped_bus_keeps_it() -> None:
     def stream() -> Any:
         bus = EventBus([], io_workers=1)
         bus.subscribe("n", square)

@@ -98,7 +98,7 @@ def test_a_partial_with_gaps_stays_whole() -> None:
     assert taken_apart(gapped, (1,), {}) == (gapped, (1,), {})
 
 
-def test_what_has_a_state_and_no_function_beneath_travels_with_its_call() -> None:
+def test_callable_object_with_a_state_travels_with_its_call() -> None:
     stage = Stage()
     found = stage.call("a".upper)
 
@@ -146,7 +146,7 @@ def test_the_oldest_that_was_not_called_lately_is_let_go() -> None:
     assert len(stage.subscribed) - len(stage.retired) == MOST
 
 
-def test_what_has_calls_pending_or_under_way_is_not_let_go() -> None:
+def test_callable_with_pending_calls_is_not_dropped() -> None:
     stage = Stage()
     pending = stage.call(plain)
     pending.subscription.published += 1
@@ -160,7 +160,7 @@ def test_what_has_calls_pending_or_under_way_is_not_let_go() -> None:
     assert len(stage.subscribed) - len(stage.retired) == 2
 
 
-def test_what_is_let_go_can_be_freed_and_comes_anew() -> None:
+def test_dropped_callable_can_be_freed_and_comes_anew() -> None:
     stage = Stage()
     function = numbered(1)
     freed = weakref.ref(function)

@@ -20,7 +20,7 @@ def used(name: str, times: int = 1) -> Subscription:
     return subscription
 
 
-def test_what_is_retired_stays_counted_under_its_name() -> None:
+def test_retired_subscription_stays_counted_under_its_name() -> None:
     direct = DirectSubscriptions()
     first, second, other = used("same", 2), used("same", 3), used("other")
     for each in (first, second, other):
@@ -36,7 +36,7 @@ def test_what_is_retired_stays_counted_under_its_name() -> None:
     assert sum(each.ran.count for each in direct.all()) == 6
 
 
-def test_what_is_retired_is_let_go() -> None:
+def test_retired_subscription_is_freed() -> None:
     direct = DirectSubscriptions()
     function = functools.partial(print)
     freed = weakref.ref(function)

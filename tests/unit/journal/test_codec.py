@@ -66,7 +66,7 @@ def test_json_on_disk_is_json():
 
 
 @pytest.mark.parametrize("value", [(1, 2), {1: 2}, Untyped((1, 2)), b"\xff", {"a": {3, 4}}])
-def test_what_json_would_change_is_refused(value):
+def test_object_that_json_would_change_is_refused(value):
     with pytest.raises(SerializationError, match="event cannot be written to the journal"):
         JsonCodec().encode(value, "event")
 
@@ -82,7 +82,7 @@ def test_a_class_of_a_function_is_pickled_by_value():
 
 
 @pytest.mark.parametrize("name", ["pickle", "json"])
-def test_what_cannot_be_written_says_where_it_sits(name):
+def test_object_that_cannot_be_written_is_named_by_its_path(name):
     with pytest.raises(SerializationError, match="event cannot be written to the journal"):
         make_codec(name).encode({"rows": [threading.Lock()]}, "event")
 

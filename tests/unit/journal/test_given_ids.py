@@ -16,7 +16,7 @@ def test_any_string_that_can_be_written_is_an_id() -> None:
     check_id("naïve\x00id")
 
 
-def test_what_is_no_string_is_refused_with_what_to_write_instead() -> None:
+def test_id_that_is_no_string_is_refused_with_a_remedy() -> None:
     with pytest.raises(ProcbusError, match=r"not 7: write str\(\.\.\.\)"):
         check_id(7)
 

@@ -48,7 +48,7 @@ def test_a_limit_of_memory_tells_the_peak_too() -> None:
     assert "in resize" in "".join(traceback.format_exception(error))
 
 
-def test_where_no_stack_could_be_had_the_error_says_so() -> None:
+def test_error_says_if_no_stack_could_be_had() -> None:
     errors = (
         timeout_error(delivery(timeout=1), 1.0, "", "was cancelled"),
         memory_error(delivery(max_memory="100 MiB"), 1.0, Footprint(150 * MIB), ""),

@@ -125,11 +125,11 @@ def test_a_batch_is_as_much_work_as_the_pool_says(batch_s: float, expected: int)
     assert len(batching.next_batch(wait=False)) == expected
 
 
-def test_where_nothing_is_ready_there_is_no_batch() -> None:
+def test_empty_queue_gives_no_batch() -> None:
     assert Parts().take() == []
 
 
-def test_who_may_wait_gets_what_comes() -> None:
+def test_waiting_companion_gets_the_next_delivery() -> None:
     parts = Parts()
     taken: list[Delivery] = []
     taker = in_thread(lambda: taken.extend(parts.batching.next_batch(wait=True)))
@@ -140,7 +140,7 @@ def test_who_may_wait_gets_what_comes() -> None:
     assert taken == deliveries
 
 
-def test_who_waits_is_let_go_when_the_lane_closes() -> None:
+def test_waiting_companion_is_released_when_the_lane_closes() -> None:
     parts = Parts()
     taken: list[list[Delivery]] = []
     taker = in_thread(lambda: taken.append(parts.batching.next_batch(wait=True)))
@@ -167,7 +167,7 @@ def test_an_open_circuit_gives_nobody_anything_but_one_delivery_for_each_trial()
     assert parts.take() == []
 
 
-def test_one_who_waits_for_the_circuit_is_woken_for_the_trial() -> None:
+def test_companion_that_waits_for_the_circuit_is_woken_for_the_trial() -> None:
     parts = Parts()
     deliveries = parts.put(5)
     parts.open_circuit()
@@ -185,7 +185,7 @@ def test_one_who_waits_for_the_circuit_is_woken_for_the_trial() -> None:
 # Who has what.
 
 
-def test_what_runs_is_known_by_batch_and_index() -> None:
+def test_running_delivery_is_known_by_batch_and_index() -> None:
     parts = Parts(2)
     idle, busy = parts.batching.slots
     deliveries = parts.put(3)
@@ -220,7 +220,7 @@ def test_a_companion_without_a_worker_runs_nothing() -> None:
     assert parts.take_all_back() == []
 
 
-def test_what_finds_no_room_in_a_message_goes_back_in_front() -> None:
+def test_deliveries_without_room_in_a_message_go_back_in_front() -> None:
     parts = Parts()
     [slot] = parts.batching.slots
     deliveries = parts.put(5)
@@ -258,7 +258,7 @@ def test_a_worker_with_nothing_to_take_back_is_not_recalled() -> None:
     assert not slot.recalled
 
 
-def test_what_was_taken_before_a_recall_is_not_handed_out_after_it() -> None:
+def test_deliveries_taken_before_a_recall_are_not_handed_out_after_it() -> None:
     # The worker would take its tokens for those that were taken back.
     parts = Parts()
     [slot] = parts.batching.slots
@@ -275,7 +275,7 @@ def test_what_was_taken_before_a_recall_is_not_handed_out_after_it() -> None:
     assert parts.ready() == [third]
 
 
-def test_what_is_overdue_is_taken_back_by_whoever_looks_for_work(
+def test_overdue_deliveries_are_taken_back_by_a_companion_without_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
@@ -451,7 +451,7 @@ def withdraw(parts: Parts, delivery: Delivery) -> bool:
         return parts.batching.locked_withdraw(delivery)
 
 
-def test_one_that_its_worker_has_not_begun_is_withdrawn_and_the_others_are_queued_again() -> None:
+def test_withdrawn_delivery_leaves_the_batch_and_the_others_are_queued_again() -> None:
     parts = Parts()
     [slot] = parts.batching.slots
     first, second, third, fourth, fifth = parts.put(5)

@@ -62,7 +62,7 @@ def test_a_closed_circuit_lets_everything_through() -> None:
     assert circuit.reason() == ""
 
 
-def test_one_death_more_than_the_limit_opens_it() -> None:
+def test_death_above_the_limit_opens_the_circuit() -> None:
     circuit = opened(100.0)
 
     assert circuit.state is OPEN
@@ -217,7 +217,7 @@ def test_short_of_memory_for_long_with_nothing_running_one_is_begun() -> None:
     assert trickles(circuit, 100.0 + 2 * TRICKLE_S)
 
 
-def test_what_runs_may_be_what_memory_is_missing_for() -> None:
+def test_running_deliveries_delay_the_trickle() -> None:
     circuit = CircuitBreaker()
     trickles(circuit, 100.0)
 

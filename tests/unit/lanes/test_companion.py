@@ -75,7 +75,7 @@ def test_the_delivery_that_a_worker_dies_with_is_charged(stage: Stage) -> None:
     assert stage.lane.stats().restarts == 1
 
 
-def test_what_a_dead_worker_had_not_begun_runs_once_and_in_its_order(stage: Stage) -> None:
+def test_deliveries_that_a_dead_worker_had_not_begun_run_once_in_order(stage: Stage) -> None:
     _, others = die_in(stage, "deadly", "a", "b", "c", "d")
     later = stage.put("later")
 
@@ -84,7 +84,7 @@ def test_what_a_dead_worker_had_not_begun_runs_once_and_in_its_order(stage: Stag
     assert visited == ["blocker", "deadly", "a", "b", "c", "d", "later"]
 
 
-def test_what_a_dead_worker_had_finished_keeps_its_result(stage: Stage) -> None:
+def test_deliveries_that_a_dead_worker_had_finished_keep_their_results(stage: Stage) -> None:
     blocker, deadly = spot("blocker"), spot("deadly")
     stage.put("blocker")
     blocker.wait_begun()
@@ -181,7 +181,7 @@ def test_a_fault_in_one_of_a_batch_fails_that_one(stage: Stage) -> None:
     assert len(stage.pool.started) == 1
 
 
-def test_where_settling_fails_all_that_had_ended_is_settled_all_the_same(
+def test_all_ended_deliveries_are_settled_even_if_settling_fails_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = stage.settlement.settle_successes

@@ -50,7 +50,7 @@ def names(count: int) -> list[str]:
 # Sharing out.
 
 
-def test_one_worker_runs_everything_in_order(make_stage: MakeStage) -> None:
+def test_single_worker_runs_everything_in_order(make_stage: MakeStage) -> None:
     stage = make_stage(1)
 
     kinds = stage.settled(*stage.put(*names(500)))
@@ -60,7 +60,7 @@ def test_one_worker_runs_everything_in_order(make_stage: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_what_one_worker_took_before_the_lane_grew_gets_a_worker_of_its_own(
+def test_deliveries_taken_before_the_lane_grew_move_to_the_new_workers(
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     stage = make_stage(2)
@@ -163,7 +163,7 @@ def test_long_handlers_go_one_by_one(make_stage: MakeStage) -> None:
     assert stage.pool.batches == [["a"], ["b"], ["c"]]
 
 
-def test_what_does_not_fit_into_a_message_stays_in_order(make_stage: MakeStage) -> None:
+def test_deliveries_that_do_not_fit_into_a_message_stay_in_order(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     events = [f"{n:05}" * 4000 for n in range(12)]  # 20 KB each
 
@@ -438,7 +438,7 @@ def refuse(hopeless: bool = False) -> None:
     raise WorkerGone(None, 3, NO_WORDS, hopeless=hopeless)
 
 
-def test_where_no_worker_starts_what_waits_fails(make_stage: MakeStage) -> None:
+def test_waiting_deliveries_fail_if_no_worker_starts(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     attempts: list[int] = []
 
@@ -585,7 +585,7 @@ def test_a_fault_of_procbus_itself_at_a_start_loses_nothing(
     assert stage.settled(*stage.put("b")) == [SUCCEEDED]
 
 
-def test_what_waits_stays_while_another_worker_is_there_for_it(make_stage: MakeStage) -> None:
+def test_waiting_deliveries_stay_while_another_worker_can_run_them(make_stage: MakeStage) -> None:
     stage = make_stage(2)
     busy = spot("busy")
     deliveries = stage.put("busy")
@@ -647,7 +647,7 @@ def test_cancel_settles_what_is_not_begun(make_stage: MakeStage) -> None:
     assert visited == ["slow"]
 
 
-def test_what_is_put_after_cancel_is_cancelled_at_once(make_stage: MakeStage) -> None:
+def test_delivery_put_after_cancel_is_cancelled_at_once(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     stage.lane.cancel()
 
@@ -657,7 +657,7 @@ def test_what_is_put_after_cancel_is_cancelled_at_once(make_stage: MakeStage) ->
     assert stage.pool.started == []
 
 
-def test_what_a_companion_is_about_to_hand_out_is_cancelled_too(make_stage: MakeStage) -> None:
+def test_deliveries_about_to_be_handed_out_are_cancelled_too(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     stage.pool.on_prepare = lambda _: stage.lane.cancel()
 

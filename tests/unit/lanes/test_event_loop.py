@@ -402,7 +402,7 @@ def test_a_task_that_was_cancelled_before_it_began_is_started_anew():
         assert receipts[0].wait(BOUND_S)
 
 
-def test_where_the_loop_is_closed_from_outside_nobody_waits_for_it_and_there_is_another():
+def test_loop_closed_from_outside_is_replaced_without_waiting():
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def hang(event: str) -> None:

@@ -74,7 +74,7 @@ def test_of_short_runs_a_few_stand_for_all() -> None:
     assert 5 * ONE_IN <= subscription.meter.runs <= 7 * ONE_IN + 1
 
 
-def test_one_that_is_long_among_short_ones_is_measured_for_itself() -> None:
+def test_long_run_among_short_ones_is_measured_for_itself() -> None:
     def handle(event: Any) -> None:
         if event == 20:  # no one whose turn it is to be measured
             time.sleep(0.3)
@@ -102,7 +102,7 @@ def test_long_runs_stir_whoever_looks_at_them() -> None:
     assert stirred.is_set()
 
 
-def test_what_is_to_be_weighed_is_weighed_by_the_thread_that_runs_it() -> None:
+def test_event_is_weighed_by_the_thread_that_runs_it() -> None:
     lanes: list[Subscription] = []
 
     def handle(event: Any) -> str:

@@ -37,7 +37,9 @@ def test_a_failure_has_the_error_itself() -> None:
 @pytest.mark.parametrize(
     "error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()]
 )
-def test_what_would_end_the_caller_is_the_cause_of_an_ordinary_error(error: BaseException) -> None:
+def test_exception_that_would_end_the_caller_is_the_cause_of_an_ordinary_error(
+    error: BaseException,
+) -> None:
     delivery = delivery_to(subscription_of(name="shop.store"), event_id=7)
     told = failure(error, delivery, 1.0, os.getpid()).error
 
@@ -63,7 +65,7 @@ def test_the_future_of_a_call_has_even_those_as_the_standard_says() -> None:
     assert failure(error, delivery_to(call), 1.0, os.getpid()).error is error
 
 
-def test_where_no_thread_is_to_be_had_the_error_says_for_what_and_what_to_do() -> None:
+def test_error_without_a_thread_says_the_handler_and_the_remedy() -> None:
     cause = RuntimeError("can't start new thread")
     outcome = no_thread(delivery_to(subscription_of(), event_id=7), cause)
 

@@ -59,7 +59,7 @@ def test_the_larger_priority_goes_first_and_equal_ones_in_order():
     assert take_all(queue) == high + normal + low
 
 
-def test_what_waits_at_the_gate_is_not_ready_but_counts_in_the_depth():
+def test_delivery_at_the_gate_is_not_ready_but_counts_in_the_depth():
     queue = LaneQueue()
     subscription = subscription_of(key=key_of)
     first, second, other = put(queue, subscription, ("a", 1), ("a", 2), ("b", 1))
@@ -164,7 +164,7 @@ def test_clearing_gives_out_everything_ready_or_not_and_takes_nothing_more():
     assert queue.clear() == []
 
 
-def test_what_a_cleared_queue_refused_has_no_gate_to_open():
+def test_delivery_refused_by_a_cleared_queue_opens_no_gate():
     # A handler that is still running may publish to a handler that never had a delivery.
     queue = LaneQueue()
     queue.clear()
@@ -284,7 +284,7 @@ def test_a_delivery_that_is_tried_again_wakes_somebody_who_waits():
     assert taken == [delivery]
 
 
-def test_those_that_may_run_meanwhile_wake_somebody_who_waits():
+def test_deliveries_that_may_run_meanwhile_wake_a_waiter():
     queue = LaneQueue()
     first, second = put(queue, subscription_of(concurrency=1), 1, 2)
     assert queue.take() is first
@@ -467,7 +467,7 @@ def test_many_threads_get_each_delivery_exactly_once_and_keys_in_order(takers):
         assert [e for e in order if e[0] == key] == [e for e in events if e[0] == key]
 
 
-def test_one_that_is_withdrawn_is_taken_by_nobody():
+def test_withdrawn_delivery_is_never_taken():
     queue, subscription = LaneQueue(), subscription_of()
     other = subscription_of(priority=1)
     first, second = put(queue, subscription, "a", "b")

@@ -28,7 +28,7 @@ def run(make: Callable[[], Any]) -> Any:
     return asyncio.run(make())
 
 
-def test_it_gives_what_was_awaited():
+def test_metered_awaitable_returns_the_awaited_value():
     async def main() -> Any:
         return await Steps(work(1))
 
@@ -59,7 +59,7 @@ def test_waiting_takes_no_cpu_time():
     assert steps.suspended_s >= 0.05
 
 
-def test_what_it_raises_comes_through():
+def test_exception_of_the_coroutine_comes_through():
     async def fail() -> None:
         await asyncio.sleep(0)
         raise KeyError("x")

@@ -39,7 +39,7 @@ def test_short_work_one_after_the_other_needs_one_thread():
 
 
 @pytest.mark.parametrize("io_workers", [1, 3])
-def test_as_many_run_at_once_as_there_may_be_threads(io_workers):
+def test_each_thread_up_to_the_limit_runs_a_delivery_at_once(io_workers):
     held = Held()
     with EventBus([], io_workers=io_workers) as bus:
         bus.subscribe(int, held)
@@ -119,7 +119,7 @@ def test_cascades_between_threads_lose_no_wake_up():
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
-def test_where_no_more_threads_are_to_be_had_those_that_are_do_the_work(monkeypatch, allowed):
+def test_present_threads_do_the_work_if_no_more_can_be_started(monkeypatch, allowed):
     start = IoThread.start
     started: list[IoThread] = []
 
@@ -143,7 +143,7 @@ def test_where_no_more_threads_are_to_be_had_those_that_are_do_the_work(monkeypa
         assert bus.drain(BOUND_S)
 
 
-def test_what_hangs_when_the_bus_is_stopped_may_end_later_and_changes_nothing():
+def test_handler_that_hangs_at_the_stop_changes_nothing_when_it_ends():
     held = Held()
     bus = EventBus([])
     bus.subscribe(int, held)
@@ -292,7 +292,7 @@ def test_a_run_that_ends_in_the_moment_its_time_is_over_is_not_left_behind(
     assert one.lane.threads() == [thread]
 
 
-def test_what_waits_runs_once_a_thread_that_kept_its_place_comes_back(one: LaneOfOne) -> None:
+def test_waiting_delivery_runs_once_a_thread_that_kept_its_place_returns(one: LaneOfOne) -> None:
     for _ in range(2):
         one.put()
         one.held.wait_begun()

@@ -66,7 +66,7 @@ def test_a_message_that_arrives_byte_by_byte_is_put_together(ends: Ends) -> None
     thread.join(10)
 
 
-def test_what_was_sent_before_the_other_end_closed_is_still_received(ends: Ends) -> None:
+def test_messages_sent_before_the_other_end_closed_are_still_received(ends: Ends) -> None:
     here, there = ends
     Channel(here).send(b"last words")
     here.close()

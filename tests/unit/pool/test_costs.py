@@ -47,7 +47,7 @@ def test_sums_of_a_handler_that_is_forgotten_go_nowhere():
     assert subscription.meter.runs == 0
 
 
-def test_what_else_a_worker_says_is_left_to_others():
+def test_other_messages_of_a_worker_are_left_alone():
     assert not Costs().take_in(Tag.HELLO.value + b"17")
 
 
@@ -59,7 +59,7 @@ def test_sending_and_receiving_are_divided_among_the_deliveries():
     assert abs(transport_s(subscription) - 0.03) < 1e-9
 
 
-def test_what_each_of_several_handlers_costs_to_send_does_not_show():
+def test_cost_of_sending_for_several_handlers_is_not_split():
     one, other, costs = subscription_of(kind="cpu"), subscription_of(kind="cpu"), Costs()
     costs.note_sent([delivery_to(one), delivery_to(other)], 2, 0.04)
     assert transport_s(one) == transport_s(other) == 0

@@ -4,7 +4,7 @@
 from procbus.pool.handler_cache import Definitions
 
 
-def test_what_is_forgotten_is_gone_for_those_who_knew_it() -> None:
+def test_forgotten_handler_is_reported_to_workers_that_knew_it() -> None:
     definitions = Definitions()
     definitions.add(1, b"one")
     definitions.add(2, b"two")

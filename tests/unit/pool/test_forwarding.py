@@ -103,7 +103,7 @@ def test_an_exception_that_cannot_travel_comes_as_its_text_alone(
     assert "Stays: here" in logging.Formatter().format(caplog.records[0])
 
 
-def test_what_does_not_pickle_stays_behind_and_the_rest_comes(
+def test_attribute_that_does_not_pickle_stays_behind_and_the_record_arrives(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     take_in_record(record_of(lock=threading.Lock(), sizes=[1, 2]))
@@ -133,7 +133,7 @@ def test_an_attribute_whose_pickling_or_loading_exits_costs_that_attribute_alone
     assert "SystemExit: 4" in caplog.text
 
 
-def test_what_does_not_load_is_named_and_the_record_comes_all_the_same(
+def test_attribute_that_does_not_load_is_named_and_the_record_arrives(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     take_in_record(record_of("paid %d", 5, thing=Unloadable()))
@@ -150,7 +150,7 @@ def test_what_does_not_load_is_named_and_the_record_comes_all_the_same(
 @pytest.mark.parametrize(
     "data", [b"", b"nonsense", pickle.dumps(3), pickle.dumps(({}, {})), pickle.dumps(({}, b""))]
 )
-def test_what_cannot_be_read_at_all_is_a_line_at_warning(
+def test_unreadable_record_becomes_a_warning(
     caplog: pytest.LogCaptureFixture, tag: Tag, data: bytes
 ) -> None:
     take_in(tag, memoryview(data))
@@ -193,7 +193,7 @@ def test_a_log_handler_that_raises_is_told_of(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("broken", [("job", "procbus")], indirect=True)
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("wanted", [True, False])
-def test_where_all_logging_is_broken_nothing_is_raised(
+def test_broken_logging_raises_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", wanted)
@@ -220,7 +220,7 @@ def test_a_warning_is_shown_once_by_the_usual_filter() -> None:
     ]
 
 
-def test_what_was_shown_is_not_remembered_without_end(nothing_shown: dict[str, Any]) -> None:
+def test_memory_of_shown_warnings_is_bounded(nothing_shown: dict[str, Any]) -> None:
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("default")
         for n in range(5_000):

@@ -48,7 +48,7 @@ def test_of_what_is_forgotten_the_next_message_tells_once() -> None:
     assert known.forgotten_due == known.forget() == []
 
 
-def test_one_that_is_needed_again_is_sent_again() -> None:
+def test_forgotten_handler_that_is_needed_again_is_sent_again() -> None:
     handler, definitions = handler_of(), Definitions()
     known = KnownHandlers(definitions)
     known.define(handler)

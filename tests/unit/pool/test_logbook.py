@@ -23,7 +23,7 @@ def test_a_new_logbook_says_that_nothing_is_begun(logbook: Logbook) -> None:
     assert logbook.running() is None
 
 
-def test_it_says_which_delivery_is_running_and_since_when(logbook: Logbook) -> None:
+def test_logbook_names_the_running_delivery_and_its_start(logbook: Logbook) -> None:
     logbook.open_batch(7)
     assert logbook.running() is None
     logbook.begin(0, 12.5)
@@ -34,7 +34,7 @@ def test_it_says_which_delivery_is_running_and_since_when(logbook: Logbook) -> N
     assert logbook.running() == (7, 1, 13.5)
 
 
-def test_what_is_finished_is_kept_until_it_is_sent(logbook: Logbook) -> None:
+def test_finished_results_are_kept_until_they_are_sent(logbook: Logbook) -> None:
     logbook.open_batch(1)
     for index in range(3):
         logbook.begin(index, 1.0)

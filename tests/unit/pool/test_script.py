@@ -15,7 +15,7 @@ class Mine(UserWarning):
     pass
 
 
-def test_it_travels_and_holds_again_once_applied() -> None:
+def test_settings_travel_and_hold_once_applied() -> None:
     limit = sys.getrecursionlimit()
     try:
         with warnings.catch_warnings():

@@ -122,7 +122,7 @@ def send_to_self(number: int) -> bool:
     return True
 
 
-def test_what_is_asked_for_is_there_when_it_was_written(page: StackPage) -> None:
+def test_stack_is_there_once_it_was_written(page: StackPage) -> None:
     assert SIGNAL is not None
     page.listen()
     try:
@@ -132,7 +132,7 @@ def test_what_is_asked_for_is_there_when_it_was_written(page: StackPage) -> None
     finally:
         faulthandler.unregister(SIGNAL)
 
-    name = "test_what_is_asked_for_is_there_when_it_was_written"
+    name = "test_stack_is_there_once_it_was_written"
     assert f"in {name}" in first
     assert page.read().count(f"in {name}") == 1, "it does not hold the first one too"
 
@@ -163,7 +163,7 @@ def test_a_process_that_writes_nothing_is_waited_for_a_while(
     assert page.read() == ""
 
 
-def test_where_there_is_no_such_signal_nothing_is_asked(
+def test_without_a_signal_no_stack_is_asked_for(
     page: StackPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SIGNAL", None)

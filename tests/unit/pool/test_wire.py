@@ -109,7 +109,7 @@ def test_plain_successes_are_read_at_once(ends, told: int) -> None:
         pack_success(1.0, 2.0, b"it cannot be loaded"),
     ],
 )
-def test_what_is_no_plain_success_ends_their_row(data: bytes) -> None:
+def test_other_end_stops_the_row_of_plain_successes(data: bytes) -> None:
     first = pack_success(1.0, 2.0, encode("one"))
     results = unpack_results(results_head(1, 2, True) + first + data)
     (times, values), position = read_successes(results, 0, 0)
@@ -154,7 +154,7 @@ def test_results_that_were_cut_off_are_an_error_and_not_read_as_fewer(cut: int) 
         assert bytes(end[2]) != b"frame"
 
 
-def test_what_goes_ahead_of_an_end_belongs_to_that_end_alone() -> None:
+def test_note_ahead_of_an_end_belongs_to_that_end_alone() -> None:
     place = Place(4096, 8192, ((0, 100), (128, 7)), 1)
     data = (
         pack_place(place) + pack_kept([3], [5]) + pack_end(1.0, 2.0, b"a") + pack_end(3.0, 4.0, b"")
@@ -177,7 +177,7 @@ SHORTEST_LONG = 1 << 7
 @example(ends=[(1.0, 2.0, SHORTEST_LONG - 1, True), (1.0, 2.0, 5, True)], note=SHORTEST_LONG)
 @example(ends=[(1.0, 2.0, SHORTEST_LONG, True), (1.0, 2.0, 5, True)], note=SHORTEST_LONG - 1)
 @example(ends=[(1.0, 2.0, 2 * SHORTEST_LONG, False), (1.0, 2.0, 0, False)], note=0)
-def test_what_is_longer_than_its_size_can_say_comes_out_as_it_went_in(ends, note: int) -> None:
+def test_frame_longer_than_its_size_field_comes_out_unchanged(ends, note: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "_ALONE", SHORTEST_LONG)
         data = pack_definition((1, 2), b"d" * note)

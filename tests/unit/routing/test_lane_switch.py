@@ -43,7 +43,7 @@ def same(event: Any) -> Any:
     return event
 
 
-def test_it_starts_on_threads_and_asks_for_no_process():
+def test_auto_handler_starts_on_threads_and_needs_no_process():
     sides = Sides()
     sides.publish(1)
     assert sides.events("io") == [1]
@@ -77,7 +77,7 @@ def test_both_sides_are_of_one_handler():
     assert [side.handler.kind for side in sides.switch.sides()] == ["cpu", "io"]
 
 
-def test_what_was_measured_on_a_lane_does_not_count_when_it_comes_back():
+def test_old_measurements_of_a_lane_do_not_count_after_a_return():
     sides = Sides()
     first = sides.switch.current
     first.meter.note_run(1.0, 0.1, 0.1)
@@ -120,7 +120,7 @@ def test_without_either_it_may_run_on_both():
     assert sides.events("cpu") == ["b"]
 
 
-def test_whoever_found_the_old_side_before_the_move_ends_on_the_new_one():
+def test_delivery_routed_before_a_move_ends_on_the_new_side():
     sides = Sides(key=same)
     old = sides.switch.current
     sides.switch.move("")
@@ -144,7 +144,7 @@ def test_a_retry_stays_on_its_side():
     assert not delivery.subscription.lane.is_running(delivery)
 
 
-def test_what_is_held_can_be_withdrawn():
+def test_held_delivery_can_be_withdrawn():
     sides = Sides(key=same)
     first = sides.publish("a")
     sides.switch.move("")

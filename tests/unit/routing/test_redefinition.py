@@ -194,7 +194,7 @@ def test_functions_without_a_name_of_their_own_stay_beside_each_other(notebook):
     assert notebook.publish("b", 0) == [2, 3, 4]
 
 
-def test_what_is_pending_runs_with_the_body_that_it_was_published_for(notebook):
+def test_pending_delivery_runs_with_the_body_it_was_published_for(notebook):
     with EventBus([]) as bus:
         notebook.main.__dict__.update(bus=bus, held=Held())
         held = notebook.main.held

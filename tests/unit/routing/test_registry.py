@@ -168,7 +168,7 @@ def test_subscribe_takes_limits_and_retries():
     assert (handler.max_crashes, handler.max_memory) == (0, 1024**3)
 
 
-def test_one_function_can_be_subscribed_more_than_once():
+def test_function_can_be_subscribed_more_than_once():
     subscribe("a")(subscribe("b", priority=1)(handle))
     assert [h.topics for h in default_registry.of_function(handle)] == [("b",), ("a",)]
 
@@ -224,7 +224,7 @@ def test_a_module_without_handlers_is_refused():
 
 
 @pytest.mark.parametrize("items", [["a"], [None], "a", 7, sys, handle])
-def test_what_is_neither_function_nor_module_is_refused(items: Any):
+def test_object_that_is_neither_function_nor_module_is_refused(items: Any):
     with pytest.raises(SubscriptionError, match="handlers= takes"):
         handlers_from(items)
 

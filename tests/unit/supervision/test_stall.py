@@ -25,7 +25,7 @@ def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Progre
     return progress
 
 
-def test_who_gets_no_core_is_not_stalled() -> None:
+def test_worker_without_a_core_is_not_stalled() -> None:
     progress = Progress()
     at = 0.0
     while not progress.quiet:
@@ -51,12 +51,12 @@ def test_not_before_a_window_has_passed() -> None:
     assert not Progress().stalled(10.0)
 
 
-def test_one_that_gains_cpu_is_slow() -> None:
+def test_worker_that_gains_cpu_is_slow() -> None:
     assert not noted(60.0, cpu_rate=0.02).stalled(60.0)
     assert not noted(60.0, cpu_rate=1.0).stalled(60.0)
 
 
-def test_one_that_looks_ten_times_a_second_whether_it_may_go_on_is_stalled() -> None:
+def test_worker_that_polls_ten_times_a_second_is_stalled() -> None:
     assert noted(60.0, cpu_rate=10 * 50e-6).stalled(60.0)
 
 
@@ -68,7 +68,7 @@ def test_the_rounding_of_the_kernel_is_no_progress() -> None:
     assert progress.stalled(2.0)
 
 
-def test_one_that_reads_or_writes_is_slow() -> None:
+def test_worker_that_reads_or_writes_is_slow() -> None:
     assert not noted(60.0, io_rate=1.0).stalled(60.0)
 
 
@@ -95,7 +95,7 @@ def test_quiet_is_one_that_hardly_gained_cpu() -> None:
     assert not progress.quiet
 
 
-def test_one_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
+def test_worker_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
     progress = noted(1.0, cpu_rate=0.03)
     assert not progress.quiet
 
@@ -116,7 +116,7 @@ def test_a_quiet_one_is_looked_at_closely_now_and_then() -> None:
 
 
 @pytest.mark.parametrize(("tree_rate", "stalled"), [(0.0, True), (0.5, False)])
-def test_one_that_waits_for_a_busy_subprocess_is_slow(tree_rate: float, stalled: bool) -> None:
+def test_worker_that_waits_for_a_busy_subprocess_is_slow(tree_rate: float, stalled: bool) -> None:
     progress = Progress()
     for step in range(10):
         progress.note(step * STEP_S, 1.0, 0, "delivery")
@@ -206,7 +206,7 @@ def test_stalled_is_who_changed_nothing_that_was_looked_at(history: list[Note]) 
 
 
 @given(st.floats(0.02, 64.0), st.floats(0.1, 0.9), st.integers(1, 200))
-def test_who_gains_two_percent_of_a_core_is_never_stalled(
+def test_worker_with_two_percent_of_a_core_is_never_stalled(
     rate: float, step_s: float, steps: int
 ) -> None:
     progress = Progress()

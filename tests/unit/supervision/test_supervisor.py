@@ -148,7 +148,7 @@ def supervisors() -> int:
     return sum(thread.name == "procbus-supervisor" for thread in threading.enumerate())
 
 
-def test_it_is_started_once_and_stopped_for_good() -> None:
+def test_supervisor_is_started_once_and_stopped_for_good() -> None:
     it = Supervised()
     supervisor = it.supervisor
     supervisor.stop()
@@ -164,7 +164,7 @@ def test_it_is_started_once_and_stopped_for_good() -> None:
     assert supervisors() == 0
 
 
-def test_where_no_thread_is_to_be_had_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervisor_says_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -223,7 +223,7 @@ def test_without_limits_nobody_asks_what_has_run_out_of_time(it: Supervised) -> 
 # Retries.
 
 
-def test_what_is_due_is_queued_again_in_its_order(it: Supervised) -> None:
+def test_due_deliveries_are_queued_again_in_order(it: Supervised) -> None:
     lane = FakeLane()
     deliveries = [delivery_to(subscription_of(lane), n) for n in range(5)]
 
@@ -234,7 +234,7 @@ def test_what_is_due_is_queued_again_in_its_order(it: Supervised) -> None:
     assert lane.again == deliveries
 
 
-def test_one_that_cannot_be_queued_again_harms_no_other(
+def test_delivery_that_cannot_be_queued_again_harms_no_other(
     it: Supervised, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(FakeLane):
@@ -298,7 +298,7 @@ def test_the_rest_of_its_batch_runs_in_the_next_worker(it: Supervised) -> None:
     assert before.result() == "before"
 
 
-def test_what_was_seen_of_a_worker_says_nothing_of_the_next(it: Supervised) -> None:
+def test_observations_of_a_worker_do_not_count_for_the_next(it: Supervised) -> None:
     slow, next_one = spot("slow"), spot("next")
     [delivery] = it.stage.put("slow")
     slow.wait_begun()
@@ -331,7 +331,7 @@ def test_a_handler_without_a_limit_may_take_its_time(it: Supervised) -> None:
     assert it.stage.settled(delivery) == [SUCCEEDED]
 
 
-def test_one_that_ends_while_it_is_being_killed_is_left_alone(
+def test_worker_that_ends_while_it_is_being_killed_is_left_alone(
     it: Supervised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = spot("late")
@@ -354,7 +354,7 @@ def test_one_that_ends_while_it_is_being_killed_is_left_alone(
     assert it.stage.pool.started == [worker], "it goes on unharmed"
 
 
-def test_one_that_is_dead_and_not_buried_yet_is_not_killed_again(it: Supervised) -> None:
+def test_dead_worker_is_not_killed_again(it: Supervised) -> None:
     hung = spot("hung")
     [victim] = it.stage.put("hung", to=it.stage.subscribe(visit, timeout=30.0))
     hung.wait_begun()
@@ -383,7 +383,7 @@ def test_an_attempt_that_ran_out_of_time_may_be_followed_by_another(it: Supervis
     assert visited == ["hung", "hung"]
 
 
-def test_those_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"hung-{n}" for n in range(8)]
     it = Supervised(len(names))
     monkeypatch.setattr(module, "monotonic", it.monotonic)
@@ -508,7 +508,7 @@ def test_a_handler_that_gets_nowhere_is_told_once(
     assert it.stage.visits.handler.name in said[0]
 
 
-def test_one_that_computes_is_not_stalled(it: Supervised, caplog: pytest.LogCaptureFixture) -> None:
+def test_computing_worker_is_not_stalled(it: Supervised, caplog: pytest.LogCaptureFixture) -> None:
     busy = spot("busy")
     [delivery] = it.stage.put("busy")
     busy.wait_begun()
@@ -600,7 +600,9 @@ def test_while_the_machine_is_short_of_memory_nothing_new_begins(
     assert "until it is 150 MiB" in said[0]
 
 
-def test_what_a_worker_has_not_begun_waits_too_when_memory_is_short(it: Supervised) -> None:
+def test_deliveries_that_a_worker_has_not_begun_wait_too_when_memory_is_short(
+    it: Supervised,
+) -> None:
     blocker, running = spot("blocker"), spot("running")
     first = it.stage.put("blocker")
     blocker.wait_begun()

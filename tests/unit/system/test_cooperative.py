@@ -48,7 +48,7 @@ def test_between_two_turns_it_waits_once_for_all(monkeypatch: pytest.MonkeyPatch
     assert waits == [cooperative.TURN_S] * 3
 
 
-def test_one_that_raises_keeps_no_other_from_its_end() -> None:
+def test_task_that_raises_stops_no_other() -> None:
     log: list[str] = []
     errors = [ValueError("a bug"), OSError("another")]
 
@@ -59,7 +59,7 @@ def test_one_that_raises_keeps_no_other_from_its_end() -> None:
     assert log == ["fails", "a0", "fails", "a1", "a2", "a3"]
 
 
-def test_what_ends_the_thread_is_not_held_back() -> None:
+def test_interrupt_ends_all_tasks() -> None:
     def interrupted() -> Task[str]:
         yield
         raise KeyboardInterrupt

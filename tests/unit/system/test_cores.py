@@ -41,7 +41,7 @@ def test_its_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("said", "cores"), [("3", 3), ("0", 1), ("99", 8), ("default", 8), ("", 8), ("-2", 8)]
 )
-def test_what_the_user_says_counts(
+def test_number_from_the_environment_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str, cores: int
 ) -> None:
     monkeypatch.setenv(name, said)

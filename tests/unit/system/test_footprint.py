@@ -65,7 +65,7 @@ def test_a_worker_without_children(world: World) -> None:
     assert str(Footprint(10 * MIB)) == "10 MiB"
 
 
-def test_one_that_is_gone(world: World) -> None:
+def test_worker_that_is_gone_has_no_footprint(world: World) -> None:
     world.own = None
     assert world.measure() is None
 
@@ -113,7 +113,7 @@ def test_children_that_have_ended_count_no_more(world: World) -> None:
     assert world.measure(0.0) == Footprint(10 * MIB, 5 * MIB, 1)
 
 
-def test_what_forked_children_have_in_common_counts_once(world: World) -> None:
+def test_memory_shared_by_forked_children_counts_once(world: World) -> None:
     world.own = 40 * MIB
     world.found = {2: (70 * MIB, 20 * MIB)}
 
@@ -137,13 +137,13 @@ def test_a_worker_that_is_above_by_itself_is_not_looked_at_closely(world: World)
     assert world.closer_looks == 0
 
 
-def test_where_no_closer_look_is_to_be_had_what_is_cheap_counts(world: World) -> None:
+def test_rough_measurement_counts_if_no_precise_one_can_be_had(world: World) -> None:
     world.found = {2: (200 * MIB, 0)}
 
     assert world.measure() == Footprint(10 * MIB, 200 * MIB, 1)
 
 
-def test_it_is_due_more_often_near_the_limit(world: World) -> None:
+def test_measurement_is_due_more_often_near_the_limit(world: World) -> None:
     assert world.meter.due_at(LIMIT) < 0, "at once"
     world.measure()
     far, near = 10 << 30, 10 * MIB + (400 << 20)
@@ -152,7 +152,7 @@ def test_it_is_due_more_often_near_the_limit(world: World) -> None:
     assert world.meter.due_at(5 * MIB) == world.now + module.LEAST_S
 
 
-def test_one_that_is_to_be_looked_at_closely_is_due_soon(world: World) -> None:
+def test_precise_measurement_is_due_soon(world: World) -> None:
     world.found = {2: (200 * MIB, 20 * MIB)}
     assert world.measure() == Footprint(10 * MIB, 20 * MIB, 1)
     assert world.measure(0.01) is None

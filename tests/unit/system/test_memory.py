@@ -205,7 +205,7 @@ def test_memory_is_short_until_there_is_clearly_enough() -> None:
         (0, 0),
     ],
 )
-def test_what_is_short_depends_on_how_much_there_is(total: int, low: int) -> None:
+def test_threshold_of_short_memory_depends_on_the_total(total: int, low: int) -> None:
     assert MemoryWatch(total).short_below == low
 
 

@@ -30,7 +30,7 @@ def stage() -> Iterator[Stage]:
     stage.finish()
 
 
-def test_what_was_counted_before_is_not_news():
+def test_earlier_kills_do_not_count():
     watch = OomWatch(Counter(7))
     assert not watch.struck()
     watch.note()
@@ -72,7 +72,7 @@ def test_a_worker_killed_while_the_counter_rose_is_said_to_be_out_of_memory(stag
 
 
 @pytest.mark.parametrize("exit_code", [-signal.SIGSEGV, 1, 0, None])
-def test_one_that_died_otherwise_is_not(stage: Stage, exit_code: int | None):
+def test_worker_that_died_otherwise_was_not_out_of_memory(stage: Stage, exit_code: int | None):
     counter = Counter()
     stage.lane.oom = OomWatch(counter)
     counter.value += 1
@@ -81,7 +81,7 @@ def test_one_that_died_otherwise_is_not(stage: Stage, exit_code: int | None):
     assert "out-of-memory" not in str(error)
 
 
-def test_one_that_somebody_else_killed_is_not(stage: Stage):
+def test_worker_killed_by_another_program_was_not_out_of_memory(stage: Stage):
     stage.lane.oom = OomWatch(Counter())
     assert not died(stage, -signal.SIGKILL).out_of_memory
 

@@ -413,7 +413,7 @@ def test_a_pid_that_cannot_be_is_of_a_process_that_is_gone(pid: int) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_psutil_raises_meanwhile_is_no_answer(monkeypatch: Any, error: Exception) -> None:
+def test_error_of_psutil_means_no_answer(monkeypatch: Any, error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 

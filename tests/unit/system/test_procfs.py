@@ -40,7 +40,7 @@ def odd() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def test_it_tells_what_psutil_does_whatever_the_process_is_called(
+def test_readings_equal_psutils_for_any_process_name(
     odd: subprocess.Popen[bytes],
 ) -> None:
     theirs = psutil.Process(odd.pid)

@@ -42,7 +42,7 @@ def test_events_are_found_as_handlers_of_a_topic_would_get_them(bus: InlineBus) 
         bus.published.of("order..new")
 
 
-def test_it_is_a_sequence_that_can_be_read(bus: InlineBus) -> None:
+def test_captured_is_a_readable_sequence(bus: InlineBus) -> None:
     assert bus.published[0].event == Page("a")
     assert bus.published[-2:].events == [Page("b"), LongPage("c")]
     assert "2: 'order.new', 1\n" in repr(bus.published)

@@ -34,7 +34,7 @@ def test_time_passes_when_it_is_told_to() -> None:
         clock.advance(-1)
 
 
-def test_what_is_due_is_done_at_its_time() -> None:
+def test_due_work_is_done_at_its_time() -> None:
     clock = Clock()
     alarm = Alarm(clock, 1, 2, 5)
     clock.advance(3)

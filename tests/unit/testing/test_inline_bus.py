@@ -79,7 +79,7 @@ def test_a_cpu_handler_gets_a_copy_where_pickling_is_asked_for(pickling: bool) -
     assert (result is event) is not pickling
 
 
-def test_what_cannot_travel_fails_only_where_pickling_is_asked_for() -> None:
+def test_event_that_cannot_travel_fails_only_with_pickling() -> None:
     with InlineBus([]) as bus:
         bus.subscribe("n", lambda _: None, kind="cpu")
         assert bus.publish("n", threading.Lock()).result() is None
@@ -103,7 +103,7 @@ def test_a_failure_is_one_of_every_bus(kind: Any, pickling: bool) -> None:
         assert bus.dead_letters.replay()[0].deliveries[0].handler.name == letter.handler
 
 
-def test_what_a_cpu_handler_publishes_comes_with_its_success(pickling: bool) -> None:
+def test_events_of_a_cpu_handler_come_with_its_success(pickling: bool) -> None:
     seen: list[int] = []
     with InlineBus([], pickling=pickling) as bus:
         bus.subscribe("n", publish_two, kind="cpu")

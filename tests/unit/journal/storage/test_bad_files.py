@@ -163,7 +163,7 @@ def test_a_live_bus_of_another_process_is_named_by_its_pid(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["", "-intake", "-wal"])
-def test_what_others_may_write_is_refused(tmp_path: Path, suffix: str):
+def test_file_that_others_may_write_is_refused(tmp_path: Path, suffix: str):
     path = left_by_a_dead_bus(tmp_path)
     os.chmod(f"{path}{suffix}", 0o620)
     message = refusal(path)

@@ -45,7 +45,7 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 4]))
 
 
-def test_one_bit_costs_one_record_and_is_told(path: Path, caplog: pytest.LogCaptureFixture):
+def test_flipped_bit_costs_one_record_and_is_reported(path: Path, caplog: pytest.LogCaptureFixture):
     flip(path, 2_000)
     ran, lost = resumed(path)
     assert len(ran) == COUNT - 1

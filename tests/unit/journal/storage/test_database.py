@@ -60,14 +60,12 @@ def fill(path: Path, **options: Any) -> None:
         ("7 days", {"events": 16, "pending": 0, "dead": 1, "done": 15, "ids": 5}),
     ],
 )
-def test_what_is_finished_is_kept_as_asked(tmp_path: Path, keep: str, rows: dict[str, int]):
+def test_finished_deliveries_are_kept_as_asked(tmp_path: Path, keep: str, rows: dict[str, int]):
     fill(tmp_path / "run.db", keep=keep)
     assert count(tmp_path / "run.db") == rows
 
 
-def test_what_was_kept_long_enough_is_deleted_and_its_ids_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_old_deliveries_are_deleted_with_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "run.db"
     fill(path, keep="7 days")
     with closing(sqlite3.connect(path)) as connection:
@@ -111,7 +109,7 @@ def test_how_long_is_said_in_many_ways(value: Any, seconds: float):
 
 
 @pytest.mark.parametrize("value", ["", "ever", "7 moons", 0, -1, True, None, inf, timedelta(0)])
-def test_what_is_no_length_of_time_is_refused(value: Any):
+def test_value_that_is_no_duration_is_refused(value: Any):
     with pytest.raises(ValueError, match=r'must be "unfinished", "all", or how long'):
         parse_keep(value)
 

@@ -65,7 +65,7 @@ def check_told(found: Half, frames: list[bytes]) -> None:
         assert found.gaps, f"{len(frames) - len(found.frames)} frames are lost, and nothing says so"
 
 
-def test_what_nothing_befell_is_read_without_gaps():
+def test_intact_half_is_read_without_gaps():
     found = first_half(written(FRAMES))
     assert found.frames == FRAMES
     assert found.gaps == []

@@ -55,7 +55,7 @@ def in_threads(count: int, run: Callable[[], None]) -> list[threading.Thread]:
     return threads
 
 
-def test_what_was_written_before_is_on_the_disk_after():
+def test_records_written_before_are_on_the_disk_after():
     disk = Disk()
     sync = sync_of(disk)
     for _ in range(5):
@@ -92,7 +92,7 @@ def test_many_threads_are_all_on_the_disk():
     assert disk.on_disk == 1_600
 
 
-def test_those_who_come_during_a_flush_share_the_next():
+def test_threads_that_come_during_a_flush_share_the_next():
     disk = Disk()
     disk.held = True
     sync = sync_of(disk)

@@ -39,7 +39,7 @@ def intake(fd: int, generation: int = 1) -> Intake:
     return Intake(fd, generation, lambda: None, HALF)
 
 
-def test_what_is_written_is_left_without_being_closed(fd: int):
+def test_records_are_left_in_an_intake_that_was_not_closed(fd: int):
     made = intake(fd)
     made.append(b"one")
     made.append(b"two")
@@ -86,7 +86,7 @@ def test_each_use_of_a_half_begins_with_what_it_takes_to_make_sense_of_it(fd: in
     made.close()
 
 
-def test_what_an_earlier_use_left_behind_is_never_read(fd: int):
+def test_records_of_an_earlier_use_are_never_read(fd: int):
     made = intake(fd)
     for number in range(20):
         made.append(b"frame %d of the first use" % number)

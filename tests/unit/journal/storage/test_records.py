@@ -146,7 +146,7 @@ def test_to_pass_over_at_a_glance_changes_nothing(frames, keep_all):
         assert getattr(quick, name) == getattr(slow, name), name
 
 
-def test_what_is_finished_at_once_needs_no_row():
+def test_delivery_finished_at_once_needs_no_row():
     changes = Changes(keep_all=False)
     changes.add_frames([event(1), event(2, 1, 2), pack_succeeded([of(1), of(2, 1)], 2.0)])
     assert list(changes.events) == [2]

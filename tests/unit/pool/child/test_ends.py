@@ -56,7 +56,7 @@ def test_a_result_alone_is_told_as_a_plain_success(rooms: Rooms) -> None:
     assert place is None
 
 
-def test_what_was_published_goes_with_the_result(rooms: Rooms) -> None:
+def test_published_events_go_with_the_result(rooms: Rooms) -> None:
     data, _ = ends_in(rooms).succeeded(None, [("words", 1)], 1.0, 2.0)
     _, _, frame, alone, _, _ = read(data)
 

@@ -130,7 +130,7 @@ def test_nothing_is_formatted_for_a_record_that_is_left_out(
     assert Argument.formatted == sum(r["name"] == "job" for r in line.records())
 
 
-def test_what_finds_no_room_is_counted_and_told_once_there_is_some(
+def test_record_without_room_is_counted_and_reported_once_there_is_some(
     line: Line, log: logging.Logger
 ) -> None:
     [forward] = log.handlers

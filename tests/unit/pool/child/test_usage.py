@@ -81,7 +81,7 @@ def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then(
     assert made.due() == b""
 
 
-def test_what_is_little_is_told_when_it_is_time(monkeypatch: pytest.MonkeyPatch):
+def test_small_sums_are_reported_when_a_report_is_due(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(usage, "_TELL_S", 0.0)
     made = Tally()
     run_for(0.1, made)
@@ -99,7 +99,7 @@ def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
     assert made.rest() == b""
 
 
-def test_what_took_long_to_load_is_not_measured_and_what_follows_is():
+def test_loading_is_not_measured_and_later_deliveries_are():
     made = Tally()
     made.turn(1, 0)
     spin(0.05)
@@ -124,7 +124,7 @@ def test_a_thread_that_runs_now_was_given_a_core():
     assert 0 <= no_core_s() < time.monotonic()
 
 
-def test_where_the_reading_of_some_was_timed_these_stand_for_all():
+def test_timed_readings_of_some_stand_for_all():
     made = Tally()
     made.turn(1, 0)
     made.unpacking_s += 0.2  # of the first, and of the eighth

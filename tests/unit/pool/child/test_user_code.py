@@ -58,7 +58,7 @@ def test_nothing_is_left_of_a_handler_that_is_forgotten(code: UserCode) -> None:
         code.load(1)
 
 
-def test_one_that_was_forgotten_and_comes_again_is_the_new_one(code: UserCode) -> None:
+def test_forgotten_handler_that_comes_again_is_the_new_one(code: UserCode) -> None:
     code.learn(head(sent(1, double)))
     code.load(1)
     code.learn(head(sent(1, handle), forgotten=[1]))
@@ -66,7 +66,7 @@ def test_one_that_was_forgotten_and_comes_again_is_the_new_one(code: UserCode) -
     assert code.load(1)(21) == 21
 
 
-def test_what_a_set_up_left_reaches_handlers_that_travel_by_value(code: UserCode) -> None:
+def test_globals_of_a_set_up_reach_handlers_that_travel_by_value(code: UserCode) -> None:
     there: dict[str, Any] = {"__name__": "__main__"}
     exec("def set_up():\n    global model\n    model = 42\n", there)
     there["set_up"]()

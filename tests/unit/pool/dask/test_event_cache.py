@@ -66,7 +66,7 @@ def test_an_event_for_several_handlers_goes_once_and_is_let_go_when_all_are_sett
     assert there.kept == {}
 
 
-def test_one_that_may_be_tried_again_goes_once() -> None:
+def test_event_that_may_be_retried_is_sent_once() -> None:
     from procbus.pool.dask.event_cache import RemoteEvents
 
     kept, there = RemoteEvents(), OtherSide()
@@ -77,7 +77,7 @@ def test_one_that_may_be_tried_again_goes_once() -> None:
 
 
 @pytest.mark.parametrize("size", [10, SIZE])
-def test_what_comes_once_or_is_small_is_not_kept(size: int) -> None:
+def test_single_or_small_event_is_not_kept(size: int) -> None:
     from procbus.pool.dask.event_cache import RemoteEvents
 
     kept, there = RemoteEvents(), OtherSide()

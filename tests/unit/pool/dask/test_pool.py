@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
 
 
 @pytest.mark.parametrize("cluster", [None, 8786, b"tcp://host:8786", object()])
-def test_what_is_no_cluster_is_refused(cluster: Any) -> None:
+def test_object_that_is_no_cluster_is_refused(cluster: Any) -> None:
     from procbus import DaskPool
 
     with pytest.raises(OptionError, match=r"takes the address .* or a distributed\.Client, not"):

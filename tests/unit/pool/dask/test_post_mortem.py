@@ -13,7 +13,7 @@ def logbook_in(file: Path) -> Logbook:
     return Logbook.create(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def test_what_it_says_last_is_read_and_the_file_is_gone(tmp_path: Path) -> None:
+def test_last_page_is_read_and_the_file_removed(tmp_path: Path) -> None:
     file = tmp_path / "logbook"
     logbook = logbook_in(file)
     logbook.open_batch(7)
@@ -45,7 +45,7 @@ def test_nothing_is_read_while_the_process_lives(tmp_path: Path) -> None:
     assert last_page_in(str(file), process.pid) is not None
 
 
-def test_what_dead_hosts_left_long_ago_is_removed(tmp_path: Path) -> None:
+def test_old_files_of_dead_hosts_are_removed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
     mine, stale, fresh = new_file(tmp_path), f"procbus-{dead.pid}-a", f"procbus-{dead.pid}-b"

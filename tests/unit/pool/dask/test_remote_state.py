@@ -22,7 +22,7 @@ class Line:
             self.told.take(answer)
 
 
-def test_what_it_is_at_is_told_by_both_clocks() -> None:
+def test_running_delivery_is_told_by_both_clocks() -> None:
     line = Line()
     line.told.ahead_s = 10.0
 
@@ -33,7 +33,7 @@ def test_what_it_is_at_is_told_by_both_clocks() -> None:
     assert line.told.at is None
 
 
-def test_what_is_for_the_companion_is_left() -> None:
+def test_messages_for_the_companion_are_left() -> None:
     line = Line()
 
     assert not line.told.take({"say": "data", "data": b""})

@@ -6,7 +6,7 @@ import threading
 from procbus.pool.dask.child import PipeTokens
 
 
-def test_there_are_as_many_to_take_as_were_given() -> None:
+def test_given_tokens_can_all_be_taken() -> None:
     tokens = PipeTokens.create()
     assert not tokens.acquire(False)
     tokens.release(0)

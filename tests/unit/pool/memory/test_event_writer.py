@@ -71,7 +71,7 @@ def test_a_small_event_travels_in_the_pipe(writer: EventWriter, events: EventMem
         (["x" * LARGE], Form.PICKLED),
     ],
 )
-def test_what_is_large_lies_in_shared_memory(writer: EventWriter, event: Any, form: Form) -> None:
+def test_large_event_lies_in_shared_memory(writer: EventWriter, event: Any, form: Form) -> None:
     data, large, room = encode(writer, delivery_of(event))
 
     assert large is not None
@@ -91,7 +91,7 @@ def test_an_event_is_copied_once_for_two_workers(events: EventMemory) -> None:
     assert pins(receipt.deliveries[0]) == 2
 
 
-def test_where_there_is_no_room_the_event_waits_until_a_block_is_free(writer: EventWriter) -> None:
+def test_event_without_room_waits_until_a_block_is_free(writer: EventWriter) -> None:
     first, second = delivery_of(b"x" * LARGE), delivery_of(b"y" * LARGE)
     writer.begin()
     encode(writer, first)
@@ -127,7 +127,7 @@ def test_the_end_of_a_worker_lets_go_of_all_that_was_pinned_for_it(writer: Event
 
 
 @pytest.mark.parametrize("event", [b"x" * (LIMIT + 1), np.arange(LIMIT)])
-def test_what_is_larger_than_the_limit_travels_in_the_pipe(writer: EventWriter, event: Any) -> None:
+def test_event_larger_than_the_limit_travels_in_the_pipe(writer: EventWriter, event: Any) -> None:
     data, large, room = encode(writer, delivery_of(event))
 
     assert len(data) > LIMIT
@@ -135,7 +135,7 @@ def test_what_is_larger_than_the_limit_travels_in_the_pipe(writer: EventWriter, 
     assert room
 
 
-def test_where_nothing_can_be_mapped_the_event_travels_in_the_pipe(
+def test_event_that_cannot_be_mapped_travels_in_the_pipe(
     writer: EventWriter, events: EventMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: int) -> mmap.mmap:

@@ -56,7 +56,7 @@ def settle(memory: EventMemory, block: Block) -> None:
     block.release()
 
 
-def test_what_is_put_in_is_there_for_readers_of_the_room(make_memory: MakeMemory) -> None:
+def test_block_is_there_for_readers_of_the_room(make_memory: MakeMemory) -> None:
     memory = make_memory(10)
     block = memory.put([memoryview(b"one"), memoryview(b"two")], 3, 1)
     assert block is not None
@@ -76,7 +76,7 @@ def test_a_block_is_used_again_for_an_event_of_its_size(make_memory: MakeMemory)
     assert memory.stats().idle == 0
 
 
-def test_one_of_another_size_gets_other_memory(make_memory: MakeMemory) -> None:
+def test_block_of_another_size_gets_other_memory(make_memory: MakeMemory) -> None:
     memory = make_memory(10)
     first = put(memory, b"a")
     settle(memory, first)
@@ -98,7 +98,7 @@ def test_memory_that_waits_longest_makes_room_and_goes_back_to_the_system(
     assert os.stat(memory.room.fd).st_blocks * 512 == 4 * PAGE
 
 
-def test_what_is_full_takes_nothing_until_something_is_settled(make_memory: MakeMemory) -> None:
+def test_full_memory_takes_nothing_until_an_event_is_settled(make_memory: MakeMemory) -> None:
     memory = make_memory(2)
     first, _ = put(memory, b"a"), put(memory, b"b")
     assert memory.put(page(b"c"), 0, 1) is None
@@ -163,7 +163,7 @@ def test_a_block_with_a_view_left_makes_no_room(make_memory: MakeMemory) -> None
 # What handlers keep.
 
 
-def test_what_a_handler_keeps_is_not_used_again_until_it_lets_go(make_memory: MakeMemory) -> None:
+def test_kept_block_is_not_reused_until_the_handler_drops_it(make_memory: MakeMemory) -> None:
     memory = make_memory(10)
     block = put(memory, b"a")
     memory.note_kept(1, [block.place.offset], [])
@@ -178,7 +178,7 @@ def test_what_a_handler_keeps_is_not_used_again_until_it_lets_go(make_memory: Ma
     assert put(memory, b"c").place.offset == block.place.offset
 
 
-def test_what_a_worker_says_of_blocks_that_are_no_more_changes_nothing(
+def test_reports_on_freed_blocks_change_nothing(
     make_memory: MakeMemory,
 ) -> None:
     memory = make_memory(10)
@@ -203,7 +203,7 @@ def test_a_worker_that_is_gone_is_told_nothing(make_memory: MakeMemory) -> None:
 # What does not fit.
 
 
-def test_what_is_larger_than_the_limit_less_what_is_kept_fits_never(
+def test_event_larger_than_the_limit_less_kept_blocks_never_fits(
     make_memory: MakeMemory,
 ) -> None:
     memory = make_memory(3)
@@ -216,7 +216,9 @@ def test_what_is_larger_than_the_limit_less_what_is_kept_fits_never(
     assert not memory.fits(page(b"b", 3))
 
 
-def test_what_does_not_fit_takes_the_pipe_unless_it_is_to_fail(make_memory: MakeMemory) -> None:
+def test_event_that_does_not_fit_takes_the_pipe_unless_it_is_to_fail(
+    make_memory: MakeMemory,
+) -> None:
     make_memory(1).check_oversize("handler", 7, page(b"a", 2))
     with pytest.raises(SerializationError, match=r"event 7 for handler .* shared_memory_limit"):
         make_memory(1, on_oversize="fail").check_oversize("handler", 7, page(b"a", 2))
@@ -241,7 +243,7 @@ def test_results_keep_no_more_than_is_good_for_a_large_machine() -> None:
     memory.close()
 
 
-def test_there_are_no_more_blocks_than_there_may_be_mappings(make_memory: MakeMemory) -> None:
+def test_number_of_blocks_is_bounded_by_the_mappings(make_memory: MakeMemory) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))
     try:
@@ -257,7 +259,7 @@ def test_there_are_no_more_blocks_than_there_may_be_mappings(make_memory: MakeMe
     memory.check_oversize("handler", 7, page(b"b"))  # it is not too large: it takes the pipe
 
 
-def test_where_no_more_can_be_mapped_idle_memory_is_given_up_first(
+def test_idle_memory_is_given_up_first_if_no_more_can_be_mapped(
     make_memory: MakeMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = make_memory(100)
@@ -284,7 +286,7 @@ def test_where_no_more_can_be_mapped_idle_memory_is_given_up_first(
 
 
 @pytest.mark.parametrize("how", ["settled", "at hand no more", "view gone", "worker gone"])
-def test_whoever_waits_for_room_is_woken(make_memory: MakeMemory, how: str) -> None:
+def test_waiter_for_room_is_woken(make_memory: MakeMemory, how: str) -> None:
     memory = make_memory(1)
     block = put(memory, b"a")
     offset = block.place.offset

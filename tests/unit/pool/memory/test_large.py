@@ -40,7 +40,7 @@ def test_half_of_a_surrogate_pair_comes_back() -> None:
     assert there_and_back("\udcff\ud800") == "\udcff\ud800"
 
 
-def test_what_comes_back_is_a_copy() -> None:
+def test_loaded_object_is_a_copy() -> None:
     sent = bytearray(b"a" * LARGE)
     found = plain(sent, LARGE)
     assert found is not None
@@ -51,7 +51,7 @@ def test_what_comes_back_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("obj", [b"a" * LARGE, "a" * LARGE, bytearray(LARGE)])
-def test_what_has_as_many_items_as_the_threshold_is_large(obj: Any) -> None:
+def test_object_of_threshold_size_is_large(obj: Any) -> None:
     assert plain(obj, LARGE) is not None
     assert plain(obj, LARGE + 1) is None
     assert plain(obj, inf) is None
@@ -60,11 +60,11 @@ def test_what_has_as_many_items_as_the_threshold_is_large(obj: Any) -> None:
 @pytest.mark.parametrize(
     "obj", [Text("a" * LARGE), UserString("a" * LARGE), [0] * LARGE, memoryview(bytes(LARGE)), None]
 )
-def test_what_may_be_more_than_its_content_is_left_to_pickle(obj: Any) -> None:
+def test_subclass_with_more_than_content_is_left_to_pickle(obj: Any) -> None:
     assert plain(obj, LARGE) is None
 
 
-def test_what_pickle_left_out_is_put_in_again_without_a_copy() -> None:
+def test_buffers_left_out_by_pickle_are_put_in_without_a_copy() -> None:
     encoder = Encoder(PARENT, LARGE)
     data = encoder.encode({"name": "a", "array": np.arange(LARGE)})
     views = [memoryview(bytes(buffer)) for buffer in encoder.buffers]
@@ -74,6 +74,6 @@ def test_what_pickle_left_out_is_put_in_again_without_a_copy() -> None:
     assert np.shares_memory(event["array"], np.frombuffer(views[0], np.uint8))
 
 
-def test_what_is_large_without_buffers_lies_there_pickled() -> None:
+def test_large_object_without_buffers_lies_there_pickled() -> None:
     event = list(range(LARGE))
     assert load(Form.PICKLED, b"", [memoryview(pickle.dumps(event))]) == event

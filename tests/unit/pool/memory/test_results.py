@@ -66,7 +66,7 @@ def test_a_result_comes_as_it_was_with_all_its_parts(ends: Ends) -> None:
     assert ends.memory.stats().received == 6
 
 
-def test_what_is_done_to_a_result_changes_nothing_else(ends: Ends) -> None:
+def test_writing_to_a_result_changes_nothing_else(ends: Ends) -> None:
     place = ends.put(b"a")
     first = ends.take(place)
     first[:] = b"z" * PAGE
@@ -95,7 +95,7 @@ def test_idle_memory_goes_back_to_the_system_beyond_its_bound() -> None:
     ends.close()
 
 
-def test_what_is_beyond_the_limit_is_copied_out_at_once() -> None:
+def test_result_beyond_the_limit_is_copied_out_at_once() -> None:
     ends = make_ends(pages=2)
     places = [ends.put(bytes([number])) for number in range(4)]
     views = [ends.take(place) for place in places]
@@ -110,7 +110,7 @@ def test_what_is_beyond_the_limit_is_copied_out_at_once() -> None:
     ends.close()
 
 
-def test_what_the_parent_cannot_map_is_copied_out(
+def test_result_that_the_parent_cannot_map_is_copied_out(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = ends.put(b"a")
@@ -127,7 +127,7 @@ def refuse(*_: int) -> mmap.mmap:
     raise CannotMap("no file descriptors")
 
 
-def test_what_a_worker_cannot_map_uses_up_nothing(
+def test_result_that_a_worker_cannot_map_uses_up_nothing(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -137,7 +137,7 @@ def test_what_a_worker_cannot_map_uses_up_nothing(
     assert ends.put(b"b").offset == 0
 
 
-def test_what_cannot_be_given_back_is_given_back_later(
+def test_memory_that_cannot_be_given_back_is_given_back_later(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("procbus.pool.memory.results.most_mapped", lambda: 1)
@@ -154,7 +154,7 @@ def test_what_cannot_be_given_back_is_given_back_later(
     assert ends.taken() == PAGE
 
 
-def test_what_somebody_has_outlives_the_worker_and_nothing_else_does(ends: Ends) -> None:
+def test_result_in_use_alone_outlives_the_worker(ends: Ends) -> None:
     places = [ends.put(bytes([number])) for number in range(5)]
     views = [ends.take(place) for place in places[:4]]
     kept = views[1]
@@ -171,7 +171,7 @@ def test_what_somebody_has_outlives_the_worker_and_nothing_else_does(ends: Ends)
     assert bytes(kept) == bytes([1]) * PAGE
 
 
-def test_what_a_forked_child_may_have_is_not_used_again(ends: Ends) -> None:
+def test_block_that_a_forked_child_may_have_is_not_reused(ends: Ends) -> None:
     before = ends.put(b"a")
     held = ends.take(before)
     ends.reader.note_fork()

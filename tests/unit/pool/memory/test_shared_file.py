@@ -56,12 +56,12 @@ def test_a_room_takes_memory_only_of_what_is_written(room: Room) -> None:
     assert taken(room) == PAGE
 
 
-def test_nobody_but_its_user_may_open_a_room_by_any_way(room: Room) -> None:
+def test_only_its_user_can_open_a_room(room: Room) -> None:
     assert os.fstat(room.fd).st_mode & 0o777 == 0o600
     assert not [name for name in os.listdir("/dev/shm") if "procbus" in name]
 
 
-def test_what_one_mapping_writes_others_and_reads_see(room: Room) -> None:
+def test_writes_of_one_mapping_are_seen_by_others_and_by_reads(room: Room) -> None:
     write(room, PAGE, b"shared")
     with closing(room.map(PAGE, PAGE, mmap.ACCESS_READ)) as mapped:
         assert mapped[:6] == b"shared"
@@ -75,7 +75,7 @@ def test_memory_that_was_given_back_is_gone(room: Room) -> None:
     assert taken(room) == 0
 
 
-def test_what_lies_between_is_given_back_and_nothing_else(room: Room) -> None:
+def test_memory_between_two_offsets_alone_is_given_back(room: Room) -> None:
     for page in (0, 1, 2, 5, 1 << 40):
         write(room, page * PAGE, b"x" * PAGE)
     room.give_back_between(1 * PAGE, 5 * PAGE)
@@ -126,14 +126,14 @@ def test_closing_twice_does_nothing_and_closes_no_other_file() -> None:
         os.fstat(number)
 
 
-def test_as_many_blocks_are_mapped_as_leaves_most_files_to_the_script() -> None:
+def test_mapped_blocks_leave_most_descriptors_to_the_script() -> None:
     with limit(resource.RLIMIT_NOFILE, 800):
         assert most_mapped() == 100
     with limit(resource.RLIMIT_NOFILE, 50):
         assert most_mapped() == 8
 
 
-def test_where_files_are_not_limited_mappings_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mappings_are_limited_even_if_descriptors_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     infinity = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
     assert most_mapped() == 8192
@@ -147,7 +147,7 @@ def test_a_capacity_is_whole_pages_and_little_more_than_needed(size: int) -> Non
 
 
 @given(st.integers(1, 1 << 50))
-def test_what_fills_a_capacity_needs_no_larger_one(size: int) -> None:
+def test_size_equal_to_a_capacity_needs_no_larger_one(size: int) -> None:
     assert capacity_for(capacity_for(size)) == capacity_for(size)
 
 
@@ -171,7 +171,7 @@ def test_buffers_are_copied_to_their_places(contents: list[bytes]) -> None:
     assert [target[start : start + size] for start, size in parts] == contents
 
 
-def test_what_is_larger_than_one_stride_is_copied_whole() -> None:
+def test_buffer_larger_than_a_stride_is_copied_whole() -> None:
     content = os.urandom((5 << 20) + 3)
     parts, total = parts_of([len(content)])
     target = bytearray(total)

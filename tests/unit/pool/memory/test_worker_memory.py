@@ -61,7 +61,7 @@ def test_an_event_is_made_of_what_lies_in_its_block(sides: Sides) -> None:
     assert sides.worker.load(memoryview(b""), sides.put(b"content")) == b"content"
 
 
-def test_what_a_handler_keeps_goes_ahead_of_its_end_and_what_it_drops_of_the_next(
+def test_kept_blocks_are_reported_ahead_of_an_end_and_dropped_ones_ahead_of_the_next(
     sides: Sides,
 ) -> None:
     buffers: list[pickle.PickleBuffer] = []
@@ -81,7 +81,7 @@ def test_what_a_handler_keeps_goes_ahead_of_its_end_and_what_it_drops_of_the_nex
     assert not sides.worker.keeps
 
 
-def test_where_nothing_is_kept_nothing_goes_ahead(sides: Sides) -> None:
+def test_without_kept_blocks_nothing_goes_ahead(sides: Sides) -> None:
     large = sides.put(b"content")
     sides.worker.load(memoryview(b""), large)
     assert sides.worker.note_end(large) == b""
@@ -117,7 +117,7 @@ def test_a_large_result_without_buffers_goes_into_memory_whole(sides: Sides) -> 
     assert bytes(sides.results.views(place)[0]) == b"frame"
 
 
-def test_what_cannot_be_mapped_goes_through_the_pipe(
+def test_result_that_cannot_be_mapped_goes_through_the_pipe(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sides.results.room, "map", refuse)

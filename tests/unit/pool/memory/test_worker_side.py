@@ -128,13 +128,15 @@ def test_blocks_are_kept_each_by_itself(memory: EventMemory, reader: BlockReader
     assert bytes(kept[0]) == b"one"
 
 
-def test_what_only_garbage_refers_to_is_not_kept(memory: EventMemory, reader: BlockReader) -> None:
+def test_block_that_only_garbage_refers_to_is_not_kept(
+    memory: EventMemory, reader: BlockReader
+) -> None:
     place = put(memory, b"one")
     Garbage(reader.views(place, writable=False)[0])
     assert not reader.is_kept(place)
 
 
-def test_where_garbage_is_not_to_be_collected_it_keeps_a_block(
+def test_garbage_keeps_a_block_if_it_is_not_collected(
     memory: EventMemory, reader: BlockReader
 ) -> None:
     place = put(memory, b"one")
@@ -176,7 +178,7 @@ def test_a_block_that_is_no_more_is_unmapped(memory: EventMemory, reader: BlockR
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_what_cannot_be_mapped_is_copied_out(
+def test_block_that_cannot_be_mapped_is_copied_out(
     memory: EventMemory, reader: BlockReader, monkeypatch: pytest.MonkeyPatch, writable: bool
 ) -> None:
     place = put(memory, b"one", b"two")
