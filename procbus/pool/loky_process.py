@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import loky
 import loky.backend.resource_tracker
+import loky.process_executor
 from loky.backend import get_context, reduction
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
@@ -112,6 +113,19 @@ def _start_trackers() -> None:
                 os.environ[_WARNINGS] = before
 
 
+def _take_over_exit_hook() -> None:
+    """Have loky's exit hook run after the buses are closed, wherever the script ends.
+
+    The hook waits for all workers to end, which those of an open bus do not. loky registers it
+    with the start of each process, so that it would come first if the script ended right then.
+    """
+    module = loky.process_executor
+    if module.process_pool_executor_at_exit is None:
+        hook = module._python_exit  # noqa: SLF001 - there is no public way to it
+        module.process_pool_executor_at_exit = hook  # loky takes it for registered
+        exit_hooks.call_afterwards(hook)
+
+
 class LokyProcess:
     """The process of one worker. It belongs to the companion, but for `kill`.
 
@@ -156,22 +170,14 @@ class LokyProcess:
             OSError: the machine is full.
         """
         _start_trackers()  # else along with the worker, and they unblock interrupts in between
-        self._task, pid = start_process(self._submit, nice)
-        exit_hooks.close_first()
-        return pid
+        _take_over_exit_hook()
 
-    def _submit(self) -> Future[None]:
-        """Have loky start the process, and run its loop there."""
-        task: Future[None]
-        try:
-            task = self._executor.submit(main.serve, self._init)
-        except RuntimeError as error:
-            if "atexit" not in str(error):
-                raise
-            # The interpreter is ending. loky did start it, and failed then to register its exit
-            # hook. Asking again gives the future that this lost; to serve twice does nothing.
-            task = self._executor.submit(main.serve, self._init)
-        return task
+        def submit() -> Future[None]:
+            task: Future[None] = self._executor.submit(main.serve, self._init)
+            return task
+
+        self._task, pid = start_process(submit, nice)
+        return pid
 
     def tell_end(self, ended: Callable[[], None]) -> None:
         """Have a function called in loky's own thread once the task has ended; it sets `ended`."""

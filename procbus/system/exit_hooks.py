@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from procbus.core.locks import Lock
-from procbus.system import sigterm
 
 _lock = Lock()
 #: Guarded by `_lock`.
@@ -23,6 +23,8 @@ _open: set[Watched] = set()
 ending = False
 #: Whether all buses are closed after that. From then on no bus can start a thread.
 over = False
+#: Called in this order once all buses are closed. Each of its operations is atomic.
+_afterwards: dict[Callable[[], object], None] = {}
 
 
 class Watched(Protocol):
@@ -46,14 +48,21 @@ def watch(bus: Watched) -> None:
 
 
 def close_first() -> None:
-    """Have open buses closed before the exit hooks registered so far.
-
-    It is called after each start of a worker, since loky registers its hook again each time.
-    """
+    """Have open buses closed before the exit hooks registered so far."""
     try:
-        threading._register_atexit(close_open)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
+        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001 - see above; concurrent.futures and loky do so too
     except RuntimeError:
         return  # the main thread has ended already: code that still uses a bus closes it
+
+
+def call_afterwards(hook: Callable[[], object]) -> None:
+    """Have a hook called at the end of the script, once all buses are closed; not after Ctrl-C.
+
+    Args:
+        hook: is called once, however often it is given here.
+    """
+    _afterwards[hook] = None
+    close_first()
 
 
 def forget(bus: Watched) -> None:
@@ -68,10 +77,13 @@ def watches(bus: Watched) -> bool:
 
 
 def close_open() -> None:
-    """Close all open buses, because the script has ended."""
+    """Close all open buses, because the script has ended.
+
+    Raises:
+        KeyboardInterrupt: it came meanwhile. The buses are closed all the same.
+    """
     global ending, over
     ending = True
-    sigterm.note_ending()
     with _lock:
         buses = list(_open)
     interrupt: KeyboardInterrupt | SystemExit | None = None
@@ -81,21 +93,30 @@ def close_open() -> None:
                 bus.close_at_exit()
             else:
                 bus.leave(interrupt)
-        except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: SIGTERM
+        except (KeyboardInterrupt, SystemExit) as error:
             interrupt = error
     over = True
-    sigterm.end_in_time()
     if isinstance(interrupt, KeyboardInterrupt):
         raise interrupt
+
+
+def _at_exit() -> None:
+    close_open()
+    for hook in list(_afterwards):
+        hook()
+
+
+def starts_threads_to_the_end() -> bool:
+    """Whether a thread can be started once the script has ended: Python 3.12 starts none then."""
+    return sys.version_info[:2] != (3, 12)
 
 
 def may_replace() -> bool:
     """Whether another worker can be started in place of one that ended.
 
-    Python 3.12 starts no thread once the main script has ended, and loky needs a thread for a
-    worker.
+    loky needs a thread for a worker.
     """
-    return sys.version_info[:2] != (3, 12) or not ending
+    return starts_threads_to_the_end() or not ending
 
 
 def _after_fork_in_child() -> None:

@@ -5,6 +5,10 @@ The handler of the signal runs in the main thread, between any two steps of it, 
 So all that it does is to note the time, to start a thread that has the rest done, and to raise
 SystemExit(143): the script unwinds as at Ctrl-C, and its buses close on the way. A bus asks here
 how long it may take for that.
+
+Once the interpreter ends, the handler raises nothing: an exception would only end the exit hook
+that it hits, and the exit hooks after that one would not run, the hook that closes the buses among
+them. The thread closes the buses then, whatever exit hook the main thread is in.
 """
 
 from __future__ import annotations
@@ -15,13 +19,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
+from queue import SimpleQueue
 from time import monotonic, sleep
 from types import FrameType
 from typing import Literal, Protocol
 
 from procbus.core.log import log
+from procbus.system import exit_hooks
 from procbus.system.own_thread import run_in_thread
 
 OnSigterm = Literal["finish", "put_away"] | None
@@ -32,6 +38,8 @@ STATUS = 143
 PUT_AWAY_S = 1.0
 #: What is left of the script once all buses are closed has so long at least, in seconds.
 LAST_S = 1.0
+#: Interval between two looks whether a second SIGTERM came, in seconds.
+LOOK_S = 0.05
 
 
 class Told(Protocol):
@@ -52,10 +60,13 @@ _buses: dict[Told, None] = {}
 _came_at: list[float] = []
 #: When all is to be over, as of `time.monotonic()`.
 _end_at = 0.0
-#: Whether the interpreter is ending, and whether the signal came then: Python ends with the status
-#: that it had by that time.
-_ending = _status_lost = False
+#: Whether the signal came while the interpreter ended: Python ends with the status that it had by
+#: that time.
+_status_lost = False
 _at_exit = False
+#: Tasks for a thread that waits for the signal from the first bus on, where none can be started
+#: once the interpreter ends. A None ends the thread. `put` may be called in a handler of signals.
+_tasks: SimpleQueue[Callable[[], object] | None] | None = None
 
 
 def install(bus: Told) -> None:
@@ -64,9 +75,10 @@ def install(bus: Told) -> None:
     Args:
         bus: one with `on_sigterm`.
     """
-    global _at_exit
+    global _at_exit, _status_lost
     if not _buses:
         _came_at.clear()  # the script went on after all
+        _status_lost = False
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not _on_sigterm:
         if threading.current_thread() is not threading.main_thread():
@@ -88,12 +100,20 @@ def install(bus: Told) -> None:
         if not _at_exit:
             _at_exit = True
             atexit.register(_give_status)
+            exit_hooks.call_afterwards(end_in_time)
     _buses[bus] = None
+    if _tasks is None and not exit_hooks.starts_threads_to_the_end():
+        _await_tasks()
 
 
 def forget(bus: Told) -> None:
     """The bus was closed."""
+    global _tasks
     _buses.pop(bus, None)
+    if not _buses and not _came_at:
+        tasks, _tasks = _tasks, None
+        if tasks is not None:
+            tasks.put(None)
     restore()
 
 
@@ -128,27 +148,63 @@ def stop_by(bus: Told) -> float:
     return by + PUT_AWAY_S if bus.on_sigterm == "put_away" and len(_came_at) == 1 else by
 
 
-def note_ending() -> None:
-    """The interpreter is ending: what is raised from now on is no way to end it any more."""
-    global _ending
-    _ending = True
-
-
 def end_in_time() -> None:
     """All buses are closed as the interpreter ends: have it end, whatever threads are left."""
     if _came_at:
-        run_in_thread("procbus-sigterm-end", _end)
+        _run(_end)
+
+
+def _await_tasks() -> None:
+    global _tasks
+    tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            task()
+
+    threading.Thread(target=work, name="procbus-sigterm", daemon=True).start()
+    _tasks = tasks
+
+
+def _run(task: Callable[[], object]) -> None:
+    """Run a task in another thread than this one, which the signal may have interrupted."""
+    if (tasks := _tasks) is not None:
+        tasks.put(task)
+    else:
+        run_in_thread("procbus-sigterm", task)
+
+
+def _close() -> None:
+    """The signal came as the interpreter ended: close the buses, and have it end in time."""
+    if not exit_hooks.ending:
+        _close_buses()
+    elif not exit_hooks.over:
+        return  # the main thread is at it, and calls `end_in_time` then
+    _end()
+
+
+def _close_buses() -> None:
+    try:
+        exit_hooks.close_open()
+    except BaseException:  # noqa: BLE001 - the process has to end all the same
+        log.exception("procbus itself failed to close its buses after SIGTERM")
 
 
 def _end() -> None:
-    sleep(max(LAST_S, _end_at - monotonic()))
+    not_before = monotonic() + LAST_S
+    while (now := monotonic()) < not_before or (now < _end_at and len(_came_at) == 1):
+        sleep(LOOK_S)
     _exit()
 
 
 def _give_status() -> None:
     if _status_lost:
+        if not exit_hooks.over:  # an exit hook of somebody else has failed, which ended all of them
+            _close_buses()
         logging.shutdown()  # its own hook was registered before this one, and would be next
         _exit()
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it is too late to give a status for it
 
 
 def _exit() -> None:
@@ -169,13 +225,39 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
         return
     global _end_at, _status_lost
     _came_at.append(monotonic())
-    _status_lost = _ending
+    ends = _interpreter_ends(frame)
     if len(_came_at) == 1:
         _end_at = _came_at[0] + max(bus.grace_s for bus in buses)
-        run_in_thread("procbus-sigterm", lambda: _tell(buses))
-    elif len(_came_at) == 2 and any(bus.closing for bus in buses):
+        _run(lambda: _respond(buses, ends))
+    if ends:
+        _status_lost = True
+        return
+    if len(_came_at) == 2 and any(bus.closing for bus in buses):
         return  # they look for it, in whatever thread they are closed
+    exit_hooks.close_first()  # before the exit hooks of others, any of which may wait for ever
     raise SystemExit(STATUS)
+
+
+def _interpreter_ends(frame: FrameType | None) -> bool:
+    """Whether the script has ended, and the main thread runs exit hooks.
+
+    The hook that closes the buses may be still to come: those of other libraries may be before it.
+    """
+    if exit_hooks.ending:
+        return True
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return (
+        frame is not None
+        and frame.f_code.co_name == "_shutdown"
+        and frame.f_globals is vars(threading)
+    )
+
+
+def _respond(buses: Sequence[Told], ends: bool) -> None:
+    _tell(buses)
+    if ends:
+        _close()
 
 
 def _tell(buses: Sequence[Told]) -> None:
@@ -207,6 +289,8 @@ def _tell_systemd() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _tasks
+    _tasks = None  # its thread is not here
     _buses.clear()
     _came_at.clear()
 
