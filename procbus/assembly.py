@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from os import PathLike
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +39,7 @@ from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
 
 if TYPE_CHECKING:
+    from procbus.core.dead_letter import DeadLetter
     from procbus.journal.dispatcher import JournaledDispatcher
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.interface import Pool
@@ -125,6 +127,7 @@ class Assembly:
             lambda delivery: self.lanes.give_up(delivery),
         )
         self.settlement.dead_letters.handlers = self.subscriptions.handlers
+        self.settlement.dead_letters.files = _LetterFiles()
         needed = (
             self.admission,
             self.settlement,
@@ -272,3 +275,19 @@ def _open_pool(settings: Settings, run: Run) -> Pool:
         keeps_on=settings.on_sigterm is not None,
         nice=settings.worker_nice,
     )
+
+
+class _LetterFiles:
+    """Saves and loads dead letters. sqlite3 takes time to import, so it is imported by then."""
+
+    def save(self, path: str | PathLike[str], letters: Sequence[DeadLetter]) -> None:
+        """Write letters to a file."""
+        from procbus.journal.dead_letter_file import save_letters
+
+        save_letters(path, letters)
+
+    def load(self, path: str | PathLike[str]) -> list[DeadLetter]:
+        """Read the letters of a file."""
+        from procbus.journal.dead_letter_file import load_letters
+
+        return load_letters(path)

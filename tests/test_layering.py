@@ -37,7 +37,10 @@ ROOMS = [
 #: The modules of a room that other rooms may import. A room that is not named here has no walls.
 DOORS = {
     "pool": {"interface", "loky", "outcomes", "memory.events", "dask.pool"},
-    "journal": {"journal", "dispatcher", "settlement", "resume", "inspection", "codec"},
+    "journal": {
+        *("journal", "dispatcher", "settlement", "resume", "inspection", "codec"),
+        "dead_letter_file",
+    },
 }
 
 #: Imports that still go past a door.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, overload
 
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.dead_letter import letter_of as letter_of
@@ -129,11 +129,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
             SerializationError: an event cannot be pickled. Nothing was written.
             OSError: the file cannot be written.
         """
-        from procbus.dispatch.dead_letter_file import (
-            save_letters,  # only now: it imports cloudpickle
-        )
-
-        save_letters(path, self)
+        self._box.files.save(path, self)
         return len(self)
 
     def load(self, path: str | PathLike[str]) -> DeadLetters:
@@ -146,11 +142,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
             ProcbusError: the file is not safe or not sound. Nothing was loaded.
             OSError: the file cannot be read.
         """
-        from procbus.dispatch.dead_letter_file import (
-            load_letters,  # only now: it imports cloudpickle
-        )
-
-        letters = DeadLetters(load_letters(path), self._box)
+        letters = DeadLetters(self._box.files.load(path), self._box)
         self._box.put_back(letters)
         return letters
 
@@ -166,6 +158,16 @@ def _is_of_topic(letter: DeadLetter, pattern: str) -> bool:
     return isinstance(topic, str) and matches(pattern, topic)
 
 
+class LetterFiles(Protocol):
+    """Writes dead letters to files and reads them; see `DeadLetters.save` and `load`."""
+
+    def save(self, path: str | PathLike[str], letters: Sequence[DeadLetter]) -> None:
+        """Write letters to a file."""
+
+    def load(self, path: str | PathLike[str]) -> list[DeadLetter]:
+        """Read the letters of a file."""
+
+
 #: So many are kept, the newest; older ones are counted only.
 MOST_KEPT = 1_000
 
@@ -178,6 +180,7 @@ class DeadLetterBox:
         redeliver: publishes the event of a letter again, for its handler alone.
 
     Attributes:
+        files: saves and loads letters; set once, when the bus is made.
         handlers: gives the handlers that are subscribed; set once, when the bus is made.
         removed: is called with letters that were taken out; set once, when the bus is made.
         dropped: how many were let go because newer ones came.
@@ -186,6 +189,7 @@ class DeadLetterBox:
     def __init__(self, lock: Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
         self._lock = lock
         self._redeliver = redeliver
+        self.files: LetterFiles
         self.handlers: Callable[[], Iterable[Handler]] = tuple
         self.removed: Callable[[Sequence[DeadLetter]], object] = len
         #: Each letter with its delivery; None for one that came from a file.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from time import time
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from procbus.core.errors import JournalError
@@ -25,6 +25,8 @@ from procbus.journal.storage.files import guard_rollback, trouble
 from procbus.journal.storage.records import SHIFT
 from procbus.journal.storage.schema import APPLICATION_ID, MIGRATIONS, VERSION
 
+#: First bytes of each database.
+_SQLITE = b"SQLite format 3\0"
 #: Numbers of rows in one statement, the largest first.
 _CHUNKS = (256, 16, 1)
 #: Maximum of pages in SQLite's write-ahead log before they are moved into the main file.
@@ -114,17 +116,14 @@ class Store:
             head = file.read(100)
         if not size:
             return
-        if not head.startswith(b"SQLite format 3\0"):
+        if not head.startswith(_SQLITE):
             raise JournalError(
                 f"{self.path} is not a journal, but some other file; nothing was written to it. "
                 "Give the journal a name of its own"
             )
-        page_size = int.from_bytes(head[16:18], "big")
-        page_size = 1 << 16 if page_size == 1 else page_size
-        pages = int.from_bytes(head[28:32], "big")
-        if not os.path.exists(self.path + "-wal") and size < pages * page_size:
+        if not os.path.exists(self.path + "-wal") and size < (whole := _size_in(head)):
             raise JournalError(
-                f"{self.path} is truncated: {size:,} of {pages * page_size:,} bytes are there. "
+                f"{self.path} is truncated: {size:,} of {whole:,} bytes are there. "
                 "Take a copy that is whole, or begin a new journal"
             )
         get = self._reader.execute
@@ -391,6 +390,95 @@ class Store:
     def _close(self) -> None:
         self._writing.close()
         self._reader.close()
+
+
+class Image:
+    """A journal's database in memory: the bytes of a file that is written or read as a whole.
+
+    A context manager; not thread-safe.
+
+    Args:
+        data: the bytes of the file; None for a new database with the tables of a journal.
+
+    Raises:
+        JournalError: the bytes are no sound database; so do the methods.
+    """
+
+    def __init__(self, data: bytes | None = None) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        if data is None:
+            self._connection.executescript("".join(MIGRATIONS))
+            self.run(f"PRAGMA application_id = {APPLICATION_ID}")
+            self.run(f"PRAGMA user_version = {VERSION}")
+            return
+        # A database in memory has no write-ahead log: these bytes say which kind of log it has.
+        with self._in_words():
+            self._connection.deserialize(data[:18] + b"\1\1" + data[20:])
+
+    def __enter__(self) -> Self:
+        """Use it for the length of a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the memory."""
+        self._connection.close()
+
+    @staticmethod
+    def is_journal(data: bytes) -> bool:
+        """Whether the bytes begin as those of a journal's file."""
+        return data.startswith(_SQLITE) and data[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+    @staticmethod
+    def size_of(data: bytes) -> int:
+        """The size of a file in bytes, as its head has it."""
+        return _size_in(data)
+
+    def newer_version(self) -> int | None:
+        """The version of the tables, if it is newer than this procbus knows."""
+        version: int = self.rows("PRAGMA user_version")[0][0]
+        return version if version > VERSION else None
+
+    def damage(self) -> str:
+        """The first thing that SQLite finds wrong with the file; empty for nothing."""
+        found: str = self.rows("PRAGMA quick_check(1)")[0][0]
+        return "" if found == "ok" else found.replace("\n", " ")
+
+    def run(self, sql: str) -> None:
+        """Run one statement."""
+        with self._in_words():
+            self._connection.execute(sql)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query."""
+        with self._in_words():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def insert(self, into: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Insert rows into the named columns of a table."""
+        marks = ", ".join("?" * (into.count(",") + 1))
+        with self._in_words():
+            self._connection.execute("BEGIN")
+            self._connection.executemany(f"INSERT INTO {into} VALUES ({marks})", rows)  # noqa: S608 - no user's words
+            self._connection.execute("COMMIT")
+
+    def data(self) -> bytes:
+        """The bytes of the file."""
+        return self._connection.serialize()
+
+    @staticmethod
+    @contextmanager
+    def _in_words() -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, UnicodeError) as error:
+            raise JournalError(str(error)) from error
+
+
+def _size_in(head: bytes) -> int:
+    """The size of a database in bytes, as the first bytes of its file have it."""
+    page_size = int.from_bytes(head[16:18], "big")
+    page_size = 1 << 16 if page_size == 1 else page_size
+    return page_size * int.from_bytes(head[28:32], "big")
 
 
 def _place(name: str) -> tuple[int, int] | None:

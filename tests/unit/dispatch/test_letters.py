@@ -2,6 +2,7 @@
 """What `bus.dead_letters` gives: a tuple that never changes, with methods that work on the bus."""
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +12,19 @@ from procbus.core.errors import NoSuchHandler, TopicError
 from procbus.core.locks import Lock
 from procbus.core.receipt import Receipt
 from procbus.dispatch.dead_letters import DeadLetterBox, DeadLetters
+from procbus.journal.dead_letter_file import load_letters, save_letters
 from tests.parts import handle, handler_of, receipt_for, subscription_of
 from tests.unit.core.test_dead_letter import letter
+
+
+class Files:
+    """As those of a bus."""
+
+    def save(self, path: Any, letters: Sequence[DeadLetter]) -> None:
+        save_letters(path, letters)
+
+    def load(self, path: Any) -> list[DeadLetter]:
+        return load_letters(path)
 
 
 class Typed:
@@ -28,6 +40,7 @@ def box_with(*letters: DeadLetter) -> tuple[DeadLetterBox, list[DeadLetter]]:
         return receipt_for(subscription_of(), event_id=100 + one.event_id)
 
     box = DeadLetterBox(Lock(), redeliver)
+    box.files = Files()
     box.handlers = lambda: (handler_of(name="shop.store"), handler_of(name="shop.extract"))
     for each in letters:
         box.add(each)

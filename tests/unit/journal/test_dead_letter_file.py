@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Dead letters in a file: what comes back, and what is refused before any of it is unpickled."""
 
+import json
 import os
 import pickle
 import socket
+import sqlite3
 import stat
 import threading
 import traceback
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from procbus import EventBus
+from procbus.cli.main import main
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.errors import HandlerTimeout, ProcbusError, SerializationError, WorkerTraceback
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.dispatch.dead_letter_file import load_letters, save_letters
+from procbus.journal.dead_letter_file import load_letters, save_letters
+from procbus.journal.storage.schema import VERSION
+from tests.parts import BOUND_S
 from tests.unit.core.test_dead_letter import caught, letter
 
 
@@ -136,7 +143,7 @@ def test_an_error_that_cannot_travel_comes_back_as_its_text(path, error):
 
 def test_an_error_whose_class_is_gone_comes_back_as_its_text(path, monkeypatch):
     save_letters(path, [letter(caught(Gone("bad")))])
-    monkeypatch.delattr("tests.unit.dispatch.test_dead_letter_file.Gone")
+    monkeypatch.delattr("tests.unit.journal.test_dead_letter_file.Gone")
     (loaded,) = load_letters(path)
     assert str(loaded.error) == "Gone: bad"
     assert "in caught" in loaded.stacks[0]
@@ -189,7 +196,7 @@ def test_writing_that_fails_leaves_the_old_file_and_no_other(path, monkeypatch):
     def fsync(fd: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("procbus.dispatch.dead_letter_file.os.fsync", fsync)
+    monkeypatch.setattr("procbus.journal.dead_letter_file.os.fsync", fsync)
     with pytest.raises(OSError, match="disk full"):
         save_letters(path, [])
     assert len(load_letters(path)) == 1
@@ -231,7 +238,7 @@ def test_a_file_of_another_user_is_refused_unless_it_is_root(path, monkeypatch, 
         status[stat.ST_UID] = owner
         return os.stat_result(status)
 
-    monkeypatch.setattr("procbus.dispatch.dead_letter_file.os.fstat", fstat)
+    monkeypatch.setattr("procbus.journal.dead_letter_file.os.fstat", fstat)
     if refused:
         with pytest.raises(ProcbusError, match=r"belongs to another user \(uid 12345\).*copy it"):
             load_letters(path)
@@ -247,9 +254,7 @@ def test_special_file_is_refused_without_waiting_for_it(path, tmp_path):
         load_letters(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\n", b"a,b\n1,2\n", b"procbus dead letters, version \n", b"procbus"]
-)
+@pytest.mark.parametrize("data", [b"", b"\n", b"a,b\n1,2\n", b"SQLite format 3\0", b"procbus"])
 def test_another_kind_of_file_is_refused(path, data):
     path.write_bytes(data)
     path.chmod(0o600)
@@ -257,10 +262,35 @@ def test_another_kind_of_file_is_refused(path, data):
         load_letters(path)
 
 
-def test_a_newer_version_is_refused_and_named(path):
-    path.write_bytes(b"procbus dead letters, version 2\nwhatever")
+def test_database_of_another_program_is_refused(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE letters (position INTEGER)")
     path.chmod(0o600)
-    with pytest.raises(ProcbusError, match=r"format 2, and this one reads format 1\).*update"):
+    with pytest.raises(ProcbusError, match="letters is not a file of dead letters"):
+        load_letters(path)
+
+
+def test_journal_of_a_bus_is_refused_and_told_from_a_file_of_letters(path):
+    with EventBus([], journal=path) as bus:
+        bus.subscribe("a", print)
+    with pytest.raises(ProcbusError, match=r"is the journal of a bus: EventBus\(journal="):
+        load_letters(path)
+
+
+def test_file_in_the_format_of_before_is_refused_and_told_apart(path):
+    path.write_bytes(b"procbus dead letters, version 1\nwhatever")
+    path.chmod(0o600)
+    with pytest.raises(
+        ProcbusError, match=r"saved by an earlier procbus.*replay the letters there"
+    ):
+        load_letters(path)
+
+
+def test_newer_version_is_refused_and_named(path):
+    save_letters(path, [letter(ValueError())])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ProcbusError, match=rf"newer procbus \(schema {VERSION + 1}\): update"):
         load_letters(path)
 
 
@@ -268,22 +298,37 @@ def test_wherever_it_is_cut_off_it_is_refused_and_nothing_is_unpickled(path):
     sprung.clear()
     save_letters(path, [letter(ValueError(), event=Trap()), letter(ValueError(), event=Trap())])
     whole = path.read_bytes()
-    head = len(b"procbus dead letters, version 1\n")
-    for length in range(head, len(whole)):
+    for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(ProcbusError, match=r"is truncated: it ends after [01] whole"):
+        with pytest.raises(ProcbusError, match=r"is truncated: it has|is not a file of dead"):
             load_letters(path)
     assert sprung == []
 
 
-def test_a_bit_that_flipped_is_noticed_and_nothing_is_unpickled(path):
-    sprung.clear()
-    save_letters(path, [letter(ValueError(), event=Trap()), letter(ValueError(), event=Trap())])
+def test_bit_that_flipped_is_noticed_or_changes_nothing(path):
+    saved = [letter(ValueError(), event="one" * 40), letter(KeyError("k"), event="two" * 40)]
+    save_letters(path, saved)
     whole = path.read_bytes()
-    for at in range(len(b"procbus dead letters, version 1\n"), len(whole), 7):
+    refused = 0
+    for at in range(0, len(whole), 61):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
-        with pytest.raises(ProcbusError, match=r"corrupt|truncated"):
-            load_letters(path)
+        try:
+            loaded = load_letters(path)
+        except ProcbusError:
+            refused += 1
+        else:  # in a part of the file that holds nothing
+            assert [fields(each) for each in loaded] == [fields(each) for each in saved]
+    assert refused
+
+
+def test_flipped_bit_within_a_letter_is_refused_before_anything_is_unpickled(path):
+    sprung.clear()
+    save_letters(path, [letter(ValueError(), event=Trap()), letter(ValueError(), event="page")])
+    whole = path.read_bytes()
+    at = whole.index(b"page")
+    path.write_bytes(whole[:at] + b"gage" + whole[at + 4 :])
+    with pytest.raises(ProcbusError, match=r"is corrupt: letter 2 of 2 is not what was saved"):
+        load_letters(path)
     assert sprung == []
 
 
@@ -291,13 +336,50 @@ def test_more_than_there_should_be_is_refused(path):
     save_letters(path, [letter(ValueError())])
     with path.open("ab") as file:
         file.write(b"more")
-    with pytest.raises(ProcbusError, match="something follows its last letter"):
+    with pytest.raises(ProcbusError, match="is corrupt: it has"):
         load_letters(path)
+
+
+def test_letters_of_several_runs_keep_their_order_and_the_numbers_of_their_events(path):
+    saved = [
+        letter(ValueError(), event=event, event_id=id, handler=handler, kind=kind)
+        for event, id, handler, kind in (
+            ("a", 5, "store", "io"),
+            ("b", 1, "store", "cpu"),  # kind="auto" may move a handler
+            ("c", 5, "store", "io"),  # of another run
+            ("d", 6, "parse", "cpu"),
+        )
+    ]
+    assert [fields(each) for each in there_and_back(path, *saved)] == [fields(e) for e in saved]
+
+
+def test_command_line_lists_and_shows_letters_and_they_can_still_be_loaded(path, capsys):
+    save_letters(path, [letter(caught(KeyError("id")), event=Page("http://x"), event_id=12)])
+    assert main(["journal", "list", str(path), "--json"]) == 0
+    [line] = json.loads(capsys.readouterr().out)
+    assert (line["id"], line["state"], line["attempts"]) == ("12:shop.store", "dead", 1)
+    assert main(["journal", "show", str(path), "12", "--unpickle"]) == 0
+    shown = capsys.readouterr().out
+    assert "http://x" in shown
+    assert "KeyError" in shown
+    assert [each.event for each in load_letters(path)] == [Page("http://x")]
+    assert os.listdir(path.parent) == ["letters"]
+
+
+def test_bus_can_take_a_file_of_letters_for_its_journal(path):
+    save_letters(path, [letter(ValueError(), event=7, topic="row", event_id=12)])
+    done: list[int] = []
+    with EventBus([], journal=path) as bus:
+        bus.subscribe("row", done.append, name="shop.store")
+        bus.start()
+        [receipt] = bus.dead_letters.replay()
+        receipt.result(BOUND_S)
+    assert done == [7]
 
 
 def test_an_event_that_cannot_be_loaded_is_named(path, monkeypatch):
     save_letters(path, [letter(ValueError(), event=Page("http://x"), event_id=12)])
-    monkeypatch.delattr("tests.unit.dispatch.test_dead_letter_file.Page")
+    monkeypatch.delattr("tests.unit.journal.test_dead_letter_file.Page")
     with pytest.raises(ProcbusError, match=r"event 12 for shop\.store in .*letters could not be"):
         load_letters(path)
 
