@@ -57,13 +57,25 @@ async def make_ready(
 
 
 async def publish(
-    dispatcher: Dispatcher, event: Any, topic: str | None, given_id: str | None = None
+    dispatcher: Dispatcher,
+    event: Any,
+    topic: str | None,
+    given_id: str | None = None,
+    may_wait: bool = False,
 ) -> Receipt:
-    """Publish one event, waiting for room on the bus if need be."""
+    """Publish one event, waiting for room on the bus if need be.
+
+    Args:
+        dispatcher: of the bus.
+        event: the event.
+        topic: what it is published to.
+        given_id: see `EventBus.publish`.
+        may_wait: whether publishing may wait for a disk.
+    """
     if given_id is not None:
         found: Receipt = await in_thread(dispatcher.publish_once, event, topic, given_id)
         return found
-    if dispatcher.may_wait:  # for a disk
+    if may_wait:
         made: Receipt = await in_thread(dispatcher.publish, event, topic)
         return made
     loop = asyncio.get_running_loop()

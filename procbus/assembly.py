@@ -11,7 +11,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from os import PathLike
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +39,8 @@ from procbus.system.descriptors import hold_standard_descriptors
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
-    from procbus.journal.dispatcher import JournaledDispatcher
+    from procbus.journal.bus_journal import BusJournal
+    from procbus.journal.settlement import JournaledSettlement
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
@@ -95,11 +95,19 @@ class Assembly:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
-        settlement: type[Settlement] = Settlement
-        journaled: Callable[..., JournaledDispatcher] | None = None
+        self.admission = Admission(settings.max_pending, settings.on_full)
+        self.retries = make.retries()
+        about = (
+            self.admission,
+            self.retries,
+            lambda letter: self.dispatcher.redeliver(letter),
+            settings.on_failure,
+            lambda delivery, receipt: self.dispatcher.context_of(delivery, receipt),
+        )
+        journaled: JournaledSettlement | None = None
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
-            from procbus.journal.dispatcher import JournaledDispatcher
+            from procbus.journal.bus_journal import BusJournal
             from procbus.journal.journal import Journal
             from procbus.journal.settlement import JournaledSettlement
 
@@ -110,16 +118,8 @@ class Assembly:
                 keep_results=settings.keep_results,
                 codec=settings.journal_codec,
             )
-            settlement, journaled = JournaledSettlement, partial(JournaledDispatcher, journal)
-        self.admission = Admission(settings.max_pending, settings.on_full)
-        self.retries = make.retries()
-        self.settlement = settlement(
-            self.admission,
-            self.retries,
-            lambda letter: self.dispatcher.redeliver(letter),
-            settings.on_failure,
-            lambda delivery, receipt: self.dispatcher.context_of(delivery, receipt),
-        )
+            journaled = JournaledSettlement(journal, *about)
+        self.settlement = Settlement(*about) if journaled is None else journaled
         self.subscriptions = Subscriptions(
             shared,
             own,
@@ -128,18 +128,26 @@ class Assembly:
         )
         self.settlement.dead_letters.handlers = self.subscriptions.handlers
         self.settlement.dead_letters.files = _LetterFiles()
-        needed = (
+        self.journal: BusJournal | None = None
+        if journaled is not None:
+            self.journal = BusJournal(
+                journal,
+                self.admission,
+                journaled,
+                self.subscriptions.routes,
+                self.subscriptions.all,
+            )
+        self.dispatcher: Dispatcher = make.dispatcher(
             self.admission,
             self.settlement,
             self.subscriptions.routes,
             self._get_ready,
             self.subscriptions.all,
+            Run(os.urandom(4).hex(), 1) if self.journal is None else self.journal.run,
+            self.journal,
         )
-        #: The dispatcher of a bus with a journal; None for others.
-        self.journaled = None if journaled is None else journaled(*needed)
-        self.dispatcher: Dispatcher = self.journaled or make.dispatcher(
-            *needed, run=Run(os.urandom(4).hex(), 1)
-        )
+        if self.journal is not None:
+            self.journal.answer(self.dispatcher)
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
         self.supervisor = Supervisor(self.retries)
         self.lanes = make.lanes(self)
@@ -148,6 +156,7 @@ class Assembly:
         self.lifecycle = Lifecycle(
             self.admission,
             self.dispatcher,
+            self.journal,
             self.lanes,
             self._counted,
             self.settlement.sum_up_failures,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from procbus.assembly import Assembly
 from procbus.core.context import NOTHING
-from procbus.core.errors import OptionError, SerializationError
+from procbus.core.errors import JournalError, OptionError, SerializationError
 from procbus.core.handler import HandlerOptions, make_handler, shows_handler_options
 from procbus.core.options import shows_options
 from procbus.core.receipt import Receipt
@@ -353,7 +353,8 @@ class EventBus(BusLife):
         self._lifecycle.check_process()
         parts = self._parts
         await aio.make_ready(self._subscriptions, parts.lanes, parts.dispatcher, event, topic)
-        return await aio.publish(parts.dispatcher, event, topic, id)
+        may_wait = parts.journal is not None and parts.journal.may_wait
+        return await aio.publish(parts.dispatcher, event, topic, id, may_wait)
 
     def stream(
         self,
@@ -387,10 +388,11 @@ class EventBus(BusLife):
         """
         if topic is not None:
             topic = check_concrete(topic)
-        dispatcher, window = self._parts.dispatcher, self._parts.window(self)
-        source, publish = dispatcher.streaming(events, topic, id)
+        parts, journal = self._parts, self._parts.journal
+        source, publish = parts.dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
-        return stream_of(source, publish, window, ordered, progress, count, dispatcher.make_safe)
+        make_safe = None if journal is None else journal.make_safe
+        return stream_of(source, publish, parts.window(self), ordered, progress, count, make_safe)
 
     def astream(
         self,
@@ -452,8 +454,8 @@ class EventBus(BusLife):
         It is resumed by the first of `start`, a publish, `drain` and the end of the `with` block,
         for the handlers that are subscribed then; for others once they are.
         """
-        journaled = self._parts.journaled
-        return None if journaled is None else journaled.summary()
+        journal = self._parts.journal
+        return None if journal is None else journal.summary()
 
     def journal_backup(self, path: str | PathLike[str]) -> None:
         """Copy the journal to a new file, while the bus works.
@@ -467,7 +469,12 @@ class EventBus(BusLife):
         Raises:
             JournalError: this bus has no journal, or the file is there or cannot be written.
         """
-        self._parts.dispatcher.back_up(fspath(path))
+        journal, dest = self._parts.journal, fspath(path)
+        if journal is None:
+            raise JournalError(
+                f"there is no journal to be copied to {dest}: give the bus journal=..."
+            )
+        journal.back_up(dest)
 
     @property
     def dead_letters(self) -> DeadLetters:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 from procbus.core.context import running_context
 from procbus.core.errors import BusClosed, JournalError, ProcbusError
@@ -21,6 +21,9 @@ from procbus.lanes.lanes import Lanes
 from procbus.system import exit_hooks, sigterm
 from procbus.system.own_thread import run_in_thread
 from procbus.system.sigterm import OnSigterm
+
+if TYPE_CHECKING:
+    from procbus.journal.bus_journal import BusJournal
 
 #: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
 INTERRUPT_GRACE_S = 1.0
@@ -34,6 +37,7 @@ class Lifecycle:
     Args:
         admission: knows what is pending.
         dispatcher: refuses events in a forked child.
+        journal: of the bus; None for none.
         lanes: are ended.
         subscriptions: gives those of the bus, which know what was not run.
         sum_up_failures: logs a summary of failures at the end.
@@ -47,6 +51,7 @@ class Lifecycle:
         self,
         admission: Admission,
         dispatcher: Dispatcher,
+        journal: BusJournal | None,
         lanes: Lanes,
         subscriptions: Callable[[], Sequence[Subscription]],
         sum_up_failures: Callable[[], object],
@@ -57,6 +62,7 @@ class Lifecycle:
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
+        self._journal = journal
         self._lanes = lanes
         self._subscriptions = subscriptions
         self._sum_up_failures = sum_up_failures
@@ -204,7 +210,8 @@ class Lifecycle:
         self._stop_advice()
         self._lanes.close()
         self._last_advice()
-        self._dispatcher.close()
+        if self._journal is not None:
+            self._journal.close()
         self.closed = True
         exit_hooks.forget(self)
         sigterm.forget(self)
@@ -225,7 +232,7 @@ class Lifecycle:
             log.warning(
                 "bus closed with deliveries cancelled: %s%s",
                 "; ".join(parts),
-                kept if self._dispatcher.keeps else "",
+                kept if self._journal is not None else "",
             )
 
     def _refuse(self) -> Never:

@@ -90,7 +90,7 @@ def stream_of(
     ordered: bool,
     progress: bool,
     count: int | None,
-    make_safe: Callable[[], object],
+    make_safe: Callable[[], object] | None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled; see `EventBus.stream`.
 
@@ -104,7 +104,7 @@ def stream_of(
         progress: whether to show a progress bar.
         count: how many events there are; None if that is not known.
         make_safe: is called before receipts are yielded, once for several: what was published
-            before then has to survive what the journal is for.
+            before then has to survive what the journal is for. None without a journal.
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
@@ -149,7 +149,7 @@ def as_settled(
     events: Iterable[Any],
     publish: Callable[[Any], Receipt],
     window: Window,
-    make_safe: Callable[[], object],
+    make_safe: Callable[[], object] | None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
@@ -193,7 +193,8 @@ def as_settled(
         if outstanding:
             receipt = _next(settled)
             more = settled.qsize()  # nobody else takes from it
-            make_safe()
+            if make_safe is not None:
+                make_safe()
             taken += 1 + more
             outstanding -= 1
             yield receipt
@@ -223,7 +224,7 @@ def in_order(
     events: Iterable[Any],
     publish: Callable[[Any], Receipt],
     window: Window,
-    make_safe: Callable[[], object],
+    make_safe: Callable[[], object] | None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
@@ -235,7 +236,8 @@ def in_order(
         if not safe:
             open_receipts[0].wait()
             safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
-            make_safe()
+            if make_safe is not None:
+                make_safe()
         safe -= 1
         taken += 1
         return open_receipts.popleft()

@@ -38,7 +38,7 @@ ROOMS = [
 DOORS = {
     "pool": {"interface", "loky", "outcomes", "memory.events", "dask.pool"},
     "journal": {
-        *("journal", "dispatcher", "settlement", "resume", "inspection", "codec"),
+        *("journal", "bus_journal", "settlement", "resume", "inspection", "codec"),
         "dead_letter_file",
     },
 }

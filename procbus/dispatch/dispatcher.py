@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
@@ -14,121 +13,26 @@ from typing import Any, Never
 from procbus.core.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
-from procbus.core.errors import CircuitOpen, JournalError, OptionError, ProcbusError
-from procbus.core.locks import Lock, Tangled, in_main_thread, later
+from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
+from procbus.core.locks import Lock, Tangled
 from procbus.core.log import log
-from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.outcome import Outcome
 from procbus.core.receipt import FanReceipt, Owner, Receipt, SoleReceipt, WaitedReceipt, Waiter
 from procbus.core.subscription import Subscription
-from procbus.core.user_key import UserKey
+from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved
 from procbus.dispatch.dead_letters import handler_for
+from procbus.dispatch.journal_side import JournalSide
+from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settled, Settlement
 from procbus.routing.router import Router
 
-# From an event to its deliveries: whose predicate takes it, and by which key it goes.
-
-#: A subscription, and what its predicate raised.
-Broken = tuple[Subscription, BaseException]
-
-#: Types whose hash and comparison are not the user's.
-_PLAIN = frozenset((str, int, bytes, float, bool, type(None)))
-
-
-def choose(
-    subscriptions: Sequence[Subscription], event: Any
-) -> tuple[list[Subscription], list[Broken]]:
-    """Ask each handler's `where`; a predicate that raises fails the delivery to its handler.
-
-    An event goes once to a function, however often that was subscribed: by the last of those
-    subscriptions that takes it.
-    """
-    chosen: list[Subscription] = []
-    broken: list[Broken] = []
-    rivals = False
-    for subscription in subscriptions:
-        takes = subscription.takes
-        try:
-            if takes is None:
-                chosen.append(subscription)
-            elif takes(event):
-                chosen.append(subscription)
-                if subscription.group is not None:
-                    rivals = True
-        except BaseException as error:  # noqa: BLE001 - whatever the user's predicate raises
-            broken.append((subscription, _noted(error, "where", subscription)))
-    return (_last_of_each(chosen) if rivals else chosen), broken
-
-
-def _last_of_each(chosen: Sequence[Subscription]) -> list[Subscription]:
-    kept: list[Subscription] = []
-    seen: set[int] = set()
-    for subscription in reversed(chosen):
-        if subscription.group in seen:
-            subscription.give_back()
-            continue
-        if subscription.group is not None:
-            seen.add(subscription.group)
-        kept.append(subscription)
-    return kept[::-1]
-
-
-def give_back(chosen: Sequence[Subscription]) -> None:
-    """An event is not published after all: those that were to take one event take another."""
-    for subscription in chosen:
-        subscription.give_back()
-
-
-def address(
-    receipt: FanReceipt,
-    chosen: Sequence[Subscription],
-    broken: Sequence[Broken],
-) -> tuple[list[Delivery], list[tuple[Delivery, Outcome]]]:
-    """Make the deliveries of an event: those to be queued, and those that failed at once."""
-    event = receipt.event
-    now = monotonic()
-    queued: list[Delivery] = []
-    failed: list[tuple[Delivery, Outcome]] = []
-    for subscription in chosen:
-        key, error = _key_of(subscription, event)
-        delivery = Delivery(subscription, receipt, key, now)
-        if error is None:
-            queued.append(delivery)
-        else:
-            failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-    for subscription, error in broken:
-        delivery = Delivery(subscription, receipt, None, now)
-        failed.append((delivery, Outcome(OutcomeKind.RAISED, error=error)))
-    receipt.held = (*queued, *(delivery for delivery, _ in failed))
-    receipt.left = len(receipt.held)
-    return queued, failed
-
-
-def _key_of(subscription: Subscription, event: Any) -> tuple[Any, BaseException | None]:
-    key_of = subscription.handler.key
-    if key_of is None:
-        return None, None
-    try:
-        key = key_of(event)
-        return (key if type(key) in _PLAIN else UserKey(key)), None
-    except BaseException as error:  # noqa: BLE001 - whatever the user's function raises
-        return None, _noted(error, "key", subscription)
-
-
-def _noted(error: BaseException, option: str, subscription: Subscription) -> BaseException:
-    """Say in an error which option of which handler raised it.
-
-    Ctrl-C is no fault of the user's function: it is raised, and nothing is published.
-    """
-    if isinstance(error, KeyboardInterrupt) and in_main_thread():
-        raise error
-    with contextlib.suppress(BaseException):  # it may refuse notes
-        error.add_note(f"raised by {option}= of {subscription.handler.name}")
-    return error
-
-
 #: Topics remembered as having no handler, so that each is logged once.
 _UNROUTED_KEPT = 1_000
+
+
+#: A subscription, who had the delivery to it made, and who waits for it.
+Addressee = tuple[Subscription, Owner, Waiter]
 
 
 class Phase(Enum):
@@ -137,6 +41,8 @@ class Phase(Enum):
     #: It has published none yet: first it gets ready.
     NEW = "new"
     OPEN = "open"
+    #: It is open, and has a journal, which may have something for handlers that are new.
+    RESUMING = "resuming"
     #: It publishes none for cpu handlers, whose workers die and die.
     GUARDED = "guarded"
     #: This is a forked child of the bus's process: it publishes none.
@@ -159,6 +65,9 @@ class Dispatcher:
         first_publish: is called before the first event is published, with the routes made.
         subscriptions: gives the subscriptions of the moment.
         run: tells the deliveries of this bus from those of others.
+        journal: what must survive is written there; None where nothing must.
+        sole: makes the receipt of an event with one handler.
+        fan: makes the receipt of any other event.
     """
 
     def __init__(
@@ -169,15 +78,22 @@ class Dispatcher:
         first_publish: Callable[[], None],
         subscriptions: Callable[[], Sequence[Subscription]],
         run: Run = ONLY_RUN,
+        journal: JournalSide | None = None,
+        sole: Callable[..., SoleReceipt] = SoleReceipt,
+        fan: Callable[..., FanReceipt] = FanReceipt,
     ) -> None:
         self.run = run
+        self.journal = journal
+        self._sole = sole
+        self._fan = fan
         self._admission = admission
-        self._settlement = settlement
+        self._send_off = SendOff(admission, settlement)
         self._subscriptions = subscriptions
         self._lock = settlement.lock
         self._routes = routes
         self._get_ready = first_publish
         self._phase = Phase.NEW
+        self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
         self._is_ready = False
         #: What the phases `GUARDED` and `FORKED` raise.
         self._circuit_error: Callable[[], CircuitOpen] | None = None
@@ -188,17 +104,26 @@ class Dispatcher:
         self._unrouted_topics: set[str] = set()
         self.unrouted = 0
 
-    def _routes_by_phase(self) -> Router[Subscription] | _Refusing:
-        """Give the routes for one publish, or raise the error of the phase."""
+    def _routes_by_phase(self, nested: bool = True) -> Router[Subscription] | _Refusing:
+        """Give the routes for one publish, or raise the error of the phase.
+
+        Args:
+            nested: whether it comes from inside a handler: what runs before have left is not fed
+                then.
+        """
         phase = self._phase
         if phase is Phase.FORKED and self._fork_error is not None:
             self._fork_error()
-        routes = self._routes()
         if not self._is_ready:
+            self._routes()
             self._get_ready()
             self._is_ready = True
             if self._phase is Phase.NEW:
-                self._phase = Phase.OPEN
+                self._phase = self._when_ready
+        routes = self._routes()
+        if self.journal is not None and routes is not self.journal.resumed_for and not nested:
+            self.resume()
+            routes = self._routes()
         if phase is Phase.GUARDED and self._circuit_error is not None:
             return _Refusing(routes, self._circuit_error)
         return routes
@@ -206,7 +131,7 @@ class Dispatcher:
     def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
         """Have publishing for cpu handlers raise such errors from now on; None for no more."""
         if error is None:
-            self._phase = Phase.OPEN if self._is_ready else Phase.NEW
+            self._phase = self._when_ready if self._is_ready else Phase.NEW
             return
         self._circuit_error = error
         self._phase = Phase.GUARDED
@@ -217,122 +142,156 @@ class Dispatcher:
         self._fork_error = error
         self._phase = Phase.FORKED
 
-    def publish(self, event: Any, topic: str | None) -> Receipt:
+    def publish(
+        self, event: Any, topic: str | None, wait: bool = True, to: Addressee | None = None
+    ) -> Receipt:
         """Publish one event, waiting for room on the bus if need be.
 
         From inside a handler of this bus it never waits, and the event has that handler's event
-        for its parent.
+        for its parent. With a journal the event is in it once this returns.
+
+        Args:
+            event: the event.
+            topic: what it is published to.
+            wait: whether to wait until it survives a loss of power, where that was asked for.
+            to: the one plain subscription that it is for, which nothing is routed to; None routes
+                the event.
         """
         parent_id = None
         nested = False
-        if running.get() is not None:  # in a handler, but it may be one of another bus
-            context = running_context()
-            if context is not None and context.owner is self:
-                parent_id = context.event_id
-                nested = True
+        if running.get() is not None:
+            parent_id, nested = self._origin()
         seen = 0
+        # Attributes that hold functions are called slower where they are looked up for the call.
+        routes_now, next_id, make = self._routes, self._next_id, self._sole
         while True:
-            routes = self._routes() if self._phase is _OPEN else self._routes_by_phase()
-            subscriptions = routes.match(event, topic)
-            if len(subscriptions) == 1:
-                subscription = subscriptions[0]
-                if subscription.plain:  # by far the most common case, without the loops below
-                    receipt: SoleReceipt | None = None
-                    entered = False
+            routes = routes_now() if self._phase is _OPEN else self._routes_by_phase(nested)
+            if to is None:
+                subscriptions = routes.match(event, topic)
+                if len(subscriptions) != 1 or not (subscription := subscriptions[0]).plain:
+                    chosen, broken = choose(subscriptions, event)
+                    about = (event, topic, parent_id, chosen, broken)
                     try:
-                        self._admission.enter(1, nested, seen)
-                        entered = True
-                        receipt = SoleReceipt(
-                            self._next_id(),
-                            event,
-                            topic,
-                            parent_id,
-                            self._lock,
-                            subscription,
-                            monotonic(),
-                        )
-                        subscription.put(receipt)
-                    except Disturbed:  # while it waited for room: see whether it may be published
+                        return self._publish_fan(*about, nested=nested, seen=seen, wait=wait)
+                    except Disturbed:
                         seen = self._admission.disturbed
                         continue
-                    except Tangled:
-                        if receipt is None:
-                            receipt = SoleReceipt(
-                                self._next_id(),
-                                event,
-                                topic,
-                                parent_id,
-                                self._lock,
-                                subscription,
-                                monotonic(),
-                            )
-                        later(self._send_later, [receipt], [], entered)
-                    except BaseException:  # Ctrl-C, most likely
-                        self._take_back(receipt, entered)
-                        raise
-                    return receipt
-            chosen, broken = choose(subscriptions, event)
-            try:
-                return self._publish_fan(event, topic, parent_id, chosen, broken, nested, seen)
-            except Disturbed:
-                seen = self._admission.disturbed
-
-    def publish_to(
-        self, subscription: Subscription, event: Any, owner: Owner, waiter: Waiter
-    ) -> None:
-        """Publish an event for one plain subscription, which nothing is routed to.
-
-        It waits for room as `publish` does. `waiter` has the delivery from the start, and `owner`
-        is told once it is settled.
-        """
-        context = running_context() if running.get() is not None else None
-        if context is not None and context.owner is not self:
-            context = None
-        parent_id = None if context is None else context.event_id
-        seen = 0
-        while True:
-            if self._phase is not _OPEN:
-                routes = self._routes_by_phase()
+            else:
+                subscription = to[0]
                 if isinstance(routes, _Refusing):
                     routes.check((subscription,))
-            delivery: WaitedReceipt | None = None
-            entered = False
+            # By far the most common case, without the loops of `_publish_fan`.
+            entered = accepted = False
             try:
-                self._admission.enter(1, context is not None, seen)
-                entered = True
-                delivery = WaitedReceipt(
-                    owner,
-                    waiter,
-                    self._next_id(),
-                    event,
-                    None,
-                    parent_id,
-                    self._lock,
-                    subscription,
-                    monotonic(),
-                )
-                subscription.put(delivery)
-            except Disturbed:
-                seen = self._admission.disturbed
-                continue
-            except Tangled:
-                if delivery is None:
-                    delivery = WaitedReceipt(
-                        owner,
-                        waiter,
-                        self._next_id(),
+                try:
+                    self._admission.enter(1, nested, seen)
+                    entered = True
+                except Tangled:
+                    pass  # it is counted in a moment later
+                if to is None:
+                    receipt: SoleReceipt = make(
+                        next_id(),
                         event,
-                        None,
+                        topic,
                         parent_id,
                         self._lock,
                         subscription,
                         monotonic(),
                     )
-                later(self._send_later, [delivery], [], entered)
-            except BaseException:  # Ctrl-C, most likely
-                self._take_back(delivery, entered)
+                    if self.journal is not None:
+                        self.journal.accept(receipt, (receipt,), wait=wait)
+                else:
+                    receipt = WaitedReceipt(
+                        to[1],
+                        to[2],
+                        next_id(),
+                        event,
+                        topic,
+                        parent_id,
+                        self._lock,
+                        subscription,
+                        monotonic(),
+                    )
+                accepted = True
+                if entered:
+                    subscription.put(receipt)
+                else:
+                    self._send_off.send_later((receipt,), (), False)
+            except Disturbed:  # while it waited for room: see whether it may be published
+                seen = self._admission.disturbed
+                continue
+            except BaseException as error:  # Ctrl-C, most likely, or the journal cannot be written
+                if accepted and entered:
+                    if self._send_off.rescue(error, (receipt,), ()):
+                        return receipt
+                elif entered:
+                    self._admission.leave(1)
                 raise
-            return
+            return receipt
+
+    def _publish_fan(
+        self,
+        event: Any,
+        topic: str | None,
+        parent_id: int | None,
+        chosen: Sequence[Subscription],
+        broken: Sequence[Broken],
+        *,
+        nested: bool = True,
+        seen: int = 0,
+        wait: bool = True,
+        entered: bool = False,
+        before: bytes = b"",
+    ) -> Receipt:
+        """Publish an event for any number of handlers, once there is room.
+
+        Args:
+            event: the event.
+            topic: what it is published to.
+            parent_id: the event whose handler published it.
+            chosen: who takes it.
+            broken: those whose predicate raised.
+            nested: whether it comes from inside a handler.
+            seen: see `Admission.enter`.
+            wait: see `publish`.
+            entered: whether its deliveries are counted in.
+            before: records to be written to the journal together with it.
+        """
+        count = len(chosen) + len(broken)
+        queued: Sequence[Delivery] = ()
+        failed: Sequence[Settled] = ()
+        accepted = False
+        try:
+            if not entered:
+                try:
+                    self._admission.enter(count, nested, seen)
+                    entered = True
+                except Tangled:
+                    pass  # it is counted in a moment later
+            receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
+            queued, failed = address(receipt, chosen, broken)
+            if self.journal is not None and count:
+                self.journal.accept(receipt, receipt.held, before=before, wait=wait)
+            accepted = True
+            if not entered:
+                self._send_off.send_later(queued, failed, False)
+                return receipt
+            for delivery in queued:
+                delivery.subscription.put(delivery)
+        except BaseException as error:  # Ctrl-C, perhaps, or there is no room
+            if accepted and entered:
+                if self._send_off.rescue(error, queued, failed):
+                    return receipt
+            else:
+                give_back(chosen)
+                if entered:
+                    self._admission.leave(count)
+            raise
+        if failed:
+            self._send_off.settle_unqueued(failed)
+        elif not queued:
+            self._note_unrouted(event, topic)
+        return receipt
 
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.
@@ -360,23 +319,94 @@ class Dispatcher:
     def _deliver_again(
         self, letter: DeadLetter, parent_id: int | None, chosen: Sequence[Subscription]
     ) -> Receipt:
-        return self._deliver(letter.event, letter.topic, parent_id, chosen, [])
+        about = (letter.event, letter.topic, parent_id, chosen, ())
+        journal = self.journal
+        if journal is None:
+            return self._publish_fan(*about, entered=True)
+        receipt = self._publish_fan(*about, entered=True, before=journal.discarding(letter))
+        journal.forget(letter)
+        return receipt
 
-    def publish_once(self, event: Any, topic: str | None, given_id: str) -> Receipt:  # noqa: ARG002 - see `journaled`
-        """Publish an event unless one was published with that id: for that a journal is needed.
+    def publish_once(
+        self, event: Any, topic: str | None, given_id: str, wait: bool = True
+    ) -> Receipt:
+        """Publish an event, unless the journal has seen the id: then give the receipt of that.
 
         Raises:
-            OptionError: the bus has none.
+            OptionError: the bus has no journal.
         """
-        raise OptionError(
-            f"an id ({given_id!r}) is remembered by a journal, and this bus has none: make it with "
-            "EventBus(journal=...), or leave out id="
-        )
+        journal = self.journal
+        if journal is None:
+            raise OptionError(
+                f"an id ({given_id!r}) is remembered by a journal, and this bus has none: make it "
+                "with EventBus(journal=...), or leave out id="
+            )
+        journal.check_id(given_id)
+        parent_id, nested = self._origin()
+        if not nested:
+            self.resume()
+        while True:
+            claims = journal.claims
+            if (known := journal.known(given_id, event, topic)) is not None:
+                return known
+            chosen, broken = self._admit(event, topic, nested)
+            count = len(chosen) + len(broken)
+            try:
+                receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
+                queued, failed = address(receipt, chosen, broken)
+            except BaseException:  # Ctrl-C, perhaps in the user's function for the key
+                give_back(chosen)
+                self._admission.leave(count)
+                raise
+            holder = journal.claim(given_id, receipt)
+            if holder is not receipt:
+                give_back(chosen)
+                self._admission.leave(count)
+                return holder
+            try:
+                accepted = journal.accept_once(receipt, receipt.held, given_id, claims, wait)
+            except BaseException as error:
+                give_back(chosen)
+                journal.give_up(given_id)
+                self._send_off.cancel_unqueued(receipt.held, error)
+                raise
+            if accepted:
+                break
+            # Another came first, and is through already.
+            give_back(chosen)
+            journal.give_up(given_id)
+            self._send_off.cancel_unqueued(receipt.held, _published_by_another())
+        if count:
+            self._send_off.send(queued, failed)
+        else:
+            self._note_unrouted(event, topic)
+        return receipt
+
+    def _admit(
+        self, event: Any, topic: str | None, nested: bool
+    ) -> tuple[list[Subscription], list[Broken]]:
+        """Find who takes an event, and count the deliveries in; wait for room if need be."""
+        seen = 0
+        while True:
+            chosen, broken = choose(self._routes_by_phase().match(event, topic), event)
+            try:
+                self._admission.enter(len(chosen) + len(broken), nested, seen)
+            except Disturbed:
+                give_back(chosen)
+                seen = self._admission.disturbed
+                continue
+            except BaseException:
+                give_back(chosen)
+                raise
+            return chosen, broken
 
     def streaming(
         self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
     ) -> tuple[Iterable[Any], Callable[[Any], Receipt]]:
-        """Give the source of a stream, and what publishes each that comes from it.
+        """Give the source of a stream, and what publishes each of it without waiting for the disk.
+
+        With a journal, where the events are there already, as in a list, ids are looked up many at
+        a time.
 
         Args:
             events: what the user streams.
@@ -384,31 +414,36 @@ class Dispatcher:
             id_of: gives the id of each; None for none.
         """
         if id_of is None:
-            return events, lambda event: self.publish(event, topic)
-        return events, lambda event: self.publish_once(event, topic, id_of(event))
+            return events, lambda event: self.publish(event, topic, False)
+        if self.journal is None or not isinstance(events, Sequence):
+            return events, lambda event: self.publish_once(event, topic, id_of(event), False)
 
-    def make_safe(self) -> None:
-        """Wait until all that was published survives what it has to: nothing, without a journal."""
+        def publish(looked_up: tuple[Any, str, Receipt | None]) -> Receipt:
+            event, given_id, known = looked_up
+            return self.publish_once(event, topic, given_id, False) if known is None else known
+
+        return self.journal.look_up(events, topic, id_of, self.resume), publish
+
+    @property
+    def resumed(self) -> bool:
+        """Whether `resume` has nothing to do."""
+        return self.journal is None or self._routes() is self.journal.resumed_for
 
     def resume(self) -> None:
-        """Take up what a journal has left from runs before: there is none."""
+        """Have the journal feed what runs before have left to the handlers that are subscribed.
 
-    #: Whether `resume` has nothing to do, and whether publishing may wait for a disk.
-    resumed = True
-    may_wait = False
-    #: Whether what is cancelled is kept for the next run.
-    keeps = False
-
-    def back_up(self, dest: str) -> None:
-        """Copy the journal to a file.
+        Called before each publish from outside handlers; when there is nothing new to be fed, that
+        costs next to nothing. Otherwise it waits for room, as publishers do.
 
         Raises:
-            JournalError: there is none.
+            JournalError: the journal cannot be read.
+            BusClosed: the bus was closed meanwhile.
         """
-        raise JournalError(f"there is no journal to be copied to {dest}: give the bus journal=...")
-
-    def close(self) -> None:
-        """Nothing will be published any more. Idempotent."""
+        if self.resumed or self._origin()[1]:
+            return
+        self._routes_by_phase()  # gets the bus ready, or refuses
+        if self.journal is not None:
+            self.journal.resume()
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
@@ -427,23 +462,22 @@ class Dispatcher:
         chosen, broken = choose(self._routes_by_phase().match(event, topic), event)
         place = self._admission.ask(len(chosen) + len(broken), when_room)
         if place is None:
-            return self._deliver(event, topic, None, chosen, broken)
+            return self._publish_fan(event, topic, None, chosen, broken, entered=True)
         if self._admission.disturbed != seen:  # before it was there to be called
             when_room()
         return Reserved(
             self._admission,
             place,
-            partial(self._deliver, event, topic, None, chosen, broken),
+            partial(self._publish_fan, event, topic, None, chosen, broken, entered=True),
             partial(give_back, chosen),
         )
 
     def publish_children(
-        self,
-        delivery: Delivery,
-        outcome: Outcome,  # noqa: ARG002 - a journal writes it
-        published: Sequence[tuple[str | None, Any]],
+        self, delivery: Delivery, outcome: Outcome, published: Sequence[tuple[str | None, Any]]
     ) -> BaseException | None:
         """Publish what a cpu handler published, all or none; return the error if none.
+
+        A journal writes all of it together with the success.
 
         Args:
             delivery: what it published them with.
@@ -451,72 +485,42 @@ class Dispatcher:
             published: topic and event of each.
         """
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
+        ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[Settled]]] = []
+        count = 0
         try:
             routes = self._routes_by_phase()
             for topic, event in published:
                 chosen.append((event, topic, *choose(routes.match(event, topic), event)))
-            self._admission.enter(sum(len(c) + len(b) for _, _, c, b in chosen), True)
+            needed = sum(len(c) + len(b) for _, _, c, b in chosen)
+            self._admission.enter(needed, True)
+            count = needed
+            for event, topic, subscriptions, broken in chosen:
+                id = self._next_id()
+                receipt = self._fan(id, event, topic, delivery.event_id, self._lock)
+                ready.append((receipt, *address(receipt, subscriptions, broken)))
+            if self.journal is not None:
+                receipts = [receipt for receipt, _, _ in ready if receipt.held]
+                self.journal.accept_children(receipts, delivery, outcome)
         except BaseException as error:  # noqa: BLE001 - routing asks the event for its event_type
+            if count:
+                self._admission.leave(count)
             for _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
             return error
-        for event, topic, subscriptions, broken in chosen:
-            self._deliver(event, topic, delivery.event_id, subscriptions, broken)
+        for receipt, queued, failed in ready:
+            if receipt.held:
+                self._send_off.send(queued, failed)
+            else:
+                self._note_unrouted(receipt.event, receipt.topic)
         return None
 
-    def _take_back(self, delivery: Delivery | None, entered: bool) -> None:
-        """Publishing was interrupted: what is not in its lane never gets there, and is cancelled.
-
-        What is in its lane runs.
-        """
-        if delivery is not None and entered:
-            self._cancel_unqueued([delivery])
-        elif entered:
-            self._admission.leave(1)
-
-    def _cancel_unqueued(
-        self, deliveries: Iterable[Delivery], error: ProcbusError | None = None
-    ) -> None:
-        """Settle those of some deliveries that never got into their lanes."""
-        left = [each for each in deliveries if not getattr(each, "queued", False)]
-        self._settle_unqueued(
-            [
-                (
-                    each,
-                    Outcome(
-                        OutcomeKind.CANCELLED,
-                        error=error
-                        or ProcbusError(f"publishing event {each.event_id} was interrupted"),
-                    ),
-                )
-                for each in left
-            ]
-        )
-
-    def _settle_unqueued(self, settled: Sequence[Settled]) -> None:
-        if settled:
-            try:
-                with self._lock:
-                    for delivery, _ in settled:
-                        delivery.subscription.unqueued += 1
-            except Tangled:
-                later(self._settle_unqueued, settled)
-                return
-            self._settlement.settle(settled, queued=False)
-
-    def _send_later(
-        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
-    ) -> None:
-        """Do what is left of a publishing that was tangled up with another, in another thread."""
-        if not entered:
-            count = len(queued) + len(failed)
-            try:
-                self._admission.enter(count, True)
-            except ProcbusError as error:
-                self._admission.leave(-count)  # settling them counts them out
-                self._cancel_unqueued([*queued, *(delivery for delivery, _ in failed)], error)
-                return
-        self._send_off([each for each in queued if not getattr(each, "queued", False)], failed)
+    def _origin(self) -> tuple[int | None, bool]:
+        """The event whose handler is publishing, and whether one of this bus is."""
+        if running.get() is not None:
+            context = running_context()
+            if context is not None and context.owner is self:
+                return context.event_id, True
+        return None, False
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
         """Make what `current()` returns in a handler that runs in this process, or in its hook."""
@@ -530,85 +534,6 @@ class Dispatcher:
             self,
             self.run,
         )
-
-    def _publish_fan(
-        self,
-        event: Any,
-        topic: str | None,
-        parent_id: int | None,
-        chosen: Sequence[Subscription],
-        broken: Sequence[Broken],
-        nested: bool,
-        seen: int,
-    ) -> Receipt:
-        """Publish an event for any number of handlers, once there is room."""
-        queued: Sequence[Delivery] = ()
-        failed: Sequence[Settled] = ()
-        entered = False
-        try:
-            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-            queued, failed = address(receipt, chosen, broken)
-            self._admission.enter(len(chosen) + len(broken), nested, seen)
-            entered = True
-            for delivery in queued:
-                delivery.subscription.put(delivery)
-        except Tangled:
-            later(self._send_later, queued, failed, entered)
-            return receipt
-        except BaseException:  # Ctrl-C, perhaps, or there is no room
-            if entered:
-                self._cancel_unqueued(queued)
-                self._settle_unqueued(failed)
-            else:
-                give_back(chosen)
-            raise
-        if failed:
-            self._settle_unqueued(failed)
-        elif not queued:
-            self._note_unrouted(event, topic)
-        return receipt
-
-    def _deliver(
-        self,
-        event: Any,
-        topic: str | None,
-        parent_id: int | None,
-        chosen: Sequence[Subscription],
-        broken: Sequence[Broken],
-        *,
-        entered: bool = True,
-    ) -> Receipt:
-        try:
-            receipt = FanReceipt(self._next_id(), event, topic, parent_id, self._lock)
-            if not chosen and not broken:
-                self._note_unrouted(event, topic)
-                return receipt
-            queued, failed = address(receipt, chosen, broken)
-        except BaseException:  # Ctrl-C, perhaps in the user's function for the key
-            give_back(chosen)
-            if entered:
-                self._admission.leave(len(chosen) + len(broken))
-            raise
-        if entered:
-            self._send_off(queued, failed)
-        else:
-            later(self._send_later, queued, failed, False)
-        return receipt
-
-    def _send_off(self, queued: Sequence[Delivery], failed: Sequence[Settled]) -> None:
-        """Queue the deliveries of an event in their lanes."""
-        try:
-            for delivery in queued:
-                delivery.subscription.put(delivery)
-        except Tangled:
-            later(self._send_later, queued, failed, True)
-            return
-        except BaseException:  # Ctrl-C, most likely
-            self._cancel_unqueued(queued)
-            self._settle_unqueued(failed)
-            raise
-        if failed:
-            self._settle_unqueued(failed)
 
     def _note_unrouted(self, event: Any, topic: str | None) -> None:
         name = repr(topic) if topic is not None else _kind_of(event)
@@ -640,6 +565,10 @@ class _Refusing:
         if any(subscription.handler.kind == "cpu" for subscription in found):
             raise self._error()
         return found
+
+
+def _published_by_another() -> ProcbusError:
+    return ProcbusError("the event was published with this id by another: publish it again")
 
 
 def _kind_of(event: Any) -> str:

@@ -412,7 +412,7 @@ class _Desk:
         #: Sets up each thread before its first call; None for no set-up.
         self.set_up: ThreadSetUp | None = None
         self._make_handler = _maker(kind, options)
-        self._publish_to = parts.dispatcher.publish_to
+        self._publish = parts.dispatcher.publish
         self.open: dict[CallFuture[Any], None] = {}
         self.shut = False
         #: Set by the last future that is done after the shutdown.
@@ -433,7 +433,7 @@ class _Desk:
                 raise RuntimeError(_SHUT)
             if found.carries:
                 event = (function, event)
-            self._publish_to(found.subscription, event, self, future)
+            self._publish(event, None, True, (found.subscription, self, future))
         except BusClosed as error:
             self._close(future)
             raise RuntimeError(f"{_SHUT}: {error}") from error

@@ -18,9 +18,9 @@ from procbus.core.outcome import Outcome
 from procbus.core.receipt import FanReceipt
 from procbus.core.retry import wait_of
 from procbus.core.subscription import Subscription
+from procbus.dispatch.addressing import address
 from procbus.dispatch.admission import Admission, Disturbed
 from procbus.dispatch.dead_letters import MOST_KEPT
-from procbus.dispatch.dispatcher import address
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.settlement import JournaledSettlement

@@ -27,8 +27,8 @@ class JournaledSettlement(Settlement):
     #: Deliveries that were written as succeeded together with what they published.
     written: set[Delivery]
 
-    def use(self, journal: Journal) -> None:
-        """Use a journal from now on."""
+    def __init__(self, journal: Journal, *parts: Any) -> None:
+        super().__init__(*parts)
         self.journal = journal
         self.numbers = {}
         self.written = set()

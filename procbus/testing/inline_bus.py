@@ -6,17 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from procbus.assembly import Assembly, Makers
 from procbus.bus import EventBus
 from procbus.core.carry import Carry
-from procbus.core.context import Run
 from procbus.core.delivery import Delivery
 from procbus.core.errors import OptionError
 from procbus.core.handler import Handler
 from procbus.core.options import shows_options
-from procbus.core.receipt import Receipt
+from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
 from procbus.settings import LocalOptions, Settings
@@ -75,7 +74,11 @@ class InlineBus(EventBus):
         retries = InlineRetries(self.clock)
         make = Makers(
             lambda: retries,
-            partial(_Dispatcher, self._receipts),
+            partial(
+                Dispatcher,
+                sole=partial(_noted, self._receipts, SoleReceipt),
+                fan=partial(_noted, self._receipts, FanReceipt),
+            ),
             partial(_Lanes, self.clock, retries, self._pickling),
         )
         return _Parts(settings, handlers, make)
@@ -140,33 +143,14 @@ class _Parts(Assembly):
         self.lifecycle.check_open()
 
 
-class _Dispatcher(Dispatcher):
-    """Keeps the receipts of all that is published."""
+_R = TypeVar("_R", bound=Receipt)
 
-    def __init__(self, receipts: dict[int, Receipt], *parts: Any, run: Run) -> None:
-        made: Any = super()
-        made.__init__(*parts, run=run)
-        self._receipts = receipts
 
-    def publish(self, event: Any, topic: str | None) -> Receipt:
-        """Publish one event, and keep its receipt."""
-        receipt = super().publish(event, topic)
-        self._receipts[receipt.id] = receipt
-        return receipt
-
-    def _deliver(
-        self,
-        event: Any,
-        topic: str | None,
-        parent_id: int | None,
-        chosen: Any,
-        broken: Any,
-        *,
-        entered: bool = True,
-    ) -> Receipt:
-        receipt = super()._deliver(event, topic, parent_id, chosen, broken, entered=entered)
-        self._receipts[receipt.id] = receipt
-        return receipt
+def _noted(receipts: dict[int, Receipt], make: Callable[..., _R], *about: Any) -> _R:
+    """Make a receipt, and keep it."""
+    receipt = make(*about)
+    receipts[receipt.id] = receipt
+    return receipt
 
 
 class _Lanes(Lanes):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from procbus.core.errors import ProcbusError, SerializationError
-from procbus.journal.dispatcher import check_id, look_up
+from procbus.journal.bus_journal import check_id, look_up
 from procbus.journal.storage.queries import SeenEvent
 
 

@@ -132,8 +132,8 @@ def test_a_clock_that_was_set_back_holds_no_retry(tmp_path: Path, monkeypatch: p
         def fail(_): raise ValueError
         bus.subscribe(str, fail, name="fails", retries=5, backoff=3600.0)
         bus.publish("again")
-        meta = bus._parts.dispatcher._journal.queries.meta
-        while not bus._parts.dispatcher._journal.queries.counts()["pending"]:
+        meta = bus._parts.journal._journal.queries.meta
+        while not bus._parts.journal._journal.queries.counts()["pending"]:
             threading.Event().wait(0.01)
         """,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from procbus.core.errors import NoSuchHandler
 from procbus.core.handler import make_handler
-from procbus.dispatch.dispatcher import choose
+from procbus.dispatch.addressing import choose
 from procbus.routing.registry import Registry
 from procbus.routing.subscriptions import Subscriptions
 from tests.parts import BOUND_S, FakeLane, double, handle

@@ -91,7 +91,7 @@ def test_a_half_of_which_all_is_finished_is_not_written_and_is_no_gap(tmp_path: 
         tmp_path / "run.db",
         """
         bus.subscribe(str, len, name="len")
-        journal = bus._parts.dispatcher._journal
+        journal = bus._parts.journal._journal
         bus.publish("first").result()
         while journal._intake.generation < 2: threading.Event().wait(0.01)
         for generation in (2, 3, 4):
@@ -135,9 +135,9 @@ def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
         f"""
         import shutil
         def moves():
-            before = bus._parts.dispatcher._journal.queries.meta("generation", 0)
+            before = bus._parts.journal._journal.queries.meta("generation", 0)
             bus.publish(before)
-            while bus._parts.dispatcher._journal.queries.meta("generation", 0) == before:
+            while bus._parts.journal._journal.queries.meta("generation", 0) == before:
                 threading.Event().wait(0.01)
         moves()
         for suffix in ("", "-wal"):
@@ -179,7 +179,7 @@ def test_a_visit_tells_what_is_lost_and_leaves_it_for_the_bus(path: Path):
 def test_records_that_make_no_sense_are_told(tmp_path: Path):
     write = """
         bus.publish(7)
-        bus._parts.dispatcher._journal.write(b"\\xeebut whole")
+        bus._parts.journal._journal.write(b"\\xeebut whole")
     """
     ran, (told,) = resumed(killed(tmp_path / "run.db", write))
     assert ran == [7]

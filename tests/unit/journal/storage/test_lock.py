@@ -22,7 +22,7 @@ from tests.journal_scripts import BOUND_S, killed, running, status
 COPY = """
 import glob, shutil
 for number in range(20): bus.publish(number)
-before = bus._parts.dispatcher._journal.queries.meta
+before = bus._parts.journal._journal.queries.meta
 while not before("generation", 0): threading.Event().wait(0.01)
 for name in glob.glob(sys.argv[1] + "*"):
     if not name.endswith("-copy"):
@@ -168,7 +168,7 @@ def test_a_log_that_another_program_took_away_is_noticed_and_nothing_is_lost(tmp
     script = """
         import sqlite3
         for number in range(20): bus.publish(number)
-        meta = bus._parts.dispatcher._journal.queries.meta
+        meta = bus._parts.journal._journal.queries.meta
         while not meta("generation", 0): threading.Event().wait(0.01)
         open(sys.argv[1], "rb").close()  # that drops SQLite's locks
         print("ready", flush=True)

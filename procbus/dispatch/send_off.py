@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""The last step of publishing: deliveries get into their lanes, whoever is interrupted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from procbus.core.delivery import Delivery
+from procbus.core.errors import ProcbusError
+from procbus.core.locks import Tangled, later
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.dispatch.admission import Admission
+from procbus.dispatch.settlement import Settled, Settlement
+
+
+class SendOff:
+    """Sends deliveries into their lanes. Thread-safe; it has no state.
+
+    Args:
+        admission: counts deliveries in that could not be counted in before.
+        settlement: settles those that never get into their lanes.
+    """
+
+    def __init__(self, admission: Admission, settlement: Settlement) -> None:
+        self._admission = admission
+        self._settlement = settlement
+
+    def send(self, queued: Sequence[Delivery], failed: Sequence[Settled]) -> None:
+        """Queue the deliveries of an event in their lanes, and settle those that failed at once."""
+        try:
+            for delivery in queued:
+                delivery.subscription.put(delivery)
+        except BaseException as error:
+            if not self.rescue(error, queued, failed):
+                raise
+            return
+        if failed:
+            self.settle_unqueued(failed)
+
+    def rescue(
+        self, error: BaseException, queued: Sequence[Delivery], failed: Sequence[Settled]
+    ) -> bool:
+        """Deliveries were counted in, and then their publishing was interrupted.
+
+        Those that are in their lanes run.
+
+        Returns:
+            Whether the others get into their lanes in a moment. If not, they are cancelled.
+        """
+        if isinstance(error, Tangled):
+            self.send_later(queued, failed, True)
+            return True
+        self.cancel_unqueued(queued)
+        self.settle_unqueued(failed)
+        return False
+
+    def send_later(
+        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
+    ) -> None:
+        """Have another thread do what is left, since this one is tangled up with another.
+
+        Args:
+            queued: deliveries for lanes; some may be there.
+            failed: deliveries that failed at once.
+            entered: whether all are counted in.
+        """
+        later(self._send_rest, queued, failed, entered)
+
+    def _send_rest(
+        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
+    ) -> None:
+        if not entered:
+            count = len(queued) + len(failed)
+            try:
+                self._admission.enter(count, True)
+            except ProcbusError as error:
+                self._admission.leave(-count)  # settling them counts them out
+                self.cancel_unqueued([*queued, *(delivery for delivery, _ in failed)], error)
+                return
+        self.send([each for each in queued if not getattr(each, "queued", False)], failed)
+
+    def cancel_unqueued(
+        self, deliveries: Iterable[Delivery], error: BaseException | None = None
+    ) -> None:
+        """Settle those of some deliveries that never got into their lanes."""
+        left = [each for each in deliveries if not getattr(each, "queued", False)]
+        self.settle_unqueued(
+            [
+                (
+                    each,
+                    Outcome(
+                        OutcomeKind.CANCELLED,
+                        error=error
+                        or ProcbusError(f"publishing event {each.event_id} was interrupted"),
+                    ),
+                )
+                for each in left
+            ]
+        )
+
+    def settle_unqueued(self, settled: Sequence[Settled]) -> None:
+        """Settle deliveries that are in no lane."""
+        if settled:
+            try:
+                with self._settlement.lock:
+                    for delivery, _ in settled:
+                        delivery.subscription.unqueued += 1
+            except Tangled:
+                later(self.settle_unqueued, settled)
+                return
+            self._settlement.settle(settled, queued=False)
