@@ -12,6 +12,7 @@ import pytest
 from procbus import EventBus, current
 from procbus.advice.gil_probe import is_available
 from procbus.system.cores import usable_cores
+from tests.matrix import quick_first
 from tests.parts import BOUND_S
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="needs the clocks of other threads")
@@ -49,14 +50,17 @@ def run_until(bus: EventBus, event: Any, advised: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(
     ("function", "declared", "kind"),
-    [
-        (spin, "io", "cpu"),
-        (nap, "io", "io"),
-        (spin, "cpu", "cpu"),
-        (nap, "cpu", "io"),
-        (async_nap, "io", "io"),
-        (async_spin, "io", "cpu"),
-    ],
+    quick_first(
+        [
+            (spin, "io", "cpu"),
+            (nap, "cpu", "io"),
+            (nap, "io", "io"),
+            (spin, "cpu", "cpu"),
+            (async_nap, "io", "io"),
+            (async_spin, "io", "cpu"),
+        ],
+        2,
+    ),
 )
 def test_the_right_kind_is_told(function: Any, declared: Any, kind: str):
     with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
@@ -80,7 +84,7 @@ def test_a_wrong_kind_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.parametrize(
-    "of_the_bus", [{}, {"max_events_per_worker": 1}, {"max_events_per_worker": 4}]
+    "of_the_bus", quick_first([{"max_events_per_worker": 4}, {}, {"max_events_per_worker": 1}])
 )
 def test_few_runs_are_all_measured_whatever_limits_there_are(of_the_bus: dict[str, Any]):
     def nap_or_fail(number: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from procbus import EventBus, OutcomeKind, SerializationError
 from procbus.core.user_objects import words_of
 from tests.integration.helpers import PATIENCE_S
+from tests.matrix import quick_first
 
 
 @dataclass
@@ -252,7 +253,7 @@ class Exiting(Exception):
     __repr__ = __str__
 
 
-@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("retries", quick_first([0, 2]))
 @pytest.mark.parametrize("kind", [Frozen, Hidden, Untrue, Alone, Lying, Noteless, Exiting])
 def test_an_exception_with_a_mind_of_its_own_harms_nobody(
     bus: EventBus, kind: Callable[[str], Exception], retries: int

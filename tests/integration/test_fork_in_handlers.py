@@ -6,6 +6,7 @@
 import pytest
 
 from tests.integration.conftest import Run
+from tests.matrix import quick_first
 
 SCRIPT = """
 import asyncio, logging, os, sys, warnings
@@ -59,7 +60,7 @@ def check_ran(count):
 HOW = ["return", "raise", "exit", "fork again"]
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", quick_first(HOW))
 @pytest.mark.parametrize("kind", ["cpu", "io"])
 def test_a_child_that_a_handler_forks_ends_where_the_handler_does(
     run: Run, kind: str, how: str
@@ -86,7 +87,7 @@ print("end")
     assert ("ZeroDivisionError" in ended.err) == (how == "raise")
 
 
-@pytest.mark.parametrize("how", ["return", "raise", "await", "exit"])
+@pytest.mark.parametrize("how", quick_first(["return", "raise", "await", "exit"], 2))
 def test_a_child_that_an_async_handler_forks_ends_where_it_gives_control_back(
     run: Run, how: str
 ) -> None:
@@ -114,8 +115,8 @@ print("end")
     assert "end such a child with os._exit()" in ended.err
 
 
-@pytest.mark.parametrize("how", ["return", "raise", "exit"])
-@pytest.mark.parametrize("place", ["pickled", "read", "deleted"])
+@pytest.mark.parametrize("how", quick_first(["return", "raise", "exit"]))
+@pytest.mark.parametrize("place", quick_first(["pickled", "read", "deleted"], 2))
 def test_a_child_forked_where_an_event_travels_ends_there(run: Run, place: str, how: str) -> None:
     ended = run(
         SCRIPT
@@ -143,7 +144,7 @@ print("end")
     assert (ended.code, ended.out) == (0, "end\n"), ended.err
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", quick_first(HOW))
 def test_a_child_that_worker_init_forks_is_no_worker(run: Run, how: str) -> None:
     ended = run(
         SCRIPT

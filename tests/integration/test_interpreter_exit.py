@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tests.integration.conftest import Run
+from tests.matrix import quick_first
 
 # https://docs.python.org/3/whatsnew/3.12.html: no thread and no process can be started any more.
 needs_new_threads = pytest.mark.xfail(
@@ -163,7 +164,7 @@ def test_a_started_bus_without_events_ends(run: Run, tmp_path) -> None:
     assert ran(run, "bus.start()", tmp_path) == (0, "", [])
 
 
-@pytest.mark.parametrize("topic", ["io", "async", "cpu"])
+@pytest.mark.parametrize("topic", quick_first(["cpu", "io", "async"]))
 def test_a_handler_that_publishes_for_an_idle_lane_at_the_end_never_hangs(
     run: Run, tmp_path, topic: str
 ) -> None:
@@ -186,7 +187,7 @@ bus.publish("forward", 1)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io"])
-@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("used", quick_first([True, False]))
 def test_an_executor_takes_no_call_once_the_script_has_ended(
     run: Run, kind: str, used: bool
 ) -> None:

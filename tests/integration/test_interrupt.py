@@ -5,6 +5,7 @@ import pytest
 
 from tests.integration.conftest import Run, Start
 from tests.integration.helpers import wait_gone
+from tests.matrix import quick_first
 
 SETUP = """
 import signal, sys, time
@@ -53,8 +54,8 @@ def interrupted(start: Start, script: str) -> tuple[int, str]:
     return ended.code, ended.err
 
 
-@pytest.mark.parametrize("inside", INSIDE)
-@pytest.mark.parametrize("block", ["with", "without"])
+@pytest.mark.parametrize("inside", quick_first(INSIDE, 2))
+@pytest.mark.parametrize("block", quick_first(["with", "without"]))
 def test_ctrl_c_ends_the_script_and_accounts_for_what_it_left(
     start: Start, inside: str, block: str
 ) -> None:
@@ -78,7 +79,7 @@ def test_ctrl_c_ends_the_script_whatever_its_handlers_are_at(start: Start, topic
     assert "stopped in their handlers" in err
 
 
-@pytest.mark.parametrize("topic", ["cpu", "io", "async"])
+@pytest.mark.parametrize("topic", quick_first(["cpu", "io", "async"], 2))
 def test_ctrl_c_while_the_interpreter_waits_for_what_was_published_ends_it(
     start: Start, topic: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from procbus import EventBus, current
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
+from tests.matrix import quick_first
 
 MIB = 1 << 20
 LIMIT = 4 * MIB
@@ -89,7 +90,7 @@ def test_events_that_fill_the_memory_and_wait_behind_one_without_room_let_it_hav
         assert [r.results(PATIENCE_S) for r in others] == [[float(n)] * 2 for n in range(6)]
 
 
-@pytest.mark.parametrize("workers", [2, 6])
+@pytest.mark.parametrize("workers", quick_first([2, 6]))
 def test_several_companions_that_wait_for_room_all_get_it(workers: int) -> None:
     sizes = [0.5, 3.9, 1.0, 2.0, 3.0, 0.2]
     with bus_of(workers) as bus, watched(bus) as most:

@@ -10,6 +10,7 @@ import pytest
 from procbus import EventBus
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, ROOT
+from tests.matrix import quick_first
 
 SCRIPT = """
 import logging, os, sys, warnings
@@ -56,22 +57,25 @@ def run_with(
 
 @pytest.mark.parametrize(
     ("flags", "look"),
-    [
-        (["-O"], "sys.flags.optimize"),
-        (["-OO"], "sys.flags.optimize"),
-        (["-B"], "sys.flags.dont_write_bytecode"),
-        (["-bb"], "sys.flags.bytes_warning"),
-        (["-E"], "sys.flags.ignore_environment"),
-        (["-s"], "sys.flags.no_user_site"),
-        (["-I"], "sys.flags.isolated"),
-        (["-P"], "sys.flags.safe_path"),
-        (["-W", "error::UserWarning"], "warnings.filters[0]"),
-        (["-W", "error"], "warnings.filters[0]"),
-        (["-X", "utf8"], "sys.flags.utf8_mode"),
-        (["-X", "dev"], "sys.flags.dev_mode"),
-        (["-X", "int_max_str_digits=0"], "sys.get_int_max_str_digits()"),
-        (["-X", "mine=7"], "sys._xoptions.get('mine')"),
-    ],
+    quick_first(
+        [
+            (["-O"], "sys.flags.optimize"),
+            (["-X", "dev"], "sys.flags.dev_mode"),
+            (["-W", "error"], "warnings.filters[0]"),
+            (["-OO"], "sys.flags.optimize"),
+            (["-B"], "sys.flags.dont_write_bytecode"),
+            (["-bb"], "sys.flags.bytes_warning"),
+            (["-E"], "sys.flags.ignore_environment"),
+            (["-s"], "sys.flags.no_user_site"),
+            (["-I"], "sys.flags.isolated"),
+            (["-P"], "sys.flags.safe_path"),
+            (["-W", "error::UserWarning"], "warnings.filters[0]"),
+            (["-X", "utf8"], "sys.flags.utf8_mode"),
+            (["-X", "int_max_str_digits=0"], "sys.get_int_max_str_digits()"),
+            (["-X", "mine=7"], "sys._xoptions.get('mine')"),
+        ],
+        3,
+    ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_flags_of_the_interpreter_hold_in_workers(
@@ -83,24 +87,27 @@ def test_flags_of_the_interpreter_hold_in_workers(
 
 @pytest.mark.parametrize(
     ("before", "look"),
-    [
-        ("sys.setrecursionlimit(9000)", "sys.getrecursionlimit()"),
-        ("sys.set_int_max_str_digits(0)", "sys.get_int_max_str_digits()"),
-        ("sys.setswitchinterval(0.5)", "sys.getswitchinterval()"),
-        ("os.umask(0o027)", "(lambda u: (os.umask(u), u)[1])(os.umask(0))"),
-        ("warnings.simplefilter('error')", "warnings.filters"),
-        ("warnings.filterwarnings('ignore', 'some.*', UserWarning)", "warnings.filters[0]"),
-        (
-            "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
-            "__import__('locale').setlocale(0)",
-        ),
-        (
-            "import multiprocessing as m; m.set_start_method('spawn')",
-            "__import__('multiprocessing').get_start_method()",
-        ),
-        ("pass", "__import__('multiprocessing').get_start_method()"),
-        ("pass", "__import__('gc').isenabled()"),
-    ],
+    quick_first(
+        [
+            ("sys.setrecursionlimit(9000)", "sys.getrecursionlimit()"),
+            ("sys.set_int_max_str_digits(0)", "sys.get_int_max_str_digits()"),
+            ("sys.setswitchinterval(0.5)", "sys.getswitchinterval()"),
+            ("os.umask(0o027)", "(lambda u: (os.umask(u), u)[1])(os.umask(0))"),
+            ("warnings.simplefilter('error')", "warnings.filters"),
+            ("warnings.filterwarnings('ignore', 'some.*', UserWarning)", "warnings.filters[0]"),
+            (
+                "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+                "__import__('locale').setlocale(0)",
+            ),
+            (
+                "import multiprocessing as m; m.set_start_method('spawn')",
+                "__import__('multiprocessing').get_start_method()",
+            ),
+            ("pass", "__import__('multiprocessing').get_start_method()"),
+            ("pass", "__import__('gc').isenabled()"),
+        ],
+        3,
+    ),
 )
 def test_settings_of_the_script_hold_in_workers(tmp_path: Path, before: str, look: str) -> None:
     found, code, err = run_with(tmp_path, look, before=before)
@@ -119,18 +126,21 @@ sys.stdout = Odd(); sys.stderr = Odd()
 
 @pytest.mark.parametrize(
     "before",
-    [
-        "sys.stdout = None",
-        "sys.stdin = sys.stdout = sys.stderr = None",
-        "sys.stdout.close()",
-        "sys.stderr.close()",
-        "import io; sys.stdout = io.StringIO(); sys.stderr = io.StringIO()",
-        ODD.replace("FLUSH", "pass").replace("FILENO", "return -1"),
-        ODD.replace("FLUSH", "pass").replace("FILENO", "return 7777"),
-        ODD.replace("FLUSH", "pass").replace("FILENO", "return 'no number'"),
-        ODD.replace("FLUSH", "pass").replace("FILENO", "raise OSError"),
-        ODD.replace("FLUSH", "pass").replace("FILENO", "raise ZeroDivisionError"),
-    ],
+    quick_first(
+        [
+            "sys.stdin = sys.stdout = sys.stderr = None",
+            "sys.stdout = None",
+            "sys.stdout.close()",
+            "sys.stderr.close()",
+            "import io; sys.stdout = io.StringIO(); sys.stderr = io.StringIO()",
+            ODD.replace("FLUSH", "pass").replace("FILENO", "return -1"),
+            ODD.replace("FLUSH", "pass").replace("FILENO", "return 7777"),
+            ODD.replace("FLUSH", "pass").replace("FILENO", "return 'no number'"),
+            ODD.replace("FLUSH", "pass").replace("FILENO", "raise OSError"),
+            ODD.replace("FLUSH", "pass").replace("FILENO", "raise ZeroDivisionError"),
+        ],
+        2,
+    ),
 )
 def test_workers_start_whatever_the_streams_of_the_script_are(tmp_path: Path, before: str) -> None:
     look = "print('said') or print('said', file=sys.stderr) or os.getcwd()"
@@ -142,7 +152,8 @@ def test_workers_start_whatever_the_streams_of_the_script_are(tmp_path: Path, be
 
 
 @pytest.mark.parametrize(
-    "shell", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-", "> /dev/full"]
+    "shell",
+    quick_first(["<&- >&- 2>&-", "> /dev/full", "<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-"], 2),
 )
 def test_workers_start_whatever_the_streams_of_the_process_are(tmp_path: Path, shell: str) -> None:
     # A large event needs shared files, which must not be taken for one of the streams.
@@ -173,8 +184,8 @@ def test_a_handler_prints_where_nobody_reads_any_more(run: Run) -> None:
     assert ended.err.count("what handlers print is lost") == 1
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", None])
-@pytest.mark.parametrize("what", ["pool", "process", "executor"])
+@pytest.mark.parametrize("method", quick_first(["fork", "spawn", "forkserver", None], 2))
+@pytest.mark.parametrize("what", quick_first(["pool", "process", "executor"]))
 def test_processes_inside_a_cpu_handler(run: Run, what: str, method: str | None) -> None:
     ended = run(
         f"""

@@ -15,6 +15,7 @@ from procbus.supervision import health, stall, supervisor
 from procbus.supervision.health import WorkerHealth
 from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
+from tests.matrix import quick_first
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.1)
 
 
-@pytest.mark.parametrize("how", WAITS)
+@pytest.mark.parametrize("how", quick_first(WAITS))
 def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
     door: Door,
     bell: Bell,

@@ -19,6 +19,7 @@ import pytest
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
+from tests.matrix import quick_first
 
 LIMIT_S = 0.3
 NOWHERE = Tally(os.devnull)
@@ -117,7 +118,7 @@ def test_many_that_hang_at_once_are_all_ended_and_nobody_else(tally: Tally) -> N
         assert error.stack == "" or "in hang" in error.stack
 
 
-@pytest.mark.parametrize("how", HANGS)
+@pytest.mark.parametrize("how", quick_first(HANGS))
 def test_only_the_delivery_that_hangs_fails(
     bus: EventBus, tally: Tally, tmp_path: Path, how: str
 ) -> None:
@@ -154,7 +155,7 @@ def test_only_the_delivery_that_hangs_fails(
     assert any("timeout" in h.last_exit for h in bus.health()), bus.health()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", quick_first([2, 1]))
 def test_the_rest_of_its_batch_runs_once_and_elsewhere(tally: Tally, workers: int) -> None:
     with EventBus([], cpu_workers=workers) as bus:
         bus.subscribe("job", work, kind="cpu", timeout=LIMIT_S)

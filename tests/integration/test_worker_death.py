@@ -17,6 +17,7 @@ from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
 from procbus.core.errors import HandlerExited
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
+from tests.matrix import quick_first
 from tests.processes import alive_after
 
 
@@ -67,7 +68,7 @@ def died(receipt: Receipt) -> WorkerDied:
     return caught.value
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", quick_first(WAYS, 2))
 def test_only_the_delivery_that_ran_fails(bus: EventBus, tally: Tally, how: str) -> None:
     before = [bus.publish("job", Job(n, tally)) for n in range(50)]
     fatal = bus.publish("job", Job(50, tally, how))
@@ -282,7 +283,8 @@ with EventBus([], cpu_workers=2) as bus:
 
 
 @pytest.mark.parametrize(
-    ("line", "code"), [("os._exit(9)", 9), ("os.kill(os.getpid(), 9)", -9), ("os._exit(0)", 0)]
+    ("line", "code"),
+    quick_first([("os._exit(9)", 9), ("os.kill(os.getpid(), 9)", -9), ("os._exit(0)", 0)]),
 )
 def test_workers_that_die_at_their_start_fail_what_waits_and_the_bus_recovers(
     run: Run, line: str, code: int

@@ -7,6 +7,7 @@ import pytest
 
 from tests.integration.conftest import Run, Start
 from tests.integration.helpers import is_alive
+from tests.matrix import quick_first
 
 SCRIPT = """
 import atexit, concurrent.futures, logging, multiprocessing, os, subprocess, sys, threading, time
@@ -37,21 +38,25 @@ print(open("hooks").read().split(), open("buffered").read())
 """
 
 
-@pytest.mark.parametrize(
-    "left",
-    [
-        "pass",
-        "threading.Thread(target=threading.Event().wait).start()",
-        "threading.Thread(target=threading.Event().wait, daemon=True).start()",
-        "kept.append(concurrent.futures.ThreadPoolExecutor()); kept[-1].submit(abs, 1).result()",
-        "kept.append(concurrent.futures.ProcessPoolExecutor(1)); kept[-1].submit(abs, 1).result()",
-        "multiprocessing.Process(target=time.sleep, args=(300,)).start()",
-        "multiprocessing.Process(target=time.sleep, args=(300,), daemon=True).start()",
-        "p = subprocess.Popen(['sleep', '300']); threading.Thread(target=p.wait).start()",
-        "kept.append(EventBus([], cpu_workers=1)); kept[-1].subscribe('m', abs, kind='cpu'); "
-        "kept[-1].publish('m', -1).result(20)",
-    ],
+PROCESSES = (
+    "kept.append(concurrent.futures.ProcessPoolExecutor(1)); kept[-1].submit(abs, 1).result()"
 )
+THREADS = PROCESSES.replace("ProcessPoolExecutor(1)", "ThreadPoolExecutor()")
+LEFT = [
+    PROCESSES,
+    "threading.Thread(target=threading.Event().wait).start()",
+    "threading.Thread(target=threading.Event().wait, daemon=True).start()",
+    THREADS,
+    "multiprocessing.Process(target=time.sleep, args=(300,)).start()",
+    "multiprocessing.Process(target=time.sleep, args=(300,), daemon=True).start()",
+    "p = subprocess.Popen(['sleep', '300']); threading.Thread(target=p.wait).start()",
+    "kept.append(EventBus([], cpu_workers=1)); kept[-1].subscribe('m', abs, kind='cpu'); "
+    "kept[-1].publish('m', -1).result(20)",
+    "pass",
+]
+
+
+@pytest.mark.parametrize("left", quick_first(LEFT, 2))
 def test_exit_hooks_run_and_buffers_are_flushed_and_nothing_is_left(run: Run, left: str) -> None:
     """`run` waits until nobody has the script's stdout any more."""
     ended = run(SCRIPT.replace("LEAVE", left))

@@ -19,6 +19,7 @@ from procbus.supervision import supervisor
 from tests.cpu_stage import eventually
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
+from tests.matrix import quick_first
 
 #: Set by the set-up, in the worker.
 ready_for: list[str] = []
@@ -165,7 +166,7 @@ def fail_to_set_up(tally: Tally) -> Callable[[], None]:
     return load_model
 
 
-@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize("retries", quick_first([3, 0]))
 def test_its_failure_is_a_clear_error_and_no_loop_of_workers(tally: Tally, retries: int) -> None:
     with EventBus([], cpu_workers=2, worker_init=fail_to_set_up(tally)) as bus:
         bus.subscribe("work", work, kind="cpu", retries=retries, backoff=0.0)
@@ -217,7 +218,7 @@ ENDINGS: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("how", ENDINGS)
+@pytest.mark.parametrize("how", quick_first(ENDINGS))
 def test_a_set_up_that_does_not_even_raise(tally: Tally, how: str) -> None:
     code = ENDINGS[how]
 
@@ -238,7 +239,7 @@ def test_a_set_up_that_does_not_even_raise(tally: Tally, how: str) -> None:
     assert len(tally.lines()) <= FAILED_STARTS + 2, "once those fail, for others that came later"
 
 
-@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("retries", quick_first([2, 0]))
 def test_workers_that_die_in_their_start_charge_no_delivery(tally: Tally, retries: int) -> None:
     deaths = 4
 

@@ -14,6 +14,7 @@ from procbus import EventBus, ProcbusError
 from procbus.core.handler import Kind
 from procbus.core.unfinished import unfinished
 from procbus.testing import InlineBus
+from tests.matrix import quick_first
 from tests.parts import BOUND_S
 
 
@@ -58,7 +59,7 @@ WORK: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("which", WORK)
-@pytest.mark.parametrize("how", ["thread", "loop", "inline", "process"])
+@pytest.mark.parametrize("how", quick_first(["inline", "thread", "loop", "process"]))
 def test_a_handler_that_returns_its_work_fails_and_is_told_what_to_do(which, how):
     handler, what = WORK[which]
 

@@ -18,6 +18,7 @@ from procbus.journal.storage import opening
 from procbus.journal.storage.frames import START
 from procbus.journal.storage.intake import HALF
 from tests.journal_scripts import killed, status
+from tests.matrix import quick_first
 
 COUNT = 50
 
@@ -57,7 +58,7 @@ def test_flipped_bit_costs_one_record_and_is_reported(path: Path, caplog: pytest
     assert resumed(path) == ([], ()), "it is told once"
 
 
-@pytest.mark.parametrize("sector", range(6))
+@pytest.mark.parametrize("sector", quick_first(range(6), 2))
 def test_a_sector_of_zeros_costs_what_is_in_it_and_is_told(path: Path, sector: int):
     with open(f"{path}-intake", "r+b") as file:
         file.seek(sector * 512)
