@@ -1,4 +1,4 @@
-"""Dask clusters for tests, in processes of their own: what they keep open is not the test's."""
+"""Dask clusters for tests, in other processes, so that no test is blamed for their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.processes import alive_after
 
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 NO_DASK = "Dask is not installed: pip install 'procbus[dask]'"
-#: How long a process of Dask may take to do what it is asked, in seconds.
+#: Maximum time for a process of Dask to carry out a request, in seconds.
 BOUND_S = 30.0
 
 _CLUSTER = """
@@ -53,7 +53,7 @@ def cluster(workers: int = 1, threads: int = 1) -> Iterator[str]:
 
 
 def warm_up(address: str) -> None:
-    """Have Dask start, in this process, what it starts once and keeps."""
+    """Have Dask start the things that it starts once in this process and keeps."""
     from distributed.utils import offload
 
     from procbus.pool.dask.pool import DaskPool
@@ -93,7 +93,7 @@ class Machines:
 
         Args:
             *options: of `dask worker`.
-            address: of the scheduler, where it is not that which it gives itself.
+            address: address of the scheduler, if it is not the scheduler's own.
             within: a command that runs the one that follows it.
         """
         return self._start(
@@ -135,7 +135,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does; there is nothing else to wait for it by."""
+    """Wait for an action of another process, which gives no signal that a test could wait for."""
     deadline = time.monotonic() + BOUND_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"

@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is left behind, and no test is timed."""
+"""Rules for every test: nothing is left behind, and no test is timed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ leaks.record_children()
 
 PHASES: Final[tuple[Literal["setup", "call", "teardown"], ...]] = ("setup", "call", "teardown")
 
-# No test asserts on elapsed time, so hypothesis does not either: neither on that of an example, nor
-# on that of making some up, which takes long beside other programs that are busy.
+# No test asserts on elapsed time, so hypothesis does not either: an example, or the making of
+# examples, takes long beside other busy programs.
 PROFILE: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Few examples, the same each time, so that a failure comes from a change of the code. `make
 # test-all` looks for new ones: --hypothesis-profile=thorough.
@@ -35,7 +35,7 @@ def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     before = leaks.Snapshot.take()
     yield
     # pytest keeps the records until later. Their text is made by now, and the frames of a traceback
-    # keep alive what the code that failed had open.
+    # keep the objects of the failed code alive.
     for records in map(caplog.get_records, PHASES):
         for record in records:
             record.exc_info = None

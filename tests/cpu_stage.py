@@ -31,7 +31,7 @@ NO_WEAR = Wear()
 
 
 class Spot:
-    """Where a handler waits until it is told to go on."""
+    """A door at which a handler waits until it is told to go on."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -62,7 +62,7 @@ def spot(name: str) -> Spot:
 
 
 class SpyWorker(InlineWorker):
-    """Tells the pool what it is given."""
+    """Passes on to the pool every call it gets."""
 
     pool: SpyPool
     probe: Any = None
@@ -98,7 +98,7 @@ class SpyWorker(InlineWorker):
 
 
 class SpyPool(InlinePool):
-    """Notes what its workers are given; a test may replace what is called on the way."""
+    """Notes the calls to its workers; a test may replace a function on the way."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers)
@@ -204,7 +204,7 @@ class Stage:
 
 
 def eventually(predicate: Callable[[], bool]) -> None:
-    """Wait until something is so that nobody announces."""
+    """Wait for a condition that gives no signal."""
     deadline = time.monotonic() + BOUND_S
     pause = threading.Event()
     while not predicate():

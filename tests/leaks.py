@@ -1,4 +1,4 @@
-"""What a test leaves behind: processes, threads, file descriptors, shared memory.
+"""The leak check: processes, threads, file descriptors and shared memory that a test leaves behind.
 
 Take a `Snapshot` before the test and ask for `leaks_since(snapshot)` after it.
 """
@@ -26,7 +26,7 @@ MARK = "PROCBUS_TEST_RUN"
 RUN = f"{os.getpid()}-{time.monotonic_ns()}"
 
 SHARED_MEMORY = Path("/dev/shm")
-# Names that say whose they are: those of loky, and of joblib that is built on it.
+# Names that tell their owner: names of loky, and of joblib, which is built on it.
 OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
 
 #: Interval between two looks at descriptors and shared memory, in seconds: nothing tells their end.
@@ -34,8 +34,8 @@ LOOK_S = 0.05
 
 DESCRIPTORS = Path("/proc/self/fd")
 
-# Processes of the tests, those that have ended among them: a name in /dev/shm that holds the pid of
-# any other process is a stranger's. Grows in `Snapshot.take` and in `record_children`.
+# Processes of the tests, ended ones included: a name in /dev/shm with the pid of any other process
+# belongs to a stranger. Grows in `Snapshot.take` and in `record_children`.
 OWN_PIDS = {os.getpid()}
 # Processes that were looked at and are not the tests'.
 _STRANGERS: set[int] = set()
@@ -50,7 +50,7 @@ TRACKERS = (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is at one moment, the trackers left out."""
+    """The resources at one moment, without the trackers."""
 
     processes: frozenset[psutil.Process]
     threads: frozenset[threading.Thread]
@@ -72,7 +72,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What is there now and was not before; false when nothing is."""
+    """The resources that were not there before; false if there are none."""
 
     processes: frozenset[psutil.Process]
     threads: frozenset[threading.Thread]
@@ -90,7 +90,7 @@ class Leaks:
         return "\n".join(sorted(lines))
 
     def kill_processes(self) -> None:
-        """End what was left, so that one leak does not fail the tests that follow."""
+        """End the leaked things, so that one leak does not fail the tests that follow."""
         for process in self.processes:
             try:
                 process.kill()
@@ -114,11 +114,11 @@ def record_children() -> None:
 
 
 def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
-    """Say what is left since `before`, after waiting for what is about to end.
+    """Return the resources left since `before`, after waiting for the ones about to end.
 
     Args:
         before: Taken before the test.
-        patience_s: How long threads and processes that are ending may still take, in seconds.
+        patience_s: Maximum time for ending threads and processes to end, in seconds.
     """
     left = _difference(before, Snapshot.take())
     deadline = time.monotonic() + patience_s
@@ -130,8 +130,8 @@ def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
         alive_after(processes, deadline - time.monotonic())
         left = _difference(before, Snapshot.take())
     while left.descriptors or left.shared_memory:
-        # An object in a reference cycle closes what it holds when the cycle is collected. A tracker
-        # of a script that was killed removes its semaphores once it has seen that.
+        # An object in a reference cycle closes its resources when the cycle is collected. The
+        # tracker of a killed script removes the script's semaphores once it has noticed the kill.
         gc.collect()
         left = _difference(before, Snapshot.take())
         if time.monotonic() > deadline:
@@ -151,7 +151,7 @@ def _difference(before: Snapshot, now: Snapshot) -> Leaks:
 
 
 def _descendants() -> set[psutil.Process]:
-    """Children and theirs, and those that lost their parent; not those that have ended.
+    """The children, their descendants, and orphaned ones; not the ones that have ended.
 
     Each process of the machine is looked at once: a stranger stays one as long as it lives.
     """
@@ -248,11 +248,11 @@ def _names(directory: Path) -> list[str]:
 
 
 def _of_strangers(names: frozenset[str]) -> set[str]:
-    """Those of the names that belong to a process outside the tests, or are gone by now.
+    """The names that belong to a process outside the tests, or are gone by now.
 
     Shared memory belongs to the machine, not to a process: another program may have made it while
-    the test ran, and may have ended since. It is the tests' only when its name holds the pid of one
-    of their processes. A name without a pid is a stranger's while a stranger has it mapped.
+    the test ran, and may have ended since. It belongs to the tests only if its name has the pid of
+    one of their processes. A name without a pid is a stranger's while a stranger has it mapped.
     """
     if not names:
         return set()

@@ -23,7 +23,7 @@ BOUND_S = 10.0
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Wait for what nobody tells of."""
+    """Wait for a condition that gives no signal."""
     end = monotonic() + BOUND_S
     while not holds():
         assert monotonic() < end
@@ -31,7 +31,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 class FakeLane:
-    """A lane that keeps what it is given and runs nothing."""
+    """A lane that keeps its deliveries and runs none."""
 
     def __init__(self) -> None:
         self.queued: list[Delivery] = []

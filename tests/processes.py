@@ -24,7 +24,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def alive_after(processes: Iterable[psutil.Process], within_s: float) -> list[psutil.Process]:
-    """Wait until all of them have ended, for at most that long; give those that have not."""
+    """Wait until all of them have ended, up to a maximum; return the ones that have not."""
     deadline = time.monotonic() + within_s
     while (alive := [each for each in processes if is_alive(each)]) and time.monotonic() < deadline:
         processes = alive

@@ -1,4 +1,4 @@
-"""What the documentation shows is true: its Python runs, and its commands exist.
+"""The documentation is true: its Python runs, and its commands exist.
 
 In README.md and the pages of docs/:
 
@@ -26,7 +26,7 @@ from tests.clusters import HAS_DASK, NO_DASK
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# Seconds for one script. Below pytest's own limit, so that what the script printed is shown.
+# Maximum duration of one script, in seconds; below pytest's own limit, so that the output is shown.
 SCRIPT_LIMIT_S = 45
 
 # Shown around procbus, not part of it: these are taken as they stand.
@@ -40,7 +40,7 @@ FENCE = re.compile(r"(?P<indent> *)(?P<fence>```+)(?P<info>.*)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: `info` is what follows the opening fence, `line` where the text begins."""
+    """A fenced block: `info` follows the opening fence, the text begins at line `line`."""
 
     info: str
     line: int
@@ -110,7 +110,7 @@ def below(text: str, block: Block) -> str:
 
 
 def commands_of(page: str) -> list[str]:
-    """Single commands, those that are chained on one line each by itself."""
+    """Single commands; chained ones on one line are split."""
     lines = [
         line.removeprefix("$ ")
         for block in blocks_of(page)
@@ -135,7 +135,7 @@ def make_targets() -> set[str]:
 
 
 def environment() -> dict[str, str]:
-    """That of a user who has this procbus installed."""
+    """The environment of a user who has this procbus installed."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
 
@@ -154,7 +154,7 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def unknown_in(command: str, cwd: Path) -> str:
-    """Say what in the command does not exist; nothing when all does."""
+    """Name the parts of the command that do not exist; nothing if all do."""
     match words_of(command):
         case ["make", *arguments]:
             targets = {word for word in arguments if "=" not in word and word[0] != "-"}

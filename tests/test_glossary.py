@@ -65,7 +65,7 @@ def homes_of_types() -> dict[str, set[str]]:
 
 
 def names_of_types(node: ast.stmt) -> list[str]:
-    """The public types that a statement defines: its names are written as those of classes are."""
+    """The public types that a statement defines: their names are written like names of classes."""
     match node:
         case ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
             names = [name]

@@ -1,4 +1,4 @@
-"""The checker finds what is left behind: each kind once for real, cleaned up afterwards."""
+"""The leak check finds each kind of leak, tried once for real and cleaned up afterwards."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_shared_memory_of_a_worker_that_is_gone_is_found() -> None:
 
 @linux_only
 def test_shared_memory_of_a_stranger_that_is_gone_is_not_the_tests() -> None:
-    # The grandchild is nobody's that the tests know of: its parent ends before it prints its pid.
+    # The tests do not know the grandchild's parent: it ends before it prints its pid.
     stranger = """if True:
         import os, pathlib
         named = pathlib.Path(f"/dev/shm/sem.loky-{os.getpid()}-left")

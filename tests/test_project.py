@@ -1,4 +1,4 @@
-"""The set-up: what `make` offers, and what it says where something is missing."""
+"""The set-up of the project: the commands of `make`, and their messages about missing tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the benchmark of what the advice costs takes the measuring out, and puts it back."""
+"""The benchmark of the advice's cost removes the measuring, and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def note(what: str) -> str:
 
 
 class Counting:
-    """What is measured in the ways that procbus measures."""
+    """The measurements in the ways that procbus takes them."""
 
     def run(self, event: int) -> int:
         began = note("begin")

@@ -1,4 +1,4 @@
-"""What the questions about the GIL are made of does what it says; nothing here is about speed."""
+"""The parts of the questions about the GIL work as they say; speed is not tested here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curve of cost by size: what its points are, what they are measured with, and its plot."""
+"""The curve of cost by size: its points, its measurements, and its plot."""
 
 import json
 import re

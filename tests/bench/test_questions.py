@@ -59,7 +59,7 @@ QUESTION = Question(
 
 
 def ask(question: Question, rounds: int) -> runner.Answer:
-    """Ask with nobody who listens."""
+    """Ask without a listener."""
     answer = runner.Answer(question)
     runner.ask(answer, SETTINGS, rounds, lambda *_: None, lambda _: None)
     return answer
@@ -307,7 +307,7 @@ def test_the_semaphores_of_those_that_were_killed_are_removed_and_no_others() ->
         with process:
             assert process.stdout is not None
             process.stdout.readline()
-            process.stdout.readline()  # that of its child
+            process.stdout.readline()  # the line of its child
             made = {name for pid in runner.members(process.pid) for name in names_of(pid)}
             runner.end_group(process)
             process.wait(10)

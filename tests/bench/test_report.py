@@ -124,7 +124,7 @@ def figures_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", gil_texts.GIL_TEXTS)
 def test_texts_say_no_figure_of_speed_that_the_run_did_not_give(name: str) -> None:
-    """With figures that nothing else is, what stands in the text besides them is the set-up."""
+    """With figures that occur nowhere else, the rest of the text is the set-up."""
     _, text = gil_texts.GIL_TEXTS[name]
     found = text(Found(made_up(questions.load(name), figure=777_000.0)), 2)
     other = text(Found(made_up(questions.load(name), figure=888_000.0)), 2)

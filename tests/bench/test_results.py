@@ -1,4 +1,4 @@
-"""The file of a run: what an interrupted one has measured is not measured again."""
+"""The file of a run: measurements of an interrupted run are not repeated."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every pool behind the seam does alike."""
+"""The behaviour that every pool behind the interface shares."""

@@ -14,7 +14,7 @@ from procbus.testing.inline_pool import InlinePool
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.conformance.drive import Gate
 
-#: Makes a pool of so many workers, with a pickled set-up.
+#: Makes a pool of a number of workers, with a pickled set-up.
 MakePool = Callable[..., Pool]
 
 _DASK = pytest.param("dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK))
@@ -60,7 +60,7 @@ def make_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[Mak
 
 @pytest.fixture(params=["loky", _DASK])
 def make_process_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
-    """Where only processes will do."""
+    """Skip pools without processes."""
     yield from _maker(request.param, dask_cluster)
 
 
@@ -71,14 +71,14 @@ def worker(make_pool: MakePool) -> Iterator[Worker]:
 
 @pytest.fixture
 def process_worker(make_process_pool: MakePool) -> Iterator[Worker]:
-    """Where only a process will do."""
+    """Skip pools without processes."""
     yield from _worker(make_process_pool(1))
 
 
 def _worker(pool: Pool) -> Iterator[Worker]:
     worker = pool.start(lambda _: None)
-    # pytest keeps what it gives to a test until after the leak check, and a semaphore of the
-    # worker lives as long as the worker.
+    # pytest keeps a fixture's value until after the leak check, and a semaphore of the worker lives
+    # as long as the worker.
     yield weakref.proxy(worker)
     worker.kill()
     worker.stop()

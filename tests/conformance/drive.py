@@ -84,7 +84,7 @@ def give(worker: Worker, batch: Sequence[Delivery]) -> Message:
 
 
 def ends_of(report: Report, worker: Worker) -> list[Ended]:
-    """What a report tells, in one form."""
+    """The facts of a report, in one form."""
     successes: list[Ended] = [
         (Outcome(OutcomeKind.SUCCEEDED, value, None, began, ended, worker.pid), None)
         for (began, ended, _), value in zip(*report.successes, strict=True)
@@ -127,7 +127,7 @@ def running(worker: Worker, index: int = 0) -> At:
 
 
 def take_back(worker: Worker, receiver: Receiver, most: int) -> int:
-    """Take back, and wait for what the worker gives back later; return how many in all."""
+    """Take back deliveries, and wait for the ones given back later; return the number."""
     taken = worker.take_back(most)
     receiver.wait_for_returned()
     return taken + receiver.returned
@@ -146,7 +146,7 @@ def kill(worker: Worker, gate: Gate | None = None) -> None:
 
 
 class Receiver(threading.Thread):
-    """Receives everything from a worker in a thread, until so many batches are complete."""
+    """Receives everything from a worker in a thread, until a number of batches are complete."""
 
     def __init__(self, worker: Worker, batches: int = 1) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Receiver(threading.Thread):
 
 
 class Gate:
-    """Where the handler `hold` waits until `open`."""
+    """The door at which the handler `hold` waits until `open`."""
 
     def __init__(self, directory: Path, name: str = "gate") -> None:
         self.path = str(directory / name)

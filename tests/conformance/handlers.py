@@ -180,7 +180,7 @@ def set_context(name: str, prec: int) -> None:
 
 
 def look_and_leave(event: object) -> tuple[str, int]:
-    """Say what is set, and set something else."""
+    """Return the values that are set, and set other ones."""
     found = who.get(), decimal.getcontext().prec
     set_context("left behind", 5)
     amount.set("left behind")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Context variables in a worker: each delivery begins clean, with what the bus takes along."""
+"""Context variables in a worker: each delivery begins with the carried values and no others."""
 
 import functools
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `concurrent.futures` promises, asked of its own executors and of ours alike.
+"""The promises of `concurrent.futures`, tested on its own executors and on ours alike.
 
 After CPython's tests of that module. Nothing here knows which executor it has.
 """
@@ -74,7 +74,7 @@ def only(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", quick_first(ours + theirs, len(ours)), indirect=True)
 
 
-# What is called.
+# The functions that are called.
 
 
 class Held:
@@ -92,7 +92,7 @@ class Held:
         self.go.write_bytes(b"")
 
     def end(self) -> None:
-        """Of a test that failed, let go whoever is still held."""
+        """Release functions that are still held after a failed test."""
         for path in (self.begun, self.go):
             os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
@@ -256,7 +256,7 @@ def test_a_future_does_not_keep_the_arguments(pool: Executor) -> None:
     gone = weakref.ref(point)
     futures: list[Future[Any]] = [pool.submit(capture, 1, of=point), pool.submit(point, 1)]
     wait(futures)
-    # One more, for what the workers hold until their next call.
+    # One more, because workers hold objects until their next call.
     wait([pool.submit(power, 1, 1)])
     futures[0].result()[1].clear()
     del point
@@ -592,7 +592,7 @@ def noted(numbers: Iterable[int], taken: list[int]) -> Iterator[int]:
         yield number
 
 
-# What ours add: an executor on a bus that is there already is no different.
+# Additions of ours: an executor on an existing bus is no different.
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io"])

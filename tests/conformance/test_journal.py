@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every journal does, whatever it survives: a bus that is closed and made again finds it."""
+"""Every journal, whatever it survives: a bus that is closed and made again finds its records."""
 
 from __future__ import annotations
 

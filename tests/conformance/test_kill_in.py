@@ -28,7 +28,7 @@ from tests.processes import alive_after
 
 
 class Judge:
-    """Has a worker killed; keeps the stacks that it is told, and what the worker was at then."""
+    """Has a worker killed; keeps the stacks it receives, and the delivery that ran then."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -180,7 +180,7 @@ def test_a_judge_that_fails_does_not_leave_the_worker_halted(worker: Worker, gat
 
 
 def test_kill_amid_changing_batches_hits_the_named_delivery_alone(worker: Worker) -> None:
-    """Whatever it was at when it was killed, that is the one that did not end."""
+    """The delivery that was running at the kill is the only one that did not end."""
     judge = Judge(worker)
     message = give(worker, deliveries(handlers.double, *range(3000)))
     receiver = Receiver(worker)
@@ -211,7 +211,7 @@ def test_hanging_up_ends_a_receive_that_would_wait_for_ever(worker: Worker) -> N
     worker.hang_up()
 
 
-# Where only a process will do.
+# Only for pools with processes.
 
 
 def test_a_handler_that_holds_the_gil_is_killed_with_its_stack(

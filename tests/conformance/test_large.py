@@ -67,7 +67,7 @@ def array(mib: float, value: float = 1.0) -> Any:
 
 
 def settle(batch: list[Delivery]) -> None:
-    """Do what the settlement does about shared memory once deliveries are settled."""
+    """Release shared memory the way the settlement does once deliveries are settled."""
     for delivery in batch:
         receipt = delivery.receipt
         assert receipt is not None
@@ -77,7 +77,7 @@ def settle(batch: list[Delivery]) -> None:
 
 
 def ran(worker: Worker, function: Callable[[Any], Any], event: object, **options: Any) -> Any:
-    """What a handler gives, with the delivery settled."""
+    """The result of a handler, with the delivery settled."""
     batch = drive.deliveries_to(subscription_of(function, **options), [event])
     [value] = values(run(worker, batch))
     settle(batch)

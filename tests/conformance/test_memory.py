@@ -1,4 +1,4 @@
-"""What a worker and its children have above a limit is known here, where it runs or who looks."""
+"""Memory of a worker and its children above a limit is reported, wherever it is measured."""
 
 import time
 
@@ -28,7 +28,7 @@ class Watch:
         return found if found is not None and found.total > limit else None
 
     def wait_for(self, at: At, processes: int) -> Footprint:
-        """Wait until it is seen above with so many processes that its handler started."""
+        """Wait until it is seen above its limit with a number of processes of its handler."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = self.above(at)

@@ -1,4 +1,4 @@
-"""What the cpu lane relies on, of every pool: the seam, driven by hand."""
+"""The promises of every pool that the cpu lane relies on: the interface, driven by hand."""
 
 import itertools
 import os
@@ -341,7 +341,7 @@ def test_a_message_that_is_dropped_loses_no_definition(worker: Worker) -> None:
     assert values(run(worker, deliveries_to(subscription, [Local(2)]))) == ["Local"]
 
 
-# What is in a message.
+# The contents of a message.
 
 
 def test_a_delivery_that_was_settled_meanwhile_is_left_out(worker: Worker) -> None:
@@ -675,7 +675,7 @@ def test_a_worker_can_be_killed_as_soon_as_it_is_launched(make_pool: Any) -> Non
     assert worker.running() is None
 
 
-# Where only a process will do.
+# Only for pools with processes.
 
 
 @pytest.mark.parametrize(

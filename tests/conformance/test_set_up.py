@@ -160,7 +160,7 @@ def test_worker_tells_since_when_and_where_it_is_in_its_set_up(
     gate = Gate(tmp_path)
     launched: list[Worker] = []
     init = encode_alone(functools.partial(handlers.hold, gate.path))
-    # Whoever starts a worker lives as long as that does.
+    # The thread that starts a worker lives as long as the worker.
     starter = in_thread(lambda: make_process_pool(1, init).start(launched.append).stop())
     gate.wait_begun()
     [worker] = launched

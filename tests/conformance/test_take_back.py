@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, a delivery is run, died in, taken back or left: one of them.
+"""In any order of events, a delivery is run, died in, taken back or left: exactly one of them.
 
 Handlers of an inline worker can take back and kill in the middle of a batch, which makes races
 between a worker and its lane into plain sequences.
@@ -19,7 +19,7 @@ from tests.conformance.drive import deliveries_to, ends_of, give, subscription_o
 
 
 class Step(NamedTuple):
-    """An event: what happens to its worker while its handler runs."""
+    """An event that says how its worker fares while its handler runs."""
 
     number: int
     #: Whether its handler has a limit of memory.
@@ -97,7 +97,7 @@ class OneWorker(RuleBasedStateMachine):
         self.given: list[int] = []
         self.ran: list[int] = []
         self.taken: list[int] = []
-        #: What the worker left undone, because it had grown.
+        #: Deliveries that the worker left undone, because it had grown.
         self.unwanted: list[int] = []
         self.ended: list[int] = []
         self.in_flight: list[tuple[Message, list[int]]] = []

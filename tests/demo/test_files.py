@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which files the demo finds."""
+"""The files that the demo finds."""
 
 from __future__ import annotations
 

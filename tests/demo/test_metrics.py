@@ -183,7 +183,7 @@ def test_dubious_code_is_measured_without_a_warning() -> None:
     assert "complexity=2" in run.stdout
 
 
-# A model: programs are built together with what they must measure.
+# A model: programs are built together with the metrics they must have.
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def test_names_agree_with_those_of_the_compiler(module: str) -> None:
 
 
 def failing_parse(failures: int) -> Callable[..., ast.Module]:
-    """As `ast.parse`, which fails so often before, as that of CPython 3.11 does beside others."""
+    """`ast.parse` with failures before it, like CPython 3.11's beside other threads."""
     left, real = iter(range(failures)), ast.parse
 
     def parse(source: str, filename: str) -> ast.Module:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the demo prints: its report and its progress."""
+"""The output of the demo: its report and its progress."""
 
 from __future__ import annotations
 

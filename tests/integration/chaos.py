@@ -1,4 +1,4 @@
-"""What a chaos soak throws at a bus: handlers that misbehave, and somebody who kills workers."""
+"""The parts of a chaos soak: handlers that misbehave, and a thread that kills workers."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def leak(event: Event) -> str:
     return "nobody stopped it"
 
 
-#: What handlers left behind in their worker.
+#: Objects that handlers left behind in their worker.
 hoarded: list[bytearray] = []
 
 
@@ -178,7 +178,7 @@ async def loop_hang(event: Event) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """One handler in the play: how often, with what options, and what may become of it."""
+    """One handler in the play: its frequency, its options, and its possible ends."""
 
     handler: Callable[[Event], Any]
     weight: int
@@ -230,9 +230,9 @@ class Adversary(threading.Thread):
     """Kills workers of a bus, and halts them for a while, until told to stop.
 
     Args:
-        bus: whose workers.
-        seed: of what it does.
-        pause_s: waits twice so long at most before it strikes again.
+        bus: the bus whose workers are killed.
+        seed: seed of its choices.
+        pause_s: half of the maximum pause between two kills, in seconds.
     """
 
     def __init__(self, bus: EventBus, seed: int, pause_s: float) -> None:
@@ -265,8 +265,9 @@ class Adversary(threading.Thread):
                 with suppress(psutil.NoSuchProcess):
                     process = psutil.Process(health.pid)
                     self.seen.add(process)
-                    # Killed three times before it is ready, a worker counts as one that cannot be
-                    # started: then what waits fails, and no retry is left where they were used up.
+                    # A worker that was killed three times before it is ready counts as one that
+                    # cannot be started. Then waiting deliveries fail, and have no retry left if
+                    # their retries were used up.
                     if health.state != "starting":
                         workers.append(process)
         return workers

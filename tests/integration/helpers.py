@@ -25,14 +25,14 @@ from tests.processes import alive_after
 
 ROOT = Path(__file__).parents[2]
 
-#: No test asserts on time: this is how long a test waits for what would otherwise never come.
-#: Beside four busy processes a new worker, which gives way to them, takes seconds to start.
+#: Maximum wait of a test for an event that a fault would keep from coming, in seconds; because a
+#: new worker takes seconds to start beside four busy processes. No test asserts on time.
 PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Tally:
-    """A file to which any process appends lines: what really ran, whoever died later."""
+    """A file to which any process appends lines, which tell the real runs after any death."""
 
     path: str
 
@@ -89,7 +89,7 @@ class Listener:
         self._rest = b""
 
     def wait(self, rings: int = 1) -> list[str]:
-        """Wait for so many rings; give the word of each."""
+        """Wait for a number of rings; return the word of each."""
         deadline = monotonic() + PATIENCE_S
         while self._rest.count(b"\n") < rings:
             ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - monotonic()))
@@ -151,7 +151,7 @@ class Program:
         return psutil.Process(self.pid).children(recursive=True)
 
     def finish(self) -> Ended:
-        """Wait until it has ended and nobody holds its stdout and stderr open any more."""
+        """Wait until it has ended, and no process holds its stdout and stderr open."""
         try:
             out, err = self._popen.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -163,10 +163,10 @@ class Program:
         return Ended(self._popen.returncode, out, err)
 
     def kill_group(self) -> None:
-        """Kill it, and what it leaves behind.
+        """Kill it, and the processes that it leaves behind.
 
-        Not all at once: the trackers of multiprocessing and loky see its end, and unlink the
-        semaphores that it leaves in /dev/shm. Nobody else would.
+        Not all at once: the trackers of multiprocessing and loky notice its end, and unlink the
+        semaphores that it leaves in /dev/shm. Otherwise these would stay.
         """
         group = [each for each in psutil.process_iter() if group_of(each) == self.pid]
         self._popen.kill()

@@ -153,7 +153,7 @@ def hostile(hostility: Hostility, base: type = object, *args: Any) -> Any:
     return hostile_class(hostility, base)(*args)
 
 
-# Handlers. Where the place is inside a handler, that makes the hostile object from a `Hostility`.
+# Handlers. A handler that is itself the place makes the hostile object from a `Hostility`.
 
 
 class Innocent(NamedTuple):
@@ -263,7 +263,7 @@ def on_lane(lane: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class Scene:
-    """One bus with handlers on one lane, and what was found wrong with it."""
+    """One bus with handlers on one lane, and the faults that were found in it."""
 
     def __init__(self, lane: str, folder: Path, make: Callable[..., EventBus], number: int) -> None:
         self.lane = lane
@@ -294,7 +294,7 @@ class Scene:
     def hook(self, letter: object) -> None:
         act(self.mood_of_hook, letter)
 
-    # Places: each plugs a hostile object in, and yields what was published.
+    # Places: each plugs in a hostile object, and yields the published events.
 
     def published(self, publish: Callable[[], Any]) -> list[Receipt]:
         """Publish; refusing is fine."""
@@ -490,7 +490,7 @@ class Scene:
             self.wrong.append(f"{label}: {self.pending} pending when all is settled")
 
     def end(self) -> None:
-        """Close the bus, and check what can be checked only then."""
+        """Close the bus, and make the checks that need a closed bus."""
         if not self.bus.drain(SETTLE_S):
             self.wrong.append(f"{self.lane}: drain timed out: {self.bus!r}")
         if pending := self.bus.stats().pending:
@@ -548,7 +548,7 @@ def combinations(seed: int, count: int, only: str) -> Iterator[tuple[str, str, H
 
 
 def say(text: str) -> None:
-    """Tell whoever looks for the combination that hung."""
+    """Print the combination that hung."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

@@ -30,7 +30,7 @@ SOAK_S = float(os.environ.get("PROCBUS_SOAK_S", "300"))
 GRACE_S = 100.0
 #: Events of one round at most: its receipts are kept, to be looked at.
 MOST_EVENTS = 5_000
-#: What the parent may grow by, once it is warm.
+#: Maximum growth of the parent once it is warm, in bytes.
 GROWTH_BYTES = 24 * MIB
 
 
@@ -152,7 +152,7 @@ def _outcome(receipt: Receipt) -> Outcome:
 
 
 class Complaints(logging.Filter):
-    """Notes what procbus says of itself, and keeps all logs from pytest, which would hold them."""
+    """Notes procbus's own log, and keeps all records from pytest, which would hold them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -123,7 +123,7 @@ def test_publishing_is_refused_and_what_is_pending_waits(
         assert bus.publish("io", 7).result(PATIENCE_S) == 7, "the other lane works"
         assert "workers died" in bus.stats().lanes["cpu"].paused
 
-        # What a worker had been given by then is begun, however long the worker takes to start.
+        # Deliveries that a worker has by then are begun, however long the worker takes to start.
         eventually(lambda: settled(receipts) + bus.stats().lanes["cpu"].depth == len(receipts))
         assert settled(receipts) == len(tally.lines())
         waiting = [r for r in receipts if not r.done]

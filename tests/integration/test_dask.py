@@ -1,4 +1,4 @@
-"""A bus on a Dask cluster: what it means on one machine it means there."""
+"""A bus on a Dask cluster works as on one machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tally(tmp_path: Path) -> Tally:
     return Tally(str(tmp_path / "tally"))
 
 
-# What a handler does and gets.
+# The work and the surroundings of a handler.
 
 
 def test_results_come_back_and_both_dask_workers_work(bus: EventBus) -> None:

@@ -15,7 +15,7 @@ from procbus import DaskPool, EventBus
 from tests.clusters import HAS_DASK, NO_DASK, Machines, wait_until, warm_up
 from tests.integration.helpers import Tally
 
-#: After so long without an answer Dask gives a connection up: the least that it allows.
+#: Time without an answer after which Dask gives a connection up: the minimum that it allows.
 TCP_TIMEOUT = "12s"
 BOUND_S = 120.0
 

@@ -1,4 +1,4 @@
-"""Limits of memory on a Dask cluster: what holds on one machine holds there, by the same tests."""
+"""Limits of memory on a Dask cluster: the same tests as on one machine."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ SCRIPT = """
 
 
 def test_letters_outlive_the_script_and_come_back_as_its_own_classes(run: Run):
-    # sys.argv of a worker is that of the script: loky hands it on.
+    # The sys.argv of a worker is the script's: loky hands it on.
     assert run(SCRIPT, "save").check() == "1\n"
     assert run(SCRIPT).check() == "http://x 0\n"
 
@@ -233,7 +233,7 @@ def test_a_hook_that_raises_harms_nobody(order, caplog):
     assert text in [record.getMessage() for record in caplog.records]
 
 
-# What nobody has looked at.
+# Failures that were never looked at.
 
 
 def test_failures_that_nobody_has_looked_at_are_summed_up_when_the_bus_closes(order, caplog):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real signals to a real `procbus demo`: it ends at once, says what was not run, leaves nothing."""
+"""Real signals to a real `procbus demo`: it ends at once, reports, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Demo:
         return [each for each in self.children() if "popen_loky_posix" in " ".join(each.cmdline())]
 
     def ends(self) -> tuple[int, str, list[str]]:
-        """Its exit status, its report, and what it says beside progress until its end."""
+        """Its exit status, its report, and its other output beside progress."""
         output, errors = self.process.communicate(timeout=ENDED_WITHIN_S)
         said = [line for line in errors.splitlines() if not line.endswith(" files")]
         return self.process.returncode, output, said
@@ -160,7 +160,7 @@ def test_a_file_whose_worker_is_killed_is_reported_and_the_others_are_indexed(
     index = tmp_path / "index.sqlite"
     demo = Demo(temporary, root, "--output", index, "--cpu-workers", "2")
     demo.read_until("procbus: 3 of 4 files")
-    # By what each does at this moment: so far the others may have used as much, to start.
+    # Found by their present activity: at their start others may have used as much CPU time.
     busiest = max(demo.workers(), key=lambda process: process.cpu_percent(interval=0.1))
 
     busiest.kill()

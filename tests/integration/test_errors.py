@@ -1,4 +1,4 @@
-"""What cannot travel, and exceptions that come back: each fails its own delivery, and says why."""
+"""Objects that cannot travel, and exceptions that come back: each fails its own delivery alone."""
 
 import os
 import sys
@@ -215,7 +215,7 @@ class Frozen(Exception):
 
 
 class Hidden(Exception):
-    """Nobody sees its cause."""
+    """The cause of the error is never seen."""
 
     @property
     def __cause__(self) -> None:  # type: ignore[override]

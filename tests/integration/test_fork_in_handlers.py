@@ -1,6 +1,6 @@
-"""os.fork in user code that procbus runs, with a child that comes back: it ends, and harms nobody.
+"""os.fork in user code, with a child that returns into procbus: the child is ended.
 
-`run` waits until nobody has the script's stdout any more: so no child is left.
+`run` waits until no process has the script's stdout any more: so no child is left.
 """
 
 import pytest

@@ -57,7 +57,7 @@ pytestmark = [
 
 
 def contained(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that may start itself again and again, where that harms nobody."""
+    """Run a program that may start itself again and again, in a place where that does no harm."""
     limited = f'ulimit -u 300; exec timeout -s KILL {PATIENCE_S} "$@"'
     # The shell stays the first process of the namespace, whose end ends them all.
     return subprocess.run(

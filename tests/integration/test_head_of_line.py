@@ -1,4 +1,4 @@
-"""One long delivery holds up nobody else, and a stopped worker neither."""
+"""A long delivery holds up no other, and neither does a stopped worker."""
 
 import os
 import signal

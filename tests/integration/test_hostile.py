@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def try_out(*arguments: str, timeout: float) -> dict[str, Any]:
-    """Throw hostile objects at buses, in a process of their own, and give what was found."""
+    """Throw hostile objects at buses, in another process, and return the faults found."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.integration.hostile", *arguments],
         cwd=ROOT,

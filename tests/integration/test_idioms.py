@@ -1,4 +1,4 @@
-"""Ways to write a script: what it defines works in a worker process as it does in the script."""
+"""Ways to write a script: its definitions work in a worker process as they do in the script."""
 
 from __future__ import annotations
 

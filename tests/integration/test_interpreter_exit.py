@@ -1,4 +1,4 @@
-"""The interpreter ends while a bus is open: what was published runs, and the exit code is right."""
+"""The interpreter ends while a bus is open: published events run, and the exit code is right."""
 
 import sys
 
@@ -168,7 +168,7 @@ def test_a_started_bus_without_events_ends(run: Run, tmp_path) -> None:
 def test_a_handler_that_publishes_for_an_idle_lane_at_the_end_never_hangs(
     run: Run, tmp_path, topic: str
 ) -> None:
-    """Where the lane cannot start any more, the delivery fails, and says so."""
+    """A delivery whose lane cannot start any more fails, and says so."""
     kind = "io" if topic == "cpu" else "cpu"
     script = f"""
 from procbus import current

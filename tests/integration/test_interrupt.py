@@ -1,4 +1,4 @@
-"""Ctrl-C in a script: it ends, with an interrupt's exit code and an account of what it left."""
+"""Ctrl-C in a script: it ends with an interrupt's exit code and lists unfinished work."""
 
 import psutil
 import pytest

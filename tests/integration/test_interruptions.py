@@ -14,7 +14,7 @@ from tests.integration.helpers import ROOT
 
 pytestmark = pytest.mark.slow
 
-#: A script that hangs is ended after so many seconds.
+#: Maximum duration of a script, in seconds; because a script that hangs must end.
 BOUND_S = 100
 
 START = f"""

@@ -43,7 +43,7 @@ class Locked:
         return event
 
     def let_go(self, bus: EventBus) -> None:
-        """Let all threads go, and wait until those that were left behind have ended."""
+        """Release all threads, and wait until the abandoned ones have ended."""
         names = {record.name for record in left_behind(bus)}
         self.go.set()
         for thread in threading.enumerate():
@@ -97,7 +97,7 @@ def test_threads_left_behind_are_bounded(caplog: pytest.LogCaptureFixture) -> No
         assert bus.stats().lanes["io"].abandoned == 4
         waiting = [bus.publish("quick", n) for n in range(50)]
         more = bus.publish("hang", 4)
-        # The supervisor looks several times while nobody is there to run these.
+        # The supervisor looks several times while no thread is there to run these.
         assert not more.wait(3 * LIMIT_S)
         assert len([t for t in threading.enumerate() if t.name.startswith("procbus-io")]) == 4
         locked.let_go(bus)

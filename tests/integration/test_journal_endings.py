@@ -111,7 +111,7 @@ def test_a_script_that_was_ended_by_a_signal_does_the_rest_when_started_again(
     assert end(start(tmp_path, "end")) == (0, "")
     counts = tally(tmp_path).counts()
     assert set(counts) == ALL
-    # What was in a handler, and what a worker process had in its hands.
+    # The delivery in a handler, and the batch of a worker process.
     assert all(count == 1 for line, count in counts.items() if line.startswith("child"))
     assert {line for line, count in counts.items() if count > 1 and line.startswith("io")} <= {
         "io 2"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Power is lost, in a simulation: a disk has of each file what was flushed last, and perhaps more.
+"""A simulated loss of power: of each file a disk has the last flushed contents, and perhaps more.
 
-The kernel may have written any other page that it had, or not. So a disk after the loss is: of
-the database what its last commit left, of the intake what its last flush left, and any pages of
-what was written to the intake since then.
+The kernel may have written any other page too, or not. So after the loss the disk has: the database
+as its last commit left it; the intake as its last flush left it; and any pages of the intake that
+were written since.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BOUND_S = 30.0
 
 
 class Disk:
-    """What is on the disk of a journal for sure, and what was published by then."""
+    """The contents of a journal that are safely on the disk, and the events published by then."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class Disk:
         return Path(f"{self.path}{suffix}").read_bytes()
 
     def lose_power(self, to: Path, chance: random.Random) -> set[str]:
-        """Put what is left into a directory; give the ids whose `publish` had returned."""
+        """Put the remains into a directory; return the ids whose `publish` had returned."""
         with self.lock:
             returned = set(self.returned)
             intake, database = bytearray(self.intake), self.database

@@ -89,8 +89,8 @@ class Torture:
         kills = 0
         while kills < MOST_DEATHS // 2 and not over.wait(0.2):
             with contextlib.suppress(psutil.Error):
-                # By what they are, not by what they are not: just forked, loky's tracker looks like
-                # the script, and without it the semaphores of a killed script stay behind.
+                # Chosen by their own traits: a fork of loky's tracker looks like the script at
+                # first, and without the tracker the semaphores of a killed script stay behind.
                 workers = [
                     each
                     for each in psutil.Process(pid).children()
@@ -120,8 +120,8 @@ def check(torture: Torture) -> None:
         assert len({effect.delivery_id for effect in each}) == 1, f"{what} {number}: {each}"
         if len(each) > 1:
             doubled[what] += len(each) - 1
-    # What was in a handler when the script was killed, and nothing else. A cpu worker has a batch
-    # in its hands, and tells what it finished of it only then.
+    # The delivery in a handler when the script was killed, and no other. A cpu worker holds a
+    # batch, and reports its finished deliveries only then.
     for what in ("plain", "on_loop", "flaky", "leaf"):
         assert doubled[what] <= torture.kills * IO_WORKERS, f"{what}: {dict(doubled)}"
     if not torture.kill_workers:

@@ -61,7 +61,7 @@ def sums_of_kept(_: Any) -> list[float]:
 
 
 def keep_and_tell(a: Any) -> list[float]:
-    """Keep every event, and tell what those kept so far sum up to."""
+    """Keep every event, and return the sum of the kept ones."""
     kept.append(a)
     return [float(a[0]) for a in kept]
 

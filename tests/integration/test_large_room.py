@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Shared memory that is full, with real workers: what waits for room gets it, whoever waits."""
+"""Full shared memory, with real workers: each event that waits for room gets it in its turn."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -62,8 +62,8 @@ def watched(bus: EventBus) -> Iterator[Callable[[], int]]:
 def test_events_that_fill_the_memory_and_wait_behind_one_without_room_let_it_have_theirs(
     bell: Bell, heard: Listener, door: Door
 ) -> None:
-    # "late" may run only after what waits at the door; all others have run for "early", and keep
-    # their memory for "late", where they wait behind an event that finds none.
+    # "late" may run only after the events at the door. All others have run for "early" and keep
+    # their memory for "late", where they wait behind an event without room.
     def late(event: Any) -> float:
         if isinstance(event, tuple):
             bell, door = event

@@ -1,4 +1,4 @@
-"""What workers log, warn and print reaches the user as if it had happened in the parent."""
+"""Logs, warnings and prints of workers reach the user as if they came from the parent."""
 
 import contextvars
 import logging
@@ -245,7 +245,7 @@ def test_a_flood_harms_nobody_and_ends(
 def test_floods_soon_after_one_another_are_all_accounted_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The first is told with its delivery; those that follow at the latest when the worker ends."""
+    """The first is reported with its delivery; later ones at the latest when the worker ends."""
     caplog.set_level(logging.INFO, "flood")
 
     def work(n: int) -> None:
@@ -263,7 +263,7 @@ def test_floods_soon_after_one_another_are_all_accounted_for(
 def test_a_thread_that_logs_for_ever_stops_neither_its_worker_nor_the_bus(
     caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener
 ) -> None:
-    """Between two deliveries nobody reads what it logs: the pipe is full."""
+    """Between two deliveries its log has no reader: the pipe is full."""
     caplog.set_level(logging.INFO, "flood")
 
     def work(bell: Bell | None) -> int:
@@ -303,7 +303,7 @@ def test_a_flood_of_warnings_is_cut(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Handler(logging.Handler):
-    """A log handler of the script that runs what the test says, for one logger."""
+    """A log handler of the script that runs a function of the test, for one logger."""
 
     def __init__(self, name: str, run: Any) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ LIMIT_BYTES = 160 * MIB
 
 MakeBus = Callable[[int], EventBus]
 
-#: What handlers leave behind in their worker.
+#: Objects that handlers leave behind in their worker.
 left: list[bytearray] = []
 left_behind: list[subprocess.Popen[bytes]] = []
 
@@ -79,7 +79,7 @@ def numbers(tally: Tally) -> list[int]:
 
 @pytest.fixture
 def make_bus() -> MakeBus:
-    """Makes a bus of so many workers. `test_dask_memory` has one that makes them on Dask."""
+    """Makes a bus with a number of workers. `test_dask_memory` has one that makes them on Dask."""
     return lambda workers: EventBus([], cpu_workers=workers)
 
 
@@ -123,7 +123,7 @@ def test_a_handler_that_leaks_is_stopped(make_bus: MakeBus, tally: Tally) -> Non
 
 
 def grow(mib: int) -> str:
-    """Code of a process that takes so much memory, says so, and waits."""
+    """Code of a process that takes an amount of memory, says so, and waits."""
     return f"kept = bytearray(b'x') * ({mib} << 20); print(1, flush=True); input()"
 
 
@@ -310,7 +310,7 @@ def test_a_worker_too_large_from_the_start_still_works(tally: Tally) -> None:
 
 
 class Machine:
-    """What the machine is said to have left, and who asked."""
+    """The memory that the machine pretends to have left, and the number of readings."""
 
     def __init__(self) -> None:
         self.available = 1 << 60
@@ -322,7 +322,7 @@ class Machine:
         return available
 
     def set(self, available: int) -> None:
-        """Have it so, and wait until it was asked, and what was answered has shown."""
+        """Set it, and wait until it was read and the reading has had its effect."""
         self.available = available
         while self._asked.acquire(blocking=False):
             pass

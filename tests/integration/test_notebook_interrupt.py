@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A cell that an interrupt ends gives up what it waited for; one that goes on does not."""
+"""A cell that an interrupt ends gives up the events it waited for; a cell that goes on does not."""
 
 import signal
 import sys
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Shell:
-    """What procbus uses of IPython."""
+    """The parts of IPython that procbus uses."""
 
     def __init__(self) -> None:
         self.execution_count = 1
@@ -38,7 +38,7 @@ class Shell:
         self.callbacks.remove(callback)
 
     def run(self, cell: Callable[[], object]) -> BaseException | None:
-        """Run a cell as IPython does, and give what ended it."""
+        """Run a cell as IPython does, and return the exception that ended it."""
         ended_by: BaseException | None = None
         try:
             cell()

@@ -51,7 +51,7 @@ threading.Event().wait()
     # them open would keep it from ending.
     assert program.finish().code == -signal.SIGKILL
     wait_gone(descendants)
-    # One of them was the tracker, which unlinks what the script could not.
+    # One of them was the tracker, which unlinks the semaphores that the script could not.
     assert semaphores_of(program.pid) == []
 
 

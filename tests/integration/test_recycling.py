@@ -1,4 +1,4 @@
-"""Workers that are replaced after so many deliveries: nothing is lost, and order is kept."""
+"""Workers that are replaced after a number of deliveries: nothing is lost, and order is kept."""
 
 import logging
 import os

@@ -40,7 +40,7 @@ class NotYet(Exception):
 class Job:
     number: int
     tally: Tally
-    #: What each attempt does, one letter each; the last is repeated.
+    #: The behaviour of each attempt, one letter each; the last is repeated.
     plan: str = "s"
     key: int = 0
     door: Door | None = None
@@ -105,7 +105,7 @@ def run(kind: Kind, plan: str, tally: Tally, **options: Any) -> tuple[Receipt, E
 
 
 def all_settled_so_far(bus: EventBus) -> None:
-    """Wait for the one worker's thread: who sees a result may be faster than what it does next."""
+    """Wait for the one worker's thread, which may lag behind the result that is seen."""
     bus.publish("job", Job(-1, Tally(os.devnull))).result(PATIENCE_S)
 
 
@@ -114,7 +114,7 @@ TIMED_OUT, OVER_MEMORY = OutcomeKind.TIMED_OUT, OutcomeKind.OVER_MEMORY
 SUCCEEDED = OutcomeKind.SUCCEEDED
 
 
-# What is tried again.
+# Deliveries that are retried.
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
@@ -224,7 +224,7 @@ def test_events_of_a_failed_attempt_are_dropped(tally: Tally) -> None:
     assert tally.lines() == ["0 3 1 s"]
 
 
-# What goes on meanwhile.
+# Work that goes on meanwhile.
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])

@@ -36,7 +36,7 @@ with open("found", "w") as file:
 def run_with(
     folder: Path, look: str, *flags: str, before: str = "pass", shell: str = ""
 ) -> tuple[str, int, str]:
-    """Run the script; what it found, its exit code and its stderr."""
+    """Run the script; return the settings it found, its exit code and its stderr."""
     job = folder / "job.py"
     text = SCRIPT.replace("ROOT", repr(str(ROOT))).replace("LOOK", look)
     job.write_text(text.replace("SET", before))

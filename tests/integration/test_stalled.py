@@ -21,7 +21,7 @@ from tests.matrix import quick_first
 @dataclass(frozen=True)
 class Job:
     door: Door
-    #: Where the handler reads what the test writes when it opens the door.
+    #: The file in which the handler finds the test's order to open the door.
     pipe: str
     bell: Bell
 

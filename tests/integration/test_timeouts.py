@@ -82,7 +82,7 @@ def timed_out(receipt: Receipt) -> HandlerTimeout:
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[EventBus]:
-    """A bus with two workers that have imported what handlers need: that may take a while."""
+    """A bus with two workers that have imported the modules of the handlers already."""
     with EventBus([], cpu_workers=2) as bus:
         bus.subscribe("job", work, kind="cpu")
         warm_up(bus, tmp_path)

@@ -124,7 +124,7 @@ def test_a_kill_while_idle_charges_nobody(tally: Tally) -> None:
 
 
 def test_a_kill_in_the_middle_of_a_batch_of_small_ones(tally: Tally) -> None:
-    """What the worker finished and had not sent yet is not run again."""
+    """Deliveries that the worker finished and had not reported yet are not run again."""
     for victim in (0, 1, 17, 150, 299):
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("job", work, kind="cpu")

@@ -58,7 +58,7 @@ LEFT = [
 
 @pytest.mark.parametrize("left", quick_first(LEFT, 2))
 def test_exit_hooks_run_and_buffers_are_flushed_and_nothing_is_left(run: Run, left: str) -> None:
-    """`run` waits until nobody has the script's stdout any more."""
+    """`run` waits until no process has the script's stdout any more."""
     ended = run(SCRIPT.replace("LEAVE", left))
     assert (ended.code, ended.out) == (0, "7\n['hook'] in the buffer\n"), ended.err
     assert ended.err.startswith("WARNING:root:")

@@ -127,7 +127,7 @@ with EventBus([], cpu_workers=2, worker_init={given}) as bus:
 
 
 def test_globals_changed_by_a_handler_stay_in_its_process(run: Run) -> None:
-    """As with globals in general: only what was there after the set-up is handed on."""
+    """As with globals in general: only the values present after the set-up are handed on."""
     ended = run(
         SCRIPT
         + """

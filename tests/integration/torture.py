@@ -3,7 +3,7 @@
     python -m tests.integration.torture JOURNAL TALLY COUNT RUN
 
 It publishes COUNT numbered events, each with its number for an id, and notes the effect of every
-delivery in the file TALLY, with what `current()` says. RUN is the number of the start.
+delivery in the file TALLY, with the facts from `current()`. RUN is the number of the start.
 """
 
 from __future__ import annotations

@@ -42,21 +42,21 @@ class Urgent(Order):
 
 @pytest.fixture(params=[EventBus, InlineBus])
 def bus(request: pytest.FixtureRequest) -> Iterator[EventBus]:
-    """The bus, and the one of the testing kit: what is asked of both is the same."""
+    """The bus, and the one of the testing kit: both must answer alike."""
     with request.param([]) as bus:
         yield bus
 
 
 @pytest.fixture
 def threaded() -> Iterator[EventBus]:
-    """Where only threads will do."""
+    """Only for a bus with threads."""
     with EventBus([]) as bus:
         yield bus
 
 
 @pytest.fixture
 def registry() -> Iterator[None]:
-    """Whatever the test subscribes in the default registry is gone after it."""
+    """Handlers that the test adds to the default registry are gone after it."""
     before = default_registry.handlers
     yield
     for handler in default_registry.handlers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bad input is refused by the call at fault, with a sentence that says what to do."""
+"""Bad input is refused by the call at fault, with a sentence that names the remedy."""
 
 import asyncio
 import pickle

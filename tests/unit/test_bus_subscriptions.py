@@ -117,7 +117,7 @@ def test_methods_and_partials_are_the_same_handler_by_what_they_are_bound_to(bus
 
 
 class Odd:
-    """Whatever is asked of it but to be called, it raises."""
+    """Raises on every access except a call."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -458,7 +458,7 @@ def test_once_is_true_or_false_and_not_for_auto(bus, options):
         bus.subscribe("a", double, **options)
 
 
-# Who would get it.
+# Handlers that an event would reach.
 
 
 def test_handlers_says_whom_an_event_would_reach_in_order(bus):

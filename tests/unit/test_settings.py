@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options of a bus: what passes and what is refused."""
+"""The options of a bus: accepted values and refusals."""
 
 import functools
 import threading

@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @dataclass
 class Memory:
-    """Shared memory that tells what it is told to tell."""
+    """Shared memory with given statistics."""
 
     stats: SharedMemoryStats = NOTHING_SHARED
 

@@ -1,4 +1,4 @@
-"""Who holds the GIL: what follows from a look, and looks at real threads."""
+"""The GIL probe: conclusions from a look, and looks at real threads."""
 
 import threading
 import time

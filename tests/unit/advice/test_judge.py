@@ -1,4 +1,4 @@
-"""Which kind suits a handler: the decision, without any machine."""
+"""The judgement on a handler's kind: the pure function, without any machine."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -248,7 +248,7 @@ def test_dearer_transport_never_speaks_for_processes(
 def test_all_times_so_many_times_as_long_make_no_difference(
     evidence: Evidence, machine: Machine, factor: float
 ):
-    """But for what a delivery costs the bus, which matters for short handlers alone."""
+    """Without the bus's own cost of a delivery, which matters only for short handlers."""
     times = ("wall_s", "cpu_s", "children_s", "transport_s", "unpacking_s")
     assume(evidence.cpu_s > 1_000 * CPU_S)
     longer = replace(

@@ -1,4 +1,4 @@
-"""What it would cost to send an event away."""
+"""The estimated cost of sending an event away."""
 
 import pickle
 import threading

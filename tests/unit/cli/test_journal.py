@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`procbus journal`: what it shows and does, with and without a bus that has the journal."""
+"""`procbus journal`: its output and its effects, with and without a bus that has the journal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Objects to a worker process and back: classes by value, by number, and what must not happen.
+"""Objects to a worker process and back: classes by value, by number, and forbidden cases.
 
-The worker here is a process of its own that decodes what it gets, says what it sees, and sends it
-back encoded, so that nothing is found by accident because both sides are one process.
+The worker here is a process of its own. It decodes what it gets, describes it, and sends it back
+encoded. So no object is found by accident because both sides are one process.
 """
 
 import collections
@@ -405,7 +405,7 @@ def test_modules_registered_to_travel_by_value_do(echo, monkeypatch):
     assert "No module named 'shop_by_value'" in text
     cloudpickle.register_pickle_by_value(module)
     try:
-        echo.encoder = Encoder(PARENT)  # what it took for importable, it does not ask again
+        echo.encoder = Encoder(PARENT)  # modules that it took for importable are not asked again
         for _ in range(2):
             back = echo.there_and_back(item)
             assert type(back) is module.Item

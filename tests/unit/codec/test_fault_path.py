@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finding what cannot be pickled, and saying where it sits."""
+"""Finding the object that cannot be pickled, and its path."""
 
 import functools
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers within their bounds, and what is none."""
+"""Numbers within their bounds, and values that are no numbers."""
 
 import decimal
 import fractions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is told of a callable without calling it."""
+"""Properties of a callable that are found without calling it."""
 
 import functools
 from collections.abc import Callable

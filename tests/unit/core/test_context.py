@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a handler can ask about the delivery that it is running."""
+"""`current()`: the facts about the running delivery."""
 
 import threading
 from contextvars import copy_context

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Context variables: each delivery has those of its publisher, and leaves none behind."""
+"""Context variables: each delivery has its publisher's, and leaves none behind."""
 
 import asyncio
 import decimal
@@ -328,7 +328,7 @@ def test_a_context_that_is_kept_does_not_keep_the_handler_that_published():
 
 
 def test_delivery_held_by_a_lane_switch_keeps_its_publishers_context():
-    """A handler of kind "auto" that moves: what is published meanwhile is put by another thread."""
+    """A handler of kind "auto" that moves: another thread puts the events published meanwhile."""
     held = Held()
     seen: list[str] = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A dead letter: what it knows, and how it tells that to people."""
+"""A dead letter: its facts, and their text for people."""
 
 import dataclasses
 from datetime import UTC, datetime

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a delivery tells of itself, open and settled."""
+"""A delivery's view of itself, open and settled."""
 
 import time
 import traceback

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What leaves a worker is bounded, and what does not is counted."""
+"""The limit on a worker's log records, and the count of the others."""
 
 import logging
 from math import inf
@@ -18,7 +18,7 @@ from procbus.core.flood import (
     describe_left_out,
 )
 
-#: Moments in seconds, in the order in which threads come: not always that of the clock.
+#: Moments in seconds, in the order of the threads' arrival, which is not always the clock's.
 moments = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=200)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Handlers: what is accepted, and what is refused with which advice."""
+"""Handlers: accepted functions, and refusals with advice."""
 
 import asyncio
 import dataclasses

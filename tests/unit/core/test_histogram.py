@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Durations in buckets: how near the quantiles are, and what adding up keeps."""
+"""Durations in buckets: the precision of quantiles, and sums of histograms."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from procbus.core.histogram import Histogram
 from tests.parts import BOUND_S, in_thread
 
-#: What the docstring promises: half a bucket, 2 ** (1 / 16) - 1 = 4.43 %.
+#: The promise of the docstring: half a bucket, 2 ** (1 / 16) - 1 = 4.43 %.
 ERROR = 0.045
 
 durations = st.floats(1e-12, 1e9)

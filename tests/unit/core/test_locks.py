@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Locks that a thread may take again, and what is done when two threads are tangled up."""
+"""Locks that a thread may take again, and two threads that are tangled up."""
 
 import threading
 from collections.abc import Callable

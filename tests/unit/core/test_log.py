@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The log of procbus: as any other, but that it harms nobody."""
+"""The log of procbus: like any other, but harmless to its threads."""
 
 import logging
 import sys

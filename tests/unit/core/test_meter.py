@@ -1,4 +1,4 @@
-"""What is summed up of a handler's runs."""
+"""The sums of a handler's runs."""
 
 from typing import Any
 

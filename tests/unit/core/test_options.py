@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits and retries of a handler: what is accepted, and what is refused with which advice."""
+"""Limits and retries of a handler: accepted values, and refusals with advice."""
 
 import inspect
 from array import array

@@ -29,7 +29,7 @@ from tests.parts import (
 
 
 class Open:
-    """A receipt with open deliveries, and what settles them."""
+    """A receipt with open deliveries, and the settlement for them."""
 
     def __init__(self, count: int) -> None:
         self.settlement, admission = settlement_with_room()
@@ -282,7 +282,7 @@ def test_the_receipt_of_one_handler_shows_its_delivery_by_itself():
     assert (one.receipt.id, delivery.event_id, delivery.handler.name) == (7, 7, "shop.store")
     assert (delivery.state, delivery.outcome, delivery.attempts) == (DeliveryState.PENDING, None, 0)
     with pytest.raises(ProcbusError, match="not settled yet"):
-        delivery.result()  # where that of the receipt would wait
+        delivery.result()  # the receipt's own would wait
     assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
     assert repr(one.receipt) == "<Receipt of event 7 (order.new): 1 pending>"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waits between attempts: the default, what users may give, what is refused, what runs."""
+"""Waits between attempts: the default, the forms that users may give, refusals, calls."""
 
 import functools
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Snapshots of what a bus has done."""
+"""Snapshots of a bus's counters."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Topics: what is well formed, and AMQP matching against a model."""
+"""Topics: well-formed ones, and AMQP matching against a model."""
 
 from typing import Any, Protocol, TypedDict, runtime_checkable
 

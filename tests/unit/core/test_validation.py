@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Amounts of memory: what is read, what is refused with which advice, how they are shown."""
+"""Amounts of memory: readable texts, refusals with advice, and their display."""
 
 from typing import Any
 

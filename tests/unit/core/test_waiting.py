@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Handlers that wait for what other handlers do: they lend their place meanwhile."""
+"""Handlers that wait for other handlers: they lend their place meanwhile."""
 
 import asyncio
 import threading
@@ -71,7 +71,7 @@ def test_handlers_that_wait_may_be_nested_deeper_than_there_are_threads():
 
         bus.subscribe("n", down)
         assert bus.publish("n", 30).result(BOUND_S) == 30
-        # The threads that stood in have gone, but for those that are idle and not asked yet.
+        # The threads that stood in have gone, except idle ones that were not asked yet.
         for _ in range(60):
             bus.publish("n", 0).result(BOUND_S)
         assert not bus.publish("n", 0).result(BOUND_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many deliveries may be pending, who waits for room, and that nobody waits in vain."""
+"""The bound on pending deliveries, and publishers that wait for room, never in vain."""
 
 import signal
 import threading

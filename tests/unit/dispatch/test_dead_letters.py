@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The box of dead letters: bounded, never losing what could not be replayed; and the hook."""
+"""The box of dead letters: bounded, keeping letters that could not be replayed; and the hook."""
 
 import logging
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_every_letter_is_in_the_box_until_it_is_taken_out(steps: list[Step]):
         assert published == replayed
 
 
-# Which handler it was.
+# Finding the handler of a letter.
 
 
 def handler(topic: Any, function: Any = handle, name: str = "shop.store") -> Handler:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From an event to deliveries: what is chosen, queued, failed at once, and counted."""
+"""From an event to deliveries: chosen, queued, failed at once, and counted."""
 
 import sys
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `bus.dead_letters` gives: a tuple that never changes, with methods that work on the bus."""
+"""`bus.dead_letters`: a tuple that never changes, with methods that work on the bus."""
 
 import pickle
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def test_a_handler_may_be_given_as_its_function_whatever_its_name():
         letter(ValueError(), event_id=2, handler="tests.parts.handle"),
         letter(ValueError(), event_id=3, handler="another"),
     )
-    # It is subscribed as shop.store; that of event 2 was when it had no name of its own.
+    # It is subscribed as shop.store. The letter of event 2 dates from before it had a name.
     assert ids(box.snapshot().filter(handler=handle)) == [1, 2]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Settling: exactly once, whoever comes first, and all that follows from it."""
+"""Settling: exactly once, for the first caller, with all consequences."""
 
 import logging
 import threading

@@ -44,7 +44,7 @@ def failed(kind: OutcomeKind = OutcomeKind.RAISED) -> Outcome:
 
 
 class Parts:
-    """A settlement with what stands around it, and a time that the test says."""
+    """A settlement with its neighbours, and a time that the test sets."""
 
     def __init__(self, on_failure: Any = None) -> None:
         self.now = 1000.0
@@ -80,7 +80,7 @@ class Parts:
         self.settlement.settle([(delivery, outcome)])
 
     def due(self, seconds: float) -> list[Delivery]:
-        """What the supervisor gets to queue again after so many seconds."""
+        """The deliveries that the supervisor queues again after some seconds."""
         self.now += seconds
         return self.retries.wait(0.0)
 

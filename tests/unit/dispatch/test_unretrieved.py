@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Counting the failures that nobody has looked at."""
+"""The count of failures that were never looked at."""
 
 from collections import Counter
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs the calls of an executor in a worker."""
+"""The functions that run an executor's calls in a worker."""
 
 import asyncio
 import pickle

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an executor of procbus does beyond what the standard promises; see conformance for that."""
+"""Features of a procbus executor beyond the standard's promises; see conformance for those."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def name_of_current() -> str:
     return current().handler
 
 
-# What fails.
+# Failures.
 
 
 def test_a_killed_worker_fails_one_future() -> None:
@@ -447,7 +447,7 @@ def test_calls_are_counted_under_the_name_of_the_callable(kind: Any) -> None:
         assert bus.stats().handlers[f"{__name__}.square"].succeeded == 5
         assert "str.upper" in bus.stats().handlers
         pool.shutdown()
-        # What an executor has counted stays.
+        # Counts of an executor stay.
         assert bus.stats().handlers[f"{__name__}.square"].succeeded == 5
         assert repr(pool) == f"<BusExecutor {kind}, shut down: 0 calls pending>"
 

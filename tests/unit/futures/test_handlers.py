@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which handler a call gets, and which are let go."""
+"""The handler of a call, and the handlers that are dropped."""
 
 from __future__ import annotations
 

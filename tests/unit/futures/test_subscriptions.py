@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Subscriptions that nothing is routed to, and what is left of them."""
+"""Subscriptions without routes, and the counts that they leave."""
 
 import functools
 import gc

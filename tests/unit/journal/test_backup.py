@@ -16,7 +16,7 @@ from tests.journal_scripts import BOUND_S, killed, running, status
 
 
 def resumed(path: Path) -> list[int]:
-    """What a bus resumes of a journal; nothing must be lost."""
+    """The deliveries that a bus resumes from a journal; nothing must be lost."""
     ran: list[int] = []
     with EventBus([], journal=path) as bus:
         bus.subscribe(int, ran.append, name="hold")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dead letters in a file: what comes back, and what is refused before any of it is unpickled."""
+"""Dead letters in a file: loaded ones, and files refused before anything is unpickled."""
 
 import json
 import os
@@ -210,7 +210,7 @@ def test_a_directory_that_is_not_there_is_an_os_error(path):
         load_letters(path)
 
 
-# What is refused.
+# Refused files.
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")

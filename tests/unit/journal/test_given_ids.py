@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ids that the user gives: what is one, and how those of a stream are looked up."""
+"""Ids from the user: valid ones, and looking up the ids of a stream."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def test_half_of_a_surrogate_pair_is_refused_since_no_database_takes_it() -> Non
 
 
 class Finder:
-    """Knows the end of those events that are multiples of ten; keeps what it was asked."""
+    """Knows the end of events that are multiples of ten; keeps the questions."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []

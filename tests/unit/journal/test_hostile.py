@@ -20,7 +20,7 @@ EXITS = (ValueError, SystemExit, GeneratorExit, CancelledError, KeyboardInterrup
 
 
 class Hostile(Exception):
-    """Raises what it is told to, once it is pickled or loaded."""
+    """Raises a given exception, once it is pickled or loaded."""
 
     def __init__(self, error: type[BaseException], loading: bool = False) -> None:
         super().__init__("hostile")

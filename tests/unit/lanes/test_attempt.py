@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a run that went over a limit leaves behind: an error that tells which, and where it was."""
+"""The error of a run that went over a limit: it names the limit, and the place in the code."""
 
 import traceback
 from typing import Any

@@ -250,7 +250,7 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
     assert sum(handler.timed_out for handler in stats.handlers.values()) == 0
 
 
-# What is measured of runs.
+# Measurements of runs.
 
 
 def test_of_a_coroutine_its_own_steps_are_measured() -> None:

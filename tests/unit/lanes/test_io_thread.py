@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A thread of the io lane: what it measures of its runs, and what it keeps of them."""
+"""A thread of the io lane: its measurements of runs, and the objects it keeps of them."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def test_a_thread_that_waits_keeps_no_event_alive():
 
 
 def run_on_threads(function: Callable[[Any], Any], count: int, **options: Any) -> Subscription:
-    """Run a handler so many times, one after the other, on one thread; give its subscription."""
+    """Run a handler several times in a row on one thread; return its subscription."""
     done = threading.Semaphore(0)
 
     def settle(settled: Sequence[tuple[Delivery, Outcome]]) -> None:

@@ -50,7 +50,7 @@ def test_exception_that_would_end_the_caller_is_the_cause_of_an_ordinary_error(
 
 
 class Halt(BaseException):
-    """As those of pytest: no Exception, and nothing that Python itself acts on."""
+    """Like an exception of pytest's: no Exception, and nothing that Python itself acts on."""
 
 
 @pytest.mark.parametrize("error", [Halt(), ValueError(), ExceptionGroup("two", [ValueError()])])

@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class FakeProbe:
-    """A process of so many bytes; None when it is gone."""
+    """A process of a given size; None when it is gone."""
 
     def __init__(self, rss: int | None) -> None:
         self._rss = rss
@@ -90,7 +90,7 @@ def test_a_process_that_cannot_be_looked_at_is_not_too_large(gone: Any) -> None:
     assert Wear(max_memory=1).worn_out(1, gone) == ""
 
 
-# What is next.
+# The next delivery.
 
 
 def test_a_worker_that_did_not_want_a_delivery_was_too_large_for_it() -> None:

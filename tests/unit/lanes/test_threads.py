@@ -166,7 +166,7 @@ def test_handler_that_hangs_at_the_stop_changes_nothing_when_it_ends():
 
 
 class LaneOfOne:
-    """A lane with one thread, what it settles, and a handler with a time limit."""
+    """A lane with one thread, its settled deliveries, and a handler with a time limit."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[Delivery, Outcome]] = []

@@ -1,4 +1,4 @@
-"""What one worker's handlers cost, handed to their meters."""
+"""The cost of one worker's handlers, passed on to their meters."""
 
 import pickle
 from collections.abc import Mapping

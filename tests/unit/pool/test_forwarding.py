@@ -160,7 +160,7 @@ def test_unreadable_record_becomes_a_warning(
 
 
 class Broken(logging.Handler):
-    """Raises for what it is told to, without `handleError`: as many home-made ones do."""
+    """Raises for given records, without `handleError`, as many home-made handlers do."""
 
     def __init__(self, *names: str) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ def test_a_warning_that_is_to_be_an_error_is_a_line_that_says_whose(
 
 
 def test_a_warning_that_logging_captures_says_whose(caplog: pytest.LogCaptureFixture) -> None:
-    # Inside, so that what is put back at the end is what pytest had there.
+    # Inside, so that the restored value at the end is pytest's.
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)

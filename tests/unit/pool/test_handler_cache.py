@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which handlers one worker knows, as its parent keeps account of it."""
+"""The handlers that one worker knows, in its parent's account."""
 
 import pickle
 import threading

@@ -1,4 +1,4 @@
-"""The logbook: whatever moment its writer dies at, it tells what was finished and what was not."""
+"""The logbook: at whatever moment its writer dies, it tells finished deliveries from others."""
 
 import os
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ def test_close_may_be_called_twice() -> None:
 
 @given(st.lists(st.one_of(st.binary(max_size=20), st.just(None)), max_size=30))
 def test_unsent_results_are_always_those_between_sent_and_done(steps: list[bytes | None]) -> None:
-    """None sends what there is; anything else is the result of the next delivery."""
+    """None sends the kept results; anything else is the result of the next delivery."""
     logbook = Logbook.create()
     try:
         logbook.open_batch(1)

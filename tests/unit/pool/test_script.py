@@ -1,4 +1,4 @@
-"""What a script has set travels to its workers."""
+"""Settings of a script travel to its workers."""
 
 from __future__ import annotations
 

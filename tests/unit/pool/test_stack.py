@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a worker is, asked from outside: the page that it writes to, and how that is read."""
+"""The stack of a worker, asked from outside: the page that it writes to, and reading it."""
 
 import faulthandler
 import os
@@ -30,7 +30,7 @@ def page() -> Iterator[StackPage]:
 
 
 def dump(*threads: tuple[str, list[tuple[str, int, str]]]) -> str:
-    """What faulthandler writes: each thread with its frames, the innermost first."""
+    """The output of faulthandler: each thread with its frames, the innermost first."""
     return "\n\n".join(
         f"{title} (most recent call first):\n"
         + "\n".join(f'  File "{file}", line {line} in {name}' for file, line, name in frames)
@@ -254,5 +254,5 @@ def test_a_process_answers_though_c_code_holds_its_gil(
 def _target(descriptor: str) -> str:
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:  # that of the listing itself
+    except OSError:  # the descriptor of the listing itself
         return ""

@@ -1,4 +1,4 @@
-"""What travels on the pipe comes out as it went in."""
+"""Messages on the pipe come out as they went in."""
 
 import struct
 
@@ -164,7 +164,7 @@ def test_note_ahead_of_an_end_belongs_to_that_end_alone() -> None:
     assert (second[0], second[4], second[5]) == (3.0, None, None)
 
 
-#: As if the size beside an end took no more bits: what is longer is not to be had in a test.
+#: As if the size field of an end had fewer bits, because a longer frame is too large for a test.
 SHORTEST_LONG = 1 << 7
 
 

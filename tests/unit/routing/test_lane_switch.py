@@ -35,7 +35,7 @@ class Sides:
 
 
 def settle(delivery: Delivery) -> None:
-    """As the settlement does with what has a gate."""
+    """As the settlement does with a delivery that has a gate."""
     delivery.subscription.lane.release(delivery)
 
 

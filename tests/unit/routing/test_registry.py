@@ -254,7 +254,7 @@ def test_a_local_cpu_handler_that_cannot_travel_is_refused_and_not_subscribed():
 
 
 def run(script: str) -> str:
-    """Run a script as the main program; give what it printed."""
+    """Run a script as the main program; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
     )

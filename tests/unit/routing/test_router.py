@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Routing against a plain model, and what the caches must not change."""
+"""Routing against a plain model, and routes that the caches must not change."""
 
 import abc
 import re

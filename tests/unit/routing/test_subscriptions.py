@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is subscribed to one bus: the shared registry, its own handlers, and those that left."""
+"""The subscriptions of one bus: the shared registry, its own handlers, and departures."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

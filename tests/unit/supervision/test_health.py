@@ -106,7 +106,7 @@ def test_a_worker_process_shows_its_memory_and_cpu():
         worker.pid = 1  # type: ignore[misc]  # that is what must not work
 
 
-# One worker of the cpu lane, by what its companion and the system say of it.
+# One worker of the cpu lane, by the facts of its companion and the system.
 
 DETAILS = Details(
     status="running", rss=2000, uss=1000, cpu_s=3.0, children=2, open_files=7, age_s=6.0
@@ -114,7 +114,7 @@ DETAILS = Details(
 
 
 class LookedAt:
-    """Stands for a probe and a verdict: what the system says of a process, and the supervisor."""
+    """Stands for a probe and a verdict: facts of a process from the system and the supervisor."""
 
     def __init__(self, details: Details | None = DETAILS, stalled: bool = False) -> None:
         self.details = lambda: details

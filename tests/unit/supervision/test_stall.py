@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who gets nowhere, and who is only slow."""
+"""Stalled workers, and workers that are only slow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP_S = 0.5
 
 
 def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Progress:
-    """Progress of a worker that was looked at for so long in one delivery."""
+    """Progress of a worker that was looked at for some seconds in one delivery."""
     progress = Progress()
     for step in range(int(seconds / STEP_S) + 1):
         at = step * STEP_S

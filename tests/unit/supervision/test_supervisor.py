@@ -77,7 +77,7 @@ class FakeMemory:
 
 
 class FakeIo:
-    """An io lane that notes when it is asked what has run out of time."""
+    """An io lane that notes each question for handlers that ran out of time."""
 
     def __init__(self) -> None:
         self.asked_at: list[float] = []
@@ -119,7 +119,7 @@ class Supervised:
         return time.monotonic() + self.ahead_s
 
     def look(self, seconds: float = SAMPLE_S) -> None:
-        """Have it look at everything, so many seconds later, and wait until it has."""
+        """Have it look at everything, some seconds later, and wait until it has."""
         self.ahead_s += seconds
         for _ in range(3):  # one may have begun before, and the last is not at its end
             asked = len(self.io.asked_at)

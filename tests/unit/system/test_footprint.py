@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What counts towards a limit of memory, at a time and of processes of ours."""
+"""Memory that counts towards a limit, at a made-up time and for made-up processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.own: int | None = 10 * MIB
-        #: Of each child what it has, and its part of that.
+        #: For each child its memory, and its share of that.
         self.found: dict[int, tuple[int, int]] = {}
         #: Children that the worker's other threads started.
         self.hidden: set[int] = set()

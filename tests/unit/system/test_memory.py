@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What memory is left, by made-up trees of cgroups; and when it is short."""
+"""The memory that is left, by made-up trees of cgroups; and when it is short."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_earlier_kills_do_not_count():
 
 
 def test_a_kill_is_news_until_it_was_noted_twice():
-    """So all workers that were killed at once are told so, by whoever buries them."""
+    """So all workers that were killed at once get the same answer, whichever companion asks."""
     counter = Counter()
     watch = OomWatch(counter)
     watch.note()

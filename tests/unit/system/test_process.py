@@ -30,8 +30,8 @@ from procbus.system.process import (
 from tests.cpu_stage import eventually
 from tests.parts import BOUND_S
 
-#: Says its pid and those of its descendants, each on a line, and then repeats what it is told.
-#: Each holds the writing end of the output, which ends only when the last of them is dead.
+#: Prints its pid and its descendants' pids, each on a line, and then repeats its input. Each
+#: process holds the writing end of the output, which ends only when the last of them is dead.
 FAMILY = """
 import os, sys
 def descend(depth):

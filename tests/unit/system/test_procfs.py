@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the files under /proc tell, of real processes, beside what psutil says of them."""
+"""The files under /proc of real processes, compared with psutil's answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was published, to be looked at."""
+"""Published events, for assertions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

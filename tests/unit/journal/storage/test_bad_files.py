@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A journal on bad ground: a JournalError says what to do, and nothing is lost."""
+"""A journal on bad ground: a JournalError names the remedy, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_link_in_place_of_the_intake_is_not_followed(tmp_path: Path):
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may write anything, so a test of what may not be written is somebody else."""
+    """Root may write anything, so such a test runs as another user."""
     if os.geteuid():
         yield
         return
@@ -371,7 +371,7 @@ def publish_until_refused(bus: EventBus, event: Callable[[int], bytes]) -> tuple
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that nobody announces."""
+    """Wait for a condition that gives no signal."""
     pause = threading.Event()
     for _ in range(int(BOUND_S / 0.01)):
         if holds():

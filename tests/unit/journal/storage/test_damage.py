@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Damage to the files of a journal: what can be read is resumed, and what is lost is told."""
+"""Damage to the files of a journal: readable records are resumed, and losses are reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNT = 50
 
 
 def resumed(path: Path) -> tuple[list[int], tuple[str, ...]]:
-    """What a bus resumes, and what it says is lost."""
+    """The deliveries that a bus resumes, and the losses that it reports."""
     ran: list[int] = []
     with EventBus([], journal=path) as bus:
         bus.subscribe(int, ran.append, name="hold")
@@ -127,7 +127,7 @@ def test_a_bus_that_was_killed_at_its_start_has_lost_nothing(tmp_path: Path):
 
 
 def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
-    """As after a loss of power on a disk that says it has what it has not."""
+    """As after a loss of power on a disk that lied about its flushes."""
     path = tmp_path / "run.db"
     saved = tmp_path / "saved"
     saved.mkdir()

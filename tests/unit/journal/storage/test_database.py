@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is kept and for how long, and what happens where two processes meet in one journal."""
+"""The records that are kept, for how long, and two processes that meet in one journal."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_ids_of_events_never_come_again_though_nothing_is_left(tmp_path: Path):
 
 
 def test_ids_never_come_again_after_a_loss_of_power_either(tmp_path: Path):
-    """It may take what was not flushed, and so all that this bus wrote but its reservation."""
+    """It may cost unflushed pages, and so all writes of this bus except its reservation."""
     before, after = tmp_path / "before.db", tmp_path / "after.db"
     with EventBus([], journal=before) as bus:
         bus.subscribe(int, abs, name="abs")

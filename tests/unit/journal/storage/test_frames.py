@@ -58,7 +58,7 @@ def first_half(data: bytes, half: int = HALF) -> Half:
 
 
 def check_told(found: Half, frames: list[bytes]) -> None:
-    """What is read was written, in order; what is missing is told, where it is missing."""
+    """Read records were written, in order; missing ones are reported, in their place."""
     rest = iter(frames)
     assert all(frame in rest for frame in found.frames), "something else was read, or out of order"
     if found.frames != frames:
@@ -116,7 +116,7 @@ def test_random_bytes_anywhere_are_told():
 
 @pytest.mark.parametrize("zeros", [False, True])
 def test_a_file_cut_at_any_offset_within_a_half_is_told(zeros: bool):
-    """Of what lies behind the cut there is nothing, or zeros: the disk did not get it."""
+    """Behind the cut there is nothing, or zeros: the disk never got the rest."""
     data = written(FRAMES)
     for at in range(START, end_of(FRAMES)):
         cut = data[:at] + (bytes(HALF - at) if zeros else os.urandom(HALF - at))
@@ -159,7 +159,7 @@ def test_the_first_sector_of_the_file_is_no_more_than_what_is_in_it():
 
 
 def test_an_event_cannot_have_frames_in_it():
-    """Even if one before it is damaged, what an event contains is not taken for a record."""
+    """Even if the frame before is damaged, an event's contents are not taken for a record."""
     inner = written([b"forged"])
     forged = inner[START : end_of([b"forged"])]
     frames = [b"first", b"before " + forged + b" behind", b"last"]

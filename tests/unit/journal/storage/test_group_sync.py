@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Group commit: whoever waits is on the disk afterwards, and they share what that takes."""
+"""Group commit: a waiting thread's records are on the disk afterwards, at a shared cost."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The intake: what was written is there after any death, and nothing else is."""
+"""The intake: written records are there after any death, and nothing else is."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_script_that_copies_its_journal_keeps_it_and_loses_nothing(tmp_path: P
         assert script.stdout is not None
         with pytest.raises(JournalError, match=f"belongs to process {script.pid}"):
             EventBus([], journal=path)
-        # Of each kind of visit one: none of them takes away what the bus writes to.
+        # A visit of each kind: none removes files that the bus writes to.
         assert json.loads(status(path, "status", "--json").stdout)["owner"] == script.pid
         assert status(path, "retry", "--all").returncode == 0
         assert status(path, "purge").returncode == 0
@@ -163,7 +163,7 @@ def test_a_link_to_a_journal_is_the_journal(tmp_path: Path):
 
 
 def test_a_log_that_another_program_took_away_is_noticed_and_nothing_is_lost(tmp_path: Path):
-    """As `sqlite3` does with that of a script which has copied its own journal."""
+    """As `sqlite3` does with a script that has copied its own journal."""
     path = tmp_path / "run.db"
     script = """
         import sqlite3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Records of the intake: what was laid out is what is read."""
+"""Records of the intake: reading gives the records that were laid out."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def event(event_id: int, *to: int, given_id: str | None = None) -> bytes:
 
 @st.composite
 def histories(draw):
-    """What may happen to a few events, in an order that may come about."""
+    """Possible fates of a few events, in a possible order."""
     frames: list[bytes] = []
     open_: list[int] = []
     for event_id in range(1, draw(st.integers(1, 12))):

@@ -31,7 +31,7 @@ def rooms() -> Iterator[Rooms]:
 
 
 def ends_in(rooms: Rooms) -> Ends:
-    """Those of a worker, whose mappings go when the test lets go of it, as with its process."""
+    """The memory of a worker, whose mappings go when the test drops it, as with its process."""
     events, results = rooms
     return Ends(Encoder(NUMBER, LARGE), WorkerMemory(events.room, results.room, LARGE))
 

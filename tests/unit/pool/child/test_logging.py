@@ -24,7 +24,7 @@ from tests.parts import BOUND_S
 
 
 class Line(Outlet):
-    """An outlet that keeps what goes out; `full` is one whose parent does not read."""
+    """An outlet that keeps its messages; a `full` one has a parent that does not read."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
@@ -49,7 +49,7 @@ def line() -> Line:
 
 @pytest.fixture
 def log(line: Line) -> Iterator[logging.Logger]:
-    """A logger of its own, which leaves those of the tests alone."""
+    """A logger of its own, which leaves the tests' loggers alone."""
     logger = logging.Logger("job", logging.DEBUG)
     logger.addHandler(Forward(line))
     yield logger

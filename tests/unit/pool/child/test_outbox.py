@@ -23,7 +23,7 @@ def ends() -> Iterator[Ends]:
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests wait for nothing: what is full stays full."""
+    """The tests wait for nothing: a full pipe stays full."""
     monkeypatch.setattr(outbox, "ROOM_S", 0.01)
 
 

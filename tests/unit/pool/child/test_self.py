@@ -1,4 +1,4 @@
-"""What a worker process does about itself."""
+"""A worker process's dealings with itself."""
 
 import os
 import subprocess

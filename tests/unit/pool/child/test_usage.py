@@ -1,4 +1,4 @@
-"""What a worker's handlers take of the machine."""
+"""The use of the machine by a worker's handlers."""
 
 import pickle
 import time
@@ -22,7 +22,7 @@ def spin(seconds: float) -> None:
 
 
 def run_for(seconds: float, made: Tally) -> None:
-    """One run, as if the clock had gone on for so long."""
+    """One run, as if the clock had gone on for some seconds."""
     at = time.monotonic()
     clock = iter([at, at + seconds])
     with pytest.MonkeyPatch.context() as patch:

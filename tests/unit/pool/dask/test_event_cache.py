@@ -1,4 +1,4 @@
-"""What lies beside a worker process far away: nothing goes twice, and nothing stays too long."""
+"""Events kept beside a distant worker process: none is sent twice, and none stays too long."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a pool on Dask refuses, before there is a cluster."""
+"""Refusals of a pool on Dask, before there is a cluster."""
 
 from typing import Any
 

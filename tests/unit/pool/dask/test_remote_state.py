@@ -1,4 +1,4 @@
-"""What a worker far away says of itself."""
+"""Reports of a distant worker."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Events on their way to a worker: what is large lies in shared memory while it is needed."""
+"""Events on their way to a worker: large parts lie in shared memory while they are needed."""
 
 import mmap
 import pickle

@@ -1,4 +1,4 @@
-"""Blocks for events: under their limit, never another's while somebody reads them."""
+"""Blocks for events: within their limit, and never reused while a view is left."""
 
 import mmap
 import os
@@ -160,7 +160,7 @@ def test_a_block_with_a_view_left_makes_no_room(make_memory: MakeMemory) -> None
     assert memory.put(page(b"b"), 0, 1) is not None
 
 
-# What handlers keep.
+# Kept blocks.
 
 
 def test_kept_block_is_not_reused_until_the_handler_drops_it(make_memory: MakeMemory) -> None:
@@ -200,7 +200,7 @@ def test_a_worker_that_is_gone_is_told_nothing(make_memory: MakeMemory) -> None:
     assert memory.gone(1) == []
 
 
-# What does not fit.
+# Events that do not fit.
 
 
 def test_event_larger_than_the_limit_less_kept_blocks_never_fits(
@@ -390,7 +390,7 @@ class AnyMemory(RuleBasedStateMachine):
         self.count = 0
         #: Events that are not settled: their content, and their pins by worker.
         self.open: dict[Block, tuple[bytes, list[int]]] = {}
-        #: What workers have views of: the block, its content, the worker.
+        #: The views of workers: the block, its content, the worker.
         self.views: list[tuple[Block, bytes, int]] = []
 
     def pick(self, among: Sequence[Any], which: int) -> Any:

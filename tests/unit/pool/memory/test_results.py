@@ -33,7 +33,7 @@ class Ends:
         return view
 
     def tell_freed(self) -> list[int]:
-        """Tell the worker what nobody has any more; give the offsets."""
+        """Tell the worker which blocks are free; return the offsets."""
         freed = self.reader.freed()
         self.writer.reuse((self.reader.idle_limit(), freed))
         return [offset for offset, _ in freed]
@@ -191,7 +191,7 @@ class AnyResults(RuleBasedStateMachine):
     def start(self, workers: int) -> None:
         self.ends = make_ends(pages=6, workers=workers)
         self.count = 0
-        #: Results on their way, and those that somebody has, each with what is in it.
+        #: Results on their way, and results in use, each with its contents.
         self.under_way: list[tuple[Place, bytes]] = []
         self.held: list[tuple[memoryview, bytes]] = []
 
@@ -231,7 +231,7 @@ class AnyResults(RuleBasedStateMachine):
                 assert view == content
 
     def teardown(self) -> None:
-        """What nobody has any more is idle within its bound, or the system's again."""
+        """A block that is no longer in use is idle within its bound, or the system's again."""
         if not hasattr(self, "ends"):
             return
         while self.under_way:

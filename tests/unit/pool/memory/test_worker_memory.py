@@ -44,7 +44,7 @@ def sides() -> Iterator[Sides]:
 
 
 def end_of(ahead: bytes, frame: bytes = REST) -> End:
-    """What the parent reads of the end of one delivery."""
+    """The parent's reading of the end of one delivery."""
     [end] = each_end(ahead + pack_end(1.0, 2.0, frame), lambda *_: None)
     return end
 
