@@ -154,7 +154,7 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)  # argparse says what is wrong when this raises ValueError
+    number = int(text)  # argparse describes the error if this raises ValueError
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number

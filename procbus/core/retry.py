@@ -187,7 +187,7 @@ def _error_classes(name: str, value: object) -> tuple[type[BaseException], ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Which failures of a handler are followed by another attempt, and when.
+    """The failures of a handler after which another attempt is made, and the wait before it.
 
     Attributes:
         retries: maximum number of attempts after the first.

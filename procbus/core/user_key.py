@@ -35,7 +35,7 @@ class UserKey:
             return False
         try:
             return self.key is other.key or bool(self.key == other.key)
-        except BaseException:  # noqa: BLE001 - then nobody can say that they are equal
+        except BaseException:  # noqa: BLE001 - keys that cannot be compared are not equal
             return False
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ def print_line(console: Console, text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Show what a terminal would obey or cannot show, such as escape sequences, as escapes."""
+    """Show characters that a terminal would obey or cannot show, such as escapes, as escapes."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
         for each in text

@@ -146,7 +146,7 @@ class Index:
         """Commit and close the file.
 
         Raises:
-            DemoError: what was added last cannot be written.
+            DemoError: the last additions cannot be written.
         """
         with self._lock, closing(self._connection):
             try:

@@ -22,7 +22,7 @@ from typing import Any, Self
 from procbus.pool.logbook import anonymous_file
 from procbus.system.cooperative import Task
 
-#: Nobody else's, where there are real-time signals; SIGUSR2 on macOS (untested). Not on Windows.
+#: A real-time signal that no other code uses; SIGUSR2 on macOS (untested). None on Windows.
 SIGNAL: int | None = None
 if hasattr(signal, "SIGRTMAX"):
     SIGNAL = signal.SIGRTMAX - 3

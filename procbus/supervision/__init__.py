@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Looks at workers, ends those that hang or leak, and tells how they are."""
+"""Looks at workers, ends the ones that hang or leak, and reports their health."""

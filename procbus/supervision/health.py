@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How the workers are: readings of their processes beside what the lanes know.
+"""The health of the workers: readings of their processes beside the facts of the lanes.
 
-It measures, and never acts. It needs no supervisor, but only with one it knows who is stalled.
+It measures, and never acts. It works without a supervisor, but only the supervisor knows which
+worker
+is stalled.
 """
 
 from __future__ import annotations
@@ -26,25 +28,27 @@ if TYPE_CHECKING:
 
 WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
 
-#: A share of the CPU is of so many seconds at least: the kernel counts CPU time in steps of 10 ms.
+#: Minimum span of a share of the CPU, in seconds; because the kernel counts CPU time in steps of 10
+#: ms.
 _LEAST_SPAN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """One worker just now. What is not known is None."""
+    """The present state of one worker. Unknown facts are None."""
 
     kind: Literal["io", "cpu"]
     #: Name of the thread: the worker's own in the io lane, its companion's in the cpu lane.
     name: str
-    #: Process id; None where a worker of the cpu lane is starting and it is not known yet.
+    #: Process id; None while a worker of the cpu lane is starting and its pid is not known yet.
     pid: int | None
-    #: `stalled`: a process that for two seconds used no CPU and did no input or output in its
-    #: handler, nor did its subprocesses; or a thread left behind in a handler that ran out of
-    #: time. A handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
+    #: `stalled`: a process that used no CPU and did no input or output in its handler for two
+    #: seconds, nor did its subprocesses; or a thread left behind in a handler that timed out. A
+    #: handler that takes long and uses CPU is `busy`. `stopped`: halted by a signal.
     state: WorkerState
-    #: Name of the handler and id of the event at hand, and for how many seconds; None between two.
-    #: Of a worker that is starting: "worker_init" while it is in that, and since it was launched.
+    #: Name of the running handler, id of its event, and seconds since its start; None between two
+    #: deliveries. For a starting worker: "worker_init" while that runs, and seconds since the
+    #: launch.
     handler: str | None = None
     event_id: int | None = None
     running_s: float | None = None
@@ -54,16 +58,16 @@ class WorkerHealth:
     unique_bytes: int | None = None
     #: CPU seconds used so far, by the process or by the thread.
     cpu_s: float | None = None
-    #: CPU seconds for each second: of a thread since it started; of a process since the supervisor
-    #: looked last, which it does twice a second while the worker is busy, or if it never did, since
-    #: the process started. None for the event loop.
+    #: CPU seconds for each second. For a thread since its start. For a process since the
+    #: supervisor's last look, which comes twice a second while the worker is busy; without a look,
+    #: since the start of the process. None for the event loop.
     cpu_share: float | None = None
-    #: Of a process: how many it has started, with theirs, and its open file descriptors.
+    #: For a process: the number of its descendants, and of its open file descriptors.
     children: int | None = None
     open_files: int | None = None
-    #: Deliveries that it has finished.
+    #: Number of deliveries that it has finished.
     events_done: int
-    #: How often it was replaced, and how the last one ended ("" if none did).
+    #: Number of its replacements, and the end of the last one ("" if there was none).
     restarts: int = 0
     last_exit: str = ""
 
@@ -74,8 +78,8 @@ def cpu_health(
     """The worker processes. From any thread.
 
     Args:
-        lane: of the bus, if there is one.
-        observed: gives what the supervisor saw of a worker.
+        lane: the cpu lane of the bus, if there is one.
+        observed: returns the supervisor's observations of a worker.
     """
     at_hand = [] if lane is None else lane.batching.at_hand()
     return [_process(slot, delivery, since, observed) for slot, delivery, since in at_hand]
@@ -87,7 +91,7 @@ def _process(
     since: float,
     observed: Callable[[Worker], Observed | None],
 ) -> WorkerHealth:
-    # Each is read once: the companion replaces its worker at any moment.
+    # Each field is read once, because the companion replaces its worker at any moment.
     worker, starting = slot.worker, slot.starting
     seen = None if worker is None else observed(worker)
     last_sample = None if seen is None else seen.last_sample
@@ -107,7 +111,7 @@ def _process(
         state = "dead"
     elif details is not None and details.status == STOPPED:
         state = "stopped"
-    # The verdict may be of the delivery before this one, if this one is younger than a window.
+    # The verdict may be on the delivery before this one, if this one is younger than a window.
     elif delivery is not None and now - since >= WINDOW_S and _stalled(seen, now):
         state = "stalled"
     return WorkerHealth(
@@ -155,10 +159,10 @@ def _share(gained_s: float, span_s: float) -> float | None:
 def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
     """The threads of the io lane, and a record for each handler on the event loop.
 
-    From any thread. Threads that were left behind in a handler are among them.
+    From any thread. Threads left behind in a handler are included.
     """
     pid = os.getpid()
-    # In this order: a thread that is left behind meanwhile is in both, and is not missed.
+    # In this order: a thread that is left behind meanwhile is in both lists, and not missed.
     threads = dict.fromkeys([*lane.threads(), *lane.abandoned_threads()])
     loop_thread = None if loop is None else loop.thread
     cpu_s = thread_cpu_s() if threads or loop_thread is not None else {}

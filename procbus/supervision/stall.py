@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Stalled or slow: whether a handler that takes long still gets anywhere.
+"""Stalled or slow: whether a handler that takes long makes any progress.
 
-A handler that gains CPU time is slow, and so is one that reads or writes, or whose subprocesses
-work. One that does nothing of all this for a while is stalled: a deadlock, a socket that nobody
-answers on, a lock that nobody lets go.
+A handler that gains CPU time is slow. So is a handler that reads or writes, or whose subprocesses
+work. A handler that does none of this for a while is stalled: by a deadlock, by a socket without an
+answer, by a lock that is never released.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections import deque
 from collections.abc import Hashable
 from math import inf
 
-#: A handler that did nothing for so many seconds is stalled.
+#: Interval without any activity after which a handler is stalled, in seconds.
 WINDOW_S = 2.0
-#: CPU seconds in a window that still count as nothing: 1.25 % of a core. The kernel rounds user and
-#: system time down to 10 ms each, so two such steps may show where next to nothing was used; what
-#: lies between two steps and three is safe from the rounding of floats too. A loop that wakes ten
-#: times a second to look whether it may go on uses about 1 ms in a window.
+#: Maximum of CPU time in a window that still counts as none, in seconds: 1.25 % of a core. The
+#: kernel rounds user and system time down to 10 ms each, so two such steps may show although almost
+#: none was used. A value between two steps and three is also safe from the rounding of floats. A
+#: loop that polls ten times a second uses about 1 ms in a window.
 LEAST_CPU_S = 0.0125 * WINDOW_S
-#: A quiet worker is looked at more closely once in so many seconds. More than a window, so that
-#: each look tells what happened since the one before, also when it comes a bit early. One that is
+#: Interval between two closer looks at a quiet worker, in seconds. It exceeds a window, so that
+#: each look covers the time since the one before, even if it comes slightly early. A worker that is
 #: stalled already is looked at half as often.
 _CLOSER_LOOK_S = 1.125 * WINDOW_S
 
 
 class Progress:
-    """Judges one worker by what is noted of it.
+    """Judges one worker by its samples.
 
-    One thread notes, any thread may ask: the verdict is one tuple, replaced as a whole.
+    One thread adds samples, any thread may ask: the verdict is one tuple, replaced as a whole.
     """
 
     def __init__(self) -> None:
@@ -37,17 +37,17 @@ class Progress:
         self._tree_cpu = _Growth(LEAST_CPU_S)
         self._io = _Growth(0)
         self._quiet = False
-        #: When the last note was made, and whether nothing had happened for a window then.
+        #: Time of the last sample, and whether there had been no activity for a window then.
         self._verdict = (0.0, False)
 
     def note(self, at: float, cpu_s: float, io_bytes: int, delivery_key: Hashable) -> None:
-        """Note a sample.
+        """Add a sample.
 
         Args:
-            at: when it was taken, in seconds of `time.monotonic()`.
+            at: time of the sample, in seconds of `time.monotonic()`.
             cpu_s: CPU seconds of the worker's process so far.
-            io_bytes: bytes that it has read and written so far; 0 if that was not asked.
-            delivery_key: tells the delivery it is at from any other; None between two.
+            io_bytes: bytes that it has read and written so far; 0 if not measured.
+            delivery_key: distinguishes the running delivery from any other; None between two.
         """
         if delivery_key is None or delivery_key != self._delivery_key:
             self._delivery_key = delivery_key
@@ -57,41 +57,41 @@ class Progress:
             self._cpu.note(at, cpu_s)
             if io_bytes:
                 self._io.note(at, io_bytes)
-        # Of one that is stalled already, half as often: it may be so for hours.
+        # A worker that is stalled already is looked at half as often: it may stay so for hours.
         every_s = 2 * _CLOSER_LOOK_S if self._verdict[1] else _CLOSER_LOOK_S
         self._quiet = self._cpu.unchanged and at - self._tree_cpu.last_at >= every_s
         self._judge(at)
 
     def note_tree(self, at: float, tree_cpu_s: float) -> None:
-        """Note the CPU seconds of the worker and all its descendants so far, after `note`.
+        """Add the CPU seconds of the worker and all its descendants so far, after `note`.
 
-        It takes longer to find out, so ask for it only when the worker is `quiet`.
+        Reading them takes longer, so do it only if the worker is `quiet`.
         """
         if self._delivery_key is not None:
             self._tree_cpu.note(at, tree_cpu_s)
             self._judge(at)
 
     def note_starved(self, at: float) -> None:
-        """Note that the worker wants to run and gets no core, after `note`: it is not its fault.
+        """Note that the worker is ready to run and gets no core, after `note`: it is not to blame.
 
-        Ask for it when the worker is `quiet`.
+        Do this only if the worker is `quiet`.
         """
         self._cpu.clear()
         self._judge(at)
 
     @property
     def quiet(self) -> bool:
-        """Whether it is time to look closer: at input and output, at the whole tree.
+        """Whether a closer look is due: at input and output, and at the whole tree of processes.
 
-        It is when the worker hardly gained CPU in this delivery lately, by two notes or more, and
-        its tree was not noted for a while. With many workers closer looks are what costs.
+        It is due if the worker hardly gained CPU in this delivery lately, by two samples or more,
+        and its tree was not read for a while. With many workers closer looks are the main cost.
         """
         return self._quiet
 
     def stalled(self, now: float) -> bool:
-        """Whether a delivery is at hand and nothing has happened for `WINDOW_S`.
+        """Whether a delivery is running and there was no activity for `WINDOW_S`.
 
-        Nobody is stalled who was not looked at for as long.
+        A worker that was not looked at for as long is not stalled.
 
         Args:
             now: in seconds of `time.monotonic()`.
@@ -100,7 +100,7 @@ class Progress:
         return still and now - at <= WINDOW_S
 
     def _judge(self, at: float) -> None:
-        # What was never asked for this delivery says nothing.
+        # A figure that was never read in this delivery is left out.
         still = self._cpu.still and all(
             meter.still for meter in (self._tree_cpu, self._io) if meter.last_at > -inf
         )
@@ -108,10 +108,10 @@ class Progress:
 
 
 class _Growth:
-    """A figure that grows while something happens, over the last window.
+    """A figure that grows with activity, over the last window.
 
     Args:
-        least: a change of so much, or less, is none.
+        least: maximum change that counts as none.
     """
 
     def __init__(self, least: float) -> None:
@@ -124,19 +124,20 @@ class _Growth:
     def note(self, at: float, value: float) -> None:
         readings = self._readings
         readings.append((at, value))
-        # The first one left is the last that is a whole window old.
+        # The first reading left is the last one that is a whole window old.
         while len(readings) > 1 and at - readings[1][0] >= WINDOW_S:
             readings.popleft()
 
     @property
     def last_at(self) -> float:
-        """When it was noted last; before all time if never."""
+        """Time of the last reading; minus infinity if there is none."""
         return self._readings[-1][0] if self._readings else -inf
 
     @property
     def unchanged(self) -> bool:
-        """Whether two notes or more show no change."""
-        # Either way: a descendant that ends may take its CPU seconds along, and that is a change.
+        """Whether two readings or more show no change."""
+        # In either direction: a descendant that ends may take its CPU seconds along, which is a
+        # change.
         readings = self._readings
         return len(readings) > 1 and abs(readings[-1][1] - readings[0][1]) <= self._least
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The supervisor: one thread that looks after the workers of a bus, and after time.
+"""The supervisor: one thread that watches the workers of a bus, and the clock.
 
-It sees to limits of time and memory, to workers that get nowhere, to a machine short of memory, and
-to deliveries whose next attempt is due. It never waits for workers longer than it takes to kill
-one: several are killed in turn.
+It enforces limits of time and memory. It reports workers that make no progress, holds the cpu lane
+back while memory is short, and queues deliveries whose next attempt is due. It never waits for
+workers longer than killing one takes: several are killed in turn.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ if TYPE_CHECKING:
     from procbus.system.memory import MemoryWatch
     from procbus.system.process import Probe, Sample
 
-#: How often every busy worker is sampled, in seconds.
+#: Interval between two samples of a busy worker, in seconds.
 SAMPLE_S = 0.5
-#: With more busy workers than this each is sampled less often, lest it all takes more than half a
-#: percent of a core.
+#: Number of busy workers above which each is sampled less often; because sampling should take at
+#: most half a percent of a core.
 MANY = 32
-#: How often the supervisor looks for handlers that began and have a limit, in seconds. When a time
-#: limit ends is known from then on, so only one shorter than this can be noticed late.
+#: Interval between two looks for handlers that began and have a limit, in seconds. After a look the
+#: end of a time limit is known, so only a limit shorter than this can be noticed late.
 LOOK_S = 0.1
-#: A worker that is not ready after so many seconds is told of: large models take as long to load.
+#: Time after which a worker that is not ready is logged, in seconds; because large models take as
+#: long to load.
 SLOW_START_S = 10.0
-#: How long the end of the thread is waited for, in seconds.
+#: Maximum wait for the end of the thread, in seconds.
 JOIN_S = 5.0
 
 
@@ -64,14 +65,14 @@ class Supervised(Protocol):
         """Whether a handler has a limit of time or memory."""
 
     def take_back(self, delivery: Delivery) -> bool:
-        """Cancel a delivery that no worker has begun; False when there is none."""
+        """Cancel a delivery; False if a worker has begun it."""
 
 
 class Observed:
-    """What the supervisor saw of one worker. Its thread writes it, and any may read it."""
+    """The supervisor's observations of one worker. Its thread writes them, any thread may read."""
 
     def __init__(self) -> None:
-        #: How the worker gets on, and the latest sample of it.
+        #: The worker's progress, and its latest sample.
         self.progress = Progress()
         self.last_sample: Sample | None = None
         #: Measures the memory of the worker and its children.
@@ -81,8 +82,8 @@ class Observed:
 class Supervisor:
     """Looks after the workers of one bus. `start` and `stop` may be called from any thread.
 
-    It leaves two things in the slot of a worker, for the companion: why it kills the worker, and
-    how much memory that had.
+    It leaves two facts in the slot of a worker, for the companion: the reason why it kills the
+    worker, and the worker's memory.
 
     Args:
         retries: deliveries that wait for their next attempt.
@@ -99,15 +100,16 @@ class Supervisor:
         self._memory: MemoryWatch | None = None
         self._short = False
         self._sampled_at = 0.0
-        #: Whether it was said that a worker takes long to start: once is enough.
+        #: Whether a slow start of a worker was logged: once is enough.
         self._slow_start = False
-        #: Handlers that were said to be stalled: each is said once.
+        #: Handlers that were logged as stalled: each once.
         self._stalled: set[int] = set()
-        #: What nobody wants any more, in the order of publishing. Others add to it.
+        #: Deliveries that are no longer wanted, in the order of publishing. Other threads add to
+        #: it.
         self._unwanted: dict[Delivery, None] = {}
-        #: By worker, for as long as that is there. The supervisor's thread alone writes it.
+        #: Observations of each living worker. Written by the supervisor's thread alone.
         self._observed: WeakKeyDictionary[Worker, Observed] = WeakKeyDictionary()
-        #: Workers with something to do whose process was found dead at the last look.
+        #: Workers with deliveries whose process was found dead at the last look.
         self._dead: set[Worker] = set()
 
     def look_after(self, lanes: Supervised) -> None:
@@ -115,11 +117,11 @@ class Supervisor:
         self._lanes = lanes
 
     def start(self) -> bool:
-        """Start the thread, if it is not running; False where none can be started any more."""
+        """Start the thread, if it is not running; False if no thread can be started any more."""
         with self._lock:
             if self._thread is None and not self._stopped:
                 thread = LaneThread("procbus-supervisor", self._run)
-                self._thread = thread  # first: a signal handler may come by here before it runs
+                self._thread = thread  # set first: a signal handler may start it before it runs
                 try:
                     thread.start()
                 except RuntimeError:  # the interpreter is ending
@@ -128,7 +130,7 @@ class Supervisor:
             return self._thread is not None
 
     def wake(self) -> None:
-        """Have it look now: there is a limit that there was not before."""
+        """Have it look now, because there is a new limit."""
         self._retries.wake()
 
     def give_up(self, delivery: Delivery) -> None:
@@ -141,7 +143,7 @@ class Supervisor:
         self._retries.wake()
 
     def observed(self, worker: Worker) -> Observed | None:
-        """What was seen of a worker; None if it was not looked at yet. From any thread."""
+        """Return the observations of a worker; None before the first look. From any thread."""
         return self._observed.get(worker)
 
     def stop(self) -> None:
@@ -153,31 +155,31 @@ class Supervisor:
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_S)
 
-    # In its thread.
+    # Methods of its own thread.
 
     def _run(self) -> None:
         wait_s = 0.0
         forked: list[bool] = []
         forked_children.watch(lambda: forked.append(True))
         while not self._stopped:
-            if forked:  # in a callback of what is settled here
+            if forked:  # in a callback of a delivery that was settled here
                 forked_children.end_child(None, "a callback on procbus-supervisor")
             for delivery in self._retries.wait(wait_s):
                 self._put_again(delivery)
             try:
                 wait_s = self._look(monotonic())
-            except Exception:  # noqa: BLE001 - it must not end: nobody else sees to time limits
+            except Exception:  # noqa: BLE001 - it must not end: only this thread enforces limits
                 log.exception("procbus itself failed in its supervisor, which goes on")
                 wait_s = SAMPLE_S
 
     def _put_again(self, delivery: Delivery) -> None:
         try:
             delivery.subscription.lane.put_again(delivery)
-        except Exception:  # noqa: BLE001 - the next one must not suffer for it
+        except Exception:  # noqa: BLE001 - the other deliveries must go on
             log.exception("procbus itself failed to try %r again", delivery)
 
     def _look(self, now: float) -> float:
-        """Look after everything once; return for how many seconds nothing has to be done."""
+        """Look at everything once; return the seconds until the next look is needed."""
         next_look = now + (LOOK_S if self._lanes.limited else SAMPLE_S)
         if self._unwanted:
             self._take_back_unwanted()
@@ -189,7 +191,7 @@ class Supervisor:
         return max(0.0, next_look - monotonic())
 
     def _take_back_unwanted(self) -> None:
-        """Cancel what nobody wants any more. What waits at a gate is got at once it has passed."""
+        """Cancel unwanted deliveries; one that waits at a gate only after it has passed the gate."""
         for delivery in list(self._unwanted):
             lane = delivery.subscription.lane
             begun = delivery.subscription.handler.kind == "io" and lane.is_running(delivery)
@@ -203,7 +205,7 @@ class Supervisor:
             self._sampled_at = now
             self._look_at_starts(lane, now)
             lane.look()
-        # Without a file descriptor nothing can be seen: a worker that lives would seem dead.
+        # Without a free file descriptor nothing can be read: living workers would seem dead.
         if now == self._sampled_at and procfs.can_read():
             self._look_at_machine(lane, now)
             dead = {worker for s, worker, d, at in running if not self._sample(s, worker, d, at)}
@@ -212,7 +214,7 @@ class Supervisor:
         kills: list[Task[bool]] = []
         for slot, worker, delivery, at in running:
             if slot.verdict is not None:
-                continue  # it is dead, and its companion has not buried it yet
+                continue  # it is dead, and its companion has not noticed yet
             handler = delivery.subscription.handler
             if delivery in self._unwanted:
                 kills.append(self._interrupt(slot, worker, delivery, at))
@@ -224,7 +226,7 @@ class Supervisor:
                     continue
                 next_look = min(next_look, ends_at)
             if (limit := handler.limits.max_memory) is not None:
-                if worker.probe is None:  # it is told of, and nobody says when
+                if worker.probe is None:  # its host reports it, at an unknown time
                     footprint, due_at = worker.watch_memory(at, limit), now + LEAST_S
                 else:
                     meter = self._of(worker).footprint
@@ -238,7 +240,7 @@ class Supervisor:
         return next_look
 
     def _look_at_machine(self, lane: CpuLane, now: float) -> None:
-        if not lane.pool.local:  # the memory of this machine is not what its workers have
+        if not lane.pool.local:  # its workers use the memory of other machines
             lane.breaker.look(now, "")
             return
         if self._memory is None:
@@ -254,7 +256,7 @@ class Supervisor:
         lane.breaker.look(now, self._why_short(self._memory))
 
     def _why_short(self, memory: MemoryWatch) -> str:
-        """Why there is too little memory to begin more; empty while there is enough."""
+        """The reason why memory is too short to begin more; empty while there is enough."""
         was_short, self._short = self._short, memory.short()
         if self._short and not was_short:
             log.warning(
@@ -267,14 +269,14 @@ class Supervisor:
         return f"less than {format_size(memory.enough_above)} of memory left" if self._short else ""
 
     def _look_at_starts(self, lane: CpuLane, now: float) -> None:
-        """Tell of a worker that takes long to start, most likely in the user's set-up."""
+        """Log a worker that takes long to start, most likely in the user's set-up."""
         for slot in lane.batching.all():
             worker = slot.starting
             took_s = now - slot.starting_since
             if worker is None or self._slow_start or took_s < SLOW_START_S:
                 continue
             if lane.pool.elastic and worker.pid is None:
-                continue  # it waits for a place where it can be started
+                continue  # it waits for a place to start in
             self._slow_start = True
             if worker.set_up_since() is None:
                 where, stack = "its process gets on slowly", ""
@@ -296,7 +298,7 @@ class Supervisor:
         return observed
 
     def _sample(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> bool:
-        """Sample a worker that is in a handler; False when it is dead."""
+        """Sample a worker that is in a handler; False if it is dead."""
         probe = worker.probe
         if probe is None:
             return True
@@ -326,9 +328,9 @@ class Supervisor:
         return True
 
     def _look_for_dead(self, lane: CpuLane, dead: set[Worker], running: set[Worker]) -> None:
-        """A process that a handler started may keep a dead worker's pipe open: nobody is told.
+        """Close the pipe of dead workers, which a process started by a handler may keep open.
 
-        Those that were dead the last time already are hung up on: the pipe tells of any other.
+        Only workers that were already dead at the last look: the pipe itself reports any other.
         """
         for slot in lane.batching.with_work():
             worker = slot.worker
@@ -349,7 +351,7 @@ class Supervisor:
         return worker.kill_in(at, condemn)
 
     def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
-        def condemn(stack: str) -> None:  # noqa: ARG001 - nobody asked where it was
+        def condemn(stack: str) -> None:  # noqa: ARG001 - the stack is of no interest here
             now = monotonic()
             error = cancelled(delivery, now - at[2], INTERRUPTED).error
             assert error is not None
@@ -358,7 +360,7 @@ class Supervisor:
         return worker.kill_in(at, condemn)
 
     def _above(self, meter: FootprintMeter, probe: Probe, limit: int) -> Footprint | None:
-        """What a worker and its children have, if that is above the limit."""
+        """Return the memory of a worker and its children, if it is above the limit."""
         footprint = meter.measure(probe, limit)
         return footprint if footprint is not None and footprint.total > limit else None
 

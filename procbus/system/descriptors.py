@@ -7,9 +7,10 @@ import os
 
 
 def hold_standard_descriptors() -> None:
-    """Have 0, 1 and 2 taken: a script may have been started with one of them closed.
+    """Occupy descriptors 0, 1 and 2: a script may have been started with one of them closed.
 
-    Else a pipe or a shared file of procbus gets that number, and what a worker prints goes there.
+    Otherwise a pipe or a shared file of procbus would get that number, and a worker's prints would
+    go there.
     """
     for fd in range(3):
         try:

@@ -50,8 +50,9 @@ def read_stat(pid: int) -> Stat | None:
     data = _read(f"/proc/{pid}/stat")
     if not data:
         return None
-    # The name in brackets may hold blanks and brackets. Counted from 1 in proc(5): 3 is the state,
-    # 14 and 15 are user and system time, 16 and 17 those of children, 24 is resident memory.
+    # The name in brackets may hold blanks and brackets. Fields are counted from 1 in proc(5): 3 is
+    # the state; 14 and 15 are user and system time; 16 and 17 the same for children; 24 is resident
+    # memory.
     fields = data[data.rfind(b")") + 2 :].split(None, 22)
     return Stat(
         fields[0].decode(),

@@ -66,7 +66,7 @@ class InlineRetries(RetryQueue):
 
 
 class InlineLane:
-    """Runs deliveries of all kinds. Thread-safe: each thread runs what it publishes.
+    """Runs deliveries of all kinds. Thread-safe: each thread runs the events it publishes.
 
     Args:
         clock: clock of the bus.

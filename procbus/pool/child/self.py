@@ -32,10 +32,10 @@ def told(error: BaseException) -> tuple[object, str, str]:
 
 
 def resident_bytes() -> int:
-    """Memory of this process and its children that they share with nobody; 0 if not had quickly.
+    """Unshared memory of this process and its children, in bytes; 0 if not had quickly.
 
     It takes 4 us, and 10 for each child, of which those count that the calling thread has started.
-    What is shared are libraries, and the large events of the bus.
+    Shared memory is libraries, and the large events of the bus.
     """
     global _statm, _children  # kept open, because they are read often
     if _statm is None or _children is None:

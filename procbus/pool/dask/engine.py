@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: A message: from a Dask worker, `say` names its kind; to a Dask worker, it is an order.
 Said = dict[str, Any]
-#: What a logbook says, as a plain tuple.
+#: The contents of a logbook, as a plain tuple.
 PlainPage = tuple[Any, ...]
 
 __all__ = [
@@ -175,7 +175,7 @@ def members(client: Client) -> dict[str, int]:
 
 
 def prepare_worker(client: Client, host: HostPlugin, witness: WitnessPlugin) -> None:
-    """Have all workers of a cluster, and those that join it, understand procbus."""
+    """Have all workers of a cluster, present and future, understand procbus's messages."""
     client.register_plugin(host)
     client.register_plugin(witness)
 

@@ -41,18 +41,19 @@ from procbus.system.process import Probe, end_all
 if TYPE_CHECKING:
     from procbus.pool.interface import At
 
-#: How often it looks what the process is at while it has something to do, in seconds.
+#: Interval between two looks at the logbook of a busy process, in seconds.
 HOST_LOOK_S = 0.020
 #: How often it says how much memory and so on the process has, in seconds.
 DETAILS_S = 5.0
 #: Maximum time for a handler to finish when the Dask worker is told to end, in seconds.
 LEAVE_S = 2.0
-#: Finished results wait so long at most for the others of their batch, in seconds.
+#: Maximum wait of finished results for others of their batch, in seconds.
 HOST_FLUSH_S = 0.100
-#: What a dead process wrote is read for so long, in seconds: others may hold its pipe open.
+#: Maximum time for reading the rest of a dead process's messages, in seconds; because other
+#: processes may hold its pipe open.
 DRAIN_S = 1.0
 
-#: So much of what a process sends is read at once.
+#: Size of one read of the process's messages, in bytes.
 _CHUNK = 1 << 16
 PlainMessage = dict[str, Any]
 R = TypeVar("R")
@@ -88,7 +89,7 @@ class Host:
     async def seat(
         self, comm: Comm, number: int, run: Sequence[Any], levels: dict[str, int], init: bytes
     ) -> None:
-        """Run one process for whoever is at the other end, until either is gone."""
+        """Run one process for the bus at the other end, until either of them is gone."""
         seat = HostedProcess(self, comm)
         self._seats.add(seat)
         try:
@@ -266,7 +267,7 @@ class HostedProcess:
                 await asyncio.to_thread(self._probe.kill_tree)
 
     def _event_of(self, message: PlainMessage) -> bytes:
-        """The large event that is not in the batch itself, of those that are kept; else nothing."""
+        """Return a kept large event that the batch does not contain; otherwise nothing."""
         for number in message["gone"]:
             self._kept.pop(number, None)
         if "keep" in message:
@@ -332,7 +333,7 @@ class HostedProcess:
 
 
 async def _in_steps(steps: Task[R]) -> R:
-    """Do what waits in steps, and let others run meanwhile."""
+    """Run a generator that waits in steps, and let other tasks run meanwhile."""
     while True:
         try:
             next(steps)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 DASK_BATCH_S = 0.050
 #: How often the members of a cluster are asked for, in seconds.
 DASK_LOOK_S = 0.5
-#: A Dask worker that could not be reached is left alone for so long, in seconds.
+#: Time for which an unreachable Dask worker is not tried again, in seconds.
 SHUN_S = 2.0
 #: How long to try to reach a scheduler before it is said that it is waited for, in seconds.
 SCHEDULER_S = 3.0
-#: How long the end of what a cluster is made of is waited for, in seconds.
+#: Maximum wait for the parts of a cluster to end, in seconds.
 DASK_JOIN_S = 10.0
 
 
@@ -234,7 +234,7 @@ class ClusterPool:
                 if address is not None and self._client is not None:
                     self._taken[address] += 1
                     return self._client, address
-                self._changed.wait(DASK_LOOK_S)  # those who are shunned come back with time alone
+                self._changed.wait(DASK_LOOK_S)  # shunned workers return by time alone
 
     def _freest(self) -> str | None:
         now = monotonic()

@@ -82,7 +82,7 @@ class DaskWorker:
         self._offered: dict[int, int] = {}
         #: Number of requests to give deliveries back that are not answered yet.
         self._recalls = 0
-        #: What came of its process and was not looked at yet. Of the companion.
+        #: Messages of its process that are not read yet. Owned by the companion.
         self._pieces: deque[bytes] = deque()
         self._kept = RemoteEvents()
         self._told = RemoteState(self._say)
