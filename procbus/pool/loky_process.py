@@ -116,8 +116,8 @@ def _start_trackers() -> None:
 def _take_over_exit_hook() -> None:
     """Have loky's exit hook run after the buses are closed, wherever the script ends.
 
-    The hook waits for all workers to end, which those of an open bus do not. loky registers it
-    with the start of each process, so that it would come first if the script ended right then.
+    The hook waits for all workers to end, but workers of an open bus go on. loky registers the hook
+    with the start of each process, so it would run first if the script ended right then.
     """
     module = loky.process_executor
     if module.process_pool_executor_at_exit is None:
@@ -127,7 +127,7 @@ def _take_over_exit_hook() -> None:
 
 
 class LokyProcess:
-    """The process of one worker. It belongs to the companion, but for `kill`.
+    """The process of one worker. It belongs to the companion, except for `kill`.
 
     Args:
         prepared_with: arguments of `prepare`, which runs in it first.
@@ -157,19 +157,19 @@ class LokyProcess:
         self._watcher: threading.Thread | None = None
 
     def start(self, nice: int | None) -> int | None:
-        """Start it. Where this raises, `abandon` it.
+        """Start it. If this raises, call `abandon`.
 
         Args:
-            nice: how nice it is to be; None for as nice as this process.
+            nice: niceness of the process; None for this process's.
 
         Returns:
-            Its pid, where the kernel tells it.
+            Its pid, if the kernel tells it.
 
         Raises:
             RuntimeError: the interpreter ends.
             OSError: the machine is full.
         """
-        _start_trackers()  # else along with the worker, and they unblock interrupts in between
+        _start_trackers()  # now, because a start along with the worker would unblock interrupts
         _take_over_exit_hook()
 
         def submit() -> Future[None]:

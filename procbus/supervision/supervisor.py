@@ -191,7 +191,7 @@ class Supervisor:
         return max(0.0, next_look - monotonic())
 
     def _take_back_unwanted(self) -> None:
-        """Cancel unwanted deliveries; one that waits at a gate only after it has passed the gate."""
+        """Cancel unwanted deliveries; one at a gate only after it has passed the gate."""
         for delivery in list(self._unwanted):
             lane = delivery.subscription.lane
             begun = delivery.subscription.handler.kind == "io" and lane.is_running(delivery)

@@ -59,7 +59,7 @@ def call_afterwards(hook: Callable[[], object]) -> None:
     """Have a hook called at the end of the script, once all buses are closed; not after Ctrl-C.
 
     Args:
-        hook: is called once, however often it is given here.
+        hook: called once, however often it is given here.
     """
     _afterwards[hook] = None
     close_first()
@@ -107,7 +107,7 @@ def _at_exit() -> None:
 
 
 def starts_threads_to_the_end() -> bool:
-    """Whether a thread can be started once the script has ended: Python 3.12 starts none then."""
+    """Whether a thread can be started after the script has ended: not on Python 3.12."""
     return sys.version_info[:2] != (3, 12)
 
 

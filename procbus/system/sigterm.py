@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""SIGTERM: a script that is told to end finishes, or puts away, the work of its buses first.
+"""SIGTERM: a script that is told to end first finishes, or puts away, the work of its buses.
 
-The handler of the signal runs in the main thread, between any two steps of it, with any lock held.
-So all that it does is to note the time, to start a thread that has the rest done, and to raise
-SystemExit(143): the script unwinds as at Ctrl-C, and its buses close on the way. A bus asks here
-how long it may take for that.
+The signal handler runs in the main thread, between any two of its steps, with any lock held. So it
+only notes the time, starts a thread for the rest, and raises SystemExit(143). The script unwinds as
+at Ctrl-C, and its buses close on the way. A bus asks here how long that may take.
 
-Once the interpreter ends, the handler raises nothing: an exception would only end the exit hook
-that it hits, and the exit hooks after that one would not run, the hook that closes the buses among
-them. The thread closes the buses then, whatever exit hook the main thread is in.
+Once the interpreter is ending, the handler raises nothing. An exception would only end the exit
+hook that it hits, and the hooks after that one would not run, such as the hook that closes the
+buses. Instead the thread closes the buses, whatever exit hook the main thread is in.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from procbus.system.own_thread import run_in_thread
 
 OnSigterm = Literal["finish", "put_away"] | None
 
-#: As a shell has it for a program that a signal ended: 128 and its number.
+#: Exit status as in shells for a program that a signal ended: 128 + the signal's number.
 STATUS = 143
-#: With "put_away", what is in a handler has so long to finish, in seconds, as at Ctrl-C.
+#: Maximum time for running handlers with "put_away", in seconds, as at Ctrl-C.
 PUT_AWAY_S = 1.0
-#: What is left of the script once all buses are closed has so long at least, in seconds.
+#: Minimum time for the rest of the script once all buses are closed, in seconds.
 LAST_S = 1.0
-#: Interval between two looks whether a second SIGTERM came, in seconds.
+#: Interval between two looks for a second SIGTERM, in seconds.
 LOOK_S = 0.05
 
 
 class Told(Protocol):
-    """What is told of SIGTERM: a bus."""
+    """An object that is told of SIGTERM: a bus."""
 
     on_sigterm: OnSigterm
     grace_s: float
@@ -51,21 +50,21 @@ class Told(Protocol):
     closing: bool
 
     def refuse(self) -> None:
-        """Take no more events. From any thread."""
+        """Refuse further events. From any thread."""
 
 
 #: The open buses that want to be told. Each of its operations is atomic.
 _buses: dict[Told, None] = {}
-#: When the signal came, each time.
+#: Times of the signals so far.
 _came_at: list[float] = []
-#: When all is to be over, as of `time.monotonic()`.
+#: Time by which everything has to end, in seconds of `time.monotonic()`.
 _end_at = 0.0
-#: Whether the signal came while the interpreter ended: Python ends with the status that it had by
-#: that time.
+#: Whether the signal came while the interpreter was ending. Python then keeps the exit status that
+#: it already had.
 _status_lost = False
 _at_exit = False
-#: Tasks for a thread that waits for the signal from the first bus on, where none can be started
-#: once the interpreter ends. A None ends the thread. `put` may be called in a handler of signals.
+#: Tasks for a thread that waits for the signal, on Pythons that start no thread while the
+#: interpreter is ending. A None ends the thread. `put` may be called in a signal handler.
 _tasks: SimpleQueue[Callable[[], object] | None] | None = None
 
 
@@ -77,7 +76,7 @@ def install(bus: Told) -> None:
     """
     global _at_exit, _status_lost
     if not _buses:
-        _came_at.clear()  # the script went on after all
+        _came_at.clear()  # the script went on after an earlier signal
         _status_lost = False
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not _on_sigterm:
@@ -107,7 +106,7 @@ def install(bus: Told) -> None:
 
 
 def forget(bus: Told) -> None:
-    """The bus was closed."""
+    """Drop a bus, because it was closed."""
     global _tasks
     _buses.pop(bus, None)
     if not _buses and not _came_at:
@@ -118,9 +117,9 @@ def forget(bus: Told) -> None:
 
 
 def restore() -> None:
-    """Give the signal back its default once no bus is open, where this is the main thread.
+    """Restore the signal's default once no bus is open, if this is the main thread.
 
-    Where it is not, the handler does what the default does.
+    In another thread it cannot be restored; the handler then acts like the default.
     """
     if _buses or _came_at or threading.current_thread() is not threading.main_thread():
         return
@@ -134,7 +133,7 @@ def came() -> bool:
 
 
 def finish_by(bus: Told) -> float:
-    """When the bus begins nothing more, as of `time.monotonic()`; infinite without SIGTERM."""
+    """Time from which the bus begins no delivery (`time.monotonic()`); infinite without SIGTERM."""
     if not _came_at or bus not in _buses:
         return inf
     if len(_came_at) > 1 or bus.on_sigterm == "put_away":
@@ -143,13 +142,13 @@ def finish_by(bus: Told) -> float:
 
 
 def stop_by(bus: Told) -> float:
-    """When the bus stops what is in a handler, likewise."""
+    """Time at which the bus stops running handlers, likewise."""
     by = finish_by(bus)
     return by + PUT_AWAY_S if bus.on_sigterm == "put_away" and len(_came_at) == 1 else by
 
 
 def end_in_time() -> None:
-    """All buses are closed as the interpreter ends: have it end, whatever threads are left."""
+    """End the interpreter within its time, whatever threads are left: all buses are closed."""
     if _came_at:
         _run(_end)
 
@@ -167,7 +166,7 @@ def _await_tasks() -> None:
 
 
 def _run(task: Callable[[], object]) -> None:
-    """Run a task in another thread than this one, which the signal may have interrupted."""
+    """Run a task in another thread, because the signal may have interrupted this one."""
     if (tasks := _tasks) is not None:
         tasks.put(task)
     else:
@@ -175,11 +174,11 @@ def _run(task: Callable[[], object]) -> None:
 
 
 def _close() -> None:
-    """The signal came as the interpreter ended: close the buses, and have it end in time."""
+    """Close the buses while the interpreter is ending, and end it within its time."""
     if not exit_hooks.ending:
         _close_buses()
     elif not exit_hooks.over:
-        return  # the main thread is at it, and calls `end_in_time` then
+        return  # the main thread is closing them, and then calls `end_in_time`
     _end()
 
 
@@ -199,12 +198,14 @@ def _end() -> None:
 
 def _give_status() -> None:
     if _status_lost:
-        if not exit_hooks.over:  # an exit hook of somebody else has failed, which ended all of them
+        if not exit_hooks.over:  # a failed exit hook of another library has ended all of them
             _close_buses()
-        logging.shutdown()  # its own hook was registered before this one, and would be next
+        logging.shutdown()  # its own hook comes after this one, and would not run
         _exit()
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it is too late to give a status for it
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # from now on it is too late to change the exit status
 
 
 def _exit() -> None:
@@ -219,7 +220,7 @@ def _exit() -> None:
 def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - see `signal`
     buses = list(_buses)
     if not buses and not _came_at:
-        # A forked child, or no bus is open any more, and no main thread has said so.
+        # In a forked child; or no bus is open, but only the main thread could restore the default.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
         return
@@ -233,15 +234,15 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
         _status_lost = True
         return
     if len(_came_at) == 2 and any(bus.closing for bus in buses):
-        return  # they look for it, in whatever thread they are closed
-    exit_hooks.close_first()  # before the exit hooks of others, any of which may wait for ever
+        return  # the closing buses notice it, in any thread
+    exit_hooks.close_first()  # before exit hooks of other libraries, which may wait for ever
     raise SystemExit(STATUS)
 
 
 def _interpreter_ends(frame: FrameType | None) -> bool:
     """Whether the script has ended, and the main thread runs exit hooks.
 
-    The hook that closes the buses may be still to come: those of other libraries may be before it.
+    The hook that closes the buses may still be to come, after the hooks of other libraries.
     """
     if exit_hooks.ending:
         return True
@@ -274,7 +275,7 @@ def _tell(buses: Sequence[Told]) -> None:
 
 
 def _tell_systemd() -> None:
-    """Tell the service manager, where one wants to know, that this is an orderly end."""
+    """Tell a service manager that asks for it that this is an orderly end."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
@@ -290,7 +291,7 @@ def _tell_systemd() -> None:
 
 def _after_fork_in_child() -> None:
     global _tasks
-    _tasks = None  # its thread is not here
+    _tasks = None  # its thread does not exist here
     _buses.clear()
     _came_at.clear()
 
