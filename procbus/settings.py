@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from procbus.core.errors import OptionError, SerializationError
 from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.introspection import accepts, is_async, is_generator, name_of
-from procbus.core.options import Check, checked, one_of, option, options_of, seconds_up_to, whole
+from procbus.core.options import (
+    Check,
+    checked,
+    memory_limit,
+    one_of,
+    option,
+    options_of,
+    seconds_up_to,
+    whole,
+)
 from procbus.core.validation import (
     did_you_mean,
     format_size,
     parse_keep,
-    parse_limit,
     parse_size,
     shown,
 )
@@ -99,13 +107,6 @@ def _keep(name: str, value: Any) -> float:
         return parse_keep(value)
     except ValueError as error:
         raise OptionError(f"{name} {error}") from None
-
-
-def _memory(name: str, value: Any) -> int | None:
-    try:
-        return None if value is None else parse_limit(value)
-    except ValueError as error:
-        raise OptionError(f"{name}: {error}") from None
 
 
 def _shared(least: int, *, or_none: bool = False) -> Check:
@@ -211,7 +212,7 @@ class Settings:
     worker_init: Callable[[], object] | None = option(None, _worker_init)
     max_events_per_worker: int | None = option(None, whole(1, or_none=True))
     #: In bytes.
-    worker_max_memory: int | None = option(None, _memory)
+    worker_max_memory: int | None = option(None, memory_limit)
     worker_nice: int = option(0, whole(0, _NICEST))
     on_failure: Callable[[DeadLetter], object] | None = option(None, _on_failure)
     #: In bytes; None for a share of the free memory.

@@ -19,10 +19,18 @@ from procbus.core.introspection import (
     signature_of,
     topics_of,
 )
-from procbus.core.options import checked, event_function, one_of, option, options_of, shows_options
+from procbus.core.options import (
+    checked,
+    event_function,
+    memory_limit,
+    one_of,
+    option,
+    options_of,
+    shows_options,
+)
 from procbus.core.retry import Backoff, RetryOptions, RetryPolicy
 from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_in
-from procbus.core.validation import did_you_mean, is_real, is_whole, parse_limit, shown
+from procbus.core.validation import did_you_mean, is_real, is_whole, shown
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """A handler's use of the machine: it waits (``"io"``) or computes (``"cpu"``)."""
@@ -93,13 +101,6 @@ def _timeout(name: str, value: Any) -> float | None:
     return float(value)
 
 
-def _memory(name: str, value: Any) -> int | None:
-    try:
-        return None if value is None else parse_limit(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
 def _priority(name: str, value: Any) -> Any:
     if not is_whole(value, -inf):
         raise ValueError(f"{name} must be an integer, not {shown(value)}")
@@ -127,7 +128,7 @@ class Limits:
     timeout: float | None = option(None, _timeout)
     max_memory: int | None = option(
         None,
-        _memory,
+        memory_limit,
         only_cpu="io handlers share the process of the script, which a limit would have to kill; "
         'make it kind="cpu", or leave max_memory out',
     )

@@ -15,7 +15,7 @@ from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 from procbus.core.introspection import is_async
-from procbus.core.validation import is_real, is_whole, shown
+from procbus.core.validation import is_real, is_whole, parse_limit, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -135,6 +135,14 @@ def seconds_up_to(longest: float) -> Check:
         return float(value)
 
     return check
+
+
+def memory_limit(name: str, value: Any) -> int | None:
+    """Check a limit on the memory of a worker, and give its bytes; None for no limit."""
+    try:
+        return None if value is None else parse_limit(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def one_of(*choices: str | bool | None) -> Check:

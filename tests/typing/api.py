@@ -24,6 +24,7 @@ from procbus import (
     executor,
     subscribe,
 )
+from procbus.testing import InlineBus
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ def parse(page: Page) -> int:
 async def fetch(url: str) -> Page:
     return Page(url)
 
+
+# An option that there is not, and a value that makes no sense, are errors.
+subscribe(retry=3)  # type: ignore[call-arg]
+subscribe(kind="gpu")  # type: ignore[arg-type]
+subscribe(timeout="30 s")  # type: ignore[arg-type]
+EventBus([], cpu_worker=2)  # type: ignore[call-arg]
+EventBus([], on_full="drop")  # type: ignore[arg-type]
+EventBus([]).subscribe("a", print, retry=3)  # type: ignore[call-overload]
+EventBus([]).executor("cpu", concurrency=1)  # type: ignore[call-arg]
+InlineBus([], journal="run.db")  # type: ignore[call-arg]
 
 assert_type(extract(Page("x")), list[str])
 decorated: Callable[[Page], list[str]] = extract
