@@ -23,6 +23,7 @@ from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dispatcher import Dispatcher
+from procbus.dispatch.flow import BusFlow
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 from procbus.futures.subscriptions import DirectSubscriptions
@@ -50,8 +51,7 @@ def make_lanes(parts: Assembly) -> Lanes:
     """Make the lanes of a bus whose other parts exist."""
     settings = parts.settings
     return Lanes(
-        parts.settlement.settle,
-        parts.dispatcher.context_of,
+        parts.flow,
         parts.make_cpu_lane,
         parts.retries,
         parts.supervisor,
@@ -149,6 +149,7 @@ class Assembly:
         if self.journal is not None:
             self.journal.answer(self.dispatcher)
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
+        self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = Supervisor(self.retries)
         self.lanes = make.lanes(self)
         self.supervisor.look_after(self.lanes)
@@ -196,10 +197,7 @@ class Assembly:
         settings = self.settings
         lane = CpuLane(
             _open_pool(settings, self.dispatcher.run),
-            self.settlement.settle,
-            self.settlement.settle_successes,
-            self.dispatcher.publish_children,
-            self.dispatcher.guard,
+            self.flow,
             Wear(settings.max_events_per_worker, settings.worker_max_memory),
         )
         if settings.carry:

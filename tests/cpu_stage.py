@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from procbus.core.context import HandlerContext
 from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
 from procbus.core.handler import make_handler
@@ -125,7 +126,7 @@ class SpyPool(InlinePool):
 
 
 class Stage:
-    """A cpu lane with `workers` workers at most, which are replaced as `wear` says."""
+    """A cpu lane of `workers` workers at most, replaced as `wear` says; and the lane's flow."""
 
     def __init__(self, workers: int, wear: Wear = NO_WEAR) -> None:
         self.pool = SpyPool(workers)
@@ -141,16 +142,14 @@ class Stage:
         self._receipts: dict[int, Receipt] = {}
 
     def lane_on(self, pool: Pool, wear: Wear = NO_WEAR) -> CpuLane:
-        return CpuLane(
-            pool,
-            self.settlement.settle,
-            self.settlement.settle_successes,
-            self._publish_children,
-            self._guard,
-            wear,
-        )
+        self.settle = self.settlement.settle
+        self.settle_successes = self.settlement.settle_successes
+        return CpuLane(pool, self, wear)
 
-    def _guard(self, error: Callable[[], CircuitOpen] | None) -> None:
+    def context_of(self, *_: Any) -> HandlerContext:
+        raise AssertionError("a cpu handler has its context in the worker")
+
+    def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
         self.guarded.append(None if error is None else error())
 
     def subscribe(self, function: Callable[[Any], Any], **options: Any) -> Subscription:
@@ -187,7 +186,7 @@ class Stage:
             kinds.append(delivery.outcome.kind)
         return kinds
 
-    def _publish_children(
+    def publish_children(
         self, _: Delivery, _outcome: Outcome, events: list[tuple[str | None, Any]]
     ) -> Exception | None:
         if self.children_error is None:

@@ -2,7 +2,7 @@
 """Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import Any
 
@@ -119,6 +119,27 @@ def no_redelivery(letter: DeadLetter) -> Receipt:
 
 def no_context(delivery: Delivery, receipt: Receipt) -> HandlerContext:
     raise AssertionError("nobody asks for current() here")
+
+
+class FlowOf:
+    """A flow of which the test hands in what its lane uses."""
+
+    def __init__(
+        self,
+        settle: Callable[[Sequence[tuple[Delivery, Outcome]]], None],
+        context_of: Callable[[Delivery, Receipt], HandlerContext] = no_context,
+    ) -> None:
+        self.settle = settle
+        self.context_of = context_of
+
+    def settle_successes(self, *_: Any) -> None:
+        raise AssertionError("there is no cpu lane here")
+
+    def publish_children(self, *_: Any) -> BaseException | None:
+        raise AssertionError("there is no cpu lane here")
+
+    def guard(self, _: Any) -> None:
+        raise AssertionError("there is no cpu lane here")
 
 
 def settlement_with_room(max_pending: int = 100) -> tuple[Settlement, Admission]:

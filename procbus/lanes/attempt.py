@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Context
 from time import monotonic
 from traceback import FrameSummary, format_list
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.carry import Carried
-from procbus.core.context import HandlerContext, another
+from procbus.core.context import another
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -109,18 +109,6 @@ def memory_error(
 
 
 # How handlers end that run in this process, on a thread or on the event loop.
-
-Settle = Callable[[Sequence[tuple[Delivery, Outcome]]], None]
-Published = list[tuple[str | None, Any]]
-#: Publishes what a cpu handler published, all or none; returns the error if none.
-PublishChildren = Callable[[Delivery, Outcome, Published], BaseException | None]
-#: Settles deliveries that succeeded and published nothing: when each began and ended, what it
-#: returned, and the process.
-SettleSuccesses = Callable[
-    [Sequence[Delivery], Sequence[tuple[float, float, int]], Sequence[Any], "int | None"], None
-]
-#: Makes what `current()` returns in a handler of this process.
-MakeContext = Callable[[Delivery, Receipt], HandlerContext]
 
 _new = tuple.__new__
 _SUCCEEDED = OutcomeKind.SUCCEEDED

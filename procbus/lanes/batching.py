@@ -13,6 +13,7 @@ from time import monotonic
 
 from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
+from procbus.core.flow import Flow
 from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -240,25 +241,22 @@ class Batching:
 #: When the bus is closing, what waits fails after so many trials that did.
 TRIALS_AT_CLOSE = 3
 
-#: Has publishing for the lane raise such errors from now on, or no more.
-Guard = Callable[["Callable[[], CircuitOpen] | None"], object]
-
 
 class Breaker:
     """Works the circuit of one lane. Thread-safe; its fields are guarded by the lane's lock.
 
     Args:
         batching: has the circuit, and takes back what workers have not begun when that opens.
-        guard: has publishing raise while workers die and die.
+        flow: has publishing raise while workers die and die.
         fail_ready: settles all that is ready for a worker.
     """
 
     def __init__(
-        self, batching: Batching, guard: Guard, fail_ready: Callable[[Outcome], object]
+        self, batching: Batching, flow: Flow, fail_ready: Callable[[Outcome], object]
     ) -> None:
         self._batching = batching
         self._circuit = batching.circuit
-        self._guard = guard
+        self._guard = flow.guard
         self._fail_ready = fail_ready
         #: A worker died since the last time that one survived a delivery, or the circuit is not
         #: closed: a glance without the lock tells `note_survival` whether there is a thing to note.

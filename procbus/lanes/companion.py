@@ -27,7 +27,8 @@ from procbus.pool.outcomes import describe_exit
 from procbus.system import forked_children
 
 if TYPE_CHECKING:
-    from procbus.lanes.attempt import Published, SettleSuccesses, Verdict
+    from procbus.core.flow import Published, SettleSuccesses
+    from procbus.lanes.attempt import Verdict
     from procbus.lanes.batching import Batching, Breaker
     from procbus.pool.outcomes import Settled
 

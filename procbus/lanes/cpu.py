@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from procbus.core.carry import Carry
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import WorkerDied
+from procbus.core.flow import Flow, Published
 from procbus.core.handler import Handler
 from procbus.core.locks import Tangled, holding, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.stats import LaneStats
-from procbus.lanes.attempt import PublishChildren, Published, SettleSuccesses, context_for
-from procbus.lanes.batching import Batching, Breaker, Guard
+from procbus.lanes.attempt import context_for
+from procbus.lanes.batching import Batching, Breaker
 from procbus.lanes.companion import Companion
 from procbus.lanes.recycling import Wear
 from procbus.lanes.slot import Slot
@@ -55,34 +56,29 @@ class CpuLane:
 
     Args:
         pool: makes workers.
-        settle: settles deliveries.
-        settle_successes: settles deliveries that succeeded and published nothing.
-        publish_children: publishes what handlers published.
-        guard: has publishing raise while workers die and die.
+        flow: settles deliveries, publishes what handlers published, and has publishing raise while
+            workers die and die.
         wear: when a worker is replaced between two deliveries.
     """
 
     def __init__(
         self,
         pool: Pool,
-        settle: Callable[[Sequence[Settled]], None],
-        settle_successes: SettleSuccesses,
-        publish_children: PublishChildren,
-        guard: Guard,
+        flow: Flow,
         wear: Wear,
     ) -> None:
         self.pool = pool
         self._wear = wear
         self.batching = Batching(pool.batch_s)
         self.queue = self.batching.queue
-        self.breaker = Breaker(self.batching, guard, self.fail_ready)
+        self.breaker = Breaker(self.batching, flow, self.fail_ready)
         #: Has somebody see what was measured. Set by whoever made the lane.
         self.stir: Callable[[], None] = _nobody
         #: Set by the supervisor.
         self.oom: OomWatch | None = None
-        self._settle = settle
-        self.settle_successes = settle_successes
-        self._publish_children = publish_children
+        self._settle = flow.settle
+        self.settle_successes = flow.settle_successes
+        self._publish_children = flow.publish_children
         #: Why no worker can be set up, and until when none is tried.
         self._broken: WorkerDied | None = None
         self._broken_until = 0.0

@@ -19,6 +19,7 @@ from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import kept, running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
+from procbus.core.flow import Flow
 from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -27,8 +28,6 @@ from procbus.core.stats import LaneStats
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
 from procbus.lanes.attempt import (
-    MakeContext,
-    Settle,
     context_for,
     failure,
     look_at,
@@ -131,18 +130,17 @@ class LoopLane:
     `_thread`. `_tasks`, `_lent` and `at_hand` are written by the loop's thread alone.
 
     Args:
-        settle: settles deliveries.
-        make_context: makes what `current()` returns in a handler.
+        flow: settles deliveries, and makes what `current()` returns in a handler.
     """
 
-    def __init__(self, settle: Settle, make_context: MakeContext) -> None:
+    def __init__(self, flow: Flow) -> None:
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
         #: Has somebody see what was measured. Set by whoever made the lane.
         self.stir: Callable[[], None] = _nobody
-        self._settle = settle
-        self._make_context = make_context
+        self._settle = flow.settle
+        self._context_of = flow.context_of
         self._pid = os.getpid()
         #: Made with its thread at the first delivery; None before that, and after the end.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -401,7 +399,7 @@ class LoopLane:
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return
-        own = _Seat((self._make_context, delivery, receipt))  # as take_seat
+        own = _Seat((self._context_of, delivery, receipt))  # as take_seat
         own.delivery, own.waits = delivery, 0
         running.set(own)
         subscription, steps = delivery.subscription, None

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
+from procbus.core.flow import Flow
 from procbus.core.handler import Handler, Kind
 from procbus.core.meter import Machine
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.lanes.attempt import MakeContext, Settle
 from procbus.lanes.threads import IoLane, IoThread
 from procbus.system.freezing import check_can_start
 
@@ -51,8 +51,7 @@ class Lanes:
     """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
 
     Args:
-        settle: settles deliveries.
-        make_context: makes what `current()` returns in a handler of this process.
+        flow: settles deliveries, and makes what `current()` returns in a handler of this process.
         make_cpu_lane: makes the cpu lane. It may raise Tangled.
         retries: deliveries that wait for their next attempt.
         supervisor: looks after the workers, once it is started.
@@ -63,8 +62,7 @@ class Lanes:
 
     def __init__(
         self,
-        settle: Settle,
-        make_context: MakeContext,
+        flow: Flow,
         make_cpu_lane: Callable[[], CpuLane],
         retries: RetryQueue,
         supervisor: Supervision,
@@ -73,14 +71,13 @@ class Lanes:
         cpu_workers: int | None = None,
     ) -> None:
         self._lock = threading.RLock()
-        self._settle = settle
-        self._make_context = make_context
+        self._flow = flow
         self._make_cpu_lane = make_cpu_lane
         self._retries = retries
         self._supervisor = supervisor
         self._stir = stir
         self._cpu_workers = cpu_workers
-        self.io = IoLane(io_workers or IO_WORKERS, settle, make_context, stir)
+        self.io = IoLane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
         self._io_needed = False
         self.limited = False
@@ -123,7 +120,7 @@ class Lanes:
         lane = delivery.subscription.lane
         found = self._retries.withdraw(delivery) or lane.withdraw(delivery)
         if found:
-            self._settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
+            self._flow.settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
         return found
 
     def check_can_start(self) -> None:
@@ -168,7 +165,7 @@ class Lanes:
             if self.loop is None:
                 from procbus.lanes.event_loop import LoopLane  # only now: it imports asyncio
 
-                made = LoopLane(self._settle, self._make_context)
+                made = LoopLane(self._flow)
                 made.stir = self._stir
                 if self.loop is None:  # as ever, unless a signal handler needed it meanwhile
                     self.loop = made
@@ -242,7 +239,7 @@ class Lanes:
             lane.cancel()
         # After the lanes, which may have something tried again until then.
         waiting = self._retries.cancel()
-        self._settle([(delivery, cancelled(delivery)) for delivery in waiting])
+        self._flow.settle([(delivery, cancelled(delivery)) for delivery in waiting])
 
     def kill(self) -> None:
         """End what is running, and settle it as cancelled."""

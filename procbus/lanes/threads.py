@@ -17,6 +17,7 @@ from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import another, kept, run_seated, running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
+from procbus.core.flow import Flow
 from procbus.core.locks import Lock, Tangled, later
 from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
@@ -27,8 +28,6 @@ from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
 from procbus.lanes.attempt import (
-    MakeContext,
-    Settle,
     failure,
     look_at,
     no_thread,
@@ -87,11 +86,11 @@ class Home(Protocol):
 class IoThread(LaneThread):
     """Takes deliveries one by one and runs their handlers."""
 
-    def __init__(self, lane: Home, number: int, settle: Settle, make_context: MakeContext) -> None:
+    def __init__(self, lane: Home, number: int, flow: Flow) -> None:
         super().__init__(f"procbus-io-{number}")
         self._lane = lane
-        self._settle = settle
-        self._make_context = make_context
+        self._settle = flow.settle
+        self._context_of = flow.context_of
         self._pid = os.getpid()  # asked once: it is a system call, and would be for every event
         #: What is being run, and since when. Written by this thread, read by any.
         self.at_hand: Delivery | None = None
@@ -171,7 +170,7 @@ class IoThread(LaneThread):
         receipt = delivery.receipt
         if receipt is None:  # cancelled meanwhile
             return None
-        seat = [self._make_context, delivery, receipt]
+        seat = [self._context_of, delivery, receipt]
         running.set(seat)  # as take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
@@ -308,23 +307,21 @@ class IoLane:
 
     Args:
         threads: at most so many; each is started when nobody else is free.
-        settle: settles deliveries.
-        make_context: makes what `current()` returns in a handler.
+        flow: settles deliveries, and makes what `current()` returns in a handler.
         stir: is called now and then while runs were measured.
     """
 
     def __init__(
         self,
         threads: int,
-        settle: Settle,
-        make_context: MakeContext,
+        flow: Flow,
         stir: Callable[[], None] = lambda: None,
     ) -> None:
         self.stir = stir
         self.queue = LaneQueue()
         self.size = threads
-        self._settle = settle
-        self._make_context = make_context
+        self._flow = flow
+        self._settle = flow.settle
         self._threads: list[IoThread] = []
         #: Threads left behind in a handler that ran out of time. There are `threads` of them at
         #: most: from then on, one that is left behind keeps its place.
@@ -431,7 +428,7 @@ class IoLane:
                 if self.full or self.queue.closed or not self.queue.starved:
                     return
                 self.queue.locked_started()
-                thread = IoThread(self, next(self._numbers), self._settle, self._make_context)
+                thread = IoThread(self, next(self._numbers), self._flow)
                 self._threads.append(thread)
             thread.start()
         except Tangled:

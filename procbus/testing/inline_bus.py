@@ -159,10 +159,8 @@ class _Lanes(Lanes):
     def __init__(
         self, clock: Clock, retries: InlineRetries, pickling: bool, parts: Assembly
     ) -> None:
-        settle, context_of = parts.settlement.settle, parts.dispatcher.context_of
         super().__init__(
-            settle,
-            context_of,
+            parts.flow,
             parts.make_cpu_lane,
             retries,
             parts.supervisor,
@@ -173,9 +171,7 @@ class _Lanes(Lanes):
         self._inline = InlineLane(
             clock,
             retries,
-            settle,
-            context_of,
-            parts.dispatcher.publish_children,
+            parts.flow,
             pickling=pickling,
             worker_init=parts.settings.worker_init,
             carry=Carry(carry) if carry else None,

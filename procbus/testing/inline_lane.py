@@ -17,14 +17,13 @@ from typing import Any
 from procbus.core.carry import Carried, Carry
 from procbus.core.context import HandlerContext, kept, run_seated, running
 from procbus.core.delivery import Delivery, cancelled
+from procbus.core.flow import Flow, Published
 from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.topic import check_concrete
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import (
-    MakeContext,
-    Settle,
     context_for,
     failure,
     look_at,
@@ -37,9 +36,6 @@ from procbus.testing.inline_pool import InlinePool, InlineWorker
 #: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
 #: it.
 DEPTH = 20
-
-Published = list[tuple["str | None", Any]]
-PublishChildren = Callable[[Delivery, Outcome, Published], "BaseException | None"]
 
 
 class InlineRetries(RetryQueue):
@@ -71,9 +67,8 @@ class InlineLane:
     Args:
         clock: clock of the bus.
         retries: deliveries that wait for their time.
-        settle: settles deliveries.
-        make_context: makes the return value of `current()` in a handler.
-        publish_children: publishes the events that a cpu handler published.
+        flow: settles deliveries, publishes the events that a cpu handler published, and makes the
+            return value of `current()` in a handler.
         pickling: whether events, results and handlers of cpu handlers are pickled, as for a worker
             process.
         worker_init: the set-up of a worker; called once, before the first cpu handler.
@@ -84,9 +79,7 @@ class InlineLane:
         self,
         clock: Clock,
         retries: InlineRetries,
-        settle: Settle,
-        make_context: MakeContext,
-        publish_children: PublishChildren,
+        flow: Flow,
         *,
         pickling: bool,
         worker_init: Callable[[], object] | None,
@@ -94,9 +87,7 @@ class InlineLane:
     ) -> None:
         self._clock = clock
         self._retries = retries
-        self._settle = settle
-        self._make_context = make_context
-        self._publish_children = publish_children
+        self._flow = flow
         self._pickling = pickling
         self._worker_init = worker_init
         self._carry = carry
@@ -204,14 +195,14 @@ class InlineLane:
                 context = contextvars.Context()
                 if isinstance(delivery.context, Carried):
                     context = delivery.context.context()
-                error = context.run(self._publish_children, delivery, outcome, published)
+                error = context.run(self._flow.publish_children, delivery, outcome, published)
                 if error is not None:
                     outcome = outcome._replace(kind=OutcomeKind.RAISED, value=None, error=error)
             elif published:
                 outcome = outcome._replace(dropped_events=len(published))
             if outcome.kind is OutcomeKind.SUCCEEDED:
                 delivery.context = None
-            self._settle([(delivery, outcome)])
+            self._flow.settle([(delivery, outcome)])
         finally:
             self._here.depth -= 1
 
@@ -238,7 +229,7 @@ class InlineLane:
     def _attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
-        make: Callable[..., HandlerContext] = self._make_context
+        make: Callable[..., HandlerContext] = self._flow.context_of
         if handler.kind == "cpu":
             make = self._collecting(published)
         seat = [make, delivery, receipt]
@@ -248,7 +239,7 @@ class InlineLane:
         try:
             value = context.run(run_seated, seat, function, receipt.event)
         except KeyboardInterrupt:  # it is for the test: this is the test's thread
-            self._settle([(delivery, cancelled(delivery, monotonic() - started_at))])
+            self._flow.settle([(delivery, cancelled(delivery, monotonic() - started_at))])
             raise
         except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             return failure(error, delivery, started_at, os.getpid())
@@ -264,7 +255,7 @@ class InlineLane:
             published.append((topic, event))
 
         def make(delivery: Delivery, receipt: Receipt) -> HandlerContext:
-            of = self._make_context(delivery, receipt)
+            of = self._flow.context_of(delivery, receipt)
             return HandlerContext(
                 of.handler,
                 of.event_id,

@@ -3,6 +3,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -356,7 +358,8 @@ class Parts:
         #: What publishing raises, as it was told: None for no more.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
-        self.breaker = Breaker(self.batching, self.guarded.append, self.failed.append)
+        flow: Any = SimpleNamespace(guard=self.guarded.append)
+        self.breaker = Breaker(self.batching, flow, self.failed.append)
         subscription = subscription_of()
         subscription.average_s = 1e-6
         for number in range(5):

@@ -13,7 +13,7 @@ from procbus.core.errors import HandlerExited
 from procbus.core.handler import make_handler
 from procbus.core.subscription import Subscription
 from procbus.lanes.event_loop import LoopLane
-from tests.parts import BOUND_S, delivery_to, in_thread, no_context
+from tests.parts import BOUND_S, FlowOf, delivery_to, in_thread
 
 
 class HeldOnLoop:
@@ -255,7 +255,7 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
 
 def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     settled = threading.Semaphore(0)
-    lane = LoopLane(lambda _: settled.release(), no_context)
+    lane = LoopLane(FlowOf(lambda _: settled.release()))
 
     async def handle(event: object) -> None:
         began = time.thread_time()

@@ -14,7 +14,7 @@ from procbus.core.meter import ONE_IN
 from procbus.core.outcome import Outcome
 from procbus.core.subscription import Subscription
 from procbus.lanes.threads import IoLane
-from tests.parts import BOUND_S, delivery_to, double, no_context
+from tests.parts import BOUND_S, FlowOf, delivery_to, double
 
 
 def test_a_thread_that_waits_keeps_no_event_alive():
@@ -42,7 +42,7 @@ def run_on_threads(function: Callable[[Any], Any], count: int, **options: Any) -
             delivery.end(outcome)
             done.release()
 
-    lane = IoLane(1, settle, no_context, **options)
+    lane = IoLane(1, FlowOf(settle), **options)
     subscription = Subscription(make_handler(function, "t"), lane)
     for number in range(count):
         lane.put(delivery_to(subscription, number, number))
@@ -111,7 +111,7 @@ def test_event_is_weighed_by_the_thread_that_runs_it() -> None:
         return "result"
 
     done = threading.Semaphore(0)
-    lane = IoLane(1, lambda _: done.release(), no_context)
+    lane = IoLane(1, FlowOf(lambda _: done.release()))
     lanes.append(Subscription(make_handler(handle, "t"), lane))
     lane.put(delivery_to(lanes[0]))
     assert done.acquire(timeout=BOUND_S)

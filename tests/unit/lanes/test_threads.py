@@ -14,7 +14,7 @@ from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.subscription import Subscription
 from procbus.lanes.threads import IoLane, IoThread
-from tests.parts import BOUND_S, Held, delivery_to, double, no_context
+from tests.parts import BOUND_S, FlowOf, Held, delivery_to, double
 
 
 def io_threads() -> int:
@@ -171,7 +171,8 @@ class LaneOfOne:
     def __init__(self) -> None:
         self.settled: list[tuple[Delivery, Outcome]] = []
         self.held = Held()
-        self.lane = IoLane(1, self.settle, no_context)
+        self.flow = FlowOf(self.settle)
+        self.lane = IoLane(1, self.flow)
         self.limited = Subscription(make_handler(self.held, "t", timeout=5.0), self.lane)
         self.events = 0
 
@@ -281,7 +282,7 @@ def test_a_run_that_ends_in_the_moment_its_time_is_over_is_not_left_behind(
         ended.set()
 
     monkeypatch.setattr(IoThread, "abandon", see_it_end_and_abandon)
-    monkeypatch.setattr(one.lane, "_settle", settle)
+    monkeypatch.setattr(one.flow, "settle", settle)
     one.put()
     one.held.wait_begun()
     thread = one.thread()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""The flow: the one port by which the lanes of a bus reach the rest of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from procbus.core.context import HandlerContext
+    from procbus.core.delivery import Delivery
+    from procbus.core.errors import CircuitOpen
+    from procbus.core.outcome import Outcome
+    from procbus.core.receipt import Receipt
+
+#: The events that a cpu handler published, each with its topic or None.
+Published = list[tuple[str | None, Any]]
+#: The type of `Flow.settle_successes`.
+SettleSuccesses = Callable[
+    ["Sequence[Delivery]", Sequence[tuple[float, float, int]], Sequence[Any], int | None], None
+]
+
+
+class Flow(Protocol):
+    """Takes what the lanes have run, and has what they run more of. From any thread.
+
+    `procbus.dispatch.flow.BusFlow` is the one of every bus.
+    """
+
+    def settle(self, settled: Sequence[tuple[Delivery, Outcome]], /) -> None:
+        """Settle deliveries, each with the outcome of its last attempt."""
+
+    def settle_successes(
+        self,
+        deliveries: Sequence[Delivery],
+        times: Sequence[tuple[float, float, int]],
+        values: Sequence[Any],
+        pid: int | None,
+        /,
+    ) -> None:
+        """Settle deliveries of one worker that succeeded and published nothing.
+
+        Args:
+            deliveries: the deliveries.
+            times: when the handler of each began and ended; the third number means nothing.
+            values: what it returned.
+            pid: the process id of the worker.
+        """
+
+    def publish_children(
+        self, delivery: Delivery, outcome: Outcome, published: Published, /
+    ) -> BaseException | None:
+        """Publish what a cpu handler published, all or none; return the error if none.
+
+        Args:
+            delivery: the delivery of the handler.
+            outcome: its success, which is not settled yet.
+            published: topic and event of each.
+        """
+
+    def context_of(self, delivery: Delivery, receipt: Receipt, /) -> HandlerContext:
+        """Make what `current()` returns in a handler of this process."""
+
+    def guard(self, error: Callable[[], CircuitOpen] | None, /) -> None:
+        """Have publishing for cpu handlers raise such errors from now on; None for no more."""
