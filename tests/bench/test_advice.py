@@ -29,7 +29,7 @@ def test_each_label_has_enough_handlers_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.name)
-def test_each_does_its_work(handler: Labelled) -> None:
+def test_every_handler_does_its_work(handler: Labelled) -> None:
     if handler.name == "ask_over_socket":
         with answering() as port:
             assert handler.function(port) == b"answer"
@@ -43,7 +43,7 @@ async def _await(found: Any) -> None:
     await found
 
 
-def test_answers_are_counted_where_something_is_said() -> None:
+def test_only_definite_answers_are_counted() -> None:
     answers = [
         answer_of("io", "io", "io"),
         answer_of("either", "cpu", "io", "info"),

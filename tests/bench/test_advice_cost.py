@@ -80,7 +80,7 @@ def test_procbus_has_the_hooks_and_has_them_again_afterwards() -> None:
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
-def test_a_bus_measures_when_it_is_to_and_only_then(kind: str) -> None:
+def test_bus_measures_only_when_switched_on(kind: str) -> None:
     with opened(nap, kind, workers=1) as (bus, turn):
         for form in (WITHOUT, WITH, WITHOUT):
             turn(form)

@@ -114,7 +114,7 @@ def test_a_quick_run_has_every_figure_of_every_contender(quick_results, name: st
 
 
 @pytest.mark.bench
-def test_the_results_say_what_they_were_taken_on(quick_results) -> None:
+def test_results_name_their_machine(quick_results) -> None:
     results = quick_results("tiny_io")
     machine = results["machine"]
     assert platform.python_version() in machine["python"]
@@ -289,7 +289,7 @@ def test_processes_that_a_sample_leaves_behind_are_killed() -> None:
     runner.end_group(process)  # nothing left to kill is no error
 
 
-def test_the_semaphores_of_those_that_were_killed_are_removed_and_no_others() -> None:
+def test_semaphores_of_killed_processes_alone_are_removed() -> None:
     maker = "import sys, subprocess; from loky.backend import get_context\n"
     maker += "kept = get_context('loky').Semaphore(1); print(flush=True)\n"
     maker += "if sys.argv[1:]: subprocess.run([sys.executable, '-c', sys.argv[1]])\n"
@@ -322,7 +322,7 @@ def names_of(pid: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"sem.loky-{pid}-*"))
 
 
-def test_a_question_says_how_many_rounds_it_takes_where_nobody_else_does(
+def test_question_sets_its_rounds_unless_the_command_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []

@@ -155,7 +155,7 @@ def test_failed_and_missing_contenders_are_named(document: dict[str, Any]) -> No
     assert "Failed: 3.12: gone" in page.limit_of(found)
 
 
-def test_samples_that_others_disturbed_are_told(document: dict[str, Any]) -> None:
+def test_disturbed_samples_are_reported(document: dict[str, Any]) -> None:
     found = Found(dict(document["questions"]["convoy"], disturbed=3))
     assert "Of 10 samples 3 were begun while other programs used the cores" in page.limit_of(found)
     warning = "**3 of 10 samples were begun while"

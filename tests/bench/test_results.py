@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, asked: list[str
     assert resumed.settings == SETTINGS  # the calibration of the first part
 
 
-def test_a_run_that_is_through_takes_nothing_and_other_questions_stay(
+def test_finished_run_takes_no_sample_and_other_questions_stay(
     tmp_path: Path, asked: list[str]
 ) -> None:
     file = tmp_path / "results.json"
@@ -194,7 +194,7 @@ def test_a_real_run_waits_for_quiet_and_counts_what_was_begun_without(
     assert results.answer_to(QUESTION).disturbed == 2
 
 
-def test_a_machine_is_quiet_once_nobody_uses_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_is_quiet_once_the_cores_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     used = iter([80.0, 30.0, 2.0])
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: next(used))
     assert machine.wait_until_quiet(60.0)

@@ -15,7 +15,7 @@ from tests.conformance.drive import deliveries, run, values
 CLEAN = ("nobody", 28)
 
 
-def test_no_delivery_sees_what_another_has_set(worker: Worker) -> None:
+def test_no_delivery_sees_the_variables_of_another(worker: Worker) -> None:
     batch = deliveries(handlers.look_and_leave, *range(30))
     for _ in range(2):
         assert values(run(worker, batch)) == [CLEAN] * 30
@@ -38,7 +38,7 @@ def test_unset_variable_is_not_carried() -> None:
     assert carry.take(None) is None
 
 
-def test_a_value_of_a_class_of_a_test_and_of_none_come_through(worker: Worker) -> None:
+def test_value_of_a_local_class_and_none_come_through(worker: Worker) -> None:
     carry = Carry([handlers.amount])
     batch = deliveries(handlers.amount_here, 1, 2, 3)
     for delivery, amount in zip(batch, (handlers.Point(1), None, handlers.Point(3)), strict=True):

@@ -214,7 +214,7 @@ def test_argument_that_cannot_travel_fails_its_own_call(pool: Executor) -> None:
     assert "this stays here" in str(bad.exception())
 
 
-def test_a_result_that_is_not_there_in_time_is_a_timeout_error(pool: Executor, held: Held) -> None:
+def test_late_result_is_a_timeout_error(pool: Executor, held: Held) -> None:
     future = pool.submit(hold, held.begun, held.go)
     held.wait_begun()
     with pytest.raises(TimeoutError):
@@ -309,7 +309,7 @@ def test_a_call_that_is_running_or_done_cannot_be_cancelled(pool: Executor, held
 # Callbacks.
 
 
-def test_callbacks_are_called_in_order_whatever_one_raises(
+def test_callbacks_are_called_in_order_even_if_one_raises(
     pool: Executor, held: Held, caplog: pytest.LogCaptureFixture
 ) -> None:
     called: list[Any] = []
@@ -419,7 +419,7 @@ def test_map_gives_the_same_in_chunks(make: Make, chunksize: int) -> None:
         assert list(pool.map(halves, range(4), chunksize=chunksize)) == [1, 2, 4, 8]
 
 
-def test_map_raises_what_a_call_raised_in_its_turn(make: Make) -> None:
+def test_map_raises_the_exception_of_a_call_in_its_turn(make: Make) -> None:
     with make(2) as pool:
         results = pool.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
         assert next(results) == (0, 1)
@@ -428,7 +428,7 @@ def test_map_raises_what_a_call_raised_in_its_turn(make: Make) -> None:
             next(results)
 
 
-def test_map_submits_at_once_though_nobody_takes_results(make: Make, tmp_path: Path) -> None:
+def test_map_submits_at_once_even_if_no_result_is_taken(make: Make, tmp_path: Path) -> None:
     with make(2) as pool:
         pool.map(touch, [tmp_path / "a", tmp_path / "b"])
     assert (tmp_path / "a").exists()
@@ -478,7 +478,7 @@ def test_an_executor_that_did_nothing_can_be_shut_down(make: Make) -> None:
         pass
 
 
-def test_shutdown_waits_for_what_is_pending(make: Make, held: Held) -> None:
+def test_shutdown_waits_for_pending_calls(make: Make, held: Held) -> None:
     pool = make(1)
     futures: list[Future[Any]] = [pool.submit(hold, held.begun, held.go), pool.submit(power, 2, 2)]
     held.wait_begun()
@@ -511,7 +511,7 @@ def test_shutdown_without_waiting_lets_all_finish(make: Make, held: Held) -> Non
     join_threads()
 
 
-def test_shutdown_cancels_what_has_not_begun(make: Make, held: Held) -> None:
+def test_shutdown_cancels_calls_that_have_not_begun(make: Make, held: Held) -> None:
     pool = make(1)
     running = pool.submit(hold, held.begun, held.go)
     held.wait_begun()

@@ -146,7 +146,7 @@ def test_the_same_key_keeps_its_order_over_a_restart(make_bus: MakeBus):
         assert [n for n in ran if n % 2 == parity] == list(range(parity, 40, 2))
 
 
-def test_more_than_fits_at_once_is_resumed_as_there_is_room(make_bus: MakeBus):
+def test_unfinished_deliveries_are_resumed_as_there_is_room(make_bus: MakeBus):
     first = make_bus(io_workers=1, max_pending=2_000)
     first.subscribe(int, lambda n: None, name="note")
     stop_before_it_runs(first, lambda: [first.publish(n) for n in range(1_500)])
@@ -182,7 +182,7 @@ def test_a_delivery_has_one_id_at_each_attempt_and_run(make_bus: MakeBus):
     ]
 
 
-def test_a_cpu_handler_knows_them_too(make_bus: MakeBus):
+def test_cpu_handler_knows_delivery_id_and_attempt_too(make_bus: MakeBus):
     with make_bus() as bus:
         bus.subscribe(int, whoami, kind="cpu", name="whoami")
         one, other = bus.publish(1).result(BOUND_S), bus.publish(2).result(BOUND_S)
@@ -296,7 +296,7 @@ def test_many_publishers_of_one_id_run_it_once(make_bus: MakeBus):
     assert all(receipt.done for receipt in receipts)
 
 
-def test_an_unfinished_id_gives_the_receipt_of_what_is_resumed(make_bus: MakeBus):
+def test_unfinished_id_gives_the_receipt_of_the_resumed_delivery(make_bus: MakeBus):
     first = make_bus(io_workers=1)
     first.subscribe(int, lambda n: None, name="note")
     stop_before_it_runs(first, lambda: first.publish(1, id="one"))
@@ -530,7 +530,7 @@ def test_an_event_loop_resumes_without_being_blocked(make_bus: MakeBus):
     assert sorted(ran) == list(range(51))
 
 
-def test_a_closed_bus_says_that_what_was_cancelled_is_kept(
+def test_closed_bus_says_that_cancelled_deliveries_are_kept(
     make_bus: MakeBus, caplog: pytest.LogCaptureFixture
 ):
     bus = make_bus(io_workers=1)

@@ -229,7 +229,7 @@ def test_a_handler_that_holds_the_gil_is_killed_with_its_stack(
     assert "in hold_the_gil" in stack
 
 
-def test_a_worker_that_somebody_halted_is_killed_all_the_same(
+def test_worker_halted_by_another_program_is_killed_all_the_same(
     process_worker: Worker, gate: Gate
 ) -> None:
     judge = Judge(process_worker)
@@ -245,7 +245,9 @@ def test_a_worker_that_somebody_halted_is_killed_all_the_same(
     assert len(judge.stacks) == 1, "though it may be empty"
 
 
-def test_all_that_a_handler_started_is_killed_with_it(process_worker: Worker, gate: Gate) -> None:
+def test_processes_that_a_handler_started_are_killed_with_it(
+    process_worker: Worker, gate: Gate
+) -> None:
     judge = Judge(process_worker)
     give(process_worker, deliveries(handlers.hold_with_a_child, gate.path))
     receiver = Receiver(process_worker)

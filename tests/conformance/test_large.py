@@ -137,7 +137,7 @@ def test_kept_event_never_changes(worker: Worker, memory: EventMemory) -> None:
     assert memory.stats().kept == 0
 
 
-def test_a_result_is_not_written_over_while_somebody_has_it(worker: Worker) -> None:
+def test_result_in_use_is_not_overwritten(worker: Worker) -> None:
     results = [ran(worker, handlers.echo, array(0.25, float(n))) for n in range(20)]
     assert [set(result) for result in results] == [{float(n)} for n in range(20)]
 
@@ -168,7 +168,7 @@ def bytes_of_results() -> int:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="looks into Linux's /proc")
-def test_memory_of_results_that_are_gone_is_used_again_though_a_message_was_for_nothing(
+def test_memory_of_dropped_results_is_reused_after_an_unsent_message(
     worker: Worker,
 ) -> None:
     for n in range(8):

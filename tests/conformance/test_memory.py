@@ -38,7 +38,7 @@ class Watch:
         raise AssertionError("the worker is not said to be above")
 
 
-def test_a_worker_is_seen_above_a_limit_with_what_its_handler_started(
+def test_memory_of_a_worker_includes_processes_of_its_handler(
     process_worker: Worker, gate: Gate
 ) -> None:
     give(process_worker, deliveries(handlers.hold_with_a_child, gate.path))
@@ -72,7 +72,7 @@ def test_reported_memory_belongs_to_the_running_delivery(
     assert values(run(process_worker, deliveries(handlers.double, 5))) == [10], "it goes on"
 
 
-def test_a_worker_that_is_gone_has_none(worker: Worker, gate: Gate) -> None:
+def test_worker_that_is_gone_has_no_memory(worker: Worker, gate: Gate) -> None:
     give(worker, deliveries(handlers.hold, gate.path))
     receiver = Receiver(worker)
     gate.wait_begun()

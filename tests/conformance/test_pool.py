@@ -111,7 +111,7 @@ def test_large_results_of_one_batch_arrive_in_order(worker: Worker) -> None:
     assert [len(v) for v in values(run(worker, deliveries(blow_up, *sizes)))] == sizes
 
 
-def test_current_tells_the_handler_what_it_runs(worker: Worker) -> None:
+def test_current_tells_the_handler_its_delivery(worker: Worker) -> None:
     subscription = subscription_of(handlers.describe_current, name="describer")
     [delivery] = deliveries_to(subscription, ["event"], parent_id=77)
     delivery.earlier = (raised(ValueError()), raised(ValueError()))
@@ -180,7 +180,7 @@ def test_a_batch_that_returns_nothing_is_told_in_one_go(worker: Worker) -> None:
     assert (list(report.successes.values), report.ends) == ([None] * 5, [])
 
 
-def test_a_worker_tells_what_its_handlers_took_of_the_machine(worker: Worker) -> None:
+def test_worker_reports_the_cpu_time_of_its_handlers(worker: Worker) -> None:
     def nap(_: Any) -> None:
         time.sleep(0.03)
 
@@ -509,7 +509,7 @@ def test_each_delivery_is_either_run_or_taken_back(worker: Worker) -> None:
         assert len(ran) + taken == len(events)
 
 
-def test_a_worker_says_what_it_is_running(worker: Worker, gate: Gate) -> None:
+def test_worker_names_its_running_delivery(worker: Worker, gate: Gate) -> None:
     assert worker.running() is None
     batch = deliveries(handlers.double, 1) + deliveries(handlers.hold, gate.path)
     message = give(worker, batch)
@@ -529,7 +529,7 @@ def test_a_worker_says_what_it_is_running(worker: Worker, gate: Gate) -> None:
 # The end.
 
 
-def test_a_worker_killed_in_a_handler_leaves_word_of_it(worker: Worker, gate: Gate) -> None:
+def test_worker_killed_in_a_handler_names_its_delivery(worker: Worker, gate: Gate) -> None:
     quick = deliveries(handlers.double, 1, 2)
     batch = quick + deliveries(handlers.hold, gate.path) + deliveries(handlers.double, 3)
     message = give(worker, batch)
@@ -711,7 +711,7 @@ def test_reports_are_read_though_the_next_batch_cannot_be_sent(
         worker.receive()
 
 
-def test_kill_ends_what_handlers_started(
+def test_kill_ends_processes_of_handlers(
     process_worker: Worker, gate: Gate, tmp_path: Path
 ) -> None:
     give(process_worker, deliveries(handlers.hold_with_a_child, gate.path))

@@ -91,7 +91,7 @@ def fail_without_a_word() -> None:
         (fail_without_a_word, "Mute: (its message could not be had)"),
     ],
 )
-def test_its_failure_is_told_with_its_reason_and_there_is_no_hope(
+def test_failed_set_up_is_reported_with_its_reason_as_hopeless(
     make_process_pool: MakePool, init: Callable[[], Any], said: str
 ) -> None:
     launched: list[Worker] = []
@@ -123,14 +123,14 @@ class Unloadable:
         raise AssertionError("it did not arrive")
 
 
-def test_a_set_up_that_does_not_arrive_is_told_too(make_process_pool: MakePool) -> None:
+def test_set_up_that_cannot_be_loaded_is_reported_too(make_process_pool: MakePool) -> None:
     with pytest.raises(SetUpFailed) as caught:
         make_process_pool(1, encode_alone(Unloadable())).start(lambda _: None)
 
     assert "no model.bin here" in str(caught.value.__cause__)
 
 
-def test_a_process_that_dies_in_it_is_not_hopeless(make_process_pool: MakePool) -> None:
+def test_process_that_dies_in_its_set_up_is_not_hopeless(make_process_pool: MakePool) -> None:
     with pytest.raises(WorkerGone) as caught:
         make_process_pool(1, encode_alone(functools.partial(handlers.exit_at_once, 3))).start(
             lambda _: None

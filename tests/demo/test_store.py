@@ -73,7 +73,7 @@ def test_an_empty_file_becomes_an_index(path: str) -> None:
         assert index.totals().files == 1
 
 
-def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(path: str) -> None:
+def test_database_of_another_program_is_refused_and_left_as_it_is(path: str) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE files (precious TEXT)")
     before = Path(path).read_bytes()

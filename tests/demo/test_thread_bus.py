@@ -54,7 +54,7 @@ def test_every_handler_of_a_topic_takes_the_event(bus: ThreadBus) -> None:
     assert bus.handled == 2
 
 
-def test_drain_waits_for_what_handlers_publish(bus: ThreadBus) -> None:
+def test_drain_waits_for_events_of_handlers(bus: ThreadBus) -> None:
     last: list[int] = []
 
     def count_down(number: int) -> None:
@@ -84,7 +84,7 @@ def test_drain_says_when_time_is_up_and_can_be_called_again(bus: ThreadBus) -> N
     assert bus.handled == 1
 
 
-def test_a_failure_is_kept_and_harms_nobody(bus: ThreadBus) -> None:
+def test_failure_is_kept_and_harms_no_other_event(bus: ThreadBus) -> None:
     taken: list[int] = []
     error = RuntimeError("no")
 

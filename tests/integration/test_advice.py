@@ -62,7 +62,7 @@ def run_until(bus: EventBus, event: Any, advised: Callable[[], bool]) -> None:
         2,
     ),
 )
-def test_the_right_kind_is_told(function: Any, declared: Any, kind: str):
+def test_right_kind_is_advised(function: Any, declared: Any, kind: str):
     with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
         bus.subscribe("event", function, kind=declared, name="it")
         # On one core nothing is gained by another process.
@@ -71,7 +71,7 @@ def test_the_right_kind_is_told(function: Any, declared: Any, kind: str):
         run_until(bus, 1, lambda: bus.advice()[0].kind == kind)
 
 
-def test_a_wrong_kind_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture):
+def test_wrong_kind_is_logged_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
 
     def said() -> int:
@@ -86,7 +86,7 @@ def test_a_wrong_kind_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture):
 @pytest.mark.parametrize(
     "of_the_bus", quick_first([{"max_events_per_worker": 4}, {}, {"max_events_per_worker": 1}])
 )
-def test_few_runs_are_all_measured_whatever_limits_there_are(of_the_bus: dict[str, Any]):
+def test_few_runs_are_all_measured_with_any_limit(of_the_bus: dict[str, Any]):
     def nap_or_fail(number: int) -> None:
         time.sleep(0.005)
         if not number % 5 and current().attempt == 1:

@@ -103,7 +103,7 @@ def test_handler_whose_events_cannot_travel_never_moves():
         assert "its events cannot travel" in bus.advice()[0].text
 
 
-def test_closing_with_what_is_held_back_loses_nothing():
+def test_closing_with_held_deliveries_loses_none():
     with EventBus(handlers=[], cpu_workers=1, io_workers=4) as bus:
         bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
         [switch] = bus._parts.subscriptions.switches()  # noqa: SLF001 - to move it at once
@@ -115,7 +115,7 @@ def test_closing_with_what_is_held_back_loses_nothing():
     assert len({receipt.result() for receipt in receipts}) == 2
 
 
-def test_cancelling_with_what_is_held_back_settles_all():
+def test_cancelling_with_held_deliveries_settles_all():
     bus = EventBus(handlers=[], cpu_workers=1, io_workers=1)
     bus.subscribe("event", spin_or_sleep, kind="auto", name="it", concurrency=1)
     [switch] = bus._parts.subscriptions.switches()  # noqa: SLF001 - to move it at once

@@ -50,7 +50,7 @@ HOW = pytest.mark.parametrize("how", ["processes", "inline", "pickling"])
 
 
 @HOW
-def test_each_event_has_what_its_publisher_had(how):
+def test_each_event_has_the_values_of_its_publisher(how):
     with bus_for(how) as bus:
         bus.subscribe("n", look, kind="cpu")
         seen: dict[str, set[Any]] = {}
@@ -69,7 +69,7 @@ def test_each_event_has_what_its_publisher_had(how):
 
 
 @HOW
-def test_attempts_and_what_a_handler_publishes_have_it_too(how):
+def test_retries_and_events_of_a_handler_have_the_values_too(how):
     seen: list[str] = []
     children = threading.Semaphore(0)
 
@@ -91,7 +91,7 @@ def test_attempts_and_what_a_handler_publishes_have_it_too(how):
 
 
 @HOW
-def test_a_call_of_an_executor_has_what_whoever_submits_it_has(how):
+def test_call_of_an_executor_has_the_values_of_its_submitter(how):
     with bus_for(how) as bus:
         executor = bus.executor("cpu")
 

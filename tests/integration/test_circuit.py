@@ -106,7 +106,7 @@ def fate(receipt: Receipt) -> OutcomeKind | None:
     return None if outcome is None else outcome.kind
 
 
-def test_publishing_is_refused_and_what_is_pending_waits(
+def test_publishing_is_refused_and_pending_deliveries_wait(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
     with EventBus([], cpu_workers=WORKERS) as bus:
@@ -137,7 +137,7 @@ def test_publishing_is_refused_and_what_is_pending_waits(
     assert max(tally.counts().values()) == 1
 
 
-def test_after_a_trial_that_survives_it_works_again(
+def test_lane_works_again_after_a_trial_that_survives(
     tally: Tally, poison: Path, opened: Said, works_again: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "COOL_S", 0.3)
@@ -262,7 +262,7 @@ def test_publishers_that_wait_for_room_are_let_go(tally: Tally, poison: Path, op
         bus.close(cancel=True)
 
 
-def test_deaths_between_which_something_succeeds_open_nothing(
+def test_deaths_with_a_success_in_between_do_not_open_the_circuit(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
     with EventBus([], cpu_workers=1) as bus:

@@ -167,7 +167,7 @@ def test_a_handler_that_hangs_is_ended_with_its_stack_and_its_batch_is_not(bus: 
     assert rest == [number for number in range(50) if number != 5]
 
 
-def test_its_processes_are_in_the_records_of_health_and_stats(bus: EventBus) -> None:
+def test_processes_on_dask_are_in_health_and_stats(bus: EventBus) -> None:
     bus.subscribe("number", lambda n: n, kind="cpu", name="same")
     bus.publish("number", 1).result(BOUND_S)
 
@@ -192,7 +192,7 @@ def test_all_processes_are_gone_with_the_bus(address: str) -> None:
     wait_until(lambda: not process.is_running())
 
 
-def test_a_client_is_taken_too_and_stays_open(address: str) -> None:
+def test_pool_on_a_client_works_and_leaves_it_open(address: str) -> None:
     from distributed import Client
 
     with Client(address, set_as_default=False) as client:
@@ -263,7 +263,7 @@ def on(machines: Machines, **options: Any) -> EventBus:
 
 
 @pytest.mark.parametrize("after", [0, 40])
-def test_a_dask_worker_that_is_killed_costs_what_it_was_running_and_nothing_else(
+def test_killed_dask_worker_costs_only_its_running_delivery(
     machines: Machines, tally: Tally, after: int
 ) -> None:
     """The logbook of the dead process is read by the nanny, so it is exact."""
@@ -344,7 +344,7 @@ def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
     assert "the cpu lane waits for the Dask scheduler at tcp://" in caplog.text
 
 
-def test_a_dask_worker_that_cannot_be_reached_is_told_and_tried_again(
+def test_unreachable_dask_worker_is_logged_and_tried_again(
     address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from procbus.pool.dask import worker

@@ -97,7 +97,7 @@ def machines(hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Ite
         machines.close()
 
 
-def test_a_host_that_is_cut_off_loses_nothing_and_repeats_only_what_it_had_in_flight(
+def test_host_that_is_cut_off_repeats_only_its_deliveries_in_flight(
     hosts: list[Host], machines: Machines, tmp_path: Path
 ) -> None:
     tally = Tally(str(tmp_path / "tally"))

@@ -38,8 +38,8 @@ test_handler_that_frees_its_memory_is_left_alone = (
 test_handler_after_a_leak_in_the_same_worker_is_not_charged = (
     on_one_machine.test_handler_after_a_leak_in_the_same_worker_is_not_charged
 )
-test_many_small_leaks_of_quick_handlers_are_charged_to_none = (
-    on_one_machine.test_many_small_leaks_of_quick_handlers_are_charged_to_none
+test_small_leaks_of_quick_handlers_are_charged_to_none = (
+    on_one_machine.test_small_leaks_of_quick_handlers_are_charged_to_none
 )
 test_deliveries_left_to_another_worker_run_once = (
     on_one_machine.test_deliveries_left_to_another_worker_run_once

@@ -174,7 +174,7 @@ def test_letters_outlive_the_script_and_come_back_as_its_own_classes(run: Run):
     assert run(SCRIPT).check() == "http://x 0\n"
 
 
-def test_another_script_can_read_them(run: Run):
+def test_another_script_can_read_saved_letters(run: Run):
     assert run(SCRIPT, "save").check() == "1\n"
     text = """
         from procbus import EventBus
@@ -188,7 +188,7 @@ def test_another_script_can_read_them(run: Run):
 # The hook.
 
 
-def test_the_hook_is_called_once_for_what_failed_for_good(order):
+def test_hook_is_called_once_for_each_final_failure(order):
     got: list[DeadLetter] = []
     with EventBus([], on_failure=got.append) as bus:
         bus.subscribe(Order, charge, retries=1, backoff=0)
@@ -219,7 +219,7 @@ def test_events_of_the_hook_never_wait_for_room(kind, order):
     assert parents == [receipt.id] * 3
 
 
-def test_a_hook_that_raises_harms_nobody(order, caplog):
+def test_hook_that_raises_harms_no_delivery(order, caplog):
     def on_failure(letter: DeadLetter) -> None:
         raise SystemExit("the user's mistake")
 
@@ -236,7 +236,7 @@ def test_a_hook_that_raises_harms_nobody(order, caplog):
 # Failures that were never looked at.
 
 
-def test_failures_that_nobody_has_looked_at_are_summed_up_when_the_bus_closes(order, caplog):
+def test_unseen_failures_are_summed_up_when_the_bus_closes(order, caplog):
     with EventBus([]) as bus:
         bus.subscribe(Order, charge, name="charge")
         for _ in range(3):

@@ -154,7 +154,7 @@ def test_a_result_that_does_not_pickle_is_named_to_the_part_at_fault(bus: EventB
     assert "cannot travel back" in str(error)
 
 
-def test_a_result_that_does_not_unpickle_in_the_parent(bus: EventBus) -> None:
+def test_result_that_does_not_unpickle_in_the_parent_fails_its_delivery(bus: EventBus) -> None:
     bus.subscribe("make", lambda n: OnlyThere(), kind="cpu")
     error = among_others(bus, "make", 1)
     assert isinstance(error, SerializationError)
@@ -255,7 +255,7 @@ class Exiting(Exception):
 
 @pytest.mark.parametrize("retries", quick_first([0, 2]))
 @pytest.mark.parametrize("kind", [Frozen, Hidden, Untrue, Alone, Lying, Noteless, Exiting])
-def test_an_exception_with_a_mind_of_its_own_harms_nobody(
+def test_hostile_exception_harms_no_other_delivery(
     bus: EventBus, kind: Callable[[str], Exception], retries: int
 ) -> None:
     def fail(_: Any) -> None:

@@ -48,7 +48,7 @@ def is_open(door: Door) -> bool:
         return True
 
 
-def test_stalled_is_told_from_slow(door: Door, bell: Bell, heard: Listener) -> None:
+def test_stalled_worker_is_told_from_a_slow_one(door: Door, bell: Bell, heard: Listener) -> None:
     with EventBus([], cpu_workers=3) as bus:
         bus.subscribe("job", take_long, kind="cpu")
         with door.shut():

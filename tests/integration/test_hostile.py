@@ -31,7 +31,7 @@ def try_out(*arguments: str, timeout: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.timeout(240)
-def test_hostile_objects_hurt_no_neighbour(lane: str) -> None:
+def test_hostile_objects_harm_no_other_delivery(lane: str) -> None:
     found = try_out("--count", "120", "--seed", "12", "--lane", lane, timeout=230)
 
     assert found == {"tried": 120, "wrong": []}
@@ -41,7 +41,7 @@ def test_hostile_objects_hurt_no_neighbour(lane: str) -> None:
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("seed", range(5))
-def test_thousands_of_hostile_objects_hurt_no_neighbour(lane: str, seed: int) -> None:
+def test_thousands_of_hostile_objects_harm_no_other_delivery(lane: str, seed: int) -> None:
     found = try_out("--count", "500", "--seed", str(seed), "--lane", lane, timeout=7_000)
 
     assert found == {"tried": 500, "wrong": []}

@@ -710,7 +710,7 @@ def test_a_class_that_is_defined_anew_is_another_class_in_the_worker_too(run: Ru
     )
 
 
-def test_a_global_that_comes_to_be_what_cannot_travel_is_told_once(run: Run) -> None:
+def test_global_that_can_no_longer_travel_is_logged_once(run: Run) -> None:
     check(
         run,
         """

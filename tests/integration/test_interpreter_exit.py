@@ -65,7 +65,7 @@ def test_events_that_handlers_publish_after_the_scripts_end_run(run: Run, tmp_pa
     assert ran(run, 'bus.publish("cascade", 5)', tmp_path) == (0, "", expected)
 
 
-def test_an_exception_at_top_level_ends_the_script_with_1_and_what_was_published_runs(
+def test_exception_at_top_level_ends_the_script_with_1_and_published_events_run(
     run: Run, tmp_path
 ) -> None:
     script = (
@@ -76,7 +76,7 @@ def test_an_exception_at_top_level_ends_the_script_with_1_and_what_was_published
     assert err.strip().endswith("RuntimeError: of the script")
 
 
-def test_sys_exit_keeps_its_code_and_what_was_published_runs(run: Run, tmp_path) -> None:
+def test_sys_exit_keeps_its_code_and_published_events_run(run: Run, tmp_path) -> None:
     script = 'for t in ("cpu", "io", "async"): bus.publish(t, 0)\nsys.exit(7)'
     assert ran(run, script, tmp_path) == (7, "", ["async 0", "cpu 0", "io 0"])
 

@@ -56,7 +56,7 @@ def interrupted(start: Start, script: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("inside", quick_first(INSIDE, 2))
 @pytest.mark.parametrize("block", quick_first(["with", "without"]))
-def test_ctrl_c_ends_the_script_and_accounts_for_what_it_left(
+def test_ctrl_c_ends_the_script_and_accounts_for_unfinished_work(
     start: Start, inside: str, block: str
 ) -> None:
     body = f"topic = 'cpu'\n{INSIDE[inside]}\n"
@@ -71,7 +71,7 @@ def test_ctrl_c_ends_the_script_and_accounts_for_what_it_left(
 
 
 @pytest.mark.parametrize("topic", ["cpu", "io", "async"])
-def test_ctrl_c_ends_the_script_whatever_its_handlers_are_at(start: Start, topic: str) -> None:
+def test_ctrl_c_ends_the_script_with_any_running_handler(start: Start, topic: str) -> None:
     body = f"topic = {topic!r}\nwith bus:\n    {INSIDE['drain']}\n"
     code, err = interrupted(start, SETUP.replace("{busy!r}", "'looping'") + body)
     assert code == -2, err
@@ -80,7 +80,7 @@ def test_ctrl_c_ends_the_script_whatever_its_handlers_are_at(start: Start, topic
 
 
 @pytest.mark.parametrize("topic", quick_first(["cpu", "io", "async"], 2))
-def test_ctrl_c_while_the_interpreter_waits_for_what_was_published_ends_it(
+def test_ctrl_c_ends_an_interpreter_that_waits_for_published_events(
     start: Start, topic: str
 ) -> None:
     body = f"for n in range(5): bus.publish({topic!r}, n)\n"

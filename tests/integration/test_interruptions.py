@@ -185,7 +185,7 @@ def test_a_signal_handler_publishes_into_a_bus_that_is_full(lane):
 
 @pytest.mark.parametrize("lane", ["io", "cpu"])
 @pytest.mark.parametrize("pending", [50, 10_000])
-def test_objects_that_publish_as_they_end_do_so_in_any_thread(lane, pending):
+def test_objects_publish_from_del_in_any_thread(lane, pending):
     ends_well(ENDINGS, lane, "publish", pending)
 
 

@@ -88,7 +88,7 @@ def end(script: subprocess.Popen[str]) -> tuple[int, str]:
     return script.returncode, errors
 
 
-def test_a_script_that_ends_without_closing_its_bus_has_done_all(tmp_path: Path):
+def test_script_that_ends_without_closing_its_bus_finishes_everything(tmp_path: Path):
     assert end(start(tmp_path, "end")) == (0, "")
     assert tally(tmp_path).counts() == Counter(ALL)
     assert not (tmp_path / "run.db-intake").exists(), "the journal was closed"
@@ -97,7 +97,7 @@ def test_a_script_that_ends_without_closing_its_bus_has_done_all(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGABRT])
-def test_a_script_that_was_ended_by_a_signal_does_the_rest_when_started_again(
+def test_script_ended_by_a_signal_does_the_rest_at_the_next_start(
     tmp_path: Path, number: signal.Signals
 ):
     script = start(tmp_path, "stay")
@@ -118,7 +118,7 @@ def test_a_script_that_was_ended_by_a_signal_does_the_rest_when_started_again(
     }
 
 
-def test_a_script_that_fails_does_all_the_same(tmp_path: Path):
+def test_script_that_raises_finishes_everything(tmp_path: Path):
     script = start(tmp_path, "raise")
     assert script.stdout is not None
     assert script.stdout.readline() == "third\n"  # in the third io handler, for a minute

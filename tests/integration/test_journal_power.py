@@ -169,7 +169,7 @@ def test_with_durability_process_a_loss_of_power_costs_the_end_and_leaves_no_gap
             assert again.resume_summary.lost, f"a gap of {len(missing)} that nobody tells of"
 
 
-def test_the_disk_has_what_was_moved_before_its_half_is_used_again(tmp_path: Path):
+def test_moved_records_are_on_the_disk_before_their_half_is_used_again(tmp_path: Path):
     """Else a loss of power could take it from the database, when the intake has it no more."""
     EventBus([], journal=tmp_path / "run.db").close()
     store = Store(str(tmp_path / "run.db"))

@@ -183,7 +183,7 @@ def test_a_result_is_the_callers_own_and_outlives_the_bus() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_more_than_fits_waits_for_room(workers: int) -> None:
+def test_event_that_does_not_fit_waits_for_room(workers: int) -> None:
     most = 0
     done = threading.Event()
     with EventBus([], cpu_workers=workers, shared_memory_limit="4 MiB") as bus:
@@ -313,7 +313,7 @@ def names_in_shared_memory() -> set[str]:
 
 
 @pytest.mark.parametrize("how", ["interrupt", "kill"])
-def test_nothing_is_left_of_a_script_that_was_ended(start: Start, how: str) -> None:
+def test_ended_script_leaves_no_shared_memory(start: Start, how: str) -> None:
     program = start(SCRIPT)
     assert program.read_line().startswith("holding")
     assert not names_in_shared_memory()
@@ -325,7 +325,7 @@ def test_nothing_is_left_of_a_script_that_was_ended(start: Start, how: str) -> N
     assert not names_in_shared_memory()
 
 
-def test_a_script_may_use_what_it_defines_and_end(run: Run) -> None:
+def test_script_may_use_its_own_definitions_and_end(run: Run) -> None:
     ended = run(
         """
         from dataclasses import dataclass

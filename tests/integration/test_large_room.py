@@ -59,7 +59,7 @@ def watched(bus: EventBus) -> Iterator[Callable[[], int]]:
         watcher.join()
 
 
-def test_events_that_fill_the_memory_and_wait_behind_one_without_room_let_it_have_theirs(
+def test_waiting_events_give_their_memory_to_the_one_before_them(
     bell: Bell, heard: Listener, door: Door
 ) -> None:
     # "late" may run only after the events at the door. All others have run for "early" and keep
@@ -110,7 +110,7 @@ def test_several_companions_that_wait_for_room_all_get_it(workers: int) -> None:
     assert 0 < most() <= LIMIT
 
 
-def test_a_large_one_is_not_passed_over_for_ever_by_smaller_ones() -> None:
+def test_large_event_is_not_overtaken_for_ever_by_smaller_ones() -> None:
     with bus_of(4) as bus:
         bus.subscribe("a", first, kind="cpu")
         stop = threading.Event()
@@ -203,7 +203,7 @@ FORK = """
     """
 
 
-def test_a_forked_child_keeps_the_results_that_there_were(run: Run) -> None:
+def test_forked_child_keeps_the_results_it_inherited(run: Run) -> None:
     # From 3.12 on Python warns of forking beside threads.
     assert run(FORK, PYTHONWARNINGS="ignore").check() == "done\n"
 

@@ -34,7 +34,7 @@ def test_close_may_be_called_twice_and_the_bus_stays_closed() -> None:
         bus.start()
 
 
-def test_close_from_another_thread_lets_publishers_go_and_settles_what_they_published() -> None:
+def test_close_from_another_thread_releases_publishers_and_settles_their_events() -> None:
     bus = EventBus([], cpu_workers=2, max_pending=50)
     bus.subscribe("n", abs, kind="cpu")
     enough = threading.Event()

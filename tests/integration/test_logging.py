@@ -204,7 +204,7 @@ def test_log_records_after_the_last_delivery_are_not_lost(
     assert [r.getMessage() for r in caplog.records if r.name == "late"] == ["last words"]
 
 
-def test_a_flood_harms_nobody_and_ends(
+def test_flood_of_records_ends_and_harms_no_delivery(
     caplog: pytest.LogCaptureFixture, bell: Bell, heard: Listener, tmp_path: Path
 ) -> None:
     """100,000 records, and on until the other worker has done all its deliveries."""

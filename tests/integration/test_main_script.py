@@ -3,7 +3,7 @@
 from tests.integration.conftest import Run
 
 
-def test_a_script_without_a_main_guard_uses_what_it_defines(run: Run) -> None:
+def test_script_without_a_main_guard_uses_its_own_definitions(run: Run) -> None:
     ended = run(
         """
         import os
@@ -50,7 +50,7 @@ def test_a_script_without_a_main_guard_uses_what_it_defines(run: Run) -> None:
     assert ended.err.count("raise Empty(page)") == 1, "the failure is logged once"
 
 
-def test_text_that_is_executed_as_in_a_notebook_uses_what_it_defines(run: Run) -> None:
+def test_text_executed_as_in_a_notebook_uses_its_own_definitions(run: Run) -> None:
     ended = run(
         '''
         import __main__

@@ -249,9 +249,7 @@ def test_handler_after_a_leak_in_the_same_worker_is_not_charged(
     assert bus.dead_letters == ()
 
 
-def test_many_small_leaks_of_quick_handlers_are_charged_to_none(
-    bus: EventBus, tally: Tally
-) -> None:
+def test_small_leaks_of_quick_handlers_are_charged_to_none(bus: EventBus, tally: Tally) -> None:
     """None of them has more than its limit by itself, though all together do."""
     warm = [bus.publish("innocent", Job(-1, tally)) for _ in range(200)]
     assert all(r.result(PATIENCE_S) == -1 for r in warm)
@@ -280,7 +278,7 @@ def test_deliveries_left_to_another_worker_run_once(
     assert numbers(tally) == [*range(600)]
 
 
-def test_a_worker_that_has_grown_is_replaced_between_two_deliveries(
+def test_grown_worker_is_replaced_between_two_deliveries(
     tally: Tally, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "procbus")
@@ -365,7 +363,7 @@ def test_a_machine_short_of_memory_begins_nothing_until_it_recovers(
     assert "enough memory again" in said[1]
 
 
-def test_short_of_memory_for_long_with_nothing_running_one_after_the_other_is_tried(
+def test_idle_lane_tries_single_deliveries_if_memory_stays_short(
     tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perhaps it is not the bus that takes it all; closing ends in any case."""

@@ -132,7 +132,7 @@ def test_outside_a_notebook_an_interrupt_gives_up_nothing(bus, tmp_path):
 
 @pytest.mark.parametrize("ordered", quick_first([False, True]))
 @pytest.mark.parametrize("topic", ["hangs", "one"])
-def test_an_interrupted_stream_cancels_what_it_published(shell, bus, tmp_path, topic, ordered):
+def test_interrupted_stream_cancels_its_events(shell, bus, tmp_path, topic, ordered):
     tally = Tally(str(tmp_path / "tally"))
     before = bus.publish("number", -1)
     interrupt_once_begun(tally)

@@ -55,7 +55,7 @@ threading.Event().wait()
     assert semaphores_of(program.pid) == []
 
 
-def test_nothing_is_left_of_workers_that_are_killed_again_and_again(start: Start) -> None:
+def test_repeatedly_killed_workers_leave_nothing_behind(start: Start) -> None:
     program = start(
         """
 import logging, os

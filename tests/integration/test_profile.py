@@ -56,7 +56,7 @@ def test_a_bus_that_was_left_open_is_finished_first(tmp_path: Path) -> None:
     assert "fetch waits for" in run.stderr
 
 
-def test_a_script_that_raises_is_told_of_as_python_does(tmp_path: Path) -> None:
+def test_script_that_raises_is_reported_as_by_python(tmp_path: Path) -> None:
     run = profiled(tmp_path, with_bus(PUBLISH, "raise KeyError('broken')"))
     assert run.returncode == 1
     assert "fetch waits for" in run.stderr
@@ -79,7 +79,7 @@ def test_the_exit_status_is_that_of_the_script(
     )
 
 
-def test_a_script_finds_what_it_finds_under_python(tmp_path: Path) -> None:
+def test_script_finds_the_same_surroundings_as_under_python(tmp_path: Path) -> None:
     script = """
         import sys, __main__
         import beside
@@ -125,7 +125,7 @@ def test_cpu_handlers_of_the_script_run_in_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
-def test_an_interrupted_script_is_told_of_too(
+def test_interrupted_script_is_reported_too(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     path = tmp_path / "script.py"

@@ -38,7 +38,7 @@ def per_process(tally: Tally) -> Counter[str]:
 @pytest.mark.parametrize(
     ("workers", "most", "steps"), [(1, 1, 8), (2, 1, 12), (1, 7, 60), (2, 50, 400)]
 )
-def test_each_process_does_so_many_at_most_and_all_are_done_once(
+def test_each_process_runs_its_maximum_and_each_event_runs_once(
     tally: Tally, caplog: pytest.LogCaptureFixture, workers: int, most: int, steps: int
 ) -> None:
     caplog.set_level(logging.INFO, "procbus")
@@ -95,7 +95,7 @@ def test_events_of_handlers_are_delivered_while_their_workers_are_replaced(
     assert max(per_process(tally).values()) <= 3
 
 
-def test_health_tells_of_replaced_workers_and_of_what_they_did_together(
+def test_health_counts_replaced_workers_and_their_events(
     tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     def hold(step: Step) -> int:

@@ -150,7 +150,7 @@ def test_an_async_handler_is_tried_again_after_errors_and_time_outs(tally: Tally
     assert kinds_of(receipt) == [RAISED, TIMED_OUT, SUCCEEDED]
 
 
-def test_every_way_to_fail_counts_as_an_attempt(tally: Tally) -> None:
+def test_every_kind_of_failure_counts_as_an_attempt(tally: Tally) -> None:
     receipt, bus = run(
         "cpu", "rkhms", tally, retries=4, timeout=1.0, max_memory="160 MiB", max_crashes=2
     )
@@ -180,7 +180,7 @@ def test_retries_bound_crashes_too(tally: Tally) -> None:
     assert kinds_of(receipt) == [DIED] * 3
 
 
-def test_only_such_errors_as_retry_on_names(tally: Tally) -> None:
+def test_only_errors_named_by_retry_on_are_retried(tally: Tally) -> None:
     receipt, _ = run("cpu", "rv", tally, retries=5, retry_on=NotYet)
     with pytest.raises(ValueError, match="not a number"):
         receipt.result()
@@ -196,7 +196,7 @@ def test_only_such_errors_as_retry_on_names(tally: Tally) -> None:
     assert kinds_of(receipt) == [OVER_MEMORY, SUCCEEDED]
 
 
-def test_the_backoff_is_told_the_attempt_and_how_it_ended(tally: Tally) -> None:
+def test_backoff_gets_the_attempt_and_its_outcome(tally: Tally) -> None:
     told: list[tuple[int, OutcomeKind]] = []
 
     def backoff(attempt: int, outcome: Outcome) -> float:
@@ -253,7 +253,7 @@ def test_concurrency_is_free_while_a_retry_waits(kind: Kind, tally: Tally) -> No
 
 
 @pytest.mark.parametrize("kind", quick_first(["io", "cpu"]))
-def test_others_of_its_key_wait_and_their_order_is_kept(kind: Kind, tally: Tally) -> None:
+def test_deliveries_of_the_same_key_wait_in_order(kind: Kind, tally: Tally) -> None:
     choose = random.Random(5)
     plans = ["s", "s", "s", "rs", "rrs"] + (["ks"] if kind == "cpu" else [])
     jobs = [Job(n, tally, choose.choice(plans), choose.randrange(5)) for n in range(120)]
@@ -296,7 +296,7 @@ def test_close_cancels_retries_when_asked(kind: Kind, tally: Tally) -> None:
     assert (stats.pending, stats.retrying) == (0, 0)
 
 
-def test_close_with_a_timeout_cancels_what_still_waits(tally: Tally) -> None:
+def test_close_with_a_timeout_cancels_waiting_deliveries(tally: Tally) -> None:
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("job", attempt, kind="cpu", retries=1, backoff=600.0)
         receipt = bus.publish("job", Job(0, tally, "rs"))

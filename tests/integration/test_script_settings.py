@@ -142,7 +142,7 @@ sys.stdout = Odd(); sys.stderr = Odd()
         2,
     ),
 )
-def test_workers_start_whatever_the_streams_of_the_script_are(tmp_path: Path, before: str) -> None:
+def test_workers_start_with_any_streams_of_the_script(tmp_path: Path, before: str) -> None:
     look = "print('said') or print('said', file=sys.stderr) or os.getcwd()"
     found, code, err = run_with(tmp_path, look, before=before)
     if "close()" in before:
@@ -155,7 +155,7 @@ def test_workers_start_whatever_the_streams_of_the_script_are(tmp_path: Path, be
     "shell",
     quick_first(["<&- >&- 2>&-", "> /dev/full", "<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-"], 2),
 )
-def test_workers_start_whatever_the_streams_of_the_process_are(tmp_path: Path, shell: str) -> None:
+def test_workers_start_with_any_streams_of_the_process(tmp_path: Path, shell: str) -> None:
     # A large event needs shared files, which must not be taken for one of the streams.
     look = "(b'x' * 200_000, os.getpid() * 0)"
     before = "sys.stdout and sys.stdout.write('waits in the buffer')"
@@ -163,7 +163,7 @@ def test_workers_start_whatever_the_streams_of_the_process_are(tmp_path: Path, s
     assert found[:4] == "True", err
 
 
-def test_a_handler_prints_where_nobody_reads_any_more(run: Run) -> None:
+def test_handler_prints_to_a_pipe_without_a_reader(run: Run) -> None:
     ended = run(
         """
         import os, sys
@@ -186,7 +186,7 @@ def test_a_handler_prints_where_nobody_reads_any_more(run: Run) -> None:
 
 @pytest.mark.parametrize("method", quick_first(["fork", "spawn", "forkserver", None], 2))
 @pytest.mark.parametrize("what", quick_first(["pool", "process", "executor"]))
-def test_processes_inside_a_cpu_handler(run: Run, what: str, method: str | None) -> None:
+def test_cpu_handler_may_start_processes(run: Run, what: str, method: str | None) -> None:
     ended = run(
         f"""
         import concurrent.futures, multiprocessing
@@ -219,14 +219,14 @@ def test_processes_inside_a_cpu_handler(run: Run, what: str, method: str | None)
 
 
 @pytest.mark.parametrize("nice", [0, 3])
-def test_workers_are_as_nice_as_is_asked_for(nice: int) -> None:
+def test_workers_have_the_niceness_that_was_asked_for(nice: int) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     with EventBus([], cpu_workers=1, worker_nice=nice) as bus:
         bus.subscribe("n", lambda _: os.getpriority(os.PRIO_PROCESS, 0), kind="cpu")
         assert bus.publish("n", 1).result(PATIENCE_S) == min(19, ours + nice)
 
 
-def test_a_handler_of_a_module_that_sys_path_came_to_lead_to_later(run: Run) -> None:
+def test_handler_of_a_module_on_a_later_sys_path_runs(run: Run) -> None:
     ended = run(
         """
         import os, sys

@@ -190,7 +190,7 @@ def wait_for_word(program: Program) -> None:
 
 
 @pytest.mark.parametrize("inside", ["the block", "its end", "an event loop", "drain"])
-def test_put_away_cancels_what_has_not_begun(begin, door: Door, inside: str) -> None:
+def test_put_away_cancels_deliveries_that_have_not_begun(begin, door: Door, inside: str) -> None:
     with door.shut():
         program = begin(INSIDE[inside], 'on_sigterm="put_away"')
         ended = end(program)

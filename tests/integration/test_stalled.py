@@ -117,9 +117,7 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
     assert str(stalled.pid) in text or str(receipts[2].deliveries[0].worker_pid) in text
 
 
-def test_a_worker_that_somebody_stopped_is_not_called_stalled(
-    door: Door, bell: Bell, heard: Listener
-) -> None:
+def test_stopped_worker_is_not_called_stalled(door: Door, bell: Bell, heard: Listener) -> None:
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("job", wait_for_a_file_lock, kind="cpu")
         with door.shut():

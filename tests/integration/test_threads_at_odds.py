@@ -128,7 +128,7 @@ class Quarrel:
 
 
 @pytest.mark.parametrize(("lane", "rounds"), [("io", 12), ("cpu", 4)])
-def test_each_receipt_is_settled_once_whatever_else_is_done_meanwhile(lane, rounds):
+def test_each_receipt_is_settled_once_amid_other_calls(lane, rounds):
     for number in range(rounds):
         quarrel = Quarrel(lane, number)
         quarrel.play(cancel=bool(number % 2))
@@ -157,7 +157,7 @@ def test_a_bus_closes_while_its_first_events_are_being_published():
         assert bus.stats().pending == 0
 
 
-def test_threads_ask_at_once_for_a_failure_that_nobody_has_seen():
+def test_threads_look_at_an_unseen_failure_at_once():
     with EventBus(handlers=[]) as bus:
         bus.subscribe(int, double)
         for _ in range(100):

@@ -100,7 +100,7 @@ def warm_up(bus: EventBus, tmp_path: Path) -> set[int]:
     return pids
 
 
-def test_many_that_hang_at_once_are_all_ended_and_nobody_else(tally: Tally) -> None:
+def test_hanging_workers_alone_are_all_ended(tally: Tally) -> None:
     hanging, hows = 8, itertools.cycle(HANGS)
     with EventBus([], cpu_workers=hanging) as bus:
         bus.subscribe("job", work, kind="cpu")
@@ -156,7 +156,9 @@ def test_only_the_delivery_that_hangs_fails(
 
 
 @pytest.mark.parametrize("workers", quick_first([2, 1]))
-def test_the_rest_of_its_batch_runs_once_and_elsewhere(tally: Tally, workers: int) -> None:
+def test_rest_of_a_batch_with_a_hanging_delivery_runs_elsewhere_once(
+    tally: Tally, workers: int
+) -> None:
     with EventBus([], cpu_workers=workers) as bus:
         bus.subscribe("job", work, kind="cpu", timeout=LIMIT_S)
         # Its handler is known to be quick, so that many go in one batch.
@@ -192,7 +194,7 @@ def test_handlers_that_hang_one_after_the_other_each_fail_alone(tally: Tally) ->
     assert tally.counts() == {str(n): 1 for n in range(200)}
 
 
-def test_whatever_the_handler_started_is_dead_too(
+def test_processes_of_a_handler_die_at_its_time_limit_too(
     bus: EventBus, bell: Bell, heard: Listener
 ) -> None:
     def start_and_hang(bell: Bell) -> None:
@@ -217,7 +219,7 @@ def test_whatever_the_handler_started_is_dead_too(
     wait_gone(family)
 
 
-def test_a_worker_that_somebody_stopped_runs_out_of_time_too(
+def test_stopped_worker_runs_out_of_time_too(
     bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     bus.subscribe("stopped", work, kind="cpu", timeout=1.0, name="stopped")
@@ -241,7 +243,7 @@ def test_handler_within_its_time_limit_is_left_alone(bus: EventBus, tally: Tally
     assert bus.stats().lanes["cpu"].restarts == 0
 
 
-def test_a_limit_for_a_handler_that_comes_while_the_bus_is_at_work(
+def test_time_limit_of_a_handler_subscribed_later_holds(
     bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     with door.shut():
@@ -254,7 +256,7 @@ def test_a_limit_for_a_handler_that_comes_while_the_bus_is_at_work(
     assert bus.drain(PATIENCE_S)
 
 
-def test_the_import_of_its_module_is_not_a_part_of_its_time(run: Run) -> None:
+def test_import_of_a_handlers_module_does_not_count_as_its_time(run: Run) -> None:
     """Else no handler with a short limit would ever run: each new worker imports again."""
     ended = run(
         """

@@ -83,7 +83,7 @@ class Odd:
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("error", quick_first(ERRORS))
 @pytest.mark.parametrize("raising", ["hash", "eq"])
-def test_a_key_whose_special_methods_raise_harms_nobody(raising, error, lane):
+def test_key_whose_special_methods_raise_harms_no_other_delivery(raising, error, lane):
     with EventBus(handlers=[], cpu_workers=1) as bus:
         bus.subscribe("odd", returns, kind=lane, key=lambda n: Odd(n % 3, raising, error))
         bus.subscribe("even", returns, kind=lane, key=lambda n: n % 3)
@@ -96,7 +96,7 @@ def test_a_key_whose_special_methods_raise_harms_nobody(raising, error, lane):
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("error", quick_first([*ERRORS, KeyboardInterrupt]))
-def test_a_callback_that_raises_is_logged_and_keeps_nobody_waiting(lane, error, caplog):
+def test_callback_that_raises_is_logged_and_delays_no_waiter(lane, error, caplog):
     told = threading.Semaphore(0)
 
     def raises(receipt: Receipt) -> None:
@@ -117,7 +117,7 @@ def test_a_callback_that_raises_is_logged_and_keeps_nobody_waiting(lane, error, 
 
 
 @pytest.mark.parametrize("lane", LANES)
-def test_a_log_handler_that_raises_keeps_nobody_waiting(lane):
+def test_log_handler_that_raises_delays_no_waiter(lane):
     class Raising(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             raise SystemExit("of the user's")

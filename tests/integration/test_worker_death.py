@@ -105,7 +105,7 @@ def test_sys_exit_in_a_handler_is_an_error_like_any_other(bus: EventBus) -> None
     assert bus.stats().lanes["cpu"].restarts == 0
 
 
-def test_a_kill_while_idle_charges_nobody(tally: Tally) -> None:
+def test_kill_of_an_idle_worker_is_charged_to_no_delivery(tally: Tally) -> None:
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("job", work, kind="cpu")
         first = bus.publish("job", Job(0, tally))
@@ -123,7 +123,7 @@ def test_a_kill_while_idle_charges_nobody(tally: Tally) -> None:
     assert tally.counts() == {str(n): 1 for n in range(20)}
 
 
-def test_a_kill_in_the_middle_of_a_batch_of_small_ones(tally: Tally) -> None:
+def test_kill_in_a_batch_of_small_events_is_charged_to_one(tally: Tally) -> None:
     """Deliveries that the worker finished and had not reported yet are not run again."""
     for victim in (0, 1, 17, 150, 299):
         with EventBus([], cpu_workers=1) as bus:
@@ -199,7 +199,7 @@ def test_a_kill_at_any_moment_around_the_writing_of_a_large_result(bus: EventBus
             assert error.exit_code == -signal.SIGALRM
 
 
-def test_a_kill_while_a_large_event_is_on_its_way_charges_nobody() -> None:
+def test_kill_while_a_large_event_travels_is_charged_to_no_delivery() -> None:
     """The worker was not in a handler: the event runs in the next one."""
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("pid", lambda _: os.getpid(), kind="cpu")
@@ -286,7 +286,7 @@ with EventBus([], cpu_workers=2) as bus:
     ("line", "code"),
     quick_first([("os._exit(9)", 9), ("os.kill(os.getpid(), 9)", -9), ("os._exit(0)", 0)]),
 )
-def test_workers_that_die_at_their_start_fail_what_waits_and_the_bus_recovers(
+def test_workers_that_die_at_their_start_fail_waiting_deliveries_and_the_bus_recovers(
     run: Run, line: str, code: int
 ) -> None:
     ended = run(CRASHING_START, line)

@@ -167,7 +167,9 @@ def fail_to_set_up(tally: Tally) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("retries", quick_first([3, 0]))
-def test_its_failure_is_a_clear_error_and_no_loop_of_workers(tally: Tally, retries: int) -> None:
+def test_failure_of_worker_init_is_a_clear_error_and_no_loop_of_workers(
+    tally: Tally, retries: int
+) -> None:
     with EventBus([], cpu_workers=2, worker_init=fail_to_set_up(tally)) as bus:
         bus.subscribe("work", work, kind="cpu", retries=retries, backoff=0.0)
         receipts = [bus.publish("work", (n, tally)) for n in range(200)]
@@ -219,7 +221,7 @@ ENDINGS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("how", quick_first(ENDINGS))
-def test_a_set_up_that_does_not_even_raise(tally: Tally, how: str) -> None:
+def test_worker_init_that_ends_its_process_is_a_clear_error(tally: Tally, how: str) -> None:
     code = ENDINGS[how]
 
     def set_up() -> None:
@@ -288,7 +290,7 @@ def load_for_ever(bell: Bell) -> None:
     threading.Event().wait()
 
 
-def test_a_set_up_that_hangs_is_told_once_with_its_worker_and_where(
+def test_hanging_worker_init_is_logged_once_with_worker_and_stack(
     bell: Bell,
     heard: Listener,
     monkeypatch: pytest.MonkeyPatch,
@@ -314,7 +316,7 @@ def test_a_set_up_that_hangs_is_told_once_with_its_worker_and_where(
     assert "in load_for_ever" in line, "where it hangs"
 
 
-def test_a_set_up_that_hangs_in_one_of_two_workers_keeps_nobody_from_closing(
+def test_hanging_worker_init_of_one_worker_does_not_keep_the_bus_open(
     tally: Tally, bell: Bell, heard: Listener
 ) -> None:
     def set_up() -> None:

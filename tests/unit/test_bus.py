@@ -300,7 +300,7 @@ def test_receipts_are_numbered_and_those_from_outside_have_no_parent(bus):
     assert bus.publish(Order(1)).topic is None
 
 
-def test_a_handler_that_fails_harms_nobody(threaded):
+def test_handler_that_fails_harms_no_other(threaded):
     def fail(event: object) -> None:
         raise ZeroDivisionError
 

@@ -209,7 +209,7 @@ def test_a_topic_that_a_handler_publishes_to_is_checked_there(bus):
 
 
 @pytest.mark.parametrize("nobody", [double, len, None, "double"])
-def test_unsubscribing_what_is_not_subscribed_is_refused(bus, nobody):
+def test_unsubscribing_an_unknown_handler_is_refused(bus, nobody):
     with pytest.raises(NoSuchHandler, match="is not subscribed to this bus"):
         bus.unsubscribe(nobody)
 
@@ -219,7 +219,7 @@ def test_a_bus_cannot_travel(bus):
         pickle.dumps(bus)
 
 
-def test_the_repr_says_what_a_person_wants_to_know(bus):
+def test_repr_tells_state_pending_and_workers(bus):
     held = Held()
     bus.subscribe("a", held)
     bus.publish("a", 1)

@@ -65,7 +65,7 @@ def test_logging_of_the_script_that_fails_keeps_no_bus_from_closing(
     assert "a filter that fails" in capsys.readouterr().err
 
 
-def test_a_closed_bus_refuses_what_it_cannot_do():
+def test_closed_bus_refuses_further_work():
     bus = EventBus([])
     bus.close()
     with pytest.raises(BusClosed, match="publish before close"):
@@ -108,7 +108,7 @@ def test_a_handler_cannot_wait_for_itself(bus, method, is_async):
         bus.publish("a", 1).result(BOUND_S)
 
 
-def test_cancelling_runs_out_what_has_begun_and_gives_an_account_of_the_rest(caplog):
+def test_cancelling_finishes_running_handlers_and_accounts_for_the_rest(caplog):
     held = Held()
     bus = EventBus([])
     bus.subscribe("a", held, name="held", concurrency=1)
@@ -126,7 +126,7 @@ def test_cancelling_runs_out_what_has_begun_and_gives_an_account_of_the_rest(cap
     assert (stats.published, stats.succeeded, stats.cancelled, stats.pending) == (5, 1, 4, 0)
 
 
-def test_closing_with_a_timeout_stops_what_hangs(caplog):
+def test_closing_with_a_timeout_stops_hanging_handlers(caplog):
     held = Held()
     bus = EventBus([])
     bus.subscribe("a", held, name="held", concurrency=1)
@@ -156,7 +156,7 @@ def test_leaving_the_block_by_an_error_still_runs_everything():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_leaving_the_block_by_an_interrupt_cancels_what_has_not_begun(error):
+def test_leaving_the_block_by_an_interrupt_cancels_deliveries_not_begun(error):
     held = Held()
     receipts: list[Receipt] = []
 

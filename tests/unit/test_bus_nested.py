@@ -123,7 +123,7 @@ def test_a_handler_may_use_the_bus_itself_and_async_handlers_too():
 # Events published inside handlers.
 
 
-def test_drain_waits_for_all_that_follows_and_each_event_knows_its_parent(bus):
+def test_drain_waits_for_all_descendants_and_each_event_knows_its_parent(bus):
     seen: list[tuple[int, int, int | None]] = []
 
     def count_down(number: int) -> None:
@@ -140,7 +140,7 @@ def test_drain_waits_for_all_that_follows_and_each_event_knows_its_parent(bus):
     assert seen[0][1] == receipt.id
 
 
-def test_leaving_the_block_waits_for_all_that_follows():
+def test_leaving_the_block_waits_for_all_descendants():
     leaves: list[int] = []
     with EventBus([]) as bus:
 

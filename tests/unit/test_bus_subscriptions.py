@@ -102,7 +102,7 @@ def test_the_same_function_under_two_names_is_two_handlers(bus):
     assert results(bus, "a", 1) == [2, 2]
 
 
-def test_methods_and_partials_are_the_same_handler_by_what_they_are_bound_to(bus):
+def test_methods_and_partials_are_identified_by_their_bound_objects(bus):
     store, other, base = Store(), Store(), {"base": 2}
     for _ in range(2):
         bus.subscribe("a", store.take)
@@ -265,7 +265,7 @@ def test_a_handler_may_unsubscribe_itself_and_what_is_pending_still_runs():
         assert bus.publish("a", 3).deliveries == ()
 
 
-def test_threads_that_come_and_go_disturb_neither_each_other_nor_who_stays():
+def test_threads_that_subscribe_and_leave_disturb_no_other():
     stop = threading.Event()
     with EventBus([]) as bus, ThreadPoolExecutor(4) as pool:
 
@@ -311,7 +311,7 @@ def test_a_handler_is_subscribed_for_the_length_of_a_block(bus):
     assert results(bus, "a", 1) == []
 
 
-def test_after_the_block_there_is_what_was_there_before(bus):
+def test_after_the_block_the_earlier_subscription_is_back(bus):
     bus.subscribe(["a", "b"], double, priority=1)
     for _ in range(2):
         with bus.subscribed("a", double, priority=2), bus.subscribed("c", double):
@@ -437,7 +437,7 @@ def test_once_of_the_default_registry_counts_for_each_bus():
         assert results(one, "a", 1) == []
 
 
-def test_once_in_what_a_cpu_handler_publishes():
+def test_once_takes_an_event_of_a_cpu_handler():
     with EventBus([], cpu_workers=1) as bus:
         ran: list[int] = []
 
@@ -461,7 +461,7 @@ def test_once_is_true_or_false_and_not_for_auto(bus, options):
 # Handlers that an event would reach.
 
 
-def test_handlers_says_whom_an_event_would_reach_in_order(bus):
+def test_handlers_lists_the_handlers_of_an_event_in_order(bus):
     bus.subscribe("derived.*", double, name="by pattern")
     bus.subscribe(Base, double, name="by base")
     bus.subscribe("other", double, name="other")
@@ -475,7 +475,7 @@ def test_handlers_says_whom_an_event_would_reach_in_order(bus):
 
 
 @pytest.mark.parametrize("topic", ["a.*", "", 5, ["a"]])
-def test_handlers_of_what_is_no_topic_is_refused(bus, topic):
+def test_handlers_refuses_an_object_that_is_no_topic(bus, topic):
     with pytest.raises(TopicError):
         bus.handlers(topic)
 

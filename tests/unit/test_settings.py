@@ -31,7 +31,7 @@ def refusal(**options: Any) -> str:
     return str(caught.value)
 
 
-def test_settings_have_what_was_asked_for():
+def test_settings_have_the_given_options():
     def letter_box(letter: object) -> None: ...
 
     settings = make(
@@ -118,7 +118,7 @@ def test_anything_else_is_refused_with_the_name_and_the_value(name, value):
     assert repr(value) in message
 
 
-def test_more_workers_than_anybody_means_are_refused():
+def test_absurd_number_of_workers_is_refused():
     assert "from 1 to 10000, not 10001" in refusal(cpu_workers=10_001)
 
 

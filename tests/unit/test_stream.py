@@ -185,7 +185,7 @@ def test_an_error_of_the_source_is_let_go_with_its_frames():
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_an_error_of_the_source_comes_through_and_what_was_published_runs(ordered):
+def test_error_of_the_source_comes_through_and_published_events_run(ordered):
     ran: list[int] = []
 
     def numbers() -> Iterator[int]:
@@ -310,7 +310,7 @@ def test_progress_is_shown_on_stderr_and_changes_nothing(events, capsys):
     st.lists(st.booleans(), max_size=60),
     st.randoms(use_true_random=False),
 )
-def test_whatever_refuses_and_settles_when_each_event_comes_back_once(
+def test_each_event_comes_back_once_in_any_order_of_refusals(
     count, window, ordered, refusals, random
 ):
     settlement, admission = settlement_with_room(1000)

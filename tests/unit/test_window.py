@@ -35,7 +35,7 @@ def always_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_S", 0.0)
 
 
-def test_small_events_have_all_there_is():
+def test_small_events_have_the_whole_window():
     assert Window(10_000, lambda: 2, Memory()).size(5) == 10_000
 
 

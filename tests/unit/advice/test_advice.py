@@ -28,7 +28,7 @@ def advice_on(evidence: Evidence, declared: Any = None, name: str = "extract") -
     )
 
 
-def test_a_handler_that_keeps_the_gil_from_others_is_told_to_go():
+def test_handler_that_holds_the_gil_is_advised_to_move():
     advice = advice_on(BUSY)
     assert str(advice) == (
         "extract is declared io but used 0.94 s of CPU per second while 3 others waited: "
@@ -41,13 +41,13 @@ def test_little_loss_is_no_warning():
     assert advice_on(replace(BUSY, load=0.05)).level == "info"
 
 
-def test_on_the_event_loop_a_part_of_it_is_told_to_go():
+def test_async_handler_that_computes_is_advised_to_move_that_part():
     text = advice_on(replace(BUSY, is_async=True)).text
     assert "on the event loop, which nothing else can use meanwhile" in text
     assert "let a handler of kind='cpu' do what it computes" in text
 
 
-def test_a_worker_that_waits_is_told_to_be_a_thread():
+def test_cpu_handler_that_waits_is_advised_to_be_io():
     evidence = replace(
         BUSY, kind="cpu", wall_s=0.1, cpu_s=0.003, gil_s=Span(0, 0.003), wait_s=Span(0.097, 0.097)
     )
@@ -109,7 +109,7 @@ def test_right_or_unknown_kind_has_no_level(measured: dict[str, Any], sentence: 
     assert advice.level == ""
 
 
-def test_auto_sees_to_itself():
+def test_auto_handler_gets_no_advice():
     advice = advice_on(BUSY, "auto")
     assert (advice.level, advice.kind, advice.declared) == ("", "cpu", "auto")
 

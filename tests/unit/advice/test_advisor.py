@@ -76,13 +76,13 @@ def test_each_advice_is_logged_once(caplog: pytest.LogCaptureFixture):
     )
 
 
-def test_little_loss_is_said_quietly(caplog: pytest.LogCaptureFixture):
+def test_little_loss_is_logged_at_info(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
     advisor_of(waits_in_a_worker(runs=12)).sum_up()
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
-def test_thin_evidence_is_not_spoken_of(caplog: pytest.LogCaptureFixture):
+def test_thin_evidence_is_not_logged(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
     advisor = advisor_of(waits_in_a_worker(runs=3))
     [advice] = advisor.advice()
@@ -111,7 +111,7 @@ def test_runs_are_counted_whether_they_were_measured_or_not():
     )
 
 
-def test_its_thread_starts_when_it_is_stirred_and_ends_when_it_is_stopped():
+def test_thread_of_the_advisor_starts_when_stirred_and_ends_when_stopped():
     advisor = advisor_of()
     assert advisor_threads() == 0
     advisor.stir()
@@ -183,7 +183,7 @@ def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPat
     assert len(glances.looked_at) == 1
 
 
-def test_of_many_threads_a_few_at_a_time_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch):
+def test_many_threads_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch):
     glances = Glances(70, monkeypatch)
     looks = glances.first(3)
     assert [len(threads) for threads in looks] == [32, 32, 32]
@@ -195,7 +195,7 @@ def test_few_threads_are_all_looked_at_each_time(monkeypatch: pytest.MonkeyPatch
     assert [set(threads) for threads in glances.first(2)] == 2 * [set(glances.threads)]
 
 
-def test_its_own_failure_does_not_keep_a_bus_from_closing(
+def test_failure_of_the_advisor_does_not_keep_a_bus_open(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*_: object) -> None:

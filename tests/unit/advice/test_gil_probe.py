@@ -44,13 +44,13 @@ def test_thread_that_goes_on_without_the_gil_needs_none():
     assert likeliest(0.005, 0.005, 0.02, True, "0") is Doing.FREE
 
 
-def test_two_that_ran_all_the_time_cannot_both_have_had_it():
+def test_two_threads_that_ran_all_the_time_cannot_both_have_held_the_gil():
     found = doing(0.0095, 0.01, 0.02, False, "futex_wait_queue")
     assert found[Doing.FREE] == pytest.approx(0.5)
     assert found[Doing.HOLDS] == pytest.approx(0.5)
 
 
-def test_a_lock_is_told_from_the_gil_by_nobody_running():
+def test_lock_is_told_from_the_gil_by_an_idle_process():
     assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", True) == {Doing.WAITS: 1.0}
     assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", False) == {}
 

@@ -146,7 +146,7 @@ def test_cpu_is_never_advised_before_the_transport_cost_is_known():
     assert judge(evidence_of(obstacle=None), TWO_CORES) == Judgement(None, unweighed=True)
 
 
-def test_bounds_that_disagree_say_nothing():
+def test_disagreeing_bounds_give_no_judgement():
     assert judge(evidence_of(gil_s=Span(0.001, 0.01)), TWO_CORES) == SILENT
     unknown = evidence_of(kind="cpu", wall_s=0.02, gil_s=Span(0.0, 0.01), wait_s=exactly(0.01))
     assert judge(unknown, TWO_CORES) == SILENT
@@ -156,12 +156,12 @@ def test_the_loss_is_not_large_where_a_handler_is_hardly_used():
     assert not judge(evidence_of(load=0.1), TWO_CORES).loud
 
 
-def test_the_loss_is_not_large_where_nobody_else_waits():
+def test_loss_is_not_large_if_no_other_handler_waits():
     assert not judge(evidence_of(at_once=1.0), TWO_CORES).loud
 
 
 @given(evidences(), st.integers(0, FEW_RUNS - 1) | st.integers(0, MANY_RUNS - 1), machines)
-def test_thin_evidence_says_nothing(evidence: Evidence, runs: int, machine: Machine):
+def test_thin_evidence_gives_no_judgement(evidence: Evidence, runs: int, machine: Machine):
     evidence = replace(evidence, runs=runs)
     assume(evidence.runs < FEW_RUNS or evidence.seen_s < FEW_S)
     assert judge(evidence, machine) == SILENT
@@ -245,7 +245,7 @@ def test_dearer_transport_never_speaks_for_processes(
 
 
 @given(evidences(), machines, st.floats(2, 1_000))
-def test_all_times_so_many_times_as_long_make_no_difference(
+def test_scaling_all_times_changes_no_judgement(
     evidence: Evidence, machine: Machine, factor: float
 ):
     """Without the bus's own cost of a delivery, which matters only for short handlers."""

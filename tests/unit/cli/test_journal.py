@@ -99,7 +99,7 @@ def test_list_gives_each_delivery_one_line_whatever_its_id_holds(capsys: Any, tm
     assert line.index("succeeded") == head.index("state")
 
 
-def test_show_says_how_it_failed_and_sends_no_commands_to_the_terminal(
+def test_show_tells_the_failure_and_sends_no_commands_to_the_terminal(
     path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (shown,) = run_json(capsys, "show", path, "1:fails")
@@ -122,7 +122,7 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def test_show_and_export_run_nothing_that_is_in_the_file(
+def test_show_and_export_run_no_code_of_the_file(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     ran = tmp_path / "ran"
@@ -140,7 +140,7 @@ def test_show_and_export_run_nothing_that_is_in_the_file(
     assert ran.exists()
 
 
-def test_show_names_what_an_event_consists_of_and_loads_it_if_asked(
+def test_show_names_the_parts_of_an_event_and_loads_it_if_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "run.db"
@@ -200,7 +200,7 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.Cap
     assert os.listdir(tmp_path) == []
 
 
-def test_retry_has_the_next_bus_run_it(path: Path, capsys: pytest.CaptureFixture[str]):
+def test_retry_has_the_next_bus_run_a_dead_letter(path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("retry", path, "1:fails") == 0
     assert "1 dead letters will be run again at the next start" in capsys.readouterr().out
     ran: list[int] = []
@@ -209,7 +209,7 @@ def test_retry_has_the_next_bus_run_it(path: Path, capsys: pytest.CaptureFixture
     assert ran == [4]
 
 
-def test_retry_has_the_bus_that_is_running_run_it(path: Path, capsys: pytest.CaptureFixture[str]):
+def test_retry_has_a_running_bus_run_a_dead_letter(path: Path, capsys: pytest.CaptureFixture[str]):
     ran = threading.Event()
     with EventBus([], journal=path) as bus:
         bus.subscribe("fails", lambda _: ran.set(), name="fails")
@@ -228,7 +228,9 @@ def test_retry_has_the_bus_that_is_running_run_it(path: Path, capsys: pytest.Cap
     assert run_json(capsys, "list", path, "--state", "dead") == []
 
 
-def test_purge_forgets_what_is_finished_and_its_id(path: Path, capsys: pytest.CaptureFixture[str]):
+def test_purge_forgets_finished_deliveries_and_their_ids(
+    path: Path, capsys: pytest.CaptureFixture[str]
+):
     assert run("purge", path, "--older-than", "1 day") == 0
     assert len(run_json(capsys, "list", path)) == 2
     assert run("purge", path) == 0

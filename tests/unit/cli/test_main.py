@@ -57,9 +57,7 @@ def test_version_is_printed() -> None:
         (["demo", "--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
 )
-def test_wrong_arguments_are_refused_with_what_is_wrong(
-    arguments: list[str], complaint: str
-) -> None:
+def test_wrong_arguments_are_refused_with_the_reason(arguments: list[str], complaint: str) -> None:
     run = procbus(*arguments)
     assert run.returncode == 2
     assert complaint in run.stderr

@@ -396,7 +396,7 @@ def test_functions_and_lambdas_of_a_script_travel_in_an_event(echo):
     assert back[1](3) == 8
 
 
-def test_modules_registered_to_travel_by_value_do(echo, monkeypatch):
+def test_registered_modules_travel_by_value(echo, monkeypatch):
     module = types.ModuleType("shop_by_value")
     exec("class Item:\n    def __init__(self, n): self.n = n\n", module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -441,7 +441,7 @@ def test_a_reducer_registered_with_copyreg_is_used(echo):
         del copyreg.dispatch_table[Odd]
 
 
-def test_a_class_whose_definition_cannot_be_loaded_fails_what_needs_it_alone():
+def test_class_that_cannot_be_loaded_fails_only_its_own_objects():
     number = (PARENT, 10**9)
     definition = pickle.dumps(print).replace(b"print", b"prunt")
     assert define_class(number, definition) is None

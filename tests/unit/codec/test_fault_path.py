@@ -85,13 +85,13 @@ def test_the_path_leads_to_the_innermost_part_at_fault(event, path):
         assert found == path
 
 
-def test_cycles_end():
+def test_search_through_cycles_ends():
     row = Row(1)
     row.lock = [row, LOCK]
     assert path_of_fault(row, "event") == "event.lock[1]"
 
 
-def test_deep_nesting_ends():
+def test_search_through_deep_nesting_ends():
     event: Any = LOCK
     for _ in range(50):
         event = [event]

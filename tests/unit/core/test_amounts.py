@@ -36,5 +36,5 @@ def test_numbers_of_any_library_are_real(value: object):
 @pytest.mark.parametrize(
     "value", [-0.1, 1.1, nan, inf, -inf, True, 10**400, "1", None, 1j, decimal.Decimal(1), [0.5]]
 )
-def test_anything_else_is_not(value: object):
+def test_other_objects_are_not_real_numbers(value: object):
     assert not is_real(value, 0, 1)

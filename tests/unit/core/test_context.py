@@ -33,7 +33,7 @@ def test_a_handler_sees_its_event(is_async):
         assert receipt.result(BOUND_S) == (receipt.id, None, "a", 1, "look", text)
 
 
-def test_between_two_deliveries_a_thread_has_none():
+def test_thread_has_no_context_between_two_deliveries():
     seen: list[object] = []
 
     def look(event: Any) -> None:
@@ -77,7 +77,7 @@ def test_context_takes_no_further_attributes():
         context([]).result = 1  # type: ignore[attr-defined] # the point
 
 
-def test_two_threads_may_ask_at_the_same_moment() -> None:
+def test_two_threads_may_ask_for_the_context_at_once() -> None:
     """They share a seat where a handler runs its threads in copies of its own context."""
     other = HandlerContext("h", 1, None, None, 1, lambda *_: None)
 

@@ -163,7 +163,7 @@ def test_events_of_a_handler_have_the_handlers_context(how):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_current_is_that_of_the_handler_and_not_of_the_one_that_published(is_async):
+def test_current_belongs_to_the_handler_and_not_to_its_publisher(is_async):
     def parent(event: Any) -> Any:
         other.set("so that the child gets a context")
         return current().event_id, bus.publish("child", event).result(BOUND_S)
@@ -192,7 +192,7 @@ def test_several_handlers_of_an_event_have_contexts_of_their_own():
             assert receipt.results(BOUND_S) == ["somebody"] * 3
 
 
-def test_a_call_of_an_executor_has_the_context_of_whoever_submits_it():
+def test_call_of_an_executor_has_the_context_of_its_submitter():
     with EventBus([]) as bus:
         executor = bus.executor("io")
         submitted = as_publisher("somebody", lambda: executor.submit(leave, 1))
@@ -200,7 +200,7 @@ def test_a_call_of_an_executor_has_the_context_of_whoever_submits_it():
         assert executor.submit(leave, 1).result(BOUND_S) == "nobody"
 
 
-def test_streams_have_the_context_of_whoever_goes_through_them():
+def test_stream_has_the_context_of_its_consumer():
     with EventBus([]) as bus:
         bus.subscribe("n", look)
         bus.subscribe("a", alook)
@@ -230,7 +230,7 @@ def test_a_task_of_the_publisher_has_its_own_context():
         assert asyncio.run(main()) == [{f"task {number}"} for number in range(4)]
 
 
-def test_threads_and_tasks_of_a_handler_see_what_they_would_see_anywhere():
+def test_threads_and_tasks_of_a_handler_see_the_usual_context():
     def with_thread(event: Any) -> Any:
         seen: list[Any] = []
         who.set("handler")
@@ -306,7 +306,7 @@ def test_values_in_the_contexts_of_publisher_and_handler_are_freed(is_async, fai
         assert not [thing() for thing in things if thing() is not None]
 
 
-def test_in_an_empty_context_nothing_is_kept():
+def test_empty_context_is_not_kept():
     def in_handler() -> Context | None:
         running.set([])
         return kept(copy_context())

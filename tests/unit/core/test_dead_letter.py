@@ -96,7 +96,7 @@ def test_a_cause_is_part_of_the_stack():
     assert stack_of(error).endswith("ValueError: outer\n")
 
 
-def test_people_can_read_it():
+def test_letter_is_readable():
     timed_out = Outcome(OutcomeKind.TIMED_OUT, error=HandlerTimeout("too late"))
     made = letter(
         event={"id": 5},

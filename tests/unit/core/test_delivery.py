@@ -56,7 +56,7 @@ def test_times_and_process_come_from_the_outcome():
     assert delivery.exception() is None
 
 
-def test_a_failed_delivery_raises_what_its_handler_raised():
+def test_failed_delivery_raises_its_handlers_exception():
     delivery = delivery_to(subscription_of())
     error = KeyError("id")
     delivery.end(raised(error))
@@ -89,7 +89,7 @@ def test_a_cancelled_delivery_says_when_and_why(ran_s, says):
         assert delivery.run_s == pytest.approx(ran_s)
 
 
-def test_the_repr_says_what_a_person_wants_to_know():
+def test_repr_tells_event_handler_and_state():
     delivery = delivery_to(subscription_of(name="shop.store"), event_id=7)
     assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
     delivery.end(succeeded(started_at=101.0, ended_at=101.25))
@@ -102,7 +102,7 @@ def frames_of(error: BaseException) -> int:
     return len(traceback.extract_tb(error.__traceback__))
 
 
-def test_asking_again_and_again_does_not_lengthen_the_traceback():
+def test_repeated_questions_do_not_lengthen_the_traceback():
     try:
         raise ValueError("in the handler")
     except ValueError as error:

@@ -58,7 +58,9 @@ def test_errors_have_an_allowance_of_their_own_once_the_common_one_is_used_up(le
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.floats(0, 60)), max_size=300))
-def test_each_is_let_out_or_told_as_left_out(records: list[tuple[str | None, float]]) -> None:
+def test_each_record_is_sent_or_reported_as_left_out(
+    records: list[tuple[str | None, float]],
+) -> None:
     flood = Flood()
     for _ in range(BURST):
         flood.admits(logging.INFO, "first", 0.0)
@@ -83,7 +85,7 @@ def test_flood_is_reported_at_once_and_then_not_for_a_while() -> None:
     assert flood.take_left_out(100.0 + TELL_S) == {"a": 1}
 
 
-def test_in_the_midst_of_a_flood_the_count_waits_until_it_is_worth_a_line() -> None:
+def test_count_waits_in_a_flood_until_it_is_worth_a_line() -> None:
     flood = Flood()
     flood.leave_out({"a": 1}, 100.0)
     flood.leave_out({"a": 1}, 101.0)
@@ -91,7 +93,7 @@ def test_in_the_midst_of_a_flood_the_count_waits_until_it_is_worth_a_line() -> N
     assert flood.take_left_out(100.0 + TELL_S, midway=True) == {"a": 2}
 
 
-def test_the_last_word_does_not_wait() -> None:
+def test_last_report_does_not_wait() -> None:
     flood = Flood()
     flood.leave_out({"a": 1}, 100.0)
     assert flood.take_left_out(100.0)

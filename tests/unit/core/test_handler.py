@@ -47,7 +47,7 @@ class CalledAsync:
     async def __call__(self, event: int) -> None: ...
 
 
-def test_a_handler_has_what_was_asked_for():
+def test_handler_has_the_given_options():
     def key(event: int) -> int:
         return event % 2
 

@@ -31,7 +31,7 @@ def exact(values: list[float], q: float) -> float:
     return sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
 
 
-def test_an_empty_one_knows_nothing():
+def test_empty_histogram_has_no_quantile():
     empty = Histogram()
     assert (empty.count, empty.total, empty.quantile(0.5)) == (0, 0.0, None)
 
@@ -42,7 +42,7 @@ def test_a_quantile_is_near_the_exact_one(values: list[float], q: float):
 
 
 @given(st.lists(st.tuples(durations, st.integers(1, 50)), min_size=1, max_size=60), shares)
-def test_a_weight_counts_as_so_many_durations(pairs: list[tuple[float, int]], q: float):
+def test_weight_counts_as_that_number_of_durations(pairs: list[tuple[float, int]], q: float):
     values = [value for value, weight in pairs for _ in range(weight)]
     histogram = histogram_of(*pairs)
     assert histogram.count == len(values)
@@ -87,7 +87,7 @@ def test_duration_that_is_not_positive_counts_as_zero(value: float):
 
 
 @pytest.mark.parametrize("value", [5e-324, 1e-310, 1e-300, 1e300])
-def test_zero_comes_before_the_shortest_and_the_longest_is_no_trouble(value: float):
+def test_zero_and_the_longest_durations_are_counted_in_order(value: float):
     histogram = histogram_of(0.0, value)
     assert histogram.quantile(0.0) == 0.0
     last = histogram.quantile(1.0)

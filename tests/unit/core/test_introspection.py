@@ -198,7 +198,7 @@ def test_a_name_is_module_and_qualified_name():
     assert name_of(str.upper) == "str.upper"
 
 
-def test_a_module_is_that_of_what_was_written():
+def test_module_is_the_one_of_the_written_function():
     assert module_of(functools.partial(takes_made)) == __name__
     assert module_of(Store()) == __name__
     assert module_of([].append) is None

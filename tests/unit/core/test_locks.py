@@ -63,7 +63,7 @@ def test_a_lock_of_another_thread_is_not_owned():
         assert not holding()
 
 
-def test_a_thread_that_has_nothing_waits_for_a_lock():
+def test_thread_without_a_lock_waits_for_one():
     lock = Lock()
     taken = threading.Event()
 

@@ -26,7 +26,7 @@ def broken() -> Iterator[None]:
     logging.getLogger("procbus").removeFilter(broken)
 
 
-def test_a_record_is_that_of_the_logger_and_says_who_made_it(
+def test_record_has_the_logger_and_the_callers_place(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log.warning("%d of %s", 2, "three")
@@ -34,7 +34,7 @@ def test_a_record_is_that_of_the_logger_and_says_who_made_it(
     [record] = caplog.records
     assert (record.name, record.levelno) == ("procbus", logging.WARNING)
     assert record.getMessage() == "2 of three"
-    assert record.funcName == "test_a_record_is_that_of_the_logger_and_says_who_made_it"
+    assert record.funcName == "test_record_has_the_logger_and_the_callers_place"
     assert Path(record.pathname) == Path(__file__)
 
 
@@ -58,7 +58,7 @@ def test_levels_are_those_of_the_logger(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.usefixtures("broken")
-def test_logging_that_fails_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_logging_is_reported_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     log.error("it failed", exc_info=KeyError("id"))
 
     assert "a filter that fails" in capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_ctrl_c_is_not_swallowed() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=type)
-def test_in_a_thread_of_the_bus_nothing_at_all_is_raised(
+def test_logging_in_a_thread_of_the_bus_never_raises(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Ends(logging.Filter):

@@ -70,7 +70,7 @@ def attempts_of(tried: Tried, kinds: list[OutcomeKind]) -> list[OutcomeKind]:
 
 
 @given(st.integers(0, 10), st.integers(0, 5), st.lists(FAILURES, min_size=1, max_size=20))
-def test_attempts_and_crashes_are_bounded_and_none_is_given_away(
+def test_attempts_and_crashes_are_bounded_exactly(
     retries: int, max_crashes: int, kinds: list[OutcomeKind]
 ) -> None:
     tried = Tried(retries=retries, max_crashes=max_crashes)
@@ -139,13 +139,13 @@ def test_an_exception_that_lies_about_its_class_is_judged_by_the_real_one() -> N
     assert not Tried(retries=1, retry_on=OSError).may_retry(failed(error=Lying()))
 
 
-def test_nothing_follows_a_cancellation() -> None:
+def test_no_attempt_follows_a_cancellation() -> None:
     tried = Tried(retries=5, retry_on=BaseException)
 
     assert not tried.may_retry(failed(KINDS.CANCELLED))
 
 
-def test_no_worker_is_no_crash() -> None:
+def test_lack_of_a_worker_is_no_crash() -> None:
     # The delivery did not kill anything: no worker could be started for it.
     tried = Tried(retries=5, max_crashes=0)
     none = Outcome(KINDS.WORKER_DIED, error=WorkerDied("no worker can be started"))
@@ -154,7 +154,7 @@ def test_no_worker_is_no_crash() -> None:
     assert not tried.quarantined(none)
 
 
-def test_a_bus_that_gave_up_on_its_workers_tries_nothing_again() -> None:
+def test_closing_bus_without_workers_retries_nothing() -> None:
     # It closes: with every attempt that followed it would do so later.
     tried = Tried(retries=5)
     given_up = Outcome(KINDS.WORKER_DIED, error=CircuitOpen("closing"))

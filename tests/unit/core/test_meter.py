@@ -27,7 +27,7 @@ def look(meter: Meter, doing: Doing, times: int) -> None:
         meter.note_look({doing: 1.0})
 
 
-def test_nothing_is_known_before_the_first_run():
+def test_meter_is_empty_before_the_first_run():
     evidence = Meter().evidence("io", False, 0.0)
     assert (evidence.kind, evidence.runs, evidence.seen_s) == ("io", 0, 0.0)
 
@@ -40,7 +40,7 @@ def test_runs_are_averaged():
     assert evidence.queue_s == 7.0
 
 
-def test_a_run_stands_for_as_many_as_it_is_said_to():
+def test_run_counts_with_its_weight():
     evidence = meter_of((1e-4, 5e-5), weight=61).evidence("io", False, 0.0)
     assert evidence.runs == 61
     assert evidence.wall_s == pytest.approx(1e-4)
@@ -58,7 +58,7 @@ def test_a_run_takes_no_more_cpu_time_than_time():
     assert meter_of((0.1, 0.2)).evidence("io", False, 0.0).cpu_s == around(0.1)
 
 
-def test_runs_side_by_side_are_counted_as_such():
+def test_runs_at_once_are_counted_as_such():
     meter = Meter()
     for turn in range(1, 51):
         for offset in range(4):
@@ -68,13 +68,13 @@ def test_runs_side_by_side_are_counted_as_such():
     assert evidence.load == pytest.approx(1, rel=0.1)
 
 
-def test_a_pause_is_no_time_in_which_it_is_used():
+def test_pause_does_not_count_as_time_in_use():
     meter = meter_of((0.1, 0.1))
     meter.note_run(5_000.0, 0.1, 0.1)
     assert meter.evidence("io", False, 0.0).load > 0.4
 
 
-def test_without_a_look_all_is_possible():
+def test_without_a_look_the_bounds_are_widest():
     evidence = meter_of((0.1, 0.04)).evidence("io", False, 0.0)
     assert evidence.gil_s == Span(0.0, around(0.04))
     assert evidence.wait_s == Span(0.0, around(0.06))
@@ -95,7 +95,7 @@ def test_waiting_for_the_gil_is_no_waiting():
     assert meter.evidence("io", False, 0.0).wait_s.high < 0.01
 
 
-def test_waiting_is_told_by_how_often_it_waits_beside_how_often_it_computes():
+def test_waiting_follows_from_the_ratio_of_waiting_to_computing_looks():
     meter = meter_of((0.4, 0.1))
     look(meter, Doing.HOLDS, 60)
     look(meter, Doing.WAITS, 60)
@@ -105,7 +105,7 @@ def test_waiting_is_told_by_how_often_it_waits_beside_how_often_it_computes():
     assert high - low < 0.06
 
 
-def test_of_short_runs_the_usual_one_tells_how_long_it_waits():
+def test_median_of_short_runs_tells_their_waiting():
     runs = [(5e-5, 5e-5)] * 95 + [(5e-3, 5e-5)] * 5  # of some the GIL was taken
     evidence = meter_of(*runs).evidence("io", False, 0.0)
     assert evidence.wait_s.high < 1e-5
@@ -119,7 +119,7 @@ def test_a_worker_without_cpu_time_waits():
     assert evidence.gil_s == Span(0.0, around(0.01))
 
 
-def test_on_the_event_loop_it_may_have_waited_for_others_that_compute():
+def test_async_handler_may_have_waited_for_others_that_compute():
     quiet, busy = Meter(), Meter()
     quiet.note_run(1.0, 0.1, 0.01, suspended_s=0.08)
     busy.note_run(1.0, 0.1, 0.09, suspended_s=0.008)
@@ -169,5 +169,5 @@ def test_more_looks_make_the_bounds_narrower(part: float, total: int):
     assert many.high - many.low <= few.high - few.low
 
 
-def test_no_look_says_nothing():
+def test_share_without_a_look_has_the_widest_bounds():
     assert share_bounds(0, 0) == Span(0.0, 1.0)

@@ -84,7 +84,7 @@ def test_a_receipt_is_done_when_all_deliveries_are_settled():
     assert many.receipt.results() == [0, 1, 2]
 
 
-def test_the_result_is_that_of_the_one_handler():
+def test_result_is_the_only_handlers():
     one = Open(1)
     answers: list[Any] = []
     threads = [in_thread(lambda: answers.append(one.receipt.result(BOUND_S))) for _ in range(4)]
@@ -119,7 +119,7 @@ def test_waiting_for_a_result_gives_up_after_its_timeout():
     assert one.receipt.result(timeout=0) == 0
 
 
-def test_results_raise_what_the_one_failed_handler_raised():
+def test_results_raise_the_exception_of_the_only_failed_handler():
     three = Open(3)
     error = KeyError("id")
     three.settle(0)
@@ -130,7 +130,7 @@ def test_results_raise_what_the_one_failed_handler_raised():
     assert caught.value is error
 
 
-def test_results_raise_a_group_of_what_several_raised():
+def test_results_raise_a_group_if_several_handlers_failed():
     three = Open(3)
     errors = [KeyError("id"), ValueError("x")]
     three.settle(2, raised(errors[1]))
@@ -158,7 +158,7 @@ def test_a_cancelled_delivery_raises_that_it_was_cancelled():
             ask()
 
 
-def test_waiting_in_vain_again_and_again_leaves_nothing_behind():
+def test_repeated_waiting_in_vain_leaves_nothing_behind():
     open_one = Open(1)
     for _ in range(20):
         assert not open_one.receipt.wait(0)
@@ -186,7 +186,7 @@ async def _await(receipt: Receipt) -> Any:
     return await receipt
 
 
-def test_awaiting_raises_what_the_handler_raised_and_settled_never_does():
+def test_awaiting_raises_the_handlers_exception_and_settled_never_does():
     one = Open(1)
     one.settle(0, raised(KeyError("id")))
 
@@ -235,7 +235,7 @@ def test_callbacks_come_exactly_once_whenever_they_are_given(order, when):
     assert called == [1]
 
 
-def test_waiters_in_many_threads_all_get_it_while_it_is_settled():
+def test_waiters_in_many_threads_all_wake_when_it_is_settled():
     for _ in range(50):
         one = Open(1)
         start = threading.Barrier(5)
@@ -301,7 +301,7 @@ def test_a_delivery_shown_while_it_is_open_tells_how_it_ended():
     assert one.receipt.results() == ["value"]
 
 
-def test_a_failure_of_one_handler_counts_as_seen_by_whoever_asks():
+def test_failure_counts_as_seen_after_any_look():
     for look in (
         lambda receipt: receipt.deliveries[0].exception(),
         lambda receipt: receipt.result(),

@@ -152,7 +152,7 @@ def test_a_function_that_gives_no_wait_is_refused(answer: Any):
     assert f"not {answer!r}" in str(caught.value)
 
 
-def test_a_function_that_raises_is_refused_with_what_it_raised():
+def test_backoff_that_raises_is_refused_with_its_exception():
     def retry_after(attempt: int, outcome: Outcome) -> float:
         if outcome.kind is OutcomeKind.TIMED_OUT and attempt == 2:
             raise KeyError("Retry-After")

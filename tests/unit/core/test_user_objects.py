@@ -24,7 +24,7 @@ from procbus.core.user_objects import (
 RAISED = [ValueError("no"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()]
 
 
-def test_nothing_that_an_object_does_gets_out() -> None:
+def test_exceptions_of_an_object_never_get_out() -> None:
     # Not in the module, where pytest would look at it.
     class Meta(type):
         """The class itself lies, too."""
@@ -56,7 +56,7 @@ def test_nothing_that_an_object_does_gets_out() -> None:
 
 
 @pytest.mark.parametrize("raised", RAISED, ids=repr)
-def test_whatever_repr_and_str_raise(raised: BaseException) -> None:
+def test_any_exception_of_repr_and_str_is_caught(raised: BaseException) -> None:
     class Speechless(Exception):
         def __str__(self) -> str:
             raise raised

@@ -77,7 +77,7 @@ def test_any_whole_number_of_any_unit_is_read(number: int, unit: str, space: str
         (b"1 MB", "such as"),
     ],
 )
-def test_anything_else_is_refused_with_what_would_work(value: Any, advice: str):
+def test_other_values_are_refused_with_advice(value: Any, advice: str):
     with pytest.raises(ValueError, match=r".") as caught:
         parse_size(value)
     assert advice in str(caught.value)
@@ -93,7 +93,7 @@ def test_any_text_is_read_or_refused(text: str):
 
 
 @pytest.mark.parametrize("value", ["32 MiB", "33.6 MB", 32 * 1024**2])
-def test_a_limit_of_what_an_empty_process_needs_is_taken(value: Any):
+def test_limit_of_an_empty_process_is_accepted(value: Any):
     assert parse_limit(value) == parse_size(value)
 
 

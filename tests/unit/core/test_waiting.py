@@ -254,7 +254,7 @@ def test_more_async_handlers_may_await_than_the_loop_has_slots(monkeypatch, way)
         assert [r.result(BOUND_S) for r in receipts] == list(range(50))
 
 
-def test_outside_handlers_waiting_is_what_it_was():
+def test_waiting_outside_handlers_is_unchanged():
     with EventBus([], io_workers=1) as bus:
         held = Held()
         bus.subscribe("n", held)

@@ -37,7 +37,7 @@ def test_a_full_bus_that_raises_says_what_to_do():
     assert admission.pending == 2
 
 
-def test_an_event_that_nobody_takes_enters_a_full_bus():
+def test_event_without_handlers_enters_a_full_bus():
     admission = Admission(1, "raise")
     admission.enter(1, False)
     admission.enter(0, False)
@@ -435,7 +435,7 @@ def test_waiter_that_missed_a_disturbance_looks_again():
     assert admission.pending == 1
 
 
-def test_a_disturbance_keeps_nobody_from_room_that_is_there():
+def test_disturbance_keeps_no_publisher_from_free_room():
     admission = Admission(1, "block")
     admission.disturb()
     admission.enter(1, False)

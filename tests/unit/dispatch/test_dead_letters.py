@@ -145,12 +145,12 @@ def test_a_handler_is_found_by_its_name():
     assert handler_for(letter(ValueError()), [handler("a", name="another"), wanted]) is wanted
 
 
-def test_no_handler_of_that_name():
+def test_letter_without_a_handler_of_its_name_is_refused():
     with pytest.raises(NoSuchHandler, match="not subscribed to this bus: subscribe it"):
         handler_for(letter(ValueError()), [handler("a", name="another")])
 
 
-def test_of_two_with_one_name_it_is_the_one_that_takes_the_event():
+def test_of_two_handlers_with_one_name_the_one_that_takes_the_event_gets_it():
     a, b = handler("a.*"), handler("b.*", other)
     assert handler_for(letter(ValueError(), topic="a.x"), [a, b]) is a
     assert handler_for(letter(ValueError(), topic="b.x"), [a, b]) is b
@@ -162,7 +162,7 @@ def test_letter_of_a_function_under_two_topics_finds_its_handler():
     assert handler_for(letter(ValueError(), topic="c.x"), [a, b]) is b  # the last one subscribed
 
 
-def test_two_functions_with_one_name_that_take_the_event_are_told_apart_by_nobody():
+def test_two_functions_with_one_name_that_take_the_event_are_refused():
     with pytest.raises(ProcbusError, match=r"2 handlers on this bus have that name.*name="):
         handler_for(letter(ValueError(), topic="a.x"), [handler("a.*"), handler("a.#", other)])
 
@@ -182,7 +182,7 @@ class Fatal(BaseException):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), SystemExit(1), Fatal()])
-def test_a_hook_that_raises_is_logged_and_harms_nobody(caplog, error):
+def test_hook_that_raises_is_logged_and_harms_no_delivery(caplog, error):
     def hook(_: DeadLetter) -> None:
         raise error
 
@@ -206,7 +206,7 @@ class Broken(logging.Filter):
         raise RuntimeError("a filter that fails")
 
 
-def test_logging_that_fails_harms_nobody_either(capsys):
+def test_failing_logging_harms_no_delivery_either(capsys):
     def hook(_: DeadLetter) -> None:
         raise ValueError("broken")
 
@@ -221,7 +221,7 @@ def test_logging_that_fails_harms_nobody_either(capsys):
     assert capsys.readouterr().err.count("RuntimeError: a filter that fails") == 2
 
 
-def test_an_event_that_is_let_go_ends_while_nobody_holds_the_lock():
+def test_dropped_event_is_freed_outside_the_lock():
     lock = Lock()
     box = DeadLetterBox(lock, lambda _: receipt_for())
     held: list[bool] = []

@@ -65,7 +65,7 @@ def test_an_event_becomes_one_delivery_for_each_handler():
     assert parts.admission.pending == 2
 
 
-def test_ids_grow_whether_or_not_anybody_takes_the_event():
+def test_ids_grow_with_or_without_handlers():
     parts = Parts()
     parts.subscribe(int)
     ids = [parts.dispatcher.publish(event, None).id for event in (1, "nobody", 2)]
@@ -161,7 +161,7 @@ def test_children_are_published_all_with_their_parent():
 @pytest.mark.parametrize(
     ("bad", "error"), [(("a..b", 1), TopicError), ((None, Odd()), RuntimeError)]
 )
-def test_children_of_which_one_is_wrong_are_published_not_at_all(bad, error):
+def test_children_are_not_published_if_one_is_wrong(bad, error):
     parts = Parts()
     parts.subscribe((int, "#"))
     parent = delivery_to(parts.subscriptions[0])

@@ -67,7 +67,7 @@ def test_slices_of_letters_are_letters():
     assert ids(letters) == [1, 2, 3]
 
 
-def test_none_are_an_empty_tuple():
+def test_no_letters_are_an_empty_tuple():
     assert box_with()[0].snapshot() == ()
 
 
@@ -150,7 +150,7 @@ def test_saved_letters_are_loaded_ahead_of_the_others(tmp_path):
     assert ids(other.snapshot()) == [9]
 
 
-def test_clearing_takes_out_what_was_there_and_nothing_newer():
+def test_clearing_removes_present_letters_and_no_newer_ones():
     box, _ = box_with(*three())
     letters = box.snapshot()
     box.add(letter(ValueError(), event_id=4))

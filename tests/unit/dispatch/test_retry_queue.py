@@ -37,7 +37,7 @@ def made(count: int, subscription: Subscription = SUBSCRIPTION) -> list[Delivery
     return [delivery_to(subscription, number) for number in range(count)]
 
 
-def test_none_comes_out_before_its_time(clock: Clock) -> None:
+def test_delivery_does_not_come_out_before_its_time(clock: Clock) -> None:
     queue = RetryQueue()
     [delivery] = made(1)
 
@@ -51,7 +51,7 @@ def test_none_comes_out_before_its_time(clock: Clock) -> None:
     assert queue.wait(0.0) == []
 
 
-def test_they_come_out_by_time_and_those_of_one_time_in_their_order(clock: Clock) -> None:
+def test_deliveries_come_out_by_time_and_then_in_order(clock: Clock) -> None:
     queue = RetryQueue()
     late, first, second, soon = made(4)
     queue.add(late, 3.0)

@@ -206,7 +206,7 @@ def test_dead_letters_are_bounded_and_the_newest_stay():
     st.lists(st.integers(1, 3), min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(0, 14), st.integers(0, 2)), max_size=60),
 )
-def test_every_delivery_is_settled_exactly_once_whatever_comes(sizes, attempts):
+def test_every_delivery_is_settled_exactly_once_in_any_order(sizes, attempts):
     settlement, admission = settlement_with_room()
     lane = FakeLane()
     subscription = subscription_of(lane, concurrency=1)
@@ -260,7 +260,7 @@ def test_threads_that_settle_the_same_deliveries_settle_each_once():
     assert sorted(done) == sorted(map(id, receipts))
 
 
-def test_an_event_of_several_handlers_ends_while_nobody_holds_the_lock():
+def test_event_of_several_handlers_is_freed_outside_the_lock():
     settlement, admission = settlement_with_room()
     held: list[bool] = []
 

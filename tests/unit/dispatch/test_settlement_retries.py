@@ -139,7 +139,7 @@ def test_an_attempt_that_succeeds_in_the_end_is_a_success(parts: Parts) -> None:
     assert parts.settlement.dead_letters.snapshot() == ()
 
 
-def test_the_last_failure_keeps_how_each_attempt_ended(parts: Parts, caplog: Any) -> None:
+def test_last_failure_keeps_the_outcome_of_each_attempt(parts: Parts, caplog: Any) -> None:
     delivery, receipt = parts.published(retries=2, backoff=0, name="store")
     outcomes = [failed(), failed(OutcomeKind.TIMED_OUT), failed()]
 
@@ -234,7 +234,7 @@ def test_logging_that_fails_loses_no_attempt(parts: Parts, capsys: Any) -> None:
     assert "a filter that fails" in capsys.readouterr().err
 
 
-def test_an_error_that_cannot_say_what_it_is_loses_no_attempt(parts: Parts) -> None:
+def test_error_without_a_text_loses_no_attempt(parts: Parts) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError("mute")

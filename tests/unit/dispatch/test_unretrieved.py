@@ -19,7 +19,7 @@ def failed(unseen: Unseen, handler: str, error: BaseException) -> Delivery:
     return delivery
 
 
-def test_nothing_failed_nothing_said():
+def test_without_failures_nothing_is_logged():
     assert Unseen().summary() is None
 
 
@@ -60,7 +60,7 @@ def test_a_failure_of_another_bus_is_not_counted_off():
     assert unseen.summary() is not None
 
 
-def test_its_memory_is_bounded_and_its_total_is_right_all_the_same():
+def test_memory_for_failures_is_bounded_and_their_total_right():
     unseen = Unseen()
     failures = [failed(unseen, f"h{number}", OSError()) for number in range(MOST_KEYS + 50)]
     summary = unseen.summary() or ""

@@ -56,6 +56,6 @@ def test_a_function_that_is_carried_comes_with_the_event() -> None:
     assert asyncio.run(AsyncCarriedCall(AsyncCall)((awaited, ((1,), {})))) == ((1,), {})
 
 
-def test_they_travel() -> None:
+def test_calls_travel() -> None:
     for made in (Call(given), ChunkOfCalls(given), CarriedCall(Call), CarriedCall(ChunkOfCalls)):
         assert vars(pickle.loads(pickle.dumps(made))) == vars(made)

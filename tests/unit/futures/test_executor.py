@@ -224,7 +224,7 @@ def test_arrays_are_private_copies_unless_they_are_to_be_shared(size: int) -> No
     assert isinstance(failed, ValueError) == (size == 100_000), "a small one takes the pipe"
 
 
-def test_the_number_of_workers_is_where_others_ask_the_standard_for_it() -> None:
+def test_number_of_workers_is_in_the_standards_attribute() -> None:
     with executor("cpu", max_workers=3) as cpu, executor("io", max_workers=5) as io:
         counts = [getattr(pool, "_max_workers") for pool in (cpu, io)]  # noqa: B009 - of others
         assert counts == [3, 5]
@@ -686,7 +686,7 @@ def test_ctrl_c_cancels_what_has_not_begun() -> None:
     assert futures[0].result() == 0
 
 
-def test_a_closed_bus_cancels_the_calls_that_it_does_not_run() -> None:
+def test_closed_bus_cancels_calls_it_does_not_run() -> None:
     held = Held()
     bus = EventBus([], io_workers=1)
     pool = bus.executor("io")

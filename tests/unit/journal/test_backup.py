@@ -105,7 +105,7 @@ def test_the_command_line_copies_the_journal_of_a_dead_bus(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-intake"])
-def test_a_copy_takes_the_place_of_nothing(tmp_path: Path, suffix: str):
+def test_copy_never_replaces_a_file(tmp_path: Path, suffix: str):
     there = tmp_path / f"copy.db{suffix}"
     there.write_text("precious")
     with EventBus([], journal=tmp_path / "run.db") as bus:

@@ -146,7 +146,7 @@ def test_while_it_is_open_deaths_and_survivals_are_those_of_work_given_before() 
     assert circuit.deaths == MOST_DEATHS + 1, "why it is open can still be told"
 
 
-def test_a_trial_that_was_spent_on_nothing_is_followed_by_another() -> None:
+def test_unused_trial_is_followed_by_another() -> None:
     # By a delivery that cannot travel, say, or that was put back.
     circuit = on_trial(10.0)
     began_before = [9.0]
@@ -167,7 +167,7 @@ def test_a_trial_that_is_under_way_is_waited_for() -> None:
     assert trial(circuit, 10.0 + MOST_COOL_S, [10.0]), "but not for ever"
 
 
-def test_a_trial_that_nobody_took_is_not_repeated_and_ends_with_the_next_death() -> None:
+def test_trial_that_was_not_taken_is_not_repeated_and_ends_with_the_next_death() -> None:
     circuit = opened(0.0)
     assert trial(circuit, 10.0)
 
@@ -205,7 +205,7 @@ def trickles(circuit: CircuitBreaker, now: float, running: Sequence[float] = ())
     return circuit.look(now, SHORT, running).wakes
 
 
-def test_short_of_memory_for_long_with_nothing_running_one_is_begun() -> None:
+def test_idle_lane_begins_one_delivery_if_memory_stays_short() -> None:
     circuit = CircuitBreaker()
 
     assert not trickles(circuit, 100.0)
@@ -227,7 +227,7 @@ def test_running_deliveries_delay_the_trickle() -> None:
     assert not trickles(circuit, 100.0 + TRICKLE_S + 1), "it counts from when all was idle"
 
 
-def test_a_trickle_that_nobody_took_is_no_trial() -> None:
+def test_trickle_that_was_not_taken_is_no_trial() -> None:
     circuit = CircuitBreaker()
     trickles(circuit, 100.0)
     assert trickles(circuit, 100.0 + TRICKLE_S)
@@ -467,7 +467,7 @@ def test_a_survival_of_work_given_before_keeps_the_trial_from_nothing(parts: Par
     assert parts.take() == 4
 
 
-def test_a_survival_closes_it_for_publishing_too_whoever_was_slow(parts: Parts) -> None:
+def test_survival_closes_the_circuit_for_publishing_too(parts: Parts) -> None:
     # The thread that found it open may come to say so only after the trial has begun.
     parts.open()
     parts.look(COOL_S)

@@ -127,7 +127,7 @@ def test_a_delivery_that_kills_workers_before_it_begins_is_charged_in_the_end(
     assert visited == ["a", "b"]
 
 
-def test_deaths_that_are_not_in_a_row_are_nobodys_fault(stage: Stage) -> None:
+def test_deaths_that_are_not_in_a_row_are_charged_to_no_delivery(stage: Stage) -> None:
     deaths: list[str] = []
 
     def die_twice_for_each(worker: SpyWorker) -> None:
@@ -144,7 +144,7 @@ def test_deaths_that_are_not_in_a_row_are_nobodys_fault(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("where", ["on_prepare", "on_send", "on_receive"])
-def test_a_fault_of_procbus_itself_fails_what_it_touched_and_nothing_else(
+def test_fault_of_procbus_fails_only_the_deliveries_it_touched(
     stage: Stage, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: SpyWorker) -> None:

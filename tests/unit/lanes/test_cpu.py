@@ -387,7 +387,7 @@ def test_launch_starts_one_worker(make_stage: MakeStage) -> None:
 # What is at hand.
 
 
-def test_the_lane_knows_what_runs(make_stage: MakeStage) -> None:
+def test_lane_knows_the_running_deliveries(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     slow = spot("slow")
     running, waiting = stage.put("slow", "next")
@@ -457,7 +457,7 @@ def test_waiting_deliveries_fail_if_no_worker_starts(make_stage: MakeStage) -> N
     assert visited == []
 
 
-def test_starts_that_fail_charge_nobody_while_one_succeeds_in_the_end(
+def test_failed_starts_fail_no_delivery_if_one_succeeds_in_the_end(
     make_stage: MakeStage, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = make_stage(1)
@@ -516,7 +516,7 @@ def fail_to_set_up() -> None:
     raise SetUpFailed(None) from ValueError("no model")
 
 
-def test_a_lane_that_could_start_nothing_tries_again_for_what_comes_next(
+def test_lane_without_a_worker_tries_again_for_the_next_delivery(
     make_stage: MakeStage,
 ) -> None:
     stage = make_stage(1)
@@ -529,7 +529,7 @@ def test_a_lane_that_could_start_nothing_tries_again_for_what_comes_next(
     assert stage.settled(*stage.put("b")) == [SUCCEEDED]
 
 
-def test_after_a_set_up_that_failed_what_comes_soon_fails_at_once(make_stage: MakeStage) -> None:
+def test_deliveries_soon_after_a_failed_set_up_fail_at_once(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     attempts: list[int] = []
 
@@ -603,7 +603,7 @@ def test_waiting_deliveries_stay_while_another_worker_can_run_them(make_stage: M
 # Ends.
 
 
-def test_close_ends_what_is_queued_and_then_the_workers(make_stage: MakeStage) -> None:
+def test_close_finishes_queued_deliveries_and_then_ends_the_workers(make_stage: MakeStage) -> None:
     stage = make_stage(2)
     deliveries = stage.put(*names(50))
 
@@ -632,7 +632,7 @@ def test_close_finishes_though_a_worker_dies_meanwhile(make_stage: MakeStage) ->
     assert stage.settled(running, *waiting) == [DIED, SUCCEEDED, SUCCEEDED]
 
 
-def test_cancel_settles_what_is_not_begun(make_stage: MakeStage) -> None:
+def test_cancel_settles_deliveries_that_have_not_begun(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     slow = spot("slow")
     running, *waiting = stage.put("slow", *names(20))
@@ -667,7 +667,7 @@ def test_deliveries_about_to_be_handed_out_are_cancelled_too(make_stage: MakeSta
     assert visited == []
 
 
-def test_kill_after_cancel_ends_what_runs_as_cancelled(make_stage: MakeStage) -> None:
+def test_kill_after_cancel_ends_running_deliveries_as_cancelled(make_stage: MakeStage) -> None:
     stage = make_stage(1)
     slow = spot("slow")
     running, waiting = stage.put("slow", "next")

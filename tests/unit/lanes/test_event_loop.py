@@ -121,7 +121,7 @@ def test_a_handler_that_would_exit_fails_alone(error):
         assert bus.publish("fine").result(BOUND_S) == "fine"
 
 
-def test_closing_with_a_timeout_cancels_what_is_running():
+def test_closing_with_a_timeout_cancels_running_handlers():
     cancelled: list[int] = []
     began = threading.Semaphore(0)
 
@@ -338,7 +338,7 @@ MEDDLING = [
 
 
 @pytest.mark.parametrize("meddle", MEDDLING, ids=lambda f: f.__name__)
-def test_a_handler_that_meddles_with_the_loop_harms_nobody(meddle, caplog):
+def test_handler_that_meddles_with_the_loop_harms_no_other(meddle, caplog):
     held = HeldOnLoop()
 
     async def handle(event: str) -> str:

@@ -89,7 +89,7 @@ def test_others_run_in_its_place_while_a_delivery_waits_for_its_next_attempt():
     assert gate.release(first) == []
 
 
-def test_a_delivery_that_comes_back_to_an_abandoned_gate_waits_for_nobody():
+def test_delivery_that_returns_to_an_abandoned_gate_does_not_wait():
     gate, (first, second) = gate_and(("a", 1), ("b", 1), concurrency=1)
     gate.admit(first)
     gate.admit(second)

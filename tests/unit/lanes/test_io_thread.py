@@ -92,7 +92,7 @@ def test_a_run_that_raises_is_measured_too() -> None:
     assert run_on_threads(fail, 3).meter.runs == 3
 
 
-def test_long_runs_stir_whoever_looks_at_them() -> None:
+def test_long_runs_stir_the_advisor() -> None:
     stirred = threading.Event()
 
     def nap(event: Any) -> None:

@@ -72,7 +72,7 @@ def test_delivery_at_the_gate_is_not_ready_but_counts_in_the_depth():
     assert take_all(queue) == [second]
 
 
-def test_releasing_where_there_is_no_gate_lets_nobody_go():
+def test_release_without_a_gate_frees_no_delivery():
     queue = LaneQueue()
     (delivery,) = put(queue, subscription_of(), 1)
     assert queue.release(delivery) == 0
@@ -98,7 +98,7 @@ def test_a_taker_waits_for_a_delivery():
     assert taken == deliveries
 
 
-def test_each_waiting_taker_is_woken_by_what_is_put_put_back_or_released():
+def test_each_waiting_taker_is_woken_by_put_put_back_or_release():
     queue = LaneQueue()
     subscription = subscription_of(key=key_of)
     first, second = put(queue, subscription, ("a", 1), ("a", 2))
@@ -272,7 +272,7 @@ def test_a_delivery_that_is_tried_again_goes_in_front():
     assert take_all(queue) == [first, second, third]
 
 
-def test_a_delivery_that_is_tried_again_wakes_somebody_who_waits():
+def test_retried_delivery_wakes_a_waiter():
     queue = LaneQueue()
     (delivery,) = put(queue, subscription_of(), 1)
     assert queue.take() is delivery
@@ -525,7 +525,7 @@ def test_no_lock_is_held_while_the_keys_of_a_user_are_compared() -> None:
     assert not held, "to leave nothing is compared"
 
 
-def test_the_keys_of_a_user_are_forgotten_once_nothing_has_them() -> None:
+def test_keys_of_a_user_are_forgotten_once_unused() -> None:
     queue = LaneQueue()
     subscription = subscription_of(key=key_of)
     gone = []

@@ -64,7 +64,7 @@ def test_thirty_two_handlers_that_wait_for_each_other_all_run_at_once():
         assert sorted(r.result(BOUND_S) for r in receipts) == list(range(32))
 
 
-def test_a_handler_that_was_short_and_hangs_holds_nobody_up():
+def test_short_handler_that_hangs_holds_up_no_other():
     go = threading.Event()
 
     def handle(number: int) -> int:

@@ -19,7 +19,7 @@ def transport_s(subscription: Subscription) -> float:
     return subscription.meter.evidence("cpu", False, 0.0).transport_s
 
 
-def test_a_worker_s_sums_reach_the_handler_that_they_are_of():
+def test_sums_of_a_worker_reach_their_handler():
     lane = FakeLane()
     subscription = subscription_of(lane, kind="cpu")
     costs = Costs()

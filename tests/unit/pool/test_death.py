@@ -26,7 +26,7 @@ def test_a_zombie_is_dead_and_stays_one() -> None:
     assert process.wait(BOUND_S) == 7, "who started it still gets its exit code"
 
 
-def test_when_loky_says_so_it_is_waited_for_no_longer() -> None:
+def test_wait_ends_when_loky_reports_the_end() -> None:
     ended = threading.Event()
     ended.set()
 
@@ -58,7 +58,7 @@ def test_without_an_error_there_is_no_exit_code() -> None:
     assert exit_code_in(None) is None
 
 
-def test_a_broken_pipe_is_at_its_end_though_somebody_holds_it_open() -> None:
+def test_broken_pipe_ends_even_if_a_process_holds_it_open() -> None:
     ours, theirs = Pipe()
     with ours, theirs:
         break_pipe(ours)

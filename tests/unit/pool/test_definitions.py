@@ -17,7 +17,7 @@ def test_forgotten_handler_is_reported_to_workers_that_knew_it() -> None:
     assert definitions.forgotten == 1
 
 
-def test_forgetting_what_is_not_there_changes_nothing() -> None:
+def test_forgetting_an_unknown_handler_changes_nothing() -> None:
     definitions = Definitions()
     definitions.forget(7)
 

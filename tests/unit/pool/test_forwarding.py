@@ -201,7 +201,7 @@ def test_broken_logging_raises_nothing(
     assert ("broken handler" in capsys.readouterr().err) is wanted
 
 
-def test_a_record_that_nobody_wants_here_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
+def test_record_below_the_level_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "job")
     take_in_record(record_of())
     assert caplog.records == []

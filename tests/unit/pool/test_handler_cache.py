@@ -33,7 +33,7 @@ def test_two_workers_share_the_pickle_of_a_handler() -> None:
     assert one.due[0][2] is other.due[0][2]
 
 
-def test_of_what_is_forgotten_the_next_message_tells_once() -> None:
+def test_next_message_names_forgotten_handlers_once() -> None:
     definitions = Definitions()
     known, (first, second) = KnownHandlers(definitions), (handler_of(), handler_of())
     known.define(first)

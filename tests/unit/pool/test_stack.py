@@ -41,7 +41,7 @@ def dump(*threads: tuple[str, list[tuple[str, int, str]]]) -> str:
 # Reading.
 
 
-def test_the_handlers_thread_reads_as_a_traceback_without_what_called_it() -> None:
+def test_stack_of_the_handlers_thread_leaves_out_its_callers() -> None:
     text = dump(
         (
             "Current thread 0x00007f0000000001",
@@ -106,7 +106,7 @@ def test_a_dump_without_frames_is_no_stack(text: str) -> None:
     assert handler_stack(text) == ""
 
 
-def test_a_page_that_nobody_wrote_to_is_no_stack(page: StackPage) -> None:
+def test_unwritten_page_is_no_stack(page: StackPage) -> None:
     assert page.read() == ""
 
 
@@ -177,7 +177,7 @@ def test_without_a_signal_no_stack_is_asked_for(
 # The end.
 
 
-def test_a_page_may_be_closed_twice_and_asks_nobody_then(page: StackPage) -> None:
+def test_page_may_be_closed_twice_and_asks_no_worker_then(page: StackPage) -> None:
     page.close()
     page.close()
 
@@ -185,7 +185,7 @@ def test_a_page_may_be_closed_twice_and_asks_nobody_then(page: StackPage) -> Non
     assert page.read() == ""
 
 
-def test_a_page_is_not_closed_while_somebody_asks(
+def test_page_is_not_closed_while_it_is_read(
     page: StackPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The number of its file might be another file's by then, which would be truncated.

@@ -88,7 +88,7 @@ def test_old_measurements_of_a_lane_do_not_count_after_a_return():
     assert first.meter.runs == 0
 
 
-def test_with_a_key_nothing_begins_there_while_something_is_here():
+def test_with_a_key_the_new_lane_waits_for_the_old_one():
     sides = Sides(key=same)
     first, second = sides.publish("a"), sides.publish("b")
     sides.switch.move("")
@@ -102,7 +102,7 @@ def test_with_a_key_nothing_begins_there_while_something_is_here():
     assert sides.events("cpu") == ["a", "c", "d"]
 
 
-def test_with_a_limit_too():
+def test_with_a_limit_the_new_lane_waits_for_the_old_one():
     sides = Sides(concurrency=1)
     first = sides.publish("a")
     sides.switch.move("")
@@ -112,7 +112,7 @@ def test_with_a_limit_too():
     assert sides.events("cpu") == ["b"]
 
 
-def test_without_either_it_may_run_on_both():
+def test_without_key_or_limit_a_handler_may_run_on_both_lanes():
     sides = Sides()
     sides.publish("a")
     sides.switch.move("")

@@ -172,7 +172,7 @@ def test_any_other_error_of_a_property_reaches_the_publisher():
         Router([("type", ("#",))]).match(Broken(), None)
 
 
-def test_event_type_is_not_looked_up_when_nobody_subscribed_to_a_string():
+def test_event_type_is_not_looked_up_without_string_subscriptions():
     assert Router([("class", (Broken,))]).match(Broken(), None) == ("class",)
 
 

@@ -154,7 +154,7 @@ def health_of(
 @pytest.mark.parametrize(
     ("set_up_since", "handler"), [(None, None), (0.5, "worker_init")], ids=["starts", "set up"]
 )
-def test_of_one_that_is_starting_all_is_told_that_is_known(
+def test_starting_worker_shows_all_known_facts(
     set_up_since: float | None, handler: str | None
 ) -> None:
     starting = SimpleNamespace(pid=4712, probe=LookedAt(), set_up_since=lambda: set_up_since)
@@ -167,11 +167,11 @@ def test_of_one_that_is_starting_all_is_told_that_is_known(
     assert (health.memory_bytes, health.children) == (2000, 2)
 
 
-def test_without_a_lane_there_is_nobody():
+def test_without_a_cpu_lane_there_are_no_processes():
     assert cpu_health(None, unobserved) == []
 
 
-def test_all_that_is_known_of_a_worker():
+def test_worker_shows_all_known_facts():
     health = health_of(running_s=0.5)
 
     assert (health.kind, health.name, health.pid) == ("cpu", "procbus-companion-1", 4711)
@@ -198,7 +198,7 @@ def test_the_states_of_a_worker():
     assert health_of(stopped).state == "stopped"
 
 
-def test_a_verdict_on_the_delivery_before_is_not_of_this_one():
+def test_verdict_on_the_delivery_before_does_not_count():
     assert health_of(LookedAt(stalled=True), running_s=0.1).state == "busy"
     assert health_of(LookedAt(stalled=True)).state == "idle"
 

@@ -45,7 +45,7 @@ def test_a_handler_that_does_nothing_is_stalled() -> None:
     assert noted(60.0).stalled(60.3)
 
 
-def test_not_before_a_window_has_passed() -> None:
+def test_handler_is_not_stalled_before_a_window_has_passed() -> None:
     assert not noted(1.5).stalled(1.5)
     assert not noted(1.5).stalled(2.5), "nobody has looked since"
     assert not Progress().stalled(10.0)
@@ -82,7 +82,7 @@ def test_input_and_output_are_asked_for_only_while_it_is_quiet() -> None:
     assert progress.stalled(3.0)
 
 
-def test_quiet_is_one_that_hardly_gained_cpu() -> None:
+def test_worker_that_hardly_gained_cpu_is_quiet() -> None:
     progress = Progress()
     assert not progress.quiet
     progress.note(0.0, 1.0, 0, "delivery")
@@ -100,7 +100,7 @@ def test_worker_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
     assert not progress.quiet
 
 
-def test_a_quiet_one_is_looked_at_closely_now_and_then() -> None:
+def test_quiet_worker_is_looked_at_closely_now_and_then() -> None:
     progress = Progress()
     looks = []
     for step in range(121):
@@ -141,7 +141,7 @@ def test_the_next_delivery_begins_anew() -> None:
     assert progress.stalled(12.5)
 
 
-def test_between_two_deliveries_nobody_is_stalled() -> None:
+def test_worker_is_not_stalled_between_two_deliveries() -> None:
     progress = Progress()
     for step in range(10):
         progress.note(step * STEP_S, 1.0, 1000, None)
@@ -183,7 +183,7 @@ def unchanged(readings: list[tuple[float, float]], least: float) -> bool:
 
 
 @given(histories())
-def test_stalled_is_who_changed_nothing_that_was_looked_at(history: list[Note]) -> None:
+def test_worker_without_any_change_is_stalled(history: list[Note]) -> None:
     progress = Progress()
     for note in history:
         progress.note(note.at, note.cpu_s, note.io_bytes, note.key)

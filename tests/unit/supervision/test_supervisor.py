@@ -175,7 +175,7 @@ def test_supervisor_says_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyP
     supervisor.stop()
 
 
-def test_a_fault_of_its_own_does_not_end_it(
+def test_fault_of_the_supervisor_does_not_end_it(
     it: Supervised, caplog: pytest.LogCaptureFixture
 ) -> None:
     it.io.fails = True
@@ -204,7 +204,7 @@ def test_logging_that_fails_does_not_end_it(
     assert "a filter that fails" in capsys.readouterr().err
 
 
-def test_without_limits_nobody_asks_what_has_run_out_of_time(it: Supervised) -> None:
+def test_without_limits_no_handler_is_checked_for_time(it: Supervised) -> None:
     slow = spot("slow")
     [delivery] = it.stage.put("slow")
     slow.wait_begun()
@@ -276,7 +276,7 @@ def test_a_handler_is_killed_at_its_limit_and_not_before(it: Supervised) -> None
     assert it.cpu.breaker.reason() == ""
 
 
-def test_the_rest_of_its_batch_runs_in_the_next_worker(it: Supervised) -> None:
+def test_rest_of_a_killed_workers_batch_runs_in_the_next(it: Supervised) -> None:
     blocker, hung = spot("blocker"), spot("hung")
     limited = it.stage.subscribe(visit, timeout=30.0)
     first = it.stage.put("blocker")
@@ -490,9 +490,7 @@ def test_a_process_that_cannot_be_looked_at_is_not_killed_for_its_memory(it: Sup
 # Stalled, and dead without a word.
 
 
-def test_a_handler_that_gets_nowhere_is_told_once(
-    it: Supervised, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_stalled_handler_is_logged_once(it: Supervised, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("first", "second"):
         hung = spot(name)
         [delivery] = it.stage.put(name)

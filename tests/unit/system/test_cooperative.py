@@ -24,14 +24,14 @@ def fail(log: list[str], error: Exception) -> Task[str]:
     raise error
 
 
-def test_nothing_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_without_a_wait_end_without_sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for nothing"))
     none: list[Task[str]] = []
     assert in_turn(none) == []
     assert in_turn([count([], "a", 0)]) == ["a"]
 
 
-def test_each_goes_to_its_next_wait_in_each_turn() -> None:
+def test_each_task_runs_to_its_next_wait_in_each_turn() -> None:
     log: list[str] = []
 
     assert in_turn([count(log, "a", 3), count(log, "b", 1), count(log, "c", 2)]) == ["a", "b", "c"]
@@ -39,7 +39,7 @@ def test_each_goes_to_its_next_wait_in_each_turn() -> None:
     assert log == ["a0", "b0", "c0", "a1", "c1", "a2"]
 
 
-def test_between_two_turns_it_waits_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wait_between_two_turns_serves_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
 

@@ -28,11 +28,11 @@ def make(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_without_any_limit_it_is_the_machine(tmp_path: Path) -> None:
+def test_without_limits_the_machines_cores_count(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 8
 
 
-def test_its_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5}, raising=False)
     assert usable_cores(tmp_path) == 2
 

@@ -57,7 +57,7 @@ def process_in(cgroup: str, *mounts: str) -> dict[str, str]:
     return {"proc/self/cgroup": cgroup, "proc/self/mountinfo": "\n".join(mounts) + "\n"}
 
 
-def test_without_cgroups_it_is_the_machine(make: Make) -> None:
+def test_without_cgroups_the_machines_memory_counts(make: Make) -> None:
     root = make({"proc/vmstat": "nr_free_pages 1\noom_kill 3\n"})
 
     assert available_bytes(root) == 8 * GIB
@@ -65,7 +65,7 @@ def test_without_cgroups_it_is_the_machine(make: Make) -> None:
     assert oom_kills(root) == 3
 
 
-def test_an_empty_tree(make: Make) -> None:
+def test_empty_tree_has_no_limit(make: Make) -> None:
     root = make({})
     assert available_bytes(root) == 8 * GIB
     assert oom_kills(root) == 0
@@ -174,7 +174,7 @@ def test_a_table_of_mounts_that_says_nothing(make: Make, mountinfo: str) -> None
     assert available_bytes(root) == 8 * GIB
 
 
-def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_this_machine_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert 0 < available_bytes() <= total_bytes()
     assert oom_kills() >= 0
@@ -223,7 +223,7 @@ def test_a_watch_looks_for_itself(make: Make, monkeypatch: Any) -> None:
 
 
 @given(st.integers(0, 1 << 45), st.lists(st.integers(0, 1 << 45), max_size=50))
-def test_hysteresis(total: int, seen: list[int]) -> None:
+def test_short_memory_needs_clearly_more_to_recover(total: int, seen: list[int]) -> None:
     watch = MemoryWatch(total)
     assert watch.short_below <= total // 10 + 1
     was_short = False

@@ -86,6 +86,6 @@ def test_worker_killed_by_another_program_was_not_out_of_memory(stage: Stage):
     assert not died(stage, -signal.SIGKILL).out_of_memory
 
 
-def test_before_anybody_looked_at_the_counter_nothing_is_said(stage: Stage):
+def test_without_a_note_of_the_counter_no_kill_is_reported(stage: Stage):
     assert stage.lane.oom is None
     assert not died(stage, -signal.SIGKILL).out_of_memory

@@ -210,7 +210,7 @@ def test_of_a_process_that_is_gone_no_memory_is_known() -> None:
     assert fair_bytes(2**31) is None
 
 
-def test_details(start: Start) -> None:
+def test_details_of_a_process_are_read(start: Start) -> None:
     child, descendants = start_family(start, 2)
 
     details = child.probe.details()
@@ -271,12 +271,12 @@ def test_the_tree_has_the_cpu_of_descendants(start: Start) -> None:
     assert boss.probe.tree_cpu_s() > busy - 0.03, "also when they have ended"
 
 
-def test_threads_of_this_process() -> None:
+def test_cpu_time_of_threads_is_read() -> None:
     seconds = thread_cpu_s()
     assert seconds[threading.get_native_id()] >= 0
 
 
-def test_memory_of_the_machine() -> None:
+def test_memory_of_the_machine_is_read() -> None:
     memory = machine_memory()
     assert 0 < memory.available <= memory.total
 

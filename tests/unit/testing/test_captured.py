@@ -49,7 +49,7 @@ def test_captured_is_a_readable_sequence(bus: InlineBus) -> None:
     assert repr(bus.published.of(int)) == "<nothing published>"
 
 
-def test_assertions_say_what_was_published_instead(bus: InlineBus) -> None:
+def test_failed_assertion_lists_the_published_events(bus: InlineBus) -> None:
     assert bus.assert_published(Page, count=2).events == [Page("a"), LongPage("c")]
     assert len(bus.assert_published()) == 4
     bus.assert_published(int, count=0)

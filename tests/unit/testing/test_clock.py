@@ -67,6 +67,6 @@ def test_the_time_of_a_handler_inside_another_is_its_own() -> None:
     assert clock.end() == 2
 
 
-def test_a_clock_stays_what_it_is_when_it_is_pickled() -> None:
+def test_pickled_clock_stays_the_same_clock() -> None:
     clock = Clock()
     assert pickle.loads(pickle.dumps(clock)) is clock

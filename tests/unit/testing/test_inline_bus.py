@@ -90,7 +90,7 @@ def test_event_that_cannot_travel_fails_only_with_pickling() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "io"])
-def test_a_failure_is_one_of_every_bus(kind: Any, pickling: bool) -> None:
+def test_failure_is_handled_as_on_every_bus(kind: Any, pickling: bool) -> None:
     with InlineBus([], pickling=pickling) as bus:
         bus.subscribe("n", fail, kind=kind, name="fail")
         receipt = bus.publish("n", 1)
@@ -119,7 +119,7 @@ def test_events_of_a_cpu_handler_come_with_its_success(pickling: bool) -> None:
     assert bus.published.events == [1, 2, 3, -1], "in the order of their publishing"
 
 
-def test_a_handler_may_wait_for_what_it_publishes() -> None:
+def test_handler_may_wait_for_its_own_event() -> None:
     with InlineBus([]) as bus:
         bus.subscribe("outer", lambda n: bus.publish("inner", n).result() + 1)
         bus.subscribe("inner", square)
@@ -228,7 +228,7 @@ def test_the_set_up_of_workers_is_called_once() -> None:
     assert calls == ["set up"]
 
 
-def test_options_for_what_is_not_there_are_refused() -> None:
+def test_options_for_workers_and_journals_are_refused() -> None:
     options: Any = {"cpu_workers": 2}
     with pytest.raises(OptionError, match=r"cpu_workers.*no workers"):
         InlineBus([], **options)
@@ -252,7 +252,7 @@ def test_a_handler_cannot_close_the_bus() -> None:
             bus.publish("n", 1).result()
 
 
-def test_each_thread_runs_what_it_publishes() -> None:
+def test_each_thread_runs_the_events_it_publishes() -> None:
     idents: dict[int, int] = {}
 
     def note(number: int) -> None:

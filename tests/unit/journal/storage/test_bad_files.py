@@ -43,11 +43,11 @@ def filled(path: Path, count: int = 2_000) -> Path:
     return path
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path):
+def test_missing_directory_is_refused(tmp_path: Path):
     assert "make the directory" in refusal(tmp_path / "no" / "run.db")
 
 
-def test_a_directory_in_place_of_a_file(tmp_path: Path):
+def test_directory_in_place_of_a_file_is_refused(tmp_path: Path):
     assert "it is a directory: name a file in it" in refusal(tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path):
     assert os.listdir(tmp_path) == ["shop.db"]
 
 
-def test_a_journal_of_a_newer_version(tmp_path: Path):
+def test_journal_of_a_newer_version_is_refused(tmp_path: Path):
     path = filled(tmp_path / "run.db", 1)
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
@@ -88,13 +88,13 @@ def test_a_journal_says_what_it_is_in_its_header(tmp_path: Path):
     connection.close()
 
 
-def test_a_truncated_journal(tmp_path: Path):
+def test_truncated_journal_is_refused(tmp_path: Path):
     path = filled(tmp_path / "run.db")
     os.truncate(path, path.stat().st_size // 2)
     assert "is truncated" in refusal(path)
 
 
-def test_a_corrupt_journal(tmp_path: Path):
+def test_corrupt_journal_is_refused(tmp_path: Path):
     path = filled(tmp_path / "run.db")
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -121,13 +121,13 @@ def left_by_a_dead_bus(directory: Path) -> Path:
     return path
 
 
-def test_a_truncated_intake(tmp_path: Path):
+def test_truncated_intake_is_refused(tmp_path: Path):
     path = left_by_a_dead_bus(tmp_path)
     os.truncate(f"{path}-intake", 4096)
     assert "It holds what was accepted last" in refusal(path)
 
 
-def test_an_intake_that_is_none(tmp_path: Path):
+def test_file_that_is_no_intake_is_refused(tmp_path: Path):
     path = left_by_a_dead_bus(tmp_path)
     Path(f"{path}-intake").write_bytes(b"something else" * 100)
     assert "is not the intake of a journal" in refusal(path)
@@ -236,7 +236,7 @@ def test_a_network_file_system_is_refused(path: str, kind: str):
 @pytest.mark.parametrize(
     "path", ["/var/run.db", "/home/me/scratch disk/run.db", "/homework/run.db", "/mnt/run.db"]
 )
-def test_a_local_file_system_is_not(path: str):
+def test_local_file_system_is_accepted(path: str):
     files.refuse_network(path, MOUNTS)
 
 
@@ -253,7 +253,7 @@ def largest_file(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_no_room_for_the_intake(tmp_path: Path):
+def test_full_disk_for_the_intake_is_reported(tmp_path: Path):
     with largest_file(1 << 20):
         assert "make room on the disk" in refusal(tmp_path / "run.db")
     EventBus([], journal=tmp_path / "run.db").close()

@@ -149,7 +149,7 @@ def test_a_head_that_is_damaged_is_read_from_its_copy(at: int):
     assert newer.frames == FRAMES
 
 
-def test_the_first_sector_of_the_file_is_no_more_than_what_is_in_it():
+def test_loss_of_the_first_sector_costs_only_its_contents():
     data = written(FRAMES)
     with file_of(bytes(SECTOR) + data[SECTOR:]) as fd:
         older, newer = left_in(fd)

@@ -127,7 +127,7 @@ def test_a_disk_that_fails_is_told_to_whoever_wrote_and_the_next_tries_again():
     assert disk.on_disk == 1
 
 
-def test_an_interrupt_leaves_nobody_waiting():
+def test_interrupt_leaves_no_thread_waiting():
     disk = Disk()
     sync = sync_of(disk)
     disk.write()

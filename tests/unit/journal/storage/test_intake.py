@@ -73,7 +73,7 @@ def test_an_empty_half_is_not_moved(fd: int):
     made.close()
 
 
-def test_each_use_of_a_half_begins_with_what_it_takes_to_make_sense_of_it(fd: int):
+def test_each_use_of_a_half_begins_with_the_names_of_handlers(fd: int):
     made = intake(fd)
     made.append(b"one")
     made.restate = lambda: b"names"
@@ -172,7 +172,7 @@ def test_writers_that_wait_get_the_error_when_nothing_can_be_moved(fd: int):
     made.close()
 
 
-def test_many_threads_write_all_of_it(fd: int):
+def test_records_of_many_threads_are_all_written(fd: int):
     made = Intake(fd, 1, lambda: None, 1 << 20)
     threads = [
         threading.Thread(

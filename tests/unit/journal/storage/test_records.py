@@ -85,7 +85,7 @@ def test_records_come_back_as_they_were(some):
     assert list(records_in(b"".join(map(pack, some)))) == some
 
 
-def test_a_record_that_nobody_knows_is_not_passed_over():
+def test_unknown_record_is_not_skipped():
     with pytest.raises(ValueError, match="unknown kind 99"):
         list(records_in(b"\x63\x00\x00\x00\x00"))
 
@@ -136,7 +136,7 @@ def histories(draw):
 
 
 @given(histories(), st.booleans())
-def test_to_pass_over_at_a_glance_changes_nothing(frames, keep_all):
+def test_quick_skipping_changes_no_result(frames, keep_all):
     quick, slow = Changes(keep_all), Changes(keep_all)
     quick.add_frames(frames)
     for frame in frames:

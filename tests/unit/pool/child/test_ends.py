@@ -140,7 +140,7 @@ def test_a_part_of_an_exception_that_cannot_travel_stays_behind_and_a_note_says_
     assert arrived.__notes__ == ["left behind in the worker, since it cannot travel: lock, args[1]"]
 
 
-def test_of_one_whose_class_cannot_travel_words_and_bases_are_told(rooms: Rooms) -> None:
+def test_exception_whose_class_cannot_travel_arrives_as_text_and_bases(rooms: Rooms) -> None:
     class Rooted(KeyError):
         lock = threading.Lock()
 
@@ -153,7 +153,7 @@ def test_of_one_whose_class_cannot_travel_words_and_bases_are_told(rooms: Rooms)
     assert kinds[1:4] == ("builtins.KeyError", "builtins.LookupError", "builtins.Exception")
 
 
-def test_the_name_of_what_is_missing_is_told(rooms: Rooms) -> None:
+def test_name_of_the_missing_object_is_reported(rooms: Rooms) -> None:
     error = raised(ModuleNotFoundError("No module named 'gone'", name="gone"))
     _, (*_, missing, _), _ = failure(read(ends_in(rooms).failed(Ending.NO_EVENT, error, 1.0, 0)[0]))
 

@@ -233,7 +233,7 @@ def test_a_printed_line_is_one_write(monkeypatch: pytest.MonkeyPatch, unbuffered
         assert ours.recv(100) == b"part whole\n"
 
 
-def test_prints_that_nobody_reads_are_dropped_and_that_is_told_once(
+def test_prints_without_a_reader_are_dropped_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reads, writes = os.pipe()

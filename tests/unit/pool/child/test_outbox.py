@@ -55,7 +55,7 @@ def test_reports_and_records_go_out_in_order(ends: Ends) -> None:
 
 
 @pytest.mark.usefixtures("no_patience")
-def test_a_record_is_not_sent_while_nobody_reads_and_is_again_once_somebody_does(
+def test_record_waits_until_the_parent_reads(
     ends: Ends,
 ) -> None:
     written: list[bytes] = []

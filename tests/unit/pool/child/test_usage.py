@@ -91,7 +91,7 @@ def test_small_sums_are_reported_when_a_report_is_due(monkeypatch: pytest.Monkey
     assert made.due() == b"", "there is nothing new"
 
 
-def test_a_short_stretch_is_not_worth_it(monkeypatch: pytest.MonkeyPatch):
+def test_short_run_is_not_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(usage, "_LEAST_S", 10.0)  # so that this is short however busy the machine
     made = Tally()
     made.turn(1, 0)

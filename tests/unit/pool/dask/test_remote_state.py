@@ -41,7 +41,7 @@ def test_messages_for_the_companion_are_left() -> None:
     assert line.told.pid == 7
 
 
-def test_an_answer_goes_to_who_asked() -> None:
+def test_answer_goes_to_its_question() -> None:
     line = Line()
     line.answers = [{"say": "stack", "stack": "in f"}]
 
@@ -59,7 +59,7 @@ def test_a_process_that_is_halted_too_late_goes_on(monkeypatch: Any) -> None:
     assert line.said == [{"do": "halt"}, {"do": "resume"}]
 
 
-def test_memory_is_watched_once_it_is_said_what_it_is_at_and_told_for_that_alone() -> None:
+def test_memory_is_watched_for_the_reported_delivery_alone() -> None:
     line = Line()
     line.told.ahead_s = 10.0
     at = (3, 1, 12.5)

@@ -17,7 +17,7 @@ def test_given_tokens_can_all_be_taken() -> None:
     tokens.close()
 
 
-def test_up_to_so_many_are_taken_at_once() -> None:
+def test_at_most_the_requested_tokens_are_taken_at_once() -> None:
     tokens = PipeTokens.create()
     tokens.release(5)
     assert tokens.take(2) == 2
@@ -26,7 +26,7 @@ def test_up_to_so_many_are_taken_at_once() -> None:
     tokens.close()
 
 
-def test_none_is_taken_twice() -> None:
+def test_no_token_is_taken_twice() -> None:
     tokens = PipeTokens.create()
     tokens.release(10_000)
     taken = [0] * 4
@@ -44,7 +44,7 @@ def test_none_is_taken_twice() -> None:
     tokens.close()
 
 
-def test_when_who_gives_is_gone_there_are_none() -> None:
+def test_no_token_is_left_once_the_giver_is_gone() -> None:
     taking, giving = os.pipe()
     os.set_blocking(taking, False)
     tokens = PipeTokens(taking)

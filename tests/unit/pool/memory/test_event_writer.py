@@ -115,7 +115,7 @@ def test_a_message_that_is_dropped_keeps_nothing_pinned(writer: EventWriter) -> 
     assert pins(delivery) == 0
 
 
-def test_the_end_of_a_worker_lets_go_of_all_that_was_pinned_for_it(writer: EventWriter) -> None:
+def test_end_of_a_worker_unpins_its_blocks(writer: EventWriter) -> None:
     delivery = delivery_of(b"x" * LARGE)
     encode(writer, delivery)
     writer.sent(1)

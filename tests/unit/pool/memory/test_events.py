@@ -339,7 +339,7 @@ def test_while_one_waits_for_room_no_other_gets_any(make_memory: MakeMemory) -> 
     assert memory.put(page(b"c"), 0, 1) is not None
 
 
-def test_a_worker_that_is_gone_stands_in_nobodys_way(make_memory: MakeMemory) -> None:
+def test_worker_that_is_gone_leaves_the_line(make_memory: MakeMemory) -> None:
     memory = make_memory(1)
     memory.wait_for_room(2, memory.openings, 0.001)
     memory.leave(2)
