@@ -1,1 +1,1 @@
-"""What procbus reaches, beside its limits and its peers: ``python -m bench``."""
+"""The figures of procbus, beside its limits and its peers: ``python -m bench``."""

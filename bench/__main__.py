@@ -137,9 +137,9 @@ def ask_all(names: Sequence[str], results: Results, repeat: int | None) -> list[
     """Ask the questions in turn, saying on stderr what is being measured.
 
     Args:
-        names: of the questions.
+        names: names of the questions.
         results: take every sample, and may have some already.
-        repeat: rounds of each; None for as many as the question itself says.
+        repeat: number of rounds of each; None for the question's own number.
     """
     answers = []
     with Console(stderr=True).status("") as status:

@@ -39,7 +39,7 @@ Kind = Literal["io", "cpu"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the bus said of one handler."""
+    """The bus's advice on one handler."""
 
     handler: Labelled
     advice: Advice
@@ -95,7 +95,7 @@ def ready(_event: Any) -> None:
 
 
 def feed(bus: EventBus, topic: str, event: Any, pending: int, seconds: float) -> None:
-    """Publish for so long, with so many deliveries pending, and wait for them."""
+    """Publish for some seconds, with a number of deliveries pending, and wait for them."""
     room = threading.Semaphore(pending)
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
@@ -108,7 +108,7 @@ def feed(bus: EventBus, topic: str, event: Any, pending: int, seconds: float) ->
 def ask(
     bus: EventBus, together: Sequence[Labelled], kind: Kind, seconds: float, port: int
 ) -> list[Answer]:
-    """Run handlers at once for so long, and see what the bus says of them."""
+    """Run handlers at once for some seconds, and collect the bus's advice on them."""
     feeders = []
     for handler in together:
         bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
@@ -163,7 +163,7 @@ def percentages(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def confusion(answers: Sequence[Answer]) -> str:
-    """The table of what was said, in Markdown."""
+    """The table of the advice, in Markdown."""
     lines = ["| it is | declared | says io | says cpu | silent |", "|---|---|---|---|---|"]
     for label in ("io", "cpu", "either"):
         for declared in ("io", "cpu"):
@@ -205,7 +205,7 @@ QUESTION = Question(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what was said."""
+    """Print the advice."""
     ways = [way for way in FULL_S if way in arguments[:1]] or list(FULL_S)
     names = [each for each in arguments if each in {handler.name for handler in HANDLERS}]
     numbers = [float(each) for each in arguments if each.replace(".", "").isdigit()]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from procbus import EventBus
 
 IO, INT, DATACLASS = "tiny io handler", "tiny cpu handler, int", "tiny cpu handler, dataclass"
-# Row to the kind of its handler, and what makes its events.
+# Row to the kind of its handler, and the function that makes its events.
 VARIANTS: dict[str, tuple[str, Callable[[int], Any]]] = {
     IO: ("io", lambda number: number),
     INT: ("cpu", lambda number: number),
@@ -47,7 +47,7 @@ def share_row(row: str) -> str:
 
 
 def cost_row(row: str) -> str:
-    """Name the row of what the measuring adds to each delivery."""
+    """Name the row for the cost that the measuring adds to each delivery."""
     return f"{row}: cost of a delivery"
 
 
@@ -55,7 +55,7 @@ class Switch:
     """Exchanges functions of classes for bare ones, and back.
 
     Args:
-        *exchanged: class, name of its function, and what is left out of the bare one.
+        *exchanged: class, name of its function, and the names left out of the bare one.
     """
 
     def __init__(self, *exchanged: tuple[type, str, tuple[str, ...]]) -> None:
@@ -76,7 +76,7 @@ class Switch:
 
 
 def switch_of_parent() -> Switch:
-    """Make that of the parent."""
+    """Make the exchange for the parent."""
     from procbus.lanes.threads import IoThread
     from procbus.pool.parent_end import ParentEnd
 
@@ -109,7 +109,7 @@ def prepare_worker(path: str) -> None:
 def opened(
     handler: Callable[[Any], None], kind: str, workers: int
 ) -> Iterator[tuple[EventBus, Callable[[int], None]]]:
-    """Open a bus with one handler, and give what turns the measuring on and off."""
+    """Open a bus with one handler; return the function that turns the measuring on and off."""
     from procbus import EventBus
 
     with tempfile.NamedTemporaryFile() as file:
@@ -144,7 +144,7 @@ def seconds_for(bus: EventBus, events: Sequence[Any]) -> float:
 
 
 def compare(settings: Settings, row: str) -> dict[str, float]:
-    """Take turns; what is found is the median of the pairs."""
+    """Take turns; the result is the median of the pairs."""
     kind, make_event = VARIANTS[row]
     with opened(tiny, kind, settings.workers) as (bus, turn):
         events = [make_event(number) for number in range(settings.count(WARM_UP))]

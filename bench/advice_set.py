@@ -1,8 +1,8 @@
-"""Handlers of which people agree what they do with the machine, to see what the bus says of them.
+"""Handlers whose use of the machine people agree on, to compare the bus's advice with.
 
-Each has a label: the kind that is right on two cores or more, or "either" where both do as well,
-and why. Those that hold the GIL while they compute are "cpu"; those that wait are "io"; those that
-compute without the GIL use all cores either way. Events are small where nothing else is said.
+Each has a label with a reason: the kind that is right on two cores or more, or "either" if both are
+as good. Handlers that hold the GIL while they compute are "cpu"; handlers that wait are "io";
+handlers that compute without the GIL use all cores either way. Events are small unless noted.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def labelled(
     return decorate
 
 
-# What they work on, made once in each process.
+# Objects that they work on, made once in each process.
 
 
 @cache
@@ -435,7 +435,7 @@ def read_and_parse(_event: Any) -> int:
     return len(json.loads(rows_json()))
 
 
-# Where the event matters.
+# Handlers whose event matters.
 
 
 @labelled("either", "nothing to do: what it costs is the bus")

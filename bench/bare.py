@@ -1,7 +1,7 @@
-"""procbus's own functions without what they measure for the advice: what that costs shows beside.
+"""procbus's own functions without the measurements for the advice, to show their cost.
 
 A function is taken from its source, without each statement that names one of the hooks, and
-compiled anew. So what is compared cannot drift apart; where a hook is gone, or has another name,
+compiled anew. So the compared versions cannot drift apart. If a hook is gone, or has another name,
 the benchmark fails.
 """
 

@@ -1,8 +1,8 @@
-"""Tasks of which some kill their own worker, and what becomes of all of them.
+"""Tasks of which some kill their own worker, and the fate of all of them.
 
 Every contender gets the same tasks in a process of its own, the scene (`bench.scene`). This module
-is what watches it from outside: it bounds every wait, looks at what is left once the scene has
-ended, and ends that.
+watches the scene from outside. It bounds every wait, looks for remaining processes once the scene
+has ended, and ends them.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Plot:
-    """What is to happen in one scene.
+    """The plan of one scene.
 
     Attributes:
-        contender: who runs the tasks.
-        workers: so many worker processes.
-        count: so many tasks.
+        contender: name of the contender that runs the tasks.
+        workers: number of worker processes.
+        count: number of tasks.
         deaths: number of a task, as text, to how it kills its process.
         spins: work of each task.
-        hung_s: a task that has no result so many seconds after the last was submitted is hung.
-        file: where all tasks leave their numbers.
+        hung_s: time without a result after the last submit, in seconds, after which a task counts
+            as hung.
+        file: file in which all tasks leave their numbers.
     """
 
     contender: str
@@ -189,7 +190,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def end_all(mark: str) -> None:
-    """Kill what is left of one scene."""
+    """Kill the remains of one scene."""
     while processes := marked(mark):
         for process in processes:
             process.kill()

@@ -25,10 +25,10 @@ class Contender(AbstractContextManager["Contender"]):
 
     Attributes:
         submit: hands over one event and returns what `result` takes.
-        result: waits for the result of one event, at most so many seconds where they are given;
-            raises a TimeoutError of its library when they are over.
+        result: waits for the result of one event, with an optional maximum in seconds; raises a
+            TimeoutError of its library at the maximum.
         close: ends every process that was started.
-        run_all: what does the work of `run` where one submit at a time is not the peer's way.
+        run_all: does the work of `run`, if one submit at a time is not the peer's way.
     """
 
     submit: Callable[[Any], Any]
@@ -52,7 +52,7 @@ class Contender(AbstractContextManager["Contender"]):
         self.close()
 
 
-# Opens a contender for one module-level handler of one argument, on so many worker processes.
+# Opens a contender for one module-level handler of one argument, on a number of worker processes.
 Opener = Callable[[Handler, int], Contender]
 
 
@@ -62,7 +62,7 @@ def procbus(handler: Handler, workers: int, **options: Any) -> Contender:
     Args:
         handler: of every event.
         workers: processes.
-        **options: those of `EventBus`.
+        **options: options of `EventBus`.
     """
     from procbus import EventBus, Receipt
 
@@ -185,5 +185,5 @@ CPU_CONTENDERS: dict[str, Opener] = {
     "mpire": mpire,
     "pebble": pebble,
 }
-# Who is asked what a dead worker does to the others' work.
+# Contenders that are asked how a dead worker affects the others' work.
 CRASH_CONTENDERS: dict[str, Opener] = {**CPU_CONTENDERS, "distributed": distributed}

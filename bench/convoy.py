@@ -1,8 +1,8 @@
 """What does cpu work do to the latency of io handlers, on threads and on processes of its own?
 
-The load and the probes are those of `io_latency`. A thread that wants the GIL asks for it after
-`sys.getswitchinterval()`, 5 ms as Python comes, and so each of its steps waits for that long or
-longer behind a thread that computes: the convoy. The same is asked with an interval of 0.5 ms.
+The load and the probes come from `io_latency`. A thread that wants the GIL asks for it after
+`sys.getswitchinterval()`, by default 5 ms. So each of its steps waits for that long or longer
+behind a thread that computes: the convoy. The same is measured with an interval of 0.5 ms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What does the parent pay for an event, a batch and a byte on a Dask cluster?
 
-By that follows how many workers one bus feeds: see docs/scale.md.
+The answer tells how many workers one bus feeds: see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .work import nap, tiny
 
 EVENT, BATCH, BYTES = "each event", "each batch", "each MiB there"
 EVENTS, BATCHES, LARGE = 40_000, 600, 100
-#: So long that the cores are the parent's.
+#: Length of the sleep, in seconds; because the cores must be free for the parent.
 NAP_S = 0.01
 MIB = 1 << 20
 

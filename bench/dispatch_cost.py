@@ -39,10 +39,10 @@ def cores_row(nap_ms: float) -> str:
 
 @dataclass(frozen=True)
 class Engine:
-    """What is measured.
+    """A way to measure.
 
     Attributes:
-        run: runs so many events, whose handler sleeps so many ms, to their end.
+        run: runs a number of events, whose handler sleeps for a number of ms, to their end.
         close: ends the workers.
     """
 

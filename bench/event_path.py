@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which files of procbus one warm event passes, and how often it changes from one file to another.
+"""The files of procbus that one warm event passes, and its changes from one file to another.
 
 `python -m bench.event_path` prints a table; `--files` names the files. The fewer there are, the
 sooner a reader has followed an event through the code. It counts calls of functions by
@@ -23,7 +23,7 @@ from procbus import EventBus
 
 PACKAGE = str(Path(procbus.__file__).parent) + "/"
 
-#: What is called in procbus, by thread, in order: (thread, file). Switched on for one event.
+#: Calls in procbus, by thread, in order: (thread, file). Switched on for one event.
 _calls: list[tuple[int, str]] = []
 _is_on = False
 
@@ -34,13 +34,13 @@ def _profile(frame: FrameType, kind: str, _: Any) -> None:
 
 
 def watch() -> None:
-    """Count the calls of this thread, and of those that start from now on."""
+    """Count the calls of this thread, and of threads that start from now on."""
     threading.setprofile(_profile)
     sys.setprofile(_profile)
 
 
 def switch(on: bool) -> list[tuple[int, str]]:
-    """Begin to count, or end; return what was counted."""
+    """Begin to count, or end; return the counted calls."""
     global _is_on
     _is_on = on
     counted = list(_calls)

@@ -16,7 +16,7 @@ SUBMIT = "submit, tiny call"
 MAP = "map, tiny call, chunks of 100"
 LAMBDA = "submit, a new lambda for each call"
 
-# The same for all, since what the garbage collector takes grows with the futures that are kept.
+# The same for all, because the garbage collector's work grows with the futures that are kept.
 CALLS = 20_000
 WARM_UP = 500
 CHUNK = 100
@@ -98,7 +98,8 @@ BY_VALUE = (procbus_executor, loky_executor)
 def limit_rate(settings: Settings) -> dict[str, float]:
     """Make the standard's futures, give each its result and take it, and nothing else.
 
-    So many calls per second no executor can reach whose futures are the standard's, in this thread.
+    No executor with the standard's futures can make more calls per second than this, in this
+    thread.
     """
     count = settings.count(CALLS)
     began = perf_counter()

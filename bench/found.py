@@ -1,4 +1,4 @@
-"""What a run found, read from its JSON file: figures, their spread, and ratios within a round."""
+"""The results of a run, read from its JSON file: figures, their spread, and ratios in a round."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def contenders(self) -> list[str]:
-        """Name those who gave figures, in the order in which they were first asked."""
+        """Name the contenders that gave figures, in the order in which they were first asked."""
         return list(dict.fromkeys(name for each in self.rounds for name in each))
 
     def runs(self, row: str, contender: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""The plots of the questions about the GIL: one function for each, from what was found to axes."""
+"""The plots of the questions about the GIL: one function for each, from results to axes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .plotting import (
 )
 from .report import short
 
-#: What a contender is called in a plot, where its own name says too little there.
+#: Names of contenders in a plot, if their own names say too little there.
 NAMES = {LIMIT: "limit", "thread bus": "thread-pool bus"}
 #: Lanes that are no further apart are called even.
 EVEN = 1.05
@@ -32,7 +32,7 @@ CPU_COLOUR, IO_COLOUR = looks_of([PROCBUS_CPU])[PROCBUS_CPU], looks_of([PROCBUS_
 
 
 def name_of(contender: str, names: Mapping[str, str] = NAMES) -> str:
-    """Return what a contender is called in a plot."""
+    """Return the name of a contender in a plot."""
     return names.get(contender, contender)
 
 

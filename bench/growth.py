@@ -42,7 +42,7 @@ class Grown(NamedTuple):
         peak: highest resident memory of the worker's process, in bytes.
         above_at: when it was first seen above `noted_bytes`, in seconds of `monotonic`; else 0.
         allocated: bytes that the handler has allocated and touched.
-        seconds: for so long.
+        seconds: duration of the run, in seconds.
     """
 
     peak: float

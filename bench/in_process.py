@@ -86,7 +86,7 @@ def bubus(handler: Handler, _workers: int) -> Contender:
 
 
 def huey(handler: Handler, workers: int) -> Contender:
-    """Open a queue in memory with so many consumer threads, polling as often as they may."""
+    """Open a queue in memory with a number of consumer threads, polling as often as they may."""
     library: Any = import_module("huey")
     queue = library.MemoryHuey(immediate=False, results=True, store_none=True)
     task = queue.task()(handler)

@@ -1,4 +1,4 @@
-"""Which Pythons this machine has: on PATH, and pyenv's."""
+"""The Pythons of this machine: on PATH, and pyenv's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Those that are looked for; t is the free-threaded build.
+#: Versions that are looked for; t is the free-threaded build.
 VERSIONS = ("3.11", "3.12", "3.13", "3.13t", "3.14", "3.14t", "3.15", "3.15t")
 ASK = (
     "import sys, sysconfig; print('%d.%d' % sys.version_info[:2]"
@@ -17,7 +17,7 @@ ASK = (
 
 
 def candidates(version: str) -> Iterator[str]:
-    """Name what may be that interpreter."""
+    """Name a possible file of that interpreter."""
     name = f"python{version}"
     if found := shutil.which(name):
         yield found
@@ -27,7 +27,7 @@ def candidates(version: str) -> Iterator[str]:
 
 
 def is_one(path: str, version: str) -> bool:
-    """Tell whether this runs, and is what its name says: a name may be a shim that fails."""
+    """Tell whether this runs, and is the named version: a name may be a shim that fails."""
     try:
         done = subprocess.run([path, "-c", ASK], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -62,7 +62,7 @@ class Stopwatch:
         self.times.append(perf_counter() - probe.sent)
 
     def probe(self, publish: Callable[[Probe], object], seconds: float) -> None:
-        """Publish probes for so many seconds."""
+        """Publish probes for some seconds."""
         end = perf_counter() + seconds
         while perf_counter() < end:
             sleep(PAUSE_S)

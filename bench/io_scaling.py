@@ -1,6 +1,6 @@
 """How many handlers that wait can be under way at a time, and what does each way of it cost?
 
-The limit of sleeps and sockets is arithmetic: so many under way, each for at least its wait.
+The limit of sleeps and sockets is arithmetic: the number at once, each for at least its wait.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def row_of(kind: str, concurrent: int) -> str:
 
 
 def procbus_async(coroutine: Handler, concurrent: int) -> Contender:
-    """Open a bus whose handler is a coroutine function, so many of which run at a time."""
+    """Open a bus whose handler is a coroutine function, with a maximum at once."""
     from procbus import EventBus, Receipt
 
     bus = EventBus([])
@@ -42,7 +42,7 @@ def procbus_async(coroutine: Handler, concurrent: int) -> Contender:
 
 
 def threads(handler: Handler, concurrent: int) -> Contender:
-    """Open `concurrent.futures` with so many threads."""
+    """Open `concurrent.futures` with a number of threads."""
     from concurrent.futures import Future
 
     pool = ThreadPoolExecutor(concurrent)
@@ -50,7 +50,7 @@ def threads(handler: Handler, concurrent: int) -> Contender:
 
 
 def bare_asyncio(coroutine: Handler, concurrent: int) -> Contender:
-    """Run so many tasks of one event loop, each awaiting the coroutine again and again."""
+    """Run a number of tasks of one event loop, each awaiting the coroutine again and again."""
 
     def run_all(events: Any) -> None:
         waiting = iter(events)
@@ -68,7 +68,7 @@ def bare_asyncio(coroutine: Handler, concurrent: int) -> Contender:
 
 
 def memory() -> float:
-    """Return the memory of this process and all below it in MB, what they share counted once."""
+    """Return the memory of this process and all below it in MB, shared pages counted once."""
     me = psutil.Process()
     found = 0
     for process in [me, *me.children(recursive=True)]:
@@ -103,7 +103,7 @@ def count_of(concurrent: int, settings: Settings) -> int:
 
 
 def limits(settings: Settings) -> dict[str, float]:
-    """Compute what the waits allow; measure bare threads where there is no such number."""
+    """Compute the maximum that the waits allow; measure bare threads if there is no such number."""
     found = {}
     for name, kind in IO_KINDS.items():
         for concurrent in CONCURRENT:
@@ -117,7 +117,7 @@ def limits(settings: Settings) -> dict[str, float]:
 
 
 def bare_memory(concurrent: int) -> float:
-    """Return the memory of so many threads that wait, in MB."""
+    """Return the memory of a number of threads that wait, in MB."""
     before = memory()
     over = threading.Event()
     waiting = [threading.Thread(target=over.wait) for _ in range(concurrent)]
@@ -131,7 +131,7 @@ def bare_memory(concurrent: int) -> float:
 
 
 def bare_rate(kind: IoKind, concurrent: int, settings: Settings) -> float:
-    """Measure so many threads that only loop over the handler."""
+    """Measure a number of threads that only loop over the handler."""
     each = max(1, count_of(concurrent, settings) // concurrent)
 
     def loop(event: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from .limit import bare_processes
 
 SLEEP_S = 0.010
-ANSWER_S = 0.005  # the server thinks for so long
+ANSWER_S = 0.005  # time for which the server thinks
 ANSWER = b"x" * 4096
 FILE = b"y" * 16 * 1024
 
@@ -103,8 +103,8 @@ def server(answers: Sequence[bytes] = (ANSWER,), answer_s: float = ANSWER_S) -> 
     """Run a server in a process of its own; give its port.
 
     Args:
-        answers: what it answers by number.
-        answer_s: for how long it thinks first, in seconds.
+        answers: the server's answers, by number.
+        answer_s: time for which it thinks first, in seconds.
     """
     with bare_processes(1, serve, answers, answer_s) as (pipe,):
         if not pipe.poll(20):
@@ -131,8 +131,8 @@ class IoKind(NamedTuple):
     Attributes:
         handler: waits on a thread or in a process.
         coroutine: waits on an event loop; None where asyncio has no way.
-        event: a context manager that gives the event.
-        wait_s: how long each waits at least; None where nobody knows.
+        event: a context manager that returns the event.
+        wait_s: minimum wait of each, in seconds; None if unknown.
     """
 
     handler: Callable[[Any], Any]

@@ -36,7 +36,7 @@ BOUND_S = 20.0
 
 
 class Before(EventBus):
-    """A bus whose `publish` is that of before there were journals."""
+    """A bus with the `publish` from before there were journals."""
 
     def publish(self, event: Any, payload: Any = NOTHING) -> Receipt:  # type: ignore[override]
         if payload is NOTHING:
@@ -47,7 +47,7 @@ class Before(EventBus):
 
 
 class Held:
-    """A handler that keeps the one thread of a bus while somebody wants it to."""
+    """A handler that keeps the one thread of a bus while the benchmark wants it to."""
 
     def __init__(self, bus: EventBus) -> None:
         self._bus = bus

@@ -1,6 +1,6 @@
 """Large events, and the handlers that get them. A light module: workers import it.
 
-Handlers look at one element only: what is measured is how the data gets to them.
+Handlers look at one element only, because the transport of the data is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def length(data: bytes) -> int:
 
 
 def numbers(size: int, start: int = 0) -> Any:
-    """Make an array of 64-bit floats of so many bytes, or a few more, that begins with `start`."""
+    """Make an array of 64-bit floats of about the given size in bytes, that begins with `start`."""
     import numpy as np
 
     return np.arange(start, start + -(-size // ITEM_BYTES), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What the machine allows with no bus at all: pickle, pipes and bare processes."""
+"""The maximum of the machine without a bus: pickle, pipes and bare processes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def pipe_round_trips(handler: Callable[[Any], Any], events: Sequence[Any]) -> li
 
 
 def loop_on_signal(pipe: Connection, handler: Callable[[Any], Any], event: Any, times: int) -> None:
-    """Worker: when told, call `handler(event)` so many times, and say when it is done."""
+    """Worker: when told, call `handler(event)` a number of times, and say when it is done."""
     pipe.send_bytes(b"ready")
     pipe.recv_bytes()
     for _ in range(times):
@@ -96,7 +96,7 @@ def bare_rate(handler: Callable[[Any], Any], event: Any, times: int, workers: in
     """Return calls per second of `workers` processes that only loop over `handler(event)`.
 
     Args:
-        handler: what is called.
+        handler: the function that is called.
         event: its argument.
         times: calls in all, divided evenly.
         workers: number of processes.

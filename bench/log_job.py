@@ -84,7 +84,7 @@ def counted(log: LogFetched) -> LogCounted:
 
 
 def fetch_and_count(log: LogListed) -> LogCounted:
-    """Do all but store: what a pool of processes is given."""
+    """Do everything except storing: the part for a pool of processes."""
     return counted(LogFetched(log.number, fetch(log.port, log.number % KINDS)))
 
 

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: machine, versions, date, command."""
+"""The conditions of a figure besides the code: machine, versions, date, command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from time import monotonic
 
 import psutil
 
-#: How long to look before a machine is called quiet, and what of all its cores may be in use then.
+#: Time to look before a machine is called quiet, in seconds, and maximum share of all its cores in
+#: use then.
 LOOK_S = 0.25
 QUIET_PERCENT = 15
 
@@ -44,7 +45,7 @@ def facts(workers: int) -> dict[str, object]:
 
 
 def wait_until_quiet(patience_s: float) -> bool:
-    """Wait until nobody else uses the cores; tell whether that came to be in so many seconds."""
+    """Wait until no other program uses the cores; tell whether that happened in time."""
     end = monotonic() + patience_s
     while psutil.cpu_percent(interval=LOOK_S) > QUIET_PERCENT:
         if monotonic() > end:

@@ -1,4 +1,4 @@
-"""What the machine allows a parent and its workers with pickle and shared memory alone."""
+"""The maximum of a parent and its workers with pickle and shared memory alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def put(slot: memoryview, objects: Iterator[Any], most: int) -> int:
 
 
 def take(slot: memoryview, count: int) -> Iterator[Any]:
-    """Unpickle so many objects from a slot."""
+    """Unpickle a number of objects from a slot."""
     at = 0
     for _ in range(count):
         (size,) = _SIZE.unpack_from(slot, at)

@@ -19,7 +19,7 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What every sample of one run shares.
+    """The settings that every sample of one run shares.
 
     Attributes:
         workers: cpu workers of every contender: the cores that this process may use.
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Target:
-    """What procbus must reach in one row: a bound on its figure, or on a ratio.
+    """The bound that procbus must reach in one row: on its figure, or on a ratio.
 
     Attributes:
         bound: the number to reach.
@@ -88,7 +88,7 @@ Sample = Callable[[Settings], dict[str, float]]
 
 @dataclass(frozen=True)
 class Question:
-    """One question to the machine: its rows, and who is asked.
+    """One question to the machine: its rows, and its contenders.
 
     Attributes:
         name: as in `--only`.
@@ -96,12 +96,12 @@ class Question:
         rows: the figures in the order of the table.
         contenders: name to sample function; one that begins with `PROCBUS` is among them, `LIMIT`
             where there is one.
-        limit: what the limit does, in a few words; empty where there is none.
+        limit: the work of the limit, in a few words; empty if there is none.
         time_limit: seconds after which one sample is killed and recorded as failed.
-        rounds: how many, where nobody says. Fewer than five are for figures that are counts, which
+        rounds: number of rounds by default. Fewer than five are for figures that are counts, which
             hardly vary, and for samples that hold many measurements each.
-        needs: modules without which nobody can be asked.
-        not_here: who would be a contender if this machine had what it takes.
+        needs: modules without which the question cannot be asked.
+        not_here: contenders that this machine lacks the means for.
     """
 
     name: str

@@ -39,7 +39,7 @@ class Window:
 
 
 class Feeder(threading.Thread):
-    """Publishes short events, as many as there is room for, and notes what became of them.
+    """Publishes short events, as many as there is room for, and notes their outcomes.
 
     Args:
         bus: its `max_pending` paces the feeder.
@@ -105,7 +105,7 @@ class Turn:
     new_pid: int | None
 
     def add_to(self, window: Window, ended: list[tuple[float, int]]) -> None:
-        """Count what the neighbour did meanwhile."""
+        """Count the neighbour's work meanwhile."""
         until = self.ended_at
         if until is None:
             until = min(at for at, pid in ended if pid == self.new_pid)

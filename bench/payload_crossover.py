@@ -33,7 +33,7 @@ class Parcel:
 
 
 def handle(parcel: Parcel) -> int:
-    """Compute for so long, and look at the end of the payload."""
+    """Compute for some time, and look at the end of the payload."""
     spin(parcel.iterations)
     return len(parcel.payload)
 

@@ -56,7 +56,7 @@ def draw_row(
 
 
 def draw_peers(questions: Mapping[str, Found]) -> Any:
-    """Draw what was found of rates, latency, memory and start."""
+    """Draw the results for rates, latency, memory and start."""
     panels = [
         ("tiny_cpu", "tiny cpu handler, int", "Tiny handlers, processes", "events/s", True),
         ("tiny_io", "tiny io handler", "Tiny handlers, this process", "events/s", True),

@@ -14,5 +14,5 @@ from .large_contenders import ray
 PROCESS_PEERS: dict[str, Opener] = {**CPU_CONTENDERS, "distributed": distributed, "ray": ray}
 #: All of them.
 PEERS: dict[str, Opener] = {**PROCESS_PEERS, **IN_PROCESS}
-#: Events in a second or so, of those that are slow.
+#: Number of slow events in a second or so.
 SLOW = {"bubus": 300, "distributed": 800, "huey": 4_000, "joblib": 50, "ray": 2_000}

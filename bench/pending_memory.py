@@ -22,7 +22,7 @@ from .peers import PEERS
 from .work import Order
 
 ROW = "memory of the parent for each waiting event"
-FULL_COUNT = 8_000  # a bus has room for 10,000 where nobody says otherwise
+FULL_COUNT = 8_000  # a bus has room for 10,000 by default
 GATE = "PROCBUS_BENCH_GATE"  # workers inherit it
 WARM_UP = 50
 #: joblib, blinker and pyee have nothing that waits; bubus refuses more than 100 waiting events.
@@ -52,7 +52,7 @@ def orders(count: int) -> Iterable[Order]:
 
 
 def growth(submit: Callable[[Any], Any], count: int) -> tuple[float, list[Any]]:
-    """Submit so many; return the growth per event in bytes, and what submitting gave."""
+    """Submit a number of events; return the growth per event in bytes, and the submits' results."""
     before = own_bytes()
     handles = [submit(order) for order in orders(count)]
     return (own_bytes() - before) / count, handles

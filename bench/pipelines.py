@@ -66,7 +66,7 @@ def read_and_measure(found: FileFound) -> FileMeasured | FileSkipped:
 
 @contextmanager
 def index_job(count: int) -> Iterator[Job]:
-    """Get the demo's job ready for so many files."""
+    """Get the demo's job ready for a number of files."""
     with (
         tempfile.TemporaryDirectory(prefix="procbus-bench-") as directory,
         open_index(str(Path(directory, "index.sqlite"))) as index,
@@ -182,7 +182,7 @@ def bare_seconds(job: Job, settings: Settings) -> float:
 
 
 def seconds(run: Callable[[Job, Settings], None], settings: Settings) -> dict[str, float]:
-    """Run each job once to read its files and to start what it needs, then once for the figure."""
+    """Run each job once to read its files and to warm up, then once for the figure."""
     found = {}
     count = settings.count(FULL_COUNT, at_least=8)
     for name, ready in JOBS.items():
@@ -197,7 +197,7 @@ def seconds(run: Callable[[Job, Settings], None], settings: Settings) -> dict[st
 
 
 def limits(settings: Settings) -> dict[str, float]:
-    """Measure what as many processes as cores take; waiting for the server is left out of it."""
+    """Measure as many processes as there are cores; waiting for the server is left out."""
     found = {}
     count = settings.count(FULL_COUNT, at_least=8)
     with index_job(count) as job:

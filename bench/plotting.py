@@ -1,4 +1,4 @@
-"""How every plot of the benchmarks looks: on light and on dark pages, with and without colours.
+"""The look of every plot of the benchmarks: on light and dark pages, with and without colours.
 
 The background is transparent, and all ink and colours are of a middle lightness: each has a
 contrast of at least 3.9 to white and to GitHub's dark page (#0d1117). Contenders have a colour, a
@@ -101,7 +101,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, runs: Sequence[float]) -> Spread:
-        """Take the spread of what the rounds gave."""
+        """Take the spread of the rounds' figures."""
         return cls(median(runs), min(runs), max(runs))
 
 

@@ -1,4 +1,4 @@
-"""What threads and processes do on the Python that runs this: ``python -m bench.python_probe``.
+"""Threads and processes on the Python that runs this: ``python -m bench.python_probe``.
 
 `bench.pythons` runs it on every interpreter that it finds. It needs the standard library alone, and
 measures procbus as well where that can be imported. Prints figures by row, as JSON.

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from .model import Question
 
-# What is asked where nobody says more: threads or processes? It takes less than ten minutes.
+# The questions by default: threads or processes? They take less than ten minutes.
 SUITE = (
     "cpu_scaling",
     "io_scaling",
@@ -17,7 +17,7 @@ SUITE = (
     "payload_crossover",
     "pipelines",
 )
-# What is asked about peers: `--only peers`.
+# The questions about peers: `--only peers`.
 PEERS = ("tiny_cpu", "tiny_io", "latency", "crash_table", "pending_memory", "startup")
 NAMES = (
     *SUITE,

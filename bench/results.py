@@ -16,7 +16,7 @@ from typing import Any
 from .model import Question, Row, Settings
 from .runner import Answer
 
-#: What must be the same for figures to stand in one file.
+#: Settings that must be equal for figures in one file.
 OF_ONE_KIND = ("system", "processor", "cores", "workers", "python", "libraries")
 
 
@@ -67,7 +67,7 @@ class Results:
         return results
 
     def answer_to(self, question: Question) -> Answer:
-        """Return what is known of a question; samples that failed are not, and are taken again."""
+        """Return the known figures of a question; failed samples are missing, and taken again."""
         rounds = self.document["questions"].get(question.name, {}).get("rounds", [])
         known = [
             {name: figures for name, figures in each.items() if name in question.contenders}
@@ -77,7 +77,7 @@ class Results:
         return Answer(question, known, disturbed=disturbed)
 
     def keep(self, answer: Answer) -> None:
-        """Write what is known now. The file is always whole: it is replaced, not rewritten."""
+        """Write the known figures. The file is always whole: it is replaced, not rewritten."""
         self.document["questions"][answer.question.name] = to_json(answer)
         self.document["machine"]["load_after"] = os.getloadavg()[0]
         new = self.file.with_name(self.file.name + ".new")
@@ -86,7 +86,7 @@ class Results:
 
 
 def to_json(answer: Answer) -> dict[str, Any]:
-    """Return every figure of every round, with what was concluded from them, as plain data."""
+    """Return every figure of every round, with the conclusions from them, as plain data."""
     return {
         "asks": answer.question.asks,
         "limit": answer.question.limit,

@@ -22,23 +22,23 @@ from .model import OPTIONAL, PROCBUS, Question, Row, Settings, Target
 #: How long a sample waits for others to leave the cores alone, in seconds.
 PATIENCE_S = 20.0
 
-#: Where names of semaphores are.
+#: The directory of the names of semaphores.
 SHARED_MEMORY = Path("/dev/shm")
 
-# Where this package is found, as `bench` in the project and as `procbus._bench` where installed.
+# The directory of this package: `bench` in the project and `procbus._bench` when installed.
 ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
 
 
 @dataclass
 class Answer:
-    """What one question found: a list of figures for each contender, one entry per round.
+    """The answer to one question: a list of figures for each contender, one entry per round.
 
     Attributes:
-        question: what was asked.
+        question: the question.
         rounds: for each round, contender to its figures by row; a contender that failed is absent.
-        errors: what went wrong, as "contender, round: reason".
+        errors: failures, as "contender, round: reason".
         not_installed: contenders that could not be asked.
-        disturbed: samples that were begun while others used the cores.
+        disturbed: samples that were begun while other programs used the cores.
     """
 
     question: Question
@@ -56,7 +56,7 @@ class Answer:
         ]
 
     def against(self, row: Row, target: Target) -> list[float]:
-        """Return what is held against the target, a round each: procbus's figure or its ratio.
+        """Return the value to compare with the target, one a round: procbus's figure or its ratio.
 
         A ratio is taken within a round, between samples that stand next to each other in time.
         """
@@ -118,13 +118,13 @@ def take_sample(question: Question, contender: str, settings: Settings) -> dict[
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of the sample's process group, and the names that it leaves."""
+    """Kill the remains of the sample's process group, and remove the names that it leaves."""
     killed = {process.pid, *members(process.pid)}
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # as it should be: all have ended by themselves
         return
-    # Those of its semaphores loky would unlink by a process of its own: killed as well.
+    # loky would unlink the semaphores by a process of its own, which is killed as well.
     for pid in killed:
         for name in SHARED_MEMORY.glob(f"sem.loky-{pid}-*"):
             name.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def ask(
     Args:
         answer: to the question; what is in it already is not asked again.
         settings: shared by all samples.
-        rounds: how many figures to take of each contender.
+        rounds: number of figures of each contender.
         on_sample: called with the question's name, the contender and the round before each sample.
         on_taken: called with the answer after each sample, and once where there is none to take.
     """
@@ -181,7 +181,7 @@ def ask(
                 continue
             on_sample(question.name, contender, number)
             if settings.scale >= 1:  # the figures of a quick run mean nothing anyhow
-                # Who once waited in vain does not wait for each of the others.
+                # After one wait in vain the others are not waited for.
                 is_quiet = wait_until_quiet(PATIENCE_S if is_quiet else 0.0)
                 answer.disturbed += not is_quiet
             try:

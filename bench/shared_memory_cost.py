@@ -18,7 +18,7 @@ from .model import PROCBUS, Question, Row, Settings, Target
 from .work import tiny
 
 KIB = 1024
-#: Two equal buses differ by as much, in so many turns on a noisy machine.
+#: Difference between two equal buses in this number of turns on a noisy machine.
 NOISE = Target(98, at_least=True, unit="%")
 
 
@@ -26,12 +26,12 @@ class Kind(NamedTuple):
     """Events of one kind.
 
     Attributes:
-        name: of the row.
-        handler: what takes them.
+        name: name of the row.
+        handler: the handler of the events.
         make: makes one by its number.
-        events: in a turn.
-        turns: of each bus.
-        target: of the rate with shared memory, in % of that without.
+        events: number of events in a turn.
+        turns: number of turns of each bus.
+        target: minimum rate with shared memory, in % of the rate without.
     """
 
     name: str

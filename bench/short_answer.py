@@ -13,7 +13,7 @@ from .ways import THREAD_BUS
 
 
 def short_answer(found: Mapping[str, Found], cores: int) -> str:
-    """Return the table, of what was measured."""
+    """Return the table of the measurements."""
     rows = list(lines(found, cores))
     if not rows:
         return ""

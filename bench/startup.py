@@ -89,7 +89,8 @@ FIRST_RESULTS = {
 
 def run_python(code: str) -> str:
     """Run `code` in a fresh interpreter, as a user's, and return what it printed."""
-    # Where Python may keep no byte code, what pip did not compile is compiled at each start.
+    # Python may be unable to keep byte code. Then files that pip did not compile are compiled at
+    # each start.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)

@@ -34,7 +34,7 @@ WARM_UP = 0.1  # of the events that are measured
 
 @dataclass(frozen=True)
 class Hold:
-    """Keeps one worker until somebody opens the gate, after it has announced its pid."""
+    """Keeps one worker until the gate is opened, after it has announced its pid."""
 
     announcements: str
     gate: str

@@ -69,7 +69,7 @@ def take_turns(settings: Settings, found: dict[str, list[float]]) -> None:
 
 
 def rates(settings: Settings) -> dict[str, float]:
-    """Measure all variants in turns; a share is the median of those of the turns."""
+    """Measure all variants in turns; a share is the median of the turns' shares."""
     found: dict[str, list[float]] = {row: [] for row in VARIANTS}
     # Two equal buses differ by one or two percent, for as long as they are open.
     for _ in range(settings.count(FULL_OPENINGS, at_least=1)):
@@ -88,7 +88,7 @@ def share_row(row: str) -> str:
 
 
 def wait_for(bus: EventBus, state: str, count: int) -> None:
-    """Wait until so many workers are in this state."""
+    """Wait until a number of workers are in this state."""
     deadline = monotonic() + BOUND_S
     while monotonic() < deadline:
         if sum(w.kind == "cpu" and w.state == state for w in bus.health()) == count:

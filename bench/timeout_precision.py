@@ -35,7 +35,7 @@ CROWDS = 3  # of them, for each way to hang
 
 @dataclass(frozen=True)
 class Engine:
-    """What is measured.
+    """A way to measure.
 
     Attributes:
         hang: submits an event that hangs, with the time limit.

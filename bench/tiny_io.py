@@ -76,7 +76,7 @@ def peer_rate(opener: Opener, full: int, settings: Settings) -> dict[str, float]
 
 
 def take_and_call(queue: SimpleQueue[Any]) -> None:
-    """Call the handler on what comes from the queue, until None comes."""
+    """Call the handler on each item of the queue, until None comes."""
     while (event := queue.get()) is not None:
         tiny(event)
 

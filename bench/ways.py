@@ -1,6 +1,6 @@
 """The ways in which one script may run its handlers, that the questions about the GIL compare.
 
-Each is a `Contender` for one handler on so many workers: a plain loop, the thread-pool bus that
+Each is a `Contender` for one handler on a number of workers: a plain loop, the thread-pool bus that
 scripts start from, and procbus's two lanes.
 """
 
@@ -19,7 +19,7 @@ SERIAL = "serial"
 THREAD_BUS = "thread bus"
 WARM_UP = 0.1  # of the events that are measured
 WARM_UP_TOPIC = "bench.warm_up"
-NAP_S = 0.02  # so long that a worker which has one leaves others to the others
+NAP_S = 0.02  # a worker that has one nap leaves the others to the others
 TRIES = 500  # naps in turn before it is given up that all workers come
 
 
@@ -34,7 +34,7 @@ def serial(handler: Handler, _workers: int) -> Contender:
 
 
 def thread_bus(handler: Handler, workers: int) -> Contender:
-    """Open the plain bus with so many threads; it has no results, so it is drained."""
+    """Open the plain bus with a number of threads; it has no results, so it is drained."""
     from procbus.demo.thread_bus import ThreadBus
 
     bus = ThreadBus(workers)
@@ -59,7 +59,7 @@ def thread_bus(handler: Handler, workers: int) -> Contender:
 
 
 def procbus_io(handler: Handler, workers: int) -> Contender:
-    """Open a bus whose one handler is an io handler, on so many threads."""
+    """Open a bus whose one handler is an io handler, on a number of threads."""
     from procbus import EventBus, Receipt
 
     bus = EventBus([], io_workers=workers)
@@ -70,7 +70,7 @@ def procbus_io(handler: Handler, workers: int) -> Contender:
 def procbus_cpu(handler: Handler, workers: int) -> Contender:
     """Open a bus whose one handler is a cpu handler, and wait until every worker is at work.
 
-    A worker is a fresh interpreter: while it starts, it takes a core from those that are measured.
+    A worker is a fresh interpreter: while it starts, it takes a core from the measured ones.
     """
     from procbus import EventBus, Receipt
 
@@ -127,17 +127,17 @@ def warm_rate(contender: Contender, events: Sequence[Any]) -> float:
 
 
 def rate(run: Callable[[], object], count: int) -> float:
-    """Return events per second of what runs `count` of them."""
+    """Return events per second of a function that runs `count` of them."""
     began = perf_counter()
     run()
     return count / (perf_counter() - began)
 
 
 def serial_rate(handler: Handler, events: Sequence[Any]) -> float:
-    """Measure the plain loop: what speed-ups are over."""
+    """Measure the plain loop, the base of the speed-ups."""
     return warm_rate(serial(handler, 1), events)
 
 
 def events_of(event: Any, full: int, settings: Settings) -> list[Any]:
-    """Return so many of one event, fewer in a quick run, but some for each worker."""
+    """Return a number of the same event, smaller in a quick run, but some for each worker."""
     return [event] * settings.count(full, at_least=2 * settings.workers)

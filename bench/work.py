@@ -20,7 +20,7 @@ class Order:
 
 
 def tiny(event: Any) -> None:
-    """Do nothing: what remains is the cost of getting here."""
+    """Do nothing: the remaining time is the cost of getting here."""
 
 
 def spin(iterations: int) -> int:
