@@ -263,7 +263,6 @@ class LokyWorker:
         if not self._open:
             return
         if self._dead:
-            self._process.ended.wait(STOP_S)  # then the thread of loky to join is known
             self._close()
             return
         deadline = monotonic() + STOP_S

@@ -153,7 +153,7 @@ class LokyProcess:
         self.killed = False
         #: Probe of the process, once its pid is known.
         self.probe: Probe | None = None
-        #: loky's thread that watches the process, once the task has ended.
+        #: loky's thread that watches the process, once that was started.
         self._watcher: threading.Thread | None = None
 
     def start(self, nice: int | None) -> int | None:
@@ -177,17 +177,14 @@ class LokyProcess:
             return task
 
         self._task, pid = start_process(submit, nice)
+        # `kill` in another thread has loky forget its thread, at any moment from here on.
+        self._watcher = self._executor._executor_manager_thread  # noqa: SLF001 - no public way
         return pid
 
     def tell_end(self, ended: Callable[[], None]) -> None:
         """Have a function called in loky's own thread once the task has ended; it sets `ended`."""
-
-        def task_ended(_: Future[None]) -> None:
-            self._watcher = threading.current_thread()
-            ended()
-
         assert self._task is not None
-        self._task.add_done_callback(task_ended)
+        self._task.add_done_callback(lambda _: ended())
 
     def know(self, pid: int) -> None:
         """Note its pid."""
@@ -233,12 +230,14 @@ class LokyProcess:
 
     def shut_down(self) -> None:
         """Wait until it is dead, and loky has released everything of it."""
-        self._executor.shutdown(wait=True, kill_workers=self.killed)
+        with contextlib.suppress(AttributeError):  # `kill` in another thread has just told loky
+            self._executor.shutdown(wait=True, kill_workers=self.killed)
         # After `kill` loky no longer waits for it here, because it has forgotten its thread.
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
         # If loky found the process dead already, it leaves a pipe and a semaphore behind until the
-        # next look at the children of this process.
+        # next look at the children of this process. Its thread must have ended before that look:
+        # while that thread reads the exit code, no other thread is told of it.
         active_children()
 
     def abandon(self) -> None:

@@ -5,11 +5,14 @@ import functools
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from loky import process_executor
 
 from procbus.codec.encoder import encode_alone
+from procbus.pool import loky_process
 from procbus.pool.interface import At, Worker, WorkerGone
 from procbus.system.cooperative import in_turn
 from tests.conformance import handlers
@@ -317,3 +320,49 @@ def test_a_worker_can_be_killed_while_it_sets_itself_up(
     assert worker.running() is None
     worker.kill()
     worker.stop()
+
+
+@pytest.mark.parametrize("make_process_pool", ["loky"], indirect=True)  # it is loky that is slow
+def test_nothing_of_a_worker_killed_in_its_set_up_is_left_if_loky_sees_the_death_late(
+    make_process_pool: MakePool, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of loky that watches the process still holds semaphores and a pipe of it then."""
+    pool = make_process_pool(1, encode_alone(functools.partial(handlers.hold, gate.path)))
+    killers: list[threading.Thread] = []
+    killing = threading.Event()
+    wait = process_executor.wait
+
+    watchers: list[threading.Thread] = []
+    returned = threading.Event()
+
+    def wait_late(things: list[Any]) -> list[Any]:
+        ready: list[Any] = wait(things)
+        if killing.is_set():
+            watchers.append(threading.current_thread())
+            returned.wait(0.5)  # it does not return before this thread has ended
+        return ready
+
+    def wait_dead_late(*arguments: Any) -> int | None:
+        killers[0].join(30)
+        return wait_dead(*arguments)
+
+    wait_dead = loky_process.wait_dead
+    monkeypatch.setattr(loky_process, "wait_dead", wait_dead_late)
+    monkeypatch.setattr(process_executor, "wait", wait_late)
+
+    def launched(worker: Worker) -> None:
+        def kill() -> None:
+            gate.wait_begun()
+            killing.set()
+            worker.kill()
+
+        killers.append(threading.Thread(target=kill))
+        killers[0].start()
+
+    with pytest.raises(WorkerGone):
+        pool.start(launched)
+
+    alive = [watcher.is_alive() for watcher in watchers]
+    returned.set()
+    assert True not in alive
+    assert alive
