@@ -26,6 +26,9 @@ from tests.clusters import HAS_DASK, NO_DASK
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
+# Pages whose scripts `make test` runs; `make test-all` runs those of all pages.
+QUICK_PAGES = {"README.md", "guarantees.md", "subscriptions.md"}
+
 # Maximum duration of one script, in seconds; below pytest's own limit, so that the output is shown.
 SCRIPT_LIMIT_S = 45
 
@@ -189,7 +192,10 @@ def scripts_of_file(page: Path) -> list[Script]:
             page,
             script,
             id=f"{relative(page)}:{script.line}",
-            marks=pytest.mark.skipif(page.name == "dask.md" and not HAS_DASK, reason=NO_DASK),
+            marks=[
+                pytest.mark.skipif(page.name == "dask.md" and not HAS_DASK, reason=NO_DASK),
+                *([] if page.name in QUICK_PAGES else [pytest.mark.slow]),
+            ],
         )
         for page in PAGES
         for script in scripts_of_file(page)

@@ -115,6 +115,7 @@ def test_make_says_that_the_modules_for_environments_are_missing(
     assert "apt install python3-venv" in said
 
 
+@pytest.mark.slow
 @needs_make
 def test_make_says_that_no_package_index_was_reached(tmp_path: Path) -> None:
     status, said = make(

@@ -78,6 +78,7 @@ def curve_found(rates: dict[str, list[float]]) -> Any:
     return {"questions": {"payload_curve": {"rows": rows}}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_fonts")
 def test_the_plot_names_every_contender_and_kind(tmp_path: Path) -> None:
     results, plot = tmp_path / "results.json", tmp_path / "plot.svg"

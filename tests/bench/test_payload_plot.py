@@ -27,6 +27,7 @@ def sizes_found(times: dict[str, list[float]]) -> Any:
 OURS = {PROCBUS: [1.0, 2.0, 3.0], PIPE: [4.0, 4.0, 4.0], SHARED: [1.0, 1.0, 1.0]}
 
 
+@pytest.mark.slow
 def test_the_plot_names_every_contender_and_both_axes(tmp_path: Path) -> None:
     results, plot = tmp_path / "results.json", tmp_path / "plot.svg"
     results.write_text(json.dumps(sizes_found(OURS | {LIMIT: [0.001], "loky": [9.0, 9.5]})))

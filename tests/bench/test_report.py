@@ -51,6 +51,7 @@ def document() -> dict[str, Any]:
     return {"machine": machine, "settings": SETTINGS.to_json(), "questions": found}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_fonts")
 def test_the_report_is_two_pages_and_a_plot_for_each_part(
     document: dict[str, Any], tmp_path: Path
@@ -74,6 +75,7 @@ def test_the_report_is_two_pages_and_a_plot_for_each_part(
     assert "quick run" not in markdown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("open_fonts")
 def test_the_html_page_needs_no_other_file(document: dict[str, Any], tmp_path: Path) -> None:
     _, html, _, *plots = page.write(document, tmp_path)

@@ -101,7 +101,7 @@ def warm_up(bus: EventBus, tmp_path: Path) -> set[int]:
 
 
 def test_hanging_workers_alone_are_all_ended(tally: Tally) -> None:
-    hanging, hows = 8, itertools.cycle(HANGS)
+    hanging, hows = len(HANGS), itertools.cycle(HANGS)
     with EventBus([], cpu_workers=hanging) as bus:
         bus.subscribe("job", work, kind="cpu")
         bus.subscribe("hang", work, kind="cpu", timeout=LIMIT_S, name="hang")

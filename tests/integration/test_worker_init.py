@@ -46,10 +46,10 @@ def test_worker_init_runs_once_in_each_process_before_its_first_event(tally: Tal
         [], cpu_workers=2, max_events_per_worker=10, worker_init=make_set_up(tally)
     ) as bus:
         bus.subscribe("work", work, kind="cpu")
-        receipts = [bus.publish("work", (-1 if n == 25 else n, tally)) for n in range(60)]
+        receipts = [bus.publish("work", (-1 if n == 15 else n, tally)) for n in range(40)]
         assert bus.drain(PATIENCE_S)
         for number, receipt in enumerate(receipts):
-            if number == 25:
+            if number == 15:
                 assert isinstance(receipt.deliveries[0].exception(), WorkerDied)
             else:
                 assert receipt.result() == ["work"]
@@ -58,7 +58,7 @@ def test_worker_init_runs_once_in_each_process_before_its_first_event(tally: Tal
     for line in tally.lines():
         what, pid = line.rsplit(" ", 1)
         by_pid.setdefault(pid, []).append(what)
-    assert len(by_pid) >= 6
+    assert len(by_pid) >= 4
     for did in by_pid.values():
         assert did[0] == "set up"
         assert set(did[1:]) <= {"work"}

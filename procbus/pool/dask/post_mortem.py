@@ -37,14 +37,15 @@ def sweep(directory: Path) -> None:
                 file.unlink()
 
 
-def last_page_in(file: str, pid: int | None) -> tuple[Any, ...] | None:
+def last_page_in(file: str, pid: int | None, dying_s: float = _DYING_S) -> tuple[Any, ...] | None:
     """Read the logbook in a file, and remove the file; None if it does not exist.
 
     Args:
         file: name of the file.
         pid: process that writes the logbook; it is read only once that is dead.
+        dying_s: maximum wait for its death, in seconds.
     """
-    deadline = time.monotonic() + _DYING_S
+    deadline = time.monotonic() + dying_s
     while pid is not None and Probe(pid).alive():
         if time.monotonic() > deadline:
             return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import signal
 import sqlite3
 import subprocess
@@ -165,7 +166,7 @@ def test_show_names_the_parts_of_an_event_and_loads_it_if_asked(
         pickle.dumps([{"kind": []}]),
         b"",
         b"\x80\x05",
-        os.urandom(100),
+        random.Random(7).randbytes(100),
     ],
 )
 def test_outcomes_that_no_bus_wrote_are_described(

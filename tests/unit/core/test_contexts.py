@@ -85,7 +85,7 @@ def test_a_handler_runs_in_the_context_of_its_publisher(how):
 
 @HOW
 @pytest.mark.parametrize("publisher", [None, "somebody"])
-@pytest.mark.parametrize("options", [{}, {"retries": 1}, {"key": lambda event: 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"retries": 1}, {"key": lambda event: 1}], ids=" ".join)
 def test_a_handler_leaves_nothing_behind(how, publisher, options):
     def publish_all() -> list[Any]:
         prec = decimal.getcontext().prec

@@ -87,6 +87,7 @@ def test_the_name_of_a_handler_that_is_lost_is_not_given_to_others(path: Path):
     assert sorted(ran) == list(range(-1, COUNT))
 
 
+@pytest.mark.slow
 def test_a_half_of_which_all_is_finished_is_not_written_and_is_no_gap(tmp_path: Path):
     path = killed(
         tmp_path / "run.db",

@@ -37,7 +37,7 @@ def test_nothing_is_read_while_the_process_lives(tmp_path: Path) -> None:
     file = tmp_path / "logbook"
     logbook_in(file).close()
 
-    assert last_page_in(str(file), os.getpid()) is None
+    assert last_page_in(str(file), os.getpid(), dying_s=0.05) is None
     assert file.exists()
 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
