@@ -34,7 +34,7 @@ AVALANCHE = 10
 
 #: A publisher that found the bus full, and room again, waits so long at most, in seconds, for more
 #: room: otherwise it would be woken, and fill the bus up again, for a few events at a time.
-GATHER_S = 0.005
+ROOM_GATHER_S = 0.005
 
 
 #: Names of the threads that settle deliveries, or that these wait for: they make the room.
@@ -51,7 +51,7 @@ class Disturbed(Exception):
     """Raised in a publisher that waits for room: it may be refused now, so it has to look again."""
 
 
-class Place:
+class PlaceInLine:
     """Who waits for room: a place in line. Guarded by the lock of the admission."""
 
     __slots__ = ("call", "called", "count", "granted", "is_thread")
@@ -82,7 +82,7 @@ class Admission:
         self._unlock = self._lock.release
         self._low_water = max_pending - max_pending // 8
         self._pending = 0
-        self._line: deque[Place] = deque()
+        self._line: deque[PlaceInLine] = deque()
         #: Threads that were called and have not entered yet.
         self._called = 0
         #: Threads that gather room, which are called when pending falls to `_low_water`, and those
@@ -145,7 +145,7 @@ class Admission:
                 self._unlock()
             raise
 
-    def ask(self, count: int, when_room: Callable[[], object]) -> Place | None:
+    def ask(self, count: int, when_room: Callable[[], object]) -> PlaceInLine | None:
         """Count deliveries in if there is room; else stand in line, and give the place there.
 
         `when_room` is called once the place has its room, or has to look again: see `granted`.
@@ -161,14 +161,14 @@ class Admission:
             if count and self._pending >= self.max_pending:
                 if self._on_full == "raise":
                     raise QueueFull(self._full())
-                place = Place(count, when_room, False)
+                place = PlaceInLine(count, when_room, False)
                 self._awaited = True
                 self._line.append(place)
                 return place
             self._pending += count
             return None
 
-    def give_up(self, place: Place) -> None:
+    def give_up(self, place: PlaceInLine) -> None:
         """Leave the line, and give the room back that was granted."""
         with self._lock:
             granted, place.granted = place.granted, False
@@ -180,7 +180,7 @@ class Admission:
 
     def leave(self, count: int) -> None:
         """Count settled deliveries out."""
-        calls: list[Place] | None = None
+        calls: list[PlaceInLine] | None = None
         left = False
         try:
             if not self._try_lock(False):
@@ -242,7 +242,7 @@ class Admission:
 
     # Under the lock.
 
-    def _locked_call(self) -> list[Place]:
+    def _locked_call(self) -> list[PlaceInLine]:
         """Call those that wait for what there is now.
 
         Returns:
@@ -251,7 +251,7 @@ class Admission:
         if not self._pending:
             for bell in self._draining:
                 bell.ring()
-        calls: list[Place] = []
+        calls: list[PlaceInLine] = []
         while self._line and self._pending + self._called < self.max_pending:
             place = self._line.popleft()
             place.called = True
@@ -268,9 +268,9 @@ class Admission:
         self._locked_note()
         return calls
 
-    def _locked_call_all(self) -> list[Place]:
+    def _locked_call_all(self) -> list[PlaceInLine]:
         """Call all, whether there is room for them or not."""
-        calls: list[Place] = []
+        calls: list[PlaceInLine] = []
         while self._line:
             place = self._line.popleft()
             place.called = True
@@ -317,7 +317,7 @@ class Admission:
 
     def _locked_stand_in_line(self, count: int, again: bool) -> None:
         bell = Bell()
-        place = Place(count, bell.ring, True)
+        place = PlaceInLine(count, bell.ring, True)
         self._awaited = True
         if again:  # others were quicker
             self._line.appendleft(place)
@@ -339,7 +339,7 @@ class Admission:
             raise
         self._locked_step_out(place)
 
-    def _locked_step_out(self, place: Place) -> None:
+    def _locked_step_out(self, place: PlaceInLine) -> None:
         if place.called:
             self._called -= 1
         else:
@@ -353,7 +353,7 @@ class Admission:
         try:
             self._unlock()
             try:
-                bell.wait(GATHER_S)
+                bell.wait(ROOM_GATHER_S)
             finally:
                 acquire(self._lock)
         finally:
@@ -393,7 +393,7 @@ class Reserved:
     def __init__(
         self,
         admission: Admission,
-        place: Place,
+        place: PlaceInLine,
         deliver: Callable[[], Receipt],
         dropped: Callable[[], object],
     ) -> None:

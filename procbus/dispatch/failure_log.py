@@ -25,7 +25,7 @@ MOST_KINDS = 1_000
 
 #: Maximum of lines at once, before `ERROR_RATE` holds: a batch that fails as a whole is still told
 #: event by event, in about a megabyte.
-BURST = 10_000
+FAILURE_BURST = 10_000
 
 #: Handler, class of the error, and the place that raised it.
 _Kind = tuple[str, str, str]
@@ -42,7 +42,7 @@ class FailureLog:
         self._lock = Lock()
         #: Of each kind the event whose failure was logged with its traceback.
         self._first: dict[_Kind, int] = {}
-        self._lines = Allowance(ERROR_RATE, BURST)
+        self._lines = Allowance(ERROR_RATE, FAILURE_BURST)
         #: Failures that had no line of their own since that was last told, by handler.
         self._left_out: dict[str, int] = {}
         self._told_at = monotonic()
@@ -52,7 +52,7 @@ class FailureLog:
         error = letter.outcome.error
         assert error is not None
         handler = letter.handler
-        kind = handler, class_name(error), place_of(error)
+        kind = handler, class_name(error), raised_at(error)
         now = monotonic()
         with self._lock:
             first = self._first.get(kind)
@@ -95,7 +95,7 @@ class FailureLog:
             )
 
 
-def place_of(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """The line of code that raised an error: file, number and function; empty if not known."""
     cause = cause_of(error)
     if cause is not None and is_a(error, HandlerExited):

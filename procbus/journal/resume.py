@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from procbus.dispatch.dispatcher import Dispatcher
 
 
-SendOff = Callable[[list[Delivery], list[tuple[Delivery, Outcome]]], None]
+SendOffCall = Callable[[list[Delivery], list[tuple[Delivery, Outcome]]], None]
 _Named = dict[str, list[Subscription]]
 
 
@@ -88,7 +88,7 @@ class Leftovers:
         admission: Admission,
         settlement: JournaledSettlement,
         recorded: RecordedDeliveries,
-        send_off: SendOff,
+        send_off: SendOffCall,
     ) -> None:
         self._journal = journal
         self._admission = admission

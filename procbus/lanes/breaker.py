@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: Maximum of deaths within `WINDOW_S` seconds, with no delivery survived between them.
+#: Maximum of deaths within `DEATHS_WINDOW_S` seconds, with no delivery survived between them.
 MOST_DEATHS = 20
-WINDOW_S = 30.0
+DEATHS_WINDOW_S = 30.0
 #: How long it stays open at first, in seconds; twice as long after each trial that failed.
 COOL_S = 5.0
 MOST_COOL_S = 60.0
@@ -98,7 +98,7 @@ class CircuitBreaker:
         if self.state is CircuitState.OPEN:
             return False  # it had been given its work before
         self._deaths.append(now)
-        full = len(self._deaths) > MOST_DEATHS and now - self._deaths[0] <= WINDOW_S
+        full = len(self._deaths) > MOST_DEATHS and now - self._deaths[0] <= DEATHS_WINDOW_S
         if self.state is CircuitState.TRIAL:
             self._cool_s = min(2 * self._cool_s, MOST_COOL_S)
             self.failed_trials += 1

@@ -20,7 +20,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.stats import SharedMemoryStats
 from procbus.pool.channel import Channel
-from procbus.pool.child.ending import LEFT_S, STOP_S
+from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
 from procbus.pool.child.main import WorkerSettings
 from procbus.pool.forwarding import levels_here
 from procbus.pool.handler_cache import Definitions
@@ -256,7 +256,7 @@ class LokyWorker:
         self._process.ended.set()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it; kill it after `STOP_S`.
+        """Ask the process to end, and wait for it; kill it after `WORKER_STOP_S`.
 
         For a dead process it releases all resources.
         """
@@ -265,7 +265,7 @@ class LokyWorker:
         if self._dead:
             self._close()
             return
-        deadline = monotonic() + STOP_S
+        deadline = monotonic() + WORKER_STOP_S
         left = [] if self.probe is None else self.probe.family()
         with contextlib.suppress(EOFError, OSError):  # it has ended, or was dead already
             self._channel.send(STOP)

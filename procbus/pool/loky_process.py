@@ -30,7 +30,7 @@ from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
 
 from procbus.pool.child import main
-from procbus.pool.child.ending import STOP_S
+from procbus.pool.child.ending import WORKER_STOP_S
 from procbus.pool.launch import interpreter_flags, start_process, stderr_with_descriptor
 from procbus.system import exit_hooks
 
@@ -198,7 +198,7 @@ class LokyProcess:
         Args:
             noticed_at: time when the broken pipe was noticed, in seconds of `time.monotonic()`.
         """
-        exit_code = wait_dead(self.probe, self.ended, noticed_at + STOP_S)
+        exit_code = wait_dead(self.probe, self.ended, noticed_at + WORKER_STOP_S)
         self.killed = True
         if exit_code is None:
             exit_code = self._exit_code()
@@ -218,7 +218,7 @@ class LokyProcess:
         """Wait until its task has ended; kill it at a time of `monotonic()`."""
         if not self.ended.wait(max(0.0, deadline - monotonic())):
             self.kill()
-            self.ended.wait(STOP_S)
+            self.ended.wait(WORKER_STOP_S)
 
     def kill(self) -> None:
         """Kill it and its descendants. From any thread."""

@@ -83,10 +83,10 @@ class PathSince:
         """Add the new directories to an encoded object, for the process that loads it."""
         if self._known.issuperset(sys.path):  # the usual case
             return definition
-        return pickle.dumps(_Found(list(sys.path), definition))
+        return pickle.dumps(_LoadedFrom(list(sys.path), definition))
 
 
-class _Found:
+class _LoadedFrom:
     """Pickles as a call of `load_from`."""
 
     def __init__(self, path: list[str], definition: bytes) -> None:

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.core.delivery import Delivery
-from procbus.supervision.stall import WINDOW_S
+from procbus.supervision.stall import STALL_WINDOW_S
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _process(
     elif details is not None and details.status == STOPPED:
         state = "stopped"
     # The verdict may be on the delivery before this one, if this one is younger than a window.
-    elif delivery is not None and now - since >= WINDOW_S and _stalled(seen, now):
+    elif delivery is not None and now - since >= STALL_WINDOW_S and _stalled(seen, now):
         state = "stalled"
     return WorkerHealth(
         kind="cpu",

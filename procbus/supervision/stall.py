@@ -13,16 +13,16 @@ from collections.abc import Hashable
 from math import inf
 
 #: Interval without any activity after which a handler is stalled, in seconds.
-WINDOW_S = 2.0
+STALL_WINDOW_S = 2.0
 #: Maximum of CPU time in a window that still counts as none, in seconds: 1.25 % of a core. The
 #: kernel rounds user and system time down to 10 ms each, so two such steps may show although almost
 #: none was used. A value between two steps and three is also safe from the rounding of floats. A
 #: loop that polls ten times a second uses about 1 ms in a window.
-LEAST_CPU_S = 0.0125 * WINDOW_S
+LEAST_CPU_S = 0.0125 * STALL_WINDOW_S
 #: Interval between two closer looks at a quiet worker, in seconds. It exceeds a window, so that
 #: each look covers the time since the one before, even if it comes slightly early. A worker that is
 #: stalled already is looked at half as often.
-_CLOSER_LOOK_S = 1.125 * WINDOW_S
+_CLOSER_LOOK_S = 1.125 * STALL_WINDOW_S
 
 
 class Progress:
@@ -89,7 +89,7 @@ class Progress:
         return self._quiet
 
     def stalled(self, now: float) -> bool:
-        """Whether a delivery is running and there was no activity for `WINDOW_S`.
+        """Whether a delivery is running and there was no activity for `STALL_WINDOW_S`.
 
         A worker that was not looked at for as long is not stalled.
 
@@ -97,7 +97,7 @@ class Progress:
             now: in seconds of `time.monotonic()`.
         """
         at, still = self._verdict
-        return still and now - at <= WINDOW_S
+        return still and now - at <= STALL_WINDOW_S
 
     def _judge(self, at: float) -> None:
         # A figure that was never read in this delivery is left out.
@@ -125,7 +125,7 @@ class _Growth:
         readings = self._readings
         readings.append((at, value))
         # The first reading left is the last one that is a whole window old.
-        while len(readings) > 1 and at - readings[1][0] >= WINDOW_S:
+        while len(readings) > 1 and at - readings[1][0] >= STALL_WINDOW_S:
             readings.popleft()
 
     @property
@@ -144,4 +144,4 @@ class _Growth:
     @property
     def still(self) -> bool:
         """Whether it did not change for a whole window."""
-        return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= WINDOW_S
+        return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= STALL_WINDOW_S

@@ -41,12 +41,12 @@ SAMPLE_S = 0.5
 MANY = 32
 #: Interval between two looks for handlers that began and have a limit, in seconds. After a look the
 #: end of a time limit is known, so only a limit shorter than this can be noticed late.
-LOOK_S = 0.1
+SUPERVISOR_LOOK_S = 0.1
 #: Time after which a worker that is not ready is logged, in seconds; because large models take as
 #: long to load.
 SLOW_START_S = 10.0
 #: Maximum wait for the end of the thread, in seconds.
-JOIN_S = 5.0
+SUPERVISOR_JOIN_S = 5.0
 
 
 class Supervised(Protocol):
@@ -153,7 +153,7 @@ class Supervisor:
             thread = self._thread
         self._retries.wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(JOIN_S)
+            thread.join(SUPERVISOR_JOIN_S)
 
     # Methods of its own thread.
 
@@ -180,10 +180,10 @@ class Supervisor:
 
     def _look(self, now: float) -> float:
         """Look at everything once; return the seconds until the next look is needed."""
-        next_look = now + (LOOK_S if self._lanes.limited else SAMPLE_S)
+        next_look = now + (SUPERVISOR_LOOK_S if self._lanes.limited else SAMPLE_S)
         if self._unwanted:
             self._take_back_unwanted()
-            next_look = min(next_look, now + LOOK_S)
+            next_look = min(next_look, now + SUPERVISOR_LOOK_S)
         if self._lanes.limited:
             next_look = min(next_look, self._lanes.io.expire(now))
         if self._lanes.cpu is not None:

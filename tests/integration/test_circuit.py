@@ -81,7 +81,7 @@ def works_again() -> Iterator[Said]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opens soon, and stays open until a test says otherwise."""
     monkeypatch.setattr(breaker, "MOST_DEATHS", MOST)
-    monkeypatch.setattr(breaker, "WINDOW_S", 60.0)
+    monkeypatch.setattr(breaker, "DEATHS_WINDOW_S", 60.0)
     monkeypatch.setattr(breaker, "COOL_S", 600.0)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
 

@@ -349,17 +349,17 @@ def test_unreachable_dask_worker_is_logged_and_tried_again(
 ) -> None:
     from procbus.pool.dask import worker
 
-    there = vars(worker)["Line"]
+    there = vars(worker)["Connection"]
 
     def nowhere(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(worker, "Line", nowhere)
+    monkeypatch.setattr(worker, "Connection", nowhere)
     with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
         bus.subscribe("number", lambda n: n + 1, kind="cpu", name="next")
         receipt = bus.publish("number", 1)
         wait_until(lambda: "no route to host" in bus.stats().lanes["cpu"].paused)
-        monkeypatch.setattr(worker, "Line", there)
+        monkeypatch.setattr(worker, "Connection", there)
         assert receipt.result(BOUND_S) == 2
         wait_until(lambda: bus.stats().lanes["cpu"].paused == "")
     assert caplog.text.count("the cpu lane waits for a Dask worker that can be used") == 1

@@ -72,7 +72,7 @@ WAITS: dict[str, Callable[[Job], None]] = {
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short window, and sampled often."""
     for module in (stall, health):
-        monkeypatch.setattr(module, "WINDOW_S", 0.5)
+        monkeypatch.setattr(module, "STALL_WINDOW_S", 0.5)
     monkeypatch.setattr(stall, "_CLOSER_LOOK_S", 0.5)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.1)
 

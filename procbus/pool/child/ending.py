@@ -23,7 +23,7 @@ from multiprocessing import active_children
 from typing import Any, NoReturn, TypeVar
 
 #: Maximum time for a worker to stop, in seconds; then it is killed.
-STOP_S = 5.0
+WORKER_STOP_S = 5.0
 #: Maximum time after that for processes that its handlers started, in seconds; then they are
 #: killed.
 LEFT_S = 1.0
@@ -37,7 +37,7 @@ _OURS = 3
 #: Set once the interpreter itself runs the exit hooks.
 _hooks_run = threading.Event()
 
-Kind = TypeVar("Kind")
+Item = TypeVar("Item")
 
 
 def end_in_order() -> None:
@@ -77,7 +77,7 @@ def _flush_and_exit() -> NoReturn:
     os._exit(0)
 
 
-def _all_of(kind: type[Kind]) -> Iterator[Kind]:
+def _all_of(kind: type[Item]) -> Iterator[Item]:
     """All objects of a type in this process."""
     return iter([found for found in gc.get_objects() if issubclass(type(found), kind)])
 

@@ -14,11 +14,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-Message = tuple[bytes | memoryview, ...]
+MessageParts = tuple[bytes | memoryview, ...]
 
 #: Maximum wait of a log record for room in the pipe, in seconds. After a wait in vain, the next
 #: records do not wait until there is room again.
-ROOM_S = 1.0
+RECORD_ROOM_S = 1.0
 
 
 class Outlet:
@@ -37,9 +37,9 @@ class Outlet:
         self._lock = threading.RLock()
         self._writing = False
         #: Records from the thread that was writing, in the middle of its message.
-        self._late: deque[Message] = deque()
+        self._late: deque[MessageParts] = deque()
         #: Present wait for room. Any thread that posts may write it, because it is a guess anyway.
-        self._patience_s = ROOM_S
+        self._patience_s = RECORD_ROOM_S
         self._closed = False
 
     def send(self, *parts: bytes | memoryview) -> None:
@@ -52,7 +52,7 @@ class Outlet:
             self._write_all(parts)
 
     def post(self, *parts: bytes | memoryview) -> bool:
-        """Send a message unless the parent does not read, for at most about two `ROOM_S`.
+        """Send a message unless the parent does not read, for at most about two `RECORD_ROOM_S`.
 
         Nothing happens once the parent is gone.
 
@@ -65,7 +65,7 @@ class Outlet:
         if not self._has_room(patience_s) or not self._lock.acquire(timeout=patience_s):
             self._patience_s = 0.0
             return False
-        self._patience_s = ROOM_S
+        self._patience_s = RECORD_ROOM_S
         try:
             if self._writing:
                 self._late.append(parts)
@@ -88,7 +88,7 @@ class Outlet:
         room.register(self._fd, select.POLLOUT)
         return bool(room.poll(patience_s * 1e3))
 
-    def _write_all(self, parts: Message) -> None:
+    def _write_all(self, parts: MessageParts) -> None:
         """Write a message, and records posted meanwhile. The lock is held."""
         self._writing = True
         try:

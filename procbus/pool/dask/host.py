@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from procbus.core.context import Run
 from procbus.pool.channel import SIZE, Pieces
-from procbus.pool.child.ending import LEFT_S, STOP_S
+from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
 from procbus.pool.child.main import WorkerSettings
 from procbus.pool.dask.child import Orders, PipeTokens
 from procbus.pool.dask.clock_skew import boot_id
@@ -312,7 +312,7 @@ class HostedProcess:
             return
         await asyncio.to_thread(self._probe.kill_tree)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), STOP_S)
+            await asyncio.wait_for(self._ended.wait(), WORKER_STOP_S)
 
     async def _clean_up(self, tasks: list[asyncio.Task[None]]) -> None:
         if hasattr(self, "_process"):

@@ -17,7 +17,7 @@ from procbus.codec.encoder import decode
 from procbus.core.context import Run
 from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, WorkerTraceback
-from procbus.pool.child.ending import STOP_S
+from procbus.pool.child.ending import WORKER_STOP_S
 from procbus.pool.dask.clock_skew import boot_id, ends_here, report_here
 from procbus.pool.dask.engine import Client, Connection, Said, last_page, packed
 from procbus.pool.dask.event_cache import RemoteEvents
@@ -348,9 +348,9 @@ class DaskWorker:
             self._line.hang_up()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it; kill it after `STOP_S`."""
+        """Ask the process to end, and wait for it; kill it after `WORKER_STOP_S`."""
         try:
-            for what, patience_s in (("stop", STOP_S), ("kill", ANSWER_S)):
+            for what, patience_s in (("stop", WORKER_STOP_S), ("kill", ANSWER_S)):
                 self._say(do=what)
                 self._hear_out(monotonic() + patience_s)
         except WorkerGone:

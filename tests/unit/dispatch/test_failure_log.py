@@ -10,7 +10,7 @@ from procbus.core.dead_letter import letter_of
 from procbus.core.errors import WorkerTraceback
 from procbus.core.flood import TELL_S
 from procbus.dispatch import failure_log
-from procbus.dispatch.failure_log import BURST, MOST_KINDS, FailureLog
+from procbus.dispatch.failure_log import FAILURE_BURST, MOST_KINDS, FailureLog
 from tests.parts import delivery_to, raised, subscription_of
 
 
@@ -83,12 +83,12 @@ def test_a_flood_is_bounded_and_told_at_the_end(
 ) -> None:
     monkeypatch.setattr(failure_log, "monotonic", lambda: 100.0)
     log = FailureLog()
-    for number in range(BURST + 51):
+    for number in range(FAILURE_BURST + 51):
         tell(log, fail("k"), number)
     log.tell_the_rest()
     log.tell_the_rest()
 
-    assert len(caplog.records) == 1 + BURST + 1
+    assert len(caplog.records) == 1 + FAILURE_BURST + 1
     assert caplog.records[-1].getMessage() == (
         "50 more failures have no line of their own, since there were more than 100 a second: "
         "store 50"
@@ -101,7 +101,7 @@ def test_during_a_flood_it_is_told_now_and_then(
     now = [100.0]
     monkeypatch.setattr(failure_log, "monotonic", lambda: now[0])
     log = FailureLog()
-    for number in range(BURST + 11):
+    for number in range(FAILURE_BURST + 11):
         tell(log, fail("k"), number)
     now[0] += TELL_S + 1
     tell(log, fail("k"), 9999)

@@ -16,11 +16,11 @@ from procbus.lanes import batching as module
 from procbus.lanes.batching import TRIALS_AT_CLOSE, Batching, Breaker
 from procbus.lanes.breaker import (
     COOL_S,
+    DEATHS_WINDOW_S,
     MOST_COOL_S,
     MOST_DEATHS,
     SPENT_S,
     TRICKLE_S,
-    WINDOW_S,
     CircuitBreaker,
     CircuitState,
 )
@@ -78,7 +78,7 @@ def test_death_above_the_limit_opens_the_circuit() -> None:
 @pytest.mark.parametrize(("spacing", "opens"), [(1.0, True), (1.001, False)])
 def test_only_deaths_inside_of_the_window_count(spacing: float, opens: bool) -> None:
     circuit = CircuitBreaker()
-    step_s = spacing * WINDOW_S / MOST_DEATHS
+    step_s = spacing * DEATHS_WINDOW_S / MOST_DEATHS
 
     noted = [circuit.note_death(n * step_s) for n in range(MOST_DEATHS + 1)]
 
@@ -262,7 +262,11 @@ class AnyCircuit(RuleBasedStateMachine):
         #: When the running delivery began, if one runs.
         self.running: list[float] = []
 
-    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, WINDOW_S / MOST_DEATHS, 4.9, 5.0, 31.0, 61.0]))
+    @rule(
+        seconds=st.sampled_from(
+            [0.0, 0.1, 1.0, DEATHS_WINDOW_S / MOST_DEATHS, 4.9, 5.0, 31.0, 61.0]
+        )
+    )
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
@@ -272,7 +276,7 @@ class AnyCircuit(RuleBasedStateMachine):
             before = self.circuit.state
             if before is CLOSED:
                 self.deaths.append(self.now)
-            recent = [at for at in self.deaths if self.now - at <= WINDOW_S]
+            recent = [at for at in self.deaths if self.now - at <= DEATHS_WINDOW_S]
             opens = self.circuit.note_death(self.now)
             assert opens == (self.circuit.state is OPEN and before is not OPEN)
             if before is CLOSED:

@@ -13,7 +13,7 @@ import pytest
 
 from procbus import Delivery, EventBus
 from procbus.supervision.health import WorkerHealth, cpu_health, io_health
-from procbus.supervision.stall import WINDOW_S
+from procbus.supervision.stall import STALL_WINDOW_S
 from procbus.system.process import STOPPED, Details, Sample
 from tests.parts import BOUND_S, Held, delivery_to, double, subscription_of
 
@@ -186,7 +186,7 @@ def test_worker_shows_all_known_facts():
 
 
 def test_the_states_of_a_worker():
-    long = WINDOW_S + 1
+    long = STALL_WINDOW_S + 1
     assert health_of(ready=False).state == "starting"
     assert health_of(ready=False).pid is None
     assert health_of().state == "idle"

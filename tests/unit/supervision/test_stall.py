@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.supervision.stall import LEAST_CPU_S, WINDOW_S, Progress
+from procbus.supervision.stall import LEAST_CPU_S, STALL_WINDOW_S, Progress
 
 #: As often as the supervisor looks.
 STEP_S = 0.5
@@ -32,7 +32,7 @@ def test_worker_without_a_core_is_not_stalled() -> None:
         at += 0.5
         progress.note(at, 1.0, 0, "a")
     progress.note_starved(at)
-    while at < 3 * WINDOW_S:
+    while at < 3 * STALL_WINDOW_S:
         at += 0.5
         progress.note(at, 1.0, 0, "a")
         if progress.quiet:
@@ -111,8 +111,8 @@ def test_quiet_worker_is_looked_at_closely_now_and_then() -> None:
 
     spans = [after - before for before, after in pairwise(looks)]
     assert looks[0] == STEP_S
-    assert spans[0] == WINDOW_S + STEP_S, "more than a window, so that two looks are enough"
-    assert set(spans[1:]) == {2 * WINDOW_S + STEP_S}, "it is stalled by then"
+    assert spans[0] == STALL_WINDOW_S + STEP_S, "more than a window, so that two looks are enough"
+    assert set(spans[1:]) == {2 * STALL_WINDOW_S + STEP_S}, "it is stalled by then"
 
 
 @pytest.mark.parametrize(("tree_rate", "stalled"), [(0.0, True), (0.5, False)])
@@ -178,7 +178,7 @@ def histories(draw: st.DrawFn) -> list[Note]:
 def unchanged(readings: list[tuple[float, float]], least: float) -> bool:
     """Whether a figure did not change from the last reading a window ago to the last of all."""
     last_at, last = readings[-1]
-    old = [value for at, value in readings if last_at - at >= WINDOW_S]
+    old = [value for at, value in readings if last_at - at >= STALL_WINDOW_S]
     return bool(old) and last - old[-1] <= least
 
 
@@ -201,8 +201,8 @@ def test_worker_without_any_change_is_stalled(history: list[Note]) -> None:
         and (not io or unchanged(io, 0))
     )
     assert progress.stalled(last.at) == expected
-    assert progress.stalled(last.at + WINDOW_S / 2) == expected
-    assert not progress.stalled(last.at + WINDOW_S + 0.1), "too long ago to say"
+    assert progress.stalled(last.at + STALL_WINDOW_S / 2) == expected
+    assert not progress.stalled(last.at + STALL_WINDOW_S + 0.1), "too long ago to say"
 
 
 @given(st.floats(0.02, 64.0), st.floats(0.1, 0.9), st.integers(1, 200))

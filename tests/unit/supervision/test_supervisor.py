@@ -17,7 +17,7 @@ from procbus.core.outcome import OutcomeKind
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.pool.interface import At
 from procbus.supervision import supervisor as module
-from procbus.supervision.stall import WINDOW_S
+from procbus.supervision.stall import STALL_WINDOW_S
 from procbus.supervision.supervisor import SAMPLE_S, Supervisor
 from procbus.system import memory
 from procbus.system.cooperative import Task
@@ -45,7 +45,7 @@ class FakeProbe:
         self.cpu_s = itertools.count(1)
         self.is_alive = True
         self.sampled = 0
-        self.times = itertools.count(100.0, WINDOW_S / 2)
+        self.times = itertools.count(100.0, STALL_WINDOW_S / 2)
 
     def own_bytes(self) -> int | None:
         return self.memory if self.is_alive else None

@@ -24,7 +24,7 @@ def ends() -> Iterator[Ends]:
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests wait for nothing: a full pipe stays full."""
-    monkeypatch.setattr(outbox, "ROOM_S", 0.01)
+    monkeypatch.setattr(outbox, "RECORD_ROOM_S", 0.01)
 
 
 def fill(end: socket.socket) -> None:
