@@ -20,7 +20,7 @@ from tests.processes import alive_after
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 NO_DASK = "Dask is not installed: pip install 'procbus[dask]'"
 #: Maximum time for a process of Dask to carry out a request, in seconds.
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 _CLUSTER = """
 import sys

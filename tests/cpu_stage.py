@@ -27,7 +27,7 @@ from tests.parts import settlement_for
 # A worker in this process opens a file for good: now, so that no test seems to leave it behind.
 resident_bytes()
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 NO_WEAR = Wear()
 
 

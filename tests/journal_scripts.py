@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 #: Begins a bus whose handler "hold" takes int, and never returns.
 BEGIN = """

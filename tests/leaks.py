@@ -96,7 +96,7 @@ class Leaks:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(self.processes, timeout=10)  # which takes away our own children
+        psutil.wait_procs(self.processes, timeout=60)  # which takes away our own children
 
 
 def record_children() -> None:
@@ -113,7 +113,7 @@ def record_children() -> None:
     subprocess.Popen.__init__ = recorded  # type: ignore[method-assign]
 
 
-def leaks_since(before: Snapshot, patience_s: float = 10.0) -> Leaks:
+def leaks_since(before: Snapshot, patience_s: float = 30.0) -> Leaks:
     """Return the resources left since `before`, after waiting for the ones about to end.
 
     Args:

@@ -19,7 +19,7 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 def until(holds: Callable[[], object]) -> None:

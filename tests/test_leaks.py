@@ -64,7 +64,7 @@ def test_a_process_whose_parent_is_gone_is_found() -> None:
         assert process.stdout is not None
         orphan = psutil.Process(int(process.stdout.readline()))
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         # It still holds the pipe that its parent had as standard input, and so waits on.
         left = leaks.leaks_since(before, patience_s=0)
         orphan.kill()
@@ -160,7 +160,7 @@ def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
         assert process.stdout is not None
         pid, *names = process.stdout.readline().decode().split()
         outsider = psutil.Process(int(pid))
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         now = leaks.Snapshot.take()
         left = leaks.leaks_since(before, patience_s=0)
         process.stdin.write(b"\n")
@@ -174,7 +174,7 @@ def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
 @linux_only
 def test_shared_memory_of_a_worker_that_is_gone_is_found() -> None:
     with process_waiting_for_input(sys.executable, "-c", "pass") as worker:
-        worker.wait(timeout=10)
+        worker.wait(timeout=60)
     before = leaks.Snapshot.take()
     memory = Path(f"/dev/shm/sem.loky-{worker.pid}-test")
     memory.touch()
@@ -200,7 +200,7 @@ def test_shared_memory_of_a_stranger_that_is_gone_is_not_the_tests() -> None:
     ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     named = Path(f"/dev/shm/sem.loky-{pid}-left")
     left = leaks.leaks_since(before, patience_s=0)
     existed = named.exists()

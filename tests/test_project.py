@@ -54,7 +54,7 @@ def make(*arguments: str, path: Path | None = None, **variables: str) -> tuple[i
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     return ran.returncode, ran.stdout
 
@@ -137,7 +137,7 @@ def test_make_says_that_no_package_index_was_reached(tmp_path: Path) -> None:
 def test_the_script_of_all_checks_can_be_run() -> None:
     script = ROOT / ".ci" / "run"
     checked = subprocess.run(
-        ["bash", "-n", str(script)], capture_output=True, text=True, timeout=30
+        ["bash", "-n", str(script)], capture_output=True, text=True, timeout=150
     )
 
     assert checked.returncode == 0, checked.stderr

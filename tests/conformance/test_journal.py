@@ -24,7 +24,7 @@ from procbus import (
     current,
 )
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 MakeBus = Callable[..., EventBus]
 

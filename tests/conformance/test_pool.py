@@ -626,7 +626,7 @@ def test_many_may_kill_at_once_while_the_companion_waits(worker: Worker, gate: G
     for killer in killers:
         killer.start()
     for killer in killers:
-        killer.join(10)
+        killer.join(60)
     kill(worker, gate)
 
     assert receiver.expect_gone().last_words.ran_s is not None

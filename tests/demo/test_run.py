@@ -36,7 +36,7 @@ class Demo:
             [sys.executable, "-m", "procbus", "demo", *map(str, arguments)],
             capture_output=True,
             encoding="utf-8",
-            timeout=50,
+            timeout=150,
             env=self.environment,
         )
 

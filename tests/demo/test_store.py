@@ -98,7 +98,7 @@ def test_threads_take_turns(index: Index) -> None:
     start = threading.Barrier(4)
 
     def write(writer: int) -> None:
-        start.wait(10)
+        start.wait(60)
         for number in range(150):
             index.add(f"{writer}/{number}.py", [function("f", 2)])
 

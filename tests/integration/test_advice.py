@@ -98,7 +98,7 @@ def test_few_runs_are_all_measured_with_any_limit(of_the_bus: dict[str, Any]):
             nap_or_fail,
             kind="cpu",
             name="it",
-            timeout=30,
+            timeout=150,
             retries=1,
             backoff=0.001,
             max_memory="1 GB",

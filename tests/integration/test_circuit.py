@@ -19,7 +19,7 @@ from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Tally
 
 #: Each test starts dozens of workers, which takes seconds each beside other programs that are busy.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 #: More deaths than this open the circuit.
 MOST = 4

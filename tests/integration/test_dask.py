@@ -20,7 +20,7 @@ from tests.integration.helpers import Tally
 
 pytestmark = [
     pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
-    pytest.mark.timeout(120),  # processes of Dask take seconds to start on a busy machine
+    pytest.mark.timeout(240),  # processes of Dask take seconds to start on a busy machine
 ]
 BOUND_S = 60.0
 

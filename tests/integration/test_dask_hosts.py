@@ -65,7 +65,7 @@ def why_not() -> str:
 
 
 WHY_NOT = why_not()
-pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_finished_deliveries_are_settled_while_the_next_is_blocked(
                 receipts = [bus.publish("job", Job(n, tally)) for n in range(20)]
                 receipts.append(bus.publish("job", Job(20, tally, door, bell)))
             heard.wait()
-            assert all(r.wait(2.0) for r in receipts[:20])
+            assert all(r.wait(PATIENCE_S) for r in receipts[:20])
         assert bus.drain(PATIENCE_S)
 
 

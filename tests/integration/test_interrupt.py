@@ -4,10 +4,12 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import wait_gone
+from tests.integration.helpers import WAKING, wait_gone
 from tests.matrix import quick_first
 
-SETUP = """
+SETUP = (
+    WAKING
+    + """
 import signal, sys, time
 from procbus import EventBus
 
@@ -34,6 +36,7 @@ bus.subscribe("cpu", work, kind="cpu")
 bus.subscribe("io", wait)
 bus.subscribe("async", await_)
 """
+)
 
 INSIDE = {
     "publish": "for n in range(10**6): bus.publish(topic, n)",

@@ -17,7 +17,7 @@ from tests.integration.helpers import ROOT, Tally
 
 pytestmark = pytest.mark.slow
 
-BOUND_S = 40.0
+BOUND_S = 60.0
 
 #: Publishes ten events to each lane; io handlers that are told to stay do so in the third.
 SCRIPT = """

@@ -28,7 +28,7 @@ HALF = 8 * PAGE
 PUBLISHERS = 4
 EVENTS = 300
 LOSSES = 12
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 class Disk:

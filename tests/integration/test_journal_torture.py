@@ -133,7 +133,7 @@ def check(torture: Torture) -> None:
             assert all(effect.redelivered for effect in each[1:]), f"{what} {number}: {each}"
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_event_has_its_effect_though_the_script_is_killed(tmp_path: Path, seed: int):
     torture = Torture(tmp_path, kill_workers=seed == 2, seed=seed)

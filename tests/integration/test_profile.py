@@ -29,7 +29,7 @@ def profiled(folder: Path, script: str, *arguments: str, **options: Any) -> Any:
         [sys.executable, "-m", "procbus", "profile", str(path), *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         **options,
     )
 
@@ -93,7 +93,7 @@ def test_script_finds_the_same_surroundings_as_under_python(tmp_path: Path) -> N
         [sys.executable, str(tmp_path / "script.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
     )
     run = profiled(tmp_path, script, *arguments)
     assert run.returncode == 0, run.stderr
@@ -140,7 +140,7 @@ def test_interrupted_script_is_reported_too(
     assert run.stdout is not None
     assert run.stdout.readline() == "ready\n"
     os.kill(run.pid, number)
-    _, errors = run.communicate(timeout=30)
+    _, errors = run.communicate(timeout=150)
     assert run.returncode == status
     assert "fetch waits for" in errors
 
@@ -150,7 +150,7 @@ def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
         [sys.executable, "-m", "procbus", "profile", str(tmp_path / "nothing.py")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
     )
     assert run.returncode == 2
     assert "cannot read the script" in run.stderr

@@ -14,19 +14,25 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import PATIENCE_S, ROOT, Door, Ended, Program, Tally, wait_gone
+from tests.integration.helpers import (
+    PATIENCE_S,
+    ROOT,
+    WAKING,
+    Door,
+    Ended,
+    Program,
+    Tally,
+    wait_gone,
+)
 from tests.integration.test_frozen import NAMESPACE, namespaces
 
 pytestmark = pytest.mark.slow
 
-SETUP = """
-import asyncio, atexit, os, signal, sys, threading, time
+SETUP = (
+    WAKING
+    + """
+import asyncio, os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
-
-# A signal that comes in the moment before the main thread sleeps does not wake it: this one does.
-signal.signal(signal.SIGALRM, lambda *_: None)
-signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
-atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 from procbus import BusClosed, EventBus
 from tests.integration.helpers import Door, Tally
@@ -76,6 +82,7 @@ async def astream():
     async for receipt in bus.astream(iter(int, 1), topic="async"):
         pass
 """
+)
 
 INSIDE = {
     "the block": "with bus:\n    accept(); rest()",

@@ -9,17 +9,14 @@ import sys
 import pytest
 
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import ROOT, Door, Program, Tally
+from tests.integration.helpers import ROOT, WAKING, Door, Program, Tally
 from tests.integration.test_sigterm import ended_of, wait_for_word
 
-HEAD = """
-import atexit, os, signal, sys, threading, time
+HEAD = (
+    WAKING
+    + """
+import os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
-
-# A signal that comes in the moment before the main thread sleeps does not wake it: this one does.
-signal.signal(signal.SIGALRM, lambda *_: None)
-signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
-atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 from procbus import EventBus
 from tests.integration.helpers import Door, Tally
@@ -38,6 +35,7 @@ bus.subscribe("cpu", work, kind="cpu")
 bus.subscribe("io", work)
 receipts = [bus.publish(topic, n) for n in range(4) for topic in ("cpu", "io")]
 """
+)
 AT_EXIT = """
 def last():
     ready()

@@ -233,7 +233,7 @@ def test_a_child_of_a_handler_that_keeps_the_pipe_open_delays_nothing(
         words = heard.wait(2)
         orphan = psutil.Process(int(next(word for word in words if word != "parent")))
         try:
-            assert receipt.wait(3.0)
+            assert receipt.wait(PATIENCE_S)
             assert died(receipt).exit_code == -signal.SIGKILL
             assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
         finally:

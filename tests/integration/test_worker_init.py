@@ -185,7 +185,9 @@ def test_failure_of_worker_init_is_a_clear_error_and_no_loop_of_workers(
         assert "in load_model" in str(cause.__cause__)
         assert len(tally.lines()) <= 4, "how many were started"
         more = [bus.publish("work", (n, tally)) for n in range(100)]
-        assert all(isinstance(r.deliveries[0].exception(), WorkerDied) for r in more if r.wait(5))
+        assert all(
+            isinstance(r.deliveries[0].exception(), WorkerDied) for r in more if r.wait(PATIENCE_S)
+        )
         assert all(r.done for r in more)
         assert len(tally.lines()) <= 4
         assert len(bus.dead_letters) == 300

@@ -23,7 +23,7 @@ import pytest
 from procbus import EventBus
 from procbus.cli.main import main
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Refused(Exception):

@@ -21,7 +21,7 @@ def procbus(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "procbus", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
 
 
@@ -72,7 +72,7 @@ def test_help_imports_nothing_heavy() -> None:
         "print(sorted({'rich', 'sqlite3', 'loky', 'psutil', 'asyncio'} & set(sys.modules)))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=150, check=True
     )
     assert run.stdout.splitlines()[-1] == "[]"
 
@@ -100,7 +100,7 @@ def test_reader_that_stops_gets_no_traceback(tmp_path: Path, arguments: list[str
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=50,
+            timeout=150,
         )
     finally:
         os.close(writing)

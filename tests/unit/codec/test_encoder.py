@@ -92,7 +92,7 @@ class Echo:
         return decode(back)
 
     def close(self) -> None:
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, wait
@@ -332,7 +333,8 @@ def test_an_initializer_that_makes_no_sense_is_refused() -> None:
 def linger(path: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: Path(path).write_text("told") and os._exit(0))
     Path(path).write_text("begun")
-    threading.Event().wait()
+    while True:  # a signal that comes in the moment before a wait for ever would not end that
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

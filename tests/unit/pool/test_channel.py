@@ -41,7 +41,7 @@ def test_messages_come_out_whole_and_in_order(messages: list[list[bytes]]) -> No
         thread.start()
         receiver = Channel(there)
         received = [bytes(receiver.receive() or b"") for _ in messages]
-        thread.join(10)
+        thread.join(60)
     assert received == [b"".join(parts) for parts in messages]
 
 
@@ -63,7 +63,7 @@ def test_a_message_that_arrives_byte_by_byte_is_put_together(ends: Ends) -> None
     thread = threading.Thread(target=trickle)
     thread.start()
     assert Channel(there).receive() == whole
-    thread.join(10)
+    thread.join(60)
 
 
 def test_messages_sent_before_the_other_end_closed_are_still_received(ends: Ends) -> None:
@@ -104,7 +104,7 @@ def test_a_receiver_that_stays_awake_gets_the_same(ends: Ends) -> None:
     for number in range(50):
         sender.send(str(number).encode())
         got.append(answers.receive())
-    thread.join(10)
+    thread.join(60)
     assert got == [str(number).encode() for number in range(50)]
 
 

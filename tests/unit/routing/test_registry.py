@@ -94,7 +94,7 @@ def _threads_switch_often() -> Iterator[None]:
 def test_no_change_is_lost_between_threads():
     registry = Registry()
     threads, each = 8, 50
-    together = threading.Barrier(threads, timeout=30)
+    together = threading.Barrier(threads, timeout=150)
 
     def change(_: int) -> list[Any]:
         together.wait()
@@ -256,7 +256,7 @@ def test_a_local_cpu_handler_that_cannot_travel_is_refused_and_not_subscribed():
 def run(script: str) -> str:
     """Run a script as the main program; return its output."""
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

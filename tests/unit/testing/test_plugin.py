@@ -61,7 +61,7 @@ def test_the_plugin_imports_nothing_until_a_test_asks_for_the_bus() -> None:
         "print(*sorted(set(sys.modules) - before))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150
     )
     assert ran.stdout.split() == ["procbus", "procbus.testing", "procbus.testing.plugin"]
 
@@ -69,6 +69,6 @@ def test_the_plugin_imports_nothing_until_a_test_asks_for_the_bus() -> None:
 def test_importing_procbus_does_not_import_the_kit() -> None:
     code = "import sys, procbus; procbus.EventBus; print('procbus.testing' in sys.modules)"
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150
     )
     assert ran.stdout.strip() == "False"

@@ -25,7 +25,7 @@ from procbus.journal.storage import files
 from procbus.journal.storage.schema import APPLICATION_ID, VERSION
 from tests.matrix import quick_first
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 def refusal(path: Path | str, **options: Any) -> str:

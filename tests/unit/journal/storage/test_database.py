@@ -24,7 +24,7 @@ from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.database import Store
 from procbus.journal.storage.files import trouble
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 def count(path: Path) -> dict[str, int]:

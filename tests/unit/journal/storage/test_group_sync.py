@@ -12,7 +12,7 @@ import pytest
 from procbus.core.errors import JournalError
 from procbus.journal.storage.group_sync import GroupSync
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Disk:

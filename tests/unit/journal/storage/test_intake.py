@@ -18,7 +18,7 @@ from procbus.journal.storage.frames import left_in
 from procbus.journal.storage.intake import Intake
 
 HALF = 1 << 14
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 @pytest.fixture
