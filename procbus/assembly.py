@@ -22,6 +22,7 @@ from procbus.core.locks import Tangled
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
+from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.dispatch.flow import BusFlow
 from procbus.dispatch.retry_queue import RetryQueue
@@ -41,7 +42,7 @@ from procbus.system.descriptors import hold_standard_descriptors
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.journal.bus_journal import BusJournal
-    from procbus.journal.settlement import JournaledSettlement
+    from procbus.journal.settlement import SettlingJournal
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
@@ -97,19 +98,12 @@ class Assembly:
         self.settings = settings
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
-        about = (
-            self.admission,
-            self.retries,
-            lambda letter: self.dispatcher.redeliver(letter),
-            settings.on_failure,
-            lambda delivery, receipt: self.dispatcher.context_of(delivery, receipt),
-        )
-        journaled: JournaledSettlement | None = None
+        settling: SettlingJournal | None = None
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
             from procbus.journal.bus_journal import BusJournal
             from procbus.journal.journal import Journal
-            from procbus.journal.settlement import JournaledSettlement
+            from procbus.journal.settlement import SettlingJournal
 
             journal = Journal(
                 settings.journal,
@@ -118,22 +112,21 @@ class Assembly:
                 keep_results=settings.keep_results,
                 codec=settings.journal_codec,
             )
-            journaled = JournaledSettlement(journal, *about)
-        self.settlement = Settlement(*about) if journaled is None else journaled
+            settling = SettlingJournal(journal)
+        self.settlement = Settlement(self.admission, self.retries, settling)
         self.subscriptions = Subscriptions(
             shared,
             own,
             lambda handler: self.lanes.of(handler),
             lambda delivery: self.lanes.give_up(delivery),
         )
-        self.settlement.dead_letters.handlers = self.subscriptions.handlers
-        self.settlement.dead_letters.files = _LetterFiles()
         self.journal: BusJournal | None = None
-        if journaled is not None:
+        if settling is not None:
             self.journal = BusJournal(
                 journal,
+                settling,
                 self.admission,
-                journaled,
+                self.settlement,
                 self.subscriptions.routes,
                 self.subscriptions.all,
             )
@@ -148,6 +141,13 @@ class Assembly:
         )
         if self.journal is not None:
             self.journal.answer(self.dispatcher)
+        letters = self.settlement.dead_letters
+        letters.redeliver = self.dispatcher.redeliver
+        letters.handlers = self.subscriptions.handlers
+        letters.files = _LetterFiles()
+        if settings.on_failure is not None:
+            hook = FailureHook(settings.on_failure, self.dispatcher.context_of)
+            self.settlement.failure_listeners += (hook,)
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
         self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = Supervisor(self.retries)

@@ -15,6 +15,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Receipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
+from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 
@@ -104,17 +105,11 @@ def settlement_for(
     on_failure: Callable[[DeadLetter], object] | None = None,
     make_context: Callable[[Delivery, Receipt], HandlerContext] | None = None,
 ) -> Settlement:
-    return Settlement(
-        admission,
-        RetryQueue() if retries is None else retries,
-        no_redelivery,
-        on_failure,
-        no_context if make_context is None else make_context,
-    )
-
-
-def no_redelivery(letter: DeadLetter) -> Receipt:
-    raise AssertionError("nothing is replayed here")
+    settlement = Settlement(admission, RetryQueue() if retries is None else retries)
+    if on_failure is not None:
+        hook = FailureHook(on_failure, no_context if make_context is None else make_context)
+        settlement.failure_listeners += (hook,)
+    return settlement
 
 
 def no_context(delivery: Delivery, receipt: Receipt) -> HandlerContext:

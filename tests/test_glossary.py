@@ -34,7 +34,6 @@ VOCABULARY = {
 SHARED_NAMES = {
     "Form": "to be renamed",
     "Kind": "to be renamed",
-    "Settled": "one type, spelled on both sides of a border",
     "Variables": "to be renamed",
     "Worker": "to be renamed",
 }

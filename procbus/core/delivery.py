@@ -224,6 +224,10 @@ class Delivery:
         return text + ">"
 
 
+#: A delivery with the outcome of its last attempt.
+LastAttempt = tuple[Delivery, Outcome]
+
+
 #: Reasons for cancelling a delivery, as words of an error message.
 CLOSED = "the bus was closed"
 INTERRUPTED = "the cell that waited for it was interrupted"

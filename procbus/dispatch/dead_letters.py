@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, overload
 
+from procbus.core.context import HandlerContext, running
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.dead_letter import letter_of as letter_of
 from procbus.core.errors import NoSuchHandler, ProcbusError
@@ -15,6 +16,7 @@ from procbus.core.introspection import name_of, same_function
 from procbus.core.locks import Lock, in_main_thread
 from procbus.core.log import log
 from procbus.core.topic import check_pattern, matches
+from procbus.dispatch.settled import Settled
 from procbus.routing.router import Router
 
 if TYPE_CHECKING:
@@ -177,18 +179,19 @@ class DeadLetterBox:
 
     Args:
         lock: the settlement's; it guards all fields.
-        redeliver: publishes the event of a letter again, for its handler alone.
 
     Attributes:
+        redeliver: publishes the event of a letter again, for its handler alone; set once, when the
+            bus is made.
         files: saves and loads letters; set once, when the bus is made.
         handlers: gives the handlers that are subscribed; set once, when the bus is made.
         removed: is called with letters that were taken out; set once, when the bus is made.
         dropped: how many were let go because newer ones came.
     """
 
-    def __init__(self, lock: Lock, redeliver: Callable[[DeadLetter], Receipt]) -> None:
+    def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._redeliver = redeliver
+        self.redeliver: Callable[[DeadLetter], Receipt]
         self.files: LetterFiles
         self.handlers: Callable[[], Iterable[Handler]] = tuple
         self.removed: Callable[[Sequence[DeadLetter]], object] = len
@@ -274,7 +277,7 @@ class DeadLetterBox:
         receipts: list[Receipt] = []
         try:
             for letter in letters:
-                receipts.append(self._redeliver(letter))
+                receipts.append(self.redeliver(letter))
                 # Only now: what could not be published is not lost.
                 self.remove((letter,))
         except BaseException as error:
@@ -310,6 +313,37 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
             f"{len(named)} handlers on this bus have that name: give each its own, with name="
         )
     return named[-1]  # the last one decides, as for an event that is published
+
+
+class FailureHook:
+    """The user's `on_failure` hook, as a listener of the settlement.
+
+    Args:
+        hook: the user's function.
+        context_of: makes what `current()` returns in it, as in the handler.
+    """
+
+    def __init__(
+        self,
+        hook: Callable[[DeadLetter], object],
+        context_of: Callable[[Delivery, Receipt], HandlerContext],
+    ) -> None:
+        self._hook = hook
+        self._context_of = context_of
+
+    def __call__(self, settled: Settled) -> None:
+        """Tell of a failure, which counts as looked at then."""
+        if settled.letter is None:
+            return
+        delivery = settled.delivery
+        # As inside the handler: the hook may publish, and must not wait for room.
+        before = running.set([self._context_of, delivery, settled.receipt])
+        try:
+            call_hook(self._hook, settled.letter)
+        finally:
+            running.reset(before)
+        if delivery.unseen is not None:
+            delivery.unseen.note_seen(delivery)
 
 
 def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Never
 
 from procbus.core.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.core.dead_letter import DeadLetter
-from procbus.core.delivery import Delivery
+from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.core.locks import Lock, Tangled
 from procbus.core.log import log
@@ -24,7 +24,7 @@ from procbus.dispatch.admission import Admission, Disturbed, Reserved
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.journal_side import JournalSide
 from procbus.dispatch.send_off import SendOff
-from procbus.dispatch.settlement import Settled, Settlement
+from procbus.dispatch.settlement import Settlement
 from procbus.routing.router import Router
 
 #: Topics remembered as having no handler, so that each is logged once.
@@ -259,7 +259,7 @@ class Dispatcher:
         """
         count = len(chosen) + len(broken)
         queued: Sequence[Delivery] = ()
-        failed: Sequence[Settled] = ()
+        failed: Sequence[LastAttempt] = ()
         accepted = False
         try:
             if not entered:
@@ -485,7 +485,7 @@ class Dispatcher:
             published: topic and event of each.
         """
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
-        ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[Settled]]] = []
+        ready: list[tuple[FanReceipt, Sequence[Delivery], Sequence[LastAttempt]]] = []
         count = 0
         try:
             routes = self._routes_by_phase()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What publishing asks of a journal, where the bus has one."""
+"""What publishing and settling ask of a journal, where the bus has one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from procbus.core.dead_letter import DeadLetter
-from procbus.core.delivery import Delivery
+from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import Receipt
+from procbus.dispatch.settled import Settled
+
+
+class SettlingSide(Protocol):
+    """The journal, as settling uses it."""
+
+    def settled(self, settled: Sequence[LastAttempt]) -> None:
+        """Write which deliveries succeeded, before anybody can know."""
+
+    def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
+        """Write that deliveries succeeded, with their results, before anybody can know."""
+
+    def failed(self, settled: Settled) -> None:
+        """Write that a delivery failed for good."""
+
+    def retried(self, delivery: Delivery, wait_s: float) -> None:
+        """Write that an attempt failed, and that the next one is due in so many seconds."""
 
 
 class JournalSide(Protocol):

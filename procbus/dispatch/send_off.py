@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from procbus.core.delivery import Delivery
+from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.dispatch.admission import Admission
-from procbus.dispatch.settlement import Settled, Settlement
+from procbus.dispatch.settlement import Settlement
 
 
 class SendOff:
@@ -25,7 +25,7 @@ class SendOff:
         self._admission = admission
         self._settlement = settlement
 
-    def send(self, queued: Sequence[Delivery], failed: Sequence[Settled]) -> None:
+    def send(self, queued: Sequence[Delivery], failed: Sequence[LastAttempt]) -> None:
         """Queue the deliveries of an event in their lanes, and settle those that failed at once."""
         try:
             for delivery in queued:
@@ -38,7 +38,7 @@ class SendOff:
             self.settle_unqueued(failed)
 
     def rescue(
-        self, error: BaseException, queued: Sequence[Delivery], failed: Sequence[Settled]
+        self, error: BaseException, queued: Sequence[Delivery], failed: Sequence[LastAttempt]
     ) -> bool:
         """Deliveries were counted in, and then their publishing was interrupted.
 
@@ -55,7 +55,7 @@ class SendOff:
         return False
 
     def send_later(
-        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
+        self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], entered: bool
     ) -> None:
         """Have another thread do what is left, since this one is tangled up with another.
 
@@ -67,7 +67,7 @@ class SendOff:
         later(self._send_rest, queued, failed, entered)
 
     def _send_rest(
-        self, queued: Sequence[Delivery], failed: Sequence[Settled], entered: bool
+        self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], entered: bool
     ) -> None:
         if not entered:
             count = len(queued) + len(failed)
@@ -98,7 +98,7 @@ class SendOff:
             ]
         )
 
-    def settle_unqueued(self, settled: Sequence[Settled]) -> None:
+    def settle_unqueued(self, settled: Sequence[LastAttempt]) -> None:
         """Settle deliveries that are in no lane."""
         if settled:
             try:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from procbus.core.context import HandlerContext, running
 from procbus.core.dead_letter import DeadLetter, summary_of
-from procbus.core.delivery import Delivery, cancelled
+from procbus.core.delivery import Delivery, LastAttempt, cancelled
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -21,12 +20,12 @@ from procbus.core.receipt import Receipt, SharedBlock, call_all
 from procbus.core.retry import may_retry, quarantined, wait_of
 from procbus.core.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
 from procbus.dispatch.admission import Admission
-from procbus.dispatch.dead_letters import DeadLetterBox, call_hook, letter_of
+from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
 from procbus.dispatch.failure_log import FailureLog
+from procbus.dispatch.journal_side import SettlingSide
 from procbus.dispatch.retry_queue import RetryQueue
+from procbus.dispatch.settled import Listener, Settled
 from procbus.dispatch.unretrieved import Unseen
-
-Settled = tuple[Delivery, Outcome]
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
 
@@ -39,38 +38,43 @@ class Settlement:
 
     Args:
         admission: gets the room back.
-        retries: takes what is to be tried again.
-        redeliver: publishes the event of a dead letter again.
-        on_failure: the user's hook for what failed for good.
-        make_context: makes what `current()` returns in that hook, as in the handler.
+        retries: takes the deliveries that are tried again.
+        journal: is told of each end before anybody else; None without a journal.
+
+    Attributes:
+        listeners: are called with each end. Replaced whole. While there are none, they cost
+            nothing.
+        failure_listeners: are called with the end of each delivery that failed for good, before
+            the others.
     """
 
     def __init__(
-        self,
-        admission: Admission,
-        retries: RetryQueue,
-        redeliver: Callable[[DeadLetter], Receipt],
-        on_failure: Callable[[DeadLetter], object] | None,
-        make_context: Callable[[Delivery, Receipt], HandlerContext],
+        self, admission: Admission, retries: RetryQueue, journal: SettlingSide | None = None
     ) -> None:
         self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
         self._admission = admission
         self._retries = retries
-        self._on_failure = on_failure
-        self._make_context = make_context
+        self._journal = journal
         self.unseen = Unseen(self.lock)
         self._failures = FailureLog()
-        self.dead_letters = DeadLetterBox(self.lock, redeliver)
+        self.dead_letters = DeadLetterBox(self.lock)
+        self.listeners: tuple[Listener, ...] = ()
+        self.failure_listeners: tuple[Listener, ...] = (self._log_failure,)
+        if journal is not None:
+            self.failure_listeners = (journal.failed, self._log_failure)
 
-    def settle(self, settled: Sequence[Settled], *, queued: bool = True) -> None:
+    def settle(self, settled: Sequence[LastAttempt], *, queued: bool = True) -> None:
         """Settle deliveries. One that is settled already is left as it is.
 
         Args:
             settled: each delivery with the outcome of its last attempt.
             queued: False for deliveries that never got into their lane.
         """
+        if self._journal is not None:
+            self._journal.settled(settled)
+        listeners = self.listeners
         after = _After()
         if not self._try_lock(False):
             acquire(self.lock)
@@ -79,6 +83,7 @@ class Settlement:
                 receipt = delivery.receipt
                 if receipt is None:
                     continue
+                letter = None
                 try:
                     if outcome.kind is _SUCCEEDED:
                         _note_success(delivery, outcome.started_at, outcome.ended_at)
@@ -94,19 +99,17 @@ class Settlement:
                             after.again.append((delivery, outcome))
                             continue
                         letter = self._note_unsuccessful(delivery, receipt, outcome)
-                        if letter is not None:
-                            if after.failed is None:
-                                after.failed = []
-                            after.failed.append((delivery, receipt, letter))
                 except BaseException as error:  # noqa: BLE001 - it is settled all the same
                     if after.raised is None:
                         after.raised = []
                     after.raised.append(error)
                 delivery.end(outcome)
                 after.note(delivery, receipt)
+                if letter is not None or listeners:
+                    after.tell(Settled(delivery, receipt, outcome, letter))
         finally:  # what was settled is followed up also where something fails half-way
             self._unlock()
-            if after.failed is None and after.again is None and after.raised is None:
+            if after.told is None and after.again is None and after.raised is None:
                 self._follow(after, queued)
             else:
                 self._follow_up(after, queued)
@@ -116,8 +119,11 @@ class Settlement:
         interrupts: list[BaseException] = []
         for error in after.raised or ():
             _note_raised(interrupts, error)
-        for delivery, receipt, letter in after.failed or ():
-            _guarded(interrupts, self._tell, delivery, receipt, letter)
+        for settled in after.told or ():
+            for listener in () if settled.letter is None else self.failure_listeners:
+                _guarded(interrupts, listener, settled)
+            for listener in self.listeners:
+                _guarded(interrupts, listener, settled)
         for delivery, outcome in after.again or ():
             _guarded(interrupts, self._try_again, delivery, outcome)
         _guarded(interrupts, self._follow, after, queued)
@@ -139,11 +145,16 @@ class Settlement:
             values: what it returned.
             pid: of the worker.
         """
+        if self._journal is not None:
+            self._journal.settled_successes(deliveries, values)
         after = _After()
+        told: list[tuple[Delivery, Receipt]] | None = None
         if not self._try_lock(False):
             acquire(self.lock)
         try:
             try:
+                if self.listeners:
+                    told = [(each, each.receipt) for each in deliveries if each.receipt is not None]
                 for delivery, (started_at, ended_at, _), value in zip(
                     deliveries, times, values, strict=True
                 ):
@@ -160,7 +171,13 @@ class Settlement:
             finally:
                 self._unlock()
         finally:  # also where it was stopped half-way: somebody waits for what is settled
-            self._follow(after, queued=True)
+            if told is None:
+                self._follow(after, queued=True)
+            else:
+                for delivery, receipt in told:
+                    if delivery.outcome is not None:
+                        after.tell(Settled(delivery, receipt, delivery.outcome))
+                self._follow_up(after, queued=True)
 
     def _follow(self, after: _After, queued: bool) -> None:
         try:
@@ -215,19 +232,10 @@ class Settlement:
 
     # Outside of it, since these run the user's code.
 
-    def _tell(self, delivery: Delivery, receipt: Receipt, letter: DeadLetter) -> None:
-        """Tell of a failure: in the log, and to the user's hook."""
-        self._failures.tell(delivery, letter)
-        self.dead_letters.tell_dropped()
-        if self._on_failure is None:
-            return
-        # As inside the handler: what the hook publishes must not wait for room.
-        before = running.set([self._make_context, delivery, receipt])
-        try:
-            call_hook(self._on_failure, letter)
-        finally:
-            running.reset(before)
-        self.unseen.note_seen(delivery)
+    def _log_failure(self, settled: Settled) -> None:
+        if settled.letter is not None:
+            self._failures.tell(settled.delivery, settled.letter)
+            self.dead_letters.tell_dropped()
 
     def sum_up_failures(self) -> None:
         """Say in the log, as the bus ends, how many failures were not told or looked at."""
@@ -249,7 +257,8 @@ class Settlement:
             summary_of(outcome.error),
             wait_s,
         )
-        self._note_wait(delivery, wait_s)
+        if self._journal is not None:
+            self._journal.retried(delivery, wait_s)
         delivery.subscription.lane.step_aside(delivery)
         self.wait(delivery, wait_s)
 
@@ -257,9 +266,6 @@ class Settlement:
         """Have a delivery wait so many seconds for its next attempt."""
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
-
-    def _note_wait(self, delivery: Delivery, wait_s: float) -> None:
-        """A delivery waits for its next attempt: for a journal."""
 
 
 def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:
@@ -292,7 +298,7 @@ def _release(delivery: Delivery) -> None:
 class _After:
     """What follows, without the lock, from the deliveries that were settled together."""
 
-    __slots__ = ("again", "blocks", "count", "done", "failed", "gated", "raised", "receipts")
+    __slots__ = ("again", "blocks", "count", "done", "gated", "raised", "receipts", "told")
 
     def __init__(self) -> None:
         self.count = 0
@@ -306,9 +312,15 @@ class _After:
         #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.
         self.receipts: list[Receipt] | None = None
         #: Failures that are to be told, what is tried again, and what was raised on the way.
-        self.failed: list[tuple[Delivery, Receipt, DeadLetter]] | None = None
-        self.again: list[Settled] | None = None
+        self.told: list[Settled] | None = None
+        self.again: list[LastAttempt] | None = None
         self.raised: list[BaseException] | None = None
+
+    def tell(self, settled: Settled) -> None:
+        """Have the listeners called with the end of a delivery."""
+        if self.told is None:
+            self.told = []
+        self.told.append(settled)
 
     def note(self, delivery: Delivery, receipt: Receipt) -> None:
         """A delivery has ended; its receipt is done with the last one. Under the lock."""

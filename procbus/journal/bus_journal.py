@@ -18,10 +18,11 @@ from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.send_off import SendOff
+from procbus.dispatch.settlement import Settlement
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
-from procbus.journal.settlement import JournaledSettlement
+from procbus.journal.settlement import SettlingJournal
 from procbus.journal.storage.queries import SeenEvent
 from procbus.routing.router import Router
 
@@ -82,6 +83,7 @@ class BusJournal:
 
     Args:
         journal: of the bus.
+        settling: writes the ends of deliveries to it.
         admission: bounds what is pending.
         settlement: of the bus.
         routes: gives the router of the moment.
@@ -96,15 +98,18 @@ class BusJournal:
     def __init__(
         self,
         journal: Journal,
+        settling: SettlingJournal,
         admission: Admission,
-        settlement: JournaledSettlement,
+        settlement: Settlement,
         routes: Callable[[], Router[Subscription]],
         subscriptions: Callable[[], Sequence[Subscription]],
     ) -> None:
         self.run = Run(journal.id, journal.first_id)
         self.accept = journal.accept
         self._journal = journal
+        self._settling = settling
         self._settlement = settlement
+        settlement.dead_letters.removed = settling.discard
         self._routes = routes
         self._subscriptions = subscriptions
         self._recorded = RecordedDeliveries(journal, subscriptions, routes, settlement.lock)
@@ -112,11 +117,15 @@ class BusJournal:
         self.resumed_for: object = None
         send_off = SendOff(admission, settlement)
         #: Used with `_resuming` held.
-        self._leftovers = Leftovers(journal, admission, settlement, self._recorded, send_off.send)
+        self._leftovers = Leftovers(
+            journal, settling, admission, settlement, self._recorded, send_off
+        )
 
     def answer(self, dispatcher: Dispatcher) -> None:
         """Have dead letters run again that the command line asks for, from now on."""
-        self._journal.retry = AskedRetries(dispatcher, self._settlement, self._recorded).retry
+        self._journal.retry = AskedRetries(
+            dispatcher, self._settling, self._settlement, self._recorded
+        ).retry
 
     # Publishing.
 
@@ -129,16 +138,16 @@ class BusJournal:
         if not delivery.subscription.answered:
             parts.append(journal.succeeded(delivery, outcome.value))
         journal.write(b"".join(parts))
-        self._settlement.written.add(delivery)
+        self._settling.written.add(delivery)
 
     def discarding(self, letter: DeadLetter) -> bytes:
         """Lay out the record that a dead letter is one no more; nothing if the journal lacks it."""
-        number = self._settlement.numbers.get(letter)
+        number = self._settling.numbers.get(letter)
         return b"" if number is None else self._journal.discarded(number)
 
     def forget(self, letter: DeadLetter) -> None:
         """A dead letter was published again."""
-        self._settlement.numbers.pop(letter, None)
+        self._settling.numbers.pop(letter, None)
 
     # Events with ids.
 

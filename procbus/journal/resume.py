@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from time import time
@@ -14,16 +14,17 @@ from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
 from procbus.core.log import log
-from procbus.core.outcome import Outcome
 from procbus.core.receipt import FanReceipt
 from procbus.core.retry import wait_of
 from procbus.core.subscription import Subscription
 from procbus.dispatch.addressing import address
 from procbus.dispatch.admission import Admission, Disturbed
 from procbus.dispatch.dead_letters import MOST_KEPT
+from procbus.dispatch.send_off import SendOff
+from procbus.dispatch.settlement import Settlement
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
-from procbus.journal.settlement import JournaledSettlement
+from procbus.journal.settlement import SettlingJournal
 from procbus.journal.storage.queries import Unfinished
 from procbus.routing.router import Router
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from procbus.dispatch.dispatcher import Dispatcher
 
 
-SendOffCall = Callable[[list[Delivery], list[tuple[Delivery, Outcome]]], None]
 _Named = dict[str, list[Subscription]]
 
 
@@ -76,6 +76,7 @@ class Leftovers:
 
     Args:
         journal: the journal of the bus.
+        settling: writes the ends of deliveries to it.
         admission: bounds the pending deliveries.
         settlement: the settlement of the bus.
         recorded: makes deliveries from records.
@@ -85,13 +86,15 @@ class Leftovers:
     def __init__(
         self,
         journal: Journal,
+        settling: SettlingJournal,
         admission: Admission,
-        settlement: JournaledSettlement,
+        settlement: Settlement,
         recorded: RecordedDeliveries,
-        send_off: SendOffCall,
+        send_off: SendOff,
     ) -> None:
         self._journal = journal
         self._admission = admission
+        self._settling = settling
         self._settlement = settlement
         self._recorded = recorded
         self._send_off = send_off
@@ -138,7 +141,7 @@ class Leftovers:
         self._letters_loaded = True
         letters = self._recorded.dead_letters(MOST_KEPT)
         for letter, number in letters:
-            self._settlement.remember(letter, number)
+            self._settling.remember(letter, number)
         self._settlement.dead_letters.put_back([letter for letter, _ in letters])
 
     def _name_of(self, unfinished: Unfinished) -> str:
@@ -189,7 +192,7 @@ class Leftovers:
             journal.ids.claim(about.given_id, receipt)
         now = time()
         waits = {d for d in queued if self._wait(d, rows[d.subscription].due_at - now)}
-        self._send_off([delivery for delivery in queued if delivery not in waits], failed)
+        self._send_off.send([delivery for delivery in queued if delivery not in waits], failed)
         for each in unfinished:
             name = self._name_of(each)
             self._fed[name] = each.number
@@ -276,6 +279,7 @@ class AskedRetries:
 
     Args:
         dispatcher: the dispatcher of the bus.
+        settling: knows the dead letters that the journal has.
         settlement: has the dead letters of this run.
         recorded: has the dead letters of earlier runs.
     """
@@ -283,20 +287,22 @@ class AskedRetries:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        settlement: JournaledSettlement,
+        settling: SettlingJournal,
+        settlement: Settlement,
         recorded: RecordedDeliveries,
     ) -> None:
         self._dispatcher = dispatcher
+        self._settling = settling
         self._settlement = settlement
         self._recorded = recorded
 
     def retry(self, numbers: Sequence[int]) -> None:
         """Run these dead letters again; ones that are gone are skipped."""
         dispatcher = self._dispatcher
-        at_hand = {number: letter for letter, number in self._settlement.numbers.copy().items()}
+        at_hand = {number: letter for letter, number in self._settling.numbers.copy().items()}
         others = [number for number in numbers if number not in at_hand]
         for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
-            self._settlement.remember(letter, number)
+            self._settling.remember(letter, number)
             at_hand[number] = letter
         # Published as by a handler: it does not wait for room, so that the bus can close meanwhile.
         name = "procbus journal retry"

@@ -14,7 +14,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from procbus.core.delivery import Delivery
+from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import ProcbusError
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from procbus.core.flow import Published, SettleSuccesses
     from procbus.lanes.attempt import Verdict
     from procbus.lanes.batching import Batching, Breaker
-    from procbus.pool.outcomes import Settled
 
 #: After so many deaths in a row before a worker began what it had been given, the next is charged.
 BARREN_DEATHS = 3
@@ -45,7 +44,7 @@ class Port(Protocol):
     """What a companion asks of its lane. From the companion's thread."""
 
     def settle(
-        self, settled: list[Settled], published: Sequence[tuple[int, Published]] = ()
+        self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
     ) -> None:
         """Settle deliveries; first publish what their handlers published.
 

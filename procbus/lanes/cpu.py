@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.carry import Carry
-from procbus.core.delivery import Delivery, cancelled
+from procbus.core.delivery import Delivery, LastAttempt, cancelled
 from procbus.core.errors import WorkerDied
 from procbus.core.flow import Flow, Published
 from procbus.core.handler import Handler
@@ -26,7 +26,6 @@ from procbus.lanes.recycling import Wear
 from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
 from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
-from procbus.pool.outcomes import Settled
 
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
@@ -225,7 +224,7 @@ class CpuLane:
             self._grow(1, wait=False)
 
     def settle(
-        self, settled: list[Settled], published: Sequence[tuple[int, Published]] = ()
+        self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
     ) -> None:
         """Settle deliveries; first publish what their handlers published.
 

@@ -19,8 +19,6 @@ from procbus.pool.interface import Ended, WorkerGone
 from procbus.pool.memory.shared_file import Form, Place, load
 from procbus.pool.wire import End, Ending
 
-Settled = tuple[Delivery, Outcome]
-
 _SUCCEEDED = OutcomeKind.SUCCEEDED
 #: Makes an `Outcome` without checking arguments: half of the time, for every delivery.
 _new = tuple.__new__

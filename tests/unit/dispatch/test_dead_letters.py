@@ -88,7 +88,8 @@ def test_a_publish_that_fails_half_way_leaves_the_rest():
         published.append(one)
         return receipt_for(subscription_of())
 
-    box = DeadLetterBox(Lock(), redeliver)
+    box = DeadLetterBox(Lock())
+    box.redeliver = redeliver
     box.handlers = box_with()[0].handlers
     for each in three():
         box.add(each)
@@ -223,7 +224,7 @@ def test_failing_logging_harms_no_delivery_either(capsys):
 
 def test_dropped_event_is_freed_outside_the_lock():
     lock = Lock()
-    box = DeadLetterBox(lock, lambda _: receipt_for())
+    box = DeadLetterBox(lock)
     held: list[bool] = []
 
     class Ending:

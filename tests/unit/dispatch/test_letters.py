@@ -39,7 +39,8 @@ def box_with(*letters: DeadLetter) -> tuple[DeadLetterBox, list[DeadLetter]]:
         published.append(one)
         return receipt_for(subscription_of(), event_id=100 + one.event_id)
 
-    box = DeadLetterBox(Lock(), redeliver)
+    box = DeadLetterBox(Lock())
+    box.redeliver = redeliver
     box.files = Files()
     box.handlers = lambda: (handler_of(name="shop.store"), handler_of(name="shop.extract"))
     for each in letters:

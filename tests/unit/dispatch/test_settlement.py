@@ -4,6 +4,7 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,16 +12,19 @@ from hypothesis import strategies as st
 
 from procbus.core.delivery import Delivery, DeliveryState, cancelled
 from procbus.core.errors import WorkerDied
+from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import MOST_KEPT
+from procbus.dispatch.settled import Settled
 from procbus.dispatch.settlement import Settlement
 from tests.parts import (
     BOUND_S,
     FakeLane,
     delivery_to,
+    handle,
     raised,
     receipt_for,
     settlement_with_room,
@@ -277,3 +281,72 @@ def test_event_of_several_handlers_is_freed_outside_the_lock():
     del receipt
     settlement.settle(settled)
     assert held == [False]
+
+
+# Listeners.
+
+
+def test_a_listener_gets_the_end_of_each_delivery_before_its_receipt_is_called_back():
+    settlement, admission = settlement_with_room()
+    subscription = Subscription(make_handler(handle, int), FakeLane())
+    told: list[Any] = []
+    settlement.listeners += (told.append,)
+    receipts = [receipt_for(subscription, event_id=n) for n in range(3)]
+    for receipt in receipts:
+        receipt.when_done(told.append)
+    admission.enter(3, False)
+    good, bad, stopped = (receipt.deliveries[0] for receipt in receipts)
+    ends = [succeeded(7), raised(ValueError()), Outcome(OutcomeKind.CANCELLED)]
+    settlement.settle(list(zip((good, bad, stopped), ends, strict=True)))
+    settled = told[:3]
+    assert [each.delivery for each in settled] == [good, bad, stopped]
+    assert [each.receipt for each in settled] == receipts
+    assert [each.outcome for each in settled] == ends
+    assert [each.letter for each in settled] == [None, *settlement.dead_letters.snapshot(), None]
+    assert told[3:] == receipts
+    assert admission.pending == 0
+
+
+def test_a_listener_gets_the_successes_of_a_batch_but_none_that_was_settled_before():
+    settlement, admission = settlement_with_room()
+    subscription = Subscription(make_handler(handle, int), FakeLane())
+    told: list[Settled] = []
+    settlement.listeners += (told.append,)
+    admission.enter(2, False)
+    first, second = (receipt_for(subscription, event_id=n).deliveries[0] for n in (1, 2))
+    settlement.settle([(first, succeeded("first"))])
+    settlement.settle_successes([first, second], [(1.0, 2.0, 0), (3.0, 4.0, 0)], ["a", "b"], 4711)
+    assert [each.delivery for each in told] == [first, second]
+    assert [each.outcome.value for each in told] == ["first", "b"]
+    assert told[1].outcome == Outcome(OutcomeKind.SUCCEEDED, "b", None, 3.0, 4.0, 4711)
+    assert admission.pending == 0
+
+
+def test_an_attempt_that_is_followed_by_another_is_no_end_to_listeners():
+    settlement, _ = settlement_with_room()
+    subscription = Subscription(make_handler(handle, int, retries=1), FakeLane())
+    told: list[Settled] = []
+    settlement.listeners += (told.append,)
+    (delivery,) = receipt_for(subscription).deliveries
+    settlement.settle([(delivery, raised(ValueError()))])
+    assert told == []
+    settlement.settle([(delivery, raised(ValueError()))])
+    assert [each.delivery for each in told] == [delivery]
+
+
+def test_a_listener_that_raises_is_logged_and_keeps_nobody_from_anything(caplog):
+    settlement, admission = settlement_with_room()
+    subscription = Subscription(make_handler(handle, int), FakeLane())
+    told: list[Settled] = []
+
+    def broken(_: Settled) -> None:
+        raise RuntimeError("a listener")
+
+    settlement.listeners += (broken, told.append)
+    receipt = receipt_for(subscription)
+    admission.enter(1, False)
+    settlement.settle([(receipt.deliveries[0], succeeded())])
+    assert receipt.done
+    assert len(told) == 1
+    assert admission.pending == 0
+    assert "a listener" in caplog.text
