@@ -150,8 +150,8 @@ def _carry(name: str, value: Any) -> tuple[ContextVar[Any], ...]:
     for each in given:
         if not isinstance(each, ContextVar):
             raise OptionError(
-                f"{name} takes ContextVars alone, not {shown(each)}; keep what is to be taken "
-                "along in a contextvars.ContextVar, and set it before you publish"
+                f"{name} takes ContextVars alone, not {shown(each)}; keep the value in a "
+                "contextvars.ContextVar, and set it before you publish"
             )
     variables = tuple(dict.fromkeys(given))
     if variables:

@@ -102,7 +102,7 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
         where, advice = _while_others(evidence), "declare it cpu"
         if evidence.is_async:
             where = " on the event loop, which nothing else can use meanwhile"
-            advice = "let a handler of kind='cpu' do what it computes"
+            advice = "let a handler of kind='cpu' do the computing"
         return (
             f"is declared {declared} but used {evidence.load:.2f} s of CPU per second{where}: "
             f"{advice}, expected {judgement.gain:.1f} x on {machine.cores} cores"
@@ -129,8 +129,8 @@ def _silence(evidence: Evidence, judgement: Judgement) -> str:
             "too little to say"
         )
     if judgement.unweighed:
-        return "may compute too long for threads; nobody knows yet what its events cost to send"
-    return "could be either: what was seen of it does not tell"
+        return "may compute too long for threads; the cost of sending its events is not known yet"
+    return "could be either: the measurements do not decide"
 
 
 def _io_is_right(evidence: Evidence) -> str:

@@ -209,7 +209,7 @@ class Advisor:
             number = subscription.handler.number
             if advice.level and number not in self._told:
                 self._told.add(number)
-                log.log(_LEVELS[advice.level], "%s (this is said once)", advice.text)
+                log.log(_LEVELS[advice.level], "%s (logged once)", advice.text)
         # While the interpreter ends, no worker may start any more.
         if not self._stopped.is_set() and not exit_hooks.ending:
             self._move(machine)

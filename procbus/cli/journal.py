@@ -31,27 +31,33 @@ def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "journal",
         help="look into the journal of a bus, and put it right",
         description="Look into the journal of a bus, and put it right. All of it works while the "
-        "bus runs; what happened in the last second may not show yet.",
+        "bus runs; the last second may not show yet.",
     )
     actions = journal.add_subparsers(metavar="ACTION", required=True)
-    _add(actions, "status", _status, "how many deliveries there are of each handler", json_too=True)
+    _add(actions, "status", _status, "number of deliveries of each handler", json_too=True)
     listing = _add(actions, "list", _list, "deliveries, in order of their events", json_too=True)
     _add_filters(listing)
     listing.add_argument(
-        "--limit", type=int, default=_SHOWN, metavar="N", help=f"at most so many, {_SHOWN} if unset"
+        "--limit",
+        type=int,
+        default=_SHOWN,
+        metavar="N",
+        help=f"maximum number, {_SHOWN} by default",
     )
-    show = _add(actions, "show", _show, "all that is known of a delivery", json_too=True)
+    show = _add(actions, "show", _show, "all facts about a delivery", json_too=True)
     show.add_argument("id", nargs="+", help="number of an event, or EVENT:HANDLER")
     show.add_argument(
         "--unpickle",
         action="store_true",
-        help="load the event too, and show it: that runs what the file says",
+        help="load the event too, and show it: that may run code of the file",
     )
     retry = _add(actions, "retry", _retry, "run dead letters again")
     retry.add_argument("id", nargs="*", help="number of an event, or EVENT:HANDLER")
     retry.add_argument("--all", action="store_true", help="all dead letters")
-    retry.add_argument("--handler", metavar="NAME", help="with --all: of such handlers; * matches")
-    purge = _add(actions, "purge", _purge, "forget what is finished, and the ids of it")
+    retry.add_argument(
+        "--handler", metavar="NAME", help="with --all: of handlers with this name; * matches"
+    )
+    purge = _add(actions, "purge", _purge, "forget finished deliveries, and their ids")
     purge.add_argument(
         "--older-than", type=_duration, default=0.0, metavar="TIME", help='such as "7 days"'
     )
@@ -80,8 +86,10 @@ def _add(
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", choices=_STATES, help="only those of this state")
-    parser.add_argument("--handler", metavar="NAME", help="only those of such handlers; * matches")
+    parser.add_argument("--state", choices=_STATES, help="only deliveries in this state")
+    parser.add_argument(
+        "--handler", metavar="NAME", help="only of handlers with this name; * matches"
+    )
 
 
 def _visiting(run: Callable[[Visit, argparse.Namespace], None], *, change: bool) -> Command:
@@ -194,7 +202,7 @@ def _retry(visit: Visit, options: argparse.Namespace) -> None:
 
 def _purge(visit: Visit, options: argparse.Namespace) -> None:
     visit.purge(time() - options.older_than, dead=options.dead)
-    print("done; the file does not get smaller, but what is written next takes the room")
+    print("done; the file does not get smaller, but the next records use the room")
 
 
 def _export(visit: Visit, options: argparse.Namespace) -> None:

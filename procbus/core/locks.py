@@ -189,4 +189,6 @@ def catch_up() -> None:
             try:
                 function(*args)
             except Exception:  # noqa: BLE001 - the next one must not suffer for it
-                log.exception("procbus itself failed in what a signal handler or __del__ began")
+                log.exception(
+                    "procbus itself failed in work that a signal handler or __del__ began"
+                )

@@ -36,7 +36,7 @@ def unfinished(handler: str, value: object) -> ProcbusError | None:
     elif kind is CoroutineType or _waits_to_be_awaited(value):
         what = "a coroutine" if kind is CoroutineType else f"an awaitable {kind.__qualname__}"
         advice = (
-            "subscribe the async function itself, or make what is round it an async def that "
+            "subscribe the async function itself, or make the function round it an async def that "
             "awaits it, with kind='io'"
         )
     else:

@@ -130,8 +130,8 @@ class JsonCodec:
         if not same:
             raise SerializationError(
                 f"{what} cannot be written to the journal: as JSON it would come back as another "
-                f"({again!r}). Give the fields of the dataclass their types, publish what is JSON "
-                'anyway, or use journal_codec="pickle"'
+                f"({again!r}). Give the fields of the dataclass their types, publish plain JSON "
+                'data, or use journal_codec="pickle"'
             )
         return 2, data
 

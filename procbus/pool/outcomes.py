@@ -74,7 +74,7 @@ def _error_of(
     elif ending is Ending.NO_HANDLER:
         error = SerializationError(
             f"cpu handler {name} could not be loaded in a worker process: {summary}. The worker "
-            "imports by name what is not defined in the main script: make sure that it can"
+            "imports handlers that are not defined in the main script: make sure that it can"
         )
     elif ending is Ending.NO_EVENT:
         path = _path_of_missing(delivery, missing)
@@ -86,7 +86,7 @@ def _error_of(
         )
     else:
         error = SerializationError(
-            f"what {name} made of event {event_id} cannot travel back from its worker"
+            f"the result of {name} for event {event_id} cannot travel back from its worker"
             f"{f' because of {path}' if path else ''}: {summary}. Return and publish plain data, "
             'or use kind="io"',
             path,

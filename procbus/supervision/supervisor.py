@@ -284,7 +284,7 @@ class Supervisor:
                 where = "it is in worker_init. Its events wait, and no limit ends that"
                 stack = in_turn([worker.ask_stack()])[0] or ""
             log.warning(
-                "worker %s is not ready after %.3g s: %s (this is said once)%s",
+                "worker %s is not ready after %.3g s: %s (logged once)%s",
                 worker.pid,
                 took_s,
                 where,
@@ -319,7 +319,7 @@ class Supervisor:
             log.warning(
                 "worker %s is stalled: %s with event %d has used no CPU and done no I/O for a "
                 "while, after %.3g s. A handler that waits belongs to kind='io'; timeout= ends "
-                "one that hangs (this is said once for each handler)",
+                "one that hangs (logged once for each handler)",
                 worker.pid,
                 handler.name,
                 delivery.event_id,

@@ -29,5 +29,5 @@ def check_ours(name: str, status: os.stat_result, error: type[ProcbusError]) -> 
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise error(
             f"{name} may be written by others (mode {stat.S_IMODE(status.st_mode):04o}), and "
-            f"loading it could run their code: if nobody touched it, chmod 600 {name}"
+            f"loading it could run their code: if it is unchanged, chmod 600 {name}"
         )

@@ -267,11 +267,11 @@ def _tell(buses: Sequence[Told]) -> None:
     _tell_systemd()
     if any(bus.on_sigterm == "finish" for bus in buses):
         log.warning(
-            "SIGTERM: what is pending has %.3g s to finish; a second SIGTERM ends it at once",
+            "SIGTERM: pending deliveries have %.3g s to finish; a second SIGTERM ends them at once",
             _end_at - _came_at[0],
         )
     else:
-        log.warning("SIGTERM: what is pending is put away")
+        log.warning("SIGTERM: pending deliveries are put away")
 
 
 def _tell_systemd() -> None:

@@ -63,7 +63,7 @@ class InlineBus(EventBus):
         if unknown:
             raise OptionError(
                 f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
-                "memory and no journal; test with an EventBus what needs these"
+                "memory and no journal; use an EventBus for tests of these"
             )
         self.clock = Clock(auto=True) if clock is None else clock
         self._pickling = pickling

@@ -104,7 +104,7 @@ INSIDE = {
     "the end of an event loop": "asyncio.run(serve(lambda: asyncio.sleep(0)))",
     "astream": "asyncio.run(serve(astream))",
 }
-FINISHING = "SIGTERM: what is pending has"
+FINISHING = "SIGTERM: pending deliveries have"
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_second_sigterm_ends_the_script_at_once(begin, door: Door, inside: str
 def wait_for_word(program: Program) -> None:
     """Wait until the script has said what it does about SIGTERM; give that line back to nobody."""
     for _ in range(3):  # on a busy machine it may say first that a worker is stalled
-        if program.read_error_line().startswith("SIGTERM: what is pending"):
+        if program.read_error_line().startswith("SIGTERM: pending deliveries"):
             return
     pytest.fail("it said nothing of SIGTERM")
 
@@ -203,7 +203,7 @@ def test_put_away_cancels_deliveries_that_have_not_begun(begin, door: Door, insi
         ended = end(program)
     assert ended.code == 143, ended.err
     # Two threads say that, in any order.
-    assert "SIGTERM: what is pending is put away\n" in ended.err
+    assert "SIGTERM: pending deliveries are put away\n" in ended.err
     assert "bus closed with deliveries cancelled" in ended.err
 
 

@@ -146,8 +146,8 @@ def check_directory(directory: str) -> None:
         return  # Windows has no such mode bits: not checked there, and not tested
     if status.st_uid not in (os.geteuid(), 0):
         raise JournalError(
-            f"{directory} belongs to another user (uid {status.st_uid}), who could put a file in "
-            "the place of one of the journal's, and loading that could run their code: put the "
+            f"{directory} belongs to another user (uid {status.st_uid}), who could replace a "
+            "file of the journal, and loading theirs could run their code: put the "
             "journal in a directory of your own"
         )
     mode = status.st_mode
@@ -162,8 +162,8 @@ def check_directory(directory: str) -> None:
         mode = os.stat(above).st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise JournalError(
-                f"everybody may replace what is in {above} (mode {stat.S_IMODE(mode):04o}), the "
-                "directory of the journal too, and loading what they put there could run their "
+                f"everybody may replace files in {above} (mode {stat.S_IMODE(mode):04o}), the "
+                "directory of the journal too, and loading their files could run their "
                 f"code: chmod o-w {above}, or put the journal elsewhere"
             )
 
@@ -247,13 +247,13 @@ _NEXT_TO_NOTHING = 1 << 20
 
 _ADVICE = {
     "SQLITE_FULL": (
-        "the disk is full: make room on it, and start again. What was accepted is not lost"
+        "the disk is full: make room on it, and start again. Accepted events are not lost"
     ),
     "SQLITE_READONLY": "it cannot be written: make the file and its directory writable for you",
     "SQLITE_CANTOPEN": "it cannot be written: make the file and its directory writable for you",
     "SQLITE_CORRUPT": (
-        "it is corrupt: take a copy that is sound; or save what can be read with the `.recover` of "
-        "sqlite3, and begin a new journal"
+        "it is corrupt: take a copy that is sound; or save the readable part with the `.recover` "
+        "of sqlite3, and begin a new journal"
     ),
     "SQLITE_NOTADB": "it is corrupt, or not a journal at all: give the journal a name of its own",
     "SQLITE_BUSY": "another program holds it: end that, and start again",

@@ -43,8 +43,8 @@ def read_left(fd: int, name: str, *, live: bool = False) -> list[Half]:
         return left_in(fd, live=live)
     except ValueError as error:
         raise JournalError(
-            f"{name} cannot be read: {error}. It holds what was accepted last: take a copy "
-            "that is whole; or move it away, and do without"
+            f"{name} cannot be read: {error}. It holds the events accepted last: take a copy "
+            "that is whole; or move it away, and do without them"
         ) from error
 
 
@@ -81,21 +81,21 @@ def recover(
     lost: list[str] = []
     if in_use and not unseen and not (moved_on and left):
         lost.append(
-            f"{name} is not there, or older than the journal: what was accepted last, behind event "
-            f"{queries.last_event()}, is lost"
+            f"{name} is not there, or older than the journal: the events accepted last, behind "
+            f"event {queries.last_event()}, are lost"
         )
     if in_use.startswith(_PROCESS) and in_use != user(power=False):
         lost.append(
             "the machine stopped while a bus had the journal (or this is another one), and with "
-            'durability="process" the disk may not have what was accepted in the last seconds, '
+            'durability="process" the disk may not have the events accepted in the last seconds, '
             f"behind event {_last_of(unseen) or queries.last_event()}"
         )
     changes: list[tuple[int, Changes]] = []
     for half in unseen:
         if half.base > seen:
             lost.append(
-                f"{name} goes on later than the journal ends: what happened behind event "
-                f"{queries.last_event()}{_before(half.frames)} is lost"
+                f"{name} goes on later than the journal ends: the records behind event "
+                f"{queries.last_event()}{_before(half.frames)} are lost"
             )
         seen = half.generation
         lost += (told_of_gap(gap, half, name) for gap in half.gaps)
@@ -161,8 +161,8 @@ def told_of_gap(gap: Gap, half: Half, name: str) -> str:
     if behind is not None:
         where = f" behind event {behind}{' and' if where else ''}{where}"
     return (
-        f"{name} is damaged: {gap.size:,} bytes at {gap.at:,} cannot be read, and what they say "
-        f"was accepted or finished{where} is lost"
+        f"{name} is damaged: {gap.size:,} bytes at {gap.at:,} cannot be read, and the records in "
+        f"them{where} are lost"
     )
 
 

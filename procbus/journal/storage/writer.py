@@ -168,7 +168,7 @@ class Writer:
         try:
             self._look()
         except Exception:  # noqa: BLE001 - this thread has to go on with its own work
-            log.exception("%s: what the command line asked for failed", self._store.path)
+            log.exception("%s: a request of the command line failed", self._store.path)
 
     def _gather(self) -> None:
         deadline = monotonic() + GATHER_S
@@ -250,8 +250,8 @@ class Writer:
         told = self._told(error)
         if self.error is None:
             log.error(
-                "%s. Nothing can be published until that is over; what was accepted is safe in %s, "
-                "and is tried again every second",
+                "%s. Nothing can be published until that is over; accepted events are safe in %s, "
+                "and moving them is tried again every second",
                 told,
                 self._store.path + "-intake",
             )

@@ -88,7 +88,9 @@ class _Output(io.FileIO):
                 raise
             if not self._told:
                 self._told = True
-                log.warning("what handlers print is lost, %s takes no more: %s", self.name, error)
+                log.warning(
+                    "the prints of handlers are lost, %s takes no more: %s", self.name, error
+                )
             return len(memoryview(data).cast("B"))
 
 

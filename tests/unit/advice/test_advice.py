@@ -44,7 +44,7 @@ def test_little_loss_is_no_warning():
 def test_async_handler_that_computes_is_advised_to_move_that_part():
     text = advice_on(replace(BUSY, is_async=True)).text
     assert "on the event loop, which nothing else can use meanwhile" in text
-    assert "let a handler of kind='cpu' do what it computes" in text
+    assert "let a handler of kind='cpu' do the computing" in text
 
 
 def test_cpu_handler_that_waits_is_advised_to_be_io():
@@ -98,9 +98,9 @@ def test_transport_that_costs_more_than_the_work_is_named():
         ),
         (
             {"obstacle": None},
-            "may compute too long for threads; nobody knows yet what its events cost to send",
+            "may compute too long for threads; the cost of sending its events is not known yet",
         ),
-        ({"gil_s": Span(0.001, 0.01)}, "could be either: what was seen of it does not tell"),
+        ({"gil_s": Span(0.001, 0.01)}, "could be either: the measurements do not decide"),
     ],
 )  # fmt: skip
 def test_right_or_unknown_kind_has_no_level(measured: dict[str, Any], sentence: str):

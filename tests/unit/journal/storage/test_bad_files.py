@@ -125,7 +125,7 @@ def left_by_a_dead_bus(directory: Path) -> Path:
 def test_truncated_intake_is_refused(tmp_path: Path):
     path = left_by_a_dead_bus(tmp_path)
     os.truncate(f"{path}-intake", 4096)
-    assert "It holds what was accepted last" in refusal(path)
+    assert "It holds the events accepted last" in refusal(path)
 
 
 def test_file_that_is_no_intake_is_refused(tmp_path: Path):

@@ -216,7 +216,7 @@ def test_a_directory_in_which_everybody_may_replace_files_is_refused(tmp_path: P
     assert "chmod go-w" in refusal(tmp_path / "run.db")
     assert os.listdir(tmp_path) == []
     (tmp_path / "below").mkdir(mode=0o700)
-    assert f"everybody may replace what is in {tmp_path}" in refusal(tmp_path / "below" / "run.db")
+    assert f"everybody may replace files in {tmp_path}" in refusal(tmp_path / "below" / "run.db")
     tmp_path.chmod(0o755)
     EventBus([], journal=tmp_path / "below" / "run.db").close()
 
