@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import pytest
+
 from procbus import EventBus
 from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
@@ -48,6 +50,7 @@ def is_open(door: Door) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_stalled_worker_is_told_from_a_slow_one(door: Door, bell: Bell, heard: Listener) -> None:
     with EventBus([], cpu_workers=3) as bus:
         bus.subscribe("job", take_long, kind="cpu")

@@ -105,6 +105,7 @@ def test_functions_with_a_cache_and_those_of_functools(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_objects_made_by_typing_travel(run: Run) -> None:
     check(
         run,
@@ -161,6 +162,7 @@ def test_objects_made_by_typing_travel(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is that of Python 3.12")
 def test_type_parameters_and_aliases(run: Run) -> None:
     check(
@@ -237,6 +239,7 @@ def test_dataclasses_and_slots(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_enums(run: Run) -> None:
     check(
         run,
@@ -302,6 +305,7 @@ def test_enums(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_keywords_of_classes_metaclasses_descriptors_and_abstract_classes(run: Run) -> None:
     check(
         run,
@@ -389,6 +393,7 @@ def test_keywords_of_classes_metaclasses_descriptors_and_abstract_classes(run: R
     )
 
 
+@pytest.mark.slow
 def test_structures_of_ctypes(run: Run) -> None:
     check(
         run,
@@ -423,6 +428,7 @@ def test_structures_of_ctypes(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_structs_of_msgspec(run: Run) -> None:
     pytest.importorskip("msgspec")
     check(
@@ -506,6 +512,7 @@ def test_models_of_pydantic(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_classes_of_attrs(run: Run) -> None:
     pytest.importorskip("attrs")
     check(
@@ -606,6 +613,7 @@ def test_objects_that_a_script_has_as_globals(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_functions_of_one_script_share_their_globals_in_a_worker(run: Run) -> None:
     check(
         run,
@@ -680,6 +688,7 @@ def test_a_global_that_the_script_changes_is_seen_by_the_workers(run: Run) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_class_that_is_defined_anew_is_another_class_in_the_worker_too(run: Run) -> None:
     check(
         run,
@@ -737,6 +746,7 @@ def test_global_that_can_no_longer_travel_is_logged_once(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_global_whose_pickling_exits_fails_no_delivery(run: Run) -> None:
     check(
         run,
@@ -767,6 +777,7 @@ def test_a_global_whose_pickling_exits_fails_no_delivery(run: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_handlers_that_are_methods_of_one_object_share_it_in_a_worker(run: Run) -> None:
     check(
         run,
@@ -829,6 +840,7 @@ def test_handler_that_cannot_travel_is_refused_by_name_when_subscribed(run: Run)
     )
 
 
+@pytest.mark.slow
 def test_a_progress_bar_of_tqdm_is_refused_when_it_is_subscribed(run: Run) -> None:
     pytest.importorskip("tqdm")
     check(
@@ -846,6 +858,7 @@ def test_a_progress_bar_of_tqdm_is_refused_when_it_is_subscribed(run: Run) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_pool_of_spawned_children_in_a_handler_gets_an_error_for_a_function_of_the_script(
     run: Run,
 ) -> None:
