@@ -342,9 +342,9 @@ class LoopLane:
         """Start handlers for what is ready, while there are slots."""
         self._pump_due = False  # before looking: what is put from now on wakes the loop again
         loop = self._loop  # it is there before anything is put on it, until its thread ends
+        take = self.queue.take_now
         while len(self._tasks) - self._lent < SLOTS:
-            with self.queue.lock:
-                delivery = self.queue.locked_take()
+            delivery = take()
             if delivery is None:
                 return
             # Never that of whoever woke the loop, which a task would copy.

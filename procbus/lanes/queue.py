@@ -215,6 +215,18 @@ class LaneQueue:
         finally:
             self._unlock()
 
+    def take_now(self) -> Delivery | None:
+        """Take the next delivery if one is ready, for the only taker of this queue."""
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
+            for bucket in self._by_priority:
+                if bucket:
+                    return bucket.popleft()
+            return None
+        finally:
+            self._unlock()
+
     def _arrived(self) -> None:
         """A taker was woken: if it was to stand lookout, it does so until it is needed."""
         self._waking = False
