@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import ROOT, Tally
+from tests.integration.helpers import ROOT, WAKING, Tally
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ ALL = {f"{what} {number}" for what in ("io", "cpu", "child") for number in range
 
 
 def start(tmp_path: Path, how: str) -> subprocess.Popen[str]:
-    (tmp_path / "job.py").write_text(textwrap.dedent(SCRIPT))
+    (tmp_path / "job.py").write_text(WAKING + textwrap.dedent(SCRIPT))
     job, journal = str(tmp_path / "job.py"), str(tmp_path / "run.db")
     return subprocess.Popen(
         [sys.executable, job, journal, tally(tmp_path).path, how],

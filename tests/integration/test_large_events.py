@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from procbus import EventBus, SerializationError, WorkerDied
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import PATIENCE_S
+from tests.integration.helpers import PATIENCE_S, WAKING
 from tests.matrix import quick_first
 
 MIB = 1 << 20
@@ -314,7 +315,7 @@ def names_in_shared_memory() -> set[str]:
 
 @pytest.mark.parametrize("how", ["interrupt", "kill"])
 def test_ended_script_leaves_no_shared_memory(start: Start, how: str) -> None:
-    program = start(SCRIPT)
+    program = start(WAKING + dedent(SCRIPT))
     assert program.read_line().startswith("holding")
     assert not names_in_shared_memory()
     if how == "interrupt":

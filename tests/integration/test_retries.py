@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
+from textwrap import dedent
 from typing import Any, Literal
 
 import pytest
@@ -25,7 +26,7 @@ from procbus import (
     current,
 )
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
+from tests.integration.helpers import PATIENCE_S, WAKING, Bell, Door, Listener, Tally, wait_gone
 from tests.matrix import quick_first
 
 Kind = Literal["io", "cpu"]
@@ -326,8 +327,7 @@ def test_delivery_that_fails_while_the_bus_is_cancelled_is_not_retried(
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 @pytest.mark.parametrize("inside", quick_first(["bus.drain()", "receipt.result()", "pass"]))
 def test_ctrl_c_while_a_retry_waits_ends_the_script(start: Start, kind: str, inside: str) -> None:
-    program = start(
-        f"""
+    script = dedent(f"""
         import logging, sys, threading
         from procbus import EventBus
 
@@ -346,8 +346,8 @@ def test_ctrl_c_while_a_retry_waits_ends_the_script(start: Start, kind: str, ins
             bus.subscribe("n", fail, kind={kind!r}, retries=3, backoff=600)
             receipt = bus.publish("n", 1)
             {inside}
-        """
-    )
+    """)
+    program = start(WAKING + script)
     assert program.read_line() == "waiting"
     workers = program.descendants()
     program.interrupt_group()
