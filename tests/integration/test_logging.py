@@ -385,7 +385,7 @@ def test_prints_before_the_death_of_a_worker_are_seen(run: Run, end: str) -> Non
             print("err", n, file=sys.stderr)
             {end}
         with EventBus([], cpu_workers=1) as bus:
-            bus.subscribe("n", work, kind="cpu", timeout=0.5)
+            bus.subscribe("n", work, kind="cpu", timeout=1.5)
             receipt = bus.publish("n", 0)
             receipt.wait(50)
             print(type(receipt.deliveries[0].exception()).__name__)

@@ -55,7 +55,7 @@ print("all arrived")
 
 LIMIT = """
 with EventBus([], cpu_workers=1) as bus:
-    bus.subscribe("sleep", time.sleep, kind="cpu", timeout=0.5)
+    bus.subscribe("sleep", time.sleep, kind="cpu", timeout=1.0)
     bus.publish("sleep", 0).result(60)
     taken = hoard()
     try:

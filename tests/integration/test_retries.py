@@ -145,7 +145,7 @@ def test_delivery_fails_for_good_after_the_last_attempt(kind: Kind, tally: Tally
 
 def test_an_async_handler_is_tried_again_after_errors_and_time_outs(tally: Tally) -> None:
     with EventBus([]) as bus:
-        bus.subscribe("job", attempt_async, retries=3, backoff=0.0, timeout=0.2)
+        bus.subscribe("job", attempt_async, retries=3, backoff=0.0, timeout=1.0)
         receipt = bus.publish("job", Job(0, tally, "rhs"))
         assert receipt.result(PATIENCE_S) == (0, 3)
     assert kinds_of(receipt) == [RAISED, TIMED_OUT, SUCCEEDED]

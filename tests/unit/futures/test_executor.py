@@ -115,7 +115,7 @@ def test_the_options_hold_for_every_call(caplog: pytest.LogCaptureFixture) -> No
     with executor("io", max_workers=1, retries=2, backoff=0) as pool:
         assert pool.submit(flaky).result() == "at last"
     assert attempts == [1, 2, 3]
-    with executor("cpu", max_workers=1, timeout=0.05) as pool:
+    with executor("cpu", max_workers=1, timeout=0.5) as pool:
         slow = pool.submit(sleep_for_ever)
         assert pool.submit(square, 2).result() == 4
         assert isinstance(slow.exception(), HandlerTimeout)

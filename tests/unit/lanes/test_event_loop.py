@@ -237,12 +237,12 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
         return event
 
     with EventBus([]) as bus:
-        bus.subscribe(int, quick, timeout=0.01)
+        bus.subscribe(int, quick, timeout=0.25)
         bus.subscribe(str, echo)
         assert [bus.publish(n).result(BOUND_S) for n in range(20)] == list(range(20))
 
         async def wait(_: float) -> None:
-            await asyncio.sleep(0.02)  # so that a timer left behind would go off
+            await asyncio.sleep(0.3)  # so that a timer left behind would go off
 
         bus.subscribe(float, wait)
         bus.publish(1.0).result(BOUND_S)
