@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from tests import leaks
 
+# A shell has its background jobs ignore Ctrl-C, and so would all scripts that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ[leaks.MARK] = leaks.RUN
 leaks.record_children()
 
