@@ -174,10 +174,8 @@ class Assembly:
             BusClosed: the bus was closed.
         """
         self.lifecycle.check_open()
-        lane = self.lanes.cpu_lane()
-        self.lanes.check_can_start()
         exit_hooks.watch(self.lifecycle)
-        lane.start()
+        self.lanes.start()
         self.dispatcher.resume()
 
     def make_cpu_lane(self) -> CpuLane:

@@ -19,9 +19,9 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.cpu import CpuLane
 from procbus.lanes.recycling import Wear
 from procbus.pool.child.self import resident_bytes
+from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.interface import At, Message, Pool, Report
 from procbus.system.cooperative import Task
-from procbus.testing.inline_pool import InlinePool, InlineWorker
 from tests.parts import settlement_for
 
 # A worker in this process opens a file for good: now, so that no test seems to leave it behind.

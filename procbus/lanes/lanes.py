@@ -47,6 +47,21 @@ class Supervision(Protocol):
         """End it. Idempotent."""
 
 
+class OnlyLane(Lane, Protocol):
+    """A lane that runs the deliveries of all handlers. From any thread."""
+
+    at_hand: dict[Delivery, float]
+
+    def forget(self, handler: Handler) -> None:
+        """Let go of a handler that nothing is pending for."""
+
+    def finish(self) -> None:
+        """The bus is closing: run what waits."""
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+
+
 class Lanes:
     """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
 
@@ -58,6 +73,7 @@ class Lanes:
         stir: is called now and then while runs were measured.
         io_workers: maximum of threads in the io lane; None for the default.
         cpu_workers: maximum of worker processes, as far as it is known; None for one for each core.
+        only: the one lane for all handlers, as in tests; None for a lane for each kind.
     """
 
     def __init__(
@@ -69,6 +85,7 @@ class Lanes:
         stir: Callable[[], None],
         io_workers: int | None = None,
         cpu_workers: int | None = None,
+        only: OnlyLane | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._flow = flow
@@ -77,6 +94,7 @@ class Lanes:
         self._supervisor = supervisor
         self._stir = stir
         self._cpu_workers = cpu_workers
+        self._only = only
         self.io = IoLane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
         self._io_needed = False
@@ -89,6 +107,8 @@ class Lanes:
 
     def of(self, handler: Handler) -> Lane:
         """The lane that a handler belongs to."""
+        if self._only is not None:
+            return self._only
         if handler.kind == "cpu" or handler.limited or handler.retry.retries:
             self._supervised = True
             if self._primed:
@@ -108,7 +128,9 @@ class Lanes:
 
     def forget(self, handler: Handler) -> None:
         """Have workers let go of a handler that nothing is pending for."""
-        if handler.kind == "cpu" and self.cpu is not None:
+        if self._only is not None:
+            self._only.forget(handler)
+        elif handler.kind == "cpu" and self.cpu is not None:
             self.cpu.forget(handler)
 
     def give_up(self, delivery: Delivery) -> None:
@@ -131,6 +153,17 @@ class Lanes:
         """
         if self.cpu is not None and self.cpu.pool.local:
             check_can_start()
+
+    def start(self) -> None:
+        """Start all workers of the cpu lane.
+
+        Raises:
+            ProcbusError: it is a frozen program that did not call `freeze_support`.
+        """
+        if self._only is None:
+            lane = self.cpu_lane()
+            self.check_can_start()
+            lane.start()
 
     def prime(self) -> None:
         """Start the event loop, a first thread and the supervisor, if handlers need them.
@@ -178,6 +211,8 @@ class Lanes:
 
     def at_hand(self) -> list[tuple[Delivery, float]]:
         """What is in a handler just now, and since when (`time.monotonic()`)."""
+        if self._only is not None:
+            return list(self._only.at_hand.items())
         found = [(t.at_hand, t.since) for t in self.io.threads()]
         if self.loop is not None:
             found += self.loop.at_hand.copy().items()
@@ -255,10 +290,14 @@ class Lanes:
             self.loop.close(JOIN_S)
         if self.cpu is not None:
             self.cpu.close()
+        if self._only is not None:
+            self._only.close()
         self._supervisor.stop()
 
     def expect_close(self) -> None:
         """The bus is closing: nothing may keep it from that for long."""
+        if self._only is not None:
+            self._only.finish()
         if self.cpu is not None:
             self.cpu.breaker.expect_close()
 

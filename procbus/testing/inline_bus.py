@@ -11,9 +11,7 @@ from typing import Any, TypeVar, Unpack
 from procbus.assembly import Assembly, Makers
 from procbus.bus import EventBus
 from procbus.core.carry import Carry
-from procbus.core.delivery import Delivery
 from procbus.core.errors import OptionError
-from procbus.core.handler import Handler
 from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.dispatch.dispatcher import Dispatcher
@@ -79,9 +77,9 @@ class InlineBus(EventBus):
                 sole=partial(_noted, self._receipts, SoleReceipt),
                 fan=partial(_noted, self._receipts, FanReceipt),
             ),
-            partial(_Lanes, self.clock, retries, self._pickling),
+            partial(_make_lanes, self.clock, retries, self._pickling),
         )
-        return _Parts(settings, handlers, make)
+        return Assembly(settings, handlers, make)
 
     def __del__(self) -> None:
         """Do nothing: there are no workers to end."""
@@ -135,14 +133,6 @@ class InlineBus(EventBus):
         raise AssertionError("\n\n".join([summary, *letters]))
 
 
-class _Parts(Assembly):
-    """The parts of such a bus."""
-
-    def start(self) -> None:
-        """Do nothing: there are no workers."""
-        self.lifecycle.check_open()
-
-
 _R = TypeVar("_R", bound=Receipt)
 
 
@@ -153,50 +143,23 @@ def _noted(receipts: dict[int, Receipt], make: Callable[..., _R], *about: Any) -
     return receipt
 
 
-class _Lanes(Lanes):
-    """One lane for all handlers."""
-
-    def __init__(
-        self, clock: Clock, retries: InlineRetries, pickling: bool, parts: Assembly
-    ) -> None:
-        super().__init__(
-            parts.flow,
-            parts.make_cpu_lane,
-            retries,
-            parts.supervisor,
-            parts.advisor.stir,
-            cpu_workers=parts.settings.cpu_workers,
-        )
-        carry = parts.settings.carry
-        self._inline = InlineLane(
-            clock,
-            retries,
-            parts.flow,
-            pickling=pickling,
-            worker_init=parts.settings.worker_init,
-            carry=Carry(carry) if carry else None,
-        )
-
-    def of(self, handler: Handler) -> InlineLane:  # noqa: ARG002 - see `Lanes`
-        """The lane of every handler."""
-        return self._inline
-
-    def prime(self) -> None:
-        """Start nothing."""
-
-    def at_hand(self) -> list[tuple[Delivery, float]]:
-        """The deliveries in a handler now, and since when (`time.monotonic()`)."""
-        return list(self._inline.at_hand.items())
-
-    def forget(self, handler: Handler) -> None:
-        """Drop a handler that has no pending deliveries."""
-        self._inline.forget(handler)
-
-    def expect_close(self) -> None:
-        """Run the deliveries that wait for their next attempt."""
-        self._inline.finish()
-
-    def close(self) -> None:
-        """End the lane. Idempotent."""
-        super().close()
-        self._inline.close()
+def _make_lanes(clock: Clock, retries: InlineRetries, pickling: bool, parts: Assembly) -> Lanes:
+    """Make lanes of which one is for all handlers."""
+    settings = parts.settings
+    inline = InlineLane(
+        clock,
+        retries,
+        parts.flow,
+        pickling=pickling,
+        worker_init=settings.worker_init,
+        carry=Carry(settings.carry) if settings.carry else None,
+    )
+    return Lanes(
+        parts.flow,
+        parts.make_cpu_lane,
+        retries,
+        parts.supervisor,
+        parts.advisor.stir,
+        cpu_workers=settings.cpu_workers,
+        only=inline,
+    )

@@ -30,8 +30,8 @@ from procbus.lanes.attempt import (
     success,
     timeout_error,
 )
+from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.testing.clock import Clock
-from procbus.testing.inline_pool import InlinePool, InlineWorker
 
 #: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
 #: it.

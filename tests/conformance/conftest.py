@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Pool, Worker
 from procbus.pool.loky import LokyPool
-from procbus.testing.inline_pool import InlinePool
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.conformance.drive import Gate
 

@@ -13,12 +13,12 @@ import pytest
 
 from procbus.core.delivery import Delivery
 from procbus.core.errors import SerializationError
+from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Message, Pool, Worker
 from procbus.pool.loky import LokyPool
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap
 from procbus.pool.parent_end import BATCH_BYTES
-from procbus.testing.inline_pool import InlinePool
 from tests.conformance import drive, handlers
 from tests.conformance.drive import deliveries, give, run, subscription_of, take_reports, values
 

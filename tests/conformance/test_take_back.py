@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from procbus.core.delivery import Delivery
 from procbus.pool.child import loop
+from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.interface import Ended, LastWords, Message, WorkerGone
-from procbus.testing.inline_pool import InlinePool, InlineWorker
 from tests.conformance.drive import deliveries_to, ends_of, give, subscription_of
 
 
