@@ -2,8 +2,7 @@
 """The bus in a running event loop, which it never blocks.
 
 `apublish` and `astream` wait for room, for the disk and for receipts in coroutines. Steps that
-block
-go to a thread.
+block go to a thread.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 
 Python does not tell which thread holds the GIL. So the probe sleeps for a moment, and measures how
 late it gets the GIL afterwards. If it is late, another thread held the GIL: one whose CPU clock
-went
-on meanwhile (the idea of gilknocker and gil_load). Then the probe keeps the GIL for a tenth of a
-millisecond. A thread whose clock goes on now computes without the GIL. For a thread that waits, the
-kernel tells the function that it waits in.
+went on meanwhile (the idea of gilknocker and gil_load). Then the probe keeps the GIL for a tenth of
+a millisecond. A thread whose clock goes on now computes without the GIL. For a thread that waits,
+the kernel tells the function that it waits in.
 
 Linux only, because it reads the clocks of other threads, and /proc.
 """

@@ -2,8 +2,7 @@
 """The kind that suits a handler, and its gain: a pure function of the measurements.
 
 Compared is the time that one delivery takes of a busy bus. On threads it is the largest of three:
-the
-time with the GIL; the CPU time divided by the cores; the whole time divided by the threads. On
+the time with the GIL; the CPU time divided by the cores; the whole time divided by the threads. On
 processes it is the larger of two: the script's cost of sending and receiving, and the whole time
 divided by the workers. A figure that is known only between two bounds is judged at both. If they
 disagree, there is no judgement.

@@ -3,10 +3,8 @@
 
 cloudpickle makes an empty class and sets its attributes afterwards. Some attributes must exist from
 the beginning: slots, the members of an enum, the fields of a Struct of msgspec or of ctypes. And
-some
-code must not run a second time: `__init_subclass__` and the metaclass ran when the script defined
-the
-class, and their effect on the class travels with it.
+some code must not run a second time: `__init_subclass__` and the metaclass ran when the script
+defined the class, and their effect on the class travels with it.
 """
 
 from __future__ import annotations

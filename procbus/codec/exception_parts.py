@@ -2,8 +2,7 @@
 """Exceptions taken apart and put together again, without a call of their class.
 
 Pickle makes an exception again by calling its class with `args`. That fails for a class that takes
-a
-keyword or several arguments. It also composes a message a second time that `__init__` composed
+a keyword or several arguments. It also composes a message a second time that `__init__` composed
 before. Here the exception is made without `__init__`, and gets its `args`, attributes, notes and
 slots back.
 """

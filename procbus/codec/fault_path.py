@@ -2,10 +2,8 @@
 """Finding the object that cannot be pickled: a path to it, in the user's own names.
 
 An error such as "cannot pickle '_thread.lock' object" does not say where the lock is. The search
-here
-answers `event.rows[3].lock`. It looks into the user's objects, which may raise anything or lie. So
-it
-goes by their real classes, and returns the path as far as it got.
+here answers `event.rows[3].lock`. It looks into the user's objects, which may raise anything or
+lie. So it goes by their real classes, and returns the path as far as it got.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 """Outcomes as plain data that outlives the process, and back.
 
 Objects are pickled by value, so that they can be read without the script that defined their
-classes.
-If the main script defines the class, they are pickled by name too, so that the same script gets its
-own class back.
+classes. If the main script defines the class, they are pickled by name too, so that the same script
+gets its own class back.
 """
 
 from __future__ import annotations

@@ -2,12 +2,9 @@
 """Global variables of the script and its other modules by value, in worker processes.
 
 Functions of one script share their globals. Functions that travel by value must share them too. So
-a
-worker has one set of globals for each module that it cannot import. A variable arrives with the
-first
-function that needs it. It stays as the worker has it, until the script assigns another value to
-that
-name: then the new value is sent to all workers, once.
+a worker has one set of globals for each module that it cannot import. A variable arrives with the
+first function that needs it. It stays as the worker has it, until the script assigns another value
+to that name: then the new value is sent to all workers, once.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 """procbus's own log, for threads that others depend on: the user's logging cannot stop them.
 
 A filter or a log handler of yours may raise. In a thread that settles deliveries, an exception
-there
-would leave receipts open for ever. So it is printed on stderr, and the thread goes on.
+there would leave receipts open for ever. So it is printed on stderr, and the thread goes on.
 """
 
 from __future__ import annotations

@@ -189,8 +189,7 @@ class Calendar:
     """The time of day, for deleting old records: a clock that is set forward deletes nothing.
 
     It is the earlier of two times: the clock's, and the clock's had it never been set since this
-    object
-    was made.
+    object was made.
     """
 
     def __init__(self) -> None:

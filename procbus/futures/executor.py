@@ -2,8 +2,7 @@
 """A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own.
 
 `CallFuture` is the future of one call, `BusExecutor` the public executor. `_Desk` holds everything
-that
-calls refer to, so that an executor that is dropped can be freed while calls still run.
+that calls refer to, so that an executor that is dropped can be freed while calls still run.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 
 A callable is recognised by its identity. Only the function beneath is shipped once. Its state (the
 instance of a bound method, a callable object, the arguments of a partial) travels with each call,
-as
-it is then.
+as it is then.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 
 The intake is read first, and the database after it, which may have moved on meanwhile. So every
 accepted record is in one of the two. Records that are in both are recognised by their generation.
-The
-intake's records go into the copy the same way as a new bus takes over the intake of a dead one.
+The intake's records go into the copy the same way as a new bus takes over the intake of a dead one.
 """
 
 from __future__ import annotations

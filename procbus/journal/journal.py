@@ -2,8 +2,7 @@
 """The journal of one bus: its records while the bus runs, and its contents at the start.
 
 `accept` writes an event before its handlers run. `settled`, `retried` and `failed` write the
-outcomes.
-At the next start `unfinished` returns the deliveries without an outcome.
+outcomes. At the next start `unfinished` returns the deliveries without an outcome.
 """
 
 from __future__ import annotations

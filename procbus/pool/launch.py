@@ -2,8 +2,7 @@
 """Preparing the start of a worker process: environment, niceness, interpreter flags, streams.
 
 The process must inherit the right settings from its first moment, and no interrupt may reach it
-before
-it can handle one.
+before it can handle one.
 """
 
 from __future__ import annotations

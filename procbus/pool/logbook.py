@@ -2,8 +2,7 @@
 """The logbook: the delivery that a worker runs, in memory that outlives the worker.
 
 The worker writes before a delivery and after it. The parent reads freely to show the state, and
-acts
-on it only once the worker is dead, when nothing changes any more. So no lock is needed. It is
+acts on it only once the worker is dead, when nothing changes any more. So no lock is needed. It is
 anonymous shared memory: it has no name, and nothing has to be cleaned up, whichever process dies
 first.
 """

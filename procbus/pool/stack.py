@@ -2,8 +2,7 @@
 """The Python stack of a worker, read from outside, even while C code holds its GIL.
 
 `faulthandler` writes the stack from a C signal handler, into memory that the parent reads. The
-worker
-need not cooperate, so a handler that hangs in a regular expression shows its stack too.
+worker need not cooperate, so a handler that hangs in a regular expression shows its stack too.
 """
 
 from __future__ import annotations

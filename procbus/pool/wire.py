@@ -4,8 +4,7 @@
 A message to the worker is one batch: a pickled head, followed by the events. Each event is pickled
 alone, so that two events share no object by accident, and an event that cannot be decoded fails
 alone. Small numbers and strings are in the head instead. The first byte of a message from the
-worker
-tells its kind.
+worker tells its kind.
 """
 
 from __future__ import annotations

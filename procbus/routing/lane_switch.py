@@ -3,8 +3,7 @@
 
 A delivery stays on the lane that it was published to, retries included. A handler with a `key` or a
 `concurrency` begins no delivery on its new lane while deliveries of it are left on the old one.
-Events
-published meanwhile are held, in order. Any other handler may run on both lanes for a while.
+Events published meanwhile are held, in order. Any other handler may run on both lanes for a while.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 """The health of the workers: readings of their processes beside the facts of the lanes.
 
 It measures, and never acts. It works without a supervisor, but only the supervisor knows which
-worker
-is stalled.
+worker is stalled.
 """
 
 from __future__ import annotations

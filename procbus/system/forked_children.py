@@ -2,10 +2,9 @@
 """Children that user code forks in a thread of procbus, and that return into procbus.
 
 Such a child is a copy of that one thread. It would go on with the thread's work, on queues and
-pipes
-that belong to its parent. So each thread of procbus that runs user code checks afterwards whether
-it
-is such a copy, and ends the child if so. A child that ends by itself never gets to the check.
+pipes that belong to its parent. So each thread of procbus that runs user code checks afterwards
+whether it is such a copy, and ends the child if so. A child that ends by itself never gets to the
+check.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ def run_in_thread(name: str, function: Callable[[], object]) -> bool:
     """Run a function in a daemon thread of this name; return whether the thread could be started.
 
     `Thread.start` takes locks of its own, which the interrupted thread may hold. Starting a thread
-    by
-    `_thread` takes none.
+    by `_thread` takes none.
     """
 
     def start() -> None:

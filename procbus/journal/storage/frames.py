@@ -2,20 +2,15 @@
 """The layout of records in a half of the intake, and reading them from a damaged file.
 
 A half begins with a head, and ends with a copy of it. The head has the half's generation and a
-marker
-of eight random bytes. Each frame begins with that marker, followed by its length and a checksum.
-The
-checksum is seeded with the marker, so frames of an earlier use of the half are never read again,
-and
-no event can contain bytes that pass for a frame. Beside the head the half records how far it is
-written.
+marker of eight random bytes. Each frame begins with that marker, followed by its length and a
+checksum. The checksum is seeded with the marker, so frames of an earlier use of the half are never
+read again, and no event can contain bytes that pass for a frame. Beside the head the half records
+how far it is written.
 
 A frame that is not whole may have been half written when its owner died. Its publisher was never
-told
-that the event is accepted, so nothing is lost. It is a loss in three cases: if whole frames follow
-it;
-if the half records that it was written further; or if the marker is there, because the marker is
-copied last. Such a loss is reported as a `Gap`, never silently skipped.
+told that the event is accepted, so nothing is lost. It is a loss in three cases: if whole frames
+follow it; if the half records that it was written further; or if the marker is there, because the
+marker is copied last. Such a loss is reported as a `Gap`, never silently skipped.
 """
 
 from __future__ import annotations

@@ -6,11 +6,9 @@ copying it there: no system call, no other thread to wake, and the GIL is not re
 the mapping belongs to the kernel, and outlives this process, however the process ends.
 
 The file has two halves. Records are written to one half, while the journal's writer moves the
-records
-of the other into the database. Each use of a half has a number, its generation. A half is used
-again
-only when its records are in the database, on the disk. So a loss of power costs the last accepted
-events, and leaves no gap before them. The layout of a half is described in `frames`.
+records of the other into the database. Each use of a half has a number, its generation. A half is
+used again only when its records are in the database, on the disk. So a loss of power costs the last
+accepted events, and leaves no gap before them. The layout of a half is described in `frames`.
 """
 
 from __future__ import annotations

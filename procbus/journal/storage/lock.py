@@ -2,8 +2,7 @@
 """The lock of a journal: one living bus at a time, and the lock of a dead owner is free.
 
 It is a kernel lock on the intake, by `flock`. Such a lock belongs to one opening of the file, and
-ends
-with the process, however that ends. A script that opens and closes the intake, to copy it for
+ends with the process, however that ends. A script that opens and closes the intake, to copy it for
 example, does not lose this lock, as it would lose a lock by `lockf`. A forked child would share the
 lock, so it closes its copy at once. The owner's pid in the file is only for messages, and is never
 trusted.

@@ -3,8 +3,7 @@
 
 The interpreter waits for threads that a handler left behind, and `multiprocessing` for processes.
 That may last for ever, for example when an executor was never shut down. So they are asked to end
-and
-given some time; after that the exit hooks run without them.
+and given some time; after that the exit hooks run without them.
 """
 
 from __future__ import annotations

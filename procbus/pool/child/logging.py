@@ -2,8 +2,7 @@
 """In a worker: its log records, warnings and prints get out, and never hold it up for long.
 
 Records and warnings go to the parent, at a limited rate. Prints go straight to the stdout and
-stderr
-that the worker shares with the script.
+stderr that the worker shares with the script.
 """
 
 from __future__ import annotations

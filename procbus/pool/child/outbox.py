@@ -2,9 +2,8 @@
 """The sending end of a worker: its reports and log records, on one pipe.
 
 Reports wait for the parent as long as it takes: the parent reads whenever it waits for a report.
-Log
-records do not wait. Between two batches the parent does not read, and threads that a handler left
-behind may log for ever.
+Log records do not wait. Between two batches the parent does not read, and threads that a handler
+left behind may log for ever.
 """
 
 from __future__ import annotations
@@ -81,8 +80,7 @@ class Outlet:
         """Wait until the pipe has room for a record of the usual size, or is broken.
 
         Another thread may take the room. Then the write waits until the parent reads, as a report's
-        does.
-        the parent reads.
+        does. the parent reads.
         """
         room = select.poll()  # a new one: two threads may not wait on one such object
         room.register(self._fd, select.POLLOUT)

@@ -3,8 +3,7 @@
 
 Handlers do not run in the Dask worker itself, but in a process of procbus under it, as on one
 machine. So a handler can be killed, hold the GIL or crash, and the Dask worker goes on. The
-delivery
-to blame stands in a logbook that outlives the process.
+delivery to blame stands in a logbook that outlives the process.
 
 All of this runs on the event loop of the Dask worker, and never blocks it.
 """

@@ -3,8 +3,7 @@
 
 A handler may keep a view of its event, in a global or a cache. Every view holds a reference to the
 mapping, so the mapping's reference count shows whether one is left. The parent does not use the
-block
-again until the view is gone.
+block again until the view is gone.
 """
 
 from __future__ import annotations
