@@ -26,7 +26,7 @@ from tests.clusters import HAS_DASK, NO_DASK
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# Pages whose scripts `make test` runs; `make test-all` runs those of all pages.
+# Pages whose scripts `make test` runs; `make test-all` runs the scripts of all pages.
 QUICK_PAGES = {"README.md", "guarantees.md", "subscriptions.md"}
 
 # Maximum duration of one script, in seconds; below pytest's own limit, so that the output is shown.

@@ -1,4 +1,4 @@
-"""SIGTERM once the script has ended, while exit hooks run: those of procbus and those of others."""
+"""SIGTERM once the script has ended, while the exit hooks of procbus and of other libraries run."""
 
 from __future__ import annotations
 

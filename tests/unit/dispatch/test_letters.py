@@ -18,7 +18,7 @@ from tests.unit.core.test_dead_letter import letter
 
 
 class Files:
-    """As those of a bus."""
+    """Files of letters, as every bus has them."""
 
     def save(self, path: Any, letters: Sequence[DeadLetter]) -> None:
         save_letters(path, letters)
