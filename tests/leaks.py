@@ -165,6 +165,7 @@ def _descendants() -> set[psutil.Process]:
         found |= new
         unknown -= new.keys()
     _STRANGERS.difference_update(found)  # a later round found their parents
+    OWN_PIDS.difference_update(_STRANGERS)  # pids are used again, within minutes on a busy machine
     OWN_PIDS.update(found)
     return {process for process in found.values() if is_alive(process)}
 

@@ -172,6 +172,33 @@ def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
 
 
 @linux_only
+def test_shared_memory_of_a_stranger_with_the_pid_of_an_ended_test_process_is_not_the_tests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stranger = "import os; print(os.getpid(), flush=True); input()"
+    parent = "import subprocess, sys; subprocess.Popen(sys.argv[1:], env={'MINE': 'no'})"
+    with process_waiting_for_input(
+        sys.executable, "-c", parent, sys.executable, "-c", stranger
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        outsider = psutil.Process(pid)
+        process.wait(timeout=60)
+        monkeypatch.setattr(leaks, "OWN_PIDS", {*leaks.OWN_PIDS, pid})
+        before = leaks.Snapshot.take()
+        named = Path(f"/dev/shm/sem.loky-{pid}-again")
+        named.touch()
+        left = leaks.leaks_since(before, patience_s=0)
+        named.unlink()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        alive_after([outsider], 10)
+
+    assert named.name not in left.shared_memory
+
+
+@linux_only
 def test_shared_memory_of_a_worker_that_is_gone_is_found() -> None:
     with process_waiting_for_input(sys.executable, "-c", "pass") as worker:
         worker.wait(timeout=60)
