@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From an event to its deliveries: whose predicate takes it, and by which key it goes."""
+"""From an event to its deliveries: the predicates that accept it, and the key of each delivery."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from procbus.core.receipt import FanReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.user_key import UserKey
 
-#: A subscription, and what its predicate raised.
+#: A subscription, and the exception of its predicate.
 Broken = tuple[Subscription, BaseException]
 
-#: Types whose hash and comparison are not the user's.
+#: Types whose hash and comparison are Python's own.
 _PLAIN = frozenset((str, int, bytes, float, bool, type(None)))
 
 
@@ -27,8 +27,8 @@ def choose(
 ) -> tuple[list[Subscription], list[Broken]]:
     """Ask each handler's `where`; a predicate that raises fails the delivery to its handler.
 
-    An event goes once to a function, however often that was subscribed: by the last of those
-    subscriptions that takes it.
+    A function gets an event once, however often it was subscribed: by the last of its subscriptions
+    that accepts the event.
     """
     chosen: list[Subscription] = []
     broken: list[Broken] = []
@@ -42,7 +42,7 @@ def choose(
                 chosen.append(subscription)
                 if subscription.group is not None:
                     rivals = True
-        except BaseException as error:  # noqa: BLE001 - whatever the user's predicate raises
+        except BaseException as error:  # noqa: BLE001 - any exception of the user's predicate
             broken.append((subscription, _noted(error, "where", subscription)))
     return (_last_of_each(chosen) if rivals else chosen), broken
 
@@ -61,7 +61,7 @@ def _last_of_each(chosen: Sequence[Subscription]) -> list[Subscription]:
 
 
 def give_back(chosen: Sequence[Subscription]) -> None:
-    """An event is not published after all: those that were to take one event take another."""
+    """Allow `once` handlers another event, because this one is not published after all."""
     for subscription in chosen:
         subscription.give_back()
 
@@ -71,7 +71,7 @@ def address(
     chosen: Sequence[Subscription],
     broken: Sequence[Broken],
 ) -> tuple[list[Delivery], list[tuple[Delivery, Outcome]]]:
-    """Make the deliveries of an event: those to be queued, and those that failed at once."""
+    """Make the deliveries of an event: the ones to queue, and the ones that failed at once."""
     event = receipt.event
     now = monotonic()
     queued: list[Delivery] = []
@@ -98,17 +98,17 @@ def _key_of(subscription: Subscription, event: Any) -> tuple[Any, BaseException 
     try:
         key = key_of(event)
         return (key if type(key) in _PLAIN else UserKey(key)), None
-    except BaseException as error:  # noqa: BLE001 - whatever the user's function raises
+    except BaseException as error:  # noqa: BLE001 - any exception of the user's function
         return None, _noted(error, "key", subscription)
 
 
 def _noted(error: BaseException, option: str, subscription: Subscription) -> BaseException:
-    """Say in an error which option of which handler raised it.
+    """Add to an error which option of which handler raised it.
 
-    Ctrl-C is no fault of the user's function: it is raised, and nothing is published.
+    Ctrl-C is not the function's fault: it is raised, and nothing is published.
     """
     if isinstance(error, KeyboardInterrupt) and in_main_thread():
         raise error
-    with contextlib.suppress(BaseException):  # it may refuse notes
+    with contextlib.suppress(BaseException):  # the error may refuse notes
         error.add_note(f"raised by {option}= of {subscription.handler.name}")
     return error

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How many deliveries may be pending on a bus, and who waits for room."""
+"""The bound on the pending deliveries of a bus, and the line of publishers that wait for room.
+
+Publishers wait while the bus is full. Handlers do not, because they would wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,16 @@ if TYPE_CHECKING:
 
 OnFull = Literal["block", "raise"]
 
-#: Handlers may publish into a full bus (blocking them could deadlock it), up to so many times
-#: `max_pending`; then it is an avalanche, and publishing from a handler raises QueueFull too.
+#: Maximum of pending deliveries from handlers, as a multiple of `max_pending`; because blocking a
+#: handler could deadlock the bus. Above it publishing from a handler raises QueueFull too.
 AVALANCHE = 10
 
-#: A publisher that found the bus full, and room again, waits so long at most, in seconds, for more
-#: room: otherwise it would be woken, and fill the bus up again, for a few events at a time.
+#: Maximum time for which a publisher that found room again waits for more room, in seconds; because
+#: otherwise it would be woken for a few events at a time.
 ROOM_GATHER_S = 0.005
 
 
-#: Names of the threads that settle deliveries, or that these wait for: they make the room.
+#: Prefixes of the names of threads that make room: they settle deliveries, or are waited for.
 MAKE_ROOM = (
     "procbus-companion-",
     "procbus-io-",
@@ -48,11 +51,11 @@ MAKE_ROOM = (
 
 
 class Disturbed(Exception):
-    """Raised in a publisher that waits for room: it may be refused now, so it has to look again."""
+    """Raised in a publisher that waits for room and has to check again whether it may publish."""
 
 
 class PlaceInLine:
-    """Who waits for room: a place in line. Guarded by the lock of the admission."""
+    """A place in the line for room. Guarded by the lock of the admission."""
 
     __slots__ = ("call", "called", "count", "granted", "is_thread")
 
@@ -60,7 +63,7 @@ class PlaceInLine:
         self.count = count
         self.call = call
         self.is_thread = is_thread
-        #: Whether it is out of the line; and whether its deliveries are counted in.
+        #: Whether it has left the line; and whether its deliveries are counted in.
         self.called = False
         self.granted = False
 
@@ -68,10 +71,11 @@ class PlaceInLine:
 class Admission:
     """Counts pending deliveries. Thread-safe.
 
-    `_lock` belongs to this object and guards all of its fields; nothing blocks while it is held.
+    The lock `_lock` guards all fields. No call blocks while it is held.
 
-    Who waits for room stands in one line. As many are called as there is room for, the first in
-    line first. A task of an event loop has its room when it is called; a thread takes it then.
+    Publishers that wait for room stand in one line. As many are called as there is room for, the
+    first in line first. A task of an event loop gets its room when it is called; a thread takes it
+    afterwards.
     """
 
     def __init__(self, max_pending: int, on_full: OnFull) -> None:
@@ -83,18 +87,19 @@ class Admission:
         self._low_water = max_pending - max_pending // 8
         self._pending = 0
         self._line: deque[PlaceInLine] = deque()
-        #: Threads that were called and have not entered yet.
+        #: Number of threads that were called and have not entered yet.
         self._called = 0
-        #: Threads that gather room, which are called when pending falls to `_low_water`, and those
-        #: that wait until nothing is pending.
+        #: Threads that gather room, called when pending falls to `_low_water`; and threads that
+        #: wait until nothing is pending.
         self._gathering: list[Bell] = []
         self._draining: list[Bell] = []
-        #: Whether anybody waits for anything: then `leave` looks closer.
+        #: Whether any thread waits: only then `leave` looks closer.
         self._awaited = False
         self._refusing = False
-        #: How often those that wait were told to look again.
+        #: Number of calls of `disturb`.
         self._disturbed = 0
-        #: At this many pending, `enter` looks closer: `max_pending`, or 0 when refusing.
+        #: Number of pending deliveries from which on `enter` looks closer: `max_pending`, or 0 when
+        #: refusing.
         self._limit = max_pending
 
     @property
@@ -104,27 +109,27 @@ class Admission:
 
     @property
     def disturbed(self) -> int:
-        """How often `disturb` was called."""
+        """Number of calls of `disturb`."""
         return self._disturbed
 
     @property
     def blocked(self) -> int:
-        """How many threads and tasks stand in line."""
+        """Number of threads and tasks in line."""
         return len(self._line)
 
     def enter(self, count: int, nested: bool, seen: int = 0, patient: bool = False) -> None:
-        """Count `count` new deliveries in, waiting for room if need be.
+        """Count new deliveries in, after waiting for room if necessary.
 
         Args:
-            count: how many.
-            nested: whether they come from inside a handler: then it never waits.
-            seen: what `disturbed` was before the caller saw to it that these may be published.
-            patient: wait even where the bus was made with `on_full="raise"`.
+            count: number of deliveries.
+            nested: whether a handler publishes them: then it never waits.
+            seen: the value of `disturbed` before the caller checked that it may publish.
+            patient: whether to wait even if the bus was made with `on_full="raise"`.
 
         Raises:
             QueueFull: no room, and waiting is not wanted or not possible.
             BusClosed: the bus was closed, before or while waiting.
-            Disturbed: it has to wait, and `disturb` was called before or while it does.
+            Disturbed: it would have to wait, and `disturb` was called meanwhile or before.
         """
         entered = False
         try:
@@ -138,7 +143,7 @@ class Admission:
             self._pending += count
             entered = True
             self._unlock()
-        except BaseException:  # Ctrl-C may come as the lock is taken, and as it is let go
+        except BaseException:  # Ctrl-C may come while the lock is being taken or released
             if entered:
                 self.leave(count)
             elif self._lock.owned():
@@ -146,9 +151,9 @@ class Admission:
             raise
 
     def ask(self, count: int, when_room: Callable[[], object]) -> PlaceInLine | None:
-        """Count deliveries in if there is room; else stand in line, and give the place there.
+        """Count deliveries in if there is room; otherwise return a new place in line.
 
-        `when_room` is called once the place has its room, or has to look again: see `granted`.
+        `when_room` is called once the place has its room, or has to check again: see `granted`.
         It must not raise.
 
         Raises:
@@ -169,7 +174,7 @@ class Admission:
             return None
 
     def give_up(self, place: PlaceInLine) -> None:
-        """Leave the line, and give the room back that was granted."""
+        """Leave the line, and return granted room."""
         with self._lock:
             granted, place.granted = place.granted, False
             if not place.called:
@@ -205,7 +210,7 @@ class Admission:
                 place.call()
 
     def wait_empty(self, timeout: float | None) -> bool:
-        """Wait until nothing is pending; say whether that came about within `timeout` seconds."""
+        """Wait until nothing is pending; return whether that happened within `timeout` seconds."""
         check_may_wait()
         catch_up()
         deadline = inf if timeout is None else monotonic() + timeout
@@ -224,7 +229,7 @@ class Admission:
                 self._locked_note()
 
     def disturb(self) -> None:
-        """Have those that wait for room look again whether they may publish."""
+        """Have waiting publishers check again whether they may publish."""
         with self._lock:
             self._disturbed += 1
             calls = self._locked_call_all()
@@ -232,7 +237,7 @@ class Admission:
             place.call()
 
     def refuse(self) -> None:
-        """Take nothing more from outside handlers, and let waiting publishers go. Idempotent."""
+        """Refuse further events from outside handlers; release waiting publishers. Idempotent."""
         with self._lock:
             self._refusing = True
             self._limit = 0
@@ -240,10 +245,10 @@ class Admission:
         for place in calls:
             place.call()
 
-    # Under the lock.
+    # Called under the lock.
 
     def _locked_call(self) -> list[PlaceInLine]:
-        """Call those that wait for what there is now.
+        """Call as many waiting publishers as there is room for.
 
         Returns:
             Places of tasks, to be called without the lock.
@@ -269,7 +274,7 @@ class Admission:
         return calls
 
     def _locked_call_all(self) -> list[PlaceInLine]:
-        """Call all, whether there is room for them or not."""
+        """Call all waiting publishers, with or without room."""
         calls: list[PlaceInLine] = []
         while self._line:
             place = self._line.popleft()
@@ -305,9 +310,9 @@ class Admission:
             raise BusClosed(_CLOSED)
 
     def _must_not_wait(self) -> bool:
-        """Whether this thread makes the room itself, or was interrupted while it had a lock.
+        """Whether this thread makes the room itself, or was interrupted while it held a lock.
 
-        The collector may run a `__del__` that publishes in any thread.
+        The garbage collector may run a `__del__` that publishes in any thread.
         """
         self._unlock()
         try:
@@ -319,7 +324,7 @@ class Admission:
         bell = Bell()
         place = PlaceInLine(count, bell.ring, True)
         self._awaited = True
-        if again:  # others were quicker
+        if again:  # other publishers were quicker
             self._line.appendleft(place)
         else:
             self._line.append(place)
@@ -361,7 +366,7 @@ class Admission:
 
     def _check_nested(self) -> None:
         if self._refusing and not self._pending:
-            # From a thread or task that a handler left behind: no handler is running any more.
+            # A thread or task that a handler left behind publishes: no handler is running any more.
             raise BusClosed(_CLOSED)
         full = self._pending >= self.max_pending
         if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
@@ -388,7 +393,7 @@ class Admission:
 
 
 class Reserved:
-    """An event that waits for room on the bus, or has it and is to be published."""
+    """An event that waits for room on the bus, or has its room and is about to be published."""
 
     def __init__(
         self,
@@ -403,7 +408,7 @@ class Reserved:
         self._dropped = dropped
 
     def publish(self) -> Receipt | None:
-        """Publish the event; None where it has no room: then it has to be tried again."""
+        """Publish the event; None if it got no room, so that it must be tried again."""
         if not self._place.granted:
             self.give_up()
             return None
@@ -411,7 +416,7 @@ class Reserved:
         return self._deliver()
 
     def give_up(self) -> None:
-        """The event is not to be published any more."""
+        """Drop the event, because it need not be published any more."""
         self._admission.give_up(self._place)
         self._dropped()
 

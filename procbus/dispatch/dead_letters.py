@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
 
 
-# What `bus.dead_letters` gives: dead letters to look at, filter, replay, save and load.
+# The value of `bus.dead_letters`: dead letters to inspect, filter, replay, save and load.
 
 
 class DeadLetters(tuple[DeadLetter, ...]):
-    """What failed for good, oldest first, as it was when you asked. Use it from any thread.
+    """The deliveries that failed for good, oldest first, at the time of asking. Thread-safe.
 
     A tuple, which never changes; its methods work on the bus that it came from.
     """
@@ -37,7 +37,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
     _box: DeadLetterBox
 
     def __new__(cls, letters: Iterable[DeadLetter], box: DeadLetterBox) -> Self:
-        """Make them of letters, and of the box that has them."""
+        """Make it of letters, and of the box that has them."""
         made = super().__new__(cls, letters)
         made._box = box
         return made
@@ -49,13 +49,13 @@ class DeadLetters(tuple[DeadLetter, ...]):
     def __getitem__(self, index: slice) -> DeadLetters: ...
 
     def __getitem__(self, index: SupportsIndex | slice) -> DeadLetter | DeadLetters:
-        """One letter, or those of a slice."""
+        """One letter, or the letters of a slice."""
         if isinstance(index, slice):
             return DeadLetters(super().__getitem__(index), self._box)
         return super().__getitem__(index)
 
     def __reduce__(self) -> tuple[type, tuple[list[DeadLetter]]]:
-        """Travel and copy as a plain tuple: the bus stays where it is."""
+        """Pickle and copy as a plain tuple: the bus stays where it is."""
         return tuple, (list(self),)
 
     def filter(
@@ -66,14 +66,14 @@ class DeadLetters(tuple[DeadLetter, ...]):
         topic: str | None = None,
         where: Callable[[DeadLetter], bool] | None = None,
     ) -> DeadLetters:
-        """Give those letters that all of the conditions hold for.
+        """Return the letters that meet all of the conditions.
 
         Args:
             handler: the name of a handler, or its function.
-            error: class of the last attempt's error, or a base of it.
-            topic: what the event was published to, or its `event_type`; `*` and `#` stand for
-                words, as in a subscription.
-            where: of a letter, whether to take it.
+            error: class of the last attempt's error, or a base class of it.
+            topic: the topic of the event, or its `event_type`; `*` and `#` are wildcards, as in a
+                subscription.
+            where: a function of a letter that says whether to take it.
 
         Raises:
             TopicError: `topic` is malformed.
@@ -103,29 +103,29 @@ class DeadLetters(tuple[DeadLetter, ...]):
         """Run events again, each for the one handler that failed, and take them off the bus.
 
         It publishes, and so waits while the bus is full. A letter that was replayed before runs
-        once more if it is given again.
+        once more if you pass it again.
 
         Args:
-            letter: the one to replay; None replays all that are in here.
+            letter: the letter to replay; None replays all letters in here.
 
         Returns:
-            The new receipt of that letter, or of each.
+            The new receipt of the letter, or of each letter.
 
         Raises:
-            NoSuchHandler: a handler is not subscribed any more. Nothing was replayed.
-            ProcbusError: several handlers have that name. Nothing was replayed.
-            BusClosed: the bus was closed. What was not replayed stays on the bus.
-            QueueFull: the bus is full and may not wait. What was not replayed stays on the bus.
+            NoSuchHandler: a handler is no longer subscribed. Nothing was replayed.
+            ProcbusError: several handlers have the same name. Nothing was replayed.
+            BusClosed: the bus was closed. Letters not yet replayed stay on the bus.
+            QueueFull: the bus is full and may not wait. Letters not yet replayed stay on the bus.
         """
         if letter is None:
             return self._box.replay(self)
         return self._box.replay((letter,))[0]
 
     def save(self, path: str | PathLike[str]) -> int:
-        """Write these letters to a file, which only you may read or write; say how many.
+        """Write these letters to a file that only you may read or write; return their number.
 
-        They stay on the bus: `clear` takes them off. A file that is there already is replaced,
-        at once and as a whole.
+        They stay on the bus: `clear` removes them. An existing file is replaced, at once and as a
+        whole.
 
         Raises:
             SerializationError: an event cannot be pickled. Nothing was written.
@@ -135,13 +135,13 @@ class DeadLetters(tuple[DeadLetter, ...]):
         return len(self)
 
     def load(self, path: str | PathLike[str]) -> DeadLetters:
-        """Put the letters of a file on the bus, ahead of those that it has, and return them.
+        """Put the letters of a file on the bus, ahead of the present ones, and return them.
 
-        The file holds pickles, which can run any code: load only what you saved. A file is
-        refused where others may have written it.
+        The file holds pickles, which can run any code: load only files that you saved. A file that
+        other users may have written is refused.
 
         Raises:
-            ProcbusError: the file is not safe or not sound. Nothing was loaded.
+            ProcbusError: the file is unsafe or damaged. Nothing was loaded.
             OSError: the file cannot be read.
         """
         letters = DeadLetters(self._box.files.load(path), self._box)
@@ -149,7 +149,7 @@ class DeadLetters(tuple[DeadLetter, ...]):
         return letters
 
     def clear(self) -> None:
-        """Take these letters off the bus. What failed since stays."""
+        """Remove these letters from the bus. Later failures stay."""
         self._box.remove(self)
 
 
@@ -170,7 +170,7 @@ class LetterFiles(Protocol):
         """Read the letters of a file."""
 
 
-#: So many are kept, the newest; older ones are counted only.
+#: Maximum of letters that are kept, the newest ones; older letters are only counted.
 MOST_KEPT = 1_000
 
 
@@ -178,15 +178,15 @@ class DeadLetterBox:
     """The newest dead letters of one bus. Thread-safe.
 
     Args:
-        lock: the settlement's; it guards all fields.
+        lock: the settlement's lock, which guards all fields.
 
     Attributes:
         redeliver: publishes the event of a letter again, for its handler alone; set once, when the
             bus is made.
         files: saves and loads letters; set once, when the bus is made.
-        handlers: gives the handlers that are subscribed; set once, when the bus is made.
-        removed: is called with letters that were taken out; set once, when the bus is made.
-        dropped: how many were let go because newer ones came.
+        handlers: returns the subscribed handlers; set once, when the bus is made.
+        removed: called with letters that were removed; set once, when the bus is made.
+        dropped: number of letters that were dropped for newer ones.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -195,20 +195,20 @@ class DeadLetterBox:
         self.files: LetterFiles
         self.handlers: Callable[[], Iterable[Handler]] = tuple
         self.removed: Callable[[Sequence[DeadLetter]], object] = len
-        #: Each letter with its delivery; None for one that came from a file.
+        #: Each letter with its delivery; None for a letter from a file.
         self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
         self.dropped = 0
-        #: Letters that are kept no longer, until the lock is free: with the last reference to an
-        #: event its `__del__` runs.
+        #: Dropped letters, kept until the lock is free: releasing the last reference to an event
+        #: runs its `__del__`.
         self._let_go: list[DeadLetter] = []
         self._told = False
 
     def __len__(self) -> int:
-        """How many are kept. It does not count as a look at them."""
+        """Number of letters. Asking for it does not count as a look at them."""
         return len(self._kept)
 
     def add(self, letter: DeadLetter, delivery: Delivery | None = None) -> None:
-        """Keep one more, letting the oldest go when full. Call it with the lock held."""
+        """Keep a letter, and drop the oldest one when full. Call it with the lock held."""
         self._kept[letter] = delivery
         self._trim()
 
@@ -218,7 +218,7 @@ class DeadLetterBox:
             self.dropped += 1
 
     def tell_dropped(self) -> None:
-        """Let go of letters, and log that once. Call it without the lock: it runs user code."""
+        """Release dropped letters, and log that once. Call it without the lock, for user code."""
         if not self.dropped:
             return
         with self._lock:
@@ -236,7 +236,7 @@ class DeadLetterBox:
             )
 
     def snapshot(self) -> DeadLetters:
-        """The letters kept, oldest first. From now on their failures count as looked at."""
+        """The kept letters, oldest first. From now on their failures count as looked at."""
         with self._lock:
             letters = DeadLetters(self._kept, self)
             deliveries = tuple(self._kept.values())
@@ -247,7 +247,7 @@ class DeadLetterBox:
         return letters
 
     def remove(self, letters: Iterable[DeadLetter]) -> None:
-        """Take letters out; those that are not in it are left alone."""
+        """Remove letters; ones that are not in the box are ignored."""
         letters = tuple(letters)
         with self._lock:
             for letter in letters:
@@ -255,7 +255,7 @@ class DeadLetterBox:
         self.removed(letters)
 
     def put_back(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep letters from a file, as the oldest: when full, they are the first to go."""
+        """Keep letters from a file, as the oldest: when the box is full, they are dropped first."""
         with self._lock:
             for letter in reversed(letters):
                 self._kept[letter] = None
@@ -264,13 +264,13 @@ class DeadLetterBox:
         self.tell_dropped()
 
     def names_of(self, handler: str | Callable[..., Any]) -> set[str]:
-        """Names that a function has on this bus, and by itself; a name as it is."""
+        """Names of a function on this bus, and its own name; a given name as it is."""
         if isinstance(handler, str):
             return {handler}
         return {name_of(handler)} | {h.name for h in self.handlers() if h.function == handler}
 
     def replay(self, letters: Sequence[DeadLetter]) -> list[Receipt]:
-        """Publish letters again, and take out each that was. See `DeadLetters.replay`."""
+        """Publish letters again, and remove each published one. See `DeadLetters.replay`."""
         handlers = tuple(self.handlers())
         for letter in letters:
             handler_for(letter, handlers)
@@ -278,7 +278,7 @@ class DeadLetterBox:
         try:
             for letter in letters:
                 receipts.append(self.redeliver(letter))
-                # Only now: what could not be published is not lost.
+                # Only now, so that a letter that could not be published is not lost.
                 self.remove((letter,))
         except BaseException as error:
             error.add_note(
@@ -293,8 +293,8 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
     """Find the handler that a letter is replayed for, by its name.
 
     Raises:
-        NoSuchHandler: there is none.
-        ProcbusError: there are several, and no telling which one it was.
+        NoSuchHandler: there is no such handler.
+        ProcbusError: there are several, and it is unknown which one failed.
     """
     named = [handler for handler in handlers if handler.name == letter.handler]
     if not named:
@@ -304,7 +304,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
             "letter out with filter()"
         )
     if len(named) > 1:
-        # One function may be subscribed to several topics, and lambdas have one name in common.
+        # One function may be subscribed to several topics, and lambdas share one name.
         taking = Router([(handler, handler.topics) for handler in named])
         named = list(taking.match(letter.event, letter.topic)) or named
     if not all(same_function(handler.function, named[0].function) for handler in named):
@@ -312,7 +312,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
             f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, but "
             f"{len(named)} handlers on this bus have that name: give each its own, with name="
         )
-    return named[-1]  # the last one decides, as for an event that is published
+    return named[-1]  # the last one counts, as for an event that is published
 
 
 class FailureHook:
@@ -320,7 +320,7 @@ class FailureHook:
 
     Args:
         hook: the user's function.
-        context_of: makes what `current()` returns in it, as in the handler.
+        context_of: makes the return value of `current()` in it, as in the handler.
     """
 
     def __init__(
@@ -332,11 +332,11 @@ class FailureHook:
         self._context_of = context_of
 
     def __call__(self, settled: Settled) -> None:
-        """Tell of a failure, which counts as looked at then."""
+        """Pass a failure to the hook, which counts as a look at it."""
         if settled.letter is None:
             return
         delivery = settled.delivery
-        # As inside the handler: the hook may publish, and must not wait for room.
+        # As inside the handler, so that the hook may publish and never waits for room.
         before = running.set([self._context_of, delivery, settled.receipt])
         try:
             call_hook(self._hook, settled.letter)
@@ -347,10 +347,10 @@ class FailureHook:
 
 
 def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
-    """Call the user's `on_failure` hook; log whatever it raises, and go on."""
+    """Call the user's `on_failure` hook; log any exception of it, and go on."""
     try:
         hook(letter)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and in_main_thread():
-            raise  # Ctrl-C: the script is to end
+            raise  # Ctrl-C, which must end the script
         log.exception("on_failure= raised for %s with event %d", letter.handler, letter.event_id)

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The dispatcher: routes each event to the lanes of its handlers, by their declared kind."""
+"""The dispatcher: turns each event into deliveries and puts them into their handlers' lanes.
+
+`publish` is the whole way: look at the phase, ask the router, make the receipt, count the
+deliveries in, write to the journal if there is one, queue. An event with one plain handler takes a
+shorter way.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +32,25 @@ from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.routing.router import Router
 
-#: Topics remembered as having no handler, so that each is logged once.
+#: Maximum of topics without a handler that are remembered, so that each is logged once.
 _UNROUTED_KEPT = 1_000
 
 
-#: A subscription, who had the delivery to it made, and who waits for it.
+#: A subscription, the object that had the delivery made, and the object that waits for it.
 Addressee = tuple[Subscription, Owner, Waiter]
 
 
 class Phase(Enum):
     """Whether a bus publishes events."""
 
-    #: It has published none yet: first it gets ready.
+    #: It has published no event yet: before the first one it gets ready.
     NEW = "new"
     OPEN = "open"
-    #: It is open, and has a journal, which may have something for handlers that are new.
+    #: It is open, and its journal may have deliveries for handlers that are new.
     RESUMING = "resuming"
-    #: It publishes none for cpu handlers, whose workers die and die.
+    #: It publishes no events for cpu handlers, because their workers keep dying.
     GUARDED = "guarded"
-    #: This is a forked child of the bus's process: it publishes none.
+    #: This is a forked child of the bus's process: it publishes no event.
     FORKED = "forked"
 
 
@@ -55,17 +60,17 @@ _OPEN = Phase.OPEN
 class Dispatcher:
     """Turns events into deliveries. Thread-safe.
 
-    Each publish begins with a look at `_phase`: in a phase other than `OPEN` it takes the way over
+    Each publish begins with a look at `_phase`. In any phase but `OPEN` it goes through
     `_routes_by_phase`.
 
     Args:
-        admission: bounds what is pending.
-        settlement: settles what fails before it gets into a lane.
-        routes: gives the router of the moment.
-        first_publish: is called before the first event is published, with the routes made.
-        subscriptions: gives the subscriptions of the moment.
-        run: tells the deliveries of this bus from those of others.
-        journal: what must survive is written there; None where nothing must.
+        admission: bounds the pending deliveries.
+        settlement: settles deliveries that fail before they get into a lane.
+        routes: returns the present router.
+        first_publish: called before the first event is published, once the routes are made.
+        subscriptions: returns the present subscriptions.
+        run: the run of the bus, which tells its deliveries from all others.
+        journal: records events and outcomes that must survive; None for no journal.
         sole: makes the receipt of an event with one handler.
         fan: makes the receipt of any other event.
     """
@@ -95,7 +100,7 @@ class Dispatcher:
         self._phase = Phase.NEW
         self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
         self._is_ready = False
-        #: What the phases `GUARDED` and `FORKED` raise.
+        #: Makers of the errors of the phases `GUARDED` and `FORKED`.
         self._circuit_error: Callable[[], CircuitOpen] | None = None
         self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__
@@ -105,11 +110,10 @@ class Dispatcher:
         self.unrouted = 0
 
     def _routes_by_phase(self, nested: bool = True) -> Router[Subscription] | _Refusing:
-        """Give the routes for one publish, or raise the error of the phase.
+        """Return the routes for one publish, or raise the error of the phase.
 
         Args:
-            nested: whether it comes from inside a handler: what runs before have left is not fed
-                then.
+            nested: whether a handler publishes: then deliveries of earlier runs are not fed first.
         """
         phase = self._phase
         if phase is Phase.FORKED and self._fork_error is not None:
@@ -129,40 +133,39 @@ class Dispatcher:
         return routes
 
     def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
-        """Have publishing for cpu handlers raise such errors from now on; None for no more."""
+        """Have publishing for cpu handlers raise such errors from now on; None ends that."""
         if error is None:
             self._phase = self._when_ready if self._is_ready else Phase.NEW
             return
         self._circuit_error = error
         self._phase = Phase.GUARDED
-        self._admission.disturb()  # those that wait for room: they look again
+        self._admission.disturb()  # waiting publishers check again
 
     def refuse(self, error: Callable[[], Never]) -> None:
-        """Have publishing raise an error from now on: this is a forked child. It takes no lock."""
+        """Have publishing raise an error from now on: this is a forked child. Takes no lock."""
         self._fork_error = error
         self._phase = Phase.FORKED
 
     def publish(
         self, event: Any, topic: str | None, wait: bool = True, to: Addressee | None = None
     ) -> Receipt:
-        """Publish one event, waiting for room on the bus if need be.
+        """Publish one event, after waiting for room on the bus if necessary.
 
-        From inside a handler of this bus it never waits, and the event has that handler's event
-        for its parent. With a journal the event is in it once this returns.
+        Inside a handler of this bus it never waits, and the handler's event becomes the parent.
+        With a journal the event is in it when this returns.
 
         Args:
             event: the event.
-            topic: what it is published to.
-            wait: whether to wait until it survives a loss of power, where that was asked for.
-            to: the one plain subscription that it is for, which nothing is routed to; None routes
-                the event.
+            topic: the topic that it is published to.
+            wait: whether to wait until it survives a loss of power, if the journal promises that.
+            to: the one plain subscription that it is for, without routing; None routes the event.
         """
         parent_id = None
         nested = False
         if running.get() is not None:
             parent_id, nested = self._origin()
         seen = 0
-        # Attributes that hold functions are called slower where they are looked up for the call.
+        # In local variables, because calling a function that is an attribute takes longer.
         routes_now, next_id, make = self._routes, self._next_id, self._sole
         while True:
             routes = routes_now() if self._phase is _OPEN else self._routes_by_phase(nested)
@@ -180,7 +183,7 @@ class Dispatcher:
                 subscription = to[0]
                 if isinstance(routes, _Refusing):
                     routes.check((subscription,))
-            # By far the most common case, without the loops of `_publish_fan`.
+            # By far the most frequent case, without the loops of `_publish_fan`.
             entered = accepted = False
             try:
                 try:
@@ -217,10 +220,10 @@ class Dispatcher:
                     subscription.put(receipt)
                 else:
                     self._send_off.send_later((receipt,), (), False)
-            except Disturbed:  # while it waited for room: see whether it may be published
+            except Disturbed:  # while it waited for room: check again whether it may publish
                 seen = self._admission.disturbed
                 continue
-            except BaseException as error:  # Ctrl-C, most likely, or the journal cannot be written
+            except BaseException as error:  # most likely Ctrl-C, or the journal cannot be written
                 if accepted and entered:
                     if self._send_off.rescue(error, (receipt,), ()):
                         return receipt
@@ -247,15 +250,15 @@ class Dispatcher:
 
         Args:
             event: the event.
-            topic: what it is published to.
+            topic: the topic that it is published to.
             parent_id: the event whose handler published it.
-            chosen: who takes it.
-            broken: those whose predicate raised.
-            nested: whether it comes from inside a handler.
+            chosen: the subscriptions that take it.
+            broken: the subscriptions whose predicate raised.
+            nested: whether a handler publishes it.
             seen: see `Admission.enter`.
             wait: see `publish`.
-            entered: whether its deliveries are counted in.
-            before: records to be written to the journal together with it.
+            entered: whether its deliveries are counted in already.
+            before: records to write to the journal together with it.
         """
         count = len(chosen) + len(broken)
         queued: Sequence[Delivery] = ()
@@ -278,7 +281,7 @@ class Dispatcher:
                 return receipt
             for delivery in queued:
                 delivery.subscription.put(delivery)
-        except BaseException as error:  # Ctrl-C, perhaps, or there is no room
+        except BaseException as error:  # perhaps Ctrl-C, or there is no room
             if accepted and entered:
                 if self._send_off.rescue(error, queued, failed):
                     return receipt
@@ -296,7 +299,7 @@ class Dispatcher:
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.
 
-        It waits for room as `publish` does. `where` is not asked: the handler took the event.
+        It waits for room like `publish`. `where` is not asked, because the handler took the event.
         """
         context = running_context()
         if context is not None and context.owner is not self:
@@ -330,7 +333,7 @@ class Dispatcher:
     def publish_once(
         self, event: Any, topic: str | None, given_id: str, wait: bool = True
     ) -> Receipt:
-        """Publish an event, unless the journal has seen the id: then give the receipt of that.
+        """Publish an event, unless the journal has seen its id: then return that event's receipt.
 
         Raises:
             OptionError: the bus has no journal.
@@ -354,7 +357,7 @@ class Dispatcher:
             try:
                 receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
                 queued, failed = address(receipt, chosen, broken)
-            except BaseException:  # Ctrl-C, perhaps in the user's function for the key
+            except BaseException:  # perhaps Ctrl-C in the user's function for the key
                 give_back(chosen)
                 self._admission.leave(count)
                 raise
@@ -372,7 +375,7 @@ class Dispatcher:
                 raise
             if accepted:
                 break
-            # Another came first, and is through already.
+            # Another publisher came first, and its event is finished already.
             give_back(chosen)
             journal.give_up(given_id)
             self._send_off.cancel_unqueued(receipt.held, _published_by_another())
@@ -385,7 +388,7 @@ class Dispatcher:
     def _admit(
         self, event: Any, topic: str | None, nested: bool
     ) -> tuple[list[Subscription], list[Broken]]:
-        """Find who takes an event, and count the deliveries in; wait for room if need be."""
+        """Find the handlers of an event, and count the deliveries in, after a wait for room."""
         seen = 0
         while True:
             chosen, broken = choose(self._routes_by_phase().match(event, topic), event)
@@ -403,15 +406,15 @@ class Dispatcher:
     def streaming(
         self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
     ) -> tuple[Iterable[Any], Callable[[Any], Receipt]]:
-        """Give the source of a stream, and what publishes each of it without waiting for the disk.
+        """Return a stream's source, and a function that publishes without waiting for the disk.
 
-        With a journal, where the events are there already, as in a list, ids are looked up many at
-        a time.
+        With a journal, and if all events exist already, as in a list, ids are looked up many at a
+        time.
 
         Args:
-            events: what the user streams.
-            topic: what each is published to.
-            id_of: gives the id of each; None for none.
+            events: the events that the user streams.
+            topic: the topic that each is published to.
+            id_of: returns the id of each; None for no ids.
         """
         if id_of is None:
             return events, lambda event: self.publish(event, topic, False)
@@ -426,14 +429,14 @@ class Dispatcher:
 
     @property
     def resumed(self) -> bool:
-        """Whether `resume` has nothing to do."""
+        """Whether `resume` has no work."""
         return self.journal is None or self._routes() is self.journal.resumed_for
 
     def resume(self) -> None:
-        """Have the journal feed what runs before have left to the handlers that are subscribed.
+        """Have the journal feed unfinished deliveries of earlier runs to the subscribed handlers.
 
-        Called before each publish from outside handlers; when there is nothing new to be fed, that
-        costs next to nothing. Otherwise it waits for room, as publishers do.
+        It is called before each publish from outside handlers, and costs next to nothing if there
+        are none. Otherwise it waits for room, as publishers do.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -441,19 +444,19 @@ class Dispatcher:
         """
         if self.resumed or self._origin()[1]:
             return
-        self._routes_by_phase()  # gets the bus ready, or refuses
+        self._routes_by_phase()  # gets the bus ready, or raises
         if self.journal is not None:
             self.journal.resume()
 
     def try_publish(
         self, event: Any, topic: str | None, when_room: Callable[[], object]
     ) -> Receipt | Reserved:
-        """Publish one event if there is room; else stand in line for it.
+        """Publish one event if there is room; otherwise wait in line for it.
 
         Args:
             event: the event.
-            topic: what it is published to.
-            when_room: is called once there is room for the event, or it has to be tried again.
+            topic: the topic that it is published to.
+            when_room: called once there is room for the event, or once it has to be tried again.
         """
         context = running_context()
         if context is not None and context.owner is self:
@@ -463,7 +466,7 @@ class Dispatcher:
         place = self._admission.ask(len(chosen) + len(broken), when_room)
         if place is None:
             return self._publish_fan(event, topic, None, chosen, broken, entered=True)
-        if self._admission.disturbed != seen:  # before it was there to be called
+        if self._admission.disturbed != seen:  # a disturbance before the place was in line
             when_room()
         return Reserved(
             self._admission,
@@ -475,13 +478,13 @@ class Dispatcher:
     def publish_children(
         self, delivery: Delivery, outcome: Outcome, published: Sequence[tuple[str | None, Any]]
     ) -> BaseException | None:
-        """Publish what a cpu handler published, all or none; return the error if none.
+        """Publish the events of a cpu handler, all or none; return the error if none.
 
-        A journal writes all of it together with the success.
+        A journal writes all of them together with the success.
 
         Args:
-            delivery: what it published them with.
-            outcome: the success of that, which is not settled yet.
+            delivery: the delivery whose handler published them.
+            outcome: its success, which is not settled yet.
             published: topic and event of each.
         """
         chosen: list[tuple[Any, str | None, list[Subscription], Any]] = []
@@ -515,7 +518,7 @@ class Dispatcher:
         return None
 
     def _origin(self) -> tuple[int | None, bool]:
-        """The event whose handler is publishing, and whether one of this bus is."""
+        """The event whose handler is publishing, and whether a handler of this bus is."""
         if running.get() is not None:
             context = running_context()
             if context is not None and context.owner is self:
@@ -523,7 +526,7 @@ class Dispatcher:
         return None, False
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
-        """Make what `current()` returns in a handler that runs in this process, or in its hook."""
+        """Make the return value of `current()` in a handler of this process, or in its hook."""
         return HandlerContext(
             delivery.subscription.handler.name,
             receipt.id,
@@ -550,14 +553,14 @@ class Dispatcher:
 
 
 class _Refusing:
-    """The routes, while nothing new may be published for cpu handlers."""
+    """The routes, while no event may be published for cpu handlers."""
 
     def __init__(self, routes: Router[Subscription], error: Callable[[], CircuitOpen]) -> None:
         self._routes = routes
         self._error = error
 
     def match(self, event: object, topic: str | None = None) -> Sequence[Subscription]:
-        """Find who takes an event; raise the error where that is a cpu handler."""
+        """Find the handlers of an event; raise the error if one of them is a cpu handler."""
         return self.check(self._routes.match(event, topic))
 
     def check(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
@@ -572,10 +575,10 @@ def _published_by_another() -> ProcbusError:
 
 
 def _kind_of(event: Any) -> str:
-    """Name what an event is routed by when it was published without a topic."""
+    """Name the property that an event without a topic is routed by."""
     name = f"class {type(event).__qualname__}"
     try:
         event_type = getattr(event, "event_type", None)
         return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
-    except BaseException:  # noqa: BLE001 - a property of the user's, and nobody takes the event anyway
+    except BaseException:  # noqa: BLE001 - a property of the user's; the event has no handler anyway
         return name

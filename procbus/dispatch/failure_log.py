@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Failures in the log: one line each, the traceback with the first of a kind, a flood bounded."""
+"""Failures in the log: one line each, a traceback with the first of a kind, no floods."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from procbus.core.user_objects import (
     traceback_of,
 )
 
-#: Kinds that are remembered. Where there are more, those that come later have no traceback.
+#: Maximum of kinds that are remembered; failures of further kinds are logged without a traceback.
 MOST_KINDS = 1_000
 
-#: Maximum of lines at once, before `ERROR_RATE` holds: a batch that fails as a whole is still told
-#: event by event, in about a megabyte.
+#: Maximum of lines at once, before `ERROR_RATE` holds; because a failed batch should still be
+#: logged event by event, in about a megabyte.
 FAILURE_BURST = 10_000
 
 #: Handler, class of the error, and the place that raised it.
@@ -32,23 +32,23 @@ _Kind = tuple[str, str, str]
 
 
 class FailureLog:
-    """Logs what failed for good on one bus. Thread-safe.
+    """Logs the deliveries of one bus that failed for good. Thread-safe.
 
-    `_lock` belongs to this object and guards its fields. It is held for a moment, nothing of the
-    user's runs meanwhile, and no other lock is taken.
+    The lock `_lock` guards the fields. It is held for microseconds; no user code runs and no other
+    lock is taken meanwhile.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        #: Of each kind the event whose failure was logged with its traceback.
+        #: For each kind the event whose failure was logged with its traceback.
         self._first: dict[_Kind, int] = {}
         self._lines = Allowance(ERROR_RATE, FAILURE_BURST)
-        #: Failures that had no line of their own since that was last told, by handler.
+        #: Failures without a line of their own since the last report, by handler.
         self._left_out: dict[str, int] = {}
         self._told_at = monotonic()
 
     def tell(self, delivery: Delivery, letter: DeadLetter) -> None:
-        """Log a failure, if there are not too many just now."""
+        """Log a failure, unless there are too many at the moment."""
         error = letter.outcome.error
         assert error is not None
         handler = letter.handler
@@ -77,7 +77,7 @@ class FailureLog:
             log.error("%s", text)
 
     def tell_the_rest(self) -> None:
-        """Say in a line how many failures had none of their own since that was last told."""
+        """Log in one line the number of failures that have had no line of their own so far."""
         with self._lock:
             left_out, self._left_out = self._left_out, {}
             self._told_at = monotonic()
@@ -127,8 +127,8 @@ def _text_of(delivery: Delivery, letter: DeadLetter) -> str:
 
 def _log_with_traceback(text: str, error: BaseException) -> None:
     where = traceback_of(error)
-    if standard_text_of(error, where) is None:  # the formatter of the log would fail as well
+    if standard_text_of(error, where) is None:  # the log's formatter would fail as well
         log.error("%s\n%s", text, text_of(error, where))
     else:
-        # As a tuple: `logging` would ask the exception itself whether it is true.
+        # As a tuple, because `logging` would ask the exception itself whether it is true.
         log.error("%s", text, exc_info=(type(error), error, where))

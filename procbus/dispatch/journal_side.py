@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What publishing and settling ask of a journal, where the bus has one."""
+"""The parts of a journal that publishing and settling use, as protocols.
+
+So the dispatcher and the settlement need not import the journal, which imports sqlite3.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,27 @@ from procbus.dispatch.settled import Settled
 
 
 class SettlingSide(Protocol):
-    """The journal, as settling uses it."""
+    """The journal, as far as the settlement uses it."""
 
     def settled(self, settled: Sequence[LastAttempt]) -> None:
-        """Write which deliveries succeeded, before anybody can know."""
+        """Write which deliveries succeeded, before any waiter is told."""
 
     def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
-        """Write that deliveries succeeded, with their results, before anybody can know."""
+        """Write that deliveries succeeded, with their results, before any waiter is told."""
 
     def failed(self, settled: Settled) -> None:
         """Write that a delivery failed for good."""
 
     def retried(self, delivery: Delivery, wait_s: float) -> None:
-        """Write that an attempt failed, and that the next one is due in so many seconds."""
+        """Write that an attempt failed, and that the next one is due in `wait_s` seconds."""
 
 
 class JournalSide(Protocol):
-    """The journal, as publishing uses it."""
+    """The journal, as far as the dispatcher uses it."""
 
-    #: The routes for whose handlers all is fed that runs before have left.
+    #: The routes for whose handlers all deliveries of earlier runs are fed.
     resumed_for: object
-    #: How many ids were claimed so far.
+    #: Number of ids claimed so far.
     claims: int
 
     def accept(
@@ -45,7 +48,7 @@ class JournalSide(Protocol):
         before: bytes = b"",
         wait: bool = True,
     ) -> None:
-        """Write an event and its deliveries, behind the records `before`."""
+        """Write an event and its deliveries, after the records `before`."""
 
     def accept_once(
         self,
@@ -55,13 +58,13 @@ class JournalSide(Protocol):
         claims: int,
         wait: bool,
     ) -> bool:
-        """Write an event with the id that was claimed for it; False if another had that before.
+        """Write an event with the id claimed for it; False if another event had that id before.
 
         Args:
-            receipt: of the event.
-            deliveries: all of it.
-            given_id: claimed for it.
-            claims: how many ids were claimed when the publisher began to look for this one.
+            receipt: receipt of the event.
+            deliveries: all deliveries of the event.
+            given_id: the id claimed for it.
+            claims: number of claims when the publisher began to look for this id.
             wait: whether to wait for the disk.
         """
 
@@ -71,16 +74,16 @@ class JournalSide(Protocol):
         """Write events together with the success of the delivery that published them."""
 
     def check_id(self, given_id: object) -> None:
-        """Raise an error for what cannot be an id."""
+        """Raise an error for an object that cannot be an id."""
 
     def known(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
-        """Give the receipt of an event that was published with an id before."""
+        """Return the receipt of an event that was published with an id before."""
 
     def claim(self, given_id: str, receipt: Receipt) -> Receipt:
-        """Have an id belong to a receipt; return the one that it belongs to."""
+        """Let a receipt have an id; return the receipt that has it, which may be an earlier one."""
 
     def give_up(self, given_id: str) -> None:
-        """The event was not accepted after all."""
+        """Free an id, because its event was not accepted."""
 
     def look_up(
         self,
@@ -89,13 +92,13 @@ class JournalSide(Protocol):
         id_of: Callable[[Any], str],
         resume: Callable[[], object],
     ) -> Iterator[tuple[Any, str, Receipt | None]]:
-        """Give each event with its id, and with its receipt where the journal knows its end."""
+        """Yield each event with its id, and with its receipt if the journal knows its end."""
 
     def discarding(self, letter: DeadLetter) -> bytes:
-        """Lay out the record that a dead letter is one no more; nothing if the journal lacks it."""
+        """Lay out the record that a letter was replayed or cleared; b"" if the journal lacks it."""
 
     def forget(self, letter: DeadLetter) -> None:
-        """A dead letter was published again."""
+        """Drop a dead letter, because it was published again."""
 
     def resume(self) -> None:
-        """Feed what runs before have left unfinished to the handlers that are subscribed."""
+        """Feed unfinished deliveries of earlier runs to the subscribed handlers."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deliveries that wait for their next attempt. They hold no worker meanwhile."""
+"""Deliveries that wait for their next attempt. They occupy no worker meanwhile."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from procbus.core.locks import Bell, Lock
 class RetryQueue:
     """Deliveries by the time at which they are due. Thread-safe.
 
-    Its size is bounded by the admission of the bus: what waits here is still pending.
-    `_lock` guards all fields. `_bell` is rung when the supervisor, who alone waits, has to look
-    again.
+    Its size is bounded by the admission of the bus, because a waiting delivery is still pending.
+    The lock `_lock` guards all fields. `_bell` is rung when the supervisor, the only thread that
+    waits here, has to look again.
     """
 
     def __init__(self) -> None:
@@ -29,15 +29,15 @@ class RetryQueue:
         self._woken = False
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Number of waiting deliveries."""
         return len(self._waiting)
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
-        """Keep a delivery for so many seconds; False, and it is not kept, after `cancel`."""
+        """Keep a delivery for `wait_s` seconds; False, without keeping it, after `cancel`."""
         return self.add_due(delivery, monotonic() + wait_s)
 
     def add_due(self, delivery: Delivery, due_at: float) -> bool:
-        """Keep a delivery until then; False, and it is not kept, after `cancel`."""
+        """Keep a delivery until a time; False, without keeping it, after `cancel`."""
         with self._lock:
             if self._cancelled:
                 return False
@@ -47,7 +47,7 @@ class RetryQueue:
             return True
 
     def wait(self, timeout: float) -> list[Delivery]:
-        """Wait until one is due, at most so many seconds; return those that are."""
+        """Wait until a delivery is due, at most `timeout` seconds; return the due ones."""
         look_again_at = monotonic() + timeout
         while True:
             with self._lock:
@@ -62,7 +62,7 @@ class RetryQueue:
             self._bell.wait(max(0.0, min(next_due, look_again_at) - now))
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take one out; False when it does not wait here."""
+        """Take a delivery out; False if it does not wait here."""
         with self._lock:
             kept = [entry for entry in self._waiting if entry[2] is not delivery]
             found = len(kept) < len(self._waiting)
@@ -72,7 +72,7 @@ class RetryQueue:
             return found
 
     def pop_due(self, now: float) -> tuple[float, Delivery] | None:
-        """Take the next one out that is due by then, with the time at which it is."""
+        """Take out the next delivery that is due by then, with its time."""
         with self._lock:
             if not self._waiting or self._waiting[0][0] > now:
                 return None
@@ -89,7 +89,7 @@ class RetryQueue:
         self._bell.ring()
 
     def cancel(self) -> list[Delivery]:
-        """Give out all that wait, and keep nothing from now on."""
+        """Return all waiting deliveries, and keep none from now on."""
         with self._lock:
             self._cancelled = True
             out = [delivery for _, _, delivery in self._waiting]

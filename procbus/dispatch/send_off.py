@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The last step of publishing: deliveries get into their lanes, whoever is interrupted in it."""
+"""The last step of publishing: deliveries get into their lanes, even if a thread is interrupted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SendOff:
     """Sends deliveries into their lanes. Thread-safe; it has no state.
 
     Args:
-        admission: counts deliveries in that could not be counted in before.
-        settlement: settles those that never get into their lanes.
+        admission: counts in deliveries that could not be counted in before.
+        settlement: settles deliveries that never get into their lanes.
     """
 
     def __init__(self, admission: Admission, settlement: Settlement) -> None:
@@ -26,7 +26,7 @@ class SendOff:
         self._settlement = settlement
 
     def send(self, queued: Sequence[Delivery], failed: Sequence[LastAttempt]) -> None:
-        """Queue the deliveries of an event in their lanes, and settle those that failed at once."""
+        """Queue the deliveries of an event, and settle the ones that failed at once."""
         try:
             for delivery in queued:
                 delivery.subscription.put(delivery)
@@ -40,9 +40,9 @@ class SendOff:
     def rescue(
         self, error: BaseException, queued: Sequence[Delivery], failed: Sequence[LastAttempt]
     ) -> bool:
-        """Deliveries were counted in, and then their publishing was interrupted.
+        """Save deliveries that were counted in before their publishing was interrupted.
 
-        Those that are in their lanes run.
+        Deliveries that are in their lanes run.
 
         Returns:
             Whether the others get into their lanes in a moment. If not, they are cancelled.
@@ -57,10 +57,10 @@ class SendOff:
     def send_later(
         self, queued: Sequence[Delivery], failed: Sequence[LastAttempt], entered: bool
     ) -> None:
-        """Have another thread do what is left, since this one is tangled up with another.
+        """Have another thread do the rest, because this one is tangled up with another.
 
         Args:
-            queued: deliveries for lanes; some may be there.
+            queued: deliveries for lanes; some may be in their lanes already.
             failed: deliveries that failed at once.
             entered: whether all are counted in.
         """
@@ -74,7 +74,7 @@ class SendOff:
             try:
                 self._admission.enter(count, True)
             except ProcbusError as error:
-                self._admission.leave(-count)  # settling them counts them out
+                self._admission.leave(-count)  # settling them will count them out
                 self.cancel_unqueued([*queued, *(delivery for delivery, _ in failed)], error)
                 return
         self.send([each for each in queued if not getattr(each, "queued", False)], failed)
@@ -82,7 +82,7 @@ class SendOff:
     def cancel_unqueued(
         self, deliveries: Iterable[Delivery], error: BaseException | None = None
     ) -> None:
-        """Settle those of some deliveries that never got into their lanes."""
+        """Settle the given deliveries that never got into their lanes."""
         left = [each for each in deliveries if not getattr(each, "queued", False)]
         self.settle_unqueued(
             [

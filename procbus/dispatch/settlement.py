@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Settling: the one place that writes the end of a delivery.
 
-Whatever happened to it (success, failure, a dead worker, cancellation), a delivery ends here,
-exactly once: counters, dead letter, log line, receipt, gate and room on the bus follow. An attempt
-that failed and is followed by another ends here too, and leaves the delivery pending.
+However a delivery ends (success, failure, a dead worker, cancellation), it ends here, exactly once.
+Its consequences follow from here: counters, dead letter, log line, receipt, gate, and room on the
+bus. An attempt that failed and that another follows ends here too, and leaves the delivery pending.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _SUCCEEDED = OutcomeKind.SUCCEEDED
 class Settlement:
     """Settles the deliveries of one bus. Thread-safe.
 
-    `lock` belongs to this object. It guards the outcome and attempts of every delivery, the open
-    ends of every receipt, the counters of the subscriptions, and the dead letters.
+    The lock `lock` guards the outcome and attempts of every delivery, the number of open deliveries
+    of every receipt, the counters of the subscriptions, and the dead letters.
 
     Args:
         admission: gets the room back.
-        retries: takes the deliveries that are tried again.
-        journal: is told of each end before anybody else; None without a journal.
+        retries: takes deliveries that are retried.
+        journal: told of each end before any waiter; None without a journal.
 
     Attributes:
         listeners: are called with each end. Replaced whole. While there are none, they cost
@@ -66,7 +66,7 @@ class Settlement:
             self.failure_listeners = (journal.failed, self._log_failure)
 
     def settle(self, settled: Sequence[LastAttempt], *, queued: bool = True) -> None:
-        """Settle deliveries. One that is settled already is left as it is.
+        """Settle deliveries. A delivery that is settled already is left as it is.
 
         Args:
             settled: each delivery with the outcome of its last attempt.
@@ -99,7 +99,7 @@ class Settlement:
                             after.again.append((delivery, outcome))
                             continue
                         letter = self._note_unsuccessful(delivery, receipt, outcome)
-                except BaseException as error:  # noqa: BLE001 - it is settled all the same
+                except BaseException as error:  # noqa: BLE001 - the delivery is settled all the same
                     if after.raised is None:
                         after.raised = []
                     after.raised.append(error)
@@ -107,7 +107,7 @@ class Settlement:
                 after.note(delivery, receipt)
                 if letter is not None or listeners:
                     after.tell(Settled(delivery, receipt, outcome, letter))
-        finally:  # what was settled is followed up also where something fails half-way
+        finally:  # settled deliveries have their consequences even if a later one fails
             self._unlock()
             if after.told is None and after.again is None and after.raised is None:
                 self._follow(after, queued)
@@ -115,7 +115,7 @@ class Settlement:
                 self._follow_up(after, queued)
 
     def _follow_up(self, after: _After, queued: bool) -> None:
-        """Do all that follows from what was settled, whatever is raised on the way."""
+        """Carry out all consequences of settled deliveries, whatever one of them raises."""
         interrupts: list[BaseException] = []
         for error in after.raised or ():
             _note_raised(interrupts, error)
@@ -137,13 +137,13 @@ class Settlement:
         values: Sequence[Any],
         pid: int | None,
     ) -> None:
-        """Settle deliveries that succeeded, most of a batch: as `settle`, with no outcome for each.
+        """Settle deliveries that succeeded, like `settle` but without an outcome for each.
 
         Args:
-            deliveries: those of one worker.
-            times: when the handler of each began and ended; the third number means nothing.
-            values: what it returned.
-            pid: of the worker.
+            deliveries: deliveries of one worker.
+            times: start and end of each handler; the third number is unused.
+            values: return value of each handler.
+            pid: process id of the worker.
         """
         if self._journal is not None:
             self._journal.settled_successes(deliveries, values)
@@ -170,7 +170,7 @@ class Settlement:
                     after.note(delivery, receipt)
             finally:
                 self._unlock()
-        finally:  # also where it was stopped half-way: somebody waits for what is settled
+        finally:  # even if it was stopped half-way: waiters wait for the settled ones
             if told is None:
                 self._follow(after, queued=True)
             else:
@@ -189,16 +189,17 @@ class Settlement:
                     _release(delivery)
         finally:
             try:
-                # Before the callbacks: who hears that a receipt is done may publish the next event.
+                # Before the callbacks: a callback that sees the receipt done may publish the next
+                # event.
                 self._admission.leave(after.count)
             finally:
                 if after.done is not None:
                     call_all(after.done)
 
-    # Under the lock.
+    # Called under the lock.
 
     def _note_attempt(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Count an attempt that did not succeed."""
+        """Count an attempt that failed."""
         subscription = delivery.subscription
         if outcome.started_at:
             subscription.note_run(outcome.ended_at - outcome.started_at)
@@ -230,7 +231,7 @@ class Settlement:
         self.unseen.note_failed(delivery, outcome)
         return letter
 
-    # Outside of it, since these run the user's code.
+    # Called without the lock, because these run the user's code.
 
     def _log_failure(self, settled: Settled) -> None:
         if settled.letter is not None:
@@ -238,7 +239,7 @@ class Settlement:
             self.dead_letters.tell_dropped()
 
     def sum_up_failures(self) -> None:
-        """Say in the log, as the bus ends, how many failures were not told or looked at."""
+        """Log at the end of the bus how many failures were not logged or not looked at."""
         self._failures.tell_the_rest()
         if summary := self.unseen.summary():
             log.warning("bus closed with %s", summary)
@@ -263,18 +264,18 @@ class Settlement:
         self.wait(delivery, wait_s)
 
     def wait(self, delivery: Delivery, wait_s: float) -> None:
-        """Have a delivery wait so many seconds for its next attempt."""
+        """Have a delivery wait `wait_s` seconds for its next attempt."""
         if not self._retries.add(delivery, wait_s):
             self.settle([(delivery, cancelled(delivery))])
 
 
 def _guarded(interrupts: list[BaseException], function: Callable[..., object], *args: Any) -> None:
-    """Call one of several functions that each have to be called, whatever another raises."""
+    """Call one of several functions that must all be called, whatever another one raises."""
     try:
         function(*args)
     except Tangled:
         later(function, *args)
-    except BaseException as error:  # noqa: BLE001 - what follows must not suffer for it
+    except BaseException as error:  # noqa: BLE001 - the functions that follow must be called too
         _note_raised(interrupts, error)
 
 
@@ -296,22 +297,22 @@ def _release(delivery: Delivery) -> None:
 
 
 class _After:
-    """What follows, without the lock, from the deliveries that were settled together."""
+    """Consequences of deliveries settled together, to be carried out without the lock."""
 
     __slots__ = ("again", "blocks", "count", "done", "gated", "raised", "receipts", "told")
 
     def __init__(self) -> None:
         self.count = 0
-        # Each is made when there is something for it, which is seldom.
-        #: Those that give back their place at a gate.
+        # Each list is made when needed, which is rare.
+        #: Deliveries that return their place at a gate.
         self.gated: list[Delivery] | None = None
-        #: Shared memory of events that need it no more.
+        #: Shared memory of events that no longer need it.
         self.blocks: list[SharedBlock] | None = None
-        #: What waits for receipts that are done.
+        #: Callbacks of receipts that are done.
         self.done: list[tuple[Callable[[Receipt], object], Receipt]] | None = None
-        #: Kept until the lock is free: with its last reference an event goes, and runs `__del__`.
+        #: Kept until the lock is free: releasing the last reference to an event runs its `__del__`.
         self.receipts: list[Receipt] | None = None
-        #: Failures that are to be told, what is tried again, and what was raised on the way.
+        #: Failures to report, deliveries to retry, and exceptions raised on the way.
         self.told: list[Settled] | None = None
         self.again: list[LastAttempt] | None = None
         self.raised: list[BaseException] | None = None
@@ -323,7 +324,7 @@ class _After:
         self.told.append(settled)
 
     def note(self, delivery: Delivery, receipt: Receipt) -> None:
-        """A delivery has ended; its receipt is done with the last one. Under the lock."""
+        """Note that a delivery has ended; its receipt is done with the last one. Under the lock."""
         self.count += 1
         if receipt is not delivery:  # type: ignore[comparison-overlap] # a SoleReceipt is both
             if self.receipts is None:
@@ -343,7 +344,7 @@ class _After:
             receipt.callbacks = None
 
     def _leave_block(self, receipt: Receipt, delivery: Delivery) -> None:
-        """A delivery needs the event's shared memory no more."""
+        """Note that a delivery no longer needs the event's shared memory."""
         block = receipt.block
         if block is not None and delivery.subscription.handler.kind == "cpu":
             block.users -= 1
@@ -355,14 +356,14 @@ class _After:
 
 
 def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> None:
-    """Count a success, and take its times into average and statistics."""
+    """Count a success, and add its times to the average and the statistics."""
     subscription = delivery.subscription
     subscription.succeeded = succeeded = subscription.succeeded + 1
     run_s = ended_at - started_at
     average_s = subscription.average_s
     if average_s is None or run_s > average_s:
         subscription.note_run(run_s)
-    else:  # note_run without the call, for it is most of them
+    else:  # note_run without the call, because this is the most frequent case
         subscription.average_s = average_s + NEWEST * (run_s - average_s)
     if succeeded < FEW or run_s > SAMPLED_BELOW_S:
         subscription.note_times(delivery, started_at, ended_at)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Failures that nobody has looked at: counted, to be summed up when the bus closes."""
+"""Failures that were never looked at: counted, and summed up when the bus closes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
     from procbus.core.outcome import Outcome
 
-#: Handlers and error types are few; where they are not, the rest of them are counted as one.
+#: Maximum of handlers and error types counted apart; the others count together.
 MOST_KEYS = 1_000
 
-#: So many handlers, and errors of each, are named in the summary.
+#: Maximum of handlers, and of errors of each, named in the summary.
 _MOST_SHOWN = 10
 
 _REST = ("other handlers", "other errors")
 
 
 class Unseen:
-    """Counts by handler and error type what failed and was not looked at. Thread-safe.
+    """Counts failures that were not looked at, by handler and error type. Thread-safe.
 
     Args:
-        lock: the settlement's; None for one of its own. It guards the counts, and the field
-            `unseen` of the deliveries that are counted here: a delivery is counted while that field
-            is set.
+        lock: the settlement's lock; None for one of its own. It guards the counts, and the field
+            `unseen` of the deliveries counted here: a delivery is counted while that field is set.
     """
 
     def __init__(self, lock: Lock | None = None) -> None:
@@ -44,7 +43,7 @@ class Unseen:
         self._counts[key] += 1
 
     def note_seen(self, delivery: Delivery) -> None:
-        """Take note that somebody has looked at a failure; any further look changes nothing."""
+        """Note that your code has looked at a failure; looking again changes nothing."""
         outcome = delivery.outcome
         with self._lock:
             if delivery.unseen is not self or outcome is None:
@@ -58,7 +57,7 @@ class Unseen:
                 del self._counts[key]
 
     def summary(self) -> str | None:
-        """Say in one line what nobody has looked at; None when there is nothing."""
+        """Describe in one line the failures that were not looked at; None if there are none."""
         with self._lock:
             counts = Counter(self._counts)
         if not counts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The journal as its bus uses it: events are written before they run, and what is left is fed."""
+"""The journal, as its bus uses it: events are written before they run, and unfinished ones fed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from procbus.routing.router import Router
 if TYPE_CHECKING:
     from procbus.dispatch.dispatcher import Dispatcher
 
-# Ids that the user gives to events: checked, and those of a stream looked up many at a time.
+# Ids that the user gives to events: checked, and for a stream looked up many at a time.
 
-#: Ids of a stream that are looked up at a time.
+#: Number of a stream's ids that are looked up at a time.
 _LOOKED_UP = 256
 
 
 def check_id(given_id: object) -> None:
-    """Raise an error for what cannot be an id.
+    """Raise an error for an object that cannot be an id.
 
     Raises:
         ProcbusError: it is no string.
@@ -55,15 +55,15 @@ def look_up(
     id_of: Callable[[Any], str],
     find: Callable[[Sequence[str]], Mapping[str, SeenEvent]],
 ) -> Iterator[tuple[Any, str, SeenEvent | None]]:
-    """Each event with its id, and with how it ended where the journal knows that.
+    """Yield each event with its id, and with its end if the journal knows that.
 
     Args:
-        events: what is published.
-        id_of: gives the id of each.
-        find: gives how those of some ids ended that have.
+        events: the events.
+        id_of: returns the id of each.
+        find: returns the known ends of some ids.
 
     Raises:
-        ProcbusError: an id is none; SerializationError if it cannot be written.
+        ProcbusError: an object is no id; SerializationError if it cannot be written.
     """
     source = iter(events)
     while some := [(event, id_of(event)) for event in islice(source, _LOOKED_UP)]:
@@ -77,21 +77,21 @@ def look_up(
 class BusJournal:
     """The journal of one bus: see `JournalSide`. Thread-safe.
 
-    `_resuming` belongs to this object; it is held while deliveries of runs before are fed to the
-    lanes, and so for long: publishers wait for it, since what they publish comes behind. Handlers
-    and threads of the bus never do.
+    The lock `_resuming` is held while deliveries of earlier runs are fed to the lanes, which may
+    take long. Publishers wait for it, because their events come after those deliveries. Handlers
+    and threads of the bus never wait for it.
 
     Args:
-        journal: of the bus.
+        journal: the journal of the bus.
         settling: writes the ends of deliveries to it.
-        admission: bounds what is pending.
-        settlement: of the bus.
-        routes: gives the router of the moment.
-        subscriptions: gives the subscriptions of the moment.
+        admission: bounds the pending deliveries.
+        settlement: the settlement of the bus.
+        routes: returns the present router.
+        subscriptions: returns the present subscriptions.
 
     Attributes:
-        run: of the bus.
-        accept: `Journal.accept`, without a call between.
+        run: the run of the bus.
+        accept: `Journal.accept`, without a further call.
         resumed_for: the routes for whose handlers everything is fed.
     """
 
@@ -122,12 +122,12 @@ class BusJournal:
         )
 
     def answer(self, dispatcher: Dispatcher) -> None:
-        """Have dead letters run again that the command line asks for, from now on."""
+        """Answer requests of the command line to run dead letters again, from now on."""
         self._journal.retry = AskedRetries(
             dispatcher, self._settling, self._settlement, self._recorded
         ).retry
 
-    # Publishing.
+    # Writing events.
 
     def accept_children(
         self, receipts: Sequence[Receipt], delivery: Delivery, outcome: Outcome
@@ -141,36 +141,36 @@ class BusJournal:
         self._settling.written.add(delivery)
 
     def discarding(self, letter: DeadLetter) -> bytes:
-        """Lay out the record that a dead letter is one no more; nothing if the journal lacks it."""
+        """Lay out the record that a letter was replayed or cleared; b"" if the journal lacks it."""
         number = self._settling.numbers.get(letter)
         return b"" if number is None else self._journal.discarded(number)
 
     def forget(self, letter: DeadLetter) -> None:
-        """A dead letter was published again."""
+        """Drop a dead letter, because it was published again."""
         self._settling.numbers.pop(letter, None)
 
     # Events with ids.
 
     @property
     def claims(self) -> int:
-        """How many ids were claimed so far."""
+        """Number of ids claimed so far."""
         return self._journal.ids.claimed
 
     def check_id(self, given_id: object) -> None:
-        """Raise an error for what cannot be an id."""
+        """Raise an error for an object that cannot be an id."""
         check_id(given_id)
 
     def known(self, given_id: str, event: Any, topic: str | None) -> Receipt | None:
-        """Give the receipt of an event that was published with an id before."""
+        """Return the receipt of an event that was published with an id before."""
         found = self._journal.ids.get(given_id)
         return self._recorded.receipt(given_id, event, topic) if found is None else found
 
     def claim(self, given_id: str, receipt: Receipt) -> Receipt:
-        """Have an id belong to a receipt; return the one that it belongs to."""
+        """Let a receipt have an id; return the receipt that has it, which may be an earlier one."""
         return self._journal.ids.claim(given_id, receipt)
 
     def give_up(self, given_id: str) -> None:
-        """The event was not accepted after all."""
+        """Free an id, because its event was not accepted."""
         self._journal.ids.give_up(given_id)
 
     def accept_once(
@@ -181,9 +181,9 @@ class BusJournal:
         claims: int,
         wait: bool,
     ) -> bool:
-        """Write an event with the id that was claimed for it; False if another had that before."""
+        """Write an event with the id claimed for it; False if another event had that id before."""
         journal = self._journal
-        # Another may have come first, and be through already.
+        # Another publisher may have come first, and its event may be finished already.
         if journal.ids.claimed != claims + 1 and journal.queries.event_of(given_id) is not None:
             return False
         journal.accept(receipt, deliveries, given_id, wait=wait)
@@ -196,7 +196,7 @@ class BusJournal:
         id_of: Callable[[Any], str],
         resume: Callable[[], object],
     ) -> Iterator[tuple[Any, str, Receipt | None]]:
-        """Give each event with its id, and with its receipt where the journal knows its end."""
+        """Yield each event with its id, and with its receipt if the journal knows its end."""
 
         def find(ids: Sequence[str]) -> dict[str, SeenEvent]:
             resume()
@@ -209,7 +209,7 @@ class BusJournal:
     # Resuming.
 
     def resume(self) -> None:
-        """Feed what runs before have left unfinished to the handlers that are subscribed.
+        """Feed unfinished deliveries of earlier runs to the subscribed handlers.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -221,12 +221,12 @@ class BusJournal:
             routes = self._routes()
             if routes is not self.resumed_for:
                 self._journal.start()
-                # Not in the context of whoever happens to publish first.
+                # Not in the context of the thread that happens to publish first.
                 Context().run(self._leftovers.feed, routes, self._subscriptions())
                 self.resumed_for = routes
 
     def summary(self) -> ResumeSummary:
-        """What the journal had, and what became of that so far."""
+        """The contents of the journal at the start, and their fate so far."""
         return self._leftovers.summary(self._subscriptions())
 
     # The files.
@@ -237,7 +237,7 @@ class BusJournal:
         return self._journal.may_wait
 
     def make_safe(self) -> None:
-        """Wait until all that was published survives what it has to."""
+        """Wait until all published events are as safe as the journal promises."""
         self._journal.make_safe()
 
     def back_up(self, dest: str) -> None:
@@ -245,5 +245,5 @@ class BusJournal:
         self._journal.back_up(dest)
 
     def close(self) -> None:
-        """Move everything into the database, and let another bus have the journal."""
+        """Move everything into the database, and release the journal for another bus."""
         self._journal.close()

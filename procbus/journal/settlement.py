@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ends of deliveries in a journal: a success is written before anybody is told."""
+"""The ends of deliveries in a journal: a success is written before any waiter is told."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from procbus.journal.journal import Journal
 
 
 class SettlingJournal:
-    """Writes the ends of deliveries down: see `SettlingSide`. Thread-safe.
+    """Writes the ends of deliveries: see `SettlingSide`. Thread-safe.
 
-    A cancelled delivery is not written: it is not finished, and runs at the next start. Nothing is
-    written of calls of executors: their futures end with this run.
+    A cancelled delivery is not written: it is unfinished, and runs at the next start. Calls of
+    executors are not written either, because their futures end with this run.
 
     Attributes:
-        numbers: dead letters that the journal has, with their numbers. Each operation on it is
-            atomic.
+        numbers: numbers of the dead letters that the journal has. Each operation on it is atomic.
         written: deliveries that were written as succeeded together with the events that they
             published.
     """
@@ -52,19 +51,19 @@ class SettlingJournal:
             self.remember(letter, self._journal.number(delivery))
 
     def retried(self, delivery: Delivery, wait_s: float) -> None:
-        """Write that an attempt failed, and when the next one is due."""
+        """Write that an attempt failed, and the time of the next one."""
         if not delivery.subscription.answered:
             self._journal.retried(delivery, wait_s)
 
     def remember(self, letter: DeadLetter, number: int) -> None:
-        """The journal has this dead letter."""
-        if len(self.numbers) >= 2 * MOST_KEPT:  # those let go from the bus stay in the journal
+        """Note that the journal has a dead letter."""
+        if len(self.numbers) >= 2 * MOST_KEPT:  # letters dropped by the bus stay in the journal
             for old in list(self.numbers)[:MOST_KEPT]:
                 self.numbers.pop(old, None)
         self.numbers[letter] = number
 
     def discard(self, letters: Sequence[DeadLetter]) -> None:
-        """Dead letters were cleared, or replayed some other way."""
+        """Note that dead letters were cleared, or replayed in another way."""
         numbers = [n for letter in letters if (n := self.numbers.pop(letter, None)) is not None]
         if numbers and not self._journal.closed:
             self._journal.write(b"".join(map(self._journal.discarded, numbers)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the limits of a handler say of a run: errors that tell which limit, and where it was."""
+"""One attempt of a handler: the errors of its limits, its outcome, and its context."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ NO_STACK = "(where the handler was could not be had)"
 
 
 class Verdict(NamedTuple):
-    """Why a worker is killed, and what becomes of the delivery that it was at."""
+    """The reason why a worker is killed, and the end of its running delivery."""
 
     at: At
     kind: OutcomeKind
     error: BaseException
-    #: When it was given, in seconds of `time.monotonic()`.
+    #: Time of the verdict, in seconds of `time.monotonic()`.
     ended_at: float
 
     def is_for(self, batch: int, index: int) -> bool:
-        """Whether it is this delivery that it is about."""
+        """Whether the verdict is on this delivery."""
         return self.at[:2] == (batch, index)
 
     def outcome(self, pid: int | None) -> Outcome:
-        """The outcome of that delivery, now that its worker `pid` is dead."""
-        started_at = min(self.at[2], self.ended_at)  # of a handler that is loaded, it is to come
+        """The outcome of that delivery, after the death of its worker `pid`."""
+        started_at = min(self.at[2], self.ended_at)  # the start lies ahead during loading
         return Outcome(self.kind, None, self.error, started_at, self.ended_at, pid)
 
 
 def stack_text(frames: Sequence[FrameSummary], caller: str) -> str:
-    """Lay out the stack of a handler in this process, without what called it.
+    """Format the stack of a handler in this process, without the frames that called it.
 
     Args:
         frames: the stack, the innermost frame last.
@@ -63,10 +63,10 @@ def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> Han
     """Make the error of a run that took too long.
 
     Args:
-        delivery: what was run.
-        ran_s: for how many seconds.
-        stack: where the handler was; empty when that could not be had.
-        how: what was done about it, to go on with the sentence.
+        delivery: the delivery that ran.
+        ran_s: duration of the run, in seconds.
+        stack: stack of the handler; empty if it could not be had.
+        how: the measure taken, as the end of the sentence.
     """
     handler = delivery.handler
     limit_s = handler.limits.timeout or 0.0
@@ -88,10 +88,10 @@ def memory_error(
     """Make the error of a run that took too much memory.
 
     Args:
-        delivery: what was run.
-        ran_s: for how many seconds.
-        peak: the most that the worker and the processes it started were seen to have.
-        stack: where the handler was; empty when that could not be had.
+        delivery: the delivery that ran.
+        ran_s: duration of the run, in seconds.
+        peak: the most memory measured of the worker and the processes it started.
+        stack: stack of the handler; empty if it could not be had.
     """
     handler = delivery.handler
     limit = handler.limits.max_memory or 0
@@ -108,7 +108,7 @@ def memory_error(
     return error
 
 
-# How handlers end that run in this process, on a thread or on the event loop.
+# Outcomes of handlers that run in this process, on a thread or on the event loop.
 
 _new = tuple.__new__
 _SUCCEEDED = OutcomeKind.SUCCEEDED
@@ -128,24 +128,24 @@ def failure(error: BaseException, delivery: Delivery, started_at: float, pid: in
 
 
 def context_for(delivery: Delivery) -> Context | None:
-    """The context that an attempt is to run in; None for an empty one."""
+    """The context for an attempt; None for an empty one."""
     found: Context | Carried | None = delivery.context
     if isinstance(found, Carried):
         return found.context()
     if found is None or not delivery.subscription.handler.retry.retries:
         return found
-    return another(found)  # the next attempt is to begin as this one does
+    return another(found)  # a copy, so that the next attempt begins in the same context
 
 
 def place_of(delivery: Delivery) -> str:
-    """Where a thread is that runs a delivery, in words."""
+    """Name the place of a thread that runs a delivery, in words."""
     return f"the handler {delivery.handler.name} with event {delivery.event_id}"
 
 
 def look_at(delivery: Delivery, outcome: Outcome) -> Outcome:
-    """Give the outcome of a handler that returned: it failed if that is its work, not done yet."""
+    """Return the outcome of a handler that returned: a failure if it returned unfinished work."""
     if outcome.value is None or delivery.subscription.answered:
-        return outcome  # a call of an executor: the standard has the result as it is, too
+        return outcome  # a call of an executor: the standard returns such a result too
     try:
         error = unfinished(delivery.handler.name, outcome.value)
     except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
@@ -156,9 +156,9 @@ def look_at(delivery: Delivery, outcome: Outcome) -> Outcome:
 
 
 def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
-    """Say why a handler that waits for this receipt would wait for ever; "" where it does not.
+    """Say why a handler that waits for this receipt would wait for ever; "" if it would not.
 
-    Its gate lets nothing through that waits behind its own delivery.
+    Its gate holds back every delivery behind its own.
     """
     subscription = delivery.subscription
     handler = subscription.handler

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How the deliveries of the cpu lane are shared out between its workers.
+"""Distribution of the cpu lane's deliveries among its workers.
 
-Batches are sized by time, so that short handlers are not drowned in overhead. A batch that turns
-out long gives back what its worker has not begun, to whoever is free.
+A batch is sized by time, so that the overhead of short handlers stays small. If a batch takes
+longer than expected, free workers take back the deliveries that its worker has not begun.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from procbus.pool.interface import BATCH_S, At, Worker
 
 
 class Batching:
-    """Who has which deliveries. Thread-safe.
+    """Knows which slot has which deliveries. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue and gates, the circuit, the list of
-    slots, and of each slot what its class says.
+    The lock of `queue` is the lane's lock. It guards the queue and its gates, the circuit, the list
+    of slots, and the fields that `Slot` names.
 
     Args:
-        batch_s: seconds of work in one batch.
+        batch_s: work in one batch, in seconds.
     """
 
     def __init__(self, batch_s: float = BATCH_S) -> None:
@@ -38,11 +38,11 @@ class Batching:
         self.queue = LaneQueue()
         self.circuit = CircuitBreaker()
         self.slots: list[Slot] = []
-        #: No batch is overdue before then.
+        #: Time before which no batch is overdue.
         self._none_due_before = inf
 
     def running(self) -> list[tuple[Slot, Worker, Delivery, At]]:
-        """Each worker that is in a handler, its slot, and what it is at."""
+        """Each worker that is in a handler: its slot, its delivery, and the logbook's entry."""
         found: list[tuple[Slot, Worker, Delivery, At]] = []
         with self.queue.lock:
             for slot in self.slots:
@@ -57,26 +57,26 @@ class Batching:
         return found
 
     def at_hand(self) -> list[tuple[Slot, Delivery | None, float]]:
-        """Each slot, what its worker is running, and since when (`time.monotonic()`)."""
+        """Each slot, its worker's running delivery, and the start of that (`time.monotonic()`)."""
         running = {slot: (delivery, at[2]) for slot, _, delivery, at in self.running()}
         return [(slot, *running.get(slot, (None, 0.0))) for slot in list(self.slots)]
 
     def all(self) -> list[Slot]:
-        """The slots just now."""
+        """The present slots."""
         with self.queue.lock:
             return list(self.slots)
 
     def with_work(self) -> list[Slot]:
-        """The slots whose workers have something to do."""
+        """The slots whose workers have deliveries."""
         with self.queue.lock:
             return [slot for slot in self.slots if slot.in_flight]
 
     def next_batch(self, *, wait: bool, most: int | None = None) -> list[Delivery]:
-        """Take the next batch; empty when there is none, or with `wait` when the lane is closed.
+        """Take the next batch; empty if there is none, or with `wait` when the lane is closed.
 
         Args:
-            wait: for a batch, if there is none.
-            most: deliveries to take at most.
+            wait: whether to wait for a batch.
+            most: maximum number of deliveries.
         """
         queue, lock = self.queue, self.queue.lock
         if not lock.acquire(False):
@@ -88,7 +88,7 @@ class Batching:
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
                 if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
-                    return []  # a free worker was woken for what is ready, or will take it
+                    return []  # a free worker was woken for the ready ones, or will take them
                 batch = self._take_batch(most, now)
                 if batch or not wait or queue.closed:
                     return batch
@@ -98,18 +98,19 @@ class Batching:
             lock.release()
 
     def hand_out(self, slot: Slot, worker: Worker, batch: Batch) -> list[Delivery]:
-        """Let a worker begin a batch; what it cannot have goes back.
+        """Let a worker begin a batch; deliveries that it cannot have go back.
 
         Returns:
-            Those that are not to be run any more. What the worker got is left in the batch.
+            Deliveries that must not run any more. The worker's own stay in the batch.
         """
         message, lock = batch.message, self.queue.lock
         back, dropped = message.rest, []
         if not lock.acquire(False):
             acquire(lock)
         try:
-            # Only now is it sure that nothing was taken back from this worker meanwhile. Tokens
-            # know no batch: with these it would begin what was taken back.
+            # Only under this lock it is certain that nothing was taken back from this worker
+            # meanwhile. Tokens belong to no batch: with new ones it would begin deliveries that
+            # were taken back.
             if slot.recalled or self.queue.cancelled:
                 back = batch.deliveries + back
                 batch.deliveries = []
@@ -118,22 +119,22 @@ class Batching:
             if back:
                 self.queue.locked_put_back(back)
             if batch.deliveries:
-                # At once, in the same breath: whoever takes back counts on it.
+                # Without an interruption in between: taking back relies on it.
                 worker.offer(message)
                 slot.in_flight.append(batch)
                 if len(slot.in_flight) == 1:
                     self._set_due(slot)
                     if len(batch.deliveries) > 1 and self.queue.waiting:
-                        self.queue.locked_wake()  # somebody idle has to know when it is due
+                        self.queue.locked_wake()  # an idle companion has to learn the due time
         finally:
             lock.release()
         return dropped
 
     def complete(self, slot: Slot) -> list[Delivery]:
-        """The worker is through with its first batch.
+        """Note that the worker has finished its first batch.
 
         Returns:
-            What it did not want of it.
+            Deliveries of it that the worker left undone.
         """
         lock = self.queue.lock
         if not lock.acquire(False):
@@ -150,25 +151,25 @@ class Batching:
             lock.release()
 
     def returned(self, slot: Slot, count: int) -> list[Delivery]:
-        """A worker that was asked to gives so many back, only now."""
+        """Note that a worker gave deliveries back, later than it was asked to."""
         with self.queue.lock:
             return slot.locked_part_with(count)
 
     def take_all(self, slot: Slot) -> list[Batch]:
-        """Take all batches from a slot whose worker is gone."""
+        """Take all batches from a slot whose worker is dead."""
         with self.queue.lock:
             return slot.locked_clear()
 
     def wants_workers(self) -> bool:
-        """Whether there is or may come work."""
+        """Whether there is work, or may be."""
         with self.queue.lock:
             return not self.queue.closed or self.queue.locked_ready() > 0
 
     def put_back(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Queue deliveries again that a worker had not begun, in front.
+        """Queue deliveries again, in front, that a worker had not begun.
 
         Returns:
-            Those that are not to be run any more.
+            Deliveries that must not run any more.
         """
         with self.queue.lock:
             if self.queue.cancelled:
@@ -177,16 +178,16 @@ class Batching:
                 self.queue.locked_put_back(deliveries)
             return []
 
-    # Inside, under the lock.
+    # Private methods, called under the lock.
 
     def locked_free(self) -> int:
-        """How many workers have nothing to do, or will be there soon."""
+        """Number of workers that are idle, or will soon be ready."""
         return self.queue.waiting + sum(each.worker is None for each in self.slots)
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery back from the worker that has it, unless it has begun it.
+        """Take one delivery back from its worker, unless the worker has begun it.
 
-        Which ones a worker begins is known by their number alone, so all that it has not begun is
+        A worker knows only the number of deliveries it may begin. So all that it has not begun are
         taken back, and the others are queued again.
         """
         for slot in self.slots:
@@ -218,7 +219,7 @@ class Batching:
         return batch
 
     def locked_take_all_back(self) -> list[Delivery]:
-        """Take back what no worker has begun; the lock is held."""
+        """Take back all deliveries that no worker has begun; the lock is held."""
         return [delivery for slot in self.slots for delivery in slot.locked_take_back()]
 
     def _set_due(self, slot: Slot) -> None:
@@ -229,26 +230,26 @@ class Batching:
     def _recall_overdue(self, now: float) -> None:
         self._none_due_before = inf
         if self.queue.cancelled:
-            return  # nothing may get into the queue any more
+            return  # the queue accepts nothing any more
         for slot in self.slots:
             if slot.due_at <= now:
                 self.queue.locked_put_back(slot.locked_take_back())
         self._none_due_before = min((slot.due_at for slot in self.slots), default=inf)
 
 
-# Stops the cpu lane from beginning work while that would harm, and lets it go on after that.
+# Keeps the cpu lane from beginning work while that would do harm.
 
-#: When the bus is closing, what waits fails after so many trials that did.
+#: Maximum of failed trials after which a closing bus fails its waiting deliveries.
 TRIALS_AT_CLOSE = 3
 
 
 class Breaker:
-    """Works the circuit of one lane. Thread-safe; its fields are guarded by the lane's lock.
+    """Operates the circuit of one lane. Thread-safe; the lane's lock guards its fields.
 
     Args:
-        batching: has the circuit, and takes back what workers have not begun when that opens.
-        flow: has publishing raise while workers die and die.
-        fail_ready: settles all that is ready for a worker.
+        batching: has the circuit, and takes back deliveries not begun when the circuit opens.
+        flow: makes publishing raise while workers keep dying.
+        fail_ready: settles all deliveries that are ready for a worker.
     """
 
     def __init__(
@@ -258,24 +259,24 @@ class Breaker:
         self._circuit = batching.circuit
         self._guard = flow.guard
         self._fail_ready = fail_ready
-        #: A worker died since the last time that one survived a delivery, or the circuit is not
-        #: closed: a glance without the lock tells `note_survival` whether there is a thing to note.
+        #: Whether a worker died since the last survival, or the circuit is not closed.
+        #: `note_survival` reads it without the lock, to see whether there is anything to note.
         self._troubled = False
         self._closing = False
-        #: What all that is ready fails with, once a closing bus has tried enough.
+        #: The outcome of all ready deliveries, once a closing bus has made enough trials.
         self.given_up: Outcome | None = None
 
     def reason(self) -> str:
-        """Why nothing is begun; empty while all may be."""
+        """The reason why nothing is begun; empty if deliveries are begun."""
         with self._batching.queue.lock:
             return self._circuit.reason()
 
     def look(self, now: float, short: str) -> None:
-        """See whether work may begin again, or must not. The supervisor calls it.
+        """Check whether work may begin again, or must stop. Called by the supervisor.
 
         Args:
             now: the time, in seconds of `time.monotonic()`.
-            short: why there is too little memory; empty when there is enough.
+            short: reason why memory is short; empty if there is enough.
         """
         began = [at[2] for _, _, _, at in self._batching.running()]
         queue = self._batching.queue
@@ -289,18 +290,18 @@ class Breaker:
             self._guard(None)
 
     def expect_close(self) -> None:
-        """The bus is closing: do not keep it from that for longer than some trials take."""
+        """Note that the bus is closing: the lane may delay it only for some trials."""
         with self._batching.queue.lock:
             self._closing = True
             self._circuit.hurry()
 
     def note_survival(self) -> None:
-        """A worker came through deliveries."""
+        """Note that a worker survived deliveries."""
         if not self._troubled:
             return
         with self._batching.queue.lock:
             closed = self._circuit.note_survival()
-            # While the circuit is open the next survival, that of a trial, has to be noted too.
+            # While the circuit is open the next survival, a trial's, must be noted too.
             self._troubled = self._circuit.state is not CircuitState.CLOSED
             if closed:
                 self.given_up = None
@@ -310,10 +311,10 @@ class Breaker:
             log.warning("a worker survived a delivery: the cpu lane works again")
 
     def note_death(self, last: str) -> None:
-        """A worker died, and it was not the supervisor that killed it.
+        """Note that a worker died, and that the supervisor did not kill it.
 
         Args:
-            last: which one, how, and what it was at, in words.
+            last: the worker, its end and its delivery, in words.
         """
         queue, circuit = self._batching.queue, self._circuit
         now = monotonic()
@@ -335,7 +336,7 @@ class Breaker:
             self._fail_ready(given_up)
             return
         text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
-        # Before the log, which may be slow: by the time that it said so, a trial may be through.
+        # Before the log line, which may be slow: a trial may be over by the time it is written.
         self._guard(lambda: CircuitOpen(f"{text}: see to what kills workers, and publish again"))
         log.error("%s; what is pending waits", text)
 

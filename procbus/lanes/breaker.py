@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Restart intensity: when workers die one after the other, stop starting work for a while.
+"""The circuit breaker: stops the lane for a while when workers die one after the other.
 
-After the maximum restart intensity of Erlang's supervisors, and the circuit breaker of M. Nygard's
-"Release It!": closed, it counts; open, it lets nothing through; after a while it lets one trial
-through, which closes or opens it again. It stops work while memory is short, too.
+It follows the maximum restart intensity of Erlang's supervisors, and the circuit breaker of M.
+Nygard's "Release It!". Closed, it counts deaths. Open, it lets no delivery through. After a while
+it lets one trial through, which closes or opens it again. It also stops the lane while memory is
+short.
 """
 
 from __future__ import annotations
@@ -16,87 +17,87 @@ from typing import NamedTuple
 #: Maximum of deaths within `DEATHS_WINDOW_S` seconds, with no delivery survived between them.
 MOST_DEATHS = 20
 DEATHS_WINDOW_S = 30.0
-#: How long it stays open at first, in seconds; twice as long after each trial that failed.
+#: Time that it stays open at first, in seconds; doubled after each failed trial, up to the maximum.
 COOL_S = 5.0
 MOST_COOL_S = 60.0
-#: A trial whose delivery is in no handler after this time, in seconds, was spent on nothing: on a
-#: delivery that cannot travel, or that was put back.
+#: Time after which a trial whose delivery is in no handler counts as unused, in seconds; because
+#: the delivery may be unable to travel, or was put back.
 SPENT_S = 1.0
-#: Short of memory with nothing running, the lane begins one delivery after this time, in seconds:
-#: perhaps others use the memory, and nothing would ever run again.
+#: Time of short memory without a running delivery after which the lane begins one delivery, in
+#: seconds; because other programs may use the memory, and nothing would ever run again.
 TRICKLE_S = 30.0
 
 
 class CircuitState(enum.Enum):
-    """Where a circuit stands."""
+    """The state of a circuit."""
 
     CLOSED = "closed"
     OPEN = "open"
-    #: One delivery is to be tried, or under way.
+    #: One delivery is to be tried, or is being tried.
     TRIAL = "trial"
 
 
 class Look(NamedTuple):
-    """What follows from a look at the workers and at memory."""
+    """The consequences of a look at the workers and at memory."""
 
-    #: Memory has become short: what no worker has begun is to go back.
+    #: Memory has become short: deliveries not begun go back to the queue.
     stops: bool
     #: A trial begins.
     trial: bool
-    #: More may be begun than before: wake a worker.
+    #: More deliveries may begin than before: wake a worker.
     wakes: bool
 
 
 class CircuitBreaker:
-    """Says how many deliveries of a lane may be begun. A state machine that is told the time.
+    """Says how many deliveries of a lane may begin. A state machine that is told the time.
 
     Not thread-safe: the lane's lock guards it.
     """
 
     def __init__(self) -> None:
         self.state = CircuitState.CLOSED
-        #: While it is open: when the next trial may be.
+        #: While it is open: time of the next trial.
         self.trial_at = 0.0
-        #: Trials in a row that failed.
+        #: Number of failed trials in a row.
         self.failed_trials = 0
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._cool_s = COOL_S
         self._hurried = False
-        #: During a trial: when a delivery was taken for it; None before that.
+        #: During a trial: time when a delivery was taken for it; None before.
         self._taken_at: float | None = None
-        #: Why there is too little memory; empty while there is enough.
+        #: The reason why memory is short; empty while there is enough.
         self._short = ""
-        #: Since when memory has been short with nothing running, or since the last trickle.
+        #: Start of short memory without a running delivery, or time of the last trickle.
         self._idle_since: float | None = None
-        #: Deliveries that may be begun while it lets nothing else through.
+        #: Deliveries that may begin although it lets nothing else through.
         self._permits = 0
 
     @property
     def deaths(self) -> int:
-        """Worker deaths, without a survival between them, as far as they are counted."""
+        """Counted deaths of workers without a survival between them."""
         return len(self._deaths)
 
     def reason(self) -> str:
-        """Why nothing is begun; empty while all may be."""
+        """The reason why nothing is begun; empty if deliveries are begun."""
         if self.state is CircuitState.CLOSED:
             return self._short
         return f"{self.deaths} workers died, and no delivery between them was survived"
 
     def most(self) -> int | None:
-        """How many deliveries may be begun now; None for any number."""
+        """Number of deliveries that may begin now; None for any number."""
         if self.state is CircuitState.CLOSED and not self._short:
             return None
         return self._permits
 
     def begin(self, now: float) -> None:
-        """One of them is begun."""
+        """Note that one of them is begun."""
         self._permits = max(0, self._permits - 1)
         self._taken_at = now
 
     def note_death(self, now: float) -> bool:
-        """A worker died by itself; say whether this opens the circuit."""
+        """Note that a worker died by itself; return whether this opens the circuit."""
         if self.state is CircuitState.OPEN:
-            return False  # it had been given its work before
+            return False  # the worker had its deliveries before
         self._deaths.append(now)
         full = len(self._deaths) > MOST_DEATHS and now - self._deaths[0] <= DEATHS_WINDOW_S
         if self.state is CircuitState.TRIAL:
@@ -106,13 +107,13 @@ class CircuitBreaker:
             return False
         self.state = CircuitState.OPEN
         self.trial_at = now if self._hurried else now + self._cool_s
-        self._permits = 0  # a delivery that was let through and is not begun waits too
+        self._permits = 0  # a delivery that was let through and has not begun waits too
         return True
 
     def note_survival(self) -> bool:
-        """A worker came through a delivery; say whether this closes the circuit."""
+        """Note that a worker survived a delivery; return whether this closes the circuit."""
         if self.state is CircuitState.OPEN:
-            return False  # it had been given its work before
+            return False  # the worker had its deliveries before
         self._deaths.clear()
         if self.state is CircuitState.CLOSED:
             return False
@@ -122,17 +123,17 @@ class CircuitBreaker:
         return True
 
     def hurry(self) -> None:
-        """Have trials that fail be followed by others without a wait from now on."""
+        """Let the next trial follow a failed one without a wait, from now on."""
         self._hurried = True
         self.trial_at = 0.0
 
     def look(self, now: float, short: str, running: Sequence[float]) -> Look:
-        """See whether work may begin again, or must not.
+        """Check whether work may begin again, or must stop.
 
         Args:
             now: the time, in seconds of `time.monotonic()`.
-            short: why there is too little memory; empty when there is enough.
-            running: when each delivery began that is in a handler.
+            short: reason why memory is short; empty if there is enough.
+            running: start of each delivery that is in a handler.
         """
         was_short, self._short = self._short, short
         trial = self._begin_trial(now, running)
@@ -140,10 +141,10 @@ class CircuitBreaker:
         return Look(bool(short and not was_short), trial, wakes)
 
     def _begin_trial(self, now: float, running: Sequence[float]) -> bool:
-        """Begin a trial if one is due; say whether it begins.
+        """Begin a trial if one is due; return whether one begins.
 
-        There may be another before one knows how the last went: it may have been spent on nothing,
-        or may take for ever.
+        It may begin before the last trial has ended, because that may have been unused or may take
+        for ever.
         """
         taken_at = self._taken_at
         if self.state is CircuitState.OPEN:
@@ -161,7 +162,7 @@ class CircuitBreaker:
         return True
 
     def _trickle(self, now: float, *, idle: bool) -> bool:
-        """Let one delivery through if memory has been short for long with nothing running."""
+        """Let one delivery through if memory was short for long and nothing runs."""
         if not self._short or not idle or self.state is not CircuitState.CLOSED:
             self._idle_since = None
             return False

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A companion: the thread in the parent that feeds one worker.
 
-Straight-line blocking code: take a batch, send it, receive what became of it, settle, next. To
-keep the worker busy it sends the next batch before the last is through, where that surely cannot
-block. A stuck worker blocks its companion, and nobody else.
+Its code blocks and runs straight on: take a batch, send it, receive its results, settle them,
+repeat. To keep the worker busy it sends the next batch before the last one is finished, if that
+certainly cannot block. A stuck worker blocks only its own companion.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from procbus.lanes.attempt import Verdict
     from procbus.lanes.batching import Batching, Breaker
 
-#: After so many deaths in a row before a worker began what it had been given, the next is charged.
+#: Number of deaths in a row before a worker began its deliveries, after which the first is charged.
 BARREN_DEATHS = 3
 
 #: How long a companion waits for room in shared memory before it asks again, in seconds.
@@ -41,16 +41,16 @@ _batch_numbers = itertools.count(1)
 
 
 class Port(Protocol):
-    """What a companion asks of its lane. From the companion's thread."""
+    """The part of the lane that a companion uses, in the companion's thread."""
 
     def settle(
         self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
     ) -> None:
-        """Settle deliveries; first publish what their handlers published.
+        """Settle deliveries, after publishing the events of their handlers.
 
         Args:
             settled: deliveries and their outcomes.
-            published: index into `settled`, and the events published by that handler.
+            published: index into `settled`, and the events that the handler published.
         """
 
     @property
@@ -58,50 +58,50 @@ class Port(Protocol):
         """Settles deliveries that succeeded and published nothing."""
 
     def cancel_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Settle deliveries that are not to be run any more."""
+        """Settle deliveries that must not run any more."""
 
     def died(self, delivery: Delivery, gone: WorkerGone, ran_s: float, rss: int) -> Outcome:
         """Make the outcome of the delivery that a worker died with.
 
         Args:
-            delivery: what it was running.
-            gone: how it died.
-            ran_s: how long it had been running it.
-            rss: its memory in bytes when it was last looked at; 0 if it was not.
+            delivery: the delivery that it ran.
+            gone: the facts of its death.
+            ran_s: time that it had been running, in seconds.
+            rss: last reading of its memory in bytes; 0 if there was none.
         """
 
     def settle_dead(self, delivery: Delivery, outcome: Outcome) -> None:
         """Settle the delivery that a worker died with."""
 
     def look_ahead(self) -> None:
-        """A companion is about to take more than its worker is at: it may be another worker's."""
+        """Note that a companion takes deliveries ahead, which another worker may have to run."""
 
     def relieve(self, slot: Slot) -> None:
-        """A worker is in one handler for long: what it has besides is for another, if need be."""
+        """Note that a worker is in one handler for long, so that others may take its deliveries."""
 
     def note_start(self) -> None:
-        """A worker is ready."""
+        """Note that a worker is ready."""
 
     def may_try_again(self, gone: WorkerGone) -> bool:
-        """A worker died before it was ready, for which no delivery is charged: whether to go on."""
+        """Whether to try another start, after a worker died before it was ready."""
 
     def cannot_start(self, slot: Slot, gone: WorkerGone) -> None:
-        """No worker can be started: if nobody else is left to do it, fail what is ready."""
+        """Fail the ready deliveries if no worker can be started and no other is left."""
 
     def leave(self, slot: Slot) -> None:
-        """A companion ends."""
+        """Note that a companion ends."""
 
 
 class Companion(LaneThread):
-    """Feeds the worker of one slot, and replaces it when it dies, until the lane is through.
+    """Feeds the worker of one slot, and replaces it when it dies, until the lane is finished.
 
     Args:
-        slot: is filled with workers.
-        pool: makes them.
-        batching: has the deliveries.
-        breaker: is told of deaths and survivals.
-        wear: when a worker is replaced between two deliveries.
-        port: settles what has ended, and starts other companions.
+        slot: the slot to fill with workers.
+        pool: makes the workers.
+        batching: distributes the deliveries.
+        breaker: told of deaths and survivals.
+        wear: rules for replacing a worker between two deliveries.
+        port: settles ended deliveries, and starts other companions.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class Companion(LaneThread):
         self._breaker = breaker
         self._wear = wear
         self._port = port
-        #: The slot's own; guarded by the lane's lock.
+        #: The slot's own list; guarded by the lane's lock.
         self._in_flight = slot.in_flight
-        #: Deliveries that the present worker has finished, and why it wants no more.
+        #: Number of deliveries that the present worker has finished, and the reason to replace it.
         self._worker_done = 0
         self._unwanted = ""
         self._barren = 0
@@ -142,8 +142,8 @@ class Companion(LaneThread):
                     try:
                         self._bury(gone)
                     finally:
-                        worker.stop()  # it takes loky 0.1 s, and the outcome does not wait for that
-                except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
+                        worker.stop()  # takes loky 0.1 s, and the outcome must not wait for it
+                except BaseException as error:  # noqa: BLE001 - after any error nothing may be lost
                     self._check_here()
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
                     self.slot.worker = None
@@ -163,7 +163,7 @@ class Companion(LaneThread):
             self._port.leave(self.slot)
 
     def _start(self) -> Worker | None:
-        """Start a worker; None when the lane wants none any more, or none can be started."""
+        """Start a worker; None if the lane wants none any more, or if none can be started."""
         while self._batching.wants_workers():
             try:
                 worker = self._pool.start(self._launched)
@@ -172,7 +172,7 @@ class Companion(LaneThread):
                 if not self._port.may_try_again(gone):
                     self._port.cannot_start(self.slot, gone)
                     return None
-            except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
+            except BaseException as error:  # noqa: BLE001 - after any error nothing may be lost
                 log.exception("procbus itself failed to start a worker in %s", self.name)
                 fault = WorkerGone(None, None, NO_WORDS, hopeless=True)
                 fault.__cause__ = error
@@ -201,23 +201,23 @@ class Companion(LaneThread):
         self.slot.starting_since = monotonic()
         self.slot.starting = worker
         self.slot.launched.set()
-        if not self._batching.wants_workers():  # it was killed before there was anything to kill
+        if not self._batching.wants_workers():  # a kill came before there was a process to kill
             worker.kill()
 
     def _feed(self, worker: Worker) -> str:
-        """Keep one worker busy until the lane has no more work, or the worker is worn out.
+        """Keep one worker busy until the lane has no more work, or the worker must be replaced.
 
         Returns:
-            What wore the worker out; empty when the lane has no more work.
+            The reason to replace the worker; empty if the lane has no more work.
 
         Raises:
             WorkerGone: the worker died.
         """
         wear = self._wear
         limited = wear.limited
-        # Nothing here may keep a batch alive while there is no other.
+        # No variable here may keep a batch alive while there is no other.
         while True:
-            if self._forked:  # what settles runs callbacks
+            if self._forked:  # settling runs callbacks
                 self._check_here()
             if not self._in_flight:
                 most = None
@@ -259,16 +259,16 @@ class Companion(LaneThread):
         return bool(deliveries)
 
     def _hear(self, worker: Worker, batch: Batch) -> None:
-        """Wait for the next report of the first batch, and take it in."""
+        """Wait for the next report on the first batch, and take it in."""
         report = worker.receive(batch.patience_s())
-        if self._forked:  # to read it runs user code
+        if self._forked:  # reading it runs user code
             self._check_here()
         self._take_in(worker, batch, report)
 
     def _give(self, worker: Worker, deliveries: Sequence[Delivery]) -> None:
         message = self._prepare(worker, next(_batch_numbers), deliveries)
         while message.no_room and not self._in_flight and not self._queue.cancelled:
-            # It is this one's turn: handed back, it might be passed over for ever.
+            # It is this one's turn: if it were handed back, others might overtake it for ever.
             first, *others = message.rest
             self._put_back(others)
             try:
@@ -292,13 +292,13 @@ class Companion(LaneThread):
     def _prepare(self, worker: Worker, number: int, deliveries: Sequence[Delivery]) -> Message:
         try:
             message = worker.prepare(number, deliveries)
-            if self._forked:  # to pickle events runs user code
+            if self._forked:  # pickling events runs user code
                 self._check_here()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it fails one delivery alone
+        except BaseException as error:  # noqa: BLE001 - any error fails one delivery alone
             self._check_here()
             log.exception("procbus itself failed to encode a batch in %s", self.name)
             first, *others = deliveries
-            if others:  # the fault is in one of them: each goes alone
+            if others:  # the fault is in one of them: each is encoded alone
                 self._put_back(others)
                 return self._prepare(worker, number, [first])
             self._port.settle([(first, _own_fault(error))])
@@ -308,7 +308,7 @@ class Companion(LaneThread):
         return message
 
     def _send_first(self, worker: Worker) -> None:
-        """Send the batch that did not fit into the pipe behind another, now that it is next."""
+        """Send a batch that did not fit into the pipe behind another: its turn has come."""
         batch = self._in_flight[0]
         batch.sent = True
         worker.send(batch.message)
@@ -332,7 +332,7 @@ class Companion(LaneThread):
         elif times or report.ends:
             batch.due_at = batch.due_from_now()
         else:
-            batch.due_at = inf  # it is in one handler all the time, and will send its result
+            batch.due_at = inf  # it is in one handler throughout, and will send that result
             self._port.relieve(self.slot)
 
     def _settle(self, batch: Batch, ends: Sequence[Ended]) -> None:
@@ -345,7 +345,7 @@ class Companion(LaneThread):
         batch.settled = batch.ended
 
     def _ended(self, batch: Batch, count: int) -> list[Delivery]:
-        """Take note that the next deliveries of a batch have ended, and give them."""
+        """Note that the next deliveries of a batch have ended, and return them."""
         first = batch.ended
         batch.ended = first + count
         self.slot.events_done += count
@@ -355,13 +355,13 @@ class Companion(LaneThread):
         return batch.deliveries[first : batch.ended]
 
     def _bury(self, gone: WorkerGone) -> None:
-        """Account for every delivery that a dead worker had."""
+        """Account for every delivery of a dead worker."""
         verdict, self.slot.verdict = self.slot.verdict, None
         self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
         batches = self._batching.take_all(self.slot)
         try:
             self._account_for(batches, gone, verdict)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing is lost
+        except BaseException as error:  # noqa: BLE001 - after any error nothing may be lost
             self._check_here()
             log.exception("procbus itself failed in %s; its worker is replaced", self.name)
             for batch in batches:
@@ -384,14 +384,14 @@ class Companion(LaneThread):
         if waiting and words.ran_s is None and not gone.left:
             self._barren += 1
             if self._barren >= BARREN_DEATHS:
-                # It dies again and again before it begins anything, so it must be the next one
-                # (reading it, say), which would otherwise kill workers for ever.
+                # Workers die again and again before they begin anything. So the next delivery must
+                # be the cause (reading it, for example), and would kill workers for ever.
                 self._charge(waiting[0], gone, 0.0)
         self._put_back([delivery for batch in waiting for delivery in batch.open()])
 
     @staticmethod
     def _last_of(gone: WorkerGone, batches: Sequence[Batch]) -> str:
-        """What a dead worker was at, in words."""
+        """Describe a dead worker's end and its delivery."""
         words = gone.last_words
         how = f"{gone.pid} ({describe_exit(gone.exit_code)})"
         for batch in batches:
@@ -413,7 +413,7 @@ class Companion(LaneThread):
         batch.settled = batch.ended
 
     def _put_back(self, deliveries: list[Delivery]) -> None:
-        """Queue deliveries again that the worker had not begun, in front."""
+        """Queue deliveries again, in front, that the worker had not begun."""
         self._port.cancel_all(self._batching.put_back(deliveries))
 
     def _give_up(self, error: BaseException) -> None:
@@ -421,11 +421,11 @@ class Companion(LaneThread):
             self._fail(batch.deliveries[batch.settled :], error)
 
     def _fail(self, deliveries: Sequence[Delivery], error: BaseException) -> None:
-        """Settle those deliveries that are not settled, one by one, since procbus itself failed."""
+        """Settle the deliveries not settled yet, one by one, because procbus itself failed."""
         for delivery in deliveries:
             try:
                 self._port.settle([(delivery, _own_fault(error))])
-            except BaseException:  # noqa: BLE001 - the others must not suffer for it
+            except BaseException:  # noqa: BLE001 - the other deliveries must be settled too
                 log.exception("procbus itself failed to settle event %d", delivery.event_id)
 
     def _note_exit(self, gone: WorkerGone, why: str = "") -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The cpu lane: companions are started for what is queued, and what ends is settled."""
+"""The cpu lane: starts companions for queued deliveries, and settles the ended ones."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
 
-#: How long `close` waits for a companion that should be through, in seconds.
+#: Maximum wait of `close` for a companion that should end, in seconds.
 JOIN_S = 10.0
-#: How long it lets one finish its start whose worker is not ready yet, in seconds.
+#: Maximum time to finish the start of a worker that is not ready when the lane closes, in seconds.
 STARTING_S = 1.0
-#: How long the first publish waits for the first worker to be launched, in seconds.
+#: Maximum wait of the first publish for the launch of the first worker, in seconds.
 LAUNCH_S = 30.0
-#: Whether a publish waits for the launch of every worker that it makes necessary, not only of the
-#: first (15 ms each). Python 3.12 starts no thread once the script has ended, so that loky would
-#: lose a process half launched then, which would complain on stdout.
+#: Whether a publish waits for the launch of every worker that it makes necessary, and not only of
+#: the first (15 ms each). Python 3.12 starts no thread once the script has ended, so loky would
+#: lose a half-launched process then, which would complain on stdout.
 LAUNCH_EACH = sys.version_info[:2] == (3, 12)
 
-#: After so many starts in a row in which the worker died, what waits fails.
+#: Maximum of starts in a row in which the worker died; after them waiting deliveries fail.
 FAILED_STARTS = 10
-#: How long no worker is tried after the user's set-up of one failed, in seconds.
+#: Time without another start after the user's set-up failed, in seconds.
 BROKEN_S = 5.0
 
 
 class CpuLane:
     """The cpu lane of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's: see `Batching`. It guards `_started`, `_failed_starts`,
-    `_restarts`, `_past_s` and `_all_started` too.
+    The lock of `queue` is the lane's lock: see `Batching`. It also guards `_started`,
+    `_failed_starts`, `_restarts`, `_past_s` and `_all_started`.
 
     Args:
         pool: makes workers.
-        flow: settles deliveries, publishes what handlers published, and has publishing raise while
-            workers die and die.
-        wear: when a worker is replaced between two deliveries.
+        flow: settles deliveries, publishes events of handlers, and makes publishing raise while
+            workers keep dying.
+        wear: rules for replacing a worker between two deliveries.
     """
 
     def __init__(
@@ -71,29 +71,29 @@ class CpuLane:
         self.batching = Batching(pool.batch_s)
         self.queue = self.batching.queue
         self.breaker = Breaker(self.batching, flow, self.fail_ready)
-        #: Has somebody see what was measured. Set by whoever made the lane.
+        #: Has the advisor evaluate the measurements. Set by the maker of the lane.
         self.stir: Callable[[], None] = _nobody
         #: Set by the supervisor.
         self.oom: OomWatch | None = None
         self._settle = flow.settle
         self.settle_successes = flow.settle_successes
         self._publish_children = flow.publish_children
-        #: Why no worker can be set up, and until when none is tried.
+        #: The reason why no worker can be set up, and the time until which no start is tried.
         self._broken: WorkerDied | None = None
         self._broken_until = 0.0
-        #: Seconds that workers have been there which are there no more.
+        #: Seconds that ended workers existed.
         self._past_s = 0.0
         self._slots = self.batching.slots
         self._companions: list[Companion] = []
         self._started = 0
-        #: Starts in a row that failed, of all companions together.
+        #: Number of failed starts in a row, of all companions together.
         self._failed_starts = 0
         self._restarts = 0
         self._all_started = False
         self._carry: Carry | None = None
 
     def take_along(self, carry: Carry) -> None:
-        """Have workers get what these context variables hold where an event is published."""
+        """Have workers get the values of these context variables from each publisher."""
         self._carry = carry
         settle_successes = self.settle_successes
 
@@ -103,10 +103,10 @@ class CpuLane:
 
         self.settle_successes = settle_and_let_go
 
-    # What the bus calls.
+    # Methods for the bus.
 
     def put(self, delivery: Delivery) -> None:
-        """Queue a delivery, and start one more worker where none is free for it."""
+        """Queue a delivery, and start another worker if none is free for it."""
         if self._carry is not None:
             delivery.context = self._carry.take(delivery.context)
         if not self.queue.put(delivery):
@@ -121,7 +121,7 @@ class CpuLane:
             companion.slot.launched.wait(LAUNCH_S)
 
     def look(self) -> None:
-        """Where more workers may have become possible, start those that there is work for."""
+        """If more workers may have become possible, start as many as there is work for."""
         if self.pool.elastic:
             while self._grow():
                 pass
@@ -137,12 +137,12 @@ class CpuLane:
             self._grow(1)
 
     def release(self, delivery: Delivery) -> None:
-        """Let those go that waited at the gate behind a settled delivery."""
+        """Release deliveries that waited at the gate behind a settled one."""
         if self.queue.release(delivery) and not self._all_started:
             self._grow()
 
     def step_aside(self, delivery: Delivery) -> None:
-        """Let others run while a delivery waits for its next attempt."""
+        """Let other deliveries run while this one waits for its next attempt."""
         if self.queue.step_aside(delivery) and not self._all_started:
             self._grow()
 
@@ -155,20 +155,20 @@ class CpuLane:
         self._fail_if_given_up()
 
     def is_running(self, delivery: Delivery) -> bool:
-        """Whether a worker is in the handler with this delivery just now."""
+        """Whether a worker is running this delivery now."""
         return any(delivery is d for _, _, d, _ in self.batching.running())
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take a delivery back for good that no worker has begun, from the queue or a worker."""
+        """Take a delivery back for good, from the queue or from a worker that has not begun it."""
         with self.queue.lock:
             return self.queue.locked_withdraw(delivery) or self.batching.locked_withdraw(delivery)
 
     def forget(self, handler: Handler) -> None:
-        """Have workers let go of a handler that nothing is pending for."""
+        """Have workers drop a handler that has no pending deliveries."""
         self.pool.definitions.forget(handler.number)
 
     def stats(self) -> LaneStats:
-        """The lane just now."""
+        """The state of the lane."""
         slots = list(self._slots)
         busy = len(self.batching.running())
         restarts = self._restarts + sum(slot.restarts for slot in slots)
@@ -176,46 +176,46 @@ class CpuLane:
         return LaneStats(self.queue.depth(), len(slots), busy, restarts, paused=paused)
 
     def worker_s(self) -> float:
-        """Seconds that workers have been there, all together."""
+        """Seconds that workers existed, all together."""
         now = monotonic()
         with self.queue.lock:
             return self._past_s + sum(now - slot.started_at for slot in self._slots)
 
     def close(self) -> None:
-        """End all workers once nothing is left for them. Idempotent."""
+        """End all workers once they have no more deliveries. Idempotent."""
         self.queue.close()
         for companion in list(self._companions):
             companion.join(JOIN_S if companion.slot.worker is not None else STARTING_S)
             starting = companion.slot.starting
             if starting is not None and companion.is_alive():
-                starting.kill()  # its set-up may hang, and there is nothing for it to do
+                starting.kill()  # its set-up may hang, and no delivery waits for it
             companion.join(JOIN_S)
         self.pool.close()
 
     def cancel(self) -> None:
-        """Settle as cancelled all that no worker has begun. Idempotent."""
+        """Settle all deliveries that no worker has begun as cancelled. Idempotent."""
         out = self.queue.clear()
         with self.queue.lock:
             out += self.batching.locked_take_all_back()
         self.cancel_all(out)
 
     def kill(self) -> None:
-        """End all workers at once; what they are running is settled as cancelled."""
+        """End all workers at once; their running deliveries are settled as cancelled."""
         self.queue.close()
         for slot in list(self._slots):
             worker = slot.worker or slot.starting
             if worker is not None:
                 worker.kill()
 
-    # What companions call.
+    # Methods for companions.
 
     def look_ahead(self) -> None:
-        """A companion is about to take more than its worker is at: it may be another worker's."""
+        """Note that a companion takes deliveries ahead, which another worker may have to run."""
         if not self._all_started:
             self._grow(wait=False)
 
     def relieve(self, slot: Slot) -> None:
-        """A worker is in one handler for long: what it has besides is for another, if need be."""
+        """Note that a worker is in one handler for long, so that others may take its deliveries."""
         if self._all_started:
             return
         with self.queue.lock:
@@ -226,15 +226,15 @@ class CpuLane:
     def settle(
         self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
     ) -> None:
-        """Settle deliveries; first publish what their handlers published.
+        """Settle deliveries, after publishing the events of their handlers.
 
         Args:
             settled: deliveries and their outcomes.
-            published: index into `settled`, and the events published by that handler.
+            published: index into `settled`, and the events that the handler published.
         """
         for index, events in published:
             delivery, outcome = settled[index]
-            # Not in the context of this thread, in which callbacks of the user's ran too.
+            # Not in the context of this thread, in which callbacks of the user's have run.
             context = context_for(delivery) or Context()
             error = context.run(self._publish_children, delivery, outcome, events)
             if error is not None:
@@ -262,17 +262,17 @@ class CpuLane:
         self._fail_if_given_up()
 
     def cancel_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Settle deliveries that are not to be run any more."""
+        """Settle deliveries that must not run any more."""
         if deliveries:
             self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
 
     def note_start(self) -> None:
-        """A worker is ready."""
+        """Note that a worker is ready."""
         with self.queue.lock:
             self._failed_starts = 0
 
     def may_try_again(self, gone: WorkerGone) -> bool:
-        """A worker died before it was ready, for which no delivery is charged: whether to go on."""
+        """Whether to try another start, after a worker died before it was ready."""
         with self.queue.lock:
             self._failed_starts += 1
             if gone.hopeless or self._failed_starts >= FAILED_STARTS:
@@ -284,7 +284,7 @@ class CpuLane:
         return True
 
     def cannot_start(self, slot: Slot, gone: WorkerGone) -> None:
-        """No worker can be started: if nobody else is left to do it, fail what is ready."""
+        """Fail the ready deliveries if no worker can be started and no other is left."""
         with self.queue.lock:
             self._remove(slot)
             if self._slots:
@@ -302,20 +302,20 @@ class CpuLane:
         self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
 
     def fail_ready(self, outcome: Outcome) -> None:
-        """Settle all that is ready for a worker with one outcome."""
+        """Settle all deliveries that are ready for a worker with one outcome."""
         self._settle([(delivery, outcome) for delivery in self.queue.clear_ready()])
 
     def _fail_if_given_up(self) -> None:
-        """A closing bus tried enough: what is to be tried again, or moved up behind, fails too."""
+        """Fail retried deliveries, and ones from the gates, once a closing bus has given up."""
         while (given_up := self.breaker.given_up) is not None and self.queue.seems_ready():
             self.fail_ready(given_up)
 
     def leave(self, slot: Slot) -> None:
-        """A companion ends."""
+        """Note that a companion ends."""
         with self.queue.lock:
             self._remove(slot)
 
-    # Inside, under the lane's lock.
+    # Private methods, called under the lane's lock.
 
     def _remove(self, slot: Slot) -> None:
         if slot in self._slots:
@@ -336,16 +336,17 @@ class CpuLane:
     def _start(self, companion: Companion) -> None:
         try:
             companion.start()
-        except RuntimeError:  # no thread is to be had: Python 3.12 refuses them as it ends
+        except RuntimeError:  # no thread can be started: Python 3.12 starts none while it ends
             companion.slot.launched.set()
             self.cannot_start(companion.slot, WorkerGone(None, None, NO_WORDS, hopeless=True))
 
     def _grow(self, least: int = 0, *, wait: bool = True) -> list[Companion]:
-        """Start a companion if more is ready than workers are free for, or `least` of them.
+        """Start a companion if more deliveries are ready than workers are free, or `least` ones.
 
         Args:
-            least: how many to start, if there may be so many.
-            wait: for the launch of its worker, where that must have begun before a script ends.
+            least: number to start, if the maximum allows.
+            wait: whether to wait for the launch of its worker, if that must begin before a script
+                ends.
         """
         if self._broken is not None and monotonic() < self._broken_until:
             self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=self._broken))
@@ -366,29 +367,29 @@ class CpuLane:
         except Tangled:
             later(self._grow, least)
             return []
-        except BaseException:  # Ctrl-C, most likely
+        except BaseException:  # most likely Ctrl-C
             for companion in started:
                 if companion.ident is None:
                     self.leave(companion.slot)
             raise
         if started and wait and (first or LAUNCH_EACH):
-            # An interpreter that ends starts nothing any more, so the first worker has to be
-            # launched before `publish` returns: a script may end right after it.
+            # An interpreter that is ending starts nothing. So the first worker must be launched
+            # before `publish` returns, because a script may end right after it.
             _wait_for_launch(started[-1])
         return started
 
 
 def _wait_for_launch(companion: Companion) -> None:
-    """Wait for the launch of a worker, unless this thread was interrupted with a lock of ours."""
+    """Wait for the launch of a worker, unless this thread was interrupted while it held a lock."""
     if not holding():
         companion.slot.launched.wait(LAUNCH_S)
 
 
 def _let_go(deliveries: Iterable[Delivery]) -> None:
-    """Let go of what deliveries that succeeded had of their publishers' contexts."""
+    """Drop the publishers' contexts of deliveries that succeeded."""
     for delivery in deliveries:
         delivery.context = None
 
 
 def _nobody() -> None:
-    """Nobody wants to see it."""
+    """Do nothing: the lane has no advisor."""

@@ -45,13 +45,13 @@ from procbus.system import forked_children
 
 
 class Steps:
-    """Awaits something, and sums up the CPU time of its own steps in this thread.
+    """Awaits an object, and sums up the CPU time of its own steps in this thread.
 
-    What runs between two of its steps, while it is suspended, is not its own. (The loop below is
-    what `yield from` does, see PEP 380, with a look at the clock around each step.)
+    Code that runs between two of its steps, while it is suspended, does not count. (The loop below
+    does the same as `yield from`, see PEP 380, with a reading of the clock around each step.)
 
     Args:
-        awaited: what to await.
+        awaited: the object to await.
     """
 
     __slots__ = ("_awaited", "cpu_s", "longest_s", "suspended_s")
@@ -98,46 +98,47 @@ class Steps:
             self.suspended_s += resumed_at - suspended_at
 
 
-#: Handlers that run at the same time on the loop; `concurrency=` lowers it for one handler. Those
-#: that wait for a receipt do not count: else they could take all slots, and wait for ever.
+#: Maximum of handlers that run at once on the loop; `concurrency=` lowers it for one handler.
+#: Handlers that wait for a receipt do not count, because they could take all slots and wait for
+#: ever.
 SLOTS = 1_000
 
-#: A handler that holds the loop so long without an `await`, in seconds, is told of once: all others
-#: wait for it.
+#: Time without an `await` after which a handler that holds the loop is logged once, in seconds;
+#: because all other handlers wait for it.
 HELD_S = 0.5
 
-#: How often the tasks that are left at the end are cancelled.
+#: Maximum of rounds in which tasks left at the end are cancelled.
 _ROUNDS = 3
 
 
 class _Seat(list[Any]):
-    """The seat of one run, see `running`, which also is its slot on the loop.
+    """The seat of one run, see `running`, which is also its slot on the loop.
 
     It belongs to the loop's thread.
     """
 
     __slots__ = ("delivery", "waits")
-    #: What is run; None once that is over.
+    #: The running delivery; None once the run is over.
     delivery: Delivery | None
-    #: For how many receipts it waits just now, in its own task and in those that it started.
+    #: Number of receipts that it waits for, in its own task and in tasks that it started.
     waits: int
 
 
 class LoopLane:
-    """The event loop of one bus. Thread-safe, but for what belongs to the loop's thread.
+    """The event loop of one bus. Thread-safe, except for members of the loop's thread.
 
-    The lock of `queue` is the lane's. It guards the queue, the gates, `_pump_due`, `_loop` and
-    `_thread`. `_tasks`, `_lent` and `at_hand` are written by the loop's thread alone.
+    The lock of `queue` is the lane's lock. It guards the queue, the gates, `_pump_due`, `_loop` and
+    `_thread`. Only the loop's thread writes `_tasks`, `_lent` and `at_hand`.
 
     Args:
-        flow: settles deliveries, and makes what `current()` returns in a handler.
+        flow: settles deliveries, and makes the return value of `current()` in a handler.
     """
 
     def __init__(self, flow: Flow) -> None:
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
-        #: Has somebody see what was measured. Set by whoever made the lane.
+        #: Has the advisor evaluate the measurements. Set by the maker of the lane.
         self.stir: Callable[[], None] = _nobody
         self._settle = flow.settle
         self._context_of = flow.context_of
@@ -146,21 +147,21 @@ class LoopLane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
-        #: Slots of runs that wait for a receipt.
+        #: Number of slots of runs that wait for a receipt.
         self._lent = 0
-        #: In which the loop does what belongs to no handler.
+        #: The context for the loop's own work, which belongs to no handler.
         self._context = Context()
-        #: Numbers of the handlers of which it was said that they block the loop.
+        #: Numbers of the handlers that were logged for blocking the loop.
         self._blamed: set[int] = set()
         self._pump_due = False
         #: Whether this is a copy of the loop's thread, in a child that a handler forked.
         self._forked = False
-        #: Whether the bus has the loop stop: a handler that stops it has it go on.
+        #: Whether the bus stops the loop; after a stop by a handler the loop goes on.
         self._stopping = False
 
     @property
     def thread(self) -> threading.Thread | None:
-        """The thread of the loop; None when there is none."""
+        """The thread of the loop; None if there is none."""
         return self._thread
 
     def put(self, delivery: Delivery) -> None:
@@ -179,12 +180,12 @@ class LoopLane:
                 self._locked_start()
 
     def release(self, delivery: Delivery) -> None:
-        """Let those go that waited at the gate behind a settled delivery."""
+        """Release deliveries that waited at the gate behind a settled one."""
         if self.queue.release(delivery):
             self._wake()
 
     def step_aside(self, delivery: Delivery) -> None:
-        """Let others run while a delivery waits for its next attempt."""
+        """Let other deliveries run while this one waits for its next attempt."""
         if self.queue.step_aside(delivery):
             self._wake()
 
@@ -204,11 +205,11 @@ class LoopLane:
         return self.queue.withdraw(delivery)
 
     def stats(self) -> LaneStats:
-        """The lane just now: its worker is the loop; busy are the handlers running on it."""
+        """The state of the lane: its worker is the loop; busy counts the handlers on it."""
         return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)
 
     def close(self, timeout: float | None = None) -> None:
-        """End the loop; handlers that are still running are cancelled. Idempotent."""
+        """End the loop; running handlers are cancelled. Idempotent."""
         self.queue.close()
         self._call(self._stop)
         thread = self._thread
@@ -216,7 +217,7 @@ class LoopLane:
             thread.join(timeout)
 
     def cancel(self) -> None:
-        """Settle as cancelled all that has not begun. Idempotent."""
+        """Settle all deliveries that have not begun as cancelled. Idempotent."""
         self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
 
     def kill(self) -> None:
@@ -225,11 +226,11 @@ class LoopLane:
         now = monotonic()
         at_hand = list(self.at_hand.copy().items())
         self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
-        # Now: a task that is cancelled settles its delivery as one that raised.
+        # Now, because a cancelled task would settle its delivery as one that raised.
         self._call(lambda _: self._cancel_tasks())
 
     def _wake(self) -> None:
-        """Have the loop look at the queue: once for all that is put until it does."""
+        """Have the loop look at the queue: once for all deliveries put until it does."""
         with self.queue.lock:
             if self._pump_due or self.queue.closed:
                 return
@@ -243,7 +244,7 @@ class LoopLane:
         self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
 
     def _locked_start(self) -> RuntimeError | None:
-        loop = Context().run(asyncio.new_event_loop)  # it keeps the context that it is made in
+        loop = Context().run(asyncio.new_event_loop)  # it keeps the context in which it is made
         thread = threading.Thread(target=self._run, args=(loop,), name="procbus-loop", daemon=True)
         try:
             thread.start()
@@ -258,7 +259,7 @@ class LoopLane:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(function, self._loop)
 
-    # In the loop's thread.
+    # Methods for the loop's thread.
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -267,8 +268,8 @@ class LoopLane:
         try:
             while not (self._stopping or loop.is_closed()):
                 self._go_on(loop.run_forever)
-            # Also tasks that handlers started and left behind, as `asyncio.run` does. Their ends
-            # may start others, but not for ever.
+            # Tasks that handlers started and left behind are cancelled too, as by `asyncio.run`.
+            # Their ends may start others, but not for ever.
             for _ in range(_ROUNDS):
                 if loop.is_closed() or not (left := asyncio.all_tasks(loop)):
                     break
@@ -278,16 +279,16 @@ class LoopLane:
             if not loop.is_closed():
                 loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
-            with self.queue.lock:  # nobody may call into a closed loop
+            with self.queue.lock:  # no other thread may call into a closed loop
                 self._loop = None
             loop.close()
             self._give_up()
 
     def _go_on(self, run: Callable[[], object]) -> None:
-        """Run the loop until somebody stops it: user code may, and may raise out of it."""
+        """Run the loop until the bus stops it; user code may stop it, or raise out of it."""
         try:
             run()
-        except BaseException as error:  # noqa: BLE001 - asyncio lets out what is no Exception
+        except BaseException as error:  # noqa: BLE001 - asyncio lets through all but Exception
             if self._forked:
                 forked_children.end_child(error, "a task or callback of an async handler")
             log.error(
@@ -308,7 +309,7 @@ class LoopLane:
         loop.stop()
 
     def _give_up(self) -> None:
-        """The loop is no more: nothing that was on it may be waited for."""
+        """Fail everything that was on the loop, because the loop is closed."""
         for delivery in list(self._tasks.values()):
             self.at_hand.pop(delivery, None)
             error = ProcbusError(
@@ -321,9 +322,10 @@ class LoopLane:
         self._tasks.clear()
 
     def _note_fork(self) -> None:
-        """In a child: end it also where its code gives control back to the loop.
+        """End a forked child as soon as its code gives control back to the loop.
 
-        The loop's selector is shared with the parent, which would miss what the child takes of it.
+        The child shares the loop's selector with the parent, which would miss the events that the
+        child takes from it.
         """
         self._forked = True
         outermost = _called_by_loop()
@@ -339,15 +341,15 @@ class LoopLane:
             task.cancel()
 
     def _pump(self) -> None:
-        """Start handlers for what is ready, while there are slots."""
-        self._pump_due = False  # before looking: what is put from now on wakes the loop again
-        loop = self._loop  # it is there before anything is put on it, until its thread ends
+        """Start handlers for ready deliveries, while there are slots."""
+        self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
+        loop = self._loop  # set before anything is put on it, until its thread ends
         take = self.queue.take_now
         while len(self._tasks) - self._lent < SLOTS:
             delivery = take()
             if delivery is None:
                 return
-            # Never that of whoever woke the loop, which a task would copy.
+            # Never the context of the thread that woke the loop, which a task would copy.
             context = Context() if delivery.context is None else context_for(delivery)
             assert loop is not None
             task = loop.create_task(self._attempt(delivery), context=context)
@@ -356,13 +358,13 @@ class LoopLane:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         delivery = self._tasks.pop(task, None)
-        # One that is settled has no receipt any more, as nearly all: the look saves a call.
+        # Nearly every delivery is settled here and has no receipt: this check saves a call.
         if delivery is not None and delivery.receipt is not None and task.cancelled():
             self._not_begun(delivery)
         self._pump()
 
     def _not_begun(self, delivery: Delivery) -> None:
-        """Its task was cancelled before it had begun: a handler cancels all that there are."""
+        """Start a delivery anew: a handler cancelled its task, like all tasks, before it began."""
         with self.queue.lock:
             closed = self.queue.closed
             if not closed:
@@ -397,9 +399,9 @@ class LoopLane:
 
     async def _attempt(self, delivery: Delivery) -> None:
         receipt = delivery.receipt
-        if receipt is None:  # cancelled meanwhile
+        if receipt is None:  # the delivery was cancelled meanwhile
             return
-        own = _Seat((self._context_of, delivery, receipt))  # as take_seat
+        own = _Seat((self._context_of, delivery, receipt))  # like take_seat
         own.delivery, own.waits = delivery, 0
         running.set(own)
         subscription, steps = delivery.subscription, None
@@ -421,9 +423,9 @@ class LoopLane:
             else:
                 value = await awaited
             delivery.context = None
-        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
-            # Also CancelledError. Where that is ours, the delivery was settled already and this
-            # changes nothing; a handler that cancelled itself failed like any other.
+        except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
+            # CancelledError too. If the lane cancelled it, the delivery was settled already and
+            # this changes nothing. A handler that cancelled itself failed like any other.
             if self._forked:
                 forked_children.end_child(error, place_of(delivery))
             outcome = failure(error, delivery, started_at, self._pid)
@@ -455,7 +457,7 @@ class LoopLane:
                     delivery.event_id,
                 )
         in_time = limit is None or limit.kept()
-        if in_time:  # as `end`, without the call
+        if in_time:  # like `end`, without the call
             self.at_hand.pop(delivery, None)
             self.events_done += 1
             self._settle([(delivery, outcome)])
@@ -463,16 +465,16 @@ class LoopLane:
             weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:
-        """A run has ended. Called in the loop's thread."""
-        self.at_hand.pop(delivery, None)  # the lane may have given it up
+        """Note that a run has ended. Called in the loop's thread."""
+        self.at_hand.pop(delivery, None)  # the lane may have given it up already
         self.events_done += 1
         self._settle([(delivery, outcome)])
 
 
 class _TimeLimit:
-    """The time limit of one run: at its end the delivery is settled, and the task cancelled.
+    """The time limit of one run: at its end the delivery is settled, then the task cancelled.
 
-    In this order, since a handler may take its time over being cancelled, or even go on.
+    In this order, because a handler may take time over its cancellation, or even go on.
     """
 
     def __init__(
@@ -484,11 +486,11 @@ class _TimeLimit:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(limit_s, self._expire)
         self._expired = False
-        #: What the task awaits: it tells where it is.
+        #: The object that the task awaits, which shows where it is.
         self.awaited: Any = None
 
     def kept(self) -> bool:
-        """The handler has ended: say whether that was in time."""
+        """Note that the handler has ended; return whether it was in time."""
         self._timer.cancel()
         return not self._expired
 
@@ -507,7 +509,7 @@ class _TimeLimit:
 
 
 def _stack_of(awaited: Any) -> str:
-    """Where a suspended coroutine is: through all that it awaits, not only its outermost part."""
+    """The stack of a suspended coroutine, through all that it awaits."""
     frames: list[traceback.FrameSummary] = []
     part = awaited
     while part is not None:
@@ -519,7 +521,7 @@ def _stack_of(awaited: Any) -> str:
 
 
 def _called_by_loop() -> FrameType | None:
-    """Of the frames of this thread, the one that the event loop has called."""
+    """The frame of this thread that the event loop has called."""
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - documented so
     while frame is not None and frame.f_back is not None:
         if frame.f_back.f_code.co_filename == asyncio.events.__file__:
@@ -529,4 +531,4 @@ def _called_by_loop() -> FrameType | None:
 
 
 def _nobody() -> None:
-    """Nobody wants to see it."""
+    """Do nothing: the lane has no advisor."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Who may go now: order by key, and a limit on how many run at once.
+"""The gate of a handler: the order by key, and the limit on deliveries at once.
 
-A delivery passes the gate before it is ready for a worker, and gives its place back once it is
-settled. All state belongs to one lane and is guarded by that lane's lock.
+A delivery passes the gate before it is ready for a worker, and returns its place once it is
+settled. The state belongs to one lane, and the lane's lock guards it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from procbus.core.user_key import Exactly, UserKey
 
 
 class Token:
-    """Stands for all user keys that are equal: under the lock nobody compares those themselves."""
+    """Stands for all user keys that are equal, so that none is compared under the lock."""
 
     __slots__ = ("gone", "key", "users")
 
     def __init__(self, key: UserKey) -> None:
         #: The first of the keys.
         self.key = key
-        #: Deliveries that have it.
+        #: Number of deliveries that have it.
         self.users = 0
-        #: It stands for its keys no more.
+        #: Whether it no longer stands for its keys.
         self.gone = False
 
 
 class Gate:
     """The gate of one handler on one bus.
 
-    Not thread-safe: call it under the lane's lock, but for `token_for`.
+    Not thread-safe: call it under the lane's lock, except for `token_for`.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -41,28 +41,28 @@ class Gate:
         self._inside = 0
         self._abandoned = False
         self._at_limit: deque[Delivery] = deque()
-        #: Deliveries behind the one that is under way, for each key with one under way.
+        #: Deliveries that wait behind the one in progress, for each key with one in progress.
         self._lines: dict[object, deque[Delivery]] = {}
-        #: Of keys that only the user's code can compare: the token that stands for each, and that
-        #: of each delivery.
+        #: For keys that only user code can compare: the token of each key, and the token of each
+        #: delivery.
         self._tokens: dict[UserKey | Exactly, Token] = {}
         self._token_of: dict[Delivery, Token] = {}
 
     def token_for(self, key: UserKey) -> Token:
-        """Give the token of a user key. Call it without the lock: it runs the user's code."""
+        """Return the token of a user key. Call it without the lock, because it runs user code."""
         made = Token(key)
         token = self._tokens.setdefault(key, made)
-        # While the user's code compared, another thread may have put an equal key in a place of
-        # the dict that this one had passed. Then that is the one that everybody finds.
+        # While user code compared keys, another thread may have put an equal key into a place of
+        # the dict that this thread had passed. Then every look-up finds that one.
         if token is made and (found := self._tokens.get(key)) is not None and found is not made:
             self._tokens.pop(Exactly(key), None)
             return found
         return token
 
     def accept(self, delivery: Delivery, token: Token) -> bool:
-        """Note the token of a delivery that is about to be admitted; False if it is gone."""
+        """Note the token of a delivery that is about to be admitted; False if the token is gone."""
         if delivery in self._token_of:
-            return True  # its publisher was interrupted, and comes again
+            return True  # its publisher was interrupted, and calls again
         if token.gone:
             return False
         if not self._abandoned:
@@ -71,7 +71,7 @@ class Gate:
         return True
 
     def refuse(self, delivery: Delivery) -> None:
-        """A delivery that has a token is not to be admitted after all, or has left."""
+        """Drop the token of a delivery that is not admitted after all, or has left."""
         token = self._token_of.pop(delivery, None)
         if token is None:
             return
@@ -81,9 +81,9 @@ class Gate:
             token.gone = True
 
     def admit(self, delivery: Delivery) -> bool:
-        """Let the delivery pass, or keep it until `release` hands it out."""
-        # No call between a look and what follows from it: after one, Ctrl-C may come, or a signal
-        # handler that publishes.
+        """Let the delivery pass, or keep it until `release` returns it."""
+        # No call stands between a check and its consequence: after a call Ctrl-C may come, or a
+        # signal handler that publishes.
         line: deque[Delivery] = deque()
         if self._keyed:
             key = self._token_of.get(delivery, delivery.key)
@@ -105,7 +105,7 @@ class Gate:
         return True
 
     def release(self, delivery: Delivery) -> list[Delivery]:
-        """Take back the place of a settled delivery; return those that may go now."""
+        """Take back the place of a settled delivery; return the deliveries that may go now."""
         if self._abandoned:
             return []
         self._inside -= 1
@@ -127,9 +127,9 @@ class Gate:
         return go
 
     def step_aside(self) -> list[Delivery]:
-        """A delivery waits for its next attempt: return those that may run meanwhile.
+        """Note that a delivery waits for its next attempt; return the ones that may run meanwhile.
 
-        Others of its key stay behind it, so that their order is kept.
+        Deliveries of the same key stay behind it, so that their order is kept.
         """
         if self._abandoned:
             return []
@@ -140,22 +140,22 @@ class Gate:
         return [self._at_limit.popleft()]
 
     def step_back(self, delivery: Delivery) -> bool:
-        """The next attempt is due: let it pass, or keep it until `release` hands it out."""
+        """Let a delivery pass whose next attempt is due, or keep it until `release` returns it."""
         return self._abandoned or self._take_place(delivery)
 
     @property
     def behind(self) -> int:
-        """How many wait at the gate."""
+        """Number of deliveries that wait at the gate."""
         return len(self._at_limit) + sum(map(len, list(self._lines.values())))
 
     def waiting(self) -> Iterator[Delivery]:
-        """Those that wait at the gate, in no particular order."""
+        """The deliveries that wait at the gate, in no particular order."""
         yield from self._at_limit
         for line in self._lines.values():
             yield from line
 
     def abandon(self) -> list[Delivery]:
-        """Give out those that wait, and stop keeping count: the bus runs nothing more."""
+        """Return the waiting deliveries, and stop counting: the bus runs nothing more."""
         waiting = list(self.waiting())
         self._abandoned = True
         self._at_limit.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The lanes of one bus: each made when the first handler needs it, all ended together."""
+"""The lanes of one bus: each is made when the first handler needs it, and all end together."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
 
-#: Threads of the io lane by default: they wait most of their time.
+#: Number of threads of the io lane by default; because they wait most of their time.
 IO_WORKERS = 32
-#: How long the threads of the io lane may take to end, in seconds: one that hangs in a handler is
-#: left behind (it ends with the process).
+#: Maximum time for the threads of the io lane to end, in seconds; a thread that hangs in a handler
+#: is left behind, and ends with the process.
 JOIN_S = 0.5
 
 
 class Supervision(Protocol):
-    """The supervisor, as the lanes see it. From any thread."""
+    """The supervisor, as far as the lanes use it. From any thread."""
 
     def start(self) -> bool:
-        """Start it, if it is not running; False where it cannot be any more."""
+        """Start it, if it is not running; False if it can no longer be started."""
 
     def wake(self) -> None:
-        """Have it look now: there is a limit that there was not before."""
+        """Have it look now, because there is a new limit."""
 
     def give_up(self, delivery: Delivery) -> None:
         """Cancel a delivery: take it back, or kill the worker process that runs it."""
@@ -66,11 +66,11 @@ class Lanes:
     """The lanes of one bus. Thread-safe; `_lock` guards the making of lanes.
 
     Args:
-        flow: settles deliveries, and makes what `current()` returns in a handler of this process.
+        flow: settles deliveries, and makes the return value of `current()` in a handler.
         make_cpu_lane: makes the cpu lane. It may raise Tangled.
         retries: deliveries that wait for their next attempt.
-        supervisor: looks after the workers, once it is started.
-        stir: is called now and then while runs were measured.
+        supervisor: watches the workers, once it is started.
+        stir: called now and then while runs are measured.
         io_workers: maximum of threads in the io lane; None for the default.
         cpu_workers: maximum of worker processes, as far as it is known; None for one for each core.
         only: the one lane for all handlers, as in tests; None for a lane for each kind.
@@ -134,11 +134,11 @@ class Lanes:
             self.cpu.forget(handler)
 
     def give_up(self, delivery: Delivery) -> None:
-        """Have the supervisor cancel a delivery that nobody wants any more, running or not."""
+        """Have the supervisor cancel a delivery that is no longer wanted, running or not."""
         self._supervisor.give_up(delivery)
 
     def take_back(self, delivery: Delivery) -> bool:
-        """Cancel a delivery that no worker has begun; False when there is none."""
+        """Cancel a delivery; False if a worker has begun it."""
         lane = delivery.subscription.lane
         found = self._retries.withdraw(delivery) or lane.withdraw(delivery)
         if found:
@@ -146,10 +146,10 @@ class Lanes:
         return found
 
     def check_can_start(self) -> None:
-        """Refuse to go on where processes are needed, and starting one would start the program.
+        """Refuse to go on if processes are needed, and starting one would start the whole program.
 
         Raises:
-            ProcbusError: it is a frozen program that did not call `freeze_support`.
+            ProcbusError: the program is frozen, and did not call `freeze_support`.
         """
         if self.cpu is not None and self.cpu.pool.local:
             check_can_start()
@@ -170,8 +170,8 @@ class Lanes:
 
         Idempotent.
 
-        What a cpu handler publishes may be for them, and Python 3.12 starts no thread any more once
-        the main script has ended.
+        A cpu handler may publish events for them, and Python 3.12 starts no thread once the main
+        script has ended.
         """
         self._primed = True
         if self._supervised:
@@ -187,9 +187,9 @@ class Lanes:
             if self.cpu is None:
                 made = self._make_cpu_lane()
                 made.stir = self._stir
-                if self.cpu is None:  # as ever, unless a signal handler needed it meanwhile
+                if self.cpu is None:  # the usual case, unless a signal handler made it meanwhile
                     self.cpu = made
-                if self._closed:  # it was made for a publisher that the closing overtook
+                if self._closed:  # the lane was closed before this publisher had its cpu lane
                     made.close()
             return self.cpu
 
@@ -200,7 +200,7 @@ class Lanes:
 
                 made = LoopLane(self._flow)
                 made.stir = self._stir
-                if self.loop is None:  # as ever, unless a signal handler needed it meanwhile
+                if self.loop is None:  # the usual case, unless a signal handler made it meanwhile
                     self.loop = made
                 if self._closed:
                     made.close()
@@ -221,16 +221,16 @@ class Lanes:
         return [(delivery, since) for delivery, since in found if delivery is not None]
 
     def snapshot(self, subscriptions: Sequence[Subscription]) -> Mapping[str, LaneStats]:
-        """The lanes just now, by kind; threads and event loop together are the io lane.
+        """The state of the lanes, by kind; threads and event loop together are the io lane.
 
         Args:
-            subscriptions: those of the bus, which know how long their handlers ran.
+            subscriptions: the subscriptions of the bus, which know how long their handlers ran.
         """
         cpu, io = LaneStats(0, 0, 0, 0), self.io.stats()
         if self.cpu is not None:
             share = self._utilisation("cpu", subscriptions, self.cpu.worker_s())
             cpu = replace(self.cpu.stats(), utilisation=share)
-        # Of the threads alone: on the event loop handlers wait beside each other.
+        # Of the threads alone, because handlers on the event loop wait beside each other.
         io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
             loop = self.loop.stats()
@@ -247,20 +247,20 @@ class Lanes:
         return self.io.threads()
 
     def machine(self) -> Machine:
-        """What a handler could have of the machine."""
+        """Resources of the machine that a handler could use."""
         from procbus.system.cores import usable_cores  # only now: pathlib takes time to import
 
         cores = usable_cores()
         return Machine(cores, self._cpu_workers or cores, self.io.size)
 
     def shared_memory(self) -> SharedMemoryStats:
-        """What is large, on its way to workers and back."""
+        """Large objects on their way to workers and back."""
         return NOTHING_SHARED if self.cpu is None else self.cpu.pool.shared_memory()
 
     def _utilisation(
         self, kind: Kind, subscriptions: Sequence[Subscription], worker_s: float
     ) -> float | None:
-        """Share of the time of workers that they spent in handlers; None if there were none."""
+        """Share of the workers' time that they spent in handlers; None if there were none."""
         if not worker_s:
             return None
         now = monotonic()
@@ -269,15 +269,15 @@ class Lanes:
         return min(1.0, busy_s / worker_s)
 
     def cancel(self) -> None:
-        """Settle as cancelled all that has not begun."""
+        """Settle all deliveries that have not begun as cancelled."""
         for lane in self._all():
             lane.cancel()
-        # After the lanes, which may have something tried again until then.
+        # After the lanes, which may have a delivery retried until then.
         waiting = self._retries.cancel()
         self._flow.settle([(delivery, cancelled(delivery)) for delivery in waiting])
 
     def kill(self) -> None:
-        """End what is running, and settle it as cancelled."""
+        """End the running handlers, and settle their deliveries as cancelled."""
         for lane in self._all():
             lane.kill()
 
@@ -303,5 +303,5 @@ class Lanes:
 
 
 def _on_workers(handler: Handler, kind: Kind) -> bool:
-    """Whether a handler runs on a worker of its own of this kind, not on the event loop."""
+    """Whether a handler of this kind runs on a worker of its own, and not on the event loop."""
     return handler.kind == kind and not handler.is_async

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The queue of one lane: by priority, then first in, first out, behind each handler's gate.
 
-Its size is bounded by the admission of the bus: nothing gets here that was not admitted.
+Its size is bounded by the admission of the bus: only admitted deliveries get here.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from procbus.core.subscription import OVERHEAD_S, Subscription
 from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 
-#: A handler that runs shorter than this, in seconds, on average: waking another thread costs more.
+#: Threshold of the average run time below which a handler is short, in seconds; because waking
+#: another thread costs more.
 SHORT_S = 100e-6
-#: How long a lookout waits, in seconds, for something to be taken.
+#: Maximum wait of a lookout for a delivery to be taken, in seconds.
 LOOKOUT_S = 0.005
 _NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
 
 
 class _Gates(dict[Subscription, Gate]):
-    """The gate of each subscription that is gated, from its first delivery on."""
+    """The gates of subscriptions that have one, from their first delivery on."""
 
     def __missing__(self, subscription: Subscription) -> Gate:
-        # One step: else a signal handler that publishes meanwhile would make a gate of its own.
+        # In one step: otherwise a signal handler that publishes meanwhile would make another gate.
         return self.setdefault(subscription, Gate(subscription.handler))
 
 
 class LaneQueue:
     """Deliveries that wait for a worker of one lane.
 
-    `lock` belongs to the lane. It guards the queue, the gates of the lane's subscriptions and
-    whatever else the lane keeps beside them; it is held for microseconds, never while blocking.
-    Methods whose name starts with `locked_` are called with the lock held; the others take it.
+    The lock `lock` belongs to the lane. It guards the queue, the gates of the lane's subscriptions,
+    and whatever else the lane keeps beside them. It is held for microseconds, and never while
+    blocking. Methods whose names start with `locked_` are called with the lock held; the others
+    take it.
 
-    Waking a thread costs more than running a short handler, so nobody is woken in vain: `put`
-    wakes one taker when the queue was empty, and a taker wakes the next when it leaves something
-    behind, unless its own handler is short and it will be back before the other is awake. Then
-    one idle taker stands lookout, in case that handler is not short this time.
+    Waking a thread costs more than running a short handler, so no thread is woken in vain. `put`
+    wakes one taker if the queue was empty. A taker wakes the next one if it leaves deliveries
+    behind, unless its own handler is short and it will be back before the other is awake. Then one
+    idle taker stands lookout, in case that handler is not short this time.
     """
 
     def __init__(self) -> None:
@@ -51,16 +53,18 @@ class LaneQueue:
         self._unlock = self.lock.release
         self.closed = False
         self.cancelled = False
-        #: How many takers wait; a locked lock for each that was not woken yet, the latest last;
-        #: and whether one was woken and is not there yet.
+        #: Number of waiting takers; a locked lock for each that was not woken yet, the latest last;
+        #: and whether one was woken and has not arrived yet.
         self.waiting = 0
         self._sleepers: list[threading.Lock] = []
         self._waking = False
-        #: Somebody should take, and nobody is idle: more workers are needed. The lane resets it.
+        #: Whether a delivery waits and no taker is idle, so that more workers are needed. The lane
+        #: resets it.
         self.starved = False
-        #: Nobody slept who could have been woken since a taker looked last.
+        #: Whether a wake-up found no sleeper since a taker last looked.
         self.missed = False
-        #: Whether an idle taker stands lookout, or was woken to; how many were taken so far.
+        #: Whether an idle taker stands lookout, or was woken to; and the number of deliveries
+        #: taken.
         self._lookout = _NO_LOOKOUT
         self._taken = 0
         self._ready: dict[int, deque[Delivery]] = {0: deque()}
@@ -68,10 +72,10 @@ class LaneQueue:
         self._gates = _Gates()
 
     def put(self, delivery: Delivery) -> bool:
-        """Queue a delivery behind its gate, and see to it that somebody takes it.
+        """Queue a delivery behind its gate, and make sure that a taker takes it.
 
         Returns:
-            False, and it is not queued, when the queue was cleared for good.
+            False, without queueing it, if the queue was cleared for good.
         """
         subscription = delivery.subscription
         gated = subscription.gated
@@ -88,15 +92,15 @@ class LaneQueue:
                 kept = False
                 delivery.queued = True
                 if gated:
-                    self._gates[subscription].abandon()  # clear() missed it if it is new
+                    self._gates[subscription].abandon()  # a new gate, which clear() has missed
             else:
                 bucket = self._ready.get(subscription.priority)
                 if bucket is None:
                     bucket = self._bucket(subscription.priority)
                 if not gated or self._locked_admit(delivery):
                     delivery.queued = True
-                    # Asked before: one who interrupts this may queue another behind this one, and
-                    # wakes nobody for that.
+                    # Checked before: code that interrupts this may queue another delivery behind
+                    # this one, and wakes no taker for it.
                     if bucket:
                         bucket.append(delivery)
                     else:
@@ -104,21 +108,22 @@ class LaneQueue:
                         self.locked_wake()
             held = False
             self._unlock()
-        except BaseException:  # Ctrl-C, or it is tangled up
+        except BaseException:  # Ctrl-C, or the thread is tangled up
             if held and self.lock.owned():
                 self._locked_interrupted(delivery, begun)
             raise
         return kept
 
     def _accept(self, delivery: Delivery) -> None:
-        """Find out which deliveries have an equal key, while no lock is held: it is user code."""
+        """Find deliveries with an equal key, without a lock: comparing keys is user code."""
         gate = self._gates[delivery.subscription]
         while True:
             token = gate.token_for(delivery.key)
             with self.lock:
                 accepted = gate.accept(delivery, token)
             if accepted:
-                # All have the same object: so none dies under the lock, where its `__del__` ran.
+                # All share one object, so that none is freed under the lock, where its `__del__`
+                # would run.
                 delivery.key = token.key
                 return
 
@@ -128,7 +133,7 @@ class LaneQueue:
         return gate.admit(delivery)
 
     def _locked_interrupted(self, delivery: Delivery, begun: bool) -> None:
-        """Ctrl-C came while a delivery was being queued: it is in the queue, or never was."""
+        """Tidy up after Ctrl-C during queueing: the delivery is in the queue, or never was."""
         subscription = delivery.subscription
         gate, bucket = self._gates.get(subscription), self._bucket(subscription.priority)
         if self.cancelled:
@@ -143,7 +148,7 @@ class LaneQueue:
         self._unlock()
 
     def release(self, delivery: Delivery) -> int:
-        """Open the gate of a settled delivery for those behind it; return how many may go."""
+        """Open the gate of a settled delivery for the ones behind it; return how many may go."""
         subscription = delivery.subscription
         if not subscription.gated:
             return 0
@@ -170,7 +175,7 @@ class LaneQueue:
         """Queue a delivery for its next attempt, in front: it is older than all that wait.
 
         Returns:
-            False, and it is not queued, when the queue was cleared for good.
+            False, without queueing it, if the queue was cleared for good.
         """
         subscription = delivery.subscription
         with self.lock:
@@ -182,11 +187,11 @@ class LaneQueue:
         return True
 
     def take(self, *, fresh: bool = False, wait: bool = True) -> Delivery | None:
-        """Take the next delivery, waiting for one; None once the queue is closed and empty.
+        """Take the next delivery, after waiting for one; None once the queue is closed and empty.
 
         Args:
             fresh: whether the taker was just started, because the queue was starved.
-            wait: whether to wait for one; else it gives None where none is ready.
+            wait: whether to wait for a delivery; otherwise None if none is ready.
         """
         if not self._try_lock(False):
             acquire(self.lock)
@@ -228,7 +233,7 @@ class LaneQueue:
             self._unlock()
 
     def _arrived(self) -> None:
-        """A taker was woken: if it was to stand lookout, it does so until it is needed."""
+        """Note that a taker was woken; one that is to stand lookout waits until it is needed."""
         self._waking = False
         if self._lookout != _LOOKOUT_CALLED:
             return
@@ -242,16 +247,17 @@ class LaneQueue:
     def locked_wait(self, timeout: float | None) -> None:
         """Wait to be woken, at most `timeout` seconds.
 
-        Set `missed` to False before you look whether to wait: it returns at once if somebody was to
-        be woken since.
+        Set `missed` to False before you check whether to wait: this returns at once if a wake-up
+        came since.
 
-        A condition variable would wake whoever waits longest. Here it is the latest, whose thread
-        and worker are still in the caches of the processor: 20 us of 100 to a result.
+        A condition variable would wake the thread that waits longest. This wakes the latest, whose
+        thread and worker are still in the caches of the processor: that saves 20 us of 100 to a
+        result.
         """
         sleeper = threading.Lock()
         sleeper.acquire()
         self._sleepers.append(sleeper)
-        if self.missed:  # by one who interrupted this thread, and found nobody asleep
+        if self.missed:  # code that interrupted this thread wanted to wake a taker
             self._sleepers.remove(sleeper)
             self.missed = False
             return
@@ -264,7 +270,7 @@ class LaneQueue:
                 acquire(self.lock)
             self.waiting -= 1
             self._waking = False
-            if sleeper in self._sleepers:  # nobody woke it: the time is up
+            if sleeper in self._sleepers:  # no wake-up came within the timeout
                 self._sleepers.remove(sleeper)
 
     def locked_wake(self) -> None:
@@ -274,18 +280,18 @@ class LaneQueue:
         if self._sleepers:
             self._waking = True
             sleeper = self._sleepers[-1]
-            del self._sleepers[-1]  # no call, after which Ctrl-C might come
+            del self._sleepers[-1]  # no call here, because Ctrl-C might come after one
             sleeper.release()
         else:
             self.starved = self.missed = True
 
     def locked_started(self) -> None:
-        """The lane starts a taker because the queue was starved."""
+        """Note that the lane starts a taker because the queue was starved."""
         self.starved = False
         self._waking = True
 
     def locked_not_started(self) -> None:
-        """The taker could not be started after all."""
+        """Note that the taker could not be started after all."""
         self.starved = True
         self._waking = False
 
@@ -299,8 +305,8 @@ class LaneQueue:
     def locked_take_batch(self, budget_s: float, most: int) -> list[Delivery]:
         """Take as many deliveries as should run for about `budget_s` seconds together.
 
-        Each counts with its handler's running average. One whose handler has never run, or runs
-        longer than the budget, goes alone.
+        Each counts with its handler's average run time. A delivery whose handler has never run, or
+        runs longer than the budget, goes alone.
         """
         batch: list[Delivery] = []
         for bucket in self._by_priority:
@@ -320,33 +326,33 @@ class LaneQueue:
         self.locked_wake()
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery out, if it is ready and nobody took it yet."""
+        """Take one delivery out, if it is ready and was not taken yet."""
         bucket = self._bucket(delivery.subscription.priority)
-        if delivery not in bucket:  # asked first: the error of remove() would have its repr
+        if delivery not in bucket:  # checked first: the error of remove() would contain its repr
             return False
         bucket.remove(delivery)
         return True
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery out, if it is ready and nobody took it yet."""
+        """Take one delivery out, if it is ready and was not taken yet."""
         with self.lock:
             return self.locked_withdraw(delivery)
 
     def seems_ready(self) -> bool:
-        """Whether something is ready for a worker: a glance without the lock."""
+        """Whether a delivery is ready for a worker: a glance without the lock."""
         return any(self._by_priority)
 
     def locked_ready(self) -> int:
-        """How many deliveries are ready for a worker."""
+        """Number of deliveries that are ready for a worker."""
         return sum(map(len, self._by_priority))
 
     def depth(self) -> int:
-        """How many deliveries wait: ready ones, and those behind a gate."""
+        """Number of waiting deliveries, ready ones and ones behind a gate."""
         with self.lock:
             return self.locked_ready() + sum(gate.behind for gate in list(self._gates.values()))
 
     def clear_ready(self) -> list[Delivery]:
-        """Take out everything that is ready; what waits at a gate moves up later."""
+        """Take out all ready deliveries; deliveries at a gate move up later."""
         with self.lock:
             out: list[Delivery] = []
             while (delivery := self.locked_take()) is not None:
@@ -354,7 +360,7 @@ class LaneQueue:
             return out
 
     def clear(self) -> list[Delivery]:
-        """Take everything out for good, ready or not: what a cancelled bus will not run."""
+        """Take out all deliveries for good, ready or not, because a cancelled bus runs none."""
         with self.lock:
             self.cancelled = True
             out: list[Delivery] = []
@@ -366,7 +372,7 @@ class LaneQueue:
             return out
 
     def close(self) -> None:
-        """Let takers go once nothing is ready. Idempotent."""
+        """Release takers once no delivery is ready. Idempotent."""
         with self.lock:
             self.closed = True
             while self._sleepers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When a worker process is replaced between two deliveries: it did enough, or grew too large."""
+"""Recycling: a worker process is replaced between two deliveries if it did enough or grew."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ if TYPE_CHECKING:
 
 
 class Wear(NamedTuple):
-    """What a worker may go through."""
+    """The limits after which a worker is replaced."""
 
-    #: So many deliveries; None for any number.
+    #: Maximum of deliveries; None for no limit.
     max_events: int | None = None
-    #: So many bytes of resident memory after a delivery; None for any.
+    #: Maximum of resident memory after a delivery, in bytes; None for no limit.
     max_memory: int | None = None
 
     @property
     def limited(self) -> bool:
-        """Whether workers have to be looked at between two deliveries."""
+        """Whether workers have to be measured between two deliveries."""
         return self.max_events is not None or self.max_memory is not None
 
     def left(self, done: int) -> int | None:
-        """How many deliveries a worker may have that has done so many; None for any number."""
+        """Maximum of further deliveries after `done` ones; None for no limit."""
         if self.max_events is None or not may_replace():
             return None
         return self.max_events - done
 
     def worn_out(self, done: int, probe: Probe | None) -> str:
-        """Why a worker is to be replaced that has nothing to do; empty if it is not.
+        """The reason to replace an idle worker; empty if there is none.
 
         Args:
-            done: deliveries that it has finished: with none it would be replaced for ever.
-            probe: its process.
+            done: deliveries that it has finished. A worker with none stays, or it would be replaced
+                for ever.
+            probe: probe of its process.
         """
         if not self.limited or not done or not may_replace():
             return ""
@@ -50,7 +51,7 @@ class Wear(NamedTuple):
 
 
 def too_grown_for(delivery: Delivery) -> str:
-    """Why a worker was replaced that did not want this delivery."""
+    """The reason for replacing a worker that refused this delivery."""
     limit = delivery.subscription.handler.limits.max_memory or 0
     return (
         f"growing nearly to the max_memory of {delivery.handler.name}, {format_size(limit)}, "

@@ -16,17 +16,17 @@ from procbus.pool.interface import Message, Worker
 if TYPE_CHECKING:
     from procbus.lanes.attempt import Verdict
 
-#: A batch is overdue after twice the time that it should take, and this many seconds more.
+#: Time beyond twice the expected duration after which a batch is overdue, in seconds.
 GRACE_S = 0.010
-#: Bytes that surely get to a worker, and into its memory, in a second.
+#: Minimum rate at which bytes reach a worker and its memory, in bytes a second.
 TRANSFER_BYTES_S = 50e6
 
 
 class Batch:
-    """Deliveries that a worker was given together.
+    """Deliveries that a worker gets together.
 
     Args:
-        message: the deliveries, made ready for the worker.
+        message: the deliveries, encoded for the worker.
     """
 
     __slots__ = (
@@ -43,65 +43,64 @@ class Batch:
     def __init__(self, message: Message) -> None:
         self.number = message.batch
         self.message = message
-        #: Those that are this worker's. Guarded by the lane's lock: others take from the end.
+        #: The worker's deliveries. Guarded by the lane's lock: other threads take from the end.
         self.deliveries = list(message.deliveries)
-        #: How many of them have ended, and how many of those are settled. Written by the companion.
+        #: Number of ended deliveries, and number of settled ones. Written by the companion.
         self.ended = 0
         self.settled = 0
-        #: How long they should take one after the other, in seconds.
+        #: Expected duration of all deliveries one after the other, in seconds.
         expected_s = OVERHEAD_S * len(self.deliveries)
         for delivery in self.deliveries:  # a loop takes half of the time of sum()
             expected_s += delivery.subscription.average_s or 0.0
         self.expected_s = expected_s
-        #: When the worker should be through with it, once it is the worker's first.
+        #: Time when the worker should have finished it, once it is the worker's first batch.
         self.due_at = inf
         self.sent = False
 
     def due_from_now(self) -> float:
-        """When the worker should be through with the batch if it has it from now on."""
+        """Time when the worker should have finished the batch if it begins now."""
         transfer_s = len(self.message.data) / TRANSFER_BYTES_S
         return monotonic() + 2 * self.expected_s + transfer_s + GRACE_S
 
     def patience_s(self) -> float | None:
-        """How long to wait for a report before looking what is finished; None: as it takes.
+        """Maximum wait for a report before reading the logbook, in seconds; None for no maximum.
 
-        The worker sends nothing while it is in a handler. What it finished before should not wait
-        for one that takes long.
+        The worker sends nothing while it is in a handler. Its finished deliveries should not wait
+        for a long one.
         """
         if self.due_at == inf or len(self.deliveries) - self.ended < 2:
             return None
         return max(0.0, self.due_at - monotonic())
 
     def open(self) -> list[Delivery]:
-        """Those that have not ended."""
+        """The deliveries that have not ended."""
         return self.deliveries[self.ended :]
 
 
 class Slot:
-    """The place of one worker in the lane: who is there, and what it was given.
+    """The place of one worker in the lane: the worker, and its batches.
 
-    A companion puts a worker there, and the next one when that has died. The lane's lock guards
-    `in_flight`, `due_at` and `recalled`; methods are called with it held. The other fields are
-    written by the companion alone, but for the two that the supervisor leaves for it. Any thread
-    may read them.
+    A companion puts a worker there, and another one after its death. The lane's lock guards
+    `in_flight`, `due_at` and `recalled`; methods are called with it held. Only the companion writes
+    the other fields, except the two that the supervisor leaves for it. Any thread may read them.
 
     Args:
-        number: tells it from the lane's other slots.
+        number: number of the slot in its lane.
     """
 
     def __init__(self, number: int) -> None:
         #: Name of the companion's thread.
         self.name = f"procbus-companion-{number}"
-        #: The worker, once it is ready; and one that is not yet, and when it was launched.
+        #: The ready worker; and a worker that is starting, with the time of its launch.
         self.worker: Worker | None = None
         self.starting: Worker | None = None
         self.starting_since = 0.0
         self.in_flight: deque[Batch] = deque()
-        #: When the first batch in flight should be through, in seconds of `time.monotonic()`:
-        #: past that, others may take back what is not begun.
+        #: Time when the first batch in flight should be finished, in seconds of `time.monotonic()`.
+        #: After it, other companions may take back deliveries that are not begun.
         self.due_at = inf
-        #: Something was taken back and the worker has not said so yet: it gets nothing new, lest
-        #: it uses the tokens of that for what was taken back.
+        #: Whether deliveries were taken back and the worker has not reported that yet. Until then
+        #: it gets none, because it might use their tokens for the ones taken back.
         self.recalled = False
         self.events_done = 0
         self.restarts = 0
@@ -109,23 +108,23 @@ class Slot:
         #: Set once the first worker was launched, or could not be.
         self.launched = threading.Event()
         self.started_at = monotonic()
-        #: Left by the supervisor: why the worker is being killed, given with the worker halted and
-        #: before the kill; and its resident memory when it was last looked at, 0 if it was not.
-        #: The companion reads them once the worker is dead.
+        #: Left by the supervisor: the verdict for which the worker is being killed, written with
+        #: the worker halted and before the kill; and its last measured memory, 0 if it was not
+        #: measured. The companion reads them once the worker is dead.
         self.verdict: Verdict | None = None
         self.seen_bytes = 0
 
     def settle_in(self, worker: Worker) -> None:
-        """A worker is ready. The companion calls it, without the lock."""
+        """Note that a worker is ready. Called by the companion, without the lock."""
         self.verdict, self.seen_bytes = None, 0
         self.worker = worker
 
     def locked_held_up(self) -> bool:
-        """Whether the worker has something that it has not begun behind what it is in."""
+        """Whether the worker has deliveries that wait behind the running one."""
         return sum(len(batch.open()) for batch in self.in_flight) > 1
 
     def locked_clear(self) -> list[Batch]:
-        """Take all batches: the worker is gone."""
+        """Take all batches, because the worker is dead."""
         batches = list(self.in_flight)
         self.in_flight.clear()
         self.due_at = inf
@@ -133,8 +132,8 @@ class Slot:
         return batches
 
     def locked_take_back(self) -> list[Delivery]:
-        """Take back what the worker has not begun."""
-        self.due_at = inf  # once is enough: what is begun stays there
+        """Take back the deliveries that the worker has not begun."""
+        self.due_at = inf  # once is enough: begun deliveries stay with the worker
         worker = self.worker
         if worker is None:
             return []
@@ -144,7 +143,7 @@ class Slot:
         return taken
 
     def locked_part_with(self, count: int) -> list[Delivery]:
-        """Take the last deliveries from what the worker has."""
+        """Take the last deliveries from the worker's batches."""
         taken: list[Delivery] = []
         for batch in reversed(self.in_flight):
             keep = max(0, len(batch.deliveries) - (count - len(taken)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The io lane for plain functions: its queue, and as many threads as that needs."""
+"""The io lane for plain functions: its queue, and as many threads as the queue needs."""
 
 from __future__ import annotations
 
@@ -41,46 +41,44 @@ from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
 
-# A thread of the io lane: takes deliveries, runs their handlers, and measures what runs take.
-#
-# They are daemon threads of our own rather than those of a ThreadPoolExecutor, because the
-# interpreter waits for the latter at its end: Ctrl-C would hang on a handler that waits for a
-# socket.
+# A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
+# The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
+# waits for the latter at its end, so Ctrl-C would hang on a handler that waits for a socket.
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
-#: Variables in the context of a thread in which user code has left nothing: `running`.
+#: Number of variables in a thread's context while user code has left none: only `running`.
 _CLEAN = 1
 
 
 class Home(Protocol):
-    """The lane of a thread, as that sees it."""
+    """The lane, as far as its threads use it."""
 
     queue: LaneQueue
 
     @property
     def full(self) -> bool:
-        """Whether all threads that there may be were started."""
+        """Whether the maximum of threads was started."""
 
     def grow(self) -> None:
-        """Start one more thread for a starved queue, if there may be more."""
+        """Start another thread for a starved queue, if the maximum allows."""
 
     def left(self, thread: IoThread) -> None:
-        """A thread ends."""
+        """Note that a thread ends."""
 
-    #: Whether there are more threads that do not wait than there may be.
+    #: Whether more threads work, without waiting for the bus, than the maximum.
     crowded: bool
 
     def leave(self, thread: IoThread, delivery: Delivery) -> bool:
-        """Whether a thread is to end, since there are too many: its delivery is queued again."""
+        """Whether a thread has to end because there are too many; its delivery is queued again."""
 
     def lend(self, thread: IoThread) -> None:
-        """A thread begins to wait for the bus: another may take its place."""
+        """Note that a thread waits for the bus, so that another may take its place."""
 
     def take_back(self, thread: IoThread) -> None:
-        """A thread has waited."""
+        """Note that a thread no longer waits."""
 
     def stir(self) -> None:
-        """Have somebody see what was measured."""
+        """Have the advisor evaluate the measurements."""
 
 
 class IoThread(LaneThread):
@@ -91,29 +89,29 @@ class IoThread(LaneThread):
         self._lane = lane
         self._settle = flow.settle
         self._context_of = flow.context_of
-        self._pid = os.getpid()  # asked once: it is a system call, and would be for every event
-        #: What is being run, and since when. Written by this thread, read by any.
+        self._pid = os.getpid()  # read once, because the system call would be made for every event
+        #: The running delivery, and its start. Written by this thread, read by any.
         self.at_hand: Delivery | None = None
         self.since = 0.0
         self.events_done = 0
-        #: The handler of the last long run, and when that ended. Written as one by this thread.
+        #: The handler of the last long run, and its end. Written as one by this thread.
         self._finished: tuple[Subscription, float] | None = None
-        #: The short run that is measured next, of `ONE_IN`, by `events_done`: one thread's first,
-        #: another's last, lest those that all threads begin with count for too many.
+        #: The short run that is measured next, of `ONE_IN`, by `events_done`. It differs between
+        #: threads, so that the deliveries that all threads begin with do not count too much.
         self._next = 17 * number % ONE_IN
-        #: CPU seconds of this thread when they were last read.
+        #: CPU seconds of this thread at the last reading.
         self._cpu_read = 0.0
         self.started_at = monotonic()
-        #: Guards the two fields below: of a run with a time limit, either this thread says how it
-        #: ended, or the supervisor, who then leaves the thread behind.
+        #: Guards the two fields below. The end of a run with a time limit is settled either by this
+        #: thread, or by the supervisor, which then leaves the thread behind.
         self._ending = Lock()
-        #: What is being run with a time limit, and when that ends.
+        #: The running delivery with a time limit, and the end of that.
         self.limited: tuple[Delivery, float] | None = None
         self.abandoned = False
         #: Whether this is a copy of the thread, in a child that its handler forked.
         self._forked = False
-        #: How many waits for the bus it is in; and whether its place is lent to another meanwhile,
-        #: which the lock of the lane guards.
+        #: Number of waits for the bus that it is in; and whether its place is lent to another
+        #: thread, which the lane's lock guards.
         self._waits = 0
         self.lent = False
 
@@ -129,10 +127,10 @@ class IoThread(LaneThread):
             self._lane.left(self)
 
     def _serve(self, own: Context, fresh: bool) -> bool:
-        """Run deliveries until the end, or until user code has left something in the context.
+        """Run deliveries until the end, or until user code has left a variable in the context.
 
         Args:
-            own: the context that this runs in.
+            own: the context in which this runs.
             fresh: whether the thread was just started.
 
         Returns:
@@ -157,21 +155,21 @@ class IoThread(LaneThread):
                 forked_children.end_child(None, f"a callback on {self.name}")
             delivery = outcome = None
             if len(own) != _CLEAN:
-                del own  # the traceback of an error keeps this frame
+                del own  # because the traceback of an error keeps this frame alive
                 return True
             delivery = queue.take(wait=False)
             if delivery is None:
-                # Nothing of this event may be kept alive while waiting for the next.
+                # No object of this event may be kept alive during the wait for the next.
                 running.set(None)
                 delivery = queue.take()
         return False
 
     def _attempt(self, delivery: Delivery) -> Outcome | None:
         receipt = delivery.receipt
-        if receipt is None:  # cancelled meanwhile
+        if receipt is None:  # the delivery was cancelled meanwhile
             return None
         seat = [self._context_of, delivery, receipt]
-        running.set(seat)  # as take_seat, without the call
+        running.set(seat)  # like take_seat, without the call
         started_at = self.since = monotonic()
         self.at_hand = delivery
         subscription = delivery.subscription
@@ -189,11 +187,11 @@ class IoThread(LaneThread):
                 value = handler.function(receipt.event)
             else:
                 if handler.retry.retries:
-                    context = another(context)  # the next attempt is to begin as this one does
+                    context = another(context)  # a copy, so that the next attempt begins the same
                 value = context.run(run_seated, seat, handler.function, receipt.event)
                 delivery.context = None
-        except BaseException as error:  # noqa: BLE001 - all that a handler raises is its outcome
-            context = None  # the traceback keeps this frame
+        except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
+            context = None  # because the traceback keeps this frame alive
             if self._forked:
                 forked_children.end_child(error, place_of(delivery))
             outcome = failure(error, delivery, started_at, self._pid)
@@ -216,7 +214,7 @@ class IoThread(LaneThread):
         self._forked = True
 
     def _begin_measuring(self, average_s: float | None) -> int:
-        """Read the clock; return for how many runs this one will stand."""
+        """Read the clock; return the number of runs that this one will stand for."""
         if self.events_done >= self._next:
             self._next = self.events_done + ONE_IN
         self._cpu_read = thread_time()
@@ -225,12 +223,12 @@ class IoThread(LaneThread):
     def _measure(
         self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int
     ) -> None:
-        """Note what a run took of the machine."""
+        """Note the times of a run."""
         wall_s = outcome.ended_at - outcome.started_at
         if wall_s > LONG_S:
             self._finished = (subscription, outcome.ended_at)
-            # One among short ones that is longer than all in between: it stands for itself, and
-            # what those took since the clock was read is next to nothing.
+            # A run among short ones that is longer than all in between stands for itself. The
+            # others since the last reading took next to nothing.
             if wall_s > ONE_IN * (subscription.average_s or 0.0):
                 stands_for = 1
         if not stands_for:
@@ -245,7 +243,7 @@ class IoThread(LaneThread):
             weigh_delivery(meter, subscription.handler.function, event, outcome.value)
 
     def subject(self) -> Subscription | None:
-        """The handler that it is in, if that takes long as a rule."""
+        """The handler that it is in, if that usually takes long."""
         delivery = self.at_hand
         if delivery is None:
             return None
@@ -254,7 +252,7 @@ class IoThread(LaneThread):
         return subscription if average_s is None or average_s > LONG_S else None
 
     def finished(self, since: float) -> Subscription | None:
-        """The handler of its last long run, if that ended after this moment."""
+        """The handler of its last long run, if that ended after `since`."""
         finished = self._finished
         return finished[0] if finished is not None and finished[1] > since else None
 
@@ -266,7 +264,8 @@ class IoThread(LaneThread):
             why = waits_for_itself(delivery, receipt)
             if why:
                 raise ProcbusError(why)
-        # In a loop of its own, or in a signal handler or finalizer, it may be in several.
+        # A handler with a loop of its own, a signal handler or a finalizer may wait several times
+        # at once.
         if not self._waits:
             self._lane.lend(self)
         self._waits += 1
@@ -278,10 +277,10 @@ class IoThread(LaneThread):
             self._lane.take_back(self)
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
-        """Leave the thread behind, if it is still at that run; from now on it settles nothing.
+        """Leave the thread behind, if it is still in that run; from now on it settles nothing.
 
-        False when it is not, or was left behind before: of a run that keeps its place in the lane
-        the supervisor sees again and again that its time is over.
+        False if it is not, or was left behind before. For a run that keeps its place in the lane
+        the supervisor finds again and again that its time is over.
         """
         with self._ending:
             if self.abandoned or self.limited is not limited:
@@ -290,25 +289,25 @@ class IoThread(LaneThread):
             return True
 
     def stack(self) -> str:
-        """Where the thread is in its handler, as the text of a Python stack."""
+        """The Python stack of the thread in its handler, as text."""
         frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001 - documented so
         return stack_text(traceback.extract_stack(frame), __file__)
 
 
-#: Threads at most that wait for the bus in a handler while another has their place.
+#: Maximum of threads that wait for the bus in a handler while another has their place.
 MOST_LENT = 1_000
 
 
 class IoLane:
     """The threads of one bus. Thread-safe.
 
-    The lock of `queue` is the lane's. It guards the queue, the gates, the lists of threads, and how
-    many of them wait.
+    The lock of `queue` is the lane's lock. It guards the queue, the gates, the lists of threads,
+    and the number of waiting ones.
 
     Args:
-        threads: at most so many; each is started when nobody else is free.
-        flow: settles deliveries, and makes what `current()` returns in a handler.
-        stir: is called now and then while runs were measured.
+        threads: maximum of threads; one is started when no other is free.
+        flow: settles deliveries, and makes the return value of `current()` in a handler.
+        stir: called now and then while runs are measured.
     """
 
     def __init__(
@@ -323,18 +322,18 @@ class IoLane:
         self._flow = flow
         self._settle = flow.settle
         self._threads: list[IoThread] = []
-        #: Threads left behind in a handler that ran out of time. There are `threads` of them at
-        #: most: from then on, one that is left behind keeps its place.
+        #: Threads left behind in a handler that timed out, at most `threads`. From then on a thread
+        #: that is left behind keeps its place.
         self._abandoned: list[IoThread] = []
-        #: Seconds that threads have been there which are there no more.
+        #: Seconds that ended threads existed.
         self._past_s = 0.0
-        #: Threads whose handler waits for the bus: others have their places.
+        #: Number of threads whose handler waits for the bus, and whose places others have.
         self._lent = 0
         self.crowded = False
         self._numbers = itertools.count(1)
 
     def put(self, delivery: Delivery) -> None:
-        """Queue a delivery, and start one more thread where none is free for it."""
+        """Queue a delivery, and start another thread if none is free for it."""
         if (context := copy_context()) and (own := kept(context)) is not None:
             delivery.context = own
         if not self.queue.put(delivery):
@@ -343,12 +342,12 @@ class IoLane:
             self.grow()
 
     def release(self, delivery: Delivery) -> None:
-        """Let those go that waited at the gate behind a settled delivery."""
+        """Release deliveries that waited at the gate behind a settled one."""
         if self.queue.release(delivery) and self.queue.starved:
             self.grow()
 
     def step_aside(self, delivery: Delivery) -> None:
-        """Let others run while a delivery waits for its next attempt."""
+        """Let other deliveries run while this one waits for its next attempt."""
         if self.queue.step_aside(delivery) and self.queue.starved:
             self.grow()
 
@@ -360,7 +359,7 @@ class IoLane:
             self.grow()
 
     def is_running(self, delivery: Delivery) -> bool:
-        """Whether a thread is in the handler with this delivery just now."""
+        """Whether a thread is running this delivery now."""
         return any(t.at_hand is delivery and not t.abandoned for t in list(self._threads))
 
     def withdraw(self, delivery: Delivery) -> bool:
@@ -368,40 +367,40 @@ class IoLane:
         return self.queue.withdraw(delivery)
 
     def threads(self) -> list[IoThread]:
-        """The threads that there are just now."""
+        """The present threads."""
         return list(self._threads)
 
     def abandoned_threads(self) -> list[IoThread]:
-        """Threads that are left behind in a handler that ran out of time."""
+        """Threads left behind in a handler that timed out."""
         with self.queue.lock:
             return [*self._abandoned, *(thread for thread in self._threads if thread.abandoned)]
 
     def worker_s(self) -> float:
-        """Seconds that threads have been there, all together."""
+        """Seconds that threads existed, all together."""
         now = monotonic()
         with self.queue.lock:
             return self._past_s + sum(now - thread.started_at for thread in self._threads)
 
     def stats(self) -> LaneStats:
-        """The lane just now."""
+        """The state of the lane."""
         threads = self.threads()
         busy = sum(thread.at_hand is not None for thread in threads)
         left_behind = len(self.abandoned_threads())
         return LaneStats(self.queue.depth(), len(threads), busy, 0, abandoned=left_behind)
 
     def close(self, timeout: float | None = None) -> None:
-        """End the threads once nothing is ready; wait for each at most so long. Idempotent."""
+        """End the threads once nothing is ready; wait for each at most `timeout` s. Idempotent."""
         self.queue.close()
         deadline = None if timeout is None else monotonic() + timeout
         for thread in self.threads():
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
 
     def cancel(self) -> None:
-        """Settle as cancelled all that no thread has begun. Idempotent."""
+        """Settle all deliveries that no thread has begun as cancelled. Idempotent."""
         self._settle([(delivery, cancelled(delivery)) for delivery in self.queue.clear()])
 
     def kill(self) -> None:
-        """Settle as cancelled what the threads are running; a thread itself cannot be killed."""
+        """Settle the running deliveries as cancelled; the threads themselves cannot be killed."""
         self.queue.close()
         now = monotonic()
         at_hand = [(t.at_hand, now - t.since) for t in self.threads()]
@@ -416,12 +415,12 @@ class IoLane:
 
     @property
     def full(self) -> bool:
-        """Whether all threads that there may be were started."""
+        """Whether the maximum of threads was started."""
         there = len(self._threads)
         return there - self._lent >= self.size or there >= self.size + MOST_LENT
 
     def grow(self) -> None:
-        """Start one more thread for a starved queue, if there may be more."""
+        """Start another thread for a starved queue, if the maximum allows."""
         thread: IoThread | None = None
         try:
             with self.queue.lock:
@@ -437,12 +436,12 @@ class IoLane:
             if self._drop(thread):
                 waiting = self.queue.clear_ready()
                 self._settle([(delivery, no_thread(delivery, error)) for delivery in waiting])
-        except BaseException:  # Ctrl-C, most likely
+        except BaseException:  # most likely Ctrl-C
             self._drop(thread)
             raise
 
     def _drop(self, thread: IoThread | None) -> bool:
-        """Let go of a thread that was not started; say whether none is left to work."""
+        """Drop a thread that was not started; return whether none is left to work."""
         with self.queue.lock:
             if thread is None or thread.ident is not None or thread not in self._threads:
                 return False
@@ -451,14 +450,14 @@ class IoLane:
             return len(self._threads) <= self._lent
 
     def lend(self, thread: IoThread) -> None:
-        """A thread waits for the bus in its handler: another may take its place.
+        """Note that a thread waits for the bus in its handler, so that another may take its place.
 
         Raises:
-            ProcbusError: there are too many that wait, and none is left to do what they wait for.
+            ProcbusError: too many handlers wait, and no thread is left for the awaited deliveries.
         """
         with self.queue.lock:
             if thread not in self._threads:
-                return  # left behind, and replaced
+                return  # it was left behind, and replaced
             there = len(self._threads)
             if there >= self.size + MOST_LENT and there - self._lent <= 1:
                 raise ProcbusError(
@@ -474,7 +473,7 @@ class IoLane:
             self.grow()
 
     def take_back(self, thread: IoThread) -> None:
-        """A thread has waited. Where another has its place, the next that looks for work ends."""
+        """Note that a thread no longer waits. If its place is taken, the next idle one ends."""
         with self.queue.lock:
             self._locked_take_back(thread)
 
@@ -487,10 +486,10 @@ class IoLane:
     def _locked_count(self) -> None:
         self.crowded = len(self._threads) - self._lent > self.size
         if self.crowded:
-            self.queue.starved = True  # threads look closer then
+            self.queue.starved = True  # so that threads look closer
 
     def leave(self, thread: IoThread, delivery: Delivery) -> bool:
-        """Whether a thread is to end, since there are too many: its delivery is queued again."""
+        """Whether a thread has to end because there are too many; its delivery is queued again."""
         with self.queue.lock:
             self._locked_count()
             if not self.crowded:
@@ -500,7 +499,7 @@ class IoLane:
             return True
 
     def left(self, thread: IoThread) -> None:
-        """A thread ends: the lane does, or the thread came back that was left behind."""
+        """Note that a thread ends, with its lane or after it was left behind."""
         with self.queue.lock:
             if thread in self._threads:
                 self._locked_remove(thread)
@@ -511,7 +510,7 @@ class IoLane:
             self.grow()
 
     def expire(self, now: float) -> float:
-        """Settle what has run out of time; return when the next will have.
+        """Settle deliveries that ran out of time; return the time of the next such end.
 
         Args:
             now: in seconds of `time.monotonic()`.
@@ -552,9 +551,9 @@ class IoLane:
             self.grow()
 
     def _locked_replace(self) -> None:
-        """Make room for others in place of threads that were left behind, as many as there may be.
+        """Make room for other threads in place of the ones left behind, up to the maximum.
 
-        The lock is held. Call `grow` after it, if the queue is starved.
+        The lock is held. Call `grow` afterwards, if the queue is starved.
         """
         for thread in [thread for thread in self._threads if thread.abandoned]:
             if len(self._abandoned) < self.size:
