@@ -449,10 +449,10 @@ class EventBus(BusLife):
 
     @property
     def resume_summary(self) -> ResumeSummary | None:
-        """What the journal had from runs before, and what became of that; None without a journal.
+        """The journal's deliveries of earlier runs, and their fate; None without a journal.
 
-        It is resumed by the first of `start`, a publish, `drain` and the end of the `with` block,
-        for the handlers that are subscribed then; for others once they are.
+        They are resumed by the first of `start`, a publish, `drain` and the end of the `with`
+        block, for the handlers that are subscribed then; for other handlers once subscribed.
         """
         journal = self._parts.journal
         return None if journal is None else journal.summary()

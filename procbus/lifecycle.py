@@ -25,7 +25,7 @@ from procbus.system.sigterm import OnSigterm
 if TYPE_CHECKING:
     from procbus.journal.bus_journal import BusJournal
 
-#: After Ctrl-C, running handlers have so long to finish, in seconds, before they are stopped.
+#: Maximum time for running handlers to finish after Ctrl-C, in seconds; then they are stopped.
 INTERRUPT_GRACE_S = 1.0
 #: Interval at which a closing bus checks for SIGTERM, in seconds.
 LIFECYCLE_LOOK_S = 0.1
@@ -35,11 +35,11 @@ class Lifecycle:
     """Ends one bus, once. Thread-safe: a second closer waits for the first.
 
     Args:
-        admission: knows what is pending.
+        admission: counts the pending deliveries.
         dispatcher: refuses events in a forked child.
-        journal: of the bus; None for none.
-        lanes: are ended.
-        subscriptions: gives those of the bus, which know what was not run.
+        journal: the bus's journal; None for none.
+        lanes: the lanes that it closes.
+        subscriptions: returns the bus's subscriptions, which count deliveries that were not run.
         sum_up_failures: logs a summary of failures at the end.
         stop_advice: ends the advisor, so that no handler is moved or logged any more.
         last_advice: logs the last advice, once the closed lanes have passed on all measurements.
@@ -147,7 +147,7 @@ class Lifecycle:
         try:
             self.close()
         except Exception:  # noqa: BLE001 - there is no caller to tell
-            log.exception("procbus itself failed to close a bus that nobody has any more")
+            log.exception("procbus itself failed to close a bus that was dropped")
 
     def disown(self) -> None:
         """Refuse every event in a forked child, and touch no lock."""

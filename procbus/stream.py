@@ -102,9 +102,9 @@ def stream_of(
         window: bounds receipts that are open, or settled and not yet taken by the consumer.
         ordered: whether to yield in the order of the events.
         progress: whether to show a progress bar.
-        count: how many events there are; None if that is not known.
-        make_safe: is called before receipts are yielded, once for several: what was published
-            before then has to survive what the journal is for. None without a journal.
+        count: number of events; None if it is unknown.
+        make_safe: called before receipts are yielded, once for several: it waits until the events
+            published so far survive the accident that the journal is for. None without a journal.
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
@@ -192,7 +192,7 @@ def as_settled(
                 continue
         if outstanding:
             receipt = _next(settled)
-            more = settled.qsize()  # nobody else takes from it
+            more = settled.qsize()  # only this thread takes from it
             if make_safe is not None:
                 make_safe()
             taken += 1 + more

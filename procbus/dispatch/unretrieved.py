@@ -74,7 +74,7 @@ class Unseen:
             parts.append(f"{len(totals) - _MOST_SHOWN} more handlers")
         total = counts.total()
         return (
-            f"{total} failure{'s' if total > 1 else ''} that nobody has looked at: "
+            f"{total} failure{'s' if total > 1 else ''} not looked at: "
             f"{', '.join(parts)}; see bus.dead_letters"
         )
 

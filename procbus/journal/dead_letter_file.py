@@ -200,7 +200,7 @@ def _rows_of(name: str, data: bytes) -> list[tuple[Any, ...]]:
         bad = str(error)
     if not bad:
         wrong = [at for at, row in enumerate(rows, 1) if _checksum(*row[:-1]) != row[-1]]
-        bad = f"letter {wrong[0]} of {len(rows)} is not what was saved" if wrong else ""
+        bad = f"letter {wrong[0]} of {len(rows)} differs from the saved one" if wrong else ""
     if bad:
         raise ProcbusError(
             f"{name} is corrupt: {bad}. Nothing was loaded; take a copy that is whole"

@@ -337,8 +337,8 @@ class Breaker:
             return
         text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
         # Before the log line, which may be slow: a trial may be over by the time it is written.
-        self._guard(lambda: CircuitOpen(f"{text}: see to what kills workers, and publish again"))
-        log.error("%s; what is pending waits", text)
+        self._guard(lambda: CircuitOpen(f"{text}: find out why workers die, and publish again"))
+        log.error("%s; pending deliveries wait", text)
 
     def _take_all_back(self) -> None:
         back = self._batching.locked_take_all_back()

@@ -289,7 +289,7 @@ class CpuLane:
             self._remove(slot)
             if self._slots:
                 return
-        how = f"{outcomes.describe_exit(gone.exit_code)}; see what it wrote to stderr"
+        how = f"{outcomes.describe_exit(gone.exit_code)}; see its output on stderr"
         error = WorkerDied(
             f"no worker process can be started ({gone.__cause__ or how}): the events waiting for a "
             "cpu handler fail with this error",

@@ -380,7 +380,7 @@ class LoopLane:
             handler = "a callback" if delivery is None else delivery.handler.name
             raise ProcbusError(
                 f"{handler} waits on the event loop that all async handlers of the bus share, and "
-                f"would block it for all of them, those that it waits for included: {instead}"
+                f"would block it for all of them, even the awaited ones: {instead}"
             )
         if not isinstance(here, _Seat) or delivery is None:
             return _nobody

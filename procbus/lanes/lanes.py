@@ -53,10 +53,10 @@ class OnlyLane(Lane, Protocol):
     at_hand: dict[Delivery, float]
 
     def forget(self, handler: Handler) -> None:
-        """Let go of a handler that nothing is pending for."""
+        """Release a handler that has no pending deliveries."""
 
     def finish(self) -> None:
-        """The bus is closing: run what waits."""
+        """Run the waiting deliveries, because the bus is closing."""
 
     def close(self) -> None:
         """End it. Idempotent."""
@@ -72,7 +72,7 @@ class Lanes:
         supervisor: watches the workers, once it is started.
         stir: called now and then while runs are measured.
         io_workers: maximum of threads in the io lane; None for the default.
-        cpu_workers: maximum of worker processes, as far as it is known; None for one for each core.
+        cpu_workers: maximum of worker processes, as far as known; None for one for each core.
         only: the one lane for all handlers, as in tests; None for a lane for each kind.
     """
 
@@ -96,7 +96,7 @@ class Lanes:
         self._cpu_workers = cpu_workers
         self._only = only
         self.io = IoLane(io_workers or IO_WORKERS, flow, stir)
-        #: Whether a handler belongs to the threads; has a limit; and needs the supervisor.
+        #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
         self._io_needed = False
         self.limited = False
         self._supervised = False
@@ -106,7 +106,7 @@ class Lanes:
         self.cpu: CpuLane | None = None
 
     def of(self, handler: Handler) -> Lane:
-        """The lane that a handler belongs to."""
+        """Return the lane that a handler belongs to."""
         if self._only is not None:
             return self._only
         if handler.kind == "cpu" or handler.limited or handler.retry.retries:
@@ -127,7 +127,7 @@ class Lanes:
         return self.io
 
     def forget(self, handler: Handler) -> None:
-        """Have workers let go of a handler that nothing is pending for."""
+        """Have workers drop a handler that has no pending deliveries."""
         if self._only is not None:
             self._only.forget(handler)
         elif handler.kind == "cpu" and self.cpu is not None:
@@ -158,7 +158,7 @@ class Lanes:
         """Start all workers of the cpu lane.
 
         Raises:
-            ProcbusError: it is a frozen program that did not call `freeze_support`.
+            ProcbusError: the program is frozen, and did not call `freeze_support`.
         """
         if self._only is None:
             lane = self.cpu_lane()
@@ -210,7 +210,7 @@ class Lanes:
         return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
 
     def at_hand(self) -> list[tuple[Delivery, float]]:
-        """What is in a handler just now, and since when (`time.monotonic()`)."""
+        """The deliveries in a handler now, and since when (`time.monotonic()`)."""
         if self._only is not None:
             return list(self._only.at_hand.items())
         found = [(t.at_hand, t.since) for t in self.io.threads()]
@@ -295,7 +295,7 @@ class Lanes:
         self._supervisor.stop()
 
     def expect_close(self) -> None:
-        """The bus is closing: nothing may keep it from that for long."""
+        """Note that the bus is closing: no lane may delay that for long."""
         if self._only is not None:
             self._only.finish()
         if self.cpu is not None:

@@ -461,9 +461,9 @@ class IoLane:
             there = len(self._threads)
             if there >= self.size + MOST_LENT and there - self._lent <= 1:
                 raise ProcbusError(
-                    f"{self._lent} handlers wait for what other handlers are to do, and no more "
-                    "threads are started for those: make the handlers that wait async, and await "
-                    "the receipt, or let the handler that is waited for publish what it found"
+                    f"{self._lent} handlers wait for the work of other handlers, and no more "
+                    "threads are started for it: make the waiting handlers async, and await "
+                    "the receipt, or let the awaited handler publish its result"
                 )
             thread.lent = True
             self._lent += 1
@@ -533,8 +533,8 @@ class IoLane:
             self._locked_replace()
         log.warning(
             "%s is left behind in %s with event %d, which ran out of time: Python cannot stop a "
-            "thread. %d are left behind now, of which %d were replaced. Give what the handler "
-            "waits for a timeout of its own, or use kind='cpu', whose workers can be killed",
+            "thread. %d are left behind now, of which %d were replaced. Set a timeout for "
+            "the call that the handler waits for, or use kind='cpu', whose workers can be killed",
             thread.name,
             delivery.handler.name,
             delivery.event_id,

@@ -425,7 +425,7 @@ class Image:
 
     @staticmethod
     def is_journal(data: bytes) -> bool:
-        """Whether the bytes begin as those of a journal's file."""
+        """Whether the bytes begin like a journal's file."""
         return data.startswith(_SQLITE) and data[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
     @staticmethod

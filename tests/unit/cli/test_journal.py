@@ -254,7 +254,9 @@ def test_export_has_a_line_for_each_delivery(path: Path, capsys: pytest.CaptureF
     assert lines[1]["event"] == {"kept": False}
 
 
-def test_more_than_a_page_is_listed_once_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_deliveries_of_several_pages_are_listed_once_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     path = tmp_path / "run.db"
     with EventBus([], journal=path, keep="all") as bus:
         bus.subscribe(int, abs, name="abs")

@@ -27,7 +27,7 @@ def test_single_failure():
     unseen = Unseen()
     failed(unseen, "shop.store", OSError())
     assert unseen.summary() == (
-        "1 failure that nobody has looked at: shop.store 1 (OSError 1); see bus.dead_letters"
+        "1 failure not looked at: shop.store 1 (OSError 1); see bus.dead_letters"
     )
 
 
@@ -38,7 +38,7 @@ def test_failures_are_told_by_handler_and_error_the_most_frequent_first():
     for kind in (TimeoutError, ValueError, ValueError):
         failed(unseen, "shop.extract", kind())
     assert unseen.summary() == (
-        "5 failures that nobody has looked at: shop.extract 3 (ValueError 2, TimeoutError 1), "
+        "5 failures not looked at: shop.extract 3 (ValueError 2, TimeoutError 1), "
         "shop.store 2 (OSError 2); see bus.dead_letters"
     )
 
@@ -50,7 +50,7 @@ def test_asking_for_the_error_is_a_look_and_counts_once():
     for _ in range(2):
         assert isinstance(seen.exception(), OSError)
     unseen.note_seen(seen)
-    assert "1 failure that" in (unseen.summary() or "")
+    assert "1 failure not looked at" in (unseen.summary() or "")
 
 
 def test_a_failure_of_another_bus_is_not_counted_off():
@@ -64,7 +64,7 @@ def test_memory_for_failures_is_bounded_and_their_total_right():
     unseen = Unseen()
     failures = [failed(unseen, f"h{number}", OSError()) for number in range(MOST_KEYS + 50)]
     summary = unseen.summary() or ""
-    assert summary.startswith(f"{MOST_KEYS + 50} failures that nobody has looked at: other ")
+    assert summary.startswith(f"{MOST_KEYS + 50} failures not looked at: other ")
     assert "other handlers 50 (other errors 50), h0 1 (OSError 1)" in summary
     assert f", {MOST_KEYS + 1 - 10} more handlers;" in summary
     for delivery in failures:

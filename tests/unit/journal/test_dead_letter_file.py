@@ -85,7 +85,7 @@ def fields(one: DeadLetter) -> list[Any]:
     return [getattr(one, name) for name in names]
 
 
-def test_all_comes_back(path):
+def test_saved_letters_come_back_complete(path):
     timeout = HandlerTimeout("late", handler="h", event_id=7, limit_s=1.5, stack="in parse\n")
     saved = letter(
         event=Page("http://x"),
@@ -294,7 +294,7 @@ def test_newer_version_is_refused_and_named(path):
         load_letters(path)
 
 
-def test_wherever_it_is_cut_off_it_is_refused_and_nothing_is_unpickled(path):
+def test_truncated_file_is_refused_before_anything_is_unpickled(path):
     sprung.clear()
     save_letters(path, [letter(ValueError(), event=Trap()), letter(ValueError(), event=Trap())])
     whole = path.read_bytes()
@@ -327,12 +327,12 @@ def test_flipped_bit_within_a_letter_is_refused_before_anything_is_unpickled(pat
     whole = path.read_bytes()
     at = whole.index(b"page")
     path.write_bytes(whole[:at] + b"gage" + whole[at + 4 :])
-    with pytest.raises(ProcbusError, match=r"is corrupt: letter 2 of 2 is not what was saved"):
+    with pytest.raises(ProcbusError, match=r"is corrupt: letter 2 of 2 differs from the saved one"):
         load_letters(path)
     assert sprung == []
 
 
-def test_more_than_there_should_be_is_refused(path):
+def test_file_with_extra_bytes_is_refused(path):
     save_letters(path, [letter(ValueError())])
     with path.open("ab") as file:
         file.write(b"more")

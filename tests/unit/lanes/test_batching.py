@@ -44,7 +44,7 @@ class FakeWorker:
 
 
 class Parts:
-    """What is shared out between slots that no thread runs."""
+    """Batching between slots that no thread runs."""
 
     def __init__(self, slots: int = 1) -> None:
         self.batching = Batching()
@@ -320,7 +320,7 @@ class AnySharing(RuleBasedStateMachine):
     def start(self, slots: int) -> None:
         self.parts = Parts(slots)
         self.batching = self.parts.batching
-        #: What a slot has taken and not handed out, and what its worker was sent.
+        #: Deliveries that a slot has taken and not handed out, and batches sent to its worker.
         self.prepared: dict[Slot, list[Delivery]] = {}
         self.sent: dict[Slot, deque[tuple[Batch, list[Delivery]]]] = {
             slot: deque() for slot in self.batching.slots
@@ -386,7 +386,7 @@ class AnySharing(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2), at=st.integers(0, 8))
     def die(self, which: int, at: int) -> None:
-        """A worker dies after so many deliveries of its first batch, in the handler of the next."""
+        """A worker dies after `at` deliveries of its first batch, in the handler of the next."""
         slot = self.slot(which)
         worker = worker_of(slot)
         batches = self.batching.take_all(slot)

@@ -250,7 +250,7 @@ def test_an_open_circuit_is_the_reason_that_is_told_first() -> None:
 
 
 class AnyCircuit(RuleBasedStateMachine):
-    """Whatever happens in whatever order, an open circuit lets nothing through, and ends."""
+    """After any events in any order an open circuit lets no delivery through, and ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ class Parts:
     def __init__(self) -> None:
         self.now = 1000.0
         self.batching = Batching()
-        #: What publishing raises, as it was told: None for no more.
+        #: Makers of the error that publishing raises, as it was told: None ends that.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
         flow: Any = SimpleNamespace(guard=self.guarded.append)
@@ -377,12 +377,12 @@ class Parts:
         self.die(MOST_DEATHS + 1)
 
     def look(self, seconds: float = 0.0, short: str = "") -> None:
-        """Have the supervisor look, after so many seconds."""
+        """Have the supervisor look, after `seconds`."""
         self.now += seconds
         self.breaker.look(self.now, short)
 
     def take(self) -> int:
-        """How many of those that are ready a free worker gets."""
+        """Number of ready deliveries that a free worker gets."""
         return len(self.batching.next_batch(wait=False))
 
 
@@ -419,7 +419,7 @@ def test_too_many_deaths_stop_the_lane_and_publishing_says_why(
     assert "publish again" in text
     [record] = caplog.records
     assert record.levelno == logging.ERROR
-    assert "what is pending waits" in record.getMessage()
+    assert "pending deliveries wait" in record.getMessage()
     assert parts.failed == []
 
 

@@ -304,7 +304,7 @@ def test_tokens_are_there_as_soon_as_a_batch_is_in_flight(unstarted: Unstarted) 
 
 
 def spin(event: tuple[int, float]) -> int:
-    """Compute for so many seconds."""
+    """Compute for the seconds of the event."""
     number, seconds = event
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -384,7 +384,7 @@ def test_launch_starts_one_worker(make_stage: MakeStage) -> None:
     assert len(stage.pool.started) == 1
 
 
-# What is at hand.
+# The running deliveries.
 
 
 def test_lane_knows_the_running_deliveries(make_stage: MakeStage) -> None:

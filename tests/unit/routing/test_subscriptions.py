@@ -77,7 +77,7 @@ def test_removing_takes_away_shared_and_own_ones_of_a_function():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["shared", "own", "leave"]), st.integers(0, 3))))
-def test_whatever_changes_the_router_has_exactly_those_subscribed(changes):
+def test_router_has_exactly_the_present_subscriptions_after_any_changes(changes):
     def function_of(number: int) -> Any:
         return lambda event: number
 

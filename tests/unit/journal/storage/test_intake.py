@@ -114,7 +114,7 @@ def test_a_new_owner_begins_where_the_generations_ended(fd: int):
     st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20),
     st.integers(0, 2**32),
 )
-def test_wherever_a_write_was_cut_off_the_frames_before_it_are_whole(frames, seed):
+def test_frames_before_a_truncated_write_are_whole(frames, seed):
     """As when a process is killed in the middle of a copy, or power fails between two pages."""
     fd = os.memfd_create("intake")
     try:
