@@ -32,10 +32,8 @@ VOCABULARY = {
 
 #: Public names of classes and types that two modules define, each with the reason.
 SHARED_NAMES = {
-    "Form": "to be renamed",
     "Kind": "to be renamed",
-    "Variables": "to be renamed",
-    "Worker": "to be renamed",
+    "Worker": "one thing from both sides: its companion's, and its own process's",
 }
 
 

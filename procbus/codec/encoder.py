@@ -489,7 +489,7 @@ class _DefinitionPickler(_AlonePickler):
     ) -> None:
         super().__init__(file, keep_in)
         self._shares = shares
-        self._variables: dict[str, script_globals.Variables] = {}
+        self._variables: dict[str, script_globals.ModuleGlobals] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
@@ -532,7 +532,7 @@ class _DefinitionPickler(_AlonePickler):
         if module is None or not self._shares:
             return reduced
         values = slots["__globals__"]
-        variables = self._variables.setdefault(module, script_globals.Variables(module, own))
+        variables = self._variables.setdefault(module, script_globals.ModuleGlobals(module, own))
         state = (inside, {**slots, "__globals__": {}})
         filling = set_state, state, module, script_globals.note(module, values), values
         args = (code, variables, *rest)

@@ -162,7 +162,7 @@ class _Change:
         return take_in_globals, self._parts
 
 
-class Variables:
+class ModuleGlobals:
     """The globals of a module, named by a function that travels by value.
 
     Args:

@@ -27,7 +27,7 @@ CodecName = Literal["pickle", "json"]
 _dumps = pickle.dumps
 
 
-class Form(enum.IntEnum):
+class DataForm(enum.IntEnum):
     """The format of the bytes of an event or a result."""
 
     #: There are no bytes: they were not wanted, or were deleted.
@@ -82,7 +82,7 @@ class PickleCodec:
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:  # noqa: ARG002 - pickles tell
         """Make the object again."""
-        if form != Form.PICKLE:
+        if form != DataForm.PICKLE:
             raise _wrong_form(form, "pickle")
         return pickle.loads(data)  # noqa: S301 - the journal checks that only we could write it
 
@@ -121,7 +121,7 @@ class JsonCodec:
         """Return the form and the bytes."""
         try:
             data: bytes = self._msgspec.json.encode(obj)
-            again = self.decode(Form.JSON, data, self.type_name(type(obj)))
+            again = self.decode(DataForm.JSON, data, self.type_name(type(obj)))
             same = type(again) is type(obj) and bool(again == obj)
         except KeyboardInterrupt:
             raise
@@ -137,7 +137,7 @@ class JsonCodec:
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:
         """Make the object again."""
-        if form != Form.JSON:
+        if form != DataForm.JSON:
             raise _wrong_form(form, "json")
         if type_name.startswith("builtins:"):
             return self._msgspec.json.decode(data)

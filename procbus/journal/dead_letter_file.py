@@ -25,7 +25,7 @@ from procbus.codec.fault_path import path_of_fault
 from procbus.codec.outcomes import pickles_of, unpickle
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.errors import JournalError, ProcbusError, SerializationError
-from procbus.journal.codec import Form, PickleCodec
+from procbus.journal.codec import DataForm, PickleCodec
 from procbus.journal.storage.database import Image
 from procbus.journal.storage.records import SHIFT
 from procbus.system.files import check_ours
@@ -124,7 +124,7 @@ def _image_of(letters: Sequence[DeadLetter]) -> bytes:
         number = id << SHIFT | handler
         outcomes = _codec.encode_outcomes(letter.outcomes)
         type_name = _codec.type_name(type(letter.event))
-        events[id] = (id, failed_at, letter.topic, type_name, Form.PICKLE, by_name)
+        events[id] = (id, failed_at, letter.topic, type_name, DataForm.PICKLE, by_name)
         dead.append((number, letter.attempts, failed_at, int(letter.quarantined), outcomes))
         row = (letter.event_id, letter.kind, by_value, *dead[-1][2:], letter.topic, by_name)
         checksum = _checksum(*row, letter.handler)

@@ -20,7 +20,7 @@ from typing import Any
 
 from procbus.core.errors import JournalError
 from procbus.journal.backup import back_up
-from procbus.journal.codec import Form
+from procbus.journal.codec import DataForm
 from procbus.journal.reading import loaded, names_in, plain_outcomes
 from procbus.journal.storage.database import Beside, Store
 from procbus.journal.storage.files import SUFFIXES, check_files, place, prepare_files, tidy
@@ -247,7 +247,7 @@ class Visit:
             return {"kept": False}
         parent_id, form, data = rows[0]
         plain: dict[str, Any] = {"kept": True, "parent_id": parent_id, "bytes": len(data)}
-        if form == Form.JSON:
+        if form == DataForm.JSON:
             plain["json"] = json.loads(data)
         else:
             plain["pickle"] = data.hex()
