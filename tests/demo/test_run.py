@@ -90,6 +90,7 @@ def test_a_tree_is_indexed_compared_and_reported(demo: Demo, tree: Path, tmp_pat
     assert f"The index is an SQLite file: {index}" in lines
 
 
+@pytest.mark.slow
 def test_output_that_is_no_terminal_has_no_control_characters(demo: Demo, tree: Path) -> None:
     run = demo(tree, "--no-compare")
     assert run.returncode == 0, run.stderr
@@ -97,6 +98,7 @@ def test_output_that_is_no_terminal_has_no_control_characters(demo: Demo, tree: 
         assert character == "\n" or character.isprintable()
 
 
+@pytest.mark.slow
 def test_without_comparison_nothing_is_said_of_another_bus(demo: Demo, tree: Path) -> None:
     run = demo(tree, "--no-compare")
     assert run.returncode == 0, run.stderr

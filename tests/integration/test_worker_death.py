@@ -139,6 +139,7 @@ def test_kill_in_a_batch_of_small_events_is_charged_to_one(tally: Tally, victim:
         assert all(r.result() == n for n, r in enumerate(receipts) if n != victim)
 
 
+@pytest.mark.slow
 def test_several_fatal_events_among_many_are_each_charged_alone(
     bus: EventBus, tally: Tally
 ) -> None:

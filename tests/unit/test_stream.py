@@ -16,6 +16,7 @@ from procbus import stream as module
 from procbus.core.errors import ProcbusError
 from procbus.core.stats import SharedMemoryStats
 from procbus.stream import Window, as_settled, in_order
+from tests.matrix import quick_first
 from tests.parts import (
     BOUND_S,
     Held,
@@ -128,7 +129,7 @@ def test_a_slow_consumer_holds_the_source_back(ordered):
             assert len(taken) <= count + 11
 
 
-@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("ordered", quick_first([False, True]))
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 @pytest.mark.parametrize(
     ("last", "error"),
