@@ -92,15 +92,18 @@ def ends_of(report: Report, worker: Worker) -> list[Ended]:
     return [*successes, *report.ends]
 
 
+def reports_of(worker: Worker, message: Message) -> list[Report]:
+    """Receive until the worker is through with the message; one that is held up reports earlier."""
+    reports: list[Report] = []
+    while not reports or not reports[-1].complete:
+        reports.append(worker.receive())
+        assert reports[-1].batch == message.batch
+    return reports
+
+
 def take_reports(worker: Worker, message: Message) -> list[Ended]:
-    """Receive until the worker is through with the message."""
-    ends: list[Ended] = []
-    while True:
-        report = worker.receive()
-        assert report.batch == message.batch
-        ends += ends_of(report, worker)
-        if report.complete:
-            return ends
+    """Receive until the worker is through with the message; return how its deliveries ended."""
+    return [end for report in reports_of(worker, message) for end in ends_of(report, worker)]
 
 
 def run(worker: Worker, batch: Sequence[Delivery]) -> list[Ended]:
