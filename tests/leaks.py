@@ -26,8 +26,8 @@ MARK = "PROCBUS_TEST_RUN"
 RUN = f"{os.getpid()}-{time.monotonic_ns()}"
 
 SHARED_MEMORY = Path("/dev/shm")
-# Names that tell their owner: names of loky, and of joblib, which is built on it.
-OWNER = re.compile(r"(?:sem\.loky-|joblib_memmapping_folder_)(\d+)[-_]")
+# Names that tell their owner: names of procbus, of loky, and of joblib.
+OWNER = re.compile(r"(?:sem\.(?:loky|procbus)-|joblib_memmapping_folder_)(\d+)[-_]")
 
 #: Interval between two looks at descriptors and shared memory, in seconds: nothing tells their end.
 LOOK_S = 0.05

@@ -12,16 +12,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing import current_process
-from multiprocessing.connection import Connection
-from multiprocessing.spawn import get_command_line
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from procbus.core.errors import ProcbusError
-from procbus.system.procfs import children_of_this_thread
 
-Started = TypeVar("Started")
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -50,44 +48,6 @@ def nice_of_workers(more: int) -> int | None:
     if not more or not hasattr(os, "getpriority"):
         return None
     return os.getpriority(os.PRIO_PROCESS, 0) + more
-
-
-def start_process(start: Callable[[], Started], nice: int | None) -> tuple[Started, int | None]:
-    """Start a worker process that has its niceness from the first moment on.
-
-    The worker sets it itself, but only once it can: until then its imports would hold up the
-    workers that have work. No interrupt reaches it before it has set its own signal handlers.
-
-    Args:
-        start: starts the process, in this thread.
-        nice: niceness of the worker; None for this process's.
-
-    Returns:
-        The result of `start`, and the pid, if the kernel tells it.
-    """
-    before = children_of_this_thread()
-    with interrupts_blocked():
-        started = start()
-    pids = [pid for pid in children_of_this_thread() if pid not in before]
-    if len(pids) != 1:
-        return started, None
-    if nice is not None:
-        with contextlib.suppress(OSError):  # the process is dead
-            os.setpriority(os.PRIO_PROCESS, pids[0], nice)
-    return started, pids[0]
-
-
-def interpreter_flags() -> list[str]:
-    """Flags of this interpreter that a worker's should have: -O, -W, -X and others."""
-    if getattr(sys, "frozen", False):
-        return []
-    # `multiprocessing` knows most of them, and offers them only in this public function.
-    flags = get_command_line()[1:-3]
-    given = {flag.partition("=")[0] for flag in flags}
-    for name, value in sys._xoptions.items():  # noqa: SLF001 - documented so
-        if name not in given:
-            flags += ["-X", name if value is True else f"{name}={value}"]
-    return flags
 
 
 def check_may_launch() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
 
@@ -33,6 +32,8 @@ def anonymous_file(name: str) -> int:
         fd = os.memfd_create(name)
         os.fchmod(fd, 0o600)
         return fd
+    import tempfile  # only now: it takes time to import
+
     with tempfile.TemporaryFile() as file:  # macOS (untested): its name is gone already
         return os.dup(file.fileno())
 

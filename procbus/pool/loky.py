@@ -6,8 +6,11 @@ Events and results go through a pipe of each worker's own, so that no worker can
 
 from __future__ import annotations
 
+# loky needs it, which is loaded later; and it cannot be loaded any more once the script has ended.
+import concurrent.futures.process  # noqa: F401
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
@@ -21,18 +24,18 @@ from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.stats import SharedMemoryStats
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
-from procbus.pool.child.main import WorkerSettings
 from procbus.pool.forwarding import levels_here
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import BATCH_S, NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.launch import buffer_size, check_may_launch, nice_of_workers, thread_caps
 from procbus.pool.logbook import Logbook
-from procbus.pool.loky_process import LokyProcess, break_pipe, make_tokens
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
+from procbus.pool.newborn import Newborn
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.script import PathSince, ScriptSettings
 from procbus.pool.stack import StackPage
+from procbus.pool.tokens import SharedTokens
 from procbus.pool.wire import RESULTS_TAG, STOP, Tag
 from procbus.system.cooperative import Task
 from procbus.system.cores import usable_cores
@@ -49,15 +52,20 @@ class LokyWorker:
     #: It returns taken-back deliveries at once.
     recalling, details = False, None
 
-    def __init__(self, pool: LokyPool, launched: Callable[[LokyWorker], None]) -> None:
+    def __init__(
+        self, pool: LokyPool, newborn: Newborn | None, launched: Callable[[LokyWorker], None]
+    ) -> None:
+        # Only now: while Python starts there.
+        from procbus.pool.child.main import WorkerSettings
+        from procbus.pool.loky_process import LokyProcess, make_tokens
+
         memory = pool.memory
         results = ResultReader(memory, pool.workers)
         self._end = ParentEnd(pool.definitions, memory, results)
         self._unread_bytes: dict[int, int] = {}
         self._logbook = Logbook.create()
         self._stack = StackPage.create()
-        nice = nice_of_workers(pool.nice)
-        self._tokens: Semaphore | threading.Semaphore = make_tokens()
+        self._tokens: SharedTokens | Semaphore | threading.Semaphore = make_tokens()
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)
         self._room = buffer_size(self._pipe) // 2
@@ -68,6 +76,7 @@ class LokyWorker:
         #: Whether its companion knows that it is dead.
         self._dead = False
         self._process = LokyProcess(
+            newborn,
             (
                 theirs,
                 self._logbook,
@@ -77,7 +86,7 @@ class LokyWorker:
                 WorkerSettings(
                     self._end.number,
                     os.getpid(),
-                    nice,
+                    nice_of_workers(pool.nice),
                     pool.run,
                     levels_here(),
                     script=ScriptSettings.taken(),
@@ -88,11 +97,14 @@ class LokyWorker:
             pool.environment,
         )
         try:
-            self._end.pid = self._process.start(nice)
+            self._end.pid = self._process.start()
             self._open = True
-            theirs.close()
             launched(self)
             self._process.tell_end(self.hang_up)
+            if isinstance(self._tokens, SharedTokens):
+                self._process.deliver(self._tokens.create)
+                self._tokens.forget_name()
+            theirs.close()
             self._read_hello()
         except WorkerGone:
             self._close()
@@ -251,6 +263,8 @@ class LokyWorker:
 
     def hang_up(self) -> None:
         """Wake the companion, even if another process holds the pipe open."""
+        from procbus.pool.loky_process import break_pipe  # loaded long since
+
         with self._closing:
             break_pipe(self._pipe)
         self._process.ended.set()
@@ -299,6 +313,8 @@ class LokyWorker:
             self._logbook.close()
             # An exception raised here keeps this object alive, by the frames of its traceback. So
             # this object must hold no resource of the machine, and no object that holds one.
+            if isinstance(self._tokens, SharedTokens):
+                self._tokens.forget_name()
             self._tokens = threading.Semaphore(0)
             self._process.let_go()
         self._stack.close()  # outside the lock: it may have to wait for a thread that is asking
@@ -358,6 +374,13 @@ class LokyPool:
         """Start a worker process and wait until it is ready."""
         try:
             check_may_launch()
-            return LokyWorker(self, launched)
+            if sys.platform == "win32":  # untested
+                return LokyWorker(self, None, launched)
+            newborn = Newborn(self.environment, nice_of_workers(self.nice))
+            try:
+                return LokyWorker(self, newborn, launched)
+            except BaseException:
+                newborn.abandon()
+                raise
         except (OSError, ProcbusError) as error:  # such as too few file descriptors
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error

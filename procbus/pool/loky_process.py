@@ -12,26 +12,27 @@ import socket
 import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import active_children, current_process, process
 from multiprocessing.connection import Connection
 from multiprocessing.context import set_spawning_popen
-from multiprocessing.popen_spawn_posix import Popen as SpawnPopen
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import loky
-import loky.backend.resource_tracker
 import loky.process_executor
 from loky.backend import get_context, reduction
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
 
 from procbus.pool.child import main
+from procbus.pool.child.birth import Number, Passed
 from procbus.pool.child.ending import WORKER_STOP_S
-from procbus.pool.launch import interpreter_flags, start_process, stderr_with_descriptor
+from procbus.pool.child.own_locks import OwnLock, OwnSemaphore
+from procbus.pool.launch import interrupts_blocked, stderr_with_descriptor
+from procbus.pool.newborn import Newborn, module_path
+from procbus.pool.tokens import SharedTokens
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
@@ -75,42 +76,23 @@ def exit_code_in(error: BaseException | None) -> int | None:
     return int(found[1]) if found else None
 
 
-_WARNINGS = "PYTHONWARNINGS"
-#: Guards `_quiet`: whether loky's tracker was started by us. No code of the user runs meanwhile.
+#: Guards the start of the tracker of `multiprocessing`. No code of the user runs meanwhile.
 _starting = threading.Lock()
-_quiet = False
 
 
-def make_tokens() -> Semaphore:
+def make_tokens() -> SharedTokens | Semaphore:
     """A semaphore that can travel to such a process."""
-    _start_trackers()
-    tokens: Semaphore = get_context("loky").Semaphore(0)
-    return tokens
+    _start_tracker()
+    if sys.platform == "win32":  # untested
+        made: Semaphore = get_context("loky").Semaphore(0)
+        return made
+    return SharedTokens.unnamed()
 
 
-def _start_trackers() -> None:
-    """Start the trackers that clean up after this process, unless they are running.
-
-    loky's tracker must not warn of the semaphores that it unlinks after this process was killed:
-    that is its task, and a warning of leaks frightens people. It reads the variable once, as it
-    starts.
-    """
-    global _quiet
+def _start_tracker() -> None:
+    """Start the tracker that cleans up after this process, unless it is running."""
     with _starting, stderr_with_descriptor():
         multiprocessing.resource_tracker.ensure_running()
-        if _quiet:
-            loky.backend.resource_tracker.ensure_running()
-            return
-        before = os.environ.get(_WARNINGS)
-        os.environ[_WARNINGS] = ",".join(filter(None, (before, "ignore:resource_tracker")))
-        try:
-            loky.backend.resource_tracker.ensure_running()
-            _quiet = True
-        finally:
-            if before is None:
-                del os.environ[_WARNINGS]
-            else:
-                os.environ[_WARNINGS] = before
 
 
 def _take_over_exit_hook() -> None:
@@ -130,18 +112,24 @@ class LokyProcess:
     """The process of one worker. It belongs to the companion, except for `kill`.
 
     Args:
+        newborn: the process, if it is started already; with None loky starts one.
         prepared_with: arguments of `prepare`, which runs in it first.
         init: the user's set-up of each worker, pickled; empty for none.
         environment: environment variables added to this process's.
     """
 
     def __init__(
-        self, prepared_with: tuple[Any, ...], init: bytes, environment: dict[str, str]
+        self,
+        newborn: Newborn | None,
+        prepared_with: tuple[Any, ...],
+        init: bytes,
+        environment: dict[str, str],
     ) -> None:
+        self._newborn = newborn
         self._init = init
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
-            context=_Context(),
+            context=LokyContext() if newborn is None else _Context(newborn),
             initializer=main.prepare,
             initargs=prepared_with,
             env=environment,
@@ -156,30 +144,33 @@ class LokyProcess:
         #: loky's thread that watches the process, once that was started.
         self._watcher: threading.Thread | None = None
 
-    def start(self, nice: int | None) -> int | None:
-        """Start it. If this raises, call `abandon`.
-
-        Args:
-            nice: niceness of the process; None for this process's.
+    def start(self) -> int | None:
+        """Start it, or have loky take it. If this raises, call `abandon`.
 
         Returns:
-            Its pid, if the kernel tells it.
+            Its pid; None if only it can tell.
 
         Raises:
             RuntimeError: the interpreter ends.
             OSError: the machine is full.
         """
-        _start_trackers()  # now, because a start along with the worker would unblock interrupts
+        _start_tracker()  # now, because a start along with the worker would unblock interrupts
         _take_over_exit_hook()
-
-        def submit() -> Future[None]:
-            task: Future[None] = self._executor.submit(main.serve, self._init)
-            return task
-
-        self._task, pid = start_process(submit, nice)
+        with interrupts_blocked():
+            self._task = self._executor.submit(main.serve, self._init)
         # `kill` in another thread has loky forget its thread, at any moment from here on.
         self._watcher = self._executor._executor_manager_thread  # noqa: SLF001 - no public way
-        return pid
+        return None if self._newborn is None else self._newborn.process.pid
+
+    def deliver(self, prepare: Callable[[], object]) -> None:
+        """Send it its arguments once it is ready, and wait until it has taken them in, or is dead.
+
+        Args:
+            prepare: called in between.
+        """
+        if self._newborn is not None:
+            self._newborn.deliver(prepare)
+            self._newborn = None
 
     def tell_end(self, ended: Callable[[], None]) -> None:
         """Have a function called in loky's own thread once the task has ended; it sets `ended`."""
@@ -247,100 +238,85 @@ class LokyProcess:
 
     def let_go(self) -> None:
         """Drop every resource of the machine, and every object that holds one."""
-        self._task = self._watcher = None
+        self._task = self._watcher = self._newborn = None
         del self._executor
 
 
 class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
-    """A process started by loky, but launched by `_Launched`."""
+    """A process of loky's that was started before: the newborn takes its place."""
+
+    #: None once it has its orders, and if the executor has used it up.
+    newborn: Newborn | None
 
     @staticmethod
-    def _Popen(process_obj: WorkerProcess) -> _Launched:  # noqa: N802 - `multiprocessing` calls it so
-        return _Launched(process_obj)
+    def _Popen(process_obj: WorkerProcess) -> _Ordered:  # noqa: N802 - `multiprocessing` calls it so
+        newborn, process_obj.newborn = process_obj.newborn, None
+        if newborn is None:
+            raise RuntimeError("the only process of this executor was used before")
+        return _Ordered(process_obj, newborn)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a process of loky's, so that the new process need not import this module."""
-        return object.__new__, (ProcessOfLoky,), self.__dict__
+        fields = {name: value for name, value in self.__dict__.items() if name != "newborn"}
+        return object.__new__, (ProcessOfLoky,), fields
 
 
 class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
-    """loky's context, with processes of this kind."""
+    """loky's context, whose only process is the newborn.
 
-    Process = WorkerProcess if sys.platform != "win32" else ProcessOfLoky
+    loky's own locks have names. To remove those in the end loky starts a tracker: one more process,
+    which imports all of loky. An executor with a single worker needs no lock between processes.
+    """
+
+    def __init__(self, newborn: Newborn) -> None:
+        super().__init__()
+        self._newborn: Newborn | None = newborn
+
+    def Process(self, *args: Any, **options: Any) -> WorkerProcess:  # noqa: N802 - loky calls it so
+        made = WorkerProcess(*args, **options)
+        made.newborn, self._newborn = self._newborn, None
+        return made
+
+    def Lock(self) -> OwnLock:  # noqa: N802 - loky calls it so
+        return OwnLock()
+
+    def BoundedSemaphore(self, value: int = 1) -> OwnSemaphore:  # noqa: N802 - loky calls it so
+        return OwnSemaphore(value)
 
 
-#: The program of a worker process: loky's own, with two changes. It is found even if only the
-#: script's `sys.path` leads to it, and never mistaken for a file in the working directory. The
-#: collector is off while it loads, because nothing of that is garbage; `prepare` switches it on.
-_PROGRAM = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), {root!r}]; "
-    "import gc; gc.disable(); import runpy; "
-    "runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
-)
-
-
-class _Launched:
-    """A launched process: its `Popen`, in the terms of `multiprocessing`.
+class _Ordered:
+    """A newborn that got its orders: its `Popen`, in the terms of `multiprocessing`.
 
     loky's own class ignores the flags of the interpreter. It also needs an existing working
     directory, and a stdout and stderr that can be flushed, which the script may have closed.
 
     Args:
-        process: the process to run.
+        process: loky's description of the process, which are its orders.
+        newborn: gets the orders.
     """
 
-    DupFd = SpawnPopen.DupFd
+    DupFd = Passed
 
-    def __init__(self, process: WorkerProcess) -> None:
-        trackers: tuple[Any, ...] = (
-            loky.backend.resource_tracker.getfd(),
-            multiprocessing.resource_tracker.getfd(),
-        )
-        self._passed = [*trackers]
+    def __init__(self, process: WorkerProcess, newborn: Newborn) -> None:
+        self.duplicate_for_child = newborn.hand_on
         orders = io.BytesIO()
         spawning: Any = self
         set_spawning_popen(spawning)
         try:
-            reduction.dump(_preparation(process.name, *trackers), orders)
+            reduction.dump(_preparation(process.name, newborn), orders)
             reduction.dump(process, orders)
         finally:
             set_spawning_popen(None)
-        # One pipe tells the end of the process, the other carries its orders.
-        self.sentinel, theirs = os.pipe()
-        weakref.finalize(self, os.close, self.sentinel)
-        reads, writes = os.pipe()
-        with os.fdopen(writes, "wb") as pipe:
-            try:
-                self._popen = subprocess.Popen(  # noqa: S603 - all of it is ours
-                    [
-                        sys.executable,
-                        *interpreter_flags(),
-                        "-c",
-                        _PROGRAM.format(root=os.path.dirname(os.path.dirname(loky.__file__))),
-                        "--process-name",
-                        process.name,
-                        "--pipe",
-                        str(reads),
-                    ],
-                    pass_fds=[*self._passed, reads, theirs],
-                    env={**os.environ, **process.env},
-                    restore_signals=False,
-                )
-            finally:
-                os.close(reads)
-                os.close(theirs)
-            pipe.write(orders.getbuffer())
+        newborn.order(orders.getvalue())
+        self._newborn = newborn
+        self._popen = newborn.process
+        self.sentinel = newborn.sentinel
         self.pid = self._popen.pid
 
     @property
     def returncode(self) -> int | None:
         """Its exit code, once that was read."""
         return self._popen.returncode
-
-    def duplicate_for_child(self, fd: int) -> int:
-        """Pass a descriptor on to it, under the same number."""
-        self._passed.append(fd)
-        return fd
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
@@ -361,18 +337,18 @@ class _Launched:
         self._popen.kill()
 
     def close(self) -> None:
-        """Release it: its descriptor is closed with this object."""
+        """Release it: its descriptor is closed with the newborn."""
 
 
-def _preparation(name: str, tracker: int, tracker_of_multiprocessing: int) -> dict[str, Any]:
+def _preparation(name: str, newborn: Newborn) -> dict[str, Any]:
     """The settings that `loky.backend.spawn.prepare` makes in the new process."""
-    first_directory = getattr(process, "ORIGINAL_DIR", None)
+    tracker = multiprocessing.resource_tracker.getfd()
+    assert tracker is not None
     return {
         "name": name,
         "authkey": bytes(current_process().authkey),
-        "sys_path": [path or first_directory for path in sys.path],
+        "sys_path": module_path(),
         "sys_argv": sys.argv,
-        "orig_dir": first_directory,
-        "tracker_fd": tracker,
-        "mp_tracker_fd": tracker_of_multiprocessing,
+        "orig_dir": getattr(process, "ORIGINAL_DIR", None),
+        "mp_tracker_fd": Number(newborn.hand_on(tracker)),
     }

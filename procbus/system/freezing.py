@@ -19,10 +19,13 @@ from procbus.core.errors import ProcbusError
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
 _STATEMENT = rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)"
 
-#: The command line of a worker process, see `pool/loky_process.py`.
-_WORKER = (
-    r"import sys; sys\.path.*; import gc; gc\.disable\(\); import runpy; "
-    r"runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
+#: The command line of a worker process, see `pool/newborn.py`: until it has its orders, and then.
+_STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+WORKER = (
+    rf"(import sys; sys\.path\[:\] = \[(?:(?:{_STRING})(?:, )?)*\]; import gc; gc\.disable\(\); "
+    r"from procbus\.pool\.child\.birth import await_orders; import loky\.process_executor; "
+    r"await_orders\(\d+, \d+\)); "
+    r"import runpy; runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
 )
 
 _called = False
@@ -52,8 +55,9 @@ def freeze_support() -> None:
     module = None
     if options[:1] == ["-m"] and re.fullmatch(_MODULE, options[1]):
         module = options[1]
-    elif options[:1] == ["-c"] and (worker := re.fullmatch(_WORKER, options[1])):
-        module = worker[1]
+    elif options[:1] == ["-c"] and (worker := re.fullmatch(WORKER, options[1])):
+        exec(worker[1], {})  # noqa: S102 - our own process wrote it
+        module = worker[2]
     if module is not None:
         sys.argv[1:] = options[2:]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

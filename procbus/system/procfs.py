@@ -100,12 +100,6 @@ def descendants(pid: int, *, any_thread: bool = True) -> list[int]:
     return family[1:]
 
 
-def children_of_this_thread() -> list[int]:
-    """Pids of processes that the calling thread started and has not waited for."""
-    data = _read("/proc/thread-self/children", long=True)
-    return [] if data is None else [int(pid) for pid in data.split()]
-
-
 def _threads(pid: int) -> list[str]:
     try:
         return os.listdir(f"/proc/{pid}/task")

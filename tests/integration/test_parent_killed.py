@@ -3,6 +3,7 @@
 import glob
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -24,7 +25,9 @@ BUSY = {
 
 def semaphores_of(pid: int) -> list[str]:
     """Names of the semaphores that a process made, and that are there."""
-    return glob.glob(f"/dev/shm/sem.loky-{pid}-*")
+    return [
+        name for who in ("loky", "procbus") for name in glob.glob(f"/dev/shm/sem.{who}-{pid}-*")
+    ]
 
 
 @pytest.mark.parametrize("busy", quick_first(BUSY))
@@ -45,13 +48,55 @@ threading.Event().wait()
     assert program.read_line() == "started"
     descendants = program.descendants()
     assert len(descendants) >= 2
-    assert semaphores_of(program.pid) != [], "loky names them so, else this shows nothing"
     os.kill(program.pid, signal.SIGKILL)
     # Reads stdout and stderr to their end, as `x=$(python job.py)` does: someone who still held
     # them open would keep it from ending.
     assert program.finish().code == -signal.SIGKILL
     wait_gone(descendants)
-    # One of them was the tracker, which unlinks the semaphores that the script could not.
+    assert semaphores_of(program.pid) == []
+
+
+def test_a_worker_that_takes_no_orders_leaves_no_semaphore_behind(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, socket, sys\n"
+        "def never(*about): signal.pause()\n"
+        "if '--pipe' in sys.orig_argv: socket.recv_fds = never\n"
+    )
+    program = start(
+        f"""
+import os, threading
+from procbus import EventBus
+os.environ["PYTHONPATH"] = {str(tmp_path)!r}
+bus = EventBus([], cpu_workers=1)
+bus.subscribe("n", abs, kind="cpu")
+bus.start()
+print("started", flush=True)
+threading.Event().wait()
+"""
+    )
+    assert program.read_line() == "started"
+    descendants = program.descendants()
+    eventually(lambda: len(semaphores_of(program.pid)) == 1)  # until the worker has opened it
+    os.kill(program.pid, signal.SIGKILL)
+    program.finish()
+    wait_gone(descendants)
+    # One of them was the tracker, which unlinks what the script could not.
+    assert semaphores_of(program.pid) == []
+
+
+def test_the_semaphore_of_a_worker_has_no_name_while_that_works(start: Start) -> None:
+    program = start(
+        """
+from procbus import EventBus
+with EventBus([], cpu_workers=1) as bus:
+    bus.subscribe("n", abs, kind="cpu")
+    print(bus.publish("n", -7).result(), flush=True)
+    input()
+"""
+    )
+    assert program.read_line() == "7"
     assert semaphores_of(program.pid) == []
 
 
@@ -73,7 +118,7 @@ os.kill(os.getpid(), 19)
     assert program.read_line() == "dead"
     eventually(lambda: psutil.Process(program.pid).status() == psutil.STATUS_STOPPED)
     workers = 2
-    assert 0 < len(semaphores_of(program.pid)) <= 8 * workers, "those of the dead are gone"
+    assert len(semaphores_of(program.pid)) <= workers, "those of the dead are gone"
     descendants = program.descendants()
     os.kill(program.pid, signal.SIGKILL)
     assert program.finish().code == -signal.SIGKILL

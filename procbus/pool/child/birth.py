@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""The first moments of a worker process: it imports its modules, and waits for its orders.
+
+Meanwhile the script does its own imports: see `procbus/pool/newborn.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+#: Descriptors that the script passed on, in its order.
+_received: list[int] = []
+#: The most descriptors that the system sends in one message.
+_MOST = 253
+
+
+def await_orders(channel: int, parent: int) -> None:
+    """Get ready, say so, and receive the descriptors that come ahead of the orders.
+
+    Args:
+        channel: descriptor of a socket; the orders are read from it after this.
+        parent: pid of the script.
+    """
+    from procbus.pool.child.self import end_with_parent
+
+    end_with_parent(parent)  # before it takes time
+
+    import procbus.pool.child.main  # noqa: F401 - the orders refer to it
+
+    with socket.socket(fileno=os.dup(channel)) as end:
+        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+        try:
+            end.sendall(b".")
+            told, fds, *_ = socket.recv_fds(end, 1, _MOST, flags)
+        except OSError:
+            told, fds = b"", []
+    if not told:
+        os._exit(0)  # it is not needed, or the script is gone
+    _received.extend(fds)
+
+
+def received(index: int) -> int:
+    """A descriptor, by its index."""
+    return _received[index]
+
+
+class Passed:
+    """A descriptor on its way to a worker, as `multiprocessing.reduction.DupFd` gives one.
+
+    Args:
+        index: index of the descriptor.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        """The descriptor, in the worker."""
+        return received(self._index)
+
+
+class Number:
+    """Travels to a worker as the number that a descriptor has there.
+
+    Args:
+        index: index of the descriptor.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return received, (self._index,)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""One token for each delivery that a worker may still begin: a semaphore of two processes.
+
+A semaphore of `multiprocessing` or loky has a name for as long as it is used, and loky starts a
+process only to remove such names, which imports all of loky. This semaphore has its name for some
+milliseconds: until the worker has opened it. After that nothing can be left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from _multiprocessing import SemLock, sem_unlink  # type: ignore[import-not-found] # no stubs
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from typing import Any
+
+#: The kind of semaphore that counts, in the terms of `multiprocessing.synchronize`.
+_COUNTS = 1
+
+
+class SharedTokens:
+    """The tokens of one worker, seen from either process.
+
+    Args:
+        name: name of the semaphore.
+    """
+
+    def __init__(self, name: str) -> None:
+        #: `acquire(False)` takes a token if there is one; `release()` adds one. Both belong to the
+        #: semaphore itself, because each delivery calls them.
+        self.acquire: Any = None
+        self.release: Any = None
+        self._name = name
+        self._named = False
+
+    @classmethod
+    def unnamed(cls) -> SharedTokens:
+        """Choose a name."""
+        return cls(f"/procbus-{os.getpid()}-{os.urandom(4).hex()}")
+
+    def create(self) -> None:
+        """Create the semaphore, without tokens. `multiprocessing`'s tracker must be running."""
+        resource_tracker.register(self._name, "semaphore")  # first: this process may be killed
+        self._named = True
+        self._use(SemLock(_COUNTS, 0, SemLock.SEM_VALUE_MAX, self._name, False))
+
+    def forget_name(self) -> None:
+        """Remove the name, because the worker has opened it, or is dead. Idempotent."""
+        if self._named:
+            self._named = False
+            with suppress(FileNotFoundError):
+                sem_unlink(self._name)
+            resource_tracker.unregister(self._name, "semaphore")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to a worker that is being started."""
+        return _open, (self._name,)
+
+    def _use(self, semaphore: Any) -> None:
+        self.acquire, self.release = semaphore.acquire, semaphore.release
+
+
+def _open(name: str) -> SharedTokens:
+    tokens = SharedTokens(name)
+    # There is no other way to open an existing one; `multiprocessing` does the same.
+    tokens._use(SemLock._rebuild(0, _COUNTS, SemLock.SEM_VALUE_MAX, name))  # noqa: SLF001
+    return tokens
