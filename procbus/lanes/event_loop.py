@@ -138,6 +138,8 @@ class LoopLane:
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
+        #: The class of the latest result, known to be complete: the next one mostly has the same.
+        self._whole: type = type(None)
         #: Has the advisor evaluate the measurements. Set by the maker of the lane.
         self.stir: Callable[[], None] = _nobody
         self._settle = flow.settle
@@ -433,8 +435,11 @@ class LoopLane:
             if self._forked:
                 forked_children.end_child(None, place_of(delivery))
             outcome = success(value, started_at, monotonic(), self._pid)
-            if value is not None and id(type(value)) not in complete:
-                outcome = look_at(delivery, outcome)
+            if value is not None and (kind := type(value)) is not self._whole:
+                if id(kind) in complete:
+                    self._whole = kind
+                else:
+                    outcome = look_at(delivery, outcome)
         own.delivery = None
         if own.waits:
             self._lent -= 1

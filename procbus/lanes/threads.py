@@ -94,6 +94,8 @@ class IoThread(LaneThread):
         self.at_hand: Delivery | None = None
         self.since = 0.0
         self.events_done = 0
+        #: The class of the latest result, known to be complete: the next one mostly has the same.
+        self._whole: type = type(None)
         #: The handler of the last long run, and its end. Written as one by this thread.
         self._finished: tuple[Subscription, float] | None = None
         #: The short run that is measured next, of `ONE_IN`, by `events_done`. It differs between
@@ -201,8 +203,11 @@ class IoThread(LaneThread):
                 forked_children.end_child(None, place_of(delivery))
             ended_at = monotonic()
             outcome = success(value, started_at, ended_at, self._pid)
-            if value is not None and id(type(value)) not in complete:
-                outcome = look_at(delivery, outcome)
+            if value is not None and (kind := type(value)) is not self._whole:
+                if id(kind) in complete:
+                    self._whole = kind
+                else:
+                    outcome = look_at(delivery, outcome)
         if self.limited is not None:
             with self._ending:
                 self.limited = None
