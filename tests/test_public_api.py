@@ -129,7 +129,7 @@ def test_receipts_and_deliveries_offer_the_documented_names():
     assert [n for n in delivery.split() if not hasattr(Delivery, n)] == []
 
 
-def test_every_public_method_of_the_bus_says_what_it_does():
+def test_every_public_method_of_the_bus_has_a_docstring():
     methods = {n: m for n, m in inspect.getmembers(EventBus) if not n.startswith("_")}
     assert {"publish", "apublish", "stream", "astream", "drain", "close", "start"} <= set(methods)
     assert [n for n, m in methods.items() if not inspect.getdoc(m)] == []

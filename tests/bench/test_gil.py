@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_stored_as_skipped(tmp_path: Path) -> None
     assert type(found).__name__ == "FileSkipped"
 
 
-def test_interpreters_are_found_by_what_they_say_and_shims_that_fail_are_passed_over(
+def test_interpreters_are_found_by_their_answer_and_failing_shims_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "pyenv"
@@ -135,7 +135,7 @@ def test_interpreters_are_found_by_what_they_say_and_shims_that_fail_are_passed_
     assert interpreters.find("3.15") is None
 
 
-def test_this_interpreter_is_known_by_what_it_says() -> None:
+def test_this_interpreter_is_known_by_its_answer() -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert interpreters.is_one(sys.executable, version)
     assert not interpreters.is_one(sys.executable, "3.99")

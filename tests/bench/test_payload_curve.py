@@ -63,7 +63,7 @@ def test_the_limit_handles_each_event_once_also_where_results_fill_several_batch
     assert len(handled.read_bytes()) == 109
 
 
-def test_a_slot_of_the_limit_gives_back_what_was_put_there() -> None:
+def test_slot_of_the_limit_returns_its_events() -> None:
     slot = memoryview(bytearray(memory_limits.SLOT_BYTES))
     events = iter([b"a", "b", 3, 4])
     assert memory_limits.put(slot, events, 3) == 3

@@ -458,7 +458,7 @@ def test_the_memory_of_blocks_is_found() -> None:
     assert large_stream.own_bytes() > 0
 
 
-def test_sizes_are_those_of_the_page_and_smaller_in_a_quick_run() -> None:
+def test_sizes_match_the_page_and_are_smaller_in_a_quick_run() -> None:
     rows = [payload_sizes.row_of(size) for size in payload_sizes.SIZES]
     assert (rows[0], rows[10], rows[-1]) == ("1 KiB", "1 MiB", "256 MiB")
     largest = payload_sizes.SIZES[-1]

@@ -110,7 +110,7 @@ def test_the_spread_of_the_rounds_is_drawn(document: dict[str, Any], open_fonts:
     assert (2.0, 3.0) in drawn  # the first contender's lowest and highest round
 
 
-def test_the_page_in_the_documentation_is_what_its_results_give() -> None:
+def test_documentation_page_matches_its_results() -> None:
     docs = Path(__file__).parents[2] / "docs"
     document = json.loads((docs / "benchmarks.json").read_text())
     found = {name: Found(each) for name, each in document["questions"].items()}
@@ -202,7 +202,7 @@ def test_the_length_from_which_another_process_gains_is_that_of_all_longer_ones(
     assert gil_texts.gain_from(found, "nobody") is None
 
 
-def test_a_report_of_no_results_says_what_to_do(
+def test_report_of_no_results_names_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "none.json"

@@ -176,7 +176,7 @@ def test_the_command_line_goes_on_and_an_interruption_says_how(
     assert asked == [PROCBUS, LIMIT, "other"]
 
 
-def test_a_real_run_waits_for_quiet_and_counts_what_was_begun_without(
+def test_real_run_waits_for_quiet_and_counts_questions_begun_without(
     tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = iter([0.0, 90.0, 90.0, 0.0])
@@ -202,7 +202,7 @@ def test_machine_is_quiet_once_the_cores_are_idle(monkeypatch: pytest.MonkeyPatc
     assert not machine.wait_until_quiet(0.0)
 
 
-def test_a_question_is_skipped_where_what_it_needs_is_missing(asked: list[str]) -> None:
+def test_question_with_a_missing_requirement_is_skipped(asked: list[str]) -> None:
     answer = runner.Answer(replace(QUESTION, needs=("no_such_module",), not_here=("3.99",)))
     runner.ask(answer, SETTINGS, 1, lambda *_: None, lambda _: None)
     assert answer.not_installed == ["3.99", PROCBUS, LIMIT, "other"]

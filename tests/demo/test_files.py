@@ -44,7 +44,7 @@ def test_a_virtual_environment_of_any_name_is_left_out(tmp_path: Path) -> None:
     assert found(tmp_path) == ["kept.py"]
 
 
-def test_a_directory_that_is_named_outright_is_searched_whatever_its_name(tmp_path: Path) -> None:
+def test_directory_named_outright_is_searched_under_any_name(tmp_path: Path) -> None:
     make(tmp_path, ".venv/pyvenv.cfg", ".venv/a.py", "build/b.py")
     assert found(tmp_path / ".venv") == ["a.py"]
     assert found(tmp_path / "build") == ["b.py"]

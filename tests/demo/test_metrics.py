@@ -279,7 +279,7 @@ def qualified_names(code: CodeType) -> list[str]:
 
 
 @pytest.mark.parametrize("module", ["argparse", "dataclasses", "functools", "inspect", "enum"])
-def test_names_agree_with_those_of_the_compiler(module: str) -> None:
+def test_names_agree_with_the_compiler(module: str) -> None:
     source = Path(sysconfig.get_path("stdlib"), f"{module}.py").read_text(encoding="utf-8")
     expected = qualified_names(compile(source, module, "exec"))
     assert expected

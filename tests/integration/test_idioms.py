@@ -33,7 +33,7 @@ def check(run: Run, script: str) -> None:
     assert (ended.code, ended.out) == (0, "done\n"), ended.err
 
 
-def test_functions_with_a_cache_and_those_of_functools(run: Run) -> None:
+def test_cached_functions_and_functools_wrappers_are_handlers(run: Run) -> None:
     check(
         run,
         """

@@ -291,7 +291,7 @@ def test_a_daemonic_process_is_told_how_to_have_cpu_handlers(run: Run) -> None:
     assert (ended.code, ended.out) == (0, "1\nTrue\n"), ended.err
 
 
-def test_a_script_that_gevent_has_patched_is_told_what_to_do(run: Run) -> None:
+def test_script_patched_by_gevent_is_told_the_remedy(run: Run) -> None:
     pytest.importorskip("gevent")
     ended = run(
         """

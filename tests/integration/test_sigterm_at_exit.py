@@ -65,7 +65,7 @@ def begin(start: Start, door: Door, tally: Tally):
     ["[receipt.result() for receipt in receipts]", FOR_EVER, FAILING],
     ids=["a hook that ends", "a hook that never ends", "a hook that fails"],
 )
-def test_sigterm_in_the_exit_hook_of_another_library_finishes_what_was_accepted(
+def test_sigterm_in_an_exit_hook_of_another_library_finishes_accepted_events(
     begin, door: Door, tally: Tally, wait: str
 ) -> None:
     """That hook runs before procbus's own, and an exception would end both."""
@@ -112,7 +112,7 @@ def test_second_sigterm_in_the_exit_hook_of_another_library_ends_it_at_once(
     assert "deliveries cancelled" in ended.err
 
 
-def test_sigterm_in_the_first_step_of_the_interpreters_end_finishes_what_was_accepted(
+def test_sigterm_in_the_first_step_of_the_interpreters_end_finishes_accepted_events(
     begin, door: Door, tally: Tally
 ) -> None:
     """The main thread is in `threading._shutdown` then, and no exit hook has begun."""

@@ -250,7 +250,7 @@ def test_handler_that_always_dies_does_not_starve_the_others(bus: EventBus, tall
     assert tally.counts() == {str(n): 1 for n in range(12)}
 
 
-def test_ctrl_c_means_nothing_to_a_worker_and_the_usual_to_what_it_starts(bus: EventBus) -> None:
+def test_worker_ignores_ctrl_c_but_its_subprocesses_do_not(bus: EventBus) -> None:
     def start_one(_: int) -> str:
         code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
         os.kill(os.getpid(), signal.SIGINT)

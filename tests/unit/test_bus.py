@@ -90,7 +90,7 @@ def test_subscribing_is_a_call_or_a_decorator_and_gives_the_function_back(bus: E
     assert bus.publish(5).result(BOUND_S) == -5
 
 
-def test_a_class_takes_its_instances_and_those_of_its_subclasses(bus):
+def test_class_takes_instances_of_itself_and_of_subclasses(bus):
     bus.subscribe(Order, lambda e: "order")
     bus.subscribe(Urgent, lambda e: "urgent")
     bus.subscribe(object, lambda e: "object")
@@ -269,7 +269,7 @@ def test_the_default_registry_counts_before_and_after_the_bus_is_made():
 
 
 @pytest.mark.usefixtures("registry")
-def test_a_bus_of_listed_functions_and_modules_takes_those_alone(monkeypatch):
+def test_bus_of_listed_functions_and_modules_takes_no_others(monkeypatch):
     module = types.ModuleType("shop_handlers")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     source = "from procbus import subscribe\n@subscribe('a')\ndef store(event): return 'module'"
@@ -292,7 +292,7 @@ def test_a_bus_of_listed_functions_and_modules_takes_those_alone(monkeypatch):
 # Receipts.
 
 
-def test_receipts_are_numbered_and_those_from_outside_have_no_parent(bus):
+def test_receipts_are_numbered_and_have_no_parent_outside_handlers(bus):
     receipts = [bus.publish("a", n) for n in range(3)]
     assert [r.id for r in receipts] == [1, 2, 3]
     assert [r.parent_id for r in receipts] == [None] * 3

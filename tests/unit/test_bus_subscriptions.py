@@ -89,7 +89,7 @@ def test_each_subscription_of_a_function_has_its_own_where(bus):
     assert [results(bus, "n", n) for n in (12, 1)] == [[24], [2]]
 
 
-def test_a_subscription_without_where_takes_what_the_last_one_leaves(bus):
+def test_subscription_without_where_takes_the_events_that_the_last_one_leaves(bus):
     bus.subscribe("n", double, priority=1)
     bus.subscribe("n", double, where=lambda n: n > 10, priority=2)
     assert [
@@ -249,7 +249,7 @@ def test_a_topic_of_a_shared_handler_is_left_by_one_bus_alone():
         assert [len(results(one, t, 1)) for t in "ab"] == [1, 0]
 
 
-def test_a_handler_may_unsubscribe_itself_and_what_is_pending_still_runs():
+def test_handler_may_unsubscribe_itself_and_its_pending_deliveries_run():
     with EventBus([]) as bus:
         ran: list[int] = []
 

@@ -88,7 +88,7 @@ def test_list_filters_by_state_and_handler(path: Path, capsys: pytest.CaptureFix
     assert "--limit shows more than 1" in shown
 
 
-def test_list_gives_each_delivery_one_line_whatever_its_id_holds(capsys: Any, tmp_path: Path):
+def test_list_gives_each_delivery_one_line_for_any_id(capsys: Any, tmp_path: Path):
     path = tmp_path / "run.db"
     with EventBus([], journal=path, keep="all") as bus:
         bus.subscribe("works", abs, name="works")

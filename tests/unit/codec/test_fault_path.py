@@ -130,7 +130,7 @@ def test_a_long_key_does_not_make_a_long_path():
     assert len(path_of_fault({"x" * 100_000: LOCK}, "event")) < 1000
 
 
-def test_the_error_of_an_event_says_what_to_do():
+def test_error_of_an_event_names_the_remedy():
     error = event_fault("shop.store", 7, Row(1, LOCK), TypeError("cannot pickle"))
     assert error.path == "event.lock"
     assert str(error) == (

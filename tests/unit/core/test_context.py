@@ -55,7 +55,7 @@ def context(published: list[Any]) -> HandlerContext:
     return HandlerContext("h", 1, None, None, 1, publish)
 
 
-def test_publishing_takes_one_or_two_arguments_and_gives_back_what_the_bus_gives():
+def test_publishing_takes_one_or_two_arguments_and_returns_the_result_of_the_bus():
     published: list[Any] = []
     at = context(published)
     given: list[Any] = [at.publish("event"), at.publish("topic", "payload")]

@@ -173,7 +173,7 @@ def takes_a_number(event: 7) -> None: ...  # type: ignore[valid-type]
         (functools.partial(has_no_annotation), "has no annotation"),
     ],
 )
-def test_an_annotation_that_names_no_class_is_refused_with_what_to_write(
+def test_annotation_that_names_no_class_is_refused_with_the_remedy(
     function: Callable[..., Any], reason: str
 ):
     with pytest.raises(SubscriptionError, match=reason) as caught:

@@ -49,7 +49,7 @@ def test_an_exception_comes_with_its_traceback(caplog: pytest.LogCaptureFixture)
     assert 'raise KeyError("id")' in caplog.text
 
 
-def test_levels_are_those_of_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+def test_levels_come_from_the_logger(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "procbus")
 
     log.warning("not said")

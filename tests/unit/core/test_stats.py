@@ -32,7 +32,7 @@ def test_counts_of_a_handler_add_up():
     assert handler.average_s is not None
 
 
-def test_a_lane_shows_what_waits_and_what_runs():
+def test_lane_shows_its_waiting_and_running_deliveries():
     held = Held()
     with EventBus([]) as bus:
         bus.subscribe(int, held, concurrency=2)

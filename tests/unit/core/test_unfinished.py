@@ -60,7 +60,7 @@ WORK: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 @pytest.mark.parametrize("which", WORK)
 @pytest.mark.parametrize("how", quick_first(["inline", "thread", "loop", "process"]))
-def test_a_handler_that_returns_its_work_fails_and_is_told_what_to_do(which, how):
+def test_handler_that_returns_unfinished_work_fails_with_the_remedy(which, how):
     handler, what = WORK[which]
 
     async def on_loop(event: Any) -> Any:

@@ -72,7 +72,7 @@ class Loud(str):
         raise SystemExit(spec)
 
 
-def test_a_message_is_a_plain_string_whatever_str_gives() -> None:
+def test_message_is_a_plain_string_for_any_result_of_str() -> None:
     class Said(Exception):
         def __str__(self) -> str:
             return Loud("words")

@@ -186,7 +186,7 @@ BLOCKING: dict[str, tuple[Callable[[EventBus], Any], str]] = {
 
 
 @pytest.mark.parametrize("way", BLOCKING)
-def test_an_async_handler_that_would_block_the_loop_is_refused_and_told_what_to_await(way):
+def test_async_handler_that_would_block_the_loop_is_told_the_awaitable(way):
     block, advice = BLOCKING[way]
 
     async def child(number: int) -> int:

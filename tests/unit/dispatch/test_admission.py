@@ -29,7 +29,7 @@ def test_delivery_is_pending_until_it_leaves(nested):
     assert admission.pending == 1
 
 
-def test_a_full_bus_that_raises_says_what_to_do():
+def test_error_of_a_full_bus_names_the_remedy():
     admission = Admission(2, "raise")
     admission.enter(2, False)
     with pytest.raises(QueueFull, match=r"2 deliveries are pending \(max_pending=2\).*raise max_p"):

@@ -334,7 +334,7 @@ def test_an_attempt_that_is_followed_by_another_is_no_end_to_listeners():
     assert [each.delivery for each in told] == [delivery]
 
 
-def test_a_listener_that_raises_is_logged_and_keeps_nobody_from_anything(caplog):
+def test_listener_that_raises_is_logged_and_holds_up_no_other(caplog):
     settlement, admission = settlement_with_room()
     subscription = Subscription(make_handler(handle, int), FakeLane())
     told: list[Settled] = []

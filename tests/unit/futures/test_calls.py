@@ -43,7 +43,7 @@ def test_other_arguments_are_an_event_together(args: tuple[object, ...]) -> None
     assert Call(given)(event_of((args, {}))) == (args, {})
 
 
-def test_a_chunk_calls_for_each_row_behind_what_all_have_in_common() -> None:
+def test_chunk_calls_with_the_common_arguments_before_each_row() -> None:
     chunk = ChunkOfCalls(given)
 
     assert chunk((((0,), {"a": 3}), [(1,), (2,)])) == [((0, 1), {"a": 3}), ((0, 2), {"a": 3})]

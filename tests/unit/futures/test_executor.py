@@ -362,7 +362,7 @@ def test_workers_of_others_are_not_ended() -> None:
             pool.terminate_workers()
 
 
-def test_errors_are_those_of_the_standard_too() -> None:
+def test_errors_are_also_standard_ones() -> None:
     assert issubclass(HandlerTimeout, TimeoutError)
     assert issubclass(WorkerDied, BrokenExecutor)
     assert issubclass(SerializationError, PicklingError)
@@ -394,7 +394,7 @@ def test_dropped_executor_finishes_and_ends_its_workers(kind: Any, tmp_path: Pat
     assert kind == "io" or not psutil.pid_exists(pid)
 
 
-def test_a_dropped_bus_finishes_what_it_has_accepted() -> None:
+def test_dropped_bus_finishes_its_accepted_calls() -> None:
     held = Held()
     bus = EventBus([], io_workers=1)
     bus.subscribe("n", held)
@@ -671,7 +671,7 @@ def test_an_executor_ends_the_bus_that_is_its_own() -> None:
     assert not any(name.startswith("procbus-io") for name in names)
 
 
-def test_ctrl_c_cancels_what_has_not_begun() -> None:
+def test_ctrl_c_cancels_calls_that_have_not_begun() -> None:
     held = Held()
 
     def interrupted() -> list[Future[Any]]:
@@ -718,7 +718,7 @@ def test_a_forked_child_cannot_submit() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_calls_are_not_in_the_journal_but_what_they_publish_is(tmp_path: Path) -> None:
+def test_journal_has_the_events_of_calls_but_no_calls(tmp_path: Path) -> None:
     events: list[str] = []
     path = tmp_path / "journal.db"
     with EventBus([], cpu_workers=1, io_workers=1, journal=path, keep="all") as bus:

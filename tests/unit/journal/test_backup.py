@@ -83,7 +83,7 @@ def test_a_copy_while_many_publish_has_all_that_was_accepted_before(tmp_path: Pa
     assert copies[0][1] < copies[-1][1]
 
 
-def test_the_command_line_copies_a_live_journal_with_what_is_in_its_intake(tmp_path: Path):
+def test_command_line_copies_a_live_journal_with_its_intake(tmp_path: Path):
     path = tmp_path / "run.db"
     script = """
         for number in range(50): bus.publish(number)

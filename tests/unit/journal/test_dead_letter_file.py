@@ -170,7 +170,7 @@ def test_an_event_that_cannot_be_pickled_is_named_and_nothing_is_written(path):
     assert os.listdir(path.parent) == ["letters"]
 
 
-def test_only_the_owner_may_read_or_write_it_whatever_the_umask_and_the_old_file(path):
+def test_file_is_private_to_its_owner_for_any_umask_and_any_old_file(path):
     path.touch()
     path.chmod(0o666)
     before = os.umask(0)

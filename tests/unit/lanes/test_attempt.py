@@ -24,7 +24,7 @@ def delivery(**options: Any) -> Delivery:
     return delivery_to(Subscription(handler, FakeLane()), event_id=7)
 
 
-def test_a_timeout_tells_handler_event_limit_and_what_was_done() -> None:
+def test_timeout_names_handler_event_limit_and_reaction() -> None:
     error = timeout_error(delivery(timeout=1.5), 1.61803, STACK, "its worker was killed")
 
     assert str(error) == (
@@ -94,7 +94,7 @@ def inner() -> traceback.StackSummary:
     return traceback.extract_stack()
 
 
-def test_a_stack_leaves_out_what_called_the_handler() -> None:
+def test_stack_leaves_out_the_frames_that_called_the_handler() -> None:
     frames = inner()
     caller = frames[0].filename
     assert caller != __file__

@@ -99,7 +99,9 @@ def worker_of(slot: Slot) -> FakeWorker:
 
 
 @pytest.mark.parametrize(("ready", "slots", "share"), [(10, 1, 10), (10, 2, 5), (10, 3, 4)])
-def test_a_batch_is_a_workers_share_of_what_is_ready(ready: int, slots: int, share: int) -> None:
+def test_batch_is_a_workers_share_of_the_ready_deliveries(
+    ready: int, slots: int, share: int
+) -> None:
     parts = Parts(slots)
     deliveries = parts.put(ready)
 
@@ -154,7 +156,7 @@ def test_waiting_companion_is_released_when_the_lane_closes() -> None:
 # The circuit.
 
 
-def test_an_open_circuit_gives_nobody_anything_but_one_delivery_for_each_trial() -> None:
+def test_open_circuit_gives_out_one_delivery_for_each_trial() -> None:
     parts = Parts()
     deliveries = parts.put(5)
     parts.open_circuit()
@@ -200,7 +202,7 @@ def test_running_delivery_is_known_by_batch_and_index() -> None:
 
 
 @pytest.mark.parametrize("at", [(1_000_000_000, 0, 1.0), (None, 5, 1.0)])
-def test_a_logbook_that_is_ahead_or_behind_names_nobody_else(at: Any) -> None:
+def test_logbook_that_is_ahead_or_behind_names_no_other_delivery(at: Any) -> None:
     parts = Parts()
     [slot] = parts.batching.slots
     batch, _ = parts.hand_out(slot, parts.put(2))

@@ -135,7 +135,7 @@ def test_each_trial_that_fails_doubles_the_wait_up_to_a_bound() -> None:
     assert circuit.failed_trials == 6
 
 
-def test_while_it_is_open_deaths_and_survivals_are_those_of_work_given_before() -> None:
+def test_open_circuit_ignores_deaths_and_survivals_of_earlier_work() -> None:
     circuit = opened(100.0)
 
     assert not circuit.note_death(101.0)
@@ -483,7 +483,7 @@ def test_survival_closes_the_circuit_for_publishing_too(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(("began", "taken"), [(0.0, 0), (-1.0, 1)])
-def test_a_trial_in_its_handler_is_waited_for_but_not_what_began_before(
+def test_circuit_waits_for_a_trial_in_its_handler_but_not_for_earlier_work(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, began: float, taken: int
 ) -> None:
     parts.open()

@@ -297,7 +297,7 @@ def test_a_worker_that_cannot_be_replaced_does_more_than_its_number_of_events(
     assert len(stage.pool.started) == 1
 
 
-def test_a_worker_that_is_worn_out_while_the_lane_closes_is_replaced_for_what_is_left(
+def test_worker_worn_out_while_the_lane_closes_is_replaced_for_the_rest(
     make_stage: Callable[[Wear], Stage],
 ) -> None:
     stage = make_stage(Wear(max_events=1))

@@ -360,7 +360,7 @@ def test_handler_that_meddles_with_the_loop_harms_no_other(meddle, caplog):
     assert bool(texts) is (meddle not in (close, run_again)), texts
 
 
-def test_a_handler_that_cancels_all_tasks_ends_those_that_ran_and_no_other():
+def test_handler_that_cancels_all_tasks_ends_only_the_running_ones():
     held = HeldOnLoop()
 
     async def cancel_all(event: str) -> None:

@@ -208,7 +208,7 @@ TestGateAgainstModel = GateAgainstModel.TestCase
     st.integers(0, 3),
     st.randoms(use_true_random=False),
 )
-def test_each_key_keeps_its_order_whatever_is_settled_first(keys, failures, random):
+def test_each_key_keeps_its_order_for_any_order_of_settling(keys, failures, random):
     subscription = subscription_of(key=key_of, concurrency=2)
     gate = Gate(subscription.handler)
     deliveries = [delivery_to(subscription, (key, n)) for n, key in enumerate(keys)]

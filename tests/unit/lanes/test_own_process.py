@@ -58,7 +58,7 @@ def test_all_other_errors_are_told_as_they_are(error: BaseException) -> None:
     assert failure(error, delivery_to(subscription_of()), 1.0, os.getpid()).error is error
 
 
-def test_the_future_of_a_call_has_even_those_as_the_standard_says() -> None:
+def test_future_of_a_call_takes_even_exit_exceptions_like_the_standard() -> None:
     call = Subscription(handler_of(), FakeLane(), answered=True)
     error = SystemExit(3)
 

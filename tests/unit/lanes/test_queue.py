@@ -125,7 +125,7 @@ def test_each_waiting_taker_is_woken_by_put_put_back_or_release():
         thread.join(BOUND_S)
 
 
-def test_a_closed_queue_gives_out_what_it_has_and_then_lets_takers_go():
+def test_closed_queue_gives_out_its_deliveries_and_then_releases_takers():
     queue = LaneQueue()
     deliveries = put(queue, subscription_of(), 1, 2)
     queue.close()
@@ -174,7 +174,7 @@ def test_delivery_refused_by_a_cleared_queue_opens_no_gate():
         assert queue.release(delivery) == 0
 
 
-def test_clearing_what_is_ready_leaves_those_at_the_gate_for_later():
+def test_clearing_ready_deliveries_leaves_the_ones_at_the_gate():
     queue = LaneQueue()
     first, second = put(queue, subscription_of(key=key_of), ("a", 1), ("a", 2))
     assert queue.clear_ready() == [first]

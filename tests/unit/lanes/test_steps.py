@@ -106,7 +106,7 @@ def test_a_future_may_be_awaited_too():
     assert run(main) == 7
 
 
-def test_closing_it_closes_what_it_awaits():
+def test_closing_a_coroutine_closes_the_awaited_one():
     closed: list[bool] = []
 
     class Pause:

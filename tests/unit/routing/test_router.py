@@ -115,7 +115,7 @@ def test_a_target_with_several_matching_topics_is_given_once():
     assert router.match(None, "a.b") == ("all", "other")
 
 
-def test_targets_come_in_order_of_subscription_whatever_matched():
+def test_targets_come_in_order_of_subscription_for_any_pattern():
     router = Router([(3, ("a",)), (1, (Base,)), (2, ("#",)), (0, (object,))])
     assert router.match(Typed("a"), None) == (3, 1, 2, 0)
 

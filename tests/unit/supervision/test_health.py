@@ -23,7 +23,7 @@ def test_a_new_bus_has_no_workers():
         assert bus.health() == ()
 
 
-def test_threads_show_what_they_run():
+def test_threads_show_their_running_deliveries():
     held = Held()
     with EventBus([], io_workers=1) as bus:
         bus.subscribe(int, held, name="held")
@@ -57,7 +57,7 @@ def test_a_thread_shows_its_share_of_the_cpu_once_that_says_anything():
     assert 0 < worker.cpu_share <= 1.1
 
 
-def test_an_idle_thread_counts_what_it_has_done():
+def test_idle_thread_counts_its_finished_deliveries():
     with EventBus([], io_workers=1) as bus:
         bus.subscribe(int, double)
         for number in range(3):

@@ -70,7 +70,7 @@ def test_worker_that_is_gone_has_no_footprint(world: World) -> None:
     assert world.measure() is None
 
 
-def test_children_count_with_what_they_have(world: World) -> None:
+def test_children_count_with_their_own_memory(world: World) -> None:
     world.found = {2: (20 * MIB, 15 * MIB), 3: (30 * MIB, 25 * MIB)}
 
     found = world.measure()

@@ -155,7 +155,7 @@ def test_a_container_sees_its_own_part_of_the_hierarchy(make: Make) -> None:
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/../elsewhere"])
-def test_a_group_outside_of_what_is_mounted(make: Make, path: str) -> None:
+def test_limit_of_memory_is_found_for_a_group_outside_the_mount(make: Make, path: str) -> None:
     mount = V1_MOUNT.replace("0:32 / /", "0:32 /docker/box /") if path == "/elsewhere" else V1_MOUNT
     root = make(process_in(f"4:memory:{path}\n", mount) | v1("", 512 * MIB))
     assert total_bytes(root) == 512 * MIB

@@ -31,7 +31,7 @@ def test_it(bus):
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_a_failure_that_nobody_looked_at_fails_the_test(pytester: pytest.Pytester) -> None:
+def test_failure_not_looked_at_fails_the_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         USE
         + """

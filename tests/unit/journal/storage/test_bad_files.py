@@ -81,7 +81,7 @@ def test_journal_of_a_newer_version_is_refused(tmp_path: Path):
     assert "written by a newer procbus" in refusal(path)
 
 
-def test_a_journal_says_what_it_is_in_its_header(tmp_path: Path):
+def test_header_of_a_journal_identifies_it(tmp_path: Path):
     path = filled(tmp_path / "run.db", 1)
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
@@ -276,7 +276,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_a_disk_that_fills_up_refuses_what_it_cannot_keep_and_loses_nothing(
+def test_full_disk_refuses_further_events_and_loses_none(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ):
     path = small_disk / "run.db"

@@ -59,7 +59,7 @@ def test_flipped_bit_costs_one_record_and_is_reported(path: Path, caplog: pytest
 
 
 @pytest.mark.parametrize("sector", quick_first(range(6), 2))
-def test_a_sector_of_zeros_costs_what_is_in_it_and_is_told(path: Path, sector: int):
+def test_sector_of_zeros_costs_only_its_events_and_is_reported(path: Path, sector: int):
     with open(f"{path}-intake", "r+b") as file:
         file.seek(sector * 512)
         file.write(bytes(512))
@@ -167,7 +167,7 @@ def test_a_machine_that_stopped_is_told_where_the_last_seconds_may_be_lost(
     assert f"behind event {COUNT}" in told
 
 
-def test_a_visit_tells_what_is_lost_and_leaves_it_for_the_bus(path: Path):
+def test_visit_reports_a_loss_and_leaves_it_for_the_bus(path: Path):
     flip(path, 2_000)
     for _ in range(2):
         shown = json.loads(status(path, "status", "--json").stdout)

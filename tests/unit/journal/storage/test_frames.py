@@ -84,7 +84,7 @@ def test_a_bit_flipped_anywhere_costs_one_frame_at_most_and_is_told():
                 assert found.frames == FRAMES, "the head has a copy"
 
 
-def test_a_sector_of_zeros_anywhere_costs_what_is_in_it_and_is_told():
+def test_sector_of_zeros_anywhere_costs_only_its_frames_and_is_reported():
     frames = FRAMES[:12] + [b"short %d" % number for number in range(40)]
     data = written(frames)
     ends = [end_of(frames[:count]) for count in range(len(frames) + 1)]

@@ -312,7 +312,7 @@ def test_the_lock_is_no_file_of_another_user_who_may_take_it_away_and_write_to_i
 
 
 @as_root
-def test_in_a_directory_like_tmp_nobody_can_place_a_file_that_sqlite_would_read(tmp_path: Path):
+def test_other_users_cannot_place_a_file_for_sqlite_in_a_directory_like_tmp(tmp_path: Path):
     """Another user tries all the time, while the journal is opened again and again."""
     tmp_path.chmod(0o1777)
     for parent in tmp_path.parents[:3]:

@@ -113,7 +113,7 @@ class Locked(Exception):
         self.lock = threading.Lock()
 
 
-def test_an_exception_arrives_as_it_was_whatever_its_class_wants(rooms: Rooms) -> None:
+def test_exception_arrives_unchanged_for_any_signature_of_its_class(rooms: Rooms) -> None:
     error = raised(Composed(1, other=2))
     error.add_note("a note")
     data, _ = ends_in(rooms).failed(Ending.RAISED, error, 1.0, 0)

@@ -42,7 +42,7 @@ def test_a_handler_is_loaded_only_once_it_is_needed(code: UserCode) -> None:
     assert set(code.functions) == {2}
 
 
-def test_limits_of_memory_are_kept_of_those_that_have_one(code: UserCode) -> None:
+def test_only_handlers_with_a_memory_limit_are_kept_with_one(code: UserCode) -> None:
     code.learn(head(sent(1, double, 1 << 30), sent(2, handle)))
 
     assert code.limits == {1: 1 << 30}

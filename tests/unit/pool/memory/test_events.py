@@ -224,7 +224,7 @@ def test_event_that_does_not_fit_takes_the_pipe_unless_it_is_to_fail(
         make_memory(1, on_oversize="fail").check_oversize("handler", 7, page(b"a", 2))
 
 
-def test_without_a_limit_it_is_a_quarter_of_what_is_free_at_the_first_use(
+def test_default_limit_is_a_quarter_of_the_free_memory_at_the_first_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     memory = EventMemory()

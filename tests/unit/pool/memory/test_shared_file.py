@@ -50,7 +50,7 @@ def limit(which: int, least: int) -> Iterator[None]:
         resource.setrlimit(which, (soft, hard))
 
 
-def test_a_room_takes_memory_only_of_what_is_written(room: Room) -> None:
+def test_room_takes_memory_only_for_written_bytes(room: Room) -> None:
     assert taken(room) == 0
     write(room, 1 << 50, b"x" * PAGE)
     assert taken(room) == PAGE

@@ -57,7 +57,7 @@ def refuse(*_: int) -> mmap.mmap:
     raise CannotMap("no file descriptors")
 
 
-def test_an_event_is_made_of_what_lies_in_its_block(sides: Sides) -> None:
+def test_event_is_made_of_the_bytes_in_its_block(sides: Sides) -> None:
     assert sides.worker.load(memoryview(b""), sides.put(b"content")) == b"content"
 
 
