@@ -42,7 +42,7 @@ class Spot:
         assert self.begun.wait(BOUND_S), "the handler did not begin"
 
 
-#: Of the running test: where `visit` waits, and what it was called with, in order.
+#: For the running test: the spots where `visit` waits, and its events, in order.
 spots: dict[str, Spot] = {}
 visited: list[str] = []
 

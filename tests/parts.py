@@ -117,7 +117,7 @@ def no_context(delivery: Delivery, receipt: Receipt) -> HandlerContext:
 
 
 class FlowOf:
-    """A flow of which the test hands in what its lane uses."""
+    """A flow; the test hands in the parts that its lane uses."""
 
     def __init__(
         self,

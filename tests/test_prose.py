@@ -1,6 +1,6 @@
 """The prose of README.md, docs/ and bench/ speaks to its reader, about things that have names.
 
-Code is left out: fenced blocks and what stands between backticks.
+Code is left out: fenced blocks and words between backticks.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _run(path: str, source: bytes, arguments: Sequence[str]) -> int:
     )
     sys.modules["__main__"] = main
     try:
-        exec(compile(source, full_path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - which is what this is for
+        exec(compile(source, full_path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - running it is the purpose
     except SystemExit as error:
         if type(error) is not SystemExit:
             raise  # SIGTERM, see `cli`

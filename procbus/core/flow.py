@@ -22,9 +22,9 @@ SettleSuccesses = Callable[
 
 
 class Flow(Protocol):
-    """Takes what the lanes have run, and has what they run more of. From any thread.
+    """The way from the lanes to the rest of a bus: settling, publishing, contexts. Thread-safe.
 
-    `procbus.dispatch.flow.BusFlow` is the one of every bus.
+    Every bus has a `procbus.dispatch.flow.BusFlow`.
     """
 
     def settle(self, settled: Sequence[tuple[Delivery, Outcome]], /) -> None:
@@ -42,24 +42,24 @@ class Flow(Protocol):
 
         Args:
             deliveries: the deliveries.
-            times: when the handler of each began and ended; the third number means nothing.
-            values: what it returned.
-            pid: the process id of the worker.
+            times: start and end of each handler; the third number is unused.
+            values: return value of each handler.
+            pid: process id of the worker.
         """
 
     def publish_children(
         self, delivery: Delivery, outcome: Outcome, published: Published, /
     ) -> BaseException | None:
-        """Publish what a cpu handler published, all or none; return the error if none.
+        """Publish the events of a cpu handler, all or none; return the error if none.
 
         Args:
-            delivery: the delivery of the handler.
+            delivery: the delivery whose handler published them.
             outcome: its success, which is not settled yet.
             published: topic and event of each.
         """
 
     def context_of(self, delivery: Delivery, receipt: Receipt, /) -> HandlerContext:
-        """Make what `current()` returns in a handler of this process."""
+        """Make the return value of `current()` in a handler of this process."""
 
     def guard(self, error: Callable[[], CircuitOpen] | None, /) -> None:
-        """Have publishing for cpu handlers raise such errors from now on; None for no more."""
+        """Have publishing for cpu handlers raise such errors from now on; None ends that."""

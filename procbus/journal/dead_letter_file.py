@@ -57,7 +57,7 @@ _codec = PickleCodec()
 
 
 def save_letters(path: str | PathLike[str], letters: Sequence[DeadLetter]) -> None:
-    """Write letters to a file that only its owner may read or write, replacing what is there.
+    """Write letters to a file that only its owner may read or write, replacing an old one.
 
     Raises:
         SerializationError: an event cannot be pickled. Nothing was written.

@@ -25,9 +25,9 @@ class Step(NamedTuple):
     #: Whether its handler has a limit of memory.
     limited: bool
     take_back: int
-    #: Whether it takes so long that the worker reports in between.
+    #: Whether it takes longer than the worker's interval of reports.
     long: bool
-    #: Whether it leaves the worker too large for what has a limit.
+    #: Whether it leaves the worker too large for a handler with a limit.
     grow: bool
     kill: bool
 

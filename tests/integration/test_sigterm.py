@@ -1,4 +1,4 @@
-"""SIGTERM: a script finishes, or puts away, what its buses have, and ends with 143."""
+"""SIGTERM: a script finishes or puts away the deliveries of its buses, and ends with 143."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_second_sigterm_ends_the_script_at_once(begin, door: Door, inside: str
 
 
 def wait_for_word(program: Program) -> None:
-    """Wait until the script has said what it does about SIGTERM; give that line back to nobody."""
+    """Wait until the script has logged its reaction to SIGTERM; drop that line."""
     for _ in range(3):  # on a busy machine it may say first that a worker is stalled
         if program.read_error_line().startswith("SIGTERM: pending deliveries"):
             return

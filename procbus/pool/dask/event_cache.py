@@ -47,7 +47,7 @@ class RemoteEvents:
             self._forget(number)
         data, start = message.data, events_at(message.data)
         size = len(data) - start
-        if len(message.deliveries) > 1 or size < CACHED_FROM:  # what is so large goes alone
+        if len(message.deliveries) > 1 or size < CACHED_FROM:  # a large event goes alone
             return {"data": packed(data), "gone": gone}
         delivery = message.deliveries[0]
         number = delivery.event_id

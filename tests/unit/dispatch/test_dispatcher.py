@@ -33,7 +33,7 @@ from tests.parts import (
 
 
 class Parts:
-    """A dispatcher with a lane that only keeps what it is given."""
+    """A dispatcher with a lane that only keeps its deliveries."""
 
     def __init__(self, max_pending: int = 100, on_full: OnFull = "raise") -> None:
         self.lane = FakeLane()
@@ -260,7 +260,7 @@ def in_the_way(parts: Parts, happen: Callable[[], object]) -> None:
 
 
 def publisher(publish: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
-    """Publish in a thread; what comes of it is in the list."""
+    """Publish in a thread; the result or the error is in the list."""
     outcome: list[Any] = []
 
     def run() -> None:

@@ -32,7 +32,7 @@ class Typed:
 
 
 def box_with(*letters: DeadLetter) -> tuple[DeadLetterBox, list[DeadLetter]]:
-    """A box with letters in it, and a list of what is published of them."""
+    """A box with letters in it, and a list of the published ones."""
     published: list[DeadLetter] = []
 
     def redeliver(one: DeadLetter) -> Receipt:

@@ -23,7 +23,7 @@ _batch_numbers = itertools.count(1)
 
 
 class FakeWorker:
-    """A worker as the lane sees it: it begins what there are tokens for, in order."""
+    """A worker as the lane sees it: it begins deliveries in order, one for each token."""
 
     recalling = False
 
@@ -184,7 +184,7 @@ def test_companion_that_waits_for_the_circuit_is_woken_for_the_trial() -> None:
     assert taken == deliveries[:1]
 
 
-# Who has what.
+# The deliveries of each slot.
 
 
 def test_running_delivery_is_known_by_batch_and_index() -> None:
@@ -261,7 +261,7 @@ def test_a_worker_with_nothing_to_take_back_is_not_recalled() -> None:
 
 
 def test_deliveries_taken_before_a_recall_are_not_handed_out_after_it() -> None:
-    # The worker would take its tokens for those that were taken back.
+    # The worker would take its tokens for the deliveries that were taken back.
     parts = Parts()
     [slot] = parts.batching.slots
     first, second, third = parts.put(3)

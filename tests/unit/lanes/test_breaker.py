@@ -350,7 +350,7 @@ class AnyCircuit(RuleBasedStateMachine):
 TestAnyCircuit = AnyCircuit.TestCase
 
 
-# In a lane: whom it tells, and what it does to the queue.
+# In a lane: publishers, settlement and queue.
 
 
 class Parts:
@@ -405,7 +405,7 @@ def test_too_many_deaths_stop_the_lane_and_publishing_says_why(
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts.open()
-    parts.die(5)  # while it is open, deaths are told to nobody
+    parts.die(5)  # an open circuit reports no deaths
 
     assert parts.take() == 0
     assert "workers died" in parts.breaker.reason()

@@ -1,4 +1,4 @@
-"""The companion: what becomes of every delivery when its worker dies, or procbus itself fails."""
+"""The companion: the end of every delivery whose worker dies, or for which procbus itself fails."""
 
 import threading
 import time

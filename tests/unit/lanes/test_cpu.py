@@ -250,7 +250,7 @@ def test_a_recalled_worker_works_again_once_it_has_reported(make_stage: MakeStag
 
 
 def hand_out(stage: Stage, *events: str) -> tuple[Slot, Batch, list[Delivery]]:
-    """Have a batch handed out to a worker that nobody runs."""
+    """Have a batch handed out to a worker that no thread runs."""
     worker = stage.pool.start(lambda _: None)
     slot = Slot(1)
     slot.worker = worker

@@ -364,7 +364,7 @@ def test_handler_that_cancels_all_tasks_ends_only_the_running_ones():
     held = HeldOnLoop()
 
     async def cancel_all(event: str) -> None:
-        # Those that follow have their tasks, and have not begun: they are started anew.
+        # The later coroutines have their tasks, and have not begun: they are started anew.
         later = [bus.publish("echo", number) for number in range(20)]
         await asyncio.sleep(0)
         for task in asyncio.all_tasks():

@@ -120,7 +120,7 @@ class GateAgainstModel(RuleBasedStateMachine):
         self.gate = Gate(self.subscription.handler)
         self.sequence = 0
         self.inside: list[Delivery] = []
-        #: Those that wait for their next attempt; the others of their key stay behind them.
+        #: Deliveries that wait for their next attempt; the others of their key stay behind.
         self.aside: list[Delivery] = []
         self.lines: dict[object, deque[Delivery]] = {}
         self.heads: list[Delivery] = []

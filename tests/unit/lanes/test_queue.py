@@ -332,7 +332,7 @@ class QueueAgainstModel(RuleBasedStateMachine):
         self.sequence = 0
         self.open: list[Delivery] = []
         self.under_way: list[Delivery] = []
-        #: Those that wait for their next attempt.
+        #: Deliveries that wait for their next attempt.
         self.aside: list[Delivery] = []
         self.cleared = False
 

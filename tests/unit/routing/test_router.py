@@ -156,7 +156,7 @@ def test_a_malformed_event_type_is_refused_each_time(event_type: str):
 @pytest.mark.parametrize("topic", ["", "a..b", "a.*", "#", 7, Base, [], ("a",), (Base, "a")])
 def test_a_malformed_topic_is_refused_each_time(topic: Any):
     router = Router([("all", (object, "#"))])
-    router.match(Base(), None)  # what is remembered for classes must not answer for topics
+    router.match(Base(), None)  # the targets remembered for classes must not answer for topics
     router.match(Typed("a"), None)
     for _ in range(2):
         with pytest.raises(TopicError):

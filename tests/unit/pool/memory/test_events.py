@@ -402,7 +402,7 @@ class AnyMemory(RuleBasedStateMachine):
         content = self.count.to_bytes(4, "big") * (pages * PAGE // 4)
         block = self.memory.put([memoryview(content)], 0, 1)
         if block is None:
-            # It is full of what is in use, which cannot make room.
+            # It is full of blocks in use, which cannot make room.
             in_use = sum(
                 b.place.capacity
                 for b in {*self.open, *(b for b, _, _ in self.views)}
