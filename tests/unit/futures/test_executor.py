@@ -38,6 +38,7 @@ from procbus.core.handler import Kind
 from procbus.futures.calls import Call
 from procbus.futures.handlers import MOST, MOST_SIBLINGS
 from tests.cpu_stage import eventually
+from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held
 
 
@@ -188,7 +189,7 @@ def make_one(number: int) -> Mine:
     return Mine()
 
 
-@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("chunksize", quick_first([3, 1]))
 def test_map_keeps_no_result_that_it_gave_out(chunksize: int) -> None:
     with executor("io", max_workers=2) as pool:
         for result in pool.map(make_one, range(8), chunksize=chunksize):
@@ -210,7 +211,7 @@ def add_one(array: Any) -> Any:
     return array
 
 
-@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("size", quick_first([100_000, 10]))
 def test_arrays_are_private_copies_unless_they_are_to_be_shared(size: int) -> None:
     numpy = pytest.importorskip("numpy")
     zeros = numpy.zeros(size)
