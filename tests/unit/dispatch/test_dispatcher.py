@@ -14,6 +14,7 @@ from procbus.core.dead_letter import letter_of
 from procbus.core.delivery import DeliveryState
 from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
 from procbus.core.handler import make_handler
+from procbus.core.locks import Tangled
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission, OnFull, Reserved
@@ -29,6 +30,7 @@ from tests.parts import (
     receipt_for,
     settlement_for,
     succeeded,
+    until,
 )
 
 
@@ -389,3 +391,50 @@ def test_a_guard_that_ends_before_the_first_event_leaves_the_bus_to_get_ready():
     assert ready == []
     parts.dispatcher.publish(1, None)
     assert ready == ["ready"]
+
+
+# With a journal.
+
+
+class AcceptingJournal:
+    """A journal that takes all events, and has nothing from runs before."""
+
+    def __init__(self) -> None:
+        self.resumed_for: object = None
+        self.accepted: list[Receipt] = []
+
+    def accept(
+        self, receipt: Receipt, deliveries: Any, *, before: bytes = b"", wait: bool = True
+    ) -> None:
+        self.accepted.append(receipt)
+
+    def resume(self) -> None:
+        """There is nothing to be fed."""
+
+
+@pytest.mark.parametrize("handlers", [1, 2])
+def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handlers, monkeypatch):
+    parts = Parts()
+    journal: Any = AcceptingJournal()
+    dispatcher = Dispatcher(
+        parts.admission,
+        parts.settlement,
+        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: None,
+        lambda: parts.subscriptions,
+        journal=journal,
+    )
+    for number in range(handlers):
+        parts.subscribe(int, name=f"handler {number}")
+    enter = parts.admission.enter
+
+    def tangled(*_: Any) -> None:
+        monkeypatch.setattr(parts.admission, "enter", enter)
+        raise Tangled
+
+    monkeypatch.setattr(parts.admission, "enter", tangled)
+    receipt = dispatcher.publish(1, None)
+    assert journal.accepted == [receipt]
+    until(lambda: len(parts.lane.queued) == handlers)
+    assert {each.event_id for each in parts.lane.queued} == {receipt.id}
+    assert parts.admission.pending == handlers
