@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from procbus.pool import stack
 from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Pool, Worker
 from procbus.pool.loky import LokyPool
@@ -29,6 +30,12 @@ def dask_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
     with cluster(workers=1, threads=2) as address:
         warm_up(address)
         yield address
+
+
+@pytest.fixture(autouse=True)
+def patience_for_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a worker on a busy machine the time to write its stack before it is killed."""
+    monkeypatch.setattr(stack, "PATIENCE_S", 2.0)
 
 
 def _maker(kind: str, address: str) -> Iterator[MakePool]:

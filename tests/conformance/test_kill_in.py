@@ -12,7 +12,7 @@ import pytest
 from loky import process_executor
 
 from procbus.codec.encoder import encode_alone
-from procbus.pool import loky_process, stack
+from procbus.pool import loky_process
 from procbus.pool.interface import At, Worker, WorkerGone
 from procbus.system.cooperative import in_turn
 from tests.conformance import handlers
@@ -28,12 +28,6 @@ from tests.conformance.drive import (
     values,
 )
 from tests.processes import alive_after
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a worker on a busy machine the time to write its stack."""
-    monkeypatch.setattr(stack, "PATIENCE_S", 5.0)
 
 
 class Judge:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from procbus.pool import stack
 from tests.integration.helpers import Bell, Door, Ended, Listener, Program, Tally
 
 Start = Callable[..., Program]
@@ -20,6 +21,12 @@ def nothing_of_its_own_failed(caplog: pytest.LogCaptureFixture) -> Iterator[None
     yield
     failed = [r for r in caplog.get_records("call") if "procbus itself failed" in r.getMessage()]
     assert not failed, caplog.text
+
+
+@pytest.fixture(autouse=True)
+def patience_for_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a worker on a busy machine the time to write its stack before it is killed."""
+    monkeypatch.setattr(stack, "PATIENCE_S", 2.0)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
-from procbus.pool import stack
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 from tests.matrix import quick_first
@@ -81,12 +80,6 @@ def timed_out(receipt: Receipt) -> HandlerTimeout:
     with pytest.raises(HandlerTimeout) as caught:
         receipt.result(PATIENCE_S)
     return caught.value
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a worker on a busy machine the time to write its stack."""
-    monkeypatch.setattr(stack, "PATIENCE_S", 5.0)
 
 
 @pytest.fixture
