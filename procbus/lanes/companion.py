@@ -37,6 +37,9 @@ BARREN_DEATHS = 3
 #: How long a companion waits for room in shared memory before it asks again, in seconds.
 ROOM_S = 0.1
 
+#: More deliveries than any batch has.
+MOST = 1 << 20
+
 _batch_numbers = itertools.count(1)
 
 
@@ -127,6 +130,8 @@ class Companion(LaneThread):
         self._worker_done = 0
         self._unwanted = ""
         self._barren = 0
+        #: About how many deliveries fit into a message: the others would only be put back.
+        self._fit = MOST
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
 
@@ -253,7 +258,8 @@ class Companion(LaneThread):
 
     def _give_next(self, worker: Worker, *, wait: bool, most: int | None = None) -> bool:
         """Give the worker the next batch; False when there is none."""
-        deliveries = self._batching.next_batch(wait=wait, most=most)
+        fit = self._fit if most is None or most > self._fit else most
+        deliveries = self._batching.next_batch(wait=wait, most=fit)
         if deliveries:
             self._give(worker, deliveries)
         return bool(deliveries)
@@ -277,6 +283,10 @@ class Companion(LaneThread):
                 self._put_back([first])
                 raise
             message = self._prepare(worker, message.batch, [first])
+        if not message.rest:
+            self._fit = min(2 * self._fit, MOST)
+        elif not message.no_room:
+            self._fit = len(message.deliveries) + len(message.deliveries) // 4 + 1
         try:
             batch = Batch(message)
             dropped = self._batching.hand_out(self.slot, worker, batch)

@@ -207,9 +207,9 @@ class _MortalLogbook(Logbook):
 
     killed: threading.Event
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, segments: int = 1) -> None:
         self.writing = threading.Lock()
-        super().__init__(fd)
+        super().__init__(fd, segments)
 
     def begin(self, index: int, now: float) -> None:
         """Note that the handler of this delivery begins."""

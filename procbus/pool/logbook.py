@@ -9,18 +9,21 @@ first.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
 
 # Positions of the 8-byte fields in the head.
-_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS = range(8)
-_HEAD = 64
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = range(10)
+_HEAD = 128
 #: The number of a batch that never comes: the worker was told to stop, and takes none any more.
 ENDED = -1
-#: Bytes for the results of one batch that are not sent yet.
+#: Bytes for the results of one batch that are not sent yet: a segment.
 CAPACITY = 256 * 1024
+#: Segments where the parent reads results in place. The worker fills one while the parent reads.
+SEGMENTS = 4
 
 
 def anonymous_file(name: str) -> int:
@@ -56,27 +59,35 @@ class Page(NamedTuple):
 
 
 class Logbook:
-    """One worker's logbook, seen from either process."""
+    """One worker's logbook, seen from either process.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: its file.
+        segments: for results. With one alone the parent never reads them in place.
+    """
+
+    def __init__(self, fd: int, segments: int = 1) -> None:
         self._fd = fd
-        self._map = mmap.mmap(fd, _HEAD + CAPACITY)
+        self._segments = segments
+        self._map = mmap.mmap(fd, _HEAD + segments * CAPACITY)
         self._view = memoryview(self._map)
+        #: Where the segment that the worker is at begins. The worker's.
+        self._begin = _HEAD
         self._whole = self._view[:_HEAD].cast("q")
         self._real = self._view[:_HEAD].cast("d")
 
     @classmethod
-    def create(cls, fd: int | None = None) -> Self:
+    def create(cls, fd: int | None = None, segments: int = 1) -> Self:
         """Make an empty logbook, in an empty file that is already open or one of its own."""
         fd = anonymous_file("procbus-logbook") if fd is None else fd
-        os.ftruncate(fd, _HEAD + CAPACITY)
-        logbook = cls(fd)
+        os.ftruncate(fd, _HEAD + segments * CAPACITY)
+        logbook = cls(fd, segments)
         logbook.open_batch(0)
         return logbook
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being spawned: it gets the file descriptor."""
-        return _attach, (DupFd(self._fd),)
+        return _attach, (DupFd(self._fd), self._segments)
 
     def fileno(self) -> int:
         """The descriptor of its file."""
@@ -110,26 +121,53 @@ class Logbook:
         Returns:
             False, and nothing is kept, when there is no room: send what is here first.
         """
-        whole = self._whole
-        start = _HEAD + whole[_USED]
+        whole, begin = self._whole, self._begin
+        start = begin + whole[_USED]
         end = start + len(result)
-        if end > _HEAD + CAPACITY:
+        if end > begin + CAPACITY:
             return False
         self._view[start:end] = result
-        whole[_USED] = end - _HEAD
+        whole[_USED] = end - begin
         whole[_DONE] = done
         return True
 
     def unsent(self) -> memoryview:
         """The results that are kept, to be sent."""
-        return self._view[_HEAD : _HEAD + self._whole[_USED]]
+        # In this order, for a parent that looks meanwhile: the worker writes in the other one.
+        begin = _HEAD + self._whole[_LEFT] % self._segments * CAPACITY
+        return self._view[begin : begin + self._whole[_USED]]
 
-    def sent(self, done: int) -> None:
-        """Everything up to the first `done` deliveries is sent: nothing need be kept."""
+    @property
+    def shares(self) -> bool:
+        """Whether the parent can read results in place."""
+        return self._segments > 1
+
+    def place(self) -> tuple[int, int] | None:
+        """Where the results are that are kept: they may be left there for the parent to read.
+
+        Returns:
+            Where they begin, and how many bytes they have. None while the parent has yet to read
+            what the next ones would be written over.
+        """
+        whole = self._whole
+        if whole[_LEFT] - whole[_TAKEN] >= self._segments - 1:
+            return None
+        return self._begin, whole[_USED]
+
+    def sent(self, done: int, *, left: bool = False) -> None:
+        """Everything up to the first `done` deliveries is sent: nothing need be kept.
+
+        Args:
+            done: how many are finished.
+            left: whether the results were left where they are, and the parent was told.
+        """
         whole = self._whole
         # In this order: whatever moment the worker dies at, `unsent` begins at delivery `sent`,
         # or repeats what the parent got already (it counts, and skips that).
         whole[_USED] = 0
+        if left:
+            whole[_LEFT] += 1
+            self._begin = _HEAD + whole[_LEFT] % self._segments * CAPACITY
         whole[_DONE] = whole[_SENT] = done
 
     # Written by a child that a handler forked, and read by its worker.
@@ -172,6 +210,14 @@ class Logbook:
         whole = self._whole
         return page if (whole[_BATCH], whole[_SENT]) == (page.batch, page.sent) else None
 
+    def results(self, start: int, size: int) -> memoryview:
+        """Results that the worker has left here; once they are read, `taken` says so."""
+        return self._view[start : start + size]
+
+    def taken(self) -> None:
+        """The results that were left longest are read: the worker may write over them."""
+        self._whole[_TAKEN] += 1
+
     def running(self) -> tuple[int, int, float] | None:
         """Batch, index and start of the delivery whose handler is running; None between two."""
         whole = self._whole
@@ -189,10 +235,11 @@ class Logbook:
             return
         for view in (self._whole, self._real, self._view):
             view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):  # the traceback of a result that cannot be read
+            self._map.close()
         os.close(self._fd)
         self._fd = -1
 
 
-def _attach(duplicate: Any) -> Logbook:
-    return Logbook(duplicate.detach())
+def _attach(duplicate: Any, segments: int) -> Logbook:
+    return Logbook(duplicate.detach(), segments)

@@ -28,7 +28,8 @@ from procbus.pool.forwarding import levels_here
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import BATCH_S, NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
 from procbus.pool.launch import buffer_size, check_may_launch, nice_of_workers, thread_caps
-from procbus.pool.logbook import Logbook
+from procbus.pool.logbook import SEGMENTS, Logbook
+from procbus.pool.memory.batches import BatchWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
 from procbus.pool.newborn import Newborn
@@ -36,7 +37,7 @@ from procbus.pool.parent_end import ParentEnd
 from procbus.pool.script import PathSince, ScriptSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.tokens import SharedTokens
-from procbus.pool.wire import RESULTS_TAG, STOP, Tag
+from procbus.pool.wire import RESULTS_TAG, SHARED_TAG, STOP, Tag
 from procbus.system.cooperative import Task
 from procbus.system.cores import usable_cores
 
@@ -61,9 +62,10 @@ class LokyWorker:
 
         memory = pool.memory
         results = ResultReader(memory, pool.workers)
-        self._end = ParentEnd(pool.definitions, memory, results)
+        batches = BatchWriter(memory, pool.workers)
+        self._end = ParentEnd(pool.definitions, memory, results, batches)
         self._unread_bytes: dict[int, int] = {}
-        self._logbook = Logbook.create()
+        self._logbook = Logbook.create(segments=SEGMENTS)
         self._stack = StackPage.create()
         self._tokens: SharedTokens | Semaphore | threading.Semaphore = make_tokens()
         self._pipe, theirs = Pipe()
@@ -81,7 +83,7 @@ class LokyWorker:
                 theirs,
                 self._logbook,
                 self._stack,
-                (memory.room, results.room, memory.large),
+                (memory.room, results.room, memory.large, batches.room),
                 self._tokens,
                 WorkerSettings(
                     self._end.number,
@@ -176,13 +178,19 @@ class LokyWorker:
             message = self._read(patience_s)
             if message is None:
                 return self._end.glance(self._logbook.glance())
-            if message[:1] == RESULTS_TAG:
+            tag = message[:1]
+            if tag == RESULTS_TAG:
                 report = self._end.report(message)
-                self._unread_bytes[report.batch] = 0
-                if report.complete:
-                    del self._unread_bytes[report.batch]
-                return report
-            self._end.take_aside(message)
+            elif tag == SHARED_TAG:
+                report = self._end.report(message, self._logbook.results)
+                self._logbook.taken()
+            else:
+                self._end.take_aside(message)
+                continue
+            self._unread_bytes[report.batch] = 0
+            if report.complete:
+                del self._unread_bytes[report.batch]
+            return report
 
     def _read(self, timeout: float | None = None) -> bytes | bytearray | None:
         try:
@@ -295,7 +303,7 @@ class LokyWorker:
         """Take in measurements and log records after the last report, until the task has ended."""
         while (left_s := deadline - monotonic()) > 0:
             message = self._channel.receive(left_s)
-            if message is not None and message[:1] != Tag.RESULTS.value:
+            if message is not None and message[:1] not in (RESULTS_TAG, SHARED_TAG):
                 self._end.take_aside(message)
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ How the bytes travel is the business of each pool.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import thread_time
 from typing import Any
 
@@ -24,6 +24,7 @@ from procbus.pool.forwarding import take_in
 from procbus.pool.handler_cache import Definitions, KnownHandlers
 from procbus.pool.interface import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.logbook import Page
+from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter
 from procbus.pool.memory.event_writer import EventWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
@@ -40,6 +41,7 @@ from procbus.pool.wire import (
     read_successes,
     size_in_head,
     unpack_results,
+    unpack_shared,
 )
 from procbus.system.exit_hooks import may_replace
 
@@ -84,8 +86,8 @@ class Costs:
         return True
 
 
-#: Events of one batch take at most so many bytes, but for a single one that is larger: two
-#: batches have to fit into a pipe that nobody reads.
+#: Events of one batch take at most so many bytes in the pipe, but for a single one that is larger:
+#: two batches have to fit into a pipe that nobody reads.
 BATCH_BYTES = 48 * 1024
 
 _numbers = itertools.count(1)
@@ -98,16 +100,22 @@ class ParentEnd:
         definitions: encoded handlers, by number: shared by all workers of a pool.
         events: memory for the large buffers of events: shared by all workers of a pool.
         results: memory for the large buffers of this worker's results.
+        batches: memory for events that are not large; None where all of these take the pipe.
     """
 
     def __init__(
-        self, definitions: Definitions, events: EventMemory, results: ResultReader
+        self,
+        definitions: Definitions,
+        events: EventMemory,
+        results: ResultReader,
+        batches: BatchWriter | None = None,
     ) -> None:
         #: Number of the worker, unique in this process.
         self.number = next(_numbers)
         #: Its process id, for the outcomes; None until it is known.
         self.pid: int | None = None
         self._results = results
+        self._slots = batches
         self._encoder = Encoder(PARENT, events.large)
         self._events = EventWriter(self.number, events, self._encoder)
         self._handlers = KnownHandlers(definitions)
@@ -147,7 +155,10 @@ class ParentEnd:
         events: list[bytes] = []
         places: dict[int, Large] = {}
         index_of_kind, subscription, topic, parent_id, context = 0, None, None, None, None
-        total = 0
+        slots = self._slots
+        shared_bytes = slots.begin() if slots is not None else 0
+        most = shared_bytes or BATCH_BYTES
+        total = in_head = held = 0
         for index, delivery in enumerate(deliveries):
             receipt = delivery.receipt
             if receipt is None:  # the delivery was cancelled meanwhile
@@ -173,8 +184,9 @@ class ParentEnd:
                 fault = outcomes.cannot_travel(delivery, receipt, error)
                 message.failed.append((delivery, fault))
                 continue
-            total += size or len(data)
-            if not room or (total > BATCH_BYTES and ids):
+            total += len(data)
+            in_head += size
+            if not room or ((total > most or in_head > BATCH_BYTES) and ids):
                 message.no_room = not room and not ids
                 message.rest.extend(deliveries[index:])
                 break
@@ -182,7 +194,15 @@ class ParentEnd:
                 atoms.append(event)
                 sizes.append(IN_HEAD)
             else:
-                events.append(data)
+                held += len(data)
+                if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
+                    # At once, while it is in the caches; and the next one gets its memory.
+                    events.append(data)
+                    slots.put(events)
+                    events.clear()
+                    held = 0
+                else:
+                    events.append(data)
                 sizes.append(len(data))
                 if large is not None:
                     places[len(ids)] = large
@@ -193,6 +213,11 @@ class ParentEnd:
         if not message.no_room:
             self._events.leave_line()
         self._classes_due.extend(self._encoder.take_definitions())
+        shared = None
+        if slots is not None and (shared := slots.stretch()) is not None and events:
+            slots.put(events)
+            shared = slots.stretch()
+            events.clear()
         if ids:
             self._freed_due += self._results.freed()
             head = BatchHead(
@@ -210,6 +235,7 @@ class ParentEnd:
                 (self._results.idle_limit(), self._freed_due) if self._freed_due else None,
                 self._handlers.forgotten_due,
                 self._handlers.globals_due,
+                shared,
             )
             message.data = pack_batch(head, events)
             self.costs.note_sent(message.deliveries, len(indices), thread_time() - began_s)
@@ -249,16 +275,27 @@ class ParentEnd:
         """Note that the worker gets this message."""
         self._batches[message.batch] = message.deliveries
         self._events.sent(message.batch)
+        if self._slots is not None:
+            self._slots.sent(message.batch)
         self._handlers.sent()
         self._classes_due.clear()
         self._freed_due.clear()
 
     # From the worker.
 
-    def report(self, message: bytes | bytearray) -> Report:
-        """Read a results message."""
+    def report(
+        self,
+        message: bytes | bytearray,
+        left: Callable[[int, int], memoryview] | None = None,
+    ) -> Report:
+        """Read a results message.
+
+        Args:
+            message: that.
+            left: gives results that lie in the logbook, if the message says only where.
+        """
         began_s = thread_time()
-        results = unpack_results(message)
+        results = unpack_results(message) if left is None else unpack_shared(message, left)
         told, received = self._told, self._received
         (times, values), position = read_successes(results, told, received)
         first = told + len(times)
@@ -275,6 +312,8 @@ class ParentEnd:
             self._told = self._received = 0
             del self._batches[results.batch]
             self._events.done(results.batch)
+            if self._slots is not None:
+                self._slots.done(results.batch)
         return Report(results.batch, Successes(times, values), rest, results.complete)
 
     def take_aside(self, message: bytes | bytearray) -> None:
@@ -344,3 +383,5 @@ class ParentEnd:
         forget_classes(self.number)
         self._events.close()
         self._results.close()
+        if self._slots is not None:
+            self._slots.close()

@@ -26,6 +26,7 @@ REST = b"."
 
 _HEAD_SIZE = struct.Struct("<Q")
 _RESULTS = struct.Struct("<cqI?")
+_SHARED = struct.Struct("<cqI?QQ")
 #: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
 _ENDED = struct.Struct("<ddI")
 #: Flag in the size of a frame that is the pickled return value alone: the handler succeeded and
@@ -44,6 +45,8 @@ class Tag(bytes, enum.Enum):
     #: The user's set-up failed in the worker.
     BROKEN = b"B"
     RESULTS = b"R"
+    #: Results that lie in the logbook.
+    SHARED = b"S"
     LOG = b"L"
     WARNING = b"W"
     #: The handlers' use of the machine.
@@ -51,7 +54,7 @@ class Tag(bytes, enum.Enum):
 
 
 #: Asked for each batch; the enum takes two calls to say it.
-RESULTS_TAG = Tag.RESULTS.value
+RESULTS_TAG, SHARED_TAG = Tag.RESULTS.value, Tag.SHARED.value
 
 
 class Ending(enum.IntEnum):
@@ -127,6 +130,8 @@ class BatchHead(NamedTuple):
     forgotten: list[int]
     #: New values of the script's globals.
     globals: Sequence[bytes] = ()
+    #: Where in shared memory the events lie, and how many bytes they have; None where they follow.
+    shared: tuple[int, int] | None = None
 
 
 def pack_batch(head: BatchHead, events: Sequence[bytes]) -> bytes:
@@ -201,6 +206,18 @@ def results_head(batch: int, done: int, complete: bool) -> bytes:
     return _RESULTS.pack(RESULTS_TAG, batch, done, complete)
 
 
+def shared_results(batch: int, done: int, complete: bool, place: tuple[int, int]) -> bytes:
+    """As `results_head`, where the results stay in the logbook: a whole message.
+
+    Args:
+        batch: its number.
+        done: deliveries of it that have ended, with those that the message tells of.
+        complete: whether the worker is through with it.
+        place: where in the logbook they begin, and how many bytes they have.
+    """
+    return _SHARED.pack(SHARED_TAG, batch, done, complete, *place)
+
+
 class Results(NamedTuple):
     """A results message: some deliveries of a batch have ended, or the batch is complete."""
 
@@ -261,6 +278,17 @@ def unpack_results(message: bytes | bytearray) -> Results:
     """Read a results message."""
     _, batch, done, complete = _RESULTS.unpack_from(message)
     return Results(batch, done, complete, memoryview(message)[_RESULTS.size :])
+
+
+def unpack_shared(message: bytes | bytearray, view: Callable[[int, int], memoryview]) -> Results:
+    """Read a message that says where results are.
+
+    Args:
+        message: that.
+        view: gives what lies there.
+    """
+    _, batch, done, complete, start, size = _SHARED.unpack_from(message)
+    return Results(batch, done, complete, view(start, size))
 
 
 #: Start and end of the handler, and pickled (Ending, value, published or events dropped); empty

@@ -109,6 +109,45 @@ def forget_what_is_kept(event: object) -> None:
     kept.clear()
 
 
+def size_of(event: Any) -> int:
+    return len(event)
+
+
+def keep_and_tell(event: bytes) -> list[object]:
+    """Keep an event and give all that are kept."""
+    kept.append(event)
+    return list(kept)
+
+
+def numbered(number: int) -> bytes:
+    """16,000 bytes that tell which event they belong to."""
+    return (b"%09d" % number * 1_778)[:16_000]
+
+
+def sized_or_exit(size: int | str) -> bytes:
+    if isinstance(size, str):
+        os._exit(7)
+    return bytes(size)
+
+
+class FailsToLoad:
+    """Pickles, and fails to unpickle."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> Any:
+        return fail_to_load, (self.content,)
+
+
+def fail_to_load(content: bytes) -> None:
+    raise LookupError(f"cannot load {len(content)} bytes")
+
+
+def odd_ones_fail_to_load(number: int) -> object:
+    return FailsToLoad(bytes(9_000)) if number % 2 else bytes(9_000)
+
+
 def first_item(array: Any) -> float:
     return float(array[0])
 

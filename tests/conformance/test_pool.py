@@ -16,7 +16,6 @@ from procbus.core.context import current
 from procbus.core.errors import HandlerExited, SerializationError, TopicError, WorkerTraceback
 from procbus.core.outcome import OutcomeKind
 from procbus.pool.interface import Pool, Worker, WorkerGone
-from procbus.pool.parent_end import BATCH_BYTES
 from tests.conformance import handlers
 from tests.conformance.drive import (
     Gate,
@@ -354,17 +353,6 @@ def test_a_delivery_that_was_settled_meanwhile_is_left_out(worker: Worker) -> No
 
     assert message.deliveries == [batch[0], batch[2]]
     assert values(take_reports(worker, message)) == [2, 6]
-
-
-def test_deliveries_beyond_the_size_of_a_message_are_its_rest(worker: Worker) -> None:
-    size = BATCH_BYTES // 3
-    batch = deliveries(handlers.echo, *(bytes(size) for _ in range(5)))
-
-    message = give(worker, batch)
-
-    assert message.deliveries == batch[:2]
-    assert message.rest == batch[2:]
-    assert len(values(take_reports(worker, message))) == 2
 
 
 def test_handlers_and_classes_are_sent_once(worker: Worker) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from procbus.codec.encoder import ClassNumber, Encoder, decode, encode_alone, encode_atom
@@ -24,7 +24,7 @@ from procbus.core.user_objects import bases_of, full_name, is_a
 from procbus.pool.child.self import flush_output, resident_bytes, told
 from procbus.pool.child.usage import TIMED, Tally
 from procbus.pool.child.user_code import UserCode
-from procbus.pool.logbook import ENDED, Logbook
+from procbus.pool.logbook import CAPACITY, ENDED, Logbook
 from procbus.pool.memory.shared_file import PLAIN
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.wire import (
@@ -40,6 +40,7 @@ from procbus.pool.wire import (
     pack_end,
     pack_success,
     results_head,
+    shared_results,
     size_in_head,
     unpack_batch,
 )
@@ -71,12 +72,10 @@ class Ends:
     ) -> tuple[bytes, float]:
         """Lay out what a handler returned and published; that it failed if this cannot travel."""
         try:
-            if (
-                value.__class__ in PLAIN
-                and not published
-                and (ahead := self._memory.put_plain(value))
-            ):
-                return ahead + pack_end(started_at, ended_at, REST), ended_at
+            if value.__class__ in PLAIN and not published:
+                if ahead := self._memory.put_plain(value):
+                    return ahead + pack_end(started_at, ended_at, REST), ended_at
+                return pack_success(started_at, ended_at, encode_atom(value)), ended_at
             whole = (int(Ending.SUCCEEDED), value, published) if published else value
             frame = self._encoder.encode(whole)
             # Taken from the encoder, because a view of the event would count as kept by the
@@ -144,6 +143,12 @@ def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
 
 #: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
 FLUSH_S = 0.010
+
+#: Results of so many bytes or more together are left in the logbook, for the parent to read there.
+LEFT_BYTES = 8 << 10
+#: How often a worker looks whether the parent has read what the next results would be written over,
+#: and how long it sleeps in between, in seconds.
+LOOKS, LOOK_AGAIN_S = 200, 100e-6
 
 #: A worker that runs a handler for the first time may take so long, in seconds, to load it: to
 #: import its module, and all that this imports. The handler's own time begins after that. Else
@@ -270,6 +275,7 @@ class Worker:
 
     def _run_batch(self, message: bytes | bytearray) -> None:
         head, events = unpack_batch(message)
+        events = self._memory.events_of(head, events)
         self._code.learn(head)
         if self._forked:
             self._check_here(None)
@@ -317,11 +323,8 @@ class Worker:
             if large is not None or self._memory.keeps:
                 result = self._memory.note_end(large) + result
             if not logbook.finish(done, result):
-                # Too much to keep: send it at once, before the next delivery begins.
-                unsent = logbook.unsent()
-                self.send(results_head(head.number, done, False), unsent, result)
-                unsent.release()
-                logbook.sent(done)
+                # Too much to keep, before the next delivery begins.
+                self._make_room(head.number, done, result)
                 self._sent_at = ended_at
             elif ended_at - self._sent_at > self._flush_s and done < len(head.ids):
                 self._flush(head.number, done, complete=False)
@@ -359,8 +362,37 @@ class Worker:
             self.send(Tag.MEASURED.value, sums)
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
-        unsent = self._logbook.unsent()
+        """Send the results that are kept, or leave them where they are and say so."""
+        logbook = self._logbook
+        unsent = logbook.unsent()
+        if logbook.shares and len(unsent) >= LEFT_BYTES and (place := self._place()) is not None:
+            unsent.release()
+            self.send(shared_results(batch, done, complete, place))
+            logbook.sent(done, left=True)
+            return
         self.send(results_head(batch, done, complete), unsent)
+        unsent.release()
+        logbook.sent(done)
+
+    def _place(self) -> tuple[int, int] | None:
+        """Where in the logbook the results are; None where the parent is behind in reading.
+
+        Then they are sent, which waits for it, as long as it takes.
+        """
+        for _ in range(LOOKS):
+            if (place := self._logbook.place()) is not None:
+                return place
+            sleep(LOOK_AGAIN_S)
+        return None
+
+    def _make_room(self, batch: int, done: int, result: bytes) -> None:
+        """The logbook has no room for the result of the last delivery that is done."""
+        if len(result) <= CAPACITY:  # but for it, others are there
+            self._flush(batch, done - 1, complete=False)
+            self._logbook.finish(done, result)
+            return
+        unsent = self._logbook.unsent()
+        self.send(results_head(batch, done, False), unsent, result)
         unsent.release()
         self._logbook.sent(done)
 

@@ -58,7 +58,7 @@ def prepare(
     pipe: Connection,
     logbook: Logbook,
     stack: StackPage,
-    memory: tuple[Room, Room, float],
+    memory: tuple[Room, Room, float] | tuple[Room, Room, float, Room],
     tokens: Tokens,
     settings: WorkerSettings,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from procbus.codec.encoder import Encoder
+from procbus.codec.encoder import Encoder, encode_atom
 from procbus.core.delivery import Delivery
 from procbus.core.receipt import Receipt
 from procbus.pool.memory.events import Block, EventMemory
@@ -52,8 +52,10 @@ class EventWriter:
             was room for it.
         """
         encoder, least, event = self._encoder, self._events.large, receipt.event
-        if type(event) in PLAIN and len(event) >= least:
-            return self._encode_large(delivery, receipt, b"")
+        if type(event) in PLAIN:
+            if len(event) >= least:
+                return self._encode_large(delivery, receipt, b"")
+            return encode_atom(event), None, True
         data = encoder.encode(event)
         if len(data) >= least or encoder.buffers:
             return self._encode_large(delivery, receipt, data)

@@ -115,6 +115,11 @@ class EventMemory:
         self._kept_count = 0
 
     @property
+    def given_limit(self) -> int | None:
+        """The limit where somebody set one, or it is known already."""
+        return self._limit
+
+    @property
     def limit(self) -> int:
         """Maximum of bytes in all blocks."""
         if self._limit is None:

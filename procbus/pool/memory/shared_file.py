@@ -59,11 +59,11 @@ class Room:
         self._closing = weakref.finalize(self, os.close, fd)
 
     @classmethod
-    def create(cls, name: str) -> Self:
-        """Make an empty one."""
+    def create(cls, name: str, size: int = SPACE) -> Self:
+        """Make an empty one of so many bytes, or as many as this process may have in a file."""
         fd = anonymous_file(name)
         most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        os.ftruncate(fd, SPACE if most == resource.RLIM_INFINITY else min(SPACE, most))
+        os.ftruncate(fd, size if most == resource.RLIM_INFINITY else min(size, most))
         return cls(fd)
 
     def __reduce__(self) -> tuple[Any, ...]:

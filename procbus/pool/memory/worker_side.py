@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from procbus.pool.memory.batches import BatchReader
 from procbus.pool.memory.results import ResultWriter
 from procbus.pool.memory.shared_file import CannotMap, Form, Place, Room, load, plain
 from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
@@ -112,10 +113,14 @@ class WorkerMemory:
         events: memory that the parent writes.
         results: memory that this worker writes.
         large: what has fewer bytes travels in the pipe.
+        batches: memory that the parent writes, for events that are not large; None for none.
     """
 
-    def __init__(self, events: Room, results: Room, large: float) -> None:
+    def __init__(
+        self, events: Room, results: Room, large: float, batches: Room | None = None
+    ) -> None:
         self.large = large
+        self._batches = None if batches is None else BatchReader(batches)
         self._reader = BlockReader(events)
         self._writer = ResultWriter(results)
 
@@ -130,6 +135,12 @@ class WorkerMemory:
             self._reader.forget(head.gone)
         if head.freed is not None:
             self._writer.reuse(head.freed)
+
+    def events_of(self, head: BatchHead, rest: memoryview) -> memoryview:
+        """The events of a batch, one behind the other: from shared memory, or from the pipe."""
+        if head.shared is None or self._batches is None:
+            return rest
+        return self._batches.events(head.shared)
 
     def load(self, data: memoryview, large: Large) -> Any:
         """Make an event whose large part is in shared memory."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.pool.logbook import CAPACITY, Logbook
+from procbus.pool.logbook import CAPACITY, SEGMENTS, Logbook
 
 
 @pytest.fixture
@@ -148,3 +148,108 @@ def test_a_result_as_long_as_there_is_room_is_kept(logbook: Logbook, size: int, 
     logbook.begin(0, 1.0)
     assert logbook.finish(1, bytes(size)) is kept
     assert len(logbook.unsent()) == (size if kept else 0)
+
+
+# Results that are left in the logbook, and read there.
+
+
+@pytest.fixture
+def shared() -> Iterator[Logbook]:
+    logbook = Logbook.create(segments=SEGMENTS)
+    logbook.open_batch(1)
+    yield logbook
+    logbook.close()
+
+
+def finish(logbook: Logbook, done: int, result: bytes) -> None:
+    logbook.begin(done - 1, 1.0)
+    assert logbook.finish(done, result)
+
+
+def test_a_logbook_of_one_segment_leaves_nothing_there(logbook: Logbook) -> None:
+    logbook.open_batch(1)
+    finish(logbook, 1, b"result")
+    assert not logbook.shares
+    assert logbook.place() is None
+
+
+def test_results_that_are_left_stay_while_others_are_written(shared: Logbook) -> None:
+    assert shared.shares
+    finish(shared, 1, b"first")
+    place = shared.place()
+    assert place is not None
+    shared.sent(1, left=True)
+    page = shared.read()
+    assert (page.done, page.sent, page.unsent) == (1, 1, b"")
+    finish(shared, 2, b"second")
+    assert shared.read().unsent == b"second"
+    assert bytes(shared.results(*place)) == b"first"
+
+
+def test_nothing_is_written_over_before_it_is_taken(shared: Logbook) -> None:
+    places = []
+    done = 0
+    while (place := shared.place()) is not None:
+        done += 1
+        finish(shared, done, b"%d" % done * 50_000)
+        place = shared.place()
+        assert place is not None
+        places.append(place)
+        shared.sent(done, left=True)
+    assert len(places) == SEGMENTS - 1
+    finish(shared, done + 1, b"x" * CAPACITY)
+    found = [bytes(shared.results(*place)) for place in places]
+    assert found == [b"%d" % number * 50_000 for number in range(1, SEGMENTS)]
+    shared.taken()
+    assert shared.place() is not None
+
+
+def test_what_is_sent_by_pipe_leaves_the_segment_as_it_is(shared: Logbook) -> None:
+    finish(shared, 1, b"sent")
+    first = shared.place()
+    shared.sent(1)
+    finish(shared, 2, b"left")
+    assert shared.place() == first
+
+
+@given(st.lists(st.sampled_from(["pipe", "leave", "take"]) | st.binary(max_size=9), max_size=60))
+def test_unsent_results_are_those_between_sent_and_done_wherever_they_lie(
+    steps: list[str | bytes],
+) -> None:
+    logbook = Logbook.create(segments=SEGMENTS)
+    try:
+        logbook.open_batch(1)
+        results: list[bytes] = []
+        left: list[tuple[tuple[int, int], bytes]] = []
+        sent = 0
+        for step in steps:
+            if isinstance(step, bytes):
+                finish(logbook, len(results) + 1, step)
+                results.append(step)
+            elif step == "take":
+                if left:
+                    place, expected = left.pop(0)
+                    assert bytes(logbook.results(*place)) == expected
+                    logbook.taken()
+            else:
+                found = logbook.place() if step == "leave" else None
+                assert step == "pipe" or (found is None) == (len(left) == SEGMENTS - 1)
+                if found is not None:
+                    left.append((found, b"".join(results[sent:])))
+                sent = len(results)
+                logbook.sent(sent, left=found is not None)
+            page = logbook.read()
+            assert (page.done, page.sent) == (len(results), sent)
+            assert page.unsent == b"".join(results[sent:])
+    finally:
+        logbook.close()
+
+
+def test_a_traceback_that_holds_a_result_does_not_keep_the_logbook_open() -> None:
+    logbook = Logbook.create(segments=SEGMENTS)
+    logbook.open_batch(1)
+    finish(logbook, 1, b"result")
+    view = logbook.results(*(logbook.place() or (0, 0)))
+    logbook.close()
+    assert logbook.fileno() == -1
+    assert bytes(view) == b"result"
