@@ -14,6 +14,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing import process
 from multiprocessing.spawn import get_command_line
 from typing import Any
@@ -29,6 +30,9 @@ PROGRAM = (
     "await_orders({channel}, {parent}); "
     "import runpy; runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
 )
+
+#: The most characters of the module path on the command line; Linux takes 128 KiB there.
+_MOST = 100_000
 
 
 class Newborn:
@@ -146,8 +150,11 @@ def module_path() -> list[Any]:
 def _path() -> list[str]:
     """The same, and the places of procbus and loky, in case the script has changed it since."""
     path = [place for place in module_path() if isinstance(place, str)]
-    for name in ("procbus", "loky"):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None and (root := os.path.dirname(os.path.dirname(file))) not in path:
-            path.append(root)
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in ("procbus", "loky")]
+    roots = [os.path.dirname(os.path.dirname(file)) for file in files if file is not None]
+    path += [root for root in roots if root not in path]
+    if len(ascii(path)) > _MOST:  # the worker gets all of it with its orders
+        found = [find_spec(name) for name in ("loky", "cloudpickle", "psutil")]
+        roots += [os.path.dirname(os.path.dirname(spec.origin or "")) for spec in found if spec]
+        path = [place for place in path if place in roots or place.startswith(sys.base_prefix)]
     return path

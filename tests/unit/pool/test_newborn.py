@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 
 import pytest
 
@@ -40,3 +41,19 @@ def test_no_other_code_passes_for_that_command_line() -> None:
     path = "[]; import os; os.system('x'); sys.path[:] = []"
     line = PROGRAM.format(path=path, channel=5, parent=17)
     assert re.fullmatch(freezing.WORKER, line) is None
+
+
+def test_a_module_path_of_any_length_fits_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = [f"/far/{'x' * 90}/{number}" for number in range(2000)]
+    monkeypatch.setattr(sys, "path", [*far, *sys.path])
+    newborn = Newborn({}, None)  # else the system refuses it
+    try:
+        newborn.order(b"no orders")
+        ready: list[bool] = []
+        newborn.deliver(lambda: ready.append(True))
+        assert ready == [True], "it has found all its modules"
+    finally:
+        newborn.process.kill()
+        newborn.process.wait(BOUND_S)
