@@ -35,8 +35,8 @@ PROTOCOL = pickle.HIGHEST_PROTOCOL
 _LARGE = 1 << 16
 #: The bytes with which the C pickler names the class `object`.
 _BARE = b"\x8c\x06object"
-#: The opcode for a class or function that a pickle has by its name. Without it, as in plain data,
-#: there is none. And the module that no worker knows: `rfind` is three times as fast as `in`.
+#: The opcode for a class or function that is pickled by its name, which plain data lacks; and the
+#: name of the module that no worker knows. `rfind` finds that three times as fast as `in`.
 _NAMED, _SCRIPT = pickle.STACK_GLOBAL, b"__main__"
 _dumps = pickle.dumps
 

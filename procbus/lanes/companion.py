@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 #: Number of deaths in a row before a worker began its deliveries, after which the first is charged.
 BARREN_DEATHS = 3
 
-#: How long a companion waits for room in shared memory before it asks again, in seconds.
+#: Interval at which a companion that waits for room in shared memory asks again, in seconds.
 ROOM_S = 0.1
 
-#: More deliveries than any batch has.
+#: A number of deliveries above that of any batch.
 MOST = 1 << 20
 
 _batch_numbers = itertools.count(1)
@@ -130,7 +130,7 @@ class Companion(LaneThread):
         self._worker_done = 0
         self._unwanted = ""
         self._barren = 0
-        #: About how many deliveries fit into a message: the others would only be put back.
+        #: Approximate number of deliveries that fit into a message; the rest would be put back.
         self._fit = MOST
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False

@@ -20,9 +20,9 @@ _BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = rang
 _HEAD = 128
 #: The number of a batch that never comes: the worker was told to stop, and takes none any more.
 ENDED = -1
-#: Bytes for the results of one batch that are not sent yet: a segment.
+#: Size of a segment: room for the unsent results of one batch, in bytes.
 CAPACITY = 256 * 1024
-#: Segments where the parent reads results in place. The worker fills one while the parent reads.
+#: Number of segments for reading in place; because the worker fills one while the parent reads.
 SEGMENTS = 4
 
 
@@ -63,7 +63,7 @@ class Logbook:
 
     Args:
         fd: its file.
-        segments: for results. With one alone the parent never reads them in place.
+        segments: number of segments for results. With one the parent never reads in place.
     """
 
     def __init__(self, fd: int, segments: int = 1) -> None:
@@ -71,7 +71,7 @@ class Logbook:
         self._segments = segments
         self._map = mmap.mmap(fd, _HEAD + segments * CAPACITY)
         self._view = memoryview(self._map)
-        #: Where the segment that the worker is at begins. The worker's.
+        #: Start of the segment that the worker fills. Only the worker uses it.
         self._begin = _HEAD
         self._whole = self._view[:_HEAD].cast("q")
         self._real = self._view[:_HEAD].cast("d")
@@ -119,7 +119,7 @@ class Logbook:
         """Note that the first `done` deliveries are finished; keep the last result.
 
         Returns:
-            False, and nothing is kept, when there is no room: send what is here first.
+            False, and the result is not kept, if there is no room: send the kept results first.
         """
         whole, begin = self._whole, self._begin
         start = begin + whole[_USED]
@@ -132,8 +132,8 @@ class Logbook:
         return True
 
     def unsent(self) -> memoryview:
-        """The results that are kept, to be sent."""
-        # In this order, for a parent that looks meanwhile: the worker writes in the other one.
+        """The kept results, to be sent."""
+        # In this order, for a parent that reads meanwhile: the worker writes to the next segment.
         begin = _HEAD + self._whole[_LEFT] % self._segments * CAPACITY
         return self._view[begin : begin + self._whole[_USED]]
 
@@ -143,11 +143,11 @@ class Logbook:
         return self._segments > 1
 
     def place(self) -> tuple[int, int] | None:
-        """Where the results are that are kept: they may be left there for the parent to read.
+        """Place of the kept results, which may be left there for the parent to read.
 
         Returns:
-            Where they begin, and how many bytes they have. None while the parent has yet to read
-            what the next ones would be written over.
+            Their start and size. None while the parent has not read the results that the next
+            ones would overwrite.
         """
         whole = self._whole
         if whole[_LEFT] - whole[_TAKEN] >= self._segments - 1:
@@ -155,15 +155,15 @@ class Logbook:
         return self._begin, whole[_USED]
 
     def sent(self, done: int, *, left: bool = False) -> None:
-        """Everything up to the first `done` deliveries is sent: nothing need be kept.
+        """Note that the results of the first `done` deliveries are sent; keep none.
 
         Args:
-            done: how many are finished.
-            left: whether the results were left where they are, and the parent was told.
+            done: number of finished deliveries.
+            left: whether the results were left in place, and the parent was told their place.
         """
         whole = self._whole
-        # In this order: whatever moment the worker dies at, `unsent` begins at delivery `sent`,
-        # or repeats what the parent got already (it counts, and skips that).
+        # In this order: at any moment of a death `unsent` begins at delivery `sent`, or repeats
+        # results that the parent got already (the parent counts, and skips them).
         whole[_USED] = 0
         if left:
             whole[_LEFT] += 1
@@ -211,11 +211,11 @@ class Logbook:
         return page if (whole[_BATCH], whole[_SENT]) == (page.batch, page.sent) else None
 
     def results(self, start: int, size: int) -> memoryview:
-        """Results that the worker has left here; once they are read, `taken` says so."""
+        """Results that the worker has left here. Call `taken` once they are read."""
         return self._view[start : start + size]
 
     def taken(self) -> None:
-        """The results that were left longest are read: the worker may write over them."""
+        """Let the worker overwrite the oldest results left here, which have been read."""
         self._whole[_TAKEN] += 1
 
     def running(self) -> tuple[int, int, float] | None:
@@ -235,7 +235,7 @@ class Logbook:
             return
         for view in (self._whole, self._real, self._view):
             view.release()
-        with contextlib.suppress(BufferError):  # the traceback of a result that cannot be read
+        with contextlib.suppress(BufferError):  # a traceback may hold a result that cannot be read
             self._map.close()
         os.close(self._fd)
         self._fd = -1

@@ -86,8 +86,8 @@ class Costs:
         return True
 
 
-#: Events of one batch take at most so many bytes in the pipe, but for a single one that is larger:
-#: two batches have to fit into a pipe that nobody reads.
+#: Maximum of a batch's events in the pipe, in bytes, unless a single event is larger; because two
+#: batches have to fit into a pipe while its worker does not read.
 BATCH_BYTES = 48 * 1024
 
 _numbers = itertools.count(1)
@@ -100,7 +100,7 @@ class ParentEnd:
         definitions: encoded handlers, by number: shared by all workers of a pool.
         events: memory for the large buffers of events: shared by all workers of a pool.
         results: memory for the large buffers of this worker's results.
-        batches: memory for events that are not large; None where all of these take the pipe.
+        batches: memory for events that are not large; None if all of these take the pipe.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class ParentEnd:
             else:
                 held += len(data)
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
-                    # At once, while it is in the caches; and the next one gets its memory.
+                    # At once, while it is in the CPU's caches; and the next event gets its memory.
                     events.append(data)
                     slots.put(events)
                     events.clear()
@@ -291,8 +291,8 @@ class ParentEnd:
         """Read a results message.
 
         Args:
-            message: that.
-            left: gives results that lie in the logbook, if the message says only where.
+            message: the message.
+            left: returns results in the logbook, if the message has only their place.
         """
         began_s = thread_time()
         results = unpack_results(message) if left is None else unpack_shared(message, left)

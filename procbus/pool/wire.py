@@ -27,7 +27,7 @@ REST = b"."
 _HEAD_SIZE = struct.Struct("<Q")
 _RESULTS = struct.Struct("<cqI?")
 _SHARED = struct.Struct("<cqI?QQ")
-#: Start and end of a handler, in seconds of `time.monotonic()`, and the size of what follows.
+#: Start and end of a handler, in seconds of `time.monotonic()`, and the size of the rest.
 _ENDED = struct.Struct("<ddI")
 #: Flag in the size of a frame that is the pickled return value alone: the handler succeeded and
 #: published nothing. A frame of this size or more does not fit beside the flag: see `_LONG`.
@@ -130,7 +130,7 @@ class BatchHead(NamedTuple):
     forgotten: list[int]
     #: New values of the script's globals.
     globals: Sequence[bytes] = ()
-    #: Where in shared memory the events lie, and how many bytes they have; None where they follow.
+    #: Start and size of the events in shared memory; None if the events follow in the message.
     shared: tuple[int, int] | None = None
 
 
@@ -207,13 +207,13 @@ def results_head(batch: int, done: int, complete: bool) -> bytes:
 
 
 def shared_results(batch: int, done: int, complete: bool, place: tuple[int, int]) -> bytes:
-    """As `results_head`, where the results stay in the logbook: a whole message.
+    """Return a whole results message, whose results stay in the logbook.
 
     Args:
-        batch: its number.
-        done: deliveries of it that have ended, with those that the message tells of.
-        complete: whether the worker is through with it.
-        place: where in the logbook they begin, and how many bytes they have.
+        batch: number of the batch.
+        done: number of its ended deliveries, including the ones in the message.
+        complete: whether the worker has finished the batch.
+        place: start and size of the results in the logbook.
     """
     return _SHARED.pack(SHARED_TAG, batch, done, complete, *place)
 
@@ -281,11 +281,11 @@ def unpack_results(message: bytes | bytearray) -> Results:
 
 
 def unpack_shared(message: bytes | bytearray, view: Callable[[int, int], memoryview]) -> Results:
-    """Read a message that says where results are.
+    """Read a results message whose results lie in the logbook.
 
     Args:
-        message: that.
-        view: gives what lies there.
+        message: the message.
+        view: returns the bytes of a place.
     """
     _, batch, done, complete, start, size = _SHARED.unpack_from(message)
     return Results(batch, done, complete, view(start, size))

@@ -1,4 +1,4 @@
-"""Events and results of 1 to 32 KB: whole, in order and as they were sent, by whatever road."""
+"""Events and results of 1 to 32 KB arrive whole, in order and unchanged, by each road."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from procbus.pool.parent_end import BATCH_BYTES
 from tests.conformance import handlers
 from tests.conformance.drive import deliveries, ends_of, give, run, take_reports, values
 
-#: Bytes that pickle adds to a `bytes` object, and those of the head of an end: each border is
-#: crossed by one of the sizes around it.
+#: Offsets of sizes around each border. They allow for the bytes that pickle and the head of an end
+#: add, so that one of the sizes crosses the border.
 AROUND = (-40, -20, -16, -11, -10, -1, 0, 1)
 BORDERS = (LEAST_BYTES, LEFT_BYTES, LARGE, BATCH_BYTES, CAPACITY)
 
@@ -27,12 +27,12 @@ _batches = itertools.count(1_000_000)
 
 
 def some(size: int, number: int = 0) -> bytes:
-    """Content that tells which event it is."""
+    """Content that identifies its event."""
     return (b"%09d" % number * (size // 9 + 1))[:size]
 
 
 def run_all(worker: Worker, batch: Sequence[Delivery]) -> list[Any]:
-    """As a companion does that has to send the rest again, and one message ahead."""
+    """Run a batch like a companion: one message ahead, and the rest sent again."""
     rest = list(batch)
     under_way: list[Message] = []
     found: list[Any] = []
@@ -65,7 +65,7 @@ def test_sizes_on_both_sides_of_each_border_go_there_and_back(worker: Worker, bo
 
 
 @pytest.mark.parametrize("size", [100, 1_000, 16_000, 31_000])
-def test_more_than_one_message_holds_goes_in_several(worker: Worker, size: int) -> None:
+def test_batch_too_large_for_a_message_goes_in_several(worker: Worker, size: int) -> None:
     events = [some(size, number) for number in range(1_000 if size < 16_000 else 300)]
     assert run_all(worker, deliveries(handlers.echo, *events)) == events
 
@@ -102,7 +102,7 @@ def test_a_message_that_is_never_sent_gives_its_memory_to_the_next(worker: Worke
         assert values(take_reports(worker, second)) == [some(20_000, n) for n in range(20, 40)]
 
 
-def test_what_a_handler_keeps_of_an_event_never_changes(worker: Worker) -> None:
+def test_parts_of_an_event_that_a_handler_keeps_never_change(worker: Worker) -> None:
     """The memory that it came in is used again."""
     handlers.kept.clear()
     sent = [some(20_000, number) for number in range(3)]
@@ -154,7 +154,7 @@ def _until_its_death(worker: Worker) -> tuple[list[Ended], LastWords]:
 def test_results_that_a_worker_had_before_it_died_are_all_read(
     process_worker: Worker, results: int
 ) -> None:
-    """Some are in the pipe, some are left in the logbook, and some it told nobody of yet."""
+    """Some are in the pipe, some are left in the logbook, and some are not reported yet."""
     worker = process_worker
     message = give(worker, deliveries(handlers.sized_or_exit, *([12_000] * results), "die"))
     told = len(message.deliveries)

@@ -70,7 +70,7 @@ class Ends:
         started_at: float,
         ended_at: float,
     ) -> tuple[bytes, float]:
-        """Lay out what a handler returned and published; that it failed if this cannot travel."""
+        """Lay out the result and the events of a handler; a failure if these cannot travel."""
         try:
             if value.__class__ in PLAIN and not published:
                 if ahead := self._memory.put_plain(value):
@@ -141,18 +141,18 @@ def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
     return b"".join(pack_definition(number, definition) for number, definition in definitions)
 
 
-#: Finished results are sent once they have waited so long, in seconds, and with the batch's last.
+#: Maximum time for which a finished result waits before it is sent, in seconds.
 FLUSH_S = 0.010
 
-#: Results of so many bytes or more together are left in the logbook, for the parent to read there.
+#: Threshold of results that are left in the logbook for the parent to read there, in bytes.
 LEFT_BYTES = 8 << 10
-#: How often a worker looks whether the parent has read what the next results would be written over,
-#: and how long it sleeps in between, in seconds.
+#: Maximum of checks whether the parent has read the results that the next ones would overwrite, and
+#: the interval between two checks, in seconds.
 LOOKS, LOOK_AGAIN_S = 200, 100e-6
 
-#: A worker that runs a handler for the first time may take so long, in seconds, to load it: to
-#: import its module, and all that this imports. The handler's own time begins after that. Else
-#: one with a short timeout would never run: each worker would be killed while it imports.
+#: Maximum time for loading a handler before its first run, in seconds. It covers the imports of its
+#: module, and does not count as the handler's own time; because a handler with a short timeout
+#: would never run otherwise: each worker would be killed while it imports.
 LOAD_S = 60.0
 
 #: Maximum share of a handler's `max_memory` that a worker may have when the handler begins; above
@@ -362,7 +362,7 @@ class Worker:
             self.send(Tag.MEASURED.value, sums)
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
-        """Send the results that are kept, or leave them where they are and say so."""
+        """Send the kept results, or leave them in the logbook and send their place."""
         logbook = self._logbook
         unsent = logbook.unsent()
         if logbook.shares and len(unsent) >= LEFT_BYTES and (place := self._place()) is not None:
@@ -375,9 +375,9 @@ class Worker:
         logbook.sent(done)
 
     def _place(self) -> tuple[int, int] | None:
-        """Where in the logbook the results are; None where the parent is behind in reading.
+        """Place of the results in the logbook; None if the parent is behind in reading.
 
-        Then they are sent, which waits for it, as long as it takes.
+        Then they are sent through the pipe, which waits for the parent.
         """
         for _ in range(LOOKS):
             if (place := self._logbook.place()) is not None:
@@ -386,8 +386,8 @@ class Worker:
         return None
 
     def _make_room(self, batch: int, done: int, result: bytes) -> None:
-        """The logbook has no room for the result of the last delivery that is done."""
-        if len(result) <= CAPACITY:  # but for it, others are there
+        """Make room in the logbook for the result of the last finished delivery."""
+        if len(result) <= CAPACITY:  # earlier results take the room
             self._flush(batch, done - 1, complete=False)
             self._logbook.finish(done, result)
             return

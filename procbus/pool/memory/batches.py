@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Memory shared with one worker for batches of events that are too much for its pipe.
+"""Memory shared with one worker, for batches of events that are too large for its pipe.
 
 The companion copies the events of a batch into a slot, one behind the other, and the pipe carries
-only their sizes. The worker unpickles them from there, which copies what it keeps. A companion has
-at most two batches for its worker, so there are two slots, and nobody ever waits for one: where
-none is to be had, the events take the pipe.
+only their sizes. The worker unpickles them from the slot, which copies the parts that it keeps. A
+companion has at most two batches for its worker, so there are two slots, and no thread ever waits
+for one. If no slot is free, the events take the pipe.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Room
 
-#: A batch that the worker is at, and one behind it.
+#: Number of slots: one for the worker's present batch, and one for the next.
 SLOTS = 2
-#: Bytes of a slot, and of the slots of all workers together: both at most. A batch in a slot of
-#: 4 MiB costs little beside its events.
+#: Maximum of a slot, and of the slots of all workers together, in bytes; because a batch of 4 MiB
+#: costs little beside its events.
 SLOT_BYTES = 4 << 20
 ALL_BYTES = 64 << 20
-#: Events are copied in so many bytes at a time. A batch with fewer takes the pipe.
+#: Minimum of bytes copied at a time. A batch with fewer bytes takes the pipe.
 LEAST_BYTES = 8 << 10
 
-#: Where in the file the events of a batch begin, and how many bytes they have.
+#: Start and size of a batch's events in the file, in bytes.
 Stretch = tuple[int, int]
 
 
@@ -33,32 +33,32 @@ class BatchWriter:
     """The parent's side. It belongs to the companion.
 
     Args:
-        memory: that of large events, whose limit holds here too: see `slot_bytes`.
-        workers: how many workers there may be.
+        memory: memory of large events, whose limit holds here too: see `slot_bytes`.
+        workers: maximum of workers.
     """
 
     def __init__(self, memory: EventMemory, workers: int) -> None:
-        #: Bytes that the events of a batch may have; 0 where there is no memory for them.
+        #: Maximum of a batch's events, in bytes; 0 if there is no memory for them.
         self.slot_bytes = slot_bytes(memory, workers)
         #: Shared with the worker.
         self.room = Room.create("procbus-batches", SLOTS * self.slot_bytes)
         self._mapped: mmap.mmap | None = None
-        #: By batch that the worker has, its slot; and of the message prepared last, which the
-        #: worker may never get, the slot and how many bytes are there.
+        #: The slot of each batch that the worker has; then slot and size of the message prepared
+        #: last, which the worker may never get.
         self._taken: dict[int, int] = {}
         self._slot = self._size = 0
         self._pid = os.getpid()
 
     def begin(self) -> int:
-        """A batch is begun. The one before was sent, or never will be.
+        """Begin a batch. The one before was sent, or never will be.
 
         Returns:
-            How many bytes there is room for; 0 where all have to take the pipe.
+            Room for its events, in bytes; 0 if all have to take the pipe.
         """
         self._size = 0
         if not self.slot_bytes or len(self._taken) == SLOTS:
             return 0
-        if os.getpid() != self._pid:  # a child that user code forked here: it is no memory of its
+        if os.getpid() != self._pid:  # a child that user code forked here
             return 0
         if self._mapped is None:
             try:
@@ -70,7 +70,7 @@ class BatchWriter:
         return self.slot_bytes
 
     def put(self, events: Sequence[bytes]) -> None:
-        """Copy events to the others of the batch. There has to be room for them."""
+        """Copy events behind the earlier ones of the batch. There must be room for them."""
         assert self._mapped is not None
         if os.getpid() != self._pid:
             return
@@ -80,20 +80,20 @@ class BatchWriter:
         self._size += len(data)
 
     def stretch(self) -> Stretch | None:
-        """Where the events of the batch lie; None where none was put there."""
+        """Place of the batch's events; None if it has none here."""
         return (self._slot * self.slot_bytes, self._size) if self._size else None
 
     def sent(self, batch: int) -> None:
-        """The message prepared last is on its way to the worker."""
+        """Note that the message prepared last is on its way to the worker."""
         if self._size:
             self._taken[batch], self._size = self._slot, 0
 
     def done(self, batch: int) -> None:
-        """The worker is through with a batch."""
+        """Free the slot of a batch that the worker has finished."""
         self._taken.pop(batch, None)
 
     def close(self) -> None:
-        """Let the memory go: the worker is gone. Idempotent."""
+        """Release the memory of a worker that is gone. Idempotent."""
         self.slot_bytes = 0
         self.room.close()
         if self._mapped is not None:
@@ -102,7 +102,7 @@ class BatchWriter:
 
 
 def slot_bytes(memory: EventMemory, workers: int) -> int:
-    """Bytes of a slot, in whole pages. All slots take at most half of a limit that was set."""
+    """Size of a slot, in bytes of whole pages. All slots take at most half of a given limit."""
     limit = memory.given_limit
     all_bytes = ALL_BYTES if limit is None else min(ALL_BYTES, limit // 2)
     page = mmap.ALLOCATIONGRANULARITY
@@ -121,7 +121,7 @@ class BatchReader:
         self._view: memoryview | None = None
 
     def events(self, stretch: Stretch) -> memoryview:
-        """The events of a batch, which has to be through before this memory is used again."""
+        """The events of a batch; it must be finished before this memory is used again."""
         begin, size = stretch
         if self._view is None:
             try:

@@ -116,7 +116,7 @@ class EventMemory:
 
     @property
     def given_limit(self) -> int | None:
-        """The limit where somebody set one, or it is known already."""
+        """The limit, if it was given or is known already; otherwise None."""
         return self._limit
 
     @property

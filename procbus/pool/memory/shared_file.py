@@ -60,7 +60,7 @@ class Room:
 
     @classmethod
     def create(cls, name: str, size: int = SPACE) -> Self:
-        """Make an empty one of so many bytes, or as many as this process may have in a file."""
+        """Make an empty room of `size` bytes, or of the largest file that this process may have."""
         fd = anonymous_file(name)
         most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         os.ftruncate(fd, size if most == resource.RLIM_INFINITY else min(size, most))

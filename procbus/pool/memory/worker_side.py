@@ -112,7 +112,7 @@ class WorkerMemory:
     Args:
         events: memory that the parent writes.
         results: memory that this worker writes.
-        large: what has fewer bytes travels in the pipe.
+        large: minimum size of a buffer that does not travel in the pipe, in bytes.
         batches: memory that the parent writes, for events that are not large; None for none.
     """
 

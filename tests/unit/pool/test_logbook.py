@@ -67,7 +67,7 @@ def test_a_result_that_finds_no_room_is_not_kept_and_counts_as_running(logbook: 
     assert len(logbook.read().unsent) == CAPACITY
 
 
-def test_another_process_reads_what_one_wrote_before_it_died(logbook: Logbook) -> None:
+def test_another_process_reads_the_entries_of_a_dead_one(logbook: Logbook) -> None:
     pid = os.fork()
     if not pid:
         try:
@@ -90,7 +90,7 @@ def test_close_may_be_called_twice() -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=20), st.just(None)), max_size=30))
-def test_unsent_results_are_always_those_between_sent_and_done(steps: list[bytes | None]) -> None:
+def test_unsent_results_always_lie_between_sent_and_done(steps: list[bytes | None]) -> None:
     """None sends the kept results; anything else is the result of the next delivery."""
     logbook = Logbook.create()
     try:
@@ -117,7 +117,7 @@ def test_unsent_results_are_always_those_between_sent_and_done(steps: list[bytes
     done=st.integers(0, 2**63 - 2),
     since=st.floats(0, allow_nan=False, allow_infinity=False),
 )
-def test_its_numbers_are_read_as_they_were_up_to_their_limits(
+def test_numbers_of_a_logbook_are_read_unchanged_up_to_their_limits(
     batch: int, done: int, since: float
 ) -> None:
     logbook = Logbook.create()
@@ -186,7 +186,7 @@ def test_results_that_are_left_stay_while_others_are_written(shared: Logbook) ->
     assert bytes(shared.results(*place)) == b"first"
 
 
-def test_nothing_is_written_over_before_it_is_taken(shared: Logbook) -> None:
+def test_results_left_in_place_are_not_overwritten_before_they_are_taken(shared: Logbook) -> None:
     places = []
     done = 0
     while (place := shared.place()) is not None:
@@ -204,7 +204,7 @@ def test_nothing_is_written_over_before_it_is_taken(shared: Logbook) -> None:
     assert shared.place() is not None
 
 
-def test_what_is_sent_by_pipe_leaves_the_segment_as_it_is(shared: Logbook) -> None:
+def test_results_sent_by_pipe_leave_the_segment_as_it_is(shared: Logbook) -> None:
     finish(shared, 1, b"sent")
     first = shared.place()
     shared.sent(1)
@@ -213,7 +213,7 @@ def test_what_is_sent_by_pipe_leaves_the_segment_as_it_is(shared: Logbook) -> No
 
 
 @given(st.lists(st.sampled_from(["pipe", "leave", "take"]) | st.binary(max_size=9), max_size=60))
-def test_unsent_results_are_those_between_sent_and_done_wherever_they_lie(
+def test_unsent_results_lie_between_sent_and_done_in_any_segment(
     steps: list[str | bytes],
 ) -> None:
     logbook = Logbook.create(segments=SEGMENTS)

@@ -1,4 +1,4 @@
-"""Where a worker leaves its results, and how: with its parent in the same process."""
+"""The roads of a worker's results, with its parent in the same process."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_results_are_sent_where_the_parent_does_not_read(both: Both) -> None:
     assert both.read() == [handlers.numbered(number) for number in range(count)]
 
 
-def test_a_result_that_no_segment_holds_is_sent_with_those_ahead_of_it() -> None:
+def test_result_too_large_for_a_segment_is_sent_with_the_ones_before_it() -> None:
     with closing(Both(0)) as both:  # else it would go through shared memory of its own
         both.run(handlers.sized_or_exit, 10, CAPACITY, 20, 2 * CAPACITY, 30)
         assert [len(value) for value in both.read()] == [10, CAPACITY, 20, 2 * CAPACITY, 30]
@@ -134,7 +134,7 @@ def test_the_pipe_has_the_events_of_a_batch_only_where_they_are_few() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 0])
-def test_events_that_are_few_bytes_each_are_read_from_wherever_they_are(limit: int | None) -> None:
+def test_small_events_are_read_from_shared_memory_and_from_the_pipe(limit: int | None) -> None:
     events: list[Any] = [{"number": number, "text": "x" * (number % 50)} for number in range(700)]
     with closing(Both(limit)) as both:
         both.run(handlers.echo, *events)
