@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import gc
 import io
+import itertools
 import os
 import sys
 import threading
@@ -33,15 +34,17 @@ _HOOKS_S = 1.0
 #: Number of threads that are not a handler's: the main thread and two of this module.
 _OURS = 3
 
-#: Set once the interpreter itself runs the exit hooks.
+#: Set once a thread runs the exit hooks.
 _hooks_run = threading.Event()
+#: Counts the threads that came to run them.
+_runners = itertools.count()
 
 Item = TypeVar("Item")
 
 
 def end_in_order() -> None:
     """Begin the end of this process; the interpreter goes on with it. In the main thread."""
-    atexit.register(_hooks_run.set)  # the hook registered last is the first to run
+    atexit.register(_let_one_run_the_hooks)  # the hook registered last is the first to run
     for end in (_end_in_time, _end_at_last):
         threading.Thread(target=end, name="procbus-stop", daemon=True).start()
     # Buses that handlers have opened. If the module is not imported, there are none.
@@ -63,6 +66,13 @@ def _end_in_time() -> None:
     # There is no public way to run the hooks. `multiprocessing` does the same in forked processes.
     _quietly(atexit._run_exitfuncs)  # noqa: SLF001 - see above
     _flush_and_exit()
+
+
+def _let_one_run_the_hooks() -> None:
+    """Halt the second of two threads that run the exit hooks; the first ends the process."""
+    _hooks_run.set()
+    if next(_runners):
+        threading.Event().wait()
 
 
 def _end_at_last() -> None:
