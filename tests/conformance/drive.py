@@ -181,7 +181,7 @@ class Receiver(threading.Thread):
             time.sleep(0.001)
 
     def finish(self) -> None:
-        self.join(30)
+        self.join(55)
         assert not self.is_alive(), "the worker neither reported nor was gone"
 
     def expect_gone(self) -> WorkerGone:

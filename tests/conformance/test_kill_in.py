@@ -178,7 +178,7 @@ def test_a_judge_that_fails_does_not_leave_the_worker_halted(worker: Worker, gat
         in_turn([worker.kill_in(running(worker), fail)])
 
     gate.open()
-    receiver.join(30)
+    receiver.join(55)
     assert not receiver.is_alive(), "it neither went on nor died"
 
 
@@ -313,7 +313,7 @@ def test_a_worker_can_be_killed_while_it_sets_itself_up(
     with pytest.raises(WorkerGone) as caught:
         pool.start(launched)
 
-    killers[0].join(30)
+    killers[0].join(55)
     assert not caught.value.hopeless
     assert caught.value.last_words.ran_s is None
     [worker] = started
@@ -343,7 +343,7 @@ def test_nothing_of_a_worker_killed_in_its_set_up_is_left_if_loky_sees_the_death
         return ready
 
     def wait_dead_late(*arguments: Any) -> int | None:
-        killers[0].join(30)
+        killers[0].join(55)
         return wait_dead(*arguments)
 
     wait_dead = loky_process.wait_dead

@@ -106,7 +106,7 @@ def test_threads_take_turns(index: Index) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(55)
     assert index.totals() == Totals(600, 0, 600, 1200)
     assert index.files == 600
 

@@ -50,7 +50,7 @@ class Forks:
 
 def check(receipts, wanted):
     for receipt, value in zip(receipts, wanted, strict=True):
-        assert receipt.result(20) == value, (receipt, value)
+        assert receipt.result(55) == value, (receipt, value)
 
 def check_ran(count):
     ran = sorted(map(int, open("ran").read().split()))
@@ -133,7 +133,7 @@ with EventBus([], cpu_workers=2) as bus:
     event = Forks(7, {place!r}, {how!r})
     receipt = bus.publish("n", event)
     event.place = "" if {place!r} == "deleted" else event.place
-    receipt.wait(20)
+    receipt.wait(55)
     event.place = ""
     check([bus.publish("n", n) for n in range(30, 60)], range(30, 60))
     del event, receipt
@@ -177,7 +177,7 @@ def work(queue):
     with EventBus([], cpu_workers=1) as own:
         own.subscribe("n", abs, kind="cpu")
         own.subscribe("m", abs)
-        queue.put(own.publish("n", -4).result(20) + own.publish("m", -3).result(20))
+        queue.put(own.publish("n", -4).result(55) + own.publish("m", -3).result(55))
 
 def handler(n):
     context = multiprocessing.get_context("fork")

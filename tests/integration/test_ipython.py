@@ -69,14 +69,14 @@ def test_cells_may_be_run_again_in_ipython(run: Run) -> None:
             for text in (cell, cell, cell if topic in EDITED else cell + "\\n# edited"):
                 execute(text)
                 ran.clear()
-                assert bus.publish(topic, 0).wait(30)
+                assert bus.publish(topic, 0).wait(55)
                 assert sorted(ran) == expected, (topic, ran)
                 if topic == "process":
-                    assert bus.publish(topic, 0).results(30) == [1]
+                    assert bus.publish(topic, 0).results(55) == [1]
         execute("class Page: pass\\nbus.subscribe(Page, lambda page: ran.append(1))")
         execute("class Page: pass")
         ran.clear()
-        assert bus.publish(shell.user_ns["Page"]()).wait(30)
+        assert bus.publish(shell.user_ns["Page"]()).wait(55)
         assert ran == [1]
         bus.close()
         print("all as expected")

@@ -387,7 +387,7 @@ def test_prints_before_the_death_of_a_worker_are_seen(run: Run, end: str) -> Non
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("n", work, kind="cpu", timeout=1.5)
             receipt = bus.publish("n", 0)
-            receipt.wait(50)
+            receipt.wait(55)
             print(type(receipt.deliveries[0].exception()).__name__)
         """,
         PYTHONUNBUFFERED="",
@@ -408,7 +408,7 @@ def test_a_flood_of_prints_comes_whole_and_no_line_is_torn(run: Run, unbuffered:
         with EventBus([], cpu_workers=2) as bus:
             bus.subscribe("n", work, kind="cpu")
             for receipt in [bus.publish("n", who) for who in range(2)]:
-                receipt.result(50)
+                receipt.result(55)
         """,
         PYTHONUNBUFFERED=unbuffered,
     )

@@ -26,8 +26,8 @@ def same(_):
 
 with EventBus([], cpu_workers=1) as bus:
     bus.subscribe("n", same, kind="cpu")
-    found, wanted = bus.publish("n", 1).result(20), look()
-    bus.publish("n", 2).result(20)
+    found, wanted = bus.publish("n", 1).result(55), look()
+    bus.publish("n", 2).result(55)
 with open("found", "w") as file:
     print(found == wanted, found, wanted, file=file)
 """
@@ -176,7 +176,7 @@ def test_handler_prints_to_a_pipe_without_a_reader(run: Run) -> None:
             return n
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("n", handler, kind="cpu")
-            values = [r.result(20) for r in [bus.publish("n", n) for n in range(50)]]
+            values = [r.result(55) for r in [bus.publish("n", n) for n in range(50)]]
         os._exit(0 if values == list(range(50)) else 1)
         """
     )
@@ -212,7 +212,7 @@ def test_cpu_handler_may_start_processes(run: Run, what: str, method: str | None
         if __name__ == "__main__":
             with EventBus([], cpu_workers=1) as bus:
                 bus.subscribe("n", handler, kind="cpu")
-                print(bus.publish("n", 1).result(25), bus.publish("n", 1).result(25))
+                print(bus.publish("n", 1).result(55), bus.publish("n", 1).result(55))
         """
     )
     assert ended.check() == ("0 0\n" if what == "process" else "[0, 1, 4] [0, 1, 4]\n")
@@ -237,11 +237,11 @@ def test_handler_of_a_module_on_a_later_sys_path_runs(run: Run) -> None:
             print("def work(event): return type(event).__name__", file=file)
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("n", abs, kind="cpu")
-            print(bus.publish("n", -1).result(20))
+            print(bus.publish("n", -1).result(55))
             sys.path.insert(0, os.path.abspath("later"))
             import found_later
             bus.subscribe("m", found_later.work, kind="cpu")
-            print(bus.publish("m", found_later.Event()).result(20))
+            print(bus.publish("m", found_later.Event()).result(55))
         """
     )
     assert ended.check() == "1\nEvent\n"
@@ -260,7 +260,7 @@ def test_workers_start_in_a_working_directory_that_is_gone(run: Run) -> None:
         os.rmdir(folder)
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("n", abs, kind="cpu")
-            print(bus.publish("n", -1).result(20))
+            print(bus.publish("n", -1).result(55))
         """
     )
     assert ended.check() == "1\n"
@@ -276,9 +276,9 @@ def test_a_daemonic_process_is_told_how_to_have_cpu_handlers(run: Run) -> None:
             with EventBus([]) as bus:
                 bus.subscribe("n", abs, kind="cpu")
                 bus.subscribe("m", abs)
-                print(bus.publish("m", -1).result(20))
+                print(bus.publish("m", -1).result(55))
                 try:
-                    bus.publish("n", -1).result(20)
+                    bus.publish("n", -1).result(55)
                 except ProcbusError as error:
                     print("daemon=False" in str(error))
 
@@ -301,9 +301,9 @@ def test_script_patched_by_gevent_is_told_the_remedy(run: Run) -> None:
         with EventBus([]) as bus:
             bus.subscribe("n", abs, kind="cpu")
             bus.subscribe("m", abs)
-            print(bus.publish("m", -1).result(20))
+            print(bus.publish("m", -1).result(55))
             try:
-                bus.publish("n", -1).result(20)
+                bus.publish("n", -1).result(55)
             except ProcbusError as error:
                 print("patch_all(thread=False)" in str(error))
         """

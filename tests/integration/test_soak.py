@@ -86,7 +86,7 @@ def run_mixed(events: int, seed: int, every: int, tmp_path: Path) -> dict[str, i
             await asyncio.sleep(0)
             return event.number
 
-        bus.publish("tiny", Event(-1, tally)).result(30)
+        bus.publish("tiny", Event(-1, tally)).result(55)
         kills = 0
         topics = ["tiny", "failing", "cascade", "keyed", "io", "io.keyed", "async"]
         for number in range(events):

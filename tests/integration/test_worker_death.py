@@ -273,11 +273,11 @@ with EventBus([], cpu_workers=2) as bus:
     receipts = [bus.publish("n", n) for n in range(3)]
     for receipt in receipts:
         try:
-            receipt.result(15)
+            receipt.result(55)
         except WorkerDied as error:
             print(error.exit_code, "no worker process can be started" in str(error))
     del os.environ["DIE"]
-    print(bus.publish("n", -7).result(15))
+    print(bus.publish("n", -7).result(55))
 """
 
 
@@ -302,18 +302,18 @@ def test_no_file_descriptors_left_is_an_error_and_no_hang(run: Run) -> None:
         with EventBus([], cpu_workers=1) as bus, EventBus([], cpu_workers=1) as full:
             bus.subscribe("n", abs, kind="cpu")
             full.subscribe("n", abs, kind="cpu")
-            assert bus.publish("n", -1).result(15) == 1
+            assert bus.publish("n", -1).result(55) == 1
             used = len(os.listdir("/proc/self/fd"))
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             for room in range(1, 25, 3):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, hard))
                 try:
-                    assert full.publish("n", -2).result(15) == 2
+                    assert full.publish("n", -2).result(55) == 2
                     break
                 except WorkerDied as error:
                     assert "Too many open files" in str(error), error
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            print(room > 1, full.publish("n", -3).result(15))
+            print(room > 1, full.publish("n", -3).result(55))
         """
     )
     assert ended.code == 0, ended.err

@@ -33,7 +33,7 @@ def handler(n):
 
 with EventBus([], cpu_workers=1) as bus:
     bus.subscribe("n", handler, kind="cpu")
-    print(bus.publish("n", 7).result(20))
+    print(bus.publish("n", 7).result(55))
 print(open("hooks").read().split(), open("buffered").read())
 """
 
@@ -51,7 +51,7 @@ LEFT = [
     "multiprocessing.Process(target=time.sleep, args=(300,), daemon=True).start()",
     "p = subprocess.Popen(['sleep', '300']); threading.Thread(target=p.wait).start()",
     "kept.append(EventBus([], cpu_workers=1)); kept[-1].subscribe('m', abs, kind='cpu'); "
-    "kept[-1].publish('m', -1).result(20)",
+    "kept[-1].publish('m', -1).result(55)",
     "pass",
 ]
 
@@ -77,7 +77,7 @@ def test_a_child_in_a_session_of_its_own_outlives_the_bus(start: Start) -> None:
             ).pid
         with EventBus([], cpu_workers=1) as bus:
             bus.subscribe("n", handler, kind="cpu")
-            print(bus.publish("n", False).result(20), bus.publish("n", True).result(20))
+            print(bus.publish("n", False).result(55), bus.publish("n", True).result(55))
         """
     )
     same, apart = map(int, program.finish().check().split())
@@ -111,10 +111,10 @@ def test_an_idle_worker_holds_nothing_of_its_last_batch(run: Run) -> None:
             names = ["one", "raises", "two"]
             receipts = [bus.publish(Noted(name)) for name in names]
             for receipt in receipts:
-                receipt.wait(20)
+                receipt.wait(55)
             [pid] = {d.worker_pid for r in receipts for d in r.deliveries}
             wanted = {f"{pid} {name}" for name in (*names, "result of one", "result of two")}
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 55
             while not wanted <= set(open("gone").read().splitlines()):
                 assert time.monotonic() < deadline, open("gone").read()
                 time.sleep(0.01)

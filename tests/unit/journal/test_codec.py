@@ -124,7 +124,7 @@ def test_a_journal_in_json_holds_no_pickle_and_resumes(tmp_path: Path):
         bus.subscribe(Page, fail, name="fail")
         bus.subscribe(Page, lambda page: page, name="same")
         receipt = bus.publish(PAGE, id="page")
-        receipt.wait(20)
+        receipt.wait(55)
     for file in tmp_path.iterdir():
         assert b"\x80\x05\x95" not in file.read_bytes(), "the first bytes of a pickle"
     with Visit(str(path)) as visit:
@@ -134,12 +134,12 @@ def test_a_journal_in_json_holds_no_pickle_and_resumes(tmp_path: Path):
     taken: list[Page] = []
     with EventBus([], journal=path, journal_codec="json") as again:
         again.subscribe(Page, taken.append, name="fail")
-        assert again.drain(20)
+        assert again.drain(55)
         (letter,) = again.dead_letters
         assert letter.event == PAGE
         known = again.publish(PAGE, id="page")
         assert [d.result() for d in known.deliveries if d.handler.name == "same"] == [PAGE]
-        again.dead_letters.replay(letter).wait(20)
+        again.dead_letters.replay(letter).wait(55)
     assert taken == [PAGE]
 
 

@@ -207,7 +207,7 @@ def test_nothing_of_the_last_batch_is_kept_alive(stage: Stage) -> None:
     handle = stage.subscribe(lambda event: Heavy())
     [delivery] = stage.put(Heavy(), to=handle)
     stage.settled(delivery)
-    assert stage.admission.wait_empty(20.0)
+    assert stage.admission.wait_empty(55)
     ends = [weakref.ref(delivery.value), weakref.ref(stage.receipt_of(delivery).event)]
     stage.forget(delivery)
     stage.pool.batches.clear()
@@ -308,7 +308,7 @@ def test_worker_worn_out_while_the_lane_closes_is_replaced_for_the_rest(
     closing.start()
     eventually(lambda: stage.lane.queue.closed)
     slow.go_on.set()
-    closing.join(20)
+    closing.join(55)
 
     assert not closing.is_alive()
     assert stage.settled(*deliveries) == [SUCCEEDED] * 3

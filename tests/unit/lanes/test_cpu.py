@@ -626,7 +626,7 @@ def test_close_finishes_though_a_worker_dies_meanwhile(make_stage: MakeStage) ->
 
     stage.pool.started[0].kill()
     slow.go_on.set()
-    closing.join(20)
+    closing.join(55)
 
     assert not closing.is_alive()
     assert stage.settled(running, *waiting) == [DIED, SUCCEEDED, SUCCEEDED]
@@ -692,17 +692,17 @@ def test_a_worker_that_is_being_started_while_all_are_killed_runs_nothing(
 
     def start() -> None:
         starting.set()
-        assert go_on.wait(20)
+        assert go_on.wait(55)
 
     stage.pool.on_start = start
     publisher = threading.Thread(target=lambda: stage.put("a"))
     publisher.start()
-    assert starting.wait(20)
+    assert starting.wait(55)
 
     stage.lane.cancel()
     stage.lane.kill()
     go_on.set()
-    publisher.join(20)
+    publisher.join(55)
     stage.lane.close()
 
     assert not publisher.is_alive()

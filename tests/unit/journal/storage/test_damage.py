@@ -197,7 +197,7 @@ def test_damage_to_the_intake_of_a_live_bus_is_told(
         for number in range(3):
             bus.publish("later", number)
         flip(path, START + 150)
-        assert bus.drain(20)
+        assert bus.drain(55)
         bus.close()
     assert bus.resume_summary is not None
     assert len(bus.resume_summary.lost) == 1
@@ -243,7 +243,7 @@ def test_damaged_outcomes_are_told_and_keep_nothing_from_being_resumed(tmp_path:
         assert resumed(path) == ([1], ())
         return
     with EventBus([], journal=path) as bus:
-        assert bus.drain(20)
+        assert bus.drain(55)
         (letter,) = bus.dead_letters
         assert "cannot be read from the journal" in str(letter.error)
 

@@ -39,7 +39,7 @@ def test_no_token_is_taken_twice() -> None:
     for taker in takers:
         taker.start()
     for taker in takers:
-        taker.join(30)
+        taker.join(55)
     assert sum(taken) == 10_000
     tokens.close()
 
