@@ -7,6 +7,7 @@ there would leave receipts open for ever. So it is printed on stderr, and the th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import traceback
@@ -32,7 +33,8 @@ class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
             no_error = not isinstance(error, Exception)
             if no_error and threading.current_thread() is threading.main_thread():
                 raise
-            traceback.print_exc()
+            with contextlib.suppress(Exception):  # stderr may be closed
+                traceback.print_exc()
 
 
 log = _HarmlessLog(logging.getLogger("procbus"))

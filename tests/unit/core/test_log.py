@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The log of procbus: like any other, but harmless to its threads."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -109,6 +110,27 @@ def test_logging_in_a_thread_of_the_bus_never_raises(
         logging.getLogger("procbus").removeFilter(ends)
     assert reached == [True]
     assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_logging_that_fails_while_stderr_is_closed_never_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[logging.LogRecord] = []
+
+    def broken(record: logging.LogRecord) -> bool:
+        asked.append(record)
+        raise ValueError("a filter that fails")
+
+    closed = io.StringIO()
+    closed.close()
+    logging.getLogger("procbus").addFilter(broken)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", closed)
+            log.warning("not said")
+    finally:
+        logging.getLogger("procbus").removeFilter(broken)
+    assert len(asked) == 1
 
 
 def test_a_configuration_that_disables_all_other_loggers_hides_no_failure(

@@ -363,8 +363,12 @@ def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(stage: Stage,
     eventually(lambda: bool(stage.guarded))
     with stage.lane.queue.lock:
         assert stage.lane.batching.circuit.most() == 0
-    stage.lane.fail_ready(Outcome(DIED, error=WorkerDied("made room")))
-    stage.settled(*first)
+
+    def room_is_made() -> bool:  # the companion may still have to put back what its worker had
+        stage.lane.fail_ready(Outcome(DIED, error=WorkerDied("made room")))
+        return all(delivery.outcome is not None for delivery in first)
+
+    eventually(room_is_made)
     stage.pool.on_receive = lambda _: None
     [spent] = stage.put(threading.Lock() if how == "cannot travel" else "gone")
     if how == "was settled":
