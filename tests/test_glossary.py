@@ -32,7 +32,6 @@ VOCABULARY = {
 
 #: Public names of classes and types that two modules define, each with the reason.
 SHARED_NAMES = {
-    "Kind": "to be renamed",
     "Worker": "one thing from both sides: its companion's, and its own process's",
 }
 

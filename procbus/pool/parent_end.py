@@ -31,7 +31,7 @@ from procbus.pool.memory.results import ResultReader
 from procbus.pool.wire import (
     IN_HEAD,
     BatchHead,
-    Kind,
+    CommonHead,
     Large,
     Successes,
     Tag,
@@ -147,7 +147,7 @@ class ParentEnd:
         self._handlers.look_again()
         encode = self._events.encode
         message = Message(batch)
-        indices: dict[Kind, int] = {}
+        indices: dict[CommonHead, int] = {}
         which: list[int] = []
         ids: list[int] = []
         sizes: list[int] = []
@@ -241,7 +241,7 @@ class ParentEnd:
             self.costs.note_sent(message.deliveries, len(indices), thread_time() - began_s)
         return message
 
-    def _kind_of(self, delivery: Delivery, receipt: Receipt) -> Kind:
+    def _kind_of(self, delivery: Delivery, receipt: Receipt) -> CommonHead:
         """Return the properties that deliveries share, with the handler defined in the worker."""
         handler = delivery.subscription.handler
         if handler.number not in self._handlers.numbers:

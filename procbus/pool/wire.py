@@ -74,7 +74,7 @@ class Ending(enum.IntEnum):
 Variables = tuple[int, bytes]
 #: Properties that deliveries of a batch share: handler, id of the parent event, topic, attempt, and
 #: context variables.
-Kind = tuple[int, "int | None", "str | None", int, "Variables | None"]
+CommonHead = tuple[int, "int | None", "str | None", int, "Variables | None"]
 #: Place of the large part of an event (a `Place` as a plain tuple), and whether the handler gets a
 #: writable copy.
 Large = tuple[tuple[Any, ...], bool]
@@ -112,7 +112,7 @@ class BatchHead(NamedTuple):
     handlers: list[tuple[int, str, bytes, int | None]]
     #: The different kinds of deliveries; the index of each delivery's kind; and the ids of the
     #: events.
-    kinds: list[Kind]
+    kinds: list[CommonHead]
     which: list[int]
     ids: list[int]
     #: Size of each event in bytes, or `IN_HEAD`; and the events in the head, in order.

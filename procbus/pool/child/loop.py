@@ -31,8 +31,8 @@ from procbus.pool.wire import (
     IN_HEAD,
     REST,
     STOP,
+    CommonHead,
     Ending,
-    Kind,
     Large,
     Tag,
     Variables,
@@ -176,7 +176,7 @@ class Tokens(Protocol):
 
 #: A delivery of a batch: its kind, and the id of its event. Then the event itself if it was in the
 #: head; else the encoded event, and the place of its large part.
-_Delivery = tuple[Kind, int, Any, "memoryview | None", "Large | None"]
+_Delivery = tuple[CommonHead, int, Any, "memoryview | None", "Large | None"]
 
 
 class Worker:
@@ -469,7 +469,7 @@ class Worker:
         return context
 
     def _make_context(
-        self, kind: Kind, event_id: int, published: list[tuple[str | None, Any]]
+        self, kind: CommonHead, event_id: int, published: list[tuple[str | None, Any]]
     ) -> HandlerContext:
         """Make the return value of `current()` in a handler."""
         handler, parent_id, topic, attempt, _ = kind

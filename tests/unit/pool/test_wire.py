@@ -13,7 +13,7 @@ from procbus.pool.memory.shared_file import Place
 from procbus.pool.wire import (
     STOP,
     BatchHead,
-    Kind,
+    CommonHead,
     Large,
     Tag,
     each_end,
@@ -41,7 +41,7 @@ seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
     topic=st.none() | st.text(),
 )
 def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:
-    kinds: list[Kind] = [(1, None, topic, 1, None), (2, 77, topic, 3, (5, b"variables"))]
+    kinds: list[CommonHead] = [(1, None, topic, 1, None), (2, 77, topic, 3, (5, b"variables"))]
     ids, which = list(range(len(events))), [n % 2 for n in range(len(events))]
     sizes, atoms = [len(event) for event in events], ["atom", 1]
     large: dict[int, Large] = {0: ((1, 2), True)}
