@@ -57,8 +57,12 @@ def test_room_takes_memory_only_for_written_bytes(room: Room) -> None:
 
 
 def test_only_its_user_can_open_a_room(room: Room) -> None:
-    assert os.fstat(room.fd).st_mode & 0o777 == 0o600
-    assert not [name for name in os.listdir("/dev/shm") if "procbus" in name]
+    file = os.fstat(room.fd)
+    assert file.st_mode & 0o777 == 0o600
+    device = os.stat("/dev/shm").st_dev
+    with os.scandir("/dev/shm") as entries:
+        named = {(device, entry.inode()) for entry in entries}
+    assert (file.st_dev, file.st_ino) not in named
 
 
 def test_writes_of_one_mapping_are_seen_by_others_and_by_reads(room: Room) -> None:
