@@ -12,9 +12,12 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Room
+
+if TYPE_CHECKING:
+    from procbus.pool.memory.events import EventMemory
 
 #: Number of slots: one for the worker's present batch, and one for the next.
 SLOTS = 2
