@@ -31,6 +31,8 @@ LEFT_S = 1.0
 _LEFT_S = 3.5
 #: Maximum time for the exit hooks after that, in seconds.
 _HOOKS_S = 1.0
+#: Part of that time for the interpreter to reach them itself once those processes have ended.
+_REACH_S = 0.5
 #: Number of threads that are not a handler's: the main thread and two of this module.
 _OURS = 3
 
@@ -58,13 +60,17 @@ def end_in_order() -> None:
 def _end_in_time() -> None:
     """Run the exit hooks if the interpreter has not reached them in time, and end."""
     time.sleep(_LEFT_S)
-    # One of the interpreter's own hooks waits for these children; once they end, it goes on.
-    for child in active_children():
+    # The main thread may be waiting for these children; once they end, it goes on to the hooks.
+    children = active_children()
+    for child in children:
         _quietly(child.terminate)
-    if _hooks_run.is_set():
+    if _hooks_run.wait(_REACH_S if children else 0):
         return
     # There is no public way to run the hooks. `multiprocessing` does the same in forked processes.
     _quietly(atexit._run_exitfuncs)  # noqa: SLF001 - see above
+    # They are forgotten now. If the main thread came here, the interpreter would end while this
+    # thread writes to a file, and be unable to flush it.
+    atexit.register(_let_one_run_the_hooks)
     _flush_and_exit()
 
 
