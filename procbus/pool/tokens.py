@@ -16,6 +16,8 @@ from typing import Any
 
 #: The kind of semaphore that counts, in the terms of `multiprocessing.synchronize`.
 _COUNTS = 1
+#: Maximum of attempts to reach `multiprocessing`'s tracker, which may die between two of them.
+_ATTEMPTS = 3
 
 
 class SharedTokens:
@@ -40,7 +42,7 @@ class SharedTokens:
 
     def create(self) -> None:
         """Create the semaphore, without tokens. `multiprocessing`'s tracker must be running."""
-        resource_tracker.register(self._name, "semaphore")  # first: this process may be killed
+        _register(self._name)  # first: this process may be killed
         self._named = True
         self._use(SemLock(_COUNTS, 0, SemLock.SEM_VALUE_MAX, self._name, False))
 
@@ -50,7 +52,8 @@ class SharedTokens:
             self._named = False
             with suppress(FileNotFoundError):
                 sem_unlink(self._name)
-            resource_tracker.unregister(self._name, "semaphore")
+            with suppress(OSError):  # the tracker has died: nothing is left for it to remove
+                resource_tracker.unregister(self._name, "semaphore")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being started."""
@@ -58,6 +61,18 @@ class SharedTokens:
 
     def _use(self, semaphore: Any) -> None:
         self.acquire, self.release = semaphore.acquire, semaphore.release
+
+
+def _register(name: str) -> None:
+    """Have the tracker remove the name if this process is killed.
+
+    The tracker is started again if it is found dead. But it may die right after that look.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(BrokenPipeError):
+            resource_tracker.register(name, "semaphore")
+            return
+    resource_tracker.register(name, "semaphore")
 
 
 def _open(name: str) -> SharedTokens:
