@@ -309,21 +309,22 @@ SCRIPT = """
     """
 
 
-def names_in_shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "procbus" in name}
+def names_in_shared_memory(pid: int) -> list[str]:
+    """Names that a process gave there. Other tests may run beside this one."""
+    return [name for name in os.listdir("/dev/shm") if f"procbus-{pid}-" in name]
 
 
 @pytest.mark.parametrize("how", ["interrupt", "kill"])
 def test_ended_script_leaves_no_shared_memory(start: Start, how: str) -> None:
     program = start(WAKING + dedent(SCRIPT))
     assert program.read_line().startswith("holding")
-    assert not names_in_shared_memory()
+    assert not names_in_shared_memory(program.pid)
     if how == "interrupt":
         program.interrupt_group()
     else:
         os.kill(program.pid, signal.SIGKILL)
     program.finish()
-    assert not names_in_shared_memory()
+    assert not names_in_shared_memory(program.pid)
 
 
 def test_script_may_use_its_own_definitions_and_end(run: Run) -> None:
