@@ -29,6 +29,10 @@ SHARED_MEMORY = Path("/dev/shm")
 # Names that tell their owner: names of procbus, of loky, and of joblib.
 OWNER = re.compile(r"(?:sem\.(?:loky|procbus)-|joblib_memmapping_folder_)(\d+)[-_]")
 
+# The name that the C library gives a semaphore for some microseconds, before its own. A script that
+# is killed just then leaves it behind, whatever made the semaphore. It tells no owner.
+UNFINISHED = re.compile(r"sem\.\w{6}")
+
 #: Interval between two looks at descriptors and shared memory, in seconds: nothing tells their end.
 LOOK_S = 0.05
 
@@ -267,7 +271,9 @@ def _of_strangers(names: frozenset[str]) -> set[str]:
         except FileNotFoundError:
             theirs.add(name)
             continue
-        if int(owner[1]) not in OWN_PIDS if owner else inode in mapped:
+        if UNFINISHED.fullmatch(name):
+            theirs.add(name)
+        elif int(owner[1]) not in OWN_PIDS if owner else inode in mapped:
             theirs.add(name)
     return theirs
 

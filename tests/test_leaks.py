@@ -137,6 +137,17 @@ def test_shared_memory_left_behind_is_found_and_named() -> None:
 
 
 @linux_only
+def test_semaphore_that_was_being_made_when_its_process_was_killed_is_not_theirs() -> None:
+    before = leaks.Snapshot.take()
+    unfinished = Path("/dev/shm/sem.aB3xY_")
+    unfinished.touch()
+    left = leaks.leaks_since(before, patience_s=0)
+    unfinished.unlink()
+
+    assert not left.shared_memory
+
+
+@linux_only
 def test_shared_memory_of_a_process_outside_the_tests_is_not_theirs() -> None:
     stranger = """if True:
         import os, pathlib
