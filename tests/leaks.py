@@ -70,7 +70,9 @@ class Snapshot:
             processes=frozenset(processes - trackers),
             threads=frozenset(threading.enumerate()),
             descriptors=frozenset(_descriptors() - _pipes_to(trackers)),
-            shared_memory=frozenset(_names(SHARED_MEMORY)),
+            shared_memory=frozenset(
+                name for name in _names(SHARED_MEMORY) if not UNFINISHED.fullmatch(name)
+            ),
         )
 
 
@@ -271,9 +273,7 @@ def _of_strangers(names: frozenset[str]) -> set[str]:
         except FileNotFoundError:
             theirs.add(name)
             continue
-        if UNFINISHED.fullmatch(name):
-            theirs.add(name)
-        elif int(owner[1]) not in OWN_PIDS if owner else inode in mapped:
+        if int(owner[1]) not in OWN_PIDS if owner else inode in mapped:
             theirs.add(name)
     return theirs
 
