@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 from tests.processes import alive_after
+from tests.waits import eventually
 
 HAS_DASK = importlib.util.find_spec("distributed") is not None
 NO_DASK = "Dask is not installed: pip install 'procbus[dask]'"
@@ -81,8 +81,8 @@ class Machines:
         process = self._start(
             "scheduler", "--port", str(port), "--no-dashboard", "--scheduler-file", str(file)
         )
-        wait_until(file.exists)
-        wait_until(lambda: bool(file.read_text()))
+        eventually(file.exists)
+        eventually(lambda: bool(file.read_text()))
         self.address = json.loads(file.read_text())["address"]
         return process
 
@@ -132,14 +132,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 one.kill()
     alive_after(family, BOUND_S)
     process.wait(BOUND_S)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for an action of another process, which gives no signal that a test could wait for."""
-    deadline = time.monotonic() + BOUND_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def parent_of(pid: int) -> psutil.Process:

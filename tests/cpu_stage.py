@@ -200,12 +200,3 @@ class Stage:
         self.lane.close()
         spots.clear()
         visited.clear()
-
-
-def eventually(predicate: Callable[[], bool]) -> None:
-    """Wait for a condition that gives no signal."""
-    deadline = time.monotonic() + BOUND_S
-    pause = threading.Event()
-    while not predicate():
-        assert time.monotonic() < deadline, "it never became so"
-        pause.wait(0.001)

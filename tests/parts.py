@@ -3,7 +3,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from time import monotonic, sleep
 from typing import Any
 
 from procbus.core.context import HandlerContext
@@ -21,14 +20,6 @@ from procbus.dispatch.settlement import Settlement
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
 BOUND_S = 60.0
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for a condition that gives no signal."""
-    end = monotonic() + BOUND_S
-    while not holds():
-        assert monotonic() < end
-        sleep(0.001)
 
 
 class FakeLane:

@@ -15,8 +15,8 @@ import pytest
 from procbus import CircuitOpen, EventBus, HandlerTimeout, OutcomeKind, Receipt, WorkerDied
 from procbus.lanes import breaker
 from procbus.supervision import supervisor
-from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Tally
+from tests.waits import eventually
 
 #: Each test starts dozens of workers, which takes seconds each beside other programs that are busy.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -15,8 +15,9 @@ import pytest
 
 from procbus import DaskPool, EventBus, HandlerTimeout, WorkerDied, current
 from procbus.core.errors import WorkerTraceback
-from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, wait_until, warm_up
+from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, warm_up
 from tests.integration.helpers import Tally
+from tests.waits import eventually
 
 pytestmark = [
     pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
@@ -175,7 +176,7 @@ def test_processes_on_dask_are_in_health_and_stats(bus: EventBus) -> None:
 
     assert (worker.kind, worker.state) == ("cpu", "idle")
     assert worker.pid is not None
-    wait_until(lambda: bus.health()[0].memory_bytes is not None)
+    eventually(lambda: bus.health()[0].memory_bytes is not None)
     [worker, *_] = bus.health()
     assert worker.memory_bytes is not None
     assert worker.memory_bytes > 1 << 20
@@ -189,7 +190,7 @@ def test_all_processes_are_gone_with_the_bus(address: str) -> None:
         bus.subscribe("number", lambda n: os.getpid(), kind="cpu", name="pid")
         process = psutil.Process(bus.publish("number", 1).result(BOUND_S))
         assert process.is_running()
-    wait_until(lambda: not process.is_running())
+    eventually(lambda: not process.is_running())
 
 
 def test_pool_on_a_client_works_and_leaves_it_open(address: str) -> None:
@@ -328,11 +329,11 @@ def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
         bus.subscribe("number", slowly, kind="cpu")
         assert bus.publish("number", 1).result(BOUND_S) == 2
         under_way = bus.publish("number", 2)
-        wait_until(lambda: bus.stats().lanes["cpu"].busy == 1)
+        eventually(lambda: bus.stats().lanes["cpu"].busy == 1)
         port = int(machines.address.rpartition(":")[2])
         machines.scheduler.kill()
         machines.scheduler.wait(BOUND_S)
-        wait_until(lambda: "scheduler" in bus.stats().lanes["cpu"].paused)
+        eventually(lambda: "scheduler" in bus.stats().lanes["cpu"].paused)
         receipts = [bus.publish("number", number) for number in range(10)]
 
         machines.start_scheduler(port)
@@ -340,7 +341,7 @@ def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
 
         assert under_way.result(BOUND_S) == 3
         assert [receipt.result(BOUND_S) for receipt in receipts] == [n + 1 for n in range(10)]
-        wait_until(lambda: bus.stats().lanes["cpu"].paused == "")
+        eventually(lambda: bus.stats().lanes["cpu"].paused == "")
     assert "the cpu lane waits for the Dask scheduler at tcp://" in caplog.text
 
 
@@ -358,10 +359,10 @@ def test_unreachable_dask_worker_is_logged_and_tried_again(
     with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
         bus.subscribe("number", lambda n: n + 1, kind="cpu", name="next")
         receipt = bus.publish("number", 1)
-        wait_until(lambda: "no route to host" in bus.stats().lanes["cpu"].paused)
+        eventually(lambda: "no route to host" in bus.stats().lanes["cpu"].paused)
         monkeypatch.setattr(worker, "Connection", there)
         assert receipt.result(BOUND_S) == 2
-        wait_until(lambda: bus.stats().lanes["cpu"].paused == "")
+        eventually(lambda: bus.stats().lanes["cpu"].paused == "")
     assert caplog.text.count("the cpu lane waits for a Dask worker that can be used") == 1
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from procbus import DaskPool, EventBus
-from tests.clusters import HAS_DASK, NO_DASK, Machines, wait_until, warm_up
+from tests.clusters import HAS_DASK, NO_DASK, Machines, warm_up
 from tests.integration.helpers import Tally
+from tests.waits import eventually
 
 #: Time without an answer after which Dask gives a connection up: the minimum that it allows.
 TCP_TIMEOUT = "12s"
@@ -115,7 +116,7 @@ def test_host_that_is_cut_off_repeats_only_its_deliveries_in_flight(
     with EventBus(handlers=[], cpu=DaskPool(machines.address)) as bus:
         bus.subscribe("number", work, kind="cpu", retries=1, backoff=0.01)
         receipts = [bus.publish("number", number) for number in range(1_000)]
-        wait_until(lambda: {"cut", "other"} <= {line.split()[1] for line in tally.lines()})
+        eventually(lambda: {"cut", "other"} <= {line.split()[1] for line in tally.lines()})
         hosts[1].cut_off()
         assert bus.drain(BOUND_S)
 

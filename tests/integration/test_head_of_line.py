@@ -9,7 +9,7 @@ import psutil
 
 from procbus import DeliveryState, EventBus
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally
-from tests.parts import until
+from tests.waits import eventually
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def test_a_stopped_worker_loses_its_work_to_others_and_runs_nothing_twice_later(
             victim = psutil.Process(int(heard.wait()[0]))
             victim.suspend()
             try:
-                until(lambda: victim.status() == psutil.STATUS_STOPPED)
+                eventually(lambda: victim.status() == psutil.STATUS_STOPPED)
                 receipts = [bus.publish("job", Job(n, tally)) for n in range(1, 400)]
                 assert [r.result(PATIENCE_S) for r in receipts] == [*range(1, 400)]
                 assert not stuck.done
@@ -133,7 +133,7 @@ def test_a_worker_stopped_while_idle_gets_work_that_others_take_from_it(tally: T
         victim = psutil.Process(bus.publish("pid", 0).result(PATIENCE_S))
         victim.send_signal(signal.SIGSTOP)
         try:
-            until(lambda: victim.status() == psutil.STATUS_STOPPED)
+            eventually(lambda: victim.status() == psutil.STATUS_STOPPED)
             receipts = [bus.publish("job", Job(n, tally)) for n in range(300)]
             assert [r.result(PATIENCE_S) for r in receipts] == [*range(300)]
         finally:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from procbus import EventBus
-from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
+from tests.waits import eventually
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cpu_stage import eventually
 from tests.integration.conftest import Start
 from tests.integration.helpers import wait_gone
 from tests.matrix import quick_first
+from tests.waits import eventually
 
 BUSY = {
     "in C with the GIL": "print('started', flush=True); sum(range(10**12))",

@@ -13,9 +13,9 @@ import pytest
 from procbus import EventBus
 from procbus.supervision import health, stall, supervisor
 from procbus.supervision.health import WorkerHealth
-from tests.cpu_stage import eventually
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.matrix import quick_first
+from tests.waits import eventually
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from procbus import DeliveryState, EventBus, WorkerDied
 from procbus.core.errors import WorkerTraceback
 from procbus.lanes.cpu import FAILED_STARTS
 from procbus.supervision import supervisor
-from tests.cpu_stage import eventually
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
 from tests.matrix import quick_first
+from tests.waits import eventually
 
 #: Set by the set-up, in the worker.
 ready_for: list[str] = []

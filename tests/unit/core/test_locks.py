@@ -19,7 +19,8 @@ from procbus.core.locks import (
     holding,
     later,
 )
-from tests.parts import BOUND_S, in_thread, until
+from tests.parts import BOUND_S, in_thread
+from tests.waits import eventually
 
 
 class Holder:
@@ -114,7 +115,7 @@ def test_deferred_calls_run_in_order_even_if_some_fail():
     for number in range(4):
         later(do, number)
     catch_up()
-    until(lambda: len(done) == 4)
+    eventually(lambda: len(done) == 4)
     assert done == [0, 1, 2, 3]
 
 

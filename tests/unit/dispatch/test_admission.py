@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from procbus.core.errors import BusClosed, QueueFull
 from procbus.dispatch.admission import AVALANCHE, Admission, Disturbed
-from tests.parts import BOUND_S, in_thread, until
+from tests.parts import BOUND_S, in_thread
+from tests.waits import eventually
 
 
 def never() -> None:
@@ -190,7 +191,7 @@ def test_threads_are_called_in_the_order_in_which_they_began_to_wait():
     threads = []
     for n in range(8):
         threads.append(in_thread(partial(publisher, n)))
-        until(partial(is_blocked, n + 1))
+        eventually(partial(is_blocked, n + 1))
     for _ in threads:
         admission.leave(1)
         assert came.acquire(timeout=BOUND_S)
@@ -208,7 +209,7 @@ def test_a_waiting_publisher_that_is_interrupted_leaves_the_room_to_the_next():
 
     def interrupt(*_: object) -> None:
         in_thread(publisher)
-        until(lambda: admission.blocked == 2)
+        eventually(lambda: admission.blocked == 2)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -320,7 +321,7 @@ def test_a_publisher_gets_in_though_the_rest_never_leaves(how):
 
         in_thread(publisher)
         blocked.wait(BOUND_S)
-        until(lambda: admission.blocked)
+        eventually(lambda: admission.blocked)
     admission.leave(1)
     try:
         assert entered.wait(0.5)

@@ -30,8 +30,8 @@ from tests.parts import (
     receipt_for,
     settlement_for,
     succeeded,
-    until,
 )
+from tests.waits import eventually
 
 
 class Parts:
@@ -435,6 +435,6 @@ def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handle
     monkeypatch.setattr(parts.admission, "enter", tangled)
     receipt = dispatcher.publish(1, None)
     assert journal.accepted == [receipt]
-    until(lambda: len(parts.lane.queued) == handlers)
+    eventually(lambda: len(parts.lane.queued) == handlers)
     assert {each.event_id for each in parts.lane.queued} == {receipt.id}
     assert parts.admission.pending == handlers

@@ -37,9 +37,9 @@ from procbus import (
 from procbus.core.handler import Kind
 from procbus.futures.calls import Call
 from procbus.futures.handlers import MOST, MOST_SIBLINGS
-from tests.cpu_stage import eventually
 from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held
+from tests.waits import eventually
 
 
 def square(number: int) -> int:

@@ -16,7 +16,8 @@ from procbus.lanes import breaker
 from procbus.lanes import recycling as wear_module
 from procbus.lanes.companion import BARREN_DEATHS
 from procbus.lanes.recycling import Wear
-from tests.cpu_stage import SpyWorker, Stage, eventually, spot, visited
+from tests.cpu_stage import SpyWorker, Stage, spot, visited
+from tests.waits import eventually
 
 SUCCEEDED, RAISED, DIED = OutcomeKind.SUCCEEDED, OutcomeKind.RAISED, OutcomeKind.WORKER_DIED
 

@@ -17,8 +17,9 @@ from procbus.lanes.cpu import FAILED_STARTS
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import LastWords, SetUpFailed, WorkerGone
 from procbus.pool.loky import LokyPool
-from tests.cpu_stage import BOUND_S, Stage, eventually, spot, spots, visited
+from tests.cpu_stage import BOUND_S, Stage, spot, spots, visited
 from tests.parts import in_thread
+from tests.waits import eventually
 
 SUCCEEDED, CANCELLED, DIED = (
     OutcomeKind.SUCCEEDED,

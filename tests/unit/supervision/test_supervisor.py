@@ -23,8 +23,9 @@ from procbus.system import memory
 from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Sample
-from tests.cpu_stage import SpyWorker, Stage, eventually, spot, visit, visited
+from tests.cpu_stage import SpyWorker, Stage, spot, visit, visited
 from tests.parts import BOUND_S, FakeLane, delivery_to, subscription_of
+from tests.waits import eventually
 
 SUCCEEDED, TIMED_OUT, OVER_MEMORY, DIED = (
     OutcomeKind.SUCCEEDED,

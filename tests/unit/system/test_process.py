@@ -27,8 +27,8 @@ from procbus.system.process import (
     own_bytes,
     thread_cpu_s,
 )
-from tests.cpu_stage import eventually
 from tests.parts import BOUND_S
+from tests.waits import eventually
 
 #: Prints its pid and its descendants' pids, each on a line, and then repeats its input. Each
 #: process holds the writing end of the output, which ends only when the last of them is dead.

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from procbus.system import procfs
-from tests.cpu_stage import eventually
 from tests.parts import BOUND_S
+from tests.waits import eventually
 
 pytestmark = pytest.mark.skipif(not procfs.READABLE, reason="there is no /proc")
 

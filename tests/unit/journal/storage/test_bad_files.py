@@ -24,6 +24,7 @@ from procbus.journal.journal import Journal
 from procbus.journal.storage import files
 from procbus.journal.storage.schema import APPLICATION_ID, VERSION
 from tests.matrix import quick_first
+from tests.waits import eventually
 
 BOUND_S = 60.0
 
@@ -294,7 +295,7 @@ def test_full_disk_refuses_further_events_and_loses_none(
     ]
     closing = threading.Thread(target=bus.close, kwargs={"cancel": True})
     closing.start()
-    until(lambda: bus._parts.admission._refusing)  # noqa: SLF001 - nobody is told
+    eventually(lambda: bus._parts.admission._refusing)  # noqa: SLF001 - nobody is told
     go_on.set()
     closing.join(BOUND_S)
 
@@ -323,7 +324,7 @@ def test_a_disk_with_room_again_makes_the_journal_work_again(
                 return False
             return True
 
-        until(works)
+        eventually(works)
     assert accepted > 100
     assert len(ran) == accepted + 1
     assert ran[-1] == b"works again"
@@ -348,10 +349,10 @@ def test_a_journal_that_is_taken_away_from_under_the_bus_is_noticed(tmp_path: Pa
         bus.subscribe(int, ran.append, name="note")
         bus.publish(0)
         name.rename(tmp_path / "elsewhere")
-        until(refused)
+        eventually(refused)
         assert "was moved or deleted while the bus has it: put it back" in said[0]
         (tmp_path / "elsewhere").rename(name)
-        until(lambda: not refused())
+        eventually(lambda: not refused())
     assert set(ran) == {0, 1}
 
 
@@ -369,13 +370,3 @@ def publish_until_refused(bus: EventBus, event: Callable[[int], bytes]) -> tuple
         except JournalError as error:
             return number, error
     pytest.fail("the disk never filled up")
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition that gives no signal."""
-    pause = threading.Event()
-    for _ in range(int(BOUND_S / 0.01)):
-        if holds():
-            return
-        pause.wait(0.01)
-    pytest.fail("it never came about")

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from procbus.core.errors import OptionError
-from tests.clusters import HAS_DASK, NO_DASK, wait_until
+from tests.clusters import HAS_DASK, NO_DASK
+from tests.waits import eventually
 
 pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
 
@@ -63,6 +64,6 @@ def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> N
 
     pool = DaskPool("tcp://127.0.0.1:1").open(None, b"")
     assert pool.size() == 1
-    wait_until(lambda: "the Dask scheduler at tcp://127.0.0.1:1" in pool.waits_for)
+    eventually(lambda: "the Dask scheduler at tcp://127.0.0.1:1" in pool.waits_for)
     pool.close()
     pool.close()
