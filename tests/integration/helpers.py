@@ -6,6 +6,7 @@ All of these travel to a worker inside an event.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import select
 import signal
@@ -230,3 +231,10 @@ def wait_gone(processes: Iterable[psutil.Process], within_s: float = PATIENCE_S)
     """Wait until all of them have ended."""
     alive = alive_after(list(processes), within_s)
     assert not alive, f"still there: {[(p.pid, p.cmdline()) for p in alive]}"
+
+
+def semaphores_of(pid: int) -> list[str]:
+    """Names of the semaphores that a process made, and that are there."""
+    return [
+        name for who in ("loky", "procbus") for name in glob.glob(f"/dev/shm/sem.{who}-{pid}-*")
+    ]

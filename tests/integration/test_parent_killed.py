@@ -1,6 +1,5 @@
 """The script is killed with SIGKILL: nothing of it stays behind, and its stdout closes."""
 
-import glob
 import os
 import signal
 from pathlib import Path
@@ -9,7 +8,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Start
-from tests.integration.helpers import wait_gone
+from tests.integration.helpers import semaphores_of, wait_gone
 from tests.matrix import quick_first
 from tests.waits import eventually
 
@@ -21,13 +20,6 @@ BUSY = {
     "in a Python loop": "print('started', flush=True)\n    while True: pass",
     "printing": "print('started', flush=True)\n    while True: print('x' * 1000, flush=True)",
 }
-
-
-def semaphores_of(pid: int) -> list[str]:
-    """Names of the semaphores that a process made, and that are there."""
-    return [
-        name for who in ("loky", "procbus") for name in glob.glob(f"/dev/shm/sem.{who}-{pid}-*")
-    ]
 
 
 @pytest.mark.parametrize("busy", quick_first(BUSY))
