@@ -166,7 +166,8 @@ class Dispatcher:
             parent_id, nested = self._origin()
         seen = 0
         # In local variables, because calling a function that is an attribute takes longer.
-        routes_now, next_id, make = self._routes, self._next_id, self._sole
+        routes_now, next_id = self._routes, self._next_id
+        make = self._sole if to is None else partial(WaitedReceipt, to[1], to[2])
         while True:
             routes = routes_now() if self._phase is _OPEN else self._routes_by_phase(nested)
             if to is None:
@@ -191,30 +192,11 @@ class Dispatcher:
                     entered = True
                 except Tangled:
                     pass  # it is counted in a moment later
-                if to is None:
-                    receipt: SoleReceipt = make(
-                        next_id(),
-                        event,
-                        topic,
-                        parent_id,
-                        self._lock,
-                        subscription,
-                        monotonic(),
-                    )
-                    if self.journal is not None:
-                        self.journal.accept(receipt, (receipt,), wait=wait)
-                else:
-                    receipt = WaitedReceipt(
-                        to[1],
-                        to[2],
-                        next_id(),
-                        event,
-                        topic,
-                        parent_id,
-                        self._lock,
-                        subscription,
-                        monotonic(),
-                    )
+                receipt = make(
+                    next_id(), event, topic, parent_id, self._lock, subscription, monotonic()
+                )
+                if to is None and self.journal is not None:
+                    self.journal.accept(receipt, (receipt,), wait=wait)
                 accepted = True
                 if entered:
                     subscription.put(receipt)
