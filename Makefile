@@ -9,6 +9,9 @@ is_supported = $(shell $(1) -c 'import sys; print(sys.version_info >= (3, 11))' 
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
 	$(if $(filter True,$(call is_supported,$(name))),$(name))))
 
+# Tests that run at a time: most of them wait for processes, signals and clocks.
+JOBS ?= 2
+
 CODE := $(wildcard procbus tests bench)
 BIN := $(VENV)/bin
 
@@ -16,7 +19,7 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types bench bench-report format clean
+.PHONY: help demo test test-all test-dask lint types bench bench-report format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,11 +27,15 @@ help: ## List the targets
 demo: $(VENV)/installed-core ## Index Python's standard library, with a table of its most complex functions
 	@$(BIN)/procbus demo
 
-test: $(VENV)/installed-test ## Run the tests; ARGS= are for pytest
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/installed-test ## Run the tests, JOBS=2 of them at a time; ARGS= are for pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quick run of each benchmark too
-	@$(BIN)/python -m pytest -m "not soak" --hypothesis-profile=thorough $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" --hypothesis-profile=thorough $(ARGS)
+
+test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that can over Dask, an extra
+	@$(BIN)/python -m pytest -m "not soak" -k dask $(ARGS) tests/conformance \
+		tests/integration/test_dask*.py tests/unit/pool/dask tests/test_docs.py tests/bench/test_questions.py
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)
