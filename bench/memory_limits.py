@@ -18,7 +18,7 @@ BATCH_BYTES = 256 << 10
 BATCH_EVENTS = 256
 #: Bytes of memory for one batch: a single event may be larger than `BATCH_BYTES`.
 SLOT_BYTES = 12 << 20
-SLOTS = 2
+BATCH_SLOTS = 2
 _SIZE, _PAIR = struct.Struct("<Q"), struct.Struct("<II")
 #: The results are taken out of their slot: put the next ones there.
 GO_ON = b"go on"
@@ -65,7 +65,7 @@ def answer(pipe: Connection, handler: Callable[[Any], Any], memories: list[mmap.
     waiting: deque[bytes] = deque()
     while True:
         place, count = _PAIR.unpack(waiting.popleft() if waiting else pipe.recv_bytes())
-        there, back = _slots(memories[place // SLOTS], place % SLOTS)
+        there, back = _slots(memories[place // BATCH_SLOTS], place % BATCH_SLOTS)
         results = map(handler, take(there, count))
         while count:
             done = put(back, results, count)
@@ -92,22 +92,22 @@ def shared_by(handler: Callable[[Any], Any], workers: int) -> Iterator[Run]:
         handler: of each event.
         workers: processes.
     """
-    memories = [mmap.mmap(-1, 2 * SLOTS * SLOT_BYTES) for _ in range(workers)]
+    memories = [mmap.mmap(-1, 2 * BATCH_SLOTS * SLOT_BYTES) for _ in range(workers)]
     with bare_processes(workers, answer, handler, memories) as pipes:
-        slots = [[_slots(memory, slot) for slot in range(SLOTS)] for memory in memories]
+        slots = [[_slots(memory, slot) for slot in range(BATCH_SLOTS)] for memory in memories]
 
         def run(events: Sequence[Any]) -> None:
             left = len(events)
             rest = iter(events)
             under_way: deque[tuple[int, int, int]] = deque()
-            free = deque((worker, slot) for slot in range(SLOTS) for worker in range(workers))
+            free = deque((worker, slot) for slot in range(BATCH_SLOTS) for worker in range(workers))
             results: list[Any] = []  # as long as all that receipts would hold
             while left or under_way:
                 if left and free:
                     worker, slot = free.popleft()
                     count = put(slots[worker][slot][0], rest, min(left, BATCH_EVENTS))
                     left -= count
-                    place = worker * SLOTS + slot
+                    place = worker * BATCH_SLOTS + slot
                     pipes[worker].send_bytes(_PAIR.pack(place, count))
                     under_way.append((worker, slot, count))
                     continue

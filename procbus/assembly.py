@@ -29,7 +29,7 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
-from procbus.lanes.recycling import Wear
+from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lifecycle import Lifecycle
 from procbus.routing.registry import default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
@@ -196,7 +196,7 @@ class Assembly:
         lane = CpuLane(
             _open_pool(settings, self.dispatcher.run),
             self.flow,
-            Wear(settings.max_events_per_worker, settings.worker_max_memory),
+            RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
         if settings.carry:
             lane.take_along(Carry(settings.carry))

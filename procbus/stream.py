@@ -24,7 +24,7 @@ from procbus.core.waiting import pause
 #: their copies for workers take as much again for a moment.
 _SHARE = 0.5
 #: Interval between two readings of the shared memory's statistics, in seconds.
-_LOOK_S = 0.002
+WINDOW_LOOK_S = 0.002
 
 
 class Window:
@@ -61,7 +61,7 @@ class Window:
         """The maximum of open receipts, after `settled` events of the stream are settled."""
         now = monotonic()
         if now >= self._look_at:
-            self._look_at = now + _LOOK_S
+            self._look_at = now + WINDOW_LOOK_S
             self._size = self._look(settled)
         return self._size
 

@@ -17,7 +17,7 @@ from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.cpu import CpuLane
-from procbus.lanes.recycling import Wear
+from procbus.lanes.recycling import RecyclingPolicy
 from procbus.pool.child.self import resident_bytes
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.interface import At, Message, Pool, Report
@@ -28,7 +28,7 @@ from tests.parts import settlement_for
 resident_bytes()
 
 BOUND_S = 60.0
-NO_WEAR = Wear()
+NO_RECYCLING = RecyclingPolicy()
 
 
 class Spot:
@@ -126,9 +126,9 @@ class SpyPool(InlinePool):
 
 
 class Stage:
-    """A cpu lane of `workers` workers at most, replaced as `wear` says; and the lane's flow."""
+    """A cpu lane of at most `workers` workers, with its flow."""
 
-    def __init__(self, workers: int, wear: Wear = NO_WEAR) -> None:
+    def __init__(self, workers: int, recycling: RecyclingPolicy = NO_RECYCLING) -> None:
         self.pool = SpyPool(workers)
         self.admission = Admission(100_000, "raise")
         self.retries = RetryQueue()
@@ -136,15 +136,15 @@ class Stage:
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None
         self.guarded: list[CircuitOpen | None] = []
-        self.lane = self.lane_on(self.pool, wear)
+        self.lane = self.lane_on(self.pool, recycling)
         self.visits = self.subscribe(visit)
         self._events = 0
         self._receipts: dict[int, Receipt] = {}
 
-    def lane_on(self, pool: Pool, wear: Wear = NO_WEAR) -> CpuLane:
+    def lane_on(self, pool: Pool, recycling: RecyclingPolicy = NO_RECYCLING) -> CpuLane:
         self.settle = self.settlement.settle
         self.settle_successes = self.settlement.settle_successes
-        return CpuLane(pool, self, wear)
+        return CpuLane(pool, self, recycling)
 
     def context_of(self, *_: Any) -> HandlerContext:
         raise AssertionError("a cpu handler has its context in the worker")

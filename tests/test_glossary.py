@@ -15,6 +15,8 @@ LINE = re.compile(r"^- \*\*(?P<name>[\w ]+)(?P<room>/?)\*\*: .+\.$", flags=re.MU
 
 #: Not the name of a constant, nor of a type variable, which is a single letter.
 CLASS_NAME = re.compile(r"[A-Z]\w*[a-z]\w*")
+#: A type variable, which is a single letter, is none.
+CONSTANT_NAME = re.compile(r"[A-Z][A-Z0-9_]+")
 
 #: The words that the project says everywhere.
 VOCABULARY = {
@@ -46,18 +48,18 @@ def glossary() -> tuple[list[str], list[str]]:
     return nouns, [match["name"] for match in found if match and match["room"]]
 
 
-def homes_of_types() -> dict[str, set[str]]:
-    """By the public name of a class, or of another type, the modules that define it."""
+def homes_of(form: re.Pattern[str]) -> dict[str, set[str]]:
+    """By each public name of this form, the modules that define it."""
     homes: dict[str, set[str]] = defaultdict(set)
     for file in sorted((ROOT / "procbus").rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            for name in names_of_types(node):
+            for name in names_of(node, form):
                 homes[name].add(file.relative_to(ROOT).as_posix())
     return homes
 
 
-def names_of_types(node: ast.stmt) -> list[str]:
-    """The public types that a statement defines: their names are written like names of classes."""
+def names_of(node: ast.stmt, form: re.Pattern[str]) -> list[str]:
+    """The names of this form that a statement defines."""
     match node:
         case ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
             names = [name]
@@ -65,7 +67,7 @@ def names_of_types(node: ast.stmt) -> list[str]:
             names = [target.id for target in targets if isinstance(target, ast.Name)]
         case _:
             names = []
-    return [name for name in names if CLASS_NAME.fullmatch(name)]
+    return [name for name in names if form.fullmatch(name)]
 
 
 def test_every_noun_of_the_vocabulary_has_one_line() -> None:
@@ -83,7 +85,7 @@ def test_every_room_has_one_line() -> None:
 
 def test_nouns_of_the_vocabulary_are_types_of_core() -> None:
     nouns, _ = glossary()
-    homes = homes_of_types()
+    homes = homes_of(CLASS_NAME)
     of_core = {
         name
         for noun in nouns
@@ -95,9 +97,15 @@ def test_nouns_of_the_vocabulary_are_types_of_core() -> None:
 
 
 def test_each_public_type_is_defined_in_one_module() -> None:
-    shared = {name: homes for name, homes in homes_of_types().items() if len(homes) > 1}
+    shared = {name: homes for name, homes in homes_of(CLASS_NAME).items() if len(homes) > 1}
 
     assert not set(shared) - set(SHARED_NAMES), shared
+
+
+def test_each_public_constant_is_defined_in_one_module() -> None:
+    shared = {name: homes for name, homes in homes_of(CONSTANT_NAME).items() if len(homes) > 1}
+
+    assert not shared
 
 
 def test_types_are_told_from_constants_and_type_variables() -> None:
@@ -106,4 +114,8 @@ def test_types_are_told_from_constants_and_type_variables() -> None:
     )
     tree = ast.parse(source)
 
-    assert [name for node in tree.body for name in names_of_types(node)] == ["Box", "Line", "Page"]
+    def names(form: re.Pattern[str]) -> list[str]:
+        return [name for node in tree.body for name in names_of(node, form)]
+
+    assert names(CLASS_NAME) == ["Box", "Line", "Page"]
+    assert names(CONSTANT_NAME) == ["MOST_S"]

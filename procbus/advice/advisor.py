@@ -39,7 +39,7 @@ _QUIET_S = 1.0
 #: Number of events of a handler whose transport is estimated before it is advised to use "cpu".
 _WEIGHED = 3
 #: Maximum wait for the end of the thread, in seconds.
-_JOIN_S = 5.0
+ADVISOR_JOIN_S = 5.0
 
 #: Called with the last advice of each bus that is closed.
 last_words: list[Callable[[AdviceList], object]] = []
@@ -115,7 +115,7 @@ class Advisor:
             thread = self._thread
         self._stirred.set()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN_S)
+            thread.join(ADVISOR_JOIN_S)
 
     def sum_up(self) -> None:
         """Log the last advice, after all measurements. Call it after `stop`."""

@@ -21,7 +21,7 @@ from procbus.core.subscription import Subscription
 from procbus.futures.calls import Arguments, AsyncCall, AsyncCarriedCall, CallForm, CarriedCall
 
 #: Maximum of callables kept, here and in the workers; ones with pending calls come on top.
-MOST = 128
+MOST_CALLABLES = 128
 
 #: Number of functions made by one `def` or `lambda` from which on a further one travels with its
 #: first call, and is shipped only if the next call of that code has the same function.
@@ -156,7 +156,7 @@ class CallHandlers:
         code = function.__code__
         siblings = self._siblings.get(id(code))
         if siblings is None:
-            if len(self._siblings) >= MOST:
+            if len(self._siblings) >= MOST_CALLABLES:
                 del self._siblings[next(iter(self._siblings))]
             siblings = self._siblings[id(code)] = _Siblings(code)
         siblings.made += 1
@@ -173,7 +173,7 @@ class CallHandlers:
         the newest (the clock of page replacement; Corbato, 1968).
         """
         for _ in range(2 * len(self._known)):
-            if len(self._known) <= MOST:
+            if len(self._known) <= MOST_CALLABLES:
                 return
             key = next(iter(self._known))
             handler = self._known[key]

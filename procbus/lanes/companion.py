@@ -20,7 +20,7 @@ from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import short_repr
 from procbus.lanes.lane_thread import LaneThread
-from procbus.lanes.recycling import Wear, too_grown_for
+from procbus.lanes.recycling import RecyclingPolicy, too_grown_for
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import NO_WORDS, Ended, Message, Pool, Report, Worker, WorkerGone
 from procbus.pool.outcomes import describe_exit
@@ -38,7 +38,7 @@ BARREN_DEATHS = 3
 ROOM_S = 0.1
 
 #: A number of deliveries above that of any batch.
-MOST = 1 << 20
+MORE_THAN_A_BATCH = 1 << 20
 
 _batch_numbers = itertools.count(1)
 
@@ -103,7 +103,7 @@ class Companion(LaneThread):
         pool: makes the workers.
         batching: distributes the deliveries.
         breaker: told of deaths and survivals.
-        wear: rules for replacing a worker between two deliveries.
+        recycling: rules for replacing a worker between two deliveries.
         port: settles ended deliveries, and starts other companions.
     """
 
@@ -113,7 +113,7 @@ class Companion(LaneThread):
         pool: Pool,
         batching: Batching,
         breaker: Breaker,
-        wear: Wear,
+        recycling: RecyclingPolicy,
         port: Port,
     ) -> None:
         super().__init__(slot.name)
@@ -122,7 +122,7 @@ class Companion(LaneThread):
         self._batching = batching
         self._queue = batching.queue
         self._breaker = breaker
-        self._wear = wear
+        self._recycling = recycling
         self._port = port
         #: The slot's own list; guarded by the lane's lock.
         self._in_flight = slot.in_flight
@@ -131,7 +131,7 @@ class Companion(LaneThread):
         self._unwanted = ""
         self._barren = 0
         #: Approximate number of deliveries that fit into a message; the rest would be put back.
-        self._fit = MOST
+        self._fit = MORE_THAN_A_BATCH
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
 
@@ -141,7 +141,7 @@ class Companion(LaneThread):
         try:
             while (worker := self._start()) is not None:
                 try:
-                    worn_out = self._feed(worker)
+                    reason = self._feed(worker)
                 except WorkerGone as gone:
                     self.slot.worker = None
                     try:
@@ -158,11 +158,11 @@ class Companion(LaneThread):
                 else:
                     self.slot.worker = None
                     worker.stop()
-                    if not worn_out:
+                    if not reason:
                         return
                     self.slot.restarts += 1
-                    self.slot.last_exit = f"replaced after {worn_out}"
-                    log.info("worker %s replaced after %s", worker.pid, worn_out)
+                    self.slot.last_exit = f"replaced after {reason}"
+                    log.info("worker %s replaced after %s", worker.pid, reason)
         finally:
             self.slot.launched.set()
             self._port.leave(self.slot)
@@ -218,8 +218,8 @@ class Companion(LaneThread):
         Raises:
             WorkerGone: the worker died.
         """
-        wear = self._wear
-        limited = wear.limited
+        recycling = self._recycling
+        limited = recycling.limited
         # No variable here may keep a batch alive while there is no other.
         while True:
             if self._forked:  # settling runs callbacks
@@ -229,9 +229,10 @@ class Companion(LaneThread):
                 if self._unwanted:
                     return self._unwanted
                 if limited:
-                    if worn_out := wear.worn_out(self._worker_done, worker.probe):
-                        return worn_out
-                    most = wear.left(self._worker_done)
+                    reason = recycling.reason_to_replace(self._worker_done, worker.probe)
+                    if reason:
+                        return reason
+                    most = recycling.left(self._worker_done)
                 if not self._give_next(worker, wait=True, most=most):
                     return ""
             elif self._may_take_ahead():
@@ -250,7 +251,7 @@ class Companion(LaneThread):
             and not self.slot.recalled
             and not self._unwanted
             and self._queue.seems_ready()
-            and not self._wear.limited
+            and not self._recycling.limited
         ):
             self._port.look_ahead()
             return True
@@ -284,7 +285,7 @@ class Companion(LaneThread):
                 raise
             message = self._prepare(worker, message.batch, [first])
         if not message.rest:
-            self._fit = min(2 * self._fit, MOST)
+            self._fit = min(2 * self._fit, MORE_THAN_A_BATCH)
         elif not message.no_room:
             self._fit = len(message.deliveries) + len(message.deliveries) // 4 + 1
         try:

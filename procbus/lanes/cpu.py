@@ -22,7 +22,7 @@ from procbus.core.stats import LaneStats
 from procbus.lanes.attempt import context_for
 from procbus.lanes.batching import Batching, Breaker
 from procbus.lanes.companion import Companion
-from procbus.lanes.recycling import Wear
+from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
 from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
 
 #: Maximum wait of `close` for a companion that should end, in seconds.
-JOIN_S = 10.0
+COMPANION_JOIN_S = 10.0
 #: Maximum time to finish the start of a worker that is not ready when the lane closes, in seconds.
 STARTING_S = 1.0
 #: Maximum wait of the first publish for the launch of the first worker, in seconds.
@@ -57,17 +57,17 @@ class CpuLane:
         pool: makes workers.
         flow: settles deliveries, publishes events of handlers, and makes publishing raise while
             workers keep dying.
-        wear: rules for replacing a worker between two deliveries.
+        recycling: rules for replacing a worker between two deliveries.
     """
 
     def __init__(
         self,
         pool: Pool,
         flow: Flow,
-        wear: Wear,
+        recycling: RecyclingPolicy,
     ) -> None:
         self.pool = pool
-        self._wear = wear
+        self._recycling = recycling
         self.batching = Batching(pool.batch_s)
         self.queue = self.batching.queue
         self.breaker = Breaker(self.batching, flow, self.fail_ready)
@@ -185,11 +185,11 @@ class CpuLane:
         """End all workers once they have no more deliveries. Idempotent."""
         self.queue.close()
         for companion in list(self._companions):
-            companion.join(JOIN_S if companion.slot.worker is not None else STARTING_S)
+            companion.join(COMPANION_JOIN_S if companion.slot.worker is not None else STARTING_S)
             starting = companion.slot.starting
             if starting is not None and companion.is_alive():
                 starting.kill()  # its set-up may hang, and no delivery waits for it
-            companion.join(JOIN_S)
+            companion.join(COMPANION_JOIN_S)
         self.pool.close()
 
     def cancel(self) -> None:
@@ -328,7 +328,7 @@ class CpuLane:
     def _add_companion(self) -> Companion:
         self._started += 1
         slot = Slot(self._started)
-        made = Companion(slot, self.pool, self.batching, self.breaker, self._wear, self)
+        made = Companion(slot, self.pool, self.batching, self.breaker, self._recycling, self)
         self._companions.append(made)
         self._slots.append(slot)
         return made

@@ -101,7 +101,7 @@ class Steps:
 #: Maximum of handlers that run at once on the loop; `concurrency=` lowers it for one handler.
 #: Handlers that wait for a receipt do not count, because they could take all slots and wait for
 #: ever.
-SLOTS = 1_000
+MOST_AT_ONCE = 1_000
 
 #: Time without an `await` after which a handler that holds the loop is logged once, in seconds;
 #: because all other handlers wait for it.
@@ -347,7 +347,7 @@ class LoopLane:
         self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
         loop = self._loop  # set before anything is put on it, until its thread ends
         take = self.queue.take_now
-        while len(self._tasks) - self._lent < SLOTS:
+        while len(self._tasks) - self._lent < MOST_AT_ONCE:
             delivery = take()
             if delivery is None:
                 return

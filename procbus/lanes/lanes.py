@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 IO_WORKERS = 32
 #: Maximum time for the threads of the io lane to end, in seconds; a thread that hangs in a handler
 #: is left behind, and ends with the process.
-JOIN_S = 0.5
+IO_JOIN_S = 0.5
 
 
 class Supervision(Protocol):
@@ -285,9 +285,9 @@ class Lanes:
         """End all workers. Idempotent."""
         with self._lock:
             self._closed = True
-        self.io.close(JOIN_S)
+        self.io.close(IO_JOIN_S)
         if self.loop is not None:
-            self.loop.close(JOIN_S)
+            self.loop.close(IO_JOIN_S)
         if self.cpu is not None:
             self.cpu.close()
         if self._only is not None:

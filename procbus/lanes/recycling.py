@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from procbus.system.process import Probe
 
 
-class Wear(NamedTuple):
+class RecyclingPolicy(NamedTuple):
     """The limits after which a worker is replaced."""
 
     #: Maximum of deliveries; None for no limit.
@@ -32,7 +32,7 @@ class Wear(NamedTuple):
             return None
         return self.max_events - done
 
-    def worn_out(self, done: int, probe: Probe | None) -> str:
+    def reason_to_replace(self, done: int, probe: Probe | None) -> str:
         """The reason to replace an idle worker; empty if there is none.
 
         Args:

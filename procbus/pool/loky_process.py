@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # Whether a worker is dead, and its exit code: the kernel knows first, loky some 0.1 s later.
 
 #: Interval between two looks whether a process with a broken pipe is dead, in seconds.
-_LOOK_S = 0.001
+_DEATH_LOOK_S = 0.001
 
 
 def wait_dead(probe: Probe | None, ended: threading.Event, deadline: float) -> int | None:
@@ -57,7 +57,7 @@ def wait_dead(probe: Probe | None, ended: threading.Event, deadline: float) -> i
     """
     while probe is not None and monotonic() < deadline:
         exit_code = probe.exit_code()
-        if exit_code is not None or ended.wait(_LOOK_S):
+        if exit_code is not None or ended.wait(_DEATH_LOOK_S):
             return exit_code
     ended.wait(max(0.0, deadline - monotonic()))
     return None

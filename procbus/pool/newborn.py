@@ -31,8 +31,8 @@ PROGRAM = (
     "import runpy; runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
 )
 
-#: The most characters of the module path on the command line; Linux takes 128 KiB there.
-_MOST = 100_000
+#: Maximum length of the module path on the command line, in characters; Linux takes 128 KiB there.
+_LONGEST_PATH = 100_000
 
 
 class Newborn:
@@ -153,7 +153,7 @@ def _path() -> list[str]:
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("procbus", "loky")]
     roots = [os.path.dirname(os.path.dirname(file)) for file in files if file is not None]
     path += [root for root in roots if root not in path]
-    if len(ascii(path)) > _MOST:  # the worker gets all of it with its orders
+    if len(ascii(path)) > _LONGEST_PATH:  # the worker gets all of it with its orders
         found = [find_spec(name) for name in ("loky", "cloudpickle", "psutil")]
         roots += [os.path.dirname(os.path.dirname(spec.origin or "")) for spec in found if spec]
         path = [place for place in path if place in roots or place.startswith(sys.base_prefix)]

@@ -25,7 +25,7 @@ STOPPED = psutil.STATUS_STOPPED
 #: Maximum wait of `Probe.stop` for the kernel, in seconds.
 SIGSTOP_S = 0.020
 #: Interval between two looks of `Probe.kill_tree`, in seconds.
-_LOOK_S = 0.0005
+_KILL_LOOK_S = 0.0005
 #: Interval between two looks of `end_all`, in seconds.
 _END_LOOK_S = 0.010
 #: Maximum number of searches of `Probe.kill_tree` for descendants; because a fork bomb would keep
@@ -241,7 +241,7 @@ class Probe:
             if not more and (halted or time.monotonic() >= deadline):
                 break
             if not more:
-                time.sleep(_LOOK_S)
+                time.sleep(_KILL_LOOK_S)
                 continue
             for pid in more:
                 if (process := _process(pid)) is not None:

@@ -38,7 +38,7 @@ PUT_AWAY_S = 1.0
 #: Minimum time for the rest of the script once all buses are closed, in seconds.
 LAST_S = 1.0
 #: Interval between two looks for a second SIGTERM, in seconds.
-LOOK_S = 0.05
+SIGTERM_LOOK_S = 0.05
 
 
 class Told(Protocol):
@@ -192,7 +192,7 @@ def _close_buses() -> None:
 def _end() -> None:
     not_before = monotonic() + LAST_S
     while (now := monotonic()) < not_before or (now < _end_at and len(_came_at) == 1):
-        sleep(LOOK_S)
+        sleep(SIGTERM_LOOK_S)
     _exit()
 
 

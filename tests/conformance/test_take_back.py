@@ -59,7 +59,7 @@ def perform(step: Step) -> int:
     if step.long:
         clock.now += 2 * loop.FLUSH_S
     if step.grow:
-        clock.now += 2 * loop.LOOK_S
+        clock.now += 2 * loop.MEMORY_LOOK_S
         machine.resident = LIMIT
     if step.kill:
         machine.worker.kill()

@@ -22,7 +22,7 @@ from tests.waits import eventually
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 #: More deaths than this open the circuit.
-MOST = 4
+MOST_DEATHS = 4
 WORKERS = 2
 
 
@@ -80,7 +80,7 @@ def works_again() -> Iterator[Said]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opens soon, and stays open until a test says otherwise."""
-    monkeypatch.setattr(breaker, "MOST_DEATHS", MOST)
+    monkeypatch.setattr(breaker, "MOST_DEATHS", MOST_DEATHS)
     monkeypatch.setattr(breaker, "DEATHS_WINDOW_S", 60.0)
     monkeypatch.setattr(breaker, "COOL_S", 600.0)
     monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
@@ -127,7 +127,7 @@ def test_publishing_is_refused_and_pending_deliveries_wait(
         eventually(lambda: settled(receipts) + bus.stats().lanes["cpu"].depth == len(receipts))
         assert settled(receipts) == len(tally.lines())
         waiting = [r for r in receipts if not r.done]
-        assert MOST < len(tally.lines()) <= MOST + WORKERS
+        assert MOST_DEATHS < len(tally.lines()) <= MOST_DEATHS + WORKERS
         started = len(tally.lines())
         assert not waiting[-1].wait(0.5), "nothing begins, though the supervisor looks"
         assert len(tally.lines()) == started
@@ -149,8 +149,8 @@ def test_lane_works_again_after_a_trial_that_survives(
         works_again.wait()
         assert bus.drain(2 * PATIENCE_S)
         fates = [fate(r) for r in receipts]
-        assert fates.count(OutcomeKind.WORKER_DIED) > MOST
-        assert fates.count(OutcomeKind.SUCCEEDED) >= 20 - MOST - 2 * WORKERS
+        assert fates.count(OutcomeKind.WORKER_DIED) > MOST_DEATHS
+        assert fates.count(OutcomeKind.SUCCEEDED) >= 20 - MOST_DEATHS - 2 * WORKERS
         assert len(fates) == fates.count(OutcomeKind.WORKER_DIED) + fates.count(
             OutcomeKind.SUCCEEDED
         )
@@ -171,11 +171,11 @@ def test_each_trial_that_fails_costs_one_delivery_and_one_worker(
     monkeypatch.setattr(breaker, "MOST_COOL_S", 0.2)
     with EventBus([], cpu_workers=WORKERS) as bus:
         bus.subscribe("job", work, kind="cpu")
-        receipts = publish(bus, tally, poison, *range(MOST + 4))
+        receipts = publish(bus, tally, poison, *range(MOST_DEATHS + 4))
         assert bus.drain(2 * PATIENCE_S)
-        assert bus.stats().lanes["cpu"].restarts == MOST + 4
+        assert bus.stats().lanes["cpu"].restarts == MOST_DEATHS + 4
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
-    assert tally.counts() == {str(n): 1 for n in range(MOST + 4)}
+    assert tally.counts() == {str(n): 1 for n in range(MOST_DEATHS + 4)}
     assert opened.count >= 3
 
 
@@ -190,7 +190,7 @@ def test_a_block_that_is_left_with_nothing_but_poison_ends(
     tried = [n for n, error in enumerate(errors) if isinstance(error, WorkerDied)]
     given_up = [n for n, error in enumerate(errors) if isinstance(error, CircuitOpen)]
     assert sorted(tried + given_up) == [*range(100)]
-    assert MOST < len(tried) <= 20
+    assert MOST_DEATHS < len(tried) <= 20
     assert "no more were tried" in str(errors[given_up[0]])
     assert tally.counts() == {str(n): 1 for n in tried}
     assert len(bus.dead_letters) == 100
@@ -204,7 +204,7 @@ def test_bus_closes_though_each_delivery_is_retried(
         bus.subscribe("job", work, kind="cpu", retries=1_000, max_crashes=1_000, backoff=backoff)
         receipts = publish(bus, tally, poison, *range(10))
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
-    assert MOST < len(tally.lines()) < 40
+    assert MOST_DEATHS < len(tally.lines()) < 40
     assert len(bus.dead_letters) == 10
     assert bus.stats().pending == 0
 
@@ -214,7 +214,7 @@ def test_bus_closes_though_deliveries_wait_for_their_key(tally: Tally, poison: P
         bus.subscribe("job", work, kind="cpu", key=lambda job: job.number % 2)
         receipts = publish(bus, tally, poison, *range(500))
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
-    assert MOST < len(tally.lines()) < 40
+    assert MOST_DEATHS < len(tally.lines()) < 40
 
 
 def test_pending_deliveries_of_a_closing_bus_run_if_a_trial_survives(
@@ -226,7 +226,7 @@ def test_pending_deliveries_of_a_closing_bus_run_if_a_trial_survives(
         opened.wait()
         poison.unlink()
     fates = [fate(r) for r in receipts]
-    assert fates.count(OutcomeKind.SUCCEEDED) >= 50 - MOST - 2 * WORKERS
+    assert fates.count(OutcomeKind.SUCCEEDED) >= 50 - MOST_DEATHS - 2 * WORKERS
     assert tally.counts() == {str(n): 1 for n in range(50)}
     assert works_again.count == 1
 
@@ -267,7 +267,7 @@ def test_deaths_with_a_success_in_between_do_not_open_the_circuit(
 ) -> None:
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("job", work, kind="cpu")
-        for number in range(0, 4 * MOST, 2):
+        for number in range(0, 4 * MOST_DEATHS, 2):
             poison.touch()
             (fatal,) = publish(bus, tally, poison, number)
             assert fatal.wait(PATIENCE_S)
@@ -287,9 +287,9 @@ def test_workers_that_the_supervisor_killed_do_not_count(
 ) -> None:
     with EventBus([], cpu_workers=WORKERS) as bus:
         bus.subscribe("job", hang, kind="cpu", timeout=0.05)
-        receipts = publish(bus, tally, poison, *range(2 * MOST + 2))
+        receipts = publish(bus, tally, poison, *range(2 * MOST_DEATHS + 2))
         errors = [
             error for r in receipts if r.wait(PATIENCE_S) for error in [r.deliveries[0].exception()]
         ]
-    assert [type(error) for error in errors] == [HandlerTimeout] * (2 * MOST + 2)
+    assert [type(error) for error in errors] == [HandlerTimeout] * (2 * MOST_DEATHS + 2)
     assert opened.count == 0

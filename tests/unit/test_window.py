@@ -32,7 +32,7 @@ class Memory:
 
 @pytest.fixture(autouse=True)
 def always_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "WINDOW_LOOK_S", 0.0)
 
 
 def test_small_events_have_the_whole_window():

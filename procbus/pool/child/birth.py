@@ -11,8 +11,8 @@ import socket
 
 #: Descriptors that the script passed on, in its order.
 _received: list[int] = []
-#: The most descriptors that the system sends in one message.
-_MOST = 253
+#: Maximum of descriptors that the system sends in one message.
+_MOST_DESCRIPTORS = 253
 
 
 def await_orders(channel: int, parent: int) -> None:
@@ -32,7 +32,7 @@ def await_orders(channel: int, parent: int) -> None:
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         try:
             end.sendall(b".")
-            told, fds, *_ = socket.recv_fds(end, 1, _MOST, flags)
+            told, fds, *_ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS, flags)
         except OSError:
             told, fds = b"", []
     if not told:

@@ -160,7 +160,7 @@ LOAD_S = 60.0
 GROWN = 0.9
 
 #: Minimum interval between two readings of the memory for such handlers, in seconds.
-LOOK_S = 0.001
+MEMORY_LOOK_S = 0.001
 
 
 #: Number of variables in the context of a batch while no handler has left any: only `running`.
@@ -291,7 +291,7 @@ class Worker:
         for event_id, which, size in zip(head.ids, head.which, head.sizes, strict=True):
             kind = head.kinds[which]
             if careful:
-                if ended_at - looked_at > LOOK_S:
+                if ended_at - looked_at > MEMORY_LOOK_S:
                     looked_at, resident = ended_at, resident_bytes()
                 # Memory that other handlers left behind would count for a handler with a limit.
                 if resident > GROWN * careful.get(kind[0], inf) and self._used:

@@ -16,7 +16,8 @@ from procbus.system.process import Probe
 #: Maximum wait for a process to die after its Dask worker, in seconds; because it dies a moment
 #: later.
 _DYING_S = 2.0
-_LOOK_S = 0.005
+#: Interval between two looks meanwhile, in seconds.
+_DYING_LOOK_S = 0.005
 
 
 #: Age after which an unread logbook is removed, in seconds.
@@ -49,7 +50,7 @@ def last_page_in(file: str, pid: int | None, dying_s: float = _DYING_S) -> tuple
     while pid is not None and Probe(pid).alive():
         if time.monotonic() > deadline:
             return None
-        time.sleep(_LOOK_S)
+        time.sleep(_DYING_LOOK_S)
     try:
         fd = os.open(file, os.O_RDWR)
         os.unlink(file)

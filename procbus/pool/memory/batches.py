@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from procbus.pool.memory.events import EventMemory
 
 #: Number of slots: one for the worker's present batch, and one for the next.
-SLOTS = 2
+BATCH_SLOTS = 2
 #: Maximum of a slot, and of the slots of all workers together, in bytes; because a batch of 4 MiB
 #: costs little beside its events.
 SLOT_BYTES = 4 << 20
@@ -44,7 +44,7 @@ class BatchWriter:
         #: Maximum of a batch's events, in bytes; 0 if there is no memory for them.
         self.slot_bytes = slot_bytes(memory, workers)
         #: Shared with the worker.
-        self.room = Room.create("procbus-batches", SLOTS * self.slot_bytes)
+        self.room = Room.create("procbus-batches", BATCH_SLOTS * self.slot_bytes)
         self._mapped: mmap.mmap | None = None
         #: The slot of each batch that the worker has; then slot and size of the message prepared
         #: last, which the worker may never get.
@@ -59,13 +59,13 @@ class BatchWriter:
             Room for its events, in bytes; 0 if all have to take the pipe.
         """
         self._size = 0
-        if not self.slot_bytes or len(self._taken) == SLOTS:
+        if not self.slot_bytes or len(self._taken) == BATCH_SLOTS:
             return 0
         if os.getpid() != self._pid:  # a child that user code forked here
             return 0
         if self._mapped is None:
             try:
-                self._mapped = self.room.map(0, SLOTS * self.slot_bytes, mmap.ACCESS_WRITE)
+                self._mapped = self.room.map(0, BATCH_SLOTS * self.slot_bytes, mmap.ACCESS_WRITE)
             except CannotMap:
                 self.slot_bytes = 0
                 return 0
@@ -109,7 +109,7 @@ def slot_bytes(memory: EventMemory, workers: int) -> int:
     limit = memory.given_limit
     all_bytes = ALL_BYTES if limit is None else min(ALL_BYTES, limit // 2)
     page = mmap.ALLOCATIONGRANULARITY
-    return min(SLOT_BYTES, all_bytes // (SLOTS * workers) // page * page)
+    return min(SLOT_BYTES, all_bytes // (BATCH_SLOTS * workers) // page * page)
 
 
 class BatchReader:

@@ -223,7 +223,7 @@ def test_an_async_handler_may_ask_whether_a_receipt_is_done_without_waiting():
 
 @pytest.mark.parametrize("way", ["await", "gather", "settled", "astream", "task"])
 def test_more_async_handlers_may_await_than_the_loop_has_slots(monkeypatch, way):
-    monkeypatch.setattr("procbus.lanes.event_loop.SLOTS", 10)
+    monkeypatch.setattr("procbus.lanes.event_loop.MOST_AT_ONCE", 10)
 
     async def child(number: int) -> int:
         await asyncio.sleep(0)

@@ -36,7 +36,7 @@ from procbus import (
 )
 from procbus.core.handler import Kind
 from procbus.futures.calls import Call
-from procbus.futures.handlers import MOST, MOST_SIBLINGS
+from procbus.futures.handlers import MOST_CALLABLES, MOST_SIBLINGS
 from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held
 from tests.waits import eventually
@@ -482,11 +482,11 @@ def test_a_callable_keeps_its_globals_in_a_worker() -> None:
 def test_workers_let_go_of_callables() -> None:
     with executor("cpu", max_workers=1) as pool:
         pool.submit(live_calls).result()
-        for number in range(2 * MOST):
+        for number in range(2 * MOST_CALLABLES):
             # Of the source of each there is one function, as with functions of modules.
             function = eval(f"lambda: {number}")
             assert pool.submit(function).result() == number
-        assert pool.submit(live_calls).result() <= MOST + 1
+        assert pool.submit(live_calls).result() <= MOST_CALLABLES + 1
         gone = weakref.ref(function)
         del function
     gc.collect()

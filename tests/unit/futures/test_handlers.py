@@ -16,7 +16,13 @@ from procbus.core.handler import Handler
 from procbus.core.introspection import is_async
 from procbus.core.subscription import Subscription
 from procbus.futures.calls import AsyncCall, Call, CarriedCall
-from procbus.futures.handlers import MOST, MOST_SIBLINGS, CallHandler, CallHandlers, taken_apart
+from procbus.futures.handlers import (
+    MOST_CALLABLES,
+    MOST_SIBLINGS,
+    CallHandler,
+    CallHandlers,
+    taken_apart,
+)
 from tests.parts import BOUND_S, FakeLane
 
 
@@ -134,16 +140,18 @@ def test_closures_of_one_code_are_shipped_up_to_a_number_and_then_carried() -> N
 
 def test_the_oldest_that_was_not_called_lately_is_let_go() -> None:
     stage = Stage()
-    functions = [eval(f"lambda: {n}") for n in range(MOST + 10)]
-    found = [stage.call(function) for function in functions[:MOST]]
-    stage.call(functions[MOST])  # all were called since they were made, and are noticed so
+    functions = [eval(f"lambda: {n}") for n in range(MOST_CALLABLES + 10)]
+    found = [stage.call(function) for function in functions[:MOST_CALLABLES]]
+    stage.call(
+        functions[MOST_CALLABLES]
+    )  # all were called since they were made, and are noticed so
     stage.call(functions[1])
-    stage.call(functions[MOST + 1])
+    stage.call(functions[MOST_CALLABLES + 1])
 
     assert found[0].gone
     assert not found[1].gone, "it was called again"
     assert stage.retired[0] is found[0].subscription
-    assert len(stage.subscribed) - len(stage.retired) == MOST
+    assert len(stage.subscribed) - len(stage.retired) == MOST_CALLABLES
 
 
 def test_callable_with_pending_calls_is_not_dropped() -> None:
@@ -151,7 +159,7 @@ def test_callable_with_pending_calls_is_not_dropped() -> None:
     pending = stage.call(plain)
     pending.subscription.published += 1
     published, _, _ = stage.handlers.find(len, (), {})
-    for n in range(3 * MOST):
+    for n in range(3 * MOST_CALLABLES):
         stage.call(eval(f"lambda: {n}"))
     stage.handlers.clear()
 
@@ -178,7 +186,7 @@ def test_dropped_callable_can_be_freed_and_comes_anew() -> None:
 
 def test_no_call_gets_a_handler_that_is_let_go_meanwhile() -> None:
     stage = Stage()
-    functions = [eval(f"lambda: {n}") for n in range(2 * MOST)]
+    functions = [eval(f"lambda: {n}") for n in range(2 * MOST_CALLABLES)]
     wrong: list[CallHandler] = []
 
     def call_all() -> None:
@@ -195,4 +203,4 @@ def test_no_call_gets_a_handler_that_is_let_go_meanwhile() -> None:
     for thread in threads:
         thread.join(BOUND_S)
     assert wrong == []
-    assert len(stage.subscribed) - len(stage.retired) <= MOST
+    assert len(stage.subscribed) - len(stage.retired) <= MOST_CALLABLES

@@ -13,9 +13,9 @@ from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import CircuitOpen, ProcbusError, WorkerDied
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.lanes import breaker
-from procbus.lanes import recycling as wear_module
+from procbus.lanes import recycling as recycling_module
 from procbus.lanes.companion import BARREN_DEATHS
-from procbus.lanes.recycling import Wear
+from procbus.lanes.recycling import RecyclingPolicy
 from tests.cpu_stage import SpyWorker, Stage, spot, visited
 from tests.waits import eventually
 
@@ -240,11 +240,11 @@ def test_a_message_without_deliveries_is_not_sent(stage: Stage) -> None:
 
 
 @pytest.fixture
-def make_stage() -> Iterator[Callable[[Wear], Stage]]:
+def make_stage() -> Iterator[Callable[[RecyclingPolicy], Stage]]:
     stages: list[Stage] = []
 
-    def make(wear: Wear) -> Stage:
-        stages.append(Stage(1, wear))
+    def make(recycling: RecyclingPolicy) -> Stage:
+        stages.append(Stage(1, recycling))
         return stages[-1]
 
     yield make
@@ -253,9 +253,9 @@ def make_stage() -> Iterator[Callable[[Wear], Stage]]:
 
 
 def test_a_worker_is_replaced_after_its_number_of_events(
-    make_stage: Callable[[Wear], Stage],
+    make_stage: Callable[[RecyclingPolicy], Stage],
 ) -> None:
-    stage = make_stage(Wear(max_events=3))
+    stage = make_stage(RecyclingPolicy(max_events=3))
     events = [f"e{n}" for n in range(10)]
 
     assert set(stage.settled(*stage.put(*events))) == {SUCCEEDED}
@@ -271,13 +271,13 @@ def test_a_worker_is_replaced_after_its_number_of_events(
 
 
 def test_a_worker_that_grew_is_replaced_before_the_next_batch(
-    make_stage: Callable[[Wear], Stage],
+    make_stage: Callable[[RecyclingPolicy], Stage],
 ) -> None:
     class Grown:
         def rss(self) -> int:
             return 2 << 20
 
-    stage = make_stage(Wear(max_memory=1 << 20))
+    stage = make_stage(RecyclingPolicy(max_memory=1 << 20))
     stage.pool.make_probe = Grown
 
     for name in ("a", "b", "c"):
@@ -288,10 +288,10 @@ def test_a_worker_that_grew_is_replaced_before_the_next_batch(
 
 
 def test_a_worker_that_cannot_be_replaced_does_more_than_its_number_of_events(
-    make_stage: Callable[[Wear], Stage], monkeypatch: pytest.MonkeyPatch
+    make_stage: Callable[[RecyclingPolicy], Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wear_module, "may_replace", lambda: False)
-    stage = make_stage(Wear(max_events=3))
+    monkeypatch.setattr(recycling_module, "may_replace", lambda: False)
+    stage = make_stage(RecyclingPolicy(max_events=3))
 
     assert set(stage.settled(*stage.put(*(f"e{n}" for n in range(10))))) == {SUCCEEDED}
 
@@ -299,9 +299,9 @@ def test_a_worker_that_cannot_be_replaced_does_more_than_its_number_of_events(
 
 
 def test_worker_worn_out_while_the_lane_closes_is_replaced_for_the_rest(
-    make_stage: Callable[[Wear], Stage],
+    make_stage: Callable[[RecyclingPolicy], Stage],
 ) -> None:
-    stage = make_stage(Wear(max_events=1))
+    stage = make_stage(RecyclingPolicy(max_events=1))
     slow = spot("slow")
     deliveries = stage.put("slow", "a", "b")
     slow.wait_begun()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from procbus.core.handler import make_handler
 from procbus.core.subscription import Subscription
-from procbus.lanes import recycling as wear_module
-from procbus.lanes.recycling import Wear, too_grown_for
+from procbus.lanes import recycling as recycling_module
+from procbus.lanes.recycling import RecyclingPolicy, too_grown_for
 from tests.parts import FakeLane, delivery_to, handle
 
 MIB = 1 << 20
@@ -36,23 +36,23 @@ def probe(rss: int | None) -> Any:
 
 
 def test_without_limits_nothing_wears_a_worker_out() -> None:
-    wear = Wear()
+    recycling = RecyclingPolicy()
 
-    assert not wear.limited
-    assert wear.left(10**9) is None
-    assert wear.worn_out(10**9, probe(1 << 50)) == ""
+    assert not recycling.limited
+    assert recycling.left(10**9) is None
+    assert recycling.reason_to_replace(10**9, probe(1 << 50)) == ""
 
 
 @given(st.integers(1, 100), st.integers(0, 200))
 def test_a_worker_does_no_more_than_its_number_of_events(most: int, done: int) -> None:
-    wear = Wear(max_events=most)
-    worn_out = wear.worn_out(done, None)
+    recycling = RecyclingPolicy(max_events=most)
+    reason = recycling.reason_to_replace(done, None)
 
-    assert bool(worn_out) == (done >= most)
-    if worn_out:
-        assert worn_out == f"{done} events (max_events_per_worker)"
+    assert bool(reason) == (done >= most)
+    if reason:
+        assert reason == f"{done} events (max_events_per_worker)"
     else:
-        left = wear.left(done)
+        left = recycling.left(done)
         assert left is not None
         assert left >= 1
         assert done + left == most
@@ -60,11 +60,11 @@ def test_a_worker_does_no_more_than_its_number_of_events(most: int, done: int) -
 
 def test_a_worker_that_cannot_be_replaced_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     # With nothing left for it, it would wait for ever for a batch that it may have.
-    monkeypatch.setattr(wear_module, "may_replace", lambda: False)
-    wear = Wear(max_events=3, max_memory=MIB)
+    monkeypatch.setattr(recycling_module, "may_replace", lambda: False)
+    recycling = RecyclingPolicy(max_events=3, max_memory=MIB)
 
-    assert wear.worn_out(3, probe(2 * MIB)) == ""
-    left = wear.left(3)
+    assert recycling.reason_to_replace(3, probe(2 * MIB)) == ""
+    left = recycling.left(3)
     assert left is None or left > 0
 
 
@@ -72,22 +72,24 @@ def test_a_worker_that_cannot_be_replaced_goes_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_worker_that_grew_too_large_is_worn_out_and_the_reason_says_so() -> None:
-    wear = Wear(max_memory=100 * MIB)
+    recycling = RecyclingPolicy(max_memory=100 * MIB)
 
-    assert wear.worn_out(1, probe(100 * MIB)) == ""
-    reason = wear.worn_out(1, probe(101 * MIB))
+    assert recycling.reason_to_replace(1, probe(100 * MIB)) == ""
+    reason = recycling.reason_to_replace(1, probe(101 * MIB))
     assert "101 MiB" in reason
     assert "worker_max_memory=100 MiB" in reason
 
 
-@pytest.mark.parametrize("wear", [Wear(max_events=1, max_memory=1), Wear(max_memory=1)])
-def test_a_worker_that_has_done_nothing_is_not_replaced(wear: Wear) -> None:
-    assert wear.worn_out(0, probe(MIB)) == ""
+@pytest.mark.parametrize(
+    "recycling", [RecyclingPolicy(max_events=1, max_memory=1), RecyclingPolicy(max_memory=1)]
+)
+def test_a_worker_that_has_done_nothing_is_not_replaced(recycling: RecyclingPolicy) -> None:
+    assert recycling.reason_to_replace(0, probe(MIB)) == ""
 
 
 @pytest.mark.parametrize("gone", [None, probe(None)])
 def test_a_process_that_cannot_be_looked_at_is_not_too_large(gone: Any) -> None:
-    assert Wear(max_memory=1).worn_out(1, gone) == ""
+    assert RecyclingPolicy(max_memory=1).reason_to_replace(1, gone) == ""
 
 
 # The next delivery.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from procbus.pool.memory.batches import ALL_BYTES, SLOT_BYTES, SLOTS, BatchReader, BatchWriter
+from procbus.pool.memory.batches import ALL_BYTES, BATCH_SLOTS, SLOT_BYTES, BatchReader, BatchWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Room
 
@@ -80,22 +80,22 @@ def test_a_slot_is_used_again_only_once_the_worker_is_through(writer: BatchWrite
 
 
 def test_a_message_that_is_never_sent_leaves_its_slot_to_the_next(writer: BatchWriter) -> None:
-    for _ in range(2 * SLOTS):
+    for _ in range(2 * BATCH_SLOTS):
         assert writer.begin()
         writer.put([bytes(100)])
-    stretches = [put(writer, batch, b"sent") for batch in range(SLOTS)]
-    assert len(set(stretches)) == SLOTS
-    assert [size for _, size in stretches] == [4] * SLOTS
+    stretches = [put(writer, batch, b"sent") for batch in range(BATCH_SLOTS)]
+    assert len(set(stretches)) == BATCH_SLOTS
+    assert [size for _, size in stretches] == [4] * BATCH_SLOTS
 
 
 def test_a_slot_takes_as_much_as_it_has_room_for(writer: BatchWriter) -> None:
     whole = bytes(range(256)) * (writer.slot_bytes // 256)
     reader = BatchReader(writer.room)
-    for batch in range(SLOTS):
+    for batch in range(BATCH_SLOTS):
         found = reader.events(put(writer, batch, whole))
         assert found == whole
         found.release()
-    assert os.fstat(writer.room.fd).st_size == SLOTS * writer.slot_bytes
+    assert os.fstat(writer.room.fd).st_size == BATCH_SLOTS * writer.slot_bytes
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 64, 500])
@@ -104,7 +104,7 @@ def test_the_slots_of_all_workers_together_are_bounded(workers: int) -> None:
         memory = EventMemory(limit)
         writer = BatchWriter(memory, workers)
         assert writer.slot_bytes <= SLOT_BYTES
-        all_bytes = workers * SLOTS * writer.slot_bytes
+        all_bytes = workers * BATCH_SLOTS * writer.slot_bytes
         assert all_bytes <= (ALL_BYTES if limit is None else min(ALL_BYTES, limit // 2))
         writer.close()
         memory.close()
