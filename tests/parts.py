@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from procbus import EventBus
 from procbus.core.context import HandlerContext
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
@@ -17,6 +18,7 @@ from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
+from tests.waits import eventually
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
 BOUND_S = 60.0
@@ -146,6 +148,18 @@ def in_thread(function: Any) -> threading.Thread:
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def close_with_only(running: int, bus: EventBus) -> threading.Thread:
+    """Begin `bus.close(cancel=True)`, and wait until all but the running deliveries are cancelled.
+
+    There must be others. The bus cancels retries last, after it has cleared the queues of its
+    lanes.
+    """
+    eventually(lambda: bus.stats().pending > running)
+    closing = in_thread(lambda: bus.close(cancel=True))
+    eventually(lambda: bus.stats().pending == running)
+    return closing
 
 
 def double(number: int) -> int:

@@ -23,6 +23,8 @@ from procbus import (
     SerializationError,
     current,
 )
+from tests.parts import Held, close_with_only
+from tests.waits import eventually
 
 BOUND_S = 60.0
 
@@ -57,22 +59,15 @@ def stop_before_it_runs(bus: EventBus, publish: Callable[[], object]) -> None:
 
     A handler that holds the only thread sees to that.
     """
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold(_: str) -> None:
-        held.set()
-        go_on.wait(BOUND_S)
-
-    bus.subscribe("hold", hold, name="hold")
+    held = Held()
+    bus.subscribe("hold", held, name="hold")
     bus.publish("hold", "")
-    assert held.wait(BOUND_S)
+    held.wait_begun()
     publish()
-    closing = threading.Thread(target=bus.close, kwargs={"cancel": True})
-    closing.start()
-    while not bus._lifecycle._admission._refusing:  # noqa: SLF001 - nobody is told when it begins
-        pass
-    go_on.set()
+    closing = close_with_only(1, bus)
+    held.go.set()
     closing.join(BOUND_S)
+    assert not closing.is_alive()
 
 
 def test_finished_delivery_is_not_run_again(make_bus: MakeBus):
@@ -205,8 +200,7 @@ def test_attempts_are_counted_over_restarts(make_bus: MakeBus):
     first.subscribe(int, fail, name="fragile", retries=2, backoff=3_600)
     first.publish(1)
     assert failed.wait(BOUND_S)
-    while not first.stats().retrying:
-        pass
+    eventually(lambda: first.stats().retrying)
     first.close(cancel=True)
 
     again = make_bus()

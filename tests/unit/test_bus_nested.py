@@ -15,7 +15,8 @@ from procbus import (
     QueueFull,
     current,
 )
-from tests.parts import BOUND_S, Held, double, in_thread
+from tests.parts import BOUND_S, Held, close_with_only, double, in_thread
+from tests.waits import eventually
 
 
 @dataclass
@@ -178,8 +179,7 @@ def test_a_handler_in_a_bus_that_is_closing_may_still_publish():
     bus.publish("root", 7)
     held.wait_begun()
     closer = in_thread(bus.close)
-    while not bus._parts.admission._refusing:  # noqa: SLF001 - nothing else tells that it began
-        closer.join(0.001)
+    eventually(lambda: bus._parts.admission._refusing)  # noqa: SLF001 - nothing else tells
     with pytest.raises(BusClosed):
         bus.publish("leaf", 1)
     held.go.set()
@@ -203,13 +203,17 @@ def test_events_published_while_the_bus_is_cancelled_are_cancelled(options, is_a
     def leaf(event: int) -> None:
         raise AssertionError("this never runs")
 
+    def fail(event: int) -> None:
+        raise ValueError(event)
+
     bus.subscribe("root", root)
     bus.subscribe("leaf", aleaf if is_async else leaf, name="leaf", **options)
+    bus.subscribe("again", fail, retries=1, backoff=3_600.0)
+    bus.publish("again", 1)
     receipt = bus.publish("root", 7)
     held.wait_begun()
-    closer = in_thread(lambda: bus.close(cancel=True))
-    while not bus._parts.lanes.io.queue.cancelled:  # noqa: SLF001 - nothing else tells that it began
-        closer.join(0.001)
+    eventually(lambda: bus.stats().retrying)
+    closer = close_with_only(1, bus)  # so every lane is cancelled by now
     held.go.set()
     closer.join(BOUND_S)
     assert not closer.is_alive()

@@ -15,6 +15,7 @@ from procbus import EventBus, SerializationError
 from procbus.journal import journal as module
 from procbus.journal import resume as feeding
 from tests.journal_scripts import BOUND_S, killed
+from tests.parts import Held, close_with_only
 
 EXITS = (ValueError, SystemExit, GeneratorExit, CancelledError, KeyboardInterrupt)
 
@@ -95,24 +96,17 @@ def test_a_result_or_an_error_that_cannot_be_written_ends_its_delivery_all_the_s
 def test_an_event_that_cannot_be_loaded_is_told_and_the_others_are_resumed(
     tmp_path: Path, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ):
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        held.set()
-        go_on.wait(BOUND_S)
-
+    held = Held()
     bus = EventBus([], journal=tmp_path / "run.db", io_workers=1)
-    bus.subscribe(object, hold, name="note")
+    bus.subscribe(object, held, name="note")
     bus.publish("runs")
-    assert held.wait(BOUND_S)
+    held.wait_begun()
     bus.publish(Hostile(error, loading=True))
     bus.publish("waits")
-    closing = threading.Thread(target=bus.close, kwargs={"cancel": True})
-    closing.start()
-    while not bus._lifecycle._admission._refusing:  # noqa: SLF001 - nobody is told when it begins
-        pass
-    go_on.set()
+    closing = close_with_only(1, bus)
+    held.go.set()
     closing.join(BOUND_S)
+    assert not closing.is_alive()
     ran: list[object] = []
     with EventBus([], journal=tmp_path / "run.db") as again:
         again.subscribe(object, ran.append, name="note")

@@ -24,6 +24,7 @@ from procbus.journal.journal import Journal
 from procbus.journal.storage import files
 from procbus.journal.storage.schema import APPLICATION_ID, VERSION
 from tests.matrix import quick_first
+from tests.parts import close_with_only
 from tests.waits import eventually
 
 BOUND_S = 60.0
@@ -293,11 +294,10 @@ def test_full_disk_refuses_further_events_and_loses_none(
     assert [r.levelno for r in caplog.records if "Nothing can be published" in r.message] == [
         logging.ERROR
     ]
-    closing = threading.Thread(target=bus.close, kwargs={"cancel": True})
-    closing.start()
-    eventually(lambda: bus._parts.admission._refusing)  # noqa: SLF001 - nobody is told
+    closing = close_with_only(1, bus)
     go_on.set()
     closing.join(BOUND_S)
+    assert not closing.is_alive()
 
     subprocess.run(["mount", "-o", "remount,size=300m", str(small_disk)], check=True)
     numbers: list[int] = []
