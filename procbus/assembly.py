@@ -41,6 +41,7 @@ from procbus.system.descriptors import hold_standard_descriptors
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
+    from procbus.core.flow import Flow
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.settlement import SettlingJournal
     from procbus.lanes.cpu import CpuLane
@@ -68,6 +69,9 @@ class Makers(NamedTuple):
     retries: Callable[[], RetryQueue] = RetryQueue
     dispatcher: Callable[..., Dispatcher] = Dispatcher
     lanes: Callable[[Assembly], Lanes] = make_lanes
+    supervisor: Callable[[RetryQueue], Supervisor] = Supervisor
+    #: None for `CpuLane`, which is imported when the first handler needs it.
+    cpu_lane: Callable[[Pool, Flow, RecyclingPolicy], CpuLane] | None = None
 
 
 #: The makers of an ordinary bus.
@@ -96,6 +100,7 @@ class Assembly:
         shared = default_registry if handlers is None else None
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
+        self._make_cpu_lane = make.cpu_lane
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
         settling: SettlingJournal | None = None
@@ -150,7 +155,7 @@ class Assembly:
             self.settlement.failure_listeners += (hook,)
         self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
         self.flow = BusFlow(self.settlement, self.dispatcher)
-        self.supervisor = Supervisor(self.retries)
+        self.supervisor = make.supervisor(self.retries)
         self.lanes = make.lanes(self)
         self.supervisor.look_after(self.lanes)
         self.direct = DirectSubscriptions()
@@ -193,7 +198,7 @@ class Assembly:
             raise
 
         settings = self.settings
-        lane = CpuLane(
+        lane = (self._make_cpu_lane or CpuLane)(
             _open_pool(settings, self.dispatcher.run),
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),

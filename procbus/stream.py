@@ -40,6 +40,7 @@ class Window:
             be on their way, whatever their size.
         shared_memory: returns the bytes copied so far, and their limit.
         holds: an object that is kept alive with this one.
+        look_s: interval between two readings of the shared memory's statistics, in seconds.
     """
 
     def __init__(
@@ -48,8 +49,11 @@ class Window:
         workers: Callable[[], int],
         shared_memory: Callable[[], SharedMemoryStats],
         holds: object = None,
+        *,
+        look_s: float = WINDOW_LOOK_S,
     ) -> None:
         self._holds = holds
+        self._look_s = look_s
         self._most = most
         self._workers = workers
         self._shared_memory = shared_memory
@@ -61,7 +65,7 @@ class Window:
         """The maximum of open receipts, after `settled` events of the stream are settled."""
         now = monotonic()
         if now >= self._look_at:
-            self._look_at = now + WINDOW_LOOK_S
+            self._look_at = now + self._look_s
             self._size = self._look(settled)
         return self._size
 
@@ -150,8 +154,9 @@ def as_settled(
     publish: Callable[[Any], Receipt],
     window: Window,
     make_safe: Callable[[], object] | None,
+    clock: Callable[[], float] = monotonic,
 ) -> Iterator[Receipt]:
-    """Publish events and yield their receipts as they settle."""
+    """Publish events and yield their receipts as they settle; `clock` replaces `monotonic`."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
     source = iter(events)
     outstanding = taken = 0
@@ -160,7 +165,7 @@ def as_settled(
     failure: Exception | None = None
     stride = 1
     while outstanding or not exhausted:
-        began, published, most = monotonic(), 0, window.size(taken)
+        began, published, most = clock(), 0, window.size(taken)
         while published < stride and outstanding < most and not exhausted:
             try:
                 event = held.pop() if held else next(source)
@@ -184,10 +189,10 @@ def as_settled(
             del event, receipt
             outstanding += 1
             published += 1
-            if not published % _LOOK and monotonic() - began > _STRIDE_S:
+            if not published % _LOOK and clock() - began > _STRIDE_S:
                 break
         if published:
-            stride = min(2 * stride, _STRIDE) if monotonic() - began < _STRIDE_S else 1
+            stride = min(2 * stride, _STRIDE) if clock() - began < _STRIDE_S else 1
             if settled.empty() and not held:
                 continue
         if outstanding:

@@ -85,6 +85,7 @@ class SpyWorker(InlineWorker):
         return super().receive(patience_s)
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
+        yield from self.pool.on_kill(self)
         killed = yield from super().kill_in(at, condemn)
         self.pool.kills.append(killed)
         return killed
@@ -96,6 +97,10 @@ class SpyWorker(InlineWorker):
     def stop(self) -> None:
         self.pool.stopped.append(self)
         super().stop()
+
+
+def _go_on(_: SpyWorker) -> Task[None]:
+    yield from ()
 
 
 class SpyPool(InlinePool):
@@ -114,6 +119,7 @@ class SpyPool(InlinePool):
         self.on_prepare: Callable[[SpyWorker], object] = lambda _: None
         self.on_send: Callable[[SpyWorker], object] = lambda _: None
         self.on_receive: Callable[[SpyWorker], object] = lambda _: None
+        self.on_kill: Callable[[SpyWorker], Task[None]] = _go_on
 
     def start(self, launched: Callable[[InlineWorker], None]) -> SpyWorker:
         self.on_start()
@@ -126,9 +132,11 @@ class SpyPool(InlinePool):
 
 
 class Stage:
-    """A cpu lane of at most `workers` workers, with its flow."""
+    """A cpu lane of at most `workers` workers, with its flow; `limits` as for `CpuLane`."""
 
-    def __init__(self, workers: int, recycling: RecyclingPolicy = NO_RECYCLING) -> None:
+    def __init__(
+        self, workers: int, recycling: RecyclingPolicy = NO_RECYCLING, **limits: Any
+    ) -> None:
         self.pool = SpyPool(workers)
         self.admission = Admission(100_000, "raise")
         self.retries = RetryQueue()
@@ -136,15 +144,17 @@ class Stage:
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None
         self.guarded: list[CircuitOpen | None] = []
-        self.lane = self.lane_on(self.pool, recycling)
+        self.lane = self.lane_on(self.pool, recycling, **limits)
         self.visits = self.subscribe(visit)
         self._events = 0
         self._receipts: dict[int, Receipt] = {}
 
-    def lane_on(self, pool: Pool, recycling: RecyclingPolicy = NO_RECYCLING) -> CpuLane:
+    def lane_on(
+        self, pool: Pool, recycling: RecyclingPolicy = NO_RECYCLING, **limits: Any
+    ) -> CpuLane:
         self.settle = self.settlement.settle
         self.settle_successes = self.settlement.settle_successes
-        return CpuLane(pool, self, recycling)
+        return CpuLane(pool, self, recycling, **limits)
 
     def context_of(self, *_: Any) -> HandlerContext:
         raise AssertionError("a cpu handler has its context in the worker")

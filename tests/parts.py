@@ -2,10 +2,11 @@
 """Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Unpack
 
 from procbus import EventBus
+from procbus.assembly import Assembly, Makers
 from procbus.core.context import HandlerContext
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
@@ -18,10 +19,27 @@ from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
+from procbus.settings import BusOptions, Settings
 from tests.waits import eventually
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
 BOUND_S = 60.0
+
+
+class BusWith(EventBus):
+    """A bus whose parts have limits or clocks of the test: `make` makes these parts."""
+
+    def __init__(
+        self,
+        make: Makers,
+        handlers: Iterable[Callable[..., Any]] = (),
+        **options: Unpack[BusOptions],
+    ) -> None:
+        self._make = make
+        super().__init__(handlers, **options)
+
+    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
+        return Assembly(settings, handlers, self._make)
 
 
 class FakeLane:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 from procbus.core.dead_letter import DeadLetter, summary_of
@@ -36,16 +37,20 @@ class FailureLog:
 
     The lock `_lock` guards the fields. It is held for microseconds; no user code runs and no other
     lock is taken meanwhile.
+
+    Args:
+        clock: replaces `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
         self._lock = Lock()
         #: For each kind the event whose failure was logged with its traceback.
         self._first: dict[_Kind, int] = {}
         self._lines = Allowance(ERROR_RATE, FAILURE_BURST)
         #: Failures without a line of their own since the last report, by handler.
         self._left_out: dict[str, int] = {}
-        self._told_at = monotonic()
+        self._told_at = self._clock()
 
     def tell(self, delivery: Delivery, letter: DeadLetter) -> None:
         """Log a failure, unless there are too many at the moment."""
@@ -53,7 +58,7 @@ class FailureLog:
         assert error is not None
         handler = letter.handler
         kind = handler, class_name(error), raised_at(error)
-        now = monotonic()
+        now = self._clock()
         with self._lock:
             first = self._first.get(kind)
             if first is None and len(self._first) < MOST_KINDS:
@@ -80,7 +85,7 @@ class FailureLog:
         """Log in one line the number of failures that have had no line of their own so far."""
         with self._lock:
             left_out, self._left_out = self._left_out, {}
-            self._told_at = monotonic()
+            self._told_at = self._clock()
         if left_out:
             of = ", ".join(
                 f"{name} {count:,}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 
@@ -18,9 +19,13 @@ class RetryQueue:
     Its size is bounded by the admission of the bus, because a waiting delivery is still pending.
     The lock `_lock` guards all fields. `_bell` is rung when the supervisor, the only thread that
     waits here, has to look again.
+
+    Args:
+        clock: replaces `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+        self._now = clock
         self._lock = Lock()
         self._bell = Bell()
         self._waiting: list[tuple[float, int, Delivery]] = []
@@ -34,7 +39,7 @@ class RetryQueue:
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
         """Keep a delivery for `wait_s` seconds; False, without keeping it, after `cancel`."""
-        return self.add_due(delivery, monotonic() + wait_s)
+        return self.add_due(delivery, self._now() + wait_s)
 
     def add_due(self, delivery: Delivery, due_at: float) -> bool:
         """Keep a delivery until a time; False, without keeping it, after `cancel`."""
@@ -48,10 +53,10 @@ class RetryQueue:
 
     def wait(self, timeout: float) -> list[Delivery]:
         """Wait until a delivery is due, at most `timeout` seconds; return the due ones."""
-        look_again_at = monotonic() + timeout
+        look_again_at = self._now() + timeout
         while True:
             with self._lock:
-                now = monotonic()
+                now = self._now()
                 due: list[Delivery] = []
                 while self._waiting and self._waiting[0][0] <= now:
                     due.append(heapq.heappop(self._waiting)[2])

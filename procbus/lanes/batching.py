@@ -17,7 +17,7 @@ from procbus.core.flow import Flow
 from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.lanes.breaker import CircuitBreaker, CircuitState
+from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitBreaker, CircuitLimits, CircuitState
 from procbus.lanes.queue import LaneQueue
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import BATCH_S, At, Worker
@@ -31,12 +31,21 @@ class Batching:
 
     Args:
         batch_s: work in one batch, in seconds.
+        limits: of the circuit.
+        clock: replaces `time.monotonic`.
     """
 
-    def __init__(self, batch_s: float = BATCH_S) -> None:
+    def __init__(
+        self,
+        batch_s: float = BATCH_S,
+        *,
+        limits: CircuitLimits = CIRCUIT_LIMITS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._batch_s = batch_s
+        self.clock = clock
         self.queue = LaneQueue()
-        self.circuit = CircuitBreaker()
+        self.circuit = CircuitBreaker(limits)
         self.slots: list[Slot] = []
         #: Time before which no batch is overdue.
         self._none_due_before = inf
@@ -84,7 +93,7 @@ class Batching:
         try:
             while True:
                 queue.missed = False
-                now = monotonic()
+                now = self.clock()
                 if now >= self._none_due_before:
                     self._recall_overdue(now)
                 if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
@@ -224,7 +233,7 @@ class Batching:
 
     def _set_due(self, slot: Slot) -> None:
         batch = slot.in_flight[0]
-        batch.due_at = slot.due_at = batch.due_from_now()
+        batch.due_at = slot.due_at = batch.due_from(self.clock())
         self._none_due_before = min(self._none_due_before, slot.due_at)
 
     def _recall_overdue(self, now: float) -> None:
@@ -317,7 +326,7 @@ class Breaker:
             last: the worker, its end and its delivery, in words.
         """
         queue, circuit = self._batching.queue, self._circuit
-        now = monotonic()
+        now = self._batching.clock()
         with queue.lock:
             self._troubled = True
             if queue.cancelled or not self._circuit.note_death(now):

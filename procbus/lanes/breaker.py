@@ -12,20 +12,31 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Maximum of deaths within `DEATHS_WINDOW_S` seconds, with no delivery survived between them.
-MOST_DEATHS = 20
-DEATHS_WINDOW_S = 30.0
-#: Time that it stays open at first, in seconds; doubled after each failed trial, up to the maximum.
-COOL_S = 5.0
-MOST_COOL_S = 60.0
-#: Time after which a trial whose delivery is in no handler counts as unused, in seconds; because
-#: the delivery may be unable to travel, or was put back.
-SPENT_S = 1.0
-#: Time of short memory without a running delivery after which the lane begins one delivery, in
-#: seconds; because other programs may use the memory, and nothing would ever run again.
-TRICKLE_S = 30.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitLimits:
+    """The thresholds and times of a circuit breaker."""
+
+    #: Maximum of deaths within `deaths_window_s`, with no delivery survived between them.
+    most_deaths: int = 20
+    deaths_window_s: float = 30.0
+    #: Time that it stays open at first, in seconds; doubled after each failed trial, up to the
+    #: maximum.
+    cool_s: float = 5.0
+    most_cool_s: float = 60.0
+    #: Time after which a trial whose delivery is in no handler counts as unused, in seconds;
+    #: because the delivery may be unable to travel, or was put back.
+    spent_s: float = 1.0
+    #: Time of short memory without a running delivery after which the lane begins one delivery, in
+    #: seconds; because other programs may use the memory, and nothing would ever run again.
+    trickle_s: float = 30.0
+
+
+#: The limits of an ordinary bus.
+CIRCUIT_LIMITS = CircuitLimits()
 
 
 class CircuitState(enum.Enum):
@@ -52,16 +63,20 @@ class CircuitBreaker:
     """Says how many deliveries of a lane may begin. A state machine that is told the time.
 
     Not thread-safe: the lane's lock guards it.
+
+    Args:
+        limits: when it opens, and for how long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CircuitLimits = CIRCUIT_LIMITS) -> None:
+        self._limits = limits
         self.state = CircuitState.CLOSED
         #: While it is open: time of the next trial.
         self.trial_at = 0.0
         #: Number of failed trials in a row.
         self.failed_trials = 0
-        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
-        self._cool_s = COOL_S
+        self._deaths: deque[float] = deque(maxlen=limits.most_deaths + 1)
+        self._cool_s = limits.cool_s
         self._hurried = False
         #: During a trial: time when a delivery was taken for it; None before.
         self._taken_at: float | None = None
@@ -99,9 +114,10 @@ class CircuitBreaker:
         if self.state is CircuitState.OPEN:
             return False  # the worker had its deliveries before
         self._deaths.append(now)
-        full = len(self._deaths) > MOST_DEATHS and now - self._deaths[0] <= DEATHS_WINDOW_S
+        limits, deaths = self._limits, self._deaths
+        full = len(deaths) > limits.most_deaths and now - deaths[0] <= limits.deaths_window_s
         if self.state is CircuitState.TRIAL:
-            self._cool_s = min(2 * self._cool_s, MOST_COOL_S)
+            self._cool_s = min(2 * self._cool_s, limits.most_cool_s)
             self.failed_trials += 1
         elif not full:
             return False
@@ -118,7 +134,7 @@ class CircuitBreaker:
         if self.state is CircuitState.CLOSED:
             return False
         self.state = CircuitState.CLOSED
-        self._cool_s = COOL_S
+        self._cool_s = self._limits.cool_s
         self.failed_trials = 0
         return True
 
@@ -151,7 +167,7 @@ class CircuitBreaker:
             due_at = self.trial_at
         elif self.state is CircuitState.TRIAL and taken_at is not None:
             under_way = any(began >= taken_at for began in running)
-            due_at = taken_at + (MOST_COOL_S if under_way else SPENT_S)
+            due_at = taken_at + (self._limits.most_cool_s if under_way else self._limits.spent_s)
         else:
             return False
         if now < due_at:
@@ -168,7 +184,7 @@ class CircuitBreaker:
             return False
         if self._idle_since is None:
             self._idle_since = now
-        if now - self._idle_since < TRICKLE_S:
+        if now - self._idle_since < self._limits.trickle_s:
             return False
         self._idle_since = now
         self._permits = 1

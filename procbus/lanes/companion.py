@@ -341,7 +341,7 @@ class Companion(LaneThread):
                 self._unwanted = too_grown_for(unwanted[0])
                 self._put_back(unwanted)
         elif times or report.ends:
-            batch.due_at = batch.due_from_now()
+            batch.due_at = batch.due_from(monotonic())
         else:
             batch.due_at = inf  # it is in one handler throughout, and will send that result
             self._port.relieve(self.slot)

@@ -21,6 +21,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.stats import LaneStats
 from procbus.lanes.attempt import context_for
 from procbus.lanes.batching import Batching, Breaker
+from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitLimits
 from procbus.lanes.companion import Companion
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lanes.slot import Slot
@@ -58,6 +59,8 @@ class CpuLane:
         flow: settles deliveries, publishes events of handlers, and makes publishing raise while
             workers keep dying.
         recycling: rules for replacing a worker between two deliveries.
+        circuit: limits of the circuit breaker.
+        broken_s: time without another start after the user's set-up failed, in seconds.
     """
 
     def __init__(
@@ -65,10 +68,14 @@ class CpuLane:
         pool: Pool,
         flow: Flow,
         recycling: RecyclingPolicy,
+        *,
+        circuit: CircuitLimits = CIRCUIT_LIMITS,
+        broken_s: float = BROKEN_S,
     ) -> None:
         self.pool = pool
+        self._broken_s = broken_s
         self._recycling = recycling
-        self.batching = Batching(pool.batch_s)
+        self.batching = Batching(pool.batch_s, limits=circuit)
         self.queue = self.batching.queue
         self.breaker = Breaker(self.batching, flow, self.fail_ready)
         #: Has the advisor evaluate the measurements. Set by the maker of the lane.
@@ -298,7 +305,7 @@ class CpuLane:
         )
         error.__cause__ = gone.__cause__
         if isinstance(gone, SetUpFailed):
-            self._broken, self._broken_until = error, monotonic() + BROKEN_S
+            self._broken, self._broken_until = error, monotonic() + self._broken_s
         self.fail_ready(Outcome(OutcomeKind.WORKER_DIED, error=error))
 
     def fail_ready(self, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.delivery import Delivery
@@ -20,6 +21,8 @@ class RecyclingPolicy(NamedTuple):
     max_events: int | None = None
     #: Maximum of resident memory after a delivery, in bytes; None for no limit.
     max_memory: int | None = None
+    #: Whether a new worker could be started now.
+    may_replace: Callable[[], bool] = may_replace
 
     @property
     def limited(self) -> bool:
@@ -28,7 +31,7 @@ class RecyclingPolicy(NamedTuple):
 
     def left(self, done: int) -> int | None:
         """Maximum of further deliveries after `done` ones; None for no limit."""
-        if self.max_events is None or not may_replace():
+        if self.max_events is None or not self.may_replace():
             return None
         return self.max_events - done
 
@@ -40,7 +43,7 @@ class RecyclingPolicy(NamedTuple):
                 for ever.
             probe: probe of its process.
         """
-        if not self.limited or not done or not may_replace():
+        if not self.limited or not done or not self.may_replace():
             return ""
         if self.max_events is not None and done >= self.max_events:
             return f"{done} events (max_events_per_worker)"

@@ -57,10 +57,10 @@ class Batch:
         self.due_at = inf
         self.sent = False
 
-    def due_from_now(self) -> float:
+    def due_from(self, now: float) -> float:
         """Time when the worker should have finished the batch if it begins now."""
         transfer_s = len(self.message.data) / TRANSFER_BYTES_S
-        return monotonic() + 2 * self.expected_s + transfer_s + GRACE_S
+        return now + 2 * self.expected_s + transfer_s + GRACE_S
 
     def patience_s(self) -> float | None:
         """Maximum wait for a report before reading the logbook, in seconds; None for no maximum.

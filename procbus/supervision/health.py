@@ -14,7 +14,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.core.delivery import Delivery
-from procbus.supervision.stall import STALL_WINDOW_S
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from procbus.lanes.slot import Slot
     from procbus.lanes.threads import IoLane
     from procbus.pool.interface import Worker
+    from procbus.supervision.stall import Progress
     from procbus.supervision.supervisor import Observed
 
 WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
@@ -111,7 +111,7 @@ def _process(
     elif details is not None and details.status == STOPPED:
         state = "stopped"
     # The verdict may be on the delivery before this one, if this one is younger than a window.
-    elif delivery is not None and now - since >= STALL_WINDOW_S and _stalled(seen, now):
+    elif delivery is not None and seen is not None and _stalled(seen.progress, now, since):
         state = "stalled"
     return WorkerHealth(
         kind="cpu",
@@ -126,8 +126,8 @@ def _process(
     )
 
 
-def _stalled(seen: Observed | None, now: float) -> bool:
-    return seen is not None and seen.progress.stalled(now)
+def _stalled(progress: Progress, now: float, since: float) -> bool:
+    return now - since >= progress.window_s and progress.stalled(now)
 
 
 def _readings(details: Details | None, last_sample: Sample | None, now: float) -> dict[str, Any]:

@@ -19,23 +19,27 @@ STALL_WINDOW_S = 2.0
 #: none was used. A value between two steps and three is also safe from the rounding of floats. A
 #: loop that polls ten times a second uses about 1 ms in a window.
 LEAST_CPU_S = 0.0125 * STALL_WINDOW_S
-#: Interval between two closer looks at a quiet worker, in seconds. It exceeds a window, so that
-#: each look covers the time since the one before, even if it comes slightly early. A worker that is
+#: Interval between two closer looks at a quiet worker, in windows. It exceeds one, so that each
+#: look covers the time since the one before, even if it comes slightly early. A worker that is
 #: stalled already is looked at half as often.
-_CLOSER_LOOK_S = 1.125 * STALL_WINDOW_S
+_CLOSER_LOOK = 1.125
 
 
 class Progress:
     """Judges one worker by its samples.
 
     One thread adds samples, any thread may ask: the verdict is one tuple, replaced as a whole.
+
+    Args:
+        window_s: interval without any activity after which a handler is stalled, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, window_s: float = STALL_WINDOW_S) -> None:
+        self.window_s = window_s
         self._delivery_key: Hashable = None
-        self._cpu = _Growth(LEAST_CPU_S)
-        self._tree_cpu = _Growth(LEAST_CPU_S)
-        self._io = _Growth(0)
+        self._cpu = _Growth(LEAST_CPU_S, window_s)
+        self._tree_cpu = _Growth(LEAST_CPU_S, window_s)
+        self._io = _Growth(0, window_s)
         self._quiet = False
         #: Time of the last sample, and whether there had been no activity for a window then.
         self._verdict = (0.0, False)
@@ -58,7 +62,7 @@ class Progress:
             if io_bytes:
                 self._io.note(at, io_bytes)
         # A worker that is stalled already is looked at half as often: it may stay so for hours.
-        every_s = 2 * _CLOSER_LOOK_S if self._verdict[1] else _CLOSER_LOOK_S
+        every_s = _CLOSER_LOOK * self.window_s * (2 if self._verdict[1] else 1)
         self._quiet = self._cpu.unchanged and at - self._tree_cpu.last_at >= every_s
         self._judge(at)
 
@@ -89,7 +93,7 @@ class Progress:
         return self._quiet
 
     def stalled(self, now: float) -> bool:
-        """Whether a delivery is running and there was no activity for `STALL_WINDOW_S`.
+        """Whether a delivery is running and there was no activity for a window.
 
         A worker that was not looked at for as long is not stalled.
 
@@ -97,7 +101,7 @@ class Progress:
             now: in seconds of `time.monotonic()`.
         """
         at, still = self._verdict
-        return still and now - at <= STALL_WINDOW_S
+        return still and now - at <= self.window_s
 
     def _judge(self, at: float) -> None:
         # A figure that was never read in this delivery is left out.
@@ -112,10 +116,12 @@ class _Growth:
 
     Args:
         least: maximum change that counts as none.
+        window_s: length of the window, in seconds.
     """
 
-    def __init__(self, least: float) -> None:
+    def __init__(self, least: float, window_s: float) -> None:
         self._least = least
+        self._window_s = window_s
         self._readings: deque[tuple[float, float]] = deque()
 
     def clear(self) -> None:
@@ -125,7 +131,7 @@ class _Growth:
         readings = self._readings
         readings.append((at, value))
         # The first reading left is the last one that is a whole window old.
-        while len(readings) > 1 and at - readings[1][0] >= STALL_WINDOW_S:
+        while len(readings) > 1 and at - readings[1][0] >= self._window_s:
             readings.popleft()
 
     @property
@@ -144,4 +150,4 @@ class _Growth:
     @property
     def still(self) -> bool:
         """Whether it did not change for a whole window."""
-        return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= STALL_WINDOW_S
+        return self.unchanged and self._readings[-1][0] - self._readings[0][0] >= self._window_s

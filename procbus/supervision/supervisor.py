@@ -9,6 +9,7 @@ workers longer than killing one takes: several are killed in turn.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from procbus.core.validation import format_size
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import Verdict, memory_error, timeout_error
 from procbus.lanes.lane_thread import LaneThread
-from procbus.supervision.stall import Progress
+from procbus.supervision.stall import STALL_WINDOW_S, Progress
 from procbus.system import forked_children, procfs
 from procbus.system.cooperative import Task, in_turn
 from procbus.system.footprint import LEAST_S, FootprintMeter
@@ -71,9 +72,9 @@ class Supervised(Protocol):
 class Observed:
     """The supervisor's observations of one worker. Its thread writes them, any thread may read."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_window_s: float = STALL_WINDOW_S) -> None:
         #: The worker's progress, and its latest sample.
-        self.progress = Progress()
+        self.progress = Progress(window_s=stall_window_s)
         self.last_sample: Sample | None = None
         #: Measures the memory of the worker and its children.
         self.footprint = FootprintMeter()
@@ -87,12 +88,28 @@ class Supervisor:
 
     Args:
         retries: deliveries that wait for their next attempt.
+        sample_s: interval between two samples of a busy worker, in seconds.
+        stall_window_s: interval without any activity after which a handler is stalled, in seconds.
+        watch_memory: makes the measurement of the machine's memory; None for `MemoryWatch`.
+        clock: replaces `time.monotonic`.
     """
 
     _lanes: Supervised
 
-    def __init__(self, retries: RetryQueue) -> None:
+    def __init__(
+        self,
+        retries: RetryQueue,
+        *,
+        sample_s: float = SAMPLE_S,
+        stall_window_s: float = STALL_WINDOW_S,
+        watch_memory: Callable[[], MemoryWatch] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._retries = retries
+        self._sample_s = sample_s
+        self._stall_window_s = stall_window_s
+        self._watch_memory = watch_memory
+        self._clock = clock
         #: Guards the start.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -167,10 +184,10 @@ class Supervisor:
             for delivery in self._retries.wait(wait_s):
                 self._put_again(delivery)
             try:
-                wait_s = self._look(monotonic())
+                wait_s = self._look(self._clock())
             except Exception:  # noqa: BLE001 - it must not end: only this thread enforces limits
                 log.exception("procbus itself failed in its supervisor, which goes on")
-                wait_s = SAMPLE_S
+                wait_s = self._sample_s
 
     def _put_again(self, delivery: Delivery) -> None:
         try:
@@ -180,7 +197,7 @@ class Supervisor:
 
     def _look(self, now: float) -> float:
         """Look at everything once; return the seconds until the next look is needed."""
-        next_look = now + (SUPERVISOR_LOOK_S if self._lanes.limited else SAMPLE_S)
+        next_look = now + (SUPERVISOR_LOOK_S if self._lanes.limited else self._sample_s)
         if self._unwanted:
             self._take_back_unwanted()
             next_look = min(next_look, now + SUPERVISOR_LOOK_S)
@@ -188,7 +205,7 @@ class Supervisor:
             next_look = min(next_look, self._lanes.io.expire(now))
         if self._lanes.cpu is not None:
             next_look = min(next_look, self._look_after_cpu(self._lanes.cpu, now))
-        return max(0.0, next_look - monotonic())
+        return max(0.0, next_look - self._clock())
 
     def _take_back_unwanted(self) -> None:
         """Cancel unwanted deliveries; one at a gate only after it has passed the gate."""
@@ -200,7 +217,7 @@ class Supervisor:
 
     def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
         running = lane.batching.running()
-        sample_s = SAMPLE_S * max(1.0, len(running) / MANY)
+        sample_s = self._sample_s * max(1.0, len(running) / MANY)
         if now - self._sampled_at >= sample_s:
             self._sampled_at = now
             self._look_at_starts(lane, now)
@@ -249,7 +266,7 @@ class Supervisor:
                 OomWatch,
             )
 
-            self._memory = MemoryWatch()
+            self._memory = (self._watch_memory or MemoryWatch)()
             lane.oom = OomWatch()
         assert lane.oom is not None
         lane.oom.note()
@@ -294,7 +311,7 @@ class Supervisor:
     def _of(self, worker: Worker) -> Observed:
         observed = self._observed.get(worker)
         if observed is None:
-            observed = self._observed[worker] = Observed()
+            observed = self._observed[worker] = Observed(self._stall_window_s)
         return observed
 
     def _sample(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> bool:
@@ -344,7 +361,7 @@ class Supervisor:
 
     def _time_out(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
         def condemn(stack: str) -> None:
-            now = monotonic()
+            now = self._clock()
             error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
             slot.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
 
@@ -352,7 +369,7 @@ class Supervisor:
 
     def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
         def condemn(stack: str) -> None:  # noqa: ARG001 - the stack is of no interest here
-            now = monotonic()
+            now = self._clock()
             error = cancelled(delivery, now - at[2], INTERRUPTED).error
             assert error is not None
             slot.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
@@ -373,7 +390,7 @@ class Supervisor:
         footprint: Footprint,
     ) -> Task[bool]:
         def condemn(stack: str) -> None:
-            now, probe = monotonic(), worker.probe
+            now, probe = self._clock(), worker.probe
             own = (probe.own_bytes() if probe is not None else None) or 0
             peak = footprint._replace(worker=max(footprint.worker, own))
             error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)

@@ -8,7 +8,7 @@ may call these functions. In each of them `root` replaces "/", for tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -100,12 +100,19 @@ class MemoryWatch:
     Args:
         total: maximum that may be used, in bytes; None for `total_bytes(root)`.
         root: replaces "/" when looking for cgroups.
+        available: measures free memory, in bytes; None for `available_bytes(root)`.
     """
 
-    def __init__(self, total: int | None = None, root: Path = _ROOT) -> None:
+    def __init__(
+        self,
+        total: int | None = None,
+        root: Path = _ROOT,
+        *,
+        available: Callable[[], int] | None = None,
+    ) -> None:
         if total is None:
             total = total_bytes(root)
-        self._root = root
+        self._available = partial(available_bytes, root) if available is None else available
         #: Threshold of free memory below which memory is short, in bytes: 5 %, and at least 128
         #: MiB, because one more worker with a large library needs that. At most 10 %, because
         #: memory would always be short in a small container.
@@ -115,13 +122,13 @@ class MemoryWatch:
         self._short = False
 
     def short(self, now_available: int | None = None) -> bool:
-        """Measure, and return whether memory is short.
+        """Return whether memory is short.
 
         Args:
-            now_available: free memory in bytes; None for `available_bytes(root)`.
+            now_available: free memory in bytes; None to measure it.
         """
         if now_available is None:
-            now_available = available_bytes(self._root)
+            now_available = self._available()
         if now_available < self.short_below:
             self._short = True
         elif now_available > self.enough_above:

@@ -8,14 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from procbus import CircuitOpen, EventBus, HandlerTimeout, OutcomeKind, Receipt, WorkerDied
-from procbus.lanes import breaker
-from procbus.supervision import supervisor
+from procbus.assembly import Makers
+from procbus.lanes.breaker import CircuitLimits
+from procbus.lanes.cpu import CpuLane
+from procbus.supervision.supervisor import Supervisor
 from tests.integration.helpers import PATIENCE_S, Tally
+from tests.parts import BusWith
 from tests.waits import eventually
 
 #: Each test starts dozens of workers, which takes seconds each beside other programs that are busy.
@@ -77,13 +82,17 @@ def works_again() -> Iterator[Said]:
     yield from said("the cpu lane works again")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opens soon, and stays open until a test says otherwise."""
-    monkeypatch.setattr(breaker, "MOST_DEATHS", MOST_DEATHS)
-    monkeypatch.setattr(breaker, "DEATHS_WINDOW_S", 60.0)
-    monkeypatch.setattr(breaker, "COOL_S", 600.0)
-    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
+def make_bus(
+    workers: int = WORKERS, *, cool_s: float = 600.0, most_cool_s: float = 600.0, **options: Any
+) -> EventBus:
+    """A bus whose circuit opens soon; by default it stays open."""
+    limits = CircuitLimits(
+        most_deaths=MOST_DEATHS, deaths_window_s=60.0, cool_s=cool_s, most_cool_s=most_cool_s
+    )
+    make = Makers(
+        supervisor=partial(Supervisor, sample_s=0.05), cpu_lane=partial(CpuLane, circuit=limits)
+    )
+    return BusWith(make, cpu_workers=workers, **options)
 
 
 @pytest.fixture
@@ -109,7 +118,7 @@ def fate(receipt: Receipt) -> OutcomeKind | None:
 def test_publishing_is_refused_and_pending_deliveries_wait(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", work, kind="cpu", name="work")
         bus.subscribe("io", lambda n: n)
         receipts = publish(bus, tally, poison, *range(20))
@@ -138,10 +147,9 @@ def test_publishing_is_refused_and_pending_deliveries_wait(
 
 
 def test_lane_works_again_after_a_trial_that_survives(
-    tally: Tally, poison: Path, opened: Said, works_again: Said, monkeypatch: pytest.MonkeyPatch
+    tally: Tally, poison: Path, opened: Said, works_again: Said
 ) -> None:
-    monkeypatch.setattr(breaker, "COOL_S", 0.3)
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus(cool_s=0.3) as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(20))
         opened.wait()
@@ -165,11 +173,9 @@ def test_lane_works_again_after_a_trial_that_survives(
 
 
 def test_each_trial_that_fails_costs_one_delivery_and_one_worker(
-    tally: Tally, poison: Path, opened: Said, monkeypatch: pytest.MonkeyPatch
+    tally: Tally, poison: Path, opened: Said
 ) -> None:
-    monkeypatch.setattr(breaker, "COOL_S", 0.05)
-    monkeypatch.setattr(breaker, "MOST_COOL_S", 0.2)
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus(cool_s=0.05, most_cool_s=0.2) as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(MOST_DEATHS + 4))
         assert bus.drain(2 * PATIENCE_S)
@@ -182,7 +188,7 @@ def test_each_trial_that_fails_costs_one_delivery_and_one_worker(
 def test_a_block_that_is_left_with_nothing_but_poison_ends(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(100))
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
@@ -200,7 +206,7 @@ def test_a_block_that_is_left_with_nothing_but_poison_ends(
 def test_bus_closes_though_each_delivery_is_retried(
     tally: Tally, poison: Path, backoff: float
 ) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", work, kind="cpu", retries=1_000, max_crashes=1_000, backoff=backoff)
         receipts = publish(bus, tally, poison, *range(10))
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
@@ -210,7 +216,7 @@ def test_bus_closes_though_each_delivery_is_retried(
 
 
 def test_bus_closes_though_deliveries_wait_for_their_key(tally: Tally, poison: Path) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", work, kind="cpu", key=lambda job: job.number % 2)
         receipts = publish(bus, tally, poison, *range(500))
     assert {fate(r) for r in receipts} == {OutcomeKind.WORKER_DIED}
@@ -220,7 +226,7 @@ def test_bus_closes_though_deliveries_wait_for_their_key(tally: Tally, poison: P
 def test_pending_deliveries_of_a_closing_bus_run_if_a_trial_survives(
     tally: Tally, poison: Path, opened: Said, works_again: Said
 ) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", work, kind="cpu")
         receipts = publish(bus, tally, poison, *range(50))
         opened.wait()
@@ -248,7 +254,7 @@ def test_publishers_that_wait_for_room_are_let_go(tally: Tally, poison: Path, op
         except CircuitOpen:
             refused.release()
 
-    with EventBus([], cpu_workers=WORKERS, max_pending=10) as bus:
+    with make_bus(max_pending=10) as bus:
         bus.subscribe("job", work, kind="cpu")
         threads = [threading.Thread(target=flood) for _ in range(2)]
         threads.append(threading.Thread(target=lambda: asyncio.run(aflood())))
@@ -265,7 +271,7 @@ def test_publishers_that_wait_for_room_are_let_go(tally: Tally, poison: Path, op
 def test_deaths_with_a_success_in_between_do_not_open_the_circuit(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
-    with EventBus([], cpu_workers=1) as bus:
+    with make_bus(1) as bus:
         bus.subscribe("job", work, kind="cpu")
         for number in range(0, 4 * MOST_DEATHS, 2):
             poison.touch()
@@ -285,7 +291,7 @@ def hang(job: Job) -> None:
 def test_workers_that_the_supervisor_killed_do_not_count(
     tally: Tally, poison: Path, opened: Said
 ) -> None:
-    with EventBus([], cpu_workers=WORKERS) as bus:
+    with make_bus() as bus:
         bus.subscribe("job", hang, kind="cpu", timeout=0.05)
         receipts = publish(bus, tally, poison, *range(2 * MOST_DEATHS + 2))
         errors = [

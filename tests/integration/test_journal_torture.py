@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from procbus.lanes.breaker import MOST_DEATHS
+from procbus.lanes.breaker import CIRCUIT_LIMITS
 from tests.integration.helpers import ROOT, Tally
 from tests.integration.torture import IO_WORKERS, MAX_PENDING, TOPICS
 
@@ -87,7 +87,7 @@ class Torture:
     def _kill_workers(self, pid: int, over: threading.Event) -> None:
         """Kill a worker process of the script now and then: too seldom to open the circuit."""
         kills = 0
-        while kills < MOST_DEATHS // 2 and not over.wait(0.2):
+        while kills < CIRCUIT_LIMITS.most_deaths // 2 and not over.wait(0.2):
             with contextlib.suppress(psutil.Error):
                 # Chosen by their own traits: a fork of loky's tracker looks like the script at
                 # first, and without the tracker the semaphores of a killed script stay behind.

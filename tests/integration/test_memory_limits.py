@@ -10,16 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, MemoryLimitExceeded, OutcomeKind, Receipt
+from procbus.assembly import Makers
 from procbus.core.validation import parse_size
-from procbus.supervision import supervisor
-from procbus.system import memory
+from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitLimits
+from procbus.lanes.cpu import CpuLane
+from procbus.supervision.supervisor import Supervisor
+from procbus.system.memory import MemoryWatch
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 from tests.matrix import quick_first
+from tests.parts import BusWith
 
 MIB = 1 << 20
 #: A worker that has imported this module has some 50 MiB.
@@ -314,10 +319,19 @@ class Machine:
         self.available = 1 << 60
         self._asked = threading.Semaphore(0)
 
-    def available_bytes(self, root: object) -> int:
+    def available_bytes(self) -> int:
         available = self.available
         self._asked.release()
         return available
+
+    def make_bus(self, limits: CircuitLimits = CIRCUIT_LIMITS) -> EventBus:
+        """A bus with one worker on this machine, which it samples often."""
+        watch = partial(MemoryWatch, available=self.available_bytes)
+        make = Makers(
+            supervisor=partial(Supervisor, sample_s=0.02, watch_memory=watch),
+            cpu_lane=partial(CpuLane, circuit=limits),
+        )
+        return BusWith(make, cpu_workers=1)
 
     def set(self, available: int) -> None:
         """Set it, and wait until it was read and the reading has had its effect."""
@@ -333,13 +347,10 @@ def test_a_machine_short_of_memory_begins_nothing_until_it_recovers(
     door: Door,
     bell: Bell,
     heard: Listener,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fake = Machine()
-    monkeypatch.setattr(memory, "available_bytes", fake.available_bytes)
-    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
-    with EventBus([], cpu_workers=1) as bus:
+    with fake.make_bus() as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.subscribe("io", lambda n: n)
         with door.shut():
@@ -364,17 +375,12 @@ def test_a_machine_short_of_memory_begins_nothing_until_it_recovers(
 
 
 def test_idle_lane_tries_single_deliveries_if_memory_stays_short(
-    tally: Tally, monkeypatch: pytest.MonkeyPatch
+    tally: Tally,
 ) -> None:
-    """Perhaps it is not the bus that takes it all; closing ends in any case."""
-    from procbus.lanes import breaker
-
+    """Other programs may use the memory; closing ends in any case."""
     fake = Machine()
     fake.available = 0
-    monkeypatch.setattr(memory, "available_bytes", fake.available_bytes)
-    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.02)
-    monkeypatch.setattr(breaker, "TRICKLE_S", 0.1)
-    with EventBus([], cpu_workers=1) as bus:
+    with fake.make_bus(CircuitLimits(trickle_s=0.1)) as bus:
         bus.subscribe("work", work, kind="cpu")
         bus.publish("work", Job(-1, tally))
         fake.set(0)

@@ -6,15 +6,18 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from procbus import EventBus
-from procbus.supervision import health, stall, supervisor
+from procbus.assembly import Makers
 from procbus.supervision.health import WorkerHealth
+from procbus.supervision.supervisor import Supervisor
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.matrix import quick_first
+from tests.parts import BusWith
 from tests.waits import eventually
 
 
@@ -68,13 +71,10 @@ WAITS: dict[str, Callable[[Job], None]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short window, and sampled often."""
-    for module in (stall, health):
-        monkeypatch.setattr(module, "STALL_WINDOW_S", 0.5)
-    monkeypatch.setattr(stall, "_CLOSER_LOOK_S", 0.5)
-    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.1)
+def make_bus(workers: int) -> EventBus:
+    """A bus with a short window, whose workers are sampled often."""
+    make = Makers(supervisor=partial(Supervisor, sample_s=0.1, stall_window_s=0.5))
+    return BusWith(make, cpu_workers=workers)
 
 
 @pytest.mark.parametrize("how", quick_first(WAITS))
@@ -89,7 +89,7 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     job = Job(door, str(pipe), bell)
-    with EventBus([], cpu_workers=3) as bus:
+    with make_bus(3) as bus:
         bus.subscribe("wait", WAITS[how], kind="cpu", name="waits")
         bus.subscribe("compute", compute, kind="cpu", name="computes")
 
@@ -118,7 +118,7 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
 
 
 def test_stopped_worker_is_not_called_stalled(door: Door, bell: Bell, heard: Listener) -> None:
-    with EventBus([], cpu_workers=1) as bus:
+    with make_bus(1) as bus:
         bus.subscribe("job", wait_for_a_file_lock, kind="cpu")
         with door.shut():
             receipt = bus.publish("job", Job(door, "", bell))

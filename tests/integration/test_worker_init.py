@@ -1,11 +1,12 @@
 """The set-up of workers: once in each process, before anything else; its failure is told."""
 
-import functools
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, WorkerDied
+from procbus.assembly import Makers
 from procbus.core.errors import WorkerTraceback
-from procbus.lanes.cpu import FAILED_STARTS
-from procbus.supervision import supervisor
+from procbus.lanes.cpu import FAILED_STARTS, CpuLane
+from procbus.supervision.supervisor import SLOW_START_S, Supervisor
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Listener, Tally
 from tests.matrix import quick_first
+from tests.parts import BusWith
 from tests.waits import eventually
 
 #: Set by the set-up, in the worker.
@@ -194,19 +197,15 @@ def test_failure_of_worker_init_is_a_clear_error_and_no_loop_of_workers(
         assert {r.deliveries[0].attempts for r in receipts} == {0}
 
 
-def test_worker_init_that_failed_may_work_later(
-    tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_init_that_failed_may_work_later(tally: Tally, tmp_path: Path) -> None:
     """None is tried for a while; then the next event gets a worker."""
-    from procbus.lanes import cpu
-
-    monkeypatch.setattr(cpu, "BROKEN_S", 0.0)
     model = tmp_path / "model"
 
     def set_up() -> None:
         model.read_text()
 
-    with EventBus([], cpu_workers=1, worker_init=set_up) as bus:
+    make = Makers(cpu_lane=partial(CpuLane, broken_s=0.0))
+    with BusWith(make, cpu_workers=1, worker_init=set_up) as bus:
         bus.subscribe("n", abs, kind="cpu")
         with pytest.raises(WorkerDied, match="No such file"):
             bus.publish("n", -1).result(PATIENCE_S)
@@ -295,21 +294,23 @@ def load_for_ever(bell: Bell) -> None:
 def test_hanging_worker_init_is_logged_once_with_worker_and_stack(
     bell: Bell,
     heard: Listener,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(supervisor, "SAMPLE_S", 0.05)
+    ahead_s = 0.0
 
     def said() -> list[str]:
         return [m for r in caplog.records if "is not ready after" in (m := r.getMessage())]
 
-    set_up = functools.partial(load_for_ever, bell)
-    with EventBus([], cpu_workers=2, worker_init=set_up) as bus:
+    set_up = partial(load_for_ever, bell)
+    make = Makers(
+        supervisor=partial(Supervisor, sample_s=0.05, clock=lambda: time.monotonic() + ahead_s)
+    )
+    with BusWith(make, cpu_workers=2, worker_init=set_up) as bus:
         bus.subscribe("n", abs, kind="cpu")
         bus.start()
         bus.publish("n", 1)
         pids = heard.wait(2)
-        monkeypatch.setattr(supervisor, "SLOW_START_S", 0.1)
+        ahead_s = SLOW_START_S
         eventually(lambda: bool(said()))
         bus.close(timeout=0.3)  # for some looks more
     [line] = said()

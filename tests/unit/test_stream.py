@@ -228,18 +228,17 @@ def test_receipts_come_as_they_settle_unless_ordered():
         assert [r.result() for r in stream] == [0]
 
 
-def test_settled_receipts_do_not_wait_for_a_slow_source(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+def test_settled_receipts_do_not_wait_for_a_slow_source():
+    now = 0.0
     subscription = subscription_of()
     settlement, admission = settlement_with_room(10_000)
     taken = 0
 
     def source(slow_from: int) -> Iterator[int]:
-        nonlocal taken
+        nonlocal now, taken
         for number in range(2000):
             taken += 1
-            clock[0] += 1.0 if number >= slow_from else 0.0
+            now += 1.0 if number >= slow_from else 0.0
             yield number
 
     def publish(event: int) -> Any:
@@ -249,12 +248,16 @@ def test_settled_receipts_do_not_wait_for_a_slow_source(monkeypatch):
         return receipt
 
     window = Window(1000, lambda: 1, SharedMemoryStats)
-    for number, receipt in enumerate(as_settled(source(0), publish, window, safe), 1):
+
+    def stream(slow_from: int) -> Iterator[Any]:
+        return as_settled(source(slow_from), publish, window, safe, clock=lambda: now)
+
+    for number, receipt in enumerate(stream(0), 1):
         assert receipt.done
         assert taken == number
     ahead = 0
     taken = 0
-    for number, _ in enumerate(as_settled(source(1000), publish, window, safe), 1):
+    for number, _ in enumerate(stream(1000), 1):
         ahead = max(ahead, taken - number)
         if taken > 1300:
             assert taken == number

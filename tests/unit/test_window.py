@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus import EventBus, current
-from procbus import stream as module
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.stream import Window
 from tests.parts import BOUND_S
@@ -30,31 +30,30 @@ class Memory:
         self.stats = replace(self.stats, sent=self.stats.sent + size, limit=limit)
 
 
-@pytest.fixture(autouse=True)
-def always_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WINDOW_LOOK_S", 0.0)
+#: Makes windows that look at the statistics whenever they are asked.
+make_window = partial(Window, look_s=0.0)
 
 
 def test_small_events_have_the_whole_window():
-    assert Window(10_000, lambda: 2, Memory()).size(5) == 10_000
+    assert make_window(10_000, lambda: 2, Memory()).size(5) == 10_000
 
 
 def test_bytes_copied_before_the_stream_do_not_count():
     memory = Memory()
     memory.send(100 * MIB)
-    assert Window(10_000, lambda: 2, memory).size(0) == 10_000
+    assert make_window(10_000, lambda: 2, memory).size(0) == 10_000
 
 
 def test_large_events_have_half_the_limit_of_shared_memory():
     memory = Memory()
-    window = Window(10_000, lambda: 2, memory)
+    window = make_window(10_000, lambda: 2, memory)
     memory.send(40 * MIB)
     assert window.size(4) == 12
 
 
 def test_every_worker_may_have_one_at_hand_and_one_on_its_way():
     memory = Memory()
-    window = Window(10_000, lambda: 8, memory)
+    window = make_window(10_000, lambda: 8, memory)
     memory.send(200 * MIB)
     assert window.size(0) == 16
 
@@ -68,7 +67,7 @@ def test_every_worker_may_have_one_at_hand_and_one_on_its_way():
 )
 def test_window_is_at_least_one_and_never_above_its_maximum(most, workers, sent, limit, settled):
     memory = Memory()
-    window = Window(most, lambda: workers, memory)
+    window = make_window(most, lambda: workers, memory)
     memory.send(sent, limit)
     assert 1 <= window.size(settled) <= most
 

@@ -9,7 +9,6 @@ import pytest
 from procbus.core.dead_letter import letter_of
 from procbus.core.errors import WorkerTraceback
 from procbus.core.flood import TELL_S
-from procbus.dispatch import failure_log
 from procbus.dispatch.failure_log import FAILURE_BURST, MOST_KINDS, FailureLog
 from tests.parts import delivery_to, raised, subscription_of
 
@@ -79,10 +78,9 @@ def test_of_a_worker_the_place_is_in_the_text_of_its_traceback(
 
 
 def test_a_flood_is_bounded_and_told_at_the_end(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(failure_log, "monotonic", lambda: 100.0)
-    log = FailureLog()
+    log = FailureLog(clock=lambda: 100.0)
     for number in range(FAILURE_BURST + 51):
         tell(log, fail("k"), number)
     log.tell_the_rest()
@@ -96,14 +94,13 @@ def test_a_flood_is_bounded_and_told_at_the_end(
 
 
 def test_during_a_flood_it_is_told_now_and_then(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    now = [100.0]
-    monkeypatch.setattr(failure_log, "monotonic", lambda: now[0])
-    log = FailureLog()
+    now = 100.0
+    log = FailureLog(clock=lambda: now)
     for number in range(FAILURE_BURST + 11):
         tell(log, fail("k"), number)
-    now[0] += TELL_S + 1
+    now += TELL_S + 1
     tell(log, fail("k"), 9999)
 
     assert "10 more failures have no line" in caplog.records[-2].getMessage()

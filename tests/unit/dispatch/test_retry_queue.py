@@ -2,7 +2,6 @@
 """Deliveries that wait for their next attempt: each comes out once, in time, and in its turn."""
 
 import threading
-from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
@@ -10,7 +9,6 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from procbus.core.delivery import Delivery
 from procbus.core.subscription import Subscription
-from procbus.dispatch import retry_queue as module
 from procbus.dispatch.retry_queue import RetryQueue
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
 
@@ -24,10 +22,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "monotonic", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 SUBSCRIPTION = subscription_of()
@@ -38,7 +34,7 @@ def made(count: int, subscription: Subscription = SUBSCRIPTION) -> list[Delivery
 
 
 def test_delivery_does_not_come_out_before_its_time(clock: Clock) -> None:
-    queue = RetryQueue()
+    queue = RetryQueue(clock=clock)
     [delivery] = made(1)
 
     assert queue.add(delivery, 5.0)
@@ -52,7 +48,7 @@ def test_delivery_does_not_come_out_before_its_time(clock: Clock) -> None:
 
 
 def test_deliveries_come_out_by_time_and_then_in_order(clock: Clock) -> None:
-    queue = RetryQueue()
+    queue = RetryQueue(clock=clock)
     late, first, second, soon = made(4)
     queue.add(late, 3.0)
     queue.add(first, 2.0)
@@ -67,7 +63,7 @@ def test_deliveries_come_out_by_time_and_then_in_order(clock: Clock) -> None:
 
 
 def test_delivery_due_at_once_is_not_waited_for(clock: Clock) -> None:
-    queue = RetryQueue()
+    queue = RetryQueue(clock=clock)
     [delivery] = made(1)
     queue.add(delivery, 0.0)
 
@@ -75,7 +71,7 @@ def test_delivery_due_at_once_is_not_waited_for(clock: Clock) -> None:
 
 
 def test_cancel_gives_out_the_rest_and_nothing_is_kept_after_it(clock: Clock) -> None:
-    queue = RetryQueue()
+    queue = RetryQueue(clock=clock)
     first, second, late = made(3)
     queue.add(first, 1.0)
     queue.add(second, 2.0)
@@ -90,7 +86,7 @@ def test_cancel_gives_out_the_rest_and_nothing_is_kept_after_it(clock: Clock) ->
 
 
 def test_waiter_returns_when_told_to_look(clock: Clock) -> None:
-    queue = RetryQueue()
+    queue = RetryQueue(clock=clock)
 
     queue.wake()
     assert queue.wait(3600.0) == []
@@ -126,20 +122,15 @@ class AnyRetryQueue(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = RetryQueue()
         self.clock = Clock()
+        self.queue = RetryQueue(clock=self.clock)
         self.due_at: dict[Delivery, float] = {}
         self.cancelled = False
-
-    def timed(self, function: Callable[[], object]) -> object:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "monotonic", self.clock)
-            return function()
 
     @rule(wait_s=st.sampled_from([0.0, 0.5, 1.0, 60.0, 86_400.0]))
     def add(self, wait_s: float) -> None:
         [delivery] = made(1)
-        kept = self.timed(lambda: self.queue.add(delivery, wait_s))
+        kept = self.queue.add(delivery, wait_s)
         assert kept is not self.cancelled
         if kept:
             self.due_at[delivery] = self.clock.now + wait_s
@@ -150,7 +141,7 @@ class AnyRetryQueue(RuleBasedStateMachine):
 
     @rule()
     def wait(self) -> None:
-        due = self.timed(lambda: self.queue.wait(0.0))
+        due = self.queue.wait(0.0)
         expected = [d for d, at in self.due_at.items() if at <= self.clock.now]
         assert due == sorted(expected, key=self.due_at.__getitem__)
         for delivery in expected:

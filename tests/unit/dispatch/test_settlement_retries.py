@@ -17,7 +17,6 @@ from procbus.core.errors import HandlerTimeout, WorkerDied
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
-from procbus.dispatch import retry_queue
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.testing import InlineBus
@@ -50,7 +49,7 @@ class Parts:
         self.now = 1000.0
         self.lane = FakeLane()
         self.admission = Admission(100, "raise")
-        self.retries = RetryQueue()
+        self.retries = RetryQueue(clock=lambda: self.now)
         self.settlement = settlement_for(
             self.admission, self.retries, on_failure, self.make_context
         )
@@ -86,10 +85,8 @@ class Parts:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
-    parts = Parts()
-    monkeypatch.setattr(retry_queue, "monotonic", lambda: parts.now)
-    return parts
+def parts() -> Parts:
+    return Parts()
 
 
 # Attempts.
@@ -338,12 +335,9 @@ def test_every_delivery_is_settled_once_and_no_attempt_is_lost(
 # The hook.
 
 
-def test_the_hook_is_told_of_the_last_failure_and_of_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_hook_is_told_of_the_last_failure_and_of_nothing_else() -> None:
     told: list[DeadLetter] = []
     parts = Parts(on_failure=told.append)
-    monkeypatch.setattr(retry_queue, "monotonic", lambda: parts.now)
     delivery, _ = parts.published(retries=1, backoff=0)
     fine, _ = parts.published()
     dropped, _ = parts.published()

@@ -2,8 +2,9 @@
 """Sharing out: taken back, put back, lost or cancelled, each delivery is in one place."""
 
 import itertools
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,9 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from procbus.core.delivery import Delivery
 from procbus.core.subscription import Subscription
-from procbus.lanes import batching as module
 from procbus.lanes.batching import Batching
-from procbus.lanes.breaker import MOST_DEATHS
+from procbus.lanes.breaker import CIRCUIT_LIMITS
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import At, Message
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
@@ -46,8 +46,8 @@ class FakeWorker:
 class Parts:
     """Batching between slots that no thread runs."""
 
-    def __init__(self, slots: int = 1) -> None:
-        self.batching = Batching()
+    def __init__(self, slots: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self.batching = Batching(clock=clock)
         for number in range(slots):
             slot = Slot(number)
             fake: Any = FakeWorker()
@@ -77,7 +77,7 @@ class Parts:
 
     def open_circuit(self) -> None:
         with self.batching.queue.lock:
-            for _ in range(MOST_DEATHS + 1):
+            for _ in range(CIRCUIT_LIMITS.most_deaths + 1):
                 self.batching.circuit.note_death(100.0)
 
     def take_all_back(self) -> list[Delivery]:
@@ -277,13 +277,9 @@ def test_deliveries_taken_before_a_recall_are_not_handed_out_after_it() -> None:
     assert parts.ready() == [third]
 
 
-def test_overdue_deliveries_are_taken_back_by_a_companion_without_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_overdue_deliveries_are_taken_back_by_a_companion_without_work() -> None:
     now = 1000.0
-    monkeypatch.setattr(module, "monotonic", lambda: now)
-    monkeypatch.setattr(Batch, "due_from_now", lambda _: 1005.0)
-    parts = Parts(2)
+    parts = Parts(2, clock=lambda: now)
     slow, _ = parts.batching.slots
     deliveries = parts.put(4)
     parts.hand_out(slow, parts.ready())

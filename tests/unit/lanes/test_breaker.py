@@ -12,21 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from procbus.core.errors import CircuitOpen
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.lanes import batching as module
 from procbus.lanes.batching import TRIALS_AT_CLOSE, Batching, Breaker
-from procbus.lanes.breaker import (
-    COOL_S,
-    DEATHS_WINDOW_S,
-    MOST_COOL_S,
-    MOST_DEATHS,
-    SPENT_S,
-    TRICKLE_S,
-    CircuitBreaker,
-    CircuitState,
-)
+from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitBreaker, CircuitState
 from tests.parts import delivery_to, subscription_of
 
 CLOSED, OPEN, TRIAL = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.TRIAL
+COOL_S, MOST_COOL_S = CIRCUIT_LIMITS.cool_s, CIRCUIT_LIMITS.most_cool_s
+MOST_DEATHS, DEATHS_WINDOW_S = CIRCUIT_LIMITS.most_deaths, CIRCUIT_LIMITS.deaths_window_s
+SPENT_S, TRICKLE_S = CIRCUIT_LIMITS.spent_s, CIRCUIT_LIMITS.trickle_s
 SHORT = "less than 1 GiB of memory left"
 
 
@@ -358,7 +351,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.batching = Batching()
+        self.batching = Batching(clock=lambda: self.now)
         #: Makers of the error that publishing raises, as it was told: None ends that.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
@@ -387,10 +380,8 @@ class Parts:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
-    parts = Parts()
-    monkeypatch.setattr(module, "monotonic", lambda: parts.now)
-    return parts
+def parts() -> Parts:
+    return Parts()
 
 
 def test_a_few_deaths_stop_nothing(parts: Parts) -> None:

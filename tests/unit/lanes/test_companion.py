@@ -12,14 +12,15 @@ import pytest
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import CircuitOpen, ProcbusError, WorkerDied
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.lanes import breaker
-from procbus.lanes import recycling as recycling_module
+from procbus.lanes.breaker import CircuitLimits
 from procbus.lanes.companion import BARREN_DEATHS
 from procbus.lanes.recycling import RecyclingPolicy
 from tests.cpu_stage import SpyWorker, Stage, spot, visited
 from tests.waits import eventually
 
 SUCCEEDED, RAISED, DIED = OutcomeKind.SUCCEEDED, OutcomeKind.RAISED, OutcomeKind.WORKER_DIED
+#: The third death in a row opens the circuit.
+LIMITS = CircuitLimits(most_deaths=2)
 
 
 @pytest.fixture
@@ -288,10 +289,9 @@ def test_a_worker_that_grew_is_replaced_before_the_next_batch(
 
 
 def test_a_worker_that_cannot_be_replaced_does_more_than_its_number_of_events(
-    make_stage: Callable[[RecyclingPolicy], Stage], monkeypatch: pytest.MonkeyPatch
+    make_stage: Callable[[RecyclingPolicy], Stage],
 ) -> None:
-    monkeypatch.setattr(recycling_module, "may_replace", lambda: False)
-    stage = make_stage(RecyclingPolicy(max_events=3))
+    stage = make_stage(RecyclingPolicy(max_events=3, may_replace=lambda: False))
 
     assert set(stage.settled(*stage.put(*(f"e{n}" for n in range(10))))) == {SUCCEEDED}
 
@@ -325,15 +325,17 @@ def die_before_anything(stage: Stage) -> None:
 
 
 @pytest.fixture
-def few_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three deaths open the circuit of a lane that is made after this."""
-    monkeypatch.setattr(breaker, "MOST_DEATHS", 2)
+def brittle() -> Iterator[Stage]:
+    """A lane whose circuit opens with the third death."""
+    stage = Stage(1, circuit=LIMITS)
+    yield stage
+    stage.finish()
 
 
-@pytest.mark.usefixtures("few_deaths")
 def test_workers_that_die_and_die_stop_the_lane(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    brittle: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
+    stage = brittle
     die_before_anything(stage)
     deliveries = stage.put(*(f"e{n}" for n in range(10)))
     eventually(lambda: bool(stage.guarded))
@@ -345,7 +347,7 @@ def test_workers_that_die_and_die_stop_the_lane(
     assert stage.lane.stats().paused
 
     stage.pool.on_receive = lambda _: None
-    stage.lane.breaker.look(time.monotonic() + breaker.COOL_S, "")
+    stage.lane.breaker.look(time.monotonic() + LIMITS.cool_s, "")
 
     # One is charged for every third death: here just after the circuit opened.
     outcomes = list(stage.settled(*deliveries))
@@ -356,9 +358,11 @@ def test_workers_that_die_and_die_stop_the_lane(
     assert stage.lane.stats().paused == ""
 
 
-@pytest.mark.usefixtures("few_deaths")
 @pytest.mark.parametrize("how", ["cannot travel", "was settled"])
-def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(stage: Stage, how: str) -> None:
+def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(
+    brittle: Stage, how: str
+) -> None:
+    stage = brittle
     die_before_anything(stage)
     first = stage.put("a", "b")
     eventually(lambda: bool(stage.guarded))
@@ -375,12 +379,12 @@ def test_a_trial_that_never_got_to_a_worker_is_followed_by_another(stage: Stage,
     if how == "was settled":
         stage.settlement.settle([(spent, cancelled(spent))])
     [delivery] = stage.put("next")
-    now = time.monotonic() + breaker.COOL_S
+    now = time.monotonic() + LIMITS.cool_s
     stage.lane.breaker.look(now, "")
     stage.settled(spent)
     eventually(lambda: stage.lane.queue.depth() == 1 and stage.lane.queue.waiting == 1)
     assert delivery.outcome is None
 
-    stage.lane.breaker.look(now + breaker.SPENT_S, "")
+    stage.lane.breaker.look(now + LIMITS.spent_s, "")
 
     assert stage.settled(delivery) == [SUCCEEDED]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from procbus import current
 from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import QueueFull, WorkerDied
 from procbus.core.outcome import OutcomeKind
-from procbus.lanes import breaker, cpu
+from procbus.lanes.breaker import CircuitLimits
 from procbus.lanes.companion import Companion
 from procbus.lanes.cpu import FAILED_STARTS
 from procbus.lanes.slot import Batch, Slot
@@ -28,15 +29,15 @@ SUCCEEDED, CANCELLED, DIED = (
 )
 NO_WORDS = LastWords(0, [], None)
 
-MakeStage = Callable[[int], Stage]
+MakeStage = Callable[..., Stage]
 
 
 @pytest.fixture
 def make_stage() -> Iterator[MakeStage]:
     stages: list[Stage] = []
 
-    def make(workers: int) -> Stage:
-        stages.append(Stage(workers))
+    def make(workers: int, **limits: Any) -> Stage:
+        stages.append(Stage(workers, **limits))
         return stages[-1]
 
     yield make
@@ -479,10 +480,9 @@ def test_failed_starts_fail_no_delivery_if_one_succeeds_in_the_end(
 
 
 def test_failed_starts_count_as_deaths_for_the_circuit(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    make_stage: MakeStage,
 ) -> None:
-    monkeypatch.setattr(breaker, "MOST_DEATHS", 2)
-    stage = make_stage(1)
+    stage = make_stage(1, circuit=CircuitLimits(most_deaths=2))
     attempts: list[int] = []
 
     def start() -> None:
@@ -553,10 +553,9 @@ def test_deliveries_soon_after_a_failed_set_up_fail_at_once(make_stage: MakeStag
 
 
 def test_after_a_set_up_that_failed_another_is_tried_in_the_end(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    make_stage: MakeStage,
 ) -> None:
-    monkeypatch.setattr(cpu, "BROKEN_S", 0.0)
-    stage = make_stage(1)
+    stage = make_stage(1, broken_s=0.0)
     stage.pool.on_start = fail_to_set_up
     assert stage.settled(*stage.put("a")) == [DIED]
     eventually(lambda: not stage.lane.launched)

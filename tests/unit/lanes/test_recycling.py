@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from procbus.core.handler import make_handler
 from procbus.core.subscription import Subscription
-from procbus.lanes import recycling as recycling_module
 from procbus.lanes.recycling import RecyclingPolicy, too_grown_for
 from tests.parts import FakeLane, delivery_to, handle
 
@@ -60,8 +59,7 @@ def test_a_worker_does_no_more_than_its_number_of_events(most: int, done: int) -
 
 def test_a_worker_that_cannot_be_replaced_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     # With nothing left for it, it would wait for ever for a batch that it may have.
-    monkeypatch.setattr(recycling_module, "may_replace", lambda: False)
-    recycling = RecyclingPolicy(max_events=3, max_memory=MIB)
+    recycling = RecyclingPolicy(max_events=3, max_memory=MIB, may_replace=lambda: False)
 
     assert recycling.reason_to_replace(3, probe(2 * MIB)) == ""
     left = recycling.left(3)

@@ -116,6 +116,8 @@ DETAILS = Details(
 class LookedAt:
     """Stands for a probe and a verdict: facts of a process from the system and the supervisor."""
 
+    window_s = STALL_WINDOW_S
+
     def __init__(self, details: Details | None = DETAILS, stalled: bool = False) -> None:
         self.details = lambda: details
         self.stalled = lambda _: stalled

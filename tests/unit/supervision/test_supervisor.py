@@ -16,10 +16,8 @@ from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded
 from procbus.core.outcome import OutcomeKind
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.pool.interface import At
-from procbus.supervision import supervisor as module
 from procbus.supervision.stall import STALL_WINDOW_S
 from procbus.supervision.supervisor import SAMPLE_S, Supervisor
-from procbus.system import memory
 from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Sample
@@ -103,10 +101,12 @@ class Supervised:
         self.io = FakeIo()
         self.limited = True
         self.ahead_s = 0.0
-        self.memory = FakeMemory()
+        self.memory: Any = FakeMemory()
         self.probes: list[FakeProbe] = []
         self.stage.pool.make_probe = self.make_probe
-        self.supervisor = Supervisor(self.stage.retries)
+        self.supervisor = Supervisor(
+            self.stage.retries, watch_memory=lambda: self.memory, clock=self.monotonic
+        )
         self.supervisor.look_after(self)
 
     def take_back(self, delivery: Any) -> bool:
@@ -133,10 +133,8 @@ class Supervised:
 
 
 @pytest.fixture
-def it(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervised]:
+def it() -> Iterator[Supervised]:
     it = Supervised()
-    monkeypatch.setattr(module, "monotonic", it.monotonic)
-    monkeypatch.setattr(memory, "MemoryWatch", lambda: it.memory)
     assert it.supervisor.start()
     yield it
     it.finish()
@@ -333,21 +331,20 @@ def test_a_handler_without_a_limit_may_take_its_time(it: Supervised) -> None:
 
 
 def test_worker_that_ends_while_it_is_being_killed_is_left_alone(
-    it: Supervised, monkeypatch: pytest.MonkeyPatch
+    it: Supervised,
 ) -> None:
     late = spot("late")
     limited = it.stage.subscribe(visit, timeout=30.0)
     [delivery] = it.stage.put("late", to=limited)
     late.wait_begun()
     [worker] = it.stage.pool.started
-    kill_in = worker.kill_in
 
-    def kill_later(at: Any, condemn: Any) -> Task[bool]:
+    def end_first(_: SpyWorker) -> Task[None]:
         late.go_on.set()
         assert it.stage.settled(delivery) == [SUCCEEDED]
-        return kill_in(at, condemn)
+        yield from ()
 
-    monkeypatch.setattr(worker, "kill_in", kill_later)
+    it.stage.pool.on_kill = end_first
     it.look(30.0)
 
     assert it.stage.pool.kills == [False]
@@ -384,26 +381,22 @@ def test_an_attempt_that_ran_out_of_time_may_be_followed_by_another(it: Supervis
     assert visited == ["hung", "hung"]
 
 
-def test_workers_that_hang_at_once_are_killed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_hang_at_once_are_killed_together() -> None:
     names = [f"hung-{n}" for n in range(8)]
     it = Supervised(len(names))
-    monkeypatch.setattr(module, "monotonic", it.monotonic)
-    monkeypatch.setattr(memory, "MemoryWatch", lambda: it.memory)
     hung = [spot(name) for name in names]
     deliveries = it.stage.put(*names, to=it.stage.subscribe(visit, timeout=30.0))
     for each in hung:
         each.wait_begun()
     begun: list[object] = []
 
-    def kill_after_all_have_begun(worker: SpyWorker, at: At, condemn: Any) -> Task[bool]:
+    def wait_until_all_have_begun(worker: SpyWorker) -> Task[None]:
         deadline = time.monotonic() + BOUND_S
         begun.append(worker)
         while len(begun) < len(names) and time.monotonic() < deadline:
             yield
-        return (yield from kill_in(worker, at, condemn))
 
-    kill_in = SpyWorker.kill_in
-    monkeypatch.setattr(SpyWorker, "kill_in", kill_after_all_have_begun)
+    it.stage.pool.on_kill = wait_until_all_have_begun
     it.ahead_s = 31.0
     assert it.supervisor.start()
     try:
@@ -623,13 +616,11 @@ def test_deliveries_that_a_worker_has_not_begun_wait_too_when_memory_is_short(
 
 
 def test_workers_of_other_machines_go_on_while_this_one_is_short_of_memory(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     it = Supervised()
     it.stage.pool.local = False
     it.memory.is_short = True
-    monkeypatch.setattr(module, "monotonic", it.monotonic)
-    monkeypatch.setattr(memory, "MemoryWatch", lambda: it.memory)
     assert it.supervisor.start()
     it.look()
     it.look()
