@@ -138,8 +138,20 @@ class FlowOf:
         self.settle = settle
         self.context_of = context_of
 
-    def settle_successes(self, *_: Any) -> None:
-        raise AssertionError("there is no cpu lane here")
+    def settle_successes(
+        self,
+        deliveries: Sequence[Delivery],
+        times: Sequence[tuple[float, float, int]],
+        values: Sequence[Any],
+        pid: int | None,
+    ) -> None:
+        ended = zip(deliveries, times, values, strict=True)
+        self.settle(
+            [
+                (delivery, Outcome(OutcomeKind.SUCCEEDED, value, None, began_at, ended_at, pid))
+                for delivery, (began_at, ended_at, _), value in ended
+            ]
+        )
 
     def publish_children(self, *_: Any) -> BaseException | None:
         raise AssertionError("there is no cpu lane here")

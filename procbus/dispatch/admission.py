@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 OnFull = Literal["block", "raise"]
 
+#: A number above that of any pending deliveries.
+_ANY = 1 << 62
+
 #: Maximum of pending deliveries from handlers, as a multiple of `max_pending`; because blocking a
 #: handler could deadlock the bus. Above it publishing from a handler raises QueueFull too.
 AVALANCHE = 10
@@ -93,8 +96,9 @@ class Admission:
         #: wait until nothing is pending.
         self._gathering: list[Bell] = []
         self._draining: list[Bell] = []
-        #: Whether any thread waits: only then `leave` looks closer.
-        self._awaited = False
+        #: Number of pending deliveries from which on `leave` looks closer, because a thread waits
+        #: for it: any in line, `_low_water`, or 0; and -1 while none waits.
+        self._awaited = -1
         self._refusing = False
         #: Number of calls of `disturb`.
         self._disturbed = 0
@@ -167,7 +171,7 @@ class Admission:
                 if self._on_full == "raise":
                     raise QueueFull(self._full())
                 place = PlaceInLine(count, when_room, False)
-                self._awaited = True
+                self._awaited = _ANY
                 self._line.append(place)
                 return place
             self._pending += count
@@ -192,7 +196,7 @@ class Admission:
                 acquire(self._lock)
             self._pending -= count
             left = True
-            if self._awaited:
+            if self._pending <= self._awaited:
                 calls = self._locked_call()
         except Tangled:
             later(self.leave, count)
@@ -216,8 +220,8 @@ class Admission:
         deadline = inf if timeout is None else monotonic() + timeout
         bell = Bell()
         with self._lock:
-            self._awaited = True
             self._draining.append(bell)
+            self._locked_note()
         try:
             while self._pending and (left_s := deadline - monotonic()) > 0:
                 bell.wait(min(left_s, LOOK_UP_S))
@@ -289,7 +293,13 @@ class Admission:
         return calls
 
     def _locked_note(self) -> None:
-        self._awaited = True if self._line or self._gathering or self._draining else False  # noqa: SIM210 - no call, after which others might run
+        # No call, after which others might run.
+        if self._line:
+            self._awaited = _ANY
+        elif self._gathering:
+            self._awaited = self._low_water
+        else:
+            self._awaited = 0 if self._draining else -1
 
     def _locked_wait_for_room(self, count: int, seen: int, patient: bool) -> None:
         asked = again = False
@@ -323,7 +333,7 @@ class Admission:
     def _locked_stand_in_line(self, count: int, again: bool) -> None:
         bell = Bell()
         place = PlaceInLine(count, bell.ring, True)
-        self._awaited = True
+        self._awaited = _ANY
         if again:  # other publishers were quicker
             self._line.appendleft(place)
         else:
@@ -354,7 +364,7 @@ class Admission:
     def _locked_gather(self) -> None:
         bell = Bell()
         self._gathering.append(bell)
-        self._awaited = True
+        self._locked_note()
         try:
             self._unlock()
             try:

@@ -165,10 +165,9 @@ class Dispatcher:
         if running.get() is not None:
             parent_id, nested = self._origin()
         seen = 0
-        # In local variables, because calling a function that is an attribute takes longer.
-        routes_now, next_id = self._routes, self._next_id
-        make = self._sole if to is None else partial(WaitedReceipt, to[1], to[2])
         while True:
+            # In local variables, because calling a function that is an attribute takes longer.
+            make, routes_now, next_id = self._sole, self._routes, self._next_id
             routes = routes_now() if self._phase is _OPEN else self._routes_by_phase(nested)
             if to is None:
                 subscriptions = routes.match(event, topic)
@@ -181,7 +180,7 @@ class Dispatcher:
                         seen = self._admission.disturbed
                         continue
             else:
-                subscription = to[0]
+                subscription, make = to[0], partial(WaitedReceipt, to[1], to[2])
                 if isinstance(routes, _Refusing):
                     routes.check((subscription,))
             # By far the most frequent case, without the loops of `_publish_fan`.
@@ -195,13 +194,15 @@ class Dispatcher:
                 receipt = make(
                     next_id(), event, topic, parent_id, self._lock, subscription, monotonic()
                 )
-                if to is None and self.journal is not None:
+                if self.journal is not None and to is None:
                     self.journal.accept(receipt, (receipt,), wait=wait)
                 accepted = True
                 if entered:
-                    subscription.put(receipt)
+                    put = subscription.put
+                    put(receipt)
                 else:
                     self._send_off.send_later((receipt,), (), False)
+                return receipt
             except Disturbed:  # while it waited for room: check again whether it may publish
                 seen = self._admission.disturbed
                 continue
@@ -212,7 +213,6 @@ class Dispatcher:
                 elif entered:
                     self._admission.leave(1)
                 raise
-            return receipt
 
     def _publish_fan(
         self,

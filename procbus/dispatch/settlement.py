@@ -76,6 +76,7 @@ class Settlement:
             self._journal.settled(settled)
         listeners = self.listeners
         after = _After()
+        count = 0
         if not self._try_lock(False):
             acquire(self.lock)
         try:
@@ -85,11 +86,11 @@ class Settlement:
                     continue
                 letter = None
                 try:
+                    self._note_attempt(delivery, outcome)
+                    subscription = delivery.subscription
                     if outcome.kind is _SUCCEEDED:
-                        _note_success(delivery, outcome.started_at, outcome.ended_at)
+                        subscription.succeeded += 1
                     else:
-                        self._note_attempt(delivery, outcome)
-                        subscription = delivery.subscription
                         policy = subscription.handler.retry
                         if queued and may_retry(policy, delivery.earlier, outcome):
                             subscription.retried += 1
@@ -104,17 +105,18 @@ class Settlement:
                         after.raised = []
                     after.raised.append(error)
                 delivery.end(outcome)
+                count += 1
                 after.note(delivery, receipt)
                 if letter is not None or listeners:
                     after.tell(Settled(delivery, receipt, outcome, letter))
         finally:  # settled deliveries have their consequences even if a later one fails
             self._unlock()
             if after.told is None and after.again is None and after.raised is None:
-                self._follow(after, queued)
+                self._follow(after, count, queued)
             else:
-                self._follow_up(after, queued)
+                self._follow_up(after, count, queued)
 
-    def _follow_up(self, after: _After, queued: bool) -> None:
+    def _follow_up(self, after: _After, count: int, queued: bool) -> None:
         """Carry out all consequences of settled deliveries, whatever one of them raises."""
         interrupts: list[BaseException] = []
         for error in after.raised or ():
@@ -126,7 +128,7 @@ class Settlement:
                 _guarded(interrupts, listener, settled)
         for delivery, outcome in after.again or ():
             _guarded(interrupts, self._try_again, delivery, outcome)
-        _guarded(interrupts, self._follow, after, queued)
+        _guarded(interrupts, self._follow, after, count, queued)
         if interrupts:
             raise interrupts[0]
 
@@ -147,14 +149,16 @@ class Settlement:
         """
         if self._journal is not None:
             self._journal.settled_successes(deliveries, values)
-        after = _After()
+        after: _After | None = None
         told: list[tuple[Delivery, Receipt]] | None = None
+        count = 0
         if not self._try_lock(False):
             acquire(self.lock)
         try:
             try:
                 if self.listeners:
                     told = [(each, each.receipt) for each in deliveries if each.receipt is not None]
+                # Without calls in the usual case, because this runs for nearly every event.
                 for delivery, (started_at, ended_at, _), value in zip(
                     deliveries, times, values, strict=True
                 ):
@@ -166,20 +170,45 @@ class Settlement:
                     delivery.ended_at = ended_at
                     delivery.pid = pid
                     delivery.receipt = None
-                    _note_success(delivery, started_at, ended_at)
-                    after.note(delivery, receipt)
+                    count += 1
+                    subscription = delivery.subscription
+                    if (
+                        receipt is delivery  # type: ignore[comparison-overlap] # a SoleReceipt
+                        and receipt.callbacks is None
+                        and receipt.block is None
+                        and not subscription.gated
+                    ):
+                        receipt.left = 0
+                    else:
+                        if after is None:
+                            after = _After()
+                        after.note(delivery, receipt)
+                    subscription.succeeded = succeeded = subscription.succeeded + 1
+                    run_s = ended_at - started_at
+                    average_s = subscription.average_s
+                    if average_s is None or run_s > average_s:
+                        subscription.note_run(run_s)
+                    else:  # as note_run does
+                        subscription.average_s = average_s + NEWEST * (run_s - average_s)
+                    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
+                        subscription.note_times(delivery, started_at, ended_at)
+                    elif not succeeded % SAMPLE:
+                        subscription.note_times(delivery, started_at, ended_at, SAMPLE)
             finally:
                 self._unlock()
         finally:  # even if it was stopped half-way: waiters wait for the settled ones
-            if told is None:
-                self._follow(after, queued=True)
-            else:
+            if told is not None:
+                after = after or _After()
                 for delivery, receipt in told:
                     if delivery.outcome is not None:
                         after.tell(Settled(delivery, receipt, delivery.outcome))
-                self._follow_up(after, queued=True)
+                self._follow_up(after, count, queued=True)
+            elif after is not None:
+                self._follow(after, count, queued=True)
+            else:
+                self._admission.leave(count)
 
-    def _follow(self, after: _After, queued: bool) -> None:
+    def _follow(self, after: _After, count: int, queued: bool) -> None:
         try:
             if after.blocks is not None:
                 for block in after.blocks:
@@ -191,7 +220,7 @@ class Settlement:
             try:
                 # Before the callbacks: a callback that sees the receipt done may publish the next
                 # event.
-                self._admission.leave(after.count)
+                self._admission.leave(count)
             finally:
                 if after.done is not None:
                     call_all(after.done)
@@ -199,7 +228,7 @@ class Settlement:
     # Called under the lock.
 
     def _note_attempt(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Count an attempt that failed."""
+        """Note the times of an attempt, and count its failure."""
         subscription = delivery.subscription
         if outcome.started_at:
             subscription.note_run(outcome.ended_at - outcome.started_at)
@@ -299,10 +328,9 @@ def _release(delivery: Delivery) -> None:
 class _After:
     """Consequences of deliveries settled together, to be carried out without the lock."""
 
-    __slots__ = ("again", "blocks", "count", "done", "gated", "raised", "receipts", "told")
+    __slots__ = ("again", "blocks", "done", "gated", "raised", "receipts", "told")
 
     def __init__(self) -> None:
-        self.count = 0
         # Each list is made when needed, which is rare.
         #: Deliveries that return their place at a gate.
         self.gated: list[Delivery] | None = None
@@ -325,7 +353,6 @@ class _After:
 
     def note(self, delivery: Delivery, receipt: Receipt) -> None:
         """Note that a delivery has ended; its receipt is done with the last one. Under the lock."""
-        self.count += 1
         if receipt is not delivery:  # type: ignore[comparison-overlap] # a SoleReceipt is both
             if self.receipts is None:
                 self.receipts = []
@@ -353,19 +380,3 @@ class _After:
                 if self.blocks is None:
                     self.blocks = []
                 self.blocks.append(block)
-
-
-def _note_success(delivery: Delivery, started_at: float, ended_at: float) -> None:
-    """Count a success, and add its times to the average and the statistics."""
-    subscription = delivery.subscription
-    subscription.succeeded = succeeded = subscription.succeeded + 1
-    run_s = ended_at - started_at
-    average_s = subscription.average_s
-    if average_s is None or run_s > average_s:
-        subscription.note_run(run_s)
-    else:  # note_run without the call, because this is the most frequent case
-        subscription.average_s = average_s + NEWEST * (run_s - average_s)
-    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
-        subscription.note_times(delivery, started_at, ended_at)
-    elif not succeeded % SAMPLE:
-        subscription.note_times(delivery, started_at, ended_at, SAMPLE)

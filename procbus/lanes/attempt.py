@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextvars import Context
 from time import monotonic
@@ -110,15 +109,6 @@ def memory_error(
 
 # Outcomes of handlers that run in this process, on a thread or on the event loop.
 
-_new = tuple.__new__
-_SUCCEEDED = OutcomeKind.SUCCEEDED
-
-
-def success(value: object, started_at: float, ended_at: float, pid: int) -> Outcome:
-    """Make the outcome of a handler that returned, in this process."""
-    # Without Outcome's checking of arguments: half of the time, for every delivery.
-    return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0))
-
 
 def failure(error: BaseException, delivery: Delivery, started_at: float, pid: int) -> Outcome:
     """Make the outcome of a handler that raised, in this process, just now."""
@@ -142,17 +132,23 @@ def place_of(delivery: Delivery) -> str:
     return f"the handler {delivery.handler.name} with event {delivery.event_id}"
 
 
-def look_at(delivery: Delivery, outcome: Outcome) -> Outcome:
-    """Return the outcome of a handler that returned: a failure if it returned unfinished work."""
-    if outcome.value is None or delivery.subscription.answered:
-        return outcome  # a call of an executor: the standard returns such a result too
+def look_at(delivery: Delivery, value: object, started_at: float, pid: int) -> Outcome | None:
+    """Return the failure of a handler that returned unfinished work; None if its result is whole.
+
+    Args:
+        delivery: the delivery that ran.
+        value: the return value of its handler.
+        started_at: start of the handler, in seconds of `time.monotonic()`.
+        pid: this process.
+    """
+    if value is None or delivery.subscription.answered:
+        return None  # a call of an executor: the standard returns such a result too
+    error: BaseException | None
     try:
-        error = unfinished(delivery.handler.name, outcome.value)
+        error = unfinished(delivery.handler.name, value)
     except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
-        return failure(raised, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
-    if error is None:
-        return outcome
-    return failure(error, delivery, outcome.started_at, outcome.worker_pid or os.getpid())
+        error = raised
+    return None if error is None else failure(error, delivery, started_at, pid)
 
 
 def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:

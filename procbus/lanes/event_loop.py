@@ -34,7 +34,6 @@ from procbus.lanes.attempt import (
     no_thread,
     place_of,
     stack_text,
-    success,
     timeout_error,
     waits_for_itself,
 )
@@ -143,6 +142,7 @@ class LoopLane:
         #: Has the advisor evaluate the measurements. Set by the maker of the lane.
         self.stir: Callable[[], None] = _nobody
         self._settle = flow.settle
+        self._settle_successes = flow.settle_successes
         self._context_of = flow.context_of
         self._pid = os.getpid()
         #: Made with its thread at the first delivery; None before that, and after the end.
@@ -415,6 +415,7 @@ class LoopLane:
             limit = _TimeLimit(self, delivery, started_at, handler.limits.timeout)
         average_s = subscription.average_s
         is_long = average_s is None or average_s > LONG_S
+        failed = value = None
         try:
             awaited = handler.function(receipt.event)
             if limit is not None:
@@ -430,21 +431,22 @@ class LoopLane:
             # this changes nothing. A handler that cancelled itself failed like any other.
             if self._forked:
                 forked_children.end_child(error, place_of(delivery))
-            outcome = failure(error, delivery, started_at, self._pid)
+            failed = failure(error, delivery, started_at, self._pid)
+            ended_at = failed.ended_at
         else:
             if self._forked:
                 forked_children.end_child(None, place_of(delivery))
-            outcome = success(value, started_at, monotonic(), self._pid)
+            ended_at = monotonic()
             if value is not None and (kind := type(value)) is not self._whole:
                 if id(kind) in complete:
                     self._whole = kind
                 else:
-                    outcome = look_at(delivery, outcome)
+                    failed = look_at(delivery, value, started_at, self._pid)
         own.delivery = None
         if own.waits:
             self._lent -= 1
         if steps is not None:
-            meter, ended_at = subscription.meter, outcome.ended_at
+            meter = subscription.meter
             stands_for = 1 if is_long else ONE_IN
             wall_s = ended_at - started_at
             meter.note_run(ended_at, wall_s, steps.cpu_s, stands_for, steps.suspended_s)
@@ -465,9 +467,13 @@ class LoopLane:
         if in_time:  # like `end`, without the call
             self.at_hand.pop(delivery, None)
             self.events_done += 1
-            self._settle([(delivery, outcome)])
-        if in_time and subscription.meter.to_weigh > 0 and outcome.kind is OutcomeKind.SUCCEEDED:
-            weigh_delivery(subscription.meter, handler.function, receipt.event, outcome.value)
+            if failed is None:
+                times = (started_at, ended_at, 0)
+                self._settle_successes((delivery,), (times,), (value,), self._pid)
+            else:
+                self._settle([(delivery, failed)])
+        if in_time and subscription.meter.to_weigh > 0 and failed is None:
+            weigh_delivery(subscription.meter, handler.function, receipt.event, value)
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note that a run has ended. Called in the loop's thread."""

@@ -33,6 +33,20 @@ class _Gates(dict[Subscription, Gate]):
         return self.setdefault(subscription, Gate(subscription.handler))
 
 
+class _Buckets(dict[int, deque[Delivery]]):
+    """The ready deliveries of each priority, from its first delivery on."""
+
+    def __init__(self) -> None:
+        super().__init__({0: deque()})
+        #: The same, highest priority first.
+        self.in_order = [self[0]]
+
+    def __missing__(self, priority: int) -> deque[Delivery]:
+        bucket = self.setdefault(priority, deque())
+        self.in_order = [self[each] for each in sorted(self, reverse=True)]
+        return bucket
+
+
 class LaneQueue:
     """Deliveries that wait for a worker of one lane.
 
@@ -67,8 +81,7 @@ class LaneQueue:
         #: taken.
         self._lookout = _NO_LOOKOUT
         self._taken = 0
-        self._ready: dict[int, deque[Delivery]] = {0: deque()}
-        self._by_priority = [self._ready[0]]
+        self._ready = _Buckets()
         self._gates = _Gates()
 
     def put(self, delivery: Delivery) -> bool:
@@ -81,38 +94,30 @@ class LaneQueue:
         gated = subscription.gated
         if gated and type(delivery.key) is UserKey:
             self._accept(delivery)
-        held = kept = True
-        begun = False
         try:
             if not self._try_lock(False):
                 acquire(self.lock)
-            begun = True
             subscription.published += 1
-            if self.cancelled:
-                kept = False
-                delivery.queued = True
+            delivery.queued = True
+            bucket = self._ready[subscription.priority]
+            cancelled = self.cancelled
+            if cancelled:
                 if gated:
                     self._gates[subscription].abandon()  # a new gate, which clear() has missed
-            else:
-                bucket = self._ready.get(subscription.priority)
-                if bucket is None:
-                    bucket = self._bucket(subscription.priority)
-                if not gated or self._locked_admit(delivery):
-                    delivery.queued = True
-                    # Checked before: code that interrupts this may queue another delivery behind
-                    # this one, and wakes no taker for it.
-                    if bucket:
-                        bucket.append(delivery)
-                    else:
-                        bucket.append(delivery)
-                        self.locked_wake()
-            held = False
-            self._unlock()
+            elif not gated or self._gates[subscription].admit(delivery):
+                # Checked before: code that interrupts this may queue another delivery behind
+                # this one, and wakes no taker for it.
+                if bucket:
+                    bucket.append(delivery)
+                else:
+                    bucket.append(delivery)
+                    self.locked_wake()
         except BaseException:  # Ctrl-C, or the thread is tangled up
-            if held and self.lock.owned():
-                self._locked_interrupted(delivery, begun)
+            if self.lock.owned():
+                self._locked_interrupted(delivery)
             raise
-        return kept
+        self._unlock()
+        return not cancelled
 
     def _accept(self, delivery: Delivery) -> None:
         """Find deliveries with an equal key, without a lock: comparing keys is user code."""
@@ -127,15 +132,11 @@ class LaneQueue:
                 delivery.key = token.key
                 return
 
-    def _locked_admit(self, delivery: Delivery) -> bool:
-        gate = self._gates[delivery.subscription]
-        delivery.queued = True
-        return gate.admit(delivery)
-
-    def _locked_interrupted(self, delivery: Delivery, begun: bool) -> None:
+    def _locked_interrupted(self, delivery: Delivery) -> None:
         """Tidy up after Ctrl-C during queueing: the delivery is in the queue, or never was."""
         subscription = delivery.subscription
-        gate, bucket = self._gates.get(subscription), self._bucket(subscription.priority)
+        gate, bucket = self._gates.get(subscription), self._ready[subscription.priority]
+        begun = getattr(delivery, "queued", False)
         if self.cancelled:
             delivery.queued = False
         elif delivery not in bucket and (gate is None or delivery not in gate.waiting()):
@@ -154,7 +155,7 @@ class LaneQueue:
             return 0
         with self.lock:
             go = self._gates[subscription].release(delivery)
-            self._bucket(subscription.priority).extend(go)
+            self._ready[subscription.priority].extend(go)
             if go:
                 self.locked_wake()
         return len(go)
@@ -166,7 +167,7 @@ class LaneQueue:
             return 0
         with self.lock:
             go = self._gates[subscription].step_aside()
-            self._bucket(subscription.priority).extend(go)
+            self._ready[subscription.priority].extend(go)
             if go:
                 self.locked_wake()
         return len(go)
@@ -182,7 +183,7 @@ class LaneQueue:
             if self.cancelled:
                 return False
             if not subscription.gated or self._gates[subscription].step_back(delivery):
-                self._bucket(subscription.priority).appendleft(delivery)
+                self._ready[subscription.priority].appendleft(delivery)
                 self.locked_wake()
         return True
 
@@ -209,7 +210,7 @@ class LaneQueue:
                 self.locked_wait(None)
                 self._arrived()
             self._taken += 1
-            if any(self._by_priority):
+            if any(self._ready.in_order):
                 average_s = delivery.subscription.average_s
                 if average_s is None or average_s > SHORT_S:
                     self.locked_wake()
@@ -225,7 +226,7 @@ class LaneQueue:
         if not self._try_lock(False):
             acquire(self.lock)
         try:
-            for bucket in self._by_priority:
+            for bucket in self._ready.in_order:
                 if bucket:
                     return bucket.popleft()
             return None
@@ -239,7 +240,7 @@ class LaneQueue:
             return
         self._lookout = _LOOKOUT_STANDS
         taken = -1
-        while taken != self._taken and any(self._by_priority) and not self.closed:
+        while taken != self._taken and any(self._ready.in_order) and not self.closed:
             taken = self._taken
             self.locked_wait(LOOKOUT_S)
         self._lookout = _NO_LOOKOUT
@@ -297,7 +298,7 @@ class LaneQueue:
 
     def locked_take(self) -> Delivery | None:
         """Take the next delivery if one is ready."""
-        for bucket in self._by_priority:
+        for bucket in self._ready.in_order:
             if bucket:
                 return bucket.popleft()
         return None
@@ -309,25 +310,30 @@ class LaneQueue:
         runs longer than the budget, goes alone.
         """
         batch: list[Delivery] = []
-        for bucket in self._by_priority:
-            while bucket and len(batch) < most:
-                average_s = bucket[0].subscription.average_s
-                cost_s = inf if average_s is None else average_s + OVERHEAD_S
-                if batch and cost_s > budget_s:
+        subscription: Subscription | None = None
+        cost_s = inf
+        for bucket in self._ready.in_order:
+            while bucket and most > 0:
+                if bucket[0].subscription is not subscription:
+                    subscription = bucket[0].subscription
+                    average_s = subscription.average_s
+                    cost_s = inf if average_s is None else average_s + OVERHEAD_S
+                if cost_s > budget_s and batch:
                     return batch
                 budget_s -= cost_s
+                most -= 1
                 batch.append(bucket.popleft())
         return batch
 
     def locked_put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries that were taken but not begun back to the front, in their order."""
         for delivery in reversed(list(deliveries)):
-            self._bucket(delivery.subscription.priority).appendleft(delivery)
+            self._ready[delivery.subscription.priority].appendleft(delivery)
         self.locked_wake()
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
         """Take one delivery out, if it is ready and was not taken yet."""
-        bucket = self._bucket(delivery.subscription.priority)
+        bucket = self._ready[delivery.subscription.priority]
         if delivery not in bucket:  # checked first: the error of remove() would contain its repr
             return False
         bucket.remove(delivery)
@@ -340,11 +346,11 @@ class LaneQueue:
 
     def seems_ready(self) -> bool:
         """Whether a delivery is ready for a worker: a glance without the lock."""
-        return any(self._by_priority)
+        return any(self._ready.in_order)
 
     def locked_ready(self) -> int:
         """Number of deliveries that are ready for a worker."""
-        return sum(map(len, self._by_priority))
+        return sum(map(len, self._ready.in_order))
 
     def depth(self) -> int:
         """Number of waiting deliveries, ready ones and ones behind a gate."""
@@ -364,7 +370,7 @@ class LaneQueue:
         with self.lock:
             self.cancelled = True
             out: list[Delivery] = []
-            for bucket in self._by_priority:
+            for bucket in self._ready.in_order:
                 out.extend(bucket)
                 bucket.clear()
             for gate in list(self._gates.values()):
@@ -377,10 +383,3 @@ class LaneQueue:
             self.closed = True
             while self._sleepers:
                 self._sleepers.pop().release()
-
-    def _bucket(self, priority: int) -> deque[Delivery]:
-        bucket = self._ready.get(priority)
-        if bucket is None:
-            bucket = self._ready[priority] = deque()
-            self._by_priority = [self._ready[p] for p in sorted(self._ready, reverse=True)]
-        return bucket

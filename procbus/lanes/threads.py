@@ -33,7 +33,6 @@ from procbus.lanes.attempt import (
     no_thread,
     place_of,
     stack_text,
-    success,
     timeout_error,
     waits_for_itself,
 )
@@ -45,7 +44,6 @@ from procbus.system import forked_children
 # The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
 # waits for the latter at its end, so Ctrl-C would hang on a handler that waits for a socket.
 
-_SUCCEEDED = OutcomeKind.SUCCEEDED
 #: Number of variables in a thread's context while user code has left none: only `running`.
 _CLEAN = 1
 
@@ -88,6 +86,7 @@ class IoThread(LaneThread):
         super().__init__(f"procbus-io-{number}")
         self._lane = lane
         self._settle = flow.settle
+        self._settle_successes = flow.settle_successes
         self._context_of = flow.context_of
         self._pid = os.getpid()  # read once, because the system call would be made for every event
         #: The running delivery, and its start. Written by this thread, read by any.
@@ -138,7 +137,7 @@ class IoThread(LaneThread):
         Returns:
             Whether to go on, in another context.
         """
-        lane, queue, settle = self._lane, self._lane.queue, self._settle
+        lane, queue = self._lane, self._lane.queue
         delivery = queue.take(fresh=fresh)
         while delivery is not None:
             if queue.starved:
@@ -146,16 +145,14 @@ class IoThread(LaneThread):
                     return False
                 if not lane.full:
                     lane.grow()
-            outcome = self._attempt(delivery)
-            self.at_hand = None
-            if self.abandoned:
-                return False
-            if outcome is not None:
-                self.events_done += 1
-                settle([(delivery, outcome)])
-            if self._forked:  # in a callback of the settlement
-                forked_children.end_child(None, f"a callback on {self.name}")
-            delivery = outcome = None
+            receipt = delivery.receipt
+            if receipt is not None:  # None if the delivery was cancelled meanwhile
+                self._attempt(delivery, receipt)
+                if self.abandoned:
+                    return False
+                if self._forked:  # in a callback of the settlement
+                    forked_children.end_child(None, f"a callback on {self.name}")
+            delivery = receipt = None
             if len(own) != _CLEAN:
                 del own  # because the traceback of an error keeps this frame alive
                 return True
@@ -166,10 +163,8 @@ class IoThread(LaneThread):
                 delivery = queue.take()
         return False
 
-    def _attempt(self, delivery: Delivery) -> Outcome | None:
-        receipt = delivery.receipt
-        if receipt is None:  # the delivery was cancelled meanwhile
-            return None
+    def _attempt(self, delivery: Delivery, receipt: Receipt) -> None:
+        """Run the handler, and settle the delivery unless this thread is left behind."""
         seat = [self._context_of, delivery, receipt]
         running.set(seat)  # like take_seat, without the call
         started_at = self.since = monotonic()
@@ -183,6 +178,7 @@ class IoThread(LaneThread):
             stands_for = 0
         if handler.limits.timeout is not None:
             self.limited = (delivery, started_at + handler.limits.timeout)
+        failed = value = None
         try:
             context = delivery.context
             if context is None:
@@ -196,24 +192,33 @@ class IoThread(LaneThread):
             context = None  # because the traceback keeps this frame alive
             if self._forked:
                 forked_children.end_child(error, place_of(delivery))
-            outcome = failure(error, delivery, started_at, self._pid)
-            ended_at = outcome.ended_at
+            failed = failure(error, delivery, started_at, self._pid)
+            ended_at = failed.ended_at
         else:
             if self._forked:
                 forked_children.end_child(None, place_of(delivery))
             ended_at = monotonic()
-            outcome = success(value, started_at, ended_at, self._pid)
             if value is not None and (kind := type(value)) is not self._whole:
                 if id(kind) in complete:
                     self._whole = kind
                 else:
-                    outcome = look_at(delivery, outcome)
+                    failed = look_at(delivery, value, started_at, self._pid)
         if self.limited is not None:
             with self._ending:
                 self.limited = None
         if stands_for or ended_at - started_at > LONG_S:
-            self._measure(subscription, receipt.event, outcome, stands_for)
-        return outcome
+            self._measure(
+                subscription, receipt.event, (started_at, ended_at), stands_for, failed, value
+            )
+        self.at_hand = None
+        if self.abandoned:
+            return
+        self.events_done += 1
+        if failed is None:
+            times = (started_at, ended_at, 0)
+            self._settle_successes((delivery,), (times,), (value,), self._pid)
+        else:
+            self._settle([(delivery, failed)])
 
     def _note_fork(self) -> None:
         self._forked = True
@@ -226,12 +231,19 @@ class IoThread(LaneThread):
         return 1 if average_s is None or average_s > LONG_S else ONE_IN
 
     def _measure(
-        self, subscription: Subscription, event: object, outcome: Outcome, stands_for: int
+        self,
+        subscription: Subscription,
+        event: object,
+        times: tuple[float, float],
+        stands_for: int,
+        failed: Outcome | None,
+        value: object,
     ) -> None:
-        """Note the times of a run."""
-        wall_s = outcome.ended_at - outcome.started_at
+        """Note the times of a run, from its start to its end."""
+        started_at, ended_at = times
+        wall_s = ended_at - started_at
         if wall_s > LONG_S:
-            self._finished = (subscription, outcome.ended_at)
+            self._finished = (subscription, ended_at)
             # A run among short ones that is longer than all in between stands for itself. The
             # others since the last reading took next to nothing.
             if wall_s > ONE_IN * (subscription.average_s or 0.0):
@@ -241,11 +253,11 @@ class IoThread(LaneThread):
         cpu_s = thread_time() - self._cpu_read
         self._cpu_read += cpu_s
         meter = subscription.meter
-        meter.note_run(outcome.ended_at, wall_s, cpu_s, stands_for)
+        meter.note_run(ended_at, wall_s, cpu_s, stands_for)
         if meter.fresh_s > STIR_S:
             self._lane.stir()
-        if meter.to_weigh > 0 and outcome.kind is _SUCCEEDED:
-            weigh_delivery(meter, subscription.handler.function, event, outcome.value)
+        if meter.to_weigh > 0 and failed is None:
+            weigh_delivery(meter, subscription.handler.function, event, value)
 
     def subject(self) -> Subscription | None:
         """The handler that it is in, if that usually takes long."""

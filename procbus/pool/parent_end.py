@@ -163,7 +163,7 @@ class ParentEnd:
             receipt = delivery.receipt
             if receipt is None:  # the delivery was cancelled meanwhile
                 continue
-            event, data, large, room = receipt.event, b"", None, True
+            event = receipt.event
             size = size_in_head(event)
             try:
                 if (
@@ -184,16 +184,19 @@ class ParentEnd:
                 fault = outcomes.cannot_travel(delivery, receipt, error)
                 message.failed.append((delivery, fault))
                 continue
-            total += len(data)
-            in_head += size
-            if not room or ((total > most or in_head > BATCH_BYTES) and ids):
-                message.no_room = not room and not ids
-                message.rest.extend(deliveries[index:])
-                break
             if size:
+                in_head += size
+                if in_head > BATCH_BYTES and ids:
+                    message.rest.extend(deliveries[index:])
+                    break
                 atoms.append(event)
                 sizes.append(IN_HEAD)
             else:
+                total += len(data)
+                if not room or (total > most and ids):
+                    message.no_room = not room and not ids
+                    message.rest.extend(deliveries[index:])
+                    break
                 held += len(data)
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
                     # At once, while it is in the CPU's caches; and the next event gets its memory.

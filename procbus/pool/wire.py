@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from procbus.codec.encoder import ClassNumber, decode
+from procbus.codec.encoder import ClassNumber, decode, encode_atom
 from procbus.pool.memory.shared_file import Place
 
 #: The message that ends a worker.
@@ -32,6 +32,14 @@ _ENDED = struct.Struct("<ddI")
 #: Flag in the size of a frame that is the pickled return value alone: the handler succeeded and
 #: published nothing. A frame of this size or more does not fit beside the flag: see `_LONG`.
 _ALONE = 1 << 31
+#: Values of that size for a whole number of 64 bits, and for a float: the handler succeeded and
+#: returned the number, which follows in 8 bytes.
+IS_INT, IS_FLOAT = (1 << 32) - 1, (1 << 32) - 2
+LEAST_INT, GREATEST_INT = -(1 << 63), (1 << 63) - 1
+_INT_ENDED, _FLOAT_ENDED = struct.Struct("<ddIq"), struct.Struct("<ddId")
+#: The same without the size; and the size alone.
+_TIMED_NUMBER = {(IS_INT,): struct.Struct("<dd4xq"), (IS_FLOAT,): struct.Struct("<dd4xd")}
+_NUMBER_KIND = struct.Struct("<16xI8x")
 #: Values in place of a start, for notes about the next ends: a class that they need; the place of
 #: the next buffers; changes of the blocks of events that are kept; or the size of the next frame,
 #: whose own size field is 0.
@@ -153,6 +161,12 @@ def unpack_batch(message: bytes | bytearray) -> tuple[BatchHead, memoryview]:
     return BatchHead(*decode(view[start:end])), view[end:]
 
 
+#: Lays out the end of a delivery whose handler returned None and published nothing; and a number:
+#: `IS_INT` with an int in the range above, or `IS_FLOAT` with a float. Both take the start, the end
+#: and the size.
+pack_bare, pack_int, pack_float = _ENDED.pack, _INT_ENDED.pack, _FLOAT_ENDED.pack
+
+
 def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
     """Lay out the end of one delivery."""
     size = len(frame)
@@ -164,7 +178,7 @@ def pack_end(started_at: float, ended_at: float, frame: bytes) -> bytes:
 def pack_success(started_at: float, ended_at: float, value: bytes) -> bytes:
     """Lay out the end of a delivery whose handler returned a value and published nothing."""
     size = len(value)
-    if size >= _ALONE:
+    if size >= _ALONE - 2:  # with the flag the two sizes below are `IS_FLOAT` and `IS_INT`
         return _pack_long(started_at, ended_at, _ALONE, value)
     return _ENDED.pack(started_at, ended_at, size | _ALONE) + value
 
@@ -252,26 +266,43 @@ def read_successes(results: Results, told: int, received: int) -> tuple[Successe
     count, total = results.done - told, len(results.data)
     if total == count * head:  # all handlers returned None: read in one go
         return Successes(list(_ENDED.iter_unpack(data)), (None,) * count), total
+    if total == count * _INT_ENDED.size:
+        kinds = set(_NUMBER_KIND.iter_unpack(data))
+        if len(kinds) == 1 and (numbers := _TIMED_NUMBER.get(kinds.pop())) is not None:
+            # All returned an int, or all a float.
+            ended = list(numbers.iter_unpack(data))
+            return Successes(ended, [value for _, _, value in ended]), total
     times: list[tuple[float, float, int]] = []
     values: list[Any] = []
-    unpack, position = _ENDED.unpack_from, 0
+    unpack, position, known = _ENDED.unpack_from, 0, received - told
     while position < total:
         time = unpack(data, position)
         start = end = position + head
         size, value = time[2], None
-        if size >= _ALONE:
+        if size >= IS_FLOAT:
+            value = _number(data, position, size)
+            end = position + _INT_ENDED.size
+        elif size >= _ALONE:
             end += size - _ALONE
-            if told + len(times) >= received:
+            if known <= 0:
                 try:
                     value = decode(data[start:end])
                 except BaseException:  # noqa: BLE001 - the user's code: the outcome's maker reports it
                     break
         elif size or time[0] < 0:
             break
+        known -= 1
         times.append(time)
         values.append(value)
         position = end
     return Successes(times, values), position
+
+
+def _number(data: memoryview, position: int, size: int) -> int | float:
+    """The number that a handler returned, from its end."""
+    ended = _INT_ENDED if size == IS_INT else _FLOAT_ENDED
+    number: int | float = ended.unpack_from(data, position)[3]
+    return number
 
 
 def unpack_results(message: bytes | bytearray) -> Results:
@@ -318,6 +349,12 @@ def each_end(
     long = 0
     while position < total:
         started_at, ended_at, size = unpack(view, position)
+        if size >= IS_FLOAT:
+            number = memoryview(encode_atom(_number(view, position, size)))
+            position += _INT_ENDED.size
+            yield started_at, ended_at, number, True, place, kept
+            place = kept = None
+            continue
         alone = size >= _ALONE
         if alone:
             size -= _ALONE

@@ -27,7 +27,6 @@ from procbus.lanes.attempt import (
     context_for,
     failure,
     look_at,
-    success,
     timeout_error,
 )
 from procbus.pool.inline import InlinePool, InlineWorker
@@ -244,7 +243,10 @@ class InlineLane:
         except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             return failure(error, delivery, started_at, os.getpid())
         else:
-            return look_at(delivery, success(value, started_at, monotonic(), os.getpid()))
+            pid, ended_at = os.getpid(), monotonic()
+            return look_at(delivery, value, started_at, pid) or Outcome(
+                OutcomeKind.SUCCEEDED, value, None, started_at, ended_at, pid
+            )
 
     def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
         """Make the `current()` of a cpu handler, whose events are published with its success."""

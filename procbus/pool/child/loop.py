@@ -28,7 +28,11 @@ from procbus.pool.logbook import CAPACITY, ENDED, Logbook
 from procbus.pool.memory.shared_file import PLAIN
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.wire import (
+    GREATEST_INT,
     IN_HEAD,
+    IS_FLOAT,
+    IS_INT,
+    LEAST_INT,
     REST,
     STOP,
     CommonHead,
@@ -36,8 +40,11 @@ from procbus.pool.wire import (
     Large,
     Tag,
     Variables,
+    pack_bare,
     pack_definition,
     pack_end,
+    pack_float,
+    pack_int,
     pack_success,
     results_head,
     shared_results,
@@ -174,11 +181,6 @@ class Tokens(Protocol):
         """Take a token; with `block=False` only if there is one."""
 
 
-#: A delivery of a batch: its kind, and the id of its event. Then the event itself if it was in the
-#: head; else the encoded event, and the place of its large part.
-_Delivery = tuple[CommonHead, int, Any, "memoryview | None", "Large | None"]
-
-
 class Worker:
     """The work of one worker. It belongs to the worker's main thread.
 
@@ -217,7 +219,6 @@ class Worker:
         #: one.
         self._used = False
         self._tally = Tally()
-        self._sent_at = 0.0
         #: Not empty in a child that the user's code forked here, which is no worker.
         self._forked: list[bool] = []
         self._strays_told = 0
@@ -282,19 +283,22 @@ class Worker:
         self._memory.learn(head)
         self._encoder.look_again()
         logbook, claim, forked = self._logbook, self._claim, self._forked
+        flush_s = self._flush_s
         logbook.open_batch(head.number)
-        self._sent_at = monotonic()
         done, position, at = 0, 0, -1
-        atoms = iter(head.atoms)
+        count, places, atoms = len(head.ids), head.large, iter(head.atoms)
         careful = self._code.limits if head.careful else {}
-        ended_at, looked_at, resident = self._sent_at, 0.0, 0
+        # Only then can a handler keep a view of a large event, or drop one that it kept.
+        watched = bool(places) or self._memory.keeps
+        ended_at = sent_at = monotonic()
+        looked_at, resident = 0.0, 0
         for event_id, which, size in zip(head.ids, head.which, head.sizes, strict=True):
-            kind = head.kinds[which]
             if careful:
                 if ended_at - looked_at > MEMORY_LOOK_S:
                     looked_at, resident = ended_at, resident_bytes()
                 # Memory that other handlers left behind would count for a handler with a limit.
-                if resident > GROWN * careful.get(kind[0], inf) and self._used:
+                limit = careful.get(head.kinds[which][0], inf)
+                if resident > GROWN * limit and (done or self._used):
                     # It takes the tokens of the deliveries it leaves, which the next batch must not
                     # use.
                     for _ in head.ids[done:]:
@@ -304,31 +308,31 @@ class Worker:
             if not claim(False):
                 break
             if which != at:
+                kind = head.kinds[which]
                 self._tally.turn(kind[0], done)
                 at = which
             started_at = monotonic()
             logbook.begin(done, started_at)
-            large = head.large.get(done) if head.large else None
+            large = places.get(done) if places else None
             if size == IN_HEAD:
                 atom, data = next(atoms), None
             else:
                 atom, data = None, events[position : position + size]
                 position += size
-            delivery = kind, event_id, atom, data, large
-            result, ended_at = self._run(delivery, started_at, done)
+            result, ended_at = self._run(kind, event_id, atom, data, large, started_at, done)
             if forked:
                 self._check_here(None)
             done += 1
-            self._used = True
-            if large is not None or self._memory.keeps:
+            if watched:
                 result = self._memory.note_end(large) + result
             if not logbook.finish(done, result):
                 # Too much to keep, before the next delivery begins.
                 self._make_room(head.number, done, result)
-                self._sent_at = ended_at
-            elif ended_at - self._sent_at > self._flush_s and done < len(head.ids):
+                sent_at = ended_at
+            elif ended_at - sent_at > flush_s and done < count:
                 self._flush(head.number, done, complete=False)
-                self._sent_at = ended_at
+                sent_at = ended_at
+        self._used = self._used or done > 0
         self._tally.turn(None, done)
         self._tell_sums(self._tally.due())
         if logbook.strays() != self._strays_told:
@@ -396,9 +400,27 @@ class Worker:
         unsent.release()
         self._logbook.sent(done)
 
-    def _run(self, delivery: _Delivery, started_at: float, index: int) -> tuple[bytes, float]:
-        """Run one delivery; return its end, laid out for the parent, and the time of that."""
-        kind, event_id, event, data, large = delivery
+    def _run(
+        self,
+        kind: CommonHead,
+        event_id: int,
+        event: Any,
+        data: memoryview | None,
+        large: Large | None,
+        started_at: float,
+        index: int,
+    ) -> tuple[bytes, float]:
+        """Run one delivery; return its end, laid out for the parent, and the time of that.
+
+        Args:
+            kind: the properties that it shares with others.
+            event_id: id of its event.
+            event: the event, if it was in the head.
+            data: else the encoded event.
+            large: place of the event's large part.
+            started_at: its start, in seconds of `time.monotonic()`.
+            index: its place in the batch.
+        """
         handler = kind[0]
         published: list[tuple[str | None, Any]] = []
         known = self._loaded(handler)
@@ -446,7 +468,12 @@ class Worker:
         ended_at = monotonic()
         if not published:
             if value is None:
-                return pack_end(started_at, ended_at, b""), ended_at
+                return pack_bare(started_at, ended_at, 0), ended_at
+            returned = type(value)
+            if returned is int and LEAST_INT <= value <= GREATEST_INT:
+                return pack_int(started_at, ended_at, IS_INT, value), ended_at
+            if returned is float:
+                return pack_float(started_at, ended_at, IS_FLOAT, value), ended_at
             if size_in_head(value):  # such a value cannot fail to be encoded
                 return pack_success(started_at, ended_at, encode_atom(value)), ended_at
         if id(type(value)) not in complete and (

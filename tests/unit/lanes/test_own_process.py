@@ -9,18 +9,10 @@ import pytest
 
 from procbus import ProcbusError
 from procbus.core.errors import HandlerExited
-from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.outcome import OutcomeKind
 from procbus.core.subscription import Subscription
-from procbus.lanes.attempt import failure, no_thread, success
+from procbus.lanes.attempt import failure, no_thread
 from tests.parts import FakeLane, delivery_to, handler_of, subscription_of
-
-
-def test_a_success_is_the_outcome_that_checked_arguments_would_have_made() -> None:
-    began = monotonic()
-    outcome = success("value", began, began + 1, os.getpid())
-
-    assert outcome == Outcome(OutcomeKind.SUCCEEDED, "value", None, began, began + 1, os.getpid())
-    assert isinstance(outcome, Outcome)
 
 
 def test_a_failure_has_the_error_itself() -> None:

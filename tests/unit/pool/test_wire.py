@@ -1,6 +1,7 @@
 """Messages on the pipe come out as they went in."""
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -11,15 +12,22 @@ from procbus.codec.encoder import encode_atom as encode
 from procbus.pool import wire
 from procbus.pool.memory.shared_file import Place
 from procbus.pool.wire import (
+    GREATEST_INT,
+    IS_FLOAT,
+    IS_INT,
+    LEAST_INT,
     STOP,
     BatchHead,
     CommonHead,
     Large,
     Tag,
     each_end,
+    pack_bare,
     pack_batch,
     pack_definition,
     pack_end,
+    pack_float,
+    pack_int,
     pack_kept,
     pack_place,
     pack_success,
@@ -81,19 +89,35 @@ def test_results_come_out_as_they_went_in(number, complete, ends) -> None:
     assert seen == ends
 
 
+def end_of(began: float, ended: float, value: Any) -> bytes:
+    """Lay out a success as the worker does."""
+    if value is None:
+        return pack_bare(began, ended, 0)
+    if type(value) is int and LEAST_INT <= value <= GREATEST_INT:
+        return pack_int(began, ended, IS_INT, value)
+    if type(value) is float:
+        return pack_float(began, ended, IS_FLOAT, value)
+    return pack_success(began, ended, encode(value))
+
+
+ints = st.integers(LEAST_INT, GREATEST_INT)
+floats = st.floats(allow_nan=False)
+anything = st.none() | st.booleans() | st.integers() | floats | st.text()
+
+
 @given(
-    ends=st.lists(st.tuples(seconds, seconds, st.none() | st.integers() | st.text())),
+    ends=st.sampled_from((ints, floats, ints | floats, anything)).flatmap(
+        lambda values: st.lists(st.tuples(seconds, seconds, values))
+    ),
     told=st.integers(0, 5),
 )
 def test_plain_successes_are_read_at_once(ends, told: int) -> None:
-    data = b"".join(
-        pack_end(began, ended, b"") if value is None else pack_success(began, ended, encode(value))
-        for began, ended, value in ends
-    )
+    data = b"".join(end_of(*end) for end in ends)
     results = unpack_results(results_head(1, told + len(ends), True) + data)
     (times, values), position = read_successes(results, told, told)
     assert [(began, ended) for began, ended, _ in times] == [end[:2] for end in ends]
     assert list(values) == [end[2] for end in ends]
+    assert [type(value) for value in values] == [type(end[2]) for end in ends]
     assert position == len(data)
     seen = list(each_end(data, lambda *_: None))  # from a logbook they are read so
     assert [decode(end[2]) if end[3] else None for end in seen] == list(values)
@@ -107,6 +131,7 @@ def test_plain_successes_are_read_at_once(ends, told: int) -> None:
         pack_kept([3], []) + pack_success(1.0, 2.0, b"N."),
         pack_end(1.0, 2.0, b"x" * len(pack_end(1.0, 2.0, b""))),  # as long as two that are bare
         pack_success(1.0, 2.0, b"it cannot be loaded"),
+        pack_end(1.0, 2.0, b"x" * 8),  # as long as a number
     ],
 )
 def test_other_end_stops_the_row_of_plain_successes(data: bytes) -> None:
@@ -114,6 +139,18 @@ def test_other_end_stops_the_row_of_plain_successes(data: bytes) -> None:
     results = unpack_results(results_head(1, 2, True) + first + data)
     (times, values), position = read_successes(results, 0, 0)
     assert (len(times), values, position) == (1, ["one"], len(first))
+
+
+@pytest.mark.parametrize("number", [7, 7.5])
+def test_number_that_follows_other_ends_or_precedes_them_is_read(number: float) -> None:
+    known = pack_kept([3], []) + end_of(1.0, 2.0, number)
+    (end,) = each_end(known, lambda *_: None)
+    assert (decode(end[2]), end[3], end[5]) == (number, True, ([3], []))
+
+    data = end_of(1.0, 2.0, number) + pack_success(3.0, 4.0, b"x" * 8)
+    results = unpack_results(results_head(1, 2, True) + data)
+    (times, values), position = read_successes(results, 0, 0)
+    assert (times[0][:2], values, position) == ((1.0, 2.0), [number], 28)
 
 
 def test_values_that_are_known_from_elsewhere_are_not_loaded_again() -> None:
