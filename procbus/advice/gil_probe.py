@@ -42,6 +42,8 @@ _ALL = 0.8
 _SERVED = 0.5
 #: Maximum share of the time between two looks that a process at rest ran for.
 _AT_REST = 0.2
+#: Said by the kernel of a thread that waits in no function: it runs, or is ready to run.
+_READY = "0"
 
 Subject = TypeVar("Subject", covariant=True)
 
@@ -112,13 +114,17 @@ class GilProbe:
         ran = [got - began for got, began in zip(got_cpu, began_cpu, strict=True)]
         # CPU time of all threads, including the ones that are not looked at.
         ran_all_s = got_all - began_all
-        at_rest = got_all - self._last[1] < _AT_REST * (got_at - self._last[0])
+        blocked_in = [self._blocked_in(thread.native_id or 0) for thread in threads]
+        at_rest = (
+            got_all - self._last[1] < _AT_REST * (got_at - self._last[0])
+            and _READY not in blocked_in
+            and self._blocked_in(os.getpid()) != _READY  # the main thread
+        )
         self._last = got_at, got_all
         seen: list[tuple[Subject, dict[Doing, float]]] = []
         for index, thread in enumerate(threads):
             went_on = held_cpu[index] - got_cpu[index] > _WENT_ON * held_s
-            blocked_in = self._blocked_in(thread)
-            found = doing(late_s, ran[index], ran_all_s, went_on, blocked_in, at_rest)
+            found = doing(late_s, ran[index], ran_all_s, went_on, blocked_in[index], at_rest)
             # A delay of several GIL slices is worth as much as several looks.
             weight = min(_MOST_SLICES, max(1.0, late_s / _SLICE_S))
             found = {doing: weight * likely for doing, likely in found.items()}
@@ -135,9 +141,13 @@ class GilProbe:
         fields = self._read(b"/proc/thread-self/schedstat").split()
         return int(fields[1]) * 1e-9 if len(fields) > 1 else 0.0
 
-    def _blocked_in(self, thread: ProbedThread[Any]) -> str:
-        """The kernel function that a thread waits in; "0" if it does not wait, "" if unknown."""
-        return self._read(b"/proc/self/task/%d/wchan" % (thread.native_id or 0))
+    def _blocked_in(self, thread: int) -> str:
+        """The kernel function that a thread waits in; `_READY` if it waits in none, "" if unknown.
+
+        Args:
+            thread: its native id.
+        """
+        return self._read(b"/proc/self/task/%d/wchan" % thread)
 
     def _read(self, path: bytes) -> str:
         libc, buffer = self._libc, self._buffer
@@ -165,7 +175,7 @@ def doing(
         ran_all_s: CPU seconds of the whole process meanwhile.
         went_on: whether the thread computed afterwards, while the probe held the GIL.
         blocked_in: the function that it waited in then, see `GilProbe._blocked_in`.
-        at_rest: whether the process hardly ran lately.
+        at_rest: whether the process hardly ran lately, and not for want of a core.
 
     Returns:
         The likelihood of each activity. They add up to 1, or to less if the facts are not clear.
@@ -174,12 +184,13 @@ def doing(
     if late_s <= _LATE_S:  # no thread held it
         if went_on:
             return {Doing.FREE: 1.0}
-        if blocked_in in ("", "0"):  # it is ready to run, without a core: with the GIL or not?
+        if blocked_in in ("", _READY):  # it is ready to run, without a core: with the GIL or not?
             return {}
         # A thread waits in a futex for the GIL, or for a lock. In a process at rest it cannot be
-        # the GIL.
+        # the GIL. In a process that has no core it can: the next thread to have the GIL is ready to
+        # run, and the others wait for it.
         return {Doing.WAITS: 1.0} if not futex or at_rest else {}
-    if not went_on and blocked_in in ("", "0"):
+    if not went_on and blocked_in in ("", _READY):
         return {}  # ready to run, without a core; a holder of the GIL waits for it again by now
     if ran_all_s < _SERVED * late_s and not went_on:
         return {}  # the GIL's holder had no core: the machine made the probe late

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 from procbus.core.introspection import looks_unimportable
 from procbus.core.meter import Meter
 from procbus.core.user_objects import named
 
-#: Maximum duration of pickling, in seconds; because a cost above it is reason enough.
+#: Maximum CPU time of pickling, in seconds; because a cost above it is reason enough.
 _MOST_S = 0.003
 #: Speed of copying, in bytes a second: through the pipe, and into shared memory.
 _PIPE = 1e9
@@ -31,7 +31,7 @@ class _Sink:
     def __init__(self) -> None:
         self.size = 0
         self.large = 0
-        self._ends_at = perf_counter() + _MOST_S
+        self._ends_at = thread_time() + _MOST_S
 
     def write(self, data: Any) -> int:
         size = len(data)
@@ -39,7 +39,7 @@ class _Sink:
             self.large += size
         else:
             self.size += size
-        if perf_counter() > self._ends_at:
+        if thread_time() > self._ends_at:
             raise _Enough
         return size
 
@@ -52,7 +52,7 @@ class _Sink:
 
 
 def weigh(obj: object) -> float:
-    """Return the seconds that pickling and copying an object takes.
+    """Return the CPU seconds that pickling and copying an object takes.
 
     The estimate itself takes some ms at most, and no memory. So for large objects it is too low.
 
@@ -62,7 +62,7 @@ def weigh(obj: object) -> float:
     sink = _Sink()
     if isinstance(obj, (str, bytes, bytearray)) and len(obj) >= _LARGE:
         return len(obj) / _MEMORY
-    began_at = perf_counter()
+    began_at = thread_time()
     try:
         pickle.Pickler(sink, 5, buffer_callback=sink.buffer).dump(obj)
     except _Enough:
@@ -70,9 +70,9 @@ def weigh(obj: object) -> float:
     except Exception:  # noqa: BLE001 - the codec knows more, such as functions inside functions
         from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
-        began_at = perf_counter()
+        began_at = thread_time()
         sink.size = len(encode_definition(obj))
-    return perf_counter() - began_at + sink.size / _PIPE + sink.large / _MEMORY
+    return thread_time() - began_at + sink.size / _PIPE + sink.large / _MEMORY
 
 
 def weigh_delivery(

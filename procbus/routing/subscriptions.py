@@ -76,8 +76,8 @@ class Subscriptions:
 
     def counted(self) -> tuple[Subscription, ...]:
         """All subscriptions that ever got an event: for a handler that moved, on both lanes."""
-        resting = [each for switch in self.switches() for each in switch.sides()[1:]]
-        return (*self.all(), *resting)
+        sides = [side for switch in self.switches() for side in switch.sides()]
+        return tuple(dict.fromkeys((*self.all(), *sides)))  # one may have moved a moment ago
 
     def switches(self) -> tuple[LaneSwitch, ...]:
         """The handlers of kind "auto"."""

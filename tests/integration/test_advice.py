@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -38,11 +39,17 @@ async def async_spin(event: Any) -> int:
 
 
 def run_until(bus: EventBus, event: Any, advised: Callable[[], bool]) -> None:
-    """Keep the bus busy until it advises so, for as long as a test may take."""
-    deadline = time.monotonic() + 3 * BOUND_S
+    """Keep the bus busy until it advises so, for nearly as long as a test may take.
+
+    A machine that has no core to spare may keep the bus from saying anything. That is no fault.
+    """
+    deadline = time.monotonic() + 2 * BOUND_S
     room = threading.Semaphore(16)
     while not advised():
-        assert time.monotonic() < deadline, f"it never did:\n{bus.advice()}"
+        if time.monotonic() > deadline:
+            if bus.advice()[0].kind is None and os.getloadavg()[0] > 4 * usable_cores():
+                pytest.skip("too many programs want a core")
+            pytest.fail(f"it never did:\n{bus.advice()}")
         for _ in range(16):
             room.acquire()
             bus.publish("event", event).when_done(lambda _: room.release())
@@ -75,7 +82,7 @@ def test_wrong_kind_is_logged_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
 
     def said() -> int:
-        return sum("declared cpu" in record.getMessage() for record in caplog.records)
+        return sum("declare it io" in record.getMessage() for record in caplog.records)
 
     with EventBus(handlers=[], cpu_workers=1) as bus:
         bus.subscribe("event", nap, kind="cpu", name="it")
@@ -108,7 +115,7 @@ def test_few_runs_are_all_measured_with_any_limit(of_the_bus: dict[str, Any]):
             receipt.result(BOUND_S)
     [advice] = bus.advice()
     assert (advice.evidence.ran, advice.evidence.runs) == (12, 12)
-    assert advice.text.startswith("it ran 12 times, ")
+    assert "were measured" not in advice.text, "it says so when some were not"
 
 
 def test_handler_whose_events_cannot_travel_stays():

@@ -1,5 +1,6 @@
 """The GIL probe: conclusions from a look, and looks at real threads."""
 
+import os
 import threading
 import time
 import zlib
@@ -84,6 +85,47 @@ def test_clocks_that_do_not_agree_make_nothing_likelier_than_certain(
     found = doing(late_s, ran_s, ran_all_s, went_on, blocked_in)
     assert all(-1e-9 <= each <= 1 + 1e-9 for each in found.values())
     assert sum(found.values()) <= 1 + 1e-9
+
+
+class Asleep:
+    """A thread that the kernel knows nothing of, so that its clock stands still."""
+
+    def __init__(self, native_id: int) -> None:
+        self.native_id = native_id
+
+    def subject(self) -> str:
+        return "it"
+
+    def finished(self, since: float) -> None:
+        return None
+
+
+class Told(GilProbe):
+    """A probe that is told where each thread waits."""
+
+    def __init__(self, blocked_in: dict[int, str]) -> None:
+        super().__init__()
+        self._told = blocked_in
+
+    def _blocked_in(self, thread: int) -> str:
+        return self._told.get(thread, "hrtimer_nanosleep")
+
+
+def test_thread_in_a_futex_may_want_the_gil_while_another_thread_has_no_core():
+    lock, other, main = 2**23, 2**23 + 1, os.getpid()  # above every real id
+    looked_at = [Asleep(lock), Asleep(other)]
+    at_rest = Told({lock: "futex_wait"})
+    starved = Told({lock: "futex_wait", other: "0"})
+    main_starved = Told({lock: "futex_wait", main: "0"})
+    seen: dict[GilProbe, float] = dict.fromkeys((at_rest, starved, main_starved), 0.0)
+    deadline, pause = time.monotonic() + BOUND_S, threading.Event()
+    while seen[at_rest] < 3 and time.monotonic() < deadline:
+        pause.wait(0.02)  # so that the process hardly ran
+        for probe in seen:
+            for _, found in probe.look(looked_at)[:1]:
+                seen[probe] += found.get(Doing.WAITS, 0.0)
+    assert seen[at_rest] >= 3
+    assert seen[starved] == seen[main_starved] == 0
 
 
 class Subject(threading.Thread):

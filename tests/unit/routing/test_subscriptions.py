@@ -43,6 +43,21 @@ def test_a_subscription_and_its_counters_outlive_changes():
     assert subscriptions.all()[0] is before
 
 
+def test_both_sides_of_a_handler_that_moved_are_counted_once_each():
+    subscriptions = subscriptions_of(None, [make_handler(handle, "a", kind="auto")])
+    [switch] = subscriptions.switches()
+    before = subscriptions.counted()
+    switch.move("because")
+    moved = subscriptions.counted()  # events still go to the side before
+    subscriptions.reroute()
+    after = subscriptions.counted()
+    assert [[side.handler.kind for side in each] for each in (before, moved, after)] == [
+        ["io"],
+        ["io", "cpu"],
+        ["cpu", "io"],
+    ]
+
+
 def test_a_router_that_was_taken_stays_as_it_was():
     subscriptions = subscriptions_of(None, [make_handler(handle, "a")])
     router = subscriptions.routes()
