@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from os import PathLike
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from procbus.advice.advisor import Advisor
 from procbus.core.carry import Carry
 from procbus.core.context import Run
+from procbus.core.errors import ProcbusError
 from procbus.core.locks import Tangled
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Subscription
@@ -101,6 +103,8 @@ class Assembly:
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
         self._make_cpu_lane = make.cpu_lane
+        #: Whether it is used in a `with` block.
+        self.entered = False
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
         settling: SettlingJournal | None = None
@@ -182,6 +186,29 @@ class Assembly:
         exit_hooks.watch(self.lifecycle)
         self.lanes.start()
         self.dispatcher.resume()
+
+    def enter(self) -> None:
+        """Note that the bus is used in a `with` block: there will be events."""
+        self.entered = True
+        self.expect_events()
+
+    def expect_events(self) -> None:
+        """Begin the start of a first worker process now, if a handler is for processes.
+
+        Only a saving of time: nothing is raised here, but by publishing. Only the main process does
+        so: a process of `multiprocessing` may be importing the script, in which no
+        `if __name__ == "__main__":` guards the `with` block. gevent may have replaced the threads.
+        """
+        if self.settings.cpu is not None or not self.subscriptions.need_processes():
+            return
+        from multiprocessing import current_process  # only now: it takes time to import
+
+        if current_process().name != "MainProcess" or "gevent.monkey" in sys.modules:
+            return
+        with suppress(ProcbusError, Tangled, OSError, RuntimeError):
+            self.lifecycle.check_open()
+            exit_hooks.watch(self.lifecycle)
+            self.lanes.expect_cpu_work()
 
     def make_cpu_lane(self) -> CpuLane:
         """Make the cpu lane, once the first handler needs it.

@@ -52,6 +52,8 @@ class BusLife:
 
     def __init__(self, parts: Assembly) -> None:
         self._start = parts.start
+        self._enter = parts.enter
+        self._needs_processes = parts.subscriptions.need_processes
         self._lifecycle = parts.lifecycle
 
     def __del__(self) -> None:
@@ -93,7 +95,8 @@ class BusLife:
         self._lifecycle.close(timeout, cancel)
 
     def __enter__(self) -> Self:
-        """Use the bus for the length of a block."""
+        """Use the bus for the length of a block. A worker starts, if a handler is for processes."""
+        self._enter()
         return self
 
     def __exit__(
@@ -106,7 +109,13 @@ class BusLife:
         self._lifecycle.leave(error)
 
     async def __aenter__(self) -> Self:
-        """Use the bus for the length of a block."""
+        """Use the bus for the length of a block, as a `with` block does."""
+        if self._needs_processes():
+            from procbus import aio  # only now: it imports asyncio
+
+            await aio.in_thread(self._enter)  # its imports take time
+        else:
+            self._enter()
         return self
 
     async def __aexit__(
@@ -128,9 +137,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 class EventBus(BusLife):
     """An event bus inside this process. All methods may be called from any thread.
 
-    Workers start when the first event needs them. Leaving the `with` (or `async with`) block waits
-    until everything published is settled. Ctrl-C in the block cancels deliveries that have not
-    begun.
+    Workers start when the first event needs them. The process of the first starts earlier, if there
+    is a handler of kind "cpu": with a `with` block, or a stream. Leaving the `with` (or `async
+    with`) block waits until everything published is settled. Ctrl-C in the block cancels deliveries
+    that have not begun.
 
     Args:
         handlers: decorated functions, and modules with such functions; None for every handler of
@@ -243,6 +253,8 @@ class EventBus(BusLife):
             made = make_handler(function, topics or None, **options)
             check_can_travel(made)
             self._subscriptions.add(made)
+            if made.kind == "cpu" and self._parts.entered:
+                self._parts.expect_events()
             return function
 
         return decorate if handler is None else decorate(handler)
@@ -389,6 +401,7 @@ class EventBus(BusLife):
         if topic is not None:
             topic = check_concrete(topic)
         parts, journal = self._parts, self._parts.journal
+        parts.expect_events()
         source, publish = parts.dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
         make_safe = None if journal is None else journal.make_safe

@@ -27,6 +27,7 @@ from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
 from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
+from procbus.system.surroundings import inherited
 
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
@@ -52,7 +53,7 @@ class CpuLane:
     """The cpu lane of one bus. Thread-safe.
 
     The lock of `queue` is the lane's lock: see `Batching`. It also guards `_started`,
-    `_failed_starts`, `_restarts`, `_past_s` and `_all_started`.
+    `_failed_starts`, `_restarts`, `_past_s`, `_all_started`, `_companions` and `_reserve`.
 
     Args:
         pool: makes workers.
@@ -93,6 +94,9 @@ class CpuLane:
         self._slots = self.batching.slots
         self._companions: list[Companion] = []
         self._started = 0
+        #: A companion started ahead, for the first slot; and the settings that its process has.
+        self._reserve: Companion | None = None
+        self._surroundings: tuple[object, ...] = ()
         #: Number of failed starts in a row, of all companions together.
         self._failed_starts = 0
         self._restarts = 0
@@ -126,6 +130,30 @@ class CpuLane:
         companions = self._grow(self.pool.size())
         for companion in companions:
             companion.slot.launched.wait(LAUNCH_S)
+
+    def expect(self) -> None:
+        """Begin the start of a first worker, because there will be work for it.
+
+        Its process imports modules, and waits until a delivery is ready. Then it becomes a worker.
+        It counts as none until then.
+        """
+        surroundings = inherited()
+        with self.queue.lock:
+            if self._has_or_wants_none():
+                return
+            made = self._make_companion()
+        kept = False
+        try:
+            made.start_ahead()
+            with self.queue.lock:
+                if not self._has_or_wants_none():
+                    kept = True
+                    self._reserve, self._surroundings = made, surroundings
+        finally:
+            if not kept:  # `_grow` in another thread was first, or Ctrl-C came
+                made.dismiss()
+                if made.ident is None:
+                    self.leave(made.slot)
 
     def look(self) -> None:
         """If more workers may have become possible, start as many as there is work for."""
@@ -191,6 +219,7 @@ class CpuLane:
     def close(self) -> None:
         """End all workers once they have no more deliveries. Idempotent."""
         self.queue.close()
+        self._dismiss_reserve()
         for companion in list(self._companions):
             companion.join(COMPANION_JOIN_S if companion.slot.worker is not None else STARTING_S)
             starting = companion.slot.starting
@@ -325,24 +354,41 @@ class CpuLane:
     # Private methods, called under the lane's lock.
 
     def _remove(self, slot: Slot) -> None:
+        self._companions = [c for c in self._companions if c.slot is not slot]
         if slot in self._slots:
             self._slots.remove(slot)
-            self._companions = [c for c in self._companions if c.slot is not slot]
             self._restarts += slot.restarts
             self._past_s += monotonic() - slot.started_at
             self._all_started = False
 
-    def _add_companion(self) -> Companion:
+    def _has_or_wants_none(self) -> bool:
+        """Whether the lane has a worker, or is about to, or is closed."""
+        return bool(self._slots) or self._reserve is not None or self.queue.closed
+
+    def _make_companion(self) -> Companion:
         self._started += 1
         slot = Slot(self._started)
         made = Companion(slot, self.pool, self.batching, self.breaker, self._recycling, self)
         self._companions.append(made)
-        self._slots.append(slot)
         return made
+
+    def _add_companion(self) -> Companion:
+        added, self._reserve = self._reserve, None
+        if added is None:
+            added = self._make_companion()
+        added.slot.started_at = monotonic()
+        self._slots.append(added.slot)
+        return added
+
+    def _dismiss_reserve(self) -> None:
+        with self.queue.lock:
+            reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            reserve.dismiss()
 
     def _start(self, companion: Companion) -> None:
         try:
-            companion.start()
+            companion.begin()
         except RuntimeError:  # no thread can be started: Python 3.12 starts none while it ends
             companion.slot.launched.set()
             self.cannot_start(companion.slot, WorkerGone(None, None, NO_WORDS, hopeless=True))
@@ -361,6 +407,8 @@ class CpuLane:
         size = self.pool.size()
         started: list[Companion] = []
         try:
+            if self._reserve is not None and inherited() != self._surroundings:
+                self._dismiss_reserve()
             with self.queue.lock:
                 missing = max(
                     least, min(1, self.queue.locked_ready() - self.batching.locked_free())
@@ -378,6 +426,7 @@ class CpuLane:
             for companion in started:
                 if companion.ident is None:
                     self.leave(companion.slot)
+                companion.let_begin()
             raise
         if started and wait and (first or LAUNCH_EACH):
             # An interpreter that is ending starts nothing. So the first worker must be launched

@@ -165,6 +165,18 @@ class Lanes:
             self.check_can_start()
             lane.start()
 
+    def expect_cpu_work(self) -> None:
+        """Begin the start of a first worker process, because a handler is for processes.
+
+        Raises:
+            ProcbusError: no worker process can be started.
+        """
+        if self._only is not None:
+            return
+        lane = self.cpu_lane()
+        self.check_can_start()
+        lane.expect()
+
     def prime(self) -> None:
         """Start the event loop, a first thread and the supervisor, if handlers need them.
 

@@ -56,6 +56,9 @@ class InlinePool:
         """Maximum of workers that the lane starts."""
         return self._workers
 
+    def prepare(self) -> None:
+        """Nothing: a worker in this process starts at once."""
+
     def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
         """Make a worker, which is ready at once."""
         worker = InlineWorker(self.definitions, self.memory)

@@ -239,6 +239,16 @@ class Worker(Protocol):
         """End it at once, with all processes that its handlers started. From any thread."""
 
 
+class Prepared(Protocol):
+    """A process that waits to become a worker. It belongs to the thread that prepared it."""
+
+    def start(self, launched: Callable[[Worker], None]) -> Worker:
+        """Make it a worker, and wait until that is ready: as `Pool.start`, and only once."""
+
+    def abandon(self) -> None:
+        """End it, if it was not started. Idempotent."""
+
+
 class Pool(Protocol):
     """A source of workers for a cpu lane."""
 
@@ -270,6 +280,13 @@ class Pool(Protocol):
     @property
     def waits_for(self) -> str:
         """The thing that is missing to start a worker, in words; empty if nothing is."""
+
+    def prepare(self) -> Prepared | None:
+        """Start a process that can become a worker later; called by its companion.
+
+        Returns:
+            None if that would save no time, or if no process can be started: `start` tells why.
+        """
 
     def start(self, launched: Callable[[Worker], None]) -> Worker:
         """Start a worker and wait until it is ready; called by its companion.

@@ -361,10 +361,15 @@ class LokyPool:
         self.nice = nice
         cores = usable_cores()
         self.workers = workers or cores
-        self.environment = thread_caps(cores, self.workers)
+        self._cores = cores
         self.init = init
         self.definitions = Definitions(PathSince().complete)
         self.memory = EventMemory() if memory is None else memory
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the workers, beside the script's present ones."""
+        return thread_caps(self._cores, self.workers)
 
     def close(self) -> None:
         """Free the shared memory. Idempotent."""
@@ -378,17 +383,63 @@ class LokyPool:
         """The number of cores that this process may use (affinity and cgroup quotas count)."""
         return self.workers
 
-    def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
-        """Start a worker process and wait until it is ready."""
+    def prepare(self) -> PreparedProcess | None:
+        """Start a process that can become a worker later, while the script does something else."""
+        if sys.platform == "win32":  # untested
+            return None
+        with contextlib.suppress(OSError, RuntimeError, ProcbusError):  # `start` tells
+            check_may_launch()
+            return PreparedProcess(self, self._give_birth())
+        return None
+
+    def start(
+        self, launched: Callable[[LokyWorker], None], newborn: Newborn | None = None
+    ) -> LokyWorker:
+        """Start a worker process and wait until it is ready.
+
+        Args:
+            launched: called with the worker once it has been launched.
+            newborn: the process to take; None for a new one.
+        """
         try:
             check_may_launch()
-            if sys.platform == "win32":  # untested
-                return LokyWorker(self, None, launched)
-            newborn = Newborn(self.environment, nice_of_workers(self.nice))
+            if newborn is None and sys.platform != "win32":  # untested there
+                newborn = self._give_birth()
             try:
                 return LokyWorker(self, newborn, launched)
             except BaseException:
-                newborn.abandon()
+                if newborn is not None:
+                    newborn.abandon()
                 raise
         except (OSError, ProcbusError) as error:  # such as too few file descriptors
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+
+    def _give_birth(self) -> Newborn:
+        return Newborn(self.environment, nice_of_workers(self.nice))
+
+
+class PreparedProcess:
+    """A newborn that waits for its orders. See `procbus.pool.interface.Prepared`.
+
+    Args:
+        pool: the pool of the worker.
+        newborn: its process.
+    """
+
+    def __init__(self, pool: LokyPool, newborn: Newborn) -> None:
+        self._pool = pool
+        self._newborn: Newborn | None = newborn
+
+    def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
+        """Make it a worker; if it has died meanwhile, start another process."""
+        newborn, self._newborn = self._newborn, None
+        if newborn is not None and newborn.process.poll() is not None:
+            newborn.abandon()
+            newborn = None
+        return self._pool.start(launched, newborn)
+
+    def abandon(self) -> None:
+        """End it, if it was not started."""
+        if self._newborn is not None:
+            self._newborn.abandon()
+            self._newborn = None

@@ -92,6 +92,11 @@ class Subscriptions:
         """The handlers subscribed, in their order."""
         return tuple(subscription.handler for subscription in self.all() if subscription.open)
 
+    def need_processes(self) -> bool:
+        """Whether a handler is for processes from the start; makes no lane."""
+        handlers = (*self._shared_handlers(), *self._own.handlers)
+        return any(handler.kind == "cpu" and not handler.auto for handler in handlers)
+
     def reached_by(self, topic: object) -> tuple[Handler, ...]:
         """The handlers that an event of a topic or class would go to, in their order.
 

@@ -185,6 +185,9 @@ class ClusterPool:
         """Return zeros, because no memory is shared with other machines."""
         return NOTHING_SHARED
 
+    def prepare(self) -> None:
+        """Nothing: the cluster's processes are running already."""
+
     def start(self, launched: Callable[[DaskWorker], None]) -> DaskWorker:
         """Wait for a free thread of a Dask worker, and start a process there."""
         from procbus.pool.dask.worker import DaskWorker  # only now: it imports distributed
