@@ -226,7 +226,6 @@ class Dispatcher:
         seen: int = 0,
         wait: bool = True,
         entered: bool = False,
-        before: bytes = b"",
     ) -> Receipt:
         """Publish an event for any number of handlers, once there is room.
 
@@ -240,7 +239,6 @@ class Dispatcher:
             seen: see `Admission.enter`.
             wait: see `publish`.
             entered: whether its deliveries are counted in already.
-            before: records to write to the journal together with it.
         """
         count = len(chosen) + len(broken)
         queued: Sequence[Delivery] = ()
@@ -256,7 +254,7 @@ class Dispatcher:
             receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
             queued, failed = address(receipt, chosen, broken)
             if self.journal is not None and count:
-                self.journal.accept(receipt, receipt.held, before=before, wait=wait)
+                self.journal.accept(receipt, receipt.held, wait=wait)
             accepted = True
             if not entered:
                 self._send_off.send_later(queued, failed, False)
@@ -282,6 +280,7 @@ class Dispatcher:
         """Publish the event of a dead letter again, for its handler alone.
 
         It waits for room like `publish`. `where` is not asked, because the handler took the event.
+        A delivery that the journal has keeps its number there.
         """
         context = running_context()
         if context is not None and context.owner is not self:
@@ -304,12 +303,24 @@ class Dispatcher:
     def _deliver_again(
         self, letter: DeadLetter, parent_id: int | None, chosen: Sequence[Subscription]
     ) -> Receipt:
-        about = (letter.event, letter.topic, parent_id, chosen, ())
         journal = self.journal
-        if journal is None:
-            return self._publish_fan(*about, entered=True)
-        receipt = self._publish_fan(*about, entered=True, before=journal.discarding(letter))
-        journal.forget(letter)
+        number = None if journal is None else journal.take(letter)
+        try:
+            event_id = self._next_id() if number is None else letter.event_id
+            receipt = self._fan(event_id, letter.event, letter.topic, parent_id, self._lock)
+            queued, failed = address(receipt, chosen, ())
+            if journal is not None:
+                if number is None:
+                    journal.accept(receipt, receipt.held)
+                else:
+                    journal.revive(letter, number, receipt)
+        except BaseException:  # perhaps Ctrl-C, or the journal cannot be written
+            if journal is not None and number is not None:
+                journal.return_letter(letter, number)
+            give_back(chosen)
+            self._admission.leave(1)
+            raise
+        self._send_off.send(queued, failed)
         return receipt
 
     def publish_once(

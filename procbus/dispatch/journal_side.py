@@ -45,10 +45,9 @@ class JournalSide(Protocol):
         receipt: Receipt,
         deliveries: Sequence[Delivery],
         *,
-        before: bytes = b"",
         wait: bool = True,
     ) -> None:
-        """Write an event and its deliveries, after the records `before`."""
+        """Write an event and its deliveries."""
 
     def accept_once(
         self,
@@ -94,11 +93,14 @@ class JournalSide(Protocol):
     ) -> Iterator[tuple[Any, str, Receipt | None]]:
         """Yield each event with its id, and with its receipt if the journal knows its end."""
 
-    def discarding(self, letter: DeadLetter) -> bytes:
-        """Lay out the record that a letter was replayed or cleared; b"" if the journal lacks it."""
+    def take(self, letter: DeadLetter) -> int | None:
+        """Take over a dead letter that is about to be replayed; None if the journal lacks it."""
 
-    def forget(self, letter: DeadLetter) -> None:
-        """Drop a dead letter, because it was published again."""
+    def revive(self, letter: DeadLetter, number: int, receipt: Receipt) -> None:
+        """Write that a letter's delivery is unfinished again, and let the receipt have its id."""
+
+    def return_letter(self, letter: DeadLetter, number: int) -> None:
+        """Take back a letter that could not be replayed."""
 
     def resume(self) -> None:
         """Feed unfinished deliveries of earlier runs to the subscribed handlers."""

@@ -109,7 +109,7 @@ class BusJournal:
         self._journal = journal
         self._settling = settling
         self._settlement = settlement
-        settlement.dead_letters.removed = settling.discard
+        settlement.dead_letters.removed = self._discard
         self._routes = routes
         self._subscriptions = subscriptions
         self._recorded = RecordedDeliveries(journal, subscriptions, routes, settlement.lock)
@@ -140,14 +140,42 @@ class BusJournal:
         journal.write(b"".join(parts))
         self._settling.written.add(delivery)
 
-    def discarding(self, letter: DeadLetter) -> bytes:
-        """Lay out the record that a letter was replayed or cleared; b"" if the journal lacks it."""
-        number = self._settling.numbers.get(letter)
-        return b"" if number is None else self._journal.discarded(number)
+    # Dead letters.
 
-    def forget(self, letter: DeadLetter) -> None:
-        """Drop a dead letter, because it was published again."""
-        self._settling.numbers.pop(letter, None)
+    def take(self, letter: DeadLetter) -> int | None:
+        """Take over a dead letter that is about to be replayed; None if the journal lacks it."""
+        return self._settling.take(letter)
+
+    def revive(self, letter: DeadLetter, number: int, receipt: Receipt) -> None:
+        """Write that a letter's delivery is unfinished again, and let the receipt have its id."""
+        known = self._with_id(letter)
+        self._journal.write_revived(number)
+        self._let_have(known, receipt)
+
+    def return_letter(self, letter: DeadLetter, number: int) -> None:
+        """Take back a letter that could not be replayed."""
+        self._settling.remember(letter, number)
+
+    def _discard(self, letters: Sequence[DeadLetter]) -> None:
+        """Note that dead letters were cleared."""
+        for letter, number in self._settling.discard(letters):
+            self._let_have(self._with_id(letter), self._recorded.cleared(letter, number))
+
+    def _with_id(self, letter: DeadLetter) -> tuple[str, Receipt] | None:
+        """Return the id that the event of a letter was published with, and the receipt it has."""
+        ids = self._journal.ids
+        given_id = ids.id_of(letter.event_id)
+        if given_id is None:
+            given_id = self._journal.queries.given_id_of(letter.event_id)
+        if given_id is None:
+            return None
+        receipt = self.known(given_id, letter.event, letter.topic)
+        return None if receipt is None else (given_id, receipt)
+
+    def _let_have(self, known: tuple[str, Receipt] | None, receipt: Receipt) -> None:
+        if known is not None:
+            given_id, old = known
+            self._journal.ids.exchange(given_id, self._recorded.with_anew(old, receipt))
 
     # Events with ids.
 

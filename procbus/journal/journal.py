@@ -152,7 +152,6 @@ class Journal:
         receipt: Receipt,
         deliveries: Sequence[Delivery],
         given_id: str | None = None,
-        before: bytes = b"",
         wait: bool = True,
     ) -> None:
         """Write an event and its deliveries; return once they are safe.
@@ -161,14 +160,13 @@ class Journal:
             receipt: receipt of the event.
             deliveries: all deliveries of the event.
             given_id: the id from the publisher.
-            before: records to write together with it.
             wait: whether to wait for the disk, with `durability="power"`.
 
         Raises:
             SerializationError: the event cannot be written.
             JournalError: the journal cannot be written.
         """
-        self.write(before + self.published(receipt, deliveries, given_id), wait)
+        self.write(self.published(receipt, deliveries, given_id), wait)
 
     def published(
         self, receipt: Receipt, deliveries: Sequence[Delivery], given_id: str | None = None
@@ -306,8 +304,16 @@ class Journal:
         self._note(records.pack_failed(number, len(outcomes), time(), quarantined, data))
 
     def discarded(self, number: int) -> bytes:
-        """Lay out the record that a dead letter was replayed or cleared."""
+        """Lay out the record that a dead letter was cleared."""
         return records.pack_discarded(number, time())
+
+    def write_revived(self, number: int) -> None:
+        """Write that a dead letter is replayed; return once that is safe.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
+        self.write(records.pack_revived(number))
 
     def _note(self, data: bytes) -> None:
         """Write outcomes of deliveries.

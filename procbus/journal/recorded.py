@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
 from procbus.core.handler import Handler
-from procbus.core.locks import Lock
+from procbus.core.locks import Lock, Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.receipt import FanReceipt, Receipt, SoleDelivery, SoleReceipt
+from procbus.core.receipt import FanReceipt, Receipt, SoleDelivery, SoleReceipt, call_all
 from procbus.core.subscription import Subscription
 from procbus.journal.journal import Journal
 from procbus.journal.storage.queries import Recorded, SeenEvent
@@ -99,6 +100,19 @@ class SoleDeliveryWithoutResult(SoleDelivery):
         raise _no_result(self, earlier_run=self.earlier_run)
 
 
+def _part_done(joint: Receipt, _: Receipt) -> None:
+    """Note that one of the two parts of a receipt is done."""
+    calls = None
+    try:
+        with joint.lock:
+            joint.left -= 1
+            if not joint.left:
+                calls, joint.callbacks = joint.callbacks, None
+    except Tangled:
+        later(_part_done, joint, joint)
+    call_all([(each, joint) for each in calls or ()])
+
+
 def _gone(_: Any) -> None:
     raise NoSuchHandler("this handler is not subscribed")
 
@@ -160,6 +174,32 @@ class RecordedDeliveries:
             return sole
         receipt = FanReceipt(event_id, event, topic, None, self._lock)
         receipt.held = self._deliveries(receipt, recorded)
+        return receipt
+
+    def with_anew(self, old: Receipt, anew: Receipt) -> Receipt:
+        """Return a receipt with the deliveries of an event, one of them replayed or cleared.
+
+        Args:
+            old: the receipt with all of them, as they were before.
+            anew: the receipt of that one alone.
+        """
+        if len(old.deliveries) < 2:
+            return anew
+        (changed,) = anew.deliveries
+        joint = FanReceipt(old.id, old.event, old.topic, old.parent_id, self._lock)
+        joint.held = tuple(
+            changed if each.handler.name == changed.handler.name else each
+            for each in old.deliveries
+        )
+        joint.left = 2
+        for part in (old, anew):
+            part.when_done(partial(_part_done, joint))
+        return joint
+
+    def cleared(self, letter: DeadLetter, number: int) -> Receipt:
+        """Return the receipt of a delivery whose dead letter was cleared."""
+        receipt = FanReceipt(letter.event_id, letter.event, letter.topic, None, self._lock)
+        receipt.held = self._deliveries(receipt, [Recorded(number, "discarded", 0, 0, None)])
         return receipt
 
     def finished(self, receipt: Receipt) -> tuple[Delivery, ...]:

@@ -148,7 +148,10 @@ class Leftovers:
         return self._journal.names.name_of(unfinished.number)
 
     def _is_fed(self, unfinished: Unfinished) -> bool:
-        return unfinished.number <= self._fed.get(self._name_of(unfinished), 0)
+        return (
+            unfinished.number <= self._fed.get(self._name_of(unfinished), 0)
+            or unfinished.number in self._settling.replayed
+        )
 
     def _feed_event(
         self, routes: Router[Subscription], named: _Named, unfinished: Sequence[Unfinished]

@@ -21,6 +21,7 @@ class SettlingJournal:
 
     Attributes:
         numbers: numbers of the dead letters that the journal has. Each operation on it is atomic.
+        replayed: numbers of the deliveries that this run replays, or has replayed.
         written: deliveries that were written as succeeded together with the events that they
             published.
     """
@@ -28,6 +29,7 @@ class SettlingJournal:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.numbers: dict[DeadLetter, int] = {}
+        self.replayed: set[int] = set()
         self.written: set[Delivery] = set()
 
     def settled(self, settled: Sequence[LastAttempt]) -> None:
@@ -62,8 +64,17 @@ class SettlingJournal:
                 self.numbers.pop(old, None)
         self.numbers[letter] = number
 
-    def discard(self, letters: Sequence[DeadLetter]) -> None:
-        """Note that dead letters were cleared, or replayed in another way."""
-        numbers = [n for letter in letters if (n := self.numbers.pop(letter, None)) is not None]
-        if numbers and not self._journal.closed:
-            self._journal.write(b"".join(map(self._journal.discarded, numbers)))
+    def take(self, letter: DeadLetter) -> int | None:
+        """Take over a dead letter that is about to be replayed; None if the journal lacks it."""
+        number = self.numbers.pop(letter, None)
+        if number is not None:
+            self.replayed.add(number)
+        return number
+
+    def discard(self, letters: Sequence[DeadLetter]) -> list[tuple[DeadLetter, int]]:
+        """Write that dead letters were cleared; return the ones that the journal had."""
+        if self._journal.closed:
+            return []
+        had = [(each, n) for each in letters if (n := self.numbers.pop(each, None)) is not None]
+        self._journal.write(b"".join(self._journal.discarded(number) for _, number in had))
+        return had

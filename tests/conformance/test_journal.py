@@ -24,9 +24,7 @@ from procbus import (
     current,
 )
 from tests.parts import Held, close_with_only
-from tests.waits import eventually
-
-BOUND_S = 60.0
+from tests.waits import BOUND_S, eventually
 
 MakeBus = Callable[..., EventBus]
 
@@ -266,6 +264,119 @@ def test_an_id_runs_once(make_bus: MakeBus):
         assert [d.state for d in third.deliveries] == [DeliveryState.SUCCEEDED]
         again.publish(2, id="two")
     assert ran == [1, 2]
+
+
+class Fragile:
+    """A handler that refuses events until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+
+    def __call__(self, event: int) -> int:
+        if not self.mended:
+            raise Refused(f"no {event}")
+        return event * 2
+
+
+def until_the_database_has_it(bus: EventBus, given_id: str) -> None:
+    """Wait until the receipt of an id is not in memory any more."""
+    ids = bus._parts.journal._journal.ids  # type: ignore[union-attr] # noqa: SLF001 - no caller can tell
+    bus.publish(0)  # the journal moves what it has with the next record
+    eventually(lambda: ids.get(given_id) is None)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_id_follows_the_replay_of_its_dead_letter(make_bus: MakeBus, late: bool):
+    fragile = Fragile()
+    with make_bus(keep_results=True) as bus:
+        bus.subscribe("order", fragile, name="fragile")
+        failed = bus.publish("order", 1, id="one")
+        assert failed.wait(BOUND_S)
+        if late:
+            until_the_database_has_it(bus, "one")
+        fragile.mended = True
+        (replayed,) = bus.dead_letters.replay()
+        assert replayed.result(BOUND_S) == 2
+        assert replayed.id == failed.id
+        assert bus.publish("order", 1, id="one").result(BOUND_S) == 2
+        if late:
+            until_the_database_has_it(bus, "one")
+            assert bus.publish("order", 1, id="one").result(BOUND_S) == 2
+        with pytest.raises(Refused):
+            failed.result()
+    with make_bus(keep_results=True) as again:
+        again.subscribe("order", fragile, name="fragile")
+        assert again.publish("order", 1, id="one").result(BOUND_S) == 2
+        assert again.dead_letters == ()
+
+
+def test_an_id_of_several_handlers_has_all_of_them_after_a_replay(make_bus: MakeBus):
+    fragile, go_on = Fragile(), threading.Event()
+
+    def slow(event: int) -> int:
+        assert go_on.wait(BOUND_S)
+        return event
+
+    with make_bus(keep_results=True) as bus:
+        bus.subscribe("order", abs, name="abs")
+        bus.subscribe("order", fragile, name="fragile")
+        bus.subscribe("order", slow, name="slow")
+        failed = bus.publish("order", 1, id="one")
+        eventually(lambda: len(bus.dead_letters) == 1)
+        fragile.mended = True
+        (replayed,) = bus.dead_letters.replay()
+        assert replayed.result(BOUND_S) == 2
+        joint = bus.publish("order", 1, id="one")
+        assert not joint.done
+        told: list[object] = []
+        joint.when_done(told.append)
+        go_on.set()
+        assert joint.results(BOUND_S) == [1, 2, 1]
+        assert failed.wait(BOUND_S)
+        eventually(lambda: told == [joint])
+    with make_bus(keep_results=True) as again:
+        for name in ("abs", "fragile", "slow"):
+            again.subscribe("order", fragile, name=name)
+        assert again.publish("order", 1, id="one").results(BOUND_S) == [1, 2, 1]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_id_of_a_cleared_dead_letter_says_so_at_once(make_bus: MakeBus, late: bool):
+    with make_bus() as bus:
+        bus.subscribe("order", Fragile(), name="fragile")
+        bus.publish("order", 1, id="one").wait(BOUND_S)
+        if late:
+            until_the_database_has_it(bus, "one")
+        bus.dead_letters.clear()
+        with pytest.raises(ProcbusError, match="fragile failed with event 1, and the dead letter"):
+            bus.publish("order", 1, id="one").result(BOUND_S)
+    with make_bus() as again:
+        again.subscribe("order", Fragile(), name="fragile")
+        with pytest.raises(ProcbusError, match="fragile failed with event 1, and the dead letter"):
+            again.publish("order", 1, id="one").result(BOUND_S)
+
+
+def test_a_replay_that_was_not_finished_runs_once_at_the_next_start(make_bus: MakeBus):
+    fragile = Fragile()
+    with make_bus() as bus:
+        bus.subscribe("order", fragile, name="fragile")
+        failed = bus.publish("order", 1)
+        assert failed.wait(BOUND_S)
+    again = make_bus(io_workers=1)
+    again.subscribe("order", fragile, name="fragile")
+    stop_before_it_runs(again, lambda: [again.drain(0), again.dead_letters.replay()])
+    ran: list[tuple[int, bool]] = []
+
+    def note(event: int) -> None:
+        ran.append((current().event_id, current().redelivered))
+
+    with make_bus() as third:
+        third.subscribe("order", note, name="fragile")
+        third.subscribe("hold", note, name="hold")
+        assert third.drain(BOUND_S)
+        assert third.dead_letters == ()
+    assert (failed.id, True) in ran
+    assert len({event_id for event_id, _ in ran}) == len(ran)
 
 
 def test_many_publishers_of_one_id_run_it_once(make_bus: MakeBus):

@@ -73,7 +73,6 @@ METHODS = [
     "__name__",
     "__ne__",
     "__next__",
-    "__qualname__",
     "__reduce__",
     "__reduce_ex__",
     "__repr__",
@@ -95,13 +94,26 @@ METHODS = [
     "args",
     "add_note",
     "with_traceback",
+    "class __name__",
+    "class __module__",
+    "class __eq__",
+    "class __hash__",
+    "class __bool__",
+    "class __repr__",
+    "class __getattribute__",
+    "class __instancecheck__",
+    "class __subclasscheck__",
+    "class __reduce_ex__",
+    "class __mro__",
 ]
+#: Prefix of the methods in which the object's class misbehaves.
+_OF_CLASS = "class "
 #: Of these Python reads an attribute instead of calling a method.
 ATTRIBUTES = {
     "__class__",
     "__dict__",
     "__name__",
-    "__qualname__",
+    "__mro__",
     "__traceback__",
     "__cause__",
     "__notes__",
@@ -129,8 +141,17 @@ def act(mood: str, itself: object) -> Any:
 
 
 def hostile_class(hostility: Hostility, base: type) -> type:
-    """Make a class whose instances misbehave in one special method."""
+    """Make a class that misbehaves in one special method, or whose instances do."""
     method, mood = hostility
+    if method.startswith(_OF_CLASS):
+        body = misbehaving(method.removeprefix(_OF_CLASS), mood, type(base))
+        made: type = type("Meta", (type(base),), body)("Hostile", (base,), {})
+        return made
+    return type("Hostile", (base,), misbehaving(method, mood, base))
+
+
+def misbehaving(method: str, mood: str, base: type) -> dict[str, Any]:
+    """Make the body of a class whose instances misbehave in one special method."""
 
     def misbehave(self: object, *args: object, **kwargs: object) -> Any:
         return act(mood, self)
@@ -139,13 +160,13 @@ def hostile_class(hostility: Hostility, base: type) -> type:
 
         def misbehave(self: object, name: str = "", *args: object) -> Any:  # type: ignore[misc]
             if name in ("__class__", "__reduce_ex__", "__dict__"):
-                return object.__getattribute__(self, name)
+                return base.__getattribute__(self, name)  # type: ignore[call-arg, arg-type] # type's own takes both
             return act(mood, self)
 
     body: dict[str, Any] = {method: property(misbehave) if method in ATTRIBUTES else misbehave}
     if method == "__eq__":
-        body["__hash__"] = object.__hash__
-    return type("Hostile", (base,), body)
+        body["__hash__"] = base.__hash__
+    return body
 
 
 def hostile(hostility: Hostility, base: type = object, *args: Any) -> Any:

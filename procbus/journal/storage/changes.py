@@ -21,6 +21,7 @@ from procbus.journal.storage.records import (
     RecordKind,
     ResultRecord,
     RetryRecord,
+    RevivedRecord,
     SucceededRecord,
     records_in,
     sole_delivery_in,
@@ -73,7 +74,10 @@ class Changes:
     finished: dict[int, Done] = field(default_factory=dict)
     #: Deliveries that failed for good, new or not, by number.
     dead: dict[int, FailedRecord] = field(default_factory=dict)
-    #: Dead letters in the database that were replayed or cleared.
+    #: Dead letters in the database that are unfinished again. They become so before all that
+    #: follows here.
+    revived: set[int] = field(default_factory=set)
+    #: Dead letters that were cleared: of the database, or of `dead`.
     discarded: dict[int, DiscardedRecord] = field(default_factory=dict)
     #: New deliveries that are finished and kept: the end, and the attempts before the last.
     done: dict[int, tuple[Done, int]] = field(default_factory=dict)
@@ -95,6 +99,7 @@ class Changes:
             or self.progressed
             or self.finished
             or self.dead
+            or self.revived
             or self.discarded
             or self.done
             or self.handlers
@@ -146,10 +151,13 @@ class Changes:
                 self.progressed.pop(number, None)
                 self.dead[number] = record
             case DiscardedRecord(number, at):
-                if self.dead.pop(number, None) is not None and number >> SHIFT in self.events:
+                if number in self.dead and number >> SHIFT in self.events:
+                    del self.dead[number]
                     self._end_of_new(number, Done(False, at), 0)
                 else:
                     self.discarded[number] = record
+            case RevivedRecord(number):
+                self._revived(number)
             case HandlerRecord(number, kind, name):
                 self.handlers.append((number, kind, name))
 
@@ -163,6 +171,14 @@ class Changes:
             self.pending[(event_id << SHIFT) | handler] = Pending()
         if given_id is not None:
             self.ids.append((given_id, event_id))
+
+    def _revived(self, number: int) -> None:
+        if self.dead.pop(number, None) is None:
+            self.revived.add(number)
+        elif number >> SHIFT in self.events:
+            self.pending[number] = Pending()
+        else:  # it failed among these records, and is pending in the database
+            self.progressed[number] = Pending()
 
     def _finished(self, number: int, done: Done) -> None:
         before = self.pending.pop(number, None)

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from time import time
@@ -194,6 +194,8 @@ class Store:
             [(n, p.attempts, p.due_at, p.outcomes) for n, p in changes.pending.items()],
         )
         self._insert(_DONE, changes.done_rows(), "OR REPLACE")
+        if changes.revived:
+            self._revive(changes.revived)
         for number, p in changes.progressed.items():
             do(
                 "UPDATE pending SET attempts = ?, due_at = ?, outcomes = ? WHERE number = ?",
@@ -333,16 +335,19 @@ class Store:
                 (_numbers(numbers),),
             )
 
-    def revive(self, numbers: Iterable[int]) -> None:
+    def revive(self, numbers: Collection[int]) -> None:
         """Turn dead letters into pending deliveries, for the next bus to run."""
+        with self._transaction():
+            self._revive(numbers)
+
+    def _revive(self, numbers: Collection[int]) -> None:
         wanted = (_numbers(numbers),)
-        with self._transaction() as do:
-            do(
-                "INSERT INTO pending SELECT number, 0, 0, NULL FROM dead "
-                "WHERE number IN (SELECT value FROM json_each(?))",
-                wanted,
-            )
-            do("DELETE FROM dead WHERE number IN (SELECT value FROM json_each(?))", wanted)
+        self._writing.execute(
+            "INSERT OR IGNORE INTO pending SELECT number, 0, 0, NULL FROM dead "
+            "WHERE number IN (SELECT value FROM json_each(?))",
+            wanted,
+        )
+        self._delete("dead", numbers)
 
     def copy_to(self, path: str) -> None:
         """Copy the database as it is at one moment, without holding up the writer.

@@ -112,6 +112,11 @@ class Queries:
         rows = self._rows("SELECT event_id FROM ids WHERE given_id = ?", (given_id,))
         return rows[0][0] if rows else None
 
+    def given_id_of(self, event_id: int) -> str | None:
+        """The id that an open event was published with."""
+        rows = self._rows("SELECT given_id FROM events WHERE id = ?", (event_id,))
+        return rows[0][0] if rows else None
+
     def seen(self, given_id: str) -> SeenEvent | None:
         """The event that was published with an id, and the states of its deliveries.
 

@@ -28,6 +28,7 @@ class RecordKind:
     RETRY = 5
     FAILED = 6
     DISCARDED = 7
+    REVIVED = 8
 
 
 #: Head of every record: its kind, and the length of the rest.
@@ -50,11 +51,22 @@ _RETRY = struct.Struct("<BIqId")
 #: Kind, length, delivery, attempts, time, quarantined or not.
 _FAILED = struct.Struct("<BIqId?")
 _DISCARDED = struct.Struct("<BIqd")
+_REVIVED = struct.Struct("<BIq")
 _HANDLER = struct.Struct("<BIHB")
 
 _REST_OF = {
     each: each.size - _HEAD.size
-    for each in (_PUBLISHED, _SOLE, _SUCCEEDED, _RESULT, _RETRY, _FAILED, _DISCARDED, _HANDLER)
+    for each in (
+        _PUBLISHED,
+        _SOLE,
+        _SUCCEEDED,
+        _RESULT,
+        _RETRY,
+        _FAILED,
+        _DISCARDED,
+        _REVIVED,
+        _HANDLER,
+    )
 }
 _REST_OF_PUBLISHED = _REST_OF[_PUBLISHED]
 _REST_OF_SOLE = _REST_OF[_SOLE]
@@ -119,10 +131,16 @@ class SucceededRecord(NamedTuple):
 
 
 class DiscardedRecord(NamedTuple):
-    """A dead letter was replayed or cleared."""
+    """A dead letter was cleared, or replayed by an older procbus."""
 
     number: int
     at: float
+
+
+class RevivedRecord(NamedTuple):
+    """A dead letter was replayed: its delivery is unfinished again."""
+
+    number: int
 
 
 class HandlerRecord(NamedTuple):
@@ -140,6 +158,7 @@ Record = (
     | ResultRecord
     | SucceededRecord
     | DiscardedRecord
+    | RevivedRecord
     | HandlerRecord
 )
 
@@ -227,8 +246,13 @@ def pack_failed(
 
 
 def pack_discarded(number: int, at: float) -> bytes:
-    """Lay out the record that a dead letter was replayed or cleared."""
+    """Lay out the record that a dead letter was cleared."""
     return _DISCARDED.pack(RecordKind.DISCARDED, _REST_OF[_DISCARDED], number, at)
+
+
+def pack_revived(number: int) -> bytes:
+    """Lay out the record that a dead letter was replayed."""
+    return _REVIVED.pack(RecordKind.REVIVED, _REST_OF[_REVIVED], number)
 
 
 def pack_handler(number: int, kind: str, name: str) -> bytes:
@@ -285,6 +309,9 @@ def records_in(frame: bytes | memoryview) -> Iterator[Record]:
         elif kind == RecordKind.DISCARDED:
             _, _, number, when = _DISCARDED.unpack_from(frame, at)
             yield DiscardedRecord(number, when)
+        elif kind == RecordKind.REVIVED:
+            _, _, number = _REVIVED.unpack_from(frame, at)
+            yield RevivedRecord(number)
         elif kind == RecordKind.HANDLER:
             _, _, number, small = _HANDLER.unpack_from(frame, at)
             name = _text(frame[at + _HANDLER.size : stop])

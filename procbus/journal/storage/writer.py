@@ -11,6 +11,7 @@ from time import monotonic
 from procbus.core.errors import JournalError
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import log
+from procbus.core.receipt import Receipt
 from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.database import Store
 from procbus.journal.storage.files import trouble
@@ -79,7 +80,7 @@ class Writer:
         self.named: set[int] = set()
         #: Last generation that the database has noted.
         self._noted = 0
-        self._settled: list[str] = []
+        self._settled: list[tuple[str, Receipt]] = []
         self._large: deque[_Large] = deque()
         #: Losses that were found, in a sentence each; and the last generation whose losses were
         #: reported.
@@ -224,6 +225,7 @@ class Writer:
         self.last_id = max(self.last_id, changes.last_id)
         self.intake.release(max(self._noted, self.intake.noted))
         self._ids.forget(self._settled)
+        self._settled = []
         self._tidy()
 
     def _tell_lost(self, read: Half) -> None:

@@ -17,6 +17,7 @@ from procbus.journal.storage.records import (
     PublishedRecord,
     ResultRecord,
     RetryRecord,
+    RevivedRecord,
     SucceededRecord,
     pack_discarded,
     pack_failed,
@@ -24,6 +25,7 @@ from procbus.journal.storage.records import (
     pack_published,
     pack_result,
     pack_retry,
+    pack_revived,
     pack_succeeded,
     records_in,
     sole_delivery_in,
@@ -54,6 +56,7 @@ others = (
     | st.builds(RetryRecord, numbers, st.integers(0, 99), times, st.binary())
     | st.builds(FailedRecord, numbers, st.integers(0, 99), times, st.booleans(), st.binary())
     | st.builds(DiscardedRecord, numbers, times)
+    | st.builds(RevivedRecord, numbers)
     | st.builds(
         HandlerRecord, st.integers(1, MOST_HANDLERS), st.sampled_from(["io", "cpu"]), st.text()
     )
@@ -75,6 +78,8 @@ def pack(record: object) -> bytes:
             return pack_failed(*record)
         case DiscardedRecord():
             return pack_discarded(*record)
+        case RevivedRecord():
+            return pack_revived(*record)
         case HandlerRecord():
             return pack_handler(*record)
     raise AssertionError(record)
