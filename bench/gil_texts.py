@@ -180,7 +180,7 @@ def of_crossover(found: Found, _cores: int) -> str:
         f"Why: publishing an event, carrying it to another process and bringing its result back "
         f"costs your script some microseconds, however short the handler is. A shorter handler is "
         f"faster as a plain call, on no bus at all; give it larger events. The lane makes batches "
-        f"by itself: the events of about 10 ms of work share the cost of a pipe and a wake-up."
+        f"by itself: the events of about 20 ms of work share the cost of a pipe and a wake-up."
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from .client import fetch
 from .limit import bare_processes
 
 SLEEP_S = 0.010
@@ -31,16 +31,6 @@ def nap(seconds: float) -> None:
 async def async_nap(seconds: float) -> None:
     """Sleep on the event loop."""
     await asyncio.sleep(seconds)
-
-
-def fetch(port: int, number: int) -> bytes:
-    """Connect to a `server`, ask for an answer, read it to its end."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"%d\n" % number)
-        pieces = []
-        while piece := connection.recv(65536):
-            pieces.append(piece)
-        return b"".join(pieces)
 
 
 def request(port: int) -> int:

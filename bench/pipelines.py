@@ -8,7 +8,7 @@ after 10 ms, parsed and stored. Storing is always in the parent: one SQLite file
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from functools import partial
@@ -25,7 +25,8 @@ from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRe
 from procbus.demo.store import open_index
 from procbus.demo.thread_bus import ThreadBus
 
-from . import log_job
+from . import log_job, log_set
+from .index_job import publish_result, read_and_measure
 from .limit import bare_processes
 from .log_job import LogCounted, LogFetched, LogListed
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO, Question, Row, Settings
@@ -52,16 +53,6 @@ class Job(NamedTuple):
     steps: list[Step]
     whole: Callable[[Any], Any]
     finished: Callable[[], None]
-
-
-def read_and_measure(found: FileFound) -> FileMeasured | FileSkipped:
-    """Do all of the demo's job but store."""
-    published: list[Any] = []
-    handlers.read(found, published.append)
-    if isinstance(published[0], SourceRead):
-        handlers.measure(published.pop(), published.append)
-    result: FileMeasured | FileSkipped = published[0]
-    return result
 
 
 @contextmanager
@@ -93,13 +84,13 @@ def index_job(count: int) -> Iterator[Job]:
 def logs_job(count: int) -> Iterator[Job]:
     """Get the job with logs ready."""
     with (
-        log_job.log_server() as port,
+        log_set.log_server() as port,
         tempfile.TemporaryDirectory(prefix="procbus-bench-") as directory,
-        closing(log_job.Store(str(Path(directory, "totals.sqlite")))) as store,
+        closing(log_set.Store(str(Path(directory, "totals.sqlite")))) as store,
     ):
 
         def check() -> None:
-            if store.requests() != count * log_job.LINES:
+            if store.requests() != count * log_set.LINES:
                 raise RuntimeError(f"{store.requests()} requests in {count} logs")
 
         yield Job(
@@ -118,9 +109,13 @@ JOBS = {INDEX: index_job, LOGS: logs_job}
 
 
 def on_procbus(job: Job, settings: Settings, lane: Lane | None) -> None:
-    """Run every step on its own lane, or all but the last on one."""
+    """Run every step on its own lane, or all but the last on one: in a process as a single step."""
+    *steps, last = job.steps
+    if lane == "cpu":
+        whole = partial(publish_result, job.whole)
+        steps = [Step(steps[0].topics, whole, "cpu", publishes=True)]
     with EventBus([], cpu_workers=settings.workers, max_pending=1_000) as bus:
-        for step in job.steps:
+        for step in (*steps, last):
             kind = lane if lane and step.publishes else step.lane
             for topic in step.topics:
                 bus.subscribe(topic, step.handler, kind=kind, name=topic.__name__)
@@ -165,12 +160,12 @@ def work_on_share(pipe: Connection, whole: Callable[[Any], Any]) -> None:
     pipe.recv()  # the kill ends this wait
 
 
-def bare_seconds(job: Job, settings: Settings) -> float:
-    """Return how long bare processes take over their shares, with nothing stored."""
-    job.whole(job.events[0])  # imports what it needs, for all
-    with bare_processes(settings.workers, work_on_share, job.whole) as pipes:
+def seconds_of_shares(parts: Sequence[Any], work: Callable[[Any], Any], workers: int) -> float:
+    """Return how long bare processes take over their shares, with no result sent or kept."""
+    work(parts[0])  # imports what it needs, for all
+    with bare_processes(workers, work_on_share, work) as pipes:
         for number, pipe in enumerate(pipes):
-            pipe.send(job.events[number :: settings.workers])
+            pipe.send(parts[number::workers])
         for pipe in pipes:
             pipe.recv()
         began = perf_counter()
@@ -201,12 +196,12 @@ def limits(settings: Settings) -> dict[str, float]:
     found = {}
     count = settings.count(FULL_COUNT, at_least=8)
     with index_job(count) as job:
-        found[INDEX] = bare_seconds(job, settings)
+        found[INDEX] = seconds_of_shares(job.events, job.whole, settings.workers)
     with logs_job(count) as job:
         fetched = [
-            LogFetched(number, log_job.make_log(number % log_job.KINDS)) for number in range(count)
+            LogFetched(number, log_set.make_log(number % log_job.KINDS)) for number in range(count)
         ]
-        found[LOGS] = bare_seconds(job._replace(events=fetched, whole=log_job.counted), settings)
+        found[LOGS] = seconds_of_shares(fetched, log_job.counted, settings.workers)
     return found
 
 

@@ -21,6 +21,7 @@ SUITE = (
 PEERS = ("tiny_cpu", "tiny_io", "latency", "crash_table", "pending_memory", "startup")
 NAMES = (
     *SUITE,
+    "whole_jobs",
     "pythons",
     "tiny_cpu",
     "latency",

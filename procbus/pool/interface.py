@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 #: with its topic or None.
 Ended = tuple[Outcome, "list[tuple[str | None, Any]] | None"]
 
-#: Work in one batch for a worker on this machine, in seconds.
-BATCH_S = 0.010
+#: Work in one batch for a worker on this machine, in seconds; because a worker waits half as long
+#: between two handlers of 6 ms if it gets three at a time.
+BATCH_S = 0.020
 
 #: No successes.
 NO_SUCCESSES = Successes((), ())

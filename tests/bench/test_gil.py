@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from bench import in_process, interpreters, io_work, log_job, pipelines, ways
+from bench import (
+    client,
+    in_process,
+    index_job,
+    interpreters,
+    io_work,
+    log_job,
+    log_set,
+    pipelines,
+    ways,
+)
 from bench.io_scaling import bare_asyncio, procbus_async
 from bench.model import Settings
 from procbus.demo.handlers import FileFound
@@ -50,8 +60,8 @@ def test_peers_in_this_process_take_every_event(name: str) -> None:
 
 def test_the_server_gives_the_answer_that_was_asked_for() -> None:
     with io_work.server([b"nothing", b"all" * 30_000], answer_s=0.0) as port:
-        assert io_work.fetch(port, 0) == b"nothing"
-        assert io_work.fetch(port, 1) == b"all" * 30_000
+        assert client.fetch(port, 0) == b"nothing"
+        assert client.fetch(port, 1) == b"all" * 30_000
 
 
 def test_both_ways_to_ask_the_server_get_its_whole_answer() -> None:
@@ -88,11 +98,11 @@ def test_files_are_written_read_and_removed(tmp_path: Path) -> None:
 
 
 def test_every_line_of_a_log_is_counted() -> None:
-    packed = log_job.make_log(3)
-    assert packed == log_job.make_log(3) != log_job.make_log(4)
+    packed = log_set.make_log(3)
+    assert packed == log_set.make_log(3) != log_set.make_log(4)
     counted = log_job.counted(log_job.LogFetched(3, packed))
     lines = gzip.decompress(packed).decode().splitlines()
-    assert sum(counted.requests.values()) == len(lines) == log_job.LINES
+    assert sum(counted.requests.values()) == len(lines) == log_set.LINES
     assert counted.size == sum(int(line.rpartition(" ")[2]) for line in lines)
 
 
@@ -113,7 +123,7 @@ def test_a_job_that_lost_something_is_an_error(job: Callable[..., Any]) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_stored_as_skipped(tmp_path: Path) -> None:
-    found = pipelines.read_and_measure(FileFound(str(tmp_path / "gone.py"), "index"))
+    found = index_job.read_and_measure(FileFound(str(tmp_path / "gone.py"), "index"))
     assert type(found).__name__ == "FileSkipped"
 
 
