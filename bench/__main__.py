@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import loky
 from rich.console import Console
 
 from . import machine, questions, report, work
-from .model import Settings
+from .model import Question, Settings
 from .results import CannotResume, Results
 from .runner import Answer, ask
 
@@ -76,8 +76,47 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def ask_all(
+    names: Sequence[str],
+    results: Results,
+    repeat: int | None,
+    *,
+    load: Callable[[str], Question] = questions.load,
+    ask: Callable[..., None] = ask,
+) -> list[Answer]:
+    """Ask the questions in turn, saying on stderr what is being measured.
+
+    Args:
+        names: names of the questions.
+        results: take every sample, and may have some already.
+        repeat: number of rounds of each; None for the question's own number.
+        load: returns the question of a name.
+        ask: asks one question, as `runner.ask`.
+    """
+    answers = []
+    with Console(stderr=True).status("") as status:
+        for question in map(load, names):
+            rounds = question.rounds if repeat is None else repeat
+
+            def on_sample(name: str, contender: str, number: int, rounds: int = rounds) -> None:
+                status.update(f"{name}: {contender}, round {number + 1} of {rounds}")
+
+            answer = results.answer_to(question)
+            ask(answer, results.settings, rounds, on_sample, results.keep)
+            answers.append(answer)
+    return answers
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    ask_all: Callable[[Sequence[str], Results, int | None], list[Answer]] = ask_all,
+) -> int:
     """Ask, show and keep.
+
+    Args:
+        arguments: of the command line; None for the ones of this process.
+        ask_all: asks the questions.
 
     Returns:
         The exit code: 0, 1 when a sample failed, 2 when a file cannot be continued. A target that
@@ -131,28 +170,6 @@ def write_report(file: Path, directory: Path) -> int:
     for path in page.write(document, directory):
         print(path)
     return 0
-
-
-def ask_all(names: Sequence[str], results: Results, repeat: int | None) -> list[Answer]:
-    """Ask the questions in turn, saying on stderr what is being measured.
-
-    Args:
-        names: names of the questions.
-        results: take every sample, and may have some already.
-        repeat: number of rounds of each; None for the question's own number.
-    """
-    answers = []
-    with Console(stderr=True).status("") as status:
-        for question in map(questions.load, names):
-            rounds = question.rounds if repeat is None else repeat
-
-            def on_sample(name: str, contender: str, number: int, rounds: int = rounds) -> None:
-                status.update(f"{name}: {contender}, round {number + 1} of {rounds}")
-
-            answer = results.answer_to(question)
-            ask(answer, results.settings, rounds, on_sample, results.keep)
-            answers.append(answer)
-    return answers
 
 
 if __name__ == "__main__":

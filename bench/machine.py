@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,10 +45,17 @@ def facts(workers: int) -> dict[str, object]:
     }
 
 
-def wait_until_quiet(patience_s: float) -> bool:
-    """Wait until no other program uses the cores; tell whether that happened in time."""
+def wait_until_quiet(
+    patience_s: float, cpu_percent: Callable[[float], float] = psutil.cpu_percent
+) -> bool:
+    """Wait until no other program uses the cores; tell whether that happened in time.
+
+    Args:
+        patience_s: maximum wait, in seconds.
+        cpu_percent: measures the use of the cores, for a time in seconds.
+    """
     end = monotonic() + patience_s
-    while psutil.cpu_percent(interval=LOOK_S) > QUIET_PERCENT:
+    while cpu_percent(LOOK_S) > QUIET_PERCENT:
         if monotonic() > end:
             return False
     return True

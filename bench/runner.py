@@ -149,6 +149,10 @@ def ask(
     rounds: int,
     on_sample: Callable[[str, str, int], None],
     on_taken: Callable[[Answer], None],
+    *,
+    take: Callable[[Question, str, Settings], dict[str, float]] = take_sample,
+    wait: Callable[[float], bool] = wait_until_quiet,
+    find: Callable[[str], object] = find_spec,
 ) -> None:
     """Ask one question: in every round, each contender once, in an order that rotates.
 
@@ -158,15 +162,18 @@ def ask(
         rounds: number of figures of each contender.
         on_sample: called with the question's name, the contender and the round before each sample.
         on_taken: called with the answer after each sample, and once where there is none to take.
+        take: takes a sample.
+        wait: waits for a quiet machine, at most for that many seconds.
+        find: finds a package; None if it is not installed.
     """
     question = answer.question
     answer.not_installed = list(question.not_here)
     names = list(question.contenders)
     for name in OPTIONAL:
-        if name in names and find_spec(name) is None:
+        if name in names and find(name) is None:
             answer.not_installed.append(name)
             names.remove(name)
-    if any(find_spec(module) is None for module in question.needs):
+    if any(find(module) is None for module in question.needs):
         answer.not_installed += names
         names = []
     on_taken(answer)
@@ -182,10 +189,10 @@ def ask(
             on_sample(question.name, contender, number)
             if settings.scale >= 1:  # the figures of a quick run mean nothing anyhow
                 # After one wait in vain the others are not waited for.
-                is_quiet = wait_until_quiet(PATIENCE_S if is_quiet else 0.0)
+                is_quiet = wait(PATIENCE_S if is_quiet else 0.0)
                 answer.disturbed += not is_quiet
             try:
-                figures[contender] = take_sample(question, contender, settings)
+                figures[contender] = take(question, contender, settings)
             except SampleFailed as failure:
                 answer.errors.append(f"{contender}, round {number + 1}: {failure}")
             on_taken(answer)

@@ -8,9 +8,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ QUESTION = Question(
 )
 
 
-def ask(question: Question, rounds: int) -> runner.Answer:
-    """Ask without a listener."""
+def ask(question: Question, rounds: int, **replaced: Any) -> runner.Answer:
+    """Ask without a listener, with parts of `runner.ask` replaced."""
     answer = runner.Answer(question)
-    runner.ask(answer, SETTINGS, rounds, lambda *_: None, lambda _: None)
+    runner.ask(answer, SETTINGS, rounds, lambda *_: None, lambda _: None, **replaced)
     return answer
 
 
@@ -171,19 +171,19 @@ def test_every_ratio_is_against_a_contender_of_its_question() -> None:
 
 
 def test_counts_of_events_are_scaled_as_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     asked = []
 
-    def ask_all(names: list[str], found: results.Results, repeat: int | None) -> list[Any]:
+    def ask_all(names: Sequence[str], found: results.Results, repeat: int | None) -> list[Any]:
         asked.append((names, found.settings.scale, repeat))
         return []
 
-    monkeypatch.setattr(bench_main, "ask_all", ask_all)
+    main = partial(bench_main.main, ask_all=ask_all)
     arguments = ["--only", "large_stream", "--json", str(tmp_path / "results.json")]
-    bench_main.main(arguments)
-    bench_main.main([*arguments, "--scale", "10", "--repeat", "1"])
-    bench_main.main([*arguments, "--scale", "10", "--quick"])
+    main(arguments)
+    main([*arguments, "--scale", "10", "--repeat", "1"])
+    main([*arguments, "--scale", "10", "--quick"])
     quick = bench_main.QUICK_SCALE
     names = ["large_stream"]
     assert asked == [(names, 1.0, None), (names, 10.0, 1), (names, quick, 1)]
@@ -195,43 +195,35 @@ def test_listing_names_every_question(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line.split()[0] for line in lines] == list(questions.NAMES)
 
 
-def test_a_round_asks_each_contender_once_and_rounds_begin_with_different_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_round_asks_each_contender_once_and_rounds_begin_with_different_ones() -> None:
     asked = []
 
     def take(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
         asked.append(contender)
         return {"speed": 1.0}
 
-    monkeypatch.setattr(runner, "take_sample", take)
-    answer = ask(QUESTION, rounds=3)
+    answer = ask(QUESTION, rounds=3, take=take)
     rounds = [asked[0:3], asked[3:6], asked[6:9]]
     assert all(sorted(names) == sorted(QUESTION.contenders) for names in rounds)
     assert len({names[0] for names in rounds}) == 3
     assert answer.figures(SPEED, PROCBUS) == [1.0, 1.0, 1.0]
 
 
-def test_a_failed_sample_is_reported_and_the_others_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sample_is_reported_and_the_others_count() -> None:
     def take(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
         if contender == "other":
             raise runner.SampleFailed("it fell over")
         return {"speed": 4.0}
 
-    monkeypatch.setattr(runner, "take_sample", take)
-    answer = ask(QUESTION, rounds=1)
+    answer = ask(QUESTION, rounds=1, take=take)
     assert answer.errors == ["other, round 1: it fell over"]
     assert answer.figures(SPEED, PROCBUS) == [4.0]
     assert answer.is_reached(SPEED, SPEED.targets[0]) is None
 
 
-def test_a_peer_that_is_not_installed_is_named_and_not_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(runner, "take_sample", lambda *_: {"speed": 1.0})
-    monkeypatch.setattr(runner, "find_spec", lambda _name: None)
+def test_a_peer_that_is_not_installed_is_named_and_not_an_error() -> None:
     question = replace(QUESTION, contenders={**QUESTION.contenders, "mpire": never_called})
-    answer = ask(question, rounds=1)
+    answer = ask(question, rounds=1, take=lambda *_: {"speed": 1.0}, find=lambda _name: None)
     assert answer.not_installed == ["mpire"]
     assert answer.errors == []
     assert answer.figures(SPEED, "mpire") == []
@@ -325,18 +317,15 @@ def names_of(pid: int) -> list[Path]:
     return list(runner.SHARED_MEMORY.glob(f"sem.loky-{pid}-*"))
 
 
-def test_question_sets_its_rounds_unless_the_command_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_question_sets_its_rounds_unless_the_command_does() -> None:
     asked = []
 
     def ask(answer: runner.Answer, _settings: Settings, rounds: int, *_: object) -> None:
         asked.append((answer.question.name, rounds))
 
-    monkeypatch.setattr(bench_main, "ask", ask)
     found = results.Results(Path("not written"), {}, SETTINGS)
-    bench_main.ask_all(["tiny_io", "crash_table"], found, None)
-    bench_main.ask_all(["tiny_io", "crash_table"], found, 2)
+    bench_main.ask_all(["tiny_io", "crash_table"], found, None, ask=ask)
+    bench_main.ask_all(["tiny_io", "crash_table"], found, 2, ask=ask)
     assert asked == [("tiny_io", 5), ("crash_table", 1), ("tiny_io", 2), ("crash_table", 2)]
 
 

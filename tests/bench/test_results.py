@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from bench import __main__ as bench_main
-from bench import machine, questions, runner
+from bench import machine, runner
 from bench.model import LIMIT, PROCBUS, Question, Row, Settings
 from bench.results import CannotResume, Results
 
@@ -39,46 +40,51 @@ QUESTION = Question(
 )
 
 
+class Samples:
+    """Samples are 1, 2, 3 ... in the order in which they are taken."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def take(self, _question: Question, contender: str, _settings: Settings) -> dict[str, float]:
+        self.asked.append(contender)
+        return {"speed": float(len(self.asked))}
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Samples are 1, 2, 3 ... in the order in which they are taken; gives who was asked."""
-    asked: list[str] = []
-
-    def take(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
-        asked.append(contender)
-        return {"speed": float(len(asked))}
-
-    monkeypatch.setattr(runner, "take_sample", take)
-    return asked
+def samples() -> Samples:
+    return Samples()
 
 
-def ask(results: Results, rounds: int, on_taken: Any = None) -> runner.Answer:
+def ask(results: Results, rounds: int, on_taken: Any = None, **replaced: Any) -> runner.Answer:
+    """Ask with parts of `runner.ask` replaced."""
     answer = results.answer_to(QUESTION)
-    runner.ask(answer, results.settings, rounds, lambda *_: None, on_taken or results.keep)
+    keep = on_taken or results.keep
+    runner.ask(answer, results.settings, rounds, lambda *_: None, keep, **replaced)
     return answer
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, asked: list[str]) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, samples: Samples) -> None:
     file = tmp_path / "results.json"
     results = Results(file, MACHINE, SETTINGS)
 
     def interrupt(answer: runner.Answer) -> None:
         results.keep(answer)
-        if len(asked) == 4:
+        if len(samples.asked) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ask(results, 2, on_taken=interrupt)
+        ask(results, 2, on_taken=interrupt, take=samples.take)
     before = json.loads(file.read_text())["questions"]["made_up"]["rounds"]
 
     resumed = Results.resumed(file, MACHINE, replace(SETTINGS, spins_per_ms=999))
-    answer = ask(resumed, 2)
+    answer = ask(resumed, 2, take=samples.take)
 
     assert before == [
         {PROCBUS: {"speed": 1.0}, LIMIT: {"speed": 2.0}, "other": {"speed": 3.0}},
         {LIMIT: {"speed": 4.0}},
     ]
-    assert asked[4:] == ["other", PROCBUS]
+    assert samples.asked[4:] == ["other", PROCBUS]
     assert answer.rounds == [
         before[0],
         {LIMIT: {"speed": 4.0}, "other": {"speed": 5.0}, PROCBUS: {"speed": 6.0}},
@@ -87,36 +93,33 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, asked: list[str
 
 
 def test_finished_run_takes_no_sample_and_other_questions_stay(
-    tmp_path: Path, asked: list[str]
+    tmp_path: Path, samples: Samples
 ) -> None:
     file = tmp_path / "results.json"
     results = Results(file, MACHINE, SETTINGS)
-    ask(results, 1)
+    ask(results, 1, take=samples.take)
     results.document["questions"]["another"] = {"rounds": [{"x": {"y": 1.0}}]}
     results.keep(results.answer_to(QUESTION))
-    asked.clear()
+    samples.asked.clear()
     resumed = Results.resumed(file, {**MACHINE, "date": "later"}, SETTINGS)
-    ask(resumed, 1)
+    ask(resumed, 1, take=samples.take)
     document = json.loads(file.read_text())
-    assert asked == []
+    assert samples.asked == []
     assert document["questions"]["another"]["rounds"] == [{"x": {"y": 1.0}}]
     assert document["questions"]["made_up"]["rows"]["speed"]["contenders"]["other"]["runs"] == [3.0]
     assert document["machine"]["resumed"] == ["later"]
 
 
-def test_samples_that_failed_are_taken_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_that_failed_are_taken_again(tmp_path: Path) -> None:
     def fail(_question: Question, contender: str, _settings: Settings) -> dict[str, float]:
         if contender == "other":
             raise runner.SampleFailed("it fell over")
         return {"speed": 1.0}
 
-    monkeypatch.setattr(runner, "take_sample", fail)
     file = tmp_path / "results.json"
-    assert ask(Results(file, MACHINE, SETTINGS), 1).errors == ["other, round 1: it fell over"]
-    monkeypatch.setattr(runner, "take_sample", lambda *_: {"speed": 7.0})
-    answer = ask(Results.resumed(file, MACHINE, SETTINGS), 1)
+    failed = ask(Results(file, MACHINE, SETTINGS), 1, take=fail)
+    assert failed.errors == ["other, round 1: it fell over"]
+    answer = ask(Results.resumed(file, MACHINE, SETTINGS), 1, take=lambda *_: {"speed": 7.0})
     assert answer.errors == []
     assert answer.rounds[0]["other"] == {"speed": 7.0}
 
@@ -154,30 +157,30 @@ def test_the_command_line_says_why_it_cannot_go_on(
 
 def test_the_command_line_goes_on_and_an_interruption_says_how(
     tmp_path: Path,
-    asked: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    samples: Samples,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "results.json"
-    monkeypatch.setattr(questions, "load", lambda _name: QUESTION)
-    take = runner.take_sample
 
     def interrupt(*arguments: Any) -> dict[str, float]:
-        if len(asked) == 1:
+        if len(samples.asked) == 1:
             raise KeyboardInterrupt
-        return take(*arguments)
+        return samples.take(*arguments)
 
-    monkeypatch.setattr(runner, "take_sample", interrupt)
+    def run(*more: str, take: Callable[..., dict[str, float]]) -> int:
+        asks = partial(runner.ask, take=take)
+        ask_all = partial(bench_main.ask_all, load=lambda _name: QUESTION, ask=asks)
+        return bench_main.main([*arguments, *more], ask_all=ask_all)
+
     arguments = ["--quick", "--only", "tiny_io", "--json", str(file)]
-    assert bench_main.main(arguments) == 130
+    assert run(take=interrupt) == 130
     assert "go on with --resume" in capsys.readouterr().err
-    monkeypatch.setattr(runner, "take_sample", take)
-    assert bench_main.main([*arguments, "--resume"]) == 0
-    assert asked == [PROCBUS, LIMIT, "other"]
+    assert run("--resume", take=samples.take) == 0
+    assert samples.asked == [PROCBUS, LIMIT, "other"]
 
 
 def test_real_run_waits_for_quiet_and_counts_questions_begun_without(
-    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, samples: Samples
 ) -> None:
     busy = iter([0.0, 90.0, 90.0, 0.0])
     waited: list[float] = []
@@ -186,24 +189,21 @@ def test_real_run_waits_for_quiet_and_counts_questions_begun_without(
         waited.append(patience_s)
         return next(busy) < machine.QUIET_PERCENT
 
-    monkeypatch.setattr(runner, "wait_until_quiet", wait_until_quiet)
     results = Results(tmp_path / "results.json", MACHINE, replace(SETTINGS, scale=1.0))
-    answer = ask(results, 1)
+    answer = ask(results, 1, take=samples.take, wait=wait_until_quiet)
     assert answer.disturbed == 2
     assert waited == [runner.PATIENCE_S, runner.PATIENCE_S, 0.0]  # in vain, so not once more
     assert results.answer_to(QUESTION).disturbed == 2
 
 
-def test_machine_is_quiet_once_the_cores_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_is_quiet_once_the_cores_are_idle() -> None:
     used = iter([80.0, 30.0, 2.0])
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: next(used))
-    assert machine.wait_until_quiet(60.0)
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 99.0)
-    assert not machine.wait_until_quiet(0.0)
+    assert machine.wait_until_quiet(60.0, lambda _: next(used))
+    assert not machine.wait_until_quiet(0.0, lambda _: 99.0)
 
 
-def test_question_with_a_missing_requirement_is_skipped(asked: list[str]) -> None:
+def test_question_with_a_missing_requirement_is_skipped(samples: Samples) -> None:
     answer = runner.Answer(replace(QUESTION, needs=("no_such_module",), not_here=("3.99",)))
-    runner.ask(answer, SETTINGS, 1, lambda *_: None, lambda _: None)
+    runner.ask(answer, SETTINGS, 1, lambda *_: None, lambda _: None, take=samples.take)
     assert answer.not_installed == ["3.99", PROCBUS, LIMIT, "other"]
-    assert asked == []
+    assert samples.asked == []
