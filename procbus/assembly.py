@@ -45,14 +45,15 @@ if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.flow import Flow
     from procbus.journal.bus_journal import BusJournal
+    from procbus.journal.journal import Journal
     from procbus.journal.settlement import SettlingJournal
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
 
 
-def make_lanes(parts: Assembly) -> Lanes:
-    """Make the lanes of a bus whose other parts exist."""
+def make_lanes(parts: Assembly, **makers: Any) -> Lanes:
+    """Make the lanes of a bus whose other parts exist; `makers` as for `Lanes`."""
     settings = parts.settings
     return Lanes(
         parts.flow,
@@ -62,6 +63,7 @@ def make_lanes(parts: Assembly) -> Lanes:
         parts.advisor.stir,
         settings.io_workers,
         settings.cpu_workers,
+        **makers,
     )
 
 
@@ -74,6 +76,8 @@ class Makers(NamedTuple):
     supervisor: Callable[[RetryQueue], Supervisor] = Supervisor
     #: None for `CpuLane`, which is imported when the first handler needs it.
     cpu_lane: Callable[[Pool, Flow, RecyclingPolicy], CpuLane] | None = None
+    #: None for `Journal`, which is imported if the bus has one.
+    journal: Callable[..., Journal] | None = None
 
 
 #: The makers of an ordinary bus.
@@ -114,7 +118,7 @@ class Assembly:
             from procbus.journal.journal import Journal
             from procbus.journal.settlement import SettlingJournal
 
-            journal = Journal(
+            journal = (make.journal or Journal)(
                 settings.journal,
                 durability=settings.durability,
                 keep_s=settings.keep,

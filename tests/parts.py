@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 from procbus import EventBus
-from procbus.assembly import Assembly, Makers
+from procbus.assembly import Assembly, Makers, make_lanes
 from procbus.core.context import HandlerContext
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
@@ -19,6 +21,8 @@ from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
+from procbus.lanes.lanes import Lanes
+from procbus.lanes.threads import IoLane, IoThread
 from procbus.settings import BusOptions, Settings
 from tests.waits import eventually
 
@@ -40,6 +44,19 @@ class BusWith(EventBus):
 
     def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
         return Assembly(settings, handlers, self._make)
+
+
+def threads_up_to(most: int) -> Callable[[Assembly], Lanes]:
+    """Makes lanes for a system that can start only so many threads."""
+    started = itertools.count(1)
+
+    class Limited(IoThread):
+        def start(self) -> None:
+            if next(started) > most:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    return partial(make_lanes, make_io_lane=partial(IoLane, make_thread=Limited))
 
 
 class FakeLane:

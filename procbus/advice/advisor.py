@@ -70,15 +70,35 @@ class Subscribed(Protocol):
         """Have the bus use the new lane of a handler that moved."""
 
 
+def _make_probe() -> GilProbe | None:
+    from procbus.advice.gil_probe import GilProbe, is_available  # only now: it imports ctypes
+
+    return GilProbe() if is_available() else None
+
+
 class Advisor:
     """Advises on the handlers of one bus. All methods may be called from any thread.
 
     Args:
         subscriptions: the subscriptions of the bus.
         lanes: returns the lanes on which they run.
+        look_s: interval between two looks at handlers that are not settled yet, in seconds.
+        make_probe: makes the probe of the GIL; it returns None if there can be none.
+        is_ending: whether the interpreter is ending.
     """
 
-    def __init__(self, subscriptions: Subscribed, lanes: Callable[[], Advised]) -> None:
+    def __init__(
+        self,
+        subscriptions: Subscribed,
+        lanes: Callable[[], Advised],
+        *,
+        look_s: float = ADVISOR_LOOK_S,
+        make_probe: Callable[[], GilProbe | None] = _make_probe,
+        is_ending: Callable[[], bool] = lambda: exit_hooks.ending,
+    ) -> None:
+        self._look_s = look_s
+        self._make_probe = make_probe
+        self._is_ending = is_ending
         self._subscriptions = subscriptions
         self._lanes = lanes
         self._policies: dict[LaneSwitch, SwitchPolicy] = {}
@@ -178,19 +198,14 @@ class Advisor:
         if not at_work or not self._can_look:
             return None
         if self._probe is None:
-            from procbus.advice.gil_probe import (  # only now: it imports ctypes
-                GilProbe,
-                is_available,
-            )
-
-            self._can_look = is_available()
-            if not self._can_look:
+            self._probe = self._make_probe()
+            if self._probe is None:
+                self._can_look = False
                 return None
-            self._probe = GilProbe()
         for subscription, found in self._probe.look(self._next_of([each for each, _ in at_work])):
             subscription.meter.note_look(found)
         looks = min(subscription.meter.looks for _, subscription in at_work)
-        return ADVISOR_LOOK_S if looks < SETTLED else _SELDOM_S
+        return self._look_s if looks < SETTLED else _SELDOM_S
 
     def _next_of(
         self, threads: Sequence[ProbedThread[Subscription]]
@@ -211,7 +226,7 @@ class Advisor:
                 self._told.add(number)
                 log.log(_LEVELS[advice.level], "%s (logged once)", advice.text)
         # While the interpreter ends, no worker may start any more.
-        if not self._stopped.is_set() and not exit_hooks.ending:
+        if not self._stopped.is_set() and not self._is_ending():
             self._move(machine)
 
     def _move(self, machine: Machine) -> None:

@@ -32,6 +32,7 @@ from procbus.journal.storage.intake import HALF, Intake
 from procbus.journal.storage.lock import JournalLock
 from procbus.journal.storage.names import HandlerNames
 from procbus.journal.storage.opening import (
+    RESERVED,
     Reservation,
     identify,
     read_left,
@@ -71,6 +72,9 @@ class Journal:
         keep_s: time for which finished deliveries are kept, in seconds.
         keep_results: whether their results are kept too.
         codec: codec for events, results and outcomes.
+        half: size of a half of the intake, in bytes.
+        tidy_s: interval between two deletions of old finished records, in seconds.
+        reserved: number of ids reserved at a time.
 
     Attributes:
         closed: whether it was closed.
@@ -94,7 +98,11 @@ class Journal:
         keep_results: bool = False,
         codec: CodecName = "pickle",
         half: int = HALF,
+        tidy_s: float = TIDY_S,
+        reserved: int = RESERVED,
     ) -> None:
+        self._tidy_s = tidy_s
+        self._reserved = reserved
         self._power = durability == "power"
         self._keep_s = keep_s
         self._keep_results = keep_results
@@ -139,7 +147,9 @@ class Journal:
             raise cannot_write(self.path + "-intake", error) from error
         self._writer.intake = self._intake
         self._sync = GroupSync(self._intake, self.path)
-        self._reservation = Reservation(store, self.first_id - 1, user(power=self._power))
+        self._reservation = Reservation(
+            store, self.first_id - 1, user(power=self._power), self._reserved
+        )
         known = self.queries.handlers()
         self._writer.named.update(number for number, _, _ in known)
         self.names = HandlerNames(known, self._intake.append)
@@ -395,7 +405,7 @@ class Journal:
         """Reserve more ids before they run out; now and then delete old finished records."""
         self._reservation.extend(self._writer.last_id)
         now = self._calendar.now()
-        if not 0 < self._keep_s < inf or 0 <= now - self._tidied_at < TIDY_S:
+        if not 0 < self._keep_s < inf or 0 <= now - self._tidied_at < self._tidy_s:
             return
         self._tidied_at = now
         self._store.purge(self._tidied_at - self._keep_s)

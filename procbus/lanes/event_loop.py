@@ -131,9 +131,15 @@ class LoopLane:
 
     Args:
         flow: settles deliveries, and makes the return value of `current()` in a handler.
+        most_at_once: maximum of handlers that run at once.
+        held_s: time without an await after which a handler is logged, in seconds.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(
+        self, flow: Flow, *, most_at_once: int = MOST_AT_ONCE, held_s: float = HELD_S
+    ) -> None:
+        self._most_at_once = most_at_once
+        self._held_s = held_s
         self.queue = LaneQueue()
         self.at_hand: dict[Delivery, float] = {}
         self.events_done = 0
@@ -347,7 +353,7 @@ class LoopLane:
         self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
         loop = self._loop  # set before anything is put on it, until its thread ends
         take = self.queue.take_now
-        while len(self._tasks) - self._lent < MOST_AT_ONCE:
+        while len(self._tasks) - self._lent < self._most_at_once:
             delivery = take()
             if delivery is None:
                 return
@@ -452,7 +458,7 @@ class LoopLane:
             meter.note_run(ended_at, wall_s, steps.cpu_s, stands_for, steps.suspended_s)
             if meter.fresh_s > STIR_S:
                 self.stir()
-            if steps.longest_s > HELD_S and handler.number not in self._blamed:
+            if steps.longest_s > self._held_s and handler.number not in self._blamed:
                 self._blamed.add(handler.number)
                 log.warning(
                     "%s held the event loop for %.2g s without an await, in event %d: all async "

@@ -74,6 +74,8 @@ class Lanes:
         io_workers: maximum of threads in the io lane; None for the default.
         cpu_workers: maximum of worker processes, as far as known; None for one for each core.
         only: the one lane for all handlers, as in tests; None for a lane for each kind.
+        make_io_lane: makes the lane of threads.
+        make_loop_lane: makes the lane of the event loop; None for `LoopLane`.
     """
 
     def __init__(
@@ -86,7 +88,11 @@ class Lanes:
         io_workers: int | None = None,
         cpu_workers: int | None = None,
         only: OnlyLane | None = None,
+        *,
+        make_io_lane: Callable[[int, Flow, Callable[[], None]], IoLane] = IoLane,
+        make_loop_lane: Callable[[Flow], LoopLane] | None = None,
     ) -> None:
+        self._make_loop_lane = make_loop_lane
         self._lock = threading.RLock()
         self._flow = flow
         self._make_cpu_lane = make_cpu_lane
@@ -95,7 +101,7 @@ class Lanes:
         self._stir = stir
         self._cpu_workers = cpu_workers
         self._only = only
-        self.io = IoLane(io_workers or IO_WORKERS, flow, stir)
+        self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
         self._io_needed = False
         self.limited = False
@@ -210,7 +216,7 @@ class Lanes:
             if self.loop is None:
                 from procbus.lanes.event_loop import LoopLane  # only now: it imports asyncio
 
-                made = LoopLane(self._flow)
+                made = (self._make_loop_lane or LoopLane)(self._flow)
                 made.stir = self._stir
                 if self.loop is None:  # the usual case, unless a signal handler made it meanwhile
                     self.loop = made

@@ -325,6 +325,9 @@ class IoLane:
         threads: maximum of threads; one is started when no other is free.
         flow: settles deliveries, and makes the return value of `current()` in a handler.
         stir: called now and then while runs are measured.
+        most_lent: maximum of threads that wait for the bus in a handler while another has their
+            place.
+        make_thread: makes a thread, of this lane, a number and the flow.
     """
 
     def __init__(
@@ -332,7 +335,12 @@ class IoLane:
         threads: int,
         flow: Flow,
         stir: Callable[[], None] = lambda: None,
+        *,
+        most_lent: int = MOST_LENT,
+        make_thread: Callable[[IoLane, int, Flow], IoThread] = IoThread,
     ) -> None:
+        self._most_lent = most_lent
+        self._make_thread = make_thread
         self.stir = stir
         self.queue = LaneQueue()
         self.size = threads
@@ -434,7 +442,7 @@ class IoLane:
     def full(self) -> bool:
         """Whether the maximum of threads was started."""
         there = len(self._threads)
-        return there - self._lent >= self.size or there >= self.size + MOST_LENT
+        return there - self._lent >= self.size or there >= self.size + self._most_lent
 
     def grow(self) -> None:
         """Start another thread for a starved queue, if the maximum allows."""
@@ -444,7 +452,7 @@ class IoLane:
                 if self.full or self.queue.closed or not self.queue.starved:
                     return
                 self.queue.locked_started()
-                thread = IoThread(self, next(self._numbers), self._flow)
+                thread = self._make_thread(self, next(self._numbers), self._flow)
                 self._threads.append(thread)
             thread.start()
         except Tangled:
@@ -476,7 +484,7 @@ class IoLane:
             if thread not in self._threads:
                 return  # it was left behind, and replaced
             there = len(self._threads)
-            if there >= self.size + MOST_LENT and there - self._lent <= 1:
+            if there >= self.size + self._most_lent and there - self._lent <= 1:
                 raise ProcbusError(
                     f"{self._lent} handlers wait for the work of other handlers, and no more "
                     "threads are started for it: make the waiting handlers async, and await "

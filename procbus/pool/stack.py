@@ -67,13 +67,14 @@ class StackPage:
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
 
-    def ask(self, send: Callable[[int], bool]) -> Task[None]:
-        """In the parent: have the worker write its stack, and wait until it has, `PATIENCE_S`.
+    def ask(self, send: Callable[[int], bool], *, patience_s: float | None = None) -> Task[None]:
+        """In the parent: have the worker write its stack, and wait until it has.
 
         Thread-safe, as `close` is.
 
         Args:
             send: sends the worker a signal; returns False if it is gone.
+            patience_s: maximum wait, in seconds; None for `PATIENCE_S`.
         """
         with self._in_use:
             if SIGNAL is None or self._fd < 0:
@@ -82,7 +83,7 @@ class StackPage:
             os.lseek(self._fd, 0, os.SEEK_SET)  # the offset is shared with the worker
             if not send(SIGNAL):
                 return
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
             size, steady = 0, 0
             while steady < _STEADY and time.monotonic() < deadline:
                 yield

@@ -8,7 +8,7 @@ tasks together take as long as the longest one, without a thread for each.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 #: Interval between two turns, in seconds.
@@ -19,10 +19,16 @@ R = TypeVar("R")
 Task = Generator[None, None, R]
 
 
-def in_turn(pieces: Sequence[Task[R]]) -> list[R | None]:
+def in_turn(
+    pieces: Sequence[Task[R]], *, sleep: Callable[[float], object] = time.sleep
+) -> list[R | None]:
     """Run all tasks, each to its next wait in each turn; return the result of each.
 
     An exception in one task stops none of the others.
+
+    Args:
+        pieces: the tasks.
+        sleep: waits between two turns, for a time in seconds.
 
     Raises:
         ExceptionGroup: one or more tasks raised; it has all their exceptions.
@@ -41,7 +47,7 @@ def in_turn(pieces: Sequence[Task[R]]) -> list[R | None]:
                 errors.append(error)
                 del left[number]
         if left:
-            time.sleep(TURN_S)
+            sleep(TURN_S)
     if errors:
         raise ExceptionGroup("work done in turn failed", errors)
     return results

@@ -8,6 +8,7 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,14 +56,40 @@ class Footprint(NamedTuple):
         )
 
 
+def _own_bytes(pid: int) -> int | None:
+    from procbus.system.process import own_bytes  # only now: it imports psutil
+
+    return own_bytes(pid)
+
+
+def _fair_bytes(pid: int) -> int | None:
+    from procbus.system.process import fair_bytes  # only now: it imports psutil
+
+    return fair_bytes(pid)
+
+
 class FootprintMeter:
     """Measures one worker repeatedly. Not thread-safe: it belongs to the supervisor or a host.
 
     A worker without children costs one reading. Children are searched for less often, and measured
     precisely only once the rough measurement is above the limit.
+
+    Args:
+        clock: replaces `time.monotonic`.
+        own_bytes: measures a process roughly.
+        fair_bytes: measures it precisely.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = monotonic,
+        own_bytes: Callable[[int], int | None] = _own_bytes,
+        fair_bytes: Callable[[int], int | None] = _fair_bytes,
+    ) -> None:
+        self._clock = clock
+        self._own_bytes = own_bytes
+        self._fair_bytes = fair_bytes
         self._children: set[int] = set()
         self._measured_at = -inf
         self._total = 0
@@ -87,7 +114,7 @@ class FootprintMeter:
             limit: the limit in bytes. An amount above it has been measured precisely; until that is
                 done, the answer is None.
         """
-        now = self._measured_at = monotonic()
+        now = self._measured_at = self._clock()
         own = probe.own_bytes()
         if own is None:
             return None
@@ -101,9 +128,7 @@ class FootprintMeter:
             self._look_for_children(probe)
         if not self._children:
             return Footprint(own)
-        from procbus.system.process import own_bytes  # only now: it imports psutil
-
-        found = {pid: bytes_ for pid in self._children if (bytes_ := own_bytes(pid))}
+        found = {pid: bytes_ for pid in self._children if (bytes_ := self._own_bytes(pid))}
         rough = Footprint(own, sum(found.values()), len(found))
         if rough.total <= limit or own > limit or not found:
             return rough
@@ -122,12 +147,10 @@ class FootprintMeter:
         self, pid: int, rough: Footprint, found: dict[int, int], now: float
     ) -> Footprint | None:
         """Count shared pages of forked processes once: this takes some ms where they have GBs."""
-        from procbus.system.process import fair_bytes
-
         if now < self._closer_at:
             return None
-        own = fair_bytes(pid)
-        others = [fair_bytes(child) or bytes_ for child, bytes_ in found.items()]
-        took_s = monotonic() - now
+        own = self._fair_bytes(pid)
+        others = [self._fair_bytes(child) or bytes_ for child, bytes_ in found.items()]
+        took_s = self._clock() - now
         self._closer_at = now + took_s / _CLOSER_SHARE
         return Footprint(rough.worker if own is None else own, sum(others), len(others))

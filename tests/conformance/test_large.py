@@ -33,8 +33,9 @@ POOLS: dict[str, Callable[[EventMemory], Pool]] = {
 
 
 @pytest.fixture
-def memory() -> Iterator[EventMemory]:
-    memory = EventMemory(LIMIT)
+def memory(request: pytest.FixtureRequest) -> Iterator[EventMemory]:
+    """Shared memory; a test may give `on_oversize` as its parameter."""
+    memory = EventMemory(LIMIT, on_oversize=getattr(request, "param", "pipe"))
     yield memory
     gc.collect()
     memory.close()
@@ -250,14 +251,14 @@ def test_without_shared_memory_an_event_larger_than_a_message_goes_alone(pool: s
     memory.close()
 
 
-@pytest.mark.parametrize("on_oversize", ["pipe", "fail"])
+@pytest.mark.parametrize(
+    ("memory", "on_oversize"), [("pipe", "pipe"), ("fail", "fail")], indirect=["memory"]
+)
 def test_event_larger_than_the_limit_takes_the_pipe_or_fails(
     start: Callable[[], Worker],
     memory: EventMemory,
-    monkeypatch: pytest.MonkeyPatch,
     on_oversize: str,
 ) -> None:
-    monkeypatch.setattr(memory, "_on_oversize", on_oversize)
     worker = start()
     if on_oversize == "pipe":
         assert ran(worker, handlers.is_writable, array(5)) is True

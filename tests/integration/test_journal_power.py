@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from procbus import EventBus
+from procbus.assembly import Makers
 from procbus.journal.inspection import Visit
 from procbus.journal.journal import Journal
 from procbus.journal.storage.database import Store
 from procbus.journal.storage.intake import Intake
+from tests.parts import BusWith
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +32,10 @@ PUBLISHERS = 4
 EVENTS = 300
 LOSSES = 12
 BOUND_S = 60.0
+
+
+#: Small halves: they are used again and again, and quickly copied.
+SMALL = Makers(journal=partial(Journal, half=HALF))
 
 
 class Disk:
@@ -52,10 +59,6 @@ class Disk:
                 write(store, *args)
                 self.database = {suffix: self._read(suffix) for suffix in ("", "-wal")}
 
-        # Small halves: they are used again and again, and quickly copied.
-        defaults = Journal.__init__.__kwdefaults__
-        assert defaults is not None
-        monkeypatch.setitem(defaults, "half", HALF)
         monkeypatch.setattr(Intake, "flush", flush_and_see)
         monkeypatch.setattr(Store, "write", write_and_see)
 
@@ -94,7 +97,7 @@ def test_every_publish_that_returned_survives_a_loss_of_power(
     disk = Disk(tmp_path / "before" / "run.db", monkeypatch)
     chance = random.Random(seed)
     losses: list[tuple[Path, set[str]]] = []
-    with EventBus([], journal=disk.path, durability="power") as bus:
+    with BusWith(SMALL, journal=disk.path, durability="power") as bus:
         bus.subscribe(int, abs, name="abs")
 
         def publish(first: int) -> None:
@@ -146,7 +149,7 @@ def test_with_durability_process_a_loss_of_power_costs_the_end_and_leaves_no_gap
     monkeypatch.setattr(Store, "write", write_and_see)
     chance = random.Random(seed)
     losses: list[tuple[Path, int]] = []
-    with EventBus([], journal=disk.path, io_workers=1, max_pending=100_000) as bus:
+    with BusWith(SMALL, journal=disk.path, io_workers=1, max_pending=100_000) as bus:
         hold = threading.Event()
         bus.subscribe(int, lambda _: hold.wait(BOUND_S), name="hold")
         for number in range(2_000):

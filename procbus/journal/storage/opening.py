@@ -260,13 +260,15 @@ class Reservation:
         store: the database.
         before: largest id that earlier runs may have given.
         user: the name from `user`; the next bus finds it if this one does not end properly.
+        number: number of ids reserved at a time.
 
     Raises:
         JournalError: the database cannot be written.
     """
 
-    def __init__(self, store: Store, before: int, user: str) -> None:
+    def __init__(self, store: Store, before: int, user: str, number: int = RESERVED) -> None:
         self._store = store
+        self._number = number
         self._user = user
         self._before = before
         self._upto = before
@@ -278,8 +280,8 @@ class Reservation:
         Raises:
             JournalError: the database cannot be written.
         """
-        if last_id + RESERVED // 2 > self._upto:
-            self._upto = max(self._upto, last_id) + RESERVED
+        if last_id + self._number // 2 > self._upto:
+            self._upto = max(self._upto, last_id) + self._number
             self._store.reserve_ids(self._upto, in_use=self._user)
 
     def end(self, last_id: int) -> None:

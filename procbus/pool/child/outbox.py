@@ -26,9 +26,13 @@ class Outlet:
     Args:
         write: writes a message, given in parts; called by one thread at a time.
         fd: the descriptor that it writes to.
+        record_room_s: maximum wait of a log record for room in the pipe, in seconds.
     """
 
-    def __init__(self, write: Callable[..., object], fd: int) -> None:
+    def __init__(
+        self, write: Callable[..., object], fd: int, *, record_room_s: float = RECORD_ROOM_S
+    ) -> None:
+        self._record_room_s = record_room_s
         self._write = write
         self._fd = fd
         #: Guards `_write` and all fields below. Reentrant: a finalizer or a signal handler may log
@@ -38,7 +42,7 @@ class Outlet:
         #: Records from the thread that was writing, in the middle of its message.
         self._late: deque[MessageParts] = deque()
         #: Present wait for room. Any thread that posts may write it, because it is a guess anyway.
-        self._patience_s = RECORD_ROOM_S
+        self._patience_s = record_room_s
         self._closed = False
 
     def send(self, *parts: bytes | memoryview) -> None:
@@ -51,7 +55,7 @@ class Outlet:
             self._write_all(parts)
 
     def post(self, *parts: bytes | memoryview) -> bool:
-        """Send a message unless the parent does not read, for at most about two `RECORD_ROOM_S`.
+        """Send a message unless the parent does not read, for at most about two `record_room_s`.
 
         Nothing happens once the parent is gone.
 
@@ -64,7 +68,7 @@ class Outlet:
         if not self._has_room(patience_s) or not self._lock.acquire(timeout=patience_s):
             self._patience_s = 0.0
             return False
-        self._patience_s = RECORD_ROOM_S
+        self._patience_s = self._record_room_s
         try:
             if self._writing:
                 self._late.append(parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+from collections.abc import Callable
 from time import monotonic, process_time
 from typing import NamedTuple
 
@@ -42,13 +43,32 @@ class Sums(NamedTuple):
 
 
 class Tally:
-    """The sums of one worker. It belongs to the worker's main thread."""
+    """The sums of one worker. It belongs to the worker's main thread.
 
-    def __init__(self) -> None:
+    Args:
+        least_s: maximum duration of a run of deliveries that is not measured, in seconds.
+        patience_s: minimum interval between two measurements that follow on an unmeasured run, in
+            seconds.
+        tell_s: maximum interval between two reports of the sums, in seconds.
+        clock: replaces `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        *,
+        least_s: float = _LEAST_S,
+        patience_s: float = _PATIENCE_S,
+        tell_s: float = _TELL_S,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._least_s = least_s
+        self._patience_s = patience_s
+        self._tell_s = tell_s
+        self._clock = clock
         self._sums: dict[int, Sums] = {}
         #: Number of runs whose reading and writing was timed, by handler.
         self._timed: dict[int, int] = {}
-        self._told_at = monotonic()
+        self._told_at = self._clock()
         #: Seconds of the runs that were reported, and of the runs in `_sums`.
         self._told_s = self._untold_s = 0.0
         #: The present run of deliveries: their handler, the deliveries of the batch done before it,
@@ -68,10 +88,10 @@ class Tally:
             handler: number of that handler; None at the end of a batch.
             done: deliveries of the batch that have ended.
         """
-        now = monotonic()
-        measured = self._handler is not None and now - self._began_at > _LEAST_S
+        now = self._clock()
+        measured = self._handler is not None and now - self._began_at > self._least_s
         # When short handlers take turns, reading the clocks each time would cost too much.
-        armed = handler is not None and (measured or now - self._armed_at > _PATIENCE_S)
+        armed = handler is not None and (measured or now - self._armed_at > self._patience_s)
         if measured or armed:
             before = self._cpu_s, self._children_s, self._starved_s
             self._cpu_s, self._starved_s = process_time(), no_core_s()
@@ -113,7 +133,7 @@ class Tally:
         """Return the sums, encoded, if a report is due; then they begin anew."""
         untold_s = self._untold_s
         if untold_s > _UNTOLD * self._told_s or (
-            untold_s and monotonic() - self._told_at >= _TELL_S
+            untold_s and self._clock() - self._told_at >= self._tell_s
         ):
             return self.rest()
         return b""
@@ -130,7 +150,7 @@ class Tally:
         )
         self._sums.clear()
         self._timed.clear()
-        self._told_at = monotonic()
+        self._told_at = self._clock()
         self._told_s += self._untold_s
         self._untold_s = 0.0
         return told

@@ -22,10 +22,12 @@ class RemoteState:
 
     Args:
         say: sends a message to the worker's host.
+        answer_s: maximum wait for an answer, in seconds.
     """
 
-    def __init__(self, say: Callable[..., object]) -> None:
+    def __init__(self, say: Callable[..., object], *, answer_s: float = ANSWER_S) -> None:
         self._say = say
+        self._answer_s = answer_s
         #: Seconds to add to a time of the other machine to get a time of this one.
         self.ahead_s = 0.0
         self.pid: int | None = None
@@ -77,7 +79,7 @@ class RemoteState:
         answer: Future[dict[str, Any]] = Future()
         self._answer = answer
         self._say(**question)
-        deadline = monotonic() + ANSWER_S
+        deadline = monotonic() + self._answer_s
         while not answer.done() and monotonic() < deadline:
             yield
         return None if answer.cancel() else answer.result()

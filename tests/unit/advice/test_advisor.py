@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 
-from procbus.advice import advisor as module
-from procbus.advice import gil_probe
 from procbus.advice.advisor import Advisor
 from procbus.core.meter import Machine
 from procbus.core.subscription import Subscription
 from procbus.routing.lane_switch import LaneSwitch
-from procbus.system import exit_hooks
 from tests.parts import BOUND_S, FakeLane, handler_of, subscription_of
 
 TWO_CORES = Machine(cores=2, cpu_workers=2, io_workers=32)
@@ -140,14 +137,15 @@ class Busy:
 class Glances:
     """Stands in for the probe, and for the lanes: notes which threads are looked at."""
 
-    def __init__(self, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, threads: int, **options: Any) -> None:
         subscription = subscription_of()
         self.threads = [Busy(subscription) for _ in range(threads)]
         self.looked_at: list[Sequence[Busy]] = []
         self.looked = threading.Semaphore(0)
-        self.advisor = Advisor(Subscribed(subscription), lambda: self)
-        monkeypatch.setattr(gil_probe, "GilProbe", lambda: self)
-        monkeypatch.setattr(gil_probe, "is_available", lambda: True)
+        probe: Any = self
+        self.advisor = Advisor(
+            Subscribed(subscription), lambda: self, make_probe=lambda: probe, **options
+        )
 
     def io_threads(self) -> Sequence[Any]:
         return self.threads
@@ -173,9 +171,8 @@ class Glances:
         return self.looked_at[:looks]
 
 
-def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "ADVISOR_LOOK_S", 60.0)
-    glances = Glances(1, monkeypatch)
+def test_runs_that_end_do_not_hasten_the_next_look():
+    glances = Glances(1, look_s=60.0)
     glances.advisor.stir()
     glances.wait_looked()
     assert not glances.looked.acquire(timeout=0.1)
@@ -183,28 +180,26 @@ def test_runs_that_end_do_not_hasten_the_next_look(monkeypatch: pytest.MonkeyPat
     assert len(glances.looked_at) == 1
 
 
-def test_many_threads_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch):
-    glances = Glances(70, monkeypatch)
+def test_many_threads_are_looked_at_in_turns():
+    glances = Glances(70)
     looks = glances.first(3)
     assert [len(threads) for threads in looks] == [32, 32, 32]
     assert set().union(*looks) == set(glances.threads)
 
 
-def test_few_threads_are_all_looked_at_each_time(monkeypatch: pytest.MonkeyPatch):
-    glances = Glances(32, monkeypatch)
+def test_few_threads_are_all_looked_at_each_time():
+    glances = Glances(32)
     assert [set(threads) for threads in glances.first(2)] == 2 * [set(glances.threads)]
 
 
 def test_failure_of_the_advisor_does_not_keep_a_bus_open(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ):
-    def fail(*_: object) -> None:
-        raise ValueError("math domain error")
+    class Failing(Subscribed):
+        def all(self) -> Sequence[Subscription]:
+            raise ValueError("math domain error")
 
-    subscription = waits_in_a_worker()
-    advisor = advisor_of(subscription)
-    monkeypatch.setattr(type(subscription.meter), "evidence", fail)
-    advisor.sum_up()
+    Advisor(Failing(), Lanes).sum_up()
     assert "procbus itself failed in its advisor" in caplog.text
     assert "math domain error" in caplog.text
 
@@ -248,8 +243,7 @@ def test_a_handler_of_kind_auto_is_moved_and_the_log_says_why(caplog: pytest.Log
     assert [record.getMessage()[:22] for record in caplog.records] == ["moved to the cpu lane:"]
 
 
-def test_nothing_moves_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exit_hooks, "ending", True)
+def test_nothing_moves_once_the_interpreter_ends():
     switch = switch_that_computes()
     judged = threading.Semaphore(0)
 
@@ -258,7 +252,7 @@ def test_nothing_moves_once_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch
             judged.release()
             return super().all()
 
-    advisor = Advisor(Counting(switches=[switch]), Lanes)
+    advisor = Advisor(Counting(switches=[switch]), Lanes, is_ending=lambda: True)
     advisor.stir()
     for _ in range(4):
         assert judged.acquire(timeout=BOUND_S)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, ProcbusError
-from procbus.lanes.threads import IoThread
-from tests.parts import BOUND_S, Held, in_thread
+from procbus.assembly import Makers, make_lanes
+from procbus.lanes.event_loop import LoopLane
+from procbus.lanes.threads import IoLane
+from tests.parts import BOUND_S, BusWith, Held, in_thread, threads_up_to
 
 
 def same(number: int) -> int:
@@ -109,18 +111,8 @@ def test_after_a_wait_no_more_handlers_run_at_once_than_there_are_threads():
     assert max(most) == 1
 
 
-def test_without_a_thread_to_stand_in_the_awaited_event_fails_and_no_handler_hangs(monkeypatch):
-    start = IoThread.start
-    started: list[IoThread] = []
-
-    def limited(self: IoThread) -> None:
-        if len(started) >= 2:
-            raise RuntimeError("can't start new thread")
-        started.append(self)
-        start(self)
-
-    monkeypatch.setattr(IoThread, "start", limited)
-    with EventBus([], io_workers=2) as bus:
+def test_without_a_thread_to_stand_in_the_awaited_event_fails_and_no_handler_hangs():
+    with BusWith(Makers(lanes=threads_up_to(2)), io_workers=2) as bus:
         together = threading.Barrier(2)
 
         def parent(number: int) -> Any:
@@ -134,9 +126,9 @@ def test_without_a_thread_to_stand_in_the_awaited_event_fails_and_no_handler_han
                 receipt.result(BOUND_S)
 
 
-def test_the_number_of_handlers_that_wait_is_bounded_and_the_last_is_refused(monkeypatch):
-    monkeypatch.setattr("procbus.lanes.threads.MOST_LENT", 3)
-    with EventBus([], io_workers=1) as bus:
+def test_the_number_of_handlers_that_wait_is_bounded_and_the_last_is_refused():
+    lanes = partial(make_lanes, make_io_lane=partial(IoLane, most_lent=3))
+    with BusWith(Makers(lanes=lanes), io_workers=1) as bus:
 
         def down(number: int) -> Any:
             return number and bus.publish("n", number - 1).result(BOUND_S)
@@ -222,14 +214,14 @@ def test_an_async_handler_may_ask_whether_a_receipt_is_done_without_waiting():
 
 
 @pytest.mark.parametrize("way", ["await", "gather", "settled", "astream", "task"])
-def test_more_async_handlers_may_await_than_the_loop_has_slots(monkeypatch, way):
-    monkeypatch.setattr("procbus.lanes.event_loop.MOST_AT_ONCE", 10)
+def test_more_async_handlers_may_await_than_the_loop_has_slots(way):
+    lanes = partial(make_lanes, make_loop_lane=partial(LoopLane, most_at_once=10))
 
     async def child(number: int) -> int:
         await asyncio.sleep(0)
         return number
 
-    with EventBus([]) as bus:
+    with BusWith(Makers(lanes=lanes)) as bus:
 
         async def parent(number: int) -> Any:
             if way == "gather":

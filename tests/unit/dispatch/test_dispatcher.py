@@ -37,9 +37,14 @@ from tests.waits import eventually
 class Parts:
     """A dispatcher with a lane that only keeps its deliveries."""
 
-    def __init__(self, max_pending: int = 100, on_full: OnFull = "raise") -> None:
+    def __init__(
+        self,
+        max_pending: int = 100,
+        on_full: OnFull = "raise",
+        make_admission: Callable[[int, OnFull], Admission] = Admission,
+    ) -> None:
         self.lane = FakeLane()
-        self.admission = Admission(max_pending, on_full)
+        self.admission = make_admission(max_pending, on_full)
         self.settlement = settlement_for(self.admission)
         self.subscriptions: list[Subscription] = []
         self.dispatcher = Dispatcher(
@@ -412,9 +417,21 @@ class AcceptingJournal:
         """There is nothing to be fed."""
 
 
+class TangledAtFirst(Admission):
+    """The first publisher interrupts another one in the middle of it."""
+
+    is_first = True
+
+    def enter(self, *about: Any) -> None:
+        if self.is_first:
+            self.is_first = False
+            raise Tangled
+        super().enter(*about)
+
+
 @pytest.mark.parametrize("handlers", [1, 2])
-def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handlers, monkeypatch):
-    parts = Parts()
+def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handlers):
+    parts = Parts(make_admission=TangledAtFirst)
     journal: Any = AcceptingJournal()
     dispatcher = Dispatcher(
         parts.admission,
@@ -426,13 +443,6 @@ def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handle
     )
     for number in range(handlers):
         parts.subscribe(int, name=f"handler {number}")
-    enter = parts.admission.enter
-
-    def tangled(*_: Any) -> None:
-        monkeypatch.setattr(parts.admission, "enter", enter)
-        raise Tangled
-
-    monkeypatch.setattr(parts.admission, "enter", tangled)
     receipt = dispatcher.publish(1, None)
     assert journal.accepted == [receipt]
     eventually(lambda: len(parts.lane.queued) == handlers)

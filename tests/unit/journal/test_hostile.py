@@ -6,16 +6,18 @@ from __future__ import annotations
 import threading
 import time
 from asyncio import CancelledError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from procbus import EventBus, SerializationError
-from procbus.journal import journal as module
+from procbus.assembly import Makers
 from procbus.journal import resume as feeding
+from procbus.journal.journal import Journal
 from tests.journal_scripts import BOUND_S, killed
-from tests.parts import Held, close_with_only
+from tests.parts import BusWith, Held, close_with_only
 
 EXITS = (ValueError, SystemExit, GeneratorExit, CancelledError, KeyboardInterrupt)
 
@@ -151,8 +153,8 @@ def test_a_clock_that_is_set_forward_deletes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "run.db"
-    monkeypatch.setattr(module, "TIDY_S", 0.0)
-    with EventBus([], journal=path, keep="7 days") as bus:
+    make = Makers(journal=partial(Journal, tidy_s=0.0))
+    with BusWith(make, journal=path, keep="7 days") as bus:
         bus.subscribe(int, abs, name="abs")
         bus.publish(1, id="one").result(BOUND_S)
         real = time.time

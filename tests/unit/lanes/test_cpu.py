@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def test_single_worker_runs_everything_in_order(make_stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_deliveries_taken_before_the_lane_grew_move_to_the_new_workers(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch, together: bool
+    make_stage: MakeStage, together: bool
 ) -> None:
     stage = make_stage(2)
     lane = stage.lane
@@ -72,16 +73,16 @@ def test_deliveries_taken_before_the_lane_grew_move_to_the_new_workers(
     first, second = spot("first"), spot("second")
 
     # As if the thread that puts them were held up before it comes to the growing of the lane.
-    monkeypatch.setattr(lane, "put", lane.queue.put)
+    put = partial(stage.put, put=lane.queue.put)
     if together:
         with lane.queue.lock:
-            both = stage.put("first", "second")
+            both = put("first", "second")
         first.wait_begun()
         lane.relieve(lane.batching.slots[0])  # as the companion does once a batch is overdue
     else:
-        both = stage.put("first")
+        both = put("first")
         first.wait_begun()
-        both += stage.put("second")
+        both += put("second")
         lane.look_ahead()  # as the companion of the first does before it takes more
     second.wait_begun()  # while the first is not through
 

@@ -4,16 +4,18 @@
 import asyncio
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, ProcbusError
+from procbus.assembly import Makers, make_lanes
 from procbus.core.errors import HandlerExited
 from procbus.core.handler import make_handler
 from procbus.core.subscription import Subscription
 from procbus.lanes.event_loop import LoopLane
-from tests.parts import BOUND_S, FlowOf, delivery_to, in_thread
+from tests.parts import BOUND_S, BusWith, FlowOf, delivery_to, in_thread
 
 
 class HeldOnLoop:
@@ -432,14 +434,14 @@ def test_loop_closed_from_outside_is_replaced_without_waiting():
         asyncio.set_event_loop_policy(None)
 
 
-def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog, monkeypatch):
-    monkeypatch.setattr("procbus.lanes.event_loop.HELD_S", 0.01)
+def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
+    lanes = partial(make_lanes, make_loop_lane=partial(LoopLane, held_s=0.01))
 
     async def block(event: str) -> None:
         time.sleep(0.03)
         await asyncio.sleep(0)
 
-    with EventBus([]) as bus:
+    with BusWith(Makers(lanes=lanes)) as bus:
         bus.subscribe("n", block, name="blocker")
         for _ in range(3):
             bus.publish("n", 1).result(BOUND_S)

@@ -3,18 +3,20 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from typing import Any
 
 import pytest
 
 from procbus import DeliveryState, EventBus, ProcbusError, current
+from procbus.assembly import Makers
 from procbus.core.delivery import Delivery
 from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.subscription import Subscription
 from procbus.lanes.threads import IoLane, IoThread
-from tests.parts import BOUND_S, FlowOf, Held, delivery_to, double
+from tests.parts import BOUND_S, BusWith, FlowOf, Held, delivery_to, double, threads_up_to
 
 
 def io_threads() -> int:
@@ -119,18 +121,8 @@ def test_cascades_between_threads_lose_no_wake_up():
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
-def test_present_threads_do_the_work_if_no_more_can_be_started(monkeypatch, allowed):
-    start = IoThread.start
-    started: list[IoThread] = []
-
-    def limited(self: IoThread) -> None:
-        if len(started) >= allowed:
-            raise RuntimeError("can't start new thread")
-        started.append(self)
-        start(self)
-
-    monkeypatch.setattr(IoThread, "start", limited)
-    with EventBus([]) as bus:
+def test_present_threads_do_the_work_if_no_more_can_be_started(allowed):
+    with BusWith(Makers(lanes=threads_up_to(allowed))) as bus:
         bus.subscribe(int, double)
         for _ in range(20):
             receipts = [bus.publish(number) for number in range(10)]
@@ -171,8 +163,11 @@ class LaneOfOne:
     def __init__(self) -> None:
         self.settled: list[tuple[Delivery, Outcome]] = []
         self.held = Held()
-        self.flow = FlowOf(self.settle)
-        self.lane = IoLane(1, self.flow)
+        #: Called before and after a thread is left behind, and after settling.
+        self.before_abandon: Callable[[IoThread], object] = lambda _: None
+        self.after_abandon: Callable[[IoThread], object] = lambda _: None
+        self.after_settle: Callable[[], object] = lambda: None
+        self.lane = IoLane(1, FlowOf(self.settle), make_thread=self._make_thread)
         self.limited = Subscription(make_handler(self.held, "t", timeout=5.0), self.lane)
         self.events = 0
 
@@ -181,6 +176,19 @@ class LaneOfOne:
             if delivery.receipt is not None:
                 delivery.end(outcome)
                 self.settled.append((delivery, outcome))
+        self.after_settle()
+
+    def _make_thread(self, *about: Any) -> IoThread:
+        one = self
+
+        class Watched(IoThread):
+            def abandon(self, limited: tuple[Delivery, float]) -> bool:
+                one.before_abandon(self)
+                left_behind = super().abandon(limited)
+                one.after_abandon(self)
+                return left_behind
+
+        return Watched(*about)
 
     def put(self) -> Delivery:
         self.events += 1
@@ -243,17 +251,13 @@ def test_a_thread_that_returns_late_settles_nothing(one: LaneOfOne) -> None:
 
 
 def test_a_thread_that_returns_in_the_moment_it_is_left_behind_settles_once(
-    one: LaneOfOne, monkeypatch: pytest.MonkeyPatch
+    one: LaneOfOne,
 ) -> None:
-    abandon = IoThread.abandon
-
-    def abandon_and_see_it_end(self: IoThread, limited: tuple[Delivery, float]) -> bool:
-        left_behind = abandon(self, limited)
+    def let_it_end(thread: IoThread) -> None:
         one.held.go.set()
-        self.join(BOUND_S)
-        return left_behind
+        thread.join(BOUND_S)
 
-    monkeypatch.setattr(IoThread, "abandon", abandon_and_see_it_end)
+    one.after_abandon = let_it_end
     delivery = one.put()
     one.held.wait_begun()
     one.lane.expire(one.thread().since + 5.0)
@@ -267,22 +271,16 @@ def test_a_thread_that_returns_in_the_moment_it_is_left_behind_settles_once(
 
 
 def test_a_run_that_ends_in_the_moment_its_time_is_over_is_not_left_behind(
-    one: LaneOfOne, monkeypatch: pytest.MonkeyPatch
+    one: LaneOfOne,
 ) -> None:
-    abandon = IoThread.abandon
     ended = threading.Event()
 
-    def see_it_end_and_abandon(self: IoThread, limited: tuple[Delivery, float]) -> bool:
+    def let_it_end(_: IoThread) -> None:
         one.held.go.set()
         assert ended.wait(BOUND_S)
-        return abandon(self, limited)
 
-    def settle(settled: Sequence[tuple[Delivery, Outcome]]) -> None:
-        one.settle(settled)
-        ended.set()
-
-    monkeypatch.setattr(IoThread, "abandon", see_it_end_and_abandon)
-    monkeypatch.setattr(one.flow, "settle", settle)
+    one.before_abandon = let_it_end
+    one.after_settle = ended.set
     one.put()
     one.held.wait_begun()
     thread = one.thread()

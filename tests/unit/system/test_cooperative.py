@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from procbus.system import cooperative
@@ -24,11 +22,12 @@ def fail(log: list[str], error: Exception) -> Task[str]:
     raise error
 
 
-def test_tasks_without_a_wait_end_without_sleeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for nothing"))
+def test_tasks_without_a_wait_end_without_sleeping() -> None:
+    waits: list[float] = []
     none: list[Task[str]] = []
-    assert in_turn(none) == []
-    assert in_turn([count([], "a", 0)]) == ["a"]
+    assert in_turn(none, sleep=waits.append) == []
+    assert in_turn([count([], "a", 0)], sleep=waits.append) == ["a"]
+    assert waits == []
 
 
 def test_each_task_runs_to_its_next_wait_in_each_turn() -> None:
@@ -39,11 +38,10 @@ def test_each_task_runs_to_its_next_wait_in_each_turn() -> None:
     assert log == ["a0", "b0", "c0", "a1", "c1", "a2"]
 
 
-def test_one_wait_between_two_turns_serves_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_wait_between_two_turns_serves_all_tasks() -> None:
     waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
 
-    in_turn([count([], "a", 3), count([], "b", 3)])
+    in_turn([count([], "a", 3), count([], "b", 3)], sleep=waits.append)
 
     assert waits == [cooperative.TURN_S] * 3
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from procbus.system import footprint as module
-from procbus.system import process
-from procbus.system.footprint import CHILDREN_S, Footprint, FootprintMeter
+from procbus.system.footprint import CHILDREN_S, LEAST_S, MOST_S, Footprint, FootprintMeter
 
 MIB = 1 << 20
 LIMIT = 100 * MIB
@@ -20,7 +18,7 @@ class World:
 
     pid = 1
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
         self.own: int | None = 10 * MIB
         #: For each child its memory, and its share of that.
@@ -30,10 +28,11 @@ class World:
         self.looks: list[bool] = []
         self.closer_looks = 0
         self.closer_look_s = 0.01
-        monkeypatch.setattr(module, "monotonic", lambda: self.now)
-        monkeypatch.setattr(process, "own_bytes", lambda pid: self.found.get(pid, (0, 0))[0])
-        monkeypatch.setattr(process, "fair_bytes", self.fair_bytes)
-        self.meter = FootprintMeter()
+        self.meter = FootprintMeter(
+            clock=lambda: self.now,
+            own_bytes=lambda pid: self.found.get(pid, (0, 0))[0],
+            fair_bytes=self.fair_bytes,
+        )
 
     def own_bytes(self) -> int | None:
         return self.own
@@ -56,8 +55,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world() -> World:
+    return World()
 
 
 def test_a_worker_without_children(world: World) -> None:
@@ -147,13 +146,13 @@ def test_measurement_is_due_more_often_near_the_limit(world: World) -> None:
     assert world.meter.due_at(LIMIT) < 0, "at once"
     world.measure()
     far, near = 10 << 30, 10 * MIB + (400 << 20)
-    assert world.meter.due_at(far) == world.now + module.MOST_S
+    assert world.meter.due_at(far) == world.now + MOST_S
     assert world.meter.due_at(near) == pytest.approx(world.now + 400 / 4096)
-    assert world.meter.due_at(5 * MIB) == world.now + module.LEAST_S
+    assert world.meter.due_at(5 * MIB) == world.now + LEAST_S
 
 
 def test_precise_measurement_is_due_soon(world: World) -> None:
     world.found = {2: (200 * MIB, 20 * MIB)}
     assert world.measure() == Footprint(10 * MIB, 20 * MIB, 1)
     assert world.measure(0.01) is None
-    assert world.meter.due_at(LIMIT) == world.now + module.LEAST_S
+    assert world.meter.due_at(LIMIT) == world.now + LEAST_S

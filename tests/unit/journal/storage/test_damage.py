@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from procbus import EventBus, JournalError
-from procbus.journal.storage import opening
 from procbus.journal.storage.frames import START
 from procbus.journal.storage.intake import HALF
 from tests.journal_scripts import killed, status
@@ -158,9 +157,11 @@ def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
 
 
 def test_a_machine_that_stopped_is_told_where_the_last_seconds_may_be_lost(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ):
-    monkeypatch.setattr(opening, "user", lambda *, power: "process of another boot")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE meta SET value = value || '!' WHERE name = 'in_use'")
+        connection.commit()
     ran, (told,) = resumed(path)
     assert ran == list(range(COUNT))
     assert "the machine stopped" in told

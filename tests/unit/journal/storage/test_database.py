@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, JournalError
+from procbus.assembly import Makers
 from procbus.core.validation import parse_keep
-from procbus.journal import journal as module
-from procbus.journal.storage import opening
+from procbus.journal.journal import Journal
 from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.database import Store
 from procbus.journal.storage.files import trouble
+from tests.parts import BusWith
 
 BOUND_S = 60.0
 
@@ -65,15 +67,15 @@ def test_finished_deliveries_are_kept_as_asked(tmp_path: Path, keep: str, rows: 
     assert count(tmp_path / "run.db") == rows
 
 
-def test_old_deliveries_are_deleted_with_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_old_deliveries_are_deleted_with_their_ids(tmp_path: Path):
     path = tmp_path / "run.db"
     fill(path, keep="7 days")
     with closing(sqlite3.connect(path)) as connection:
         week_ago = time.time() - 8 * 86_400
         connection.execute("UPDATE done SET finished_at = ?", (week_ago,))
         connection.commit()
-    monkeypatch.setattr(module, "TIDY_S", 0.0)
-    with EventBus([], journal=path, keep="7 days") as bus:
+    make = Makers(journal=partial(Journal, tidy_s=0.0))
+    with BusWith(make, journal=path, keep="7 days") as bus:
         bus.subscribe(int, abs, name="abs")
         bus.publish(1)
     assert count(path) == {"events": 2, "pending": 0, "dead": 1, "done": 1, "ids": 0}
@@ -136,10 +138,9 @@ def test_ids_never_come_again_after_a_loss_of_power_either(tmp_path: Path):
         assert bus.publish(1).id > max(lost)
 
 
-def test_more_ids_are_reserved_before_they_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(opening, "RESERVED", 40)
+def test_more_ids_are_reserved_before_they_run_out(tmp_path: Path):
     path = tmp_path / "run.db"
-    with EventBus([], journal=path) as bus:
+    with BusWith(Makers(journal=partial(Journal, reserved=40)), journal=path) as bus:
         bus.subscribe(int, abs, name="abs")
         for _ in range(3):
             last = max(bus.publish(number).id for number in range(15))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from procbus.pool.child import outbox
 from procbus.pool.child.outbox import Outlet
 from tests.parts import BOUND_S
 
@@ -21,10 +20,8 @@ def ends() -> Iterator[Ends]:
         yield here, there
 
 
-@pytest.fixture
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests wait for nothing: a full pipe stays full."""
-    monkeypatch.setattr(outbox, "RECORD_ROOM_S", 0.01)
+#: In these tests a full pipe stays full.
+NO_PATIENCE_S = 0.01
 
 
 def fill(end: socket.socket) -> None:
@@ -54,12 +51,15 @@ def test_reports_and_records_go_out_in_order(ends: Ends) -> None:
     assert written == [b"report 1", b"record 1", b"report 2"]
 
 
-@pytest.mark.usefixtures("no_patience")
 def test_record_waits_until_the_parent_reads(
     ends: Ends,
 ) -> None:
     written: list[bytes] = []
-    out = Outlet(lambda *parts: written.append(b"".join(parts)), ends[0].fileno())
+    out = Outlet(
+        lambda *parts: written.append(b"".join(parts)),
+        ends[0].fileno(),
+        record_room_s=NO_PATIENCE_S,
+    )
     fill(ends[0])
     assert [out.post(b"lost"), out.post(b"lost too")] == [False, False]
     assert written == []
@@ -68,7 +68,6 @@ def test_record_waits_until_the_parent_reads(
     assert written == [b"kept"]
 
 
-@pytest.mark.usefixtures("no_patience")
 def test_a_record_does_not_wait_for_a_report_that_waits(ends: Ends) -> None:
     begun, go_on = threading.Event(), threading.Event()
     written: list[bytes] = []
@@ -78,7 +77,7 @@ def test_a_record_does_not_wait_for_a_report_that_waits(ends: Ends) -> None:
         go_on.wait(BOUND_S)
         written.append(b"".join(parts))
 
-    out = Outlet(write, ends[0].fileno())
+    out = Outlet(write, ends[0].fileno(), record_room_s=NO_PATIENCE_S)
     reporting = threading.Thread(target=out.send, args=(b"report",))
     reporting.start()
     try:

@@ -4,9 +4,6 @@ import pickle
 import time
 from typing import Any
 
-import pytest
-
-from procbus.pool.child import usage
 from procbus.pool.child.usage import TIMED, Sums, Tally, no_core_s
 
 
@@ -21,15 +18,18 @@ def spin(seconds: float) -> None:
         pass
 
 
-def run_for(seconds: float, made: Tally) -> None:
-    """One run, as if the clock had gone on for some seconds."""
-    at = time.monotonic()
-    clock = iter([at, at + seconds])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usage, "monotonic", lambda: next(clock))
-        patch.setattr(usage, "_PATIENCE_S", 0.0)
-        made.turn(1, 0)
-        made.turn(None, 1)
+class Runs:
+    """A tally whose clock goes on only while a handler runs."""
+
+    def __init__(self, tell_s: float) -> None:
+        self.now = 1000.0
+        self.made = Tally(patience_s=0.0, tell_s=tell_s, clock=lambda: self.now)
+
+    def run_for(self, seconds: float) -> None:
+        self.now += 1e-6  # the next run is measured, since its patience has ended
+        self.made.turn(1, 0)
+        self.now += seconds
+        self.made.turn(None, 1)
 
 
 def test_a_stretch_of_one_handler_is_measured_as_one():
@@ -55,9 +55,8 @@ def test_handlers_that_take_turns_are_told_apart():
     assert sums[1].wall_s >= 0.02
 
 
-def test_batches_add_up_and_begin_anew_once_they_are_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(usage, "_PATIENCE_S", 0.0)
-    made = Tally()
+def test_batches_add_up_and_begin_anew_once_they_are_told():
+    made = Tally(patience_s=0.0)
     for _ in range(2):
         made.turn(1, 0)
         spin(0.002)
@@ -66,34 +65,31 @@ def test_batches_add_up_and_begin_anew_once_they_are_told(monkeypatch: pytest.Mo
     assert made.rest() == b""
 
 
-def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(usage, "_TELL_S", 1_000.0)
-    made = Tally()
+def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then():
+    runs = Runs(tell_s=1_000.0)
+    made = runs.made
     assert made.due() == b""
-    run_for(0.1, made)
+    runs.run_for(0.1)
     assert made.due()
-    run_for(0.005, made)
+    runs.run_for(0.005)
     assert made.due() == b""
-    run_for(0.006, made)
+    runs.run_for(0.006)
     assert pickle.loads(made.due())[1][0] == 2, "more than a tenth of what was told"
     assert made.due() == b""
 
 
-def test_small_sums_are_reported_when_a_report_is_due(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(usage, "_TELL_S", 0.0)
-    made = Tally()
-    run_for(0.1, made)
+def test_small_sums_are_reported_when_a_report_is_due():
+    runs = Runs(tell_s=0.0)
+    made = runs.made
+    runs.run_for(0.1)
     assert made.due()
-    run_for(0.001, made)
+    runs.run_for(0.001)
     assert made.due()
     assert made.due() == b"", "there is nothing new"
 
 
-def test_short_run_is_not_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(usage, "_LEAST_S", 10.0)  # so that this is short however busy the machine
-    made = Tally()
+def test_short_run_is_not_measured():
+    made = Tally(least_s=10.0)  # so that this is short however busy the machine
     made.turn(1, 0)
     made.turn(None, 1)
     assert made.rest() == b""

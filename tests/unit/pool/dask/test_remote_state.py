@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from procbus.pool.dask import remote_state
 from procbus.pool.dask.remote_state import RemoteState
 from procbus.system.cooperative import in_turn
 from procbus.system.footprint import Footprint
+from tests.parts import BOUND_S
 
 
 class Line:
     """Answers at once, or never."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_s: float = BOUND_S) -> None:
         self.said: list[dict[str, Any]] = []
-        self.told = RemoteState(self.say)
+        self.told = RemoteState(self.say, answer_s=answer_s)
         self.answers: list[dict[str, Any]] = []
 
     def say(self, **message: Any) -> None:
@@ -49,9 +49,8 @@ def test_answer_goes_to_its_question() -> None:
     assert line.said == [{"do": "stack"}]
 
 
-def test_a_process_that_is_halted_too_late_goes_on(monkeypatch: Any) -> None:
-    monkeypatch.setattr(remote_state, "ANSWER_S", 0.0)
-    line = Line()
+def test_a_process_that_is_halted_too_late_goes_on() -> None:
+    line = Line(answer_s=0.0)
 
     assert in_turn([line.told.ask(do="halt")]) == [None]
     line.told.take({"say": "halted", "still": True, "stack": ""})
