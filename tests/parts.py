@@ -3,6 +3,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Unpack
@@ -57,6 +58,16 @@ def threads_up_to(most: int) -> Callable[[Assembly], Lanes]:
             super().start()
 
     return partial(make_lanes, make_io_lane=partial(IoLane, make_thread=Limited))
+
+
+class ClockAhead:
+    """A clock that goes as the true one, and ahead of it once the test says so."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
 
 
 class FakeLane:

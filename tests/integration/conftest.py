@@ -26,7 +26,7 @@ def nothing_of_its_own_failed(caplog: pytest.LogCaptureFixture) -> Iterator[None
 @pytest.fixture(autouse=True)
 def patience_for_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a worker on a busy machine the time to write its stack before it is killed."""
-    monkeypatch.setattr(stack, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(stack, "PATIENCE_S", 10.0)
 
 
 @pytest.fixture

@@ -72,8 +72,11 @@ WAITS: dict[str, Callable[[Job], None]] = {
 
 
 def make_bus(workers: int) -> EventBus:
-    """A bus with a short window, whose workers are sampled often."""
-    make = Makers(supervisor=partial(Supervisor, sample_s=0.1, stall_window_s=0.5))
+    """A bus with a short window, whose workers are sampled often.
+
+    In the window a worker that computes gets a core even beside many other programs.
+    """
+    make = Makers(supervisor=partial(Supervisor, sample_s=0.1, stall_window_s=2.0))
     return BusWith(make, cpu_workers=workers)
 
 
@@ -105,13 +108,14 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
             assert (busy.state, busy.handler) == ("busy", "computes")
             assert stalled.handler == "waits"
             assert stalled.running_s is not None
-            assert stalled.running_s >= 0.5
+            assert stalled.running_s >= 2.0
             end.write(b"xx")
         assert all(r.wait(PATIENCE_S) for r in receipts)
         assert [r.result() for r in receipts] == [None] * 3, "nobody was harmed"
         eventually(lambda: {h.state for h in bus.health()} == {"idle"})
-    warned = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    warned = [r for r in caplog.records if "is stalled" in r.getMessage()]
     assert len(warned) == 1, "once for the handler, and for that one alone"
+    assert warned[0].levelno >= logging.WARNING
     text = warned[0].getMessage()
     assert "is stalled: waits with event" in text
     assert str(stalled.pid) in text or str(receipts[2].deliveries[0].worker_pid) in text

@@ -9,21 +9,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
+from procbus.assembly import Makers
+from procbus.pool import stack
+from procbus.supervision.supervisor import Supervisor
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
 from tests.matrix import quick_first
+from tests.parts import BusWith, ClockAhead
 
 LIMIT_S = 0.3
 #: Limit of a handler that is to keep it on a busy machine, in seconds.
-QUICK_S = 1.0
+QUICK_S = 2.0
+#: Limit of a handler that hangs until the test sets the clock ahead, in seconds.
+LONG_S = 600.0
 NOWHERE = Tally(os.devnull)
 numbers = itertools.count()
 
@@ -80,6 +86,10 @@ def timed_out(receipt: Receipt) -> HandlerTimeout:
     with pytest.raises(HandlerTimeout) as caught:
         receipt.result(PATIENCE_S)
     return caught.value
+
+
+def bus_with(clock: Callable[[], float]) -> EventBus:
+    return BusWith(Makers(supervisor=partial(Supervisor, clock=clock)), cpu_workers=1)
 
 
 @pytest.fixture
@@ -196,9 +206,7 @@ def test_handlers_that_hang_one_after_the_other_each_fail_alone(tally: Tally) ->
     assert tally.counts() == {str(n): 1 for n in range(200)}
 
 
-def test_processes_of_a_handler_die_at_its_time_limit_too(
-    bus: EventBus, bell: Bell, heard: Listener
-) -> None:
+def test_processes_of_a_handler_die_at_its_time_limit_too(bell: Bell, heard: Listener) -> None:
     def start_and_hang(bell: Bell) -> None:
         sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
         bell.ring(sleeper.pid)
@@ -211,30 +219,35 @@ def test_processes_of_a_handler_die_at_its_time_limit_too(
         while True:
             pass
 
-    bus.subscribe("hang", start_and_hang, kind="cpu", timeout=1.0)
-    receipt = bus.publish("hang", bell)
-    family = []
-    for word in heard.wait(3):
-        with suppress(psutil.NoSuchProcess):
-            family.append(psutil.Process(int(word)))
-    assert "start_and_hang" in timed_out(receipt).stack
-    wait_gone(family)
+    clock = ClockAhead()
+    with bus_with(clock) as bus:
+        bus.subscribe("hang", start_and_hang, kind="cpu", timeout=LONG_S)
+        receipt = bus.publish("hang", bell)
+        family = [psutil.Process(int(word)) for word in heard.wait(3)]
+        clock.ahead_s = LONG_S
+        assert "start_and_hang" in timed_out(receipt).stack
+        wait_gone(family)
 
 
 def test_stopped_worker_runs_out_of_time_too(
-    bus: EventBus, tally: Tally, door: Door, bell: Bell, heard: Listener
+    tally: Tally, door: Door, bell: Bell, heard: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bus.subscribe("stopped", work, kind="cpu", timeout=1.0, name="stopped")
-    with door.shut():
-        receipt = bus.publish("stopped", Job(0, tally, door=door, bell=bell))
-        (pid,) = map(int, heard.wait())
-        os.kill(pid, signal.SIGSTOP)
-        error = timed_out(receipt)
-    assert error.stack == "", "it could not say"
-    assert "could not be had" in error.__notes__[0]
-    assert receipt.deliveries[0].worker_pid == pid
-    assert not is_alive(pid)
-    assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
+    monkeypatch.setattr(stack, "PATIENCE_S", 0.5)
+    clock = ClockAhead()
+    with bus_with(clock) as bus:
+        bus.subscribe("stopped", work, kind="cpu", timeout=LONG_S, name="stopped")
+        with door.shut():
+            receipt = bus.publish("stopped", Job(0, tally, door=door, bell=bell))
+            (pid,) = map(int, heard.wait())
+            os.kill(pid, signal.SIGSTOP)
+            clock.ahead_s = LONG_S
+            error = timed_out(receipt)
+        assert error.stack == "", "it could not say"
+        assert "could not be had" in error.__notes__[0]
+        assert receipt.deliveries[0].worker_pid == pid
+        assert not is_alive(pid)
+        bus.subscribe("job", work, kind="cpu")
+        assert bus.publish("job", Job(1, tally)).result(PATIENCE_S) == 1
     assert tally.counts() == {"0": 1, "1": 1}
 
 

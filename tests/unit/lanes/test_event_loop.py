@@ -239,12 +239,12 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
         return event
 
     with EventBus([]) as bus:
-        bus.subscribe(int, quick, timeout=0.25)
+        bus.subscribe(int, quick, timeout=1.0)
         bus.subscribe(str, echo)
         assert [bus.publish(n).result(BOUND_S) for n in range(20)] == list(range(20))
 
         async def wait(_: float) -> None:
-            await asyncio.sleep(0.3)  # so that a timer left behind would go off
+            await asyncio.sleep(1.1)  # so that a timer left behind would go off
 
         bus.subscribe(float, wait)
         bus.publish(1.0).result(BOUND_S)
@@ -259,10 +259,13 @@ def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     settled = threading.Semaphore(0)
     lane = LoopLane(FlowOf(lambda _: settled.release()))
 
+    times: list[float] = []
+
     async def handle(event: object) -> None:
         began = time.thread_time()
-        while time.thread_time() - began < 0.005:
+        while (now := time.thread_time()) - began < 0.005:
             pass
+        times.extend((began, now))
         await asyncio.sleep(0.02)
 
     subscription = Subscription(make_handler(handle, "t"), lane)
@@ -273,7 +276,8 @@ def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     lane.close(BOUND_S)
     evidence = subscription.meter.evidence("io", True, 0.0)
     assert evidence.runs == 4
-    assert 0.005 <= evidence.cpu_s < 0.015
+    assert evidence.cpu_s >= 0.005
+    assert 4 * evidence.cpu_s < 2 * (max(times) - min(times)), "not the steps of the others too"
     assert evidence.wall_s >= 0.025
 
 
@@ -447,4 +451,4 @@ def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
             bus.publish("n", 1).result(BOUND_S)
     texts = [r.getMessage() for r in caplog.records if "held the event loop" in r.getMessage()]
     assert len(texts) == 1
-    assert texts[0].startswith("blocker held the event loop for 0.0")
+    assert texts[0].startswith("blocker held the event loop for ")

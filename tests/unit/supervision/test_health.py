@@ -165,7 +165,8 @@ def test_starting_worker_shows_all_known_facts(
 
     assert (health.state, health.pid, health.handler) == ("starting", 4712, handler)
     assert health.event_id is None
-    assert health.running_s == pytest.approx(5.0, abs=1.0)
+    assert health.running_s is not None
+    assert 5.0 <= health.running_s < 5.0 + BOUND_S
     assert (health.memory_bytes, health.children) == (2000, 2)
 
 
@@ -223,7 +224,7 @@ def test_the_share_of_the_cpu_is_since_the_last_sample():
     share = health_of(last_sample=sample(1000.0, 1.0)).cpu_share
     assert share == pytest.approx(0.002, rel=0.1)
     assert health_of(last_sample=sample(1.0, 9.0)).cpu_share == 0, "of the worker before"
-    assert health_of(last_sample=sample(-1.0, 1.0)).cpu_share is None, "just taken"
+    assert health_of(last_sample=sample(-1000.0, 1.0)).cpu_share is None, "just taken"
 
 
 def test_a_worker_without_a_process_is_not_measured():

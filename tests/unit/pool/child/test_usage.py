@@ -39,7 +39,7 @@ def test_a_stretch_of_one_handler_is_measured_as_one():
     made.turn(None, 5)
     [(handler, sums)] = told(made).items()
     assert (handler, sums.runs) == (7, 5)
-    assert 0.02 <= sums.cpu_s <= sums.wall_s + 0.001
+    assert 0.02 <= sums.cpu_s <= sums.wall_s + 0.01
 
 
 def test_handlers_that_take_turns_are_told_apart():
