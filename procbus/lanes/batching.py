@@ -268,9 +268,9 @@ class Breaker:
         self._circuit = batching.circuit
         self._guard = flow.guard
         self._fail_ready = fail_ready
-        #: Whether a worker died since the last survival, or the circuit is not closed.
-        #: `note_survival` reads it without the lock, to see whether there is anything to note.
-        self._troubled = False
+        #: Whether a worker died since the last survival, or the circuit is not closed: then
+        #: survivals must be noted. Read without the lock.
+        self.troubled = False
         self._closing = False
         #: The outcome of all ready deliveries, once a closing bus has made enough trials.
         self.given_up: Outcome | None = None
@@ -306,12 +306,10 @@ class Breaker:
 
     def note_survival(self) -> None:
         """Note that a worker survived deliveries."""
-        if not self._troubled:
-            return
         with self._batching.queue.lock:
             closed = self._circuit.note_survival()
             # While the circuit is open the next survival, a trial's, must be noted too.
-            self._troubled = self._circuit.state is not CircuitState.CLOSED
+            self.troubled = self._circuit.state is not CircuitState.CLOSED
             if closed:
                 self.given_up = None
                 self._batching.queue.locked_wake()
@@ -328,7 +326,7 @@ class Breaker:
         queue, circuit = self._batching.queue, self._circuit
         now = self._batching.clock()
         with queue.lock:
-            self._troubled = True
+            self.troubled = True
             if queue.cancelled or not self._circuit.note_death(now):
                 return
             self._take_all_back()

@@ -409,7 +409,8 @@ class Companion(LaneThread):
         self.slot.events_done += count
         self._worker_done += count
         self._barren = 0
-        self._breaker.note_survival()
+        if self._breaker.troubled:
+            self._breaker.note_survival()
         return batch.deliveries[first : batch.ended]
 
     def _bury(self, gone: WorkerGone) -> None:

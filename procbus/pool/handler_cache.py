@@ -92,8 +92,16 @@ class KnownHandlers:
         self.numbers.add(carry.number)
         self.due.append((carry.number, "carry=", definition, None))
 
-    def forget(self) -> list[int]:
-        """Have the next message name handlers that are no longer needed; return these."""
+    def begin(self) -> list[int]:
+        """Begin a message: it will contain changed globals of the script.
+
+        Returns:
+            Handlers that are no longer needed. The message will name them.
+        """
+        newest = see_changes()
+        if newest != self._changes_due:
+            self._changes_due = newest
+            self.globals_due = script_globals.since(self._changes)
         if self._definitions.forgotten == self._forgotten:  # the usual case
             return []
         self._forgotten = self._definitions.forgotten
@@ -102,13 +110,6 @@ class KnownHandlers:
         self.due = [due for due in self.due if due[0] not in gone]
         self.forgotten_due.extend(gone)
         return gone
-
-    def look_again(self) -> None:
-        """Have the next message contain changed globals of the script: for each batch."""
-        newest = see_changes()
-        if newest != self._changes_due:
-            self._changes_due = newest
-            self.globals_due = script_globals.since(self._changes)
 
     def sent(self) -> None:
         """Note that the message is on its way to the worker."""

@@ -12,14 +12,13 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import Pipe
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from procbus.codec.encoder import decode
 from procbus.core.context import ONLY_RUN, Run
-from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.stats import SharedMemoryStats
 from procbus.pool.channel import Channel
@@ -64,6 +63,7 @@ class LokyWorker:
         results = ResultReader(memory, pool.workers)
         batches = BatchWriter(memory, pool.workers)
         self._end = ParentEnd(pool.definitions, memory, results, batches)
+        self.prepare, self.wait_for_room = self._end.prepare, self._end.wait_for_room
         self._unread_bytes: dict[int, int] = {}
         self._logbook = Logbook.create(segments=SEGMENTS)
         self._stack = StackPage.create()
@@ -132,10 +132,6 @@ class LokyWorker:
 
     # From the lane to the worker.
 
-    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
-        """Encode a batch: each event alone, each handler once for this worker."""
-        return self._end.prepare(batch, deliveries)
-
     def offer(self, message: Message) -> None:
         """Give the worker a token for each delivery."""
         release = self._tokens.release
@@ -158,10 +154,6 @@ class LokyWorker:
             self._channel.send(message.data)
         except OSError:
             pass
-
-    def wait_for_room(self, timeout_s: float) -> None:
-        """Wait until a block of shared memory is free."""
-        self._end.wait_for_room(timeout_s)
 
     def take_back(self, most: int) -> int:
         """Take tokens, so that the worker finds none for its last deliveries."""

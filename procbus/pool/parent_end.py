@@ -140,11 +140,10 @@ class ParentEnd:
         The last message prepared must be sent, or dropped for good, before the next is prepared.
         """
         began_s = thread_time()
-        if gone := self._handlers.forget():
+        if gone := self._handlers.begin():
             self.costs.forget(gone)
         self._events.begin()
         self._encoder.look_again()
-        self._handlers.look_again()
         encode = self._events.encode
         message = Message(batch)
         indices: dict[CommonHead, int] = {}
@@ -213,14 +212,14 @@ class ParentEnd:
             which.append(index_of_kind)
             message.deliveries.append(delivery)
         self._carried = None
-        if not message.no_room:
-            self._events.leave_line()
         self._classes_due.extend(self._encoder.take_definitions())
         shared = None
         if slots is not None and (shared := slots.stretch()) is not None and events:
             slots.put(events)
             shared = slots.stretch()
             events.clear()
+        if not message.no_room:
+            self._events.leave_line()
         if ids:
             self._freed_due += self._results.freed()
             head = BatchHead(
@@ -305,7 +304,9 @@ class ParentEnd:
         if received > told:  # some came from the logbook before
             times, values = times[received - told :], values[received - told :]
         self._received = max(received, first)
-        rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
+        rest: list[Ended] = []
+        if position < len(results.data):
+            rest, _ = self._ends(results.data[position:], self._batches[results.batch], first)
         self._told = results.done
         self._received = max(self._received, self._told)
         if results.done > told:

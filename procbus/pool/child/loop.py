@@ -276,11 +276,10 @@ class Worker:
 
     def _run_batch(self, message: bytes | bytearray) -> None:
         head, events = unpack_batch(message)
-        events = self._memory.events_of(head, events)
+        events = self._memory.begin(head, events)
         self._code.learn(head)
         if self._forked:
             self._check_here(None)
-        self._memory.learn(head)
         self._encoder.look_again()
         logbook, claim, forked = self._logbook, self._claim, self._forked
         flush_s = self._flush_s

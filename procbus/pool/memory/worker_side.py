@@ -129,15 +129,16 @@ class WorkerMemory:
         """Whether a handler has kept a view of an event."""
         return self._reader.keeps
 
-    def learn(self, head: BatchHead) -> None:
-        """Take in the parent's news of blocks."""
+    def begin(self, head: BatchHead, rest: memoryview) -> memoryview:
+        """Begin a batch: take in the parent's news of blocks.
+
+        Returns:
+            The events of the batch, one behind the other: from shared memory, or from the pipe.
+        """
         if head.gone:
             self._reader.forget(head.gone)
         if head.freed is not None:
             self._writer.reuse(head.freed)
-
-    def events_of(self, head: BatchHead, rest: memoryview) -> memoryview:
-        """The events of a batch, one behind the other: from shared memory, or from the pipe."""
         if head.shared is None or self._batches is None:
             return rest
         return self._batches.events(head.shared)

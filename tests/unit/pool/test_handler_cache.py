@@ -40,12 +40,12 @@ def test_next_message_names_forgotten_handlers_once() -> None:
     known.define(second)
     definitions.forget(first.number)
 
-    assert known.forget() == [first.number]
+    assert known.begin() == [first.number]
     assert [number for number, *_ in known.due] == [second.number], "it need not learn it first"
     assert known.numbers == {second.number}
     assert known.forgotten_due == [first.number]
     known.sent()
-    assert known.forgotten_due == known.forget() == []
+    assert known.forgotten_due == known.begin() == []
 
 
 def test_forgotten_handler_that_is_needed_again_is_sent_again() -> None:
@@ -54,7 +54,7 @@ def test_forgotten_handler_that_is_needed_again_is_sent_again() -> None:
     known.define(handler)
     known.sent()
     definitions.forget(handler.number)
-    known.forget()
+    known.begin()
     known.define(handler)
 
     assert [number for number, *_ in known.due] == [handler.number]

@@ -134,7 +134,7 @@ def test_a_worker_learns_which_blocks_are_gone_and_which_it_may_use_again(sides:
     assert place is not None
     sides.results.views(place)
 
-    sides.worker.learn(head([large[0][0]], (LARGE * LARGE, sides.results.freed())))
+    sides.worker.begin(head([large[0][0]], (LARGE * LARGE, sides.results.freed())), memoryview(b""))
 
     again = end_of(sides.worker.put_plain(b"b" * LARGE))[4]
     assert again == Place(*place)
@@ -142,5 +142,5 @@ def test_a_worker_learns_which_blocks_are_gone_and_which_it_may_use_again(sides:
 
 
 def test_a_head_that_says_nothing_changes_nothing(sides: Sides) -> None:
-    sides.worker.learn(head())
+    assert bytes(sides.worker.begin(head(), memoryview(b"events"))) == b"events"
     assert not sides.worker.keeps
