@@ -191,7 +191,9 @@ def test_worker_reports_the_cpu_time_of_its_handlers(worker: Worker) -> None:
 
     assert evidence.runs == 2
     assert evidence.cpu_s < 0.03 <= evidence.wall_s
-    assert 0 < evidence.wait_s.low <= evidence.wall_s
+    # Beside busy neighbours the worker is ready, and waits for a core, for longer than it naps.
+    assert 0 <= evidence.wait_s.low <= evidence.wait_s.high <= evidence.wall_s
+    assert evidence.wait_s.high > 0
     assert evidence.transport_s > 0
 
 

@@ -47,6 +47,8 @@ __all__ = [
 _SEAT, _PAGE = "procbus-seat", "procbus-page"
 #: Maximum wait for a connection, in seconds.
 CONNECT_S = 10.0
+#: Maximum wait for the first message over a new connection, in seconds; because Dask sets no limit.
+_SHAKE_HANDS_S = 3.0
 #: Maximum wait for the last words of a Dask worker, in seconds.
 _PAGE_S = 5.0
 #: Minimum size of bytes that travel as a frame of their own, which is not copied.
@@ -119,21 +121,38 @@ def connect_to(address: str, timeout_s: float) -> Client:
     Raises:
         OSError: it cannot be reached.
     """
-    # Tested first, because a client that cannot connect leaves its event loop running for good.
-    asyncio.run(_knock(address, timeout_s))
-    return Client(address, timeout=timeout_s, set_as_default=False)
+    # Tested first, because a client would wait without end for a program that does not answer.
+    try:
+        asyncio.run(asyncio.wait_for(_knock(address, timeout_s), timeout_s + _SHAKE_HANDS_S))
+    except TimeoutError as error:
+        raise OSError(f"the program at {address} does not answer as a scheduler") from error
+    return _Client(address, timeout_s)
+
+
+class _Client(Client):  # type: ignore[misc] # as above
+    """A client that ends its event loop if it cannot connect."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        try:
+            super().__init__(address, timeout=timeout_s, set_as_default=False)
+        except BaseException:
+            if self.status != "newly-created":  # then there is no event loop yet
+                disconnect(self)
+            raise
 
 
 def disconnect(client: Client) -> None:
     """Close a client and end its event loop.
 
-    A client that gave up its scheduler has closed itself, but left its event loop running.
+    A client that gave up its scheduler, could not connect, or cannot close in time leaves its event
+    loop running.
     """
-    closed_itself = client.status == "closed"
     loop = client.loop.asyncio_loop
-    client.close()
-    if closed_itself:
-        with contextlib.suppress(RuntimeError):  # the loop has ended after all
+    try:
+        client.close()
+    finally:
+        client.status = "closed"  # otherwise its `__del__` would close it again
+        with contextlib.suppress(RuntimeError):  # the usual case: the loop has ended
             loop.call_soon_threadsafe(_cancel_tasks, loop)
 
 

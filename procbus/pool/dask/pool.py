@@ -219,9 +219,6 @@ class ClusterPool:
         self._watcher.join(DASK_JOIN_S)
         if closed:
             return
-        if self._client is not None and self._client is not self._cluster:
-            self._retired.append(self._client)
-        self._close_retired()
         if self._own_cluster is not None:
             self._own_cluster.close()
         self.memory.close()
@@ -274,6 +271,10 @@ class ClusterPool:
             except Exception as error:  # noqa: BLE001 - whatever is wrong there, it is tried again
                 self._lose(error)
             self._wake.wait(DASK_LOOK_S)
+        # Here, because `close` does not wait for a look that takes long, such as for a connection.
+        if self._client is not None and self._client is not self._cluster:
+            self._retired.append(self._client)
+        self._close_retired()
 
     def _look(self) -> None:
         from procbus.pool.dask.host import Host  # only now: they import distributed, and psutil

@@ -1,12 +1,15 @@
 """Refusals of a pool on Dask, before there is a cluster."""
 
+import re
+import socket
+import threading
 from typing import Any
 
 import pytest
 
 from procbus.core.errors import OptionError
 from tests.clusters import HAS_DASK, NO_DASK
-from tests.waits import eventually
+from tests.waits import BOUND_S, eventually
 
 pytestmark = pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
 
@@ -67,3 +70,54 @@ def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> N
     eventually(lambda: "the Dask scheduler at tcp://127.0.0.1:1" in pool.waits_for)
     pool.close()
     pool.close()
+
+
+def test_program_that_does_not_answer_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    from procbus.pool.dask import engine
+
+    monkeypatch.setattr(engine, "_SHAKE_HANDS_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"at {address} does not answer"):
+            engine.connect_to(address, 0.1)
+
+
+def test_client_that_cannot_connect_ends_its_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    from procbus.pool.dask import engine
+
+    async def answer(_address: str, _timeout_s: float) -> None:
+        """Answer as a scheduler does that ends before the client connects."""
+
+    monkeypatch.setattr(engine, "_knock", answer)
+    with pytest.raises(OSError, match=re.escape("tcp://127.0.0.1:1")):
+        engine.connect_to("tcp://127.0.0.1:1", 0.1)
+    eventually(lambda: all(thread.name != "IO loop" for thread in threading.enumerate()))
+
+
+def test_connection_that_comes_too_late_for_a_closed_pool_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from procbus.pool.dask import engine
+    from procbus.pool.dask import pool as pool_module
+    from procbus.pool.dask.pool import ClusterPool
+
+    class LateClient:
+        status = "running"
+
+    client, connected, closed = LateClient(), threading.Event(), threading.Event()
+    began = threading.Event()
+
+    def connect_to(_address: str, _timeout_s: float) -> LateClient:
+        began.set()
+        assert connected.wait(BOUND_S)
+        return client
+
+    monkeypatch.setattr(pool_module, "DASK_JOIN_S", 0.01)
+    monkeypatch.setattr(engine, "connect_to", connect_to)
+    monkeypatch.setattr(engine, "members", lambda _: {})
+    monkeypatch.setattr(engine, "disconnect", lambda late: closed.set() if late is client else None)
+    pool = ClusterPool("tcp://127.0.0.1:1", None, b"")
+    assert began.wait(BOUND_S)
+    pool.close()
+    connected.set()
+    assert closed.wait(BOUND_S)
