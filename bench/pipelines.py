@@ -26,10 +26,10 @@ from procbus.demo.store import open_index
 from procbus.demo.thread_bus import ThreadBus
 
 from . import log_job, log_set
-from .index_job import publish_result, read_and_measure
 from .limit import bare_processes
 from .log_job import LogCounted, LogFetched, LogListed
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO, Question, Row, Settings
+from .one_call import publish_result
 from .ways import THREAD_BUS
 
 INDEX, LOGS = "index 200 files of source", "fetch and count 200 logs"
@@ -75,7 +75,7 @@ def index_job(count: int) -> Iterator[Job]:
                 Step((SourceRead,), handlers.measure, "cpu", publishes=True),
                 Step((FileMeasured, FileSkipped), handlers.store, "io", publishes=False),
             ],
-            read_and_measure,
+            handlers.read_and_measure,
             check,
         )
 

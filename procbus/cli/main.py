@@ -87,9 +87,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     demo = commands.add_parser(
         "demo",
-        help="index Python source, and compare with a thread-pool bus",
+        help="index Python source, and compare with a thread-pool bus and a pool of processes",
         description="Index the functions of a tree of Python files by complexity, with an io, a "
-        "cpu and an io handler in a chain, then do the same on a thread-pool bus.",
+        "cpu and an io handler in a chain, then do the same on a thread-pool bus, and on a "
+        "ProcessPoolExecutor.",
     )
     demo.add_argument(
         "dir", nargs="?", type=Path, metavar="DIR", help="default: Python's standard library"
@@ -105,7 +106,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--cpu-workers", type=_positive, metavar="N", help="default: one for each core"
     )
     demo.add_argument(
-        "--no-compare", action="store_true", help="leave out the run on a thread-pool bus"
+        "--no-compare", action="store_true", help="leave out the runs on anything but procbus"
     )
     demo.set_defaults(run=_run_demo)
 

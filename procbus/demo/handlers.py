@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from procbus import current, subscribe
 from procbus.demo.metrics import FunctionMetrics, measure_source
@@ -102,6 +103,16 @@ def store(result: FileMeasured | FileSkipped) -> None:
         index.add(result.path, result.functions)
     else:
         index.skip(result.path, result.reason)
+
+
+def read_and_measure(found: FileFound) -> FileMeasured | FileSkipped:
+    """Do both steps in one call, for a pool of processes."""
+    published: list[Any] = []
+    read(found, published.append)
+    if isinstance(published[0], SourceRead):
+        measure(published.pop(), published.append)
+    result: FileMeasured | FileSkipped = published[0]
+    return result
 
 
 def _reason(error: Exception) -> str:

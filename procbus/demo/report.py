@@ -49,19 +49,18 @@ def print_skipped(
 
 
 def print_runs(console: Console, runs: Sequence[DemoRun]) -> None:
-    """Print the runs beside each other and, if there are two, the ratio of their times."""
-    table = Table(title="The same handlers on the same files" if len(runs) > 1 else None)
-    for column in ("bus", "seconds", "events/s", "workers"):
-        table.add_column(column, justify="right" if column in ("seconds", "events/s") else "left")
+    """Print the runs beside each other, and the ratio of each other one's time to the first's."""
+    table = Table(title="The same job on the same files" if len(runs) > 1 else None)
+    for column in ("bus", "seconds", "files/s", "workers"):
+        table.add_column(column, justify="right" if column in ("seconds", "files/s") else "left")
     for run in runs:
-        rate = run.events / run.seconds
+        rate = run.files / run.seconds
         table.add_row(run.bus, f"{run.seconds:.2f}", f"{rate:,.0f}", run.workers)
     console.print(table)
-    if len(runs) > 1:
-        ours, theirs = runs
-        ratio = theirs.seconds / ours.seconds
-        what = f"{theirs.bus} ÷ {ours.bus}, in seconds, the start of its workers included"
-        print_line(console, f"Ratio: {ratio:.2f} ({what})")
+    ours, *others = runs
+    for other in others:
+        what = f"{other.bus} ÷ {ours.bus}, in seconds, the start of its workers included"
+        print_line(console, f"Ratio: {other.seconds / ours.seconds:.2f} ({what})")
 
 
 def print_failures(console: Console, run: DemoRun) -> None:

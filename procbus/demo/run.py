@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo from start to end: index a tree on procbus, then on a thread-pool bus, and report."""
+"""The demo from start to end: index a tree on procbus, then on what one takes instead; report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from procbus.demo.report import (
     print_runs,
     print_skipped,
 )
-from procbus.demo.runs import DemoRun, run_on_procbus, run_on_thread_bus
+from procbus.demo.runs import DemoRun, run_on_procbus, run_on_processes, run_on_thread_bus
 from procbus.demo.store import Totals, open_index
 
 _SHOWN_FUNCTIONS = 10
@@ -41,7 +42,7 @@ class DemoOptions:
         output: path of the index; None for a new file in the directory for temporary files.
         limit: index at most this many files; None for all.
         cpu_workers: processes of the cpu lane; None for one for each core.
-        compare: whether to run on the thread-pool bus too.
+        compare: whether to run on a thread-pool bus and on a pool of processes too.
     """
 
     root: Path | None = None
@@ -55,7 +56,7 @@ def run_demo(options: DemoOptions) -> int:
     """Run the demo. Its report goes to standard output, its progress to standard error.
 
     Returns:
-        The exit status: 0, or 1 when a handler failed or the two runs disagree.
+        The exit status: 0, or 1 when a handler failed or the runs disagree.
 
     Raises:
         DemoError: there is nothing to index, or the index cannot be written.
@@ -73,16 +74,20 @@ def run_demo(options: DemoOptions) -> int:
         # thread.
         measurable = [file for file in files if file not in runs[0].failed_files]
         if options.compare and measurable:
-            run, their_totals = _compare(measurable, progress)
-            runs.append(run)
-            agree = their_totals == totals
+            for run_on in (
+                run_on_thread_bus,
+                partial(run_on_processes, workers=options.cpu_workers),
+            ):
+                run, their_totals = _compare(run_on, measurable, progress)
+                runs.append(run)
+                agree = agree and their_totals == totals
         print_functions(report, root, index.most_complex(_SHOWN_FUNCTIONS))
         print_skipped(report, root, totals.skipped, index.skipped(_SHOWN_SKIPPED))
         print_runs(report, runs)
         for run in runs:
             print_failures(report, run)
         if not agree:
-            print_line(report, "The two runs found different things: did files change meanwhile?")
+            print_line(report, "The runs found different things: did files change meanwhile?")
         print_index(report, path, totals)
     return 0 if agree and not any(run.failures for run in runs) else 1
 
@@ -97,12 +102,14 @@ def _find(root: Path, limit: int | None, console: Console) -> list[str]:
     return files
 
 
-def _compare(files: list[str], console: Console) -> tuple[DemoRun, Totals]:
-    """Run on the thread-pool bus, into a temporary index."""
+def _compare(
+    run_on: Callable[..., DemoRun], files: list[str], console: Console
+) -> tuple[DemoRun, Totals]:
+    """Run elsewhere, into a temporary index."""
     with tempfile.TemporaryDirectory(prefix="procbus-demo-") as directory:
         path = os.path.join(directory, "index.sqlite")
         with open_index(path) as index:
-            return run_on_thread_bus(files, index, console), index.totals()
+            return run_on(files, index, console=console), index.totals()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The same handlers over the same files, on procbus and on a thread-pool bus."""
+"""The same job over the same files: on procbus, on a pool of processes, on a thread-pool bus."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +20,11 @@ from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRe
 from procbus.demo.progress import ShowDone, showing_progress
 from procbus.demo.store import Index
 from procbus.demo.thread_bus import ThreadBus
+from procbus.system.cores import usable_cores
 
 _MAX_PENDING = 1_000  # files on their way at once: their texts are in memory
 _GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
+_CHUNK = 4  # files that a process of the pool takes at once
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class DemoRun:
     """One run of the handlers over all files.
 
     Attributes:
-        bus: name of the bus that it ran on.
-        seconds: from making the bus, its workers included, until the last event was handled.
-        events: number of events handled.
+        bus: name of the bus, or of the pool, that it ran on.
+        seconds: from making the bus, its workers included, until the last file was stored.
+        files: number of files.
         workers: the workers that handled them, in words.
         failures: errors and deaths in handlers, of which there should be none: a line each.
         failed_files: the files at which they happened, as far as known.
@@ -38,7 +42,7 @@ class DemoRun:
 
     bus: str
     seconds: float
-    events: int
+    files: int
     workers: str
     failures: tuple[str, ...] = ()
     failed_files: frozenset[str] = frozenset()
@@ -66,11 +70,48 @@ def run_on_procbus(
     return DemoRun(
         "procbus",
         seconds,
-        events=sum(each.succeeded + each.failed for each in stats.handlers.values()),
-        workers=f"{workers['cpu']} cpu (processes), {workers['io']} io (threads)",
+        len(files),
+        f"{workers['cpu']} cpu (processes), {workers['io']} io (threads)",
         failures=tuple(f"{letter.event.path}: {letter.outcome.error!r}" for letter in letters),
         failed_files=frozenset(letter.event.path for letter in letters),
     )
+
+
+def run_on_processes(
+    files: Sequence[str], index: Index, workers: int | None, console: Console
+) -> DemoRun:
+    """Read and measure each file in a process of a pool, and store the results here."""
+    started = time.perf_counter()
+    name = ProcessPoolExecutor.__name__
+    workers = workers or usable_cores()
+    failures: tuple[str, ...] = ()
+    with _process_pool(workers) as pool:
+        # The processes are forked here: before there is a thread that shows the progress.
+        found = [FileFound(path, index.path) for path in files]
+        results = pool.map(handlers.read_and_measure, found, chunksize=_CHUNK)
+        with _running(name, files, index, console) as show:
+            try:
+                for result in results:
+                    handlers.store(result)
+                    show(index.files)
+            except Exception as error:  # noqa: BLE001 - reported as any failure of a handler
+                failures = (f"{type(error).__name__}: {error}",)
+    seconds = time.perf_counter() - started
+    return DemoRun(name, seconds, len(files), f"{workers} (processes)", failures)
+
+
+@contextmanager
+def _process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(workers, initializer=_leave_signals_to_the_script)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_signals_to_the_script() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> DemoRun:
@@ -90,9 +131,7 @@ def run_on_thread_bus(files: Sequence[str], index: Index, console: Console) -> D
         seconds = time.perf_counter() - started
         show(len(files))
         failures = tuple(f"{type(error).__name__}: {error}" for error in bus.failures)
-        return DemoRun(
-            "thread-pool bus", seconds, bus.handled, f"{bus.workers} (threads)", failures
-        )
+        return DemoRun("thread-pool bus", seconds, len(files), f"{bus.workers} (threads)", failures)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import pytest
 from bench import (
     client,
     in_process,
-    index_job,
     interpreters,
     io_work,
     log_job,
@@ -24,6 +23,7 @@ from bench import (
 )
 from bench.io_scaling import bare_asyncio, procbus_async
 from bench.model import Settings
+from procbus.demo import handlers
 from procbus.demo.handlers import FileFound
 from tests.matrix import quick_first
 
@@ -123,7 +123,7 @@ def test_a_job_that_lost_something_is_an_error(job: Callable[..., Any]) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_stored_as_skipped(tmp_path: Path) -> None:
-    found = index_job.read_and_measure(FileFound(str(tmp_path / "gone.py"), "index"))
+    found = handlers.read_and_measure(FileFound(str(tmp_path / "gone.py"), "index"))
     assert type(found).__name__ == "FileSkipped"
 
 

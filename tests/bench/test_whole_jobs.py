@@ -83,7 +83,7 @@ def test_made_files_are_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_workers_import_nothing_heavy_for_the_jobs() -> None:
     """A module that a worker imports is part of its start."""
-    code = "import bench.job_work, bench.index_job, bench.log_job, sys; print(*sys.modules)"
+    code = "import bench.job_work, bench.one_call, bench.log_job, sys; print(*sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

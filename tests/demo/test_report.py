@@ -72,14 +72,15 @@ def test_nothing_is_said_of_skipped_files_where_there_are_none(console: Console)
     assert printed(console) == ""
 
 
-def test_two_runs_are_compared_by_their_seconds(console: Console) -> None:
+def test_runs_are_compared_by_their_seconds(console: Console) -> None:
     ours = DemoRun("procbus", 2.0, 600, "2 processes")
     theirs = DemoRun("thread-pool bus", 3.0, 600, "4 threads")
-    print_runs(console, [ours, theirs])
+    print_runs(console, [ours, theirs, DemoRun("pool", 2.5, 600, "2 processes")])
     text = printed(console)
     assert "300" in text
     assert "200" in text
-    assert "Ratio: 1.50" in text
+    assert "Ratio: 1.50 (thread-pool bus ÷ procbus" in text
+    assert "Ratio: 1.25 (pool ÷ procbus" in text
 
 
 def test_single_run_has_no_ratio(console: Console) -> None:

@@ -85,7 +85,9 @@ def test_a_tree_is_indexed_compared_and_reported(demo: Demo, tree: Path, tmp_pat
     assert "  latin.py: not utf-8, which is its encoding by declaration or default" in lines
     assert any("procbus" in line and "cpu (processes)" in line for line in lines)
     assert any("thread-pool bus" in line and "4 (threads)" in line for line in lines)
-    assert any(line.startswith("Ratio: ") for line in lines)
+    assert any("ProcessPoolExecutor" in line and " (processes)" in line for line in lines)
+    ratios = [line.partition("(")[2].split(" ÷")[0] for line in lines if line.startswith("Ratio: ")]
+    assert ratios == ["thread-pool bus", "ProcessPoolExecutor"]
     assert "2 functions in 2 files" in lines
     assert f"The index is an SQLite file: {index}" in lines
 
@@ -99,10 +101,11 @@ def test_output_that_is_no_terminal_has_no_control_characters(demo: Demo, tree: 
 
 
 @pytest.mark.slow
-def test_without_comparison_nothing_is_said_of_another_bus(demo: Demo, tree: Path) -> None:
+def test_without_comparison_nothing_is_said_of_anything_else(demo: Demo, tree: Path) -> None:
     run = demo(tree, "--no-compare")
     assert run.returncode == 0, run.stderr
     assert "thread-pool" not in run.stdout + run.stderr
+    assert "ProcessPoolExecutor" not in run.stdout + run.stderr
     assert "Ratio" not in run.stdout
 
 

@@ -115,22 +115,29 @@ def test_a_signal_ends_a_run_at_once_and_leaves_nothing(
 
 
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("bus", ["thread-pool bus", "ProcessPoolExecutor"])
+@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_comparison_at_once_and_leaves_nothing(
-    tmp_path: Path, temporary: Path, number: signal.Signals, status: int
+    tmp_path: Path,
+    temporary: Path,
+    number: signal.Signals,
+    status: int,
+    whole_group: bool,
+    bus: str,
 ) -> None:
     demo = Demo(temporary, tree(tmp_path / "tree", files=100))
-    demo.read_until("thread-pool bus: ")
+    demo.read_until(f"{bus}: ")
     children = demo.children()
 
-    demo.process.send_signal(number)
+    (os.killpg if whole_group else os.kill)(demo.process.pid, number)
 
     ended, output, said = demo.ends()
     assert_gone(children)
     assert ended == status
     assert output == ""
     (line,) = said
-    assert line.startswith("thread-pool bus: stopped; ")
+    assert line.startswith(f"{bus}: stopped; ")
     assert list(temporary.glob("procbus-demo-*")) == []
 
 
