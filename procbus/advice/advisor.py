@@ -22,6 +22,7 @@ from procbus.core.meter import SETTLED, Machine
 from procbus.core.subscription import Subscription
 from procbus.routing.lane_switch import LaneSwitch
 from procbus.system import exit_hooks
+from procbus.system.no_fork import no_fork
 
 if TYPE_CHECKING:
     from procbus.advice.gil_probe import GilProbe, ProbedThread
@@ -71,7 +72,8 @@ class Subscribed(Protocol):
 
 
 def _make_probe() -> GilProbe | None:
-    from procbus.advice.gil_probe import GilProbe, is_available  # only now: it imports ctypes
+    with no_fork:
+        from procbus.advice.gil_probe import GilProbe, is_available  # only now: it imports ctypes
 
     return GilProbe() if is_available() else None
 

@@ -11,6 +11,7 @@ from typing import Any
 from procbus.core.introspection import looks_unimportable
 from procbus.core.meter import Meter
 from procbus.core.user_objects import named
+from procbus.system.no_fork import no_fork
 
 #: Maximum CPU time of pickling, in seconds; because a cost above it is reason enough.
 _MOST_S = 0.003
@@ -68,7 +69,8 @@ def weigh(obj: object) -> float:
     except _Enough:
         pass
     except Exception:  # noqa: BLE001 - the codec knows more, such as functions inside functions
-        from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
+        with no_fork:
+            from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
         began_at = thread_time()
         sink.size = len(encode_definition(obj))

@@ -39,6 +39,7 @@ from procbus.pool.tokens import SharedTokens
 from procbus.pool.wire import RESULTS_TAG, SHARED_TAG, STOP, Tag
 from procbus.system.cooperative import Task
 from procbus.system.cores import usable_cores
+from procbus.system.no_fork import no_fork
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Semaphore
@@ -56,8 +57,9 @@ class LokyWorker:
         self, pool: LokyPool, newborn: Newborn | None, launched: Callable[[LokyWorker], None]
     ) -> None:
         # Only now: while Python starts there.
-        from procbus.pool.child.main import WorkerSettings
-        from procbus.pool.loky_process import LokyProcess, make_tokens
+        with no_fork:
+            from procbus.pool.child.main import WorkerSettings
+            from procbus.pool.loky_process import LokyProcess, make_tokens
 
         memory = pool.memory
         results = ResultReader(memory, pool.workers)

@@ -34,6 +34,7 @@ from procbus.pool.launch import interrupts_blocked, stderr_with_descriptor
 from procbus.pool.newborn import Newborn, module_path
 from procbus.pool.tokens import SharedTokens
 from procbus.system import exit_hooks
+from procbus.system.no_fork import no_fork
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Semaphore
@@ -76,10 +77,6 @@ def exit_code_in(error: BaseException | None) -> int | None:
     return int(found[1]) if found else None
 
 
-#: Guards the start of the tracker of `multiprocessing`. No code of the user runs meanwhile.
-_starting = threading.Lock()
-
-
 def make_tokens() -> SharedTokens | Semaphore:
     """A semaphore that can travel to such a process."""
     _start_tracker()
@@ -91,7 +88,7 @@ def make_tokens() -> SharedTokens | Semaphore:
 
 def _start_tracker() -> None:
     """Start the tracker that cleans up after this process, unless it is running."""
-    with _starting, stderr_with_descriptor():
+    with no_fork, stderr_with_descriptor():
         multiprocessing.resource_tracker.ensure_running()
 
 
@@ -179,7 +176,8 @@ class LokyProcess:
 
     def know(self, pid: int) -> None:
         """Note its pid."""
-        from procbus.system.process import Probe  # while it starts: psutil takes time to import
+        with no_fork:
+            from procbus.system.process import Probe  # while it starts: it imports psutil
 
         self.probe = Probe(pid)
 

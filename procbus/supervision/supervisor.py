@@ -25,6 +25,7 @@ from procbus.supervision.stall import STALL_WINDOW_S, Progress
 from procbus.system import forked_children, procfs
 from procbus.system.cooperative import Task, in_turn
 from procbus.system.footprint import LEAST_S, FootprintMeter
+from procbus.system.no_fork import no_fork
 
 if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
@@ -261,10 +262,8 @@ class Supervisor:
             lane.breaker.look(now, "")
             return
         if self._memory is None:
-            from procbus.system.memory import (
-                MemoryWatch,  # only now: they import psutil
-                OomWatch,
-            )
+            with no_fork:
+                from procbus.system.memory import MemoryWatch, OomWatch  # only now: psutil
 
             self._memory = (self._watch_memory or MemoryWatch)()
             lane.oom = OomWatch()

@@ -29,6 +29,7 @@ from procbus.pool.memory.shared_file import (
     most_mapped,
     parts_of,
 )
+from procbus.system.no_fork import no_fork
 
 OnOversize = Literal["pipe", "fail"]
 
@@ -123,7 +124,8 @@ class EventMemory:
     def limit(self) -> int:
         """Maximum of bytes in all blocks."""
         if self._limit is None:
-            from procbus.system.memory import available_bytes  # only now: it imports psutil
+            with no_fork:
+                from procbus.system.memory import available_bytes  # only now: it imports psutil
 
             try:
                 self._limit = available_bytes() // 4
