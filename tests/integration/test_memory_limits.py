@@ -133,15 +133,21 @@ def grow(mib: int) -> str:
 
 
 def start_processes(job: Job) -> int:
-    """Start processes that take memory and wait, and wait with them."""
-    code = grow(job.leak // MIB)
+    """Start processes that take memory once the door is open and wait, and wait with them."""
+    code = "input(); " + grow(job.leak // MIB)
     started = [
         subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE)
         for _ in range(3)
     ]
-    if job.bell is not None:
-        for process in started:
+    for process in started:
+        if job.bell is not None:
             job.bell.ring(process.pid)
+    if job.door is not None:
+        job.door.go_through()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
     return work(replace(job, leak=0)) + sum(process.wait() for process in started)
 
 
@@ -159,14 +165,15 @@ def fork_processes(job: Job) -> int:
 
 
 def test_memory_of_processes_started_by_a_handler_counts(
-    make_bus: MakeBus, tally: Tally, bell: Bell, heard: Listener
+    make_bus: MakeBus, tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
     with make_bus(2) as bus:
         bus.subscribe("start", start_processes, kind="cpu", max_memory=LIMIT, name="start")
         bus.subscribe("work", work, kind="cpu")
         neighbours = [bus.publish("work", Job(n, tally)) for n in range(1, 20)]
-        receipt = bus.publish("start", Job(0, tally, bell=bell, leak=50 * MIB))
-        started = [psutil.Process(int(word)) for word in heard.wait(3)]
+        with door.shut():
+            receipt = bus.publish("start", Job(0, tally, door, bell, leak=50 * MIB))
+            started = [psutil.Process(int(word)) for word in heard.wait(3)]
         error = exceeded(receipt)
         wait_gone(started)
         assert [r.result(PATIENCE_S) for r in neighbours] == [*range(1, 20)]
@@ -243,7 +250,7 @@ def test_handler_after_a_leak_in_the_same_worker_is_not_charged(
         first = bus.publish("work", Job(-1, tally, door, bell))
         heard.wait()
         leaks = [bus.publish("work", Job(n, tally, leak=2 * MIB)) for n in range(80)]
-        followers = [bus.publish("innocent", Job(80, tally, sleep_s=0.2))]  # it is sampled
+        followers = [bus.publish("innocent", Job(80, tally, sleep_s=1.0))]  # it is sampled
         followers += [bus.publish("innocent", Job(n, tally)) for n in range(81, 100)]
     assert first.result(PATIENCE_S) == -1
     assert [r.result(PATIENCE_S) for r in leaks] == [*range(80)]
