@@ -48,7 +48,7 @@ class BusWith(EventBus):
 
 
 def threads_up_to(most: int) -> Callable[[Assembly], Lanes]:
-    """Makes lanes for a system that can start only so many threads."""
+    """Makes lanes for a system that cannot start more threads than `most`."""
     started = itertools.count(1)
 
     class Limited(IoThread):

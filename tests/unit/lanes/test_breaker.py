@@ -41,33 +41,6 @@ def trial(circuit: CircuitBreaker, now: float, running: Sequence[float] = ()) ->
     return circuit.look(now, "", running).trial
 
 
-def on_trial(now: float) -> CircuitBreaker:
-    """A circuit for whose trial a delivery was taken just now."""
-    circuit = opened(0.0)
-    assert trial(circuit, now)
-    circuit.begin(now)
-    return circuit
-
-
-def test_a_closed_circuit_lets_everything_through() -> None:
-    circuit = CircuitBreaker()
-
-    assert not trial(circuit, 1e9), "it needs none"
-    assert circuit.most() is None
-    assert circuit.reason() == ""
-
-
-def test_death_above_the_limit_opens_the_circuit() -> None:
-    circuit = opened(100.0)
-
-    assert circuit.state is OPEN
-    assert circuit.trial_at == 100.0 + COOL_S
-    assert circuit.most() == 0
-    assert circuit.reason() == (
-        f"{MOST_DEATHS + 1} workers died, and no delivery between them was survived"
-    )
-
-
 @pytest.mark.parametrize(("spacing", "opens"), [(1.0, True), (1.001, False)])
 def test_only_deaths_inside_of_the_window_count(spacing: float, opens: bool) -> None:
     circuit = CircuitBreaker()
@@ -78,44 +51,7 @@ def test_only_deaths_inside_of_the_window_count(spacing: float, opens: bool) -> 
     assert noted == [False] * MOST_DEATHS + [opens]
 
 
-def test_a_survival_between_the_deaths_starts_the_count_anew() -> None:
-    circuit = CircuitBreaker()
-    die(circuit, 100.0, MOST_DEATHS)
-
-    assert not circuit.note_survival()
-
-    assert circuit.deaths == 0
-    assert not any(die(circuit, 100.0, MOST_DEATHS))
-
-
-def test_a_trial_lets_one_delivery_through_and_not_before_its_time() -> None:
-    circuit = opened(100.0)
-
-    assert not trial(circuit, 100.0 + COOL_S - 0.001)
-    assert circuit.most() == 0
-    assert trial(circuit, 100.0 + COOL_S)
-
-    assert circuit.state is TRIAL
-    assert circuit.most() == 1
-    circuit.begin(200.0)
-    assert circuit.most() == 0
-
-
-def test_a_trial_that_is_survived_closes_it_with_a_clean_slate() -> None:
-    circuit = opened()
-    trial(circuit, 1000.0)
-    circuit.note_death(1000.0)
-    trial(circuit, 2000.0)
-
-    assert circuit.note_survival()
-
-    assert circuit.state is CLOSED
-    assert (circuit.deaths, circuit.failed_trials) == (0, 0)
-    die(circuit, 3000.0)
-    assert circuit.trial_at == 3000.0 + COOL_S, "it does not remember how long it was open before"
-
-
-def test_each_trial_that_fails_doubles_the_wait_up_to_a_bound() -> None:
+def test_each_failed_trial_doubles_the_wait_up_to_a_bound_until_one_is_survived() -> None:
     circuit = opened(0.0)
     waits = []
     for _ in range(6):
@@ -123,41 +59,16 @@ def test_each_trial_that_fails_doubles_the_wait_up_to_a_bound() -> None:
         assert trial(circuit, now)
         assert circuit.note_death(now)
         waits.append(circuit.trial_at - now)
-
     assert waits == [10.0, 20.0, 40.0, MOST_COOL_S, MOST_COOL_S, MOST_COOL_S]
     assert circuit.failed_trials == 6
 
+    trial(circuit, circuit.trial_at)
+    assert circuit.note_survival()
 
-def test_open_circuit_ignores_deaths_and_survivals_of_earlier_work() -> None:
-    circuit = opened(100.0)
-
-    assert not circuit.note_death(101.0)
-    assert not circuit.note_survival()
-
-    assert circuit.state is OPEN
-    assert circuit.trial_at == 100.0 + COOL_S
-    assert circuit.deaths == MOST_DEATHS + 1, "why it is open can still be told"
-
-
-def test_unused_trial_is_followed_by_another() -> None:
-    # By a delivery that cannot travel, say, or that was put back.
-    circuit = on_trial(10.0)
-    began_before = [9.0]
-
-    assert not trial(circuit, 10.0 + SPENT_S - 0.001, began_before)
-    assert trial(circuit, 10.0 + SPENT_S, began_before)
-
-    assert circuit.state is TRIAL
-    assert circuit.failed_trials == 0
-    assert circuit.most() == 1
-
-
-def test_a_trial_that_is_under_way_is_waited_for() -> None:
-    circuit = on_trial(10.0)
-
-    assert not trial(circuit, 10.0 + MOST_COOL_S - 0.001, [10.0])
-    assert circuit.most() == 0
-    assert trial(circuit, 10.0 + MOST_COOL_S, [10.0]), "but not for ever"
+    assert circuit.state is CLOSED
+    assert (circuit.deaths, circuit.failed_trials) == (0, 0)
+    die(circuit, 3000.0)
+    assert circuit.trial_at == 3000.0 + COOL_S, "it does not remember how long it was open before"
 
 
 def test_trial_that_was_not_taken_is_not_repeated_and_ends_with_the_next_death() -> None:
@@ -170,38 +81,16 @@ def test_trial_that_was_not_taken_is_not_repeated_and_ends_with_the_next_death()
     assert circuit.most() == 0
 
 
-def test_in_a_hurry_a_trial_that_failed_is_followed_at_once() -> None:
-    circuit = opened(100.0)
-
-    circuit.hurry()
-
-    for _ in range(3):
-        assert trial(circuit, 100.0)
-        circuit.begin(100.0)
-        assert not trial(circuit, 100.0)
-        assert circuit.note_death(100.0)
-    assert circuit.failed_trials == 3
-
-
-@pytest.mark.parametrize("state", [CLOSED, OPEN, TRIAL])
-def test_hurry_alone_changes_no_state(state: CircuitState) -> None:
-    circuit = CircuitBreaker() if state is CLOSED else opened()
-    if state is TRIAL:
-        trial(circuit, 1e6)
-
-    circuit.hurry()
-
-    assert circuit.state is state
-
-
 def trickles(circuit: CircuitBreaker, now: float, running: Sequence[float] = ()) -> bool:
     return circuit.look(now, SHORT, running).wakes
 
 
 def test_idle_lane_begins_one_delivery_if_memory_stays_short() -> None:
     circuit = CircuitBreaker()
+    trickles(circuit, 50.0)
+    assert not trickles(circuit, 50.0 + TRICKLE_S, running=[49.0]), "it is not idle"
 
-    assert not trickles(circuit, 100.0)
+    assert not trickles(circuit, 100.0), "it counts from when all was idle"
     assert not trickles(circuit, 100.0 + TRICKLE_S - 0.1)
     assert trickles(circuit, 100.0 + TRICKLE_S)
 
@@ -210,14 +99,6 @@ def test_idle_lane_begins_one_delivery_if_memory_stays_short() -> None:
     assert circuit.most() == 0
     assert not trickles(circuit, 100.0 + TRICKLE_S + 1), "the next one after as long again"
     assert trickles(circuit, 100.0 + 2 * TRICKLE_S)
-
-
-def test_running_deliveries_delay_the_trickle() -> None:
-    circuit = CircuitBreaker()
-    trickles(circuit, 100.0)
-
-    assert not trickles(circuit, 100.0 + TRICKLE_S, running=[99.0])
-    assert not trickles(circuit, 100.0 + TRICKLE_S + 1), "it counts from when all was idle"
 
 
 def test_trickle_that_was_not_taken_is_no_trial() -> None:
@@ -329,7 +210,9 @@ class AnyCircuit(RuleBasedStateMachine):
 
     @rule()
     def hurry(self) -> None:
+        before = self.circuit.state
         self.circuit.hurry()
+        assert self.circuit.state is before
 
     @invariant()
     def an_open_circuit_lets_nothing_through_and_says_why(self) -> None:
@@ -346,12 +229,21 @@ TestAnyCircuit = AnyCircuit.TestCase
 # In a lane: publishers, settlement and queue.
 
 
+class Running(Batching):
+    """Batching of a lane whose handlers began at the times that the test says."""
+
+    began_at: Sequence[float] = ()
+
+    def running(self) -> Any:
+        return [(None, None, None, (1, index, at)) for index, at in enumerate(self.began_at)]
+
+
 class Parts:
     """A breaker of a lane without workers, at a time that the test says."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.batching = Batching(clock=lambda: self.now)
+        self.batching = Running(clock=lambda: self.now)
         #: Makers of the error that publishing raises, as it was told: None ends that.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
@@ -384,7 +276,9 @@ def parts() -> Parts:
     return Parts()
 
 
-def test_a_few_deaths_stop_nothing(parts: Parts) -> None:
+def test_a_few_deaths_and_deaths_with_a_survival_between_them_stop_nothing(parts: Parts) -> None:
+    parts.die(MOST_DEATHS)
+    parts.breaker.note_survival()
     parts.die(MOST_DEATHS)
 
     assert parts.breaker.reason() == ""
@@ -414,14 +308,19 @@ def test_too_many_deaths_stop_the_lane_and_publishing_says_why(
     assert parts.failed == []
 
 
+@pytest.mark.parametrize("closing", [False, True])
 def test_a_trial_that_is_survived_has_the_lane_and_publishing_go_on(
-    parts: Parts, caplog: pytest.LogCaptureFixture
+    parts: Parts, caplog: pytest.LogCaptureFixture, closing: bool
 ) -> None:
     parts.open()
-    parts.look(COOL_S - 0.1)
-    assert parts.take() == 0
     assert len(parts.guarded) == 1
-    parts.look(0.1)
+    if closing:
+        parts.breaker.expect_close()
+        parts.look()
+    else:
+        parts.look(COOL_S - 0.1)
+        assert parts.take() == 0
+        parts.look(0.1)
     assert parts.guarded[-1] is None
     assert parts.take() == 1
     assert parts.take() == 0
@@ -430,24 +329,8 @@ def test_a_trial_that_is_survived_has_the_lane_and_publishing_go_on(
 
     assert parts.take() == 4
     assert parts.breaker.reason() == ""
+    assert parts.failed == []
     assert "the cpu lane works again" in caplog.text
-
-
-def test_a_trial_that_dies_stops_it_for_longer(parts: Parts) -> None:
-    parts.open()
-    parts.look(COOL_S)
-    parts.take()
-
-    parts.die()
-
-    assert parts.take() == 0
-    make = parts.guarded[-1]
-    assert make is not None
-    assert f"{2 * COOL_S:.0f} s" in str(make())
-    parts.look(2 * COOL_S - 0.1)
-    assert parts.take() == 0
-    parts.look(0.1)
-    assert parts.take() == 1
 
 
 def test_a_survival_of_work_given_before_keeps_the_trial_from_nothing(parts: Parts) -> None:
@@ -473,19 +356,28 @@ def test_survival_closes_the_circuit_for_publishing_too(parts: Parts) -> None:
     assert parts.guarded[-1] is None
 
 
-@pytest.mark.parametrize(("began", "taken"), [(0.0, 0), (-1.0, 1)])
-def test_circuit_waits_for_a_trial_in_its_handler_but_not_for_earlier_work(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, began: float, taken: int
+@pytest.mark.parametrize(
+    ("began", "later_s", "taken"),
+    [
+        (0.0, SPENT_S, 0),  # a trial in its handler is waited for,
+        (0.0, MOST_COOL_S - 0.001, 0),
+        (0.0, MOST_COOL_S, 1),  # but not for ever;
+        (-1.0, SPENT_S - 0.001, 0),
+        (-1.0, SPENT_S, 1),  # and earlier work is not
+    ],
+)
+def test_a_trial_is_followed_by_another_if_it_is_unused_or_takes_too_long(
+    parts: Parts, began: float, later_s: float, taken: int
 ) -> None:
     parts.open()
     parts.look(COOL_S)
     assert parts.take() == 1
-    at = (1, 0, parts.now + began)
-    monkeypatch.setattr(parts.batching, "running", lambda: [(None, None, None, at)])
+    parts.batching.began_at = [parts.now + began]
 
-    parts.look(SPENT_S)
+    parts.look(later_s)
 
     assert parts.take() == taken
+    assert parts.batching.circuit.failed_trials == 0
 
 
 def test_survivals_without_deaths_are_noted_without_the_lock(parts: Parts) -> None:
@@ -545,15 +437,3 @@ def test_a_bus_that_closes_tries_at_once_and_gives_up_after_a_few_trials(
     parts.look()
     parts.die()
     assert len(parts.failed) == 2, "what turns up after that fails with the next trial"
-
-
-def test_a_bus_that_closes_goes_on_after_a_trial_that_is_survived(parts: Parts) -> None:
-    parts.open()
-    parts.breaker.expect_close()
-    parts.look()
-    assert parts.take() == 1
-
-    parts.breaker.note_survival()
-
-    assert parts.take() == 4
-    assert parts.failed == []
