@@ -324,7 +324,7 @@ def test_a_publisher_gets_in_though_the_rest_never_leaves(how):
         eventually(lambda: admission.blocked)
     admission.leave(1)
     try:
-        assert entered.wait(0.5)
+        assert entered.wait(BOUND_S)
     finally:
         admission.leave(63)
         assert entered.wait(BOUND_S)
