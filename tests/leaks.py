@@ -119,30 +119,28 @@ def record_children() -> None:
     subprocess.Popen.__init__ = recorded  # type: ignore[method-assign]
 
 
-def leaks_since(before: Snapshot, patience_s: float = 30.0) -> Leaks:
+def leaks_since(before: Snapshot, patience_s: float = 60.0) -> Leaks:
     """Return the resources left since `before`, after waiting for the ones about to end.
 
     Args:
         before: Taken before the test.
         patience_s: Maximum time for ending threads and processes to end, in seconds.
     """
-    left = _difference(before, Snapshot.take())
     deadline = time.monotonic() + patience_s
-    if left.threads or left.processes:
+    # Again until nothing is left: a thread that ends may start another, or a process, before.
+    while left := _difference(before, Snapshot.take()):
+        if time.monotonic() > deadline:
+            break
         # Threads first: one of them may be waiting for a process, to read its exit code.
         for thread in left.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        processes = _difference(before, Snapshot.take()).processes
-        alive_after(processes, deadline - time.monotonic())
-        left = _difference(before, Snapshot.take())
-    while left.descriptors or left.shared_memory:
-        # An object in a reference cycle closes its resources when the cycle is collected. The
-        # tracker of a killed script removes the script's semaphores once it has noticed the kill.
-        gc.collect()
-        left = _difference(before, Snapshot.take())
-        if time.monotonic() > deadline:
-            break
-        time.sleep(LOOK_S)
+        alive_after(left.processes, deadline - time.monotonic())
+        if not left.threads and not left.processes:
+            # An object in a reference cycle closes its resources when the cycle is collected. The
+            # tracker of a killed script removes the script's semaphores once it has noticed the
+            # kill.
+            gc.collect()
+            time.sleep(LOOK_S)
     return left
 
 

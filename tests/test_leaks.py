@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -85,18 +85,35 @@ def test_a_thread_left_running_is_found_and_named() -> None:
     assert "left-behind" in str(left)
 
 
+class EndsWhenJoined(threading.Thread):
+    def __init__(self, and_then: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._joined = threading.Event()
+        self._and_then = and_then
+
+    def run(self) -> None:
+        self._joined.wait()
+        self._and_then()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._joined.set()
+        super().join(timeout)
+
+
 def test_a_thread_that_is_about_to_end_is_waited_for() -> None:
     before = leaks.Snapshot.take()
-    joined = threading.Event()
 
-    class EndsWhenJoined(threading.Thread):
-        def join(self, timeout: float | None = None) -> None:
-            joined.set()
-            super().join(timeout)
+    EndsWhenJoined().start()
 
-    EndsWhenJoined(target=joined.wait).start()
+    assert not leaks.leaks_since(before)
 
-    assert not leaks.leaks_since(before, patience_s=10)
+
+def test_thread_that_an_ending_thread_starts_is_waited_for() -> None:
+    before = leaks.Snapshot.take()
+
+    EndsWhenJoined(EndsWhenJoined().start).start()
+
+    assert not leaks.leaks_since(before)
 
 
 @linux_only
