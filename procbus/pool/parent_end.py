@@ -142,7 +142,9 @@ class ParentEnd:
         began_s = thread_time()
         if gone := self._handlers.begin():
             self.costs.forget(gone)
-        self._events.begin()
+        slots = self._slots
+        shared_bytes = slots.begin() if slots is not None else 0
+        self._events.begin(shared_bytes)
         self._encoder.look_again()
         encode = self._events.encode
         message = Message(batch)
@@ -154,8 +156,6 @@ class ParentEnd:
         events: list[bytes] = []
         places: dict[int, Large] = {}
         index_of_kind, subscription, topic, parent_id, context = 0, None, None, None, None
-        slots = self._slots
-        shared_bytes = slots.begin() if slots is not None else 0
         most = shared_bytes or BATCH_BYTES
         total = in_head = held = 0
         for index, delivery in enumerate(deliveries):
@@ -199,12 +199,11 @@ class ParentEnd:
                 held += len(data)
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
                     # At once, while it is in the CPU's caches; and the next event gets its memory.
-                    events.append(data)
-                    slots.put(events)
+                    slots.put(events, data)
                     events.clear()
                     held = 0
                 else:
-                    events.append(data)
+                    events.append(data)  # type: ignore[arg-type] # content is put at once
                 sizes.append(len(data))
                 if large is not None:
                     places[len(ids)] = large

@@ -16,6 +16,7 @@ from procbus.core.errors import SerializationError
 from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Message, Pool, Worker
 from procbus.pool.loky import LokyPool
+from procbus.pool.memory.event_writer import OWN_BLOCK
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap
 from procbus.pool.parent_end import BATCH_BYTES
@@ -109,13 +110,25 @@ def test_large_object_without_buffers_goes_there_and_back(
     assert memory.stats().sent > MIB // 2
 
 
-@pytest.mark.parametrize(("short", "shared"), [(0, True), (64, False)])
-def test_bytes_are_shared_from_the_threshold_on(
+@pytest.mark.parametrize(("short", "shared"), [(0, True), (512, False)])
+def test_buffers_are_shared_from_the_threshold_on(
     worker: Worker, memory: EventMemory, short: int, shared: bool
 ) -> None:
-    event = bytes(int(memory.large) - short)
-    assert ran(worker, handlers.echo, event) == event
+    event = np.arange(int(memory.large) - short, dtype=np.uint8)
+    assert (ran(worker, handlers.echo, event) == event).all()
     assert (memory.stats().sent > 0, memory.stats().received > 0) == (shared, shared)
+
+
+@pytest.mark.parametrize("size", [OWN_BLOCK - 64, OWN_BLOCK])
+@pytest.mark.parametrize("kind", ["bytes", "str", "bytearray", "list"])
+def test_event_without_buffers_arrives_in_its_batch_or_in_a_block(
+    worker: Worker, size: int, kind: str
+) -> None:
+    text = "a" * (size - 64)
+    of_kind = {"bytes": text.encode(), "str": "ä" + text, "list": [text]}
+    event = of_kind.get(kind, bytearray(text.encode()))
+    result = ran(worker, handlers.echo, event)
+    assert (type(result), result) == (type(event), event)
 
 
 def test_an_event_is_read_only_unless_it_is_to_be_writable(worker: Worker) -> None:

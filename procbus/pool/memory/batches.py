@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from procbus.pool.memory.shared_file import CannotMap, Room
+from procbus.pool.memory.shared_file import CannotMap, Form, Room
 
 if TYPE_CHECKING:
     from procbus.pool.memory.events import EventMemory
@@ -28,8 +29,42 @@ ALL_BYTES = 64 << 20
 #: Minimum of bytes copied at a time. A batch with fewer bytes takes the pipe.
 LEAST_BYTES = 8 << 10
 
+#: Minimum length of a `bytes`, `str` or `bytearray` that is copied from where it lies. Shorter ones
+#: are pickled first, which is faster.
+LEAST_CONTENT = 16 << 10
+
 #: Start and size of a batch's events in the file, in bytes.
 Stretch = tuple[int, int]
+
+#: Protocol 5, the opcode for an object of this type, and its length in bytes.
+_HEADS = {
+    Form.BYTES: struct.Struct("<3sI"),
+    Form.TEXT: struct.Struct("<3sI"),
+    Form.BYTEARRAY: struct.Struct("<3sQ"),
+}
+_OPCODES = {Form.BYTES: b"\x80\x05B", Form.TEXT: b"\x80\x05X", Form.BYTEARRAY: b"\x80\x05\x96"}
+_STOP = b"."
+
+
+class Content:
+    """A pickle of content alone, in the parts that are copied into a slot.
+
+    Pickle itself would copy the content once more.
+
+    Args:
+        form: type of the object.
+        content: its content, of less than 4 GiB.
+    """
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, form: Form, content: memoryview) -> None:
+        head = _HEADS[form].pack(_OPCODES[form], len(content))
+        self.parts: tuple[bytes | memoryview, ...] = head, content, _STOP
+        self.size = len(head) + len(content) + 1
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class BatchWriter:
@@ -72,12 +107,20 @@ class BatchWriter:
         self._slot = 1 if 0 in self._taken.values() else 0
         return self.slot_bytes
 
-    def put(self, events: Sequence[bytes]) -> None:
+    def put(self, events: Sequence[bytes], last: bytes | Content = b"") -> None:
         """Copy events behind the earlier ones of the batch. There must be room for them."""
-        assert self._mapped is not None
         if os.getpid() != self._pid:
             return
-        data = events[0] if len(events) == 1 else b"".join(events)
+        if len(last) < LEAST_BYTES:
+            self._copy(b"".join((*events, last)))  # type: ignore[arg-type] # content is longer
+            return
+        if events:
+            self._copy(b"".join(events))
+        for part in last.parts if isinstance(last, Content) else (last,):
+            self._copy(part)
+
+    def _copy(self, data: bytes | memoryview) -> None:
+        assert self._mapped is not None
         begin = self._slot * self.slot_bytes + self._size
         self._mapped[begin : begin + len(data)] = data
         self._size += len(data)

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from procbus.codec.encoder import Encoder, encode_atom
 from procbus.core.delivery import Delivery
 from procbus.core.receipt import Receipt
+from procbus.pool.memory.batches import LEAST_CONTENT, Content
 from procbus.pool.memory.events import Block, EventMemory
 from procbus.pool.memory.shared_file import PLAIN, CannotMap, Form, plain
 from procbus.pool.wire import Kept, Large
+
+#: Minimum size of an event without buffers that gets a block of its own, in bytes; because a block
+#: costs the script 25 us more than room in a batch. With less room in a batch than for two such
+#: events, all events above the threshold of shared memory get blocks.
+OWN_BLOCK = 512 << 10
 
 
 class EventWriter:
@@ -26,6 +32,9 @@ class EventWriter:
         self._worker = worker
         self._events = events
         self._encoder = encoder
+        #: Minimum size of an event without buffers that gets a block, and of one that is copied
+        #: without pickling, in bytes.
+        self._least = self._least_content = events.large
         #: Blocks pinned for the worker's batches, and for the last message, which may never be
         #: sent; and the value of `openings` before that message found no room.
         self._pins: dict[int, list[Block]] = {}
@@ -38,50 +47,44 @@ class EventWriter:
 
     # For a message.
 
-    def begin(self) -> None:
-        """Begin a message. The one before was sent, or never will be."""
+    def begin(self, shared_bytes: int = 0) -> None:
+        """Begin a message. The one before was sent, or never will be.
+
+        Args:
+            shared_bytes: room for the events of its batch in shared memory.
+        """
+        self._least = self._least_content = self._events.large
+        if shared_bytes >= 2 * OWN_BLOCK:
+            self._least, self._least_content = max(self._least, OWN_BLOCK), LEAST_CONTENT
         if self._pinned:
             pinned, self._pinned = self._pinned, []
             self._events.unpin(pinned)
 
-    def encode(self, delivery: Delivery, receipt: Receipt) -> tuple[bytes, Large | None, bool]:
+    def encode(
+        self, delivery: Delivery, receipt: Receipt
+    ) -> tuple[bytes | Content, Large | None, bool]:
         """Encode an event.
 
         Returns:
-            The bytes for the pipe; the place of the large part, if there is one; and whether there
+            The bytes for the batch; the place of the large part, if there is one; and whether there
             was room for it.
         """
-        encoder, least, event = self._encoder, self._events.large, receipt.event
+        encoder, event = self._encoder, receipt.event
         if type(event) in PLAIN:
-            if len(event) >= least:
-                return self._encode_large(delivery, receipt, b"")
-            return encode_atom(event), None, True
-        data = encoder.encode(event)
-        if len(data) >= least or encoder.buffers:
-            return self._encode_large(delivery, receipt, data)
-        return data, None, True
-
-    def _encode_large(
-        self, delivery: Delivery, receipt: Receipt, data: bytes
-    ) -> tuple[bytes, Large | None, bool]:
-        """Put the large part of an event into shared memory.
-
-        Args:
-            delivery: the delivery to send.
-            receipt: its receipt, which has the event.
-            data: the encoded event; empty if the event is content alone.
-
-        Returns:
-            The bytes for the pipe, the place of the large part, and whether there was room for it.
-        """
-        encoder = self._encoder
-        if not data:
-            found = plain(receipt.event, self._events.large)
+            if len(event) < self._least_content:
+                return encode_atom(event), None, True
+            found = plain(event, self._least_content)
             assert found is not None
-            return self._share(delivery, receipt, found[0], [found[1]], b"")
+            form, content = found
+            if len(content) < self._least:
+                return Content(form, content), None, True
+            return self._share(delivery, receipt, form, [content], b"")
+        data = encoder.encode(event)
         if encoder.buffers:
             buffers, encoder.buffers = encoder.buffers, []
             return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
+        if len(data) < self._least:
+            return data, None, True
         return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
 
     def _share(

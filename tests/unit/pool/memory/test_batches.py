@@ -7,9 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from procbus.pool.memory.batches import ALL_BYTES, BATCH_SLOTS, SLOT_BYTES, BatchReader, BatchWriter
+from procbus.pool.memory.batches import (
+    ALL_BYTES,
+    BATCH_SLOTS,
+    LEAST_CONTENT,
+    SLOT_BYTES,
+    BatchReader,
+    BatchWriter,
+    Content,
+)
 from procbus.pool.memory.events import EventMemory
-from procbus.pool.memory.shared_file import CannotMap, Room
+from procbus.pool.memory.shared_file import CannotMap, Form, Room
 
 
 @pytest.fixture
@@ -52,6 +60,22 @@ def test_events_may_be_put_there_bit_by_bit(writer: BatchWriter) -> None:
     assert stretch[1] == 9_003
     found = BatchReader(writer.room).events(stretch)
     assert bytes(found) == b"abc" + b"d" * 9_000
+    found.release()
+
+
+@pytest.mark.parametrize("length", [10, 9_000])
+def test_the_last_event_may_be_long_or_content(writer: BatchWriter, length: int) -> None:
+    content = Content(Form.BYTES, memoryview(b"c" * LEAST_CONTENT))
+    writer.begin()
+    writer.put([b"a", b"b"], b"l" * length)
+    writer.put([], content)
+    writer.put([b"d"], content)
+    stretch = writer.stretch()
+    assert stretch is not None
+    pickled = b"".join(content.parts)
+    assert stretch[1] == 3 + length + 2 * len(content)
+    found = BatchReader(writer.room).events(stretch)
+    assert bytes(found) == b"ab" + b"l" * length + pickled + b"d" + pickled
     found.release()
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from procbus.codec.encoder import PARENT, Encoder
 from procbus.core.delivery import Delivery
-from procbus.pool.memory.event_writer import EventWriter
+from procbus.pool.memory.batches import LEAST_CONTENT, Content
+from procbus.pool.memory.event_writer import OWN_BLOCK, EventWriter
 from procbus.pool.memory.events import Block, EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Form
 from procbus.pool.wire import Large
@@ -42,9 +43,13 @@ def delivery_of(event: Any) -> Delivery:
     return delivery_to(subscription_of(kind="cpu"), event)
 
 
-def encode(writer: EventWriter, delivery: Delivery) -> tuple[bytes, Large | None, bool]:
+def encode(writer: EventWriter, delivery: Delivery) -> tuple[bytes | Content, Large | None, bool]:
     assert delivery.receipt is not None
     return writer.encode(delivery, delivery.receipt)
+
+
+def whole(data: bytes | Content) -> bytes:
+    return b"".join(data.parts) if isinstance(data, Content) else data
 
 
 def pins(delivery: Delivery) -> int:
@@ -57,7 +62,7 @@ def pins(delivery: Delivery) -> int:
 def test_a_small_event_travels_in_the_pipe(writer: EventWriter, events: EventMemory) -> None:
     data, large, room = encode(writer, delivery_of((1, "two")))
 
-    assert pickle.loads(data) == (1, "two")
+    assert pickle.loads(whole(data)) == (1, "two")
     assert large is None
     assert room
     assert events.stats().in_flight == 0
@@ -78,6 +83,50 @@ def test_large_event_lies_in_shared_memory(writer: EventWriter, event: Any, form
     assert large[0][3] == form
     assert len(data) < LARGE
     assert room
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"x" * LEAST_CONTENT,
+        "a" * LEAST_CONTENT,
+        "ä\udc80" * LEAST_CONTENT,
+        bytearray(LEAST_CONTENT),
+        ["x" * LARGE],
+        b"x" * (LEAST_CONTENT - 1),
+    ],
+    ids=["bytes", "str", "surrogates", "bytearray", "pickled", "short"],
+)
+def test_event_without_buffers_needs_no_block_where_its_batch_has_room(
+    writer: EventWriter, events: EventMemory, event: Any
+) -> None:
+    writer.begin(2 * OWN_BLOCK)
+    data, large, room = encode(writer, delivery_of(event))
+
+    assert (type(pickle.loads(whole(data))), pickle.loads(whole(data))) == (type(event), event)
+    assert len(data) == len(whole(data))
+    assert (large, room, events.stats().sent) == (None, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("room", "event"),
+    [
+        (2 * OWN_BLOCK - 1, b"x" * LARGE),
+        (2 * OWN_BLOCK, b"x" * OWN_BLOCK),
+        (2 * OWN_BLOCK, ["x" * OWN_BLOCK]),
+        (2 * OWN_BLOCK, np.arange(LARGE // 4)),
+    ],
+    ids=["little room", "large bytes", "large list", "array"],
+)
+def test_event_gets_a_block_if_it_is_large_or_has_buffers_or_its_batch_has_little_room(
+    room: int, event: Any
+) -> None:
+    memory = EventMemory(4 * OWN_BLOCK, LARGE)
+    writer = writer_for(1, memory)
+    writer.begin(room)
+    assert encode(writer, delivery_of(event))[1] is not None
+    writer.close()
+    memory.close()
 
 
 def test_an_event_is_copied_once_for_two_workers(events: EventMemory) -> None:
@@ -144,6 +193,6 @@ def test_event_that_cannot_be_mapped_travels_in_the_pipe(
     monkeypatch.setattr(events.room, "map", refuse)
     data, large, room = encode(writer, delivery_of(b"x" * LARGE))
 
-    assert pickle.loads(data) == b"x" * LARGE
+    assert pickle.loads(whole(data)) == b"x" * LARGE
     assert large is None
     assert room
