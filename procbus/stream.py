@@ -158,6 +158,7 @@ def as_settled(
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle; `clock` replaces `monotonic`."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
+    put = (settled.put,)
     source = iter(events)
     outstanding = taken = 0
     exhausted = False
@@ -185,7 +186,8 @@ def as_settled(
             except Exception as error:  # noqa: BLE001 - as above
                 failure, exhausted = error, True
                 break
-            receipt.when_done(settled.put)
+            if not receipt.tell(put):
+                settled.put(receipt)
             del event, receipt
             outstanding += 1
             published += 1

@@ -75,7 +75,7 @@ class Settlement:
         if self._journal is not None:
             self._journal.settled(settled)
         listeners = self.listeners
-        after = _After()
+        after = _After([])
         count = 0
         if not self._try_lock(False):
             acquire(self.lock)
@@ -151,6 +151,7 @@ class Settlement:
             self._journal.settled_successes(deliveries, values)
         after: _After | None = None
         told: list[tuple[Delivery, Receipt]] | None = None
+        done: list[tuple[Callable[[Receipt], object], Receipt]] = []
         count = 0
         if not self._try_lock(False):
             acquire(self.lock)
@@ -174,14 +175,17 @@ class Settlement:
                     subscription = delivery.subscription
                     if (
                         receipt is delivery  # type: ignore[comparison-overlap] # a SoleReceipt
-                        and receipt.callbacks is None
                         and receipt.block is None
                         and not subscription.gated
                     ):
                         receipt.left = 0
+                        if (callbacks := receipt.callbacks) is not None:
+                            receipt.callbacks = None
+                            for callback in callbacks:
+                                done.append((callback, receipt))
                     else:
                         if after is None:
-                            after = _After()
+                            after = _After(done)
                         after.note(delivery, receipt)
                     subscription.succeeded = succeeded = subscription.succeeded + 1
                     run_s = ended_at - started_at
@@ -198,7 +202,7 @@ class Settlement:
                 self._unlock()
         finally:  # even if it was stopped half-way: waiters wait for the settled ones
             if told is not None:
-                after = after or _After()
+                after = after or _After(done)
                 for delivery, receipt in told:
                     if delivery.outcome is not None:
                         after.tell(Settled(delivery, receipt, delivery.outcome))
@@ -206,7 +210,7 @@ class Settlement:
             elif after is not None:
                 self._follow(after, count, queued=True)
             else:
-                self._admission.leave(count)
+                self._leave(count, done)
 
     def _follow(self, after: _After, count: int, queued: bool) -> None:
         try:
@@ -217,13 +221,17 @@ class Settlement:
                 for delivery in after.gated:
                     _release(delivery)
         finally:
-            try:
-                # Before the callbacks: a callback that sees the receipt done may publish the next
-                # event.
-                self._admission.leave(count)
-            finally:
-                if after.done is not None:
-                    call_all(after.done)
+            self._leave(count, after.done)
+
+    def _leave(self, count: int, done: list[tuple[Callable[[Receipt], object], Receipt]]) -> None:
+        """Give room back, and call the callbacks of receipts that are done."""
+        try:
+            # Before the callbacks: a callback that sees the receipt done may publish the next
+            # event.
+            self._admission.leave(count)
+        finally:
+            if done:
+                call_all(done)
 
     # Called under the lock.
 
@@ -330,14 +338,14 @@ class _After:
 
     __slots__ = ("again", "blocks", "done", "gated", "raised", "receipts", "told")
 
-    def __init__(self) -> None:
-        # Each list is made when needed, which is rare.
+    def __init__(self, done: list[tuple[Callable[[Receipt], object], Receipt]]) -> None:
+        #: Callbacks of receipts that are done.
+        self.done = done
+        # Each other list is made when needed, which is rare.
         #: Deliveries that return their place at a gate.
         self.gated: list[Delivery] | None = None
         #: Shared memory of events that no longer need it.
         self.blocks: list[SharedBlock] | None = None
-        #: Callbacks of receipts that are done.
-        self.done: list[tuple[Callable[[Receipt], object], Receipt]] | None = None
         #: Kept until the lock is free: releasing the last reference to an event runs its `__del__`.
         self.receipts: list[Receipt] | None = None
         #: Failures to report, deliveries to retry, and exceptions raised on the way.
@@ -365,9 +373,8 @@ class _After:
             self._leave_block(receipt, delivery)
         receipt.left -= 1
         if receipt.callbacks is not None and not receipt.left:
-            if self.done is None:
-                self.done = []
-            self.done.extend((callback, receipt) for callback in receipt.callbacks)
+            for callback in receipt.callbacks:
+                self.done.append((callback, receipt))
             receipt.callbacks = None
 
     def _leave_block(self, receipt: Receipt, delivery: Delivery) -> None:
