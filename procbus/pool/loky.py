@@ -33,7 +33,7 @@ from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
 from procbus.pool.newborn import Newborn
 from procbus.pool.parent_end import ParentEnd
-from procbus.pool.script import PathSince, ScriptSettings
+from procbus.pool.script import PathSince, ScriptSettings, WorkerSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.tokens import SharedTokens
 from procbus.pool.wire import RESULTS_TAG, SHARED_TAG, STOP, Tag
@@ -58,7 +58,6 @@ class LokyWorker:
     ) -> None:
         # Only now: while Python starts there.
         with no_fork:
-            from procbus.pool.child.main import WorkerSettings
             from procbus.pool.loky_process import LokyProcess, make_tokens
 
         memory = pool.memory

@@ -26,7 +26,7 @@ from loky.backend import get_context, reduction
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
 
-from procbus.pool.child import main
+from procbus.pool.child import entry
 from procbus.pool.child.birth import Number, Passed
 from procbus.pool.child.ending import WORKER_STOP_S
 from procbus.pool.child.own_locks import OwnLock, OwnSemaphore
@@ -127,7 +127,7 @@ class LokyProcess:
         self._executor = loky.ProcessPoolExecutor(
             max_workers=1,
             context=LokyContext() if newborn is None else _Context(newborn),
-            initializer=main.prepare,
+            initializer=entry.prepare,
             initargs=prepared_with,
             env=environment,
         )
@@ -154,7 +154,7 @@ class LokyProcess:
         _start_tracker()  # now, because a start along with the worker would unblock interrupts
         _take_over_exit_hook()
         with interrupts_blocked():
-            self._task = self._executor.submit(main.serve, self._init)
+            self._task = self._executor.submit(entry.serve, self._init)
         # `kill` in another thread has loky forget its thread, at any moment from here on.
         self._watcher = self._executor._executor_manager_thread  # noqa: SLF001 - no public way
         return None if self._newborn is None else self._newborn.process.pid

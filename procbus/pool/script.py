@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Settings of the script's process that its workers should have too.
+"""The settings of a worker, and the ones of the script's process that it should have too.
 
-They are read when a worker is launched. Settings of one thread or context, such as the context of
-`decimal`, are not included; nor is the stack size of threads, which cannot be read without a
-change.
+The latter are read when a worker is launched. Settings of one thread or context, such as the
+context of `decimal`, are not included; nor is the stack size of threads, which cannot be read
+without a change.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from procbus.codec.encoder import decode
+from procbus.core.context import Run
 
 #: Action, pattern of the text, category by module and name, pattern of the module, line.
 _Filter = tuple[str, Any, tuple[str, str], Any, int]
@@ -71,6 +72,27 @@ class ScriptSettings(NamedTuple):
         if filters != warnings.filters:
             warnings.resetwarnings()  # it also resets caches of earlier decisions
             warnings.filters[:] = filters  # type: ignore[index]
+
+
+class WorkerSettings(NamedTuple):
+    """The settings that a worker gets at its start."""
+
+    #: Number of the worker, unique in the parent.
+    number: int
+    parent_pid: int
+    #: Niceness of the worker; None for its parent's.
+    nice: int | None
+    #: The run of the bus, for `current()`.
+    run: Run
+    #: Levels of the parent's loggers that have one set.
+    log_levels: dict[str, int]
+    #: Maximum wait of finished results for more of their batch, in seconds; None for the default.
+    flush_s: float | None = None
+    #: Settings of the script's process; None if the worker is on another machine.
+    script: ScriptSettings | None = None
+    #: Whether it ignores SIGTERM. A service manager may send the signal to all processes of a
+    #: service, and the script ends its workers itself when it has finished.
+    keeps_on: bool = False
 
 
 class PathSince:

@@ -11,10 +11,8 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 from procbus.codec.script_globals import be_the_script
-from procbus.core.context import Run
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import end_in_order
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
@@ -24,30 +22,8 @@ from procbus.pool.child.self import end_with_parent, take_long_turns
 from procbus.pool.logbook import Logbook
 from procbus.pool.memory.shared_file import Room
 from procbus.pool.memory.worker_side import WorkerMemory
-from procbus.pool.script import ScriptSettings
+from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage
-
-
-class WorkerSettings(NamedTuple):
-    """The settings that a worker gets at its start."""
-
-    #: Number of the worker, unique in the parent.
-    number: int
-    parent_pid: int
-    #: Niceness of the worker; None for its parent's.
-    nice: int | None
-    #: The run of the bus, for `current()`.
-    run: Run
-    #: Levels of the parent's loggers that have one set.
-    log_levels: dict[str, int]
-    #: Maximum wait of finished results for more of their batch, in seconds.
-    flush_s: float = FLUSH_S
-    #: Settings of the script's process; None if the worker is on another machine.
-    script: ScriptSettings | None = None
-    #: Whether it ignores SIGTERM. A service manager may send the signal to all processes of a
-    #: service, and the script ends its workers itself when it has finished.
-    keeps_on: bool = False
-
 
 _worker: Worker | None = None
 _forward: Forward
@@ -91,7 +67,7 @@ def prepare(
         tokens,
         settings.number,
         settings.run,
-        settings.flush_s,
+        FLUSH_S if settings.flush_s is None else settings.flush_s,
     )
     be_the_script()
     _receive = channel.receive

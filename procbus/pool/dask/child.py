@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 from procbus.pool.child import main as worker_process
 from procbus.pool.logbook import Logbook
 from procbus.pool.memory.shared_file import Room
+from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage
 
 # A counting semaphore between two processes that share only file descriptors.
@@ -86,7 +87,7 @@ class Orders(NamedTuple):
     logbook: int
     stack: int
     tokens: int
-    settings: worker_process.WorkerSettings
+    settings: WorkerSettings
     #: The user's set-up of each worker, pickled; empty for none.
     init: bytes
     #: The import path of the Dask worker, including modules uploaded to it.
