@@ -1,6 +1,8 @@
 """What does the import cost, and how long does it take to the first cpu result?
 
-Each figure is taken in fresh interpreters, with the handlers in their `__main__`.
+Each figure is taken in fresh interpreters, with the handlers in their `__main__`. The first result
+is taken three times: with byte code on disk as pip leaves it, without any, and after a pause in
+which a script would read its input: a pool that starts workers before they are needed uses it.
 """
 
 from __future__ import annotations
@@ -8,14 +10,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from statistics import median
 from time import perf_counter
+from typing import NamedTuple
 
 from .model import LIMIT, PROCBUS, Question, Row, Settings, Target
 
 IMPORT = "import, over bare Python"
 FIRST = "bus or pool to first cpu result, fresh process"
+UNCOMPILED = "the same without byte code"
+PAUSED = "the same after 0.5 s of reading, from its end"
+PAUSE_S = 0.5  # every pool that starts its workers early has them by then
 FULL_PAIRS = 5  # interleaved pairs of a bare interpreter and one that imports, for each sample
 
 IMPORTS = {
@@ -34,66 +41,90 @@ IMPORTS = {
     "pyee": "from pyee.base import EventEmitter",
 }
 
-# Between {import} and the clock lies nothing but the handler: a peer's import is not counted, and
-# what procbus imports only when it is used is.
+
+class First(NamedTuple):
+    """The code to a first result: it makes the bus or pool, gets the result, and ends it all."""
+
+    make: str
+    result: str
+    close: str = ""
+
+
+# Between {imports} and the clock lies nothing but the handler: a peer's import is not counted, and
+# what procbus imports only when it is used is. One of {early} and {late} makes the bus or pool.
 SCRIPT = """
-from time import perf_counter
+from time import perf_counter, sleep
 {imports}
 def double(number: int) -> int:
     return 2 * number
+{early}
 began = perf_counter()
-{first_result}
+{late}
+{result}
 seconds = perf_counter() - began
 assert result == 42, result
 {close}
 print(seconds)
 """
-PROCBUS_FIRST = """
-bus = EventBus([])
-bus.subscribe(int, double, kind="cpu")
-result = bus.publish(21).result()
-"""
-EXECUTOR_FIRST = """
-pool = ProcessPoolExecutor({workers})
-result = pool.submit(double, 21).result()
-"""
+EXECUTOR = First(
+    "pool = ProcessPoolExecutor({workers})",
+    "result = pool.submit(double, 21).result()",
+    "pool.shutdown()",
+)
 FIRST_RESULTS = {
-    PROCBUS: (PROCBUS_FIRST, "bus.close()"),
-    "ProcessPoolExecutor": (EXECUTOR_FIRST, "pool.shutdown()"),
-    "mp.Pool": (
-        "pool = Pool({workers}); result = pool.apply_async(double, (21,)).get()",
+    PROCBUS: First(
+        # As a `with` block does.
+        "bus = EventBus([]); bus.subscribe(int, double, kind='cpu'); bus.__enter__()",
+        "result = bus.publish(21).result()",
+        "bus.__exit__(None, None, None)",
+    ),
+    "ProcessPoolExecutor": EXECUTOR,
+    "mp.Pool": First(
+        "pool = Pool({workers})",
+        "result = pool.apply_async(double, (21,)).get()",
         "pool.close(); pool.join()",
     ),
-    "loky": (EXECUTOR_FIRST, "pool.shutdown()"),
-    "joblib": ("result, = Parallel(n_jobs={workers})([delayed(double)(21)] )", ""),
-    "mpire": (
-        "pool = WorkerPool(n_jobs={workers}); result = pool.apply_async(double, (21,)).get()",
+    "loky": EXECUTOR,
+    "joblib": First("", "result, = Parallel(n_jobs={workers})([delayed(double)(21)])"),
+    "mpire": First(
+        "pool = WorkerPool(n_jobs={workers})",
+        "result = pool.apply_async(double, (21,)).get()",
         "pool.stop_and_join()",
     ),
-    "pebble": (
-        "pool = ProcessPool(max_workers={workers}); result = pool.schedule(double, (21,)).result()",
+    "pebble": First(
+        "pool = ProcessPool(max_workers={workers})",
+        "result = pool.schedule(double, (21,)).result()",
         "pool.close(); pool.join()",
     ),
-    "distributed": (
+    "distributed": First(
         "cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)"
-        "; client = Client(cluster); result = client.submit(double, 21).result()",
+        "; client = Client(cluster)",
+        "result = client.submit(double, 21).result()",
         "client.close(); cluster.close()",
     ),
-    "ray": (
-        "ray.init(num_cpus={workers}, include_dashboard=False, log_to_driver=False)"
-        "; result = ray.get(ray.remote(double).remote(21))",
+    "ray": First(
+        "ray.init(num_cpus={workers}, include_dashboard=False, log_to_driver=False)",
+        "result = ray.get(ray.remote(double).remote(21))",
         "ray.shutdown()",
     ),
 }
 
 
-def run_python(code: str) -> str:
-    """Run `code` in a fresh interpreter, as a user's, and return what it printed."""
+def run_python(code: str, *, compiled: bool = True) -> str:
+    """Run `code` in a fresh interpreter, as a user's, and return what it printed.
+
+    Args:
+        code: the script.
+        compiled: whether Python finds byte code, and may keep it.
+    """
     # Python may be unable to keep byte code. Then files that pip did not compile are compiled at
     # each start.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    with tempfile.TemporaryDirectory() as empty:
+        if not compiled:
+            environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": empty}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return done.stdout
 
 
@@ -111,22 +142,37 @@ def import_ms(imports: str, settings: Settings) -> float:
     return median([wall_ms(imports) - wall_ms("pass") for _ in range(pairs)])
 
 
-def first_result_ms(name: str, settings: Settings) -> float:
-    """Return the time from making the bus or pool to the first result, in ms."""
-    first_result, close = FIRST_RESULTS[name]
+def first_result_ms(
+    name: str, settings: Settings, *, compiled: bool = True, paused: bool = False
+) -> float:
+    """Return the time from making the bus or pool to the first result, in ms.
+
+    Args:
+        name: the contender.
+        settings: has the number of workers.
+        compiled: whether Python finds byte code.
+        paused: whether a pause follows the making of the pool, which does not count; nor does the
+            making then.
+    """
+    first = FIRST_RESULTS[name]
+    make = first.make.format(workers=settings.workers)
     script = SCRIPT.format(
         imports=IMPORTS[name],
-        first_result=first_result.format(workers=settings.workers),
-        close=close,
+        early=f"{make}\nsleep({PAUSE_S})" if paused else "",
+        late="" if paused else make,
+        result=first.result.format(workers=settings.workers),
+        close=first.close,
     )
-    return float(run_python(script).splitlines()[-1]) * 1e3
+    return float(run_python(script, compiled=compiled).splitlines()[-1]) * 1e3
 
 
 def contender_figures(name: str, settings: Settings) -> dict[str, float]:
-    """Take both figures."""
+    """Take all figures."""
     found = {IMPORT: import_ms(IMPORTS[name], settings)}
     if name in FIRST_RESULTS:  # the others have no workers
         found[FIRST] = first_result_ms(name, settings)
+        found[UNCOMPILED] = first_result_ms(name, settings, compiled=False)
+        found[PAUSED] = first_result_ms(name, settings, paused=True)
     return found
 
 
@@ -141,6 +187,8 @@ QUESTION = Question(
     rows=(
         Row(IMPORT, "ms", (Target(60, at_least=False, unit="ms"),)),
         Row(FIRST, "ms", (Target(200, at_least=False, unit="ms"),)),
+        Row(UNCOMPILED, "ms"),
+        Row(PAUSED, "ms"),
     ),
     contenders={name: partial(contender_figures, name) for name in IMPORTS} | {LIMIT: bare_figures},
     limit="one bare interpreter, start to end",
