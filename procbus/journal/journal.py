@@ -75,6 +75,8 @@ class Journal:
         half: size of a half of the intake, in bytes.
         tidy_s: interval between two deletions of old finished records, in seconds.
         reserved: number of ids reserved at a time.
+        make_store: makes the database.
+        make_intake: makes the intake.
 
     Attributes:
         closed: whether it was closed.
@@ -100,7 +102,10 @@ class Journal:
         half: int = HALF,
         tidy_s: float = TIDY_S,
         reserved: int = RESERVED,
+        make_store: Callable[[str], Store] = Store,
+        make_intake: Callable[..., Intake] = Intake,
     ) -> None:
+        self._make_intake = make_intake
         self._tidy_s = tidy_s
         self._reserved = reserved
         self._power = durability == "power"
@@ -111,7 +116,7 @@ class Journal:
         self._lock = JournalLock(self.path)  # before any file of another bus's is touched
         try:
             prepare_files(self.path)
-            self._store = Store(self.path)
+            self._store = make_store(self.path)
             self.queries = Queries(self._store)
             try:
                 self._open(codec, half)
@@ -141,7 +146,7 @@ class Journal:
         self._version = 0
         self._writer = Writer(store, self._keep_s > 0, self.ids, self._tidy, self._look)
         try:
-            self._intake = Intake(self._lock.fd, generation + 1, self._writer.wake, half)
+            self._intake = self._make_intake(self._lock.fd, generation + 1, self._writer.wake, half)
             self._intake.flush()  # from now on the database says that an intake exists
         except OSError as error:
             raise cannot_write(self.path + "-intake", error) from error

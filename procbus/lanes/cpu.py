@@ -62,6 +62,7 @@ class CpuLane:
         recycling: rules for replacing a worker between two deliveries.
         circuit: limits of the circuit breaker.
         broken_s: time without another start after the user's set-up failed, in seconds.
+        make_companion: makes a companion.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class CpuLane:
         *,
         circuit: CircuitLimits = CIRCUIT_LIMITS,
         broken_s: float = BROKEN_S,
+        make_companion: Callable[..., Companion] = Companion,
     ) -> None:
+        self._new_companion = make_companion
         self.pool = pool
         self._broken_s = broken_s
         self._recycling = recycling
@@ -368,7 +371,9 @@ class CpuLane:
     def _make_companion(self) -> Companion:
         self._started += 1
         slot = Slot(self._started)
-        made = Companion(slot, self.pool, self.batching, self.breaker, self._recycling, self)
+        made = self._new_companion(
+            slot, self.pool, self.batching, self.breaker, self._recycling, self
+        )
         self._companions.append(made)
         return made
 

@@ -40,19 +40,25 @@ _WORKER = os.path.join(os.path.dirname(__file__), "child", "loop.py")
 
 
 class StackPage:
-    """Memory for the stack of one worker, as either process sees it."""
+    """Memory for the stack of one worker, as either process sees it.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: descriptor of its file.
+        number: number of the signal; None if the system has none.
+    """
+
+    def __init__(self, fd: int, number: int | None = SIGNAL) -> None:
         self._fd = fd
+        self._number = number
         #: Held while the parent asks (`PATIENCE_S` at most) or reads, so that the file stays open.
         #: Otherwise the number of its descriptor might belong to another file by then, which would
         #: be truncated.
         self._in_use = threading.Lock()
 
     @classmethod
-    def create(cls) -> Self:
+    def create(cls, number: int | None = SIGNAL) -> Self:
         """Make an empty page."""
-        return cls(anonymous_file("procbus-stack"))
+        return cls(anonymous_file("procbus-stack"), number)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being spawned: it gets the file descriptor."""
@@ -63,9 +69,9 @@ class StackPage:
         return self._fd
 
     def listen(self) -> None:
-        """Write the stack here whenever `SIGNAL` comes; called in the worker."""
-        if SIGNAL is not None:
-            faulthandler.register(SIGNAL, file=self._fd, all_threads=True)
+        """Write the stack here whenever the signal comes; called in the worker."""
+        if self._number is not None:
+            faulthandler.register(self._number, file=self._fd, all_threads=True)
 
     def ask(self, send: Callable[[int], bool], *, patience_s: float | None = None) -> Task[None]:
         """In the parent: have the worker write its stack, and wait until it has.
@@ -77,11 +83,11 @@ class StackPage:
             patience_s: maximum wait, in seconds; None for `PATIENCE_S`.
         """
         with self._in_use:
-            if SIGNAL is None or self._fd < 0:
+            if self._number is None or self._fd < 0:
                 return
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)  # the offset is shared with the worker
-            if not send(SIGNAL):
+            if not send(self._number):
                 return
             deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
             size, steady = 0, 0

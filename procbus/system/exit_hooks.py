@@ -106,17 +106,21 @@ def _at_exit() -> None:
         hook()
 
 
-def starts_threads_to_the_end() -> bool:
+def starts_threads_to_the_end(version: tuple[int, ...] = sys.version_info[:2]) -> bool:
     """Whether a thread can be started after the script has ended: not on Python 3.12."""
-    return sys.version_info[:2] != (3, 12)
+    return version != (3, 12)
 
 
-def may_replace() -> bool:
+def may_replace(version: tuple[int, ...] = sys.version_info[:2], *, ended: bool = False) -> bool:
     """Whether another worker can be started in place of one that ended.
 
     loky needs a thread for a worker.
+
+    Args:
+        version: of Python.
+        ended: whether to answer for the time after the script's end, which may have come anyway.
     """
-    return starts_threads_to_the_end() or not ending
+    return starts_threads_to_the_end(version) or not (ended or ending)
 
 
 def _after_fork_in_child() -> None:

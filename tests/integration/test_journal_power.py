@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,33 +35,38 @@ LOSSES = 12
 BOUND_S = 60.0
 
 
-#: Small halves: they are used again and again, and quickly copied.
-SMALL = Makers(journal=partial(Journal, half=HALF))
-
-
 class Disk:
     """The contents of a journal that are safely on the disk, and the events published by then."""
 
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        #: Called after each move into the database.
+        self.on_moved: Callable[[], object] = lambda: None
         self.lock = threading.Lock()
         self.returned: list[str] = []
         self.database: dict[str, bytes] = {}
         self.intake = b""
-        flush, write = Intake.flush, Store.write
 
-        def flush_and_see(intake: Intake) -> None:
-            with self.lock:
-                flush(intake)
-                self.intake = self._read("-intake")
+    def makers(self) -> Makers:
+        """Makes a journal that tells when it has flushed a file."""
+        disk = self
 
-        def write_and_see(store: Store, *args: Any) -> None:
-            with self.lock:
-                write(store, *args)
-                self.database = {suffix: self._read(suffix) for suffix in ("", "-wal")}
+        class WatchedIntake(Intake):
+            def flush(self) -> None:
+                with disk.lock:
+                    super().flush()
+                    disk.intake = disk._read("-intake")
 
-        monkeypatch.setattr(Intake, "flush", flush_and_see)
-        monkeypatch.setattr(Store, "write", write_and_see)
+        class WatchedStore(Store):
+            def write(self, *changes: Any) -> None:
+                with disk.lock:
+                    super().write(*changes)
+                    disk.database = {suffix: disk._read(suffix) for suffix in ("", "-wal")}
+                disk.on_moved()
+
+        # Small halves: they are used again and again, and quickly copied.
+        journal = partial(Journal, half=HALF, make_store=WatchedStore, make_intake=WatchedIntake)
+        return Makers(journal=journal)
 
     def _read(self, suffix: str) -> bytes:
         return Path(f"{self.path}{suffix}").read_bytes()
@@ -90,14 +96,12 @@ class Disk:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_every_publish_that_returned_survives_a_loss_of_power(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-):
+def test_every_publish_that_returned_survives_a_loss_of_power(tmp_path: Path, seed: int):
     (tmp_path / "before").mkdir()
-    disk = Disk(tmp_path / "before" / "run.db", monkeypatch)
+    disk = Disk(tmp_path / "before" / "run.db")
     chance = random.Random(seed)
     losses: list[tuple[Path, set[str]]] = []
-    with BusWith(SMALL, journal=disk.path, durability="power") as bus:
+    with BusWith(disk.makers(), journal=disk.path, durability="power") as bus:
         bus.subscribe(int, abs, name="abs")
 
         def publish(first: int) -> None:
@@ -121,7 +125,6 @@ def test_every_publish_that_returned_survives_a_loss_of_power(
             thread.join(BOUND_S)
     assert len(losses) > 2
     assert any(returned for _, returned in losses)
-    monkeypatch.undo()
     for to, returned in losses:
         with Visit(str(to / "run.db")) as visit:
             known = {line.given_id for line in visit.lines()} | {
@@ -133,23 +136,21 @@ def test_every_publish_that_returned_survives_a_loss_of_power(
 
 @pytest.mark.parametrize("seed", range(2))
 def test_with_durability_process_a_loss_of_power_costs_the_end_and_leaves_no_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, seed: int
 ):
     """Of the intake any pages are on the disk since the last move: they were never flushed."""
     (tmp_path / "before").mkdir()
-    disk = Disk(tmp_path / "before" / "run.db", monkeypatch)
-    moved = Store.write
+    disk = Disk(tmp_path / "before" / "run.db")
 
-    def write_and_see(store: Store, *args: Any) -> None:
-        moved(store, *args)
+    def see_the_intake() -> None:
         intake = disk._read("-intake")  # noqa: SLF001 - the page cache of this moment
         if len(intake) == 2 * HALF:  # it is flushed at the start, with all its blocks
             disk.intake = intake
 
-    monkeypatch.setattr(Store, "write", write_and_see)
+    disk.on_moved = see_the_intake
     chance = random.Random(seed)
     losses: list[tuple[Path, int]] = []
-    with BusWith(SMALL, journal=disk.path, io_workers=1, max_pending=100_000) as bus:
+    with BusWith(disk.makers(), journal=disk.path, io_workers=1, max_pending=100_000) as bus:
         hold = threading.Event()
         bus.subscribe(int, lambda _: hold.wait(BOUND_S), name="hold")
         for number in range(2_000):
@@ -160,7 +161,6 @@ def test_with_durability_process_a_loss_of_power_costs_the_end_and_leaves_no_gap
                 disk.lose_power(losses[-1][0], chance)
         hold.set()
     assert len(losses) > 2
-    monkeypatch.undo()
     for to, last in losses:
         ran: list[int] = []
         with EventBus([], journal=to / "run.db") as again:

@@ -13,7 +13,7 @@ import contextlib
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Literal
 
@@ -66,6 +66,13 @@ class Block:
         self.memory.release(self)
 
 
+def _available_bytes() -> int:
+    with no_fork:
+        from procbus.system.memory import available_bytes  # only now: it imports psutil
+
+    return available_bytes()
+
+
 class EventMemory:
     """The blocks of all events of one pool. Thread-safe.
 
@@ -77,6 +84,7 @@ class EventMemory:
             takes the pipe. None for a quarter of the free memory at the first use.
         large: minimum size of a part in shared memory, in bytes; smaller ones take the pipe.
         on_oversize: treatment of an event that is larger than the limit: through the pipe, or fail.
+        available: measures free memory, in bytes.
     """
 
     def __init__(
@@ -84,7 +92,10 @@ class EventMemory:
         limit: int | None = None,
         large: int = LARGE,
         on_oversize: OnOversize = "pipe",
+        *,
+        available: Callable[[], int] = _available_bytes,
     ) -> None:
+        self._available = available
         self._limit = limit
         self.large: float = inf if limit == 0 else large
         self._on_oversize = on_oversize
@@ -124,11 +135,8 @@ class EventMemory:
     def limit(self) -> int:
         """Maximum of bytes in all blocks."""
         if self._limit is None:
-            with no_fork:
-                from procbus.system.memory import available_bytes  # only now: it imports psutil
-
             try:
-                self._limit = available_bytes() // 4
+                self._limit = self._available() // 4
             except OSError:  # no file descriptor left: try again the next time
                 return _GUESSED_LIMIT
         return self._limit

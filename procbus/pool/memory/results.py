@@ -39,12 +39,13 @@ class ResultWriter:
 
     Args:
         room: the file shared with the parent.
+        most: maximum of mapped blocks; further blocks are mapped only while they are filled. None
+            for the maximum that this process may map.
     """
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, *, most: int | None = None) -> None:
         self._room = room
-        #: Maximum of mapped blocks; further blocks are mapped only while they are filled.
-        self._most = most_mapped()
+        self._most = most_mapped() if most is None else most
         self._mapped: dict[int, mmap.mmap] = {}
         self._idle: dict[int, list[int]] = {}
         self._idle_bytes = 0

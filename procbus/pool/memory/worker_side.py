@@ -25,15 +25,30 @@ _COLLECT_ABOVE = 64 << 20
 
 
 class BlockReader:
-    """The blocks that one worker has mapped. It belongs to the worker's main thread."""
+    """The blocks that one worker has mapped. It belongs to the worker's main thread.
 
-    def __init__(self, room: Room) -> None:
+    Args:
+        room: the file shared with the parent.
+        collect_above: threshold of seemingly kept bytes above which old objects are searched for
+            garbage too.
+        collect: replaces `gc.collect`.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        *,
+        collect_above: int = _COLLECT_ABOVE,
+        collect: Callable[[int], object] = gc.collect,
+    ) -> None:
+        self._least_to_collect = collect_above
+        self._collect = collect
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
         #: Offset and capacity of kept blocks; and the threshold of their bytes for a full garbage
         #: collection.
         self._kept: dict[int, int] = {}
-        self._collect_above = _COLLECT_ABOVE
+        self._collect_above = collect_above
         #: Number of references to a mapping without any view; it differs between Pythons.
         self._fewest = 0
 
@@ -71,11 +86,11 @@ class BlockReader:
         """
         if not gc.isenabled():
             return
-        gc.collect(1)
+        self._collect(1)
         kept = sum(self._kept.values()) + place.capacity
         if kept > self._collect_above and self._is_used(place.offset):
-            gc.collect()
-            self._collect_above = max(_COLLECT_ABOVE, 2 * kept)
+            self._collect(2)
+            self._collect_above = max(self._least_to_collect, 2 * kept)
 
     def _is_used(self, offset: int) -> bool:
         return offset in self._mapped and self._references(offset) > self._fewest

@@ -92,18 +92,17 @@ def test_deliveries_taken_before_the_lane_grew_move_to_the_new_workers(
 
 
 def test_a_lane_closes_while_a_companion_is_listed_and_not_started(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    make_stage: MakeStage,
 ) -> None:
-    stage = make_stage(1)
     listed, go_on = threading.Event(), threading.Event()
-    start = Companion.start
 
-    def late(companion: Companion) -> None:
-        listed.set()
-        assert go_on.wait(BOUND_S)
-        start(companion)
+    class Late(Companion):
+        def start(self) -> None:
+            listed.set()
+            assert go_on.wait(BOUND_S)
+            super().start()
 
-    monkeypatch.setattr(Companion, "start", late)
+    stage = make_stage(1, make_companion=Late)
     put: list[Delivery] = []
     publisher = in_thread(lambda: put.extend(stage.put("e")))
     assert listed.wait(BOUND_S)

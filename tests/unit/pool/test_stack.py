@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from procbus.pool import stack as module
 from procbus.pool.child import loop
 from procbus.pool.stack import SIGNAL, StackPage, handler_stack
 from procbus.system.cooperative import in_turn
@@ -158,15 +157,14 @@ def test_a_process_that_writes_nothing_is_waited_for_a_while(
     assert page.read() == ""
 
 
-def test_without_a_signal_no_stack_is_asked_for(
-    page: StackPage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SIGNAL", None)
+def test_without_a_signal_no_stack_is_asked_for() -> None:
+    page = StackPage.create(number=None)
 
     page.listen()
     ask(page, lambda _: pytest.fail("nothing to send"))
 
     assert page.read() == ""
+    page.close()
 
 
 # The end.

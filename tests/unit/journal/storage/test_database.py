@@ -198,21 +198,21 @@ def test_every_trouble_has_its_advice(tmp_path: Path, name: str, advice: str):
 
 
 def test_a_journal_that_is_opened_again_is_not_told_who_it_is_and_which_handlers_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ):
     """Each write is a flush of the disk."""
     path = tmp_path / "run.db"
     written: list[tuple[list[tuple[int, str, str]], bool]] = []
-    real = Store.write
 
-    def write(store: Store, changes: Changes, meta: dict[str, Any]) -> None:
-        written.append((changes.handlers, "id" in meta))
-        real(store, changes, meta)
+    class Watched(Store):
+        def write(self, changes: Changes, meta: dict[str, Any]) -> None:
+            written.append((changes.handlers, "id" in meta))
+            super().write(changes, meta)
 
-    monkeypatch.setattr(Store, "write", write)
+    make = Makers(journal=partial(Journal, make_store=Watched))
     for new in (True, False):
         written.clear()
-        with EventBus([], journal=path) as bus:
+        with BusWith(make, journal=path) as bus:
             bus.subscribe(int, abs, name="abs")
             assert bus.publish(-1).result() == 1
         assert any(handlers for handlers, _ in written) is new

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from procbus.core.errors import SerializationError
 from procbus.pool.memory.events import IDLE_RESULTS, Block, EventMemory
 from procbus.pool.memory.shared_file import CannotMap, capacity_for
-from procbus.system import memory as machine
 from tests.parts import BOUND_S, in_thread
 
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -224,14 +223,13 @@ def test_event_that_does_not_fit_takes_the_pipe_unless_it_is_to_fail(
         make_memory(1, on_oversize="fail").check_oversize("handler", 7, page(b"a", 2))
 
 
-def test_default_limit_is_a_quarter_of_the_free_memory_at_the_first_use(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    memory = EventMemory()
+def test_default_limit_is_a_quarter_of_the_free_memory_at_the_first_use() -> None:
+    available = 0
+    memory = EventMemory(available=lambda: available)
     try:
-        monkeypatch.setattr(machine, "available_bytes", lambda: 40 * PAGE)
+        available = 40 * PAGE
         assert memory.limit == 10 * PAGE
-        monkeypatch.setattr(machine, "available_bytes", lambda: 80 * PAGE)
+        available = 80 * PAGE
         assert memory.limit == memory.idle_results == 10 * PAGE
     finally:
         memory.close()

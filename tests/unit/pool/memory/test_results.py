@@ -140,8 +140,7 @@ def test_result_that_a_worker_cannot_map_uses_up_nothing(
 def test_memory_that_cannot_be_given_back_is_given_back_later(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("procbus.pool.memory.results.most_mapped", lambda: 1)
-    ends.writer = ResultWriter(ends.reader.room)
+    ends.writer = ResultWriter(ends.reader.room, most=1)
     mapped, unmapped = ends.put(b"a"), ends.put(b"b")
     ends.take(mapped)
     ends.take(unmapped)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from procbus.pool.memory import worker_side as module
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap, Place
 from procbus.pool.memory.worker_side import BlockReader
@@ -151,12 +150,10 @@ def test_garbage_keeps_a_block_if_it_is_not_collected(
 
 
 def test_old_garbage_is_looked_for_once_it_keeps_much(
-    memory: EventMemory, reader: BlockReader, monkeypatch: pytest.MonkeyPatch
+    memory: EventMemory,
 ) -> None:
     generations: list[int] = []
-    monkeypatch.setattr(gc, "collect", lambda generation=2: generations.append(generation))
-    monkeypatch.setattr(module, "_COLLECT_ABOVE", 3 * PAGE)
-    reader = BlockReader(memory.room)
+    reader = BlockReader(memory.room, collect_above=3 * PAGE, collect=generations.append)
     kept = []
     for _ in range(13):
         place = put(memory, b"one")
