@@ -12,6 +12,9 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
 # Tests that run at a time: most of them wait for processes, signals and clocks.
 JOBS ?= 2
 
+# Pythons that `make pythons` fetches.
+PYTHONS ?= 3.14 3.15
+
 CODE := $(wildcard procbus tests bench)
 BIN := $(VENV)/bin
 
@@ -19,7 +22,7 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-dask lint types bench bench-report format clean
+.PHONY: help demo test test-all test-dask pythons lint types bench bench-report format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +39,9 @@ test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quic
 test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that can over Dask, an extra
 	@$(BIN)/python -m pytest -m "not soak" -k dask $(ARGS) tests/conformance \
 		tests/integration/test_dask*.py tests/unit/pool/dask tests/test_docs.py tests/bench/test_questions.py
+
+pythons: $(VENV)/installed-pythons ## Fetch PYTHONS="3.14 3.15" from Debian, for make test VENV=.venv-3.14
+	@.ci/pythons $(BIN)/python $(PYTHONS)
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)
@@ -55,7 +61,7 @@ format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the
 	@$(BIN)/ruff format $(CODE)
 
 clean: ## Remove the environments, caches and build products
-	@rm -rf $(VENV) .venv-3.* .venv-dask .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: `core` is procbus alone, any other name is an extra of pyproject.toml.
