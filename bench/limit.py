@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
+# The body and its arguments may be closures, which only a fork takes along.
+FORK = multiprocessing.get_context("fork")
 BATCH = 256  # small events: two such batches fit into one pipe's buffer (64 KiB on Linux)
 
 
@@ -24,8 +26,8 @@ def bare_processes(
     ends: list[Connection] = []
     processes = []
     for _ in range(count):
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=body, args=(theirs, *args), daemon=True)
+        ours, theirs = FORK.Pipe()
+        process = FORK.Process(target=body, args=(theirs, *args), daemon=True)
         process.start()
         theirs.close()
         ends.append(ours)

@@ -44,11 +44,14 @@ OWN_PIDS = {os.getpid()}
 # Processes that were looked at and are not the tests'.
 _STRANGERS: set[int] = set()
 
-# How the resource trackers of multiprocessing and loky are started: one each, on first use, and
-# they live as long as the process that they serve.
+# How the resource trackers of multiprocessing and loky are started, and multiprocessing's fork server:
+# one each, on first use, and they live as long as the process that they serve. Executors and pools of
+# the standard library use the fork server from Python 3.14 on.
 TRACKERS = (
     "from multiprocessing.resource_tracker import main",
     "from loky.backend.resource_tracker import main",
+    "from multiprocessing.forkserver import main",
+    "import sys; from multiprocessing.forkserver import main",
 )
 
 
@@ -219,7 +222,12 @@ def _is_own_tracker(process: psutil.Process) -> bool:
 
 
 def _descriptors() -> set[tuple[int, str]]:
-    return {(int(name), target) for name, target in _links(DESCRIPTORS).items()}
+    """The descriptors of this process, without the file of libffi, which keeps it from its first callback on."""
+    return {
+        (int(name), target)
+        for name, target in _links(DESCRIPTORS).items()
+        if not Path(target).name.startswith("libffi.so")
+    }
 
 
 def _pipes_to(trackers: set[psutil.Process]) -> set[tuple[int, str]]:

