@@ -705,7 +705,6 @@ def test_closed_bus_cancels_calls_it_does_not_run() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_cannot_submit() -> None:
     with executor("io", max_workers=1) as pool:
         pool.submit(square, 2).result()

@@ -408,7 +408,7 @@ def test_a_task_that_was_cancelled_before_it_began_is_started_anew():
         assert receipts[0].wait(BOUND_S)
 
 
-def test_loop_closed_from_outside_is_replaced_without_waiting():
+def test_loop_closed_from_outside_is_replaced_without_waiting(monkeypatch: pytest.MonkeyPatch):
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def hang(event: str) -> None:
@@ -422,20 +422,13 @@ def test_loop_closed_from_outside_is_replaced_without_waiting():
             if self in loops:
                 self.close()
 
-    class Policy(asyncio.DefaultEventLoopPolicy):
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            return ClosedWhenStopped()
-
-    asyncio.set_event_loop_policy(Policy())
-    try:
-        with EventBus([]) as bus:
-            bus.subscribe("hang", hang)
-            bus.subscribe("echo", echo)
-            with pytest.raises(ProcbusError, match="the event loop that it ran on was closed"):
-                bus.publish("hang", 1).result(BOUND_S)
-            assert bus.publish("echo", 2).result(BOUND_S) == 2
-    finally:
-        asyncio.set_event_loop_policy(None)
+    monkeypatch.setattr(asyncio, "new_event_loop", ClosedWhenStopped)
+    with EventBus([]) as bus:
+        bus.subscribe("hang", hang)
+        bus.subscribe("echo", echo)
+        with pytest.raises(ProcbusError, match="the event loop that it ran on was closed"):
+            bus.publish("hang", 1).result(BOUND_S)
+        assert bus.publish("echo", 2).result(BOUND_S) == 2
 
 
 def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
