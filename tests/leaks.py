@@ -44,9 +44,9 @@ OWN_PIDS = {os.getpid()}
 # Processes that were looked at and are not the tests'.
 _STRANGERS: set[int] = set()
 
-# How the resource trackers of multiprocessing and loky are started, and multiprocessing's fork server:
-# one each, on first use, and they live as long as the process that they serve. Executors and pools of
-# the standard library use the fork server from Python 3.14 on.
+# How the resource trackers of multiprocessing and loky are started, and multiprocessing's fork
+# server: one each, on first use, and they live as long as the process that they serve. From Python
+# 3.14 on, the executors and pools of the standard library use the fork server.
 TRACKERS = (
     "from multiprocessing.resource_tracker import main",
     "from loky.backend.resource_tracker import main",
@@ -222,7 +222,7 @@ def _is_own_tracker(process: psutil.Process) -> bool:
 
 
 def _descriptors() -> set[tuple[int, str]]:
-    """The descriptors of this process, without the file of libffi, which keeps it from its first callback on."""
+    """The descriptors of this process, but for the file that libffi keeps open."""
     return {
         (int(name), target)
         for name, target in _links(DESCRIPTORS).items()
