@@ -13,6 +13,7 @@ from procbus.core.context import Run
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, SerializationError
+from procbus.core.locks import holding
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
@@ -114,6 +115,7 @@ class BusJournal:
         self._subscriptions = subscriptions
         self._recorded = RecordedDeliveries(journal, subscriptions, routes, settlement.lock)
         self._resuming = threading.RLock()
+        self._feeder: int | None = None
         self.resumed_for: object = None
         send_off = SendOff(admission, settlement)
         #: Used with `_resuming` held.
@@ -243,14 +245,20 @@ class BusJournal:
             JournalError: the journal cannot be read.
             BusClosed: the bus was closed meanwhile.
         """
-        if self._journal.closed:
+        here = threading.get_ident()
+        # Code that interrupts procbus does not wait, and never feeds in the middle of feeding.
+        if self._journal.closed or self._feeder == here or holding():
             return
         with self._resuming:
             routes = self._routes()
             if routes is not self.resumed_for:
-                self._journal.start()
-                # Not in the context of the thread that happens to publish first.
-                Context().run(self._leftovers.feed, routes, self._subscriptions())
+                self._feeder = here
+                try:
+                    self._journal.start()
+                    # Not in the context of the thread that happens to publish first.
+                    Context().run(self._leftovers.feed, routes, self._subscriptions())
+                finally:
+                    self._feeder = None
                 self.resumed_for = routes
 
     def summary(self) -> ResumeSummary:

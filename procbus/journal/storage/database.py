@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain
 from time import time
 from typing import Any, Literal, Self
@@ -42,6 +42,9 @@ _READING: dict[Beside | None, str] = {
     "change": "?mode=ro",
 }
 
+#: Value of `sqlite3.threadsafety` where threads may share a connection.
+_SERIALIZED = 3
+
 _EVENT = "events(id, parent_id, published_at, topic, type_name, given_id, form, data)"
 _PENDING = "pending(number, attempts, due_at, outcomes)"
 _DONE = "done(number, succeeded, attempts, finished_at, form, data)"
@@ -50,8 +53,9 @@ _DONE = "done(number, succeeded, attempts, finished_at, form, data)"
 class Store:
     """The database of one journal.
 
-    `write` and `close` are called by one thread at a time. The reading methods are thread-safe: the
-    lock `_reading` guards the connection for reading.
+    `write` and `close` are called by one thread at a time. The reading methods are thread-safe.
+    SQLite itself guards the connection for reading, so that code that interrupts a query may make
+    another one. Where SQLite was built without that, the lock `_reading` does.
 
     Args:
         path: path of the file, which exists, though it may be empty.
@@ -67,7 +71,7 @@ class Store:
     def __init__(self, path: str, *, beside: Beside | None = None) -> None:
         self.path = path
         self._beside = beside
-        self._reading = threading.Lock()
+        self._reading = nullcontext() if sqlite3.threadsafety == _SERIALIZED else threading.RLock()
         self._reader = self._writing = self._connect(_READING[beside])
         try:
             self._check_file()

@@ -7,7 +7,7 @@ import threading
 from time import monotonic
 
 from procbus.core.errors import JournalError
-from procbus.core.locks import LOOK_UP_S
+from procbus.core.locks import LOOK_UP_S, holding
 from procbus.journal.storage.intake import Intake
 
 #: Share of a flush's duration by which the next flush waits for the released threads to return.
@@ -44,13 +44,37 @@ class GroupSync:
         self._waiting = 0
         self._served = 1
         self._flush_s = 0.0
+        #: Threads in `wait`.
+        self._inside: set[int] = set()
 
     def wait(self) -> None:
         """Return when everything written before the call is on the disk.
 
+        Code that interrupts procbus must not wait for another thread. It flushes for itself.
+
         Raises:
             JournalError: the disk failed.
         """
+        here = threading.get_ident()
+        if here in self._inside or holding():
+            self._flush()
+            return
+        self._inside.add(here)
+        try:
+            self._wait()
+        finally:
+            self._inside.discard(here)
+
+    def _flush(self) -> None:
+        try:
+            self._intake.flush()
+        except OSError as error:
+            raise JournalError(
+                f"the journal {self._path}: the disk failed to keep it ({error.strerror}): look at "
+                "the system's log"
+            ) from error
+
+    def _wait(self) -> None:
         written = self._intake.frames_written
         with self._changed:
             if self._synced >= written:
@@ -83,14 +107,8 @@ class GroupSync:
                 # A thread that waits has written before.
                 upto, served = self._intake.frames_written, self._waiting
             began = monotonic()
-            self._intake.flush()
-        except OSError as error:
-            upto = 0
-            raise JournalError(
-                f"the journal {self._path}: the disk failed to keep it ({error.strerror}): look at "
-                "the system's log"
-            ) from error
-        except BaseException:  # Ctrl-C: another thread has to flush
+            self._flush()
+        except BaseException:  # the disk failed; or Ctrl-C: another thread has to flush
             upto = 0
             raise
         finally:

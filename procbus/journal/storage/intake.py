@@ -18,9 +18,10 @@ import mmap
 import os
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable
 
-from procbus.core.locks import LOOK_UP_S, Lock, Tangled, acquire
+from procbus.core.locks import LOOK_UP_S, Lock, Tangled, acquire, later
 from procbus.journal.storage.frames import FRAME, START, TAIL, UPTO_AT, Half, Head, half_in
 
 #: Size of each half, in bytes.
@@ -80,6 +81,9 @@ class Intake:
         #: The reason why nothing can be written any more; None while all is well.
         self.broken: Exception | None = None
         self._closed = False
+        #: Records that a thread could not write, because it was tangled up; in order. They come
+        #: before all others.
+        self._left: deque[bytes] = deque()
         #: The half that is being moved into the database, None for none; and its end.
         self._moving: int | None = None
         self._moving_upto = 0
@@ -105,6 +109,9 @@ class Intake:
     def append(self, records: bytes) -> int:
         """Write records that belong together, as one frame; wait while both halves are full.
 
+        If the thread interrupted procbus itself and cannot write now, another thread does so a
+        moment later, and before any further record.
+
         Returns:
             The generation of the half that they are in.
 
@@ -115,12 +122,20 @@ class Intake:
         if not size:  # it would be read as the end of the half
             raise ValueError("a frame without records")
         if not self._try_lock(False):
-            acquire(self.lock)
+            try:
+                acquire(self.lock)
+            except Tangled:
+                return self._leave(records)
+        wake = False
         try:
+            if self._left:
+                self._locked_write_left()
             at = self._at
             body = at + _BEFORE
             end = body + size
             if end > self._end:
+                if self._begun > self.frames_written:  # it interrupted itself inside a frame
+                    return self._leave(records)
                 at = self._locked_wait_for_room(size)
                 body = at + _BEFORE
                 end = body + size
@@ -142,18 +157,38 @@ class Intake:
                 self.frames_written += 1
             generation = self.generation
             if not self._woken:
-                self._woken = True
-                self._wake()
-            return generation
+                self._woken = wake = True
         finally:
             self._unlock()
+        if wake:
+            self._wake()
+        return generation
+
+    def _leave(self, records: bytes) -> int:
+        """Leave records to another thread."""
+        if self.broken is not None:
+            raise self.broken
+        self._left.append(records)
+        later(self._write_left)
+        return self.generation
+
+    def _write_left(self) -> None:
+        with self.lock:
+            self._locked_write_left()
+
+    def _locked_write_left(self) -> None:
+        left, self._left = self._left, deque()
+        try:
+            while left:
+                self.append(left[0])
+                left.popleft()
+        finally:
+            self._left.extendleft(reversed(left))
 
     def _locked_wait_for_room(self, size: int) -> int:
         while self._at + _BEFORE + size > self._end:
             if self.broken is not None:
                 raise self.broken
-            if self._begun > self.frames_written:  # this thread interrupted itself inside a frame
-                raise Tangled
             self._wake()
             self._room.wait(LOOK_UP_S)
         return self._at

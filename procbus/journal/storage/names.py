@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections.abc import Callable, Iterable
 
 from procbus.core.errors import JournalError
@@ -12,29 +12,30 @@ from procbus.journal.storage.records import MOST_HANDLERS, pack_handler
 
 
 class HandlerNames:
-    """Numbers of handlers. Thread-safe.
+    """Numbers of handlers. Thread-safe without a lock, since writing one may wait for room.
 
-    The lock `_lock` guards the giving of numbers. It is held while a new number is written to the
-    intake, which may wait for room there.
+    Each operation on the dicts is atomic. Two threads may write the same number for a name.
 
     Args:
         known: number, kind and name of the handlers in the database.
         write: writes records.
 
     Attributes:
-        numbers: numbers by name; it only grows, and is written under the lock.
+        numbers: numbers by name that are written; it only grows.
     """
 
     def __init__(
         self, known: Iterable[tuple[int, str, str]], write: Callable[[bytes], object]
     ) -> None:
-        self._lock = threading.Lock()
         self._write = write
         self.numbers: dict[str, int] = {}
         self._named: dict[int, tuple[str, Kind]] = {}
         for number, kind, name in known:
             self._named[number] = name, "cpu" if kind == "cpu" else "io"
             self.numbers[name] = number
+        #: Numbers by name, from the moment that each is given.
+        self._given = dict(self.numbers)
+        self._next = itertools.count(max(self._named, default=0) + 1).__next__
 
     def number_of(self, handler: Handler) -> int:
         """Return the number of a handler; a new one if it has none.
@@ -45,24 +46,21 @@ class HandlerNames:
         number = self.numbers.get(handler.name)
         if number is not None:
             return number
-        with self._lock:
-            number = self.numbers.get(handler.name)
-            if number is None:
-                number = max(self._named, default=0) + 1
-                if number > MOST_HANDLERS:
-                    raise JournalError(
-                        f"the journal has seen {MOST_HANDLERS:,} names of handlers: begin a new "
-                        "one, and give handlers names that stay the same"
-                    )
-                try:
-                    record = pack_handler(number, handler.kind, handler.name)
-                except UnicodeEncodeError as error:
-                    raise JournalError(
-                        f"the name of a handler cannot be written to the journal: {error}"
-                    ) from error
-                self._write(record)
-                self._named[number] = handler.name, handler.kind
-                self.numbers[handler.name] = number
+        number = self._given.get(handler.name) or self._given.setdefault(handler.name, self._next())
+        if number > MOST_HANDLERS:
+            raise JournalError(
+                f"the journal has seen {MOST_HANDLERS:,} names of handlers: begin a new "
+                "one, and give handlers names that stay the same"
+            )
+        try:
+            record = pack_handler(number, handler.kind, handler.name)
+        except UnicodeEncodeError as error:
+            raise JournalError(
+                f"the name of a handler cannot be written to the journal: {error}"
+            ) from error
+        self._named[number] = handler.name, handler.kind
+        self._write(record)
+        self.numbers[handler.name] = number
         return number
 
     def restated(self) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from procbus.core.errors import JournalError
-from procbus.core.locks import LOOK_UP_S
+from procbus.core.locks import LOOK_UP_S, Bell, Lock, holding
 from procbus.core.log import log
 from procbus.core.receipt import Receipt
 from procbus.journal.storage.changes import Changes
@@ -68,9 +68,9 @@ class Writer:
         self._ids = ids
         #: Set by the journal, before the first record.
         self.intake: Intake
-        self._wake = threading.Event()
+        self._bell = Bell()
         #: Guards the start of the thread.
-        self._starting = threading.Lock()
+        self._starting = Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
         #: A half whose move failed, to be tried again.
@@ -93,7 +93,7 @@ class Writer:
 
     def wake(self) -> None:
         """Wake the thread, because there are records to move. From any thread; it hardly blocks."""
-        self._wake.set()
+        self._bell.ring()
         if self._thread is None:
             self._start()
 
@@ -102,13 +102,13 @@ class Writer:
             if self._thread is not None or self._closing:
                 return
             thread = threading.Thread(target=self._run, name="procbus-journal", daemon=True)
+            self._thread = thread  # first, for code that interrupts the start
             try:
                 thread.start()
             except RuntimeError:
                 # The interpreter is ending, or there are too many threads. The records stay in the
                 # intake until the bus is closed, or until the next bus.
-                return
-            self._thread = thread
+                self._thread = None
 
     def write_large(self, records: bytes) -> None:
         """Have records written to the database, behind all records of the intake; wait for it.
@@ -116,6 +116,12 @@ class Writer:
         Raises:
             JournalError: they were not written.
         """
+        if holding():  # the writer may need the lock that this thread has
+            raise JournalError(
+                f"publish of an event of {len(records):,} bytes was called by a signal handler or "
+                "a __del__ that interrupted procbus itself, and the journal cannot take one so "
+                "large there: publish it again from ordinary code"
+            )
         large = _Large(records)
         self._large.append(large)
         self.wake()
@@ -132,8 +138,8 @@ class Writer:
         with self._starting:
             self._closing = True
             thread = self._thread
-        self._wake.set()
-        if thread is not None:
+        self._bell.ring()
+        if thread is not None and thread.is_alive():
             thread.join()
         else:
             self._move()
@@ -143,8 +149,7 @@ class Writer:
 
     def _run(self) -> None:
         while True:
-            woken = self._wake.wait(AGAIN_S)
-            self._wake.clear()
+            woken = self._bell.wait(AGAIN_S) or self.intake.written
             if not woken and self.error is None and not self._closing:
                 self._idle()
                 continue
@@ -180,8 +185,7 @@ class Writer:
             and self.intake.written < _FULL_ENOUGH
             and self.error is None
         ):
-            self._wake.wait(min(left_s, WRITER_LOOK_S))
-            self._wake.clear()
+            self._bell.wait(min(left_s, WRITER_LOOK_S))
 
     def _move(self) -> None:
         """Move all records into the database."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus.core.errors import JournalError
+from procbus.core.locks import Lock
 from procbus.journal.storage.frames import left_in
 from procbus.journal.storage.intake import Intake
 
@@ -207,3 +208,32 @@ def test_a_file_whose_owner_died_at_once_is_empty(fd: int):
     assert left_in(fd) == []
     os.ftruncate(fd, 2 * HALF)
     assert left_in(fd) == []
+
+
+def test_a_tangled_thread_leaves_its_records_which_come_before_all_later_ones(fd: int):
+    writing = intake(fd)
+    has, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with writing.lock:
+            has.set()
+            go_on.wait(BOUND_S)
+            writing.append(b"later")
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert has.wait(BOUND_S)
+    with Lock():  # as if this thread had been interrupted
+        writing.append(b"left")
+        writing.append(b"left too")
+    go_on.set()
+    holder.join(BOUND_S)
+    writing.close()
+    assert whole(fd) == [(1, [b"left", b"left too", b"later"])]
+
+
+def test_a_tangled_thread_gets_the_error_when_nothing_can_be_written(fd: int):
+    writing = intake(fd)
+    writing.fail(JournalError("the disk is full"))
+    with pytest.raises(JournalError, match="disk is full"):
+        writing._leave(b"left")  # noqa: SLF001 - no other way to be tangled up
