@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
@@ -161,7 +162,12 @@ class LoopLane:
         self._context = Context()
         #: Numbers of the handlers that were logged for blocking the loop.
         self._blamed: set[int] = set()
+        #: Whether the loop is going to look at the queue: soon, or once a slot is free.
         self._pump_due = False
+        #: Whether the last look found no slot for a delivery that may be there.
+        self._full = False
+        #: Runs that have succeeded, and are settled together in a moment: delivery, times, value.
+        self._succeeded: deque[tuple[Delivery, tuple[float, float, int], Any]] = deque()
         #: Whether this is a copy of the loop's thread, in a child that a handler forked.
         self._forked = False
         #: Whether the bus stops the loop; after a stop by a handler the loop goes on.
@@ -176,10 +182,11 @@ class LoopLane:
         """Queue a delivery."""
         if (context := copy_context()) and (own := kept(context)) is not None:
             delivery.context = own
-        if self.queue.put(delivery):
-            self._wake()
-        else:
+        if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
+        # Without the lock: the loop sets it to False before it looks, and then finds this delivery.
+        elif not self._pump_due:
+            self._wake()
 
     def prime(self) -> None:
         """Start the loop, if it is not running."""
@@ -232,6 +239,8 @@ class LoopLane:
         """Cancel the running handlers, and settle them as cancelled."""
         self.queue.close()
         now = monotonic()
+        for delivery, times, value in self._succeeded.copy():
+            self._settle_successes((delivery,), (times,), (value,), self._pid)
         at_hand = list(self.at_hand.copy().items())
         self._settle([(d, cancelled(d, now - since)) for d, since in at_hand])
         # Now, because a cancelled task would settle its delivery as one that raised.
@@ -318,6 +327,7 @@ class LoopLane:
 
     def _give_up(self) -> None:
         """Fail everything that was on the loop, because the loop is closed."""
+        self._settle_succeeded()
         for delivery in list(self._tasks.values()):
             self.at_hand.pop(delivery, None)
             error = ProcbusError(
@@ -352,33 +362,39 @@ class LoopLane:
         """Start handlers for ready deliveries, while there are slots."""
         self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
         loop = self._loop  # set before anything is put on it, until its thread ends
-        take = self.queue.take_now
-        while len(self._tasks) - self._lent < self._most_at_once:
-            delivery = take()
-            if delivery is None:
-                return
+        assert loop is not None
+        slots = MOST_AT_ONCE - len(self._tasks) + self._lent
+        deliveries = self.queue.take_ready(slots)
+        if len(deliveries) >= slots:
+            self._full = self._pump_due = True
+        for delivery in deliveries:
             # Never the context of the thread that woke the loop, which a task would copy.
             context = Context() if delivery.context is None else context_for(delivery)
-            assert loop is not None
             task = loop.create_task(self._attempt(delivery), context=context)
             self._tasks[task] = delivery
             task.add_done_callback(self._finished, context=self._context)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         delivery = self._tasks.pop(task, None)
-        # Nearly every delivery is settled here and has no receipt: this check saves a call.
+        # Nearly every delivery is settled by now, or is about to be.
         if delivery is not None and delivery.receipt is not None and task.cancelled():
             self._not_begun(delivery)
-        self._pump()
+        if self._full and self._loop is not None:
+            self._full = False
+            self._loop.call_soon(self._pump, context=self._context)  # once for all that end now
 
     def _not_begun(self, delivery: Delivery) -> None:
         """Start a delivery anew: a handler cancelled its task, like all tasks, before it began."""
+        if delivery in self.at_hand:  # it has begun, and has succeeded in spite of that
+            return
         with self.queue.lock:
             closed = self.queue.closed
             if not closed:
                 self.queue.locked_put_back([delivery])
         if closed:
             self._settle([(delivery, cancelled(delivery))])
+        else:
+            self._pump()
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the slot of the calling handler to others; see `HandlerRunner`."""
@@ -421,6 +437,8 @@ class LoopLane:
             limit = _TimeLimit(self, delivery, started_at, handler.limits.timeout)
         average_s = subscription.average_s
         is_long = average_s is None or average_s > LONG_S
+        if is_long and self._succeeded:
+            self._settle_succeeded()  # this handler may block the loop
         failed = value = None
         try:
             awaited = handler.function(receipt.event)
@@ -470,16 +488,39 @@ class LoopLane:
                     delivery.event_id,
                 )
         in_time = limit is None or limit.kept()
-        if in_time:  # like `end`, without the call
-            self.at_hand.pop(delivery, None)
-            self.events_done += 1
-            if failed is None:
-                times = (started_at, ended_at, 0)
-                self._settle_successes((delivery,), (times,), (value,), self._pid)
+        if in_time:
+            if failed is not None:
+                self.end(delivery, failed)
             else:
-                self._settle([(delivery, failed)])
+                self._succeed(delivery, receipt, (started_at, ended_at, 0), value)
         if in_time and subscription.meter.to_weigh > 0 and failed is None:
             weigh_delivery(subscription.meter, handler.function, receipt.event, value)
+
+    def _succeed(
+        self, delivery: Delivery, receipt: Receipt, times: tuple[float, float, int], value: Any
+    ) -> None:
+        """Note that a run has succeeded."""
+        self.events_done += 1
+        if receipt.callbacks is not None or delivery.subscription.gated:
+            # Code or other deliveries wait for this one.
+            self.at_hand.pop(delivery, None)  # the lane may have given it up already
+            self._settle_successes((delivery,), (times,), (value,), self._pid)
+            return
+        self._succeeded.append((delivery, times, value))
+        if len(self._succeeded) == 1 and self._loop is not None:
+            self._loop.call_soon(self._settle_succeeded, context=self._context)
+
+    def _settle_succeeded(self) -> None:
+        """Settle all runs that have succeeded since the last time."""
+        deliveries, times, values = [], [], []
+        while self._succeeded:
+            delivery, about, value = self._succeeded.popleft()
+            deliveries.append(delivery)
+            times.append(about)
+            values.append(value)
+            self.at_hand.pop(delivery, None)
+        if deliveries:
+            self._settle_successes(deliveries, times, values, self._pid)
 
     def end(self, delivery: Delivery, outcome: Outcome) -> None:
         """Note that a run has ended. Called in the loop's thread."""

@@ -221,15 +221,16 @@ class LaneQueue:
         finally:
             self._unlock()
 
-    def take_now(self) -> Delivery | None:
-        """Take the next delivery if one is ready, for the only taker of this queue."""
+    def take_ready(self, most: int) -> list[Delivery]:
+        """Take at most so many ready deliveries, for the only taker of this queue."""
+        taken: list[Delivery] = []
         if not self._try_lock(False):
             acquire(self.lock)
         try:
             for bucket in self._ready.in_order:
-                if bucket:
-                    return bucket.popleft()
-            return None
+                while bucket and len(taken) < most:
+                    taken.append(bucket.popleft())
+            return taken
         finally:
             self._unlock()
 

@@ -257,7 +257,7 @@ def test_a_run_that_is_over_in_time_has_no_limit_any_more():
 
 def test_of_a_coroutine_its_own_steps_are_measured() -> None:
     settled = threading.Semaphore(0)
-    lane = LoopLane(FlowOf(lambda _: settled.release()))
+    lane = LoopLane(FlowOf(lambda ended: settled.release(len(ended))))
 
     times: list[float] = []
 
@@ -445,3 +445,77 @@ def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
     texts = [r.getMessage() for r in caplog.records if "held the event loop" in r.getMessage()]
     assert len(texts) == 1
     assert texts[0].startswith("blocker held the event loop for ")
+
+
+class _TwoOnTheLoop:
+    """A delivery that has succeeded, and one that holds the loop until the test lets it go.
+
+    Args:
+        average_s: average run time of the handler that holds the loop, as far as known.
+    """
+
+    def __init__(self, average_s: float | None) -> None:
+        self.began, self.go = threading.Event(), threading.Event()
+        self.ends: dict[Any, OutcomeKind] = {}
+        self.settled = threading.Semaphore(0)
+        self.lane = LoopLane(FlowOf(self._settle))
+
+        async def hold(_: object) -> None:
+            self.began.set()
+            self.go.wait(BOUND_S)
+
+        short = Subscription(make_handler(echo_at_once, "t"), self.lane)
+        holding = Subscription(make_handler(hold, "t"), self.lane)
+        short.average_s, holding.average_s = 1e-6, average_s
+        self.lane.queue.put(delivery_to(short, "short", 1))  # the loop starts with the next one
+        self.lane.put(delivery_to(holding, "holding", 2))
+        assert self.began.wait(BOUND_S)
+
+    def _settle(self, settled: Any) -> None:
+        for delivery, outcome in settled:
+            self.ends.setdefault(delivery.receipt.event, outcome.kind)
+            self.settled.release()
+
+    def end(self) -> None:
+        self.go.set()
+        self.lane.close(BOUND_S)
+
+
+async def echo_at_once(event: Any) -> Any:
+    return event
+
+
+def test_handler_that_may_hold_the_loop_begins_once_earlier_successes_are_settled() -> None:
+    two = _TwoOnTheLoop(None)
+    try:
+        assert two.settled.acquire(timeout=BOUND_S)
+        assert two.ends == {"short": OutcomeKind.SUCCEEDED}
+    finally:
+        two.end()
+
+
+def test_killed_loop_keeps_a_success_that_is_not_settled_yet() -> None:
+    two = _TwoOnTheLoop(1e-6)
+    try:
+        assert two.ends == {}
+        two.lane.kill()
+        assert two.ends == {"short": OutcomeKind.SUCCEEDED, "holding": OutcomeKind.CANCELLED}
+    finally:
+        two.end()
+
+
+def test_handler_that_cancels_its_own_task_and_returns_runs_once() -> None:
+    runs: list[int] = []
+
+    async def cancel_itself(event: int) -> int:
+        runs.append(event)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return event
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, cancel_itself)
+        receipts = [bus.publish(number) for number in range(5)]
+        assert bus.drain(BOUND_S)
+        assert [receipt.result(0) for receipt in receipts] == runs == list(range(5))
