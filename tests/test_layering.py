@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -263,3 +264,24 @@ def test_imports_are_read_from_the_source(source: str, expected: set[str]) -> No
 
     assert set(imported_names(tree, "procbus.pool", False)) == expected
     assert expected | {"loky"} >= set(imported_names(tree, "procbus.pool", True)) >= expected
+
+
+#: Constants that tests replace in a module, each with the reason.
+REPLACED_CONSTANTS = {
+    "_ALONE": "the boundary between two forms of a message, gigabytes away",
+    "LISTS_CHILDREN": "a fact of the operating system",
+    "PATIENCE_S": "a worker on a busy machine has more time to write its stack, in whole folders",
+    "READABLE": "a fact of the operating system",
+}
+
+
+def test_tests_give_limits_to_constructors_and_do_not_replace_constants_in_modules() -> None:
+    replaced = {
+        name
+        for file in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(
+            r"setattr\(\s*(?!leaks\b)[\w.]+, \"(_?[A-Z][A-Z_]+)\"", file.read_text(encoding="utf-8")
+        )
+    }
+
+    assert replaced == set(REPLACED_CONSTANTS)

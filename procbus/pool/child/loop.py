@@ -191,6 +191,7 @@ class Worker:
         number: number of the worker, unique in the parent.
         run: the run of the bus, for `current()`.
         flush_s: maximum wait of finished results for others, in seconds.
+        looks: maximum of checks whether the parent has read results.
     """
 
     def __init__(
@@ -202,8 +203,11 @@ class Worker:
         number: int,
         run: Run = ONLY_RUN,
         flush_s: float = FLUSH_S,
+        *,
+        looks: int = LOOKS,
     ) -> None:
         self.send = send
+        self._looks = looks
         self._flush_s = flush_s
         self._run_of_bus = run
         self._logbook = logbook
@@ -382,7 +386,7 @@ class Worker:
 
         Then they are sent through the pipe, which waits for the parent.
         """
-        for _ in range(LOOKS):
+        for _ in range(self._looks):
             if (place := self._logbook.place()) is not None:
                 return place
             sleep(LOOK_AGAIN_S)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -115,15 +115,33 @@ class WitnessPlugin(NannyPlugin):  # type: ignore[misc] # as above
         nanny.handlers[_PAGE] = page
 
 
-def connect_to(address: str, timeout_s: float) -> Client:
+async def _knock(address: str, timeout_s: float) -> None:
+    arguments = Security().get_connection_args("client")
+    comm = await connect(address, timeout=timeout_s, **arguments)
+    await comm.close()
+
+
+def connect_to(
+    address: str,
+    timeout_s: float,
+    *,
+    knock: Callable[[str, float], Coroutine[None, None, None]] = _knock,
+    shake_hands_s: float = _SHAKE_HANDS_S,
+) -> Client:
     """Connect to a scheduler.
+
+    Args:
+        address: of the scheduler.
+        timeout_s: maximum wait for the connection, in seconds.
+        knock: asks for a first answer; called with both of these.
+        shake_hands_s: maximum wait for that answer beyond `timeout_s`, in seconds.
 
     Raises:
         OSError: it cannot be reached.
     """
     # Tested first, because a client would wait without end for a program that does not answer.
     try:
-        asyncio.run(asyncio.wait_for(_knock(address, timeout_s), timeout_s + _SHAKE_HANDS_S))
+        asyncio.run(asyncio.wait_for(knock(address, timeout_s), timeout_s + shake_hands_s))
     except TimeoutError as error:
         raise OSError(f"the program at {address} does not answer as a scheduler") from error
     return _Client(address, timeout_s)
@@ -170,12 +188,6 @@ def local_cluster(workers: int) -> LocalCluster:
             dashboard_address=None,
             memory_limit=0,  # it would watch the Dask workers, in which no handler runs
         )
-
-
-async def _knock(address: str, timeout_s: float) -> None:
-    arguments = Security().get_connection_args("client")
-    comm = await connect(address, timeout=timeout_s, **arguments)
-    await comm.close()
 
 
 def members(client: Client) -> dict[str, int]:

@@ -127,6 +127,7 @@ class ClusterPool:
         init: the user's set-up of each process, pickled.
         run: the run of the bus, for `current()` in workers.
         own_cluster: a cluster on this machine that ends with the pool.
+        join_s: maximum wait of `close` for the thread, in seconds.
     """
 
     elastic, batch_s = True, DASK_BATCH_S
@@ -138,7 +139,10 @@ class ClusterPool:
         init: bytes,
         run: Run = ONLY_RUN,
         own_cluster: LocalCluster | None = None,
+        *,
+        join_s: float = DASK_JOIN_S,
     ) -> None:
+        self._join_s = join_s
         self._cluster = cluster
         self._most = workers
         self.init = init
@@ -216,7 +220,7 @@ class ClusterPool:
             closed, self._closed = self._closed, True
             self._changed.notify_all()
         self._wake.set()
-        self._watcher.join(DASK_JOIN_S)
+        self._watcher.join(self._join_s)
         if closed:
             return
         if self._own_cluster is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from procbus.pool.child import loop
 from procbus.pool.child.loop import LEFT_BYTES, Worker
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.logbook import CAPACITY, SEGMENTS, Logbook
@@ -35,7 +34,10 @@ class Both:
         self.tokens = threading.Semaphore(0)
         self.sent: list[bytes] = []
         shared = WorkerMemory(self.memory.room, results.room, self.memory.large, batches.room)
-        self.worker = Worker(self._send, self.logbook, shared, self.tokens, self.end.number)
+        # It does not wait for its parent, which reads only once the batch has ended.
+        self.worker = Worker(
+            self._send, self.logbook, shared, self.tokens, self.end.number, looks=2
+        )
 
     def _send(self, *parts: bytes | memoryview) -> None:
         message = b"".join(parts)
@@ -80,13 +82,6 @@ def both(request: pytest.FixtureRequest) -> Iterator[Both]:
     both.close()
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that does not wait for its parent."""
-    monkeypatch.setattr(loop, "LOOKS", 2)
-    monkeypatch.setattr(loop, "LOOK_AGAIN_S", 0.0)
-
-
 def test_few_bytes_of_results_are_sent(both: Both) -> None:
     both.run(handlers.double, *range(100))
     assert both.roads() == [RESULTS_TAG]
@@ -100,7 +95,6 @@ def test_many_bytes_of_results_are_left_for_the_parent(both: Both) -> None:
     assert both.read() == [bytes([number]) * 1_000 for number in range(40)]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_results_are_sent_where_the_parent_does_not_read(both: Both) -> None:
     count = (SEGMENTS + 2) * CAPACITY // 16_000
     both.run(handlers.numbered, *range(count))

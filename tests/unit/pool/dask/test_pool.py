@@ -72,25 +72,23 @@ def test_a_pool_waits_for_a_scheduler_that_is_not_there_and_can_be_closed() -> N
     pool.close()
 
 
-def test_program_that_does_not_answer_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_does_not_answer_is_no_scheduler() -> None:
     from procbus.pool.dask import engine
 
-    monkeypatch.setattr(engine, "_SHAKE_HANDS_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(OSError, match=f"at {address} does not answer"):
-            engine.connect_to(address, 0.1)
+            engine.connect_to(address, 0.1, shake_hands_s=0.1)
 
 
-def test_client_that_cannot_connect_ends_its_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_cannot_connect_ends_its_event_loop() -> None:
     from procbus.pool.dask import engine
 
     async def answer(_address: str, _timeout_s: float) -> None:
         """Answer as a scheduler does that ends before the client connects."""
 
-    monkeypatch.setattr(engine, "_knock", answer)
     with pytest.raises(OSError, match=re.escape("tcp://127.0.0.1:1")):
-        engine.connect_to("tcp://127.0.0.1:1", 0.1)
+        engine.connect_to("tcp://127.0.0.1:1", 0.1, knock=answer)
     eventually(lambda: all(thread.name != "IO loop" for thread in threading.enumerate()))
 
 
@@ -98,7 +96,6 @@ def test_connection_that_comes_too_late_for_a_closed_pool_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from procbus.pool.dask import engine
-    from procbus.pool.dask import pool as pool_module
     from procbus.pool.dask.pool import ClusterPool
 
     class LateClient:
@@ -112,11 +109,10 @@ def test_connection_that_comes_too_late_for_a_closed_pool_is_closed(
         assert connected.wait(BOUND_S)
         return client
 
-    monkeypatch.setattr(pool_module, "DASK_JOIN_S", 0.01)
     monkeypatch.setattr(engine, "connect_to", connect_to)
     monkeypatch.setattr(engine, "members", lambda _: {})
     monkeypatch.setattr(engine, "disconnect", lambda late: closed.set() if late is client else None)
-    pool = ClusterPool("tcp://127.0.0.1:1", None, b"")
+    pool = ClusterPool("tcp://127.0.0.1:1", None, b"", join_s=0.01)
     assert began.wait(BOUND_S)
     pool.close()
     connected.set()
