@@ -233,7 +233,8 @@ def of_pipelines(found: Found, _cores: int) -> str:
         f"*{pipelines.INDEX}* reads files that are in memory already, so a process that reads "
         f"for itself loses nothing, and need not have the text carried to it. The start of the "
         f"workers is in the figures, as it is in your script: a pool that forks starts sooner, "
-        f"and copies threads and locks as they are; procbus starts fresh interpreters."
+        f"and copies threads and locks as they are; procbus starts fresh interpreters. Three more "
+        f"jobs, beside joblib, are in [figures](figures.md#whole-jobs)."
     )
 
 
