@@ -53,9 +53,8 @@ class Home(Protocol):
 
     queue: LaneQueue
 
-    @property
-    def full(self) -> bool:
-        """Whether the maximum of threads was started."""
+    #: Whether the maximum of threads was started.
+    full: bool
 
     def grow(self) -> None:
         """Start another thread for a starved queue, if the maximum allows."""
@@ -354,7 +353,7 @@ class IoLane:
         self._past_s = 0.0
         #: Number of threads whose handler waits for the bus, and whose places others have.
         self._lent = 0
-        self.crowded = False
+        self.crowded = self.full = False
         self._numbers = itertools.count(1)
 
     def put(self, delivery: Delivery) -> None:
@@ -438,12 +437,6 @@ class IoLane:
         if not self._threads:
             self.grow()
 
-    @property
-    def full(self) -> bool:
-        """Whether the maximum of threads was started."""
-        there = len(self._threads)
-        return there - self._lent >= self.size or there >= self.size + self._most_lent
-
     def grow(self) -> None:
         """Start another thread for a starved queue, if the maximum allows."""
         thread: IoThread | None = None
@@ -454,6 +447,7 @@ class IoLane:
                 self.queue.locked_started()
                 thread = self._make_thread(self, next(self._numbers), self._flow)
                 self._threads.append(thread)
+                self._locked_count()
             thread.start()
         except Tangled:
             later(self.grow)
@@ -471,6 +465,7 @@ class IoLane:
             if thread is None or thread.ident is not None or thread not in self._threads:
                 return False
             self._threads.remove(thread)
+            self._locked_count()
             self.queue.locked_not_started()
             return len(self._threads) <= self._lent
 
@@ -492,6 +487,7 @@ class IoLane:
                 )
             thread.lent = True
             self._lent += 1
+            self._locked_count()
             if self.queue.locked_ready():
                 self.queue.locked_wake()
         if self.queue.starved and not self.full:
@@ -509,7 +505,9 @@ class IoLane:
             self._locked_count()
 
     def _locked_count(self) -> None:
-        self.crowded = len(self._threads) - self._lent > self.size
+        there = len(self._threads)
+        self.crowded = there - self._lent > self.size
+        self.full = there - self._lent >= self.size or there >= self.size + self._most_lent
         if self.crowded:
             self.queue.starved = True  # so that threads look closer
 
