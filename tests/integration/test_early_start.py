@@ -93,14 +93,14 @@ def test_a_process_that_is_not_needed_ends_with_the_block(bus: EventBus) -> None
     with bus:
         eventually(ahead)
         [process] = ahead()
-    assert not is_alive(process)
+    eventually(lambda: not is_alive(process))
 
 
 def test_a_block_that_is_left_at_once_leaves_no_process(bus: EventBus) -> None:
     bus.subscribe(int, worker_pid, kind="cpu")
     with bus:
         pass
-    assert not ahead()
+    eventually(lambda: not ahead())
 
 
 def test_a_process_that_waits_counts_as_no_worker(bus: EventBus) -> None:

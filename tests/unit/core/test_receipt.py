@@ -235,6 +235,23 @@ def test_callbacks_come_exactly_once_whenever_they_are_given(order, when):
     assert called == [1]
 
 
+def test_callbacks_that_several_receipts_share_stay_as_they_are():
+    first, second = Open(1), Open(1)
+    called: list[Receipt] = []
+    shared = (called.append,)
+    alone: list[Receipt] = []
+    assert first.receipt.tell(shared)
+    assert first.receipt.tell(shared), "the same receipt twice, as an id that is streamed twice"
+    assert second.receipt.tell(shared)
+    first.receipt.when_done(alone.append)
+    assert not first.receipt.wait(0)
+    for one in (first, second):
+        one.settle(0)
+        assert not one.receipt.tell(shared), "it is settled: nothing more is called"
+    assert called == [first.receipt, first.receipt, second.receipt]
+    assert alone == [first.receipt]
+
+
 def test_waiters_in_many_threads_all_wake_when_it_is_settled():
     for _ in range(50):
         one = Open(1)
