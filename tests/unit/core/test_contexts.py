@@ -17,7 +17,7 @@ import pytest
 from procbus import EventBus, current
 from procbus.core.context import kept, running
 from procbus.testing import InlineBus
-from tests.parts import BOUND_S, Held, in_thread
+from tests.parts import BOUND_S, Held, close_with_only, in_thread
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 other: ContextVar[Any] = ContextVar("other", default=None)
@@ -361,7 +361,7 @@ def test_resumed_delivery_begins_with_an_empty_context(tmp_path):
         bus.publish("held", 1)
         held.wait_begun()
         as_publisher("before", lambda: [bus.publish("held", n) for n in range(3)])
-        closer = in_thread(lambda: bus.close(cancel=True))
+        closer = close_with_only(1, bus)
         held.go.set()
         closer.join(BOUND_S)
 
