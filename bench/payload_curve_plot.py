@@ -1,7 +1,8 @@
 """Draw `payload_curve`: ``python -m bench.payload_curve_plot bench-results.json plot.svg``.
 
 A panel for each kind of payload, as an event on the left and as a result on the right: time for
-each by its size, for procbus, its peers, and pickle with shared memory alone.
+each by its size, for procbus, its peers, and pickle with shared memory alone. `str` is left out,
+because it runs like `bytes`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any
 from . import plotting
 from .model import LIMIT, PROCBUS
 from .payload_curve import OPENERS, POINTS
-from .payload_curve_work import ARRAY, BYTES, RECORDS, STR
+from .payload_curve_work import ARRAY, BYTES, RECORDS
 from .plotting import Spread
 
 #: Named as people know them, in the order in which they get their looks.
 NAMES = {name: name for name in (PROCBUS, *OPENERS)} | {LIMIT: "pickle and memory alone"}
 TITLES = {
     BYTES: "bytes",
-    STR: "str",
     RECORDS: "dict of records (number of records)",
     ARRAY: "NumPy array (bytes)",
 }
@@ -50,7 +50,17 @@ def draw_kind(axes: Any, rows: dict[str, Any], kind: str, *, is_result: bool) ->
     if PROCBUS not in lines:
         raise ValueError("these results have no figures of procbus for payload_curve")
     for name in sorted(lines, key=lambda name: name == PROCBUS):  # ours above the others
-        plotting.line(axes, lines[name], looks[name], NAMES[name])
+        # Medians alone: bars for each of hundreds of points would make a file of half a megabyte.
+        axes.plot(
+            [size for size, _ in lines[name]],
+            [spread.middle for _, spread in lines[name]],
+            color=looks[name].colour,
+            marker=looks[name].marker,
+            markersize=4,
+            linestyle=looks[name].dashes,
+            linewidth=2.4 if name == PROCBUS else 1.4,
+            label=NAMES[name],
+        )
     plotting.log_axis(axes, "x")
     plotting.log_axis(axes, "y")
     axes.set_title(f"{'results' if is_result else 'events'}: {TITLES[kind]}")

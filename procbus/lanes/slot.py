@@ -58,9 +58,12 @@ class Batch:
         self.sent = False
 
     def due_from(self, now: float) -> float:
-        """Time when the worker should have finished the batch if it begins now."""
+        """Time when the worker should have finished the batch if it begins now.
+
+        Encoding counts too, because deliveries that are taken back are encoded again.
+        """
         transfer_s = len(self.message.data) / TRANSFER_BYTES_S
-        return now + 2 * self.expected_s + transfer_s + GRACE_S
+        return now + 2 * (self.expected_s + self.message.encoding_s) + transfer_s + GRACE_S
 
     def patience_s(self) -> float | None:
         """Maximum wait for a report before reading the logbook, in seconds; None for no maximum.

@@ -122,6 +122,8 @@ class Message:
     rest: list[Delivery] = field(default_factory=list)
     #: Whether not even the first found room in shared memory: call `wait_for_room`.
     no_room: bool = False
+    #: CPU time that encoding took, in seconds; 0 if it is unknown.
+    encoding_s: float = 0.0
 
 
 class Worker(Protocol):

@@ -239,7 +239,8 @@ class ParentEnd:
                 shared,
             )
             message.data = pack_batch(head, events)
-            self.costs.note_sent(message.deliveries, len(indices), thread_time() - began_s)
+            message.encoding_s = thread_time() - began_s
+            self.costs.note_sent(message.deliveries, len(indices), message.encoding_s)
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> CommonHead:

@@ -293,6 +293,22 @@ def test_overdue_deliveries_are_taken_back_by_a_companion_without_work() -> None
     assert parts.take() == deliveries[3:]
 
 
+def test_batch_is_overdue_later_if_encoding_it_again_takes_long() -> None:
+    now = 1000.0
+    parts = Parts(2, clock=lambda: now)
+    slot, _ = parts.batching.slots
+    deliveries = parts.put(4)
+    message = Message(next(_batch_numbers), b"", parts.ready(), encoding_s=10.0)
+    assert slot.worker is not None
+    parts.batching.hand_out(slot, slot.worker, Batch(message))
+
+    now = 1015.0
+    assert parts.take() == []
+
+    now = 1025.0
+    assert parts.take() == deliveries[:2]
+
+
 def test_after_cancelling_everything_comes_out_and_nothing_goes_in() -> None:
     parts = Parts()
     [slot] = parts.batching.slots
