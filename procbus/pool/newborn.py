@@ -20,6 +20,7 @@ from multiprocessing.spawn import get_command_line
 from typing import Any
 
 from procbus.pool.launch import interrupts_blocked
+from procbus.system.no_fork import no_fork
 
 #: Its program, which ends with loky's own. It finds modules where the script finds them, and never
 #: takes a file in the working directory for one. The collector is off while it loads, because
@@ -54,19 +55,20 @@ class Newborn:
         self._passed: list[int] = []
         #: Its orders, once loky has made them.
         self._orders = b""
-        self._ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                #: A pipe that can be read once the process has ended.
-                self.sentinel, end = os.pipe()
-                weakref.finalize(self, os.close, self.sentinel)
+        with no_fork:  # a child would hold these descriptors open, and so hide its death
+            self._ours, theirs = socket.socketpair()
+            with theirs:
                 try:
-                    self.process = _launch(theirs.fileno(), end, environment)
-                finally:
-                    os.close(end)
-            except BaseException:
-                self._ours.close()
-                raise
+                    #: A pipe that can be read once the process has ended.
+                    self.sentinel, end = os.pipe()
+                    weakref.finalize(self, os.close, self.sentinel)
+                    try:
+                        self.process = _launch(theirs.fileno(), end, environment)
+                    finally:
+                        os.close(end)
+                except BaseException:
+                    self._ours.close()
+                    raise
         if nice is not None:
             with contextlib.suppress(OSError):  # it is dead
                 os.setpriority(os.PRIO_PROCESS, self.process.pid, nice)

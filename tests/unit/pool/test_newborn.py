@@ -3,11 +3,14 @@
 import re
 import signal
 import sys
+import threading
 
 import pytest
 
+from procbus.pool import newborn as newborn_module
 from procbus.pool.newborn import PROGRAM, Newborn
 from procbus.system import freezing
+from procbus.system.no_fork import no_fork
 from tests.cpu_stage import BOUND_S
 
 
@@ -16,6 +19,21 @@ def test_one_that_is_not_needed_is_ended() -> None:
     newborn.abandon()
     newborn.abandon()
     assert newborn.process.returncode == -signal.SIGKILL
+
+
+def test_no_fork_comes_while_it_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = newborn_module.interpreter_flags
+    free: list[bool] = []
+
+    def look_and_give_flags() -> list[str]:
+        thread = threading.Thread(target=lambda: free.append(no_fork.acquire(blocking=False)))
+        thread.start()
+        thread.join(BOUND_S)
+        return flags()
+
+    monkeypatch.setattr(newborn_module, "interpreter_flags", look_and_give_flags)
+    Newborn({}, None).abandon()
+    assert free == [False]
 
 
 def test_one_that_is_dead_gets_no_orders() -> None:
