@@ -35,7 +35,7 @@ def dask_cluster(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def patience_for_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a worker on a busy machine the time to write its stack before it is killed."""
-    monkeypatch.setattr(stack, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(stack, "PATIENCE_S", 10.0)
 
 
 def _maker(kind: str, address: str) -> Iterator[MakePool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from math import inf
 from typing import Any
 
 import pytest
@@ -36,7 +37,13 @@ class Both:
         shared = WorkerMemory(self.memory.room, results.room, self.memory.large, batches.room)
         # It does not wait for its parent, which reads only once the batch has ended.
         self.worker = Worker(
-            self._send, self.logbook, shared, self.tokens, self.end.number, looks=2
+            self._send,
+            self.logbook,
+            shared,
+            self.tokens,
+            self.end.number,
+            looks=2,
+            flush_s=inf,  # else a batch that is held up sends its results in two parts
         )
 
     def _send(self, *parts: bytes | memoryview) -> None:
