@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 # The promise is 2 s; the rest is for a machine that is busy with other things.
-ENDED_WITHIN_S = 2 + 58
+ENDED_WITHIN_S = 2 + 118
 
 
 class Demo:

@@ -22,9 +22,11 @@ ENDS = {
 }
 
 def come_back(how):
-    '''Fork; the child ends the user's code in this way.'''
-    if os.fork() == 0:
+    '''Fork; the child ends the user's code in this way, and nothing goes on until it has.'''
+    child = os.fork()
+    if child == 0:
         return ENDS[how]()
+    os.waitpid(child, 0)
     return None
 
 def note(n):

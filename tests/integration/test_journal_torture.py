@@ -24,8 +24,11 @@ from tests.integration.torture import IO_WORKERS, MAX_PENDING, TOPICS
 pytestmark = pytest.mark.slow
 
 COUNT = 20_000
-#: Times between start and kill, in seconds.
-SHORTEST_S, LONGEST_S = 0.05, 2.5
+#: Bytes that the tally gains between the start of the script and its kill; below 0 it is killed
+#: before the first effect.
+LEAST_GAIN, MOST_GAIN = -10_000, 150_000
+#: Interval between two looks at the tally, in seconds.
+LOOK_S = 0.02
 MOST_STARTS = 200
 
 
@@ -61,16 +64,20 @@ class Torture:
         ) as child:
             assert child.stdout is not None
             assert child.stderr is not None
-            wait_s = self.random.uniform(SHORTEST_S, LONGEST_S)
+            full = self._tally_bytes() + self.random.uniform(LEAST_GAIN, MOST_GAIN)
             over = threading.Event()
             killer = threading.Thread(target=self._kill_workers, args=(child.pid, over))
             if self.kill_workers:
                 killer.start()
             try:
                 ready = child.stdout.readline()
-                try:
-                    output, errors = child.communicate(timeout=wait_s)
-                except subprocess.TimeoutExpired:
+                while True:
+                    try:
+                        output, errors = child.communicate(timeout=LOOK_S)
+                        break
+                    except subprocess.TimeoutExpired:
+                        if self._tally_bytes() < full:
+                            continue
                     child.send_signal(signal.SIGKILL)
                     child.communicate()
                     self.kills += 1
@@ -83,6 +90,10 @@ class Torture:
         assert "Traceback" not in errors or "Refused" in errors, errors
         assert (ready, output) == ("ready\n", "done\n")
         return True
+
+    def _tally_bytes(self) -> int:
+        path = Path(self.tally.path)
+        return path.stat().st_size if path.exists() else 0
 
     def _kill_workers(self, pid: int, over: threading.Event) -> None:
         """Kill a worker process of the script now and then: too seldom to open the circuit."""
