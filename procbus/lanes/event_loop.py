@@ -103,6 +103,10 @@ class Steps:
 #: ever.
 MOST_AT_ONCE = 1_000
 
+#: Maximum of handlers that one turn of the loop starts, so that their tasks are still in the caches
+#: of the processor when they run.
+STARTED_TOGETHER = 64
+
 #: Time without an `await` after which a handler that holds the loop is logged once, in seconds;
 #: because all other handlers wait for it.
 HELD_S = 0.5
@@ -364,9 +368,12 @@ class LoopLane:
         loop = self._loop  # set before anything is put on it, until its thread ends
         assert loop is not None
         slots = MOST_AT_ONCE - len(self._tasks) + self._lent
-        deliveries = self.queue.take_ready(slots)
+        deliveries = self.queue.take_ready(min(slots, STARTED_TOGETHER))
         if len(deliveries) >= slots:
             self._full = self._pump_due = True
+        elif len(deliveries) == STARTED_TOGETHER:
+            self._pump_due = True
+            loop.call_soon(self._pump, context=self._context)
         for delivery in deliveries:
             # Never the context of the thread that woke the loop, which a task would copy.
             context = Context() if delivery.context is None else context_for(delivery)
