@@ -222,7 +222,7 @@ class LaneQueue:
             self._unlock()
 
     def take_ready(self, most: int) -> list[Delivery]:
-        """Take at most so many ready deliveries, for the only taker of this queue."""
+        """Take up to `most` ready deliveries, for the only taker of this queue."""
         taken: list[Delivery] = []
         if not self._try_lock(False):
             acquire(self.lock)

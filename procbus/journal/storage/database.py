@@ -55,7 +55,7 @@ class Store:
 
     `write` and `close` are called by one thread at a time. The reading methods are thread-safe.
     SQLite itself guards the connection for reading, so that code that interrupts a query may make
-    another one. Where SQLite was built without that, the lock `_reading` does.
+    another one. If SQLite was built without that, the lock `_reading` does it.
 
     Args:
         path: path of the file, which exists, though it may be empty.
