@@ -257,6 +257,12 @@ def _reduce_cached_property(found: Any) -> Any:
     return functools.cached_property, (found.func,), inside
 
 
+def _reduce_partial_method(found: Any) -> Any:
+    # From Python 3.14 on, it cannot be made without a function, as pickle does.
+    make = functools.partial(functools.partialmethod, found.func, *found.args, **found.keywords)
+    return make, ()
+
+
 def _reduce_new_type(found: Any) -> Any:
     return _make_new_type, (found.__qualname__, found.__supertype__, found.__module__)
 
@@ -312,6 +318,7 @@ if sys.version_info >= (3, 12):
 #: Types whose objects do not pickle at all.
 UNNAMED: dict[type, Callable[[Any], Any]] = {
     functools.cached_property: _reduce_cached_property,
+    functools.partialmethod: _reduce_partial_method,
     # A `singledispatch` function has one, for example.
     weakref.WeakKeyDictionary: lambda found: (weakref.WeakKeyDictionary, (dict(found),)),
     types.MemberDescriptorType: lambda found: (getattr, (found.__objclass__, found.__name__)),

@@ -1,6 +1,7 @@
 """Objects that cannot travel, and exceptions that come back: each fails its own delivery alone."""
 
 import os
+import re
 import sys
 import threading
 import types
@@ -286,11 +287,16 @@ class Gone:
         raise RuntimeError("not connected")
 
 
+class Unshown:
+    def __repr__(self) -> str:
+        raise ValueError("too long to be shown")
+
+
 @pytest.mark.parametrize(
     ("make", "path"),
     [
         (PicklingExits, "event"),
-        (lambda: {10**5000: PicklingExits()}, "event[<int object, whose repr fails>]"),
+        (lambda: {Unshown(): PicklingExits()}, "event[<Unshown instance>]"),
         (Gone, "event"),
         (lambda: [1, Gone()], "event[1]"),
     ],
@@ -300,7 +306,7 @@ def test_a_poisonous_event_fails_alone(bus: EventBus, make: Callable[[], Any], p
     bus.subscribe("any", id, kind="cpu")
     error = among_others(bus, "any", make())
     assert isinstance(error, SerializationError)
-    assert error.path == path
+    assert re.sub(" at 0x[0-9a-f]+", "", error.path or "") == path
 
 
 def test_a_result_whose_pickling_exits_fails_alone(bus: EventBus) -> None:

@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,15 +316,20 @@ class Handler(logging.Handler):
 
 
 @pytest.fixture
-def handlers() -> Iterator[list[logging.Handler]]:
-    root = logging.getLogger()
-    before = root.handlers[:]
-    yield root.handlers
-    root.handlers[:] = before
+def add_log_handler() -> Iterator[Callable[[logging.Handler], None]]:
+    added: list[logging.Handler] = []
+
+    def add(handler: logging.Handler) -> None:
+        logging.getLogger().addHandler(handler)
+        added.append(handler)
+
+    yield add
+    for handler in added:
+        logging.getLogger().removeHandler(handler)
 
 
 def test_a_log_handler_of_the_script_that_raises_costs_no_worker(
-    caplog: pytest.LogCaptureFixture, handlers: list[logging.Handler]
+    caplog: pytest.LogCaptureFixture, add_log_handler: Callable[[logging.Handler], None]
 ) -> None:
     def fail() -> None:
         raise RuntimeError("broken handler")
@@ -333,7 +338,7 @@ def test_a_log_handler_of_the_script_that_raises_costs_no_worker(
         logging.getLogger("job").warning("number %d", n)
         return os.getpid()
 
-    handlers.append(Handler("job", fail))
+    add_log_handler(Handler("job", fail))
     with EventBus([], cpu_workers=1) as bus:
         bus.subscribe("n", work, kind="cpu")
         pids = {bus.publish("n", n).result(PATIENCE_S) for n in range(3)}
@@ -343,7 +348,7 @@ def test_a_log_handler_of_the_script_that_raises_costs_no_worker(
 
 
 def test_a_log_handler_of_the_script_that_blocks_holds_up_no_other_worker(
-    handlers: list[logging.Handler],
+    add_log_handler: Callable[[logging.Handler], None],
 ) -> None:
     blocked, go_on = threading.Event(), threading.Event()
 
@@ -355,7 +360,7 @@ def test_a_log_handler_of_the_script_that_blocks_holds_up_no_other_worker(
         logging.getLogger("slow").warning("number %d", n)
         return n
 
-    handlers.append(Handler("slow", block))
+    add_log_handler(Handler("slow", block))
     with EventBus([], cpu_workers=2) as bus:
         bus.subscribe("slow", work, kind="cpu")
         bus.subscribe("n", lambda n: n, kind="cpu")
