@@ -36,6 +36,9 @@ UNFINISHED = re.compile(r"sem\.\w{6}")
 #: Interval between two looks at descriptors and shared memory, in seconds: nothing tells their end.
 LOOK_S = 0.05
 
+#: Maximum wait for the command line of a process, in seconds: a few programs have none for ever.
+COMMAND_S = 5.0
+
 DESCRIPTORS = Path("/proc/self/fd")
 
 # Processes of the tests, ended ones included: a name in /dev/shm with the pid of any other process
@@ -215,7 +218,7 @@ def _is_own_tracker(process: psutil.Process) -> bool:
     """Not one that serves a process that a test started: that one has to end with it."""
     try:
         return process.ppid() == os.getpid() and any(
-            argument.startswith(TRACKERS) for argument in process.cmdline()
+            argument.startswith(TRACKERS) for argument in _command_of(process)
         )
     except psutil.NoSuchProcess:
         return False
@@ -295,8 +298,16 @@ def _shared_inodes(pid: int) -> Iterator[int]:
             yield int(line.split(maxsplit=5)[4])  # address, permissions, offset, device, inode
 
 
+def _command_of(process: psutil.Process) -> list[str]:
+    """The command line. Wait for it: a process that is just being executed has none yet."""
+    deadline = time.monotonic() + COMMAND_S
+    while not (command := process.cmdline()) and time.monotonic() < deadline:
+        time.sleep(LOOK_S / 10)
+    return command
+
+
 def _describe(process: psutil.Process) -> str:
     try:
-        return f"{process.pid} ({process.status()}): {' '.join(process.cmdline())}"
+        return f"{process.pid} ({process.status()}): {' '.join(_command_of(process))}"
     except psutil.NoSuchProcess:
         return f"{process.pid}, ended by now"

@@ -25,8 +25,11 @@ class SettlingSide(Protocol):
     def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
         """Write that deliveries succeeded, with their results, before any waiter is told."""
 
+    def expect(self, letter: DeadLetter, delivery: Delivery) -> None:
+        """Note a new dead letter, before users can see it: `failed` is called for it later."""
+
     def failed(self, settled: Settled) -> None:
-        """Write that a delivery failed for good."""
+        """Write that a delivery failed for good, unless its letter was replayed or cleared."""
 
     def retried(self, delivery: Delivery, wait_s: float) -> None:
         """Write that an attempt failed, and that the next one is due in `wait_s` seconds."""

@@ -264,6 +264,8 @@ class Settlement:
             return None
         given_up = quarantined(subscription.handler.retry, delivery.earlier, outcome)
         letter = letter_of(delivery, receipt, (*delivery.earlier, outcome), given_up)
+        if self._journal is not None:
+            self._journal.expect(letter, delivery)
         self.dead_letters.add(letter, delivery)
         self.unseen.note_failed(delivery, outcome)
         return letter

@@ -261,13 +261,13 @@ class Journal:
     # Writing outcomes. Calls of executors leave no records.
 
     def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Write which deliveries succeeded. An error of the journal is only logged: see `_note`."""
+        """Write which deliveries succeeded. An error of the journal is only logged: see `note`."""
         if len(settled) == 1 and not self._keep_results:  # the usual case for an io handler
             delivery, outcome = settled[0]
             if outcome.kind is _SUCCEEDED and _is_noted(delivery):
                 handler = self.names.numbers[delivery.subscription.handler.name]
                 number = delivery.event_id << SHIFT | handler
-                self._note(records.pack_succeeded((number,), time()))
+                self.note(records.pack_succeeded((number,), time()))
             return
         succeeded = [each for each in settled if each[1].kind is _SUCCEEDED]
         self.settled_successes([d for d, _ in succeeded], [o.value for _, o in succeeded])
@@ -277,7 +277,7 @@ class Journal:
         if self._keep_results:
             pairs = zip(deliveries, values, strict=True)
             parts = [self.succeeded(*p) for p in pairs if _is_noted(p[0])]
-            self._note(b"".join(parts))
+            self.note(b"".join(parts))
             return
         known = self.names.numbers
         numbers = [
@@ -286,7 +286,7 @@ class Journal:
             if each.receipt is not None and not (subscription := each.subscription).answered
         ]
         if numbers:
-            self._note(records.pack_succeeded(numbers, time()))
+            self.note(records.pack_succeeded(numbers, time()))
 
     def succeeded(self, delivery: Delivery, value: Any) -> bytes:
         """Lay out the record of a delivery that succeeded, with its result if results are kept."""
@@ -310,13 +310,12 @@ class Journal:
         """Write that an attempt failed, and the time of the next."""
         outcomes = self.codec.encode_outcomes(delivery.earlier)
         number, attempts = self.number(delivery), len(delivery.earlier)
-        self._note(records.pack_retry(number, attempts, time() + wait_s, outcomes))
+        self.note(records.pack_retry(number, attempts, time() + wait_s, outcomes))
 
-    def failed(self, delivery: Delivery, outcomes: Sequence[Outcome], quarantined: bool) -> None:
-        """Write that a delivery failed for good."""
+    def failed(self, number: int, outcomes: Sequence[Outcome], quarantined: bool) -> bytes:
+        """Lay out the record of a delivery that failed for good."""
         data = self.codec.encode_outcomes(outcomes)
-        number = self.number(delivery)
-        self._note(records.pack_failed(number, len(outcomes), time(), quarantined, data))
+        return records.pack_failed(number, len(outcomes), time(), quarantined, data)
 
     def discarded(self, number: int) -> bytes:
         """Lay out the record that a dead letter was cleared."""
@@ -330,7 +329,7 @@ class Journal:
         """
         self.write(records.pack_revived(number))
 
-    def _note(self, data: bytes) -> None:
+    def note(self, data: bytes) -> None:
         """Write outcomes of deliveries.
 
         If the outcome cannot be written, it is dropped, and the delivery runs again at the next

@@ -356,6 +356,54 @@ def test_an_id_of_a_cleared_dead_letter_says_so_at_once(make_bus: MakeBus, late:
             again.publish("order", 1, id="one").result(BOUND_S)
 
 
+class SlowToPickle(Exception):
+    """Holds up the thread that writes the failure to the journal, until the test lets it go on."""
+
+    go_on = threading.Event()
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[str]]:
+        if threading.current_thread() is not threading.main_thread():
+            assert self.go_on.wait(BOUND_S)
+        return Refused, ("slow",)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_dead_letter_may_be_replayed_or_cleared_before_its_failure_is_written(
+    make_bus: MakeBus, cleared: bool
+):
+    mended = False
+    SlowToPickle.go_on.clear()
+
+    def fragile(event: int) -> int:
+        if not mended:
+            raise SlowToPickle
+        return event * 2
+
+    with make_bus(keep_results=True) as bus:
+        bus.subscribe("order", fragile, name="fragile")
+        failed = bus.publish("order", 1, id="one")
+        eventually(lambda: len(bus.dead_letters) == 1)
+        mended = True
+        if cleared:
+            bus.dead_letters.clear()
+        else:
+            (replayed,) = bus.dead_letters.replay()
+            assert replayed.id == failed.id
+        SlowToPickle.go_on.set()
+        if not cleared:
+            assert replayed.result(BOUND_S) == 2
+            assert bus.publish("order", 1, id="one").result(BOUND_S) == 2
+    with make_bus(keep_results=True) as again:
+        again.subscribe("order", fragile, name="fragile")
+        if cleared:
+            with pytest.raises(ProcbusError, match="was replayed or cleared"):
+                again.publish("order", 1, id="one").result(BOUND_S)
+        else:
+            assert again.publish("order", 1, id="one").result(BOUND_S) == 2
+        assert again.drain(BOUND_S)
+        assert again.dead_letters == ()
+
+
 def test_a_replay_that_was_not_finished_runs_once_at_the_next_start(make_bus: MakeBus):
     fragile = Fragile()
     with make_bus() as bus:

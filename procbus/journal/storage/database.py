@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The database of a journal: the one module that knows of SQLite.
 
-One connection belongs to the writer, another to the readers. Each statement carries many rows:
-Python releases the GIL for each step of SQLite, and getting it back from a busy thread may take 5
-ms.
+One connection belongs to the writer, and each query has one of its own. Each statement carries many
+rows: Python releases the GIL for each step of SQLite, and getting it back from a busy thread may
+take 5 ms.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from time import time
 from typing import Any, Literal, Self
@@ -42,9 +42,6 @@ _READING: dict[Beside | None, str] = {
     "change": "?mode=ro",
 }
 
-#: Value of `sqlite3.threadsafety` where threads may share a connection.
-_SERIALIZED = 3
-
 _EVENT = "events(id, parent_id, published_at, topic, type_name, given_id, form, data)"
 _PENDING = "pending(number, attempts, due_at, outcomes)"
 _DONE = "done(number, succeeded, attempts, finished_at, form, data)"
@@ -54,8 +51,8 @@ class Store:
     """The database of one journal.
 
     `write` and `close` are called by one thread at a time. The reading methods are thread-safe.
-    SQLite itself guards the connection for reading, so that code that interrupts a query may make
-    another one. If SQLite was built without that, the lock `_reading` does it.
+    A query takes a connection that no other query uses, so that no lock is held, and code that
+    interrupts a query, in a signal handler for example, may make another one.
 
     Args:
         path: path of the file, which exists, though it may be empty.
@@ -71,23 +68,25 @@ class Store:
     def __init__(self, path: str, *, beside: Beside | None = None) -> None:
         self.path = path
         self._beside = beside
-        self._reading = nullcontext() if sqlite3.threadsafety == _SERIALIZED else threading.RLock()
-        self._reader = self._writing = self._connect(_READING[beside])
+        #: Connections that no query uses. Each operation on it is atomic.
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._closed = False
+        reader = self._writing = self._connect(_READING[beside])
+        self._readers.append(reader)
         try:
-            self._check_file()
+            self._check_file(reader.execute)
             if beside is not None:
-                # With this read SQLite removes no files with this process's last connection.
-                self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                _hold_files(reader)
             if beside != "look":
                 self._writing = self._connect()
             self._prepare(write=beside is None)
             if beside is None:
                 guard_rollback(path)
         except sqlite3.Error as error:
-            self._close()
+            self.close()
             raise trouble(path, error) from error
         except BaseException:
-            self._close()
+            self.close()
             raise
         #: Files that must stay in place, as device and inode; None for a missing file.
         names = (path, path + "-wal", path + "-intake")
@@ -113,7 +112,7 @@ class Store:
             uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=True
         )
 
-    def _check_file(self) -> None:
+    def _check_file(self, get: Callable[[str], sqlite3.Cursor]) -> None:
         """Refuse a file that is not a journal before anything is written to it."""
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file:
@@ -130,7 +129,6 @@ class Store:
                 f"{self.path} is truncated: {size:,} of {whole:,} bytes are there. "
                 "Take a copy that is whole, or begin a new journal"
             )
-        get = self._reader.execute
         (application_id,) = get("PRAGMA application_id").fetchone()
         (tables,) = get("SELECT count(*) FROM sqlite_schema").fetchone()
         if application_id != APPLICATION_ID and (application_id or tables):
@@ -171,11 +169,27 @@ class Store:
         Raises:
             JournalError: the database cannot be read.
         """
-        with self._reading:
-            try:
-                return self._reader.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise trouble(self.path, error) from error
+        reader = None
+        try:
+            reader = self._free_reader()
+            return reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise trouble(self.path, error) from error
+        finally:
+            if reader is not None:
+                self._readers.append(reader)
+            if self._closed:  # meanwhile: nobody else closes this one
+                self._close_readers()
+
+    def _free_reader(self) -> sqlite3.Connection:
+        if self._closed:
+            raise sqlite3.ProgrammingError("it was closed")
+        with suppress(IndexError):
+            return self._readers.pop()
+        reader = self._connect(_READING[self._beside])
+        if self._beside is not None:
+            _hold_files(reader)
+        return reader
 
     # Writing.
 
@@ -392,13 +406,20 @@ class Store:
             raise trouble(self.path, error) from error
 
     def close(self) -> None:
-        """Close both connections; the last close of all leaves one file."""
-        with self._reading:
-            self._close()
-
-    def _close(self) -> None:
+        """Close all connections; the last close of all leaves one file."""
+        self._closed = True
         self._writing.close()
-        self._reader.close()
+        self._close_readers()
+
+    def _close_readers(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._readers.pop().close()
+
+
+def _hold_files(reader: sqlite3.Connection) -> None:
+    """Read, so that SQLite removes no files with the last connection of a process beside a bus."""
+    reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 class Image:
