@@ -6,7 +6,7 @@ VENV ?= .venv
 # The newest Python that is really there: a name on PATH may be a shim that fails when it is run,
 # so each candidate is run. Recursive (?=): looked for only when an environment has to be made.
 is_supported = $(shell $(1) -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
+PYTHON ?= $(firstword $(foreach name,python3.15 python3.14 python3.13 python3.12 python3.11 python3,\
 	$(if $(filter True,$(call is_supported,$(name))),$(name))))
 
 # Tests that run at a time: most of them wait for processes, signals and clocks.

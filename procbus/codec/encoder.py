@@ -222,6 +222,7 @@ class Encoder:
         self._reducers: dict[type, Callable[[Any], Any]] = {}
         self._undelivered: list[tuple[ClassNumber, bytes]] = []
         #: Modules, besides `__main__`, that the user registered to travel by value.
+        _register_spawned_script()
         self._by_value_names = _registered_names()
         self._renew()
 
@@ -368,6 +369,13 @@ class Encoder:
 
     def _names_travel(self, data: bytes) -> bool:
         return all(name not in data for name in self._by_value_names)
+
+
+def _register_spawned_script() -> None:
+    """In a process that multiprocessing spawned, the script has a name that no worker knows."""
+    script = sys.modules.get("__mp_main__")
+    if script is not None and script.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.register_pickle_by_value(script)
 
 
 def _registered_names() -> tuple[bytes, ...]:

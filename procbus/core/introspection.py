@@ -217,7 +217,7 @@ def looks_unimportable(function: Callable[..., Any]) -> bool:
 
     Such a function has ``<locals>`` or ``<lambda>`` in its qualified name.
     """
-    return module_of(function) == "__main__" or "<" in name_of(function)
+    return module_of(function) in ("__main__", "__mp_main__") or "<" in name_of(function)
 
 
 def _is(function: Callable[..., Any], asked: Callable[[Any], bool]) -> bool:

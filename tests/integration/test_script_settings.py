@@ -218,6 +218,43 @@ def test_cpu_handler_may_start_processes(run: Run, what: str, method: str | None
     assert ended.check() == ("0 0\n" if what == "process" else "[0, 1, 4] [0, 1, 4]\n")
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_of_multiprocessing_may_have_a_bus_for_handlers_of_the_script(
+    run: Run, method: str
+) -> None:
+    ended = run(
+        f"""
+        import multiprocessing
+        from dataclasses import dataclass
+        from procbus import EventBus
+
+        @dataclass
+        class Number:
+            value: int
+
+        def helper(n):
+            return n * n
+
+        def square(number):
+            return Number(helper(number.value))
+
+        def work(results):
+            with EventBus([], cpu_workers=1) as bus:
+                bus.subscribe(Number, square, kind="cpu")
+                results.put([bus.publish(Number(n)).result(55) for n in range(3)])
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+            results = context.Queue()
+            process = context.Process(target=work, args=(results,))
+            process.start()
+            print(results.get(timeout=55) == [Number(0), Number(1), Number(4)])
+            process.join()
+        """
+    )
+    assert ended.check() == "True\n"
+
+
 @pytest.mark.parametrize("nice", [0, 3])
 def test_workers_have_the_niceness_that_was_asked_for(nice: int) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
