@@ -296,16 +296,17 @@ def test_grown_worker_is_replaced_between_two_deliveries(
     caplog.set_level(logging.INFO, "procbus")
     with EventBus([], cpu_workers=2, worker_max_memory=LIMIT) as bus:
         bus.subscribe("work", work, kind="cpu")
-        receipts = [bus.publish("work", Job(n, tally, leak=10 * MIB)) for n in range(60)]
-        assert [r.result(PATIENCE_S) for r in receipts] == [*range(60)]
+        receipts = [bus.publish("work", Job(n, tally, leak=10 * MIB)) for n in range(120)]
+        assert [r.result(PATIENCE_S) for r in receipts] == [*range(120)]
         assert bus.drain(PATIENCE_S)
         restarts = bus.stats().lanes["cpu"].restarts
     assert restarts >= 3
-    assert numbers(tally) == [*range(60)]
+    assert numbers(tally) == [*range(120)]
     pids = {line.split()[1] for line in tally.lines()}
     assert len(pids) >= 4
     said = [r for r in caplog.records if "worker_max_memory" in r.getMessage()]
-    assert len(said) == restarts
+    # The last worker of each companion may have grown too, and then has no successor.
+    assert restarts <= len(said) <= restarts + 2
     assert {r.levelno for r in said} == {logging.INFO}
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
