@@ -72,6 +72,7 @@ def test_arrays_go_there_and_back(bus: EventBus) -> None:
     sent = np.arange(MIB, dtype=float).reshape(1024, -1)
     result = bus.publish("a", sent).result(PATIENCE_S)
     assert np.array_equal(result, 2 * sent)
+    assert bus.drain(PATIENCE_S)
     stats = bus.stats().shared_memory
     assert stats.sent >= sent.nbytes
     assert stats.received >= sent.nbytes
@@ -141,6 +142,7 @@ def test_kept_event_never_changes() -> None:
             for _ in range(5):
                 bus.publish("other", array(1, -1.0)).result(PATIENCE_S)
         assert told == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert bus.drain(PATIENCE_S)
         stats = bus.stats().shared_memory
         assert stats.kept >= 5 * MIB
         assert stats.in_flight == 0
@@ -171,6 +173,7 @@ def test_a_worker_that_dies_with_a_large_event_gives_it_back(bus: EventBus) -> N
     receipt = bus.publish("die", array(2))
     receipt.wait(PATIENCE_S)
     assert isinstance(receipt.deliveries[0].exception(), WorkerDied)
+    assert bus.drain(PATIENCE_S)
     assert bus.stats().shared_memory.in_flight == 0
 
 

@@ -13,6 +13,7 @@ from procbus import EventBus, current
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.matrix import quick_first
+from tests.waits import eventually
 
 MIB = 1 << 20
 LIMIT = 4 * MIB
@@ -105,6 +106,7 @@ def test_several_companions_that_wait_for_room_all_get_it(workers: int) -> None:
             receipts.append(bus.publish(topic, array(sizes[number % 6], float(number))))
         for number, receipt in enumerate(receipts):
             assert set(receipt.results(PATIENCE_S)) == {float(number)}
+        assert bus.drain(PATIENCE_S)
         stats = bus.stats().shared_memory
     assert stats.in_flight == stats.kept == 0
     assert 0 < most() <= LIMIT
@@ -146,7 +148,7 @@ def test_a_bus_that_is_cancelled_while_events_wait_for_room_ends(
             waiting = [bus.publish("a", (bell, door, array(3))) for _ in range(4)]
             bus.close(timeout=0, cancel=True)
         assert all(receipt.done for receipt in [running, *waiting])
-        assert bus.stats().shared_memory.in_flight == 0
+        eventually(lambda: bus.stats().shared_memory.in_flight == 0)
 
 
 class Cycle:
@@ -176,6 +178,7 @@ def test_garbage_that_a_handler_leaves_keeps_no_memory(handler: Callable[[Any], 
         bus.subscribe("a", handler, kind="cpu", name="a")
         for _ in range(5):
             bus.publish("a", array(3)).wait(PATIENCE_S)
+            assert bus.drain(PATIENCE_S)
             assert bus.stats().shared_memory.kept == 0
         failed = {type(letter.error) for letter in bus.dead_letters}
     assert failed <= {TypeError}

@@ -77,9 +77,10 @@ def test_large_events_and_results_arrive(tmp_path: Path, where: str) -> None:
         ended = program.finish()
     finally:
         program.close()
-    assert (ended.code, ended.out) == (0, "all arrived\n"), ended.err
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith("all arrived\n")
     if where == "script":  # a worker that has none complains of it at its own end
-        assert ended.err == ""
+        assert (ended.out, ended.err) == ("all arrived\n", "")
 
 
 def test_a_handler_is_ended_at_its_limit_and_the_worker_replaced(tmp_path: Path) -> None:
