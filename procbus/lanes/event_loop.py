@@ -367,7 +367,7 @@ class LoopLane:
         self._pump_due = False  # before looking: a delivery put from now on wakes the loop again
         loop = self._loop  # set before anything is put on it, until its thread ends
         assert loop is not None
-        slots = MOST_AT_ONCE - len(self._tasks) + self._lent
+        slots = self._most_at_once - len(self._tasks) + self._lent
         deliveries = self.queue.take_ready(min(slots, STARTED_TOGETHER))
         if len(deliveries) >= slots:
             self._full = self._pump_due = True

@@ -431,6 +431,25 @@ def test_loop_closed_from_outside_is_replaced_without_waiting(monkeypatch: pytes
         assert bus.publish("echo", 2).result(BOUND_S) == 2
 
 
+def test_no_more_handlers_run_at_once_than_the_loop_has_slots() -> None:
+    lanes = partial(make_lanes, make_loop_lane=partial(LoopLane, most_at_once=3))
+    running = most = 0
+
+    async def work(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return number
+
+    with BusWith(Makers(lanes=lanes)) as bus:
+        bus.subscribe("n", work)
+        receipts = [bus.publish("n", number) for number in range(50)]
+        assert [receipt.result(BOUND_S) for receipt in receipts] == list(range(50))
+    assert 1 <= most <= 3
+
+
 def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
     lanes = partial(make_lanes, make_loop_lane=partial(LoopLane, held_s=0.01))
 
