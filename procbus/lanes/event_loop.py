@@ -494,13 +494,13 @@ class LoopLane:
                     steps.longest_s,
                     delivery.event_id,
                 )
-        in_time = limit is None or limit.kept()
-        if in_time:
-            if failed is not None:
-                self.end(delivery, failed)
-            else:
-                self._succeed(delivery, receipt, (started_at, ended_at, 0), value)
-        if in_time and subscription.meter.to_weigh > 0 and failed is None:
+        if limit is not None and not limit.kept():
+            return
+        if failed is not None:
+            self.end(delivery, failed)
+            return
+        self._succeed(delivery, receipt, (started_at, ended_at, 0), value)
+        if subscription.meter.to_weigh > 0:
             weigh_delivery(subscription.meter, handler.function, receipt.event, value)
 
     def _succeed(
