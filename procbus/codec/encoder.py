@@ -221,8 +221,8 @@ class Encoder:
         self._known: dict[type, ClassNumber | None] = {}
         self._reducers: dict[type, Callable[[Any], Any]] = {}
         self._undelivered: list[tuple[ClassNumber, bytes]] = []
-        #: Modules, besides `__main__`, that the user registered to travel by value.
         _register_spawned_script()
+        #: Modules, besides `__main__`, that travel by value.
         self._by_value_names = _registered_names()
         self._renew()
 
