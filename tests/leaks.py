@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.processes import alive_after, is_alive
+from tests.waits import becomes
 
 # Every descendant inherits this, so that one whose parent is gone is still known as the tests' own.
 # The value tells this run from another on the same machine.
@@ -300,10 +301,8 @@ def _shared_inodes(pid: int) -> Iterator[int]:
 
 def _command_of(process: psutil.Process) -> list[str]:
     """The command line. Wait for it: a process that is just being executed has none yet."""
-    deadline = time.monotonic() + COMMAND_S
-    while not (command := process.cmdline()) and time.monotonic() < deadline:
-        time.sleep(LOOK_S / 10)
-    return command
+    becomes(process.cmdline, COMMAND_S)
+    return process.cmdline()
 
 
 def _describe(process: psutil.Process) -> str:

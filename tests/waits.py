@@ -12,10 +12,15 @@ BOUND_S = 60.0
 _LOOK_S = 0.002
 
 
+def becomes(condition: Callable[[], object], within_s: float) -> bool:
+    """Wait until the condition holds, up to a maximum in seconds; return whether it does."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not (met := condition()) and time.monotonic() < deadline:
+        pause.wait(_LOOK_S)
+    return bool(met)
+
+
 def eventually(condition: Callable[[], object]) -> None:
     """Wait until the condition holds; fail after `BOUND_S`."""
-    deadline = time.monotonic() + BOUND_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it never became so"
-        pause.wait(_LOOK_S)
+    assert becomes(condition, BOUND_S), "it never became so"

@@ -14,6 +14,7 @@ import pytest
 from procbus import DeliveryState, EventBus, OutcomeKind
 from tests.integration.helpers import PATIENCE_S, Tally
 from tests.matrix import quick_first
+from tests.waits import becomes
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(),
@@ -82,9 +83,7 @@ def interrupt_once_begun(tally: Tally) -> None:
     """Interrupt the main thread as soon as a handler has noted that it began."""
 
     def watch() -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not tally.lines() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        becomes(tally.lines, PATIENCE_S)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
