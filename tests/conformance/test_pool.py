@@ -33,7 +33,7 @@ from tests.conformance.drive import (
     values,
 )
 from tests.parts import raised
-from tests.processes import alive_after
+from tests.processes import alive_after, is_alive
 
 KINDS = OutcomeKind
 
@@ -729,7 +729,7 @@ def test_the_process_is_dead_once_the_worker_is_gone(process_worker: Worker, gat
     with pytest.raises(WorkerGone):
         process_worker.receive()
 
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert not is_alive(process)
     process_worker.stop()
     assert not process.is_running(), "nobody has to wait for it any more"
 
