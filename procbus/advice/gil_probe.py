@@ -21,6 +21,7 @@ from time import clock_gettime, monotonic
 from typing import Any, Protocol, TypeVar
 
 from procbus.core.meter import Doing
+from procbus.system.gil import gil_is_on
 
 #: Duration of its sleep, and of its holding the GIL, in seconds.
 _NAP_S = 0.0005
@@ -66,7 +67,7 @@ def is_available() -> bool:
     """Whether this system offers the facts that a look needs."""
     if not sys.platform.startswith("linux"):
         return False
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():  # a free-threaded build
+    if not gil_is_on():
         return False
     try:
         clock_gettime(_clock(os.getpid()))  # the main thread's
