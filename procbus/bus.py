@@ -37,104 +37,10 @@ if TYPE_CHECKING:
     from procbus.supervision.health import WorkerHealth
 
 
-# The life of a bus: the methods that start it, wait for it and end it.
-
-
-class BusLife:
-    """The life of a bus, from its start to its end. All methods may be called from any thread.
-
-    Threads refer to the parts of a bus, and never to this object. So the object is freed once its
-    user drops it.
-
-    Args:
-        parts: parts of the bus.
-    """
-
-    def __init__(self, parts: Assembly) -> None:
-        self._start = parts.start
-        self._enter = parts.enter
-        self._needs_processes = parts.subscriptions.need_processes
-        self._lifecycle = parts.lifecycle
-
-    def __del__(self) -> None:
-        """Finish pending deliveries and end the workers, because the user has dropped the bus."""
-        lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
-        if lifecycle is not None:  # None if the bus could not be made
-            lifecycle.drop()
-
-    def start(self) -> Self:
-        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
-        self._start()
-        return self
-
-    def drain(self, timeout: float | None = None) -> bool:
-        """Wait until everything published is settled, including events published meanwhile.
-
-        Args:
-            timeout: maximum wait in seconds; None waits as long as it takes.
-
-        Returns:
-            Whether everything is settled.
-
-        Raises:
-            ProcbusError: called inside a handler of this bus, which would wait for itself.
-        """
-        return self._lifecycle.drain(timeout)
-
-    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
-        """Refuse further events, finish, and end all workers. Idempotent.
-
-        Args:
-            timeout: maximum time to finish, in seconds. Then deliveries that have not begun are
-                cancelled, and running ones are stopped. None waits as long as it takes.
-            cancel: cancel deliveries that have not begun at once, and wait only for running ones.
-
-        Raises:
-            ProcbusError: called inside a handler of this bus, which would wait for itself.
-        """
-        self._lifecycle.close(timeout, cancel)
-
-    def __enter__(self) -> Self:
-        """Use the bus for the length of a block. A worker starts, if a handler is for processes."""
-        self._enter()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drain and close; after Ctrl-C (or SystemExit) cancel deliveries that have not begun."""
-        self._lifecycle.leave(error)
-
-    async def __aenter__(self) -> Self:
-        """Use the bus for the length of a block, as a `with` block does."""
-        if self._needs_processes():
-            from procbus import aio  # only now: it imports asyncio
-
-            await aio.in_thread(self._enter)  # its imports take time
-        else:
-            self._enter()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Exit without blocking the event loop; cancelling the task cancels as Ctrl-C does."""
-        from procbus import aio  # only now: it imports asyncio
-
-        await aio.in_thread(self._lifecycle.leave, error)
-        sigterm.restore()  # only the main thread can
-
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class EventBus(BusLife):
+class EventBus:
     """An event bus inside this process. All methods may be called from any thread.
 
     Workers start when the first event needs them. The process of the first starts earlier, if there
@@ -210,13 +116,91 @@ class EventBus(BusLife):
         handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._parts = parts = self._assemble(make_settings(options), handlers)
-        super().__init__(parts)
+        self._take(Assembly(make_settings(options), handlers))
+
+    def _take(self, parts: Assembly) -> None:
+        """Take the parts of this bus. A bus for tests has parts of its own making."""
+        self._parts = parts
+        self._lifecycle = parts.lifecycle
         self._subscriptions = parts.subscriptions
         self._publish = parts.dispatcher.publish
 
-    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
-        return Assembly(settings, handlers)
+    # Starting, waiting and ending. Threads refer to the parts of a bus, and never to this object.
+    # So it is freed once its user drops it.
+
+    def __del__(self) -> None:
+        """Finish pending deliveries and end the workers, because the user has dropped the bus."""
+        lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
+        if lifecycle is not None:  # None if the bus could not be made
+            lifecycle.drop()
+
+    def start(self) -> Self:
+        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
+        self._parts.start()
+        return self
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything published is settled, including events published meanwhile.
+
+        Args:
+            timeout: maximum wait in seconds; None waits as long as it takes.
+
+        Returns:
+            Whether everything is settled.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        return self._lifecycle.drain(timeout)
+
+    def close(self, timeout: float | None = None, cancel: bool = False) -> None:
+        """Refuse further events, finish, and end all workers. Idempotent.
+
+        Args:
+            timeout: maximum time to finish, in seconds. Then deliveries that have not begun are
+                cancelled, and running ones are stopped. None waits as long as it takes.
+            cancel: cancel deliveries that have not begun at once, and wait only for running ones.
+
+        Raises:
+            ProcbusError: called inside a handler of this bus, which would wait for itself.
+        """
+        self._lifecycle.close(timeout, cancel)
+
+    def __enter__(self) -> Self:
+        """Use the bus for the length of a block. A worker starts, if a handler is for processes."""
+        self._parts.enter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close; after Ctrl-C (or SystemExit) cancel deliveries that have not begun."""
+        self._lifecycle.leave(error)
+
+    async def __aenter__(self) -> Self:
+        """Use the bus for the length of a block, as a `with` block does."""
+        if self._subscriptions.need_processes():
+            from procbus import aio  # only now: it imports asyncio
+
+            await aio.in_thread(self._parts.enter)  # its imports take time
+        else:
+            self._parts.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Exit without blocking the event loop; cancelling the task cancels as Ctrl-C does."""
+        from procbus import aio  # only now: it imports asyncio
+
+        await aio.in_thread(self._lifecycle.leave, error)
+        sigterm.restore()  # only the main thread can
 
     # Subscribing.
 

@@ -24,7 +24,7 @@ from procbus.dispatch.retry_queue import RetryQueue
 from procbus.dispatch.settlement import Settlement
 from procbus.lanes.lanes import Lanes
 from procbus.lanes.threads import IoLane, IoThread
-from procbus.settings import BusOptions, Settings
+from procbus.settings import BusOptions, make_settings
 from tests.waits import eventually
 
 #: Bound of every wait in the tests, in seconds: reached only when something is broken.
@@ -40,11 +40,7 @@ class BusWith(EventBus):
         handlers: Iterable[Callable[..., Any]] = (),
         **options: Unpack[BusOptions],
     ) -> None:
-        self._make = make
-        super().__init__(handlers, **options)
-
-    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
-        return Assembly(settings, handlers, self._make)
+        self._take(Assembly(make_settings(options), handlers, make))
 
 
 def threads_up_to(most: int) -> Callable[[Assembly], Lanes]:
@@ -166,18 +162,12 @@ class FlowOf:
         self.settle = settle
         self.context_of = context_of
 
-    def settle_successes(
-        self,
-        deliveries: Sequence[Delivery],
-        times: Sequence[tuple[float, float, int]],
-        values: Sequence[Any],
-        pid: int | None,
-    ) -> None:
-        ended = zip(deliveries, times, values, strict=True)
+    def settle_successes(self, *ended: Any) -> None:
+        *columns, pid = ended
         self.settle(
             [
                 (delivery, Outcome(OutcomeKind.SUCCEEDED, value, None, began_at, ended_at, pid))
-                for delivery, (began_at, ended_at, _), value in ended
+                for delivery, (began_at, ended_at, _), value in zip(*columns, strict=True)
             ]
         )
 

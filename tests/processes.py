@@ -15,9 +15,11 @@ import psutil
 LOOK_S = 0.005
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether it can still do anything."""
+def is_alive(process: psutil.Process | int) -> bool:
+    """Whether a process, or the one that has a process id now, can still do anything."""
     try:
+        if isinstance(process, int):
+            process = psutil.Process(process)
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -16,7 +16,7 @@ from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
-from procbus.settings import LocalOptions, Settings
+from procbus.settings import LocalOptions, Settings, make_settings
 from procbus.testing.captured import Captured
 from procbus.testing.clock import Clock
 from procbus.testing.inline_lane import InlineLane, InlineRetries
@@ -64,11 +64,7 @@ class InlineBus(EventBus):
                 "memory and no journal; use an EventBus for tests of these"
             )
         self.clock = Clock(auto=True) if clock is None else clock
-        self._pickling = pickling
         self._receipts: dict[int, Receipt] = {}
-        super().__init__(handlers, **options)
-
-    def _assemble(self, settings: Settings, handlers: Any) -> Assembly:
         retries = InlineRetries(self.clock)
         make = Makers(
             lambda: retries,
@@ -77,9 +73,9 @@ class InlineBus(EventBus):
                 sole=partial(_noted, self._receipts, SoleReceipt),
                 fan=partial(_noted, self._receipts, FanReceipt),
             ),
-            partial(_make_lanes, self.clock, retries, self._pickling),
+            partial(_make_lanes, self.clock, retries, pickling),
         )
-        return Assembly(settings, handlers, make)
+        self._take(Assembly(make_settings(options), handlers, make))
 
     def __del__(self) -> None:
         """Do nothing: there are no workers to end."""

@@ -219,14 +219,6 @@ def group_of(process: psutil.Process) -> int | None:
         return None
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process can still do anything; a dead one may be there until it is waited for."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def wait_gone(processes: Iterable[psutil.Process], within_s: float = PATIENCE_S) -> None:
     """Wait until all of them have ended."""
     alive = alive_after(list(processes), within_s)

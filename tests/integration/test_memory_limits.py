@@ -22,9 +22,10 @@ from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitLimits
 from procbus.lanes.cpu import CpuLane
 from procbus.supervision.supervisor import Supervisor
 from procbus.system.memory import MemoryWatch
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
 from tests.matrix import quick_first
 from tests.parts import BusWith
+from tests.processes import is_alive
 
 MIB = 1 << 20
 #: A worker that has imported this module has some 50 MiB.

@@ -21,9 +21,10 @@ from procbus.assembly import Makers
 from procbus.pool import stack
 from procbus.supervision.supervisor import Supervisor
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, is_alive, wait_gone
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
 from tests.matrix import quick_first
 from tests.parts import BusWith, ClockAhead
+from tests.processes import is_alive
 
 LIMIT_S = 0.3
 #: Limit of a handler that is to keep it on a busy machine, in seconds.

@@ -16,9 +16,9 @@ import pytest
 from procbus import DeliveryState, EventBus, OutcomeKind, Receipt, WorkerDied
 from procbus.core.errors import HandlerExited
 from tests.integration.conftest import Run
-from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally, is_alive
+from tests.integration.helpers import PATIENCE_S, Bell, Door, Tally
 from tests.matrix import quick_first
-from tests.processes import alive_after
+from tests.processes import alive_after, is_alive
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from tests.integration.conftest import Run, Start
-from tests.integration.helpers import is_alive
 from tests.matrix import quick_first
+from tests.processes import is_alive
 
 SCRIPT = """
 import atexit, concurrent.futures, logging, multiprocessing, os, subprocess, sys, threading, time
