@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import struct
 from multiprocessing.connection import Connection
 from time import monotonic
@@ -41,6 +42,11 @@ class Channel:
         self._last_wait_s = 1.0 if stay_awake else None
         #: Bytes read beyond the last message. They belong to the receiver.
         self._read = b""
+
+    def buffer_size(self) -> int:
+        """Number of bytes that the pipe holds while the other side does not read."""
+        with socket.socket(fileno=os.dup(self._fd)) as end:
+            return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def leave(self) -> None:
         """Release the pipe in a forked child, because it is the parent's. Takes no lock.

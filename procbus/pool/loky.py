@@ -21,17 +21,16 @@ from procbus.codec.encoder import decode
 from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.stats import SharedMemoryStats
+from procbus.pool.birth import Newborn, check_may_launch, nice_of_workers, thread_caps
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
 from procbus.pool.forwarding import levels_here
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import BATCH_S, NO_WORDS, At, Message, Report, SetUpFailed, WorkerGone
-from procbus.pool.launch import buffer_size, check_may_launch, nice_of_workers, thread_caps
 from procbus.pool.logbook import SEGMENTS, Logbook
 from procbus.pool.memory.batches import BatchWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
-from procbus.pool.newborn import Newborn
 from procbus.pool.parent_end import ParentEnd
 from procbus.pool.script import PathSince, ScriptSettings, WorkerSettings
 from procbus.pool.stack import StackPage
@@ -71,7 +70,7 @@ class LokyWorker:
         self._tokens: SharedTokens | Semaphore | threading.Semaphore = make_tokens()
         self._pipe, theirs = Pipe()
         self._channel = Channel(self._pipe)
-        self._room = buffer_size(self._pipe) // 2
+        self._room = self._channel.buffer_size() // 2
         #: Guards the closing: loky's thread hangs up, other threads look, the companion closes.
         self._closing = threading.Lock()
         #: Whether it was started, and is not closed yet.
@@ -426,7 +425,7 @@ class PreparedProcess:
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Make it a worker; if it has died meanwhile, start another process."""
         newborn, self._newborn = self._newborn, None
-        if newborn is not None and newborn.process.poll() is not None:
+        if newborn is not None and newborn.poll() is not None:
             newborn.abandon()
             newborn = None
         return self._pool.start(launched, newborn)

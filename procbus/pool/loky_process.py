@@ -9,7 +9,6 @@ import multiprocessing.resource_tracker
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -26,12 +25,11 @@ from loky.backend import get_context, reduction
 from loky.backend.context import LokyContext
 from loky.backend.process import LokyProcess as ProcessOfLoky
 
+from procbus.pool.birth import Newborn, interrupts_blocked, module_path, start_tracker
 from procbus.pool.child import entry
-from procbus.pool.child.birth import Number, Passed
+from procbus.pool.child.birth import Number
 from procbus.pool.child.ending import WORKER_STOP_S
 from procbus.pool.child.own_locks import OwnLock, OwnSemaphore
-from procbus.pool.launch import interrupts_blocked, stderr_with_descriptor
-from procbus.pool.newborn import Newborn, module_path
 from procbus.pool.tokens import SharedTokens
 from procbus.system import exit_hooks
 from procbus.system.no_fork import no_fork
@@ -79,17 +77,11 @@ def exit_code_in(error: BaseException | None) -> int | None:
 
 def make_tokens() -> SharedTokens | Semaphore:
     """A semaphore that can travel to such a process."""
-    _start_tracker()
     if sys.platform == "win32":  # untested
+        start_tracker()
         made: Semaphore = get_context("loky").Semaphore(0)
         return made
     return SharedTokens.unnamed()
-
-
-def _start_tracker() -> None:
-    """Start the tracker that cleans up after this process, unless it is running."""
-    with no_fork, stderr_with_descriptor():
-        multiprocessing.resource_tracker.ensure_running()
 
 
 def _take_over_exit_hook() -> None:
@@ -151,13 +143,13 @@ class LokyProcess:
             RuntimeError: the interpreter ends.
             OSError: the machine is full.
         """
-        _start_tracker()  # now, because a start along with the worker would unblock interrupts
+        start_tracker()  # now, because a start along with the worker would unblock interrupts
         _take_over_exit_hook()
         with interrupts_blocked():
             self._task = self._executor.submit(entry.serve, self._init)
         # `kill` in another thread has loky forget its thread, at any moment from here on.
         self._watcher = self._executor._executor_manager_thread  # noqa: SLF001 - no public way
-        return None if self._newborn is None else self._newborn.process.pid
+        return None if self._newborn is None else self._newborn.pid
 
     def deliver(self, prepare: Callable[[], object]) -> None:
         """Send it its arguments once it is ready, and wait until it has taken them in, or is dead.
@@ -247,11 +239,12 @@ class WorkerProcess(ProcessOfLoky):  # type: ignore[misc] # loky is not typed
     newborn: Newborn | None
 
     @staticmethod
-    def _Popen(process_obj: WorkerProcess) -> _Ordered:  # noqa: N802 - `multiprocessing` calls it so
+    def _Popen(process_obj: WorkerProcess) -> Newborn:  # noqa: N802 - `multiprocessing` calls it so
         newborn, process_obj.newborn = process_obj.newborn, None
         if newborn is None:
             raise RuntimeError("the only process of this executor was used before")
-        return _Ordered(process_obj, newborn)
+        newborn.order(_orders(process_obj, newborn))
+        return newborn
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a process of loky's, so that the new process need not import this module."""
@@ -282,71 +275,24 @@ class _Context(LokyContext):  # type: ignore[misc] # loky is not typed
         return OwnSemaphore(value)
 
 
-class _Ordered:
-    """A newborn that got its orders: its `Popen`, in the terms of `multiprocessing`.
-
-    loky's own class ignores the flags of the interpreter. It also needs an existing working
-    directory, and a stdout and stderr that can be flushed, which the script may have closed.
-
-    Args:
-        process: loky's description of the process, which are its orders.
-        newborn: gets the orders.
-    """
-
-    DupFd = Passed
-
-    def __init__(self, process: WorkerProcess, newborn: Newborn) -> None:
-        self.duplicate_for_child = newborn.hand_on
-        orders = io.BytesIO()
-        spawning: Any = self
-        set_spawning_popen(spawning)
-        try:
-            reduction.dump(_preparation(process.name, newborn), orders)
-            reduction.dump(process, orders)
-        finally:
-            set_spawning_popen(None)
-        newborn.order(orders.getvalue())
-        self._newborn = newborn
-        self._popen = newborn.process
-        self.sentinel = newborn.sentinel
-        self.pid = self._popen.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """Its exit code, once that was read."""
-        return self._popen.returncode
-
-    def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
-        return self._popen.poll()
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end; return None if it has not ended within `timeout` seconds."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._popen.wait(timeout)
-        return None
-
-    def terminate(self) -> None:
-        """Send it SIGTERM."""
-        self._popen.terminate()
-
-    def kill(self) -> None:
-        """Send it SIGKILL."""
-        self._popen.kill()
-
-    def close(self) -> None:
-        """Release it: its descriptor is closed with the newborn."""
-
-
-def _preparation(name: str, newborn: Newborn) -> dict[str, Any]:
-    """The settings that `loky.backend.spawn.prepare` makes in the new process."""
+def _orders(worker: WorkerProcess, newborn: Newborn) -> bytes:
+    """The settings that `loky.backend.spawn.prepare` makes in the new process, and its task."""
     tracker = multiprocessing.resource_tracker.getfd()
     assert tracker is not None
-    return {
-        "name": name,
+    settings = {
+        "name": worker.name,
         "authkey": bytes(current_process().authkey),
         "sys_path": module_path(),
         "sys_argv": sys.argv,
         "orig_dir": getattr(process, "ORIGINAL_DIR", None),
-        "mp_tracker_fd": Number(newborn.hand_on(tracker)),
+        "mp_tracker_fd": Number(newborn.duplicate_for_child(tracker)),
     }
+    orders = io.BytesIO()
+    spawning: Any = newborn
+    set_spawning_popen(spawning)
+    try:
+        reduction.dump(settings, orders)
+        reduction.dump(worker, orders)
+    finally:
+        set_spawning_popen(None)
+    return orders.getvalue()

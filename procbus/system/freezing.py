@@ -19,7 +19,7 @@ from procbus.core.errors import ProcbusError
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
 _STATEMENT = rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)"
 
-#: The command line of a worker process, see `pool/newborn.py`: until it has its orders, and then.
+#: The command line of a worker process, see `pool/birth.py`: until it has its orders, and then.
 _STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 WORKER = (
     rf"(import sys; sys\.path\[:\] = \[(?:(?:{_STRING})(?:, )?)*\]; import gc; gc\.disable\(\); "

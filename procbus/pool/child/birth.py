@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The first moments of a worker process: it imports its modules, and waits for its orders.
 
-Meanwhile the script does its own imports: see `procbus/pool/newborn.py`.
+Meanwhile the script does its own imports: see `procbus/pool/birth.py`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def prepare(
     """Set the process up. loky runs this once, before anything else."""
     # loky has no other way to hand objects from the initializer to the task.
     global _worker, _receive, _forward
-    if settings.script is not None:  # see the program in `pool/loky_process.py`
+    if settings.script is not None:  # see `pool/birth.py`
         gc.freeze()  # modules live for ever: no collection need visit them
         gc.enable()
     # Ctrl-C reaches the whole process group, but the parent alone decides what to do. Not SIG_IGN:

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from procbus.core.context import Run
+from procbus.pool.birth import thread_caps
 from procbus.pool.channel import SIZE, Pieces
 from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
 from procbus.pool.dask.child import Orders, PipeTokens
 from procbus.pool.dask.clock_skew import boot_id
 from procbus.pool.dask.engine import packed
 from procbus.pool.dask.post_mortem import new_file, sweep
-from procbus.pool.launch import thread_caps
 from procbus.pool.logbook import Logbook
 from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage

@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from procbus.pool import newborn as newborn_module
-from procbus.pool.newborn import PROGRAM, Newborn
+from procbus.pool.birth import PROGRAM, Newborn
 from procbus.system import freezing
 from procbus.system.no_fork import no_fork
 from tests.cpu_stage import BOUND_S
@@ -18,31 +17,29 @@ def test_one_that_is_not_needed_is_ended() -> None:
     newborn = Newborn({}, None)
     newborn.abandon()
     newborn.abandon()
-    assert newborn.process.returncode == -signal.SIGKILL
+    assert newborn.returncode == -signal.SIGKILL
 
 
-def test_no_fork_comes_while_it_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = newborn_module.interpreter_flags
+def test_no_fork_comes_while_it_is_launched() -> None:
     free: list[bool] = []
 
     def look_and_give_flags() -> list[str]:
         thread = threading.Thread(target=lambda: free.append(no_fork.acquire(blocking=False)))
         thread.start()
         thread.join(BOUND_S)
-        return flags()
+        return []
 
-    monkeypatch.setattr(newborn_module, "interpreter_flags", look_and_give_flags)
-    Newborn({}, None).abandon()
+    Newborn({}, None, look_and_give_flags).abandon()
     assert free == [False]
 
 
 def test_one_that_is_dead_gets_no_orders() -> None:
     newborn = Newborn({}, None)
     newborn.order(b"orders")
-    newborn.process.kill()
+    newborn.kill()
     newborn.deliver(lambda: pytest.fail("there is nobody to make anything ready for"))
     newborn.abandon()
-    assert newborn.process.wait(BOUND_S) == -signal.SIGKILL
+    assert newborn.wait(BOUND_S) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -73,5 +70,5 @@ def test_a_module_path_of_any_length_fits_on_the_command_line(
         newborn.deliver(lambda: ready.append(True))
         assert ready == [True], "it has found all its modules"
     finally:
-        newborn.process.kill()
-        newborn.process.wait(BOUND_S)
+        newborn.kill()
+        newborn.wait(BOUND_S)

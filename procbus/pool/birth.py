@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: MIT
+"""The birth of a worker process, up to the moment when it has its orders.
+
+1. The pool asks whether a process may start at all: `check_may_launch`.
+2. It makes a `Newborn`: a process that starts Python and imports the modules of every worker. It
+   has a worker's environment, niceness and interpreter flags from its first moment, and no
+   interrupt reaches it before it can handle one.
+3. Meanwhile this process imports loky, and makes the pipe and the memory of that worker.
+4. loky takes the newborn for a process that it starts itself, and so writes its orders: see
+   `procbus/pool/loky_process.py`.
+5. `Newborn.deliver` sends the orders, once the newborn is ready for them. The worker says hello.
+
+`procbus/pool/child/birth.py` is the process's own side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.resource_tracker
+import os
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from multiprocessing import current_process, process
+from multiprocessing.spawn import get_command_line
+from typing import Any
+
+from procbus.core.errors import ProcbusError
+from procbus.pool.child.birth import Passed
+from procbus.system.no_fork import no_fork
+
+# Whether a process may start, and the settings that it is born with.
+
+#: Maximum length of the module path on the command line, in characters; Linux takes 128 KiB there.
+_LONGEST_PATH = 100_000
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+def check_may_launch() -> None:
+    """Refuse to go on if no worker process can be started, or be of use.
+
+    Raises:
+        ProcbusError: the message gives the reason, and the remedy.
+    """
+    if current_process().daemon:
+        raise ProcbusError(
+            f"{current_process().name} is a daemonic process of multiprocessing, which may start "
+            "no others: make it with daemon=False, or use concurrent.futures.ProcessPoolExecutor, "
+            "whose processes may have a bus with cpu handlers"
+        )
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise ProcbusError(
+            "gevent has patched threading, and the threads that feed worker processes must be real "
+            "ones: call patch_all(thread=False), or have no handlers of kind='cpu' in this process"
+        )
+
+
+def thread_caps(cores: int, workers: int) -> dict[str, str]:
+    """Environment variables that cap the threads of numeric libraries, unless the user set them.
+
+    Variables, because they work before such a library is loaded, and cost no import.
+    """
+    threads = str(max(1, cores // workers))
+    return {name: threads for name in _THREADS if name not in os.environ}
+
+
+def nice_of_workers(more: int) -> int | None:
+    """Niceness of workers that are `more` nicer than this process; None for the same."""
+    if not more or not hasattr(os, "getpriority"):
+        return None
+    return os.getpriority(os.PRIO_PROCESS, 0) + more
+
+
+def interpreter_flags() -> list[str]:
+    """Flags of this interpreter that a worker's should have: -O, -W, -X and others."""
+    if getattr(sys, "frozen", False):
+        return []
+    # `multiprocessing` knows most of them, and offers them only in this public function.
+    flags = get_command_line()[1:-3]
+    given = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():  # noqa: SLF001 - documented so
+        if name not in given:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
+
+
+def module_path() -> list[Any]:
+    """The script's `sys.path`, with the first working directory in place of the empty string."""
+    return [place or getattr(process, "ORIGINAL_DIR", None) for place in sys.path]
+
+
+def _path() -> list[str]:
+    """The same, and the places of procbus and loky, in case the script has changed it since."""
+    path = [place for place in module_path() if isinstance(place, str)]
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in ("procbus", "loky")]
+    roots = [os.path.dirname(os.path.dirname(file)) for file in files if file is not None]
+    path += [root for root in roots if root not in path]
+    if len(ascii(path)) > _LONGEST_PATH:  # the worker gets all of it with its orders
+        found = [find_spec(name) for name in ("loky", "cloudpickle", "psutil")]
+        roots += [os.path.dirname(os.path.dirname(spec.origin or "")) for spec in found if spec]
+        path = [place for place in path if place in roots or place.startswith(sys.base_prefix)]
+    return path
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM from a process that is being started: it inherits this thread's mask.
+
+    The worker unblocks them once it has set its own signal handlers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# The process.
+
+#: Its program, which ends with loky's own. It finds modules where the script finds them, and never
+#: takes a file in the working directory for one. The collector is off while it loads, because
+#: nothing of that is garbage; `prepare` switches it on.
+PROGRAM = (
+    "import sys; sys.path[:] = {path}; import gc; gc.disable(); "
+    "from procbus.pool.child.birth import await_orders; import loky.process_executor; "
+    "await_orders({channel}, {parent}); "
+    "import runpy; runpy.run_module('loky.backend.popen_loky_posix', run_name='__main__')"
+)
+
+
+class Newborn:
+    """A process that waits for its orders. It belongs to the thread that made it, and ends with it.
+
+    For loky it is the `Popen` of a process, in the terms of `multiprocessing`. loky's own class
+    ignores the flags of the interpreter. It also needs an existing working directory, and a stdout
+    and stderr that can be flushed, which the script may have closed.
+
+    Args:
+        environment: environment variables added to this process's.
+        nice: niceness of the process from its first moment; None for this process's. The worker
+            sets it itself, but only once it can: until then its imports would hold up the workers
+            that have work.
+        flags: returns the flags of the interpreter.
+
+    Raises:
+        OSError: the machine is full.
+        RuntimeError: the interpreter ends.
+    """
+
+    #: The class of a descriptor on its way to the process.
+    DupFd = Passed
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        nice: int | None,
+        flags: Callable[[], list[str]] = interpreter_flags,
+    ) -> None:
+        #: Descriptors that are passed on to it.
+        self._passed: list[int] = []
+        #: Its orders, once loky has made them.
+        self._orders = b""
+        with no_fork:  # a child would hold these descriptors open, and so hide its death
+            self._ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    #: A pipe that can be read once the process has ended.
+                    self.sentinel, end = os.pipe()
+                    weakref.finalize(self, os.close, self.sentinel)
+                    try:
+                        self._process = _launch(theirs.fileno(), end, environment, flags())
+                    finally:
+                        os.close(end)
+                except BaseException:
+                    self._ours.close()
+                    raise
+        self.pid = self._process.pid
+        if nice is not None:
+            with contextlib.suppress(OSError):  # it is dead
+                os.setpriority(os.PRIO_PROCESS, self.pid, nice)
+
+    # Its orders.
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Pass a descriptor on to it; return the index of the descriptor, for `Passed`."""
+        self._passed.append(fd)
+        return len(self._passed) - 1
+
+    def order(self, orders: bytes) -> None:
+        """Keep its orders until `deliver`."""
+        self._orders = orders
+
+    def deliver(self, prepare: Callable[[], object]) -> None:
+        """Send it its orders once it is ready, and wait until it has taken them in, or is dead.
+
+        Args:
+            prepare: called in between: makes what only the orders name.
+        """
+        with self._ours:
+            if not self._hear():
+                return
+            prepare()
+            try:
+                socket.send_fds(self._ours, [b"."], self._passed)
+                self._ours.sendall(self._orders)
+            except OSError:  # it is dead, and the sentinel shows that
+                return
+            self._hear()
+
+    def _hear(self) -> bool:
+        """Wait until it says that it is ready, or closes its end; return whether it is ready."""
+        try:
+            return bool(self._ours.recv(1))
+        except OSError:
+            return False
+
+    def abandon(self) -> None:
+        """End it, unless loky knows it. Idempotent."""
+        self._ours.close()
+        if not self._orders:
+            self.kill()
+            self.wait()
+
+    # Its end, as `multiprocessing` asks for it.
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, once that was read."""
+        return self._process.returncode
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end; return None if it has not ended within `timeout` seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout)
+        return None
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Do nothing: the sentinel is closed with this object."""
+
+
+def _launch(
+    channel: int, end: int, environment: dict[str, str], flags: list[str]
+) -> subprocess.Popen[bytes]:
+    program = PROGRAM.format(path=ascii(_path()), channel=channel, parent=os.getpid())
+    with interrupts_blocked():
+        return subprocess.Popen(  # noqa: S603 - all of it is ours
+            [
+                sys.executable,
+                *flags,
+                *("-c", program),
+                *("--process-name", "procbus-worker"),
+                *("--pipe", str(channel)),
+            ],
+            pass_fds=[channel, end],
+            env={**os.environ, **environment},
+            restore_signals=False,
+        )
+
+
+# The tracker of `multiprocessing`, whose descriptor a newborn gets.
+
+
+class _NoDescriptor:
+    """A stream without a descriptor: `multiprocessing` goes on if `fileno` raises."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def fileno(self) -> int:
+        raise OSError("this stream has no descriptor")
+
+
+@contextlib.contextmanager
+def _stderr_with_descriptor() -> Iterator[None]:
+    """For a moment, have `sys.stderr.fileno()` return an open descriptor, or raise.
+
+    The trackers of `multiprocessing` and loky pass it on to their processes. A stream of the user's
+    may return any number. Other writers to the stream do not notice the exchange.
+    """
+    stream = sys.stderr
+    try:
+        os.fstat(stream.fileno())
+        odd = False
+    except AttributeError:  # for example None
+        odd = False
+    except Exception:  # noqa: BLE001 - the user's object
+        odd = stream is not None
+    if not odd:
+        yield
+        return
+    stand_in: Any = _NoDescriptor(stream)
+    sys.stderr = stand_in
+    try:
+        yield
+    finally:
+        if sys.stderr is stand_in:
+            sys.stderr = stream
+
+
+def start_tracker() -> None:
+    """Start the tracker that cleans up after this process, unless it is running."""
+    with no_fork, _stderr_with_descriptor():
+        multiprocessing.resource_tracker.ensure_running()
