@@ -23,6 +23,8 @@ class Found:
         self.errors: list[str] = question["errors"]
         self.disturbed: int = question["disturbed"]
         self.date: str = question["date"]
+        #: Facts on the machine, if it is not that of the other questions.
+        self.machine: Mapping[str, Any] | None = question.get("machine")
         self.rounds: list[dict[str, dict[str, float]]] = question["rounds"]
         self.units: dict[str, str] = {name: row["unit"] for name, row in question["rows"].items()}
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from . import convoy, crossover, io_scaling, payload_crossover, pipelines, python_probe
+from . import convoy, crossover, io_scaling, pipelines, python_probe
 from .found import Found
 from .io_work import IO_KINDS
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO
+from .payload_curve_plot import draw_payload_curve
 from .plotting import (
     INK,
     MORE_LOOKS,
@@ -26,9 +27,6 @@ from .report import short
 
 #: Names of contenders in a plot, if their own names say too little there.
 NAMES = {LIMIT: "limit", "thread bus": "thread-pool bus"}
-#: Lanes that are no further apart are called even.
-EVEN = 1.05
-CPU_COLOUR, IO_COLOUR = looks_of([PROCBUS_CPU])[PROCBUS_CPU], looks_of([PROCBUS_IO])[PROCBUS_IO]
 
 
 def name_of(contender: str, names: Mapping[str, str] = NAMES) -> str:
@@ -199,50 +197,6 @@ def draw_crossover(found: Found, _cores: int) -> Any:
     return figure
 
 
-def draw_payload_crossover(found: Found, _cores: int) -> Any:
-    """Draw a map: in each cell the lane that is faster, and by how much."""
-    from matplotlib.patches import Rectangle
-
-    sizes, lengths = payload_crossover.SIZES, payload_crossover.LENGTHS_US
-    with drawing(height=3.8) as (figure, (axes,)):
-        for y, size in enumerate(sizes):
-            for x, length in enumerate(lengths):
-                row = payload_crossover.row_of(size, length)
-                ratio = found.ratio(row, PROCBUS_CPU, PROCBUS_IO)
-                if ratio is None:
-                    continue
-                lane, times = ("cpu", ratio) if ratio >= 1 else ("io", 1 / ratio)
-                look = CPU_COLOUR if lane == "cpu" else IO_COLOUR
-                axes.add_patch(
-                    Rectangle(
-                        (x - 0.48, y - 0.46),
-                        0.96,
-                        0.92,
-                        facecolor=look.colour + ("3c" if times > 2 else "1c"),
-                        edgecolor=look.colour,
-                        linestyle="-" if lane == "cpu" else "--",
-                        linewidth=2,
-                    )
-                )
-                axes.text(
-                    x,
-                    y,
-                    f"{lane} {short(times)} x" if times >= EVEN else "even",
-                    ha="center",
-                    va="center",
-                    fontweight="bold",
-                )
-        axes.set_xlim(-0.5, len(lengths) - 0.5)
-        axes.set_ylim(-0.5, len(sizes) - 0.5)
-        axes.set_xticks(range(len(lengths)), [crossover.row_of(each) for each in lengths])
-        axes.set_yticks(range(len(sizes)), [payload_crossover.size_name(each) for each in sizes])
-        axes.grid(visible=False)
-        axes.set_xlabel("length of the handler, pure Python")
-        axes.set_ylabel("payload of an event (bytes object)")
-        axes.set_title("The faster lane, and how many times as fast as the other it is")
-    return figure
-
-
 PIPELINE_NAMES = {
     PROCBUS: "procbus, both lanes",
     PROCBUS_IO: "procbus, all on threads",
@@ -299,7 +253,7 @@ GIL_PLOTS = {
     "convoy": draw_convoy,
     "gil_release": draw_gil_release,
     "crossover": draw_crossover,
-    "payload_crossover": draw_payload_crossover,
+    "payload_curve": draw_payload_curve,
     "pipelines": draw_pipelines,
     "pythons": draw_pythons,
 }

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import convoy, crossover, io_scaling, payload_crossover, pipelines, python_probe
+from . import (
+    convoy,
+    crossover,
+    io_scaling,
+    payload_curve,
+    payload_curve_work,
+    pipelines,
+    python_probe,
+)
 from .cpu_scaling import row_of as workers_row
 from .found import Found
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO
@@ -16,6 +24,26 @@ from .ways import THREAD_BUS
 
 #: A ratio nearer to 1 than this is called even.
 EVEN = 1.05
+
+#: Points of the curve that the text has: kind, size, and whether it is a result.
+POINTS_TOLD = (
+    (payload_curve_work.BYTES, 1_000, False),
+    (payload_curve_work.BYTES, 31_000, False),
+    (payload_curve_work.BYTES, 1_000_000, False),
+    (payload_curve_work.ARRAY, 1_000_000, False),
+    (payload_curve_work.RECORDS, 100, False),
+    (payload_curve_work.RECORDS, 1_000, False),
+    (payload_curve_work.BYTES, 31_000, True),
+    (payload_curve_work.RECORDS, 1_000, True),
+)
+
+#: Ways of running a whole job, in words.
+WAYS_OF_JOBS = {
+    PROCBUS: "both lanes",
+    PROCBUS_IO: "all on procbus's threads",
+    PROCBUS_CPU: "all but storing on procbus's processes",
+    THREAD_BUS: "the thread-pool bus",
+}
 
 
 def said(figure: float | None) -> str:
@@ -38,15 +66,15 @@ def of_cpu_scaling(found: Found, cores: int) -> str:
     at, most = workers_row(cores), workers_row(counts[-1])
     value = found.middle
     return (
-        f"With {cores} workers on {cores} cores the cpu lane ran handlers of 1 ms of pure Python "
-        f"{said(value(at, PROCBUS_CPU))} times as fast as a plain loop; bare processes, the limit, "
-        f"{said(value(at, LIMIT))} times. On as many threads it was "
-        f"{said(value(at, PROCBUS_IO))} times on procbus's io lane and "
+        f"The handlers compute in pure Python for 1 ms. With {cores} workers on {cores} cores the "
+        f"cpu lane ran them {said(value(at, PROCBUS_CPU))} times as fast as a plain loop. Bare "
+        f"processes, the limit, came to {said(value(at, LIMIT))} times. Threads gained nothing: "
+        f"{said(value(at, PROCBUS_IO))} times on procbus's io lane, "
         f"{said(value(at, THREAD_BUS))} on the thread-pool bus.\n\n"
         f"Why: the global interpreter lock, the GIL, lets one thread of a process run Python code "
-        f"at a time, so threads only take turns, however many cores there are. A process has a "
-        f"GIL of its own. A core runs one process at a time, so you gain nothing from more "
-        f"workers than cores: with {counts[-1]} of them the cpu lane is at "
+        f"at a time. So threads take turns, however many cores you have. A process has a GIL of "
+        f"its own, and a core runs one process at a time. So you gain nothing from more workers "
+        f"than cores: with {counts[-1]} workers the cpu lane is at "
         f"{said(value(most, PROCBUS_CPU))} times."
     )
 
@@ -58,26 +86,30 @@ def of_io_scaling(found: Found, _cores: int) -> str:
     socket = next(row for row in found.rows if row.startswith("socket") and f" {most} " in row)
     memory = io_scaling.MEMORY.format(most)
     each = found.middle(memory, "ProcessPoolExecutor")
-    rates = ", ".join(
-        f"{name} {said(found.middle(sleep, name))}"
-        for name in (PROCBUS_IO, io_scaling.ASYNC, "asyncio", "ThreadPoolExecutor")
-    )
+
     per_process = "" if each is None else f", {short(each / most)} MB for each handler that waits"
+
+    def rate(row: str, name: str) -> str:
+        return said(found.middle(row, name))
+
     return (
-        f"With {most} sleeps of 10 ms at a time, in events per second: {rates}; the arithmetic "
-        f"allows {said(found.middle(sleep, LIMIT))}. {most} processes came to "
-        f"{said(found.middle(sleep, 'ProcessPoolExecutor'))}. Memory for those {most}: "
-        f"{said(found.middle(memory, PROCBUS_IO))} MB with the io lane's threads, "
-        f"{said(found.middle(memory, io_scaling.ASYNC))} MB with `async def` handlers, and "
-        f"{said(each)} MB with processes{per_process}. Asking a server on the "
-        f"loopback, {most} at a time: {said(found.middle(socket, PROCBUS_IO))} on threads, "
-        f"{said(found.middle(socket, io_scaling.ASYNC))} with `async def`, "
-        f"{said(found.middle(socket, 'ProcessPoolExecutor'))} in processes; the server shares the "
-        f"cores there.\n\n"
-        f"Why: a handler that waits needs neither the GIL nor a core. You pay for each handler "
-        f"that waits: a coroutine is an object, a thread is a stack, a process is a whole "
-        f"interpreter that has to be started, fed and looked after. Put your blocking code on the "
-        f"io lane as it is; if hundreds of handlers wait at a time, `async def` costs you least."
+        f"{most} handlers slept for 10 ms each, all at a time. In events per second, of at most "
+        f"{rate(sleep, LIMIT)}:\n\n"
+        f"- procbus: {rate(sleep, PROCBUS_IO)} on threads, {rate(sleep, io_scaling.ASYNC)} with "
+        f"`async def`;\n"
+        f"- asyncio alone: {rate(sleep, 'asyncio')}; ThreadPoolExecutor: "
+        f"{rate(sleep, 'ThreadPoolExecutor')};\n"
+        f"- {most} processes: {rate(sleep, 'ProcessPoolExecutor')}.\n\n"
+        f"They took {said(found.middle(memory, PROCBUS_IO))} MB on the io lane's threads, "
+        f"{said(found.middle(memory, io_scaling.ASYNC))} MB with `async def`, and {said(each)} MB "
+        f"in processes{per_process}. With {most} requests to a server on this machine, which "
+        f"shares the cores, the rates were {rate(socket, PROCBUS_IO)} on threads, "
+        f"{rate(socket, io_scaling.ASYNC)} with `async def` and "
+        f"{rate(socket, 'ProcessPoolExecutor')} in processes.\n\n"
+        f"Why: a handler that waits needs neither the GIL nor a core. It needs memory while it "
+        f"waits: an object for a coroutine, a stack for a thread, a whole interpreter for a "
+        f"process. Put your blocking code on the io lane as it is. If hundreds of handlers wait at "
+        f"a time, `async def` costs you least."
     )
 
 
@@ -95,22 +127,23 @@ def of_convoy(found: Found, cores: int) -> str:
     cure = ""
     if still is not None:
         cure = (
-            f": {short(still)} times what it is with the cpu lane"
+            f", {short(still)} times as late as with the cpu lane"
             if still > EVEN
-            else ": no more than with the cpu lane"
+            else ", no later than with the cpu lane"
         )
     return (
-        f"While {cores} chains of pure-Python work kept the machine busy, an io handler was "
-        f"reached after {ms(p99, THREAD_BUS)} (p99) with everything on the thread-pool bus and "
-        f"{ms(p99, PROCBUS_IO)} with everything on procbus's io lane. With the cpu work on the "
-        f"cpu lane it was {ms(p99, PROCBUS)}, {said(lower)} times less than on the thread-pool "
-        f"bus; the limit, a thread behind a queue beside bare processes, is {ms(p99, LIMIT)}.\n\n"
+        f"Pure-Python work kept all {cores} cores busy. Meanwhile an io handler began, at p99, "
+        f"{ms(p99, THREAD_BUS)} after its event was published if everything ran on the thread-pool "
+        f"bus, and after {ms(p99, PROCBUS_IO)} if everything ran on procbus's io lane. With the "
+        f"computing on the cpu lane it began after {ms(p99, PROCBUS)}, {said(lower)} times sooner "
+        f"than on the thread-pool bus. The limit, a thread behind a queue beside bare processes, "
+        f"is {ms(p99, LIMIT)}.\n\n"
         f"Why: a thread that wakes up needs the GIL before it can do anything. The thread that "
-        f"has it computes on until the switch interval is over ({five:g} ms, as Python comes), "
-        f"and then others may be first in the queue; a handler that needs several steps queues "
-        f"several times. This is the convoy: handlers that compute slow down handlers that wait, "
-        f"and nothing is wrong with either. A shorter interval is a part of the cure: with "
-        f"`sys.setswitchinterval({half / 1e3:g})` the p99 on the thread-pool bus is "
+        f"has the GIL computes on until its switch interval is over, {five:g} ms by default, and "
+        f"then another thread may be first in the queue. A handler of several steps queues several "
+        f"times. This is the convoy: handlers that compute slow down handlers that wait, and "
+        f"nothing is wrong with either. A shorter interval is a part of the cure: with "
+        f"`sys.setswitchinterval({half / 1e3:g})` the thread-pool bus is at "
         f"{ms(p99_half, THREAD_BUS)}{cure}. Work in another process does not take your "
         f"script's GIL at all."
     )
@@ -126,26 +159,27 @@ def of_gil_release(found: Found, cores: int) -> str:
         if ratio is None:
             continue
         io, cpu = found.middle(row, PROCBUS_IO), found.middle(row, PROCBUS_CPU)
-        text = f"{row} ({said(io)} times the loop on threads, {said(cpu)} on processes)"
+        text = f"- {row}: {said(io)} on threads, {said(cpu)} on processes"
         where = threads if ratio > EVEN else processes if ratio < 1 / EVEN else even
         where.append(text)
     parts = [
-        f"{title}: {'; '.join(rows)}."
+        f"{title}:\n\n" + "\n".join(rows)
         for title, rows in (
-            ("The io lane's threads were faster with", threads),
-            ("The cpu lane was faster with", processes),
-            ("Even were", even),
+            ("Faster on the io lane's threads", threads),
+            ("Faster on the cpu lane's processes", processes),
+            ("As fast on either", even),
         )
         if rows
     ]
     return (
-        f"On {cores} workers each. {' '.join(parts)}\n\n"
-        f"Why: C code that touches no Python objects may let go of the GIL while it works, and "
-        f"then threads do run side by side, in one memory: nothing has to be carried to another "
-        f"process. hashlib does so for more than 2 KiB at once, zlib always, NumPy for most "
-        f"operations on arrays. Regular expressions, json and all other code that goes through "
-        f"Python objects one by one keep it. So if your handler hashes or compresses much data at "
-        f"once, or works on large arrays, declare it io, although it uses the cpu."
+        f"Each lane had {cores} workers. The figures say how many times as fast as a plain loop "
+        f"they were.\n\n" + "\n\n".join(parts) + "\n\n"
+        "Why: C code that touches no Python objects may let go of the GIL while it works. Then "
+        "threads do run side by side, and share one memory, so no data has to be carried to "
+        "another process. hashlib lets go for more than 2 KiB at once, zlib always, NumPy for "
+        "most operations on arrays. Regular expressions, json and all other code that goes "
+        "through Python objects one by one keep the GIL. So if your handler hashes or compresses "
+        "much data at once, or works on large arrays, declare it io, although it uses the cpu."
     )
 
 
@@ -166,43 +200,43 @@ def of_crossover(found: Found, _cores: int) -> str:
     batched, alone = gain_from(found, PROCBUS_CPU), gain_from(found, crossover.ALONE)
     shortest = crossover.row_of(crossover.LENGTHS_US[0])
     texts = []
-    for name, since in (("with its batches", batched), ("with batches of one", alone)):
-        texts.append(
-            f"{name} from handlers of {since} on"
-            if since
-            else f"{name} with no length that was measured"
-        )
+    for since in (batched, alone):
+        texts.append(f"from handlers of {since} on" if since else "at no length that was measured")
     return (
-        f"The cpu lane was faster than a plain loop and than threads {texts[0]}, and {texts[1]}. "
-        f"Handlers of {shortest} ran at {said(found.middle(shortest, PROCBUS_CPU))} times the loop "
-        f"on the cpu lane, {said(found.middle(shortest, PROCBUS_IO))} on the io lane and "
-        f"{said(found.middle(shortest, THREAD_BUS))} on the thread-pool bus.\n\n"
+        f"The cpu lane was faster than threads and than a plain loop {texts[0]}. Without its "
+        f"batches, one event at a time, it was faster {texts[1]}. Handlers of {shortest} are too "
+        f"short for any bus: they ran at {said(found.middle(shortest, PROCBUS_CPU))} times the "
+        f"speed of a plain loop on the cpu lane, {said(found.middle(shortest, PROCBUS_IO))} on the "
+        f"io lane and {said(found.middle(shortest, THREAD_BUS))} on the thread-pool bus.\n\n"
         f"Why: publishing an event, carrying it to another process and bringing its result back "
-        f"costs your script some microseconds, however short the handler is. A shorter handler is "
-        f"faster as a plain call, on no bus at all; give it larger events. The lane makes batches "
-        f"by itself: the events of about 20 ms of work share the cost of a pipe and a wake-up."
+        f"costs your script some microseconds, however short the handler is. If your handler is "
+        f"shorter than that, call it, or give it larger events: lists of a hundred items, say. You "
+        f"need not make batches of events. The cpu lane does: about 20 ms of work share the cost "
+        f"of a message and a wake-up."
     )
 
 
-def of_payload_crossover(found: Found, _cores: int) -> str:
-    """Small and large events."""
-    parts = []
-    for size in payload_crossover.SIZES:
-        since: str | None = None
-        for length in payload_crossover.LENGTHS_US:
-            row = payload_crossover.row_of(size, length)
-            ratio = found.ratio(row, PROCBUS_CPU, PROCBUS_IO)
-            gains = ratio is not None and ratio >= EVEN
-            since = (since or crossover.row_of(length)) if gains else None
-        name = payload_crossover.size_name(size)
-        parts.append(f"{name}: {f'from {since} on' if since else 'at no length measured'}")
+def of_payload_curve(found: Found, _cores: int) -> str:
+    """Each kind of payload, beside pools."""
+    head = "| | procbus | ProcessPoolExecutor | mp.Pool | limit |\n|---|---|---|---|---|\n"
+    rows = (payload_curve.Point(*point).row for point in POINTS_TOLD)
+    columns = (PROCBUS, "ProcessPoolExecutor", "mp.Pool", LIMIT)
+    table = "\n".join(
+        f"| {row} | {' | '.join(said(found.middle(row, name)) for name in columns)} |"
+        for row in rows
+    )
     return (
-        f"The cpu lane was the faster one, by the payload of an event: {'; '.join(parts)}.\n\n"
-        f"Why: threads share their memory, so a payload costs them nothing. To another process it "
-        f"has to be copied, and a copy takes time that grows with its size, while your gain grows "
-        f"with the length of the handler. These are `bytes`; NumPy arrays go through shared "
-        f"memory with one copy less. If your payload is large and its handler short, send the "
-        f"name of the file, and let the handler read it."
+        f"Events per second, one publish or submit for each, to handlers that do nothing:\n\n"
+        f"{head}{table}\n\n"
+        "The plot shows the time for each event. Compare it with your handler: if the handler "
+        "computes for longer than that, it gains from another process.\n\n"
+        "Why: pools write each event to a pipe of 64 KiB, and wait whenever the pipe is full. "
+        "procbus copies small events into memory that it shares with the worker, many at a time. "
+        "A large array is copied into shared memory once, and read there. Dicts and other objects "
+        "have to be pickled and unpickled, whichever way they go: from a hundred records on, that "
+        "is nearly all of the time. Results cost more than events, because your script alone has "
+        "to unpickle them all. If your payload is large and your handler short, publish the name "
+        "of the file, and let the handler read it."
     )
 
 
@@ -215,26 +249,22 @@ def of_pipelines(found: Found, _cores: int) -> str:
             for name in found.contenders
             if name != LIMIT and (value := found.middle(job, name)) is not None
         }
-        best = min(times, key=times.__getitem__)
-        parts.append(
-            f"*{job}*: both lanes {said(times.get(PROCBUS))} s, the thread-pool bus "
-            f"{said(times.get(THREAD_BUS))} s, all on procbus's threads "
-            f"{said(times.get(PROCBUS_IO))} s, all but storing on procbus's processes "
-            f"{said(times.get(PROCBUS_CPU))} s, ProcessPoolExecutor "
-            f"{said(times.get('ProcessPoolExecutor'))} s; the limit "
-            f"{said(found.middle(job, LIMIT))} s. Fastest: "
-            f"{'both lanes' if best == PROCBUS else best}."
+        ways = ", ".join(
+            f"{WAYS_OF_JOBS.get(name, name)} {said(times[name])} s"
+            for name in sorted(times, key=times.__getitem__)
         )
+        parts.append(f"- *{job}*: {ways}; the limit {said(found.middle(job, LIMIT))} s.")
     return (
-        f"{' '.join(parts)}\n\n"
-        f"Why: a job has parts of both kinds. On threads alone the parsing of all files takes "
-        f"turns on one core. In processes alone a worker that waits for the server holds a core's "
-        f"place and does nothing with it, unless there are more workers than cores. The job "
-        f"*{pipelines.INDEX}* reads files that are in memory already, so a process that reads "
-        f"for itself loses nothing, and need not have the text carried to it. The start of the "
-        f"workers is in the figures, as it is in your script: a pool that forks starts sooner, "
-        f"and copies threads and locks as they are; procbus starts fresh interpreters. Three more "
-        f"jobs, beside joblib, are in [figures](figures.md#whole-jobs)."
+        "From the start of the workers to the last stored result, fastest first:\n\n"
+        + "\n".join(parts)
+        + "\n\n"
+        f"Why: a job has parts of both kinds. On threads alone, the parsing of all files takes "
+        f"turns on one core. In processes alone, a worker that waits for the server keeps its core "
+        f"idle, unless you start more workers than cores. The files of *{pipelines.INDEX}* are in "
+        f"memory already: there a process loses nothing if it reads them itself, and saves the "
+        f"carrying of their text. A pool that forks also starts sooner, with copies of your "
+        f"script's threads and locks. procbus starts fresh interpreters. You find three more jobs, "
+        f"beside joblib, in the [figures](figures.md#whole-jobs)."
     )
 
 
@@ -277,7 +307,7 @@ GIL_TEXTS: dict[str, tuple[str, Callable[[Found, int], str]]] = {
     "convoy": ("The convoy: waiting beside computing", of_convoy),
     "gil_release": ("Code that releases the GIL", of_gil_release),
     "crossover": ("How long must a handler be?", of_crossover),
-    "payload_crossover": ("How large may an event be?", of_payload_crossover),
+    "payload_curve": ("How large may an event be?", of_payload_curve),
     "pipelines": ("Whole jobs", of_pipelines),
     "pythons": ("Other Pythons", of_pythons),
 }

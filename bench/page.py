@@ -114,15 +114,15 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
             f"**{disturbed} of {samples} samples were begun while other programs used the cores: "
             f"these figures are a first look. Measure again on a quiet machine.**\n\n"
         )
-    last = max((each.date for each in found.values()), default=began)
+    last = max((each.date for each in found.values() if not each.machine), default=began)
     return (
         f"{warning}Taken on {began[:10]} ({began[11:16]} to {last[11:16]} UTC) on "
         f"{machine['workers']} cores of {machine['processor']}, {machine['memory_gb']} GB, "
-        f"{machine['system']}, {machine['python']}. {versions}. Medians of the rounds; a line on "
-        f"each mark or bar goes from the lowest to the highest round. Ratios are taken within a "
-        f"round. Only ratios carry over to another machine: run `procbus bench` on yours. You find "
-        f"the methods, the settings of the rivals and all caveats in "
-        f"[bench/README.md](../bench/README.md)."
+        f"{machine['system']}, {machine['python']}. {versions}.\n\n"
+        f"Figures are medians of the rounds. A line on each mark or bar goes from the lowest to "
+        f"the highest round, and ratios are taken within a round. Only ratios carry over to "
+        f"another machine: run `procbus bench` on yours. You find the methods, the settings of the "
+        f"rivals and all caveats in [bench/README.md](../bench/README.md)."
     )
 
 
@@ -136,6 +136,11 @@ def limit_of(found: Found) -> str:
     rounds = len(found.rounds)
     parts = [f"*Limit: {found.limit}.*"] if found.limit else []
     parts.append(f"*{rounds} round{'s' if rounds > 1 else ''}.*")
+    if found.machine:
+        parts.append(
+            f"*Taken on {found.date[:10]} on another machine: {found.machine['workers']} cores of "
+            f"{found.machine['processor']}, {found.machine['python']}.*"
+        )
     if found.disturbed:
         parts.append(
             f"*Of {found.samples} samples {found.disturbed} were begun while other programs used "

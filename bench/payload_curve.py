@@ -1,7 +1,7 @@
 """How many events per second go there and back, by kind and size, as an event and as a result?
 
 One submit for each event, to workers that do nothing with it. `mp.Pool, map` is the exception: it
-gets the whole list at once, in chunks. Draw the answer with `python -m bench.payload_curve_plot`.
+gets the whole list at once, in chunks.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def limit_rates(settings: Settings) -> dict[str, float]:
 
 QUESTION = Question(
     name="payload_curve",
-    asks="How many events per second go there and back, by kind and size, as event and as result?",
+    asks="How many events per second go to a worker and back, by kind and size of event or result?",
     rows=tuple(Row(point.row, "events/s", point.targets()) for point in POINTS),
     contenders={name: partial(contender_rates, name) for name in OPENERS} | {LIMIT: limit_rates},
     limit="pickle and a copy into shared memory, in batches of 256 KiB, with no receipts",

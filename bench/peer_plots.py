@@ -50,6 +50,7 @@ def draw_row(
     log_axis(axes, "x")
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * (high / low) ** 0.18)  # room for the figures
+    axes.locator_params(axis="x", numticks=4)  # more numbers would run into each other
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{unit} ({'more' if more_is_better else 'less'} is better)")
     axes.set_title(title)
@@ -68,7 +69,7 @@ def draw_peers(questions: Mapping[str, Found]) -> Any:
         ("startup", "import, over bare Python", "Import", "ms over bare Python", False),
         (
             *("startup", "bus or pool to first cpu result, fresh process"),
-            *("Start to first result of a worker", "ms", False),
+            *("Start to first result", "ms", False),
         ),
     ]
     there = [panel for panel in panels if panel[0] in questions]

@@ -26,12 +26,12 @@ def best(found: Found, row: str, most: bool) -> tuple[str, float] | None:
 
 
 def beside(found: Found, row: str, subject: str, unit: str, most: bool) -> str:
-    """Write one sentence of one row."""
+    """Write one item of the list."""
     peer = best(found, row, most)
     other = f"; the best peer, {peer[0]}, {said(peer[1])}" if peer else ""
     limit = found.middle(row, LIMIT)
     bound = "" if limit is None else f"; the limit {said(limit)}"
-    return f"{subject}: procbus {said(found.middle(row, PROCBUS))} {unit}{other}{bound}."
+    return f"- {subject}: procbus {said(found.middle(row, PROCBUS))} {unit}{other}{bound}."
 
 
 def of_peers(questions: Mapping[str, Found]) -> str:
@@ -51,15 +51,15 @@ def of_peers(questions: Mapping[str, Found]) -> str:
         if name in questions
     ]
     missing = sorted({name for found in questions.values() for name in found.not_installed})
-    left_out = f" Not installed here, and so left out: {', '.join(missing)}." if missing else ""
+    left_out = f"\n\nNot installed here, and so left out: {', '.join(missing)}." if missing else ""
     return (
-        f"{' '.join(seen)}{left_out}\n\n"
-        f"Why: procbus sends events in batches on a pipe that only two ends share, where pools "
-        f"send one at a time through a queue with a lock that all workers share. Signals such as "
-        f"blinker's and pyee's are calls in the publisher's own thread: nothing can be faster, "
-        f"nothing waits, and nothing runs beside anything else. Pools that fork start in "
-        f"milliseconds; a fresh interpreter takes longer, and inherits no lock that another "
-        f"thread holds. If your handlers run in the script's process, one that dies (a segfault, a "
-        f"kill) ends the whole script. The table of `crash_table`, where one of 200 tasks kills "
-        f"its process, shows you the effect on a pool."
+        "\n".join(seen) + f"{left_out}\n\n"
+        f"Why: procbus sends batches of events on a pipe that only two ends share. Pools send one "
+        f"event at a time, through a queue whose lock all workers share. Signals such as blinker's "
+        f"and pyee's are calls in the publisher's own thread: no way is faster, and no handler "
+        f"runs beside another. Pools that fork start in milliseconds. A fresh interpreter takes "
+        f"longer, and inherits no lock that another thread holds. If your handlers run in the "
+        f"script's own process, one that dies (a segfault, a kill) ends the whole script. The "
+        f"table of `crash_table` shows you a death in a pool: there, one of 200 tasks kills its "
+        f"process."
     )

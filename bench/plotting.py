@@ -8,6 +8,8 @@ matplotlib is imported on first use: who takes samples does without it.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from .model import LIMIT, PROCBUS
 
 INK = "#747a82"
 GRID = "#747a8255"
+#: Facts that matplotlib would write into each file.
+METADATA = ("Creator", "Date", "Format", "Type")
 WIDTH = 8.0  # inches of 72 points: what a page of text is wide
 NAMES_APART = 0.062  # from one name at the right to the next, in heights of the axes
 
@@ -126,11 +130,60 @@ def drawing(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as SVG."""
+    """Write the figure as SVG, in less than half the size that matplotlib gives it."""
     import matplotlib as mpl
 
+    written = io.StringIO()
     with mpl.rc_context(RC):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(METADATA))
+    path.write_text(compact(written.getvalue()), encoding="utf-8")
+
+
+def compact(svg: str) -> str:
+    """Round coordinates to a tenth of a point, and write each style once, as a class.
+
+    >>> compact('<svg><g id="axes_1"><path d="M 1.25 2.0 L 3.04 4" style="fill: none"/></g></svg>')
+    '<svg><style>.a{fill: none}</style><g><path d="M1.2 2L3 4" class="a"/></g></svg>'
+    """
+    classes: dict[str, str] = {}
+
+    def class_of(style: re.Match[str]) -> str:
+        name = classes.setdefault(style[1], letters(len(classes)))
+        return f'class="{name}"'
+
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]+"', lambda found: rounded(found[0]), svg)
+    svg = re.sub(r'<g id="[^"]+"', "<g", svg)
+    svg = re.sub(r"(?<=>)\s+(?=<)", "", svg)
+    svg = re.sub(r'style="([^"]+)"', class_of, svg)
+    styles = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+    return re.sub(
+        r"<svg[^>]*>", lambda opening: f"{opening[0]}<style>{styles}</style>", svg, count=1
+    )
+
+
+def rounded(attribute: str) -> str:
+    """Round the numbers of one attribute, and leave out blanks that tell nothing.
+
+    >>> rounded(' d="M 0.04 -0.04 L 12.25 100"')
+    ' d="M0 0L12.2 100"'
+    """
+
+    def number(found: re.Match[str]) -> str:
+        text = f"{float(found[0]):.1f}".removesuffix(".0")
+        return "0" if text == "-0" else text
+
+    attribute = re.sub(r"-?\d+(?:\.\d+)?", number, attribute)
+    return re.sub(r"\s*([MLCQz])\s*", r"\1", attribute)
+
+
+def letters(number: int) -> str:
+    """Name a class.
+
+    >>> letters(0), letters(27)
+    ('a', 'ab')
+    """
+    more, last = divmod(number, 26)
+    return (letters(more - 1) if more else "") + "abcdefghijklmnopqrstuvwxyz"[last]
 
 
 def line(

@@ -14,7 +14,6 @@ SUITE = (
     "convoy",
     "gil_release",
     "crossover",
-    "payload_crossover",
     "pipelines",
 )
 # The questions about peers: `--only peers`.

@@ -1,16 +1,16 @@
 """The curve of cost by size: its points, its measurements, and its plot."""
 
-import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import memory_limits, payload_curve, payload_curve_plot
+from bench import memory_limits, payload_curve
+from bench.found import Found
 from bench.model import LIMIT, PROCBUS, Settings
-from bench.payload_curve import POINTS, Point, payloads, rate_of
+from bench.payload_curve import COUNTS, POINTS, Point, payloads, rate_of
+from bench.payload_curve_plot import BAND, BAND_NAME, LINES, draw_payload_curve, points_of
 from bench.payload_curve_work import DIFFERENT, give, make
 
 SETTINGS = Settings(workers=1, spins_per_ms=1_000, scale=0.02)
@@ -71,28 +71,34 @@ def test_slot_of_the_limit_returns_its_events() -> None:
     assert next(events) == 4
 
 
-def curve_found(rates: dict[str, list[float]]) -> Any:
-    """Results of `payload_curve` in which each contender has the same rates at every point."""
-    contenders = {name: {"runs": runs} for name, runs in rates.items()}
-    rows = {point.row: {"contenders": contenders} for point in POINTS}
-    return {"questions": {"payload_curve": {"rows": rows}}}
+def curve_found(rates: dict[str, float]) -> Found:
+    """Results of `payload_curve` in which each contender has the same rate at every point."""
+    rows = {point.row: {"unit": "events/s"} for point in POINTS}
+    rounds = [{name: dict.fromkeys(rows, rate) for name, rate in rates.items()}]
+    facts = {"asks": "", "limit": "", "not_installed": [], "errors": [], "disturbed": 0, "date": ""}
+    return Found({**facts, "rounds": rounds, "rows": rows})
 
 
-@pytest.mark.slow
+def test_line_of_the_plot_has_a_time_for_each_size() -> None:
+    points = [point for point in POINTS if point.kind == "records" and point.is_result]
+    found = curve_found({PROCBUS: 1e5})
+    assert points_of(found, PROCBUS, points) == [(size, 10.0) for size in COUNTS]
+    assert points_of(found, "loky", points) == []
+
+
 @pytest.mark.usefixtures("open_fonts")
-def test_the_plot_names_every_contender_and_kind(tmp_path: Path) -> None:
-    results, plot = tmp_path / "results.json", tmp_path / "plot.svg"
-    results.write_text(json.dumps(curve_found({PROCBUS: [1e5, 2e5], LIMIT: [3e5], "loky": [9e3]})))
-    payload_curve_plot.main(str(results), str(plot))
-    texts = set(re.findall(r"<text[^>]*>([^<]*)<", plot.read_text(encoding="utf-8")))
-    assert {"procbus", "loky", "pickle and memory alone"} <= texts
-    assert {"events: bytes", "results: NumPy array (bytes)"} <= texts
+def test_plot_has_a_panel_for_each_kind_of_event_and_of_result() -> None:
+    figure = draw_payload_curve(curve_found({PROCBUS: 1e5, LIMIT: 3e5, "loky": 9e3}), 2)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        *("Events: bytes objects", "Results: bytes objects"),
+        *("Events: dicts of records", "Results: dicts of records"),
+        *("Events: NumPy arrays", "Results: NumPy arrays"),
+    ]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("procbus", "pickle and memory alone", BAND_NAME),
+    ]
 
 
-def test_every_contender_of_the_question_has_a_name_in_the_plot() -> None:
-    assert set(payload_curve_plot.NAMES) == set(payload_curve.QUESTION.contenders)
-
-
-def test_results_without_our_figures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no figures of procbus"):
-        payload_curve_plot.draw(curve_found({"loky": [1.0]}), tmp_path / "plot.svg")
+def test_plot_shows_every_contender_but_joblib() -> None:
+    assert {*LINES, *BAND} == {*payload_curve.QUESTION.contenders} - {"joblib"}
