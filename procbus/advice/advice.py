@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from procbus.advice.judge import CPU_S, FEW_RUNS, FEW_S, Judgement, is_thin
+from procbus.advice.judge import BETTER, CPU_S, FEW_RUNS, FEW_S, Judgement, Suited, is_thin
 from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
 from procbus.core.text import seconds, share, table
@@ -22,9 +22,10 @@ class Advice:
     Attributes:
         handler: name of the handler.
         declared: the kind that it was subscribed with.
-        kind: the kind that suits it; None while too little is known.
+        kind: the kind that suits it; None while too little is known. ``"threads"`` if it computes
+            and this Python has no GIL: then it needs no other process for that.
         gain: how many times as many events it could handle with that kind on a busy bus; 1 if it
-            has that kind already.
+            has that kind already, or would gain nothing.
         level: "warning" if it should have another kind and much is lost, "info" if little is lost,
             "" if nothing has to change.
         text: the finding and its reason, in a sentence.
@@ -33,7 +34,7 @@ class Advice:
 
     handler: str
     declared: DeclaredKind
-    kind: Literal["io", "cpu"] | None
+    kind: Suited | None
     gain: float
     level: Literal["warning", "info", ""]
     text: str
@@ -85,7 +86,7 @@ def make_advice(
 ) -> Advice:
     """Put a judgement into words."""
     level: Literal["warning", "info", ""] = ""
-    if judgement.kind is not None and judgement.kind != evidence.kind and declared != "auto":
+    if judgement.kind not in (None, evidence.kind) and judgement.gain > 1 and declared != "auto":
         level = "warning" if judgement.loud else "info"
     text = f"{name} {_sentence(declared, evidence, judgement, machine)}"
     return Advice(name, declared, judgement.kind, judgement.gain, level, text, evidence)
@@ -95,10 +96,12 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
     kind = evidence.kind
     if judgement.kind is None:
         return _silence(evidence, judgement)
+    if judgement.kind == "threads":
+        return _threads_are_right(evidence, judgement, machine)
     stays = judgement.kind == kind
     if kind == "io":
         if stays:
-            return _io_is_right(evidence)
+            return _io_is_right(evidence, machine)
         where, advice = _while_others(evidence), "declare it cpu"
         if evidence.is_async:
             where = " on the event loop, which nothing else can use meanwhile"
@@ -120,6 +123,25 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
     )
 
 
+def _threads_are_right(evidence: Evidence, judgement: Judgement, machine: Machine) -> str:
+    computes = f"computes for {share(_part(evidence.cpu_s, evidence))} of its time"
+    expected = f"expected {judgement.gain:.1f} x on {machine.cores} cores"
+    if judgement.gain < BETTER:
+        return f"{computes}, and without a GIL threads do that side by side: nothing has to change"
+    if evidence.is_async:
+        return (
+            f"{computes}, on the event loop, which nothing else can use meanwhile: let a plain "
+            f"`def` handler do the computing, {expected}"
+        )
+    if evidence.kind == "io":
+        return f"{computes}, on fewer threads than cores: give the bus more io_workers, {expected}"
+    return (
+        f"takes {seconds(evidence.cpu_s)} and its transport "
+        f"{seconds(evidence.transport_s + CPU_S)}; without a GIL threads compute side by side, and "
+        f"need no transport: declare it io, {expected}"
+    )
+
+
 def _silence(evidence: Evidence, judgement: Judgement) -> str:
     if is_thin(evidence):
         missed = evidence.ran >= FEW_RUNS and evidence.ran_s >= FEW_S
@@ -133,16 +155,16 @@ def _silence(evidence: Evidence, judgement: Judgement) -> str:
     return "could be either: the measurements do not decide"
 
 
-def _io_is_right(evidence: Evidence) -> str:
+def _io_is_right(evidence: Evidence, machine: Machine) -> str:
     cpu_s = evidence.cpu_s
-    if evidence.obstacle:
+    if machine.gil and evidence.obstacle:
         return f"stays io: {evidence.obstacle}"
-    if not evidence.is_async and evidence.gil_s.high < _LITTLE * cpu_s:
+    if machine.gil and not evidence.is_async and evidence.gil_s.high < _LITTLE * cpu_s:
         return "releases the GIL: io is right"
     waits = _part(evidence.wait_s.low, evidence)
     if waits > _part(cpu_s, evidence):
         return f"waits for {waits:.0%} of its time: io is right"
-    if evidence.transport_s + CPU_S > cpu_s:
+    if machine.gil and evidence.transport_s + CPU_S > cpu_s:
         return (
             f"takes {seconds(cpu_s)} and its transport {seconds(evidence.transport_s + CPU_S)}: "
             "io, or larger events"

@@ -197,7 +197,8 @@ class Advisor:
             for thread in self._lanes().io_threads()
             if (subject := thread.subject() or thread.finished(since)) is not None
         ]
-        if not at_work or not self._can_look:
+        # Without a GIL there is nothing to look for: see `Meter.evidence`.
+        if not at_work or not self._can_look or not self._lanes().machine().gil:
             return None
         if self._probe is None:
             self._probe = self._make_probe()
@@ -250,10 +251,15 @@ class Advisor:
         attempts = subscription.succeeded + subscription.failed + subscription.retried
         evidence = replace(
             meter.evidence(
-                handler.kind, handler.is_async, queued.total / count if count else 0.0, attempts
+                handler.kind,
+                handler.is_async,
+                queued.total / count if count else 0.0,
+                attempts,
+                gil=machine.gil,
             ),
             ran=subscription.ran.count,
             ran_s=subscription.ran.total,
+            needs_process=handler.limits.max_memory is not None or handler.writable,
         )
         judgement = judge(evidence, machine)
         if judgement.unweighed and meter.to_weigh <= 0:

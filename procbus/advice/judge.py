@@ -6,14 +6,20 @@ the time with the GIL; the CPU time divided by the cores; the whole time divided
 processes it is the larger of two: the script's cost of sending and receiving, and the whole time
 divided by the workers. A figure that is known only between two bounds is judged at both. If they
 disagree, there is no judgement.
+
+Without a GIL threads compute side by side, and the time with the GIL is zero. So there is a third
+answer, "threads": one for each core, to which no event has to travel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-from procbus.core.meter import Evidence, Machine
+from procbus.core.meter import NONE, Evidence, Machine
+
+Suited: TypeAlias = Literal["io", "cpu", "threads"]
+"""The kind that suits a handler; ``"threads"`` if it computes and there is no GIL."""
 
 #: Time that the bus costs the script, in seconds: for a delivery on a thread, and for one to a
 #: worker without its event and result; and the time that the latter costs the worker. Measured, see
@@ -49,14 +55,14 @@ class Judgement:
     """The kind that suits a handler.
 
     Attributes:
-        kind: "io" or "cpu"; None if the evidence is too thin.
+        kind: "io", "cpu" or "threads"; None if the evidence is too thin.
         gain: how many times as many deliveries the other lane would handle; 1 if the present lane
             is right. An estimate between the bounds of the measurements.
         loud: whether the loss is large, and the evidence solid.
         unweighed: whether "cpu" may suit it, but the transport cost of its events is not known yet.
     """
 
-    kind: Literal["io", "cpu"] | None
+    kind: Suited | None
     gain: float = 1.0
     loud: bool = False
     unweighed: bool = False
@@ -69,6 +75,8 @@ def judge(evidence: Evidence, machine: Machine) -> Judgement:
     """Judge which kind suits a handler."""
     if is_thin(evidence):
         return SILENT
+    if not machine.gil:
+        return _judge_without_gil(evidence, machine)
     least, most = _bounds(evidence, machine)
     middle = (least * most) ** 0.5
     if evidence.kind == "cpu":
@@ -84,6 +92,45 @@ def judge(evidence: Evidence, machine: Machine) -> Judgement:
     if least >= BETTER and _is_worth_it(evidence, evidence.gil_s.low):
         return Judgement("cpu", middle, _is_loud(evidence, machine, least))
     return SILENT
+
+
+def _judge_without_gil(evidence: Evidence, machine: Machine) -> Judgement:
+    evidence = replace(evidence, gil_s=NONE)
+    wait_s = evidence.wait_s
+    judgements = [
+        _without_gil(evidence, machine, waited)
+        for waited in (wait_s.low, _turn_s(evidence, machine), wait_s.high)
+    ]
+    kinds = {kind for kind, _ in judgements}
+    if len(kinds) > 1:
+        return SILENT
+    gains = [gain for _, gain in judgements]
+    least = min(gains)
+    loud = least >= BETTER and _is_loud(evidence, machine, least)
+    return Judgement(kinds.pop(), (least * max(gains)) ** 0.5, loud)
+
+
+def _without_gil(evidence: Evidence, machine: Machine, wait_s: float) -> tuple[Suited, float]:
+    """The kind that suits a handler in a process without a GIL, and its gain."""
+    on_io = _io_time(evidence, machine, 0.0, wait_s)
+    # To a thread nothing has to travel.
+    unsent = replace(evidence, transport_s=0.0, unpacking_s=0.0)
+    on_threads = _cpu_time(unsent, machine, wait_s)
+    # All `async def` handlers share one thread. Other io handlers have many: if they compute all
+    # the time, one for each core does as well.
+    computes = BETTER * on_threads <= on_io if evidence.is_async else on_threads < BETTER * on_io
+    best: Suited
+    best, best_s = "io", on_io
+    if computes and evidence.cpu_s >= _WORTH * CPU_S:
+        best, best_s = "threads", on_threads
+    if evidence.kind == "cpu":
+        now_s = _cpu_time(evidence, machine, wait_s)
+        if now_s < BETTER * best_s or (best == "threads" and evidence.needs_process):
+            return "cpu", 1.0
+    else:
+        now_s = on_io
+    gain = now_s / best_s
+    return best, gain if gain >= BETTER else 1.0
 
 
 def is_thin(evidence: Evidence) -> bool:
@@ -102,17 +149,23 @@ def io_over_cpu(evidence: Evidence, machine: Machine, gil_s: float, wait_s: floa
         gil_s: seconds that it holds the GIL.
         wait_s: seconds that it waits.
     """
-    cpu_s = evidence.cpu_s
-    on_io = max(
-        _held_up_s(evidence, machine, gil_s), (cpu_s + wait_s) / _io_slots(evidence, machine)
+    return _io_time(evidence, machine, gil_s, wait_s) / _cpu_time(evidence, machine, wait_s)
+
+
+def _io_time(evidence: Evidence, machine: Machine, gil_s: float, wait_s: float) -> float:
+    return max(
+        _held_up_s(evidence, machine, gil_s),
+        (evidence.cpu_s + wait_s) / _io_slots(evidence, machine),
     )
-    on_worker = WORKER_S + evidence.unpacking_s + cpu_s
-    on_cpu = max(
+
+
+def _cpu_time(evidence: Evidence, machine: Machine, wait_s: float) -> float:
+    on_worker = WORKER_S + evidence.unpacking_s + evidence.cpu_s
+    return max(
         CPU_S + evidence.transport_s,
         (on_worker + evidence.children_s) / min(machine.cores, machine.cpu_workers),
         (on_worker + wait_s) / machine.cpu_workers,
     )
-    return on_io / on_cpu
 
 
 def _io_slots(evidence: Evidence, machine: Machine) -> int:
@@ -133,8 +186,7 @@ def _bounds(evidence: Evidence, machine: Machine) -> tuple[float, float]:
     it grows once all threads wait.
     """
     gil_s, wait_s = evidence.gil_s, evidence.wait_s
-    all_wait_s = _held_up_s(evidence, machine, gil_s.low) * _io_slots(evidence, machine)
-    turn_s = min(max(all_wait_s - evidence.cpu_s, wait_s.low), wait_s.high)
+    turn_s = _turn_s(evidence, machine)
     least = min(
         io_over_cpu(evidence, machine, gil_s.low, waited)
         for waited in (wait_s.low, turn_s, wait_s.high)
@@ -143,6 +195,14 @@ def _bounds(evidence: Evidence, machine: Machine) -> tuple[float, float]:
         io_over_cpu(evidence, machine, gil_s.high, waited) for waited in (wait_s.low, wait_s.high)
     )
     return least, most
+
+
+def _turn_s(evidence: Evidence, machine: Machine) -> float:
+    """The time waited, between its bounds, from which on all threads wait."""
+    wait_s = evidence.wait_s
+    held_up_s = _held_up_s(evidence, machine, evidence.gil_s.low)
+    all_wait_s = held_up_s * _io_slots(evidence, machine)
+    return min(max(all_wait_s - evidence.cpu_s, wait_s.low), wait_s.high)
 
 
 def _is_worth_it(evidence: Evidence, gil_s: float) -> bool:
@@ -157,7 +217,9 @@ def _is_loud(evidence: Evidence, machine: Machine, gain: float) -> bool:
     if evidence.kind == "cpu":
         used = min(1.0, evidence.at_once / machine.cpu_workers)
     else:
-        held = evidence.gil_s.low / evidence.cpu_s if evidence.cpu_s else 0.0
+        # All `async def` handlers share one thread, with or without a GIL.
+        held_s = evidence.cpu_s if evidence.is_async else evidence.gil_s.low
+        held = held_s / evidence.cpu_s if evidence.cpu_s else 0.0
         used = min(1.0, evidence.load * held)
     return used * (1 - 1 / gain) >= _LARGE_LOSS
 
@@ -189,7 +251,8 @@ class SwitchPolicy:
             judgement: on its runs there.
             now: in seconds of `time.monotonic()`.
         """
-        if judgement.kind in (None, kind) or judgement.gain < WORTH_A_MOVE:
+        # Threads are what the io lane has: without a GIL there is no reason to leave it.
+        if judgement.kind in (None, kind, "threads") or judgement.gain < WORTH_A_MOVE:
             self._agreed = 0
             return False
         self._agreed += 1

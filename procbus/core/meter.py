@@ -44,7 +44,8 @@ class Evidence:
     cpu_s: float = 0.0
     #: CPU time of processes that it started and waited for; only for a cpu handler.
     children_s: float = 0.0
-    #: The part of its CPU time in which it held the GIL. Unknown in a worker process.
+    #: The part of its CPU time in which it held the GIL. Unknown in a worker process; zero where
+    #: there is no GIL.
     gil_s: Span = NONE
     #: Time in which it waited for anything but the GIL or a core: a disk, a socket, a lock, a
     #: sleep.
@@ -63,6 +64,8 @@ class Evidence:
     #: All attempts, measured or not, and the seconds that they took together.
     ran: int = 0
     ran_s: float = 0.0
+    #: Whether it has an option that only a worker process can keep, such as `max_memory`.
+    needs_process: bool = False
 
     @property
     def seen_s(self) -> float:
@@ -77,6 +80,8 @@ class Machine:
     cores: int
     cpu_workers: int
     io_workers: int
+    #: Whether the threads of the script take turns at Python code, see `procbus.system.gil`.
+    gil: bool = True
 
 
 #: Threshold of a long run, in seconds; long runs are all measured, shorter ones one in `ONE_IN`.
@@ -174,6 +179,7 @@ class Meter:
         cpu_s: float,
         weight: int = 1,
         suspended_s: float = 0.0,
+        starved_s: float = 0.0,
     ) -> None:
         """Count one run, with a weight.
 
@@ -183,9 +189,12 @@ class Meter:
             cpu_s: CPU time of its thread meanwhile.
             weight: the number of runs that it stands for.
             suspended_s: for an `async def` handler, the time in which other coroutines could run.
+            starved_s: the time in which its thread was ready to run and was given no core; measured
+                in a process without a GIL.
         """
         with self._lock:
             self._suspended_s += suspended_s * weight
+            self._starved_s += starved_s * weight
             self._locked_note(ended_at, wall_s * weight, cpu_s * weight, weight)
             self._walls.add(wall_s, weight)
 
@@ -274,7 +283,13 @@ class Meter:
         return self._wall_s > LONG_S * self._runs
 
     def evidence(
-        self, kind: Literal["io", "cpu"], is_async: bool, queue_s: float, most: float = inf
+        self,
+        kind: Literal["io", "cpu"],
+        is_async: bool,
+        queue_s: float,
+        most: float = inf,
+        *,
+        gil: bool = True,
     ) -> Evidence:
         """Sum up.
 
@@ -283,6 +298,7 @@ class Meter:
             is_async: whether it is an `async def`.
             queue_s: how long its deliveries waited to begin, in seconds, on average.
             most: maximum of runs that there were; because a sample may stand for too many.
+            gil: whether this process has a GIL.
         """
         with self._lock:
             runs = self._runs
@@ -291,19 +307,17 @@ class Meter:
             wall_s, cpu_s = self._wall_s / runs, self._cpu_s / runs
             active_s = max(self._active_s, 1e-9)
             there_were = min(1.0, most / runs)
-            if kind == "cpu":
-                # In its process no other thread wants the GIL. Time that is not CPU time is
-                # waiting, except the time in which it was given no core.
+            if kind == "io" and is_async:
+                gil_s = Span(cpu_s, cpu_s) if gil else NONE
+                wait_s = self._wait_on_loop(self._suspended_s / runs, active_s)
+            elif kind == "cpu" or not gil:
+                # No other thread takes the GIL from it. Time that is not CPU time is waiting,
+                # except the time in which it was given no core.
                 starved_s = self._starved_s / runs
                 idle_s = max(0.0, wall_s - cpu_s - starved_s)
                 # Some starving does not show in the figures: a host may take the cores away.
-                gil_s = Span(0.0, cpu_s)
+                gil_s = Span(0.0, cpu_s) if gil else NONE
                 wait_s = Span(max(0.0, idle_s - _UNSEEN * starved_s), idle_s)
-            elif is_async:
-                gil_s, wait_s = (
-                    Span(cpu_s, cpu_s),
-                    self._wait_on_loop(self._suspended_s / runs, active_s),
-                )
             elif (median_s := self._walls.quantile(0.5) or wall_s) < LONG_S:
                 # Most short runs end before another thread takes the GIL from them. So the median
                 # has next to no waiting for the GIL in it, while the mean has much.

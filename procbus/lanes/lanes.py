@@ -19,6 +19,7 @@ from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.threads import IoLane, IoThread
 from procbus.system.freezing import check_can_start
+from procbus.system.gil import gil_is_on
 
 if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
@@ -269,7 +270,7 @@ class Lanes:
         from procbus.system.cores import usable_cores  # only now: pathlib takes time to import
 
         cores = usable_cores()
-        return Machine(cores, self._cpu_workers or cores, self.io.size)
+        return Machine(cores, self._cpu_workers or cores, self.io.size, gil_is_on())
 
     def shared_memory(self) -> SharedMemoryStats:
         """Large objects on their way to workers and back."""

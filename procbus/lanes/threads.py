@@ -39,6 +39,8 @@ from procbus.lanes.attempt import (
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
+from procbus.system.gil import gil_is_on
+from procbus.system.procfs import no_core_s
 
 # A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
 # The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
@@ -101,6 +103,9 @@ class IoThread(LaneThread):
         self._next = 17 * number % ONE_IN
         #: CPU seconds of this thread at the last reading.
         self._cpu_read = 0.0
+        #: Seconds without a core at the last reading; None if there is a GIL, which a thread then
+        #: waits for more often than for a core: see `procbus.advice.gil_probe`.
+        self._no_core_read: float | None = None
         self.started_at = monotonic()
         #: Guards the two fields below. The end of a run with a time limit is settled either by this
         #: thread, or by the supervisor, which then leaves the thread behind.
@@ -226,6 +231,7 @@ class IoThread(LaneThread):
         """Read the clock; return the number of runs that this one will stand for."""
         if self.events_done >= self._next:
             self._next = self.events_done + ONE_IN
+        self._no_core_read = None if gil_is_on() else no_core_s()
         self._cpu_read = thread_time()
         return 1 if average_s is None or average_s > LONG_S else ONE_IN
 
@@ -251,8 +257,10 @@ class IoThread(LaneThread):
             return
         cpu_s = thread_time() - self._cpu_read
         self._cpu_read += cpu_s
+        read = self._no_core_read
+        starved_s = 0.0 if read is None else no_core_s() - read
         meter = subscription.meter
-        meter.note_run(ended_at, wall_s, cpu_s, stands_for)
+        meter.note_run(ended_at, wall_s, cpu_s, stands_for, starved_s=starved_s)
         if meter.fresh_s > STIR_S:
             self._lane.stir()
         if meter.to_weigh > 0 and failed is None:

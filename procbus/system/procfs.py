@@ -83,6 +83,13 @@ def own_bytes_in(statm: bytes) -> int:
     return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
+def no_core_s() -> float:
+    """Seconds so far in which the calling thread was ready but had no core; 0 if unknown."""
+    # Opened each time: a child that a handler forks would read its parent's file.
+    data = _read("/proc/thread-self/schedstat")
+    return int(data.split()[1]) * 1e-9 if data else 0.0
+
+
 def descendants(pid: int, *, any_thread: bool = True) -> list[int]:
     """Pids of the children of a process, and of their children.
 

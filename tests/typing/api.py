@@ -179,7 +179,7 @@ def run(pages: Iterator[Page]) -> None:
             assert_type(letter.outcome, Outcome)
         assert_type(bus.stats().pending, int)
         for advice in bus.advice():
-            assert_type(advice.kind, Literal["io", "cpu"] | None)
+            assert_type(advice.kind, Literal["io", "cpu", "threads"] | None)
             assert_type(advice.gain, float)
             assert_type(advice.text, str)
         for worker in bus.health():

@@ -7,12 +7,13 @@ and another's begin: for most batches only at their start and end.
 
 from __future__ import annotations
 
-import os
 import pickle
 import resource
 from collections.abc import Callable
 from time import monotonic, process_time
 from typing import NamedTuple
+
+from procbus.system.procfs import no_core_s
 
 #: Maximum duration of a run of deliveries that is not measured, in seconds.
 _LEAST_S = 20e-6
@@ -154,16 +155,3 @@ class Tally:
         self._told_s += self._untold_s
         self._untold_s = 0.0
         return told
-
-
-def no_core_s() -> float:
-    """Seconds so far in which this thread was ready but had no core; 0 if unknown."""
-    try:
-        # Opened each time: a child that a handler forks would read its parent's file.
-        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # not on this system
-        return 0.0
-    try:
-        return int(os.read(file, 64).split()[1]) * 1e-9
-    finally:
-        os.close(file)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -137,7 +138,10 @@ class Busy:
 class Glances:
     """Stands in for the probe, and for the lanes: notes which threads are looked at."""
 
-    def __init__(self, threads: int, **options: Any) -> None:
+    def __init__(self, threads: int, *, machine: Machine = TWO_CORES, **options: Any) -> None:
+        self._machine = machine
+        #: One for each time that the advisor asked about the machine.
+        self.asked = threading.Semaphore(0)
         subscription = subscription_of()
         self.threads = [Busy(subscription) for _ in range(threads)]
         self.looked_at: list[Sequence[Busy]] = []
@@ -151,7 +155,8 @@ class Glances:
         return self.threads
 
     def machine(self) -> Machine:
-        return TWO_CORES
+        self.asked.release()
+        return self._machine
 
     def look(self, threads: Sequence[Busy]) -> Sequence[Any]:
         self.looked_at.append(threads)
@@ -185,6 +190,15 @@ def test_many_threads_are_looked_at_in_turns():
     looks = glances.first(3)
     assert [len(threads) for threads in looks] == [32, 32, 32]
     assert set().union(*looks) == set(glances.threads)
+
+
+def test_nothing_is_looked_for_without_a_gil():
+    glances = Glances(2, machine=replace(TWO_CORES, gil=False))
+    glances.advisor.stir()
+    for _ in range(2):  # it has not looked after the first time
+        assert glances.asked.acquire(timeout=BOUND_S)
+    glances.advisor.stop()
+    assert glances.looked_at == []
 
 
 def test_few_threads_are_all_looked_at_each_time():

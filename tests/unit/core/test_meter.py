@@ -119,6 +119,22 @@ def test_a_worker_without_cpu_time_waits():
     assert evidence.gil_s == Span(0.0, around(0.01))
 
 
+def test_without_a_gil_a_thread_waits_while_it_neither_computes_nor_lacks_a_core():
+    meter = Meter()
+    for number in range(10):
+        meter.note_run(1_000.0 + number, 0.1, 0.03, starved_s=0.02)
+    evidence = meter.evidence("io", False, 0.0, gil=False)
+    assert evidence.gil_s == (0.0, 0.0)
+    assert evidence.wait_s == (around(0.045), around(0.05))
+
+
+def test_without_a_gil_a_thread_that_lacks_a_core_does_not_wait():
+    meter = Meter()
+    meter.note_run(1_000.0, 0.1, 0.03, starved_s=0.07)
+    evidence = meter.evidence("io", False, 0.0, gil=False)
+    assert evidence.wait_s == (around(0.0), around(0.0))
+
+
 def test_async_handler_may_have_waited_for_others_that_compute():
     quiet, busy = Meter(), Meter()
     quiet.note_run(1.0, 0.1, 0.01, suspended_s=0.08)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -130,3 +131,7 @@ sys.stdin.read()
         assert len(set(procfs.descendants(process.pid))) == 700
     finally:
         process.communicate()  # ends them all: none reads anything more
+
+
+def test_thread_that_runs_now_was_given_a_core() -> None:
+    assert 0 <= procfs.no_core_s() < time.monotonic()

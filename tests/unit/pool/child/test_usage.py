@@ -4,7 +4,7 @@ import pickle
 import time
 from typing import Any
 
-from procbus.pool.child.usage import TIMED, Sums, Tally, no_core_s
+from procbus.pool.child.usage import TIMED, Sums, Tally
 
 
 def told(made: Tally) -> dict[int, Sums]:
@@ -114,10 +114,6 @@ def test_reading_events_is_told_apart():
     spin(0.001)
     made.turn(None, 1)
     assert told(made)[1].unpacking_s == 0.5
-
-
-def test_a_thread_that_runs_now_was_given_a_core():
-    assert 0 <= no_core_s() < time.monotonic()
 
 
 def test_timed_readings_of_some_stand_for_all():
