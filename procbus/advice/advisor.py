@@ -19,6 +19,7 @@ from procbus.advice.judge import Judgement, SwitchPolicy, judge
 from procbus.core.handler import DeclaredKind
 from procbus.core.log import log
 from procbus.core.meter import SETTLED, Machine
+from procbus.core.own_thread import OwnThread
 from procbus.core.subscription import Subscription
 from procbus.routing.lane_switch import LaneSwitch
 from procbus.system import exit_hooks
@@ -152,7 +153,7 @@ class Advisor:
         with self._lock:
             if self._thread is not None or self._stopped.is_set():
                 return
-            thread = threading.Thread(target=self._run, name="procbus-advisor", daemon=True)
+            thread = OwnThread("procbus-advisor", self._run)
             try:
                 thread.start()
             except RuntimeError:  # the interpreter is ending

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from time import clock_gettime, monotonic
 from typing import Any, Protocol, TypeVar
 
+from procbus.core.gil import gil_is_on
 from procbus.core.meter import Doing
-from procbus.system.gil import gil_is_on
 
 #: Duration of its sleep, and of its holding the GIL, in seconds.
 _NAP_S = 0.0005

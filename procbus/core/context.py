@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,7 +110,16 @@ class HandlerContext:
         return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
 
 
-#: The delivery of the calling thread or task: a seat made by `take_seat`, or a context itself.
+#: Whether a thread begins in a copy of the context of the code that starts it: the default of
+#: free-threaded builds, `-X thread_inherit_context=1` elsewhere.
+THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
+
+#: The delivery of the calling thread or task: a seat, or a context itself.
+#:
+#: A seat is a list: a function and its arguments, which make the context. The context is made only
+#: when a handler asks, since most never ask and making it costs as much as a short handler. Copies
+#: of the `contextvars` context share the seat, and so the context. Where threads inherit it, the
+#: seat is cleared at the end of the handler: threads that the handler started may go on.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
 
 
@@ -166,26 +176,22 @@ def _copy_decimals(context: Context) -> None:
 _decimal_variable: list[ContextVar[Any]] = []
 
 
-def take_seat(make: Callable[..., HandlerContext], *about: Any) -> None:
-    """Have `current()` return the result of `make(*about)`, from now on.
-
-    The context is made only when a handler asks, since most never ask and making it costs as much
-    as a short handler. All copies of the `contextvars` context share the seat, so it is made once.
-    """
-    running.set([make, *about])
-
-
 def running_context() -> HandlerContext | None:
     """The return value of `current()`, or None outside a handler."""
     seat = running.get()
     if not isinstance(seat, list):
         return seat
-    # Taken apart in one step: threads that run in copies of the context share the seat.
-    first, *about = seat
+    # Threads that run in copies of the context share the seat, so each look and each change is one
+    # step: without the GIL too, where unpacking a list is several.
+    about = seat.copy()
+    if not about:
+        return None
+    first = about[0]
     if isinstance(first, HandlerContext):
         return first
-    context: HandlerContext = first(*about)
-    seat[:] = [context]
+    context: HandlerContext = first(*about[1:])
+    with suppress(IndexError):  # it was cleared meanwhile
+        seat[0] = context
     return context
 
 
@@ -193,12 +199,13 @@ def current() -> HandlerContext:
     """Return the delivery that the calling handler is running.
 
     Raises:
-        ProcbusError: called outside a handler, or in a thread that the handler started itself.
+        ProcbusError: called outside a handler, or in a thread that the handler started. Where
+            threads inherit the context of their starter, that thread has it until the handler ends.
     """
     context = running_context()
     if context is None:
         raise ProcbusError(
-            "current() works only inside a running handler (and not in a thread that the handler "
-            "started: take current() in the handler and pass it on)"
+            "current() works only inside a running handler (in a thread that the handler started, "
+            "take current() in the handler and pass it on)"
         )
     return context

@@ -27,6 +27,9 @@ is interrupted while it holds it. `with` does so. On paths where `with` costs to
     finally:
         self._unlock()
 
+Without the GIL there is no such convoy, and nothing that the waiting thread could leave to the
+owner. There it blocks.
+
 Ctrl-C may arrive while the lock is being taken. Code that the main thread runs for every event
 takes the lock inside the `try`, and its handler asks whether the lock is `owned`.
 """
@@ -44,7 +47,9 @@ from functools import partial
 from typing import Any
 
 from procbus.core.errors import ProcbusError
+from procbus.core.gil import gil_is_on
 from procbus.core.log import log
+from procbus.core.own_thread import OwnThread
 
 #: Interval at which a wait that may last looks up, in seconds; because Ctrl-C in the moment before
 #: the main thread falls asleep on a lock does not wake it. Looking up lets Python run its signal
@@ -52,8 +57,9 @@ from procbus.core.log import log
 LOOK_UP_S = 0.5
 
 #: Maximum of failed tries to take a lock before the thread checks whether it holds another lock
-#: itself; because locks are held only for microseconds.
+#: itself; because locks are held only for microseconds. The same without the GIL, in seconds.
 _PATIENCE = 20
+_PATIENCE_S = 0.01
 
 #: All living locks, by identity.
 _known: dict[int, weakref.ref[Lock]] = {}
@@ -110,11 +116,18 @@ def _forget(key: int, _: object) -> None:
 
 
 def acquire(lock: Lock) -> None:
-    """Take a lock without blocking on it, so that the thread has the GIL when it gets it.
+    """Take a lock, once it was tried in vain.
+
+    With the GIL it does not block, so that the thread has the GIL when it gets the lock.
 
     Raises:
         Tangled: the thread holds another lock, and waiting might last for ever.
     """
+    if not gil_is_on():
+        while not lock.acquire(timeout=_PATIENCE_S):
+            if holding():
+                raise Tangled
+        return
     asked = 0
     while not lock.acquire(False):
         time.sleep(0)  # lets the owner have the GIL: it was interrupted while it held the lock
@@ -175,7 +188,7 @@ def later(function: Callable[..., object], *args: Any) -> None:
     """
     _deferred.append((function, args))
     with contextlib.suppress(RuntimeError):  # the interpreter ends: closing the bus does it
-        threading.Thread(target=catch_up, name="procbus-later", daemon=True).start()
+        OwnThread("procbus-later", catch_up).start()
 
 
 def catch_up() -> None:

@@ -422,6 +422,9 @@ class Waiter(Protocol):
 class Owner(Protocol):
     """The object that had the delivery made."""
 
+    #: Makes the return value of `current()` in a callback, of a delivery and its receipt.
+    context_of: Callable[..., Any]
+
     def settled(self, delivery: WaitedReceipt) -> None:
         """Note that the delivery is settled. This must not raise, as with `Receipt.when_done`."""
 

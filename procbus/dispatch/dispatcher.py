@@ -97,6 +97,8 @@ class Dispatcher:
         self._lock = settlement.lock
         self._routes = routes
         self._get_ready = first_publish
+        #: Guards the change of `_phase`, which follows from the four fields below it.
+        self._phase_lock = Lock()
         self._phase = Phase.NEW
         self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
         self._is_ready = False
@@ -115,31 +117,36 @@ class Dispatcher:
         Args:
             nested: whether a handler publishes: then deliveries of earlier runs are not fed first.
         """
-        phase = self._phase
-        if phase is Phase.FORKED and self._fork_error is not None:
+        error = self._circuit_error  # read once: another thread may end the guard
+        if self._fork_error is not None:
             self._fork_error()
         if not self._is_ready:
             self._routes()
             self._get_ready()
             self._is_ready = True
-            if self._phase is Phase.NEW:
-                self._phase = self._when_ready
+            self._set_phase()
         routes = self._routes()
         if self.journal is not None and routes is not self.journal.resumed_for and not nested:
             self.resume()
             routes = self._routes()
-        if phase is Phase.GUARDED and self._circuit_error is not None:
-            return _Refusing(routes, self._circuit_error)
-        return routes
+        return routes if error is None else _Refusing(routes, error)
 
     def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
         """Have publishing for cpu handlers raise such errors from now on; None ends that."""
-        if error is None:
-            self._phase = self._when_ready if self._is_ready else Phase.NEW
-            return
         self._circuit_error = error
-        self._phase = Phase.GUARDED
-        self._admission.disturb()  # waiting publishers check again
+        self._set_phase()
+        if error is not None:
+            self._admission.disturb()  # waiting publishers check again
+
+    def _set_phase(self) -> None:
+        """Set the phase that the fields call for. Another thread may change one meanwhile."""
+        with self._phase_lock:  # no call in it, after which code that interrupts might run
+            if self._fork_error is not None:
+                self._phase = Phase.FORKED
+            elif self._circuit_error is not None:
+                self._phase = Phase.GUARDED
+            else:
+                self._phase = self._when_ready if self._is_ready else Phase.NEW
 
     def refuse(self, error: Callable[[], Never]) -> None:
         """Have publishing raise an error from now on: this is a forked child. Takes no lock."""

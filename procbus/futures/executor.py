@@ -19,13 +19,14 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Never, Protocol, TypeVar
 
-from procbus.core.context import HandlerContext, running, running_context
+from procbus.core.context import running, running_context
 from procbus.core.delivery import DeliveryState
 from procbus.core.errors import BusClosed, OptionError, ProcbusError, WorkerDied
 from procbus.core.handler import OPTIONS_OF_A_HANDLER, CallOptions, Handler, make_parts
 from procbus.core.introspection import is_async
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import WaitedReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.validation import did_you_mean, is_whole, shown
@@ -52,7 +53,27 @@ _INSTEAD = "await asyncio.wrap_future(future)"
 
 
 class _CallbackSeat(list[Any]):
-    """The value of `running` in a thread that settles, while it calls callbacks."""
+    """The value of `running` in a thread that settles, while it calls a callback."""
+
+
+class _Callback:
+    """Calls a callback as inside the call.
+
+    An event that it submits must not wait for room, because the thread that settles makes room.
+    """
+
+    def __init__(self, function: Callable[[Any], object], delivery: WaitedReceipt) -> None:
+        self._function = function
+        self._delivery = delivery
+
+    def __call__(self, future: object) -> None:
+        delivery = self._delivery
+        seat = _CallbackSeat((delivery.owner.context_of, delivery, delivery))
+        before = running.set(seat)
+        try:
+            self._function(future)
+        finally:
+            running.reset(before)
 
 
 class CallFuture(Future[T]):
@@ -62,31 +83,21 @@ class CallFuture(Future[T]):
     # handler.
     #: The delivery until it is settled; then it is dropped, with the callable and its arguments.
     delivery: WaitedReceipt | None = None
-    #: Whether there is a callback to call.
-    called_back = False
+    #: The delivery while it is being settled: then it is no longer in `delivery`.
+    ending: WaitedReceipt | None = None
 
-    def end(self, delivery: WaitedReceipt, context_of: Callable[..., HandlerContext]) -> None:
-        """Take the outcome of the delivery, in the thread that settles."""
-        # As inside the call: an event that a callback submits must not wait for room, because this
-        # is the thread that makes room.
-        before = None
-        if self.called_back:
-            before = running.set(_CallbackSeat((context_of, delivery, delivery)))
-        try:
-            outcome = delivery.failure
-            if outcome is None:
-                self.set_result(delivery.value)
-            elif outcome.kind is OutcomeKind.CANCELLED and not outcome.started_at:
-                super().cancel()
-                self.set_running_or_notify_cancel()
-            elif outcome.kind is OutcomeKind.CANCELLED and delivery.handler.kind == "cpu":
-                # The standard library's word for it is the one for a dead worker.
-                self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
-            else:
-                self.set_exception(outcome.error)
-        finally:
-            if before is not None:
-                running.reset(before)
+    def fail(self, delivery: WaitedReceipt, outcome: Outcome) -> None:
+        """Take an outcome other than success, in the thread that settles."""
+        if outcome.kind is not OutcomeKind.CANCELLED:
+            self.set_exception(outcome.error)
+        elif not outcome.started_at:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        elif delivery.handler.kind == "cpu":
+            # The standard library's word for it is the one for a dead worker.
+            self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
+        else:
+            self.set_exception(outcome.error)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call's result, see `Future.result`; a handler lends its place meanwhile."""
@@ -125,8 +136,8 @@ class CallFuture(Future[T]):
 
         It runs in the thread that settles: keep it short. It may submit more; that never waits.
         """
-        self.called_back = True
-        super().add_done_callback(fn)
+        delivery = self.delivery or self.ending
+        super().add_done_callback(fn if delivery is None else _Callback(fn, delivery))
 
     def __repr__(self) -> str:
         """Say which call it belongs to, and the state of that."""
@@ -412,6 +423,7 @@ class _Desk:
         self.set_up: ThreadSetUp | None = None
         self._make_handler = _maker(kind, options)
         self._publish = parts.dispatcher.publish
+        self.context_of = parts.dispatcher.context_of
         self.open: dict[CallFuture[Any], None] = {}
         self.shut = False
         #: Set by the last future that is done after the shutdown.
@@ -487,15 +499,17 @@ class _Desk:
     def settled(self, delivery: WaitedReceipt) -> None:
         """Pass the outcome to the call's future, in the thread that settles."""
         future: CallFuture[Any] = delivery.waiter
+        future.ending = delivery  # first, for a callback that is added meanwhile
         future.delivery = None
         try:
-            if delivery.failure is None and not future.called_back:
+            if delivery.failure is None:
                 future.set_result(delivery.value)
             else:
-                future.end(delivery, self._parts.dispatcher.context_of)
+                future.fail(delivery, delivery.failure)
         except InvalidStateError:
             pass  # other code gave this future a result
         finally:
+            future.ending = None
             self._close(future)
 
     # Private methods.
@@ -599,6 +613,6 @@ def _one_by_one(chunks: Iterator[list[T]]) -> Iterator[T]:
 
 def _in_background(close: Callable[[], object]) -> None:
     try:
-        threading.Thread(target=close, name="procbus-shutdown", daemon=True).start()
+        OwnThread("procbus-shutdown", close).start()
     except RuntimeError:
         return  # the interpreter is ending, which closes the bus

@@ -8,7 +8,6 @@ outcomes. At the next start `unfinished` returns the deliveries without an outco
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from time import time
@@ -19,6 +18,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.errors import JournalError, SerializationError
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import Receipt
 from procbus.core.validation import Calendar
 from procbus.journal.backup import back_up
@@ -401,9 +401,7 @@ class Journal:
             self._store.forget_asked(asked)
             # In another thread: publishing may need room in the intake, which this thread has to
             # make.
-            threading.Thread(
-                target=self.retry, args=(asked,), name="procbus-journal-retry", daemon=True
-            ).start()
+            OwnThread("procbus-journal-retry", self.retry, asked).start()
 
     def _tidy(self) -> None:
         """Reserve more ids before they run out; now and then delete old finished records."""

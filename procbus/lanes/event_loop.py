@@ -17,13 +17,14 @@ from types import FrameType
 from typing import Any
 
 from procbus.advice.transport_cost import weigh_delivery
-from procbus.core.context import kept, running
+from procbus.core.context import THREADS_INHERIT, kept, running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import Receipt
 from procbus.core.stats import LaneStats
 from procbus.core.unfinished import complete
@@ -266,7 +267,16 @@ class LoopLane:
 
     def _locked_start(self) -> RuntimeError | None:
         loop = Context().run(asyncio.new_event_loop)  # it keeps the context in which it is made
-        thread = threading.Thread(target=self._run, args=(loop,), name="procbus-loop", daemon=True)
+        if THREADS_INHERIT:
+            from concurrent.futures import ThreadPoolExecutor  # only here: others need it rarely
+
+            # A handler starts the threads of `run_in_executor(None, ...)`, which work for others.
+            loop.set_default_executor(
+                ThreadPoolExecutor(
+                    thread_name_prefix="asyncio", initializer=running.set, initargs=(None,)
+                )
+            )
+        thread = OwnThread("procbus-loop", self._run, loop)
         try:
             thread.start()
         except RuntimeError as error:  # the interpreter is ending, or there are too many threads
@@ -432,7 +442,7 @@ class LoopLane:
         receipt = delivery.receipt
         if receipt is None:  # the delivery was cancelled meanwhile
             return
-        own = _Seat((self._context_of, delivery, receipt))  # like take_seat
+        own = _Seat((self._context_of, delivery, receipt))
         own.delivery, own.waits = delivery, 0
         running.set(own)
         subscription, steps = delivery.subscription, None

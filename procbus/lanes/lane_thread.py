@@ -7,16 +7,18 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from procbus.core.own_thread import OwnThread
 
-class LaneThread(threading.Thread):
-    """A daemon thread that its lane lists before it starts it.
+
+class LaneThread(OwnThread):
+    """A thread that its lane lists before it starts it.
 
     A thread that closes the lane may come by in between, and then waits for both its start and its
     end.
     """
 
     def __init__(self, name: str, target: Callable[[], object] | None = None) -> None:
-        super().__init__(target=target, name=name, daemon=True)
+        super().__init__(name, target)
         #: Set once the thread was started, or could not be.
         self._begun = threading.Event()
 

@@ -14,7 +14,7 @@ from time import monotonic, thread_time
 from typing import Protocol
 
 from procbus.advice.transport_cost import weigh_delivery
-from procbus.core.context import another, kept, run_seated, running
+from procbus.core.context import THREADS_INHERIT, another, kept, run_seated, running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
@@ -170,7 +170,7 @@ class IoThread(LaneThread):
     def _attempt(self, delivery: Delivery, receipt: Receipt) -> None:
         """Run the handler, and settle the delivery unless this thread is left behind."""
         seat = [self._context_of, delivery, receipt]
-        running.set(seat)  # like take_seat, without the call
+        running.set(seat)
         started_at = self.since = monotonic()
         self.at_hand = delivery
         subscription = delivery.subscription
@@ -216,6 +216,7 @@ class IoThread(LaneThread):
             )
         self.at_hand = None
         if self.abandoned:
+            seat.clear()
             return
         self.events_done += 1
         if failed is None:
@@ -223,6 +224,8 @@ class IoThread(LaneThread):
             self._settle_successes((delivery,), (times,), (value,), self._pid)
         else:
             self._settle([(delivery, failed)])
+        if THREADS_INHERIT:
+            seat.clear()
 
     def _note_fork(self) -> None:
         self._forked = True

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import _thread
-import threading
 from collections.abc import Callable
+
+from procbus.core.own_thread import OwnThread
 
 
 def run_in_thread(name: str, function: Callable[[], object]) -> bool:
@@ -18,7 +19,7 @@ def run_in_thread(name: str, function: Callable[[], object]) -> bool:
     def start() -> None:
         # In a second thread, because `threading` would list this one under a meaningless name.
         try:
-            threading.Thread(target=function, name=name, daemon=True).start()
+            OwnThread(name, function).start()
         except RuntimeError:  # the interpreter began to end meanwhile: run it here after all
             function()
 

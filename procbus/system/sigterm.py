@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from procbus.core.log import log
+from procbus.core.own_thread import OwnThread
 from procbus.system import exit_hooks
 from procbus.system.own_thread import run_in_thread
 
@@ -161,7 +162,7 @@ def _await_tasks() -> None:
         while (task := tasks.get()) is not None:
             task()
 
-    threading.Thread(target=work, name="procbus-sigterm", daemon=True).start()
+    OwnThread("procbus-sigterm", work).start()
     _tasks = tasks
 
 

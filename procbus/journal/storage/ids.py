@@ -12,7 +12,7 @@ from procbus.core.receipt import Receipt
 class Ids:
     """Receipts in memory, by given id. Thread-safe: each operation on the dicts is atomic.
 
-    The lock `_lock` guards the exchange of one receipt for another.
+    The lock `_lock` guards the exchange of one receipt for another, and the number of claims.
 
     Attributes:
         claimed: number of claims so far.
@@ -35,7 +35,8 @@ class Ids:
 
     def claim(self, given_id: str, receipt: Receipt) -> Receipt:
         """Let a receipt have an id; return the receipt that has it, which may be an earlier one."""
-        self.claimed += 1
+        with self._lock:
+            self.claimed += 1  # before the claim: see `BusJournal.accept_once`
         holder = self._receipts.setdefault(given_id, receipt)
         if holder is receipt:
             self._given[receipt.id] = given_id

@@ -11,6 +11,7 @@ from time import monotonic
 from procbus.core.errors import JournalError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, holding
 from procbus.core.log import log
+from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import Receipt
 from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.database import Store
@@ -101,7 +102,7 @@ class Writer:
         with self._starting:
             if self._thread is not None or self._closing:
                 return
-            thread = threading.Thread(target=self._run, name="procbus-journal", daemon=True)
+            thread = OwnThread("procbus-journal", self._run)
             self._thread = thread  # first, for code that interrupts the start
             try:
                 thread.start()

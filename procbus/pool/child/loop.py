@@ -17,7 +17,15 @@ from typing import Any, Protocol
 
 from procbus.codec.encoder import ClassNumber, Encoder, decode, encode_alone, encode_atom
 from procbus.codec.script_globals import start_anew
-from procbus.core.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
+from procbus.core.context import (
+    ONLY_RUN,
+    THREADS_INHERIT,
+    HandlerContext,
+    Run,
+    another,
+    run_seated,
+    running,
+)
 from procbus.core.log import log
 from procbus.core.unfinished import complete, unfinished
 from procbus.core.user_objects import bases_of, full_name, is_a
@@ -450,7 +458,7 @@ class Worker:
             if self._forked:  # the event forked while it was unpickled: this is no worker
                 self._check_here(None)
         seat = [self._make_context, kind, event_id, published]
-        running.set(seat)  # like take_seat, without the call
+        running.set(seat)
         context = None
         if kind[4] is not None or len(self._own) != self._clean:
             try:
@@ -468,6 +476,8 @@ class Worker:
             return self._ends.failed(Ending.RAISED, error, started_at, len(published))
         finally:
             running.set(None)
+            if THREADS_INHERIT:
+                seat.clear()
         ended_at = monotonic()
         if not published:
             if value is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import OptionError, ProcbusError
 from procbus.core.log import log
+from procbus.core.own_thread import OwnThread
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.validation import is_whole, shown
 from procbus.pool.handler_cache import Definitions
@@ -169,7 +170,7 @@ class ClusterPool:
         self._trouble = ""
         self._closed = False
         self._wake = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="procbus-dask", daemon=True)
+        self._watcher = OwnThread("procbus-dask", self._watch)
         self._watcher.start()
 
     def size(self) -> int:

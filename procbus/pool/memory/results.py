@@ -13,6 +13,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from procbus.pool.memory.shared_file import (
@@ -100,13 +101,19 @@ class ResultWriter:
             mapped.close()
 
 
-#: All readers of this process.
-_readers: weakref.WeakSet[ResultReader] = weakref.WeakSet()
+#: All readers of this process, by identity. Each operation on the dict is one step, which a
+#: `WeakSet` does not promise: a thread may make a reader while another one forks.
+_readers: dict[int, weakref.ref[ResultReader]] = {}
+
+
+def _forget(key: int, _: object) -> None:
+    _readers.pop(key, None)
 
 
 def _note_fork() -> None:
-    for reader in list(_readers):
-        reader.note_fork()
+    for reference in list(_readers.values()):
+        if (reader := reference()) is not None:
+            reader.note_fork()
 
 
 os.register_at_fork(before=_note_fork)
@@ -135,7 +142,8 @@ class ResultReader:
         #: Offsets of blocks no longer in use. Any thread may add one when it drops the last view,
         #: in the middle of anything; so it needs no lock.
         self._dropped: deque[int] = deque()
-        _readers.add(self)
+        key = id(self)
+        _readers[key] = weakref.ref(self, partial(_forget, key))
 
     def views(self, place: Place) -> list[memoryview]:
         """Return the buffers of a result, which belong to the caller from now on."""

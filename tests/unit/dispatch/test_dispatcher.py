@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
@@ -338,6 +338,19 @@ def test_publisher_that_waits_without_blocking_is_called_to_look_again(just_befo
     assert parts.admission.blocked == 0
     with pytest.raises(CircuitOpen):
         parts.dispatcher.try_publish(2, None, lambda: None)
+
+
+def test_a_forked_child_refuses_whatever_the_guard_does():
+    def refuse() -> Never:
+        raise ProcbusError("forked")
+
+    parts = Parts()
+    parts.subscribe(int)
+    parts.dispatcher.refuse(refuse)
+    parts.dispatcher.guard(open_circuit)
+    parts.dispatcher.guard(None)
+    with pytest.raises(ProcbusError, match="forked"):
+        parts.dispatcher.publish(1, None)
 
 
 # Dead letters.

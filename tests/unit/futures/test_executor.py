@@ -17,6 +17,7 @@ from concurrent.futures import BrokenExecutor, Future, wait
 from functools import partial
 from pathlib import Path
 from pickle import PicklingError
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -34,8 +35,10 @@ from procbus import (
     current,
     executor,
 )
+from procbus.core.context import HandlerContext
 from procbus.core.handler import Kind
 from procbus.futures.calls import Call
+from procbus.futures.executor import CallFuture
 from procbus.futures.handlers import MOST_CALLABLES, MOST_SIBLINGS
 from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held
@@ -575,6 +578,20 @@ def test_callbacks_may_submit_to_a_bus_that_is_full() -> None:
         first.add_done_callback(again)
         held.go.set()
         assert through.wait(BOUND_S)
+
+
+def test_callback_that_is_added_while_its_call_is_settled_runs_as_inside_the_call() -> None:
+    future: CallFuture[int] = CallFuture()
+    call: Any = SimpleNamespace(
+        owner=SimpleNamespace(
+            context_of=lambda *_: HandlerContext("call", 7, None, None, 1, lambda *_: None)
+        )
+    )
+    future.ending = call  # as in the moment before the result is set
+    seen: list[int] = []
+    future.add_done_callback(lambda _: seen.append(current().event_id))
+    future.set_result(1)
+    assert seen == [7]
 
 
 # The end.

@@ -8,7 +8,7 @@ import sysconfig
 
 import pytest
 
-from procbus.system.gil import gil_is_on
+from procbus.core.gil import gil_is_on
 
 IS_FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -21,7 +21,7 @@ def test_gil_is_on_where_python_cannot_run_without_it() -> None:
 @pytest.mark.skipif(not IS_FREE_THREADED, reason="this build always has a GIL")
 @pytest.mark.parametrize("setting", ["0", "1"])
 def test_gil_is_as_the_interpreter_was_told(setting: str) -> None:
-    code = "from procbus.system.gil import gil_is_on; print(int(gil_is_on()))"
+    code = "from procbus.core.gil import gil_is_on; print(int(gil_is_on()))"
     done = subprocess.run(
         [sys.executable, "-X", f"gil={setting}", "-c", code],
         capture_output=True,
