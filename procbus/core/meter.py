@@ -80,7 +80,7 @@ class Machine:
     cores: int
     cpu_workers: int
     io_workers: int
-    #: Whether the threads of the script take turns at Python code, see `procbus.system.gil`.
+    #: Whether the threads of the script take turns at Python code, see `procbus.core.gil`.
     gil: bool = True
 
 

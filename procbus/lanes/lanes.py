@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.flow import Flow
+from procbus.core.gil import gil_is_on
 from procbus.core.handler import Handler, Kind
 from procbus.core.meter import Machine
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
@@ -19,7 +20,6 @@ from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.threads import IoLane, IoThread
 from procbus.system.freezing import check_can_start
-from procbus.system.gil import gil_is_on
 
 if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane

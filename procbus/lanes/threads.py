@@ -18,6 +18,7 @@ from procbus.core.context import THREADS_INHERIT, another, kept, run_seated, run
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
+from procbus.core.gil import gil_is_on
 from procbus.core.locks import Lock, Tangled, later
 from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
@@ -39,7 +40,6 @@ from procbus.lanes.attempt import (
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
-from procbus.system.gil import gil_is_on
 from procbus.system.procfs import no_core_s
 
 # A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
