@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.flow import Flow
     from procbus.journal.bus_journal import BusJournal
+    from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
-    from procbus.journal.settlement import SettlingJournal
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
@@ -111,12 +111,12 @@ class Assembly:
         self.entered = False
         self.admission = Admission(settings.max_pending, settings.on_full)
         self.retries = make.retries()
-        settling: SettlingJournal | None = None
+        ends: DeliveryEnds | None = None
         if settings.journal is not None:
             # Only now: sqlite3 takes time to import.
             from procbus.journal.bus_journal import BusJournal
+            from procbus.journal.ends import DeliveryEnds
             from procbus.journal.journal import Journal
-            from procbus.journal.settlement import SettlingJournal
 
             journal = (make.journal or Journal)(
                 settings.journal,
@@ -125,8 +125,8 @@ class Assembly:
                 keep_results=settings.keep_results,
                 codec=settings.journal_codec,
             )
-            settling = SettlingJournal(journal)
-        self.settlement = Settlement(self.admission, self.retries, settling)
+            ends = DeliveryEnds(journal)
+        self.settlement = Settlement(self.admission, self.retries, ends)
         self.subscriptions = Subscriptions(
             shared,
             own,
@@ -134,10 +134,10 @@ class Assembly:
             lambda delivery: self.lanes.give_up(delivery),
         )
         self.journal: BusJournal | None = None
-        if settling is not None:
+        if ends is not None:
             self.journal = BusJournal(
                 journal,
-                settling,
+                ends,
                 self.admission,
                 self.settlement,
                 self.subscriptions.routes,

@@ -39,7 +39,7 @@ ROOMS = [
 DOORS = {
     "pool": {"interface", "inline", "loky", "outcomes", "memory.events", "dask.pool"},
     "journal": {
-        *("journal", "bus_journal", "settlement", "resume", "inspection", "codec"),
+        *("journal", "bus_journal", "ends", "resume", "inspection", "codec"),
         "dead_letter_file",
     },
 }

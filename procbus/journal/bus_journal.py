@@ -20,10 +20,10 @@ from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
+from procbus.journal.ends import DeliveryEnds
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
 from procbus.journal.resume import AskedRetries, Leftovers, ResumeSummary
-from procbus.journal.settlement import SettlingJournal
 from procbus.journal.storage.queries import SeenEvent
 from procbus.routing.router import Router
 
@@ -84,7 +84,7 @@ class BusJournal:
 
     Args:
         journal: the journal of the bus.
-        settling: writes the ends of deliveries to it.
+        ends: writes the ends of deliveries to it.
         admission: bounds the pending deliveries.
         settlement: the settlement of the bus.
         routes: returns the present router.
@@ -99,7 +99,7 @@ class BusJournal:
     def __init__(
         self,
         journal: Journal,
-        settling: SettlingJournal,
+        ends: DeliveryEnds,
         admission: Admission,
         settlement: Settlement,
         routes: Callable[[], Router[Subscription]],
@@ -108,7 +108,7 @@ class BusJournal:
         self.run = Run(journal.id, journal.first_id)
         self.accept = journal.accept
         self._journal = journal
-        self._settling = settling
+        self._ends = ends
         self._settlement = settlement
         settlement.dead_letters.removed = self._discard
         self._routes = routes
@@ -119,14 +119,12 @@ class BusJournal:
         self.resumed_for: object = None
         send_off = SendOff(admission, settlement)
         #: Used with `_resuming` held.
-        self._leftovers = Leftovers(
-            journal, settling, admission, settlement, self._recorded, send_off
-        )
+        self._leftovers = Leftovers(journal, ends, admission, settlement, self._recorded, send_off)
 
     def answer(self, dispatcher: Dispatcher) -> None:
         """Answer requests of the command line to run dead letters again, from now on."""
         self._journal.retry = AskedRetries(
-            dispatcher, self._settling, self._settlement, self._recorded
+            dispatcher, self._ends, self._settlement, self._recorded
         ).retry
 
     # Writing events.
@@ -138,29 +136,29 @@ class BusJournal:
         journal = self._journal
         parts = [journal.published(receipt, receipt.deliveries) for receipt in receipts]
         if not delivery.subscription.answered:
-            parts.append(journal.succeeded(delivery, outcome.value))
+            parts.append(self._ends.success(delivery, outcome.value))
         journal.write(b"".join(parts))
-        self._settling.written.add(delivery)
+        self._ends.written.add(delivery)
 
     # Dead letters.
 
     def take(self, letter: DeadLetter) -> int | None:
         """Take over a dead letter that is about to be replayed; None if the journal lacks it."""
-        return self._settling.take(letter)
+        return self._ends.take(letter)
 
     def revive(self, letter: DeadLetter, number: int, receipt: Receipt) -> None:
         """Write that a letter's delivery is unfinished again, and let the receipt have its id."""
         known = self._with_id(letter)
-        self._journal.write_revived(number)
+        self._ends.revive(number)
         self._let_have(known, receipt)
 
     def return_letter(self, letter: DeadLetter, number: int) -> None:
         """Take back a letter that could not be replayed."""
-        self._settling.remember(letter, number)
+        self._ends.remember(letter, number)
 
     def _discard(self, letters: Sequence[DeadLetter]) -> None:
         """Note that dead letters were cleared."""
-        for letter, number in self._settling.discard(letters):
+        for letter, number in self._ends.discard(letters):
             self._let_have(self._with_id(letter), self._recorded.cleared(letter, number))
 
     def _with_id(self, letter: DeadLetter) -> tuple[str, Receipt] | None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The journal of one bus: its records while the bus runs, and its contents at the start.
 
-`accept` writes an event before its handlers run. `settled`, `retried` and `failed` write the
-outcomes. At the next start `unfinished` returns the deliveries without an outcome.
+`accept` writes an event before its handlers run, and `note` the ends of its deliveries, see
+`procbus/journal/ends.py`. At the next start `unfinished` returns the deliveries without an end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from math import inf
 from time import time
 from typing import Any, Literal
 
-from procbus.core.dead_letter import summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import JournalError, SerializationError
-from procbus.core.log import log
-from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import Receipt
 from procbus.core.validation import Calendar
@@ -54,13 +51,6 @@ TIDY_S = 60.0
 #: Maximum of classes whose names are remembered.
 _TYPES_KEPT = 4_096
 
-_SUCCEEDED = OutcomeKind.SUCCEEDED
-
-
-def _is_noted(delivery: Delivery) -> bool:
-    """Whether the journal has a record of a delivery, and none yet of its end."""
-    return delivery.receipt is not None and not delivery.subscription.answered
-
 
 class Journal:
     """The journal of one bus. Thread-safe, except for `close`.
@@ -84,6 +74,7 @@ class Journal:
         id: id of the journal, the same for its whole life.
         first_id: id of the first event that this bus publishes; smaller ids belong to earlier runs.
         found: contents of the journal at the start.
+        keep_results: whether results are kept.
         names: numbers of the handlers.
         queries: queries to the database, which lags a moment behind.
 
@@ -110,7 +101,7 @@ class Journal:
         self._reserved = reserved
         self._power = durability == "power"
         self._keep_s = keep_s
-        self._keep_results = keep_results
+        self.keep_results = keep_results
         self.codec: Codec = make_codec(codec)
         self.path = place(path)
         self._lock = JournalLock(self.path)  # before any file of another bus's is touched
@@ -189,7 +180,7 @@ class Journal:
         """Lay out the record of an event."""
         event = receipt.event
         cls = type(event)
-        type_name = self._type_names.get(cls) or self._type_name(cls)
+        type_name = self._type_names.get(cls) or self.type_name(cls)
         form, data = self.codec.encode(event, "event")
         handlers: Sequence[int]
         if len(deliveries) == 1:
@@ -222,7 +213,8 @@ class Journal:
                 f"the topic of an event cannot be written to the journal: {error}"
             ) from error
 
-    def _type_name(self, cls: type) -> bytes:
+    def type_name(self, cls: type) -> bytes:
+        """The name of a class, in bytes."""
         name = self._type_names.get(cls)
         if name is None:
             if len(self._type_names) >= _TYPES_KEPT:
@@ -257,77 +249,6 @@ class Journal:
         """
         if self._power:
             self._sync.wait()
-
-    # Writing outcomes. Calls of executors leave no records.
-
-    def settled(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Write which deliveries succeeded. An error of the journal is only logged: see `note`."""
-        if len(settled) == 1 and not self._keep_results:  # the usual case for an io handler
-            delivery, outcome = settled[0]
-            if outcome.kind is _SUCCEEDED and _is_noted(delivery):
-                handler = self.names.numbers[delivery.subscription.handler.name]
-                number = delivery.event_id << SHIFT | handler
-                self.note(records.pack_succeeded((number,), time()))
-            return
-        succeeded = [each for each in settled if each[1].kind is _SUCCEEDED]
-        self.settled_successes([d for d, _ in succeeded], [o.value for _, o in succeeded])
-
-    def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
-        """Write that deliveries succeeded, with their results. An error is only logged."""
-        if self._keep_results:
-            pairs = zip(deliveries, values, strict=True)
-            parts = [self.succeeded(*p) for p in pairs if _is_noted(p[0])]
-            self.note(b"".join(parts))
-            return
-        known = self.names.numbers
-        numbers = [
-            each.event_id << SHIFT | known[subscription.handler.name]
-            for each in deliveries
-            if each.receipt is not None and not (subscription := each.subscription).answered
-        ]
-        if numbers:
-            self.note(records.pack_succeeded(numbers, time()))
-
-    def succeeded(self, delivery: Delivery, value: Any) -> bytes:
-        """Lay out the record of a delivery that succeeded, with its result if results are kept."""
-        number = self.number(delivery)
-        if self._keep_results:
-            try:
-                form, data = self.codec.encode(value, "result")
-            except BaseException as error:  # noqa: BLE001 - the user's code; the success is kept
-                text = summary_of(error)
-                log.warning("the journal does not keep a result of %s: %s", delivery.handler, text)
-            else:
-                name = self._type_name(type(value))
-                return records.pack_result(number, time(), form, name + b"\0" + data)
-        return records.pack_succeeded([number], time())
-
-    def number(self, delivery: Delivery) -> int:
-        """The number of a delivery in the journal."""
-        return (delivery.event_id << SHIFT) | self.names.number_of(delivery.subscription.handler)
-
-    def retried(self, delivery: Delivery, wait_s: float) -> None:
-        """Write that an attempt failed, and the time of the next."""
-        outcomes = self.codec.encode_outcomes(delivery.earlier)
-        number, attempts = self.number(delivery), len(delivery.earlier)
-        self.note(records.pack_retry(number, attempts, time() + wait_s, outcomes))
-
-    def failed(self, number: int, outcomes: Sequence[Outcome], quarantined: bool) -> bytes:
-        """Lay out the record of a delivery that failed for good."""
-        data = self.codec.encode_outcomes(outcomes)
-        return records.pack_failed(number, len(outcomes), time(), quarantined, data)
-
-    def discarded(self, number: int) -> bytes:
-        """Lay out the record that a dead letter was cleared."""
-        return records.pack_discarded(number, time())
-
-    def write_revived(self, number: int) -> None:
-        """Write that a dead letter is replayed; return once that is safe.
-
-        Raises:
-            JournalError: the journal cannot be written.
-        """
-        self.write(records.pack_revived(number))
 
     def note(self, data: bytes) -> None:
         """Write outcomes of deliveries.

@@ -22,9 +22,9 @@ from procbus.dispatch.admission import Admission, Disturbed
 from procbus.dispatch.dead_letters import MOST_KEPT
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
+from procbus.journal.ends import DeliveryEnds
 from procbus.journal.journal import Journal
 from procbus.journal.recorded import RecordedDeliveries
-from procbus.journal.settlement import SettlingJournal
 from procbus.journal.storage.queries import Unfinished
 from procbus.routing.router import Router
 
@@ -76,7 +76,7 @@ class Leftovers:
 
     Args:
         journal: the journal of the bus.
-        settling: writes the ends of deliveries to it.
+        ends: writes the ends of deliveries to it.
         admission: bounds the pending deliveries.
         settlement: the settlement of the bus.
         recorded: makes deliveries from records.
@@ -86,7 +86,7 @@ class Leftovers:
     def __init__(
         self,
         journal: Journal,
-        settling: SettlingJournal,
+        ends: DeliveryEnds,
         admission: Admission,
         settlement: Settlement,
         recorded: RecordedDeliveries,
@@ -94,7 +94,7 @@ class Leftovers:
     ) -> None:
         self._journal = journal
         self._admission = admission
-        self._settling = settling
+        self._ends = ends
         self._settlement = settlement
         self._recorded = recorded
         self._send_off = send_off
@@ -141,7 +141,7 @@ class Leftovers:
         self._letters_loaded = True
         letters = self._recorded.dead_letters(MOST_KEPT)
         for letter, number in letters:
-            self._settling.remember(letter, number)
+            self._ends.remember(letter, number)
         self._settlement.dead_letters.put_back([letter for letter, _ in letters])
 
     def _name_of(self, unfinished: Unfinished) -> str:
@@ -150,7 +150,7 @@ class Leftovers:
     def _is_fed(self, unfinished: Unfinished) -> bool:
         return (
             unfinished.number <= self._fed.get(self._name_of(unfinished), 0)
-            or unfinished.number in self._settling.replayed
+            or unfinished.number in self._ends.replayed
         )
 
     def _feed_event(
@@ -282,7 +282,7 @@ class AskedRetries:
 
     Args:
         dispatcher: the dispatcher of the bus.
-        settling: knows the dead letters that the journal has.
+        ends: knows the dead letters that the journal has.
         settlement: has the dead letters of this run.
         recorded: has the dead letters of earlier runs.
     """
@@ -290,22 +290,22 @@ class AskedRetries:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        settling: SettlingJournal,
+        ends: DeliveryEnds,
         settlement: Settlement,
         recorded: RecordedDeliveries,
     ) -> None:
         self._dispatcher = dispatcher
-        self._settling = settling
+        self._ends = ends
         self._settlement = settlement
         self._recorded = recorded
 
     def retry(self, numbers: Sequence[int]) -> None:
         """Run these dead letters again; ones that are gone are skipped."""
         dispatcher = self._dispatcher
-        at_hand = {number: letter for letter, number in self._settling.numbers.copy().items()}
+        at_hand = {number: letter for letter, number in self._ends.numbers.copy().items()}
         others = [number for number in numbers if number not in at_hand]
         for letter, number in self._recorded.dead_letters(len(others), others) if others else ():
-            self._settling.remember(letter, number)
+            self._ends.remember(letter, number)
             at_hand[number] = letter
         # Published as by a handler: it does not wait for room, so that the bus can close meanwhile.
         name = "procbus journal retry"
