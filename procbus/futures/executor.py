@@ -24,7 +24,7 @@ from procbus.core.delivery import DeliveryState
 from procbus.core.errors import BusClosed, OptionError, ProcbusError, WorkerDied
 from procbus.core.handler import OPTIONS_OF_A_HANDLER, CallOptions, Handler, make_parts
 from procbus.core.introspection import is_async
-from procbus.core.locks import LOOK_UP_S
+from procbus.core.locks import LOOK_UP_S, Lock, Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import WaitedReceipt
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _INSTEAD = "await asyncio.wrap_future(future)"
+
+#: Guards the making of a future's standard part: either the end of the call goes into that, or the
+#: part is made with it. One for all futures, since it is held for less than a microsecond.
+_making = Lock()
 
 
 class _CallbackSeat(list[Any]):
@@ -77,14 +81,51 @@ class _Callback:
 
 
 class CallFuture(Future[T]):
-    """The future of one call. Thread-safe."""
+    """The future of one call. Thread-safe.
 
-    # Defaults of the class: a method that sets them would cost each call as much as finding its
-    # handler.
+    Its standard part (a condition and three lists) costs more than all of procbus's work on a call.
+    Most futures are only asked for their result, so the standard part is made when other code first
+    needs it: Python does not find the attribute, and calls `__getattr__`.
+    """
+
+    # Defaults of the class: setting them would cost each call as much as finding its handler.
     #: The delivery until it is settled; then it is dropped, with the callable and its arguments.
     delivery: WaitedReceipt | None = None
     #: The delivery while it is being settled: then it is no longer in `delivery`.
     ending: WaitedReceipt | None = None
+
+    # Guarded by `_making`:
+    #: Whether the standard part is there. From then on it alone has the outcome.
+    made = False
+    #: Whether the call succeeded before that; and its return value.
+    succeeded = False
+    value: Any = None
+
+    def __init__(self) -> None:
+        """Make it without the standard part."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the standard part, for the first of its attributes that is asked for."""
+        mine = vars(self)
+        while not self.made:
+            part: Future[T] = Future()
+            succeeded = self.succeeded
+            if succeeded:
+                part.set_result(self.value)
+            its = vars(part)
+            with _making:
+                if "made" not in mine and self.succeeded is succeeded:
+                    mine.update(its, made=True)  # in one step, because Ctrl-C may come between two
+        return object.__getattribute__(self, name)
+
+    def succeed(self, value: T) -> None:
+        """Take the result, in the thread that settles."""
+        with _making:
+            if not self.made:
+                self.value = value
+                self.succeeded = True
+        if not self.succeeded:
+            self.set_result(value)
 
     def fail(self, delivery: WaitedReceipt, outcome: Outcome) -> None:
         """Take an outcome other than success, in the thread that settles."""
@@ -101,6 +142,8 @@ class CallFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call's result, see `Future.result`; a handler lends its place meanwhile."""
+        if self.succeeded:
+            return self.value  # type: ignore[no-any-return] # the value of a T
         if self.delivery is None or timeout == 0:
             return super().result(timeout)
         resume = pause(None, _INSTEAD)
@@ -111,6 +154,8 @@ class CallFuture(Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call's exception, see `Future.exception`; a handler lends its place."""
+        if self.succeeded:
+            return None
         if self.delivery is None or timeout == 0:
             return super().exception(timeout)
         resume = pause(None, _INSTEAD)
@@ -126,6 +171,14 @@ class CallFuture(Future[T]):
             delivery.owner.withdraw(delivery)
         return self.cancelled()
 
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self.made and super().cancelled()
+
+    def done(self) -> bool:
+        """Whether the call was cancelled, or has ended."""
+        return self.succeeded or (self.made and super().done())
+
     def running(self) -> bool:
         """Whether a worker is running the call now."""
         delivery = self.delivery
@@ -138,6 +191,10 @@ class CallFuture(Future[T]):
         """
         delivery = self.delivery or self.ending
         super().add_done_callback(fn if delivery is None else _Callback(fn, delivery))
+
+    def __reduce__(self) -> Never:
+        """Refuse to be pickled, as every future does."""
+        raise TypeError("a future cannot travel to another process: pass its result()")
 
     def __repr__(self) -> str:
         """Say which call it belongs to, and the state of that."""
@@ -503,19 +560,24 @@ class _Desk:
         future.delivery = None
         try:
             if delivery.failure is None:
-                future.set_result(delivery.value)
+                future.succeed(delivery.value)
             else:
                 future.fail(delivery, delivery.failure)
         except InvalidStateError:
             pass  # other code gave this future a result
-        finally:
-            future.ending = None
+        except Tangled:
+            later(self.settled, delivery)
+            return
+        except BaseException:  # of a callback: the standard library catches exceptions alone
             self._close(future)
+            raise
+        self._close(future)
 
     # Private methods.
 
     def _close(self, future: CallFuture[Any]) -> None:
         """Remove a future that is done, after its callbacks."""
+        future.ending = None
         self.open.pop(future, None)
         if self.shut and not self.open:
             self._through.set()
