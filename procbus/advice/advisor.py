@@ -117,7 +117,7 @@ class Advisor:
         self._probe: GilProbe | None = None
         self._can_look = True
         #: Numbers of the handlers that were logged; because one message for each is enough.
-        self._told: set[int] = set()
+        self._logged: set[int] = set()
 
     def stir(self) -> None:
         """Wake the advisor, because handlers ran for long."""
@@ -147,7 +147,7 @@ class Advisor:
             for tell in last_words:
                 tell(self.advice())
         except Exception:  # noqa: BLE001 - a bus that closes depends on no advice
-            log.exception("procbus itself failed in its advisor, which has no last word")
+            log.exception("procbus itself failed in its advisor: the last advice is not logged")
 
     def _start(self) -> None:
         with self._lock:
@@ -177,7 +177,7 @@ class Advisor:
                     judge_at = now + _JUDGE_S
                     self._judge()
             except Exception:  # noqa: BLE001 - nothing depends on it
-                log.exception("procbus itself failed in its advisor, which goes on no more")
+                log.exception("procbus itself failed in its advisor: there is no further advice")
                 return
             if now - busy_at > _QUIET_S:
                 self._stirred.wait()
@@ -226,8 +226,8 @@ class Advisor:
             advice = self._advice(subscription, machine)
             subscription.meter.fresh_s = 0.0
             number = subscription.handler.number
-            if advice.level and number not in self._told:
-                self._told.add(number)
+            if advice.level and number not in self._logged:
+                self._logged.add(number)
                 log.log(_LEVELS[advice.level], "%s (logged once)", advice.text)
         # While the interpreter ends, no worker may start any more.
         if not self._stopped.is_set() and not self._is_ending():

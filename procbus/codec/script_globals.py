@@ -143,9 +143,9 @@ def _tell(
     _changes[module, name] = newest, data
 
 
-def since(told: int) -> list[bytes]:
-    """Return the messages for a worker that knows all changes up to the number `told`."""
-    return [data for number, data in list(_changes.values()) if number > told]
+def since(known: int) -> list[bytes]:
+    """Return the messages for a worker that knows all changes up to the number `known`."""
+    return [data for number, data in list(_changes.values()) if number > known]
 
 
 class _Change:

@@ -114,12 +114,12 @@ class HandlerContext:
 #: free-threaded builds, `-X thread_inherit_context=1` elsewhere.
 THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
 
-#: The delivery of the calling thread or task: a seat, or a context itself.
+#: The delivery of the calling thread or task: its `HandlerContext`, or a seat for one.
 #:
-#: A seat is a list: a function and its arguments, which make the context. The context is made only
-#: when a handler asks, since most never ask and making it costs as much as a short handler. Copies
-#: of the `contextvars` context share the seat, and so the context. Where threads inherit it, the
-#: seat is cleared at the end of the handler: threads that the handler started may go on.
+#: A seat is a list. At first it holds a function and its arguments, which make the context. Once a
+#: handler asks, the context takes the function's place. Most handlers never ask, and making it
+#: costs as much as a short handler. Copies of the `contextvars` context share the seat. If threads
+#: inherit it, the seat is cleared at the end of the handler: threads that it started may go on.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
 
 
@@ -199,8 +199,8 @@ def current() -> HandlerContext:
     """Return the delivery that the calling handler is running.
 
     Raises:
-        ProcbusError: called outside a handler, or in a thread that the handler started. Where
-            threads inherit the context of their starter, that thread has it until the handler ends.
+        ProcbusError: called outside a handler, or in a thread that the handler started. (If
+            threads inherit their starter's context, such a thread has it until the handler ends.)
     """
     context = running_context()
     if context is None:

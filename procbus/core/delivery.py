@@ -259,8 +259,8 @@ def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
     handler, event_id = delivery.handler.name, delivery.event_id
     exited = HandlerExited(
         f"{handler} raised {short_repr(error)} with event {event_id}: that fails the delivery, and "
-        "ends nothing else. Return from the handler to end it early, or raise an exception of your "
-        "own",
+        "ends neither script nor worker. Return from the handler to end it early, or raise an "
+        "exception of your own",
         handler=handler,
         event_id=event_id,
     )

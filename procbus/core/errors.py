@@ -88,7 +88,7 @@ class HandlerTimeout(ProcbusError, TimeoutError):
         event_id: id of the event.
         limit_s: the limit in seconds.
         stack: the Python stack of the handler just before it was stopped, as text; empty when it
-            could not be had.
+            could not be read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MemoryLimitExceeded(ProcbusError):
         limit_bytes: the limit.
         peak_bytes: the most resident memory measured, without memory that they share.
         stack: the Python stack of the handler just before it was stopped, as text; empty when it
-            could not be had.
+            could not be read.
     """
 
     def __init__(

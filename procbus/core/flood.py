@@ -82,7 +82,7 @@ class Flood:
         for handler, count in counts.items():
             self._left_out[handler] = self._left_out.get(handler, 0) + count
 
-    def untold(self) -> bool:
+    def has_unreported(self) -> bool:
         """Whether records were left out and not reported yet."""
         return bool(self._left_out)
 
@@ -110,5 +110,5 @@ def describe_left_out(left_out: dict[str | None, int], pid: int) -> str:
     )
     return (
         f"worker {pid} left out {sum(left_out.values()):,} log records or warnings, since it made "
-        f"more than {RATE:,} a second or they were not taken from it: {of}"
+        f"more than {RATE:,} a second, or the script was too busy to take them: {of}"
     )

@@ -53,8 +53,8 @@ def module_of(function: Callable[..., Any]) -> str | None:
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     """Return the signature of a callable; None if it has none, like some builtins."""
     call = type(function).__call__
-    told = (inspect.getattr_static(function, name, None) for name in _TELL_SIGNATURE)
-    if isinstance(call, types.FunctionType) and not any(each is not None for each in told):
+    tellers = (inspect.getattr_static(function, name, None) for name in _TELL_SIGNATURE)
+    if isinstance(call, types.FunctionType) and not any(each is not None for each in tellers):
         function = types.MethodType(call, function)  # `==` would ask the object itself
     try:
         return inspect.signature(function)

@@ -100,8 +100,8 @@ def wait_of(handler_name: str, backoff: Backoff, attempt: int, outcome: Outcome)
         me = object()
         if _failed.setdefault(handler_name, me) is me:
             log.error(
-                "the backoff of handler %s failed for attempt %d, which %s; its retries wait "
-                "exponentially longer instead whenever it fails (logged once)",
+                "the backoff function of handler %s failed for attempt %d, which %s; whenever it "
+                "fails, the default of backoff= is used instead (logged once)",
                 handler_name,
                 attempt,
                 outcome.kind.value,

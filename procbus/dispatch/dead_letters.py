@@ -201,7 +201,7 @@ class DeadLetterBox:
         #: Dropped letters, kept until the lock is free: releasing the last reference to an event
         #: runs its `__del__`.
         self._let_go: list[DeadLetter] = []
-        self._told = False
+        self._logged = False
 
     def __len__(self) -> int:
         """Number of letters. Asking for it does not count as a look at them."""
@@ -224,13 +224,13 @@ class DeadLetterBox:
         with self._lock:
             gone, self._let_go = self._let_go, []
         gone.clear()
-        if self._told:
+        if self._logged:
             return
         with self._lock:
-            told, self._told = self._told, True
-        if not told:
+            logged, self._logged = self._logged, True
+        if not logged:
             log.warning(
-                "more than %s dead letters: the oldest are let go from now on; in "
+                "more than %s dead letters: the oldest are dropped from now on; in "
                 "bus.dead_letters, save() keeps them in a file, and replay() and clear() make room",
                 f"{MOST_KEPT:,}",
             )

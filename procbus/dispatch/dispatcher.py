@@ -571,7 +571,7 @@ class _Refusing:
 
 
 def _published_by_another() -> ProcbusError:
-    return ProcbusError("the event was published with this id by another: publish it again")
+    return ProcbusError("another publisher was using this id, and failed: publish the event again")
 
 
 def _kind_of(event: Any) -> str:

@@ -20,10 +20,10 @@ class SettlingSide(Protocol):
     """The journal, as far as the settlement uses it."""
 
     def settled(self, settled: Sequence[LastAttempt]) -> None:
-        """Write which deliveries succeeded, before any waiter is told."""
+        """Write which deliveries succeeded, before any waiter wakes."""
 
     def settled_successes(self, deliveries: Sequence[Delivery], values: Sequence[Any]) -> None:
-        """Write that deliveries succeeded, with their results, before any waiter is told."""
+        """Write that deliveries succeeded, with their results, before any waiter wakes."""
 
     def expect(self, letter: DeadLetter, delivery: Delivery) -> None:
         """Note a new dead letter, before users can see it: `failed` is called for it later."""

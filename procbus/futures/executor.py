@@ -600,9 +600,9 @@ class _Desk:
 
 #: Options of standard executors, and of `procbus.executor`, that are given elsewhere.
 _ELSEWHERE = {
-    "max_workers": "the workers are the bus's, so say cpu_workers= or io_workers= to EventBus",
-    "initializer": "the workers are the bus's, so say worker_init= to EventBus",
-    "initargs": "the workers are the bus's, so say worker_init=partial(function, ...) to EventBus",
+    "max_workers": "the workers are the bus's, so give cpu_workers= or io_workers= to EventBus",
+    "initializer": "the workers are the bus's, so give worker_init= to EventBus",
+    "initargs": "the workers are the bus's, so give worker_init=partial(function, ...) to EventBus",
     "max_tasks_per_child": "make EventBus([], max_events_per_worker=...), and take bus.executor()",
     "mp_context": "leave it out, since each worker is a fresh process on all systems",
     "thread_name_prefix": "leave it out, since procbus names its threads",
@@ -615,9 +615,9 @@ def _maker(kind: Kind, options: CallOptions) -> Callable[[Callable[..., Any], st
     for option in options:
         if option not in names:
             instead = _ELSEWHERE.get(option)
-            told = f": {instead}." if instead else did_you_mean(option, names, "=") or "."
+            advice = f": {instead}." if instead else did_you_mean(option, names, "=") or "."
             raise OptionError(
-                f"an executor has no option {option}={told} It has: {', '.join(names)}"
+                f"an executor has no option {option}={advice} It has: {', '.join(names)}"
             )
     # As in the standard library, arguments are a copy that a call may write to.
     copied: dict[str, Any] = {"writable": True} if kind == "cpu" else {}

@@ -129,7 +129,7 @@ class JsonCodec:
             raise _cannot(obj, what, error) from error
         if not same:
             raise SerializationError(
-                f"{what} cannot be written to the journal: as JSON it would come back as another "
+                f"{what} cannot be written to the journal: JSON would turn it into another object "
                 f"({again!r}). Give the fields of the dataclass their types, publish plain JSON "
                 'data, or use journal_codec="pickle"'
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ends of deliveries, on their way to the disk: before any waiter is told.
+"""The ends of deliveries, on their way to the disk, before any waiter wakes.
 
 Each end becomes a record. `Journal.note` copies it into the intake, and soon the writer moves it
 into the database, where it changes the delivery's row (`procbus/journal/storage/changes.py`):

@@ -61,7 +61,7 @@ class ResumeSummary:
         text = f"{sum(self.resumed.values())} of {self.unfinished} unfinished deliveries resumed"
         if self.missing:
             names = ", ".join(f"{name} {count}" for name, count in self.missing.items())
-            text += f"; kept for handlers that are not there: {names}"
+            text += f"; kept for handlers that are not subscribed: {names}"
         if self.unreadable:
             text += f"; {self.unreadable} events could not be loaded"
         if self.dead_letters:

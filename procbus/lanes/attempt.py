@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from procbus.pool.interface import At
 
 
-NO_STACK = "(where the handler was could not be had)"
+NO_STACK = "(the stack of the handler could not be read)"
 
 
 class Verdict(NamedTuple):
@@ -64,7 +64,7 @@ def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> Han
     Args:
         delivery: the delivery that ran.
         ran_s: duration of the run, in seconds.
-        stack: stack of the handler; empty if it could not be had.
+        stack: stack of the handler; empty if it could not be read.
         how: the measure taken, as the end of the sentence.
     """
     handler = delivery.handler
@@ -90,7 +90,7 @@ def memory_error(
         delivery: the delivery that ran.
         ran_s: duration of the run, in seconds.
         peak: the most memory measured of the worker and the processes it started.
-        stack: stack of the handler; empty if it could not be had.
+        stack: stack of the handler; empty if it could not be read.
     """
     handler = delivery.handler
     limit = handler.limits.max_memory or 0

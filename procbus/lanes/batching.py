@@ -332,7 +332,7 @@ class Breaker:
             self._take_all_back()
             wait_s = circuit.trial_at - now
             text = (
-                f"{circuit.deaths} worker processes died, and no delivery between them was "
+                f"{circuit.deaths} worker processes died, and none survived a delivery in "
                 f"survived; the last one was {last}"
             )
             if self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE:

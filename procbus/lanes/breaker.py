@@ -20,7 +20,7 @@ from typing import NamedTuple
 class CircuitLimits:
     """The thresholds and times of a circuit breaker."""
 
-    #: Maximum of deaths within `deaths_window_s`, with no delivery survived between them.
+    #: Maximum of deaths within `deaths_window_s`, while no worker survives a delivery.
     most_deaths: int = 20
     deaths_window_s: float = 30.0
     #: Time that it stays open at first, in seconds; doubled after each failed trial, up to the
@@ -60,7 +60,7 @@ class Look(NamedTuple):
 
 
 class CircuitBreaker:
-    """Says how many deliveries of a lane may begin. A state machine that is told the time.
+    """Says how many deliveries of a lane may begin: a state machine without a clock of its own.
 
     Not thread-safe: the lane's lock guards it.
 
@@ -84,19 +84,19 @@ class CircuitBreaker:
         self._short = ""
         #: Start of short memory without a running delivery, or time of the last trickle.
         self._idle_since: float | None = None
-        #: Deliveries that may begin although it lets nothing else through.
+        #: Number of deliveries that may begin although the circuit is open or memory is short.
         self._permits = 0
 
     @property
     def deaths(self) -> int:
-        """Counted deaths of workers without a survival between them."""
+        """Number of counted deaths, since a worker last survived a delivery."""
         return len(self._deaths)
 
     def reason(self) -> str:
         """The reason why nothing is begun; empty if deliveries are begun."""
         if self.state is CircuitState.CLOSED:
             return self._short
-        return f"{self.deaths} workers died, and no delivery between them was survived"
+        return f"{self.deaths} workers died, and none survived a delivery in between"
 
     def most(self) -> int | None:
         """Number of deliveries that may begin now; None for any number."""
@@ -112,7 +112,7 @@ class CircuitBreaker:
     def note_death(self, now: float) -> bool:
         """Note that a worker died by itself; return whether this opens the circuit."""
         if self.state is CircuitState.OPEN:
-            return False  # the worker had its deliveries before
+            return False  # the worker got its deliveries before that
         self._deaths.append(now)
         limits, deaths = self._limits, self._deaths
         full = len(deaths) > limits.most_deaths and now - deaths[0] <= limits.deaths_window_s
@@ -129,7 +129,7 @@ class CircuitBreaker:
     def note_survival(self) -> bool:
         """Note that a worker survived a delivery; return whether this closes the circuit."""
         if self.state is CircuitState.OPEN:
-            return False  # the worker had its deliveries before
+            return False  # the worker got its deliveries before that
         self._deaths.clear()
         if self.state is CircuitState.CLOSED:
             return False

@@ -105,7 +105,7 @@ class Companion(LaneThread):
         slot: the slot to fill with workers.
         pool: makes the workers.
         batching: distributes the deliveries.
-        breaker: told of deaths and survivals.
+        breaker: counts deaths and survivals.
         recycling: rules for replacing a worker between two deliveries.
         port: settles ended deliveries, and starts other companions.
     """

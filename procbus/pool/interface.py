@@ -77,7 +77,7 @@ class WorkerGone(Exception):
         last_words: its last moments.
         noticed_at: time when its death was noticed, in seconds of `time.monotonic()`.
         hopeless: whether starting another would be useless.
-        left: whether it was told to end. Then its running delivery is not to blame, and goes back
+        left: whether it had to leave. Then its running delivery is not to blame, and goes back
             too.
     """
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 # Positions of the 8-byte fields in the head.
 _BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = range(10)
 _HEAD = 128
-#: The number of a batch that never comes: the worker was told to stop, and takes none any more.
+#: The number of a batch that never comes: the worker has to stop, and takes none any more.
 ENDED = -1
 #: Size of a segment: room for the unsent results of one batch, in bytes.
 CAPACITY = 256 * 1024
@@ -159,7 +159,7 @@ class Logbook:
 
         Args:
             done: number of finished deliveries.
-            left: whether the results were left in place, and the parent was told their place.
+            left: whether the results were left in place, and the parent knows their place.
         """
         whole = self._whole
         # In this order: at any moment of a death `unsent` begins at delivery `sent`, or repeats

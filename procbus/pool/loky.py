@@ -6,7 +6,7 @@ Events and results go through a pipe of each worker's own, so that no worker can
 
 from __future__ import annotations
 
-# loky needs it, which is loaded later; and it cannot be loaded any more once the script has ended.
+# Imported early, because loky imports it later, which is impossible once the script has ended.
 import concurrent.futures.process  # noqa: F401
 import contextlib
 import os

@@ -211,14 +211,14 @@ class LokyProcess:
 
     def shut_down(self) -> None:
         """Wait until it is dead, and loky has released everything of it."""
-        with contextlib.suppress(AttributeError):  # `kill` in another thread has just told loky
+        with contextlib.suppress(AttributeError):  # `kill` in another thread was faster
             self._executor.shutdown(wait=True, kill_workers=self.killed)
         # After `kill` loky no longer waits for it here, because it has forgotten its thread.
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()
         # If loky found the process dead already, it leaves a pipe and a semaphore behind until the
         # next look at the children of this process. Its thread must have ended before that look:
-        # while that thread reads the exit code, no other thread is told of it.
+        # while that thread reads the exit code, no other thread learns of it.
         active_children()
 
     def abandon(self) -> None:

@@ -155,9 +155,9 @@ def died(
     """
     how = describe_exit(gone.exit_code)
     if out_of_memory:
-        how += ", by the kernel's out-of-memory killer as the signs say"
+        how += ", most likely by the kernel's out-of-memory killer"
     if rss:
-        how += f"; it had {format_size(rss)} when last looked at"
+        how += f"; it had {format_size(rss)} when it was last measured"
     error = WorkerDied(
         f"worker {gone.pid} died ({how}) while it ran {delivery.handler.name} with event "
         f"{delivery.event_id}, after {ran_s:.3g} s in the handler",

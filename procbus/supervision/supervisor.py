@@ -295,9 +295,9 @@ class Supervisor:
                 continue  # it waits for a place to start in
             self._slow_start = True
             if worker.set_up_since() is None:
-                where, stack = "its process gets on slowly", ""
+                where, stack = "its process is slow to start", ""
             else:
-                where = "it is in worker_init. Its events wait, and no limit ends that"
+                where = "it is in worker_init, which no limit ends; its events wait"
                 stack = in_turn([worker.ask_stack()])[0] or ""
             log.warning(
                 "worker %s is not ready after %.3g s: %s (logged once)%s",

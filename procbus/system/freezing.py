@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Programs made from a script by PyInstaller and others, which start themselves as workers.
 
-A worker process is normally `sys.executable`, told by its command line to run a module. In a frozen
+A worker process is normally `sys.executable`, whose command line names a module to run. In a frozen
 program `sys.executable` is the program itself, which ignores such a command line: it would run the
 script again, which starts workers, and so on without end. `freeze_support` reads the command line
 and runs the worker instead.

@@ -26,10 +26,10 @@ def parse(mountinfo: str) -> Iterator[Mount]:
     for line in mountinfo.splitlines():
         # The number of fields before the dash varies.
         before, dash, after = line.partition(" - ")
-        fields, told = before.split(), after.split(maxsplit=2)
-        if dash and len(fields) >= 5 and told:
-            options = told[2] if len(told) > 2 else ""  # told[1] is the source, such as a device
-            yield Mount(_unescaped(fields[3]), _unescaped(fields[4]), told[0], options)
+        fields, rest = before.split(), after.split(maxsplit=2)
+        if dash and len(fields) >= 5 and rest:
+            options = rest[2] if len(rest) > 2 else ""  # rest[1] is the source, such as a device
+            yield Mount(_unescaped(fields[3]), _unescaped(fields[4]), rest[0], options)
 
 
 def _unescaped(text: str) -> str:

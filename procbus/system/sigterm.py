@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SIGTERM: a script that is told to end first finishes, or puts away, the work of its buses.
+"""SIGTERM: before a script ends, it finishes, or puts away, the work of its buses.
 
 The signal handler runs in the main thread, between any two of its steps, with any lock held. So it
 only notes the time, starts a thread for the rest, and raises SystemExit(143). The script unwinds as
@@ -43,7 +43,7 @@ SIGTERM_LOOK_S = 0.05
 
 
 class Told(Protocol):
-    """An object that is told of SIGTERM: a bus."""
+    """An object that SIGTERM ends in order: a bus."""
 
     on_sigterm: OnSigterm
     grace_s: float
@@ -54,7 +54,7 @@ class Told(Protocol):
         """Refuse further events. From any thread."""
 
 
-#: The open buses that want to be told. Each of its operations is atomic.
+#: The open buses that SIGTERM ends in order. Each of its operations is atomic.
 _buses: dict[Told, None] = {}
 #: Times of the signals so far.
 _came_at: list[float] = []
@@ -287,7 +287,7 @@ def _tell_systemd() -> None:
             notify.setblocking(False)
             notify.sendto(b"STOPPING=1", address.replace("@", "\0", 1))
     except OSError as error:
-        log.info("systemd could not be told of the end: %s", error)
+        log.info("systemd could not be notified of the end: %s", error)
 
 
 def _after_fork_in_child() -> None:

@@ -20,7 +20,9 @@ class Sleeper(Protocol):
 
 
 class Clock:
-    """Time that passes only when it is told to. Thread-safe, and the same object in every handler.
+    """Time that passes only when a test advances it.
+
+    Thread-safe, and the same object in every handler.
 
     In a test, `advance` runs the retries that are due by then, in the calling thread. In a handler
     it stands for the handler's duration: a handler that passes its time limit ends there.

@@ -111,7 +111,7 @@ class InlineBus(EventBus):
             named = ", ".join(repr(t) if isinstance(t, str) else t.__name__ for t in topics)
             wanted = "at least one" if count is None else f"exactly {count}"
             raise AssertionError(
-                f"{wanted} of {named or 'any topic'} was to be published, but there are "
+                f"expected {wanted} of {named or 'any topic'} to be published, but there are "
                 f"{len(found)}{' where that holds' if where else ''}; {self.published!r}"
             )
         return found

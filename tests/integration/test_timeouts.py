@@ -244,7 +244,7 @@ def test_stopped_worker_runs_out_of_time_too(
             clock.ahead_s = LONG_S
             error = timed_out(receipt)
         assert error.stack == "", "it could not say"
-        assert "could not be had" in error.__notes__[0]
+        assert "could not be read" in error.__notes__[0]
         assert receipt.deliveries[0].worker_pid == pid
         assert not is_alive(pid)
         bus.subscribe("job", work, kind="cpu")

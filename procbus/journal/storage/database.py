@@ -178,7 +178,7 @@ class Store:
         finally:
             if reader is not None:
                 self._readers.append(reader)
-            if self._closed:  # meanwhile: nobody else closes this one
+            if self._closed:  # meanwhile, and `close` did not see this connection
                 self._close_readers()
 
     def _free_reader(self) -> sqlite3.Connection:

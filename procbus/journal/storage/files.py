@@ -125,8 +125,8 @@ def check_files(real: str) -> None:
         check_ours(real + suffix, status, JournalError)
         if status.st_nlink > 1:
             raise JournalError(
-                f"{real + suffix} has {status.st_nlink} names (hard links), and under each a bus "
-                "could have it: copy it to a file of its own, and remove this name"
+                f"{real + suffix} has {status.st_nlink} names (hard links), and under each name a "
+                "bus could have it: copy it to a file of its own, and remove this name"
             )
 
 

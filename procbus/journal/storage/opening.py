@@ -94,11 +94,11 @@ def recover(
     for half in unseen:
         if half.base > seen:
             lost.append(
-                f"{name} goes on later than the journal ends: the records behind event "
+                f"{name} begins later than the journal ends: the records behind event "
                 f"{queries.last_event()}{_before(half.frames)} are lost"
             )
         seen = half.generation
-        lost += (told_of_gap(gap, half, name) for gap in half.gaps)
+        lost += (sentence_on_gap(gap, half, name) for gap in half.gaps)
         changes.append((seen, _changes_of(half, name, lost, keep_all=keep_all)))
     last = max((half.generation for half in left), default=seen)
     if not changes and in_use:
@@ -154,7 +154,7 @@ def _makes_sense(frame: bytes) -> bool:
         return False
 
 
-def told_of_gap(gap: Gap, half: Half, name: str) -> str:
+def sentence_on_gap(gap: Gap, half: Half, name: str) -> str:
     """Describe a loss in a half of the intake with this name."""
     where = _before(half.frames[gap.frames :])
     behind = next(iter(_events(reversed(half.frames[: gap.frames]))), None)

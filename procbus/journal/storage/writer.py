@@ -19,7 +19,7 @@ from procbus.journal.storage.files import trouble
 from procbus.journal.storage.frames import Half
 from procbus.journal.storage.ids import Ids
 from procbus.journal.storage.intake import HALF, Intake
-from procbus.journal.storage.opening import told_of_gap
+from procbus.journal.storage.opening import sentence_on_gap
 
 #: Interval for which the writer lets records gather, in seconds; because most deliveries are
 #: finished by then, and need not be written to the database at all.
@@ -194,7 +194,7 @@ class Writer:
             try:
                 self._store.check_there()
                 self._move_half()
-            except Exception as error:  # noqa: BLE001 - threads that wait are told of any error
+            except Exception as error:  # noqa: BLE001 - threads that wait get any error
                 self._failed(error)
                 return
             if not self._large:
@@ -236,9 +236,9 @@ class Writer:
     def _tell_lost(self, read: Half) -> None:
         """Log a loss: another program wrote into the intake, or its disk or memory fails."""
         for gap in read.gaps:
-            told = told_of_gap(gap, read, self._store.path + "-intake")
-            self.lost.append(told)
-            log.error("the journal %s has lost something: %s", self._store.path, told)
+            loss = sentence_on_gap(gap, read, self._store.path + "-intake")
+            self.lost.append(loss)
+            log.error("the journal %s has lost something: %s", self._store.path, loss)
 
     def _write_large(self, large: _Large) -> None:
         try:
@@ -246,25 +246,25 @@ class Writer:
             changes.add_frames([large.records])
             self._store.write(changes, {})
             self.last_id = max(self.last_id, changes.last_id)
-        except Exception as error:  # noqa: BLE001 - the waiting thread is told; the others go on
-            large.error = self._told(error)
+        except Exception as error:  # noqa: BLE001 - the waiting thread gets it; the others go on
+            large.error = self._failure_of(error)
         large.done.set()
 
-    def _told(self, error: Exception) -> JournalError:
+    def _failure_of(self, error: Exception) -> JournalError:
         return error if isinstance(error, JournalError) else trouble(self._store.path, error)
 
     def _failed(self, error: Exception) -> None:
-        told = self._told(error)
+        failure = self._failure_of(error)
         if self.error is None:
             log.error(
                 "%s. Nothing can be published until that is over; accepted events are safe in %s, "
                 "and moving them is tried again every second",
-                told,
+                failure,
                 self._store.path + "-intake",
             )
-        self.error = told
-        self.intake.fail(told)
+        self.error = failure
+        self.intake.fail(failure)
         while self._large:
             large = self._large.popleft()
-            large.error = told
+            large.error = failure
             large.done.set()

@@ -32,10 +32,10 @@ def await_orders(channel: int, parent: int) -> None:
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         try:
             end.sendall(b".")
-            told, fds, *_ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS, flags)
+            asked, fds, *_ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS, flags)
         except OSError:
-            told, fds = b"", []
-    if not told:
+            asked, fds = b"", []
+    if not asked:
         os._exit(0)  # it is not needed, or the script is gone
     _received.extend(fds)
 

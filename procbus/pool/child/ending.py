@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The end of a worker that was told to stop: in order, and within a time limit.
+"""The end of a worker that has to stop: in order, and within a time limit.
 
 The interpreter waits for threads that a handler left behind, and `multiprocessing` for processes.
 That may last for ever, for example when an executor was never shut down. So they are asked to end

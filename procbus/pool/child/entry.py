@@ -17,7 +17,7 @@ def prepare(*about: Any) -> None:
 
 
 def serve(init: bytes) -> None:
-    """Work until told to stop: see `main`."""
+    """Work until the parent says stop: see `main`."""
     from procbus.pool.child import main
 
     main.serve(init)

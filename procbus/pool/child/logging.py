@@ -76,7 +76,7 @@ class _Output(io.FileIO):
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, "wb", closefd=False)
         self.name = name
-        self._told = False
+        self._warned = False
 
     def write(self, data: Any) -> int:
         """Write, or drop the data."""
@@ -85,10 +85,12 @@ class _Output(io.FileIO):
         except OSError as error:
             if error.errno not in _NO_READER:
                 raise
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 log.warning(
-                    "the prints of handlers are lost, %s takes no more: %s", self.name, error
+                    "prints of handlers are lost, because %s cannot be written: %s",
+                    self.name,
+                    error,
                 )
             return len(memoryview(data).cast("B"))
 
@@ -152,7 +154,7 @@ class Forward(logging.Handler):
 
     def report(self, *parts: bytes | memoryview) -> None:
         """Send a report of the worker, after the number of records left out, if that is due."""
-        if self._flood.untold():
+        if self._flood.has_unreported():
             self._tell_left_out(monotonic())
         self._outlet.send(*parts)
 
@@ -186,7 +188,7 @@ class Forward(logging.Handler):
             self.release()
         if not admitted:  # in a flood most records end here, and are never formatted
             return
-        if self._flood.untold():
+        if self._flood.has_unreported():
             self._tell_left_out(monotonic(), midway=True)
         if not self._outlet.post(tag.value, pack(Origin(self._pid, handler, event_id))):
             self._count({handler: 1})

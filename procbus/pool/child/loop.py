@@ -29,7 +29,7 @@ from procbus.core.context import (
 from procbus.core.log import log
 from procbus.core.unfinished import complete, unfinished
 from procbus.core.user_objects import bases_of, full_name, is_a
-from procbus.pool.child.self import flush_output, resident_bytes, told
+from procbus.pool.child.self import described, flush_output, resident_bytes
 from procbus.pool.child.usage import TIMED, Tally
 from procbus.pool.child.user_code import UserCode
 from procbus.pool.logbook import CAPACITY, ENDED, Logbook
@@ -126,7 +126,7 @@ class Ends:
             path: place of the object that cannot travel, if known.
         """
         ended_at = monotonic()
-        missing, text, summary = told(error)
+        missing, text, summary = described(error)
         travelling: bytes | None = None
         kinds: tuple[str, ...] = ()
         if ending is Ending.RAISED:
@@ -233,7 +233,7 @@ class Worker:
         self._tally = Tally()
         #: Not empty in a child that the user's code forked here, which is no worker.
         self._forked: list[bool] = []
-        self._strays_told = 0
+        self._strays_logged = 0
         #: The context that each handler begins with, with the variables that the set-up has left,
         #: usually none; and the context of batches. While that is empty, handlers run in it.
         self._base, self._own = Context(), Context()
@@ -255,7 +255,7 @@ class Worker:
                 self._logbook.end_set_up()
         except BaseException as error:  # noqa: BLE001 - it is the user's code
             self._check_here(error)
-            _, text, summary = told(error)
+            _, text, summary = described(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))
             return False
         return True
@@ -271,7 +271,7 @@ class Worker:
             if message == STOP:
                 self._tell_sums(self._tally.rest())
                 self._logbook.open_batch(ENDED)  # before the look: later strays log themselves
-                if self._logbook.strays() != self._strays_told:
+                if self._logbook.strays() != self._strays_logged:
                     self._tell_strays()
                 return
             self.run_batch(message)
@@ -346,7 +346,7 @@ class Worker:
         self._used = self._used or done > 0
         self._tally.turn(None, done)
         self._tell_sums(self._tally.due())
-        if logbook.strays() != self._strays_told:
+        if logbook.strays() != self._strays_logged:
             self._tell_strays()
         flush_output()
         self._flush(head.number, done, complete=True)
@@ -358,8 +358,8 @@ class Worker:
     def _check_here(self, error: BaseException | None) -> None:
         """End this process if it is such a child; its code ended with this error, or returned."""
         if self._forked:
-            told = self._logbook.note_stray()  # by the worker
-            forked_children.end_child(error, "" if told else "a worker")
+            is_read = self._logbook.note_stray()  # by the worker
+            forked_children.end_child(error, "" if is_read else "a worker")
 
     def _tell_strays(self) -> None:
         """Log the number of forked children that returned here since the last such log."""
@@ -367,10 +367,10 @@ class Worker:
         log.warning(
             "%s of the processes that handlers or worker_init forked in worker %s came back from "
             "there and were ended: end such a child with os._exit()",
-            came_back - self._strays_told,
+            came_back - self._strays_logged,
             os.getpid(),
         )
-        self._strays_told = came_back
+        self._strays_logged = came_back
 
     def _tell_sums(self, sums: bytes) -> None:
         if sums:

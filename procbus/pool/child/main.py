@@ -84,7 +84,7 @@ def prepare(
 
 
 def serve(init: bytes) -> None:
-    """Work until told to stop: the one long task of the executor. Later calls do nothing.
+    """Work until the parent says stop: the one long task of the executor. Later calls do nothing.
 
     Args:
         init: the user's set-up of each worker, pickled; empty for none.

@@ -23,7 +23,7 @@ _statm: int | None = None
 _children: int | None = None
 
 
-def told(error: BaseException) -> tuple[object, str, str]:
+def described(error: BaseException) -> tuple[object, str, str]:
     """Of an exception of the user's: its attribute `name`, its traceback, and a summary line."""
     # The first entry is this module's own call of the user's function.
     where = traceback_of(error)

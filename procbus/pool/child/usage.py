@@ -25,8 +25,8 @@ _PATIENCE_S = 4e-3
 TIMED = 7
 #: Maximum interval between two reports of the sums, in seconds. They are sent sooner if the unsent
 #: part exceeds this share of the sent part, because a worker that is killed loses it.
-_TELL_S = 0.05
-_UNTOLD = 0.1
+_REPORT_S = 0.05
+_UNREPORTED = 0.1
 
 
 class Sums(NamedTuple):
@@ -50,7 +50,7 @@ class Tally:
         least_s: maximum duration of a run of deliveries that is not measured, in seconds.
         patience_s: minimum interval between two measurements that follow on an unmeasured run, in
             seconds.
-        tell_s: maximum interval between two reports of the sums, in seconds.
+        report_s: maximum interval between two reports of the sums, in seconds.
         clock: replaces `time.monotonic`.
     """
 
@@ -59,19 +59,19 @@ class Tally:
         *,
         least_s: float = _LEAST_S,
         patience_s: float = _PATIENCE_S,
-        tell_s: float = _TELL_S,
+        report_s: float = _REPORT_S,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._least_s = least_s
         self._patience_s = patience_s
-        self._tell_s = tell_s
+        self._report_s = report_s
         self._clock = clock
         self._sums: dict[int, Sums] = {}
         #: Number of runs whose reading and writing was timed, by handler.
         self._timed: dict[int, int] = {}
-        self._told_at = self._clock()
+        self._reported_at = self._clock()
         #: Seconds of the runs that were reported, and of the runs in `_sums`.
-        self._told_s = self._untold_s = 0.0
+        self._reported_s = self._unreported_s = 0.0
         #: The present run of deliveries: their handler, the deliveries of the batch done before it,
         #: and the readings of the clocks.
         self._handler: int | None = None
@@ -122,7 +122,7 @@ class Tally:
             self._starved_s - starved_s,
             self.unpacking_s,
         )
-        self._untold_s += wall_s
+        self._unreported_s += wall_s
         timed = (done - 1) // TIMED - (self._done - 1) // TIMED
         self._timed[self._handler] = self._timed.get(self._handler, 0) + timed
         former = self._sums.get(self._handler)
@@ -132,9 +132,9 @@ class Tally:
 
     def due(self) -> bytes:
         """Return the sums, encoded, if a report is due; then they begin anew."""
-        untold_s = self._untold_s
-        if untold_s > _UNTOLD * self._told_s or (
-            untold_s and self._clock() - self._told_at >= self._tell_s
+        unreported_s = self._unreported_s
+        if unreported_s > _UNREPORTED * self._reported_s or (
+            unreported_s and self._clock() - self._reported_at >= self._report_s
         ):
             return self.rest()
         return b""
@@ -143,7 +143,7 @@ class Tally:
         """Return the unreported sums, encoded; they begin anew."""
         if not self._sums:
             return b""
-        told = pickle.dumps(
+        report = pickle.dumps(
             {
                 handler: (*sums[:-1], sums.unpacking_s * sums.runs / max(1, self._timed[handler]))
                 for handler, sums in self._sums.items()
@@ -151,7 +151,7 @@ class Tally:
         )
         self._sums.clear()
         self._timed.clear()
-        self._told_at = self._clock()
-        self._told_s += self._untold_s
-        self._untold_s = 0.0
-        return told
+        self._reported_at = self._clock()
+        self._reported_s += self._unreported_s
+        self._unreported_s = 0.0
+        return report

@@ -95,7 +95,7 @@ class Orders(NamedTuple):
 
 
 def main() -> None:
-    """Set the process up and work until told to stop."""
+    """Set the process up, and work until the bus says stop."""
     orders = Orders(*pickle.load(sys.stdin.buffer))  # noqa: S301 - from the process that started us
     sys.path[:] = orders.path
     for fd in orders[:4]:

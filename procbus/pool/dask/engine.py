@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 #: The messages that start a worker process, and that ask for the logbook of a dead one.
-_SEAT, _PAGE = "procbus-seat", "procbus-page"
+_PROCESS, _PAGE = "procbus-process", "procbus-page"
 #: Maximum wait for a connection, in seconds.
 CONNECT_S = 10.0
 #: Maximum wait for the first message over a new connection, in seconds; because Dask sets no limit.
@@ -86,10 +86,10 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc] # mypy skips distributed
         host = self._make_host(worker.local_directory, worker.nanny, worker.state.nthreads)
         self._host = host
 
-        async def seat(comm: Any, **order: Any) -> None:
-            await host.seat(comm, **order)
+        async def host_process(comm: Any, **order: Any) -> None:
+            await host.run_process(comm, **order)
 
-        worker.handlers[_SEAT] = seat
+        worker.handlers[_PROCESS] = host_process
 
     async def teardown(self, worker: DaskWorker) -> None:  # noqa: ARG002 - as Dask calls it
         """Let the processes finish before the Dask worker ends."""
@@ -239,7 +239,7 @@ class Connection:
 
     async def _open(self, client: Client, address: str, order: Said) -> Any:
         comm = await connect(address, timeout=CONNECT_S, **client.connection_args)
-        await comm.write({"op": _SEAT, "reply": False, **order})
+        await comm.write({"op": _PROCESS, "reply": False, **order})
         return comm
 
     def say(self, **message: Any) -> None:

@@ -16,9 +16,9 @@ from procbus.pool.dask.engine import packed
 from procbus.pool.interface import Message
 from procbus.pool.wire import events_at
 
-#: An event of fewer bytes is sent each time.
+#: Minimum size of an event that is kept there, in bytes; smaller ones are sent each time.
 CACHED_FROM = 1 << 16
-#: Bytes of the events that lie beside one process, at most.
+#: Maximum of the events kept beside one process, in bytes.
 MOST_BYTES = 256 << 20
 
 

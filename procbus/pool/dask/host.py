@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 #: Interval between two looks at the logbook of a busy process, in seconds.
 HOST_LOOK_S = 0.020
-#: How often it says how much memory and so on the process has, in seconds.
+#: Interval between two reports of the memory, CPU and so on of the process, in seconds.
 DETAILS_S = 5.0
-#: Maximum time for a handler to finish when the Dask worker is told to end, in seconds.
+#: Maximum time for a handler to finish when the Dask worker has to end, in seconds.
 LEAVE_S = 2.0
 #: Maximum wait of finished results for others of their batch, in seconds.
 HOST_FLUSH_S = 0.100
@@ -83,22 +83,22 @@ class Host:
         sweep(self.directory)
         self.nanny = nanny
         self.threads = threads
-        self._seats: set[HostedProcess] = set()
+        self._processes: set[HostedProcess] = set()
 
-    async def seat(
+    async def run_process(
         self, comm: Comm, number: int, run: Sequence[Any], levels: dict[str, int], init: bytes
     ) -> None:
         """Run one process for the bus at the other end, until either of them is gone."""
-        seat = HostedProcess(self, comm)
-        self._seats.add(seat)
+        process = HostedProcess(self, comm)
+        self._processes.add(process)
         try:
-            await seat.serve(number, Run(*run), levels, init)
+            await process.serve(number, Run(*run), levels, init)
         finally:
-            self._seats.discard(seat)
+            self._processes.discard(process)
 
     async def leave(self) -> None:
         """Let handlers finish for a moment and say goodbye, because the Dask worker ends."""
-        await asyncio.gather(*(seat.leave() for seat in list(self._seats)))
+        await asyncio.gather(*(process.leave() for process in list(self._processes)))
 
 
 class HostedProcess:
@@ -118,7 +118,7 @@ class HostedProcess:
         self._meter = FootprintMeter()
         #: Large events that may be used again, by number; the bus decides which.
         self._kept: dict[int, bytes] = {}
-        #: The processes that handlers had left running when it was told to stop.
+        #: The processes that handlers had left running when it had to stop.
         self._family: list[Probe] = []
         self._left = False
         self._ended = asyncio.Event()
@@ -128,7 +128,7 @@ class HostedProcess:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._tell(
-                say="seat",
+                say="started",
                 boot=boot_id(),
                 now=time.monotonic(),
                 nanny=self._host.nanny,

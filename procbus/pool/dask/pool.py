@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from procbus.pool.dask.worker import DaskWorker
 
-#: Seconds of work in one batch. It costs about 1 ms there and back: 2 % of that.
+#: Work in one batch, in seconds; because a batch costs about 1 ms there and back, 2 % of that.
 DASK_BATCH_S = 0.050
-#: How often the members of a cluster are asked for, in seconds.
+#: Interval between two looks for the members of a cluster, in seconds.
 DASK_LOOK_S = 0.5
 #: Time for which an unreachable Dask worker is not tried again, in seconds.
 SHUN_S = 2.0
-#: How long to try to reach a scheduler before it is said that it is waited for, in seconds.
+#: Time without a scheduler after which the log says that the bus waits for it, in seconds.
 SCHEDULER_S = 3.0
 #: Maximum wait for the parts of a cluster to end, in seconds.
 DASK_JOIN_S = 10.0
@@ -206,7 +206,7 @@ class ClusterPool:
                     worker.begin(client, address, partial(self._give_back, address))
                 except OSError as error:
                     log.info("no worker process under %s: %s", address, error)
-                    self._shun(address, f"{address}: {_told(error)}")
+                    self._shun(address, f"{address}: {_words_of(error)}")
                 else:
                     with self._changed:
                         self._trouble = ""
@@ -305,7 +305,7 @@ class ClusterPool:
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 - any error with which a Dask worker imports us
-                self._say_waits_for(f"Dask workers that have procbus[dask] ({_told(error)})")
+                self._say_waits_for(f"Dask workers that have procbus[dask] ({_words_of(error)})")
                 return
             self._prepared = True
         self._note(members)
@@ -334,7 +334,7 @@ class ClusterPool:
             client, self._client, self._members = self._client, None, {}
         if client is not None and client is not self._cluster:
             self._retired.append(client)  # its event loop still drives the open lines
-        self._say_waits_for(f"the Dask scheduler {self._name()} ({_told(error)})")
+        self._say_waits_for(f"the Dask scheduler {self._name()} ({_words_of(error)})")
 
     def _say_waits_for(self, what: str) -> None:
         """Log the missing thing each time it changes, but not before the first look."""
@@ -351,5 +351,5 @@ class ClusterPool:
         return f"at {self._cluster}" if isinstance(self._cluster, str) else "of its client"
 
 
-def _told(error: Exception) -> str:
+def _words_of(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -18,7 +18,9 @@ ANSWER_S = 5.0
 
 
 class RemoteState:
-    """The last that was said. `take` belongs to the event loop; the rest may be read by any thread.
+    """The newest reports of a distant worker.
+
+    `take` belongs to the event loop; the rest may be read by any thread.
 
     Args:
         say: sends a message to the worker's host.
@@ -75,7 +77,7 @@ class RemoteState:
                 self._say(do="resume")
 
     def ask(self, **question: Any) -> Task[dict[str, Any] | None]:
-        """Ask something and wait for the answer; None when there is none in time. One at a time."""
+        """Ask its host, and wait for the answer; None when there is none in time. One at a time."""
         answer: Future[dict[str, Any]] = Future()
         self._answer = answer
         self._say(**question)

@@ -45,7 +45,7 @@ from procbus.system.process import Details
 #: Maximum of batches on their way ahead of the running one, in bytes.
 AHEAD_BYTES = 1 << 20
 #: Maximum wait for a Dask worker to start a process, in seconds.
-SEAT_S = 30.0
+START_S = 30.0
 
 
 class DaskWorker:
@@ -85,7 +85,7 @@ class DaskWorker:
         #: Messages of its process that are not read yet. Owned by the companion.
         self._pieces: deque[bytes] = deque()
         self._kept = RemoteEvents()
-        self._told = RemoteState(self._say)
+        self._state = RemoteState(self._say)
         self._client: Client | None = None
         self._line: Connection | None = None
         self._release: Callable[[], object] = _nothing
@@ -111,14 +111,14 @@ class DaskWorker:
         line = Connection(
             client,
             address,
-            self._told.take,
+            self._state.take,
             number=self._end.number,
             levels=levels_here(),
             init=packed(self._init),
             run=tuple(self._run),
         )
         try:
-            self._learn(line.hear(SEAT_S), asked_at)
+            self._learn(line.hear(START_S), asked_at)
         except BaseException as error:
             line.close()
             if isinstance(error, EOFError):
@@ -138,8 +138,8 @@ class DaskWorker:
             data = message["data"]
             match Tag(data[:1]):
                 case Tag.HELLO:
-                    self._end.pid = self._told.pid
-                    self._told.set_up_since = None
+                    self._end.pid = self._state.pid
+                    self._state.set_up_since = None
                     return
                 case Tag.BROKEN:
                     self._refuse(data[1:])
@@ -149,12 +149,12 @@ class DaskWorker:
     def _learn(self, message: Said | None, asked_at: float) -> None:
         if message is None:
             raise OSError(
-                f"no answer in {SEAT_S:.0f} s: is procbus[dask] installed there, in this version?"
+                f"no answer in {START_S:.0f} s: is procbus[dask] installed there, in this version?"
             )
         self._nanny, self._logbook = message["nanny"], message["logbook"]
         if not message["boot"] or message["boot"] != boot_id():
             # The time in its answer is taken as halfway between question and answer.
-            self._told.ahead_s = (asked_at + monotonic()) / 2 - message["now"]
+            self._state.ahead_s = (asked_at + monotonic()) / 2 - message["now"]
 
     def _refuse(self, data: bytes) -> NoReturn:
         summary, traceback = decode(data)
@@ -166,12 +166,12 @@ class DaskWorker:
     @property
     def pid(self) -> int | None:
         """Its process id, on its machine; None until it is ready."""
-        return self._told.pid
+        return self._state.pid
 
     @property
     def details(self) -> Details | None:
         """The details of its process that its host reported, some seconds old."""
-        return self._told.details
+        return self._state.details
 
     # From the lane to the worker.
 
@@ -233,7 +233,7 @@ class DaskWorker:
                 case "page":
                     page = message["page"]
                     report = self._end.glance(None if page is None else Page(*page))
-                    return report_here(report, self._told.ahead_s)
+                    return report_here(report, self._state.ahead_s)
                 case "returned":
                     with self._lock:
                         self._recalls -= 1
@@ -251,10 +251,10 @@ class DaskWorker:
         self._unread_bytes[report.batch] = 0
         if report.complete:
             del self._unread_bytes[report.batch]
-        at = self._told.at
+        at = self._state.at
         if at is not None and at[0][0] == report.batch and report.complete:
-            self._told.at = None
-        return report_here(report, self._told.ahead_s)
+            self._state.at = None
+        return report_here(report, self._state.ahead_s)
 
     def _say(self, **message: Any) -> None:
         if self._line is not None:
@@ -279,28 +279,28 @@ class DaskWorker:
 
     def running(self) -> At | None:
         """The delivery that it reported last."""
-        at = self._told.at
+        at = self._state.at
         return None if self._closed or at is None else at[0]
 
     def set_up_since(self) -> float | None:
         """The start of its set-up, as reported."""
-        return None if self._closed else self._told.set_up_since
+        return None if self._closed else self._state.set_up_since
 
     def ask_stack(self) -> Task[str]:
         """Have its host ask it."""
-        answer = yield from self._told.ask(do="stack")
+        answer = yield from self._state.ask(do="stack")
         return "" if answer is None else str(answer["stack"])
 
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
         """Have its host watch its memory."""
-        return None if self._closed else self._told.watch(at, limit)
+        return None if self._closed else self._state.watch(at, limit)
 
     def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
         """Have its host halt it, and kill it if it is still at that delivery."""
-        said = self._told.at
+        said = self._state.at
         if self.killed or self._closed or said is None or said[0] != at:
             return False
-        answer = yield from self._told.ask(do="halt", at=said[1])
+        answer = yield from self._state.ask(do="halt", at=said[1])
         if answer is None or not answer["still"]:
             return False
         still = False
@@ -314,8 +314,8 @@ class DaskWorker:
     # The end.
 
     def _words(self, page: Page) -> LastWords:
-        words = self._end.last_words(page, monotonic() - self._told.ahead_s)
-        return words._replace(ends=ends_here(words.ends, self._told.ahead_s))
+        words = self._end.last_words(page, monotonic() - self._state.ahead_s)
+        return words._replace(ends=ends_here(words.ends, self._state.ahead_s))
 
     def _lost(self) -> WorkerGone:
         """Describe the death of a worker whose line is dead: ask the nanny, which may know."""
@@ -329,7 +329,7 @@ class DaskWorker:
 
     def _page_by_hearsay(self) -> Page:
         """The last reported delivery, because no better source is left."""
-        at = self._told.at
+        at = self._state.at
         if at is None:
             return Page(0, -1, False, 0.0, 0, 0, b"")
         batch, index, since = at[1]
@@ -380,7 +380,7 @@ class DaskWorker:
             if self._closed:
                 return
             self._closed = True
-        self._told.forget()
+        self._state.forget()
         if self._line is not None:
             self._line.close()
         self._end.close()

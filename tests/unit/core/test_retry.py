@@ -205,7 +205,10 @@ def test_at_run_time_a_fault_is_logged_once_for_its_handler_and_the_default_is_u
     assert [wait_of(name, backoff, attempt, FAILED) for attempt in (1, 2, 3)] == [0.5, 1, 2]
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("procbus", logging.ERROR)
-    assert f"the backoff of handler {name} failed for attempt 1, which raised" in record.message
+    assert (
+        f"the backoff function of handler {name} failed for attempt 1, which raised"
+        in record.message
+    )
     assert record.exc_info is not None
 
     wait_of(f"{name}.other", backoff, 1, FAILED)

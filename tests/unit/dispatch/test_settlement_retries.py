@@ -210,7 +210,7 @@ def test_a_backoff_that_fails_in_earnest_loses_nothing(parts: Parts, caplog: Any
 
     assert delivery.state is DeliveryState.FAILED
     assert parts.admission.pending == 0
-    assert caplog.text.count("the backoff of handler with a broken backoff failed") == 1
+    assert caplog.text.count("the backoff function of handler with a broken backoff failed") == 1
 
 
 class Broken(logging.Filter):

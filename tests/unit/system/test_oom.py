@@ -68,7 +68,7 @@ def test_a_worker_killed_while_the_counter_rose_is_said_to_be_out_of_memory(stag
     error = died(stage, -signal.SIGKILL)
     assert error.out_of_memory
     assert "out-of-memory" in str(error)
-    assert "it had 3 GiB when last looked at" in str(error)
+    assert "it had 3 GiB when it was last measured" in str(error)
 
 
 @pytest.mark.parametrize("exit_code", [-signal.SIGSEGV, 1, 0, None])

@@ -152,7 +152,7 @@ def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
         each.chmod(0o600)
     ran, lost = resumed(saved / "run.db")
     assert lost
-    assert "goes on later than the journal ends" in lost[0]
+    assert "begins later than the journal ends" in lost[0]
     assert ran
 
 

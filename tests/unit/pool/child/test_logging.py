@@ -246,7 +246,7 @@ def test_prints_without_a_reader_are_dropped_with_one_warning(
         sys.stdout.write("x" * 100_000)
         sys.stdout.flush()
     [record] = caplog.records
-    assert record.getMessage().startswith("the prints of handlers are lost")
+    assert record.getMessage().startswith("prints of handlers are lost")
 
 
 def test_streams_that_are_closed_or_replaced_are_left_alone(

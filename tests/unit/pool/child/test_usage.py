@@ -7,7 +7,7 @@ from typing import Any
 from procbus.pool.child.usage import TIMED, Sums, Tally
 
 
-def told(made: Tally) -> dict[int, Sums]:
+def sums_of(made: Tally) -> dict[int, Sums]:
     found: dict[int, Any] = pickle.loads(made.rest())
     return {handler: Sums(*sums) for handler, sums in found.items()}
 
@@ -21,9 +21,9 @@ def spin(seconds: float) -> None:
 class Runs:
     """A tally whose clock goes on only while a handler runs."""
 
-    def __init__(self, tell_s: float) -> None:
+    def __init__(self, report_s: float) -> None:
         self.now = 1000.0
-        self.made = Tally(patience_s=0.0, tell_s=tell_s, clock=lambda: self.now)
+        self.made = Tally(patience_s=0.0, report_s=report_s, clock=lambda: self.now)
 
     def run_for(self, seconds: float) -> None:
         self.now += 1e-6  # the next run is measured, since its patience has ended
@@ -37,7 +37,7 @@ def test_a_stretch_of_one_handler_is_measured_as_one():
     made.turn(7, 0)
     spin(0.02)
     made.turn(None, 5)
-    [(handler, sums)] = told(made).items()
+    [(handler, sums)] = sums_of(made).items()
     assert (handler, sums.runs) == (7, 5)
     assert 0.02 <= sums.cpu_s <= sums.wall_s + 0.01
 
@@ -49,24 +49,24 @@ def test_handlers_that_take_turns_are_told_apart():
     made.turn(2, 1)
     spin(0.02)
     made.turn(None, 3)
-    sums = told(made)
+    sums = sums_of(made)
     assert (sums[1].runs, sums[2].runs) == (1, 2)
     assert sums[1].cpu_s < 0.01 < sums[2].cpu_s
     assert sums[1].wall_s >= 0.02
 
 
-def test_batches_add_up_and_begin_anew_once_they_are_told():
+def test_batches_add_up_and_begin_anew_once_they_are_reported():
     made = Tally(patience_s=0.0)
     for _ in range(2):
         made.turn(1, 0)
         spin(0.002)
         made.turn(None, 4)
-    assert told(made)[1].runs == 8
+    assert sums_of(made)[1].runs == 8
     assert made.rest() == b""
 
 
 def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then():
-    runs = Runs(tell_s=1_000.0)
+    runs = Runs(report_s=1_000.0)
     made = runs.made
     assert made.due() == b""
     runs.run_for(0.1)
@@ -74,12 +74,12 @@ def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then():
     runs.run_for(0.005)
     assert made.due() == b""
     runs.run_for(0.006)
-    assert pickle.loads(made.due())[1][0] == 2, "more than a tenth of what was told"
+    assert pickle.loads(made.due())[1][0] == 2, "more than a tenth of the reported ones"
     assert made.due() == b""
 
 
 def test_small_sums_are_reported_when_a_report_is_due():
-    runs = Runs(tell_s=0.0)
+    runs = Runs(report_s=0.0)
     made = runs.made
     runs.run_for(0.1)
     assert made.due()
@@ -102,7 +102,7 @@ def test_loading_is_not_measured_and_later_deliveries_are():
     made.begin_anew(1, 2)
     spin(0.002)
     made.turn(None, 3)
-    [(handler, sums)] = told(made).items()
+    [(handler, sums)] = sums_of(made).items()
     assert (handler, sums.runs) == (1, 1)
     assert 0.002 <= sums.cpu_s < 0.05
 
@@ -113,7 +113,7 @@ def test_reading_events_is_told_apart():
     made.unpacking_s += 0.5
     spin(0.001)
     made.turn(None, 1)
-    assert told(made)[1].unpacking_s == 0.5
+    assert sums_of(made)[1].unpacking_s == 0.5
 
 
 def test_timed_readings_of_some_stand_for_all():
@@ -122,7 +122,7 @@ def test_timed_readings_of_some_stand_for_all():
     made.unpacking_s += 0.2  # of the first, and of the eighth
     spin(0.001)
     made.turn(None, 10)
-    assert told(made)[1].unpacking_s == 1.0
+    assert sums_of(made)[1].unpacking_s == 1.0
 
 
 def test_handlers_that_take_turns_each_have_some_that_were_timed():
@@ -132,6 +132,6 @@ def test_handlers_that_take_turns_each_have_some_that_were_timed():
         made.unpacking_s += 0.0 if done % TIMED else 0.5
         spin(0.001)
     made.turn(None, TIMED * 2)
-    sums = told(made)
+    sums = sums_of(made)
     assert [sums[handler].runs for handler in (0, 1)] == [7, 7]
     assert [sums[handler].unpacking_s for handler in (0, 1)] == [3.5, 3.5]

@@ -17,7 +17,7 @@ SIZE = 100_000
 
 
 class OtherSide:
-    """Does as it is told, as a `Seat` does."""
+    """Obeys, as a `HostedProcess` does."""
 
     def __init__(self) -> None:
         self.kept: dict[int, bytes] = {}
