@@ -139,7 +139,7 @@ def _decode_at_one_go(data: bytes | memoryview) -> Any:
             gc.set_threshold(*usual)
 
 
-def decode_with(data: bytes | memoryview, buffers: Iterable[memoryview]) -> Any:
+def decode_with(data: bytes | memoryview, buffers: Iterable[bytes | bytearray | memoryview]) -> Any:
     """Decode with the buffers that `Encoder.encode` left out."""
     return pickle.loads(data, buffers=buffers)  # noqa: S301 - as above
 
@@ -239,12 +239,13 @@ class Encoder:
         large: minimum size of a buffer that is left out of the bytes (pickle protocol 5).
 
     Attributes:
+        large: the same; it may be set before each object.
         buffers: the buffers left out of the last object, which `decode` needs with the bytes.
     """
 
     def __init__(self, origin: int, large: float = inf) -> None:
         self._origin = origin
-        self._large = large
+        self.large = large
         self.buffers: list[memoryview] = []
         #: Classes that the other side knows by number; None marks a class that travels by name.
         self._known: dict[type, ClassNumber | None] = {}
@@ -297,11 +298,15 @@ class Encoder:
 
     def encode_whole(self, obj: Any) -> bytes:
         """Encode one object with all its buffers inside the bytes."""
-        large, self._large = self._large, inf
+        return self.encode_with(obj, inf)
+
+    def encode_with(self, obj: Any, large: float) -> bytes:
+        """Encode one object with another minimum size of a buffer that is left out."""
+        usual, self.large = self.large, large
         try:
             return self.encode(obj)
         finally:
-            self._large = large
+            self.large = usual
 
     def encode_error(self, error: BaseException, reduced_to_what_travels: bool) -> bytes:
         """Encode an exception, so that it is made again without a call of its class.
@@ -321,7 +326,7 @@ class Encoder:
             raw = buffer.raw()
         except BufferError:  # the buffer is not contiguous
             return True
-        if raw.nbytes < self._large:
+        if raw.nbytes < self.large:
             return True
         self.buffers.append(raw)
         return False

@@ -13,6 +13,7 @@ from typing import Any
 
 from procbus.codec import fault_path
 from procbus.codec.encoder import PARENT, ClassNumber, Encoder, decode, define_class, forget_classes
+from procbus.codec.in_head import Shapes, size_in_head
 from procbus.core.carry import Carried
 from procbus.core.delivery import Delivery
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -24,11 +25,12 @@ from procbus.pool.forwarding import take_in
 from procbus.pool.handler_cache import Definitions, KnownHandlers
 from procbus.pool.interface import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.logbook import Page
-from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter
-from procbus.pool.memory.event_writer import EventWriter
+from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter, Parts, PartSize
+from procbus.pool.memory.event_writer import BYTES, EventWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
 from procbus.pool.wire import (
+    FIRST_SHAPE,
     IN_HEAD,
     BatchHead,
     CommonHead,
@@ -39,7 +41,6 @@ from procbus.pool.wire import (
     each_end,
     pack_batch,
     read_successes,
-    size_in_head,
     unpack_results,
     unpack_shared,
 )
@@ -90,7 +91,15 @@ class Costs:
 #: batches have to fit into a pipe while its worker does not read.
 BATCH_BYTES = 48 * 1024
 
+#: Minimum number of deliveries in a batch whose plain instances travel in its head; because the
+#: look at their class costs as much as pickling a few of them.
+SHAPED_FROM = 8
+
 _numbers = itertools.count(1)
+
+
+def _leave_whole(_: Any) -> None:
+    """Take no event apart."""
 
 
 class ParentEnd:
@@ -146,15 +155,20 @@ class ParentEnd:
         shared_bytes = slots.begin() if slots is not None else 0
         self._events.begin(shared_bytes)
         self._encoder.look_again()
-        encode = self._events.encode
+        encode, least = self._events.encode, self._events.least
         message = Message(batch)
         indices: dict[CommonHead, int] = {}
         which: list[int] = []
         ids: list[int] = []
+        data: bytes | Parts
+        forms: list[int] = []
         sizes: list[int] = []
         atoms: list[Any] = []
-        events: list[bytes] = []
+        events: list[bytes | memoryview] = []
         places: dict[int, Large] = {}
+        parts: list[Sequence[PartSize]] = []
+        shapes = Shapes(self._encoder.encode_whole)
+        take_apart = shapes.take if len(deliveries) >= SHAPED_FROM else _leave_whole
         index_of_kind, subscription, topic, parent_id, context = 0, None, None, None, None
         most = shared_bytes or BATCH_BYTES
         total = in_head = held = 0
@@ -177,8 +191,15 @@ class ParentEnd:
                     subscription = None if delivery.earlier else delivery.subscription
                     topic, parent_id = receipt.topic, receipt.parent_id
                     context = delivery.context
-                if not size:
-                    data, large, room = encode(delivery, receipt)
+                if size:
+                    form = IN_HEAD
+                elif type(event) is bytes and len(event) < least:  # frequent, so written out
+                    data, form, large, room = event, BYTES, None, True
+                elif (taken := take_apart(event)) is not None:
+                    shape, event, size = taken
+                    form = FIRST_SHAPE + shape
+                else:
+                    data, form, large, room = encode(delivery, receipt)
             except BaseException as error:  # noqa: BLE001 - pickling runs the user's code
                 fault = outcomes.cannot_travel(delivery, receipt, error)
                 message.failed.append((delivery, fault))
@@ -189,7 +210,6 @@ class ParentEnd:
                     message.rest.extend(deliveries[index:])
                     break
                 atoms.append(event)
-                sizes.append(IN_HEAD)
             else:
                 total += len(data)
                 if not room or (total > most and ids):
@@ -197,16 +217,21 @@ class ParentEnd:
                     message.rest.extend(deliveries[index:])
                     break
                 held += len(data)
+                if isinstance(data, Parts):
+                    parts.append(data.sizes)
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
                     # At once, while it is in the CPU's caches; and the next event gets its memory.
                     slots.put(events, data)
                     events.clear()
                     held = 0
+                elif isinstance(data, Parts):
+                    events.extend(data.parts)
                 else:
-                    events.append(data)  # type: ignore[arg-type] # content is put at once
+                    events.append(data)
                 sizes.append(len(data))
                 if large is not None:
                     places[len(ids)] = large
+            forms.append(form)
             ids.append(delivery.event_id)
             which.append(index_of_kind)
             message.deliveries.append(delivery)
@@ -237,6 +262,9 @@ class ParentEnd:
                 self._handlers.forgotten_due,
                 self._handlers.globals_due,
                 shared,
+                forms,
+                shapes.found,
+                parts,
             )
             message.data = pack_batch(head, events)
             message.encoding_s = thread_time() - began_s

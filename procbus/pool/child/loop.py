@@ -16,6 +16,7 @@ from time import monotonic, sleep
 from typing import Any, Protocol
 
 from procbus.codec.encoder import ClassNumber, Encoder, decode, encode_alone, encode_atom
+from procbus.codec.in_head import Maker, size_in_head
 from procbus.codec.script_globals import start_anew
 from procbus.core.context import (
     ONLY_RUN,
@@ -33,9 +34,11 @@ from procbus.pool.child.self import described, flush_output, resident_bytes
 from procbus.pool.child.usage import TIMED, Tally
 from procbus.pool.child.user_code import UserCode
 from procbus.pool.logbook import CAPACITY, ENDED, Logbook
-from procbus.pool.memory.shared_file import PLAIN
+from procbus.pool.memory.batches import load_parts
+from procbus.pool.memory.shared_file import LOADERS, PLAIN, Form
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.wire import (
+    FIRST_SHAPE,
     GREATEST_INT,
     IN_HEAD,
     IS_FLOAT,
@@ -45,7 +48,6 @@ from procbus.pool.wire import (
     STOP,
     CommonHead,
     Ending,
-    Large,
     Tag,
     Variables,
     pack_bare,
@@ -56,7 +58,6 @@ from procbus.pool.wire import (
     pack_success,
     results_head,
     shared_results,
-    size_in_head,
     unpack_batch,
 )
 from procbus.system import forked_children
@@ -178,6 +179,7 @@ GROWN = 0.9
 MEMORY_LOOK_S = 0.001
 
 
+_BUFFERS = int(Form.BUFFERS)
 #: Number of variables in the context of a batch while no handler has left any: only `running`.
 _CLEAN = 1
 
@@ -297,13 +299,15 @@ class Worker:
         flush_s = self._flush_s
         logbook.open_batch(head.number)
         done, position, at = 0, 0, -1
-        count, places, atoms = len(head.ids), head.large, iter(head.atoms)
+        count, places = len(head.ids), head.large
+        atoms, sizes, parts = iter(head.atoms), iter(head.sizes), iter(head.parts)
+        makers = [Maker(shape) for shape in head.shapes]
         careful = self._code.limits if head.careful else {}
         # Only then can a handler keep a view of a large event, or drop one that it kept.
         watched = bool(places) or self._memory.keeps
         ended_at = sent_at = monotonic()
         looked_at, resident = 0.0, 0
-        for event_id, which, size in zip(head.ids, head.which, head.sizes, strict=True):
+        for event_id, which, form in zip(head.ids, head.which, head.forms, strict=True):
             if careful:
                 if ended_at - looked_at > MEMORY_LOOK_S:
                     looked_at, resident = ended_at, resident_bytes()
@@ -324,13 +328,22 @@ class Worker:
                 at = which
             started_at = monotonic()
             logbook.begin(done, started_at)
-            large = places.get(done) if places else None
-            if size == IN_HEAD:
-                atom, data = next(atoms), None
+            load: Callable[[Any], Any] | None
+            large = None
+            if form >= IN_HEAD:
+                event = next(atoms)
+                load = None if form == IN_HEAD else makers[form - FIRST_SHAPE]
             else:
-                atom, data = None, events[position : position + size]
+                size = next(sizes)
+                event = events[position : position + size]
                 position += size
-            result, ended_at = self._run(kind, event_id, atom, data, large, started_at, done)
+                if places and (large := places.get(done)) is not None:
+                    load = partial(self._memory.load, large=large)
+                elif form == _BUFFERS:
+                    load = partial(load_parts, next(parts))
+                else:
+                    load = LOADERS[form]
+            result, ended_at = self._run(kind, event_id, load, event, started_at, done)
             if forked:
                 self._check_here(None)
             done += 1
@@ -415,9 +428,8 @@ class Worker:
         self,
         kind: CommonHead,
         event_id: int,
+        load: Callable[[Any], Any] | None,
         event: Any,
-        data: memoryview | None,
-        large: Large | None,
         started_at: float,
         index: int,
     ) -> tuple[bytes, float]:
@@ -426,9 +438,8 @@ class Worker:
         Args:
             kind: the properties that it shares with others.
             event_id: id of its event.
-            event: the event, if it was in the head.
-            data: else the encoded event.
-            large: place of the event's large part.
+            load: makes its event of the encoded one; None for a number or string.
+            event: the encoded event.
             started_at: its start, in seconds of `time.monotonic()`.
             index: its place in the batch.
         """
@@ -443,9 +454,9 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - loading runs the user's code
             self._check_here(error)
             return self._ends.failed(Ending.NO_HANDLER, error, started_at, 0)
-        if data is not None:
+        if load is not None:
             try:
-                event = decode(data) if large is None else self._memory.load(data, large)
+                event = load(event)
                 if not index % TIMED:
                     self._tally.unpacking_s += monotonic() - started_at
             except BaseException as error:  # noqa: BLE001 - decoding runs the user's code

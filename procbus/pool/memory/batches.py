@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from procbus.pool.memory.shared_file import CannotMap, Form, Room
+from procbus.codec.encoder import decode_with
+from procbus.pool.memory.shared_file import CannotMap, Room
 
 if TYPE_CHECKING:
     from procbus.pool.memory.events import EventMemory
@@ -29,42 +29,44 @@ ALL_BYTES = 64 << 20
 #: Minimum of bytes copied at a time. A batch with fewer bytes takes the pipe.
 LEAST_BYTES = 8 << 10
 
-#: Minimum length of a `bytes`, `str` or `bytearray` that is copied from where it lies. Shorter ones
-#: are pickled first, which is faster.
-LEAST_CONTENT = 16 << 10
-
 #: Start and size of a batch's events in the file, in bytes.
 Stretch = tuple[int, int]
 
-#: Protocol 5, the opcode for an object of this type, and its length in bytes.
-_HEADS = {
-    Form.BYTES: struct.Struct("<3sI"),
-    Form.TEXT: struct.Struct("<3sI"),
-    Form.BYTEARRAY: struct.Struct("<3sQ"),
-}
-_OPCODES = {Form.BYTES: b"\x80\x05B", Form.TEXT: b"\x80\x05X", Form.BYTEARRAY: b"\x80\x05\x96"}
-_STOP = b"."
+#: Size of a buffer in bytes, and whether the worker's copy of it may be written to.
+PartSize = tuple[int, bool]
 
 
-class Content:
-    """A pickle of content alone, in the parts that are copied into a slot.
-
-    Pickle itself would copy the content once more.
+class Parts:
+    """An event with buffers that pickle has left out, for a slot: one copy in, and one out.
 
     Args:
-        form: type of the object.
-        content: its content, of less than 4 GiB.
+        pickled: the event without its buffers.
+        buffers: the buffers.
+        sizes: of each buffer.
     """
 
-    __slots__ = ("parts", "size")
+    __slots__ = ("parts", "size", "sizes")
 
-    def __init__(self, form: Form, content: memoryview) -> None:
-        head = _HEADS[form].pack(_OPCODES[form], len(content))
-        self.parts: tuple[bytes | memoryview, ...] = head, content, _STOP
-        self.size = len(head) + len(content) + 1
+    def __init__(
+        self, pickled: bytes, buffers: Sequence[memoryview], sizes: Sequence[PartSize]
+    ) -> None:
+        self.parts: tuple[bytes | memoryview, ...] = pickled, *buffers
+        self.sizes = tuple(sizes)
+        self.size = len(pickled) + sum(size for size, _ in sizes)
 
     def __len__(self) -> int:
         return self.size
+
+
+def load_parts(sizes: Sequence[PartSize], data: memoryview) -> Any:
+    """Make an event of `Parts`. It gets copies of its buffers, because the slot is used again."""
+    at = begin = len(data) - sum(size for size, _ in sizes)
+    copies: list[bytes | bytearray] = []
+    for size, writable in sizes:
+        part = data[at : at + size]
+        copies.append(bytearray(part) if writable else bytes(part))
+        at += size
+    return decode_with(data[:begin], copies)
 
 
 class BatchWriter:
@@ -107,17 +109,21 @@ class BatchWriter:
         self._slot = 1 if 0 in self._taken.values() else 0
         return self.slot_bytes
 
-    def put(self, events: Sequence[bytes], last: bytes | Content = b"") -> None:
+    def put(self, events: Sequence[bytes | memoryview], last: bytes | Parts = b"") -> None:
         """Copy events behind the earlier ones of the batch. There must be room for them."""
         if os.getpid() != self._pid:
             return
-        if len(last) < LEAST_BYTES:
-            self._copy(b"".join((*events, last)))  # type: ignore[arg-type] # content is longer
-            return
-        if events:
-            self._copy(b"".join(events))
-        for part in last.parts if isinstance(last, Content) else (last,):
+        short = list(events)
+        for part in last.parts if isinstance(last, Parts) else (last,):
+            if len(part) < LEAST_BYTES:
+                short.append(part)
+                continue
+            if short:
+                self._copy(b"".join(short))
+                short.clear()
             self._copy(part)
+        if short:
+            self._copy(b"".join(short))
 
     def _copy(self, data: bytes | memoryview) -> None:
         assert self._mapped is not None

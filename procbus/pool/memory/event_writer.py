@@ -4,19 +4,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from procbus.codec.encoder import Encoder, encode_atom
+from procbus.codec.encoder import Encoder
 from procbus.core.delivery import Delivery
 from procbus.core.receipt import Receipt
-from procbus.pool.memory.batches import LEAST_CONTENT, Content
+from procbus.pool.memory.batches import Parts, PartSize
 from procbus.pool.memory.events import Block, EventMemory
-from procbus.pool.memory.shared_file import PLAIN, CannotMap, Form, plain
+from procbus.pool.memory.shared_file import PLAIN, CannotMap, Form
 from procbus.pool.wire import Kept, Large
 
 #: Minimum size of an event without buffers that gets a block of its own, in bytes; because a block
 #: costs the script 25 us more than room in a batch. With less room in a batch than for two such
 #: events, all events above the threshold of shared memory get blocks.
 OWN_BLOCK = 512 << 10
+#: The same for an event with buffers, which are then read in place; because a block saves the
+#: worker's copy of them.
+OWN_BUFFERS = 256 << 10
+#: Minimum size of a buffer that is copied into a batch from where it lies, in bytes. Shorter ones
+#: are pickled.
+LEAST_BUFFER = 4 << 10
+
+
+#: An event for a batch: its bytes; their form; the place of its large part, if there is one; and
+#: whether there was room for that.
+EncodedEvent = tuple["bytes | Parts", int, "Large | None", bool]
+
+#: Forms as plain numbers, which are pickled much faster.
+BYTES, _BUFFERS, _PICKLED = int(Form.BYTES), int(Form.BUFFERS), int(Form.PICKLED)
+_PLAIN = {kind: int(form) for kind, form in PLAIN.items()}
 
 
 class EventWriter:
@@ -32,9 +48,9 @@ class EventWriter:
         self._worker = worker
         self._events = events
         self._encoder = encoder
-        #: Minimum size of an event without buffers that gets a block, and of one that is copied
-        #: without pickling, in bytes.
-        self._least = self._least_content = events.large
+        #: Minimum size of an event without buffers that gets a block, and of the buffers of one
+        #: that has some, in bytes.
+        self.least = self._least_buffers = events.large
         #: Blocks pinned for the worker's batches, and for the last message, which may never be
         #: sent; and the value of `openings` before that message found no room.
         self._pins: dict[int, list[Block]] = {}
@@ -53,48 +69,62 @@ class EventWriter:
         Args:
             shared_bytes: room for the events of its batch in shared memory.
         """
-        self._least = self._least_content = self._events.large
+        large = self.least = self._least_buffers = self._encoder.large = self._events.large
         if shared_bytes >= 2 * OWN_BLOCK:
-            self._least, self._least_content = max(self._least, OWN_BLOCK), LEAST_CONTENT
+            self.least, self._least_buffers = max(large, OWN_BLOCK), max(large, OWN_BUFFERS)
+            self._encoder.large = min(large, LEAST_BUFFER)
         if self._pinned:
             pinned, self._pinned = self._pinned, []
             self._events.unpin(pinned)
 
-    def encode(
-        self, delivery: Delivery, receipt: Receipt
-    ) -> tuple[bytes | Content, Large | None, bool]:
-        """Encode an event.
-
-        Returns:
-            The bytes for the batch; the place of the large part, if there is one; and whether there
-            was room for it.
-        """
+    def encode(self, delivery: Delivery, receipt: Receipt) -> EncodedEvent:
+        """Encode an event."""
         encoder, event = self._encoder, receipt.event
-        if type(event) in PLAIN:
-            if len(event) < self._least_content:
-                return encode_atom(event), None, True
-            found = plain(event, self._least_content)
-            assert found is not None
-            form, content = found
-            if len(content) < self._least:
-                return Content(form, content), None, True
-            return self._share(delivery, receipt, form, [content], b"")
+        kind = type(event)
+        form = _PLAIN.get(kind)
+        if form is not None:
+            content = event
+            if kind is str:
+                content = event.encode(errors="surrogatepass")
+            elif kind is bytearray:
+                content = bytes(event)  # another thread may change it while the batch is made
+            if len(content) < self.least:
+                return content, form, None, True
+            return self._share(delivery, receipt, form, [memoryview(content)], b"")
         data = encoder.encode(event)
         if encoder.buffers:
             buffers, encoder.buffers = encoder.buffers, []
-            return self._share(delivery, receipt, Form.BUFFERS, buffers, data)
-        if len(data) < self._least:
-            return data, None, True
-        return self._share(delivery, receipt, Form.PICKLED, [memoryview(data)], b"")
+            return self._with_buffers(delivery, receipt, data, buffers)
+        if len(data) < self.least:
+            return data, _PICKLED, None, True
+        return self._share(delivery, receipt, _PICKLED, [memoryview(data)], b"")
+
+    def _with_buffers(
+        self, delivery: Delivery, receipt: Receipt, data: bytes, buffers: Sequence[memoryview]
+    ) -> EncodedEvent:
+        """Give an event's buffers a block if that pays, and else a place in the batch."""
+        large, encoder = self._events.large, self._encoder
+        own = [buffer for buffer in buffers if buffer.nbytes >= large]
+        if sum(buffer.nbytes for buffer in own) >= self._least_buffers:
+            if len(own) < len(buffers):  # the block has the large ones alone
+                data = encoder.encode_with(receipt.event, large)
+                own, encoder.buffers = encoder.buffers, []
+            return self._share(delivery, receipt, _BUFFERS, own, data)
+        writable = delivery.subscription.handler.writable
+        sizes: list[PartSize] = [
+            (buffer.nbytes, writable if buffer.nbytes >= large else not buffer.readonly)
+            for buffer in buffers
+        ]
+        return Parts(data, buffers, sizes), _BUFFERS, None, True
 
     def _share(
         self,
         delivery: Delivery,
         receipt: Receipt,
-        form: Form,
+        form: int,
         buffers: Sequence[memoryview],
         rest: bytes,
-    ) -> tuple[bytes, Large | None, bool]:
+    ) -> EncodedEvent:
         """Put the large part of an event where workers see it, unless it is there already."""
         events = self._events
         with events.copying:  # so that a second worker waits for the copy, and does not make one
@@ -102,17 +132,20 @@ class EventWriter:
             if not isinstance(block, Block) or not events.pin(block):
                 if not events.fits(buffers):
                     events.check_oversize(delivery.handler.name, receipt.id, buffers)
-                    return self._encoder.encode_whole(receipt.event), None, True
+                    return self._whole(receipt.event)
                 self._openings = events.openings
                 try:
                     block = events.put(buffers, form, self._worker)
                 except CannotMap:
-                    return self._encoder.encode_whole(receipt.event), None, True
+                    return self._whole(receipt.event)
                 if block is None:
-                    return b"", None, False
+                    return b"", form, None, False
                 _hand_to(receipt, block)
             self._pinned.append(block)
-        return rest, (tuple(block.place), delivery.subscription.handler.writable), True
+        return rest, form, (tuple(block.place), delivery.subscription.handler.writable), True
+
+    def _whole(self, event: Any) -> EncodedEvent:
+        return self._encoder.encode_whole(event), _PICKLED, None, True
 
     def leave_line(self) -> None:
         """Leave the line of waiting workers, because the message found room or needs none."""

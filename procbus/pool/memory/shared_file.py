@@ -15,7 +15,7 @@ import mmap
 import os
 import resource
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple, Self
@@ -197,6 +197,19 @@ def plain(obj: Any, large: float) -> tuple[Form, memoryview] | None:
     return form, memoryview(obj.encode(errors="surrogatepass") if form is Form.TEXT else obj)
 
 
+def _text(content: memoryview) -> str:
+    return str(content, "utf-8", "surrogatepass")
+
+
+#: Makes an object of its only part.
+LOADERS: dict[int, Callable[[memoryview], Any]] = {
+    int(Form.PICKLED): decode,
+    int(Form.BYTES): bytes,
+    int(Form.TEXT): _text,
+    int(Form.BYTEARRAY): bytearray,
+}
+
+
 def load(form: Form, data: bytes | memoryview, views: Sequence[memoryview]) -> Any:
     """Make the object again.
 
@@ -207,8 +220,4 @@ def load(form: Form, data: bytes | memoryview, views: Sequence[memoryview]) -> A
     """
     if form == Form.BUFFERS:
         return decode_with(data, views)
-    if form == Form.PICKLED:
-        return decode(views[0])
-    if form == Form.TEXT:
-        return str(views[0], "utf-8", "surrogatepass")
-    return bytes(views[0]) if form == Form.BYTES else bytearray(views[0])
+    return LOADERS[form](views[0])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from procbus.codec.encoder import decode
 from procbus.codec.encoder import encode_atom as encode
 from procbus.pool import wire
-from procbus.pool.memory.shared_file import Place
+from procbus.pool.memory.shared_file import Form, Place
 from procbus.pool.wire import (
     GREATEST_INT,
+    IN_HEAD,
     IS_FLOAT,
     IS_INT,
     LEAST_INT,
@@ -33,7 +34,6 @@ from procbus.pool.wire import (
     pack_success,
     read_successes,
     results_head,
-    size_in_head,
     unpack_batch,
     unpack_results,
 )
@@ -54,7 +54,12 @@ def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topi
     sizes, atoms = [len(event) for event in events], ["atom", 1]
     large: dict[int, Large] = {0: ((1, 2), True)}
     deliveries = kinds, which, ids, sizes, atoms, large
-    sent = BatchHead(number, classes, handlers, *deliveries, True, [7], (10, [(8, 9)]), [11])
+    sent = BatchHead(
+        *(number, classes, handlers, *deliveries, True, [7], (10, [(8, 9)]), [11]),
+        forms=[IN_HEAD, int(Form.PICKLED)],
+        shapes=[(b"class", ("name",))],
+        parts=[((4096, True),)],
+    )
     message = pack_batch(sent, events)
     assert message != STOP
     head, data = unpack_batch(message)
@@ -158,20 +163,6 @@ def test_values_that_are_known_from_elsewhere_are_not_loaded_again() -> None:
     results = unpack_results(results_head(1, 3, True) + data)
     (times, values), _ = read_successes(results, 1, 2)
     assert (len(times), values) == (2, [None, "two"])
-
-
-@pytest.mark.parametrize("event", [0, -(2**61), 1.5, True, None, "", "ä" * 200])
-def test_a_small_number_or_string_fits_into_the_head(event: object) -> None:
-    assert size_in_head(event) > 0
-
-
-class Number(int):
-    pass
-
-
-@pytest.mark.parametrize("event", [2**62, "a" * 201, b"", (), [1], Number(1), int, 1j, Tag.LOG])
-def test_anything_else_travels_by_itself(event: object) -> None:
-    assert size_in_head(event) == 0
 
 
 def test_the_tags_are_told_apart_by_one_byte_and_stop_is_none_of_them() -> None:

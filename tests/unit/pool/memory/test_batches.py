@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -10,14 +11,15 @@ import pytest
 from procbus.pool.memory.batches import (
     ALL_BYTES,
     BATCH_SLOTS,
-    LEAST_CONTENT,
+    LEAST_BYTES,
     SLOT_BYTES,
     BatchReader,
     BatchWriter,
-    Content,
+    Parts,
+    load_parts,
 )
 from procbus.pool.memory.events import EventMemory
-from procbus.pool.memory.shared_file import CannotMap, Form, Room
+from procbus.pool.memory.shared_file import CannotMap, Room
 
 
 @pytest.fixture
@@ -63,20 +65,37 @@ def test_events_may_be_put_there_bit_by_bit(writer: BatchWriter) -> None:
     found.release()
 
 
-@pytest.mark.parametrize("length", [10, 9_000])
-def test_the_last_event_may_be_long_or_content(writer: BatchWriter, length: int) -> None:
-    content = Content(Form.BYTES, memoryview(b"c" * LEAST_CONTENT))
+@pytest.mark.parametrize("length", [0, 1, LEAST_BYTES - 1, LEAST_BYTES, 3 * LEAST_BYTES])
+def test_the_last_event_may_be_long_or_have_buffers(writer: BatchWriter, length: int) -> None:
+    buffers = [memoryview(b"1" * length), memoryview(b"2" * 9_000), memoryview(b"3" * length)]
+    parts = Parts(b"p", buffers, [(len(buffer), False) for buffer in buffers])
+    whole = b"".join(parts.parts)
+    assert len(parts) == len(whole)
     writer.begin()
     writer.put([b"a", b"b"], b"l" * length)
-    writer.put([], content)
-    writer.put([b"d"], content)
+    writer.put([], parts)
+    writer.put([b"d"], parts)
     stretch = writer.stretch()
     assert stretch is not None
-    pickled = b"".join(content.parts)
-    assert stretch[1] == 3 + length + 2 * len(content)
     found = BatchReader(writer.room).events(stretch)
-    assert bytes(found) == b"ab" + b"l" * length + pickled + b"d" + pickled
+    assert bytes(found) == b"ab" + b"l" * length + whole + b"d" + whole
     found.release()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_event_with_buffers_is_made_of_copies(writable: bool) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    event = [pickle.PickleBuffer(bytearray(b"first")), "between", pickle.PickleBuffer(b"second")]
+    pickled = pickle.dumps(event, 5, buffer_callback=buffers.append)
+    raw = [buffer.raw() for buffer in buffers]
+    parts = Parts(pickled, raw, [(view.nbytes, writable) for view in raw])
+    slot = bytearray(b"".join(parts.parts))
+
+    made = load_parts(parts.sizes, memoryview(slot).toreadonly())
+    slot[:] = bytes(len(slot))  # the next batch is written there
+    assert [bytes(made[0]), made[1], bytes(made[2])] == [b"first", "between", b"second"]
+    assert memoryview(made[0]).readonly is not writable
+    assert memoryview(made[2]).readonly, "as it was published"
 
 
 def test_a_batch_without_events_there_has_no_stretch_and_takes_no_slot(writer: BatchWriter) -> None:
