@@ -25,7 +25,7 @@ from procbus.pool.forwarding import take_in
 from procbus.pool.handler_cache import Definitions, KnownHandlers
 from procbus.pool.interface import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
 from procbus.pool.logbook import Page
-from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter, Parts, PartSize
+from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter, EventParts, PartSize
 from procbus.pool.memory.event_writer import BYTES, EventWriter
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.results import ResultReader
@@ -160,7 +160,7 @@ class ParentEnd:
         indices: dict[CommonHead, int] = {}
         which: list[int] = []
         ids: list[int] = []
-        data: bytes | Parts
+        data: bytes | EventParts
         forms: list[int] = []
         sizes: list[int] = []
         atoms: list[Any] = []
@@ -217,14 +217,14 @@ class ParentEnd:
                     message.rest.extend(deliveries[index:])
                     break
                 held += len(data)
-                if isinstance(data, Parts):
+                if isinstance(data, EventParts):
                     parts.append(data.sizes)
                 if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
                     # At once, while it is in the CPU's caches; and the next event gets its memory.
                     slots.put(events, data)
                     events.clear()
                     held = 0
-                elif isinstance(data, Parts):
+                elif isinstance(data, EventParts):
                     events.extend(data.parts)
                 else:
                     events.append(data)

@@ -16,7 +16,7 @@ from procbus.core.errors import SerializationError
 from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Message, Pool, Worker
 from procbus.pool.loky import LokyPool
-from procbus.pool.memory.event_writer import OWN_BLOCK
+from procbus.pool.memory.event_writer import OWN_BLOCK, OWN_BUFFERS
 from procbus.pool.memory.events import EventMemory
 from procbus.pool.memory.shared_file import CannotMap
 from procbus.pool.parent_end import BATCH_BYTES
@@ -111,12 +111,24 @@ def test_large_object_without_buffers_goes_there_and_back(
 
 
 @pytest.mark.parametrize(("short", "shared"), [(0, True), (512, False)])
-def test_buffers_are_shared_from_the_threshold_on(
+def test_buffers_are_read_only_and_results_shared_from_the_threshold_on(
     worker: Worker, memory: EventMemory, short: int, shared: bool
 ) -> None:
     event = np.arange(int(memory.large) - short, dtype=np.uint8)
+    assert ran(worker, handlers.is_writable, event) is not shared
+    assert ran(worker, handlers.is_writable, event, writable=True) is True
     assert (ran(worker, handlers.echo, event) == event).all()
-    assert (memory.stats().sent > 0, memory.stats().received > 0) == (shared, shared)
+    assert (memory.stats().received > 0) == shared
+
+
+@pytest.mark.parametrize("short", [0, 512])
+def test_buffers_arrive_in_their_batch_or_in_a_block(
+    worker: Worker, memory: EventMemory, short: int
+) -> None:
+    event = np.arange(OWN_BUFFERS - short, dtype=np.uint8)
+    assert (ran(worker, handlers.echo, event) == event).all()
+    if not short:
+        assert memory.stats().sent > 0
 
 
 @pytest.mark.parametrize("size", [OWN_BLOCK - 64, OWN_BLOCK])

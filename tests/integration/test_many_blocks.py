@@ -3,7 +3,7 @@
 
 from tests.integration.conftest import Run
 
-# 200 KB each; a process may have 256 files open. The workers inherit that.
+# 320 KB each; a process may have 256 files open. The workers inherit that.
 SCRIPT = """
     import resource
     import numpy as np
@@ -14,7 +14,7 @@ SCRIPT = """
     kept = []
 
     def made(n):
-        return np.full(25_000, float(n))
+        return np.full(40_000, float(n))
 
     def keep(a):
         kept.append(a)
@@ -64,7 +64,7 @@ def test_more_events_may_wait_than_the_script_may_open_files(run: Run) -> None:
         script("""
         receipts = [bus.publish("first", made(n)) for n in range(600)]
         assert [receipt.result() for receipt in receipts] == list(range(600))
-        receipts = [bus.publish("first", made(n)[: 20_000 + n]) for n in range(600)]
+        receipts = [bus.publish("first", made(n)[: 35_000 + n]) for n in range(600)]
         assert [receipt.result() for receipt in receipts] == list(range(600))
     print("all there")
     """)

@@ -36,7 +36,7 @@ Stretch = tuple[int, int]
 PartSize = tuple[int, bool]
 
 
-class Parts:
+class EventParts:
     """An event with buffers that pickle has left out, for a slot: one copy in, and one out.
 
     Args:
@@ -59,7 +59,7 @@ class Parts:
 
 
 def load_parts(sizes: Sequence[PartSize], data: memoryview) -> Any:
-    """Make an event of `Parts`. It gets copies of its buffers, because the slot is used again."""
+    """Make an event of `EventParts`, with copies of its buffers: the slot is used again."""
     at = begin = len(data) - sum(size for size, _ in sizes)
     copies: list[bytes | bytearray] = []
     for size, writable in sizes:
@@ -109,12 +109,12 @@ class BatchWriter:
         self._slot = 1 if 0 in self._taken.values() else 0
         return self.slot_bytes
 
-    def put(self, events: Sequence[bytes | memoryview], last: bytes | Parts = b"") -> None:
+    def put(self, events: Sequence[bytes | memoryview], last: bytes | EventParts = b"") -> None:
         """Copy events behind the earlier ones of the batch. There must be room for them."""
         if os.getpid() != self._pid:
             return
         short = list(events)
-        for part in last.parts if isinstance(last, Parts) else (last,):
+        for part in last.parts if isinstance(last, EventParts) else (last,):
             if len(part) < LEAST_BYTES:
                 short.append(part)
                 continue

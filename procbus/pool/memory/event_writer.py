@@ -9,7 +9,7 @@ from typing import Any
 from procbus.codec.encoder import Encoder
 from procbus.core.delivery import Delivery
 from procbus.core.receipt import Receipt
-from procbus.pool.memory.batches import Parts, PartSize
+from procbus.pool.memory.batches import EventParts, PartSize
 from procbus.pool.memory.events import Block, EventMemory
 from procbus.pool.memory.shared_file import PLAIN, CannotMap, Form
 from procbus.pool.wire import Kept, Large
@@ -28,7 +28,7 @@ LEAST_BUFFER = 4 << 10
 
 #: An event for a batch: its bytes; their form; the place of its large part, if there is one; and
 #: whether there was room for that.
-EncodedEvent = tuple["bytes | Parts", int, "Large | None", bool]
+EncodedEvent = tuple["bytes | EventParts", int, "Large | None", bool]
 
 #: Forms as plain numbers, which are pickled much faster.
 BYTES, _BUFFERS, _PICKLED = int(Form.BYTES), int(Form.BUFFERS), int(Form.PICKLED)
@@ -115,7 +115,7 @@ class EventWriter:
             (buffer.nbytes, writable if buffer.nbytes >= large else not buffer.readonly)
             for buffer in buffers
         ]
-        return Parts(data, buffers, sizes), _BUFFERS, None, True
+        return EventParts(data, buffers, sizes), _BUFFERS, None, True
 
     def _share(
         self,

@@ -15,7 +15,7 @@ from procbus.pool.memory.batches import (
     SLOT_BYTES,
     BatchReader,
     BatchWriter,
-    Parts,
+    EventParts,
     load_parts,
 )
 from procbus.pool.memory.events import EventMemory
@@ -68,7 +68,7 @@ def test_events_may_be_put_there_bit_by_bit(writer: BatchWriter) -> None:
 @pytest.mark.parametrize("length", [0, 1, LEAST_BYTES - 1, LEAST_BYTES, 3 * LEAST_BYTES])
 def test_the_last_event_may_be_long_or_have_buffers(writer: BatchWriter, length: int) -> None:
     buffers = [memoryview(b"1" * length), memoryview(b"2" * 9_000), memoryview(b"3" * length)]
-    parts = Parts(b"p", buffers, [(len(buffer), False) for buffer in buffers])
+    parts = EventParts(b"p", buffers, [(len(buffer), False) for buffer in buffers])
     whole = b"".join(parts.parts)
     assert len(parts) == len(whole)
     writer.begin()
@@ -88,7 +88,7 @@ def test_an_event_with_buffers_is_made_of_copies(writable: bool) -> None:
     event = [pickle.PickleBuffer(bytearray(b"first")), "between", pickle.PickleBuffer(b"second")]
     pickled = pickle.dumps(event, 5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
-    parts = Parts(pickled, raw, [(view.nbytes, writable) for view in raw])
+    parts = EventParts(pickled, raw, [(view.nbytes, writable) for view in raw])
     slot = bytearray(b"".join(parts.parts))
 
     made = load_parts(parts.sizes, memoryview(slot).toreadonly())

@@ -11,7 +11,7 @@ import pytest
 
 from procbus.codec.encoder import PARENT, Encoder
 from procbus.core.delivery import Delivery
-from procbus.pool.memory.batches import Parts, load_parts
+from procbus.pool.memory.batches import EventParts, load_parts
 from procbus.pool.memory.event_writer import (
     LEAST_BUFFER,
     OWN_BLOCK,
@@ -53,9 +53,9 @@ def encode(writer: EventWriter, delivery: Delivery) -> EncodedEvent:
     return writer.encode(delivery, delivery.receipt)
 
 
-def made(data: bytes | Parts, form: int) -> Any:
+def made(data: bytes | EventParts, form: int) -> Any:
     """The event that a worker makes."""
-    if isinstance(data, Parts):
+    if isinstance(data, EventParts):
         assert form == Form.BUFFERS
         return load_parts(data.sizes, memoryview(b"".join(data.parts)))
     return LOADERS[form](memoryview(data))
