@@ -108,7 +108,7 @@ def test_each_public_constant_is_defined_in_one_module() -> None:
     assert not shared
 
 
-def test_types_are_told_from_constants_and_type_variables() -> None:
+def test_types_are_distinguished_from_constants_and_type_variables() -> None:
     source = (
         "class A: ...\nclass Box: ...\nLine: TypeAlias = int\nT = x\nMOST_S = 1\nPage = int\n_P = 1"
     )

@@ -76,7 +76,7 @@ def test_an_answer_that_is_not_whole_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("way", [bare_asyncio, procbus_async])
-def test_no_more_coroutines_run_at_a_time_than_asked_for(way: Callable[..., Any]) -> None:
+def test_no_more_coroutines_run_at_a_time_than_the_maximum(way: Callable[..., Any]) -> None:
     under_way: set[int] = set()
     most: list[int] = []
 

@@ -170,7 +170,7 @@ def test_every_ratio_is_against_a_contender_of_its_question() -> None:
                 assert target.against is None or target.against in question.contenders
 
 
-def test_counts_of_events_are_scaled_as_asked(
+def test_counts_of_events_are_scaled_as_requested(
     tmp_path: Path,
 ) -> None:
     asked = []

@@ -74,7 +74,7 @@ def test_rows_are_parsed_and_checked(tmp_path: Path) -> None:
     assert job_work.parse_rows(block) == [(7, "2026-11-03 10:07:11", "Hopper, Grace", 1_250, "US")]
 
 
-def test_made_files_are_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
+def test_made_files_have_the_requested_size(tmp_path: Path) -> None:
     write: tuple[Callable[[Path, int], None], ...] = (job_work.write_csv, job_work.write_log)
     for each in write:
         each(tmp_path / "file", 2_000_000)

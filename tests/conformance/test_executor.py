@@ -359,7 +359,7 @@ def test_a_callback_may_submit_the_next_call(pool: Executor) -> None:
 # wait and as_completed
 
 
-def test_wait_returns_when_it_is_told_to(make: Make, held: Held) -> None:
+def test_wait_returns_at_the_end_that_return_when_names(make: Make, held: Held) -> None:
     with make(2) as pool:
         slow: Future[Any] = pool.submit(hold, held.begun, held.go)
         held.wait_begun()
@@ -461,7 +461,7 @@ def test_map_refuses_chunks_of_nothing(pool: Executor) -> None:
 # shutdown
 
 
-def test_nothing_can_be_submitted_after_the_shutdown(make: Make) -> None:
+def test_submit_is_refused_after_the_shutdown(make: Make) -> None:
     pool = make(1)
     pool.submit(power, 2, 2)
     pool.shutdown()

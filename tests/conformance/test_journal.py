@@ -534,7 +534,7 @@ def test_a_result_that_was_not_kept_is_an_error_and_not_none(make_bus: MakeBus, 
         assert delivery.outcome.value is None
 
 
-def test_a_none_that_was_kept_is_the_result(make_bus: MakeBus):
+def test_none_in_the_journal_is_the_result(make_bus: MakeBus):
     for _ in range(2):
         with make_bus(keep_results=True) as bus:
             bus.subscribe("n", lambda _: None, name="none")

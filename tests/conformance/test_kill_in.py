@@ -323,7 +323,7 @@ def test_a_worker_can_be_killed_while_it_sets_itself_up(
 
 
 @pytest.mark.parametrize("make_process_pool", ["loky"], indirect=True)  # it is loky that is slow
-def test_nothing_of_a_worker_killed_in_its_set_up_is_left_if_loky_sees_the_death_late(
+def test_worker_killed_in_its_set_up_leaves_no_trace_if_loky_sees_the_death_late(
     make_process_pool: MakePool, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread of loky that watches the process still holds semaphores and a pipe of it then."""

@@ -237,7 +237,7 @@ def test_events_before_one_without_room_are_sent_all_the_same(worker: Worker) ->
     assert (message.deliveries, message.rest) == (batch[:2], batch[2:])
 
 
-def test_an_event_that_no_worker_has_at_hand_makes_room_and_is_copied_again(
+def test_event_that_no_worker_uses_makes_room_and_is_copied_again(
     worker: Worker, memory: EventMemory
 ) -> None:
     for_retry = deliveries(handlers.first_item, array(3, 5.0))

@@ -154,7 +154,7 @@ def test_events_of_all_kinds_and_handlers_travel_in_one_batch(worker: Worker) ->
     ]
 
 
-def test_plain_successes_are_told_without_an_outcome_for_each(worker: Worker) -> None:
+def test_plain_successes_are_reported_without_an_outcome_for_each(worker: Worker) -> None:
     def look(event: Any) -> Any:
         if event == "publish":
             current().publish("word")
@@ -171,7 +171,7 @@ def test_plain_successes_are_told_without_an_outcome_for_each(worker: Worker) ->
     assert (plain[3:], ends) in (([], ["publish", 4]), ([4], ["publish"]))
 
 
-def test_batch_that_returns_nothing_is_told_without_an_outcome_for_each(worker: Worker) -> None:
+def test_batch_that_returns_nothing_is_reported_without_an_outcome_for_each(worker: Worker) -> None:
     def nothing(_: Any) -> None:
         pass
 
@@ -263,7 +263,7 @@ def test_an_exception_whose_class_wants_more_than_its_args_comes_back_as_it_was(
     assert outcome.error.__notes__ == ["a note"]
 
 
-def test_an_exception_whose_class_does_not_travel_is_told_in_words(worker: Worker) -> None:
+def test_an_exception_whose_class_does_not_travel_is_reported_in_words(worker: Worker) -> None:
     [(outcome, _)] = run(worker, deliveries(handlers.fail_with_a_class_that_cannot_travel, "a"))
 
     assert isinstance(outcome.error, SerializationError)

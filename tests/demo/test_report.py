@@ -67,7 +67,7 @@ def test_skipped_files_are_counted_and_the_first_are_shown(console: Console) -> 
     ]
 
 
-def test_nothing_is_said_of_skipped_files_where_there_are_none(console: Console) -> None:
+def test_report_without_skipped_files_does_not_mention_them(console: Console) -> None:
     print_skipped(console, Path("/r"), 0, [])
     assert printed(console) == ""
 

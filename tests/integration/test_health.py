@@ -51,7 +51,9 @@ def is_open(door: Door) -> bool:
 
 
 @pytest.mark.slow
-def test_stalled_worker_is_told_from_a_slow_one(door: Door, bell: Bell, heard: Listener) -> None:
+def test_stalled_worker_is_distinguished_from_a_slow_one(
+    door: Door, bell: Bell, heard: Listener
+) -> None:
     with EventBus([], cpu_workers=3) as bus:
         bus.subscribe("job", take_long, kind="cpu")
         with door.shut():

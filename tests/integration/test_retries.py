@@ -301,7 +301,7 @@ def test_close_waits_for_retries(kind: Kind, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("kind", ["io", "cpu"])
-def test_close_cancels_retries_when_asked(kind: Kind, tally: Tally) -> None:
+def test_close_cancels_retries_on_request(kind: Kind, tally: Tally) -> None:
     with EventBus([], cpu_workers=1, io_workers=1) as bus:
         bus.subscribe("job", attempt, kind=kind, name="job", retries=3, backoff=600.0)
         receipts = [bus.publish("job", Job(n, tally, "rs")) for n in range(10)]

@@ -303,7 +303,7 @@ def test_workers_start_in_a_working_directory_that_is_gone(run: Run) -> None:
     assert ended.check() == "1\n"
 
 
-def test_a_daemonic_process_is_told_how_to_have_cpu_handlers(run: Run) -> None:
+def test_error_in_a_daemonic_process_names_the_ways_to_have_cpu_handlers(run: Run) -> None:
     ended = run(
         """
         import multiprocessing
@@ -328,7 +328,7 @@ def test_a_daemonic_process_is_told_how_to_have_cpu_handlers(run: Run) -> None:
     assert (ended.code, ended.out) == (0, "1\nTrue\n"), ended.err
 
 
-def test_script_patched_by_gevent_is_told_the_remedy(run: Run) -> None:
+def test_error_in_a_script_patched_by_gevent_names_the_remedy(run: Run) -> None:
     pytest.importorskip("gevent")
     ended = run(
         """

@@ -318,7 +318,7 @@ def test_a_forked_child_dies_of_sigterm_as_ever(run: Run) -> None:
     ).check()
 
 
-def test_systemd_is_told_that_the_service_stops(begin, tmp_path: Path) -> None:
+def test_systemd_learns_that_the_service_stops(begin, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(PATIENCE_S)
         systemd.bind(str(tmp_path / "notify"))

@@ -178,7 +178,7 @@ def test_an_answer_of_where_without_truth_fails_the_delivery(bus):
         bus.publish(Order(1)).result(BOUND_S)
 
 
-def test_no_handler_is_told_once_for_each_topic_and_counted_each_time(bus, caplog):
+def test_event_without_a_handler_is_logged_once_for_each_topic_and_counted_each_time(bus, caplog):
     for _ in range(3):
         receipt = bus.publish("order.lost", 1)
         assert receipt.done

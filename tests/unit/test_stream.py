@@ -68,7 +68,7 @@ def test_a_topic_takes_each_event_as_its_payload():
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_nothing_is_taken_before_the_first_receipt_is_asked_for(ordered):
+def test_source_is_not_read_before_the_first_receipt_is_wanted(ordered):
     taken: list[int] = []
 
     def numbers() -> Iterator[int]:

@@ -51,7 +51,7 @@ def test_large_events_have_half_the_limit_of_shared_memory():
     assert window.size(4) == 12
 
 
-def test_every_worker_may_have_one_at_hand_and_one_on_its_way():
+def test_every_worker_may_have_one_event_running_and_one_on_its_way():
     memory = Memory()
     window = make_window(10_000, lambda: 8, memory)
     memory.send(200 * MIB)

@@ -192,7 +192,7 @@ def test_many_threads_are_looked_at_in_turns():
     assert set().union(*looks) == set(glances.threads)
 
 
-def test_nothing_is_looked_for_without_a_gil():
+def test_threads_are_not_looked_at_without_a_gil():
     glances = Glances(2, machine=replace(TWO_CORES, gil=False))
     glances.advisor.stir()
     for _ in range(2):  # it has not looked after the first time
@@ -257,7 +257,7 @@ def test_a_handler_of_kind_auto_is_moved_and_the_log_says_why(caplog: pytest.Log
     assert [record.getMessage()[:22] for record in caplog.records] == ["moved to the cpu lane:"]
 
 
-def test_nothing_moves_once_the_interpreter_ends():
+def test_handlers_do_not_move_once_the_interpreter_ends():
     switch = switch_that_computes()
     judged = threading.Semaphore(0)
 

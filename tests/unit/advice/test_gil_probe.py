@@ -51,7 +51,7 @@ def test_two_threads_that_ran_all_the_time_cannot_both_have_held_the_gil():
     assert found[Doing.HOLDS] == pytest.approx(0.5)
 
 
-def test_lock_is_told_from_the_gil_by_an_idle_process():
+def test_lock_is_distinguished_from_the_gil_by_an_idle_process():
     assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", True) == {Doing.WAITS: 1.0}
     assert doing(0.0, 0.0, 0.0, False, "futex_wait_queue", False) == {}
 

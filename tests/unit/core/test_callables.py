@@ -52,7 +52,7 @@ class CalledGenerator:
         (print, False, False),
     ],
 )
-def test_coroutines_and_generators_are_told(
+def test_coroutines_and_generators_are_recognised(
     function: Callable[..., Any], asynchronous: bool, generates: bool
 ):
     assert is_async(function) is asynchronous
@@ -77,7 +77,7 @@ def any_number(*all_of: int) -> None: ...
         (max, {0, 1, 2}),  # no signature: nobody can tell
     ],
 )
-def test_the_number_of_arguments_that_is_accepted_is_told(
+def test_the_number_of_arguments_that_is_accepted_is_reported(
     function: Callable[..., Any], numbers: set[int]
 ):
     assert {each for each in range(3) if accepts(function, each)} == numbers

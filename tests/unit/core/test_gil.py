@@ -20,7 +20,7 @@ def test_gil_is_on_where_python_cannot_run_without_it() -> None:
 
 @pytest.mark.skipif(not IS_FREE_THREADED, reason="this build always has a GIL")
 @pytest.mark.parametrize("setting", ["0", "1"])
-def test_gil_is_as_the_interpreter_was_told(setting: str) -> None:
+def test_gil_is_as_the_interpreters_option_says(setting: str) -> None:
     code = "from procbus.core.gil import gil_is_on; print(int(gil_is_on()))"
     done = subprocess.run(
         [sys.executable, "-X", f"gil={setting}", "-c", code],

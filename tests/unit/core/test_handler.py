@@ -218,7 +218,7 @@ def test_a_function_that_requires_more_than_the_event_is_refused(function: Calla
     assert "functools.partial" in message
 
 
-def test_a_method_of_no_instance_is_told_to_take_an_instance():
+def test_error_for_a_method_of_no_instance_names_the_remedy():
     assert "bus.subscribe(topic, instance.method)" in refusal(Store.take)
 
 
@@ -313,7 +313,7 @@ def test_exception_of_a_backoff_is_the_cause_of_its_refusal():
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_copy_to_write_to_is_for_cpu_handlers_and_is_asked_for_with_true():
+def test_writable_takes_true_and_is_for_cpu_handlers():
     assert make_handler(handle, kind="cpu", writable=True).writable
     assert not make_handler(handle, kind="cpu").writable
     assert "the very object that was published" in refusal(handle, writable=True)

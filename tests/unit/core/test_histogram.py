@@ -95,7 +95,7 @@ def test_zero_and_the_longest_durations_are_counted_in_order(value: float):
     assert last > 0.0
 
 
-def test_durations_around_a_second_are_told_apart():
+def test_durations_around_a_second_are_distinguished():
     # The logarithm changes its sign there.
     assert histogram_of(0.95).quantile(0.5) != histogram_of(1.05).quantile(0.5)
 

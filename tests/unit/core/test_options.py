@@ -158,7 +158,7 @@ def test_writable_is_taken_where_there_is_a_copy_to_write_to(kind: str, writable
     assert make(kind, writable=writable).writable is writable
 
 
-def test_a_writable_io_handler_is_told_that_it_has_the_very_object():
+def test_error_for_a_writable_io_handler_says_that_it_has_the_very_object():
     message = refusal("io", writable=True)
     assert message.startswith('writable is for kind="cpu" only')
     assert "copy what you change" in message

@@ -166,7 +166,7 @@ def test_backoff_that_raises_is_refused_with_its_exception():
 
 
 @pytest.mark.parametrize("backoff", [by_kind, make_backoff(2, 1), make_backoff([0, 2], 1)])
-def test_at_run_time_a_backoff_is_asked(
+def test_backoff_function_gives_the_wait_at_run_time(
     backoff: Callable[[int, Outcome], float], caplog: pytest.LogCaptureFixture
 ):
     assert wait_of("asked", backoff, 2, TIMED_OUT) == 2.0

@@ -104,7 +104,7 @@ def test_a_call_of_an_executor_may_return_a_generator_as_the_standard_has_it():
         assert list(bus.executor("io").submit(items, 3).result(BOUND_S)) == [3]
 
 
-def test_a_class_that_cannot_be_hashed_or_asked_does_no_harm():
+def test_class_that_cannot_be_hashed_or_inspected_does_no_harm():
     class Odd(type):
         __hash__ = None  # type: ignore[assignment] # the point
 

@@ -178,7 +178,7 @@ BLOCKING: dict[str, tuple[Callable[[EventBus], Any], str]] = {
 
 
 @pytest.mark.parametrize("way", BLOCKING)
-def test_async_handler_that_would_block_the_loop_is_told_the_awaitable(way):
+def test_error_of_an_async_handler_that_would_block_the_loop_names_the_awaitable(way):
     block, advice = BLOCKING[way]
 
     async def child(number: int) -> int:

@@ -262,7 +262,7 @@ def test_once_everything_is_settled_a_closed_bus_refuses_handlers_as_well():
         admission.enter(1, True)
 
 
-def test_publishers_that_wait_are_told_that_the_bus_was_closed():
+def test_publishers_that_wait_get_the_error_of_a_closed_bus():
     admission = Admission(1, "block")
     admission.enter(1, False)
     refused: list[type] = []
@@ -405,7 +405,7 @@ def test_waiter_is_woken_at_the_latest_when_the_bus_is_empty(max_pending):
     assert woken == [True]
 
 
-def test_waiter_is_told_to_look_again():
+def test_disturbed_waiter_looks_again():
     admission = Admission(1, "block")
     admission.enter(1, False)
     told = threading.Event()

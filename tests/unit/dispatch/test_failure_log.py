@@ -77,7 +77,7 @@ def test_of_a_worker_the_place_is_in_the_text_of_its_traceback(
     assert [record.exc_info is not None for record in caplog.records] == [True, False, True]
 
 
-def test_a_flood_is_bounded_and_told_at_the_end(
+def test_a_flood_is_bounded_and_reported_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log = FailureLog(clock=lambda: 100.0)
@@ -93,7 +93,7 @@ def test_a_flood_is_bounded_and_told_at_the_end(
     )
 
 
-def test_during_a_flood_it_is_told_now_and_then(
+def test_during_a_flood_it_is_reported_now_and_then(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 100.0

@@ -98,7 +98,7 @@ def test_waiter_returns_when_told_to_look(clock: Clock) -> None:
     assert found == [[]]
 
 
-def test_waiter_for_a_later_delivery_hears_of_an_earlier_one() -> None:
+def test_waiter_for_a_later_delivery_wakes_for_an_earlier_one() -> None:
     queue = RetryQueue()
     late, soon = made(2)
     queue.add(late, 3600.0)

@@ -335,7 +335,7 @@ def test_every_delivery_is_settled_once_and_no_attempt_is_lost(
 # The hook.
 
 
-def test_the_hook_is_told_of_the_last_failure_and_of_nothing_else() -> None:
+def test_hook_gets_the_last_failure_and_no_other_end() -> None:
     told: list[DeadLetter] = []
     parts = Parts(on_failure=told.append)
     delivery, _ = parts.published(retries=1, backoff=0)

@@ -31,7 +31,7 @@ def test_single_failure():
     )
 
 
-def test_failures_are_told_by_handler_and_error_the_most_frequent_first():
+def test_failures_are_reported_by_handler_and_error_the_most_frequent_first():
     unseen = Unseen()
     for _ in range(2):
         failed(unseen, "shop.store", OSError())

@@ -159,7 +159,7 @@ def test_a_future_cannot_be_copied() -> None:
         copy.copy(future)
 
 
-def test_waiters_in_all_threads_hear_of_an_end_that_comes_meanwhile() -> None:
+def test_waiters_in_all_threads_wake_at_an_end_that_comes_meanwhile() -> None:
     rounds = 200
     futures: list[CallFuture[str]] = [CallFuture() for _ in range(rounds)]
     together = threading.Barrier(4)

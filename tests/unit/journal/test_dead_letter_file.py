@@ -270,14 +270,14 @@ def test_database_of_another_program_is_refused(path):
         load_letters(path)
 
 
-def test_journal_of_a_bus_is_refused_and_told_from_a_file_of_letters(path):
+def test_journal_of_a_bus_is_refused_and_distinguished_from_a_file_of_letters(path):
     with EventBus([], journal=path) as bus:
         bus.subscribe("a", print)
     with pytest.raises(ProcbusError, match=r"is the journal of a bus: EventBus\(journal="):
         load_letters(path)
 
 
-def test_file_in_the_format_of_before_is_refused_and_told_apart(path):
+def test_file_in_the_earlier_format_is_recognised_and_refused(path):
     path.write_bytes(b"procbus dead letters, version 1\nwhatever")
     path.chmod(0o600)
     with pytest.raises(

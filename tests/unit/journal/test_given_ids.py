@@ -47,7 +47,7 @@ def test_each_event_comes_in_order_with_its_id_and_how_it_ended() -> None:
     assert len(find.asked) < 10
 
 
-def test_nothing_is_looked_up_before_it_is_wanted() -> None:
+def test_id_is_not_looked_up_before_it_is_wanted() -> None:
     find = Finder()
     found = look_up(range(3), str, find)
     assert find.asked == []

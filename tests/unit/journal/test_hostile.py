@@ -95,7 +95,7 @@ def test_a_result_or_an_error_that_cannot_be_written_ends_its_delivery_all_the_s
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, CancelledError])
-def test_an_event_that_cannot_be_loaded_is_told_and_the_others_are_resumed(
+def test_an_event_that_cannot_be_loaded_is_reported_and_the_others_are_resumed(
     tmp_path: Path, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ):
     held = Held()

@@ -48,7 +48,7 @@ def test_a_limit_of_memory_tells_the_peak_too() -> None:
     assert "in resize" in "".join(traceback.format_exception(error))
 
 
-def test_error_says_if_no_stack_could_be_had() -> None:
+def test_error_says_if_no_stack_could_be_read() -> None:
     errors = (
         timeout_error(delivery(timeout=1), 1.0, "", "was cancelled"),
         memory_error(delivery(max_memory="100 MiB"), 1.0, Footprint(150 * MIB), ""),
@@ -112,6 +112,6 @@ def test_a_stack_without_the_caller_is_shown_as_it_is() -> None:
     assert stack_text(inner(), "no such file").count(", in inner\n") == 1
 
 
-def test_nothing_inside_of_the_caller_is_no_stack() -> None:
+def test_stack_without_frames_below_the_caller_is_empty() -> None:
     assert stack_text(inner(), __file__) == ""
     assert stack_text([], __file__) == ""

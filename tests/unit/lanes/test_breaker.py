@@ -113,7 +113,7 @@ def test_trickle_that_was_not_taken_is_no_trial() -> None:
     assert circuit.most() == 0
 
 
-def test_an_open_circuit_is_the_reason_that_is_told_first() -> None:
+def test_open_circuit_is_the_first_reason() -> None:
     circuit = opened()
     circuit.hurry()
 

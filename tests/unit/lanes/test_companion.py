@@ -205,7 +205,7 @@ class Heavy:
     """An event or result that a test can see the end of."""
 
 
-def test_nothing_of_the_last_batch_is_kept_alive(stage: Stage) -> None:
+def test_last_batch_is_not_kept_alive(stage: Stage) -> None:
     handle = stage.subscribe(lambda event: Heavy())
     [delivery] = stage.put(Heavy(), to=handle)
     stage.settled(delivery)

@@ -450,7 +450,7 @@ def test_no_more_handlers_run_at_once_than_the_loop_has_slots() -> None:
     assert 1 <= most <= 3
 
 
-def test_a_handler_that_blocks_the_loop_for_long_is_told_of_once(caplog):
+def test_a_handler_that_blocks_the_loop_for_long_is_logged_once(caplog):
     lanes = partial(make_lanes, make_loop_lane=partial(LoopLane, held_s=0.01))
 
     async def block(event: str) -> None:

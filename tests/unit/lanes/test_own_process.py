@@ -46,7 +46,7 @@ class Halt(BaseException):
 
 
 @pytest.mark.parametrize("error", [Halt(), ValueError(), ExceptionGroup("two", [ValueError()])])
-def test_all_other_errors_are_told_as_they_are(error: BaseException) -> None:
+def test_all_other_errors_are_reported_as_they_are(error: BaseException) -> None:
     assert failure(error, delivery_to(subscription_of()), 1.0, os.getpid()).error is error
 
 

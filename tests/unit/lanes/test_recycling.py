@@ -69,7 +69,7 @@ def test_a_worker_that_cannot_be_replaced_goes_on(monkeypatch: pytest.MonkeyPatc
 # Memory.
 
 
-def test_a_worker_that_grew_too_large_is_worn_out_and_the_reason_says_so() -> None:
+def test_worker_that_grew_too_large_is_replaced_and_the_reason_says_so() -> None:
     recycling = RecyclingPolicy(max_memory=100 * MIB)
 
     assert recycling.reason_to_replace(1, probe(100 * MIB)) == ""

@@ -220,7 +220,7 @@ def one() -> Iterator[LaneOfOne]:
 SUCCEEDED, TIMED_OUT = OutcomeKind.SUCCEEDED, OutcomeKind.TIMED_OUT
 
 
-def test_nothing_expires_before_its_time(one: LaneOfOne) -> None:
+def test_delivery_does_not_expire_before_its_time(one: LaneOfOne) -> None:
     one.put()
     one.held.wait_begun()
     began = one.thread().since

@@ -45,7 +45,7 @@ def test_messages_come_out_whole_and_in_order(messages: list[list[bytes]]) -> No
     assert received == [b"".join(parts) for parts in messages]
 
 
-def test_several_messages_that_arrive_together_are_told_apart(ends: Ends) -> None:
+def test_several_messages_that_arrive_together_are_distinguished(ends: Ends) -> None:
     sender, receiver = map(Channel, ends)
     for message in (b"one", b"", b"three"):
         sender.send(message)

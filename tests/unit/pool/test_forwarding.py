@@ -181,7 +181,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.parametrize("broken", [("job",)], indirect=True)
 @pytest.mark.usefixtures("broken")
-def test_a_log_handler_that_raises_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_handler_that_raises_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     take_in_record(record_of())
     complaint = caplog.records[-1]
     assert complaint.getMessage() == (

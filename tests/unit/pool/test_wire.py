@@ -165,7 +165,7 @@ def test_values_that_are_known_from_elsewhere_are_not_loaded_again() -> None:
     assert (len(times), values) == (2, [None, "two"])
 
 
-def test_the_tags_are_told_apart_by_one_byte_and_stop_is_none_of_them() -> None:
+def test_the_tags_are_distinguished_by_one_byte_and_stop_is_none_of_them() -> None:
     assert len({tag.value for tag in Tag}) == len(Tag)
     assert {len(tag.value) for tag in Tag} == {1}
     assert STOP not in {tag.value for tag in Tag}

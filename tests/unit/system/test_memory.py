@@ -169,7 +169,9 @@ def test_a_mount_with_a_blank_in_its_name(make: Make) -> None:
 
 
 @pytest.mark.parametrize("mountinfo", ["", "\n", "30 24 0:27 / /sys rw\n", "- x\n"])
-def test_a_table_of_mounts_that_says_nothing(make: Make, mountinfo: str) -> None:
+def test_table_of_mounts_without_cgroups_leaves_the_machines_memory(
+    make: Make, mountinfo: str
+) -> None:
     root = make({"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": mountinfo})
     assert available_bytes(root) == 8 * GIB
 

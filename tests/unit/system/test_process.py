@@ -160,7 +160,7 @@ def test_a_closer_sample_tells_who_wants_a_core(start: Start) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts all reads and writes")
-def test_a_sample_counts_bytes_when_asked(tmp_path: Path) -> None:
+def test_a_sample_counts_bytes_on_request(tmp_path: Path) -> None:
     probe = Probe(os.getpid())
     before = probe.sample(closer=True)
     (tmp_path / "file").write_bytes(bytes(1_000_000))
@@ -173,7 +173,7 @@ def test_a_sample_counts_bytes_when_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["by its files", "by psutil"])
-def test_usage_is_told_wherever_it_is_read(monkeypatch: Any, readable: bool) -> None:
+def test_usage_is_shown_wherever_it_is_read(monkeypatch: Any, readable: bool) -> None:
     monkeypatch.setattr(procfs, "READABLE", readable and procfs.READABLE)
     probe = Probe(os.getpid())
     sample, own = probe.sample(), probe.own_bytes()

@@ -25,7 +25,7 @@ class Alarm:
         return True
 
 
-def test_time_passes_when_it_is_told_to() -> None:
+def test_time_passes_when_the_test_advances_it() -> None:
     clock = Clock()
     clock.advance(1.5)
     clock.advance(0)

@@ -70,7 +70,7 @@ def test_an_async_handler_is_run_to_its_end() -> None:
         assert asyncio.run(main()) == 8, "inside an event loop too"
 
 
-def test_a_cpu_handler_gets_a_copy_where_pickling_is_asked_for(pickling: bool) -> None:
+def test_a_cpu_handler_gets_a_copy_where_pickling_is_on(pickling: bool) -> None:
     event = [1]
     with InlineBus([], pickling=pickling) as bus:
         bus.subscribe("n", lambda numbers: numbers, kind="cpu")

@@ -106,7 +106,7 @@ def test_a_half_of_which_all_is_finished_is_not_written_and_is_no_gap(tmp_path: 
     assert resumed(path) == ([], ())
 
 
-def test_an_intake_that_was_taken_away_is_told(path: Path):
+def test_an_intake_that_was_taken_away_is_reported(path: Path):
     os.unlink(f"{path}-intake")
     ran, (told,) = resumed(path)
     assert ran == []
@@ -126,7 +126,7 @@ def test_a_bus_that_was_killed_at_its_start_has_lost_nothing(tmp_path: Path):
     assert resumed(killed(tmp_path / "run.db", "")) == ([], ())
 
 
-def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
+def test_a_database_that_is_older_than_the_intake_is_reported(tmp_path: Path):
     """As after a loss of power on a disk that lied about its flushes."""
     path = tmp_path / "run.db"
     saved = tmp_path / "saved"
@@ -156,7 +156,7 @@ def test_a_database_that_is_older_than_the_intake_is_told(tmp_path: Path):
     assert ran
 
 
-def test_a_machine_that_stopped_is_told_where_the_last_seconds_may_be_lost(
+def test_machine_that_stopped_is_reported_if_the_last_seconds_may_be_lost(
     path: Path,
 ):
     with closing(sqlite3.connect(path)) as connection:
@@ -179,7 +179,7 @@ def test_visit_reports_a_loss_and_leaves_it_for_the_bus(path: Path):
     assert len(ran) == COUNT - 1
 
 
-def test_records_that_make_no_sense_are_told(tmp_path: Path):
+def test_records_that_make_no_sense_are_reported(tmp_path: Path):
     write = """
         bus.publish(7)
         bus._parts.journal._journal.write(b"\\xeebut whole")
@@ -189,7 +189,7 @@ def test_records_that_make_no_sense_are_told(tmp_path: Path):
     assert "1 records that this procbus cannot read" in told
 
 
-def test_damage_to_the_intake_of_a_live_bus_is_told(
+def test_damage_to_the_intake_of_a_live_bus_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     path = tmp_path / "run.db"
@@ -205,7 +205,7 @@ def test_damage_to_the_intake_of_a_live_bus_is_told(
     assert "is damaged" in caplog.text
 
 
-def test_a_page_of_zeros_anywhere_in_the_database_is_told(path: Path, tmp_path: Path):
+def test_a_page_of_zeros_anywhere_in_the_database_is_reported(path: Path, tmp_path: Path):
     shown = json.loads(status(path, "status", "--json").stdout)  # that moves all into the database
     assert shown["events"] == COUNT
     data = path.read_bytes()
@@ -226,7 +226,9 @@ def test_a_page_of_zeros_anywhere_in_the_database_is_told(path: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("table", ["dead", "pending"])
-def test_damaged_outcomes_are_told_and_keep_nothing_from_being_resumed(tmp_path: Path, table: str):
+def test_damaged_outcomes_are_reported_and_keep_nothing_from_being_resumed(
+    tmp_path: Path, table: str
+):
     path = tmp_path / "run.db"
 
     def fail(number: int) -> None:

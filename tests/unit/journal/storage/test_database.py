@@ -62,7 +62,7 @@ def fill(path: Path, **options: Any) -> None:
         ("7 days", {"events": 16, "pending": 0, "dead": 1, "done": 15, "ids": 5}),
     ],
 )
-def test_finished_deliveries_are_kept_as_asked(tmp_path: Path, keep: str, rows: dict[str, int]):
+def test_finished_deliveries_are_kept_as_requested(tmp_path: Path, keep: str, rows: dict[str, int]):
     fill(tmp_path / "run.db", keep=keep)
     assert count(tmp_path / "run.db") == rows
 
@@ -106,7 +106,7 @@ def test_the_file_does_not_grow_for_ever(tmp_path: Path):
         (timedelta(days=2), 172_800.0),
     ],
 )
-def test_how_long_is_said_in_many_ways(value: Any, seconds: float):
+def test_keep_takes_a_duration_in_many_forms(value: Any, seconds: float):
     assert parse_keep(value) == seconds
 
 
@@ -197,7 +197,7 @@ def test_every_trouble_has_its_advice(tmp_path: Path, name: str, advice: str):
     assert "run.db" in message
 
 
-def test_a_journal_that_is_opened_again_is_not_told_who_it_is_and_which_handlers_it_has(
+def test_journal_that_is_opened_again_writes_neither_its_id_nor_its_handlers(
     tmp_path: Path,
 ):
     """Each write is a flush of the disk."""

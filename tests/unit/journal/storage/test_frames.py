@@ -71,7 +71,7 @@ def test_intact_half_is_read_without_gaps():
     assert found.gaps == []
 
 
-def test_a_bit_flipped_anywhere_costs_one_frame_at_most_and_is_told():
+def test_a_bit_flipped_anywhere_costs_one_frame_at_most_and_is_reported():
     data = written(FRAMES)
     for at in range(end_of(FRAMES)):
         for bit in range(8):
@@ -103,7 +103,7 @@ def test_sector_of_zeros_anywhere_costs_only_its_frames_and_is_reported():
             check_told(found, frames)
 
 
-def test_random_bytes_anywhere_are_told():
+def test_random_bytes_anywhere_are_reported():
     data = written(FRAMES)
     chance = random.Random(5)
     for _ in range(2_000):
@@ -115,7 +115,7 @@ def test_random_bytes_anywhere_are_told():
 
 
 @pytest.mark.parametrize("zeros", [False, True])
-def test_a_file_cut_at_any_offset_within_a_half_is_told(zeros: bool):
+def test_a_file_cut_at_any_offset_within_a_half_is_reported(zeros: bool):
     """Behind the cut there is nothing, or zeros: the disk never got the rest."""
     data = written(FRAMES)
     for at in range(START, end_of(FRAMES)):

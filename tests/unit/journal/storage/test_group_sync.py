@@ -66,7 +66,7 @@ def test_records_written_before_are_on_the_disk_after():
     assert disk.flushes == 5
 
 
-def test_nothing_new_is_no_flush():
+def test_flush_without_new_records_does_not_happen():
     disk = Disk()
     sync = sync_of(disk)
     disk.write()
@@ -115,7 +115,7 @@ def test_threads_that_come_during_a_flush_share_the_next():
     assert disk.on_disk == 6
 
 
-def test_a_disk_that_fails_is_told_to_whoever_wrote_and_the_next_tries_again():
+def test_failure_of_the_disk_reaches_the_thread_that_wrote_and_the_next_tries_again():
     disk = Disk()
     sync = sync_of(disk)
     disk.write()

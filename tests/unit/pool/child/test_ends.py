@@ -46,7 +46,7 @@ def failure(end: End) -> tuple[Ending, Any, int]:
     return Ending(ending), value, dropped
 
 
-def test_a_result_alone_is_told_as_a_plain_success(rooms: Rooms) -> None:
+def test_result_alone_is_reported_as_a_plain_success(rooms: Rooms) -> None:
     data, ended_at = ends_in(rooms).succeeded([1, 2], [], 1.0, 2.0)
     started_at, told_at, frame, alone, place, _ = read(data)
 

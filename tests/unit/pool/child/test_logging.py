@@ -88,7 +88,9 @@ def test_a_thread_belongs_to_the_delivery_only_with_its_context(
     assert {r["msg"]: r["event_id"] for r in line.records()} == {"bare": None, "with context": 7}
 
 
-def test_a_flood_is_cut_and_told_ahead_of_the_next_report(line: Line, log: logging.Logger) -> None:
+def test_a_flood_is_cut_and_reported_ahead_of_the_next_report(
+    line: Line, log: logging.Logger
+) -> None:
     [forward] = log.handlers
     assert isinstance(forward, Forward)
     deliver()
@@ -115,9 +117,7 @@ def left_out(text: str) -> int:
     return int(text.split(" left out ")[1].split()[0].replace(",", ""))
 
 
-def test_nothing_is_formatted_for_a_record_that_is_left_out(
-    line: Line, log: logging.Logger
-) -> None:
+def test_record_that_is_left_out_is_not_formatted(line: Line, log: logging.Logger) -> None:
     class Argument:
         formatted = 0
 

@@ -42,7 +42,7 @@ def test_a_stretch_of_one_handler_is_measured_as_one():
     assert 0.02 <= sums.cpu_s <= sums.wall_s + 0.01
 
 
-def test_handlers_that_take_turns_are_told_apart():
+def test_handlers_that_take_turns_are_distinguished():
     made = Tally()
     made.turn(1, 0)
     time.sleep(0.02)
@@ -65,7 +65,7 @@ def test_batches_add_up_and_begin_anew_once_they_are_reported():
     assert made.rest() == b""
 
 
-def test_the_first_sums_are_told_at_once_and_more_of_them_now_and_then():
+def test_the_first_sums_are_reported_at_once_and_more_of_them_now_and_then():
     runs = Runs(report_s=1_000.0)
     made = runs.made
     assert made.due() == b""
@@ -107,7 +107,7 @@ def test_loading_is_not_measured_and_later_deliveries_are():
     assert 0.002 <= sums.cpu_s < 0.05
 
 
-def test_reading_events_is_told_apart():
+def test_time_for_reading_events_is_counted_by_itself():
     made = Tally()
     made.turn(1, 0)
     made.unpacking_s += 0.5

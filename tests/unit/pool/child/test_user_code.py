@@ -48,7 +48,7 @@ def test_only_handlers_with_a_memory_limit_are_kept_with_one(code: UserCode) -> 
     assert code.limits == {1: 1 << 30}
 
 
-def test_nothing_is_left_of_a_handler_that_is_forgotten(code: UserCode) -> None:
+def test_forgotten_handler_leaves_no_trace(code: UserCode) -> None:
     code.learn(head(sent(1, double, 1 << 30)))
     code.load(1)
     code.learn(head(forgotten=[1, 2]))

@@ -24,5 +24,5 @@ def test_a_report_of_this_machine_stays_as_it_is() -> None:
     assert report_here(report, 0.0) is report
 
 
-def test_a_machine_is_told_from_others_by_one_word() -> None:
+def test_a_machine_is_distinguished_from_others_by_one_word() -> None:
     assert boot_id() == boot_id()

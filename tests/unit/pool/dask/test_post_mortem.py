@@ -29,11 +29,11 @@ def test_last_page_is_read_and_the_file_removed(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_a_file_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+def test_missing_file_gives_no_answer(tmp_path: Path) -> None:
     assert last_page_in(str(tmp_path / "none"), None) is None
 
 
-def test_nothing_is_read_while_the_process_lives(tmp_path: Path) -> None:
+def test_logbook_is_not_read_while_the_process_lives(tmp_path: Path) -> None:
     file = tmp_path / "logbook"
     logbook_in(file).close()
 

@@ -22,7 +22,7 @@ class Line:
             self.state.take(answer)
 
 
-def test_running_delivery_is_told_by_both_clocks() -> None:
+def test_running_delivery_has_its_start_by_both_clocks() -> None:
     line = Line()
     line.state.ahead_s = 10.0
 

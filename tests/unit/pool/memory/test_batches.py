@@ -162,7 +162,7 @@ def test_without_shared_memory_there_is_no_room() -> None:
     memory.close()
 
 
-def test_where_nothing_can_be_mapped_events_take_the_pipe(
+def test_events_take_the_pipe_if_no_memory_can_be_mapped(
     writer: BatchWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot(*_: object) -> None:

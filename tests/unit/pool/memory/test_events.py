@@ -118,7 +118,7 @@ def test_settling_twice_frees_once(make_memory: MakeMemory) -> None:
 # An event that no worker has at hand makes room.
 
 
-def test_a_block_that_no_worker_has_at_hand_makes_room(make_memory: MakeMemory) -> None:
+def test_block_that_no_worker_uses_makes_room(make_memory: MakeMemory) -> None:
     memory = make_memory(2)
     waiting, running = put(memory, b"a"), put(memory, b"b")
     memory.unpin([waiting])
@@ -191,7 +191,7 @@ def test_reports_on_freed_blocks_change_nothing(
     assert memory.stats().kept == 0
 
 
-def test_a_worker_that_is_gone_is_told_nothing(make_memory: MakeMemory) -> None:
+def test_worker_that_is_gone_gets_no_message(make_memory: MakeMemory) -> None:
     memory = make_memory(1)
     memory.leave(1)
     settle(memory, put(memory, b"a"))

@@ -141,6 +141,6 @@ def test_a_worker_learns_which_blocks_are_gone_and_which_it_may_use_again(sides:
     assert sides.worker.load(memoryview(b""), large) == b"content"
 
 
-def test_a_head_that_says_nothing_changes_nothing(sides: Sides) -> None:
+def test_empty_head_changes_no_block(sides: Sides) -> None:
     assert bytes(sides.worker.begin(head(), memoryview(b"events"))) == b"events"
     assert not sides.worker.keeps
