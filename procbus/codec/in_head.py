@@ -118,7 +118,9 @@ def _is_plain(kind: type) -> bool:
     """Whether pickle would take an instance apart into its class and its `__dict__` alone."""
     if type(kind) is not type and type(kind) is not ABCMeta:
         return False  # a metaclass may be the user's code
-    if kind.__basicsize__ != _Plain.__basicsize__ or kind in copyreg.dispatch_table:
+    if kind.__basicsize__ != _Plain.__basicsize__ or not kind.__dictoffset__:
+        return False
+    if kind in copyreg.dispatch_table:
         return False
     for base in kind.__mro__[:-1]:
         own = base.__dict__

@@ -143,6 +143,10 @@ class Slots:
         self.a = 1
 
 
+class NoSlots:
+    __slots__ = ()
+
+
 class MoreSlots(Plain):
     __slots__ = ("other",)
 
@@ -229,7 +233,15 @@ def odd_dict() -> Plain:
     "event",
     [
         *(Slots(), Reduced(a=1), ReducedEx(a=1), State(a=1), Restored(a=1), Made(a=1)),
-        *(MoreSlots(a=1), MadeWith(a=1), Asked(a=1), AskedAlways(a=1), Liar(a=1), WithMeta(a=1)),
+        *(
+            NoSlots(),
+            MoreSlots(a=1),
+            MadeWith(a=1),
+            Asked(a=1),
+            AskedAlways(a=1),
+            Liar(a=1),
+            WithMeta(a=1),
+        ),
         *(Registered(a=1), Pair(1), Odd(a=1), OrderedDict(a=1), ValueError("a"), odd_dict()),
         *(Color.RED, Order, object(), [1], {"a": 1}, b"bytes", 1j),
         *(Plain(), Plain(**{f"a{number}": number for number in range(MOST_ATTRIBUTES + 1)})),
