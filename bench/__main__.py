@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="so many times as many events (default: 1)",
+        help="multiplies the number of events (default: 1)",
     )
     parser.add_argument("--list", action="store_true", help="list the questions and end")
     parser.add_argument(

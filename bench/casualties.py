@@ -92,7 +92,7 @@ class Plot:
 def run(task: Task) -> int:
     """Handle one task: say that it began, work, and die where it is told to."""
     log = os.open(task.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(log, b"%d\n" % task.number)  # one write: those of two processes never mix
+    os.write(log, b"%d\n" % task.number)  # one write, so lines of two processes never mix
     os.close(log)
     spin(task.spins)
     if task.how == "SIGKILL":

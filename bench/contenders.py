@@ -108,7 +108,7 @@ def joblib(handler: Handler, workers: int) -> Contender:
     """Open a `Parallel` that keeps its workers and sizes its batches by itself.
 
     It has no submit: it takes calls from a list that exists beforehand, batch by batch, so its
-    rates are those of a chunked map. `pre_dispatch="all"` would hand everything over before the
+    rates are the rates of a chunked map. `pre_dispatch="all"` would hand everything over before the
     first batch has been timed, and so without batches.
     """
     from joblib import Parallel, delayed

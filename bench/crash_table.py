@@ -1,6 +1,6 @@
 """What does one dead worker do to 200 queued tasks on 2 workers?
 
-Task 50 kills its own process with SIGKILL. What is asked for is that the other 199 finish.
+Task 50 kills its own process with SIGKILL. The other 199 should finish.
 """
 
 from __future__ import annotations

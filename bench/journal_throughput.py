@@ -1,8 +1,10 @@
-"""What does a journal cost: published, run to the end, and streamed, tiny io handlers?
+"""How many events per second pass a journal, with tiny io handlers?
+
+They are published alone, published and run to the end, and streamed.
 
 Beside procbus stand a task queue on SQLite, huey, and an SQLite queue that is acknowledged,
-persist-queue. Both commit once for each event, as their users have it. huey runs at most once: what
-it was at when it died is lost.
+persist-queue. Both commit once for each event, as their users have it. huey runs an event
+at most once: if it dies, the event that it was running is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is asked to carry large events, beside those of `contenders`.
+"""The contenders that carry large events, beside the ones in `contenders`.
 
 Every event has to be a new object, a view of the same array where nothing else is new: joblib keeps
 what it wrote for as long as that very object lives, and would pass it on a second time for nothing.
@@ -61,7 +61,7 @@ LARGE_CONTENDERS: dict[str, Opener] = {
 
 
 def stream(contender: Contender, events: Iterable[Any], pending: int = PENDING) -> list[Any]:
-    """Submit the events with at most so many under way, and return their results in order."""
+    """Submit the events with at most `pending` under way, and return their results in order."""
     if contender.run_all is not None:
         results = contender.run_all(events)
         assert isinstance(results, list)
@@ -82,7 +82,7 @@ def fan_of(
 ) -> Iterator[Callable[[Any], Sequence[Any]]]:
     """Give a function that has several handlers take one event, and returns their results.
 
-    Where there is no bus the same event is submitted several times at once.
+    Without a bus the same event is submitted several times at once.
 
     Args:
         name: of the contender.

@@ -1,12 +1,12 @@
 """Does memory stay flat while thousands of 10 MB arrays are streamed?
 
-Flat is what does not rise from the first tenth of the stream to the last, by the median of each:
-how many arrays are under way just then goes up and down, below a bound. The highest after the first
-tenth, less the highest in it, stands beside it: it has the ups and downs in it.
+Memory is flat if its median does not rise from the first tenth of the stream to the last. The
+number of arrays under way goes up and down, below a bound, so a second figure includes these ups
+and downs: the highest after the first tenth, less the highest in it.
 
-Every array is made just before it is published, as a script that reads files would. What is looked
-at after each event: the memory that is the parent's own, and the file in memory that all blocks are
-parts of. Beside the bus with its default `max_pending` stands one that has few events pending.
+Every array is made just before it is published, as a script that reads files would. Two amounts are
+measured after each event: the memory that is the parent's own, and the file in memory that all
+blocks are parts of. Beside the bus with its default `max_pending` stands one that has few events pending.
 """
 
 from __future__ import annotations

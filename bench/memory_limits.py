@@ -71,7 +71,7 @@ def answer(pipe: Connection, handler: Callable[[Any], Any], memories: list[mmap.
             done = put(back, results, count)
             count -= done
             pipe.send_bytes(_PAIR.pack(place, done))
-            # Where results are larger than the events were, the parent takes these first.
+            # If results are larger than their events were, the parent takes these first.
             while count and (message := pipe.recv_bytes()) != GO_ON:
                 waiting.append(message)
 

@@ -1,7 +1,7 @@
 """What does a worker lose while its neighbour hangs and is killed, again and again?
 
 Two workers and a steady supply of 1 ms events. In turns, one worker is held without a limit, which
-is the quiet time, and hangs until its limit. What is compared is the rate of the other one: from
+is the quiet time, and hangs until its limit. The rate of the other one is compared: from
 the moment when the first begins to hang until its replacement has done its first event, and for
 as long as it is held.
 """

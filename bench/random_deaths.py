@@ -1,7 +1,7 @@
 """Do 2,000 tasks survive the death of 5 of them, by SIGKILL, SIGSEGV or exit, at random places?
 
-The same five for every contender and in every round. What is asked for is that all others finish,
-that none runs twice, and that no process is left.
+The same five for every contender and in every round. All others should finish,
+none should run twice, and no process should be left.
 """
 
 from __future__ import annotations

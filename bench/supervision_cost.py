@@ -1,7 +1,7 @@
 """What do limits and retries cost a handler that does nothing, and the supervisor by itself?
 
-The same tiny handler on three buses, with no limit, with those of time, and with every limit, in
-turns. Then 64 workers that sleep, and the cpu time of the supervisor's thread meanwhile.
+The same tiny handler on three buses, in turns: with no limit, with limits of time, and with every
+limit. Then 64 workers that sleep, and the cpu time of the supervisor's thread meanwhile.
 """
 
 from __future__ import annotations

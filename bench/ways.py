@@ -92,7 +92,7 @@ def procbus_cpu(handler: Handler, workers: int) -> Contender:
 def one_by_one(handler: Handler, workers: int) -> Contender:
     """Open the cpu lane without its batches: each event travels alone.
 
-    There is no option for that. What is set is the figure that lanes size batches by, until it is
+    There is no option for that. The figure by which lanes size batches is changed until it is
     closed.
     """
     from procbus.pool.loky import LokyPool
