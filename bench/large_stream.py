@@ -6,7 +6,8 @@ and downs: the highest after the first tenth, less the highest in it.
 
 Every array is made just before it is published, as a script that reads files would. Two amounts are
 measured after each event: the memory that is the parent's own, and the file in memory that all
-blocks are parts of. Beside the bus with its default `max_pending` stands one that has few events pending.
+blocks are parts of. Beside the bus with its default `max_pending` stands one that has few events
+pending.
 """
 
 from __future__ import annotations
