@@ -89,8 +89,9 @@ CommonHead = tuple[int, "int | None", "str | None", int, "Variables | None"]
 #: writable copy.
 Large = tuple[tuple[Any, ...], bool]
 
-#: Forms of events beside the members of `Form`: a number or string in the head; and from the other number
-#: on an instance whose values are in the head, this number for the first shape of the batch.
+#: Forms of events beside the members of `Form`. The first number: a number or string in the head.
+#: From the second number on: an instance whose values are in the head, one number for each shape
+#: of the batch.
 IN_HEAD = len(Form)
 FIRST_SHAPE = IN_HEAD + 1
 
