@@ -15,6 +15,9 @@ JOBS ?= 2
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15
 
+# Extras of pyproject.toml that `make environment` installs.
+EXTRAS ?= test
+
 CODE := $(wildcard procbus tests bench)
 BIN := $(VENV)/bin
 
@@ -22,7 +25,7 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-dask pythons lint types bench bench-report format clean
+.PHONY: help demo test test-all test-dask pythons environment lint types bench bench-report format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,11 +40,13 @@ test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quic
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" --hypothesis-profile=thorough $(ARGS)
 
 test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that can over Dask, an extra
-	@$(BIN)/python -m pytest -m "not soak" -k dask $(ARGS) tests/conformance \
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" -k dask $(ARGS) tests/conformance \
 		tests/integration/test_dask*.py tests/unit/pool/dask tests/test_docs.py tests/bench/test_questions.py
 
 pythons: $(VENV)/installed-pythons ## Fetch PYTHONS="3.14 3.15" from Debian, for make test VENV=.venv-3.14
 	@.ci/pythons $(BIN)/python $(PYTHONS)
+
+environment: $(EXTRAS:%=$(VENV)/installed-%) ## Make VENV with EXTRAS="test" of pyproject.toml
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import loky
 from rich.console import Console
 
-from . import machine, questions, report, work
+from . import interpreters, machine, merging, questions, report, work
 from .model import Question, Settings
 from .results import CannotResume, Results
 from .runner import Answer, ask
@@ -73,6 +75,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="measure nothing: write what the file of --json has to DIR, as pages with plots",
     )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: write the results of several runs, on other machines or Pythons, "
+        "to the file of --json; the first keeps its names",
+    )
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="more interpreters for `pythons`, such as builds of your own",
+    )
     return parser.parse_args(arguments)
 
 
@@ -129,6 +146,12 @@ def main(
         return 0
     if options.report:
         return write_report(options.json, options.report)
+    if options.merge:
+        return write_merged(options.merge, options.json)
+    if options.python:
+        # The samples are processes of their own, which look for interpreters too.
+        paths = [*options.python, os.environ.get(interpreters.NAMED, "")]
+        os.environ[interpreters.NAMED] = os.pathsep.join(filter(None, paths))
     settings = Settings(
         workers=loky.cpu_count(),
         spins_per_ms=work.spins_per_ms(),
@@ -152,15 +175,33 @@ def main(
     return 1 if any(answer.errors for answer in answers) else 0
 
 
-def write_report(file: Path, directory: Path) -> int:
-    """Write the pages of one run."""
+def read_results(file: Path) -> dict[str, Any] | None:
+    """Return the document of a run; None if there is none, which it says."""
     try:
-        document = json.loads(file.read_text())
+        document: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         print(
             f"no results in {file}: {error}. Measure first, or name a file with --json",
             file=sys.stderr,
         )
+        return None
+    return document
+
+
+def write_merged(files: Sequence[Path], target: Path) -> int:
+    """Write the results of several runs to one file."""
+    documents = {file: document for file in files if (document := read_results(file)) is not None}
+    if len(documents) < len(files):
+        return 2
+    target.write_text(json.dumps(merging.merged(documents), indent=1) + "\n")
+    print(f"All figures: {target}")
+    return 0
+
+
+def write_report(file: Path, directory: Path) -> int:
+    """Write the pages of one run."""
+    document = read_results(file)
+    if document is None:
         return 2
     if find_spec("matplotlib") is None:
         print("the plots need matplotlib: pip install 'procbus[bench]'", file=sys.stderr)

@@ -43,11 +43,21 @@ class Answer:
 
     handler: Labelled
     advice: Advice
+    #: Whether this process has a GIL.
+    gil: bool
 
     @property
     def is_right(self) -> bool:
-        """Whether it said what the label says; "either" takes both."""
-        return self.handler.label in ("either", self.advice.kind)
+        """Whether it said what the label says; "either" takes both.
+
+        Without a GIL threads compute as well as processes: a handler with the label "cpu" belongs
+        to threads, or to the processes that it has already.
+        """
+        if self.handler.label == "either":
+            return True
+        if self.gil or self.handler.label == "io":
+            return self.advice.kind == self.handler.label
+        return self.advice.kind in ("threads", "cpu" if self.advice.declared == "cpu" else None)
 
     @property
     def mark(self) -> str:
@@ -109,6 +119,8 @@ def ask(
     bus: EventBus, together: Sequence[Labelled], kind: Kind, seconds: float, port: int
 ) -> list[Answer]:
     """Run handlers at once for some seconds, and collect the bus's advice on them."""
+    from procbus.core.gil import gil_is_on
+
     feeders = []
     for handler in together:
         bus.subscribe(handler.name, handler.function, kind=kind, name=handler.name)
@@ -122,7 +134,7 @@ def ask(
     advice = {each.handler: each for each in bus.advice()}
     for handler in together:
         bus.unsubscribe(handler.function)
-    return [Answer(handler, advice[handler.name]) for handler in together]
+    return [Answer(handler, advice[handler.name], gil_is_on()) for handler in together]
 
 
 def ask_all(way: Way, seconds: float, workers: int, names: Sequence[str] = ()) -> list[Answer]:
@@ -164,7 +176,9 @@ def percentages(answers: Sequence[Answer]) -> dict[str, float]:
 
 def confusion(answers: Sequence[Answer]) -> str:
     """The table of the advice, in Markdown."""
-    lines = ["| it is | declared | says io | says cpu | silent |", "|---|---|---|---|---|"]
+    kinds = ("io", "cpu") if all(answer.gil for answer in answers) else ("io", "threads", "cpu")
+    says = "".join(f" says {kind} |" for kind in kinds)
+    lines = [f"| it is | declared |{says} silent |", f"|---|---|{'---|' * (len(kinds) + 1)}"]
     for label in ("io", "cpu", "either"):
         for declared in ("io", "cpu"):
             said = Counter(
@@ -172,7 +186,8 @@ def confusion(answers: Sequence[Answer]) -> str:
                 for answer in answers
                 if answer.handler.label == label and answer.advice.declared == declared
             )
-            lines.append(f"| {label} | {declared} | {said['io']} | {said['cpu']} | {said[None]} |")
+            counts = "".join(f" {said[kind]} |" for kind in (*kinds, None))
+            lines.append(f"| {label} | {declared} |{counts}")
     return "\n".join(lines)
 
 

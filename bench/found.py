@@ -25,6 +25,8 @@ class Found:
         self.date: str = question["date"]
         #: Facts on the machine, if it is not that of the other questions.
         self.machine: Mapping[str, Any] | None = question.get("machine")
+        #: Contenders that were added from other runs, see `merging`.
+        self.added: list[str] = question.get("added", [])
         self.rounds: list[dict[str, dict[str, float]]] = question["rounds"]
         self.units: dict[str, str] = {name: row["unit"] for name, row in question["rows"].items()}
 
@@ -42,6 +44,11 @@ class Found:
     def contenders(self) -> list[str]:
         """Name the contenders that gave figures, in the order in which they were first asked."""
         return list(dict.fromkeys(name for each in self.rounds for name in each))
+
+    @property
+    def own(self) -> list[str]:
+        """Name the contenders that were not added from another run."""
+        return [name for name in self.contenders if name not in self.added]
 
     def runs(self, row: str, contender: str) -> list[float]:
         """Return one figure of each round that has it."""

@@ -70,7 +70,7 @@ def legend(figure: Any, axes: Any, columns: int = 4) -> None:
 def draw_cpu_scaling(found: Found, cores: int) -> Any:
     """Speed-up, and efficiency: the share of the cores that were there for the workers."""
     counts = {int(row.split()[0]): row for row in found.rows}
-    order = [*found.contenders]
+    order = [*found.own]
     order.sort(key=lambda name: (name != LIMIT, name))
     with drawing(columns=2, height=3.6) as (figure, (left, right)):
         lines(left, found, counts, order)
@@ -100,7 +100,7 @@ def draw_cpu_scaling(found: Found, cores: int) -> Any:
 
 def draw_io_scaling(found: Found, _cores: int) -> Any:
     """Rates by how many are under way, for each kind of waiting; the memory of the most."""
-    order = [name for name in found.contenders if name != LIMIT] + [LIMIT]
+    order = [name for name in found.own if name != LIMIT] + [LIMIT]
     with drawing(columns=2, rows=2, height=6.4) as (figure, axes):
         for at, kind in zip(axes, IO_KINDS, strict=False):
             rows = {n: io_scaling.row_of(kind, n) for n in io_scaling.CONCURRENT}
@@ -158,7 +158,7 @@ def in_ms(spread: Spread | None) -> Spread | None:
 
 def draw_gil_release(found: Found, cores: int) -> Any:
     """Speed-up of each kind of code."""
-    order = [LIMIT, *(name for name in found.contenders if name != LIMIT)]
+    order = [LIMIT, *(name for name in found.own if name != LIMIT)]
     looks = {name_of(name): look for name, look in looks_of(order).items()}
     values = {name_of(name): [found.spread(row, name) for row in found.rows] for name in order}
     groups = [
@@ -182,7 +182,7 @@ def draw_gil_release(found: Found, cores: int) -> Any:
 def draw_crossover(found: Found, _cores: int) -> Any:
     """Speed-up by the length of the handler."""
     rows = {float(length): crossover.row_of(length) for length in crossover.LENGTHS_US}
-    order = [LIMIT, *(name for name in found.contenders if name != LIMIT)]
+    order = [LIMIT, *(name for name in found.own if name != LIMIT)]
     with drawing(height=4.2) as (figure, (axes,)):
         ends = lines(axes, found, rows, order)
         axes.set_xscale("log")
@@ -223,27 +223,23 @@ def draw_pipelines(found: Found, _cores: int) -> Any:
 
 
 def draw_pythons(found: Found, cores: int) -> Any:
-    """Speed-ups and the convoy on each interpreter."""
-    versions = [name for name in found.contenders if name != LIMIT]
-    ways = (
-        *(python_probe.THREADS, python_probe.PROCESSES, python_probe.INTERPRETERS),
-        *(python_probe.LANE_IO, python_probe.LANE_CPU),
-    )
-    there = [way for way in ways if any(found.runs(way, version) for version in versions)]
-    values = {way: [found.spread(way, version) for version in versions] for way in there}
-    with drawing(columns=2, height=3.8) as (figure, (left, right)):
-        bars(left, versions, values, looks_of(there))
-        left.axhline(cores, color=INK, lw=1, ls=":")
-        left.set_ylabel("times as fast as its own loop")
-        left.set_xlabel("CPython (t: free-threaded)")
-        left.set_title(f"Handlers of 10 ms, {cores} workers")
-        row = python_probe.CONVOY
-        late = {"threads": [in_ms(found.spread(row, version)) for version in versions]}
-        bars(right, versions, late, looks_of(["threads"]), text=short)
-        right.set_ylabel("ms too late, p99")
-        right.set_xlabel("CPython (t: free-threaded)")
-        right.set_title("Waking up beside busy threads")
-        legend(figure, left, columns=5)
+    """Speed-ups on each interpreter, for each length of a handler."""
+    versions = sorted(name for name in found.contenders if name != LIMIT)
+    lengths = [*python_probe.LENGTHS_MS]
+
+    def spreads(way: str, length: str) -> list[Spread | None]:
+        return [found.spread(python_probe.row_of(way, length), version) for version in versions]
+
+    there = [way for way in python_probe.WAYS if any(spreads(way, lengths[-1]))]
+    with drawing(rows=len(lengths), height=2.3 * len(lengths)) as (figure, axes):
+        for at, length in zip(axes, lengths, strict=True):
+            bars(at, versions, {way: spreads(way, length) for way in there}, looks_of(there))
+            at.axhline(cores, color=INK, lw=1, ls=":")
+            at.axhline(1, color=INK, lw=1, ls=":")
+            at.set_ylabel("times as fast as a loop")
+            at.set_title(f"Handlers of {length}, {cores} workers")
+        axes[-1].set_xlabel("CPython (t: free-threaded)")
+        legend(figure, axes[0], columns=5)
     return figure
 
 

@@ -274,11 +274,8 @@ def of_pythons(found: Found, cores: int) -> str:
     for version in (name for name in found.contenders if name != LIMIT):
         figures = ", ".join(
             f"{way} {short(value)}"
-            for way in (
-                *(python_probe.THREADS, python_probe.PROCESSES, python_probe.INTERPRETERS),
-                *(PROCBUS_IO, PROCBUS_CPU),
-            )
-            if (value := found.middle(way, version)) is not None
+            for way in python_probe.WAYS
+            if (value := found.middle(python_probe.row_of(way, "1 ms"), version)) is not None
         )
         parts.append(f"{version}: {figures}")
     missing = (
@@ -288,7 +285,7 @@ def of_pythons(found: Found, cores: int) -> str:
     )
     free = any(name.endswith("t") for name in found.contenders if name != LIMIT)
     return (
-        f"Speed-up over a loop on the same Python, {cores} workers, pure-Python handlers of 10 ms. "
+        f"Speed-up over a loop on the same Python, {cores} workers, pure-Python handlers of 1 ms. "
         f"{'; '.join(parts)}.{missing}\n\n"
         f"Why: every CPython with a GIL is alike in this: threads take turns. Interpreters in one "
         f"process, which Python has a pool for since 3.14, have a GIL each, and the free-threaded "

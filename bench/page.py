@@ -114,6 +114,12 @@ def about(document: Mapping[str, Any], found: Mapping[str, Found]) -> str:
             f"**{disturbed} of {samples} samples were begun while other programs used the cores: "
             f"these figures are a first look. Measure again on a quiet machine.**\n\n"
         )
+    for label, other in machine.get("merged", {}).items():
+        warning += (
+            f"Figures in brackets of {label}, and those that this run lacks, were taken on "
+            f"{other['date'][:10]} on {other['workers']} cores of {other['processor']}, "
+            f"{other['python']}.\n\n"
+        )
     last = max((each.date for each in found.values() if not each.machine), default=began)
     return (
         f"{warning}Taken on {began[:10]} ({began[11:16]} to {last[11:16]} UTC) on "

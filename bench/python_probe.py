@@ -7,24 +7,45 @@ measures procbus as well where that can be imported. Prints figures by row, as J
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
-LOOP = "loop over a handler of 10 ms"
 THREADS = "threads"
 PROCESSES = "ProcessPoolExecutor"
 INTERPRETERS = "InterpreterPoolExecutor"
 LANE_IO, LANE_CPU = "procbus io", "procbus cpu"
+WAYS = (THREADS, PROCESSES, INTERPRETERS, LANE_IO, LANE_CPU)
+
+#: Lengths of the handlers of pure Python, by name, in ms.
+LENGTHS_MS = {"10 µs": 0.01, "100 µs": 0.1, "1 ms": 1.0}
+TINY, ARRAY = "tiny", "100 MB"
+START, MEMORY = "start", "memory"
+LOOP = "loop over a handler of 1 ms"
 CONVOY = "wake-up beside busy threads, p99"
 
-HANDLER_MS = 10
-FULL_COUNT = 60
+SAMPLE_S = 0.3  # of the plain loop, for each length
+MOST_EVENTS = 5_000
+ARRAY_BYTES = 100_000_000
+ARRAYS = 5
 PROBES = 150
 PAUSE_S = 0.002
+
+
+def row_of(way: str, what: str) -> str:
+    """Name a row.
+
+    >>> row_of(THREADS, "1 ms")
+    'threads, 1 ms'
+    """
+    return f"{way}, {what}"
 
 
 def spin(iterations: int) -> int:
@@ -35,37 +56,135 @@ def spin(iterations: int) -> int:
     return x
 
 
-def loop_rate(iterations: int, count: int) -> float:
-    """Return calls per second of a plain loop."""
+def tiny(event: Any) -> None:
+    """Do nothing."""
+
+
+def size(array: bytes) -> int:
+    """Take an array, and look at it hardly."""
+    return len(array)
+
+
+class Pool(NamedTuple):
+    """One way of running the three functions.
+
+    Attributes:
+        submit: takes a function and its event; gives what has a method `result`.
+        close: ends all of it.
+    """
+
+    submit: Callable[[Callable[..., Any], Any], Any]
+    close: Callable[[], object]
+
+    def run(self, function: Callable[..., Any], event: Any, count: int) -> float:
+        """Return the seconds from the first submit to the last result."""
+        began = perf_counter()
+        for pending in [self.submit(function, event) for _ in range(count)]:
+            pending.result()
+        return perf_counter() - began
+
+
+def executor(make: Callable[[int], Any]) -> Callable[[int], Pool]:
+    """Open an executor of `concurrent.futures`."""
+
+    def opened(workers: int) -> Pool:
+        made = make(workers)
+        return Pool(made.submit, made.shutdown)
+
+    return opened
+
+
+def lane(kind: str, **options: Any) -> Callable[[int], Pool]:
+    """Open one of procbus's lanes, with a topic for each function."""
+
+    def opened(workers: int) -> Pool:
+        from procbus import EventBus
+
+        bus = EventBus([], cpu_workers=workers, io_workers=workers, **options)
+        given: Any = {"kind": kind}
+        for function in (spin, tiny, size):
+            bus.subscribe(function.__name__, function, **given)
+        bus.start()
+        return Pool(lambda function, event: bus.publish(function.__name__, event), bus.close)
+
+    return opened
+
+
+def ways() -> Iterator[tuple[str, Callable[[int], Pool]]]:
+    """The ways that this interpreter has."""
+    yield THREADS, executor(futures.ThreadPoolExecutor)
+    yield PROCESSES, executor(futures.ProcessPoolExecutor)
+    if hasattr(futures, INTERPRETERS):  # from 3.14 on
+        yield INTERPRETERS, executor(getattr(futures, INTERPRETERS))
+    try:
+        import cloudpickle  # noqa: F401
+        import loky  # noqa: F401
+        import psutil  # noqa: F401
+    except ImportError as error:  # made for another Python than this one
+        print(f"procbus is left out: {error}", file=sys.stderr)
+        return
+    once = lane("cpu")(1)  # imports what a bus imports on first use
+    once.run(tiny, 0, 1)
+    once.close()
+    yield LANE_IO, lane("io")
+    yield LANE_CPU, lane("cpu")
+
+
+def private_bytes() -> int:
+    """Memory that this process and its descendants share with no other; 0 if unknown."""
+    pids, total = [os.getpid()], 0
+    for pid in pids:  # grows meanwhile
+        with suppress(OSError):  # it has ended, or this is not Linux
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+            fields = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(
+                int(field.split()[1]) * 1024 for field in fields if field.startswith("Private_")
+            )
+    return total
+
+
+def figures_of(
+    way: str, opened: Callable[[int], Pool], spins_per_ms: int, workers: int, scale: float
+) -> Iterator[tuple[str, float]]:
+    """Measure one way."""
+    before, began = private_bytes(), perf_counter()
+    pool = opened(workers)
+    try:
+        pool.submit(tiny, 0).result()
+        yield row_of(way, START), (perf_counter() - began) * 1e3
+        warm = max(1, round(spins_per_ms * 20 * min(1.0, scale)))  # long enough for all to start
+        pool.run(spin, warm, 4 * workers)
+        if before:
+            yield row_of(way, MEMORY), max(0.0, private_bytes() - before) / workers / 1e6
+        for name, length_ms in LENGTHS_MS.items():
+            iterations = max(1, round(spins_per_ms * length_ms))
+            count = counted(min(MOST_EVENTS, SAMPLE_S * 1e3 / length_ms), scale, 4 * workers)
+            pool.run(spin, iterations, max(1, count // 10))
+            alone_s = loop_s(iterations, count)
+            yield row_of(way, name), alone_s / pool.run(spin, iterations, count)
+        count = counted(MOST_EVENTS, scale, 4 * workers)
+        pool.run(tiny, 0, max(1, count // 10))
+        yield row_of(way, TINY), count / pool.run(tiny, 0, count)
+        array = bytes(max(1, round(ARRAY_BYTES * min(1.0, scale))))
+        pool.run(size, array, 1)
+        times = [pool.run(size, array, 1) for _ in range(ARRAYS)]
+        yield row_of(way, ARRAY), median(times) * 1e3
+    finally:
+        pool.close()
+
+
+def counted(full: float, scale: float, at_least: int) -> int:
+    """Scale a number of events to this run."""
+    return max(at_least, round(full * scale))
+
+
+def loop_s(iterations: int, count: int) -> float:
+    """Return the seconds of a plain loop."""
     began = perf_counter()
     for _ in range(count):
         spin(iterations)
-    return count / (perf_counter() - began)
-
-
-def pool_rate(executor: Any, iterations: int, count: int, workers: int) -> float:
-    """Return events per second of an executor of `concurrent.futures`, warmed up."""
-    with executor(workers) as pool:
-        list(pool.map(spin, [iterations] * 2 * workers))
-        began = perf_counter()
-        for future in [pool.submit(spin, iterations) for _ in range(count)]:
-            future.result()
-        return count / (perf_counter() - began)
-
-
-def lane_rate(kind: str, iterations: int, count: int, workers: int) -> float:
-    """Return events per second of one of procbus's lanes, warmed up."""
-    from procbus import EventBus
-
-    with EventBus([], cpu_workers=workers, io_workers=workers) as bus:
-        options: Any = {"kind": kind}
-        bus.subscribe(int, spin, **options)
-        for receipt in [bus.publish(iterations) for _ in range(2 * workers)]:
-            receipt.result()
-        began = perf_counter()
-        for receipt in [bus.publish(iterations) for _ in range(count)]:
-            receipt.result()
-        return count / (perf_counter() - began)
+    return perf_counter() - began
 
 
 def convoy_us(iterations: int, probes: int, workers: int) -> float:
@@ -91,33 +210,21 @@ def convoy_us(iterations: int, probes: int, workers: int) -> float:
     return late[min(len(late) - 1, round(0.99 * len(late)))] * 1e6
 
 
-def main(iterations: int, count: int, probes: int, workers: int) -> dict[str, float]:
-    """Measure everything that this interpreter has."""
-    ways: dict[str, Callable[[], float]] = {
-        THREADS: lambda: pool_rate(futures.ThreadPoolExecutor, iterations, count, workers),
-        PROCESSES: lambda: pool_rate(futures.ProcessPoolExecutor, iterations, count, workers),
-    }
-    if hasattr(futures, INTERPRETERS):  # from 3.14 on
-        interpreters = getattr(futures, INTERPRETERS)
-        ways[INTERPRETERS] = lambda: pool_rate(interpreters, iterations, count, workers)
-    try:
-        import cloudpickle  # noqa: F401
-        import loky  # noqa: F401
-        import psutil  # noqa: F401
-    except ImportError as error:  # made for another Python than this one
-        print(f"procbus is left out: {error}", file=sys.stderr)
-    else:
-        ways[LANE_IO] = lambda: lane_rate("io", iterations, count, workers)
-        ways[LANE_CPU] = lambda: lane_rate("cpu", iterations, count, workers)
-    found = {}
-    loops = []
-    for name, measure in ways.items():
-        loops.append(loop_rate(iterations, count))
-        found[name] = measure() / loops[-1]
-    found[LOOP] = sum(loops) / len(loops)
-    found[CONVOY] = convoy_us(iterations, probes, workers)
+def main(arguments: Sequence[str]) -> dict[str, float]:
+    """Measure everything that this interpreter has.
+
+    Args:
+        arguments: iterations of `spin` in a ms, the number of workers, and the scale of the run.
+    """
+    spins_per_ms, workers, scale = int(arguments[0]), int(arguments[1]), float(arguments[2])
+    found: dict[str, float] = {}
+    for way, opened in ways():
+        found.update(figures_of(way, opened, spins_per_ms, workers, scale))
+    count = counted(SAMPLE_S * 1e3, scale, 4 * workers)
+    found[LOOP] = count / loop_s(spins_per_ms, count)
+    found[CONVOY] = convoy_us(10 * spins_per_ms, counted(PROBES, scale, 10), workers)
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*map(int, sys.argv[1:5]))), flush=True)
+    print(json.dumps(main(sys.argv[1:])), flush=True)

@@ -168,7 +168,7 @@ def ask(
     """
     question = answer.question
     answer.not_installed = list(question.not_here)
-    names = list(question.contenders)
+    names = [name for name in question.contenders if name not in question.not_here]
     for name in OPTIONAL:
         if name in names and find(name) is None:
             answer.not_installed.append(name)

@@ -124,7 +124,9 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
 
 
 def _threads_are_right(evidence: Evidence, judgement: Judgement, machine: Machine) -> str:
-    computes = f"computes for {share(_part(evidence.cpu_s, evidence))} of its time"
+    # Of the time in which it had a core, or did not need one.
+    waits_s = (evidence.wait_s.low + evidence.wait_s.high) / 2
+    computes = f"computes for {share(evidence.cpu_s / (evidence.cpu_s + waits_s))} of its time"
     expected = f"expected {judgement.gain:.1f} x on {machine.cores} cores"
     if judgement.gain < BETTER:
         return f"{computes}, and without a GIL threads do that side by side: nothing has to change"

@@ -14,9 +14,9 @@ from procbus.advice.advice import Advice
 from procbus.core.meter import Evidence
 
 
-def answer_of(label: Any, declared: Any, said: Any, level: Any = "") -> Answer:
+def answer_of(label: Any, declared: Any, said: Any, level: Any = "", *, gil: bool = True) -> Answer:
     handler = Labelled(repr, label, "because", lambda: 1)
-    return Answer(handler, Advice("it", declared, said, 1.0, level, "", Evidence(declared)))
+    return Answer(handler, Advice("it", declared, said, 1.0, level, "", Evidence(declared)), gil)
 
 
 def test_each_label_has_enough_handlers_with_a_reason() -> None:
@@ -60,3 +60,27 @@ def test_only_definite_answers_are_counted() -> None:
     assert "| cpu | io | 0 | 1 | 1 |" in table
     assert "| cpu | cpu | 1 | 0 | 0 |" in table
     assert "| either | cpu | 1 | 0 | 0 |" in table
+
+
+@pytest.mark.parametrize(
+    ("label", "declared", "said", "right"),
+    [
+        ("cpu", "io", "threads", True),
+        ("cpu", "io", "cpu", False),
+        ("cpu", "io", "io", False),
+        ("cpu", "cpu", "cpu", True),
+        ("cpu", "cpu", "threads", True),
+        ("io", "cpu", "io", True),
+        ("io", "io", "threads", False),
+        ("either", "io", "threads", True),
+    ],
+)
+def test_without_a_gil_computing_belongs_to_threads(
+    label: Any, declared: Any, said: Any, right: bool
+) -> None:
+    answer = answer_of(label, declared, said, gil=False)
+
+    assert answer.is_right == right
+    assert confusion([answer]).startswith(
+        "| it is | declared | says io | says threads | says cpu |"
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,11 +143,34 @@ def test_interpreters_are_found_by_their_answer_and_failing_shims_are_skipped(
         place.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("PYENV_ROOT", str(root))
-    assert interpreters.find("3.15t") == str(root / "versions" / "3.15.0t" / "bin" / "python3.15t")
-    assert interpreters.find("3.15") is None
+    found = interpreters.find("3.15t", tmp_path)
+    assert found == str(root / "versions" / "3.15.0t" / "bin" / "python3.15t")
+    assert interpreters.find("3.15", tmp_path) is None
+
+
+def test_interpreter_that_somebody_names_comes_first_and_half_made_environments_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def program(*place: str) -> str:
+        file = tmp_path.joinpath(*place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("#!/bin/sh\necho 3.15\n")
+        file.chmod(0o755)
+        return str(file)
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    half_made = program(".venv-3.15", "bin", "python")
+    assert half_made not in interpreters.candidates("3.15", tmp_path)
+    (tmp_path / ".venv-3.15" / "installed-test").touch()
+    assert interpreters.find("3.15", tmp_path) == half_made
+    named = program("mine", "python")
+    monkeypatch.setenv(interpreters.NAMED, os.pathsep.join(["/gone/python", named]))
+    assert interpreters.find("3.15", tmp_path) == named
 
 
 def test_this_interpreter_is_known_by_its_answer() -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    version += "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     assert interpreters.is_one(sys.executable, version)
     assert not interpreters.is_one(sys.executable, "3.99")

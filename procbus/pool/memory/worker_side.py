@@ -46,9 +46,10 @@ class BlockReader:
         self._room = room
         self._mapped: dict[int, mmap.mmap] = {}
         #: Offset and capacity of kept blocks; and the threshold of their bytes for a full garbage
-        #: collection.
+        #: collection. The first is due at once: the first error has modules imported, and by the
+        #: objects that this makes its garbage is old already.
         self._kept: dict[int, int] = {}
-        self._collect_above = collect_above
+        self._collect_above = 0
         #: Number of references to a mapping without any view; it differs between Pythons.
         self._fewest = 0
 
