@@ -200,7 +200,7 @@ def travels_by_value(obj: Any) -> bool:
     """Whether a worker could not import this class, function or the like by its name."""
     module = obj.__module__
     path = getattr(obj, "__qualname__", None) or obj.__name__
-    if "<locals>" in path or not _importable(module):
+    if "<locals>" in path or not is_importable(module):
         return True
     found: Any = sys.modules[module]
     for name in path.split("."):
@@ -208,22 +208,12 @@ def travels_by_value(obj: Any) -> bool:
     return found is not obj
 
 
-def _importable(module: str) -> bool:
+def is_importable(module: str) -> bool:
     """Whether a worker can import a module; it cannot import the script or a notebook."""
     if module == "__main__" or module not in sys.modules:
         return False
     registered = cloudpickle.list_registry_pickle_by_value()
     return not any(module == name or module.startswith(name + ".") for name in registered)
-
-
-def see_changes() -> int:
-    """Check which of the script's globals changed since they were sent, if a check is due.
-
-    Returns:
-        The number of the newest change.
-    """
-    script_globals.look(encode_definition, _importable)
-    return script_globals.newest
 
 
 class Encoder:
@@ -556,20 +546,20 @@ class _DefinitionPickler(_AlonePickler):
                 'it in a kind="io" handler, or use stream(..., progress=True)'
             )
         if kind is ContextVar:
-            return by_value.new_single(obj, _importable, always=True)
+            return by_value.new_single(obj, is_importable, always=True)
         if kind in self.dispatch_table or issubclass(kind, type | types.FunctionType):
             return NotImplemented
         reduced = obj.__reduce_ex__(PROTOCOL)
         if isinstance(reduced, str):
             module = getattr(obj, "__module__", None)
-            by_name = not isinstance(module, str) or _importable(module)
-            return reduced if by_name else by_value.new_single(obj, _importable, always=True)
+            by_name = not isinstance(module, str) or is_importable(module)
+            return reduced if by_name else by_value.new_single(obj, is_importable, always=True)
         if by_value.is_stateless(reduced):
             return self._name_single(obj) or reduced
         return self._share(obj, reduced)
 
     def _name_single(self, obj: Any) -> Any:
-        return by_value.new_single(obj, _importable)
+        return by_value.new_single(obj, is_importable)
 
     def _share(self, obj: Any, reduced: Any) -> Any:
         return by_value.share_by_key(obj, reduced) if self._shares else reduced
@@ -593,13 +583,13 @@ class _ByImportPickler(_DefinitionPickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle's hook for everything but plain data."""
-        named = by_value.by_import(obj, _importable)
+        named = by_value.by_import(obj, is_importable)
         return named or super().reducer_override(obj)
 
     def _reduce_function(self, function: types.FunctionType, reduced: tuple[Any, ...]) -> Any:
         make, (code, _, *rest), (inside, slots), _, _, set_state = reduced
         module = script_globals.shared_name(function.__globals__)
-        if module is None or not _importable(module):
+        if module is None or not is_importable(module):
             return super()._reduce_function(function, reduced)
         state = (inside, {**slots, "__globals__": {}})
         args = (code, script_globals.Imported(module), *rest)

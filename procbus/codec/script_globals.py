@@ -64,7 +64,7 @@ _changes: dict[tuple[str, str], tuple[int, bytes]] = {}
 _refused: set[tuple[str, str]] = set()
 _next_look = 0.0
 #: Number of the newest change: a worker that knows it knows all.
-newest = 0
+_newest = 0
 
 
 def shared_name(variables: Mapping[str, Any]) -> str | None:
@@ -88,17 +88,20 @@ def note(module: str, values: Mapping[str, Any]) -> dict[str, int]:
     return versions
 
 
-def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -> None:
+def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -> int:
     """Look for variables that changed since they were sent, if a look is due.
 
     Args:
         encode: encodes a value for workers.
         importable: whether workers can import a module.
+
+    Returns:
+        The number of the newest change.
     """
     global _next_look
     began = perf_counter()
     if began < _next_look:
-        return
+        return _newest
     _next_look = inf  # keeps other threads from looking meanwhile
     try:
         for module, known in list(_noted.items()):
@@ -112,12 +115,13 @@ def look(encode: Callable[[object], bytes], importable: Callable[[str], bool]) -
     finally:
         ended = perf_counter()
         _next_look = ended + _SHARE * (ended - began)
+    return _newest
 
 
 def _tell(
     module: str, name: str, value: Any, noted: _Noted, encode: Callable[[object], bytes]
 ) -> None:
-    global newest
+    global _newest
     versions = note(module, {name: value})
     change = _Change(module, versions, {name: value})
     if issubclass(type(value), type) and noted.content is not None:
@@ -139,8 +143,8 @@ def _tell(
                 error,
             )
         return
-    newest += 1
-    _changes[module, name] = newest, data
+    _newest += 1
+    _changes[module, name] = _newest, data
 
 
 def since(known: int) -> list[bytes]:

@@ -57,7 +57,7 @@ class Flood:
         self._errors = Allowance(ERROR_RATE, ERROR_BURST)
         #: Records left out since the last report, by handler; None is for threads that belong to no
         #: delivery.
-        self._left_out: dict[str | None, int] = {}
+        self.left_out: dict[str | None, int] = {}
         #: Time of the first record left out since then, and time of the last report.
         self._since = -inf
         self._told_at = -inf
@@ -77,14 +77,10 @@ class Flood:
 
     def leave_out(self, counts: dict[str | None, int], now: float) -> None:
         """Count records that are not sent, by handler."""
-        if not self._left_out:
+        if not self.left_out:
             self._since = now
         for handler, count in counts.items():
-            self._left_out[handler] = self._left_out.get(handler, 0) + count
-
-    def has_unreported(self) -> bool:
-        """Whether records were left out and not reported yet."""
-        return bool(self._left_out)
+            self.left_out[handler] = self.left_out.get(handler, 0) + count
 
     def take_left_out(self, now: float, *, midway: bool = False) -> dict[str | None, int]:
         """Return the counts to report now, by handler; empty when there are none, or not yet.
@@ -94,11 +90,11 @@ class Flood:
             midway: whether more records are likely to follow, so that a count would soon be wrong.
         """
         last = max(self._told_at, self._since) if midway else self._told_at
-        if not self._left_out or now - last < TELL_S:
+        if not self.left_out or now - last < TELL_S:
             return {}
         if now < inf:
             self._told_at = now
-        left_out, self._left_out = self._left_out, {}
+        left_out, self.left_out = self.left_out, {}
         return left_out
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from procbus.codec import fault_path, script_globals
-from procbus.codec.encoder import encode_definition, see_changes
+from procbus.codec.encoder import encode_definition, is_importable
 from procbus.core.carry import Carry
 from procbus.core.handler import Handler
 
@@ -98,7 +98,7 @@ class KnownHandlers:
         Returns:
             Handlers that are no longer needed. The message will name them.
         """
-        newest = see_changes()
+        newest = script_globals.look(encode_definition, is_importable)
         if newest != self._changes_due:
             self._changes_due = newest
             self.globals_due = script_globals.since(self._changes)

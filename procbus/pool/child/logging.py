@@ -154,7 +154,7 @@ class Forward(logging.Handler):
 
     def report(self, *parts: bytes | memoryview) -> None:
         """Send a report of the worker, after the number of records left out, if that is due."""
-        if self._flood.has_unreported():
+        if self._flood.left_out:
             self._tell_left_out(monotonic())
         self._outlet.send(*parts)
 
@@ -188,7 +188,7 @@ class Forward(logging.Handler):
             self.release()
         if not admitted:  # in a flood most records end here, and are never formatted
             return
-        if self._flood.has_unreported():
+        if self._flood.left_out:
             self._tell_left_out(monotonic(), midway=True)
         if not self._outlet.post(tag.value, pack(Origin(self._pid, handler, event_id))):
             self._count({handler: 1})

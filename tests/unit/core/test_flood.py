@@ -70,7 +70,7 @@ def test_each_record_is_sent_or_reported_as_left_out(
         told += sum(flood.take_left_out(now).values())
     told += sum(flood.take_left_out(inf).values())
     assert let_out + told == len(records)
-    assert not flood.has_unreported()
+    assert not flood.left_out
 
 
 def test_flood_is_reported_at_once_and_then_not_for_a_while() -> None:
@@ -81,7 +81,7 @@ def test_flood_is_reported_at_once_and_then_not_for_a_while() -> None:
     assert flood.take_left_out(100.0) == {"a": 3, None: 4}
     flood.leave_out({"a": 1}, 100.0)
     assert flood.take_left_out(100.0 + TELL_S / 2) == {}
-    assert flood.has_unreported()
+    assert flood.left_out
     assert flood.take_left_out(100.0 + TELL_S) == {"a": 1}
 
 
