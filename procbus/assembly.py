@@ -74,6 +74,7 @@ class Makers(NamedTuple):
     dispatcher: Callable[..., Dispatcher] = Dispatcher
     lanes: Callable[[Assembly], Lanes] = make_lanes
     supervisor: Callable[[RetryQueue], Supervisor] = Supervisor
+    advisor: Callable[[Subscriptions, Callable[[], Lanes]], Advisor] = Advisor
     #: None for `CpuLane`, which is imported when the first handler needs it.
     cpu_lane: Callable[[Pool, Flow, RecyclingPolicy], CpuLane] | None = None
     #: None for `Journal`, which is imported if the bus has one.
@@ -161,7 +162,7 @@ class Assembly:
         if settings.on_failure is not None:
             hook = FailureHook(settings.on_failure, self.dispatcher.context_of)
             self.settlement.failure_listeners += (hook,)
-        self.advisor = Advisor(self.subscriptions, lambda: self.lanes)
+        self.advisor = make.advisor(self.subscriptions, lambda: self.lanes)
         self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = make.supervisor(self.retries)
         self.lanes = make.lanes(self)

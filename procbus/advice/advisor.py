@@ -18,7 +18,7 @@ from procbus.advice.advice import Advice, AdviceList, make_advice
 from procbus.advice.judge import Judgement, SwitchPolicy, judge
 from procbus.core.handler import DeclaredKind
 from procbus.core.log import log
-from procbus.core.meter import SETTLED, Machine
+from procbus.core.meter import SETTLED, Evidence, Machine
 from procbus.core.own_thread import OwnThread
 from procbus.core.subscription import Subscription
 from procbus.routing.lane_switch import LaneSwitch
@@ -88,6 +88,7 @@ class Advisor:
         look_s: interval between two looks at handlers that are not settled yet, in seconds.
         make_probe: makes the probe of the GIL; it returns None if there can be none.
         is_ending: whether the interpreter is ending.
+        judge: judges which kind suits a handler.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Advisor:
         look_s: float = ADVISOR_LOOK_S,
         make_probe: Callable[[], GilProbe | None] = _make_probe,
         is_ending: Callable[[], bool] = lambda: exit_hooks.ending,
+        judge: Callable[[Evidence, Machine], Judgement] = judge,
     ) -> None:
+        self._judged = judge
         self._look_s = look_s
         self._make_probe = make_probe
         self._is_ending = is_ending
@@ -262,7 +265,7 @@ class Advisor:
             ran_s=subscription.ran.total,
             needs_process=handler.limits.max_memory is not None or handler.writable,
         )
-        judgement = judge(evidence, machine)
+        judgement = self._judged(evidence, machine)
         if judgement.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED
         declared: DeclaredKind = "auto" if handler.auto else handler.kind

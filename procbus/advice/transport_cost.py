@@ -29,10 +29,11 @@ class _Enough(Exception):
 class _Sink:
     """A file that drops the pickled bytes, and ends pickling at the time limit."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.size = 0
         self.large = 0
-        self._ends_at = thread_time() + _MOST_S
+        self._clock = clock
+        self._ends_at = clock() + _MOST_S
 
     def write(self, data: Any) -> int:
         size = len(data)
@@ -40,7 +41,7 @@ class _Sink:
             self.large += size
         else:
             self.size += size
-        if thread_time() > self._ends_at:
+        if self._clock() > self._ends_at:
             raise _Enough
         return size
 
@@ -52,18 +53,22 @@ class _Sink:
             return False
 
 
-def weigh(obj: object) -> float:
+def weigh(obj: object, clock: Callable[[], float] = thread_time) -> float:
     """Return the CPU seconds that pickling and copying an object takes.
 
     The estimate itself takes some ms at most, and no memory. So for large objects it is too low.
 
+    Args:
+        obj: the object.
+        clock: the CPU time of this thread, in seconds.
+
     Raises:
         Exception: the object cannot be pickled; this is the error of pickling.
     """
-    sink = _Sink()
+    sink = _Sink(clock)
     if isinstance(obj, (str, bytes, bytearray)) and len(obj) >= _LARGE:
         return len(obj) / _MEMORY
-    began_at = thread_time()
+    began_at = clock()
     try:
         pickle.Pickler(sink, 5, buffer_callback=sink.buffer).dump(obj)
     except _Enough:
@@ -72,9 +77,9 @@ def weigh(obj: object) -> float:
         with no_fork:
             from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
-        began_at = thread_time()
+        began_at = clock()
         sink.size = len(encode_definition(obj))
-    return thread_time() - began_at + sink.size / _PIPE + sink.large / _MEMORY
+    return clock() - began_at + sink.size / _PIPE + sink.large / _MEMORY
 
 
 def weigh_delivery(

@@ -10,14 +10,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 
 from procbus import EventBus, SubscriptionError
-from procbus.advice import advisor
+from procbus.advice.advisor import Advisor
 from procbus.advice.judge import Judgement
-from tests.parts import BOUND_S
+from procbus.assembly import Makers
+from tests.parts import BOUND_S, BusWith
 
 
 def where(_event: Any) -> int:
@@ -36,12 +38,14 @@ class Suiting:
 
     kind: Literal["io", "cpu"]
 
+    def bus(self) -> EventBus:
+        advisor = partial(Advisor, judge=lambda *_: Judgement(self.kind, 2.0))
+        return BusWith(Makers(advisor=advisor), cpu_workers=2, io_workers=4)
+
 
 @pytest.fixture
-def suiting(monkeypatch: pytest.MonkeyPatch) -> Suiting:
-    suiting = Suiting("io")
-    monkeypatch.setattr(advisor, "judge", lambda *_: Judgement(suiting.kind, 2.0))
-    return suiting
+def suiting() -> Suiting:
+    return Suiting("io")
 
 
 def run_until(bus: EventBus, there: Callable[[], bool]) -> list[Any]:
@@ -63,7 +67,7 @@ def lane_of(bus: EventBus) -> str:
 
 
 def test_handler_moves_to_the_lane_that_suits_it_and_back(suiting: Suiting):
-    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+    with suiting.bus() as bus:
         bus.subscribe("event", where, kind="auto", name="it")
         suiting.kind = "cpu"
         receipts = run_until(bus, lambda: lane_of(bus) == "cpu")
@@ -83,7 +87,7 @@ def test_handler_moves_to_the_lane_that_suits_it_and_back(suiting: Suiting):
 
 def test_the_order_of_each_key_is_kept_across_the_move(suiting: Suiting):
     suiting.kind = "cpu"
-    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+    with suiting.bus() as bus:
         bus.subscribe("event", where, kind="auto", name="it", key=number_of)
         receipts = run_until(bus, lambda: lane_of(bus) == "cpu")
         receipts += [bus.publish("event", number) for number in range(60)]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from procbus.advice import transport_cost
 from procbus.advice.transport_cost import weigh, weigh_delivery
 from procbus.core.meter import Meter
 
@@ -46,21 +45,18 @@ def test_endless_pickling_is_weighed_in_a_few_milliseconds():
     assert weigh(Endless()) >= 0.003
 
 
-@pytest.fixture
-def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what the machine takes to pickle."""
-    monkeypatch.setattr(transport_cost, "thread_time", lambda: 0.0)
+def no_time() -> float:
+    """A clock that leaves out the time that the machine takes to pickle."""
+    return 0.0
 
 
 @pytest.mark.parametrize("large", [b"x" * 50_000_000, "x" * 50_000_000, Buffer(50_000_000)])
-@pytest.mark.usefixtures("no_time")
 def test_large_buffers_weigh_as_much_as_it_takes_to_copy_them(large: Any):
-    assert weigh(large) == pytest.approx(0.01, rel=0.001)
+    assert weigh(large, no_time) == pytest.approx(0.01, rel=0.001)
 
 
-@pytest.mark.usefixtures("no_time")
 def test_a_small_buffer_goes_through_the_pipe():
-    assert 1e-6 < weigh(Buffer(1_000)) < 2e-6
+    assert 1e-6 < weigh(Buffer(1_000), no_time) < 2e-6
 
 
 def test_waiting_weighs_nothing():
