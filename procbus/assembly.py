@@ -22,7 +22,7 @@ from procbus.core.context import Run
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import Tangled
 from procbus.core.stats import BusStats, collect_stats
-from procbus.core.subscription import Subscription
+from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.dispatcher import Dispatcher
@@ -33,7 +33,7 @@ from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lifecycle import Lifecycle
-from procbus.routing.registry import default_registry, handlers_from
+from procbus.routing.registry import check_can_travel, default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
 from procbus.stream import Window
@@ -44,6 +44,7 @@ from procbus.system.descriptors import hold_standard_descriptors
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.flow import Flow
+    from procbus.core.handler import Handler
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
@@ -131,9 +132,11 @@ class Assembly:
         self.subscriptions = Subscriptions(
             shared,
             own,
-            lambda handler: self.lanes.of(handler),
+            self._lane_of,
             lambda delivery: self.lanes.give_up(delivery),
         )
+        for handler in (*own, *(() if shared is None else shared.handlers)):
+            settings.check_handler(handler)
         self.journal: BusJournal | None = None
         if ends is not None:
             self.journal = BusJournal(
@@ -204,7 +207,7 @@ class Assembly:
         so: a process of `multiprocessing` may be importing the script, in which no
         `if __name__ == "__main__":` guards the `with` block. gevent may have replaced the threads.
         """
-        if self.settings.cpu is not None or not self.subscriptions.need_processes():
+        if self.settings.cpu != "processes" or not self.subscriptions.need_processes():
             return
         from multiprocessing import current_process  # only now: it takes time to import
 
@@ -231,7 +234,7 @@ class Assembly:
 
         settings = self.settings
         lane = (self._make_cpu_lane or CpuLane)(
-            _open_pool(settings, self.dispatcher.run),
+            _open_pool(settings, self.dispatcher),
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
@@ -289,18 +292,38 @@ class Assembly:
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
         )
 
+    def check(self, handler: Handler) -> None:
+        """Check a handler that is about to be subscribed to this bus.
+
+        Raises:
+            SubscriptionError: the workers of the bus cannot keep a promise of it.
+            SerializationError: it cannot travel to a worker process.
+        """
+        self.settings.check_handler(handler)
+        if self.settings.cpu != "threads":
+            check_can_travel(handler)
+
+    def _lane_of(self, handler: Handler) -> Lane:
+        self.settings.check_handler(handler)  # one of the default registry may be new
+        return self.lanes.of(handler)
+
     def _get_ready(self) -> None:
         self.lanes.check_can_start()
         exit_hooks.watch(self.lifecycle)
         self.lanes.prime()
 
 
-def _open_pool(settings: Settings, run: Run) -> Pool:
+def _open_pool(settings: Settings, dispatcher: Dispatcher) -> Pool:
     """Make the pool that the options of a bus ask for."""
+    run = dispatcher.run
+    if settings.cpu == "threads":
+        from procbus.pool.threads import ThreadPool
+
+        return ThreadPool(settings.cpu_workers, settings.worker_init, dispatcher, run)
     from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
     init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
-    if settings.cpu is not None:
+    if settings.cpu != "processes":
         return settings.cpu.open(settings.cpu_workers, init, run)
     from procbus.pool.loky import LokyPool
     from procbus.pool.memory.events import EventMemory

@@ -22,7 +22,6 @@ from procbus.core.validation import is_whole, shown
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.futures.thread_set_up import ThreadSetUp
 from procbus.lifecycle import Lifecycle
-from procbus.routing.registry import check_can_travel
 from procbus.settings import MOST_WORKERS, BusOptions, Settings, make_settings
 from procbus.stream import stream_of
 from procbus.system import sigterm
@@ -51,8 +50,10 @@ class EventBus:
     Args:
         handlers: decorated functions, and modules with such functions; None for every handler of
             the default registry, whenever it is added there.
-        cpu: a `DaskPool` to run cpu handlers on; None for processes of this machine.
-        cpu_workers: number of processes for cpu handlers; None for one for each core of this
+        cpu: the place of cpu handlers. "processes" of this machine; or "threads" of the script, for
+            a Python without a GIL: they share your objects, and cannot be killed; or a `DaskPool`.
+            See docs/pools.md.
+        cpu_workers: number of workers for cpu handlers; None for one for each core of this
             process (affinity and cgroup quotas count), or for each thread of the Dask cluster.
         io_workers: number of threads for io handlers that are no coroutines; None for 32.
         max_pending: maximum of pending deliveries before publishers have to wait.
@@ -235,7 +236,7 @@ class EventBus:
 
         def decorate(function: F) -> F:
             made = make_handler(function, topics or None, **options)
-            check_can_travel(made)
+            self._parts.check(made)
             self._subscriptions.add(made)
             if made.kind == "cpu" and self._parts.entered:
                 self._parts.expect_events()
@@ -281,7 +282,7 @@ class EventBus:
             SerializationError: a cpu handler holds something that cannot travel to a worker.
         """
         made = make_handler(handler, topics_in(topic) or None, **options)
-        check_can_travel(made)
+        self._parts.check(made)
         with self._subscriptions.held(made):
             yield handler
 
@@ -423,6 +424,7 @@ class EventBus:
         from procbus.futures.executor import BusExecutor, Parts
 
         own = self._parts
+        own.settings.check_calls(kind, options)
         parts = Parts(own.dispatcher, own.settlement, own.retries, own.lanes, own.direct)
         return BusExecutor(self, parts, kind, options)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from procbus.core.errors import OptionError, SerializationError
-from procbus.core.handler import OPTIONS_OF_A_HANDLER
+from procbus.core.errors import OptionError, SerializationError, SubscriptionError
+from procbus.core.handler import OPTIONS_OF_A_HANDLER, Handler, unkept_by_threads
 from procbus.core.introspection import accepts, is_async, is_generator, name_of
 from procbus.core.options import (
     Check,
@@ -33,6 +33,7 @@ from procbus.core.validation import (
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
+    from procbus.core.handler import Kind
     from procbus.core.validation import Keep
     from procbus.dispatch.admission import OnFull
     from procbus.journal.codec import CodecName
@@ -65,7 +66,7 @@ class LocalOptions(TypedDict, total=False):
 class BusOptions(LocalOptions, total=False):
     """The options of a bus, as a user writes them; see `EventBus` for their meaning."""
 
-    cpu: DaskPool | None
+    cpu: Literal["processes", "threads"] | DaskPool | None
     cpu_workers: int | None
     io_workers: int | None
     max_events_per_worker: int | None
@@ -87,11 +88,23 @@ class BusOptions(LocalOptions, total=False):
 
 
 def _pool(name: str, value: Any) -> Any:
-    if value is not None and not hasattr(value, "open"):
-        raise OptionError(
-            f"{name} must be a DaskPool, or None for this machine, not {shown(value)}"
-        )
-    return value
+    if value is None:
+        return "processes"
+    if value in ("processes", "threads") or hasattr(value, "open"):
+        return value
+    if value == "interpreters":
+        raise OptionError(f"{name}={value!r} is not offered: {_NO_INTERPRETERS}")
+    raise OptionError(
+        f'{name} must be "processes", "threads" or a DaskPool, not {shown(value)}'
+        f"{did_you_mean(value, ('processes', 'threads'))}"
+    )
+
+
+#: The reason for which interpreters are refused.
+_NO_INTERPRETERS = (
+    "numpy, psutil and msgspec do not load in a second interpreter, a handler there cannot be "
+    'ended, and a call costs 600 us. Use "processes", or "threads" with a Python that has no GIL'
+)
 
 
 def _path(name: str, value: Any) -> str | None:
@@ -130,7 +143,6 @@ def _shared(least: int, *, or_none: bool = False) -> Check:
 def _worker_init(name: str, value: Any) -> Any:
     if value is not None:
         _check_function(name, value, ())
-        _check_travels(value)
     return value
 
 
@@ -203,8 +215,8 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
 class Settings:
     """The options of a bus, checked; see `EventBus` for their meaning."""
 
-    #: A Dask cluster for cpu handlers; None for processes of this machine.
-    cpu: DaskPool | None = option(None, _pool)
+    #: The place of cpu handlers: processes or threads of this machine, or a Dask cluster.
+    cpu: Literal["processes", "threads"] | DaskPool = option("processes", _pool)
     cpu_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
     io_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
     max_pending: int = option(10_000, whole(1))
@@ -233,13 +245,50 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""
-        if self.cpu is not None:
+        if self.worker_init is not None and self.cpu != "threads":
+            _check_travels(self.worker_init)
+        if self.cpu == "threads":
+            for name in ("max_events_per_worker", "worker_max_memory", "worker_nice"):
+                if getattr(self, name):
+                    raise OptionError(
+                        f'{name} is for worker processes: leave it out with cpu="threads", whose '
+                        "workers share the process of the script"
+                    )
+        elif self.cpu != "processes":
             for name in ("worker_max_memory", "worker_nice"):
                 if getattr(self, name):
                     raise OptionError(
                         f"{name} is for workers of this machine: leave it out with "
                         "cpu=DaskPool(...)"
                     )
+
+    def check_handler(self, handler: Handler) -> None:
+        """Check that the workers of this bus can keep all promises of a handler.
+
+        Raises:
+            SubscriptionError: they cannot; the sentence says why, and which workers can.
+        """
+        if self.cpu == "threads" and handler.kind == "cpu":
+            given = {name: getattr(handler, name) for name in OPTIONS_OF_A_HANDLER}
+            for name, reason in unkept_by_threads(given):
+                raise SubscriptionError(f"handler {handler.name}: {_unkept(name, reason)}")
+
+    def check_calls(self, kind: Kind, options: Mapping[str, Any]) -> None:
+        """Check likewise the options of calls of an executor.
+
+        Raises:
+            OptionError: the workers cannot keep them.
+        """
+        if self.cpu == "threads" and kind == "cpu":
+            for name, reason in unkept_by_threads(options):
+                raise OptionError(f"executor: {_unkept(name, reason)}")
+
+
+def _unkept(name: str, reason: str) -> str:
+    return (
+        f'{name} needs a process, and this bus was made with cpu="threads": {reason}. Leave '
+        f'{name} out, or use cpu="processes"'
+    )
 
 
 _KNOWN = ("handlers", *options_of(Settings))

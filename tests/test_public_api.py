@@ -78,7 +78,7 @@ def parameters(function: object) -> dict[str, object]:
 def test_the_options_and_their_defaults():
     assert parameters(EventBus.__init__) == {
         "handlers": None,
-        "cpu": None,
+        "cpu": "processes",
         "cpu_workers": None,
         "io_workers": None,
         "max_pending": 10_000,

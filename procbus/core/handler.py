@@ -131,6 +131,7 @@ class Limits:
         memory_limit,
         only_cpu="io handlers share the process of the script, which a limit would have to kill; "
         'make it kind="cpu", or leave max_memory out',
+        no_threads="a thread shares the memory of the script, which a limit would have to kill",
     )
 
 
@@ -174,6 +175,7 @@ class Handler:
         one_of(True, False),
         only_cpu="an io handler gets the very object that was published; leave it out, and copy "
         "what you change",
+        no_threads="a handler on a thread gets the very object that was published, and no copy",
     )
     key: Callable[[Any], Hashable] | None = option(None, event_function)
     priority: int = option(0, _priority)
@@ -255,6 +257,19 @@ def _same(one: Any, other: Any) -> bool:
 _PLAIN = (int, float, str)
 _DECLARED = options_of(Limits, RetryPolicy, Handler)
 _COMPARED = ("auto", *_DECLARED)
+
+
+def unkept_by_threads(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each option that a cpu handler cannot have on a thread, with the reason.
+
+    Args:
+        given: options of the handler, by name.
+    """
+    for name, value in given.items():
+        declared = _DECLARED[name]
+        if declared.no_threads and value != declared.default:
+            yield name, declared.no_threads
+
 
 OPTIONS_OF_A_HANDLER = tuple(_DECLARED)
 """Names of the options of a handler, in the order of messages."""

@@ -32,16 +32,19 @@ class Option(NamedTuple):
         check: makes the checked form of a value.
         only_cpu: advice for a user who gives it to an io handler, if only cpu handlers may have it;
             else "".
+        no_threads: the reason why threads cannot keep it for cpu handlers, if only processes can;
+            else "".
     """
 
     default: Any
     check: Check
     only_cpu: str = ""
+    no_threads: str = ""
 
 
-def option(default: Any, check: Check, *, only_cpu: str = "") -> Any:
+def option(default: Any, check: Check, *, only_cpu: str = "", no_threads: str = "") -> Any:
     """Declare an option as a field of a dataclass; the arguments are the fields of `Option`."""
-    declared = Option(default, check, only_cpu)
+    declared = Option(default, check, only_cpu, no_threads)
     return dataclasses.field(default=default, metadata={"option": declared})
 
 

@@ -204,6 +204,7 @@ class RetryPolicy:
         whole(0, _MOST_RETRIES),
         only_cpu="an io handler runs in the process of the script, and a crash would end that; "
         'make it kind="cpu", or leave max_crashes out',
+        no_threads="a crash of a thread is a crash of the script",
     )
 
     def __post_init__(self) -> None:

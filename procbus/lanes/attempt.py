@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextvars import Context
 from time import monotonic
-from traceback import FrameSummary, format_list
 from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.carry import Carried
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from procbus.pool.interface import At
 
 
+#: The measures taken after a run took too long, in words.
+KILLED, LEFT_BEHIND = "its worker was killed", "its thread was left behind"
 NO_STACK = "(the stack of the handler could not be read)"
 
 
@@ -43,19 +43,6 @@ class Verdict(NamedTuple):
         """The outcome of that delivery, after the death of its worker `pid`."""
         started_at = min(self.at[2], self.ended_at)  # the start lies ahead during loading
         return Outcome(self.kind, None, self.error, started_at, self.ended_at, pid)
-
-
-def stack_text(frames: Sequence[FrameSummary], caller: str) -> str:
-    """Format the stack of a handler in this process, without the frames that called it.
-
-    Args:
-        frames: the stack, the innermost frame last.
-        caller: file of the module that called the handler.
-    """
-    inner = list(frames)
-    while any(frame.filename == caller for frame in inner):
-        del inner[0]
-    return "Stack (most recent call last):\n" + "".join(format_list(inner)) if inner else ""
 
 
 def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> HandlerTimeout:

@@ -35,12 +35,12 @@ from procbus.lanes.attempt import (
     look_at,
     no_thread,
     place_of,
-    stack_text,
     timeout_error,
     waits_for_itself,
 )
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
+from procbus.system.thread_stack import stack_text
 
 # Measures the steps of one coroutine among many on an event loop.
 

@@ -158,7 +158,7 @@ class Lanes:
         Raises:
             ProcbusError: the program is frozen, and did not call `freeze_support`.
         """
-        if self.cpu is not None and self.cpu.pool.local:
+        if self.cpu is not None and self.cpu.pool.local and self.cpu.pool.in_processes:
             check_can_start()
 
     def start(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
-import traceback
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from math import inf
@@ -29,11 +27,11 @@ from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
 from procbus.lanes.attempt import (
+    LEFT_BEHIND,
     failure,
     look_at,
     no_thread,
     place_of,
-    stack_text,
     timeout_error,
     waits_for_itself,
 )
@@ -41,6 +39,7 @@ from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
 from procbus.system.procfs import no_core_s
+from procbus.system.thread_stack import stack_of_thread
 
 # A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
 # The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
@@ -317,8 +316,7 @@ class IoThread(LaneThread):
 
     def stack(self) -> str:
         """The Python stack of the thread in its handler, as text."""
-        frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001 - documented so
-        return stack_text(traceback.extract_stack(frame), __file__)
+        return stack_of_thread(self.ident, __file__)
 
 
 #: Maximum of threads that wait for the bus in a handler while another has their place.
@@ -576,7 +574,7 @@ class IoLane:
             len(self._abandoned),
         )
         ran_s = monotonic() - thread.since
-        error = timeout_error(delivery, ran_s, thread.stack(), "its thread was left behind")
+        error = timeout_error(delivery, ran_s, thread.stack(), LEFT_BEHIND)
         outcome = Outcome(
             OutcomeKind.TIMED_OUT, None, error, thread.since, monotonic(), os.getpid()
         )

@@ -37,7 +37,7 @@ class InlinePool:
         memory: memory shared with the workers, for large objects.
     """
 
-    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
+    in_processes, elastic, local, waits_for, batch_s = True, False, True, "", BATCH_S
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers

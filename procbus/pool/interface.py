@@ -273,6 +273,10 @@ class Pool(Protocol):
         """Whether more workers may become possible later."""
 
     @property
+    def in_processes(self) -> bool:
+        """Whether its workers are processes, which can be killed. A thread is left behind."""
+
+    @property
     def local(self) -> bool:
         """Whether its workers use the memory of this machine."""
 

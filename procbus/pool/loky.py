@@ -337,7 +337,7 @@ class LokyPool:
         nice: how much nicer the workers are than this process.
     """
 
-    elastic, local, waits_for, batch_s = False, True, "", BATCH_S
+    in_processes, elastic, local, waits_for, batch_s = True, False, True, "", BATCH_S
 
     def __init__(
         self,

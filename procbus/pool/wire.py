@@ -89,6 +89,9 @@ CommonHead = tuple[int, "int | None", "str | None", int, "Variables | None"]
 #: writable copy.
 Large = tuple[tuple[Any, ...], bool]
 
+#: Maximum time for which a finished result waits before it is sent, in seconds.
+FLUSH_S = 0.010
+
 #: Forms of events beside the members of `Form`. The first number: a number or string in the head.
 #: From the second number on: an instance whose values are in the head, one number for each shape
 #: of the batch.

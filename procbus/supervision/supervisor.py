@@ -19,7 +19,7 @@ from procbus.core.log import log
 from procbus.core.outcome import OutcomeKind
 from procbus.core.validation import format_size
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.lanes.attempt import Verdict, memory_error, timeout_error
+from procbus.lanes.attempt import KILLED, LEFT_BEHIND, Verdict, memory_error, timeout_error
 from procbus.lanes.lane_thread import LaneThread
 from procbus.supervision.stall import STALL_WINDOW_S, Progress
 from procbus.system import forked_children, procfs
@@ -212,9 +212,15 @@ class Supervisor:
         """Cancel unwanted deliveries; one at a gate only after it has passed the gate."""
         for delivery in list(self._unwanted):
             lane = delivery.subscription.lane
-            begun = delivery.subscription.handler.kind == "io" and lane.is_running(delivery)
+            begun = not self._can_be_killed(delivery) and lane.is_running(delivery)
             if delivery.receipt is None or begun or self._lanes.take_back(delivery):
                 del self._unwanted[delivery]
+
+    def _can_be_killed(self, delivery: Delivery) -> bool:
+        """Whether the delivery runs in a process, once it runs."""
+        cpu = self._lanes.cpu
+        in_process = cpu is not None and cpu.pool.in_processes
+        return in_process and delivery.subscription.handler.kind == "cpu"
 
     def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
         running = lane.batching.running()
@@ -234,13 +240,14 @@ class Supervisor:
             if slot.verdict is not None:
                 continue  # it is dead, and its companion has not noticed yet
             handler = delivery.subscription.handler
-            if delivery in self._unwanted:
+            if delivery in self._unwanted and lane.pool.in_processes:
                 kills.append(self._interrupt(slot, worker, delivery, at))
                 continue
             if handler.limits.timeout is not None:
                 ends_at = at[2] + handler.limits.timeout
                 if now >= ends_at:
-                    kills.append(self._time_out(slot, worker, delivery, at))
+                    how = KILLED if lane.pool.in_processes else LEFT_BEHIND
+                    kills.append(self._time_out(slot, worker, delivery, at, how))
                     continue
                 next_look = min(next_look, ends_at)
             if (limit := handler.limits.max_memory) is not None:
@@ -358,10 +365,12 @@ class Supervisor:
             worker.hang_up()
         self._dead = dead
 
-    def _time_out(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
+    def _time_out(
+        self, slot: Slot, worker: Worker, delivery: Delivery, at: At, how: str
+    ) -> Task[bool]:
         def condemn(stack: str) -> None:
             now = self._clock()
-            error = timeout_error(delivery, now - at[2], stack, "its worker was killed")
+            error = timeout_error(delivery, now - at[2], stack, how)
             slot.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
 
         return worker.kill_in(at, condemn)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from procbus.codec.encoder import decode
 from procbus.pool import stack
 from procbus.pool.inline import InlinePool
 from procbus.pool.interface import Pool, Worker
 from procbus.pool.loky import LokyPool
+from procbus.pool.threads import ThreadPool
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.conformance import handlers
 from tests.conformance.drive import Gate
 
 #: Makes a pool of a number of workers, with a pickled set-up.
@@ -38,6 +41,13 @@ def patience_for_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "PATIENCE_S", 10.0)
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Forget what handlers have kept in this process, where workers are threads of it."""
+    yield
+    handlers.kept.clear()
+
+
 def _maker(kind: str, address: str) -> Iterator[MakePool]:
     made: list[Pool] = []
 
@@ -48,6 +58,8 @@ def _maker(kind: str, address: str) -> Iterator[MakePool]:
         elif kind == "inline":
             assert not init
             pool = InlinePool(workers)
+        elif kind == "threads":
+            pool = ThreadPool(workers, decode(init) if init else None)
         else:
             from procbus.pool.dask.pool import DaskPool
 
@@ -60,8 +72,20 @@ def _maker(kind: str, address: str) -> Iterator[MakePool]:
         pool.close()
 
 
-@pytest.fixture(params=["loky", "inline", _DASK])
+@pytest.fixture(params=["loky", "inline", "threads", _DASK])
 def make_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
+    yield from _maker(request.param, dask_cluster)
+
+
+@pytest.fixture(params=["loky", "inline", _DASK])
+def make_coding_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
+    """Skip pools that hand over objects as they are."""
+    yield from _maker(request.param, dask_cluster)
+
+
+@pytest.fixture(params=["loky", "threads", _DASK])
+def make_set_up_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iterator[MakePool]:
+    """Skip pools without a set-up."""
     yield from _maker(request.param, dask_cluster)
 
 
@@ -74,6 +98,12 @@ def make_process_pool(request: pytest.FixtureRequest, dask_cluster: str) -> Iter
 @pytest.fixture
 def worker(make_pool: MakePool) -> Iterator[Worker]:
     yield from _worker(make_pool(1))
+
+
+@pytest.fixture
+def coding_worker(make_coding_pool: MakePool) -> Iterator[Worker]:
+    """Skip pools that hand over objects as they are."""
+    yield from _worker(make_coding_pool(1))
 
 
 @pytest.fixture

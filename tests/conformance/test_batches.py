@@ -79,15 +79,15 @@ def test_events_of_all_sizes_and_kinds_are_mixed_in_one_stream(worker: Worker) -
     assert run_all(worker, deliveries(handlers.echo, *events)) == events
 
 
-def test_no_message_has_more_bytes_than_its_road_can_take(worker: Worker) -> None:
+def test_no_message_has_more_bytes_than_its_road_can_take(coding_worker: Worker) -> None:
     batch = deliveries(handlers.size_of, *(some(31_000, number) for number in range(300)))
 
-    message = give(worker, batch)
+    message = give(coding_worker, batch)
 
     held = 31_000 * len(message.deliveries)
     assert BATCH_BYTES // 2 < held <= SLOT_BYTES
     assert [*message.deliveries, *message.rest] == batch
-    assert len(values(take_reports(worker, message))) == len(message.deliveries)
+    assert len(values(take_reports(coding_worker, message))) == len(message.deliveries)
 
 
 def test_a_message_that_is_never_sent_gives_its_memory_to_the_next(worker: Worker) -> None:
@@ -113,9 +113,9 @@ def test_parts_of_an_event_that_a_handler_keeps_never_change(worker: Worker) -> 
     assert found == sent
 
 
-def test_an_event_that_cannot_be_loaded_fails_alone_among_others(worker: Worker) -> None:
+def test_an_event_that_cannot_be_loaded_fails_alone_among_others(coding_worker: Worker) -> None:
     events = [some(9_000, 1), handlers.FailsToLoad(some(9_000, 2)), some(9_000, 3)]
-    ends = run(worker, deliveries(handlers.size_of, *events))
+    ends = run(coding_worker, deliveries(handlers.size_of, *events))
     assert [type(outcome.error).__name__ for outcome, _ in ends] == [
         "NoneType",
         "SerializationError",
@@ -123,8 +123,8 @@ def test_an_event_that_cannot_be_loaded_fails_alone_among_others(worker: Worker)
     ]
 
 
-def test_a_result_that_cannot_be_loaded_fails_alone_among_others(worker: Worker) -> None:
-    ends = run(worker, deliveries(handlers.odd_ones_fail_to_load, *range(6)))
+def test_a_result_that_cannot_be_loaded_fails_alone_among_others(coding_worker: Worker) -> None:
+    ends = run(coding_worker, deliveries(handlers.odd_ones_fail_to_load, *range(6)))
     assert [outcome.error is None for outcome, _ in ends] == [True, False] * 3
     assert [len(outcome.value) for outcome, _ in ends[::2]] == [9_000] * 3
 

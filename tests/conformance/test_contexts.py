@@ -48,39 +48,41 @@ def test_value_of_a_local_class_and_none_come_through(worker: Worker) -> None:
     assert values(run(worker, batch)) == [handlers.Point(1), None, handlers.Point(3)]
 
 
-def test_value_that_cannot_travel_fails_its_delivery_and_names_the_variable(worker: Worker) -> None:
+def test_value_that_cannot_travel_fails_its_delivery_and_names_the_variable(
+    coding_worker: Worker,
+) -> None:
     carry = Carry([handlers.who, handlers.amount])
     batch = deliveries(handlers.amount_here, 1, 2)
     token = handlers.amount.set([1, threading.Lock()])
     batch[0].context = carry.take(None)
     handlers.amount.reset(token)
-    message = worker.prepare(77, batch)
+    message = coding_worker.prepare(77, batch)
     [(delivery, outcome)] = message.failed
     assert delivery is batch[0]
     assert isinstance(outcome.error, SerializationError)
     assert "amount.get()[1]" in str(outcome.error)
     assert message.deliveries == batch[1:]
-    worker.offer(message)
-    worker.send(message)
-    assert worker.receive().complete
+    coding_worker.offer(message)
+    coding_worker.send(message)
+    assert coding_worker.receive().complete
 
 
-def test_value_that_cannot_be_loaded_fails_its_delivery_alone(worker: Worker) -> None:
+def test_value_that_cannot_be_loaded_fails_its_delivery_alone(coding_worker: Worker) -> None:
     carry = Carry([handlers.amount])
     batch = deliveries(handlers.amount_here, 1, 2)
     token = handlers.amount.set(handlers.CannotBeLoaded())
     batch[0].context = carry.take(None)
     handlers.amount.reset(token)
-    (failed, _), (other, _) = run(worker, batch)
+    (failed, _), (other, _) = run(coding_worker, batch)
     assert isinstance(failed.error, SerializationError)
     assert other.error is None
 
 
 def test_each_delivery_begins_with_the_variables_of_the_set_up(
-    make_process_pool: MakePool,
+    make_set_up_pool: MakePool,
 ) -> None:
     init = encode_alone(functools.partial(handlers.set_context, "set up", 50))
-    worker = make_process_pool(1, init).start(lambda _: None)
+    worker = make_set_up_pool(1, init).start(lambda _: None)
     try:
         for _ in range(2):
             batch = deliveries(handlers.look_and_leave, *range(5))

@@ -15,6 +15,7 @@ from procbus.core.delivery import Delivery
 from procbus.pool.child import loop
 from procbus.pool.inline import InlinePool, InlineWorker
 from procbus.pool.interface import Ended, LastWords, Message, WorkerGone
+from procbus.pool.wire import FLUSH_S
 from tests.conformance.drive import deliveries_to, ends_of, give, subscription_of
 
 
@@ -57,7 +58,7 @@ def perform(step: Step) -> int:
     machine.ran.append(step.number)
     machine.take_back(step.take_back)
     if step.long:
-        clock.now += 2 * loop.FLUSH_S
+        clock.now += 2 * FLUSH_S
     if step.grow:
         clock.now += 2 * loop.MEMORY_LOOK_S
         machine.resident = LIMIT

@@ -57,7 +57,7 @@ def test_settings_have_the_given_options():
         carry=iter([who, who]),
     )
     assert {each.name: getattr(settings, each.name) for each in fields(settings)} == {
-        "cpu": None,
+        "cpu": "processes",
         "cpu_workers": 2,
         "io_workers": 3,
         "max_pending": 4,
@@ -124,8 +124,43 @@ def test_absurd_number_of_workers_is_refused():
 
 @pytest.mark.parametrize("value", [2, "dask", "tcp://127.0.0.1:8786"])
 def test_cpu_is_a_pool_and_not_an_address(value: Any):
-    expected = f"cpu must be a DaskPool, or None for this machine, not {value!r}"
+    expected = f'cpu must be "processes", "threads" or a DaskPool, not {value!r}'
     assert refusal(cpu=value) == expected
+
+
+def test_cpu_that_is_nearly_a_word_is_refused_with_that_word():
+    assert refusal(cpu="thread").endswith("not 'thread'; did you mean threads?")
+
+
+def test_cpu_may_be_processes_threads_or_none_for_the_default():
+    assert [make(cpu=each).cpu for each in (None, "processes", "threads")] == [
+        "processes",
+        "processes",
+        "threads",
+    ]
+
+
+def test_interpreters_are_refused_with_the_reason_and_the_places_that_work():
+    message = refusal(cpu="interpreters")
+
+    assert message.startswith("cpu='interpreters' is not offered: numpy, psutil and msgspec do not")
+    assert '"processes", or "threads"' in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_events_per_worker", 5), ("worker_max_memory", "1 GiB"), ("worker_nice", 3)],
+)
+def test_threads_refuse_what_only_a_process_can_do(name: str, value: Any):
+    message = refusal(cpu="threads", **{name: value})
+
+    assert message.startswith(f'{name} is for worker processes: leave it out with cpu="threads"')
+
+
+def test_set_up_for_threads_need_not_travel():
+    lock = threading.Lock()
+
+    assert make(cpu="threads", worker_init=lock.acquire).worker_init == lock.acquire
 
 
 @pytest.mark.parametrize(

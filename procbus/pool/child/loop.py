@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
@@ -39,6 +40,7 @@ from procbus.pool.memory.shared_file import LOADERS, PLAIN, Form
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.wire import (
     FIRST_SHAPE,
+    FLUSH_S,
     GREATEST_INT,
     IN_HEAD,
     IS_FLOAT,
@@ -156,9 +158,6 @@ class Ends:
 def _packed(definitions: Sequence[tuple[ClassNumber, bytes]]) -> bytes:
     return b"".join(pack_definition(number, definition) for number, definition in definitions)
 
-
-#: Maximum time for which a finished result waits before it is sent, in seconds.
-FLUSH_S = 0.010
 
 #: Threshold of results that are left in the logbook for the parent to read there, in bytes.
 LEFT_BYTES = 8 << 10
@@ -385,9 +384,9 @@ class Worker:
         )
         self._strays_logged = came_back
 
-    def _tell_sums(self, sums: bytes) -> None:
+    def _tell_sums(self, sums: dict[int, tuple[float, ...]]) -> None:
         if sums:
-            self.send(Tag.MEASURED.value, sums)
+            self.send(Tag.MEASURED.value, pickle.dumps(sums))
 
     def _flush(self, batch: int, done: int, *, complete: bool) -> None:
         """Send the kept results, or leave them in the logbook and send their place."""

@@ -16,7 +16,7 @@ from procbus.codec.script_globals import be_the_script
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import end_in_order
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
-from procbus.pool.child.loop import FLUSH_S, Tokens, Worker
+from procbus.pool.child.loop import Tokens, Worker
 from procbus.pool.child.outbox import Outlet
 from procbus.pool.child.self import end_with_parent, take_long_turns
 from procbus.pool.logbook import Logbook
@@ -24,6 +24,7 @@ from procbus.pool.memory.shared_file import Room
 from procbus.pool.memory.worker_side import WorkerMemory
 from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage
+from procbus.pool.wire import FLUSH_S
 
 _worker: Worker | None = None
 _forward: Forward

@@ -7,7 +7,6 @@ and another's begin: for most batches only at their start and end.
 
 from __future__ import annotations
 
-import pickle
 import resource
 from collections.abc import Callable
 from time import monotonic, process_time
@@ -52,6 +51,8 @@ class Tally:
             seconds.
         report_s: maximum interval between two reports of the sums, in seconds.
         clock: replaces `time.monotonic`.
+        cpu_s: returns the CPU seconds of the worker so far.
+        children_s: returns the CPU seconds of processes that the worker started and waited for.
     """
 
     def __init__(
@@ -61,7 +62,10 @@ class Tally:
         patience_s: float = _PATIENCE_S,
         report_s: float = _REPORT_S,
         clock: Callable[[], float] = monotonic,
+        cpu_s: Callable[[], float] = process_time,
+        children_s: Callable[[], float] = lambda: _children_s(),
     ) -> None:
+        self._read_cpu_s, self._read_children_s = cpu_s, children_s
         self._least_s = least_s
         self._patience_s = patience_s
         self._report_s = report_s
@@ -90,14 +94,14 @@ class Tally:
             done: deliveries of the batch that have ended.
         """
         now = self._clock()
-        measured = self._handler is not None and now - self._began_at > self._least_s
+        ran = self._handler is not None and done > self._done
+        measured = ran and now - self._began_at > self._least_s
         # When short handlers take turns, reading the clocks each time would cost too much.
         armed = handler is not None and (measured or now - self._armed_at > self._patience_s)
         if measured or armed:
             before = self._cpu_s, self._children_s, self._starved_s
-            self._cpu_s, self._starved_s = process_time(), no_core_s()
-            children = resource.getrusage(resource.RUSAGE_CHILDREN)
-            self._children_s = children.ru_utime + children.ru_stime
+            self._cpu_s, self._starved_s = self._read_cpu_s(), no_core_s()
+            self._children_s = self._read_children_s()
             if measured:
                 self._add(done, now - self._began_at, *before)
         if armed:
@@ -130,28 +134,30 @@ class Tally:
             newest = Sums._make(a + b for a, b in zip(former, newest, strict=True))
         self._sums[self._handler] = newest
 
-    def due(self) -> bytes:
-        """Return the sums, encoded, if a report is due; then they begin anew."""
+    def due(self) -> dict[int, tuple[float, ...]]:
+        """Return the sums of each handler if a report is due; then they begin anew."""
         unreported_s = self._unreported_s
         if unreported_s > _UNREPORTED * self._reported_s or (
             unreported_s and self._clock() - self._reported_at >= self._report_s
         ):
             return self.rest()
-        return b""
+        return {}
 
-    def rest(self) -> bytes:
-        """Return the unreported sums, encoded; they begin anew."""
-        if not self._sums:
-            return b""
-        report = pickle.dumps(
-            {
-                handler: (*sums[:-1], sums.unpacking_s * sums.runs / max(1, self._timed[handler]))
-                for handler, sums in self._sums.items()
-            }
-        )
+    def rest(self) -> dict[int, tuple[float, ...]]:
+        """Return the unreported sums of each handler; they begin anew."""
+        report: dict[int, tuple[float, ...]] = {
+            handler: (*sums[:-1], sums.unpacking_s * sums.runs / max(1, self._timed[handler]))
+            for handler, sums in self._sums.items()
+        }
         self._sums.clear()
         self._timed.clear()
         self._reported_at = self._clock()
         self._reported_s += self._unreported_s
         self._unreported_s = 0.0
         return report
+
+
+def _children_s() -> float:
+    """CPU seconds so far of processes that this one started and waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime

@@ -131,7 +131,7 @@ class ClusterPool:
         join_s: maximum wait of `close` for the thread, in seconds.
     """
 
-    elastic, batch_s = True, DASK_BATCH_S
+    in_processes, elastic, batch_s = True, True, DASK_BATCH_S
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.handler import make_handler
 from procbus.core.outcome import OutcomeKind
 from procbus.core.subscription import Subscription
-from procbus.lanes.attempt import NO_STACK, Verdict, memory_error, stack_text, timeout_error
+from procbus.lanes.attempt import NO_STACK, Verdict, memory_error, timeout_error
 from procbus.pool.interface import At
 from procbus.system.footprint import Footprint
 from tests.parts import FakeLane, delivery_to, handle
@@ -85,33 +85,3 @@ def test_a_run_that_has_not_even_begun_took_no_time() -> None:
     outcome = verdict(at=(3, 4, 110.0), ended_at=105.0).outcome(4711)
 
     assert outcome.started_at == outcome.ended_at == 105.0
-
-
-# Stacks in this process.
-
-
-def inner() -> traceback.StackSummary:
-    return traceback.extract_stack()
-
-
-def test_stack_leaves_out_the_frames_that_called_the_handler() -> None:
-    frames = inner()
-    caller = frames[0].filename
-    assert caller != __file__
-
-    text = stack_text(frames, caller)
-
-    lines = text.splitlines()
-    assert lines[0] == "Stack (most recent call last):"
-    assert "in inner" in lines[-2]
-    assert "return traceback.extract_stack()" in lines[-1]
-    assert caller not in text
-
-
-def test_a_stack_without_the_caller_is_shown_as_it_is() -> None:
-    assert stack_text(inner(), "no such file").count(", in inner\n") == 1
-
-
-def test_stack_without_frames_below_the_caller_is_empty() -> None:
-    assert stack_text(inner(), __file__) == ""
-    assert stack_text([], __file__) == ""

@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: MIT
+"""Workers in threads of this process: `EventBus(cpu="threads")`.
+
+Without a GIL they compute side by side, and each event is handed over as it is. A thread cannot be
+ended, and its crash is the script's: so each promise that needs a process of its own is refused
+when you subscribe.
+
+A worker is a thread beside its companion, and two queues between them. The worker takes a batch,
+runs its deliveries and puts its reports into the other queue.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, Any
+
+from procbus.core.carry import Carried
+from procbus.core.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
+from procbus.core.delivery import Delivery, error_to_tell
+from procbus.core.errors import ProcbusError
+from procbus.core.gil import gil_is_on
+from procbus.core.log import log
+from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
+from procbus.core.subscription import Subscription
+from procbus.core.unfinished import complete, unfinished
+from procbus.core.user_objects import named
+from procbus.pool.child.usage import Tally
+from procbus.pool.handler_cache import Definitions
+from procbus.pool.interface import (
+    BATCH_S,
+    NO_SUCCESSES,
+    NO_WORDS,
+    At,
+    Ended,
+    LastWords,
+    Message,
+    Report,
+    SetUpFailed,
+    WorkerGone,
+)
+from procbus.pool.wire import FLUSH_S, Successes
+from procbus.system import forked_children
+from procbus.system.cores import usable_cores
+from procbus.system.thread_stack import stack_of_thread
+
+if TYPE_CHECKING:
+    from procbus.core.receipt import Receipt
+    from procbus.system.cooperative import Task
+
+#: Maximum wait of `stop` for the end of an idle thread, in seconds.
+STOP_S = 10.0
+
+_SUCCEEDED, _RAISED = OutcomeKind.SUCCEEDED, OutcomeKind.RAISED
+#: Number of variables in the context of a batch while no handler has left any: only `running`.
+_CLEAN = 1
+#: The first report of a worker whose set-up succeeded.
+_READY = Report(0, NO_SUCCESSES, [], complete=False)
+
+
+class ThreadPool:
+    """Workers in threads of this process. See `procbus.pool.interface.Pool`.
+
+    Args:
+        workers: maximum of workers; None for one for each core.
+        init: the user's set-up of each worker; None for none.
+        owner: the dispatcher of the bus, for `current()` in handlers.
+        run: the run of the bus, likewise.
+    """
+
+    in_processes, elastic, local, waits_for, batch_s = False, False, True, "", BATCH_S
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        init: Callable[[], object] | None = None,
+        owner: object = None,
+        run: Run = ONLY_RUN,
+    ) -> None:
+        if gil_is_on():
+            warn_of_turns()
+        self._workers = workers or usable_cores()
+        self.init = init
+        self.owner = owner
+        self.run = run
+        #: Stays empty: nothing is encoded.
+        self.definitions = Definitions()
+        self._started = 0
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Do nothing: no memory is shared."""
+
+    def shared_memory(self) -> SharedMemoryStats:
+        """Return zeros: all memory is the script's."""
+        return NOTHING_SHARED
+
+    def size(self) -> int:
+        """Maximum of workers."""
+        return self._workers
+
+    def prepare(self) -> None:
+        """Nothing: a thread starts at once."""
+
+    def start(self, launched: Callable[[ThreadWorker], None]) -> ThreadWorker:
+        """Start a thread, and wait for its set-up."""
+        with self._lock:
+            self._started += 1
+            number = self._started
+        worker = ThreadWorker(self, number)
+        try:
+            worker.start()
+        except RuntimeError as error:  # the interpreter is ending, or there are too many threads
+            raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
+        launched(worker)
+        if self.init is not None:
+            worker.await_set_up()
+        return worker
+
+
+class ThreadWorker:
+    """One thread, seen from its companion. See `procbus.pool.interface.Worker`.
+
+    `_lock` guards the fields below it. A killed worker is a thread left behind: it runs its handler
+    to the end, begins no other, and reports nothing more.
+
+    Args:
+        pool: the pool of the worker.
+        number: number of the worker in its pool.
+    """
+
+    #: The only process to look at is this one. It returns taken-back deliveries at once.
+    probe, details, recalling = None, None, False
+
+    def __init__(self, pool: ThreadPool, number: int) -> None:
+        self.pid: int | None = os.getpid()
+        self._pool = pool
+        self._thread = threading.Thread(
+            target=self._work, name=f"procbus-cpu-{number}", daemon=True
+        )
+        self._batches: SimpleQueue[Message | None] = SimpleQueue()
+        #: Numbers of the sent batches that have not been reported as complete. For the companion.
+        self._sent: deque[int] = deque()
+        # May be taken again by its thread: a signal handler may close the bus in the middle.
+        self._lock = threading.RLock()
+        #: Reports, and None once it is dead.
+        self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
+        self._dead = False
+        #: Number of deliveries that it may still begin.
+        self._tokens = 0
+        #: The batch at hand, and the delivery at hand. Any thread may read the latter.
+        self._batch = 0
+        self._at: At | None = None
+        #: The unreported ends: first the plain successes, then all others.
+        self._times: list[tuple[float, float, int]] = []
+        self._values: list[Any] = []
+        self._ends: list[Ended] = []
+        # For its own thread.
+        self._set_up_since: float | None = None
+        #: Whether this is a copy of the thread, in a child that user code forked.
+        self._forked = False
+        #: The context that each handler begins with, with the variables that the set-up has left;
+        #: and the context of batches. While that is clean, handlers run in it.
+        self._base, self._own, self._clean = Context(), Context(), _CLEAN
+        self._tally = Tally(cpu_s=thread_time, children_s=lambda: 0.0)
+        #: Subscriptions that have unreported sums, by number of the handler.
+        self._measured: dict[int, Subscription] = {}
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._thread.start()
+
+    # From the lane to the worker.
+
+    def prepare(self, batch: int, deliveries: Sequence[Delivery]) -> Message:
+        """Put open deliveries into a message. Nothing is encoded."""
+        return Message(batch, deliveries=[each for each in deliveries if each.receipt is not None])
+
+    def offer(self, message: Message) -> None:
+        """Allow it to begin the deliveries of a message."""
+        with self._lock:
+            if not self._dead:
+                self._tokens += len(message.deliveries)
+
+    def fits_ahead(self, _: Message) -> bool:
+        """Return True: there is no pipe to fill."""
+        return True
+
+    def send(self, message: Message) -> None:
+        """Queue a message."""
+        self._sent.append(message.batch)
+        self._batches.put(message)
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Do nothing: a message needs no room."""
+
+    def take_back(self, most: int) -> int:
+        """Take back deliveries that it has not begun."""
+        with self._lock:
+            taken = min(most, self._tokens)
+            self._tokens -= taken
+            return taken
+
+    # From the worker to the lane.
+
+    def receive(self, patience_s: float | None = None) -> Report:
+        """Wait for a report; after `patience_s` return the unreported ends."""
+        try:
+            report = self._reports.get(timeout=patience_s)
+        except Empty:
+            with self._lock:
+                if self._reports.empty():
+                    return self._locked_glance()
+            report = self._reports.get()
+        if not isinstance(report, Report):
+            self._reports.put(None)  # for the next call
+            raise self._gone()
+        if report.complete:
+            self._sent.popleft()
+        return report
+
+    def await_set_up(self) -> None:
+        """Wait for the end of the user's set-up.
+
+        Raises:
+            WorkerGone: it failed, or the worker was killed meanwhile.
+        """
+        report = self._reports.get()
+        if report is _READY:
+            return
+        if report is None:
+            raise self._gone()
+        assert isinstance(report, BaseException)
+        fault = ProcbusError(f"worker_init failed: {named(report)}")
+        fault.__cause__ = report
+        raise SetUpFailed(self.pid) from fault
+
+    def running(self) -> At | None:
+        """The delivery at hand."""
+        return self._at
+
+    def set_up_since(self) -> float | None:
+        """The start of the user's set-up."""
+        return self._set_up_since
+
+    def ask_stack(self) -> Task[str]:
+        """Return the stack of its thread."""
+        yield from ()  # nothing to wait for
+        return stack_of_thread(self._thread.ident, __file__)
+
+    def watch_memory(self, at: At, limit: int) -> None:
+        """Do nothing: it has no memory of its own."""
+
+    # The end.
+
+    def kill_in(self, at: At, condemn: Callable[[str], None]) -> Task[bool]:
+        """Leave the thread behind, if it is still at that delivery."""
+        stack = yield from self.ask_stack()
+        with self._lock:
+            if self._dead or self._at != at:
+                return False
+            condemn(stack)
+            self._locked_die()
+        return True
+
+    def hang_up(self) -> None:
+        """Kill it: it has no process that could be dead already."""
+        self.kill()
+
+    def stop(self) -> None:
+        """End an idle thread, and wait for that. Idempotent."""
+        self._batches.put(None)
+        with self._lock:
+            was_dead, self._dead = self._dead, True
+            self._tokens, self._at = 0, None
+        if not was_dead:
+            self._thread.join(STOP_S)
+
+    def kill(self) -> None:
+        """Have it report nothing more, and begin nothing more."""
+        with self._lock:
+            if not self._dead:
+                self._locked_die()
+
+    def _locked_die(self) -> None:
+        self._dead, self._tokens = True, 0
+        self._reports.put(None)
+        self._batches.put(None)
+
+    def _gone(self) -> WorkerGone:
+        now = monotonic()
+        with self._lock:
+            batch = self._batch
+            rest = self._locked_report(complete=False)
+            ends = [*map(self._success, *rest.successes), *rest.ends]
+            ran_s = None if self._at is None else max(0.0, now - self._at[2])
+        return WorkerGone(self.pid, None, LastWords(batch, ends, ran_s), noticed_at=now)
+
+    # Called under the lock.
+
+    def _locked_glance(self) -> Report:
+        """Report the ends so far of the first batch, if that is at hand."""
+        first = self._sent[0]
+        if self._batch != first:
+            return Report(first, NO_SUCCESSES, [], complete=False)
+        return self._locked_report(complete=False)
+
+    def _locked_report(self, *, complete: bool) -> Report:
+        report = Report(
+            self._batch, Successes(self._times, self._values), self._ends, complete=complete
+        )
+        self._times, self._values, self._ends = [], [], []
+        return report
+
+    def _success(self, times: tuple[float, float, int], value: Any) -> Ended:
+        return Outcome(_SUCCEEDED, value, None, times[0], times[1], self.pid), None
+
+    # In the worker's thread.
+
+    def _work(self) -> None:
+        forked_children.watch(self._note_fork)
+        try:
+            if self._set_up():
+                self._serve()
+        except BaseException:  # noqa: BLE001 - the companion must not wait for ever
+            log.exception("procbus itself failed in %s, which is replaced", self._thread.name)
+            self.kill()
+
+    def _serve(self) -> None:
+        while True:
+            message = self._batches.get()
+            if message is None:
+                return
+            self._own.run(self._run_batch, message.batch, message.deliveries)
+            # No object of an event may be kept alive during the wait for the next.
+            del message
+            if len(self._own) != _CLEAN:  # a handler has left a variable in it
+                self._own = Context()
+
+    def _set_up(self) -> bool:
+        init = self._pool.init
+        if init is None:
+            return True
+        report: Report | BaseException = _READY
+        self._set_up_since = monotonic()
+        try:
+            self._base.run(init)
+            if self._base:
+                self._clean = -1  # a length that no context has
+            self._check_here(None, "worker_init")
+        except BaseException as error:  # noqa: BLE001 - it is the user's code
+            self._check_here(error, "worker_init")
+            report = error
+        self._set_up_since = None
+        with self._lock:
+            if not self._dead:
+                self._reports.put(report)
+        return report is _READY
+
+    def _run_batch(self, number: int, deliveries: Sequence[Delivery]) -> None:
+        """Run the deliveries of a batch that it may begin, and report their ends."""
+        lock, tally, subscription, done = self._lock, self._tally, None, 0
+        with lock:
+            self._batch = number
+        sent_at = monotonic()
+        for delivery in deliveries:
+            if delivery.subscription is not subscription:
+                subscription = delivery.subscription
+                self._measured[subscription.handler.number] = subscription
+                tally.turn(subscription.handler.number, done)
+            with lock:
+                if not self._tokens:
+                    break  # the rest was taken back, or it was killed
+                self._tokens -= 1
+                started_at = monotonic()
+                self._at = (number, done, started_at)
+            ended_at = self._run(delivery, started_at)
+            done += 1
+            if ended_at - sent_at > FLUSH_S:
+                sent_at = ended_at
+                self._report(complete=False)
+        tally.turn(None, done)
+        self._measured_so_far()
+        running.set(None)
+        self._report(complete=True)
+
+    def _report(self, *, complete: bool) -> None:
+        with self._lock:
+            if not self._dead:
+                self._reports.put(self._locked_report(complete=complete))
+                if complete:
+                    self._batch = 0
+
+    def _measured_so_far(self) -> None:
+        if not (due := self._tally.due()):
+            return
+        for handler, sums in due.items():
+            self._measured[handler].note_sums(*sums)
+        self._measured.clear()
+
+    def _run(self, delivery: Delivery, started_at: float) -> float:
+        """Run one delivery, note its end, and return the time of that."""
+        receipt = delivery.receipt
+        if receipt is None:  # it was settled meanwhile, so its end does not matter
+            return self._note_success((started_at, started_at, 0), None)
+        published: list[tuple[str | None, Any]] = []
+        seat = [self._make_context, delivery, receipt, published]
+        running.set(seat)  # like take_seat, without the call
+        function, value = delivery.subscription.handler.function, None
+        error: BaseException | None = None
+        try:
+            if delivery.context is None and len(self._own) == self._clean:
+                value = function(receipt.event)
+            else:
+                context = self._context_for(delivery)
+                value = context.run(run_seated, seat, function, receipt.event)
+        except BaseException as raised:  # noqa: BLE001 - any exception of a handler is its outcome
+            error = raised
+        ended_at = monotonic()
+        if self._forked:
+            self._check_here(error, f"{delivery.handler.name} with event {delivery.event_id}")
+        if error is None and id(type(value)) not in complete:
+            error = _look_at(delivery, value)
+        if error is None and not published:
+            return self._note_success((started_at, ended_at, 0), value)
+        times = started_at, ended_at, self.pid
+        if error is None:
+            self._note_end((Outcome(_SUCCEEDED, value, None, *times), published))
+        else:
+            told = error_to_tell(error, delivery)
+            self._note_end((Outcome(_RAISED, None, told, *times, len(published)), None))
+            del error, told  # their traceback has this frame
+        return ended_at
+
+    def _note_success(self, times: tuple[float, float, int], value: Any) -> float:
+        with self._lock:
+            if not self._dead:
+                self._at = None
+                if self._ends:
+                    self._ends.append(self._success(times, value))
+                else:
+                    self._times.append(times)
+                    self._values.append(value)
+        return times[1]
+
+    def _note_end(self, end: Ended) -> None:
+        with self._lock:
+            if not self._dead:
+                self._at = None
+                self._ends.append(end)
+
+    def _context_for(self, delivery: Delivery) -> Context:
+        """Make a handler's own context, with the variables from the publisher."""
+        context = another(self._base)
+        if isinstance(carried := delivery.context, Carried):
+            for place, value in carried.pairs():
+                context.run(carried.carry.variables[place].set, value)
+        return context
+
+    def _make_context(
+        self, delivery: Delivery, receipt: Receipt, published: list[tuple[str | None, Any]]
+    ) -> HandlerContext:
+        """Make the return value of `current()` in a handler."""
+        return HandlerContext(
+            delivery.handler.name,
+            receipt.id,
+            receipt.parent_id,
+            receipt.topic,
+            len(delivery.earlier) + 1,
+            partial(_publish, published),
+            self._pool.owner,
+            self._pool.run,
+        )
+
+    def _note_fork(self) -> None:
+        self._forked = True
+
+    def _check_here(self, error: BaseException | None, place: str) -> None:
+        """End this process if it is a child that user code forked in this thread."""
+        if self._forked:
+            forked_children.end_child(error, place)
+
+
+def _look_at(delivery: Delivery, value: object) -> BaseException | None:
+    """Return the failure of a handler that returned unfinished work; None if its result is whole.
+
+    A call of an executor may return such a result, as in the standard library.
+    """
+    if delivery.subscription.answered:
+        return None
+    try:
+        return unfinished(delivery.handler.name, value)
+    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
+        return raised
+
+
+def _publish(published: list[tuple[str | None, Any]], event: Any, topic: str | None) -> None:
+    """Keep an event that a handler publishes until the handler has succeeded."""
+    if topic is not None:
+        from procbus.core.topic import check_concrete
+
+        check_concrete(topic)
+    published.append((topic, event))
+
+
+def warn_of_turns() -> None:
+    """Warn that there is a GIL, so that threads are the wrong place for handlers that compute."""
+    log.warning(
+        'EventBus(cpu="threads"): this Python has a GIL, so cpu handlers take turns, and all of '
+        "them together use one core. Leave cpu= out, and they run in processes on all cores; or "
+        "run the script with a Python that is free-threaded, such as python3.14t"
+    )
