@@ -23,7 +23,7 @@ from procbus.futures.calls import Arguments, AsyncCall, AsyncCarriedCall, CallFo
 #: Maximum of callables kept, here and in the workers; ones with pending calls come on top.
 MOST_CALLABLES = 128
 
-#: Number of functions made by one `def` or `lambda` from which on a further one travels with its
+#: Number of functions made by one `def` or `lambda`. From then on, a new function travels with its
 #: first call, and is shipped only if the next call of that code has the same function.
 MOST_SIBLINGS = 8
 
