@@ -277,21 +277,21 @@ def of_pythons(found: Found, cores: int) -> str:
             for way in python_probe.WAYS
             if (value := found.middle(python_probe.row_of(way, "1 ms"), version)) is not None
         )
-        parts.append(f"{version}: {figures}")
+        parts.append(f"- {version}: {figures}")
     missing = (
-        f" Not on this machine, and so left out: {listed(found.not_installed)}."
+        f"\n\nNot on this machine, and so left out: {listed(found.not_installed)}."
         if found.not_installed
         else ""
     )
     free = any(name.endswith("t") for name in found.contenders if name != LIMIT)
     return (
-        f"Speed-up over a loop on the same Python, {cores} workers, pure-Python handlers of 1 ms. "
-        f"{'; '.join(parts)}.{missing}\n\n"
-        f"Why: every CPython with a GIL is alike in this: threads take turns. Interpreters in one "
-        f"process, which Python has a pool for since 3.14, have a GIL each, and the free-threaded "
-        f"build has none, at some cost to each single thread. "
+        f"Each figure says how many times as fast as a loop on the same Python {cores} workers "
+        f"were, with pure-Python handlers of 1 ms:\n\n" + "\n".join(parts) + f"{missing}\n\n"
+        f"Why: on every CPython with a GIL, threads take turns. Interpreters in one process, for "
+        f"which Python has a pool since 3.14, have a GIL each. The free-threaded build has no GIL, "
+        f"at some cost to each single thread. "
         + (
-            "The free-threaded builds above show what that gives here."
+            "The free-threaded builds above (t) show the gain."
             if free
             else "Install one of them, and you see the effect in a run of your own."
         )
