@@ -6,18 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from procbus import DaskPool, EventBus, HandlerTimeout, WorkerDied, current
+from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import WorkerTraceback
 from tests.clusters import HAS_DASK, NO_DASK, Machines, cluster, parent_of, warm_up
 from tests.integration.helpers import Tally
 from tests.waits import eventually
+
+if TYPE_CHECKING:
+    from procbus.pool.dask.pool import ClusterPool
 
 pytestmark = [
     pytest.mark.skipif(not HAS_DASK, reason=NO_DASK),
@@ -64,18 +70,31 @@ def test_results_come_back_and_both_dask_workers_work(bus: EventBus) -> None:
     }
 
 
+def pool_with(address: str, connect: Callable[..., Any]) -> DaskPool:
+    """A pool whose workers have connections of the test's making."""
+    from procbus.pool.dask.pool import ClusterPool
+    from procbus.pool.dask.worker import DaskWorker
+
+    class Connected(DaskPool):
+        def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+            make = partial(DaskWorker, connect=connect)
+            return ClusterPool(address, workers, init, run, make_worker=make)
+
+    return Connected(address)
+
+
 def test_a_large_event_goes_to_a_worker_once_for_all_its_handlers_and_attempts(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str,
 ) -> None:
-    from procbus.pool.dask import engine
+    from procbus.pool.dask.engine import Connection
 
     sent: list[int] = []
-    say = engine.Connection.say
 
-    def count(line: Any, **message: Any) -> None:
-        parts = [message.get("data", b""), message.get("event", b"")]
-        sent.extend(len(getattr(part, "data", part)) for part in parts)
-        say(line, **message)
+    class Counted(Connection):
+        def say(self, **message: Any) -> None:
+            parts = [message.get("data", b""), message.get("event", b"")]
+            sent.extend(len(getattr(part, "data", part)) for part in parts)
+            super().say(**message)
 
     def pick(event: bytes) -> int:
         attempt = current().attempt
@@ -83,9 +102,8 @@ def test_a_large_event_goes_to_a_worker_once_for_all_its_handlers_and_attempts(
             raise LookupError(f"attempt {attempt}")
         return len(event)
 
-    monkeypatch.setattr(engine.Connection, "say", count)
     size = 4 << 20
-    with EventBus(handlers=[], cpu=DaskPool(address), cpu_workers=1) as bus:
+    with EventBus(handlers=[], cpu=pool_with(address, Counted), cpu_workers=1) as bus:
         for name in ("first", "second"):
             bus.subscribe("page", len, kind="cpu", name=name)
         bus.subscribe("page", pick, kind="cpu", retries=2, backoff=0)
@@ -351,21 +369,22 @@ def test_events_wait_for_a_scheduler_that_is_away_and_the_bus_says_so(
 
 
 def test_unreachable_dask_worker_is_logged_and_tried_again(
-    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from procbus.pool.dask import worker
+    from procbus.pool.dask.engine import Connection
 
-    there = vars(worker)["Connection"]
+    there = threading.Event()
 
-    def nowhere(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
+    def connect(*about: Any, **order: Any) -> Connection:
+        if not there.is_set():
+            raise OSError("no route to host")
+        return Connection(*about, **order)
 
-    monkeypatch.setattr(worker, "Connection", nowhere)
-    with EventBus(handlers=[], cpu=DaskPool(address)) as bus:
+    with EventBus(handlers=[], cpu=pool_with(address, connect)) as bus:
         bus.subscribe("number", lambda n: n + 1, kind="cpu", name="next")
         receipt = bus.publish("number", 1)
         eventually(lambda: "no route to host" in bus.stats().lanes["cpu"].paused)
-        monkeypatch.setattr(worker, "Connection", there)
+        there.set()
         assert receipt.result(BOUND_S) == 2
         eventually(lambda: bus.stats().lanes["cpu"].paused == "")
     assert caplog.text.count("the cpu lane waits for a Dask worker that can be used") == 1

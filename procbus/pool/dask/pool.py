@@ -129,6 +129,8 @@ class ClusterPool:
         run: the run of the bus, for `current()` in workers.
         own_cluster: a cluster on this machine that ends with the pool.
         join_s: maximum wait of `close` for the thread, in seconds.
+        engine: everything that is used of Dask; None for `procbus.pool.dask.engine`.
+        make_worker: makes a worker; None for `DaskWorker`.
     """
 
     in_processes, elastic, batch_s = True, True, DASK_BATCH_S
@@ -142,7 +144,11 @@ class ClusterPool:
         own_cluster: LocalCluster | None = None,
         *,
         join_s: float = DASK_JOIN_S,
+        engine: Any = None,
+        make_worker: Callable[..., DaskWorker] | None = None,
     ) -> None:
+        self._engine = _engine() if engine is None else engine
+        self._make_worker = make_worker
         self._join_s = join_s
         self._cluster = cluster
         self._most = workers
@@ -197,7 +203,8 @@ class ClusterPool:
         """Wait for a free thread of a Dask worker, and start a process there."""
         from procbus.pool.dask.worker import DaskWorker  # only now: it imports distributed
 
-        worker = DaskWorker(self.definitions, self.memory, self.init, self.run, self._wake_all)
+        make = self._make_worker or DaskWorker
+        worker = make(self.definitions, self.memory, self.init, self.run, self._wake_all)
         try:
             launched(worker)
             while True:
@@ -285,8 +292,7 @@ class ClusterPool:
         from procbus.pool.dask.host import Host  # only now: they import distributed, and psutil
         from procbus.pool.dask.post_mortem import last_page_in
 
-        engine = _engine()
-        client = self._client
+        engine, client = self._engine, self._client
         if client is None:
             cluster = self._cluster
             client = (
@@ -327,7 +333,7 @@ class ClusterPool:
         retired, self._retired = self._retired, []
         for client in retired:
             with contextlib.suppress(Exception):  # the client may be broken in any way
-                _engine().disconnect(client)
+                self._engine.disconnect(client)
 
     def _lose(self, error: Exception) -> None:
         with self._changed:

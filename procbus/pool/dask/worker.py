@@ -57,6 +57,7 @@ class DaskWorker:
         init: the user's set-up, pickled.
         run: the run of the bus, for `current()`.
         on_kill: called when it is killed, for a thread that waits to begin it.
+        connect: makes its connection.
     """
 
     #: No process of this machine.
@@ -69,7 +70,10 @@ class DaskWorker:
         init: bytes,
         run: Run,
         on_kill: Callable[[], object],
+        *,
+        connect: Callable[..., Connection] = Connection,
     ) -> None:
+        self._connect = connect
         self._end = ParentEnd(definitions, memory, ResultReader(memory, 1))
         self._init = init
         self._run = run
@@ -108,7 +112,7 @@ class DaskWorker:
         """
         asked_at = monotonic()
         self._client = client
-        line = Connection(
+        line = self._connect(
             client,
             address,
             self._state.take,

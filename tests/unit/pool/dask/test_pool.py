@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,10 +93,7 @@ def test_client_that_cannot_connect_ends_its_event_loop() -> None:
     eventually(lambda: all(thread.name != "IO loop" for thread in threading.enumerate()))
 
 
-def test_connection_that_comes_too_late_for_a_closed_pool_is_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from procbus.pool.dask import engine
+def test_connection_that_comes_too_late_for_a_closed_pool_is_closed() -> None:
     from procbus.pool.dask.pool import ClusterPool
 
     class LateClient:
@@ -109,10 +107,12 @@ def test_connection_that_comes_too_late_for_a_closed_pool_is_closed(
         assert connected.wait(BOUND_S)
         return client
 
-    monkeypatch.setattr(engine, "connect_to", connect_to)
-    monkeypatch.setattr(engine, "members", lambda _: {})
-    monkeypatch.setattr(engine, "disconnect", lambda late: closed.set() if late is client else None)
-    pool = ClusterPool("tcp://127.0.0.1:1", None, b"", join_s=0.01)
+    engine = SimpleNamespace(
+        connect_to=connect_to,
+        members=lambda _: {},
+        disconnect=lambda late: closed.set() if late is client else None,
+    )
+    pool = ClusterPool("tcp://127.0.0.1:1", None, b"", join_s=0.01, engine=engine)
     assert began.wait(BOUND_S)
     pool.close()
     connected.set()
