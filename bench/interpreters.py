@@ -1,4 +1,4 @@
-"""The Pythons of this machine: those that somebody named, of `make pythons`, on PATH, of pyenv."""
+"""The Pythons of this machine: the ones that you name, of `make pythons`, on PATH, of pyenv."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASK = (
 
 
 def candidates(version: str, root: Path = ROOT) -> Iterator[str]:
-    """Name possible files of that interpreter, first those that somebody named.
+    """Name possible files of that interpreter, first the ones that you named.
 
     Args:
         version: one of `VERSIONS`.

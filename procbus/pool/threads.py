@@ -155,7 +155,7 @@ class ThreadWorker:
         self._dead = False
         #: Number of deliveries that it may still begin.
         self._tokens = 0
-        #: The batch at hand, and the delivery at hand. Any thread may read the latter.
+        #: The present batch, and the running delivery. Any thread may read the latter.
         self._batch = 0
         self._at: At | None = None
         #: The unreported ends: first the plain successes, then all others.
@@ -247,7 +247,7 @@ class ThreadWorker:
         raise SetUpFailed(self.pid) from fault
 
     def running(self) -> At | None:
-        """The delivery at hand."""
+        """The running delivery."""
         return self._at
 
     def set_up_since(self) -> float | None:
@@ -310,7 +310,7 @@ class ThreadWorker:
     # Called under the lock.
 
     def _locked_glance(self) -> Report:
-        """Report the ends so far of the first batch, if that is at hand."""
+        """Report the ends so far of the first batch, if that is the present one."""
         first = self._sent[0]
         if self._batch != first:
             return Report(first, NO_SUCCESSES, [], complete=False)
@@ -357,7 +357,7 @@ class ThreadWorker:
         try:
             self._base.run(init)
             if self._base:
-                self._clean = -1  # a length that no context has
+                self._clean = -1  # no context has this length
             self._check_here(None, "worker_init")
         except BaseException as error:  # noqa: BLE001 - it is the user's code
             self._check_here(error, "worker_init")
@@ -416,7 +416,7 @@ class ThreadWorker:
             return self._note_success((started_at, started_at, 0), None)
         published: list[tuple[str | None, Any]] = []
         seat = [self._make_context, delivery, receipt, published]
-        running.set(seat)  # like take_seat, without the call
+        running.set(seat)  # like `run_seated`, without the call
         function, value = delivery.subscription.handler.function, None
         error: BaseException | None = None
         try:

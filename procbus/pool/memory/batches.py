@@ -42,7 +42,7 @@ class EventParts:
     Args:
         pickled: the event without its buffers.
         buffers: the buffers.
-        sizes: of each buffer.
+        sizes: size of each buffer, and whether it may be written to.
     """
 
     __slots__ = ("parts", "size", "sizes")
