@@ -19,13 +19,15 @@ from procbus.core.errors import ProcbusError
 _MODULE = r"(?:\w+\.)*(?:loky|multiprocessing)\.(?:\w+\.)*\w+"
 _STATEMENT = rf"from {_MODULE} import (\w+); ?\1\([\w ,=]*\)"
 
-#: The command line of a worker process, see `pool/birth.py`: until it has its orders, and then.
+#: The program of a worker process: see `pool/birth.py`.
 _STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 WORKER = (
-    rf"(import sys; sys\.path\[:\] = \[(?:(?:{_STRING})(?:, )?)*\]; import gc; gc\.disable\(\); "
-    r"from procbus\.pool\.child\.birth import await_orders; import loky\.process_executor; "
-    r"await_orders\(\d+, \d+\)); "
-    r"import runpy; runpy\.run_module\('(loky\.[\w.]+)', run_name='__main__'\)"
+    rf"import sys; sys\.path\[:\] = \[(?:(?:{_STRING})(?:, )?)*\]; import gc; gc\.disable\(\); "
+    r"from procbus\.pool\.child\.birth import await_orders, follow_orders; "
+    r"sys\.modules\['psutil'\] = None; "
+    r"import loky\.process_executor; from loky\.backend\.spawn import prepare; "
+    r"del sys\.modules\['psutil'\]; "
+    r"await_orders\(\d+, \d+\); follow_orders\(\d+, prepare\)"
 )
 
 _called = False
@@ -55,9 +57,8 @@ def freeze_support() -> None:
     module = None
     if options[:1] == ["-m"] and re.fullmatch(_MODULE, options[1]):
         module = options[1]
-    elif options[:1] == ["-c"] and (worker := re.fullmatch(WORKER, options[1])):
-        exec(worker[1], {})  # noqa: S102 - our own process wrote it
-        module = worker[2]
+    elif options[:1] == ["-c"] and re.fullmatch(WORKER, options[1]):
+        exec(options[1], {})  # noqa: S102 - our own process wrote it; it ends this one
     if module is not None:
         sys.argv[1:] = options[2:]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -54,7 +54,7 @@ class Demo:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        return [each for each in self.children() if "popen_loky_posix" in " ".join(each.cmdline())]
+        return [each for each in self.children() if "procbus-worker" in each.cmdline()]
 
     def ends(self) -> tuple[int, str, list[str]]:
         """Its exit status, its report, and its other output beside progress."""

@@ -7,7 +7,11 @@ Meanwhile the script does its own imports: see `procbus/pool/birth.py`.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 #: Descriptors that the script passed on, in its order.
 _received: list[int] = []
@@ -38,6 +42,19 @@ def await_orders(channel: int, parent: int) -> None:
     if not asked:
         os._exit(0)  # it is not needed, or the script is gone
     _received.extend(fds)
+
+
+def follow_orders(channel: int, prepare: Callable[[Any], object]) -> NoReturn:
+    """Read the orders, follow them, and end this process. loky's own program does the same.
+
+    Args:
+        channel: descriptor of the socket; it is closed once the orders are read.
+        prepare: loky's function that makes this process's settings.
+    """
+    with os.fdopen(channel, "rb") as orders:
+        prepare(pickle.load(orders))  # noqa: S301 - the script wrote them
+        worker = pickle.load(orders)  # noqa: S301
+    sys.exit(worker._bootstrap())  # noqa: SLF001 - the only way to run a process of multiprocessing
 
 
 def received(index: int) -> int:

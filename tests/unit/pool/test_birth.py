@@ -47,9 +47,7 @@ def test_one_that_is_dead_gets_no_orders() -> None:
 )
 def test_a_frozen_program_knows_its_command_line_whatever_the_path(path: list[str]) -> None:
     line = PROGRAM.format(path=ascii(path), channel=5, parent=17)
-    found = re.fullmatch(freezing.WORKER, line)
-    assert found is not None
-    assert found[2] == "loky.backend.popen_loky_posix"
+    assert re.fullmatch(freezing.WORKER, line) is not None
 
 
 def test_no_other_code_passes_for_that_command_line() -> None:
