@@ -267,7 +267,7 @@ class Lanes:
 
     def machine(self) -> Machine:
         """Resources of the machine that a handler could use."""
-        from procbus.system.cores import usable_cores  # only now: pathlib takes time to import
+        from procbus.system.cores import usable_cores  # only now: few scripts need it here
 
         cores = usable_cores()
         return Machine(cores, self._cpu_workers or cores, self.io.size, gil_is_on())

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The Linux cgroups that this process is in, of both versions.
 
-In each function `root` replaces "/", for tests.
+In each function `root` replaces "/", for tests. Paths are strings here, because pathlib takes time
+to import in a script that is about to start workers.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from procbus.system.mounts import Mount, parse
@@ -17,14 +18,14 @@ class Cgroup(NamedTuple):
     """A cgroup that limits this process: its own one in a hierarchy, or one above it."""
 
     version: int
-    directory: Path
+    directory: str
     own: bool
 
 
-def find(controller: str, root: Path) -> Iterator[Cgroup]:
+def find(controller: str, root: str | os.PathLike[str]) -> Iterator[Cgroup]:
     """Find the cgroups that may limit a resource, such as "memory" or "cpu"."""
-    mounts = dict(_mounts(_read(root / "proc/self/mountinfo"), controller))
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    mounts = dict(_mounts(_read(os.path.join(root, "proc/self/mountinfo")), controller))
+    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
             version = 2
@@ -34,16 +35,24 @@ def find(controller: str, root: Path) -> Iterator[Cgroup]:
             continue
         if version not in mounts:
             continue
-        mounted = mounts[version].part
-        top = root / mounts[version].point.lstrip("/")
+        top = os.path.join(root, mounts[version].point.lstrip("/"))
         # In a container the mount may show only a part of the hierarchy. The path then begins with
         # that part, or lies outside of it.
-        below = Path(path).relative_to(mounted) if Path(path).is_relative_to(mounted) else Path()
-        directory = top if ".." in below.parts else top / below
-        yield Cgroup(version, directory, own=True)
-        while directory != top:
-            directory = directory.parent
-            yield Cgroup(version, directory, own=False)
+        below = _below(mounts[version].part, path)
+        for length in range(len(below), -1, -1):
+            directory = os.path.join(top, *below[:length])
+            yield Cgroup(version, directory, own=length == len(below))
+
+
+def _below(mounted: str, path: str) -> list[str]:
+    """The names that lead from the mounted part to a cgroup; none if it lies outside."""
+    part, names = _names(mounted), _names(path)
+    below = names[len(part) :]
+    return [] if names[: len(part)] != part or ".." in below else below
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
 
 
 def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, Mount]]:
@@ -55,8 +64,9 @@ def _mounts(mountinfo: str, controller: str) -> Iterator[tuple[int, Mount]]:
             yield 1, mount
 
 
-def _read(file: Path) -> str:
+def _read(file: str) -> str:
     try:
-        return file.read_text(errors="replace")
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            return opened.read()
     except OSError:  # no such file here
         return ""

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 from math import ceil
-from pathlib import Path
 
 from procbus.system import cgroups
 
@@ -21,7 +20,7 @@ _SAID = ("LOKY_MAX_CPU_COUNT", "PYTHON_CPU_COUNT")
 _MOST_ON_WINDOWS = 61
 
 
-def usable_cores(root: Path = Path("/")) -> int:
+def usable_cores(root: str | os.PathLike[str] = "/") -> int:
     """Count the cores that this process may use, one at least.
 
     Args:
@@ -30,7 +29,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, min(_limits(root)))
 
 
-def _limits(root: Path) -> Iterator[int]:
+def _limits(root: str | os.PathLike[str]) -> Iterator[int]:
     yield os.cpu_count() or 1  # heeds -X cpu_count
     if hasattr(os, "sched_getaffinity"):
         yield len(os.sched_getaffinity(0))
@@ -46,14 +45,17 @@ def _limits(root: Path) -> Iterator[int]:
 
 def _quota(group: cgroups.Cgroup) -> int | None:
     """The number of cores that a cgroup's quota allows; None if it has no quota."""
-    directory = group.directory
     try:
         if group.version == 2:
-            most, period = (directory / "cpu.max").read_text().split()
+            most, period = _read(group, "cpu.max").split()
         else:
-            most = (directory / "cpu.cfs_quota_us").read_text()
-            period = (directory / "cpu.cfs_period_us").read_text()
+            most, period = _read(group, "cpu.cfs_quota_us"), _read(group, "cpu.cfs_period_us")
         cores = ceil(int(most) / int(period))
     except (OSError, ValueError, ZeroDivisionError):  # ValueError: the quota is "max"
         return None
     return cores if cores > 0 else None
+
+
+def _read(group: cgroups.Cgroup, name: str) -> str:
+    with open(os.path.join(group.directory, name), encoding="utf-8") as file:
+        return file.read()

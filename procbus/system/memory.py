@@ -7,17 +7,17 @@ may call these functions. In each of them `root` replaces "/", for tests.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from math import inf
-from pathlib import Path
 from typing import NamedTuple
 
 from procbus.system import cgroups
 from procbus.system.process import machine_memory
 
 _MIB = 1 << 20
-_ROOT = Path("/")
+_ROOT = "/"
 
 
 class _Version(NamedTuple):
@@ -40,13 +40,13 @@ _V2 = _Version("memory.max", "memory.current", "inactive_file", "memory.events")
 class _Group:
     """A cgroup that limits this process: its own one in a hierarchy, or one above it."""
 
-    def __init__(self, version: _Version, directory: Path, *, own: bool) -> None:
+    def __init__(self, version: _Version, directory: str, *, own: bool) -> None:
         self.own = own
-        self.events = str(directory / version.events)
+        self.events = os.path.join(directory, version.events)
         # Strings, and made once: joining paths takes as long as reading the files.
-        self._limit = str(directory / version.limit)
-        self._used = str(directory / version.used)
-        self._stat = str(directory / "memory.stat")
+        self._limit = os.path.join(directory, version.limit)
+        self._used = os.path.join(directory, version.used)
+        self._stat = os.path.join(directory, "memory.stat")
         self._cache = version.cache
 
     def limit(self) -> float:
@@ -69,17 +69,17 @@ class _Group:
 _NO_LIMIT = 1 << 60
 
 
-def available_bytes(root: Path = _ROOT) -> int:
+def available_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
     """Bytes that may be used before the machine swaps or the kernel kills."""
     return int(min([machine_memory().available, *(group.left() for group in _groups(root))]))
 
 
-def total_bytes(root: Path = _ROOT) -> int:
+def total_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
     """Maximum that this process and its neighbours in its cgroup may use, in bytes."""
     return int(min([machine_memory().total, *(group.limit() for group in _groups(root))]))
 
 
-def oom_kills(root: Path = _ROOT) -> int:
+def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
     """Count the processes that the kernel killed for lack of memory; only a rise has a meaning.
 
     The kernel counts a kill in the victim's own cgroup, whichever limit was reached. The cgroups
@@ -106,7 +106,7 @@ class MemoryWatch:
     def __init__(
         self,
         total: int | None = None,
-        root: Path = _ROOT,
+        root: str | os.PathLike[str] = _ROOT,
         *,
         available: Callable[[], int] | None = None,
     ) -> None:
@@ -137,12 +137,12 @@ class MemoryWatch:
 
 
 @cache
-def _groups(root: Path) -> tuple[_Group, ...]:
+def _groups(root: str | os.PathLike[str]) -> tuple[_Group, ...]:
     """The memory cgroups of this process. Looked up once: processes are rarely moved."""
     return tuple(_find_groups(root))
 
 
-def _find_groups(root: Path) -> Iterator[_Group]:
+def _find_groups(root: str | os.PathLike[str]) -> Iterator[_Group]:
     for group in cgroups.find("memory", root):
         yield _Group(_V2 if group.version == 2 else _V1, group.directory, own=group.own)
 
