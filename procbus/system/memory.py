@@ -71,12 +71,16 @@ _NO_LIMIT = 1 << 60
 
 def available_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
     """Bytes that may be used before the machine swaps or the kernel kills."""
-    return int(min([machine_memory().available, *(group.left() for group in _groups(root))]))
+    return int(
+        min([machine_memory().available, *(group.left() for group in _groups(os.fspath(root)))])
+    )
 
 
 def total_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
     """Maximum that this process and its neighbours in its cgroup may use, in bytes."""
-    return int(min([machine_memory().total, *(group.limit() for group in _groups(root))]))
+    return int(
+        min([machine_memory().total, *(group.limit() for group in _groups(os.fspath(root)))])
+    )
 
 
 def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
@@ -86,10 +90,10 @@ def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:
     above are not read, since they count other programs too. Without cgroups it is the count of the
     whole machine.
     """
-    groups = [group for group in _groups(root) if group.own]
+    groups = [group for group in _groups(os.fspath(root)) if group.own]
     counts = [_field(group.events, "oom_kill") for group in groups]
     known = [count for count in counts if count is not None]
-    return sum(known) if known else _field(str(root / "proc/vmstat"), "oom_kill") or 0
+    return sum(known) if known else _field(os.path.join(root, "proc/vmstat"), "oom_kill") or 0
 
 
 class MemoryWatch:
@@ -137,12 +141,12 @@ class MemoryWatch:
 
 
 @cache
-def _groups(root: str | os.PathLike[str]) -> tuple[_Group, ...]:
+def _groups(root: str) -> tuple[_Group, ...]:
     """The memory cgroups of this process. Looked up once: processes are rarely moved."""
     return tuple(_find_groups(root))
 
 
-def _find_groups(root: str | os.PathLike[str]) -> Iterator[_Group]:
+def _find_groups(root: str) -> Iterator[_Group]:
     for group in cgroups.find("memory", root):
         yield _Group(_V2 if group.version == 2 else _V1, group.directory, own=group.own)
 
