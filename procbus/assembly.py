@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from os import PathLike
+from threading import current_thread, main_thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,7 @@ from procbus.stream import Window
 from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
+from procbus.system.freezing import check_can_start
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
     from procbus.lanes.cpu import CpuLane
+    from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
 
@@ -109,6 +112,8 @@ class Assembly:
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
         self._make_cpu_lane = make.cpu_lane
+        #: A process that is to become the first worker, until the pool has it.
+        self._newborn: Newborn | None = None
         #: Whether it is used in a `with` block.
         self.entered = False
         self.admission = Admission(settings.max_pending, settings.on_full)
@@ -205,18 +210,46 @@ class Assembly:
 
         Only a saving of time: nothing is raised here, but by publishing. Only the main process does
         so: a process of `multiprocessing` may be importing the script, in which no
-        `if __name__ == "__main__":` guards the `with` block. gevent may have replaced the threads.
+        `if __name__ == "__main__":` guards the `with` block. And only its main thread: the process
+        ends with the thread that starts it. gevent may have replaced the threads.
         """
         if self.settings.cpu != "processes" or not self.subscriptions.need_processes():
             return
+        if "gevent.monkey" in sys.modules or current_thread() is not main_thread():
+            return
         from multiprocessing import current_process  # only now: it takes time to import
 
-        if current_process().name != "MainProcess" or "gevent.monkey" in sys.modules:
+        if current_process().name != "MainProcess":
             return
         with suppress(ProcbusError, Tangled, OSError, RuntimeError):
             self.lifecycle.check_open()
             exit_hooks.watch(self.lifecycle)
+            if self.lanes.lacks_cpu_lane:
+                self._start_process()
             self.lanes.expect_cpu_work()
+
+    def _start_process(self) -> None:
+        """Make the cpu lane with a process for its first worker.
+
+        The process is started before this one imports the modules of the lane: those imports take
+        half as long as the ones that go on there meanwhile.
+
+        Raises:
+            ProcbusError: no worker process can be started.
+            OSError: the machine is full.
+        """
+        from procbus.pool.birth import give_birth  # only now: it imports multiprocessing
+
+        check_can_start()
+        hold_standard_descriptors()
+        settings = self.settings
+        self._newborn = give_birth(settings.cpu_workers, settings.worker_nice)
+        try:
+            self.lanes.cpu_lane()
+        finally:
+            newborn, self._newborn = self._newborn, None
+            if newborn is not None:  # the pool has not been made, or another thread has made it
+                newborn.abandon()
 
     def make_cpu_lane(self) -> CpuLane:
         """Make the cpu lane, once the first handler needs it.
@@ -234,13 +267,43 @@ class Assembly:
 
         settings = self.settings
         lane = (self._make_cpu_lane or CpuLane)(
-            _open_pool(settings, self.dispatcher),
+            self._open_pool(),
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
         if settings.carry:
             lane.take_along(Carry(settings.carry))
         return lane
+
+    def _open_pool(self) -> Pool:
+        """Make the pool that the options of the bus ask for."""
+        settings, run = self.settings, self.dispatcher.run
+        if settings.cpu == "threads":
+            from procbus.pool.threads import ThreadPool
+
+            return ThreadPool(settings.cpu_workers, settings.worker_init, self.dispatcher, run)
+        from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
+
+        init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
+        if settings.cpu != "processes":
+            return settings.cpu.open(settings.cpu_workers, init, run)
+        from procbus.pool.loky import LokyPool
+        from procbus.pool.memory.events import EventMemory
+
+        hold_standard_descriptors()
+        memory = EventMemory(
+            settings.shared_memory_limit, settings.shared_memory_threshold, settings.on_oversize
+        )
+        newborn, self._newborn = self._newborn, None
+        return LokyPool(
+            settings.cpu_workers,
+            init,
+            memory,
+            run,
+            keeps_on=settings.on_sigterm is not None,
+            nice=settings.worker_nice,
+            newborn=newborn,
+        )
 
     def window(self, holds: object) -> Window:
         """The bound on the open events of one stream.
@@ -311,35 +374,6 @@ class Assembly:
         self.lanes.check_can_start()
         exit_hooks.watch(self.lifecycle)
         self.lanes.prime()
-
-
-def _open_pool(settings: Settings, dispatcher: Dispatcher) -> Pool:
-    """Make the pool that the options of a bus ask for."""
-    run = dispatcher.run
-    if settings.cpu == "threads":
-        from procbus.pool.threads import ThreadPool
-
-        return ThreadPool(settings.cpu_workers, settings.worker_init, dispatcher, run)
-    from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
-
-    init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
-    if settings.cpu != "processes":
-        return settings.cpu.open(settings.cpu_workers, init, run)
-    from procbus.pool.loky import LokyPool
-    from procbus.pool.memory.events import EventMemory
-
-    hold_standard_descriptors()
-    memory = EventMemory(
-        settings.shared_memory_limit, settings.shared_memory_threshold, settings.on_oversize
-    )
-    return LokyPool(
-        settings.cpu_workers,
-        init,
-        memory,
-        run,
-        keeps_on=settings.on_sigterm is not None,
-        nice=settings.worker_nice,
-    )
 
 
 class _LetterFiles:

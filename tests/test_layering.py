@@ -37,7 +37,10 @@ ROOMS = [
 
 #: The modules of a room that other rooms may import. A room that is not named here has no walls.
 DOORS = {
-    "pool": {"interface", "inline", "loky", "outcomes", "threads", "memory.events", "dask.pool"},
+    "pool": {
+        *("interface", "inline", "birth", "loky", "outcomes", "threads", "memory.events"),
+        "dask.pool",
+    },
     "journal": {
         *("journal", "bus_journal", "ends", "resume", "inspection", "codec"),
         "dead_letter_file",

@@ -9,9 +9,7 @@ certainly cannot block. A stuck worker blocks only its own companion.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -137,43 +135,13 @@ class Companion(LaneThread):
         self._fit = MORE_THAN_A_BATCH
         #: Whether this is a copy of the thread, in a child that user code forked.
         self._forked = False
-        #: Locked until the first worker is wanted; None if that was so from the start.
-        self._gate: threading.Lock | None = None
-        self._dismissed = False
-        #: A process that will be the next worker.
-        self._prepared: Prepared | None = None
-
-    def start_ahead(self) -> None:
-        """Start it with a process that waits to become a worker, until `begin` or `dismiss`."""
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self.start()
-
-    def begin(self) -> None:
-        """Have it make its worker."""
-        if self._gate is None:
-            self.start()
-        else:
-            self.let_begin()
-
-    def let_begin(self) -> None:
-        """Have it go on, if it was started ahead. Idempotent."""
-        if self._gate is not None:
-            with suppress(RuntimeError):  # it has gone on already
-                self._gate.release()
-
-    def dismiss(self) -> None:
-        """Have it end, because its worker will not be wanted."""
-        self._dismissed = True
-        self.let_begin()
+        #: A process that will be the next worker. The lane may give it before the thread starts.
+        self.prepared: Prepared | None = None
 
     def run(self) -> None:
         """Thread body."""
         forked_children.watch(self._note_fork)
         try:
-            if self._gate is not None:
-                self._prepare_worker()
-                self._gate.acquire()
             while (worker := self._start()) is not None:
                 try:
                     reason = self._feed(worker)
@@ -201,22 +169,22 @@ class Companion(LaneThread):
                     self.slot.last_exit = f"replaced after {reason}"
                     log.info("worker %s replaced after %s", worker.pid, reason)
         finally:
-            if self._prepared is not None:
-                self._prepared.abandon()
+            if self.prepared is not None:
+                self.prepared.abandon()
             self.slot.launched.set()
             self._port.leave(self.slot)
 
     def _prepare_worker(self) -> None:
         """Have the next worker's process start while this thread waits for something else."""
         try:
-            self._prepared = self._pool.prepare()
+            self.prepared = self._pool.prepare()
         except Exception:  # noqa: BLE001 - after any error nothing may be lost
             log.exception("procbus itself failed to prepare a worker in %s", self.name)
 
     def _start(self) -> Worker | None:
         """Start a worker; None if the lane wants none any more, or if none can be started."""
-        while not self._dismissed and self._batching.wants_workers():
-            source, self._prepared = self._prepared or self._pool, None
+        while self._batching.wants_workers():
+            source, self.prepared = self.prepared or self._pool, None
             try:
                 worker = source.start(self._launched)
             except WorkerGone as gone:

@@ -26,8 +26,7 @@ from procbus.lanes.companion import Companion
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lanes.slot import Slot
 from procbus.pool import outcomes
-from procbus.pool.interface import NO_WORDS, Pool, SetUpFailed, WorkerGone
-from procbus.system.surroundings import inherited
+from procbus.pool.interface import NO_WORDS, Pool, Prepared, SetUpFailed, WorkerGone
 
 if TYPE_CHECKING:
     from procbus.system.memory import OomWatch
@@ -97,9 +96,8 @@ class CpuLane:
         self._slots = self.batching.slots
         self._companions: list[Companion] = []
         self._started = 0
-        #: A companion started ahead, for the first slot; and the settings that its process has.
-        self._reserve: Companion | None = None
-        self._surroundings: tuple[object, ...] = ()
+        #: A process started ahead, for the first worker.
+        self._reserve: Prepared | None = None
         #: Number of failed starts in a row, of all companions together.
         self._failed_starts = 0
         self._restarts = 0
@@ -138,25 +136,19 @@ class CpuLane:
         """Begin the start of a first worker, because there will be work for it.
 
         Its process imports modules, and waits until a delivery is ready. Then it becomes a worker.
-        It counts as none until then.
+        It counts as none until then, and ends with this thread.
         """
-        surroundings = inherited()
-        with self.queue.lock:
-            if self._has_or_wants_none():
-                return
-            made = self._make_companion()
+        if self._has_or_wants_none() or (prepared := self.pool.prepare()) is None:
+            return
         kept = False
         try:
-            made.start_ahead()
             with self.queue.lock:
-                if not self._has_or_wants_none():
-                    kept = True
-                    self._reserve, self._surroundings = made, surroundings
+                kept = not self._has_or_wants_none()
+                if kept:
+                    self._reserve = prepared
         finally:
             if not kept:  # `_grow` in another thread was first, or Ctrl-C came
-                made.dismiss()
-                if made.ident is None:
-                    self.leave(made.slot)
+                prepared.abandon()
 
     def look(self) -> None:
         """If more workers may have become possible, start as many as there is work for."""
@@ -222,7 +214,7 @@ class CpuLane:
     def close(self) -> None:
         """End all workers once they have no more deliveries. Idempotent."""
         self.queue.close()
-        self._dismiss_reserve()
+        self._drop_reserve()
         for companion in list(self._companions):
             companion.join(COMPANION_JOIN_S if companion.slot.worker is not None else STARTING_S)
             starting = companion.slot.starting
@@ -378,25 +370,31 @@ class CpuLane:
         return made
 
     def _add_companion(self) -> Companion:
-        added, self._reserve = self._reserve, None
-        if added is None:
-            added = self._make_companion()
+        added = self._make_companion()
+        added.prepared, self._reserve = self._reserve, None
         added.slot.started_at = monotonic()
         self._slots.append(added.slot)
         return added
 
-    def _dismiss_reserve(self) -> None:
+    def _drop_reserve(self) -> None:
         with self.queue.lock:
             reserve, self._reserve = self._reserve, None
         if reserve is not None:
-            reserve.dismiss()
+            reserve.abandon()
 
     def _start(self, companion: Companion) -> None:
         try:
-            companion.begin()
+            companion.start()
         except RuntimeError:  # no thread can be started: Python 3.12 starts none while it ends
-            companion.slot.launched.set()
+            self._give_up(companion)
             self.cannot_start(companion.slot, WorkerGone(None, None, NO_WORDS, hopeless=True))
+
+    @staticmethod
+    def _give_up(companion: Companion) -> None:
+        """Release a companion whose thread was not started."""
+        companion.slot.launched.set()
+        if companion.prepared is not None:
+            companion.prepared.abandon()
 
     def _grow(self, least: int = 0, *, wait: bool = True) -> list[Companion]:
         """Start a companion if more deliveries are ready than workers are free, or `least` ones.
@@ -412,8 +410,8 @@ class CpuLane:
         size = self.pool.size()
         started: list[Companion] = []
         try:
-            if self._reserve is not None and inherited() != self._surroundings:
-                self._dismiss_reserve()
+            if (reserve := self._reserve) is not None and not reserve.fits():
+                self._drop_reserve()
             with self.queue.lock:
                 missing = max(
                     least, min(1, self.queue.locked_ready() - self.batching.locked_free())
@@ -430,8 +428,8 @@ class CpuLane:
         except BaseException:  # most likely Ctrl-C
             for companion in started:
                 if companion.ident is None:
+                    self._give_up(companion)
                     self.leave(companion.slot)
-                companion.let_begin()
             raise
         if started and wait and (first or LAUNCH_EACH):
             # An interpreter that is ending starts nothing. So the first worker must be launched

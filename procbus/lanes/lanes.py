@@ -172,6 +172,11 @@ class Lanes:
             self.check_can_start()
             lane.start()
 
+    @property
+    def lacks_cpu_lane(self) -> bool:
+        """Whether the first handler for processes would make the cpu lane."""
+        return self.cpu is None and self._only is None
+
     def expect_cpu_work(self) -> None:
         """Begin the start of a first worker process, because a handler is for processes.
 

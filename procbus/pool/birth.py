@@ -31,7 +31,9 @@ from typing import Any
 
 from procbus.core.errors import ProcbusError
 from procbus.pool.child.birth import Passed
+from procbus.system.cores import usable_cores
 from procbus.system.no_fork import no_fork
+from procbus.system.surroundings import inherited
 
 # Whether a process may start, and the settings that it is born with.
 
@@ -181,6 +183,7 @@ class Newborn:
         self._passed: list[int] = []
         #: Its orders, once loky has made them.
         self._orders = b""
+        self._born_with = inherited()
         with no_fork:  # a child would hold these descriptors open, and so hide its death
             self._ours, theirs = socket.socketpair()
             with theirs:
@@ -199,6 +202,10 @@ class Newborn:
         if nice is not None:
             with contextlib.suppress(OSError):  # it is dead
                 os.setpriority(os.PRIO_PROCESS, self.pid, nice)
+
+    def fits(self) -> bool:
+        """Whether a process that this thread started now would have the same settings."""
+        return self._born_with == inherited()
 
     # Its orders.
 
@@ -288,6 +295,23 @@ def _launch(
             env={**os.environ, **environment},
             restore_signals=False,
         )
+
+
+def give_birth(workers: int | None, nice: int) -> Newborn:
+    """Start a process that can become one of several workers.
+
+    Args:
+        workers: maximum of workers, which share the cores; None for one for each core.
+        nice: how much nicer they are than this process.
+
+    Raises:
+        ProcbusError: a worker could not be started, or be of no use.
+        OSError: the machine is full.
+        RuntimeError: the interpreter ends.
+    """
+    check_may_launch()
+    cores = usable_cores()
+    return Newborn(thread_caps(cores, workers or cores), nice_of_workers(nice))
 
 
 # The tracker of `multiprocessing`, whose descriptor a newborn gets.

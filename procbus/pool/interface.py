@@ -243,13 +243,16 @@ class Worker(Protocol):
 
 
 class Prepared(Protocol):
-    """A process that waits to become a worker. It belongs to the thread that prepared it."""
+    """A process that waits to become a worker. It ends with the thread that prepared it."""
 
     def start(self, launched: Callable[[Worker], None]) -> Worker:
         """Make it a worker, and wait until that is ready: as `Pool.start`, and only once."""
 
     def abandon(self) -> None:
         """End it, if it was not started. Idempotent."""
+
+    def fits(self) -> bool:
+        """Whether it has the settings of a process that this thread started now."""
 
 
 class Pool(Protocol):
@@ -289,7 +292,7 @@ class Pool(Protocol):
         """The thing that is missing to start a worker, in words; empty if nothing is."""
 
     def prepare(self) -> Prepared | None:
-        """Start a process that can become a worker later; called by its companion.
+        """Start a process that can become a worker later; called by its companion or the lane.
 
         Returns:
             None if that would save no time, or if no process can be started: `start` tells why.

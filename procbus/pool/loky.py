@@ -21,7 +21,7 @@ from procbus.codec.encoder import decode
 from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import ProcbusError, WorkerTraceback
 from procbus.core.stats import SharedMemoryStats
-from procbus.pool.birth import Newborn, check_may_launch, nice_of_workers, thread_caps
+from procbus.pool.birth import Newborn, give_birth, nice_of_workers, thread_caps
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import LEFT_S, WORKER_STOP_S
 from procbus.pool.forwarding import levels_here
@@ -335,6 +335,7 @@ class LokyPool:
         run: the run of the bus, for `current()` in workers.
         keeps_on: whether the workers ignore SIGTERM.
         nice: how much nicer the workers are than this process.
+        newborn: a process that is started already, and may become the first worker; None for none.
     """
 
     in_processes, elastic, local, waits_for, batch_s = True, False, True, "", BATCH_S
@@ -347,7 +348,9 @@ class LokyPool:
         run: Run = ONLY_RUN,
         keeps_on: bool = False,
         nice: int = 0,
+        newborn: Newborn | None = None,
     ) -> None:
+        self._newborn = newborn
         self.keeps_on = keeps_on
         self.run = run
         self.nice = nice
@@ -364,7 +367,10 @@ class LokyPool:
         return thread_caps(self._cores, self.workers)
 
     def close(self) -> None:
-        """Free the shared memory. Idempotent."""
+        """Free the shared memory, and end a newborn that nobody took. Idempotent."""
+        newborn, self._newborn = self._newborn, None
+        if newborn is not None:
+            newborn.abandon()
         self.memory.close()
 
     def shared_memory(self) -> SharedMemoryStats:
@@ -377,11 +383,13 @@ class LokyPool:
 
     def prepare(self) -> PreparedProcess | None:
         """Start a process that can become a worker later, while the script does something else."""
+        newborn, self._newborn = self._newborn, None
+        if newborn is not None:
+            return PreparedProcess(self, newborn)
         if sys.platform == "win32":  # untested
             return None
         with contextlib.suppress(OSError, RuntimeError, ProcbusError):  # `start` tells
-            check_may_launch()
-            return PreparedProcess(self, self._give_birth())
+            return PreparedProcess(self, give_birth(self.workers, self.nice))
         return None
 
     def start(
@@ -394,9 +402,8 @@ class LokyPool:
             newborn: the process to take; None for a new one.
         """
         try:
-            check_may_launch()
             if newborn is None and sys.platform != "win32":  # untested there
-                newborn = self._give_birth()
+                newborn = give_birth(self.workers, self.nice)
             try:
                 return LokyWorker(self, newborn, launched)
             except BaseException:
@@ -405,9 +412,6 @@ class LokyPool:
                 raise
         except (OSError, ProcbusError) as error:  # such as too few file descriptors
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
-
-    def _give_birth(self) -> Newborn:
-        return Newborn(self.environment, nice_of_workers(self.nice))
 
 
 class PreparedProcess:
@@ -432,6 +436,10 @@ class PreparedProcess:
 
     def abandon(self) -> None:
         """End it, if it was not started."""
-        if self._newborn is not None:
-            self._newborn.abandon()
-            self._newborn = None
+        newborn, self._newborn = self._newborn, None
+        if newborn is not None:
+            newborn.abandon()
+
+    def fits(self) -> bool:
+        """Whether it has the settings of a process that this thread started now."""
+        return self._newborn is not None and self._newborn.fits()
