@@ -5,6 +5,7 @@ It never outlives its bus, and has the settings that a worker started for the ev
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -101,6 +102,38 @@ def test_a_block_that_is_left_at_once_leaves_no_process(bus: EventBus) -> None:
     with bus:
         pass
     eventually(lambda: not ahead())
+
+
+def test_the_process_starts_before_the_script_imports_the_modules_of_the_lane(start: Start) -> None:
+    program = start(
+        """
+        import sys
+        from procbus import EventBus
+
+        def tell(event, _):
+            if event == "subprocess.Popen":
+                print("procbus.lanes.cpu" in sys.modules, "loky" in sys.modules, flush=True)
+
+        with EventBus([], cpu_workers=1) as bus:
+            sys.addaudithook(tell)
+            bus.subscribe(int, abs, kind="cpu")
+        """
+    )
+    assert program.read_line() == "False False"
+    assert program.finish().code == 0
+
+
+def test_no_process_starts_early_in_a_thread_that_may_end_before_the_bus(bus: EventBus) -> None:
+    bus.subscribe(int, worker_pid, kind="cpu")
+
+    def enter() -> None:
+        bus.__enter__()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert not ahead()
+    assert bus.publish(1).result() != os.getpid()
 
 
 def test_a_process_that_waits_counts_as_no_worker(bus: EventBus) -> None:
