@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Never
 from procbus.core.context import running_context
 from procbus.core.errors import BusClosed, JournalError, ProcbusError
 from procbus.core.log import log
+from procbus.core.own_thread import run_in_thread
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
 from procbus.system import exit_hooks, sigterm
-from procbus.system.own_thread import run_in_thread
 from procbus.system.sigterm import OnSigterm
 
 if TYPE_CHECKING:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The threads of procbus. Each begins in an empty context, whichever code starts it."""
+"""The threads of procbus. Each begins in an empty context, whichever code starts it.
+
+`run_in_thread` starts one where any lock may be held: in a signal handler, or by the collector.
+"""
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from collections.abc import Callable
@@ -23,3 +27,24 @@ class OwnThread(threading.Thread):
     ) -> None:
         empty: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
         super().__init__(target=target, name=name, args=args, daemon=True, **empty)
+
+
+def run_in_thread(name: str, function: Callable[[], object]) -> bool:
+    """Run a function in a daemon thread of this name; return whether the thread could be started.
+
+    `Thread.start` takes locks of its own, which the interrupted thread may hold. Starting a thread
+    by `_thread` takes none.
+    """
+
+    def start() -> None:
+        # In a second thread, because `threading` would list this one under a meaningless name.
+        try:
+            OwnThread(name, function).start()
+        except RuntimeError:  # the interpreter began to end meanwhile: run it here after all
+            function()
+
+    try:
+        _thread.start_new_thread(start, ())
+    except RuntimeError:  # the interpreter is ending, or there are too many threads
+        return False
+    return True

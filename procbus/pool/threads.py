@@ -28,6 +28,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.own_thread import OwnThread
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete, unfinished
@@ -142,9 +143,7 @@ class ThreadWorker:
     def __init__(self, pool: ThreadPool, number: int) -> None:
         self.pid: int | None = os.getpid()
         self._pool = pool
-        self._thread = threading.Thread(
-            target=self._work, name=f"procbus-cpu-{number}", daemon=True
-        )
+        self._thread = OwnThread(f"procbus-cpu-{number}", self._work)
         self._batches: SimpleQueue[Message | None] = SimpleQueue()
         #: Numbers of the sent batches that have not been reported as complete. For the companion.
         self._sent: deque[int] = deque()

@@ -26,9 +26,8 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from procbus.core.log import log
-from procbus.core.own_thread import OwnThread
+from procbus.core.own_thread import OwnThread, run_in_thread
 from procbus.system import exit_hooks
-from procbus.system.own_thread import run_in_thread
 
 OnSigterm = Literal["finish", "put_away"] | None
 

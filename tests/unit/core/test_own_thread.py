@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import procbus
-from procbus.core.own_thread import OwnThread
+from procbus.core.own_thread import OwnThread, run_in_thread
 from procbus.lanes.lane_thread import LaneThread
 from tests.parts import BOUND_S
 
@@ -52,3 +52,34 @@ def test_procbus_starts_its_threads_in_one_way() -> None:
                 case ast.ClassDef(bases=bases) if "threading.Thread" in map(ast.unparse, bases):
                     found.add(name)
     assert {name for name in found if not name.startswith(tuple(OTHERS))} == set()
+
+
+# Started while any lock may be held.
+
+
+def test_function_runs_in_a_daemon_thread_of_its_name() -> None:
+    ran = threading.Event()
+    found: list[threading.Thread] = []
+
+    def function() -> None:
+        found.append(threading.current_thread())
+        ran.set()
+
+    assert run_in_thread("named", function)
+    assert ran.wait(BOUND_S)
+    found[0].join(BOUND_S)
+    assert (found[0].name, found[0].daemon) == ("named", True)
+
+
+def test_function_runs_where_threading_starts_no_thread_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    assert run_in_thread("named", ran.set)
+    assert ran.wait(BOUND_S)

@@ -101,18 +101,6 @@ def test_idle_lane_begins_one_delivery_if_memory_stays_short() -> None:
     assert trickles(circuit, 100.0 + 2 * TRICKLE_S)
 
 
-def test_trickle_that_was_not_taken_is_no_trial() -> None:
-    circuit = CircuitBreaker()
-    trickles(circuit, 100.0)
-    assert trickles(circuit, 100.0 + TRICKLE_S)
-
-    die(circuit, 140.0)
-    circuit.look(140.0, "", [])
-
-    assert circuit.state is OPEN
-    assert circuit.most() == 0
-
-
 def test_open_circuit_is_the_first_reason() -> None:
     circuit = opened()
     circuit.hurry()
@@ -331,18 +319,6 @@ def test_a_trial_that_is_survived_has_the_lane_and_publishing_go_on(
     assert parts.breaker.reason() == ""
     assert parts.failed == []
     assert "the cpu lane works again" in caplog.text
-
-
-def test_a_survival_of_work_given_before_keeps_the_trial_from_nothing(parts: Parts) -> None:
-    parts.open()
-    parts.breaker.note_survival()
-    assert parts.take() == 0
-    parts.look(COOL_S)
-    assert parts.take() == 1
-
-    parts.breaker.note_survival()
-
-    assert parts.take() == 4
 
 
 def test_survival_closes_the_circuit_for_publishing_too(parts: Parts) -> None:
