@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 THREADS = "threads"
 PROCESSES = "ProcessPoolExecutor"
 INTERPRETERS = "InterpreterPoolExecutor"
-LANE_IO, LANE_CPU = "procbus io", "procbus cpu"
-WAYS = (THREADS, PROCESSES, INTERPRETERS, LANE_IO, LANE_CPU)
+LANE_IO, LANE_CPU, LANE_THREADS = "procbus io", "procbus cpu", "procbus cpu on threads"
+WAYS = (THREADS, PROCESSES, INTERPRETERS, LANE_IO, LANE_CPU, LANE_THREADS)
 
 #: Lengths of the handlers of pure Python, by name, in ms.
 LENGTHS_MS = {"10 µs": 0.01, "100 µs": 0.1, "1 ms": 1.0}
@@ -33,6 +33,7 @@ CONVOY = "wake-up beside busy threads, p99"
 
 SAMPLE_S = 0.3  # of the plain loop, for each length
 MOST_EVENTS = 5_000
+WARM_UP_S = 1.0
 ARRAY_BYTES = 100_000_000
 ARRAYS = 5
 PROBES = 150
@@ -128,6 +129,7 @@ def ways() -> Iterator[tuple[str, Callable[[int], Pool]]]:
     once.close()
     yield LANE_IO, lane("io")
     yield LANE_CPU, lane("cpu")
+    yield LANE_THREADS, lane("cpu", cpu="threads")
 
 
 def private_bytes() -> int:
@@ -153,8 +155,11 @@ def figures_of(
     try:
         pool.submit(tiny, 0).result()
         yield row_of(way, START), (perf_counter() - began) * 1e3
-        warm = max(1, round(spins_per_ms * 20 * min(1.0, scale)))  # long enough for all to start
+        warm = max(1, round(spins_per_ms * 20 * min(1.0, scale)))
+        warm_until = perf_counter() + WARM_UP_S * min(1.0, scale)
         pool.run(spin, warm, 4 * workers)
+        while perf_counter() < warm_until:  # long enough for all to start
+            pool.run(spin, warm, 4 * workers)
         if before:
             yield row_of(way, MEMORY), max(0.0, private_bytes() - before) / workers / 1e6
         for name, length_ms in LENGTHS_MS.items():

@@ -67,6 +67,7 @@ def make_lanes(parts: Assembly, **makers: Any) -> Lanes:
         parts.advisor.stir,
         settings.io_workers,
         settings.cpu_workers,
+        cpu_on_threads=settings.cpu == "threads",
         **makers,
     )
 

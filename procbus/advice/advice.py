@@ -74,6 +74,8 @@ class AdviceList(tuple[Advice, ...]):
         return f"{table((*head, 'queue'), rows)}\n\n{sentences}"
 
 
+_TO_PROCESSES = "with cpu='processes' for the bus"
+
 _MARKS = {"warning": "!!", "info": " !", "": "  "}
 
 
@@ -106,10 +108,14 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
         if evidence.is_async:
             where = " on the event loop, which nothing else can use meanwhile"
             advice = "let a handler of kind='cpu' do the computing"
+        if machine.cpu_on_threads:
+            advice += f", {_TO_PROCESSES}"
         return (
             f"is declared {declared} but used {evidence.load:.2f} s of CPU per second{where}: "
             f"{advice}, expected {judgement.gain:.1f} x on {machine.cores} cores"
         )
+    if stays and machine.cpu_on_threads and machine.gil:
+        return f"computes in turns with others, because of the GIL: cpu is right, {_TO_PROCESSES}"
     if stays:
         return f"computes for {share(_part(evidence.cpu_s, evidence))} of its time: cpu is right"
     if evidence.transport_s + CPU_S > evidence.cpu_s > evidence.wait_s.low:
@@ -140,7 +146,7 @@ def _threads_are_right(evidence: Evidence, judgement: Judgement, machine: Machin
     return (
         f"takes {seconds(evidence.cpu_s)} and its transport "
         f"{seconds(evidence.transport_s + CPU_S)}; without a GIL threads compute side by side, and "
-        f"need no transport: declare it io, {expected}"
+        f"need no transport: give the bus cpu='threads', or declare the handler io, {expected}"
     )
 
 

@@ -123,7 +123,9 @@ def _without_gil(evidence: Evidence, machine: Machine, wait_s: float) -> tuple[S
     best, best_s = "io", on_io
     if computes and evidence.cpu_s >= _WORTH * CPU_S:
         best, best_s = "threads", on_threads
-    if evidence.kind == "cpu":
+    if evidence.kind == "cpu" and machine.cpu_on_threads:
+        now_s = on_threads
+    elif evidence.kind == "cpu":
         now_s = _cpu_time(evidence, machine, wait_s)
         if now_s < BETTER * best_s or (best == "threads" and evidence.needs_process):
             return "cpu", 1.0

@@ -82,6 +82,8 @@ class Machine:
     io_workers: int
     #: Whether the threads of the script take turns at Python code, see `procbus.core.gil`.
     gil: bool = True
+    #: Whether cpu handlers run on threads too: `EventBus(cpu="threads")`.
+    cpu_on_threads: bool = False
 
 
 #: Threshold of a long run, in seconds; long runs are all measured, shorter ones one in `ONE_IN`.

@@ -75,6 +75,7 @@ class Lanes:
         io_workers: maximum of threads in the io lane; None for the default.
         cpu_workers: maximum of worker processes, as far as known; None for one for each core.
         only: the one lane for all handlers, as in tests; None for a lane for each kind.
+        cpu_on_threads: whether the workers of the cpu lane are threads.
         make_io_lane: makes the lane of threads.
         make_loop_lane: makes the lane of the event loop; None for `LoopLane`.
     """
@@ -90,6 +91,7 @@ class Lanes:
         cpu_workers: int | None = None,
         only: OnlyLane | None = None,
         *,
+        cpu_on_threads: bool = False,
         make_io_lane: Callable[[int, Flow, Callable[[], None]], IoLane] = IoLane,
         make_loop_lane: Callable[[Flow], LoopLane] | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class Lanes:
         self._supervisor = supervisor
         self._stir = stir
         self._cpu_workers = cpu_workers
+        self._cpu_on_threads = cpu_on_threads
         self._only = only
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
@@ -275,7 +278,8 @@ class Lanes:
         from procbus.system.cores import usable_cores  # only now: few scripts need it here
 
         cores = usable_cores()
-        return Machine(cores, self._cpu_workers or cores, self.io.size, gil_is_on())
+        workers = self._cpu_workers or cores
+        return Machine(cores, workers, self.io.size, gil_is_on(), self._cpu_on_threads)
 
     def shared_memory(self) -> SharedMemoryStats:
         """Large objects on their way to workers and back."""

@@ -150,3 +150,28 @@ def test_auto_handler_on_threads_never_moves(
     )
     policy, judgement = SwitchPolicy(), judge(evidence, TWO_CORES)
     assert not any(policy.moves("io", judgement, now) for now in (1.0, 2.0, 3.0))
+
+
+ON_THREADS = replace(TWO_CORES, cpu_on_threads=True)
+
+
+def test_cpu_handler_that_computes_on_threads_has_nothing_to_change():
+    advice = advice_on(in_workers(COMPUTES), ON_THREADS)
+    assert (advice.kind, advice.level, advice.gain) == ("threads", "", 1.0)
+    assert "nothing has to change" in advice.text
+
+
+def test_cpu_handler_that_waits_on_as_many_threads_as_cores_belongs_to_the_io_lane():
+    advice = advice_on(in_workers(WAITS), ON_THREADS)
+    assert (advice.kind, advice.level) == ("io", "warning")
+    assert advice.gain > 10
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_handler_that_computes_on_threads_with_a_gil_is_sent_to_processes(
+    kind: Literal["io", "cpu"],
+):
+    evidence = replace(COMPUTES, kind=kind, gil_s=Span(0.01, 0.01), obstacle="")
+    advice = advice_on(evidence, replace(ON_THREADS, gil=True))
+    assert advice.kind == "cpu"
+    assert "with cpu='processes' for the bus" in advice.text
