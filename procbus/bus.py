@@ -23,7 +23,7 @@ from procbus.dispatch.dead_letters import DeadLetters
 from procbus.futures.thread_set_up import ThreadSetUp
 from procbus.lifecycle import Lifecycle
 from procbus.settings import MOST_WORKERS, BusOptions, Settings, make_settings
-from procbus.stream import stream_of
+from procbus.stream import Feed, stream_of
 from procbus.system import sigterm
 
 if TYPE_CHECKING:
@@ -387,10 +387,11 @@ class EventBus:
             topic = check_concrete(topic)
         parts, journal = self._parts, self._parts.journal
         parts.expect_events()
-        source, publish = parts.dispatcher.streaming(events, topic, id)
+        source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
         make_safe = None if journal is None else journal.make_safe
-        return stream_of(source, publish, parts.window(self), ordered, progress, count, make_safe)
+        feed = Feed(source, publish, publish_run)
+        return stream_of(feed, parts.window(self), ordered, progress, count, make_safe)
 
     def astream(
         self,

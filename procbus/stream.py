@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from procbus.core.errors import QueueFull
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.notebook import cell_number, when_interrupted
-from procbus.core.receipt import Receipt
+from procbus.core.receipt import Callbacks, Receipt
 from procbus.core.stats import SharedMemoryStats
 from procbus.core.waiting import pause
+from procbus.dispatch.dispatcher import PublishOne, PublishRun
 
 # The number of open events of a stream: smaller if they are large.
 
@@ -86,10 +87,125 @@ _STRIDE_S = 0.001
 #: Number of events between two looks at the clock.
 _LOOK = 16
 
+#: Types of sources that hold all their events: none has to be waited for, so that several can be
+#: published at once.
+_WHOLE = frozenset((list, tuple, range, deque))
+
+
+class Feed:
+    """Publishes the events of a stream, some at a time. Belongs to the stream's thread.
+
+    Args:
+        events: the events, taken one by one as there is room.
+        publish: publishes one event; may wait for room, or raise QueueFull.
+        publish_run: publishes the first of several events, one at least; None for one at a time.
+        clock: replaces `monotonic`.
+
+    Attributes:
+        tell: called with each receipt once it is settled; None if nothing is to be called.
+        full: whether the last event found the bus full.
+    """
+
+    def __init__(
+        self,
+        events: Iterable[Any],
+        publish: PublishOne,
+        publish_run: PublishRun | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._source = iter(events)
+        self.publish = publish
+        self.publish_run = publish_run
+        self._in_runs = publish_run is not None and type(events) in _WHOLE
+        self._clock = clock
+        self._stride = 1
+        #: Events that were taken from the source and not published, in order.
+        self._held: list[Any] = []
+        #: Whether the source has ended; and its error, or an error of publishing.
+        self._ended = False
+        self._failure: Exception | None = None
+        self.tell: Callbacks | None = None
+        self.full = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no event is left, or none can be published any more."""
+        return self._ended and not self._held
+
+    def some(self, room: int) -> Sequence[Receipt]:
+        """Publish events, `room` at most; fewer if they come slowly, or if the bus is full.
+
+        Raises:
+            QueueFull: the bus is full, and no event was published.
+        """
+        receipts: list[Receipt] = []
+        began = self._clock()
+        self.full = False
+        try:
+            publish_some = self._runs if self._in_runs else self._each
+            publish_some(receipts, min(room, self._stride), began)
+        except QueueFull as error:
+            self.full = bool(self._held)
+            if not self.full:
+                self._fail(error)  # it is the source's
+            elif not receipts:
+                raise
+        except Exception as error:  # noqa: BLE001 - raised after the receipts of published events
+            self._fail(error)
+        quick = self._clock() - began < _STRIDE_S
+        self._stride = min(2 * self._stride, _STRIDE) if quick else 1
+        return receipts
+
+    def _fail(self, error: Exception) -> None:
+        self._failure, self._ended = error, True
+        self._held.clear()
+
+    def _each(self, receipts: list[Receipt], most: int, began: float) -> None:
+        """Publish events one by one, because the next one may be long in coming."""
+        publish, tell, held = self.publish, self.tell, self._held
+        if held:
+            receipts.append(publish(held[0], tell))
+            held.clear()
+        while (count := len(receipts)) < most:
+            until = min(count + _LOOK, most)
+            for event in islice(self._source, until - count):
+                try:
+                    receipts.append(publish(event, tell))
+                except QueueFull:
+                    held.append(event)
+                    raise
+            if len(receipts) < until:
+                self._ended = True
+                return
+            if self._clock() - began > _STRIDE_S:
+                return
+
+    def _runs(self, receipts: list[Receipt], most: int, began: float) -> None:
+        """Publish the events that go to the same handler at once."""
+        publish_run, tell, held = self.publish_run, self.tell, self._held
+        assert publish_run is not None
+        if len(held) < most and not self._ended:
+            held.extend(islice(self._source, most - len(held)))
+            self._ended = len(held) < most
+        while held and len(receipts) < most:
+            published = publish_run(held[: most - len(receipts)], tell)
+            receipts += published
+            del held[: len(published)]
+            if self._clock() - began > _STRIDE_S:
+                return
+
+    def finish(self) -> None:
+        """Raise the error of the source or of publishing, after all receipts."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                failure = None  # its traceback refers to this frame
+
 
 def stream_of(
-    events: Iterable[Any],
-    publish: Callable[[Any], Receipt],
+    feed: Feed,
     window: Window,
     ordered: bool,
     progress: bool,
@@ -101,8 +217,7 @@ def stream_of(
     An error of the source, or of publishing, is raised after the receipts of all published events.
 
     Args:
-        events: the events, taken one by one as there is room.
-        publish: publishes one event; may wait for room, or raise QueueFull.
+        feed: publishes the events.
         window: bounds receipts that are open, or settled and not yet taken by the consumer.
         ordered: whether to yield in the order of the events.
         progress: whether to show a progress bar.
@@ -112,9 +227,9 @@ def stream_of(
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
-        streamed = run(iter(events), publish, window, make_safe)
+        streamed = run(feed, window, make_safe)
     else:
-        streamed = _interruptible(run, iter(events), publish, window, make_safe)
+        streamed = _interruptible(run, feed, window, make_safe)
     if not progress:
         return streamed
     from procbus.progress import with_progress  # only now: it imports rich
@@ -124,24 +239,26 @@ def stream_of(
 
 def _interruptible(
     run: Callable[..., Iterator[Receipt]],
-    events: Iterator[Any],
-    publish: Callable[[Any], Receipt],
+    feed: Feed,
     *about: Any,
 ) -> Iterator[Receipt]:
     """Give up the stream's events if the notebook cell is interrupted in it."""
     open_receipts: dict[int, Receipt] = {}
+    publish, publish_run = feed.publish, feed.publish_run
 
-    def publish_and_note(event: Any) -> Receipt:
-        receipt = publish(event)
-        open_receipts[id(receipt)] = receipt
-        return receipt
+    def note(receipts: Sequence[Receipt]) -> Sequence[Receipt]:
+        open_receipts.update((id(receipt), receipt) for receipt in receipts)
+        return receipts
 
     def give_up() -> None:
         for receipt in open_receipts.values():
             receipt.give_up()
 
+    feed.publish = lambda event, tell: note((publish(event, tell),))[0]
+    if publish_run is not None:
+        feed.publish_run = lambda events, tell: note(publish_run(events, tell))
     try:
-        for receipt in run(events, publish_and_note, *about):
+        for receipt in run(feed, *about):
             open_receipts.pop(id(receipt), None)
             yield receipt
     except KeyboardInterrupt:
@@ -150,52 +267,23 @@ def _interruptible(
 
 
 def as_settled(
-    events: Iterable[Any],
-    publish: Callable[[Any], Receipt],
-    window: Window,
-    make_safe: Callable[[], object] | None,
-    clock: Callable[[], float] = monotonic,
+    feed: Feed, window: Window, make_safe: Callable[[], object] | None
 ) -> Iterator[Receipt]:
-    """Publish events and yield their receipts as they settle; `clock` replaces `monotonic`."""
+    """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
-    put = (settled.put,)
-    source = iter(events)
+    feed.tell = (settled.put,)
     outstanding = taken = 0
-    exhausted = False
-    held: list[Any] = []  # at most one event, which found the bus full
-    failure: Exception | None = None
-    stride = 1
-    while outstanding or not exhausted:
-        began, published, most = clock(), 0, window.size(taken)
-        while published < stride and outstanding < most and not exhausted:
+    while outstanding or not feed.exhausted:
+        room = window.size(taken) - outstanding
+        if room > 0 and not feed.exhausted:
             try:
-                event = held.pop() if held else next(source)
-            except StopIteration:
-                exhausted = True
-                break
-            except Exception as error:  # noqa: BLE001 - raised after the other receipts
-                failure, exhausted = error, True
-                break
-            try:
-                receipt = publish(event)
+                published = len(feed.some(room))
             except QueueFull:
                 if not outstanding:
                     raise  # others fill the bus: no event of this stream will make room
-                held.append(event)
-                break
-            except Exception as error:  # noqa: BLE001 - as above
-                failure, exhausted = error, True
-                break
-            if not receipt.tell(put):
-                settled.put(receipt)
-            del event, receipt
-            outstanding += 1
-            published += 1
-            if not published % _LOOK and clock() - began > _STRIDE_S:
-                break
-        if published:
-            stride = min(2 * stride, _STRIDE) if clock() - began < _STRIDE_S else 1
-            if settled.empty() and not held:
+                published = 0
+            outstanding += published
+            if published and not feed.full and settled.empty():
                 continue
         if outstanding:
             receipt = _next(settled)
@@ -208,11 +296,7 @@ def as_settled(
             for _ in range(more):
                 outstanding -= 1
                 yield settled.get()
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            failure = None  # its traceback refers to this frame
+    feed.finish()
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
@@ -228,54 +312,29 @@ def _next(settled: SimpleQueue[Receipt]) -> Receipt:
 
 
 def in_order(
-    events: Iterable[Any],
-    publish: Callable[[Any], Receipt],
-    window: Window,
-    make_safe: Callable[[], object] | None,
+    feed: Feed, window: Window, make_safe: Callable[[], object] | None
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
     safe = 0  # number of receipts at the front that are settled and safe
     taken = 0
-
-    def first_settled() -> Receipt:
-        nonlocal safe, taken
-        if not safe:
-            open_receipts[0].wait()
-            safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
-            if make_safe is not None:
-                make_safe()
-        safe -= 1
-        taken += 1
-        return open_receipts.popleft()
-
-    failure: Exception | None = None
-    source = iter(events)
-    while failure is None:
-        try:
-            event = next(source)
-        except StopIteration:
-            break
-        except Exception as error:  # noqa: BLE001 - raised after the other receipts
-            failure = error
-            break
-        while True:
+    while open_receipts or not feed.exhausted:
+        room = window.size(taken) - len(open_receipts)
+        if room > 0 and not feed.exhausted:
             try:
-                open_receipts.append(publish(event))
-                break
+                open_receipts.extend(feed.some(room))
             except QueueFull:
                 if not open_receipts:
-                    raise
-                yield first_settled()
-            except Exception as error:  # noqa: BLE001 - as above
-                failure = error
-                break
-        while open_receipts and (len(open_receipts) >= window.size(taken) or open_receipts[0].done):
-            yield first_settled()
-    while open_receipts:
-        yield first_settled()
-    if failure is not None:
-        try:
-            raise failure
-        finally:
-            failure = None  # its traceback refers to this frame
+                    raise  # as above
+        must_wait = feed.full or feed.exhausted or len(open_receipts) >= window.size(taken)
+        while open_receipts and (must_wait or open_receipts[0].done):
+            if not safe:
+                open_receipts[0].wait()
+                safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
+                if make_safe is not None:
+                    make_safe()
+            safe -= 1
+            taken += 1
+            must_wait = feed.exhausted
+            yield open_receipts.popleft()
+    feed.finish()

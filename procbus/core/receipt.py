@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,18 +27,30 @@ def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args
         loop.call_soon_threadsafe(function, *args)
 
 
-def call_all(calls: Iterable[tuple[Callable[[Receipt], object], Receipt]]) -> None:
-    """Call each callback with its receipt, whatever another callback raises.
+#: Functions to call with a receipt, once every delivery is settled.
+Callbacks = tuple[Callable[["Receipt"], object], ...]
+
+
+def call_all(receipts: Iterable[Receipt], callbacks: Callbacks | None = None) -> None:
+    """Call the callbacks of receipts that are done, whatever another callback raises.
+
+    Args:
+        receipts: the receipts, which let go of their callbacks.
+        callbacks: called in place of theirs.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
     """
     interrupt: KeyboardInterrupt | None = None
-    for callback, receipt in calls:
-        try:
-            callback(receipt)
-        except BaseException as error:  # noqa: BLE001 - the user's code: other callbacks follow
-            interrupt = _told(receipt, error) or interrupt
+    for receipt in receipts:
+        calls = callbacks
+        if calls is None:
+            calls, receipt.callbacks = receipt.callbacks, None
+        for callback in calls or ():
+            try:
+                callback(receipt)
+            except BaseException as error:  # noqa: BLE001 - the user's code: other callbacks follow
+                interrupt = _told(receipt, error) or interrupt
     if interrupt is not None:
         raise interrupt
 
@@ -83,7 +95,7 @@ class Receipt:
     #: The event's large buffers in shared memory, until its last delivery is settled.
     block: SharedBlock | None
     #: Called once it is done. Only ever replaced: several receipts may share it.
-    callbacks: Sequence[Callable[[Receipt], object]] | None
+    callbacks: Callbacks | None
 
     @property
     def id(self) -> int:
@@ -107,9 +119,9 @@ class Receipt:
         it is logged.
         """
         if not self.tell((callback,)):
-            call_all([(callback, self)])
+            call_all((self,), (callback,))
 
-    def tell(self, callbacks: tuple[Callable[[Receipt], object], ...]) -> bool:
+    def tell(self, callbacks: Callbacks) -> bool:
         """Have callbacks called as by `when_done`, unless every delivery is settled already.
 
         Many receipts may be given the same tuple: then it costs a third of `when_done`.

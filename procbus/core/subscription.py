@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -26,6 +26,10 @@ NEWEST = 0.2
 SAMPLED_BELOW_S = 100e-6
 SAMPLE = 16
 FEW = 1_000
+
+
+#: Queues deliveries of one subscription, in order.
+PutAll = Callable[[Sequence[Delivery]], None]
 
 
 class Lane(Protocol):
@@ -94,6 +98,7 @@ class Subscription:
         "priority",
         "published",
         "put",
+        "put_all",
         "queued",
         "ran",
         "retried",
@@ -133,6 +138,10 @@ class Subscription:
             self.put = self._put_the_one
         #: Whether its deliveries pass a gate of the lane, which may hold them back.
         self.gated = handler.gated
+        #: Queues several deliveries in the lane; None if each has to be queued alone.
+        self.put_all: PutAll | None = None
+        if self.plain and not self.gated:
+            self.put_all = getattr(lane, "put_all", None)
         #: Running average of the handler's run time in seconds; None before its first run.
         self.average_s: float | None = None
         self.published = 0

@@ -112,6 +112,11 @@ class Admission:
         return self._pending
 
     @property
+    def room(self) -> int:
+        """Number of deliveries that would fill the bus, but one at least: a glance."""
+        return max(1, self.max_pending - self._pending)
+
+    @property
     def disturbed(self) -> int:
         """Number of calls of `disturb`."""
         return self._disturbed

@@ -8,6 +8,7 @@ shorter way.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
@@ -22,8 +23,17 @@ from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.core.locks import Lock, Tangled
 from procbus.core.log import log
 from procbus.core.outcome import Outcome
-from procbus.core.receipt import FanReceipt, Owner, Receipt, SoleReceipt, WaitedReceipt, Waiter
-from procbus.core.subscription import Subscription
+from procbus.core.receipt import (
+    Callbacks,
+    FanReceipt,
+    Owner,
+    Receipt,
+    SoleReceipt,
+    WaitedReceipt,
+    Waiter,
+    call_all,
+)
+from procbus.core.subscription import PutAll, Subscription
 from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved
 from procbus.dispatch.dead_letters import handler_for
@@ -35,6 +45,11 @@ from procbus.routing.router import Router
 #: Maximum of topics without a handler that are remembered, so that each is logged once.
 _UNROUTED_KEPT = 1_000
 
+
+#: Publishes an event of a stream, and has functions called as by `Receipt.when_done`; and publishes
+#: the first of several events, one at least.
+PublishOne = Callable[[Any, Callbacks | None], Receipt]
+PublishRun = Callable[[Sequence[Any], Callbacks | None], Sequence[Receipt]]
 
 #: A subscription, the object that had the delivery made, and the object that waits for it.
 Addressee = tuple[Subscription, Owner, Waiter]
@@ -154,7 +169,12 @@ class Dispatcher:
         self._phase = Phase.FORKED
 
     def publish(
-        self, event: Any, topic: str | None, wait: bool = True, to: Addressee | None = None
+        self,
+        event: Any,
+        topic: str | None,
+        wait: bool = True,
+        to: Addressee | None = None,
+        tell: Callbacks | None = None,
     ) -> Receipt:
         """Publish one event, after waiting for room on the bus if necessary.
 
@@ -166,6 +186,7 @@ class Dispatcher:
             topic: the topic that it is published to.
             wait: whether to wait until it survives a loss of power, if the journal promises that.
             to: the one plain subscription that it is for, without routing; None routes the event.
+            tell: called as by `Receipt.when_done`; many events may share it.
         """
         parent_id = None
         nested = False
@@ -180,7 +201,7 @@ class Dispatcher:
                 subscriptions = routes.match(event, topic)
                 if len(subscriptions) != 1 or not (subscription := subscriptions[0]).plain:
                     chosen, broken = choose(subscriptions, event)
-                    about = (event, topic, parent_id, chosen, broken)
+                    about = (event, topic, parent_id, chosen, broken, tell)
                     try:
                         return self._publish_fan(*about, nested=nested, seen=seen, wait=wait)
                     except Disturbed:
@@ -201,6 +222,8 @@ class Dispatcher:
                 receipt = make(
                     next_id(), event, topic, parent_id, self._lock, subscription, monotonic()
                 )
+                if tell is not None:
+                    receipt.callbacks = tell
                 if self.journal is not None and to is None:
                     self.journal.accept(receipt, (receipt,), wait=wait)
                 accepted = True
@@ -228,6 +251,7 @@ class Dispatcher:
         parent_id: int | None,
         chosen: Sequence[Subscription],
         broken: Sequence[Broken],
+        tell: Callbacks | None = None,
         *,
         nested: bool = True,
         seen: int = 0,
@@ -242,6 +266,7 @@ class Dispatcher:
             parent_id: the event whose handler published it.
             chosen: the subscriptions that take it.
             broken: the subscriptions whose predicate raised.
+            tell: see `publish`.
             nested: whether a handler publishes it.
             seen: see `Admission.enter`.
             wait: see `publish`.
@@ -260,6 +285,7 @@ class Dispatcher:
                     pass  # it is counted in a moment later
             receipt = self._fan(self._next_id(), event, topic, parent_id, self._lock)
             queued, failed = address(receipt, chosen, broken)
+            receipt.callbacks = tell
             if self.journal is not None and count:
                 self.journal.accept(receipt, receipt.held, wait=wait)
             accepted = True
@@ -281,7 +307,78 @@ class Dispatcher:
             self._send_off.settle_unqueued(failed)
         elif not queued:
             self._note_unrouted(event, topic)
+            call_all((receipt,))
         return receipt
+
+    def publish_run(
+        self, events: Sequence[Any], topic: str | None, tell: Callbacks | None
+    ) -> Sequence[Receipt]:
+        """Publish the first of several events, with all that follow it to the same plain handler.
+
+        One wait for room, one lock and one wake-up serve all of them.
+
+        Args:
+            events: the events, one at least.
+            topic: the topic that they are published to.
+            tell: see `publish`.
+
+        Returns:
+            The receipts of the published events.
+        """
+        seen = self._admission.disturbed
+        run = None
+        if self._phase is _OPEN and self.journal is None:
+            run = self._run_of(events, topic)
+        if run is None:
+            return (self.publish(events[0], topic, False, None, tell),)
+        subscription, put_all, count = run
+        entered = accepted = False
+        receipts: list[SoleReceipt] = []
+        try:
+            parent_id, nested = self._origin()
+            self._admission.enter(count, nested, seen)
+            entered = True
+            make, next_id, lock, now = self._sole, self._next_id, self._lock, monotonic()
+            for event in events[:count]:
+                receipt = make(next_id(), event, topic, parent_id, lock, subscription, now)
+                receipt.callbacks = tell
+                receipts.append(receipt)
+            accepted = True
+            put_all(receipts)
+        except BaseException as error:  # most likely Ctrl-C
+            if accepted:
+                if not self._send_off.rescue(error, receipts, ()):
+                    raise
+            elif entered:
+                self._admission.leave(count)
+                raise
+            elif isinstance(error, Disturbed | Tangled):
+                return (self.publish(events[0], topic, False, None, tell),)
+            else:
+                raise
+        return receipts
+
+    def _run_of(
+        self, events: Sequence[Any], topic: str | None
+    ) -> tuple[Subscription, PutAll, int] | None:
+        """Find the handler of the first event, and count the events that it alone gets, in a row.
+
+        Returns:
+            Its subscription, the function that queues for it, and the number of events; None if
+            the first event has to be published alone.
+        """
+        match = self._routes().match
+        found = match(events[0], topic)
+        if len(found) != 1 or (put_all := found[0].put_all) is None:
+            return None
+        most = min(len(events), self._admission.room)
+        if topic is not None:
+            return found[0], put_all, most
+        count = 1
+        with contextlib.suppress(Exception):  # the routing of an event raises it in its turn
+            while count < most and match(events[count]) == found:
+                count += 1
+        return found[0], put_all, count
 
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.
@@ -405,8 +502,8 @@ class Dispatcher:
 
     def streaming(
         self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
-    ) -> tuple[Iterable[Any], Callable[[Any], Receipt]]:
-        """Return a stream's source, and a function that publishes without waiting for the disk.
+    ) -> tuple[Iterable[Any], PublishOne, PublishRun | None]:
+        """Return a stream's source, and functions that publish without waiting for the disk.
 
         With a journal, and if all events exist already, as in a list, ids are looked up many at a
         time.
@@ -417,15 +514,25 @@ class Dispatcher:
             id_of: returns the id of each; None for no ids.
         """
         if id_of is None:
-            return events, lambda event: self.publish(event, topic, False)
+            return (
+                events,
+                lambda event, tell: self.publish(event, topic, False, None, tell),
+                lambda some, tell: self.publish_run(some, topic, tell),
+            )
+
+        def publish_once(event: Any, tell: Callbacks | None) -> Receipt:
+            return _telling(self.publish_once(event, topic, id_of(event), False), tell)
+
         if self.journal is None or not isinstance(events, Sequence):
-            return events, lambda event: self.publish_once(event, topic, id_of(event), False)
+            return events, publish_once, None
 
-        def publish(looked_up: tuple[Any, str, Receipt | None]) -> Receipt:
+        def publish(looked_up: tuple[Any, str, Receipt | None], tell: Callbacks | None) -> Receipt:
             event, given_id, known = looked_up
-            return self.publish_once(event, topic, given_id, False) if known is None else known
+            if known is None:
+                known = self.publish_once(event, topic, given_id, False)
+            return _telling(known, tell)
 
-        return self.journal.look_up(events, topic, id_of, self.resume), publish
+        return self.journal.look_up(events, topic, id_of, self.resume), publish, None
 
     @property
     def resumed(self) -> bool:
@@ -568,6 +675,12 @@ class _Refusing:
         if any(subscription.handler.kind == "cpu" for subscription in found):
             raise self._error()
         return found
+
+
+def _telling(receipt: Receipt, tell: Callbacks | None) -> Receipt:
+    for callback in tell or ():
+        receipt.when_done(callback)
+    return receipt
 
 
 def _published_by_another() -> ProcbusError:

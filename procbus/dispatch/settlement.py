@@ -151,7 +151,7 @@ class Settlement:
             self._journal.settled_successes(deliveries, values)
         after: _After | None = None
         told: list[tuple[Delivery, Receipt]] | None = None
-        done: list[tuple[Callable[[Receipt], object], Receipt]] = []
+        done: list[Receipt] = []
         count = 0
         if not self._try_lock(False):
             acquire(self.lock)
@@ -179,10 +179,8 @@ class Settlement:
                         and not subscription.gated
                     ):
                         receipt.left = 0
-                        if (callbacks := receipt.callbacks) is not None:
-                            receipt.callbacks = None
-                            for callback in callbacks:
-                                done.append((callback, receipt))
+                        if receipt.callbacks is not None:
+                            done.append(receipt)
                     else:
                         if after is None:
                             after = _After(done)
@@ -223,7 +221,7 @@ class Settlement:
         finally:
             self._leave(count, after.done)
 
-    def _leave(self, count: int, done: list[tuple[Callable[[Receipt], object], Receipt]]) -> None:
+    def _leave(self, count: int, done: list[Receipt]) -> None:
         """Give room back, and call the callbacks of receipts that are done."""
         try:
             # Before the callbacks: a callback that sees the receipt done may publish the next
@@ -340,8 +338,8 @@ class _After:
 
     __slots__ = ("again", "blocks", "done", "gated", "raised", "receipts", "told")
 
-    def __init__(self, done: list[tuple[Callable[[Receipt], object], Receipt]]) -> None:
-        #: Callbacks of receipts that are done.
+    def __init__(self, done: list[Receipt]) -> None:
+        #: Receipts that are done and have callbacks.
         self.done = done
         # Each other list is made when needed, which is rare.
         #: Deliveries that return their place at a gate.
@@ -375,9 +373,7 @@ class _After:
             self._leave_block(receipt, delivery)
         receipt.left -= 1
         if receipt.callbacks is not None and not receipt.left:
-            for callback in receipt.callbacks:
-                self.done.append((callback, receipt))
-            receipt.callbacks = None
+            self.done.append(receipt)
 
     def _leave_block(self, receipt: Receipt, delivery: Delivery) -> None:
         """Note that a delivery no longer needs the event's shared memory."""

@@ -102,15 +102,15 @@ class SoleDeliveryWithoutResult(SoleDelivery):
 
 def _part_done(joint: Receipt, _: Receipt) -> None:
     """Note that one of the two parts of a receipt is done."""
-    calls = None
+    done = False
     try:
         with joint.lock:
             joint.left -= 1
-            if not joint.left:
-                calls, joint.callbacks = joint.callbacks, None
+            done = not joint.left
     except Tangled:
         later(_part_done, joint, joint)
-    call_all([(each, joint) for each in calls or ()])
+    if done:
+        call_all((joint,))
 
 
 def _gone(_: Any) -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from contextvars import Context
+from collections.abc import Sequence
+from contextvars import Context, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from procbus.core.carry import Carried
-from procbus.core.context import another
+from procbus.core.context import another, kept
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -112,6 +113,15 @@ def context_for(delivery: Delivery) -> Context | None:
     if found is None or not delivery.subscription.handler.retry.retries:
         return found
     return another(found)  # a copy, so that the next attempt begins in the same context
+
+
+def keep_contexts(deliveries: Sequence[Delivery]) -> None:
+    """Give each delivery a copy of the publisher's context, unless that is empty."""
+    for delivery in deliveries:
+        own = kept(copy_context())
+        if own is None:  # it is for the others too
+            return
+        delivery.context = own
 
 
 def place_of(delivery: Delivery) -> str:

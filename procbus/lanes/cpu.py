@@ -126,6 +126,18 @@ class CpuLane:
         elif not self._all_started:
             self._grow()
 
+    def put_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue deliveries of one subscription, as `put` does."""
+        if self._carry is not None:
+            for delivery in deliveries:
+                delivery.context = self._carry.take(delivery.context)
+        if not self.queue.put_all(deliveries):
+            self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
+            return
+        for _ in deliveries:
+            if self._all_started or not self._grow():
+                return
+
     def start(self) -> None:
         """Start all workers, in parallel, and wait until each is launched."""
         companions = self._grow(self.pool.size())

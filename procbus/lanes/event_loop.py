@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic, thread_time
@@ -32,6 +32,7 @@ from procbus.core.waiting import occupy
 from procbus.lanes.attempt import (
     context_for,
     failure,
+    keep_contexts,
     look_at,
     no_thread,
     place_of,
@@ -190,6 +191,14 @@ class LoopLane:
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
         # Without the lock: the loop sets it to False before it looks, and then finds this delivery.
+        elif not self._pump_due:
+            self._wake()
+
+    def put_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue deliveries of one subscription."""
+        keep_contexts(deliveries)
+        if not self.queue.put_all(deliveries):
+            self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
         elif not self._pump_due:
             self._wake()
 

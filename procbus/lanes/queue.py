@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from procbus.core.delivery import Delivery
@@ -114,7 +114,31 @@ class LaneQueue:
                     self.locked_wake()
         except BaseException:  # Ctrl-C, or the thread is tangled up
             if self.lock.owned():
-                self._locked_interrupted(delivery)
+                self._locked_interrupted((delivery,))
+            raise
+        self._unlock()
+        return not cancelled
+
+    def put_all(self, deliveries: Sequence[Delivery]) -> bool:
+        """Queue deliveries of one subscription without a gate, as `put` does."""
+        subscription = deliveries[0].subscription
+        try:
+            if not self._try_lock(False):
+                acquire(self.lock)
+            subscription.published += len(deliveries)
+            for delivery in deliveries:
+                delivery.queued = True
+            bucket = self._ready[subscription.priority]
+            cancelled = self.cancelled
+            if not cancelled:
+                if bucket:
+                    bucket.extend(deliveries)
+                else:
+                    bucket.extend(deliveries)
+                    self.locked_wake()
+        except BaseException:  # as in `put`
+            if self.lock.owned():
+                self._locked_interrupted(deliveries)
             raise
         self._unlock()
         return not cancelled
@@ -132,19 +156,22 @@ class LaneQueue:
                 delivery.key = token.key
                 return
 
-    def _locked_interrupted(self, delivery: Delivery) -> None:
-        """Tidy up after Ctrl-C during queueing: the delivery is in the queue, or never was."""
-        subscription = delivery.subscription
+    def _locked_interrupted(self, deliveries: Sequence[Delivery]) -> None:
+        """Tidy up after Ctrl-C during queueing: all are in the queue, or none ever was."""
+        first = deliveries[0]
+        subscription = first.subscription
         gate, bucket = self._gates.get(subscription), self._ready[subscription.priority]
-        begun = getattr(delivery, "queued", False)
+        begun = getattr(first, "queued", False)
         if self.cancelled:
-            delivery.queued = False
-        elif delivery not in bucket and (gate is None or delivery not in gate.waiting()):
-            delivery.queued = False
-            if gate is not None:
-                gate.refuse(delivery)
+            for delivery in deliveries:
+                delivery.queued = False
+        elif first not in bucket and (gate is None or first not in gate.waiting()):
+            for delivery in deliveries:
+                delivery.queued = False
+                if gate is not None:
+                    gate.refuse(delivery)
             if begun:
-                subscription.published -= 1
+                subscription.published -= len(deliveries)
         self.locked_wake()
         self._unlock()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from math import inf
 from time import monotonic, thread_time
@@ -29,6 +29,7 @@ from procbus.core.waiting import occupy
 from procbus.lanes.attempt import (
     LEFT_BEHIND,
     failure,
+    keep_contexts,
     look_at,
     no_thread,
     place_of,
@@ -371,6 +372,14 @@ class IoLane:
             delivery.context = own
         if not self.queue.put(delivery):
             self._settle([(delivery, cancelled(delivery))])
+        if self.queue.starved and not self.full:
+            self.grow()
+
+    def put_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue deliveries of one subscription, as `put` does."""
+        keep_contexts(deliveries)
+        if not self.queue.put_all(deliveries):
+            self._settle([(delivery, cancelled(delivery)) for delivery in deliveries])
         if self.queue.starved and not self.full:
             self.grow()
 

@@ -22,7 +22,7 @@ import faulthandler, gc, random, signal, sys, threading, time
 faulthandler.dump_traceback_later({BOUND_S}, exit=True)
 from procbus import EventBus
 
-LANE, HOW, PENDING, SECONDS = sys.argv[1], sys.argv[2], int(sys.argv[3]), 1.5
+LANE, HOW, PENDING, WAY, SECONDS = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], 1.5
 
 
 def returns(n):
@@ -39,6 +39,19 @@ for name in NAMES:
     bus.publish(name, 0).result()
 receipts = []
 published = 0
+
+
+def publish_some(count):
+    global published
+    if WAY == "stream":
+        name = NAMES[published % 4]
+        published += count
+        for receipt in bus.stream(list(range(count)), topic=name):
+            receipts.append(receipt)
+    else:
+        for _ in range(count):
+            published += 1
+            receipts.append(bus.publish(NAMES[published % 4], published))
 
 
 def finish():
@@ -86,9 +99,7 @@ signal.signal(signal.SIGALRM, use_bus)
 signal.setitimer(signal.ITIMER_REAL, 1e-3)
 end = time.monotonic() + SECONDS
 while time.monotonic() < end or calls < 20:
-    for _ in range(100):
-        published += 1
-        receipts.append(bus.publish(NAMES[published % 4], published))
+    publish_some(100)
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
 finish()
 """
@@ -147,9 +158,7 @@ end = time.monotonic() + SECONDS
 while time.monotonic() < end or interrupts < 20:
     try:
         signal.setitimer(signal.ITIMER_REAL, random.choice((1e-4, 5e-4, 1e-3)))
-        for _ in range(200):
-            published += 1
-            receipts.append(bus.publish(NAMES[published % 4], published))
+        publish_some(200)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         interrupts += 1
@@ -159,9 +168,9 @@ finish()
 )
 
 
-def ends_well(script: str, *arguments: object) -> None:
+def ends_well(script: str, *arguments: object, way: str = "publish") -> None:
     ran = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", script, *map(str, arguments), way],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -176,6 +185,18 @@ def ends_well(script: str, *arguments: object) -> None:
 @pytest.mark.parametrize("how", ["publish", "look", "receipts", "subscribe"])
 def test_a_signal_handler_uses_the_bus_wherever_it_interrupts_it(lane, how):
     ends_well(SIGNALS, lane, how, 10_000)
+
+
+@pytest.mark.parametrize("lane", ["io", "cpu"])
+@pytest.mark.parametrize("pending", [50, 10_000])
+def test_a_signal_handler_publishes_in_the_midst_of_a_stream(lane, pending):
+    ends_well(SIGNALS, lane, "publish", pending, way="stream")
+
+
+@pytest.mark.parametrize("lane", ["io", "cpu"])
+@pytest.mark.parametrize("pending", [50, 10_000])
+def test_ctrl_c_in_the_midst_of_a_stream_loses_no_room_and_no_order(lane, pending):
+    ends_well(CTRL_C, lane, "interrupt", pending, way="stream")
 
 
 @pytest.mark.parametrize("lane", ["io", "cpu"])

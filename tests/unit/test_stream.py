@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Streams: lazy, bounded, in order when asked, and complete."""
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from procbus import EventBus, QueueFull, TopicError, current
 from procbus.core.errors import ProcbusError
+from procbus.core.receipt import Callbacks, Receipt
 from procbus.core.stats import SharedMemoryStats
-from procbus.stream import Window, as_settled, in_order
+from procbus.stream import Feed, Window, as_settled, in_order
 from tests.matrix import quick_first
 from tests.parts import (
     BOUND_S,
@@ -27,19 +30,32 @@ from tests.parts import (
     subscription_of,
     succeeded,
 )
+from tests.waits import eventually
 
 
 def safe() -> None:
     """Without a journal everything published is as safe as it will be."""
 
 
+def told(receipt: Receipt, tell: Callbacks | None) -> Receipt:
+    """Publishing has the stream told of the receipt."""
+    for callback in tell or ():
+        receipt.when_done(callback)
+    return receipt
+
+
+#: Sources that hold all their events, and sources whose next event may be long in coming.
+SOURCES: list[Any] = [list, tuple, deque, iter, lambda events: (event for event in events)]
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("max_pending", [1, 3, 10_000])
 @pytest.mark.parametrize("on_full", ["block", "raise"])
-def test_every_event_comes_back_once(ordered, max_pending, on_full):
+@pytest.mark.parametrize("source", quick_first(SOURCES, 4))
+def test_every_event_comes_back_once(ordered, max_pending, on_full, source):
     with EventBus([], max_pending=max_pending, on_full=on_full) as bus:
         bus.subscribe(int, double)
-        receipts = list(bus.stream(range(500), ordered=ordered))
+        receipts = list(bus.stream(source(range(500)), ordered=ordered))
         assert all(r.done for r in receipts)
         results = [r.result(0) for r in receipts]
         expected = [2 * n for n in range(500)]
@@ -55,6 +71,74 @@ def test_events_with_several_handlers_or_none_come_back_too(ordered):
         assert sorted(len(r.deliveries) for r in receipts) == [1, 2, 2, 2]
         bus.unsubscribe(double)
         assert len(list(bus.stream(range(100), ordered=ordered))) == 100
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_events_for_nobody_come_back_at_once(ordered):
+    with EventBus([]) as bus:
+        receipts = list(bus.stream(range(100), ordered=ordered))
+        assert [r.event for r in receipts] == list(range(100))
+        assert all(r.done and not r.deliveries for r in receipts)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("topic", [None, "numbers"])
+def test_events_of_a_list_go_to_the_handlers_that_take_each(ordered, topic):
+    with EventBus([]) as bus:
+        bus.subscribe([int, "numbers"], double, name="numbers")
+        bus.subscribe(str, str.upper, name="words")
+        bus.subscribe(float, double, name="some", where=lambda number: number > 1)
+        bus.subscribe(bytes, len, name="limited", concurrency=1)
+        events = [1, 2, "a", "b", 3, 0.5, 2.5, b"four", b"", 4] * 30
+        receipts = list(bus.stream(events, ordered=ordered, topic=topic))
+        names = {r.event: [d.handler.name for d in r.deliveries] for r in receipts}
+    assert len(receipts) == len(events)
+    if topic is not None:
+        assert all(name == ["numbers"] for name in names.values())
+        return
+    expected: dict[Any, list[str]] = {
+        **{number: ["numbers"] for number in (1, 2, 3, 4)},
+        **{word: ["words"] for word in "ab"},
+        0.5: [],
+        2.5: ["some"],
+        **{content: ["limited"] for content in (b"four", b"")},
+    }
+    assert names == expected
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_list_fills_the_bus_no_further_than_its_maximum(ordered):
+    held = Held()
+    with EventBus([], max_pending=10, io_workers=1) as bus:
+        bus.subscribe(int, held)
+        stream = bus.stream(list(range(200)), ordered=ordered)
+        thread = in_thread(lambda: next(stream))
+        held.wait_begun(1)
+        eventually(lambda: bus.stats().pending == 10)
+        held.go.set()
+        thread.join(BOUND_S)
+        for _ in stream:
+            assert bus.stats().pending <= 10
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("lane", ["io", "async"])
+def test_each_event_of_a_list_runs_in_the_context_of_its_publisher(ordered, lane):
+    variable: ContextVar[str] = ContextVar("variable")
+
+    def seen(_: int) -> str:
+        before = variable.get()
+        variable.set("the handler's own")
+        return before
+
+    async def seen_in_loop(_: int) -> str:
+        return seen(0)
+
+    with EventBus([]) as bus:
+        bus.subscribe(int, seen if lane == "io" else seen_in_loop)
+        variable.set("the publisher's")
+        results = {r.result(0) for r in bus.stream(list(range(100)), ordered=ordered)}
+    assert results == {"the publisher's"}
 
 
 def test_a_topic_takes_each_event_as_its_payload():
@@ -155,6 +239,22 @@ def test_an_error_comes_after_the_receipts_of_all_that_was_published(ordered, ki
 
 
 @pytest.mark.parametrize("ordered", [False, True])
+def test_an_event_of_a_list_that_cannot_be_routed_ends_the_stream_in_its_turn(ordered):
+    class Event:
+        def __init__(self, event_type: str) -> None:
+            self.event_type = event_type
+
+    with EventBus([]) as bus:
+        bus.subscribe(["good", "unused"], lambda event: event.event_type)
+        got: list[str] = []
+        events = [Event("good")] * 100 + [Event("bad..")] + [Event("good")] * 100
+        with pytest.raises(TopicError):
+            got.extend(r.result(0) for r in bus.stream(events, ordered=ordered))
+        assert got == ["good"] * 100
+        assert bus.stats().handlers[next(iter(bus.stats().handlers))].published == 100
+
+
+@pytest.mark.parametrize("ordered", [False, True])
 def test_exception_that_ends_a_script_leaves_the_source_at_once(ordered):
     held = Held()
 
@@ -240,16 +340,16 @@ def test_settled_receipts_do_not_wait_for_a_slow_source():
             now += 1.0 if number >= slow_from else 0.0
             yield number
 
-    def publish(event: int) -> Any:
+    def publish(event: int, tell: Callbacks | None) -> Receipt:
         admission.enter(1, False)
         receipt = receipt_for(subscription, event=event, lock=settlement.lock)
         settlement.settle([(receipt.deliveries[0], succeeded())])
-        return receipt
+        return told(receipt, tell)
 
     window = Window(1000, lambda: 1, SharedMemoryStats)
 
     def stream(slow_from: int) -> Iterator[Any]:
-        return as_settled(source(slow_from), publish, window, safe, clock=lambda: now)
+        return as_settled(Feed(source(slow_from), publish, clock=lambda: now), window, safe)
 
     for number, receipt in enumerate(stream(0), 1):
         assert receipt.done
@@ -311,10 +411,11 @@ def test_progress_is_shown_on_stderr_and_changes_nothing(events, capsys):
     st.integers(1, 5),
     st.booleans(),
     st.lists(st.booleans(), max_size=60),
+    st.booleans(),
     st.randoms(use_true_random=False),
 )
 def test_each_event_comes_back_once_in_any_order_of_refusals(
-    count, window, ordered, refusals, random
+    count, window, ordered, refusals, whole, random
 ):
     settlement, admission = settlement_with_room(1000)
     refusals = list(refusals)
@@ -329,20 +430,27 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
             outcome = succeeded() if random.random() < 0.5 else raised(ProcbusError())
             settlement.settle([(receipt.deliveries[0], outcome)])
 
-    def publish(event: int) -> Any:
+    def publish(event: int, tell: Callbacks | None) -> Receipt:
         nonlocal outside, most
         if outside and refusals and refusals.pop():
             settle_all()
             raise QueueFull
         admission.enter(1, False)
         receipt = receipt_for(subscription_of(), event=event, lock=settlement.lock)
-        open_receipts.append(receipt)
+        open_receipts.append(told(receipt, tell))
         outside += 1
         most = max(most, outside)
         settle_some()
-        if outside >= window:
+        if outside >= window or (whole and event == count - 1):
             settle_all()
         return receipt
+
+    def publish_run(events: Sequence[int], tell: Callbacks | None) -> list[Receipt]:
+        published = [publish(events[0], tell)]
+        with contextlib.suppress(QueueFull):
+            for event in events[1 : random.randint(1, len(events))]:
+                published.append(publish(event, tell))
+        return published
 
     def settle_all() -> None:
         while open_receipts:
@@ -358,9 +466,10 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
 
     logging.disable(logging.CRITICAL)
     # With a real clock no run is like another, and hypothesis would raise an error in `publish`.
-    run: Any = in_order if ordered else partial(as_settled, clock=lambda: 0.0)
+    run: Any = in_order if ordered else as_settled
+    feed = Feed(range(count) if whole else source(), publish, publish_run, clock=lambda: 0.0)
     try:
-        for receipt in run(source(), publish, Window(window, lambda: 1, SharedMemoryStats), safe):
+        for receipt in run(feed, Window(window, lambda: 1, SharedMemoryStats), safe):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
@@ -377,18 +486,19 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
     settlement, admission = settlement_with_room(100)
     subscription = subscription_of()
 
-    def publish(event: int) -> Any:
+    def publish(event: int, tell: Callbacks | None) -> Receipt:
         admission.enter(1, False)
         receipt = receipt_for(subscription, event=event, lock=settlement.lock)
         settlement.settle([(receipt.deliveries[0], succeeded())])
         settled.append(receipt)
-        return receipt
+        return told(receipt, tell)
 
     def make_safe() -> None:
         made_safe.update(receipt.event for receipt in settled)
 
     window = Window(50, lambda: 1, SharedMemoryStats)
-    stream = (in_order if ordered else as_settled)(iter(range(500)), publish, window, make_safe)
+    feed = Feed(iter(range(500)), publish)
+    stream = (in_order if ordered else as_settled)(feed, window, make_safe)
     count = 0
     for receipt in stream:
         assert receipt.event in made_safe

@@ -3,7 +3,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -11,7 +11,7 @@ import pytest
 
 from procbus.core.context import running
 from procbus.core.dead_letter import letter_of
-from procbus.core.delivery import DeliveryState
+from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
 from procbus.core.handler import make_handler
 from procbus.core.locks import Tangled
@@ -461,3 +461,113 @@ def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handle
     eventually(lambda: len(parts.lane.queued) == handlers)
     assert {each.event_id for each in parts.lane.queued} == {receipt.id}
     assert parts.admission.pending == handlers
+
+
+class TakesMany(FakeLane):
+    """A lane that queues several deliveries at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[int] = []
+
+    def put_all(self, deliveries: Sequence[Delivery]) -> None:
+        self.runs.append(len(deliveries))
+        self.queued += deliveries
+
+
+def many(parts: Parts) -> TakesMany:
+    """Give the parts a lane that takes several deliveries at once."""
+    parts.lane = lane = TakesMany()
+    return lane
+
+
+def test_events_for_the_same_handler_are_published_in_one_run():
+    parts = Parts()
+    lane = many(parts)
+    parts.subscribe(int)
+    parts.subscribe(str)
+    told: list[Receipt] = []
+    publish = parts.dispatcher.publish_run
+    parts.dispatcher.publish(0, None)  # gets the bus ready
+
+    receipts = publish([1, 2, 3, "text", 4], None, (told.append,))
+
+    assert [receipt.event for receipt in receipts] == [1, 2, 3]
+    assert [receipt.id for receipt in receipts] == [2, 3, 4]
+    assert lane.runs == [3]
+    assert parts.admission.pending == 4
+    parts.settlement.settle([(delivery, succeeded()) for delivery in lane.queued])
+    assert told == list(receipts)
+
+
+@pytest.mark.parametrize(
+    "options", [{"key": hash}, {"where": bool}, {"once": True}, {"concurrency": 1}]
+)
+def test_event_that_needs_more_than_queueing_is_published_alone(options):
+    parts = Parts()
+    lane = many(parts)
+    parts.subscribe(int, **options)
+    parts.subscribe(str)
+    parts.dispatcher.publish("text", None)
+    told: list[Receipt] = []
+
+    receipts = parts.dispatcher.publish_run([1, 2, 3], None, (told.append,))
+
+    assert [receipt.event for receipt in receipts] == [1]
+    assert lane.runs == []
+    parts.settlement.settle([(delivery, succeeded()) for delivery in lane.queued])
+    assert told == list(receipts)
+
+
+def test_a_run_takes_no_more_than_the_room_on_the_bus():
+    parts = Parts(max_pending=5)
+    many(parts)
+    parts.subscribe(int)
+    parts.dispatcher.publish(0, None)
+    events = list(range(1, 10))
+
+    assert len(parts.dispatcher.publish_run(events, None, None)) == 4
+    with pytest.raises(QueueFull):
+        parts.dispatcher.publish_run(events, None, None)
+    assert parts.admission.pending == 5
+
+
+def test_a_run_ends_before_an_event_that_cannot_be_routed():
+    @dataclass
+    class Named:
+        event_type: str
+
+    parts = Parts()
+    many(parts)
+    parts.subscribe("good")
+    parts.dispatcher.publish(Named("good"), None)
+    events = [Named("good"), Named("good"), Named("bad..")]
+
+    assert len(parts.dispatcher.publish_run(events, None, None)) == 2
+    with pytest.raises(TopicError):
+        parts.dispatcher.publish_run(events[2:], None, None)
+
+
+def test_a_run_that_cannot_be_queued_is_cancelled_and_leaves_no_room_taken():
+    class Interrupted(TakesMany):
+        def put_all(self, deliveries: Sequence[Delivery]) -> None:
+            raise KeyboardInterrupt
+
+    parts = Parts()
+    parts.lane = Interrupted()
+    parts.subscribe(int)
+    parts.dispatcher.publish(0, None)
+    told: list[Receipt] = []
+
+    with pytest.raises(KeyboardInterrupt):
+        parts.dispatcher.publish_run([1, 2, 3], None, (told.append,))
+
+    assert [receipt.deliveries[0].state for receipt in told] == [DeliveryState.CANCELLED] * 3
+    assert parts.admission.pending == 1
+
+
+def test_event_for_nobody_is_told_at_once():
+    parts = Parts()
+    told: list[Receipt] = []
+    receipt = parts.dispatcher.publish(1, None, True, None, (told.append,))
+    assert told == [receipt]

@@ -613,3 +613,26 @@ def test_publishers_at_once_keep_one_delivery_of_a_key_inside() -> None:
     for publisher in publishers:
         publisher.join(BOUND_S)
     assert queue.depth() == 0
+
+
+def test_deliveries_put_together_are_taken_in_order_and_wake_one_taker():
+    queue = LaneQueue()
+    subscription, others = subscription_of(), subscription_of(priority=1)
+    first = [delivery_to(subscription, event) for event in range(3)]
+    more = [delivery_to(subscription, event) for event in range(2)]
+    urgent = [delivery_to(others, event) for event in range(2)]
+    assert queue.put_all(first)
+    assert queue.starved
+    assert queue.put_all(more)
+    assert queue.put_all(urgent)
+    assert take_all(queue) == [*urgent, *first, *more]
+    assert (subscription.published, others.published) == (5, 2)
+    assert all(delivery.queued for delivery in (*first, *more, *urgent))
+
+
+def test_queue_that_was_cleared_for_good_takes_no_deliveries_together():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    queue.clear()
+    assert not queue.put_all([delivery_to(subscription, event) for event in range(3)])
+    assert take_all(queue) == []
