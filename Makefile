@@ -12,6 +12,10 @@ PYTHON ?= $(firstword $(foreach name,python3.15 python3.14 python3.13 python3.12
 # Tests that run at a time: most of them wait for processes, signals and clocks.
 JOBS ?= 2
 
+# The tests that `make test-switch` runs.
+SWITCH_TESTS := $(addprefix tests/unit/,core dispatch futures journal lanes routing supervision test_bus.py \
+	test_stream.py) tests/conformance $(addprefix tests/integration/test_,cascades.py threads_at_odds.py)
+
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15
 
@@ -25,7 +29,8 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-dask pythons environment lint types bench bench-report format clean
+.PHONY: help demo test test-all test-switch test-dask pythons environment lint types bench bench-report format \
+	clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +43,10 @@ test: $(VENV)/installed-test ## Run the tests, JOBS=2 of them at a time; ARGS= a
 
 test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quick run of each benchmark too
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" --hypothesis-profile=thorough $(ARGS)
+
+test-switch: $(VENV)/installed-test ## Run tests of threads that switch always and inherit contexts, on Python 3.14
+	@PYTHON_THREAD_INHERIT_CONTEXT=1 PYTHON_CONTEXT_AWARE_WARNINGS=1 PROCBUS_TEST_SWITCH_S=1e-6 \
+		$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS) $(SWITCH_TESTS)
 
 test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that can over Dask, an extra
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" -k dask $(ARGS) tests/conformance \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -15,6 +16,10 @@ from tests import leaks
 # A shell has its background jobs ignore Ctrl-C, and so would all scripts that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# `make test-switch`: threads take turns as often as Python lets them, here and in scripts of tests
+# that ask for it.
+if interval_s := os.environ.get("PROCBUS_TEST_SWITCH_S"):
+    sys.setswitchinterval(float(interval_s))
 os.environ[leaks.MARK] = leaks.RUN
 leaks.record_children()
 

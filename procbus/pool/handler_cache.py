@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from procbus.codec import fault_path, script_globals
@@ -25,8 +26,10 @@ class Definitions:
     def __init__(self, complete: Callable[[bytes], bytes] = bytes) -> None:
         self._complete = complete
         self._by_number: dict[int, bytes] = {}
-        #: Number of forgotten handlers; if it has changed, `gone` has news.
+        #: Number of forgotten handlers; if it has changed, `gone` has news. Any thread may forget
+        #: one, and each of them writes a number that no other one writes.
         self.forgotten = 0
+        self._numbers = itertools.count(1)
 
     def get(self, number: int) -> bytes | None:
         """Return the encoded handler; None if it was never encoded, or is forgotten."""
@@ -40,7 +43,7 @@ class Definitions:
     def forget(self, number: int) -> None:
         """Drop a handler. If it is needed again, it is pickled and sent again."""
         if self._by_number.pop(number, None) is not None:
-            self.forgotten += 1
+            self.forgotten = next(self._numbers)
 
     def gone(self, known: set[int]) -> list[int]:
         """Return the forgotten ones of `known`."""
