@@ -13,8 +13,9 @@ PYTHON ?= $(firstword $(foreach name,python3.15 python3.14 python3.13 python3.12
 JOBS ?= 2
 
 # The tests that `make test-switch` runs.
-SWITCH_TESTS := $(addprefix tests/unit/,core dispatch futures journal lanes routing supervision test_bus.py \
-	test_stream.py) tests/conformance $(addprefix tests/integration/test_,cascades.py threads_at_odds.py)
+SWITCH_TESTS := tests/unit/core tests/unit/dispatch tests/unit/futures tests/unit/journal tests/unit/lanes \
+	tests/unit/routing tests/unit/supervision tests/unit/test_bus.py tests/unit/test_stream.py \
+	tests/conformance tests/integration/test_cascades.py tests/integration/test_threads_at_odds.py
 
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15

@@ -20,6 +20,8 @@ from procbus.lanes.gate import Gate
 #: Threshold of the average run time below which a handler is short, in seconds; because waking
 #: another thread costs more.
 SHORT_S = 100e-6
+#: The same where takers compute abreast, while fewer are awake than may do so, in seconds.
+TINY_S = 4e-6
 #: Maximum wait of a lookout for a delivery to be taken, in seconds.
 LOOKOUT_S = 0.005
 _NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
@@ -59,9 +61,17 @@ class LaneQueue:
     wakes one taker if the queue was empty. A taker wakes the next one if it leaves deliveries
     behind, unless its own handler is short and it will be back before the other is awake. Then one
     idle taker stands lookout, in case that handler is not short this time.
+
+    Args:
+        abreast: maximum of takers that compute at the same time: 1 with the GIL, without it one for
+            each core. So many takers run short handlers, unless those take hardly any time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, abreast: int = 1) -> None:
+        self._abreast = abreast
+        self._short_s = SHORT_S if abreast == 1 else TINY_S
+        #: Number of takers, as far as they came with `fresh` and the lane counts them out.
+        self.takers = 0
         self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
@@ -225,6 +235,7 @@ class LaneQueue:
             acquire(self.lock)
         try:
             if fresh:
+                self.takers += 1
                 self._arrived()
             while (delivery := self.locked_take()) is None:
                 if self.closed or not wait:
@@ -236,10 +247,13 @@ class LaneQueue:
                     continue
                 self.locked_wait(None)
                 self._arrived()
-            self._taken += 1
+            self._taken = self._taken + 1 & 0xFF
             if any(self._ready.in_order):
                 average_s = delivery.subscription.average_s
-                if average_s is None or average_s > SHORT_S:
+                if average_s is None or (
+                    average_s > self._short_s
+                    and (average_s > SHORT_S or self.takers - self.waiting < self._abreast)
+                ):
                     self.locked_wake()
                 elif self._lookout == _NO_LOOKOUT:
                     self._lookout = _LOOKOUT_CALLED

@@ -39,6 +39,7 @@ from procbus.lanes.attempt import (
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
+from procbus.system.cores import usable_cores
 from procbus.system.procfs import no_core_s
 from procbus.system.thread_stack import stack_of_thread
 
@@ -351,7 +352,7 @@ class IoLane:
         self._most_lent = most_lent
         self._make_thread = make_thread
         self.stir = stir
-        self.queue = LaneQueue()
+        self.queue = LaneQueue(1 if gil_is_on() else usable_cores())
         self.size = threads
         self._flow = flow
         self._settle = flow.settle
@@ -605,6 +606,7 @@ class IoLane:
 
     def _locked_remove(self, thread: IoThread) -> None:
         self._threads.remove(thread)
+        self.queue.takers -= 1
         self._locked_take_back(thread)
         self._locked_count()
         self._past_s += monotonic() - thread.started_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -30,3 +31,57 @@ def test_gil_is_as_the_interpreters_option_says(setting: str) -> None:
     )
 
     assert done.stdout.strip() == setting
+
+
+SCRIPT = """
+from procbus import EventBus
+from procbus.core.gil import gil_is_on
+
+def in_worker(event):
+    from procbus.core.gil import gil_is_on
+    return gil_is_on()
+
+with EventBus([], cpu_workers=1) as bus:
+    bus.subscribe("x", in_worker, kind="cpu")
+    print(int(bus.publish("x", 1).result(60)), int(gil_is_on()))
+"""
+
+
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="this build always has a GIL")
+@pytest.mark.parametrize("setting", ["0", "1"])
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_gil_of_workers_is_as_the_script_was_told(setting: str, given: str) -> None:
+    option = ["-X", f"gil={setting}"] if given == "option" else []
+    surroundings = {k: v for k, v in os.environ.items() if k != "PYTHON_GIL"}
+    if given == "environment":
+        surroundings["PYTHON_GIL"] = setting
+    done = subprocess.run(
+        [sys.executable, *option, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=surroundings,
+    )
+
+    assert (done.stdout.split(), done.stderr) == ([setting, setting], "")
+
+
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="this build always has a GIL")
+def test_no_module_of_procbus_brings_the_gil_back() -> None:
+    code = """
+import importlib, pkgutil, procbus
+for module in pkgutil.walk_packages(procbus.__path__, "procbus."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:  # it needs an extra that is not installed
+            pass
+from procbus.core.gil import gil_is_on
+print(int(gil_is_on()))
+"""
+    surroundings = {k: v for k, v in os.environ.items() if k != "PYTHON_GIL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=surroundings
+    )
+
+    assert (done.stdout.split(), done.stderr) == (["0"], "")

@@ -24,7 +24,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.subscription import Subscription
 from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
-from procbus.lanes.queue import LaneQueue
+from procbus.lanes.queue import LOOKOUT_S, LaneQueue
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
 
 
@@ -636,3 +636,51 @@ def test_queue_that_was_cleared_for_good_takes_no_deliveries_together():
     queue.clear()
     assert not queue.put_all([delivery_to(subscription, event) for event in range(3)])
     assert take_all(queue) == []
+
+
+class Watched(LaneQueue):
+    """Notes each wait of a taker, and does not wait."""
+
+    def __init__(self, abreast: int) -> None:
+        super().__init__(abreast)
+        self.waits: list[float | None] = []
+
+    def locked_wait(self, timeout: float | None) -> None:
+        self.waits.append(timeout)
+
+
+@pytest.mark.parametrize(
+    ("abreast", "average_s", "waits"),
+    [
+        pytest.param(1, 10e-6, [LOOKOUT_S], id="with the GIL it stands lookout"),
+        pytest.param(2, 10e-6, [], id="without the GIL it computes beside the first"),
+        pytest.param(2, 1e-6, [LOOKOUT_S], id="tiny handlers are not worth it"),
+        pytest.param(1, 1e-3, [], id="long handlers run at once anyway"),
+    ],
+)
+def test_second_taker_of_short_handlers_computes_only_where_takers_go_abreast(
+    abreast: int, average_s: float, waits: list[float]
+) -> None:
+    queue, subscription = Watched(abreast), subscription_of()
+    subscription.average_s = average_s
+    first, second, _ = put(queue, subscription, 1, 2, 3)
+    assert queue.take(fresh=True) is first
+    assert queue.starved
+    with queue.lock:
+        queue.locked_started()
+    assert queue.take(fresh=True) is second
+    assert queue.waits == waits
+
+
+def test_no_more_takers_are_woken_for_short_handlers_than_go_abreast() -> None:
+    queue, subscription = Watched(2), subscription_of()
+    subscription.average_s = 10e-6
+    put(queue, subscription, 1, 2, 3, 4)
+    for _ in range(2):
+        with queue.lock:
+            queue.locked_started()
+        queue.take(fresh=True)
+    with queue.lock:
+        queue.locked_started()
+    queue.take(fresh=True)  # called as a lookout, in case a handler is not short this time
+    assert queue.waits == [LOOKOUT_S]
