@@ -2,11 +2,14 @@
 """Parts of a bus put together by hand, and handlers that the test holds in its hand."""
 
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Unpack
+
+import pytest
 
 from procbus import EventBus
 from procbus.assembly import Assembly, Makers, make_lanes
@@ -189,6 +192,13 @@ def succeeded(value: Any = None, started_at: float = 101.0, ended_at: float = 10
 
 def raised(error: BaseException) -> Outcome:
     return Outcome(OutcomeKind.RAISED, None, error, 101.0, 103.0, 4711)
+
+
+#: For tests that catch warnings of other threads, or change the filters of the process: pytest
+#: catches warnings, and then each context has filters of its own.
+WARNINGS_BY_CONTEXT = pytest.mark.skipif(
+    getattr(sys.flags, "context_aware_warnings", False), reason="each context has its own filters"
+)
 
 
 def in_thread(function: Any) -> threading.Thread:

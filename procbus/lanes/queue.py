@@ -64,7 +64,7 @@ class LaneQueue:
 
     Args:
         abreast: maximum of takers that compute at the same time: 1 with the GIL, without it one for
-            each core. So many takers run short handlers, unless those take hardly any time.
+            each core. As many are woken for short handlers, unless those take hardly any time.
     """
 
     def __init__(self, abreast: int = 1) -> None:

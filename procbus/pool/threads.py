@@ -22,7 +22,15 @@ from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.carry import Carried
-from procbus.core.context import ONLY_RUN, HandlerContext, Run, another, run_seated, running
+from procbus.core.context import (
+    ONLY_RUN,
+    THREADS_INHERIT,
+    HandlerContext,
+    Run,
+    another,
+    run_seated,
+    running,
+)
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
@@ -427,6 +435,8 @@ class ThreadWorker:
         except BaseException as raised:  # noqa: BLE001 - any exception of a handler is its outcome
             error = raised
         ended_at = monotonic()
+        if THREADS_INHERIT:
+            seat.clear()
         if self._forked:
             self._check_here(error, f"{delivery.handler.name} with event {delivery.event_id}")
         if error is None and id(type(value)) not in complete:

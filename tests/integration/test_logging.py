@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from procbus import EventBus
+from procbus.core.context import THREADS_INHERIT
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
+from tests.parts import WARNINGS_BY_CONTEXT
 
 
 def left_out(records: Iterable[logging.LogRecord]) -> int:
@@ -106,6 +108,7 @@ def test_a_flood_of_records_does_not_deadlock(caplog: pytest.LogCaptureFixture) 
     assert came + left_out(caplog.records) == 4 * 4 * 500
 
 
+@WARNINGS_BY_CONTEXT
 def test_warnings_of_a_worker_reach_the_parent() -> None:
     def work(n: int) -> None:
         warnings.warn(f"number {n}", UserWarning, stacklevel=1)
@@ -165,7 +168,7 @@ def test_a_record_says_which_worker_handler_and_event_it_comes_from(
     assert [(r.getMessage(), origin(r)) for r in records] == [
         (text, (pid, "shop.work" if known else None, receipt.id if known else None))
         for receipt in receipts
-        for text, known in (("handler", True), ("thread", False), ("its context", True))
+        for text, known in (("handler", True), ("thread", THREADS_INHERIT), ("its context", True))
     ]
     assert {r.process for r in records} == {pid}
 
@@ -287,6 +290,7 @@ def test_a_thread_that_logs_for_ever_stops_neither_its_worker_nor_the_bus(
     assert left_out(caplog.records) > 0
 
 
+@WARNINGS_BY_CONTEXT
 def test_a_flood_of_warnings_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     def work(n: int) -> None:
         warnings.simplefilter("always")

@@ -9,12 +9,14 @@ import warnings
 import pytest
 
 from procbus.pool.script import ScriptSettings
+from tests.parts import WARNINGS_BY_CONTEXT
 
 
 class Mine(UserWarning):
     pass
 
 
+@WARNINGS_BY_CONTEXT
 def test_settings_travel_and_hold_once_applied() -> None:
     limit = sys.getrecursionlimit()
     try:
