@@ -12,6 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+#: Maximum of threads of a lane that wait for the bus in a handler while another has their place.
+MOST_LENT = 1_000
+
 ReceiptT = TypeVar("ReceiptT", contravariant=True)
 """The receipt of an event, which knows this module."""
 

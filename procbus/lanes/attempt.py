@@ -13,7 +13,6 @@ from procbus.core.context import another, kept
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.receipt import Receipt
 from procbus.core.unfinished import unfinished
 from procbus.core.validation import format_size
 from procbus.system.footprint import Footprint
@@ -146,32 +145,6 @@ def look_at(delivery: Delivery, value: object, started_at: float, pid: int) -> O
     except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
         error = raised
     return None if error is None else failure(error, delivery, started_at, pid)
-
-
-def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
-    """Say why a handler that waits for this receipt would wait for ever; "" if it would not.
-
-    Its gate holds back every delivery behind its own.
-    """
-    subscription = delivery.subscription
-    handler = subscription.handler
-    if not subscription.gated:
-        return ""
-    for other in receipt.deliveries:
-        if other.receipt is None or other.subscription is not subscription:
-            continue
-        if handler.concurrency == 1:
-            what = "concurrency=1 lets no other delivery of this handler run"
-        elif handler.key is not None and other.key == delivery.key:
-            what = f"key= lets no other delivery with the key {delivery.key!r} run"
-        else:
-            continue
-        return (
-            f"{handler.name} waits in event {delivery.event_id} for its own delivery of event "
-            f"{receipt.id}, which would never begin: {what} before this one has ended. Do not wait "
-            "for it, or let another handler do that part"
-        )
-    return ""
 
 
 def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:

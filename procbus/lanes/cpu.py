@@ -215,7 +215,14 @@ class CpuLane:
         busy = len(self.batching.running())
         restarts = self._restarts + sum(slot.restarts for slot in slots)
         paused = self.breaker.reason() or self.pool.waits_for
-        return LaneStats(self.queue.depth(), len(slots), busy, restarts, paused=paused)
+        return LaneStats(
+            self.queue.depth(),
+            len(slots),
+            busy,
+            restarts,
+            abandoned=self.pool.abandoned,
+            paused=paused,
+        )
 
     def worker_s(self) -> float:
         """Seconds that workers existed, all together."""
@@ -259,12 +266,14 @@ class CpuLane:
 
     def relieve(self, slot: Slot) -> None:
         """Note that a worker is in one handler for long, so that others may take its deliveries."""
-        if self._all_started:
+        if self._all_started and not self.pool.elastic:
             return
         with self.queue.lock:
             needed = slot.locked_held_up() and not self.batching.locked_free()
         if needed:
             self._grow(1, wait=False)
+        elif self.pool.elastic:  # it may have become larger, and new deliveries may wait
+            self._grow(wait=False)
 
     def settle(
         self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()

@@ -18,7 +18,7 @@ from typing import Any
 
 from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import THREADS_INHERIT, kept, running
-from procbus.core.delivery import Delivery, cancelled
+from procbus.core.delivery import Delivery, cancelled, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.log import log
@@ -37,7 +37,6 @@ from procbus.lanes.attempt import (
     no_thread,
     place_of,
     timeout_error,
-    waits_for_itself,
 )
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import THREADS_INHERIT, another, kept, run_seated, running
-from procbus.core.delivery import Delivery, cancelled
+from procbus.core.delivery import Delivery, cancelled, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
@@ -25,7 +25,7 @@ from procbus.core.receipt import Receipt
 from procbus.core.stats import LaneStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete
-from procbus.core.waiting import occupy
+from procbus.core.waiting import MOST_LENT, occupy
 from procbus.lanes.attempt import (
     LEFT_BEHIND,
     failure,
@@ -34,7 +34,6 @@ from procbus.lanes.attempt import (
     no_thread,
     place_of,
     timeout_error,
-    waits_for_itself,
 )
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.queue import LaneQueue
@@ -319,10 +318,6 @@ class IoThread(LaneThread):
     def stack(self) -> str:
         """The Python stack of the thread in its handler, as text."""
         return stack_of_thread(self.ident, __file__)
-
-
-#: Maximum of threads that wait for the bus in a handler while another has their place.
-MOST_LENT = 1_000
 
 
 class IoLane:

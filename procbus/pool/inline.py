@@ -37,7 +37,8 @@ class InlinePool:
         memory: memory shared with the workers, for large objects.
     """
 
-    in_processes, elastic, local, waits_for, batch_s = True, False, True, "", BATCH_S
+    in_processes, abandoned, elastic, local = True, 0, False, True
+    waits_for, batch_s = "", BATCH_S
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
         self._workers = workers

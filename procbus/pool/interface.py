@@ -272,6 +272,10 @@ class Pool(Protocol):
         """Maximum useful number of workers. It may change if the pool is `elastic`."""
 
     @property
+    def abandoned(self) -> int:
+        """Number of threads left behind in a handler; 0 for processes."""
+
+    @property
     def elastic(self) -> bool:
         """Whether more workers may become possible later."""
 

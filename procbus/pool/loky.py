@@ -338,7 +338,8 @@ class LokyPool:
         newborn: a process that is started already, and may become the first worker; None for none.
     """
 
-    in_processes, elastic, local, waits_for, batch_s = True, False, True, "", BATCH_S
+    in_processes, abandoned, elastic, local = True, 0, False, True
+    waits_for, batch_s = "", BATCH_S
 
     def __init__(
         self,

@@ -31,9 +31,10 @@ from procbus.core.context import (
     run_seated,
     running,
 )
-from procbus.core.delivery import Delivery, error_to_tell
+from procbus.core.delivery import Delivery, error_to_tell, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
+from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
@@ -41,6 +42,7 @@ from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete, unfinished
 from procbus.core.user_objects import named
+from procbus.core.waiting import MOST_LENT, occupy
 from procbus.pool.child.usage import Tally
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import (
@@ -84,7 +86,7 @@ class ThreadPool:
         run: the run of the bus, likewise.
     """
 
-    in_processes, elastic, local, waits_for, batch_s = False, False, True, "", BATCH_S
+    in_processes, elastic, local, batch_s = False, True, True, BATCH_S
 
     def __init__(
         self,
@@ -101,8 +103,14 @@ class ThreadPool:
         self.run = run
         #: Stays empty: nothing is encoded.
         self.definitions = Definitions()
+        #: Guards the fields below, and wakes workers that wait for a place.
+        self._changed = threading.Condition(threading.RLock())
         self._started = 0
-        self._lock = threading.Lock()
+        #: Number of threads whose handler waits for the bus; others have their places meanwhile.
+        self._lent = 0
+        #: Threads left behind in a handler. If there are more than `workers`, a new worker waits
+        #: until one of them returns.
+        self._left_behind: set[ThreadWorker] = set()
 
     def close(self) -> None:
         """Do nothing: no memory is shared."""
@@ -112,15 +120,55 @@ class ThreadPool:
         return NOTHING_SHARED
 
     def size(self) -> int:
-        """Maximum of workers."""
-        return self._workers
+        """Maximum of workers: one more for each handler that waits for the bus."""
+        return self._workers + min(self._lent, MOST_LENT)
+
+    @property
+    def waits_for(self) -> str:
+        """The thing that is missing to start a worker; empty if nothing is."""
+        if not self.full:
+            return ""
+        return f"{len(self._left_behind)} threads are left behind in handlers that ran out of time"
+
+    @property
+    def abandoned(self) -> int:
+        """Number of threads left behind in a handler."""
+        return len(self._left_behind)
+
+    @property
+    def full(self) -> bool:
+        """Whether more threads are left behind than it has workers."""
+        return len(self._left_behind) > self._workers
+
+    def lend(self, count: int) -> None:
+        """Note that this many more threads wait for the bus in a handler."""
+        with self._changed:
+            self._lent += count
+
+    def leave_behind(self, worker: ThreadWorker) -> None:
+        """Note that the thread of a worker cannot be ended, and goes on."""
+        with self._changed:
+            self._left_behind.add(worker)
+            self._changed.notify_all()
+
+    def ended(self, worker: ThreadWorker) -> None:
+        """Note that the thread of a worker has ended."""
+        with self._changed:
+            self._left_behind.discard(worker)
+            self._changed.notify_all()
+
+    def await_place(self, given_up: Callable[[], bool]) -> None:
+        """Wait until a worker may begin, or until `given_up`."""
+        with self._changed:
+            while self.full and not given_up():
+                self._changed.wait(LOOK_UP_S)
 
     def prepare(self) -> None:
         """Nothing: a thread starts at once."""
 
     def start(self, launched: Callable[[ThreadWorker], None]) -> ThreadWorker:
         """Start a thread, and wait for its set-up."""
-        with self._lock:
+        with self._changed:
             self._started += 1
             number = self._started
         worker = ThreadWorker(self, number)
@@ -129,6 +177,9 @@ class ThreadPool:
         except RuntimeError as error:  # the interpreter is ending, or there are too many threads
             raise WorkerGone(None, None, NO_WORDS, hopeless=True) from error
         launched(worker)
+        if self.full:
+            self.await_place(worker.is_dead)
+        worker.begin()
         if self.init is not None:
             worker.await_set_up()
         return worker
@@ -149,7 +200,8 @@ class ThreadWorker:
     probe, details, recalling = None, None, False
 
     def __init__(self, pool: ThreadPool, number: int) -> None:
-        self.pid: int | None = os.getpid()
+        #: None while it waits for a place.
+        self.pid: int | None = None
         self._pool = pool
         self._thread = OwnThread(f"procbus-cpu-{number}", self._work)
         self._batches: SimpleQueue[Message | None] = SimpleQueue()
@@ -177,6 +229,9 @@ class ThreadWorker:
         #: and the context of batches. While that is clean, handlers run in it.
         self._base, self._own, self._clean = Context(), Context(), _CLEAN
         self._tally = Tally(cpu_s=thread_time, children_s=lambda: 0.0)
+        #: Its running delivery, and the number of waits for the bus that this is in.
+        self._delivery: Delivery | None = None
+        self._waits = 0
         #: Subscriptions that have unreported sums, by number of the handler.
         self._measured: dict[int, Subscription] = {}
 
@@ -187,6 +242,11 @@ class ThreadWorker:
             RuntimeError: no thread can be started.
         """
         self._thread.start()
+
+    def begin(self) -> None:
+        """Have the thread begin with its set-up."""
+        self.pid = os.getpid()
+        self._batches.put(Message(0))
 
     # From the lane to the worker.
 
@@ -279,7 +339,18 @@ class ThreadWorker:
                 return False
             condemn(stack)
             self._locked_die()
+        log.warning(
+            "%s is left behind in a handler that ran out of time: Python cannot stop a thread. %d "
+            "are left behind now, each on a core if it computes. Processes can be killed: "
+            'cpu="processes"',
+            self._thread.name,
+            self._pool.abandoned,
+        )
         return True
+
+    def is_dead(self) -> bool:
+        """Whether it was killed."""
+        return self._dead
 
     def hang_up(self) -> None:
         """Kill it: it has no process that could be dead already."""
@@ -302,6 +373,8 @@ class ThreadWorker:
 
     def _locked_die(self) -> None:
         self._dead, self._tokens = True, 0
+        if self._at is not None:
+            self._pool.leave_behind(self)
         self._reports.put(None)
         self._batches.put(None)
 
@@ -337,12 +410,16 @@ class ThreadWorker:
 
     def _work(self) -> None:
         forked_children.watch(self._note_fork)
+        occupy(self)
         try:
-            if self._set_up():
+            if self._batches.get() is not None and self._set_up():
                 self._serve()
         except BaseException:  # noqa: BLE001 - the companion must not wait for ever
             log.exception("procbus itself failed in %s, which is replaced", self._thread.name)
             self.kill()
+        finally:
+            if not self._forked:
+                self._pool.ended(self)
 
     def _serve(self) -> None:
         while True:
@@ -399,6 +476,7 @@ class ThreadWorker:
                 self._report(complete=False)
         tally.turn(None, done)
         self._measured_so_far()
+        self._delivery = None
         running.set(None)
         self._report(complete=True)
 
@@ -424,6 +502,7 @@ class ThreadWorker:
         published: list[tuple[str | None, Any]] = []
         seat = [self._make_context, delivery, receipt, published]
         running.set(seat)  # like `run_seated`, without the call
+        self._delivery = delivery
         function, value = delivery.subscription.handler.function, None
         error: BaseException | None = None
         try:
@@ -491,6 +570,30 @@ class ThreadWorker:
             self._pool.owner,
             self._pool.run,
         )
+
+    # Waiting for the bus in a handler.
+
+    def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
+        """Have another worker take the place of this one meanwhile; see `HandlerRunner`."""
+        del instead, blocks  # a thread may block
+        delivery = self._delivery
+        if delivery is not None and receipt is not None:
+            why = waits_for_itself(delivery, receipt)
+            if why:
+                raise ProcbusError(why)
+        if not self._waits:
+            self._pool.lend(1)
+            # The second one is empty: then the companion has others take the deliveries that this
+            # worker has not begun.
+            self._report(complete=False)
+            self._report(complete=False)
+        self._waits += 1
+        return self._resume
+
+    def _resume(self) -> None:
+        self._waits -= 1
+        if not self._waits:
+            self._pool.lend(-1)
 
     def _note_fork(self) -> None:
         self._forked = True

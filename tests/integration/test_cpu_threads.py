@@ -131,8 +131,11 @@ def test_handler_that_runs_out_of_time_is_left_behind_and_replaced(
 
     assert "in __call__" in caught.value.stack
     assert bus.publish("t", "four").result(BOUND_S) == 4
-    assert bus.stats().lanes["cpu"].restarts == 1
+    lane = bus.stats().lanes["cpu"]
+    assert (lane.restarts, lane.abandoned) == (1, 1)
+    assert "procbus-cpu-1 is left behind" in caplog.text
     hung.over.set()
+    eventually(lambda: bus.stats().lanes["cpu"].abandoned == 0)
     assert receipt.deliveries[0].exception() is caught.value, "its late result changes nothing"
 
 
@@ -196,6 +199,67 @@ def test_calls_of_an_executor_run_on_threads_and_refuse_limits_of_memory(bus: Ev
     assert bus.executor().submit(lambda: lock).result(BOUND_S) is lock
     with pytest.raises(OptionError, match="executor: max_memory needs a process"):
         bus.executor(max_memory="1 GiB")
+
+
+def test_handlers_wait_for_handlers_on_one_worker() -> None:
+    with EventBus([], cpu="threads", cpu_workers=1) as bus:
+
+        def add_up(n: int) -> int:
+            return 0 if n == 0 else n + bus.publish("t", n - 1).result(BOUND_S)
+
+        bus.subscribe("t", add_up, kind="cpu")
+
+        assert bus.publish("t", 6).result(BOUND_S) == 21
+
+
+def test_handler_waits_for_a_delivery_behind_it_in_its_batch() -> None:
+    with EventBus([], cpu="threads", cpu_workers=1) as bus:
+        receipts: list[Any] = []
+        known, all_there = Hung(), threading.Event()
+
+        def work(n: int) -> int:
+            if n != 0:
+                return n
+            all_there.wait(BOUND_S)
+            return sum(receipt.result(BOUND_S) for receipt in receipts[1:])
+
+        bus.subscribe("t", work, kind="cpu")
+        bus.subscribe("hold", known, kind="cpu")
+        for _ in range(20):
+            bus.publish("t", 1).result(BOUND_S)  # so that the next ones share a batch
+        held = bus.publish("hold", 1)
+        known.wait_begun()
+        receipts += [bus.publish("t", n) for n in range(50)]
+        all_there.set()
+        known.over.set()
+
+        assert receipts[0].result(BOUND_S) == sum(range(50))
+        assert held.result(BOUND_S) == "over"
+
+
+def test_wait_for_its_own_gate_is_refused(bus: EventBus) -> None:
+    def wait(n: int) -> int:
+        return 0 if n == 0 else int(bus.publish("t", n - 1).result(BOUND_S))
+
+    bus.subscribe("t", wait, kind="cpu", concurrency=1)
+
+    with pytest.raises(ProcbusError, match="which would never begin"):
+        bus.publish("t", 1).result(BOUND_S)
+
+
+def test_no_more_threads_are_left_behind_than_there_are_workers() -> None:
+    hung = Hung()
+    with EventBus([], cpu="threads", cpu_workers=1) as bus:
+        bus.subscribe("hang", hung, kind="cpu", timeout=0.05)
+        bus.subscribe("t", len, kind="cpu")
+        for _ in range(2):  # the first is replaced
+            with pytest.raises(HandlerTimeout):
+                bus.publish("hang", 1).result(BOUND_S)
+        late = bus.publish("t", "four")
+        eventually(lambda: "2 threads are left behind" in bus.stats().lanes["cpu"].paused)
+        assert not late.done
+        hung.over.set()
+        assert late.result(BOUND_S) == 4
 
 
 def test_handler_that_cannot_travel_is_welcome(bus: EventBus) -> None:
