@@ -104,7 +104,7 @@ class ThreadPool:
         #: Stays empty: nothing is encoded.
         self.definitions = Definitions()
         #: Guards the fields below, and wakes workers that wait for a place.
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition()
         self._started = 0
         #: Number of threads whose handler waits for the bus; others have their places meanwhile.
         self._lent = 0
