@@ -269,6 +269,9 @@ class CpuLane:
         if self._all_started and not self.pool.elastic:
             return
         with self.queue.lock:
+            worker = slot.worker
+            if worker is not None and worker.waiting and not self.queue.cancelled:
+                self.queue.locked_put_back(slot.locked_take_back())
             needed = slot.locked_held_up() and not self.batching.locked_free()
         if needed:
             self._grow(1, wait=False)

@@ -142,7 +142,7 @@ class Slot:
             return []
         waiting = sum(len(batch.open()) for batch in self.in_flight)
         taken = self.locked_part_with(worker.take_back(waiting))
-        self.recalled = self.recalled or bool(taken) or worker.recalling
+        self.recalled = self.recalled or bool(taken) or worker.recalling or worker.waiting
         return taken
 
     def locked_part_with(self, count: int) -> list[Delivery]:

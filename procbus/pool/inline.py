@@ -77,7 +77,7 @@ class InlineWorker:
     #: The only process to look at is this one.
     probe = None
     #: It returns taken-back deliveries at once.
-    recalling, details = False, None
+    recalling, waiting, details = False, False, None
 
     def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()

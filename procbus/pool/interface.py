@@ -182,6 +182,10 @@ class Worker(Protocol):
     def recalling(self) -> bool:
         """Whether it has yet to answer a request to give back more than `take_back` returned."""
 
+    @property
+    def waiting(self) -> bool:
+        """Whether its handler waits for the bus: then it gets no more deliveries."""
+
     def running(self) -> At | None:
         """The delivery that it runs; None between two deliveries. From any thread."""
 

@@ -50,7 +50,7 @@ class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.interface.Worker`."""
 
     #: It returns taken-back deliveries at once.
-    recalling, details = False, None
+    recalling, waiting, details = False, False, None
 
     def __init__(
         self, pool: LokyPool, newborn: Newborn | None, launched: Callable[[LokyWorker], None]

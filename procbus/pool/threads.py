@@ -313,6 +313,11 @@ class ThreadWorker:
         fault.__cause__ = report
         raise SetUpFailed(self.pid) from fault
 
+    @property
+    def waiting(self) -> bool:
+        """Whether its handler waits for the bus."""
+        return self._waits > 0
+
     def running(self) -> At | None:
         """The running delivery."""
         return self._at
@@ -583,11 +588,12 @@ class ThreadWorker:
                 raise ProcbusError(why)
         if not self._waits:
             self._pool.lend(1)
-            # The second one is empty: then the companion has others take the deliveries that this
-            # worker has not begun.
-            self._report(complete=False)
-            self._report(complete=False)
         self._waits += 1
+        if self._waits == 1:
+            # The second one is empty: then the companion takes back the deliveries that this worker
+            # has not begun, for others.
+            self._report(complete=False)
+            self._report(complete=False)
         return self._resume
 
     def _resume(self) -> None:

@@ -219,6 +219,11 @@ class DaskWorker:
         return taken
 
     @property
+    def waiting(self) -> bool:
+        """Return False: its handlers do not have the bus."""
+        return False
+
+    @property
     def recalling(self) -> bool:
         """Whether it was asked to give back more, and has not answered yet."""
         return self._recalls > 0 and not self._closed

@@ -25,7 +25,7 @@ _batch_numbers = itertools.count(1)
 class FakeWorker:
     """A worker as the lane sees it: it begins deliveries in order, one for each token."""
 
-    recalling = False
+    recalling = waiting = False
 
     def __init__(self) -> None:
         self.tokens = 0
