@@ -28,6 +28,7 @@ NAMES = (
     "tiny_io",
     "io_latency",
     "io_sleep",
+    "stream_rate",
     "stream_memory",
     "startup",
     "pending_memory",

@@ -13,6 +13,7 @@ from procbus import EventBus, JournalError
 from procbus.cli.main import main
 from procbus.journal.inspection import Visit
 from tests.journal_scripts import BOUND_S, killed, running, status
+from tests.waits import eventually
 
 
 def resumed(path: Path) -> list[int]:
@@ -72,6 +73,7 @@ def test_a_copy_while_many_publish_has_all_that_was_accepted_before(tmp_path: Pa
                 copy = tmp_path / f"copy {number}.db"
                 bus.journal_backup(copy)
                 copies.append((copy, count))
+                eventually(lambda count=count: len(accepted) > count)  # type: ignore[misc]
         finally:
             ended.set()
             for thread in threads:
