@@ -13,8 +13,8 @@ from procbus.core.histogram import Histogram
 from procbus.core.introspection import identity_of
 from procbus.core.meter import STIR_S, Meter
 
-#: Time that a delivery costs besides its handler's run time (coding, pipe, settling), in seconds;
-#: because 2 to 4 us were measured. It bounds the batches of very short handlers.
+#: Minimum time that a delivery costs besides its handler's run time, in seconds; because 2 to 4 us
+#: were measured. It bounds the batches of very short handlers.
 OVERHEAD_S = 3e-6
 
 #: Weight of the newest run in the running average of a handler's run time.
@@ -71,6 +71,12 @@ _COUNTERS = (
 )
 
 
+def _towards(average_s: float, newest_s: float) -> float:
+    """Return a new average: it falls fast and grows slowly, because a hiccup lasts no time."""
+    weight = NEWEST if newest_s > average_s else 1 - NEWEST
+    return average_s + weight * (newest_s - average_s)
+
+
 class Subscription:
     """One handler on one bus.
 
@@ -80,8 +86,10 @@ class Subscription:
 
     __slots__ = (
         "_free",
+        "after_s",
         "answered",
         "average_s",
+        "before_s",
         "cancelled",
         "crashed",
         "decided",
@@ -144,6 +152,10 @@ class Subscription:
             self.put_all = getattr(lane, "put_all", None)
         #: Running average of the handler's run time in seconds; None before its first run.
         self.average_s: float | None = None
+        #: Time that a delivery takes before its run in a worker, for encoding the event; and after
+        #: it, for encoding the result and reading it; in seconds. Written by companions, without a
+        #: lock: losing one figure between two does no harm.
+        self.before_s = self.after_s = 0.0
         self.published = 0
         #: Published deliveries that `where` or `key` failed before they got into the lane.
         self.unqueued = 0
@@ -218,6 +230,19 @@ class Subscription:
         self.meter.note_sums(monotonic(), *sums)
         if self.meter.fresh_s > STIR_S:
             self.lane.stir()
+
+    def note_before(self, before_s: float) -> None:
+        """Note the time for encoding one event."""
+        self.before_s = _towards(self.before_s, before_s)
+
+    def note_after(self, after_s: float) -> None:
+        """Note the time for encoding one result and reading it."""
+        self.after_s = _towards(self.after_s, after_s)
+
+    def expected_s(self) -> float:
+        """Time from the start of a delivery until its result is read, as far as it is known."""
+        after_s = self.after_s
+        return (self.average_s or 0.0) + (after_s if after_s > OVERHEAD_S else OVERHEAD_S)
 
     def note_run(self, run_s: float) -> None:
         """Add one run time to the average. Call it under the settlement's lock."""

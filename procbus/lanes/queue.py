@@ -13,7 +13,7 @@ from math import inf
 
 from procbus.core.delivery import Delivery
 from procbus.core.locks import Lock, acquire
-from procbus.core.subscription import OVERHEAD_S, Subscription
+from procbus.core.subscription import Subscription
 from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 
@@ -348,8 +348,9 @@ class LaneQueue:
     def locked_take_batch(self, budget_s: float, most: int) -> list[Delivery]:
         """Take as many deliveries as should run for about `budget_s` seconds together.
 
-        Each counts with its handler's average run time. A delivery whose handler has never run, or
-        runs longer than the budget, goes alone.
+        Each counts with its handler's average run time, and the time for encoding its event and for
+        its result. A delivery whose handler has never run, or takes longer than the budget, goes
+        alone.
         """
         batch: list[Delivery] = []
         subscription: Subscription | None = None
@@ -358,8 +359,9 @@ class LaneQueue:
             while bucket and most > 0:
                 if bucket[0].subscription is not subscription:
                     subscription = bucket[0].subscription
-                    average_s = subscription.average_s
-                    cost_s = inf if average_s is None else average_s + OVERHEAD_S
+                    cost_s = inf
+                    if subscription.average_s is not None:
+                        cost_s = subscription.before_s + subscription.expected_s()
                 if cost_s > budget_s and batch:
                     return batch
                 budget_s -= cost_s

@@ -124,6 +124,8 @@ class Message:
     no_room: bool = False
     #: CPU time that encoding took, in seconds; 0 if it is unknown.
     encoding_s: float = 0.0
+    #: Number of different kinds of deliveries, by handler, topic and attempt.
+    kinds: int = 0
 
 
 class Worker(Protocol):

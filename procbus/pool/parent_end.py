@@ -48,6 +48,9 @@ from procbus.system.exit_hooks import may_replace
 
 # The cost of one worker's handlers: the worker's sums, and the parent's own time.
 
+#: Maximum number of results of a report that tell the time between two runs.
+LOOKED_AT = 9
+
 
 class Costs:
     """Passes measurements on to the meters. It belongs to the companion of one worker."""
@@ -65,16 +68,45 @@ class Costs:
         for handler in handlers:
             self._subscriptions.pop(handler, None)
 
-    def note_sent(self, deliveries: Sequence[Delivery], kinds: int, cpu_s: float) -> None:
-        """Note the CPU seconds that making a batch took; `kinds` is its number of kinds."""
+    def note_sent(
+        self, deliveries: Sequence[Delivery], kinds: int, cpu_s: float, *, anew: bool = False
+    ) -> None:
+        """Note the cost of making a batch.
+
+        Args:
+            deliveries: the batch.
+            kinds: its number of kinds.
+            cpu_s: CPU seconds that it took.
+            anew: whether handlers or classes were encoded, which happens once.
+        """
         subscription = deliveries[0].subscription
         # The cost of each of several handlers is unknown. Comparing each delivery takes long.
         if kinds == 1 or all(delivery.subscription is subscription for delivery in deliveries):
             subscription.meter.note_sent(cpu_s / len(deliveries))
+            if not anew:
+                subscription.note_before(cpu_s / len(deliveries))
 
-    def note_received(self, first: Delivery, count: int, cpu_s: float) -> None:
-        """Note the CPU seconds that reading the results of `count` deliveries took."""
-        first.subscription.meter.note_received(cpu_s / count)
+    def note_received(
+        self,
+        first: Delivery,
+        count: int,
+        cpu_s: float,
+        times: Sequence[tuple[float, float, int]] = (),
+    ) -> None:
+        """Note the cost of the results of some deliveries.
+
+        Args:
+            first: the first of them.
+            count: their number.
+            cpu_s: CPU seconds that reading them took.
+            times: start and end of the first runs, if these are of one handler.
+        """
+        subscription, received_s = first.subscription, cpu_s / count
+        subscription.meter.note_received(received_s)
+        # The worker may have paused in between for other reasons too, so the median counts.
+        apart_s = sorted(next_[0] - last[1] for last, next_ in itertools.pairwise(times))
+        if apart_s:
+            subscription.note_after(received_s + apart_s[len(apart_s) // 2])
 
     def take_in(self, message: bytes | bytearray) -> bool:
         """Take in a message if it reports the worker's sums; otherwise return False."""
@@ -136,6 +168,8 @@ class ParentEnd:
         #: Deliveries of the worker's batches, in order; number of results of the first batch that
         #: came in messages; and number that came in any way.
         self._batches: dict[int, list[Delivery]] = {}
+        #: The batches among them whose deliveries are all of one kind.
+        self._of_one_handler: set[int] = set()
         self._told = 0
         self._received = 0
         #: The context variables encoded last, within one batch, since values may change.
@@ -268,7 +302,9 @@ class ParentEnd:
             )
             message.data = pack_batch(head, events)
             message.encoding_s = thread_time() - began_s
-            self.costs.note_sent(message.deliveries, len(indices), message.encoding_s)
+            message.kinds = len(indices)
+            anew = bool(self._classes_due or self._handlers.due)
+            self.costs.note_sent(message.deliveries, message.kinds, message.encoding_s, anew=anew)
         return message
 
     def _kind_of(self, delivery: Delivery, receipt: Receipt) -> CommonHead:
@@ -304,6 +340,8 @@ class ParentEnd:
     def sent(self, message: Message) -> None:
         """Note that the worker gets this message."""
         self._batches[message.batch] = message.deliveries
+        if message.kinds == 1:
+            self._of_one_handler.add(message.batch)
         self._events.sent(message.batch)
         if self._slots is not None:
             self._slots.sent(message.batch)
@@ -338,11 +376,14 @@ class ParentEnd:
         self._told = results.done
         self._received = max(self._received, self._told)
         if results.done > told:
-            first_told = self._batches[results.batch][told]
-            self.costs.note_received(first_told, results.done - told, thread_time() - began_s)
+            deliveries = self._batches[results.batch]
+            looked = times[:LOOKED_AT] if results.batch in self._of_one_handler else ()
+            spent_s = thread_time() - began_s
+            self.costs.note_received(deliveries[told], results.done - told, spent_s, looked)
         if results.complete:
             self._told = self._received = 0
             del self._batches[results.batch]
+            self._of_one_handler.discard(results.batch)
             self._events.done(results.batch)
             if self._slots is not None:
                 self._slots.done(results.batch)

@@ -127,6 +127,24 @@ def test_a_batch_is_as_much_work_as_the_pool_says(batch_s: float, expected: int)
     assert len(batching.next_batch(wait=False)) == expected
 
 
+def test_encoding_and_results_count_as_work_of_a_batch() -> None:
+    batching = Batching(0.010)
+    handler = subscription_of()
+    handler.average_s, handler.before_s, handler.after_s = 0.001, 0.002, 0.002
+    for number in range(20):
+        batching.queue.put(delivery_to(handler, number))
+
+    assert len(batching.next_batch(wait=False)) == 2
+
+
+def test_batch_is_due_once_its_results_should_be_read() -> None:
+    handler = subscription_of()
+    handler.average_s, handler.after_s = 0.001, 0.002
+    batch = Batch(Message(1, b"", [delivery_to(handler, number) for number in range(10)]))
+
+    assert batch.expected_s == pytest.approx(0.030)
+
+
 def test_empty_queue_gives_no_batch() -> None:
     assert Parts().take() == []
 

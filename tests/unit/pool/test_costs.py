@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 
-from procbus.core.subscription import Subscription
+from procbus.core.subscription import OVERHEAD_S, Subscription
 from procbus.pool.child.usage import Sums
 from procbus.pool.parent_end import Costs
 from procbus.pool.wire import Tag
@@ -69,3 +69,31 @@ def test_several_kinds_of_deliveries_may_have_one_handler():
     subscription, costs = subscription_of(kind="cpu"), Costs()
     costs.note_sent([delivery_to(subscription), delivery_to(subscription)], 2, 0.04)
     assert abs(transport_s(subscription) - 0.02) < 1e-9
+
+
+def test_time_for_an_event_and_its_result_counts_for_the_next_batches():
+    subscription, costs = subscription_of(kind="cpu"), Costs()
+    subscription.note_run(0.001)
+    assert subscription.expected_s() == 0.001 + OVERHEAD_S
+    deliveries = [delivery_to(subscription) for _ in range(4)]
+    # Each result takes 2 ms to encode; before the third run the worker paused.
+    times = [(0.0, 0.001, 0), (0.003, 0.004, 0), (0.906, 0.907, 0), (0.909, 0.910, 0)]
+    for _ in range(50):
+        costs.note_sent(deliveries, 1, 0.02)
+        costs.note_received(deliveries[0], 4, 0.004, times)
+    assert abs(subscription.before_s - 0.005) < 1e-4
+    assert abs(subscription.expected_s() - 0.004) < 1e-4
+
+
+def test_definitions_that_are_sent_once_do_not_count_for_the_next_batches():
+    subscription, costs = subscription_of(kind="cpu"), Costs()
+    costs.note_sent([delivery_to(subscription)], 1, 0.02, anew=True)
+    assert subscription.before_s == 0.0
+
+
+def test_one_slow_result_makes_the_next_batches_smaller_for_a_short_while():
+    subscription = subscription_of(kind="cpu")
+    subscription.note_after(0.1)
+    for _ in range(6):
+        subscription.note_after(1e-6)
+    assert subscription.expected_s() < 2 * OVERHEAD_S
