@@ -187,12 +187,10 @@ class Settlement:
                         after.note(delivery, receipt)
                     subscription.succeeded = succeeded = subscription.succeeded + 1
                     run_s = ended_at - started_at
-                    # A run that is nearly as long as the average changes nothing: without the GIL a
-                    # field that threads write in turn costs as much as the rest of this.
                     average_s = subscription.average_s
-                    if average_s is None or run_s > 1.1 * average_s:
+                    if average_s is None or run_s > average_s:
                         subscription.note_run(run_s)
-                    elif run_s < 0.9 * average_s:  # as note_run does
+                    else:  # as note_run does
                         subscription.average_s = average_s + NEWEST * (run_s - average_s)
                     if succeeded < FEW or run_s > SAMPLED_BELOW_S:
                         subscription.note_times(delivery, started_at, ended_at)
