@@ -83,7 +83,7 @@ def switch_of_parent() -> Switch:
     return Switch(
         (IoThread, "_attempt", ("average_s", "stands_for")),
         (ParentEnd, "prepare", ("began_s", "note_sent")),
-        (ParentEnd, "report", ("began_s", "first_told")),
+        (ParentEnd, "report", ("began_s", "looked")),
     )
 
 

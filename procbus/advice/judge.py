@@ -106,8 +106,10 @@ def _judge_without_gil(evidence: Evidence, machine: Machine) -> Judgement:
         return SILENT
     gains = [gain for _, gain in judgements]
     least = min(gains)
-    loud = least >= BETTER and _is_loud(evidence, machine, least)
-    return Judgement(kinds.pop(), (least * max(gains)) ** 0.5, loud)
+    kind = kinds.pop()
+    if least < BETTER:  # a gain that is not certain is none
+        return Judgement(kind)
+    return Judgement(kind, (least * max(gains)) ** 0.5, _is_loud(evidence, machine, least))
 
 
 def _without_gil(evidence: Evidence, machine: Machine, wait_s: float) -> tuple[Suited, float]:

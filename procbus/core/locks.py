@@ -142,13 +142,16 @@ def holding() -> bool:
     return any(lock is not None and lock.owned() for lock in locks)
 
 
-def check_may_wait() -> None:
+def check_may_wait(*, interrupts: bool = False) -> None:
     """Refuse to wait where that might last for ever.
 
+    Args:
+        interrupts: whether this thread is known to have been interrupted in procbus.
+
     Raises:
-        ProcbusError: the thread holds a lock of ours.
+        ProcbusError: the thread was, or it holds a lock of ours.
     """
-    if holding():
+    if interrupts or holding():
         raise ProcbusError(
             "a signal handler or a __del__ interrupted procbus itself and wants to wait for it: "
             "publish there, and wait in ordinary code"

@@ -6,12 +6,14 @@ Publishers wait while the bus is full. Handlers do not, because they would wait 
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from procbus.core.errors import BusClosed, QueueFull
 from procbus.core.locks import (
@@ -51,6 +53,35 @@ MAKE_ROOM = (
     "procbus-supervisor",
     "procbus-later",
 )
+
+
+#: Code of the functions that have entered deliveries before these are in their lane.
+_holders: set[CodeType] = set()
+
+_Function = TypeVar("_Function")
+
+
+def holds_room(function: _Function) -> _Function:
+    """Mark a function that enters deliveries before it puts them into their lane.
+
+    A signal handler or a `__del__` that interrupts it must not wait for room: it would wait for
+    those deliveries.
+    """
+    assert isinstance(function, FunctionType)
+    _holders.add(function.__code__)
+    return function
+
+
+def _holders_under_way() -> int:
+    """Number of marked functions that this thread is in; of two that call each other only one."""
+    found, held = 0, False
+    frame = inspect.currentframe()
+    while frame is not None:
+        holds = frame.f_code in _holders
+        found += holds and not held
+        held = holds
+        frame = frame.f_back
+    return found
 
 
 class Disturbed(Exception):
@@ -220,7 +251,7 @@ class Admission:
 
     def wait_empty(self, timeout: float | None) -> bool:
         """Wait until nothing is pending; return whether that happened within `timeout` seconds."""
-        check_may_wait()
+        check_may_wait(interrupts=_holders_under_way() > 0)
         catch_up()
         deadline = inf if timeout is None else monotonic() + timeout
         bell = Bell()
@@ -325,13 +356,17 @@ class Admission:
             raise BusClosed(_CLOSED)
 
     def _must_not_wait(self) -> bool:
-        """Whether this thread makes the room itself, or was interrupted while it held a lock.
+        """Whether this thread makes the room itself, or was interrupted while it held it or a lock.
 
         The garbage collector may run a `__del__` that publishes in any thread.
         """
         self._unlock()
         try:
-            return holding() or threading.current_thread().name.startswith(MAKE_ROOM)
+            return (
+                holding()
+                or threading.current_thread().name.startswith(MAKE_ROOM)
+                or _holders_under_way() > 1
+            )
         finally:
             acquire(self._lock)
 

@@ -35,7 +35,7 @@ from procbus.core.receipt import (
 )
 from procbus.core.subscription import PutAll, Subscription
 from procbus.dispatch.addressing import Broken, address, choose, give_back
-from procbus.dispatch.admission import Admission, Disturbed, Reserved
+from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.journal_side import JournalSide
 from procbus.dispatch.send_off import SendOff
@@ -168,6 +168,7 @@ class Dispatcher:
         self._fork_error = error
         self._phase = Phase.FORKED
 
+    @holds_room
     def publish(
         self,
         event: Any,
@@ -244,6 +245,7 @@ class Dispatcher:
                     self._admission.leave(1)
                 raise
 
+    @holds_room
     def _publish_fan(
         self,
         event: Any,
@@ -310,6 +312,7 @@ class Dispatcher:
             call_all((receipt,))
         return receipt
 
+    @holds_room
     def publish_run(
         self, events: Sequence[Any], topic: str | None, tell: Callbacks | None
     ) -> Sequence[Receipt]:

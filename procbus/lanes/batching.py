@@ -333,7 +333,7 @@ class Breaker:
             wait_s = circuit.trial_at - now
             text = (
                 f"{circuit.deaths} worker processes died, and none survived a delivery in "
-                f"survived; the last one was {last}"
+                f"between; the last one was {last}"
             )
             if self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE:
                 error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")

@@ -15,7 +15,7 @@ from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
 from procbus.core.handler import make_handler
 from procbus.core.locks import Tangled
-from procbus.core.receipt import Receipt
+from procbus.core.receipt import Receipt, SoleReceipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission, OnFull, Reserved
 from procbus.dispatch.dispatcher import Dispatcher
@@ -571,3 +571,76 @@ def test_event_for_nobody_is_told_at_once():
     told: list[Receipt] = []
     receipt = parts.dispatcher.publish(1, None, True, None, (told.append,))
     assert told == [receipt]
+
+
+# A signal handler or a `__del__` that interrupts publishing.
+
+
+class InterruptedMaker:
+    """Makes receipts. It is interrupted before the last of some, whose room is taken by then.
+
+    Args:
+        last: number of the receipt.
+        interrupt: the signal handler.
+    """
+
+    def __init__(self, last: int, interrupt: Callable[[], object]) -> None:
+        self._left, self._interrupt = last, interrupt
+
+    def __call__(self, *about: Any) -> SoleReceipt:
+        self._left -= 1
+        if self._left == 0:
+            self._interrupt()
+        return SoleReceipt(*about)
+
+
+def interrupted_parts(
+    max_pending: int, last: int, interrupt: Callable[[Parts], object]
+) -> tuple[Parts, TakesMany]:
+    parts = Parts(max_pending, "block")
+    lane = many(parts)
+    parts.dispatcher = Dispatcher(
+        parts.admission,
+        parts.settlement,
+        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
+        lambda: None,
+        lambda: parts.subscriptions,
+        sole=InterruptedMaker(last, lambda: interrupt(parts)),
+    )
+    parts.subscribe(int)
+    return parts, lane
+
+
+def events_of(lane: FakeLane) -> list[Any]:
+    return [delivery.receipt and delivery.receipt.event for delivery in lane.queued]
+
+
+def test_a_signal_handler_publishes_although_the_event_that_it_interrupts_has_the_last_room():
+    parts, lane = interrupted_parts(1, 1, lambda parts: parts.dispatcher.publish(2, None))
+
+    parts.dispatcher.publish(1, None)
+
+    assert events_of(lane) == [2, 1]
+    assert parts.admission.pending == 2
+
+
+def test_a_signal_handler_publishes_although_the_run_that_it_interrupts_has_all_the_room():
+    parts, lane = interrupted_parts(5, 4, lambda parts: parts.dispatcher.publish(9, None))
+    parts.dispatcher.publish(0, None)  # gets the bus ready
+
+    receipts = parts.dispatcher.publish_run([1, 2, 3, 4, 5], None, None)
+
+    assert [receipt.event for receipt in receipts] == [1, 2, 3, 4]
+    assert events_of(lane) == [0, 9, 1, 2, 3, 4]
+    assert parts.admission.pending == 6
+
+
+def test_a_signal_handler_may_not_wait_for_the_events_that_it_interrupts():
+    parts, lane = interrupted_parts(5, 3, lambda parts: parts.admission.wait_empty(None))
+    parts.dispatcher.publish(0, None)
+
+    with pytest.raises(ProcbusError, match="publish there, and wait in ordinary code"):
+        parts.dispatcher.publish_run([1, 2, 3], None, None)
+
+    assert events_of(lane) == [0]
+    assert parts.admission.pending == 1
