@@ -39,6 +39,9 @@ _WORTH = 2.0
 #: Minimum of runs, and of seconds in them, for a judgement.
 FEW_RUNS = 5
 FEW_S = 0.2
+#: Threshold of the share of its time that a handler on a thread of the cpu lane waits: below it the
+#: waits may be for locks and collections, which threads of the io lane have too.
+_MUCH_WAITING = 0.5
 #: Number of runs that is enough for a judgement, however short they are.
 MANY_RUNS = 2_000
 #: Minimum of runs, and of seconds in them, for a warning.
@@ -97,9 +100,12 @@ def judge(evidence: Evidence, machine: Machine) -> Judgement:
 def _judge_without_gil(evidence: Evidence, machine: Machine) -> Judgement:
     evidence = replace(evidence, gil_s=NONE)
     wait_s = evidence.wait_s
+    computed_s = evidence.cpu_s * _MUCH_WAITING / (1 - _MUCH_WAITING)
+    if evidence.kind == "cpu" and machine.cpu_on_threads and wait_s.high < computed_s:
+        wait_s = NONE
     judgements = [
         _without_gil(evidence, machine, waited)
-        for waited in (wait_s.low, _turn_s(evidence, machine), wait_s.high)
+        for waited in (wait_s.low, _turn_s(replace(evidence, wait_s=wait_s), machine), wait_s.high)
     ]
     kinds = {kind for kind, _ in judgements}
     if len(kinds) > 1:

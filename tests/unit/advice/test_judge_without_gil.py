@@ -167,6 +167,13 @@ def test_cpu_handler_that_waits_on_as_many_threads_as_cores_belongs_to_the_io_la
     assert advice.gain > 10
 
 
+def test_cpu_handler_that_waits_a_little_on_threads_has_nothing_to_change():
+    waits_s = COMPUTES.cpu_s / 3
+    evidence = in_workers(replace(COMPUTES, wall_s=COMPUTES.wall_s + waits_s * COMPUTES.runs))
+    advice = advice_on(replace(evidence, wait_s=Span(waits_s, waits_s)), ON_THREADS)
+    assert (advice.kind, advice.level, advice.gain) == ("threads", "", 1.0)
+
+
 @pytest.mark.parametrize("kind", ["io", "cpu"])
 def test_handler_that_computes_on_threads_with_a_gil_is_sent_to_processes(
     kind: Literal["io", "cpu"],
