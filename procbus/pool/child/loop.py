@@ -99,7 +99,7 @@ class Ends:
             # Taken from the encoder, because a view of the event would count as kept by the
             # handler.
             ahead = b""
-            if self._encoder.buffers or len(frame) >= self._memory.large:
+            if self._encoder.buffers or len(frame) >= self._memory.least_result:
                 buffers, self._encoder.buffers = self._encoder.buffers, []
                 ahead, frame = self._memory.put(
                     frame, buffers, partial(self._encoder.encode_whole, whole)

@@ -21,7 +21,7 @@ from procbus.pool.child.outbox import Outlet
 from procbus.pool.child.self import end_with_parent, take_long_turns
 from procbus.pool.logbook import Logbook
 from procbus.pool.memory.shared_file import Room
-from procbus.pool.memory.worker_side import WorkerMemory
+from procbus.pool.memory.worker_side import OWN_RESULT, WorkerMemory
 from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import FLUSH_S
@@ -64,7 +64,7 @@ def prepare(
     _worker = Worker(
         _forward.report,
         logbook,
-        WorkerMemory(*memory),
+        WorkerMemory(*memory, least_result=OWN_RESULT if logbook.shares else 0),
         tokens,
         settings.number,
         settings.run,

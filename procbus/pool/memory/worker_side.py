@@ -23,6 +23,10 @@ from procbus.pool.wire import REST, BatchHead, Large, pack_kept, pack_place
 #: ms with large libraries), and again whenever the amount has doubled.
 _COLLECT_ABOVE = 64 << 20
 
+#: Minimum size of a result without buffers that gets a block, in bytes, where the parent can read
+#: results in the logbook; because there a result of 64 KB takes a quarter of the time of a block.
+OWN_RESULT = 128 << 10
+
 
 class BlockReader:
     """The blocks that one worker has mapped. It belongs to the worker's main thread.
@@ -128,14 +132,22 @@ class WorkerMemory:
     Args:
         events: memory that the parent writes.
         results: memory that this worker writes.
-        large: minimum size of a buffer that does not travel in the pipe, in bytes.
+        large: minimum size of a buffer that gets a block, in bytes.
         batches: memory that the parent writes, for events that are not large; None for none.
+        least_result: minimum size of a result without buffers that gets a block, in bytes; `large`
+            if that is more.
     """
 
     def __init__(
-        self, events: Room, results: Room, large: float, batches: Room | None = None
+        self,
+        events: Room,
+        results: Room,
+        large: float,
+        batches: Room | None = None,
+        *,
+        least_result: float = 0,
     ) -> None:
-        self.large = large
+        self.large, self.least_result = large, max(large, least_result)
         self._batches = None if batches is None else BatchReader(batches)
         self._reader = BlockReader(events)
         self._writer = ResultWriter(results)
@@ -182,7 +194,7 @@ class WorkerMemory:
         Returns:
             The bytes that go ahead of its end; empty if it is no such result.
         """
-        found = plain(value, self.large)
+        found = plain(value, self.least_result)
         if found is None:
             return b""
         try:

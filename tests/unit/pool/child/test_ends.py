@@ -2,7 +2,7 @@
 """Ends of deliveries as a worker lays them out, read as the parent does."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,10 +30,11 @@ def rooms() -> Iterator[Rooms]:
     events.close()
 
 
-def ends_in(rooms: Rooms) -> Ends:
+def ends_in(rooms: Rooms, least_result: int = 0) -> Ends:
     """The memory of a worker, whose mappings go when the test drops it, as with its process."""
     events, results = rooms
-    return Ends(Encoder(NUMBER, LARGE), WorkerMemory(events.room, results.room, LARGE))
+    memory = WorkerMemory(events.room, results.room, LARGE, least_result=least_result)
+    return Ends(Encoder(NUMBER, LARGE), memory)
 
 
 def read(data: bytes) -> End:
@@ -70,6 +71,20 @@ def test_a_large_result_lies_in_shared_memory(rooms: Rooms, value: Any) -> None:
 
     assert frame == REST
     assert place is not None
+
+
+@pytest.mark.parametrize("size", [LARGE, 2 * LARGE])
+@pytest.mark.parametrize("make", [bytes, lambda size: [bytes(size)]], ids=["as it is", "pickled"])
+def test_result_without_buffers_gets_a_block_only_where_it_has_to(
+    rooms: Rooms, make: Callable[[int], Any], size: int
+) -> None:
+    value = make(size)
+    end = ends_in(rooms, least_result=2 * LARGE).succeeded(value, [], 1.0, 2.0)[0]
+    _, _, frame, _, place, _ = read(end)
+
+    assert (place is not None) == (size == 2 * LARGE)
+    if place is None:
+        assert decode(frame) == value
 
 
 def test_a_result_that_cannot_travel_is_a_failure_that_says_where_the_fault_sits(
