@@ -221,9 +221,11 @@ class Logbook:
     def running(self) -> tuple[int, int, float] | None:
         """Batch, index and start of the delivery whose handler is running; None between two."""
         whole = self._whole
-        if whole[_AT] < whole[_DONE]:
+        batch, at, since = whole[_BATCH], whole[_AT], self._real[_SINCE]
+        # The worker goes on meanwhile. If it has not, these three belong together.
+        if at < whole[_DONE] or (batch, at) != (whole[_BATCH], whole[_AT]):
             return None
-        return whole[_BATCH], whole[_AT], self._real[_SINCE]
+        return batch, at, since
 
     def set_up_since(self) -> float | None:
         """Start of the user's set-up, while that runs; else None."""

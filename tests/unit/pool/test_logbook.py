@@ -1,6 +1,7 @@
 """The logbook: at whatever moment its writer dies, it tells finished deliveries from others."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus.pool.logbook import CAPACITY, SEGMENTS, Logbook
+from tests.waits import eventually
 
 
 @pytest.fixture
@@ -32,6 +34,29 @@ def test_logbook_names_the_running_delivery_and_its_start(logbook: Logbook) -> N
     assert logbook.running() is None
     logbook.begin(1, 13.5)
     assert logbook.running() == (7, 1, 13.5)
+
+
+def test_running_delivery_is_read_whole_while_the_worker_goes_on(logbook: Logbook) -> None:
+    most = 4
+    pid = os.fork()
+    if not pid:
+        try:
+            for batch in range(1, 1 << 40):  # it is killed
+                logbook.open_batch(batch)
+                for index in range(batch % most):
+                    logbook.begin(index, batch * most + index)
+                    logbook.finish(index + 1, b"")
+        finally:
+            os._exit(0)
+    try:
+        eventually(lambda: logbook.running() is not None)
+        found = [logbook.running() for _ in range(100_000)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    seen = [at for at in found if at is not None]
+    assert all(0 <= index < batch % most for batch, index, _ in seen)
+    assert all(since == batch * most + index for batch, index, since in seen)
 
 
 def test_finished_results_are_kept_until_they_are_sent(logbook: Logbook) -> None:
