@@ -61,6 +61,10 @@ class Carried:
     def context(self) -> Context:
         """A new context in which the variables are set, and nothing else."""
         context = Context()
+        self.set_in(context)
+        return context
+
+    def set_in(self, context: Context) -> None:
+        """Set the variables in a context."""
         for place, value in self.pairs():
             context.run(self.carry.variables[place].set, value)
-        return context

@@ -176,6 +176,24 @@ def _copy_decimals(context: Context) -> None:
 _decimal_variable: list[ContextVar[Any]] = []
 
 
+def keep_event(published: list[tuple[str | None, Any]], event: Any, topic: str | None) -> None:
+    """Keep an event that a cpu handler publishes until the handler has succeeded.
+
+    Args:
+        published: the kept events of the handler.
+        event: the event.
+        topic: its topic; None routes it by its class.
+
+    Raises:
+        TopicError: the topic is malformed.
+    """
+    if topic is not None:
+        from procbus.core.topic import check_concrete  # only now: inspect takes time to import
+
+        check_concrete(topic)
+    published.append((topic, event))
+
+
 def running_context() -> HandlerContext | None:
     """The return value of `current()`, or None outside a handler."""
     seat = running.get()

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING
 
 from procbus.core.errors import ProcbusError
+
+if TYPE_CHECKING:
+    from procbus.core.delivery import Delivery
 
 #: Types of results known to be finished, by id, because a class may define its own hash. The
 #: classes are kept alive, so that no other class gets their id.
@@ -50,6 +54,23 @@ def unfinished(handler: str, value: object) -> ProcbusError | None:
         f"{handler} returned {what}: its work was not done, and it cannot travel back or be run "
         f"later: {advice}"
     )
+
+
+def fault_in(delivery: Delivery, value: object) -> BaseException | None:
+    """Return the failure of a handler that returned unfinished work; None if its result is whole.
+
+    A call of an executor may return such a result, as in the standard library.
+
+    Args:
+        delivery: the delivery that ran.
+        value: the return value of its handler.
+    """
+    if value is None or delivery.subscription.answered:
+        return None
+    try:
+        return unfinished(delivery.handler.name, value)
+    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
+        return raised
 
 
 def _waits_to_be_awaited(value: object) -> bool:

@@ -13,7 +13,7 @@ from procbus.core.context import another, kept
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.core.unfinished import unfinished
+from procbus.core.unfinished import fault_in
 from procbus.core.validation import format_size
 from procbus.system.footprint import Footprint
 
@@ -137,13 +137,7 @@ def look_at(delivery: Delivery, value: object, started_at: float, pid: int) -> O
         started_at: start of the handler, in seconds of `time.monotonic()`.
         pid: this process.
     """
-    if value is None or delivery.subscription.answered:
-        return None  # a call of an executor: the standard returns such a result too
-    error: BaseException | None
-    try:
-        error = unfinished(delivery.handler.name, value)
-    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
-        error = raised
+    error = fault_in(delivery, value)
     return None if error is None else failure(error, delivery, started_at, pid)
 
 

@@ -28,6 +28,7 @@ from procbus.core.context import (
     HandlerContext,
     Run,
     another,
+    keep_event,
     run_seated,
     running,
 )
@@ -40,7 +41,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
-from procbus.core.unfinished import complete, unfinished
+from procbus.core.unfinished import complete, fault_in
 from procbus.core.user_objects import named
 from procbus.core.waiting import MOST_LENT, occupy
 from procbus.pool.child.usage import Tally
@@ -524,7 +525,7 @@ class ThreadWorker:
         if self._forked:
             self._check_here(error, f"{delivery.handler.name} with event {delivery.event_id}")
         if error is None and id(type(value)) not in complete:
-            error = _look_at(delivery, value)
+            error = fault_in(delivery, value)
         if error is None and not published:
             return self._note_success((started_at, ended_at, 0), value)
         times = started_at, ended_at, self.pid
@@ -557,8 +558,7 @@ class ThreadWorker:
         """Make a handler's own context, with the variables from the publisher."""
         context = another(self._base)
         if isinstance(carried := delivery.context, Carried):
-            for place, value in carried.pairs():
-                context.run(carried.carry.variables[place].set, value)
+            carried.set_in(context)
         return context
 
     def _make_context(
@@ -571,7 +571,7 @@ class ThreadWorker:
             receipt.parent_id,
             receipt.topic,
             len(delivery.earlier) + 1,
-            partial(_publish, published),
+            partial(keep_event, published),
             self._pool.owner,
             self._pool.run,
         )
@@ -608,28 +608,6 @@ class ThreadWorker:
         """End this process if it is a child that user code forked in this thread."""
         if self._forked:
             forked_children.end_child(error, place)
-
-
-def _look_at(delivery: Delivery, value: object) -> BaseException | None:
-    """Return the failure of a handler that returned unfinished work; None if its result is whole.
-
-    A call of an executor may return such a result, as in the standard library.
-    """
-    if delivery.subscription.answered:
-        return None
-    try:
-        return unfinished(delivery.handler.name, value)
-    except BaseException as raised:  # noqa: BLE001 - the class of the result is the user's code
-        return raised
-
-
-def _publish(published: list[tuple[str | None, Any]], event: Any, topic: str | None) -> None:
-    """Keep an event that a handler publishes until the handler has succeeded."""
-    if topic is not None:
-        from procbus.core.topic import check_concrete
-
-        check_concrete(topic)
-    published.append((topic, event))
 
 
 def warn_of_turns() -> None:

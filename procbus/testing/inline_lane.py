@@ -10,18 +10,18 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
 
 from procbus.core.carry import Carried, Carry
-from procbus.core.context import HandlerContext, kept, run_seated, running
+from procbus.core.context import HandlerContext, keep_event, kept, run_seated, running
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.flow import Flow, Published
 from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
-from procbus.core.topic import check_concrete
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import (
     context_for,
@@ -250,11 +250,7 @@ class InlineLane:
 
     def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
         """Make the `current()` of a cpu handler, whose events are published with its success."""
-
-        def publish(event: Any, topic: str | None) -> None:
-            if topic is not None:
-                check_concrete(topic)
-            published.append((topic, event))
+        publish = partial(keep_event, published)
 
         def make(delivery: Delivery, receipt: Receipt) -> HandlerContext:
             of = self._flow.context_of(delivery, receipt)

@@ -25,6 +25,7 @@ from procbus.core.context import (
     HandlerContext,
     Run,
     another,
+    keep_event,
     run_seated,
     running,
 )
@@ -523,15 +524,6 @@ class Worker:
     ) -> HandlerContext:
         """Make the return value of `current()` in a handler."""
         handler, parent_id, topic, attempt, _ = kind
-
-        def publish(event: Any, topic: str | None) -> None:
-            if topic is not None:
-                from procbus.core.topic import (
-                    check_concrete,  # only now: inspect takes time to import
-                )
-
-                check_concrete(topic)
-            published.append((topic, event))
-
+        publish = partial(keep_event, published)
         name, run = self._code.names[handler], self._run_of_bus
         return HandlerContext(name, event_id, parent_id, topic, attempt, publish, run=run)

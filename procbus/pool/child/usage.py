@@ -42,6 +42,12 @@ class Sums(NamedTuple):
     unpacking_s: float
 
 
+def _children_s() -> float:
+    """CPU seconds so far of processes that this one started and waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
+
+
 class Tally:
     """The sums of one worker. It belongs to the worker's main thread.
 
@@ -63,7 +69,7 @@ class Tally:
         report_s: float = _REPORT_S,
         clock: Callable[[], float] = monotonic,
         cpu_s: Callable[[], float] = process_time,
-        children_s: Callable[[], float] = lambda: _children_s(),
+        children_s: Callable[[], float] = _children_s,
     ) -> None:
         self._read_cpu_s, self._read_children_s = cpu_s, children_s
         self._least_s = least_s
@@ -155,9 +161,3 @@ class Tally:
         self._reported_s += self._unreported_s
         self._unreported_s = 0.0
         return report
-
-
-def _children_s() -> float:
-    """CPU seconds so far of processes that this one started and waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return children.ru_utime + children.ru_stime
