@@ -47,12 +47,24 @@ class Parts:
         self.admission = make_admission(max_pending, on_full)
         self.settlement = settlement_for(self.admission)
         self.subscriptions: list[Subscription] = []
-        self.dispatcher = Dispatcher(
+        self.dispatcher = self.make_dispatcher()
+
+    def make_dispatcher(
+        self, get_ready: Callable[[], None] = lambda: None, **about: Any
+    ) -> Dispatcher:
+        """Make a dispatcher of these parts.
+
+        Args:
+            get_ready: called before the first event.
+            **about: see `Dispatcher`.
+        """
+        return Dispatcher(
             self.admission,
             self.settlement,
             lambda: Router([(s, s.handler.topics) for s in self.subscriptions]),
-            lambda: None,
+            get_ready,
             lambda: self.subscriptions,
+            **about,
         )
 
     def subscribe(self, topic: Any, **options: Any) -> Subscription:
@@ -379,13 +391,7 @@ def test_a_letter_is_published_again_for_its_handler_alone():
 def test_a_bus_gets_ready_once_even_where_it_was_guarded_before_its_first_event():
     parts = Parts()
     ready: list[str] = []
-    parts.dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: ready.append("ready"),
-        lambda: parts.subscriptions,
-    )
+    parts.dispatcher = parts.make_dispatcher(lambda: ready.append("ready"))
     parts.subscribe(int)
     parts.dispatcher.guard(lambda: CircuitOpen("open"))
     parts.dispatcher.publish(1, None)
@@ -397,13 +403,7 @@ def test_a_bus_gets_ready_once_even_where_it_was_guarded_before_its_first_event(
 def test_a_guard_that_ends_before_the_first_event_leaves_the_bus_to_get_ready():
     ready: list[str] = []
     parts = Parts()
-    parts.dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: ready.append("ready"),
-        lambda: parts.subscriptions,
-    )
+    parts.dispatcher = parts.make_dispatcher(lambda: ready.append("ready"))
     parts.dispatcher.guard(lambda: CircuitOpen("open"))
     parts.dispatcher.guard(None)
     assert ready == []
@@ -446,14 +446,7 @@ class TangledAtFirst(Admission):
 def test_an_event_whose_publisher_is_tangled_up_is_in_the_journal_at_once(handlers):
     parts = Parts(make_admission=TangledAtFirst)
     journal: Any = AcceptingJournal()
-    dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: None,
-        lambda: parts.subscriptions,
-        journal=journal,
-    )
+    dispatcher = parts.make_dispatcher(journal=journal)
     for number in range(handlers):
         parts.subscribe(int, name=f"handler {number}")
     receipt = dispatcher.publish(1, None)
@@ -599,14 +592,7 @@ def interrupted_parts(
 ) -> tuple[Parts, TakesMany]:
     parts = Parts(max_pending, "block")
     lane = many(parts)
-    parts.dispatcher = Dispatcher(
-        parts.admission,
-        parts.settlement,
-        lambda: Router([(s, s.handler.topics) for s in parts.subscriptions]),
-        lambda: None,
-        lambda: parts.subscriptions,
-        sole=InterruptedMaker(last, lambda: interrupt(parts)),
-    )
+    parts.dispatcher = parts.make_dispatcher(sole=InterruptedMaker(last, lambda: interrupt(parts)))
     parts.subscribe(int)
     return parts, lane
 
