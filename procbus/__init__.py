@@ -28,6 +28,18 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from procbus.core.handler import Handler
+    from procbus.core.listeners import Listening
+    from procbus.core.moments import (
+        Accepted,
+        Listener,
+        Published,
+        Retried,
+        Settled,
+        Started,
+        WorkerEnded,
+        WorkerStalled,
+        WorkerStarted,
+    )
     from procbus.core.outcome import Outcome, OutcomeKind
     from procbus.core.receipt import Receipt
     from procbus.dispatch.dead_letters import DeadLetters
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accepted",
     "Advice",
     "AdviceList",
     "BusClosed",
@@ -51,19 +64,28 @@ __all__ = [
     "Handler",
     "HandlerTimeout",
     "JournalError",
+    "Listener",
+    "Listening",
     "MemoryLimitExceeded",
     "NoSuchHandler",
     "OptionError",
     "Outcome",
     "OutcomeKind",
     "ProcbusError",
+    "Published",
     "QueueFull",
     "Receipt",
     "ResumeSummary",
+    "Retried",
     "SerializationError",
+    "Settled",
+    "Started",
     "SubscriptionError",
     "TopicError",
     "WorkerDied",
+    "WorkerEnded",
+    "WorkerStalled",
+    "WorkerStarted",
     "current",
     "executor",
     "freeze_support",
@@ -87,6 +109,16 @@ _HOMES = {
     "OutcomeKind": "core.outcome",
     "Receipt": "core.receipt",
     "ResumeSummary": "journal.resume",
+    "Accepted": "core.moments",
+    "Listener": "core.moments",
+    "Listening": "core.listeners",
+    "Published": "core.moments",
+    "Retried": "core.moments",
+    "Settled": "core.moments",
+    "Started": "core.moments",
+    "WorkerEnded": "core.moments",
+    "WorkerStalled": "core.moments",
+    "WorkerStarted": "core.moments",
     "executor": "bus",
     "freeze_support": "system.freezing",
     "subscribe": "routing.registry",

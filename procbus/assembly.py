@@ -164,13 +164,14 @@ class Assembly:
         )
         if self.journal is not None:
             self.journal.answer(self.dispatcher)
+        self.settlement.listeners.seat_by(self.dispatcher.seat_of)
         letters = self.settlement.dead_letters
         letters.redeliver = self.dispatcher.redeliver
         letters.handlers = self.subscriptions.handlers
         letters.files = _LetterFiles()
         if settings.on_failure is not None:
             hook = FailureHook(settings.on_failure, self.dispatcher.context_of)
-            self.settlement.failure_listeners += (hook,)
+            self.settlement.on_failed += (hook,)
         self.advisor = make.advisor(self.subscriptions, lambda: self.lanes)
         self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = make.supervisor(self.retries)
@@ -325,7 +326,7 @@ class Assembly:
         subscriptions = self._counted()
         return collect_stats(
             self.admission.pending,
-            self.dispatcher.unrouted,
+            self.dispatcher.unrouted.count,
             subscriptions,
             self.lanes.snapshot(subscriptions),
             running=Counter(delivery.handler.name for delivery, _ in self.lanes.at_hand()),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from procbus.advice.advice import AdviceList
     from procbus.core.handler import CallOptions, Handler, HandlerOptions, Kind
+    from procbus.core.listeners import Listening
     from procbus.futures.executor import BusExecutor
     from procbus.journal.resume import ResumeSummary
     from procbus.supervision.health import WorkerHealth
@@ -434,6 +435,36 @@ class EventBus:
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes."""
         return self._parts.stats()
+
+    def listen(self, listener: object) -> Listening:
+        """Have an object told of moments: of each delivery, and of workers.
+
+        The object has one or more of the methods `published`, `accepted`, `started`, `retried`,
+        `settled`, `worker_started`, `worker_ended` and `worker_stalled`, see `procbus.Listener`.
+        Each is called with one record. They are called in threads of the bus, so they should be
+        quick; see docs/listeners.md. An error of theirs is logged once, and harms no delivery.
+
+        Example:
+            ```python
+            class Failures:
+                def settled(self, moment: Settled) -> None:
+                    if moment.letter is not None:
+                        print(moment.letter)
+
+            with bus.listen(Failures()):
+                bus.drain()
+            ```
+
+        Args:
+            listener: the object.
+
+        Returns:
+            An object with a method `stop`, which ends the listening. So does a `with` block.
+
+        Raises:
+            OptionError: the object has none of the methods.
+        """
+        return self._parts.settlement.listeners.add(listener)
 
     def advice(self) -> AdviceList:
         """Advise on the kind of each handler, by the measurements so far; `print` it for a table.

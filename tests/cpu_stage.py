@@ -141,6 +141,7 @@ class Stage:
         self.admission = Admission(100_000, "raise")
         self.retries = RetryQueue()
         self.settlement = settlement_for(self.admission, self.retries)
+        self.listeners = self.settlement.listeners
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None
         self.guarded: list[CircuitOpen | None] = []

@@ -17,6 +17,7 @@ from procbus.core.context import HandlerContext
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
 from procbus.core.handler import Handler, make_handler
+from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Receipt
@@ -146,7 +147,7 @@ def settlement_for(
     settlement = Settlement(admission, RetryQueue() if retries is None else retries)
     if on_failure is not None:
         hook = FailureHook(on_failure, no_context if make_context is None else make_context)
-        settlement.failure_listeners += (hook,)
+        settlement.on_failed += (hook,)
     return settlement
 
 
@@ -164,6 +165,7 @@ class FlowOf:
     ) -> None:
         self.settle = settle
         self.context_of = context_of
+        self.listeners = Listeners()
 
     def settle_successes(self, *ended: Any) -> None:
         *columns, pid = ended

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from procbus.core.context import HandlerContext
     from procbus.core.delivery import Delivery
     from procbus.core.errors import CircuitOpen
+    from procbus.core.listeners import Listeners
     from procbus.core.outcome import Outcome
     from procbus.core.receipt import Receipt
 
 #: The events that a cpu handler published, each with its topic or None.
-Published = list[tuple[str | None, Any]]
+Children = list[tuple[str | None, Any]]
 #: The type of `Flow.settle_successes`.
 SettleSuccesses = Callable[
     ["Sequence[Delivery]", Sequence[tuple[float, float, int]], Sequence[Any], int | None], None
@@ -48,9 +49,11 @@ class Flow(Protocol):
         """
 
     def publish_children(
-        self, delivery: Delivery, outcome: Outcome, published: Published, /
+        self, delivery: Delivery, outcome: Outcome, published: Children, /
     ) -> BaseException | None:
         """Publish the events of a cpu handler, all or none; return the error if none.
+
+        Call it in a context of its own, in which it may set variables.
 
         Args:
             delivery: the delivery whose handler published them.
@@ -60,6 +63,10 @@ class Flow(Protocol):
 
     def context_of(self, delivery: Delivery, receipt: Receipt, /) -> HandlerContext:
         """Make the return value of `current()` in a handler of this process."""
+
+    @property
+    def listeners(self) -> Listeners:
+        """The listeners of the bus."""
 
     def guard(self, error: Callable[[], CircuitOpen] | None, /) -> None:
         """Have publishing for cpu handlers raise such errors from now on; None ends that."""

@@ -15,8 +15,8 @@ from procbus.core.errors import NoSuchHandler, ProcbusError
 from procbus.core.introspection import name_of, same_function
 from procbus.core.locks import Lock, in_main_thread
 from procbus.core.log import log
+from procbus.core.moments import Settled
 from procbus.core.topic import check_pattern, matches
-from procbus.dispatch.settled import Settled
 from procbus.routing.router import Router
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
 
 
 class FailureHook:
-    """The user's `on_failure` hook, as a listener of the settlement.
+    """The user's `on_failure` hook, as the settlement calls it.
 
     Args:
         hook: the user's function.

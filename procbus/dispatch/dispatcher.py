@@ -21,7 +21,6 @@ from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
 from procbus.core.locks import Lock, Tangled
-from procbus.core.log import log
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import (
     Callbacks,
@@ -40,11 +39,8 @@ from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.journal_side import JournalSide
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
+from procbus.dispatch.unrouted import Unrouted
 from procbus.routing.router import Router
-
-#: Maximum of topics without a handler that are remembered, so that each is logged once.
-_UNROUTED_KEPT = 1_000
-
 
 #: Publishes an event of a stream, and has functions called as by `Receipt.when_done`; and publishes
 #: the first of several events, one at least.
@@ -121,10 +117,8 @@ class Dispatcher:
         self._circuit_error: Callable[[], CircuitOpen] | None = None
         self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__
-        #: Guards the two fields below.
-        self._unrouted_lock = Lock()
-        self._unrouted_topics: set[str] = set()
-        self.unrouted = 0
+        self._listeners = settlement.listeners
+        self.unrouted = Unrouted()
 
     def _routes_by_phase(self, nested: bool = True) -> Router[Subscription] | _Refusing:
         """Return the routes for one publish, or raise the error of the phase.
@@ -229,7 +223,7 @@ class Dispatcher:
                     self.journal.accept(receipt, (receipt,), wait=wait)
                 accepted = True
                 if entered:
-                    put = subscription.put
+                    put = self._send_off.put if self._listeners.publishing else subscription.put
                     put(receipt)
                 else:
                     self._send_off.send_later((receipt,), (), False)
@@ -294,8 +288,7 @@ class Dispatcher:
             if not entered:
                 self._send_off.send_later(queued, failed, False)
                 return receipt
-            for delivery in queued:
-                delivery.subscription.put(delivery)
+            self._send_off.put_each(queued)
         except BaseException as error:  # perhaps Ctrl-C, or there is no room
             if accepted and entered:
                 if self._send_off.rescue(error, queued, failed):
@@ -308,7 +301,7 @@ class Dispatcher:
         if failed:
             self._send_off.settle_unqueued(failed)
         elif not queued:
-            self._note_unrouted(event, topic)
+            self.unrouted.note(event, topic)
             call_all((receipt,))
         return receipt
 
@@ -330,7 +323,7 @@ class Dispatcher:
         """
         seen = self._admission.disturbed
         run = None
-        if self._phase is _OPEN and self.journal is None:
+        if self._phase is _OPEN and self.journal is None and not self._listeners.publishing:
             run = self._run_of(events, topic)
         if run is None:
             return (self.publish(events[0], topic, False, None, tell),)
@@ -482,7 +475,7 @@ class Dispatcher:
         if count:
             self._send_off.send(queued, failed)
         else:
-            self._note_unrouted(event, topic)
+            self.unrouted.note(event, topic)
         return receipt
 
     def _admit(
@@ -592,6 +585,8 @@ class Dispatcher:
 
         A journal writes all of them together with the success.
 
+        It is called in a context of its own.
+
         Args:
             delivery: the delivery whose handler published them.
             outcome: its success, which is not settled yet.
@@ -620,11 +615,13 @@ class Dispatcher:
             for _, _, subscriptions, _ in chosen:
                 give_back(subscriptions)
             return error
+        if self._listeners.publishing:  # which are told the publisher
+            running.set(self.seat_of(delivery, delivery.receipt))
         for receipt, queued, failed in ready:
             if receipt.held:
                 self._send_off.send(queued, failed)
             else:
-                self._note_unrouted(receipt.event, receipt.topic)
+                self.unrouted.note(receipt.event, receipt.topic)
         return None
 
     def _origin(self) -> tuple[int | None, bool]:
@@ -632,7 +629,7 @@ class Dispatcher:
         if running.get() is not None:
             context = running_context()
             if context is not None and context.owner is self:
-                return context.event_id, True
+                return context.event_id or None, True
         return None, False
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
@@ -648,18 +645,14 @@ class Dispatcher:
             self.run,
         )
 
-    def _note_unrouted(self, event: Any, topic: str | None) -> None:
-        name = repr(topic) if topic is not None else _kind_of(event)
-        with self._unrouted_lock:
-            self.unrouted += 1
-            new = name not in self._unrouted_topics and len(self._unrouted_topics) < _UNROUTED_KEPT
-            if new:
-                self._unrouted_topics.add(name)
-        if new:
-            hint = ""
-            if topic is None and isinstance(event, str):
-                hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
-            log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
+    def seat_of(self, delivery: Delivery | None, receipt: Receipt | None) -> Any:
+        """Make a value of `running` for code that is called about a delivery, or about a worker.
+
+        Events that this code publishes never wait for room.
+        """
+        if delivery is not None:
+            return [self.context_of, delivery, receipt]
+        return HandlerContext("a listener", 0, None, None, 1, self.publish, self, self.run)
 
 
 class _Refusing:
@@ -688,13 +681,3 @@ def _telling(receipt: Receipt, tell: Callbacks | None) -> Receipt:
 
 def _published_by_another() -> ProcbusError:
     return ProcbusError("another publisher was using this id, and failed: publish the event again")
-
-
-def _kind_of(event: Any) -> str:
-    """Name the property that an event without a topic is routed by."""
-    name = f"class {type(event).__qualname__}"
-    try:
-        event_type = getattr(event, "event_type", None)
-        return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
-    except BaseException:  # noqa: BLE001 - a property of the user's; the event has no handler anyway
-        return name

@@ -16,9 +16,17 @@ class BusFlow:
     Its attributes are the methods themselves: a call through it costs no more than without it.
     """
 
-    __slots__ = ("context_of", "guard", "publish_children", "settle", "settle_successes")
+    __slots__ = (
+        "context_of",
+        "guard",
+        "listeners",
+        "publish_children",
+        "settle",
+        "settle_successes",
+    )
 
     def __init__(self, settlement: Settlement, dispatcher: Dispatcher) -> None:
+        self.listeners = settlement.listeners
         self.settle = settlement.settle
         self.settle_successes = settlement.settle_successes
         self.publish_children = dispatcher.publish_children

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery, LastAttempt
+from procbus.core.moments import Settled
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import Receipt
-from procbus.dispatch.settled import Settled
 
 
 class SettlingSide(Protocol):

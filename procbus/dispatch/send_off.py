@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextvars import copy_context
 
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import ProcbusError
@@ -24,12 +25,45 @@ class SendOff:
     def __init__(self, admission: Admission, settlement: Settlement) -> None:
         self._admission = admission
         self._settlement = settlement
+        self._listeners = settlement.listeners
+
+    def put_each(self, queued: Sequence[Delivery]) -> None:
+        """Queue deliveries."""
+        heard = self._listeners.publishing
+        for delivery in queued:
+            if heard:
+                self.put(delivery)
+            else:
+                delivery.subscription.put(delivery)
+
+    def put(self, delivery: Delivery) -> None:
+        """Tell listeners of a delivery, and queue it.
+
+        This happens in a copy of the publisher's context: a context variable that a listener sets
+        reaches the handler, and nothing else.
+        """
+        copy_context().run(self._tell_and_put, delivery)
+
+    def _tell_and_put(self, delivery: Delivery) -> None:
+        self._listeners.tell_accepted(delivery)
+        try:
+            delivery.subscription.put(delivery)
+        except Tangled:  # not raised, so that listeners are told once
+            later(copy_context().run, self._put_later, delivery)
+
+    def _put_later(self, delivery: Delivery) -> None:
+        if not getattr(delivery, "queued", False):
+            delivery.subscription.put(delivery)
+
+    def announce(self, delivery: Delivery) -> None:
+        """Tell listeners of a delivery that does not enter its lane now."""
+        if self._listeners.publishing:
+            copy_context().run(self._listeners.tell_accepted, delivery)
 
     def send(self, queued: Sequence[Delivery], failed: Sequence[LastAttempt]) -> None:
         """Queue the deliveries of an event, and settle the ones that failed at once."""
         try:
-            for delivery in queued:
-                delivery.subscription.put(delivery)
+            self.put_each(queued)
         except BaseException as error:
             if not self.rescue(error, queued, failed):
                 raise

@@ -13,8 +13,10 @@ from typing import Any
 
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery, LastAttempt, cancelled
+from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
+from procbus.core.moments import Retried, Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt, SharedBlock, call_all
 from procbus.core.retry import may_retry, quarantined, wait_of
@@ -24,7 +26,6 @@ from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
 from procbus.dispatch.failure_log import FailureLog
 from procbus.dispatch.journal_side import SettlingSide
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.dispatch.settled import Listener, Settled
 from procbus.dispatch.unretrieved import Unseen
 
 _SUCCEEDED = OutcomeKind.SUCCEEDED
@@ -42,10 +43,9 @@ class Settlement:
         journal: told of each end before any waiter; None without a journal.
 
     Attributes:
-        listeners: are called with each end. Replaced whole. While there are none, they cost
-            nothing.
-        failure_listeners: are called with the end of each delivery that failed for good, before
-            the others.
+        listeners: the listeners of the bus. While there are none, they cost nothing.
+        on_failed: are called with the end of each delivery that failed for good, before the
+            listeners.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Settlement:
         self.unseen = Unseen(self.lock)
         self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock)
-        self.listeners: tuple[Listener, ...] = ()
-        self.failure_listeners: tuple[Listener, ...] = (self._log_failure,)
+        self.listeners = Listeners()
+        self.on_failed: tuple[Callable[[Settled], object], ...] = (self._log_failure,)
         if journal is not None:
-            self.failure_listeners = (journal.failed, self._log_failure)
+            self.on_failed = (journal.failed, self._log_failure)
 
     def settle(self, settled: Sequence[LastAttempt], *, queued: bool = True) -> None:
         """Settle deliveries. A delivery that is settled already is left as it is.
@@ -74,7 +74,7 @@ class Settlement:
         """
         if self._journal is not None:
             self._journal.settled(settled)
-        listeners = self.listeners
+        heard = self.listeners.settled
         after = _After([])
         count = 0
         if not self._try_lock(False):
@@ -107,7 +107,7 @@ class Settlement:
                 delivery.end(outcome)
                 count += 1
                 after.note(delivery, receipt)
-                if letter is not None or listeners:
+                if letter is not None or heard:
                     after.tell(Settled(delivery, receipt, outcome, letter))
         finally:  # settled deliveries have their consequences even if a later one fails
             self._unlock()
@@ -122,10 +122,11 @@ class Settlement:
         for error in after.raised or ():
             _note_raised(interrupts, error)
         for settled in after.told or ():
-            for listener in () if settled.letter is None else self.failure_listeners:
-                _guarded(interrupts, listener, settled)
-            for listener in self.listeners:
-                _guarded(interrupts, listener, settled)
+            for function in () if settled.letter is None else self.on_failed:
+                _guarded(interrupts, function, settled)
+            if ears := self.listeners.settled:
+                about = settled.delivery, settled.receipt
+                _guarded(interrupts, self.listeners.tell_of, ears, settled, *about)
         for delivery, outcome in after.again or ():
             _guarded(interrupts, self._try_again, delivery, outcome)
         _guarded(interrupts, self._follow, after, count, queued)
@@ -157,7 +158,7 @@ class Settlement:
             acquire(self.lock)
         try:
             try:
-                if self.listeners:
+                if self.listeners.settled:
                     told = [(each, each.receipt) for each in deliveries if each.receipt is not None]
                 # Without calls in the usual case, because this runs for nearly every event.
                 for delivery, (started_at, ended_at, _), value in zip(
@@ -297,6 +298,9 @@ class Settlement:
         )
         if self._journal is not None:
             self._journal.retried(delivery, wait_s)
+        if (ears := self.listeners.retried) and (receipt := delivery.receipt) is not None:
+            retried = Retried(delivery, receipt, attempt, outcome, wait_s)
+            self.listeners.tell_of(ears, retried, delivery, receipt)
         delivery.subscription.lane.step_aside(delivery)
         self.wait(delivery, wait_s)
 

@@ -25,9 +25,9 @@ from typing import Any
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.log import log
+from procbus.core.moments import Settled
 from procbus.core.outcome import OutcomeKind
 from procbus.dispatch.dead_letters import MOST_KEPT
-from procbus.dispatch.settled import Settled
 from procbus.journal.journal import Journal
 from procbus.journal.storage import records
 from procbus.journal.storage.records import SHIFT

@@ -227,6 +227,7 @@ class Leftovers:
             wait_s = min(wait_s, asked_s)
         with self._settlement.lock:
             subscription.unqueued += 1
+        self._send_off.announce(delivery)
         self._settlement.wait(delivery, wait_s)
         return True
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import ProcbusError
+from procbus.core.listeners import Listeners
 from procbus.core.log import log
+from procbus.core.moments import WorkerEnded, WorkerStarted
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import short_repr
 from procbus.lanes.lane_thread import LaneThread
@@ -27,7 +29,7 @@ from procbus.pool.outcomes import describe_exit
 from procbus.system import forked_children
 
 if TYPE_CHECKING:
-    from procbus.core.flow import Published, SettleSuccesses
+    from procbus.core.flow import Children, SettleSuccesses
     from procbus.lanes.attempt import Verdict
     from procbus.lanes.batching import Batching, Breaker
     from procbus.pool.interface import Prepared
@@ -38,6 +40,10 @@ BARREN_DEATHS = 3
 #: Interval at which a companion that waits for room in shared memory asks again, in seconds.
 ROOM_S = 0.1
 
+#: Interval at which a companion looks for a handler that has begun, while somebody listens to that,
+#: in seconds; because a person who watches sees no delay.
+STARTED_LOOK_S = 0.1
+
 #: A number of deliveries above that of any batch.
 MORE_THAN_A_BATCH = 1 << 20
 
@@ -47,8 +53,12 @@ _batch_numbers = itertools.count(1)
 class Port(Protocol):
     """The part of the lane that a companion uses, in the companion's thread."""
 
+    @property
+    def listeners(self) -> Listeners:
+        """The listeners of the bus."""
+
     def settle(
-        self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
+        self, settled: list[LastAttempt], published: Sequence[tuple[int, Children]] = ()
     ) -> None:
         """Settle deliveries, after publishing the events of their handlers.
 
@@ -125,6 +135,9 @@ class Companion(LaneThread):
         self._breaker = breaker
         self._recycling = recycling
         self._port = port
+        self._listeners = port.listeners
+        #: The delivery whose start listeners were told before its end, in a batch and its place.
+        self._told = (0, 0)
         #: The slot's own list; guarded by the lane's lock.
         self._in_flight = slot.in_flight
         #: Number of deliveries that the present worker has finished, and the reason to replace it.
@@ -148,7 +161,9 @@ class Companion(LaneThread):
                 except WorkerGone as gone:
                     self.slot.worker = None
                     try:
+                        verdict = self.slot.verdict
                         self._bury(gone)
+                        self._tell_died(gone, "" if verdict is None else str(verdict.error))
                         if self._queue.seems_ready():
                             self._prepare_worker()
                     finally:
@@ -160,9 +175,11 @@ class Companion(LaneThread):
                     self._give_up(error)
                     worker.kill()
                     worker.stop()
+                    self._tell_ended(worker.pid, f"procbus itself failed: {short_repr(error)}")
                 else:
                     self.slot.worker = None
                     worker.stop()
+                    self._tell_ended(worker.pid, reason or "the bus needs it no more")
                     if not reason:
                         return
                     self.slot.restarts += 1
@@ -189,6 +206,7 @@ class Companion(LaneThread):
                 worker = source.start(self._launched)
             except WorkerGone as gone:
                 self._note_exit(gone)
+                self._tell_died(gone, "it could not start")
                 if not self._port.may_try_again(gone):
                     self._port.cannot_start(self.slot, gone)
                     return None
@@ -202,6 +220,11 @@ class Companion(LaneThread):
                 self._port.note_start()
                 self._worker_done, self._unwanted = 0, ""
                 self.slot.settle_in(worker)
+                if ears := self._listeners.worker_started:
+                    now = monotonic()
+                    took_s = now - self.slot.starting_since
+                    started = WorkerStarted(self.name, worker.pid, now, took_s)
+                    self._listeners.tell_worker(ears, started)
                 return worker
             finally:
                 self.slot.starting = None
@@ -282,7 +305,15 @@ class Companion(LaneThread):
 
     def _hear(self, worker: Worker, batch: Batch) -> None:
         """Wait for the next report on the first batch, and take it in."""
-        report = worker.receive(batch.patience_s())
+        patience_s = batch.patience_s()
+        if self._listeners.started and self._told != (batch.number, batch.ended):
+            report = worker.receive(min(STARTED_LOOK_S, inf if patience_s is None else patience_s))
+            ended = report.successes.times or report.ends or report.complete or report.returned
+            if not ended and monotonic() < batch.due_at:
+                self._tell_running(worker, batch)
+                return
+        else:
+            report = worker.receive(patience_s)
         if self._forked:  # reading it runs user code
             self._check_here()
         self._take_in(worker, batch, report)
@@ -345,6 +376,8 @@ class Companion(LaneThread):
         times, values = report.successes
         if times:
             ended = self._ended(batch, len(times))
+            if self._listeners.started:
+                self._tell_started(batch, ended, [each[0] for each in times], worker.pid)
             self._port.settle_successes(ended, times, values, worker.pid)
             batch.settled = batch.ended
         if report.ends:
@@ -366,6 +399,9 @@ class Companion(LaneThread):
             return
         deliveries = self._ended(batch, len(ends))
         settled = [(d, outcome) for d, (outcome, _) in zip(deliveries, ends, strict=True)]
+        if self._listeners.started:
+            pid = next((outcome.worker_pid for outcome, _ in ends), None)
+            self._tell_started(batch, deliveries, [o.started_at for o, _ in ends], pid)
         published = [(index, events) for index, (_, events) in enumerate(ends) if events]
         self._port.settle(settled, published)
         batch.settled = batch.ended
@@ -436,6 +472,8 @@ class Companion(LaneThread):
         delivery = batch.open()[0]
         batch.ended += 1
         self._barren = 0
+        if self._listeners.started:
+            self._tell_started(batch, [delivery], [outcome.started_at], outcome.worker_pid)
         self._port.settle_dead(delivery, outcome)
         batch.settled = batch.ended
 
@@ -454,6 +492,46 @@ class Companion(LaneThread):
                 self._port.settle([(delivery, _own_fault(error))])
             except BaseException:  # noqa: BLE001 - the other deliveries must be settled too
                 log.exception("procbus itself failed to settle event %d", delivery.event_id)
+
+    # Telling listeners.
+
+    def _tell_running(self, worker: Worker, batch: Batch) -> None:
+        """Tell listeners of the handler that a worker is in, if they do not know yet."""
+        at = worker.running()
+        if at is None or at[:2] != (batch.number, batch.ended) or at[2] > monotonic():
+            return
+        self._told = at[:2]
+        delivery = batch.deliveries[batch.ended]
+        if delivery.receipt is not None:
+            self._listeners.tell_started(delivery, delivery.receipt, at[2], worker.pid)
+
+    def _tell_started(
+        self, batch: Batch, ended: Sequence[Delivery], starts: Sequence[float], pid: int | None
+    ) -> None:
+        """Tell listeners, before the ends of deliveries, of their starts, as far as not told yet.
+
+        Args:
+            batch: the batch, which counts the deliveries as ended.
+            ended: the last ones of them.
+            starts: the start of each; 0.0 for one that never began.
+            pid: their process.
+        """
+        first = batch.ended - len(ended)
+        for index, (delivery, at) in enumerate(zip(ended, starts, strict=True), first):
+            receipt = delivery.receipt
+            if receipt is not None and at and self._told != (batch.number, index):
+                self._listeners.tell_started(delivery, receipt, at, pid)
+
+    def _tell_died(self, gone: WorkerGone, why: str) -> None:
+        reason = str(gone.__cause__ or "") or why or describe_exit(gone.exit_code)
+        self._tell_ended(gone.pid, reason, died=True, exit_code=gone.exit_code)
+
+    def _tell_ended(
+        self, pid: int | None, reason: str, *, died: bool = False, exit_code: int | None = None
+    ) -> None:
+        if ears := self._listeners.worker_ended:
+            ended = WorkerEnded(self.name, pid, monotonic(), died, reason, exit_code)
+            self._listeners.tell_worker(ears, ended)
 
     def _note_exit(self, gone: WorkerGone, why: str = "") -> None:
         self.slot.restarts += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procbus.core.carry import Carry
 from procbus.core.delivery import Delivery, LastAttempt, cancelled
 from procbus.core.errors import WorkerDied
-from procbus.core.flow import Flow, Published
+from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
 from procbus.core.locks import Tangled, holding, later
 from procbus.core.log import log
@@ -85,6 +85,7 @@ class CpuLane:
         self.stir: Callable[[], None] = _nobody
         #: Set by the supervisor.
         self.oom: OomWatch | None = None
+        self.listeners = flow.listeners
         self._settle = flow.settle
         self.settle_successes = flow.settle_successes
         self._publish_children = flow.publish_children
@@ -279,7 +280,7 @@ class CpuLane:
             self._grow(wait=False)
 
     def settle(
-        self, settled: list[LastAttempt], published: Sequence[tuple[int, Published]] = ()
+        self, settled: list[LastAttempt], published: Sequence[tuple[int, Children]] = ()
     ) -> None:
         """Settle deliveries, after publishing the events of their handlers.
 

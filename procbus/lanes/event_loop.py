@@ -156,6 +156,7 @@ class LoopLane:
         self._settle = flow.settle
         self._settle_successes = flow.settle_successes
         self._context_of = flow.context_of
+        self._listeners = flow.listeners
         self._pid = os.getpid()
         #: Made with its thread at the first delivery; None before that, and after the end.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -450,6 +451,8 @@ class LoopLane:
         receipt = delivery.receipt
         if receipt is None:  # the delivery was cancelled meanwhile
             return
+        if self._listeners.started:
+            self._listeners.tell_started(delivery, receipt, monotonic(), self._pid)
         own = _Seat((self._context_of, delivery, receipt))
         own.delivery, own.waits = delivery, 0
         running.set(own)

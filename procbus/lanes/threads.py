@@ -89,6 +89,7 @@ class IoThread(LaneThread):
         self._settle = flow.settle
         self._settle_successes = flow.settle_successes
         self._context_of = flow.context_of
+        self._listeners = flow.listeners
         self._pid = os.getpid()  # read once, because the system call would be made for every event
         #: The running delivery, and its start. Written by this thread, read by any.
         self.at_hand: Delivery | None = None
@@ -169,6 +170,8 @@ class IoThread(LaneThread):
 
     def _attempt(self, delivery: Delivery, receipt: Receipt) -> None:
         """Run the handler, and settle the delivery unless this thread is left behind."""
+        if self._listeners.started:
+            self._listeners.tell_started(delivery, receipt, monotonic(), self._pid)
         seat = [self._context_of, delivery, receipt]
         running.set(seat)
         started_at = self.since = monotonic()

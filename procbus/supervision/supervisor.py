@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.log import log
+from procbus.core.moments import WorkerStalled
 from procbus.core.outcome import OutcomeKind
 from procbus.core.validation import format_size
 from procbus.dispatch.retry_queue import RetryQueue
@@ -79,6 +80,8 @@ class Observed:
         self.last_sample: Sample | None = None
         #: Measures the memory of the worker and its children.
         self.footprint = FootprintMeter()
+        #: The delivery in which it was last found stalled.
+        self.stalled_at: At | None = None
 
 
 class Supervisor:
@@ -232,7 +235,7 @@ class Supervisor:
         # Without a free file descriptor nothing can be read: living workers would seem dead.
         if now == self._sampled_at and procfs.can_read():
             self._look_at_machine(lane, now)
-            dead = {worker for s, worker, d, at in running if not self._sample(s, worker, d, at)}
+            dead = {w for s, w, d, at in running if not self._sample(lane, s, w, d, at)}
             self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
         kills: list[Task[bool]] = []
@@ -320,7 +323,9 @@ class Supervisor:
             observed = self._observed[worker] = Observed(self._stall_window_s)
         return observed
 
-    def _sample(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> bool:
+    def _sample(
+        self, lane: CpuLane, slot: Slot, worker: Worker, delivery: Delivery, at: At
+    ) -> bool:
         """Sample a worker that is in a handler; False if it is dead."""
         probe = worker.probe
         if probe is None:
@@ -337,7 +342,15 @@ class Supervisor:
         elif progress.quiet:
             progress.note_tree(sample.at, probe.tree_cpu_s())
         handler = delivery.subscription.handler
-        if progress.stalled(sample.at) and handler.number not in self._stalled:
+        if not progress.stalled(sample.at):
+            return True
+        if observed.stalled_at != at:
+            observed.stalled_at = at
+            listeners = lane.listeners
+            if ears := listeners.worker_stalled:
+                stalled = WorkerStalled(slot.name, worker.pid, sample.at, delivery, at[2])
+                listeners.tell_worker(ears, stalled)
+        if handler.number not in self._stalled:
             self._stalled.add(handler.number)
             log.warning(
                 "worker %s is stalled: %s with event %d has used no CPU and done no I/O for a "

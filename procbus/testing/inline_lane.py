@@ -18,7 +18,7 @@ from typing import Any
 from procbus.core.carry import Carried, Carry
 from procbus.core.context import HandlerContext, keep_event, kept, run_seated, running
 from procbus.core.delivery import Delivery, cancelled
-from procbus.core.flow import Flow, Published
+from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
@@ -188,7 +188,7 @@ class InlineLane:
             return
         self._here.depth += 1
         try:
-            published: Published = []
+            published: Children = []
             outcome = self._timed_attempt(delivery, receipt, published)
             if published and outcome.kind is OutcomeKind.SUCCEEDED:
                 context = contextvars.Context()
@@ -205,9 +205,11 @@ class InlineLane:
         finally:
             self._here.depth -= 1
 
-    def _timed_attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
+    def _timed_attempt(self, delivery: Delivery, receipt: Receipt, published: Children) -> Outcome:
         handler = delivery.subscription.handler
         limit_s = inf if handler.limits.timeout is None else handler.limits.timeout
+        if (listeners := self._flow.listeners).started:
+            listeners.tell_started(delivery, receipt, monotonic(), os.getpid())
         self.at_hand[delivery] = monotonic()
         self._clock.begin(limit_s)
         try:
@@ -225,7 +227,7 @@ class InlineLane:
         error = timeout_error(delivery, ran_s, "", "was ended")
         return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
 
-    def _attempt(self, delivery: Delivery, receipt: Receipt, published: Published) -> Outcome:
+    def _attempt(self, delivery: Delivery, receipt: Receipt, published: Children) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
         make: Callable[..., HandlerContext] = self._flow.context_of
@@ -248,7 +250,7 @@ class InlineLane:
                 OutcomeKind.SUCCEEDED, value, None, started_at, ended_at, pid
             )
 
-    def _collecting(self, published: Published) -> Callable[..., HandlerContext]:
+    def _collecting(self, published: Children) -> Callable[..., HandlerContext]:
         """Make the `current()` of a cpu handler, whose events are published with its success."""
         publish = partial(keep_event, published)
 
@@ -267,7 +269,7 @@ class InlineLane:
 
         return make
 
-    def _attempt_in_worker(self, delivery: Delivery, published: Published) -> Outcome:
+    def _attempt_in_worker(self, delivery: Delivery, published: Children) -> Outcome:
         """Run a handler the way a worker does: pickled, with its event and its result."""
         worker = self._worker()
         seat = running.get()

@@ -4,6 +4,7 @@
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from procbus.core.delivery import Delivery, DeliveryState, cancelled
 from procbus.core.errors import WorkerDied
 from procbus.core.handler import make_handler
+from procbus.core.moments import Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import MOST_KEPT
-from procbus.dispatch.settled import Settled
 from procbus.dispatch.settlement import Settlement
 from tests.parts import (
     BOUND_S,
@@ -290,7 +291,7 @@ def test_a_listener_gets_the_end_of_each_delivery_before_its_receipt_is_called_b
     settlement, admission = settlement_with_room()
     subscription = Subscription(make_handler(handle, int), FakeLane())
     told: list[Any] = []
-    settlement.listeners += (told.append,)
+    settlement.listeners.add(SimpleNamespace(settled=told.append))
     receipts = [receipt_for(subscription, event_id=n) for n in range(3)]
     for receipt in receipts:
         receipt.when_done(told.append)
@@ -311,7 +312,7 @@ def test_a_listener_gets_the_successes_of_a_batch_but_none_that_was_settled_befo
     settlement, admission = settlement_with_room()
     subscription = Subscription(make_handler(handle, int), FakeLane())
     told: list[Settled] = []
-    settlement.listeners += (told.append,)
+    settlement.listeners.add(SimpleNamespace(settled=told.append))
     admission.enter(2, False)
     first, second = (receipt_for(subscription, event_id=n).deliveries[0] for n in (1, 2))
     settlement.settle([(first, succeeded("first"))])
@@ -326,7 +327,7 @@ def test_an_attempt_that_is_followed_by_another_is_no_end_to_listeners():
     settlement, _ = settlement_with_room()
     subscription = Subscription(make_handler(handle, int, retries=1), FakeLane())
     told: list[Settled] = []
-    settlement.listeners += (told.append,)
+    settlement.listeners.add(SimpleNamespace(settled=told.append))
     (delivery,) = receipt_for(subscription).deliveries
     settlement.settle([(delivery, raised(ValueError()))])
     assert told == []
@@ -342,7 +343,8 @@ def test_listener_that_raises_is_logged_and_holds_up_no_other(caplog):
     def broken(_: Settled) -> None:
         raise RuntimeError("a listener")
 
-    settlement.listeners += (broken, told.append)
+    settlement.listeners.add(SimpleNamespace(settled=broken))
+    settlement.listeners.add(SimpleNamespace(settled=told.append))
     receipt = receipt_for(subscription)
     admission.enter(1, False)
     settlement.settle([(receipt.deliveries[0], succeeded())])

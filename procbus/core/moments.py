@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""Moments in the life of a delivery and of a worker, as a listener gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from procbus.core.dead_letter import DeadLetter
+from procbus.core.delivery import Delivery
+from procbus.core.outcome import Outcome
+from procbus.core.receipt import Receipt
+
+# All times are in seconds of `time.monotonic()`.
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A handler published an event that at least one handler takes. Immutable.
+
+    Attributes:
+        receipt: the receipt of the event.
+        handler: name of the handler that published it.
+        parent_id: id of the event that this handler got.
+        attempt: the attempt at that event, 1 for the first.
+        at: time of publishing. A cpu handler's events are published once it has succeeded.
+    """
+
+    receipt: Receipt
+    handler: str
+    parent_id: int
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The bus has accepted a delivery, which is about to enter its lane. Immutable.
+
+    Attributes:
+        delivery: the delivery.
+        receipt: the receipt of its event.
+        at: time of publishing.
+    """
+
+    delivery: Delivery
+    receipt: Receipt
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt of a handler has begun. Immutable.
+
+    Attributes:
+        delivery: the delivery.
+        receipt: the receipt of its event.
+        attempt: 1 for the first attempt.
+        at: start of the attempt; for a cpu handler by the worker's clock.
+        pid: process that runs the handler.
+    """
+
+    delivery: Delivery
+    receipt: Receipt
+    attempt: int
+    at: float
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt has failed, and another will follow. Immutable.
+
+    Attributes:
+        delivery: the delivery.
+        receipt: the receipt of its event.
+        attempt: the failed attempt, 1 for the first.
+        outcome: its outcome.
+        wait_s: time until the next attempt, in seconds.
+    """
+
+    delivery: Delivery
+    receipt: Receipt
+    attempt: int
+    outcome: Outcome
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A delivery has ended for good: by success, failure or cancellation. Immutable.
+
+    Attributes:
+        delivery: the delivery, with the outcomes of its earlier attempts in `earlier`.
+        receipt: the receipt of its event.
+        outcome: the outcome of the last attempt.
+        letter: the dead letter of a delivery that failed; None for other ends, and for the calls of
+            an executor.
+    """
+
+    delivery: Delivery
+    receipt: Receipt
+    outcome: Outcome
+    letter: DeadLetter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker of the cpu lane is ready. Immutable.
+
+    Attributes:
+        worker: name of its place in the lane, as in `bus.health()`.
+        pid: its process; for a thread the script's own.
+        at: time when it was ready.
+        start_s: time from its launch until then, in seconds.
+    """
+
+    worker: str
+    pid: int | None
+    at: float
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """A worker of the cpu lane has ended, or died. Immutable.
+
+    Attributes:
+        worker: name of its place in the lane, as in `bus.health()`.
+        pid: its process; None if it never had one.
+        at: time when the bus noticed.
+        died: whether the bus did not end it in good order: it crashed, was killed for a limit,
+            could not start, or was on a host that left.
+        reason: the reason, in words.
+        exit_code: exit code of its process if it died, negative for a signal; None if unknown.
+    """
+
+    worker: str
+    pid: int | None
+    at: float
+    died: bool
+    reason: str
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStalled:
+    """A worker process makes no progress in a handler: no CPU, no input or output. Immutable.
+
+    Attributes:
+        worker: name of its place in the lane, as in `bus.health()`.
+        pid: its process.
+        at: time when the bus noticed.
+        delivery: the running delivery.
+        since: start of the attempt.
+    """
+
+    worker: str
+    pid: int | None
+    at: float
+    delivery: Delivery
+    since: float
+
+
+class Listener:
+    """The methods of an object for `EventBus.listen`, which needs one of them at least.
+
+    Inherit from this class if a type checker should compare your methods with these; any other
+    object will do too. Methods that you leave out cost nothing. docs/listeners.md says when each is
+    called, and in which thread.
+    """
+
+    def published(self, moment: Published, /) -> None:
+        """Note that a handler published an event."""
+
+    def accepted(self, moment: Accepted, /) -> None:
+        """Note that a delivery was accepted."""
+
+    def started(self, moment: Started, /) -> None:
+        """Note that an attempt has begun."""
+
+    def retried(self, moment: Retried, /) -> None:
+        """Note that an attempt failed, and that another will follow."""
+
+    def settled(self, moment: Settled, /) -> None:
+        """Note that a delivery has ended."""
+
+    def worker_started(self, moment: WorkerStarted, /) -> None:
+        """Note that a worker is ready."""
+
+    def worker_ended(self, moment: WorkerEnded, /) -> None:
+        """Note that a worker has ended."""
+
+    def worker_stalled(self, moment: WorkerStalled, /) -> None:
+        """Note that a worker makes no progress."""
