@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
     from procbus.lanes.cpu import CpuLane
+    from procbus.live.server import LiveServer
     from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
@@ -190,6 +191,12 @@ class Assembly:
             settings.on_sigterm,
             settings.grace,
         )
+        self._live: LiveServer | None = None
+        if settings.live or os.environ.get("PROCBUS_LIVE", "0") not in ("", "0"):
+            from procbus.live.server import LiveServer  # only now: few scripts need it
+
+            self._live = LiveServer(self, settings.journal)
+            self.lifecycle.live = self._live
 
     def start(self) -> None:
         """Start all workers of the cpu lane, and resume the journal.
@@ -198,13 +205,15 @@ class Assembly:
             BusClosed: the bus was closed.
         """
         self.lifecycle.check_open()
-        exit_hooks.watch(self.lifecycle)
+        self._watch()
         self.lanes.start()
         self.dispatcher.resume()
 
     def enter(self) -> None:
         """Note that the bus is used in a `with` block: there will be events."""
         self.entered = True
+        if self._live is not None and not self.lifecycle.closed:
+            self._watch()
         self.expect_events()
 
     def expect_events(self) -> None:
@@ -338,14 +347,23 @@ class Assembly:
     def _counted(self) -> tuple[Subscription, ...]:
         return (*self.subscriptions.counted(), *self.direct.all())
 
-    def health(self) -> tuple[WorkerHealth, ...]:
-        """The present state of each worker: the processes first, then the threads."""
+    def health(self, *, brief: bool = False) -> tuple[WorkerHealth, ...]:
+        """The present state of each worker: the processes first, then the threads.
+
+        Args:
+            brief: leave out the facts that take long to find.
+        """
         from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
         return (
-            *cpu_health(self.lanes.cpu, self.supervisor.observed),
+            *cpu_health(self.lanes.cpu, self.supervisor.observed, brief=brief),
             *io_health(self.lanes.io, self.lanes.loop),
         )
+
+    @property
+    def closing(self) -> bool:
+        """Whether the bus is being closed, or is closed."""
+        return self.lifecycle.closing
 
     def state(self) -> str:
         """The state of the bus for people: open or closed, pending deliveries, workers."""
@@ -374,8 +392,14 @@ class Assembly:
 
     def _get_ready(self) -> None:
         self.lanes.check_can_start()
-        exit_hooks.watch(self.lifecycle)
+        self._watch()
         self.lanes.prime()
+
+    def _watch(self) -> None:
+        """Have the bus closed at the script's end, and let the user look at it until then."""
+        exit_hooks.watch(self.lifecycle)
+        if self._live is not None:
+            self._live.start()
 
 
 class _LetterFiles:

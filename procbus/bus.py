@@ -104,6 +104,9 @@ class EventBus:
         carry: `contextvars.ContextVar`s whose values cpu handlers get, as they were when the event
             was published; the values must be picklable. Handlers of kind "io" always have the
             publisher's whole context.
+        live: let your other terminals look at this bus while it works, with `procbus ps` and
+            `procbus top`; the environment variable `PROCBUS_LIVE=1` does so for all buses of a
+            script. It listens on a socket that only you may open, and on no port. See docs/live.md.
 
     Raises:
         JournalError: the journal cannot be used; the message says what to do.

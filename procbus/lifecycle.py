@@ -24,6 +24,7 @@ from procbus.system.sigterm import OnSigterm
 
 if TYPE_CHECKING:
     from procbus.journal.bus_journal import BusJournal
+    from procbus.live.server import LiveServer
 
 #: Maximum time for running handlers to finish after Ctrl-C, in seconds; then they are stopped.
 INTERRUPT_GRACE_S = 1.0
@@ -73,6 +74,8 @@ class Lifecycle:
         self.closed = False
         #: Whether a thread is closing it.
         self.closing = False
+        #: Lets the user look at the bus; set once, when the bus is made.
+        self.live: LiveServer | None = None
         self._pid = os.getpid()
         self.on_sigterm = on_sigterm
         self.grace_s = grace_s
@@ -152,6 +155,8 @@ class Lifecycle:
     def disown(self) -> None:
         """Refuse every event in a forked child, and touch no lock."""
         self._dispatcher.refuse(self._refuse)
+        if self.live is not None:
+            self.live.disown()
 
     def _end(self, timeout: float | None, cancel: bool) -> None:
         """Finish, or cancel deliveries that have not begun; after SIGTERM within its time limit."""
@@ -210,6 +215,8 @@ class Lifecycle:
         self._stop_advice()
         self._lanes.close()
         self._last_advice()
+        if self.live is not None:
+            self.live.close()
         if self._journal is not None:
             self._journal.close()
         self.closed = True

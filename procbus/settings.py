@@ -82,6 +82,7 @@ class BusOptions(LocalOptions, total=False):
     journal_codec: CodecName
     on_sigterm: OnSigterm
     grace: float
+    live: bool
 
 
 # Checks of single options.
@@ -242,6 +243,7 @@ class Settings:
     #: Maximum time for pending deliveries after SIGTERM, in seconds.
     grace: float = option(25.0, seconds_up_to(_LONGEST_GRACE_S))
     carry: tuple[ContextVar[Any], ...] = option((), _carry)
+    live: bool = option(False, one_of(True, False))
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""

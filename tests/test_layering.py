@@ -29,6 +29,7 @@ ROOMS = [
     "supervision",
     "journal",
     "futures",
+    "live",
     FRONT,
     "testing",
     "demo",

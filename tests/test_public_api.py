@@ -109,6 +109,7 @@ def test_the_options_and_their_defaults():
         "on_sigterm": None,
         "grace": 25.0,
         "carry": (),
+        "live": False,
     }
     options = parameters(subscribe)
     assert {k: options[k] for k in ("topic", "kind", "name", "priority", "key")} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol, Self, SupportsIndex, overload
 
@@ -234,6 +235,11 @@ class DeadLetterBox:
                 "bus.dead_letters, save() keeps them in a file, and replay() and clear() make room",
                 f"{MOST_KEPT:,}",
             )
+
+    def newest(self, most: int) -> list[DeadLetter]:
+        """The newest letters, newest first. Asking for them does not count as a look at them."""
+        with self._lock:
+            return list(islice(reversed(self._kept), most))
 
     def snapshot(self) -> DeadLetters:
         """The kept letters, oldest first. From now on their failures count as looked at."""

@@ -120,7 +120,7 @@ class Batching:
             # Only under this lock it is certain that nothing was taken back from this worker
             # meanwhile. Tokens belong to no batch: with new ones it would begin deliveries that
             # were taken back.
-            if slot.recalled or self.queue.cancelled:
+            if slot.recalled or self.queue.cancelled or self.queue.held:
                 back = batch.deliveries + back
                 batch.deliveries = []
             if self.queue.cancelled:

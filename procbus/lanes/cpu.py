@@ -206,6 +206,22 @@ class CpuLane:
         with self.queue.lock:
             return self.queue.locked_withdraw(delivery) or self.batching.locked_withdraw(delivery)
 
+    def hold(self) -> None:
+        """Begin nothing until `go_on`. Workers give back deliveries that they have not begun."""
+        with self.queue.lock:
+            self.queue.locked_hold()
+            back = [] if self.queue.cancelled else self.batching.locked_take_all_back()
+            if back:
+                self.queue.locked_put_back(back)
+
+    def go_on(self) -> None:
+        """Begin deliveries again."""
+        with self.queue.lock:
+            self.queue.locked_go_on()
+            ready = self.queue.locked_ready()
+        if ready and not self._all_started:
+            self._grow(min(ready, self.pool.size()), wait=False)
+
     def forget(self, handler: Handler) -> None:
         """Have workers drop a handler that has no pending deliveries."""
         self.pool.definitions.forget(handler.number)

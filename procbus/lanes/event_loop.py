@@ -233,6 +233,18 @@ class LoopLane:
         """Take a delivery back for good that has not begun."""
         return self.queue.withdraw(delivery)
 
+    def hold(self) -> None:
+        """Begin nothing until `go_on`."""
+        with self.queue.lock:
+            self.queue.locked_hold()
+
+    def go_on(self) -> None:
+        """Begin deliveries again."""
+        with self.queue.lock:
+            self.queue.locked_go_on()
+        if self.queue.seems_ready():
+            self._wake()
+
     def stats(self) -> LaneStats:
         """The state of the lane: its worker is the loop; busy counts the handlers on it."""
         return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)

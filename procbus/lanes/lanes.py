@@ -14,6 +14,7 @@ from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
 from procbus.core.handler import Handler, Kind
+from procbus.core.log import log
 from procbus.core.meter import Machine
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.core.subscription import Lane, Subscription
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
 
+#: The reason of a pause that a user made in the live view.
+_BY_HAND = "paused by hand"
 #: Number of threads of the io lane by default; because they wait most of their time.
 IO_WORKERS = 32
 #: Maximum time for the threads of the io lane to end, in seconds; a thread that hangs in a handler
@@ -112,6 +115,8 @@ class Lanes:
         self._supervised = False
         self._primed = False
         self._closed = False
+        #: The kinds that are paused.
+        self._paused: set[Kind] = set()
         self.loop: LoopLane | None = None
         self.cpu: CpuLane | None = None
 
@@ -227,11 +232,42 @@ class Lanes:
 
                 made = (self._make_loop_lane or LoopLane)(self._flow)
                 made.stir = self._stir
+                if "io" in self._paused:
+                    made.hold()
                 if self.loop is None:  # the usual case, unless a signal handler made it meanwhile
                     self.loop = made
                 if self._closed:
                     made.close()
             return self.loop
+
+    def pause(self, kind: Kind) -> bool:
+        """Begin no delivery of this kind until `resume`; running handlers finish.
+
+        Returns:
+            False if the bus has no lane of this kind yet.
+        """
+        with self._lock:
+            lanes = self._of_kind(kind)
+            if not lanes:
+                return False
+            self._paused.add(kind)
+            for lane in lanes:
+                lane.hold()
+            return True
+
+    def resume(self, kind: Kind) -> None:
+        """Begin deliveries of this kind again. Idempotent."""
+        with self._lock:
+            self._paused.discard(kind)
+        for lane in self._of_kind(kind):
+            lane.go_on()  # without the lock, because it may start workers
+        with self._lock:
+            if kind in self._paused:  # another thread has paused it again meanwhile
+                for lane in self._of_kind(kind):
+                    lane.hold()
+
+    def _of_kind(self, kind: Kind) -> Sequence[IoLane | LoopLane | CpuLane]:
+        return [lane for lane in self._all() if (lane is self.cpu) == (kind == "cpu")]
 
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
         return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
@@ -267,6 +303,10 @@ class Lanes:
                 workers=io.workers + loop.workers,
                 busy=io.busy + loop.busy,
             )
+        if "io" in self._paused:
+            io = replace(io, paused=_BY_HAND)
+        if "cpu" in self._paused:
+            cpu = replace(cpu, paused=_BY_HAND)
         return MappingProxyType({"io": io, "cpu": cpu})
 
     def io_threads(self) -> Sequence[IoThread]:
@@ -324,6 +364,13 @@ class Lanes:
 
     def expect_close(self) -> None:
         """Note that the bus is closing: no lane may delay that for long."""
+        for kind in tuple(self._paused):
+            log.warning(
+                "the bus is closing, and waits for its %s lane, which is %s: resume it in "
+                "`procbus top`, with the key p",
+                kind,
+                _BY_HAND,
+            )
         if self._only is not None:
             self._only.finish()
         if self.cpu is not None:

@@ -40,13 +40,20 @@ class _Buckets(dict[int, deque[Delivery]]):
 
     def __init__(self) -> None:
         super().__init__({0: deque()})
-        #: The same, highest priority first.
+        #: Whether takers find nothing, because the lane is paused.
+        self.held = False
+        #: The same, highest priority first; empty while they are held.
         self.in_order = [self[0]]
 
     def __missing__(self, priority: int) -> deque[Delivery]:
         bucket = self.setdefault(priority, deque())
-        self.in_order = [self[each] for each in sorted(self, reverse=True)]
+        self.hold(self.held)
         return bucket
+
+    def hold(self, held: bool) -> None:
+        """Show the deliveries to takers, or hide them."""
+        self.held = held
+        self.in_order = [] if held else [self[each] for each in sorted(self, reverse=True)]
 
 
 class LaneQueue:
@@ -396,10 +403,26 @@ class LaneQueue:
         """Number of deliveries that are ready for a worker."""
         return sum(map(len, self._ready.in_order))
 
+    @property
+    def held(self) -> bool:
+        """Whether the queue gives nothing out, because its lane is paused."""
+        return self._ready.held
+
+    def locked_hold(self) -> None:
+        """Give nothing out until `locked_go_on`. Deliveries are accepted, and wait. Idempotent."""
+        self._ready.hold(True)
+
+    def locked_go_on(self) -> None:
+        """Give out deliveries again. Idempotent."""
+        self._ready.hold(False)
+        if any(self._ready.in_order):
+            self.locked_wake()
+
     def depth(self) -> int:
         """Number of waiting deliveries, ready ones and ones behind a gate."""
         with self.lock:
-            return self.locked_ready() + sum(gate.behind for gate in list(self._gates.values()))
+            ready = sum(map(len, list(self._ready.values())))
+            return ready + sum(gate.behind for gate in list(self._gates.values()))
 
     def clear_ready(self) -> list[Delivery]:
         """Take out all ready deliveries; deliveries at a gate move up later."""
@@ -414,7 +437,7 @@ class LaneQueue:
         with self.lock:
             self.cancelled = True
             out: list[Delivery] = []
-            for bucket in self._ready.in_order:
+            for bucket in self._ready.values():
                 out.extend(bucket)
                 bucket.clear()
             for gate in list(self._gates.values()):

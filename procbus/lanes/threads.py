@@ -407,6 +407,18 @@ class IoLane:
         """Take a delivery back for good that has not begun."""
         return self.queue.withdraw(delivery)
 
+    def hold(self) -> None:
+        """Begin nothing until `go_on`."""
+        with self.queue.lock:
+            self.queue.locked_hold()
+
+    def go_on(self) -> None:
+        """Begin deliveries again."""
+        with self.queue.lock:
+            self.queue.locked_go_on()
+        if self.queue.starved and not self.full:
+            self.grow()
+
     def threads(self) -> list[IoThread]:
         """The present threads."""
         return list(self._threads)

@@ -72,16 +72,20 @@ class WorkerHealth:
 
 
 def cpu_health(
-    lane: CpuLane | None, observed: Callable[[Worker], Observed | None]
+    lane: CpuLane | None,
+    observed: Callable[[Worker], Observed | None],
+    *,
+    brief: bool = False,
 ) -> list[WorkerHealth]:
     """The worker processes. From any thread.
 
     Args:
         lane: the cpu lane of the bus, if there is one.
         observed: returns the supervisor's observations of a worker.
+        brief: leave out the facts that take long to find.
     """
     at_hand = [] if lane is None else lane.batching.at_hand()
-    return [_process(slot, delivery, since, observed) for slot, delivery, since in at_hand]
+    return [_process(slot, delivery, since, observed, brief) for slot, delivery, since in at_hand]
 
 
 def _process(
@@ -89,6 +93,7 @@ def _process(
     delivery: Delivery | None,
     since: float,
     observed: Callable[[Worker], Observed | None],
+    brief: bool,
 ) -> WorkerHealth:
     # Each field is read once, because the companion replaces its worker at any moment.
     worker, starting = slot.worker, slot.starting
@@ -98,7 +103,7 @@ def _process(
     probe = None if present is None else present.probe
     details = present.details if present is not None and probe is None else None
     if probe is not None:
-        details = probe.details()
+        details = probe.details(brief=brief)
     now = monotonic()
     at_hand = _at_hand(delivery, since)
     state: WorkerState = "idle" if delivery is None else "busy"

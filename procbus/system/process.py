@@ -62,8 +62,8 @@ class Details(NamedTuple):
     rss: int
     uss: int | None
     cpu_s: float
-    #: Number of its descendants.
-    children: int
+    #: Number of its descendants; None if not asked for.
+    children: int | None
     #: Open file descriptors; None if not allowed.
     open_files: int | None
     #: Seconds since it started, by the system's clock.
@@ -151,8 +151,12 @@ class Probe:
     def _status(self) -> str | None:
         return self._ask(lambda process: process.status(), None)
 
-    def details(self) -> Details | None:
-        """Take the slow readings: some 0.1 ms, more with GBs of memory. None when it is dead."""
+    def details(self, *, brief: bool = False) -> Details | None:
+        """Take the slow readings: some 0.1 ms, more with GBs of memory. None when it is dead.
+
+        Args:
+            brief: leave out the memory that it does not share, its children and open files.
+        """
         sample = self.sample()
         status = self._status()
         if sample is None or status is None or status in _DEAD:
@@ -160,10 +164,10 @@ class Probe:
         return Details(
             status,
             sample.rss,
-            self._ask(lambda process: process.memory_full_info().uss, None),
+            None if brief else self._ask(lambda process: process.memory_full_info().uss, None),
             sample.cpu_s,
-            len(self.children()),
-            self._ask(lambda process: process.num_fds(), None),
+            None if brief else len(self.children()),
+            None if brief else self._ask(lambda process: process.num_fds(), None),
             self._ask(lambda process: max(0.0, time.time() - process.create_time()), 0.0),
         )
 
