@@ -119,7 +119,7 @@ class LookedAt:
     window_s = STALL_WINDOW_S
 
     def __init__(self, details: Details | None = DETAILS, stalled: bool = False) -> None:
-        self.details = lambda: details
+        self.details = lambda *, brief: details
         self.stalled = lambda _: stalled
 
 
