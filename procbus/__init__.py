@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         WorkerStarted,
     )
     from procbus.core.outcome import Outcome, OutcomeKind
+    from procbus.core.progress import Progress
     from procbus.core.receipt import Receipt
     from procbus.dispatch.dead_letters import DeadLetters
     from procbus.pool.dask.pool import DaskPool
@@ -72,6 +73,7 @@ __all__ = [
     "Outcome",
     "OutcomeKind",
     "ProcbusError",
+    "Progress",
     "Published",
     "QueueFull",
     "Receipt",
@@ -106,6 +108,7 @@ _HOMES = {
     "DeadLetter": "core.dead_letter",
     "DeadLetters": "dispatch.dead_letters",
     "Outcome": "core.outcome",
+    "Progress": "core.progress",
     "OutcomeKind": "core.outcome",
     "Receipt": "core.receipt",
     "ResumeSummary": "journal.resume",

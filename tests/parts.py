@@ -20,7 +20,9 @@ from procbus.core.handler import Handler, make_handler
 from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.receipt import FanReceipt, Receipt
+from procbus.core.reporting import reported_here
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
@@ -95,6 +97,9 @@ class FakeLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         return any(delivery is each for each in self.running)
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        return reported_here(delivery)
 
     def stir(self) -> None:
         self.stirred += 1

@@ -35,6 +35,7 @@ NAMES = [
     "Outcome",
     "OutcomeKind",
     "ProcbusError",
+    "Progress",
     "Published",
     "QueueFull",
     "Receipt",

@@ -21,6 +21,7 @@ from procbus.core.user_objects import (
 
 if TYPE_CHECKING:
     from procbus.core.handler import Handler
+    from procbus.core.progress import Progress
     from procbus.core.receipt import Receipt
     from procbus.core.subscription import Subscription
 
@@ -144,6 +145,14 @@ class Delivery:
         if self.subscription.is_running(self):
             return DeliveryState.RUNNING
         return DeliveryState.PENDING
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far its running handler is, as the handler last reported by `current().progress()`.
+
+        None before the first report of an attempt, and once the delivery is settled.
+        """
+        return None if self.receipt is None else self.subscription.lane.progress_of(self)
 
     def end(self, outcome: Outcome) -> None:
         """Store the final outcome. For the settlement alone, under its lock."""

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
 from pickle import PicklingError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from procbus.core.progress import Progress
 
 
 class ProcbusError(Exception):
@@ -89,6 +93,7 @@ class HandlerTimeout(ProcbusError, TimeoutError):
         limit_s: the limit in seconds.
         stack: the Python stack of the handler just before it was stopped, as text; empty when it
             could not be read.
+        progress: the last `current().progress()` of the handler; None if it reported none.
     """
 
     def __init__(
@@ -99,12 +104,14 @@ class HandlerTimeout(ProcbusError, TimeoutError):
         event_id: int = 0,
         limit_s: float = 0.0,
         stack: str = "",
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(message)
         self.handler = handler
         self.event_id = event_id
         self.limit_s = limit_s
         self.stack = stack
+        self.progress = progress
 
 
 class MemoryLimitExceeded(ProcbusError):
@@ -117,6 +124,7 @@ class MemoryLimitExceeded(ProcbusError):
         peak_bytes: the most resident memory measured, without memory that they share.
         stack: the Python stack of the handler just before it was stopped, as text; empty when it
             could not be read.
+        progress: the last `current().progress()` of the handler; None if it reported none.
     """
 
     def __init__(
@@ -128,6 +136,7 @@ class MemoryLimitExceeded(ProcbusError):
         limit_bytes: int = 0,
         peak_bytes: int = 0,
         stack: str = "",
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(message)
         self.handler = handler
@@ -135,6 +144,7 @@ class MemoryLimitExceeded(ProcbusError):
         self.limit_bytes = limit_bytes
         self.peak_bytes = peak_bytes
         self.stack = stack
+        self.progress = progress
 
 
 class CircuitOpen(ProcbusError):
@@ -155,6 +165,7 @@ class WorkerDied(ProcbusError, BrokenExecutor):
         exit_code: exit code, negative for a signal, as in `subprocess`; None when unknown.
         ran_s: seconds that the handler had been running.
         out_of_memory: whether the signs say that the kernel killed it for want of memory.
+        progress: the last `current().progress()` of the handler; None if it reported none.
     """
 
     def __init__(
@@ -167,6 +178,7 @@ class WorkerDied(ProcbusError, BrokenExecutor):
         exit_code: int | None = None,
         ran_s: float = 0.0,
         out_of_memory: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(message)
         self.handler = handler
@@ -175,6 +187,7 @@ class WorkerDied(ProcbusError, BrokenExecutor):
         self.exit_code = exit_code
         self.ran_s = ran_s
         self.out_of_memory = out_of_memory
+        self.progress = progress
 
 
 class WorkerTraceback(Exception):

@@ -18,6 +18,7 @@ from procbus.core.waiting import here, pause
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from procbus.core.progress import Progress
     from procbus.core.subscription import Subscription
 
 
@@ -411,6 +412,11 @@ class SoleDelivery(Delivery):
     def state(self) -> DeliveryState:
         """The present state of the delivery."""
         return self._of.state
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far its running handler is, see `Delivery.progress`."""
+        return self._of.progress
 
     def exception(self) -> BaseException | None:
         """Return the error of the delivery, see `Delivery.exception`."""

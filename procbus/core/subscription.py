@@ -12,6 +12,7 @@ from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
 from procbus.core.introspection import identity_of
 from procbus.core.meter import STIR_S, Meter
+from procbus.core.progress import Progress
 
 #: Minimum time that a delivery costs besides its handler's run time, in seconds; because 2 to 4 us
 #: were measured. It bounds the batches of very short handlers.
@@ -52,6 +53,9 @@ class Lane(Protocol):
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is running this delivery now."""
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of a delivery's handler, if that is running and made one."""
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""

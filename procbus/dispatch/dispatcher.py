@@ -32,6 +32,7 @@ from procbus.core.receipt import (
     Waiter,
     call_all,
 )
+from procbus.core.reporting import reporting_here
 from procbus.core.subscription import PutAll, Subscription
 from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
@@ -634,16 +635,10 @@ class Dispatcher:
 
     def context_of(self, delivery: Delivery, receipt: Receipt) -> HandlerContext:
         """Make the return value of `current()` in a handler of this process, or in its hook."""
-        return HandlerContext(
-            delivery.subscription.handler.name,
-            receipt.id,
-            receipt.parent_id,
-            receipt.topic,
-            len(delivery.earlier) + 1,
-            self.publish,
-            self,
-            self.run,
-        )
+        name, attempt = delivery.subscription.handler.name, len(delivery.earlier) + 1
+        about = name, receipt.id, receipt.parent_id, receipt.topic, attempt
+        begin_reports = partial(reporting_here, delivery, attempt)
+        return HandlerContext(*about, self.publish, self, self.run, begin_reports)
 
     def seat_of(self, delivery: Delivery | None, receipt: Receipt | None) -> Any:
         """Make a value of `running` for code that is called about a delivery, or about a worker.

@@ -47,6 +47,9 @@ class NoLane:
 
     withdraw = is_running
 
+    def progress_of(self, delivery: Delivery) -> None:
+        """Return None: no delivery runs here."""
+
 
 # Deliveries that succeeded, but whose result the journal did not keep, not even whether it was
 # None. They are of an earlier run, or of an event whose first receipt the bus has dropped.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,12 +13,13 @@ from procbus.core.context import another, kept
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.unfinished import fault_in
 from procbus.core.validation import format_size
 from procbus.system.footprint import Footprint
 
 if TYPE_CHECKING:
-    from procbus.pool.interface import At
+    from procbus.pool.interface import At, WorkerGone
 
 
 #: The measures taken after a run took too long, in words.
@@ -31,7 +32,8 @@ class Verdict(NamedTuple):
 
     at: At
     kind: OutcomeKind
-    error: BaseException
+    #: Makes the error, of the last report of the handler.
+    error_of: Callable[[Progress | None], BaseException]
     #: Time of the verdict, in seconds of `time.monotonic()`.
     ended_at: float
 
@@ -39,13 +41,16 @@ class Verdict(NamedTuple):
         """Whether the verdict is on this delivery."""
         return self.at[:2] == (batch, index)
 
-    def outcome(self, pid: int | None) -> Outcome:
-        """The outcome of that delivery, after the death of its worker `pid`."""
+    def outcome(self, gone: WorkerGone) -> Outcome:
+        """The outcome of that delivery, after the death of its worker."""
         started_at = min(self.at[2], self.ended_at)  # the start lies ahead during loading
-        return Outcome(self.kind, None, self.error, started_at, self.ended_at, pid)
+        error = self.error_of(gone.last_words.progress)
+        return Outcome(self.kind, None, error, started_at, self.ended_at, gone.pid)
 
 
-def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> HandlerTimeout:
+def timeout_error(
+    delivery: Delivery, ran_s: float, stack: str, how: str, progress: Progress | None = None
+) -> HandlerTimeout:
     """Make the error of a run that took too long.
 
     Args:
@@ -53,23 +58,29 @@ def timeout_error(delivery: Delivery, ran_s: float, stack: str, how: str) -> Han
         ran_s: duration of the run, in seconds.
         stack: stack of the handler; empty if it could not be read.
         how: the measure taken, as the end of the sentence.
+        progress: the last report of the handler.
     """
     handler = delivery.handler
     limit_s = handler.limits.timeout or 0.0
     error = HandlerTimeout(
         f"{handler.name} with event {delivery.event_id} ran longer than its timeout of "
-        f"{limit_s:g} s and {how} after {ran_s:.3g} s",
+        f"{limit_s:g} s and {how} after {ran_s:.3g} s{_at(progress)}",
         handler=handler.name,
         event_id=delivery.event_id,
         limit_s=limit_s,
         stack=stack,
+        progress=progress,
     )
     error.add_note(stack or NO_STACK)
     return error
 
 
 def memory_error(
-    delivery: Delivery, ran_s: float, peak: Footprint, stack: str
+    delivery: Delivery,
+    ran_s: float,
+    peak: Footprint,
+    stack: str,
+    progress: Progress | None = None,
 ) -> MemoryLimitExceeded:
     """Make the error of a run that took too much memory.
 
@@ -78,20 +89,27 @@ def memory_error(
         ran_s: duration of the run, in seconds.
         peak: the most memory measured of the worker and the processes it started.
         stack: stack of the handler; empty if it could not be read.
+        progress: the last report of the handler.
     """
     handler = delivery.handler
     limit = handler.limits.max_memory or 0
     error = MemoryLimitExceeded(
         f"{handler.name} with event {delivery.event_id} had {peak}, above its "
-        f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s",
+        f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s"
+        f"{_at(progress)}",
         handler=handler.name,
         event_id=delivery.event_id,
         limit_bytes=limit,
         peak_bytes=peak.total,
         stack=stack,
+        progress=progress,
     )
     error.add_note(stack or NO_STACK)
     return error
+
+
+def _at(progress: Progress | None) -> str:
+    return "" if progress is None else f", at {progress}"
 
 
 # Outcomes of handlers that run in this process, on a thread or on the event loop.

@@ -17,6 +17,7 @@ from procbus.core.flow import Flow
 from procbus.core.locks import acquire
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitBreaker, CircuitLimits, CircuitState
 from procbus.lanes.queue import LaneQueue
 from procbus.lanes.slot import Batch, Slot
@@ -65,10 +66,16 @@ class Batching:
                         found.append((slot, worker, batch.deliveries[index], at))
         return found
 
-    def at_hand(self) -> list[tuple[Slot, Delivery | None, float]]:
-        """Each slot, its worker's running delivery, and the start of that (`time.monotonic()`)."""
-        running = {slot: (delivery, at[2]) for slot, _, delivery, at in self.running()}
-        return [(slot, *running.get(slot, (None, 0.0))) for slot in list(self.slots)]
+    def at_hand(self) -> list[tuple[Slot, Delivery | None, float, Progress | None]]:
+        """Each slot, its worker's running delivery, the start of that, and its last report.
+
+        The start is in seconds of `time.monotonic()`.
+        """
+        running = {
+            slot: (delivery, at[2], worker.progress(at))
+            for slot, worker, delivery, at in self.running()
+        }
+        return [(slot, *running.get(slot, (None, 0.0, None))) for slot in list(self.slots)]
 
     def all(self) -> list[Slot]:
         """The present slots."""

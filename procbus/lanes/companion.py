@@ -161,9 +161,7 @@ class Companion(LaneThread):
                 except WorkerGone as gone:
                     self.slot.worker = None
                     try:
-                        verdict = self.slot.verdict
-                        self._bury(gone)
-                        self._tell_died(gone, "" if verdict is None else str(verdict.error))
+                        self._tell_died(gone, self._bury(gone))
                         if self._queue.seems_ready():
                             self._prepare_worker()
                     finally:
@@ -417,10 +415,11 @@ class Companion(LaneThread):
             self._breaker.note_survival()
         return batch.deliveries[first : batch.ended]
 
-    def _bury(self, gone: WorkerGone) -> None:
-        """Account for every delivery of a dead worker."""
+    def _bury(self, gone: WorkerGone) -> str:
+        """Account for every delivery of a dead worker; return why it was killed, if it was."""
         verdict, self.slot.verdict = self.slot.verdict, None
-        self._note_exit(gone, "" if verdict is None else f"; killed because {verdict.error}")
+        why = "" if verdict is None else str(verdict.error_of(gone.last_words.progress))
+        self._note_exit(gone, why and f"; killed because {why}")
         batches = self._batching.take_all(self.slot)
         try:
             self._account_for(batches, gone, verdict)
@@ -429,6 +428,7 @@ class Companion(LaneThread):
             log.exception("procbus itself failed in %s; its worker is replaced", self.name)
             for batch in batches:
                 self._fail(batch.deliveries, error)
+        return why
 
     def _account_for(
         self, batches: Sequence[Batch], gone: WorkerGone, verdict: Verdict | None
@@ -440,7 +440,7 @@ class Companion(LaneThread):
             if batch.number == words.batch:
                 self._settle(batch, words.ends)
                 if verdict is not None and verdict.is_for(batch.number, batch.ended):
-                    self._end_first(batch, verdict.outcome(gone.pid))
+                    self._end_first(batch, verdict.outcome(gone))
                 elif words.ran_s is not None:
                     self._charge(batch, gone, words.ran_s)
         waiting = [batch for batch in batches if batch.open()]

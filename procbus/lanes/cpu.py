@@ -18,6 +18,7 @@ from procbus.core.handler import Handler
 from procbus.core.locks import Tangled, holding, later
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.stats import LaneStats
 from procbus.lanes.attempt import context_for
 from procbus.lanes.batching import Batching, Breaker
@@ -200,6 +201,13 @@ class CpuLane:
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is running this delivery now."""
         return any(delivery is d for _, _, d, _ in self.batching.running())
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of its running handler."""
+        for _, worker, running, at in self.batching.running():
+            if running is delivery:
+                return worker.progress(at)
+        return None
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good, from the queue or from a worker that has not begun it."""

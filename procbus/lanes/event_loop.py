@@ -25,7 +25,9 @@ from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
+from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
+from procbus.core.reporting import reported_here
 from procbus.core.stats import LaneStats
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
@@ -228,6 +230,10 @@ class LoopLane:
     def is_running(self, delivery: Delivery) -> bool:
         """Whether its handler is running on the loop."""
         return delivery in self.at_hand
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of its running handler."""
+        return reported_here(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good that has not begun."""
@@ -596,9 +602,9 @@ class _TimeLimit:
         assert self._task is not None
         self._expired = True
         now = monotonic()
-        error = timeout_error(
-            self._delivery, now - self._started_at, _stack_of(self.awaited), "was cancelled"
-        )
+        progress, stack = reported_here(self._delivery), _stack_of(self.awaited)
+        ran_s = now - self._started_at
+        error = timeout_error(self._delivery, ran_s, stack, "was cancelled", progress)
         self._task.cancel()
         self._lane.end(
             self._delivery,

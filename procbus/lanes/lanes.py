@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
@@ -16,6 +16,8 @@ from procbus.core.gil import gil_is_on
 from procbus.core.handler import Handler, Kind
 from procbus.core.log import log
 from procbus.core.meter import Machine
+from procbus.core.progress import Progress
+from procbus.core.reporting import reported_here
 from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
@@ -283,6 +285,19 @@ class Lanes:
             found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.batching.running()]
         return [(delivery, since) for delivery, since in found if delivery is not None]
 
+    def progress(self) -> list[tuple[Delivery, Progress]]:
+        """The running deliveries whose handlers have reported how far they are."""
+        if self._only is not None:
+            return _with_reports((d, self._only.progress_of(d)) for d in [*self._only.at_hand])
+        here = [thread.at_hand for thread in self.io.threads()]
+        if self.loop is not None:
+            here += self.loop.at_hand.copy()
+        found = _with_reports((d, reported_here(d)) for d in here if d is not None)
+        if self.cpu is not None:
+            running = self.cpu.batching.running()
+            found += _with_reports((d, worker.progress(at)) for _, worker, d, at in running)
+        return found
+
     def snapshot(self, subscriptions: Sequence[Subscription]) -> Mapping[str, LaneStats]:
         """The state of the lanes, by kind; threads and event loop together are the io lane.
 
@@ -375,6 +390,12 @@ class Lanes:
             self._only.finish()
         if self.cpu is not None:
             self.cpu.breaker.expect_close()
+
+
+def _with_reports(
+    found: Iterable[tuple[Delivery, Progress | None]],
+) -> list[tuple[Delivery, Progress]]:
+    return [(delivery, progress) for delivery, progress in found if progress is not None]
 
 
 def _on_workers(handler: Handler, kind: Kind) -> bool:

@@ -21,7 +21,9 @@ from procbus.core.locks import Lock, Tangled, later
 from procbus.core.log import log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
+from procbus.core.reporting import reported_here
 from procbus.core.stats import LaneStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete
@@ -403,6 +405,10 @@ class IoLane:
         """Whether a thread is running this delivery now."""
         return any(t.at_hand is delivery and not t.abandoned for t in list(self._threads))
 
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of its running handler."""
+        return reported_here(delivery)
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good that has not begun."""
         return self.queue.withdraw(delivery)
@@ -594,7 +600,8 @@ class IoLane:
             len(self._abandoned),
         )
         ran_s = monotonic() - thread.since
-        error = timeout_error(delivery, ran_s, thread.stack(), LEFT_BEHIND)
+        progress = reported_here(delivery)
+        error = timeout_error(delivery, ran_s, thread.stack(), LEFT_BEHIND, progress)
         outcome = Outcome(
             OutcomeKind.TIMED_OUT, None, error, thread.since, monotonic(), os.getpid()
         )

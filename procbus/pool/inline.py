@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from procbus.core.delivery import Delivery
+from procbus.core.progress import Progress
 from procbus.core.stats import SharedMemoryStats
 from procbus.pool.child.loop import Worker
 from procbus.pool.handler_cache import Definitions
@@ -145,6 +146,12 @@ class InlineWorker:
         """The present entry of the logbook."""
         with self._closing:
             return None if self._closed else self._logbook.running()
+
+    def progress(self, at: At) -> Progress | None:
+        """The report in the logbook."""
+        with self._closing:
+            reported = None if self._closed else self._logbook.reported()
+        return None if reported is None else reported.during(*at[:2])
 
     def set_up_since(self) -> float | None:
         """Return None: it has no set-up."""

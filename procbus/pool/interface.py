@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procbus.core.delivery import Delivery
 from procbus.core.outcome import Outcome
+from procbus.core.progress import Progress
 from procbus.pool.wire import Successes
 from procbus.system.cooperative import Task
 
@@ -57,6 +58,8 @@ class LastWords(NamedTuple):
     ends: list[Ended]
     #: Time in the handler of the next delivery, in seconds; None if it was in none.
     ran_s: float | None
+    #: The last report of that handler; None if it made none.
+    progress: Progress | None = None
 
 
 #: For a worker that reported no batch, or that never started.
@@ -190,6 +193,13 @@ class Worker(Protocol):
 
     def running(self) -> At | None:
         """The delivery that it runs; None between two deliveries. From any thread."""
+
+    def progress(self, at: At) -> Progress | None:
+        """The last report of a delivery's handler, if it made one. From any thread.
+
+        Args:
+            at: a result of `running`.
+        """
 
     def set_up_since(self) -> float | None:
         """The start of the user's set-up (`monotonic()`), while that runs; else None.

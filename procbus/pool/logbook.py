@@ -10,14 +10,36 @@ first.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
+import struct
 from multiprocessing.reduction import DupFd
+from time import monotonic
 from typing import Any, NamedTuple, Self
 
-# Positions of the 8-byte fields in the head.
-_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = range(10)
-_HEAD = 128
+from procbus.core.progress import NOTE_BYTES, Amount, NoteProgress, Progress
+
+# Positions of the 8-byte fields in the head. `_REPORTED` is the number of the newest report.
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN, _REPORTED = range(11)
+_FIELDS = 128
+#: Number of places for reports of handlers: report N lies in place N % PLACES, so that the worker
+#: does not touch a report while the next two are made.
+PLACES = 4
+#: A report: its number, batch, index, time, length of the note, and form; then the amounts done and
+#: in all; then the note.
+_ABOUT = "=qqqdqq"
+#: Its form says which amounts are floats, and whether there is no total.
+_DONE_IS_FLOAT, _TOTAL_IS_FLOAT, _NO_TOTAL = 1, 2, 4
+_LAID_OUT = [
+    struct.Struct(f"{_ABOUT}{'d' if form & 1 else 'q'}{'d' if form & 2 else 'q'}{NOTE_BYTES}s")
+    for form in range(8)
+]
+_REPORT_SIZE = _LAID_OUT[0].size
+#: Maximum of tries to read a report while the worker makes others.
+_TRIES = 50
+
+_HEAD = _FIELDS + PLACES * _REPORT_SIZE
 #: The number of a batch that never comes: the worker has to stop, and takes none any more.
 ENDED = -1
 #: Size of a segment: room for the unsent results of one batch, in bytes.
@@ -56,6 +78,25 @@ class Page(NamedTuple):
     sent: int
     #: The finished results that are not sent.
     unsent: bytes
+    #: The last report of a handler, as a plain tuple: see `Reported`.
+    reported: tuple[Any, ...] | None = None
+
+
+class Reported(NamedTuple):
+    """The last report that a handler made in this worker."""
+
+    #: The delivery: its batch, and its index there.
+    batch: int
+    place: int
+    #: The fields of `Progress`.
+    done: Amount
+    total: Amount | None
+    note: str
+    at: float
+
+    def during(self, batch: int, index: int) -> Progress | None:
+        """The progress of that delivery, if the report is of it."""
+        return Progress(*self[2:]) if (batch, index) == self[:2] else None
 
 
 class Logbook:
@@ -73,8 +114,10 @@ class Logbook:
         self._view = memoryview(self._map)
         #: Start of the segment that the worker fills. Only the worker uses it.
         self._begin = _HEAD
-        self._whole = self._view[:_HEAD].cast("q")
-        self._real = self._view[:_HEAD].cast("d")
+        self._whole = self._view[:_FIELDS].cast("q")
+        self._real = self._view[:_FIELDS].cast("d")
+        #: Numbers of the reports. No two threads get the same.
+        self._numbers = itertools.count(1)
 
     @classmethod
     def create(cls, fd: int | None = None, segments: int = 1) -> Self:
@@ -130,6 +173,33 @@ class Logbook:
         whole[_USED] = end - begin
         whole[_DONE] = done
         return True
+
+    def begin_reports(self) -> NoteProgress:
+        """Make the function that notes reports of the running handler. From any thread.
+
+        A report is written as a whole before its number is. So a parent that reads meanwhile, or
+        after the worker was killed in the middle, finds the one before.
+        """
+        whole, view, numbers = self._whole, self._view, self._numbers
+        batch, index = whole[_BATCH], whole[_AT]
+        pack = _LAID_OUT[0].pack_into
+
+        def report(done: Amount, total: Amount | None, note: str) -> None:
+            words = note.encode("utf-8", "replace") if note else b""
+            number = next(numbers)
+            at = _FIELDS + number % PLACES * _REPORT_SIZE
+            about = number, batch, index, monotonic(), len(words)
+            try:
+                if type(done) is int and type(total) is int:
+                    pack(view, at, *about, 0, done, total, words)
+                else:
+                    _pack_other(view, at, about, done, total, words)
+                whole[_REPORTED] = number
+            except (TypeError, ValueError):
+                if self._fd >= 0:  # otherwise a thread of the handler goes on after the worker
+                    raise
+
+        return report
 
     def unsent(self) -> memoryview:
         """The kept results, to be sent."""
@@ -189,7 +259,7 @@ class Logbook:
 
     def read(self) -> Page:
         """Read everything. While the worker lives, fields may be of two different moments."""
-        whole = self._whole
+        whole, reported = self._whole, self.reported()
         return Page(
             whole[_BATCH],
             whole[_AT],
@@ -198,7 +268,22 @@ class Logbook:
             whole[_DONE],
             whole[_SENT],
             bytes(self.unsent()),
+            None if reported is None else tuple(reported),
         )
+
+    def reported(self) -> Reported | None:
+        """The last report of a handler; None before the first."""
+        whole = self._whole
+        for _ in range(_TRIES):
+            number = whole[_REPORTED]
+            if not number:
+                return None
+            at = _FIELDS + number % PLACES * _REPORT_SIZE
+            laid_out = bytes(self._view[at : at + _REPORT_SIZE])
+            # Two reports later the worker writes into the third place from here, but no further.
+            if 0 <= whole[_REPORTED] - number < PLACES - 1:
+                return _unpacked(laid_out)
+        return None
 
     def glance(self) -> Page | None:
         """Read everything while the worker lives; None if it was just changing.
@@ -241,6 +326,27 @@ class Logbook:
             self._map.close()
         os.close(self._fd)
         self._fd = -1
+
+
+def _pack_other(
+    view: memoryview,
+    at: int,
+    about: tuple[int, int, int, float, int],
+    done: Amount,
+    total: Amount | None,
+    words: bytes,
+) -> None:
+    """Lay out a report whose amounts are not two ints."""
+    form = _DONE_IS_FLOAT if type(done) is float else 0
+    form |= _NO_TOTAL if total is None else _TOTAL_IS_FLOAT if type(total) is float else 0
+    _LAID_OUT[form].pack_into(view, at, *about, form, done, total or 0, words)
+
+
+def _unpacked(data: bytes) -> Reported:
+    *_, form, _, _, _ = _LAID_OUT[0].unpack(data)
+    _, batch, index, at, size, form, done, total, words = _LAID_OUT[form].unpack(data)
+    note = words[:size].decode("utf-8", "replace")
+    return Reported(batch, index, done, None if form & _NO_TOTAL else total, note, at)
 
 
 def _attach(duplicate: Any, segments: int) -> Logbook:

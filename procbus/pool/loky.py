@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from procbus.codec.encoder import decode
 from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.core.progress import Progress
 from procbus.core.stats import SharedMemoryStats
 from procbus.pool.birth import Newborn, give_birth, nice_of_workers, thread_caps
 from procbus.pool.channel import Channel
@@ -211,6 +212,12 @@ class LokyWorker:
         """The present entry of the logbook."""
         with self._closing:
             return self._logbook.running() if self._open else None
+
+    def progress(self, at: At) -> Progress | None:
+        """The report in the logbook."""
+        with self._closing:
+            reported = self._logbook.reported() if self._open else None
+        return None if reported is None else reported.during(*at[:2])
 
     def set_up_since(self) -> float | None:
         """The present entry of the logbook."""

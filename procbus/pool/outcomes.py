@@ -153,13 +153,14 @@ def died(
         rss: last reading of its memory in bytes; 0 if there was none.
         out_of_memory: whether the signs say that the kernel killed it for lack of memory.
     """
-    how = describe_exit(gone.exit_code)
+    how, progress = describe_exit(gone.exit_code), gone.last_words.progress
+    at = "" if progress is None else f" at {progress}"
     if out_of_memory:
         how += ", most likely by the kernel's out-of-memory killer"
     if rss:
         how += f"; it had {format_size(rss)} when it was last measured"
     error = WorkerDied(
-        f"worker {gone.pid} died ({how}) while it ran {delivery.handler.name} with event "
+        f"worker {gone.pid} died{at} ({how}) while it ran {delivery.handler.name} with event "
         f"{delivery.event_id}, after {ran_s:.3g} s in the handler",
         handler=delivery.handler.name,
         event_id=delivery.event_id,
@@ -167,6 +168,7 @@ def died(
         exit_code=gone.exit_code,
         ran_s=ran_s,
         out_of_memory=out_of_memory,
+        progress=progress,
     )
     ended_at = gone.noticed_at
     return Outcome(OutcomeKind.WORKER_DIED, None, error, ended_at - ran_s, ended_at, gone.pid)

@@ -24,7 +24,7 @@ from procbus.pool.child.usage import Sums
 from procbus.pool.forwarding import take_in
 from procbus.pool.handler_cache import Definitions, KnownHandlers
 from procbus.pool.interface import NO_SUCCESSES, NO_WORDS, Ended, LastWords, Message, Report
-from procbus.pool.logbook import Page
+from procbus.pool.logbook import Page, Reported
 from procbus.pool.memory.batches import LEAST_BYTES, BatchWriter, EventParts, PartSize
 from procbus.pool.memory.event_writer import BYTES, EventWriter
 from procbus.pool.memory.events import EventMemory
@@ -418,7 +418,11 @@ class ParentEnd:
         done = max(self._received, end)
         in_handler = page.running and page.at >= done
         ran_s = max(0.0, noticed_at - page.since)  # the start is counted from loading on
-        return LastWords(page.batch, ends, ran_s if in_handler else None)
+        if not in_handler:
+            return LastWords(page.batch, ends, None)
+        reported = None if page.reported is None else Reported(*page.reported)
+        progress = None if reported is None else reported.during(page.batch, page.at)
+        return LastWords(page.batch, ends, ran_s, progress)
 
     def _ends(
         self, data: bytes | memoryview, deliveries: list[Delivery], first: int

@@ -39,6 +39,8 @@ from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
+from procbus.core.progress import Progress
+from procbus.core.reporting import reported_here, reporting_here
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete, fault_in
@@ -323,6 +325,11 @@ class ThreadWorker:
         """The running delivery."""
         return self._at
 
+    def progress(self, at: At) -> Progress | None:
+        """The report of the running handler."""
+        delivery = self._delivery
+        return None if delivery is None or self._at != at else reported_here(delivery)
+
     def set_up_since(self) -> float | None:
         """The start of the user's set-up."""
         return self._set_up_since
@@ -390,8 +397,11 @@ class ThreadWorker:
             batch = self._batch
             rest = self._locked_report(complete=False)
             ends = [*map(self._success, *rest.successes), *rest.ends]
-            ran_s = None if self._at is None else max(0.0, now - self._at[2])
-        return WorkerGone(self.pid, None, LastWords(batch, ends, ran_s), noticed_at=now)
+            at, delivery = self._at, self._delivery
+        ran_s = None if at is None else max(0.0, now - at[2])
+        progress = None if at is None or delivery is None else reported_here(delivery)
+        words = LastWords(batch, ends, ran_s, progress)
+        return WorkerGone(self.pid, None, words, noticed_at=now)
 
     # Called under the lock.
 
@@ -574,6 +584,7 @@ class ThreadWorker:
             partial(keep_event, published),
             self._pool.owner,
             self._pool.run,
+            partial(reporting_here, delivery, len(delivery.earlier) + 1),
         )
 
     # Waiting for the bus in a handler.

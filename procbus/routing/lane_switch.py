@@ -16,6 +16,7 @@ from procbus.core.context import kept
 from procbus.core.delivery import Delivery
 from procbus.core.handler import Handler, as_kind
 from procbus.core.locks import Lock
+from procbus.core.progress import Progress
 from procbus.core.subscription import Lane, Subscription
 
 
@@ -122,6 +123,10 @@ class LaneSwitch:
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is running this delivery now."""
         return self._lanes[delivery.subscription].is_running(delivery)
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of its running handler."""
+        return self._lanes[delivery.subscription].progress_of(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""

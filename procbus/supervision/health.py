@@ -14,6 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.core.delivery import Delivery
+from procbus.core.progress import Progress
+from procbus.core.reporting import reported_here
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from procbus.lanes.slot import Slot
     from procbus.lanes.threads import IoLane
     from procbus.pool.interface import Worker
-    from procbus.supervision.stall import Progress
+    from procbus.supervision.stall import Activity
     from procbus.supervision.supervisor import Observed
 
 WorkerState = Literal["starting", "idle", "busy", "stalled", "stopped", "dead"]
@@ -51,6 +53,8 @@ class WorkerHealth:
     handler: str | None = None
     event_id: int | None = None
     running_s: float | None = None
+    #: How far that handler is, as it last reported with `current().progress()`; None if it did not.
+    progress: Progress | None = None
     #: Resident memory of the process in bytes, and the part that no other process shares. None for
     #: threads, which share the memory of the script.
     memory_bytes: int | None = None
@@ -85,13 +89,14 @@ def cpu_health(
         brief: leave out the facts that take long to find.
     """
     at_hand = [] if lane is None else lane.batching.at_hand()
-    return [_process(slot, delivery, since, observed, brief) for slot, delivery, since in at_hand]
+    return [_process(*about, observed, brief) for about in at_hand]
 
 
 def _process(
     slot: Slot,
     delivery: Delivery | None,
     since: float,
+    progress: Progress | None,
     observed: Callable[[Worker], Observed | None],
     brief: bool,
 ) -> WorkerHealth:
@@ -116,7 +121,7 @@ def _process(
     elif details is not None and details.status == STOPPED:
         state = "stopped"
     # The verdict may be on the delivery before this one, if this one is younger than a window.
-    elif delivery is not None and seen is not None and _stalled(seen.progress, now, since):
+    elif delivery is not None and seen is not None and _stalled(seen.activity, now, since):
         state = "stalled"
     return WorkerHealth(
         kind="cpu",
@@ -124,6 +129,7 @@ def _process(
         pid=None if present is None else present.pid,
         state=state,
         **at_hand,
+        progress=progress,
         **_readings(details, last_sample, now),
         events_done=slot.events_done,
         restarts=slot.restarts,
@@ -131,8 +137,8 @@ def _process(
     )
 
 
-def _stalled(progress: Progress, now: float, since: float) -> bool:
-    return now - since >= progress.window_s and progress.stalled(now)
+def _stalled(activity: Activity, now: float, since: float) -> bool:
+    return now - since >= activity.window_s and activity.stalled(now)
 
 
 def _readings(details: Details | None, last_sample: Sample | None, now: float) -> dict[str, Any]:
@@ -183,6 +189,7 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
                 pid=pid,
                 state="stalled" if thread.abandoned else state,
                 **_at_hand(delivery, since),
+                progress=None if delivery is None else reported_here(delivery),
                 cpu_s=used_s,
                 cpu_share=None if used_s is None else _share(used_s, now - thread.started_at),
                 events_done=thread.events_done,
@@ -197,6 +204,7 @@ def io_health(lane: IoLane, loop: LoopLane | None) -> list[WorkerHealth]:
                 pid=pid,
                 state="idle" if delivery is None else "busy",
                 **_at_hand(delivery, since),
+                progress=None if delivery is None else reported_here(delivery),
                 cpu_s=cpu_s.get(loop_thread.native_id or 0),
                 events_done=loop.events_done,
             )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Stalled or slow: whether a handler that takes long makes any progress.
+"""Stalled or slow: whether a handler that takes long does anything.
 
-A handler that gains CPU time is slow. So is a handler that reads or writes, or whose subprocesses
-work. A handler that does none of this for a while is stalled: by a deadlock, by a socket without an
-answer, by a lock that is never released.
+A handler that gains CPU time is slow. So is a handler that reads or writes, whose subprocesses
+work, or that reports its progress. A handler that does none of this for a while is stalled: by a
+deadlock, by a socket without an answer, by a lock that is never released.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_CPU_S = 0.0125 * STALL_WINDOW_S
 _CLOSER_LOOK = 1.125
 
 
-class Progress:
+class Activity:
     """Judges one worker by its samples.
 
     One thread adds samples, any thread may ask: the verdict is one tuple, replaced as a whole.
@@ -41,6 +41,7 @@ class Progress:
         self._tree_cpu = _Growth(LEAST_CPU_S, window_s)
         self._io = _Growth(0, window_s)
         self._quiet = False
+        self._reported_at = 0.0
         #: Time of the last sample, and whether there had been no activity for a window then.
         self._verdict = (0.0, False)
 
@@ -82,6 +83,18 @@ class Progress:
         """
         self._cpu.clear()
         self._judge(at)
+
+    def note_report(self, at: float, reported_at: float) -> None:
+        """Note the handler's last `current().progress()`, after `note`.
+
+        Args:
+            at: time of the sample.
+            reported_at: time of the report. Both in seconds of `time.monotonic()`.
+        """
+        if reported_at != self._reported_at:
+            self._reported_at = reported_at
+            self._cpu.clear()
+            self._judge(at)
 
     @property
     def quiet(self) -> bool:

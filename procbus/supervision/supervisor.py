@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
@@ -22,7 +23,7 @@ from procbus.core.validation import format_size
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import KILLED, LEFT_BEHIND, Verdict, memory_error, timeout_error
 from procbus.lanes.lane_thread import LaneThread
-from procbus.supervision.stall import STALL_WINDOW_S, Progress
+from procbus.supervision.stall import STALL_WINDOW_S, Activity
 from procbus.system import forked_children, procfs
 from procbus.system.cooperative import Task, in_turn
 from procbus.system.footprint import LEAST_S, FootprintMeter
@@ -75,8 +76,8 @@ class Observed:
     """The supervisor's observations of one worker. Its thread writes them, any thread may read."""
 
     def __init__(self, stall_window_s: float = STALL_WINDOW_S) -> None:
-        #: The worker's progress, and its latest sample.
-        self.progress = Progress(window_s=stall_window_s)
+        #: The worker's activity, and its latest sample.
+        self.activity = Activity(window_s=stall_window_s)
         self.last_sample: Sample | None = None
         #: Measures the memory of the worker and its children.
         self.footprint = FootprintMeter()
@@ -331,18 +332,20 @@ class Supervisor:
         if probe is None:
             return True
         observed = self._of(worker)
-        progress = observed.progress
-        sample = probe.sample(closer=progress.quiet)
+        activity = observed.activity
+        sample = probe.sample(closer=activity.quiet)
         if sample is None:
             return False
         observed.last_sample, slot.seen_bytes = sample, sample.rss
-        progress.note(sample.at, sample.cpu_s, sample.io_bytes, at)
-        if progress.quiet and sample.runnable:
-            progress.note_starved(sample.at)
-        elif progress.quiet:
-            progress.note_tree(sample.at, probe.tree_cpu_s())
+        activity.note(sample.at, sample.cpu_s, sample.io_bytes, at)
+        if activity.quiet and sample.runnable:
+            activity.note_starved(sample.at)
+        elif activity.quiet:
+            activity.note_tree(sample.at, probe.tree_cpu_s())
+        if (reported := worker.progress(at)) is not None:
+            activity.note_report(sample.at, reported.at)
         handler = delivery.subscription.handler
-        if not progress.stalled(sample.at):
+        if not activity.stalled(sample.at):
             return True
         if observed.stalled_at != at:
             observed.stalled_at = at
@@ -383,8 +386,8 @@ class Supervisor:
     ) -> Task[bool]:
         def condemn(stack: str) -> None:
             now = self._clock()
-            error = timeout_error(delivery, now - at[2], stack, how)
-            slot.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error, now)
+            error_of = partial(timeout_error, delivery, now - at[2], stack, how)
+            slot.verdict = Verdict(at, OutcomeKind.TIMED_OUT, error_of, now)
 
         return worker.kill_in(at, condemn)
 
@@ -393,7 +396,7 @@ class Supervisor:
             now = self._clock()
             error = cancelled(delivery, now - at[2], INTERRUPTED).error
             assert error is not None
-            slot.verdict = Verdict(at, OutcomeKind.CANCELLED, error, now)
+            slot.verdict = Verdict(at, OutcomeKind.CANCELLED, lambda _: error, now)
 
         return worker.kill_in(at, condemn)
 
@@ -414,7 +417,7 @@ class Supervisor:
             now, probe = self._clock(), worker.probe
             own = (probe.own_bytes() if probe is not None else None) or 0
             peak = footprint._replace(worker=max(footprint.worker, own))
-            error = memory_error(delivery, max(0.0, now - at[2]), peak, stack)
-            slot.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error, now)
+            error_of = partial(memory_error, delivery, max(0.0, now - at[2]), peak, stack)
+            slot.verdict = Verdict(at, OutcomeKind.OVER_MEMORY, error_of, now)
 
         return worker.kill_in(at, condemn)

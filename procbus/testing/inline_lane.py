@@ -21,7 +21,9 @@ from procbus.core.delivery import Delivery, cancelled
 from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
+from procbus.core.reporting import reported_here, reporting_here
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import (
     context_for,
@@ -98,6 +100,8 @@ class InlineLane:
         self._idle: list[InlineWorker] = []
         #: Deliveries in a handler now.
         self.at_hand: dict[Delivery, float] = {}
+        #: The workers of deliveries that are pickled for one.
+        self._working: dict[Delivery, InlineWorker] = {}
         self._here = threading.local()
 
     # Methods for the bus: see `Lane`.
@@ -132,6 +136,14 @@ class InlineLane:
     def is_running(self, delivery: Delivery) -> bool:
         """Whether its handler is running."""
         return delivery in self.at_hand
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of its running handler."""
+        worker = self._working.get(delivery)
+        if worker is None:
+            return reported_here(delivery)
+        at = worker.running()
+        return None if at is None else worker.progress(at)
 
     def withdraw(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
         """Return False: no delivery waits here."""
@@ -216,24 +228,28 @@ class InlineLane:
             if handler.kind == "cpu":
                 self._set_up()
             if handler.kind == "cpu" and self._pickling:
-                outcome = self._attempt_in_worker(delivery, published)
+                outcome, progress = self._attempt_in_worker(delivery, published)
             else:
-                outcome = self._attempt(delivery, receipt, published)
+                seat = self._seat_of(delivery, receipt, published)
+                outcome = self._attempt(delivery, receipt, seat)
+                progress = reported_here(delivery)
         finally:
             ran_s = self._clock.end()
             del self.at_hand[delivery]
         if ran_s < limit_s:
             return outcome
-        error = timeout_error(delivery, ran_s, "", "was ended")
+        error = timeout_error(delivery, ran_s, "", "was ended", progress)
         return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
 
-    def _attempt(self, delivery: Delivery, receipt: Receipt, published: Children) -> Outcome:
+    def _seat_of(self, delivery: Delivery, receipt: Receipt, published: Children) -> list[Any]:
+        make: Callable[..., HandlerContext] = self._flow.context_of
+        if delivery.subscription.handler.kind == "cpu":
+            make = self._collecting(published)
+        return [make, delivery, receipt]
+
+    def _attempt(self, delivery: Delivery, receipt: Receipt, seat: list[Any]) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
-        make: Callable[..., HandlerContext] = self._flow.context_of
-        if handler.kind == "cpu":
-            make = self._collecting(published)
-        seat = [make, delivery, receipt]
         function = _awaiting(handler.function) if handler.is_async else handler.function
         context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
@@ -265,20 +281,24 @@ class InlineLane:
                 publish,
                 of.owner,
                 of.run,
+                partial(reporting_here, delivery, of.attempt),
             )
 
         return make
 
-    def _attempt_in_worker(self, delivery: Delivery, published: Children) -> Outcome:
+    def _attempt_in_worker(
+        self, delivery: Delivery, published: Children
+    ) -> tuple[Outcome, Progress | None]:
         """Run a handler the way a worker does: pickled, with its event and its result."""
         worker = self._worker()
         seat = running.get()
         try:
             message = worker.prepare(next(self._batches), [delivery])
             if message.failed:
-                return message.failed[0][1]
+                return message.failed[0][1], None
             worker.offer(message)
             worker.send(message)
+            self._working[delivery] = worker
             outcome: Outcome | None = None
             while not (report := worker.receive()).complete:
                 pass  # there is one delivery, so one later report has the outcome
@@ -289,9 +309,10 @@ class InlineLane:
                 outcome = end
                 published.extend(events or ())
             assert outcome is not None
-            return outcome
+            return outcome, worker.progress((message.batch, 0, 0.0))
         finally:
             running.set(seat)
+            self._working.pop(delivery, None)
             self._idle.append(worker)
 
     def _worker(self) -> InlineWorker:

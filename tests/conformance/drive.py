@@ -16,6 +16,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.handler import make_handler
 from procbus.core.locks import Lock
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.receipt import FanReceipt
 from procbus.core.subscription import Subscription
 from procbus.pool.interface import At, Ended, Message, Report, Worker, WorkerGone
@@ -44,6 +45,9 @@ class NoLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         return False
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        return None
 
     def withdraw(self, delivery: Delivery) -> bool:
         raise AssertionError("nobody cancels anything here")

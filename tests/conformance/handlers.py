@@ -183,6 +183,13 @@ def hold(gate: str) -> str:
     return "held"
 
 
+def report_and_hold(gate: str) -> str:
+    """Report twice how far it is, then hold."""
+    current().progress(1, 5000, "loading")
+    current().progress(4211, 5000, "parsing \u00e4")
+    return hold(gate)
+
+
 def hold_the_gil(gate: str) -> None:
     """Say that it has begun, then compute in C for ever, and let no other thread run."""
     with open(f"{gate}.begun", "w") as begun:

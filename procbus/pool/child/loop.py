@@ -526,4 +526,5 @@ class Worker:
         handler, parent_id, topic, attempt, _ = kind
         publish = partial(keep_event, published)
         name, run = self._code.names[handler], self._run_of_bus
-        return HandlerContext(name, event_id, parent_id, topic, attempt, publish, run=run)
+        about = name, event_id, parent_id, topic, attempt
+        return HandlerContext(*about, publish, None, run, self._logbook.begin_reports)

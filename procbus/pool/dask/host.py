@@ -29,7 +29,7 @@ from procbus.pool.dask.child import Orders, PipeTokens
 from procbus.pool.dask.clock_skew import boot_id
 from procbus.pool.dask.engine import packed
 from procbus.pool.dask.post_mortem import new_file, sweep
-from procbus.pool.logbook import Logbook
+from procbus.pool.logbook import Logbook, Reported
 from procbus.pool.script import WorkerSettings
 from procbus.pool.stack import StackPage
 from procbus.pool.wire import STOP, Tag
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 HOST_LOOK_S = 0.020
 #: Interval between two reports of the memory, CPU and so on of the process, in seconds.
 DETAILS_S = 5.0
+#: Minimum interval between two reports of the progress of a handler, in seconds.
+REPORT_S = 0.1
 #: Maximum time for a handler to finish when the Dask worker has to end, in seconds.
 LEAVE_S = 2.0
 #: Maximum wait of finished results for others of their batch, in seconds.
@@ -200,6 +202,8 @@ class HostedProcess:
         seen: At | None = None
         said: At | None = None
         details_at = time.monotonic() - DETAILS_S + 1.0  # the first report once it has started
+        reported: Reported | None = None
+        reported_at = 0.0
         set_up: float | None = None
         while True:
             since = self._logbook.set_up_since()
@@ -211,6 +215,11 @@ class HostedProcess:
                 said = at
                 await self._tell(say="at", at=at)
             seen = at
+            if at is not None and at == said and time.monotonic() - reported_at > REPORT_S:
+                newest = self._logbook.reported()
+                if newest is not None and newest != reported:
+                    reported, reported_at = newest, time.monotonic()
+                    await self._tell(say="progress", reported=tuple(newest))
             if self._watched is not None and at == self._watched[0]:
                 await self._look_at_memory(*self._watched)
             if time.monotonic() - details_at > DETAILS_S:

@@ -8,7 +8,10 @@ from concurrent.futures import Future, InvalidStateError
 from time import monotonic
 from typing import Any
 
+from procbus.core.progress import Progress
+from procbus.pool.dask.clock_skew import progress_here
 from procbus.pool.interface import At
+from procbus.pool.logbook import Reported
 from procbus.system.cooperative import Task
 from procbus.system.footprint import Footprint
 from procbus.system.process import Details
@@ -35,6 +38,8 @@ class RemoteState:
         self.pid: int | None = None
         #: The delivery that it runs, by the clock here and by its own clock.
         self.at: tuple[At, At] | None = None
+        #: The last report of a handler, by its own clock.
+        self.reported: Reported | None = None
         self.set_up_since: float | None = None
         #: Details of its process, some seconds old.
         self.details: Details | None = None
@@ -51,6 +56,8 @@ class RemoteState:
             case "at":
                 batch, index, since = message["at"]
                 self.at = (batch, index, since + self.ahead_s), (batch, index, since)
+            case "progress":
+                self.reported = Reported(*message["reported"])
             case "set up":
                 since = message["since"]
                 self.set_up_since = None if since is None else since + self.ahead_s
@@ -96,6 +103,13 @@ class RemoteState:
             self._say(do="watch", at=said[1], limit=limit)
         return above[1] if above is not None and above[0] == said[1] else None
 
+    def progress(self, at: At) -> Progress | None:
+        """The last report of the handler of a delivery, by the clock here."""
+        said, reported = self.at, self.reported
+        if reported is None or said is None or said[0] != at:
+            return None
+        return progress_here(reported.during(*at[:2]), self.ahead_s)
+
     def forget(self) -> None:
         """Drop everything, because the worker is gone."""
-        self.at = self.set_up_since = self.details = None
+        self.at = self.reported = self.set_up_since = self.details = None

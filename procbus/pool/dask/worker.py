@@ -17,8 +17,9 @@ from procbus.codec.encoder import decode
 from procbus.core.context import Run
 from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, WorkerTraceback
+from procbus.core.progress import Progress
 from procbus.pool.child.ending import WORKER_STOP_S
-from procbus.pool.dask.clock_skew import boot_id, ends_here, report_here
+from procbus.pool.dask.clock_skew import boot_id, ends_here, progress_here, report_here
 from procbus.pool.dask.engine import Client, Connection, Said, last_page, packed
 from procbus.pool.dask.event_cache import RemoteEvents
 from procbus.pool.dask.remote_state import ANSWER_S, RemoteState
@@ -291,6 +292,10 @@ class DaskWorker:
         at = self._state.at
         return None if self._closed or at is None else at[0]
 
+    def progress(self, at: At) -> Progress | None:
+        """The last report of a handler that its host told."""
+        return None if self._closed else self._state.progress(at)
+
     def set_up_since(self) -> float | None:
         """The start of its set-up, as reported."""
         return None if self._closed else self._state.set_up_since
@@ -324,7 +329,9 @@ class DaskWorker:
 
     def _words(self, page: Page) -> LastWords:
         words = self._end.last_words(page, monotonic() - self._state.ahead_s)
-        return words._replace(ends=ends_here(words.ends, self._state.ahead_s))
+        ahead_s = self._state.ahead_s
+        progress = progress_here(words.progress, ahead_s)
+        return words._replace(ends=ends_here(words.ends, ahead_s), progress=progress)
 
     def _lost(self) -> WorkerGone:
         """Describe the death of a worker whose line is dead: ask the nanny, which may know."""
@@ -342,7 +349,9 @@ class DaskWorker:
         if at is None:
             return Page(0, -1, False, 0.0, 0, 0, b"")
         batch, index, since = at[1]
-        return Page(batch, index, True, since, index, index, b"")
+        reported = self._state.reported
+        last = None if reported is None else tuple(reported)
+        return Page(batch, index, True, since, index, index, b"", last)
 
     def _gone(self, code: int | None, words: LastWords, *, left: bool = False) -> WorkerGone:
         if left:

@@ -2,16 +2,19 @@
 """The error of a run that went over a limit: it names the limit, and the place in the code."""
 
 import traceback
+from functools import partial
 from typing import Any
 
 import pytest
 
 from procbus.core.delivery import Delivery
+from procbus.core.errors import HandlerTimeout
 from procbus.core.handler import make_handler
 from procbus.core.outcome import OutcomeKind
+from procbus.core.progress import Progress
 from procbus.core.subscription import Subscription
 from procbus.lanes.attempt import NO_STACK, Verdict, memory_error, timeout_error
-from procbus.pool.interface import At
+from procbus.pool.interface import At, LastWords, WorkerGone
 from procbus.system.footprint import Footprint
 from tests.parts import FakeLane, delivery_to, handle
 
@@ -62,8 +65,12 @@ def test_error_says_if_no_stack_could_be_read() -> None:
 
 
 def verdict(at: At = (3, 4, 100.0), ended_at: float = 105.0) -> Verdict:
-    error = timeout_error(delivery(timeout=1), 1.0, STACK, "its worker was killed")
-    return Verdict(at, OutcomeKind.TIMED_OUT, error, ended_at)
+    error_of = partial(timeout_error, delivery(timeout=1), 1.0, STACK, "its worker was killed")
+    return Verdict(at, OutcomeKind.TIMED_OUT, error_of, ended_at)
+
+
+def gone(progress: Progress | None = None) -> WorkerGone:
+    return WorkerGone(4711, -9, LastWords(3, [], 1.0, progress))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,7 @@ def test_a_verdict_is_for_one_delivery(batch: int, index: int, expected: bool) -
 
 
 def test_the_outcome_has_the_times_of_the_run() -> None:
-    outcome = verdict().outcome(4711)
+    outcome = verdict().outcome(gone())
 
     assert outcome.kind is OutcomeKind.TIMED_OUT
     assert outcome.error is not None
@@ -82,6 +89,16 @@ def test_the_outcome_has_the_times_of_the_run() -> None:
 
 
 def test_a_run_that_has_not_even_begun_took_no_time() -> None:
-    outcome = verdict(at=(3, 4, 110.0), ended_at=105.0).outcome(4711)
+    outcome = verdict(at=(3, 4, 110.0), ended_at=105.0).outcome(gone())
 
     assert outcome.started_at == outcome.ended_at == 105.0
+
+
+def test_the_error_says_how_far_the_handler_was() -> None:
+    progress = Progress(4211, 5000, "parsing", 104.0)
+
+    error = verdict().outcome(gone(progress)).error
+
+    assert isinstance(error, HandlerTimeout)
+    assert str(error).endswith("after 1 s, at 4,211 of 5,000: parsing")
+    assert error.progress == progress

@@ -39,6 +39,9 @@ class FakeWorker:
         self.tokens -= taken
         return taken
 
+    def progress(self, at: At) -> None:
+        """It has made no report."""
+
     def running(self) -> At | None:
         return self.at
 
@@ -215,7 +218,10 @@ def test_running_delivery_is_known_by_batch_and_index() -> None:
     worker_of(busy).at = at
 
     assert parts.batching.running() == [(busy, busy.worker, deliveries[2], at)]
-    assert parts.batching.at_hand() == [(idle, None, 0.0), (busy, deliveries[2], 100.0)]
+    assert parts.batching.at_hand() == [
+        (idle, None, 0.0, None),
+        (busy, deliveries[2], 100.0, None),
+    ]
     assert parts.batching.with_work() == [busy]
 
 

@@ -222,7 +222,7 @@ def test_a_companion_tells_its_last_exit(stage: Stage) -> None:
     victim, _ = die_in(stage, "deadly")
     stage.settled(victim)
 
-    [(slot, _, _)] = stage.lane.batching.at_hand()
+    [(slot, *_)] = stage.lane.batching.at_hand()
 
     assert slot.restarts == 1
     assert "ended with exit code" in slot.last_exit
@@ -264,7 +264,7 @@ def test_a_worker_is_replaced_after_its_number_of_events(
     assert visited == events
     assert all(len(batch) <= 3 for batch in stage.pool.batches)
     assert len(stage.pool.started) == 4
-    [(slot, _, _)] = stage.lane.batching.at_hand()
+    [(slot, *_)] = stage.lane.batching.at_hand()
     assert slot.last_exit == "replaced after 3 events (max_events_per_worker)"
     assert stage.lane.stats().restarts == 3
     assert len(stage.pool.stopped) == 3, "each came to its end in peace"

@@ -397,7 +397,7 @@ def test_lane_knows_the_running_deliveries(make_stage: MakeStage) -> None:
 
     assert running.state is DeliveryState.RUNNING
     assert waiting.state is DeliveryState.PENDING
-    [(_, delivery, since)] = stage.lane.batching.at_hand()
+    [(_, delivery, since, _)] = stage.lane.batching.at_hand()
     assert delivery is running
     assert 0 < since <= time.monotonic()
     slow.go_on.set()

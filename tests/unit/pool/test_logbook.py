@@ -278,3 +278,75 @@ def test_a_traceback_that_holds_a_result_does_not_keep_the_logbook_open() -> Non
     logbook.close()
     assert logbook.fileno() == -1
     assert bytes(view) == b"result"
+
+
+# Reports of handlers.
+
+
+@pytest.mark.parametrize("done", [0, 7, (1 << 63) - 1, 0.5])
+@pytest.mark.parametrize("total", [None, 9, (1 << 63) - 1, 1e300])
+@pytest.mark.parametrize("note", ["", "page", "\u20ac" * 66])
+def test_report_is_read_as_it_was_made(
+    logbook: Logbook, done: float, total: float | None, note: str
+) -> None:
+    logbook.open_batch(7)
+    logbook.begin(2, 12.5)
+    logbook.begin_reports()(done, total, note)
+
+    reported = logbook.reported()
+    assert reported is not None
+    assert reported[:5] == (7, 2, done, total, note)
+    assert type(reported.done) is type(done)
+    assert type(reported.total) is type(total)
+    assert logbook.read().reported == tuple(reported)
+
+
+def test_report_of_another_delivery_is_no_progress(logbook: Logbook) -> None:
+    assert logbook.reported() is None
+    logbook.open_batch(7)
+    logbook.begin(2, 12.5)
+    logbook.begin_reports()(1, 2, "")
+
+    reported = logbook.reported()
+    assert reported is not None
+    assert reported.during(7, 2) is not None
+    assert reported.during(7, 3) is reported.during(8, 2) is None
+
+
+def test_lone_surrogate_in_a_note_is_replaced(logbook: Logbook) -> None:
+    logbook.begin_reports()(1, 2, "a\udc80b")
+
+    reported = logbook.reported()
+    assert reported is not None
+    assert reported.note == "a?b"
+
+
+def test_thread_may_report_after_the_logbook_was_closed() -> None:
+    logbook = Logbook.create()
+    report = logbook.begin_reports()
+    logbook.close()
+    report(1, 2, "late")
+
+
+def test_reports_are_read_whole_while_the_worker_makes_others(logbook: Logbook) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            report = logbook.begin_reports()
+            for number in range(1, 1 << 40):  # it is killed
+                report(number, number, str(number) * (number % 3))
+        finally:
+            os._exit(0)
+    try:
+        eventually(lambda: logbook.reported() is not None)
+        found = [logbook.reported() for _ in range(30_000)]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    found.append(logbook.reported())
+    assert found[-1] is not None, "the worker was killed while it reported"
+    seen = [report for report in found if report is not None]
+    assert len(seen) > len(found) // 2
+    for _, _, done, total, note, _ in seen:
+        assert done == total
+        assert note == str(done) * (int(done) % 3)

@@ -147,8 +147,10 @@ def health_of(
     )
     delivery = None if running_s is None else delivery_to(subscription_of(), event_id=9)
     since = 0.0 if running_s is None else monotonic() - running_s
-    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, delivery, since)]))
-    seen: Any = SimpleNamespace(progress=looked_at, last_sample=last_sample)
+    lane: Any = SimpleNamespace(
+        batching=SimpleNamespace(at_hand=lambda: [(slot, delivery, since, None)])
+    )
+    seen: Any = SimpleNamespace(activity=looked_at, last_sample=last_sample)
     (health,) = cpu_health(lane, lambda worker: seen)
     return health
 
@@ -238,7 +240,7 @@ def test_a_worker_without_a_process_is_not_measured():
         restarts=0,
         last_exit="",
     )
-    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, None, 0.0)]))
+    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, None, 0.0, None)]))
 
     (health,) = cpu_health(lane, unobserved)
 

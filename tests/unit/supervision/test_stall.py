@@ -10,34 +10,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.supervision.stall import LEAST_CPU_S, STALL_WINDOW_S, Progress
+from procbus.supervision.stall import LEAST_CPU_S, STALL_WINDOW_S, Activity
 
 #: As often as the supervisor looks.
 STEP_S = 0.5
 
 
-def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Progress:
-    """Progress of a worker that was looked at for some seconds in one delivery."""
-    progress = Progress()
+def noted(seconds: float, cpu_rate: float = 0.0, io_rate: float = 0.0) -> Activity:
+    """Activity of a worker that was looked at for some seconds in one delivery."""
+    activity = Activity()
     for step in range(int(seconds / STEP_S) + 1):
         at = step * STEP_S
-        progress.note(at, 1.0 + cpu_rate * at, 1000 + int(io_rate * at), "delivery")
-    return progress
+        activity.note(at, 1.0 + cpu_rate * at, 1000 + int(io_rate * at), "delivery")
+    return activity
 
 
 def test_worker_without_a_core_is_not_stalled() -> None:
-    progress = Progress()
+    activity = Activity()
     at = 0.0
-    while not progress.quiet:
+    while not activity.quiet:
         at += 0.5
-        progress.note(at, 1.0, 0, "a")
-    progress.note_starved(at)
+        activity.note(at, 1.0, 0, "a")
+    activity.note_starved(at)
     while at < 3 * STALL_WINDOW_S:
         at += 0.5
-        progress.note(at, 1.0, 0, "a")
-        if progress.quiet:
-            progress.note_starved(at)
-        assert not progress.stalled(at)
+        activity.note(at, 1.0, 0, "a")
+        if activity.quiet:
+            activity.note_starved(at)
+        assert not activity.stalled(at)
 
 
 def test_a_handler_that_does_nothing_is_stalled() -> None:
@@ -48,7 +48,7 @@ def test_a_handler_that_does_nothing_is_stalled() -> None:
 def test_handler_is_not_stalled_before_a_window_has_passed() -> None:
     assert not noted(1.5).stalled(1.5)
     assert not noted(1.5).stalled(2.5), "nobody has looked since"
-    assert not Progress().stalled(10.0)
+    assert not Activity().stalled(10.0)
 
 
 def test_worker_that_gains_cpu_is_slow() -> None:
@@ -61,11 +61,11 @@ def test_worker_that_polls_ten_times_a_second_is_stalled() -> None:
 
 
 def test_the_rounding_of_the_kernel_is_no_progress() -> None:
-    progress = Progress()
+    activity = Activity()
     for step in range(5):
         # User and system time both stepped, by 10 ms each; as floats that is a bit more than 20 ms.
-        progress.note(step * STEP_S, 1.01 if step < 4 else 1.03, 0, "delivery")
-    assert progress.stalled(2.0)
+        activity.note(step * STEP_S, 1.01 if step < 4 else 1.03, 0, "delivery")
+    assert activity.stalled(2.0)
 
 
 def test_worker_that_reads_or_writes_is_slow() -> None:
@@ -73,41 +73,41 @@ def test_worker_that_reads_or_writes_is_slow() -> None:
 
 
 def test_input_and_output_are_asked_for_only_while_it_is_quiet() -> None:
-    progress = Progress()
+    activity = Activity()
     for step, io_bytes in enumerate([0, 0, 500, 500, 500, 500]):
-        progress.note(step * STEP_S, 1.0, io_bytes, "delivery")
-    assert not progress.stalled(2.5), "what it did before it was asked is not known"
+        activity.note(step * STEP_S, 1.0, io_bytes, "delivery")
+    assert not activity.stalled(2.5), "what it did before it was asked is not known"
 
-    progress.note(3.0, 1.0, 500, "delivery")
-    assert progress.stalled(3.0)
+    activity.note(3.0, 1.0, 500, "delivery")
+    assert activity.stalled(3.0)
 
 
 def test_worker_that_hardly_gained_cpu_is_quiet() -> None:
-    progress = Progress()
-    assert not progress.quiet
-    progress.note(0.0, 1.0, 0, "delivery")
-    assert not progress.quiet, "only one note"
-    progress.note(0.5, 1.01, 0, "delivery")
-    assert progress.quiet
-    progress.note(1.0, 1.5, 0, "delivery")
-    assert not progress.quiet
-    progress.note(1.5, 1.5, 0, "another")
-    assert not progress.quiet
+    activity = Activity()
+    assert not activity.quiet
+    activity.note(0.0, 1.0, 0, "delivery")
+    assert not activity.quiet, "only one note"
+    activity.note(0.5, 1.01, 0, "delivery")
+    assert activity.quiet
+    activity.note(1.0, 1.5, 0, "delivery")
+    assert not activity.quiet
+    activity.note(1.5, 1.5, 0, "another")
+    assert not activity.quiet
 
 
 def test_worker_with_little_of_a_crowded_core_is_not_quiet_for_long() -> None:
-    progress = noted(1.0, cpu_rate=0.03)
-    assert not progress.quiet
+    activity = noted(1.0, cpu_rate=0.03)
+    assert not activity.quiet
 
 
 def test_quiet_worker_is_looked_at_closely_now_and_then() -> None:
-    progress = Progress()
+    activity = Activity()
     looks = []
     for step in range(121):
-        progress.note(step * STEP_S, 1.0, 0, "delivery")
-        if progress.quiet:
+        activity.note(step * STEP_S, 1.0, 0, "delivery")
+        if activity.quiet:
             looks.append(step * STEP_S)
-            progress.note_tree(step * STEP_S, 5.0)
+            activity.note_tree(step * STEP_S, 5.0)
 
     spans = [after - before for before, after in pairwise(looks)]
     assert looks[0] == STEP_S
@@ -117,37 +117,37 @@ def test_quiet_worker_is_looked_at_closely_now_and_then() -> None:
 
 @pytest.mark.parametrize(("tree_rate", "stalled"), [(0.0, True), (0.5, False)])
 def test_worker_that_waits_for_a_busy_subprocess_is_slow(tree_rate: float, stalled: bool) -> None:
-    progress = Progress()
+    activity = Activity()
     for step in range(10):
-        progress.note(step * STEP_S, 1.0, 0, "delivery")
-        if progress.quiet:
-            progress.note_tree(step * STEP_S, 5.0 + tree_rate * step * STEP_S)
-    assert progress.stalled(4.5) == stalled
+        activity.note(step * STEP_S, 1.0, 0, "delivery")
+        if activity.quiet:
+            activity.note_tree(step * STEP_S, 5.0 + tree_rate * step * STEP_S)
+    assert activity.stalled(4.5) == stalled
 
 
 def test_a_descendant_that_ends_and_takes_its_cpu_along_is_a_change() -> None:
-    progress = Progress()
+    activity = Activity()
     for step in range(6):
-        progress.note(step * STEP_S, 1.0, 0, "delivery")
-        progress.note_tree(step * STEP_S, 5.0 if step < 5 else 1.0)
-    assert not progress.stalled(2.5)
+        activity.note(step * STEP_S, 1.0, 0, "delivery")
+        activity.note_tree(step * STEP_S, 5.0 if step < 5 else 1.0)
+    assert not activity.stalled(2.5)
 
 
 def test_the_next_delivery_begins_anew() -> None:
-    progress = noted(10.0)
-    progress.note(10.5, 1.0, 1000, "another")
-    assert not progress.stalled(10.5)
-    progress.note(12.5, 1.0, 1000, "another")
-    assert progress.stalled(12.5)
+    activity = noted(10.0)
+    activity.note(10.5, 1.0, 1000, "another")
+    assert not activity.stalled(10.5)
+    activity.note(12.5, 1.0, 1000, "another")
+    assert activity.stalled(12.5)
 
 
 def test_worker_is_not_stalled_between_two_deliveries() -> None:
-    progress = Progress()
+    activity = Activity()
     for step in range(10):
-        progress.note(step * STEP_S, 1.0, 1000, None)
-        progress.note_tree(step * STEP_S, 1.0)
-    assert not progress.stalled(4.5)
-    assert not progress.quiet
+        activity.note(step * STEP_S, 1.0, 1000, None)
+        activity.note_tree(step * STEP_S, 1.0)
+    assert not activity.stalled(4.5)
+    assert not activity.quiet
 
 
 class Note(NamedTuple):
@@ -184,11 +184,11 @@ def unchanged(readings: list[tuple[float, float]], least: float) -> bool:
 
 @given(histories())
 def test_worker_without_any_change_is_stalled(history: list[Note]) -> None:
-    progress = Progress()
+    activity = Activity()
     for note in history:
-        progress.note(note.at, note.cpu_s, note.io_bytes, note.key)
+        activity.note(note.at, note.cpu_s, note.io_bytes, note.key)
         if note.tree_cpu_s is not None:
-            progress.note_tree(note.at, note.tree_cpu_s)
+            activity.note_tree(note.at, note.tree_cpu_s)
 
     last = history[-1]
     present = [note for note in history if note.key == last.key]
@@ -200,17 +200,17 @@ def test_worker_without_any_change_is_stalled(history: list[Note]) -> None:
         and (not tree or unchanged(tree, LEAST_CPU_S))
         and (not io or unchanged(io, 0))
     )
-    assert progress.stalled(last.at) == expected
-    assert progress.stalled(last.at + STALL_WINDOW_S / 2) == expected
-    assert not progress.stalled(last.at + STALL_WINDOW_S + 0.1), "too long ago to say"
+    assert activity.stalled(last.at) == expected
+    assert activity.stalled(last.at + STALL_WINDOW_S / 2) == expected
+    assert not activity.stalled(last.at + STALL_WINDOW_S + 0.1), "too long ago to say"
 
 
 @given(st.floats(0.02, 64.0), st.floats(0.1, 0.9), st.integers(1, 200))
 def test_worker_with_two_percent_of_a_core_is_never_stalled(
     rate: float, step_s: float, steps: int
 ) -> None:
-    progress = Progress()
+    activity = Activity()
     for step in range(steps):
         at = step * step_s
-        progress.note(at, rate * at, 0, "delivery")
-        assert not progress.stalled(at)
+        activity.note(at, rate * at, 0, "delivery")
+        assert not activity.stalled(at)
