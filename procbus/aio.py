@@ -48,11 +48,11 @@ async def make_ready(
         await in_thread(subscriptions.routes)
     if not dispatcher.resumed:
         await in_thread(dispatcher.resume)
-    cpu = lanes.cpu
-    if cpu is None or cpu.launched:
-        return
-    if any(subscription.lane is cpu for subscription in subscriptions.routes().match(event, topic)):
-        await in_thread(cpu.launch)
+    for cpu in lanes.cpu_lanes:
+        if cpu.launched:
+            continue
+        if any(each.lane is cpu for each in subscriptions.routes().match(event, topic)):
+            await in_thread(cpu.launch)
 
 
 async def publish(

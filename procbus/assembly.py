@@ -21,6 +21,7 @@ from procbus.advice.advisor import Advisor
 from procbus.core.carry import Carry
 from procbus.core.context import Run
 from procbus.core.errors import ProcbusError
+from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
@@ -68,7 +69,7 @@ def make_lanes(parts: Assembly, **makers: Any) -> Lanes:
         parts.advisor.stir,
         settings.io_workers,
         settings.cpu_workers,
-        cpu_on_threads=settings.cpu == "threads",
+        cpu=settings.cpu if isinstance(settings.cpu, str) else "cluster",
         **makers,
     )
 
@@ -141,6 +142,7 @@ class Assembly:
             own,
             self._lane_of,
             lambda delivery: self.lanes.give_up(delivery),
+            settings.place_of,
         )
         for handler in (*own, *(() if shared is None else shared.handlers)):
             settings.check_handler(handler)
@@ -206,6 +208,7 @@ class Assembly:
         """
         self.lifecycle.check_open()
         self._watch()
+        self.subscriptions.routes()  # makes the lanes that the handlers need
         self.lanes.start()
         self.dispatcher.resume()
 
@@ -224,7 +227,9 @@ class Assembly:
         `if __name__ == "__main__":` guards the `with` block. And only its main thread: the process
         ends with the thread that starts it. gevent may have replaced the threads.
         """
-        if self.settings.cpu != "processes" or not self.subscriptions.need_processes():
+        if self.settings.cpu not in ("processes", "auto"):
+            return
+        if not self.subscriptions.need_processes():
             return
         if "gevent.monkey" in sys.modules or current_thread() is not main_thread():
             return
@@ -262,8 +267,11 @@ class Assembly:
             if newborn is not None:  # the pool has not been made, or another thread has made it
                 newborn.abandon()
 
-    def make_cpu_lane(self) -> CpuLane:
+    def make_cpu_lane(self, on_threads: bool) -> CpuLane:
         """Make the cpu lane, once the first handler needs it.
+
+        Args:
+            on_threads: whether to make one of threads whatever the options of the bus say.
 
         Raises:
             Tangled: this thread was interrupted while it imported the lane's modules.
@@ -278,7 +286,7 @@ class Assembly:
 
         settings = self.settings
         lane = (self._make_cpu_lane or CpuLane)(
-            self._open_pool(),
+            self._open_pool(on_threads),
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
@@ -286,17 +294,19 @@ class Assembly:
             lane.take_along(Carry(settings.carry))
         return lane
 
-    def _open_pool(self) -> Pool:
+    def _open_pool(self, on_threads: bool) -> Pool:
         """Make the pool that the options of the bus ask for."""
         settings, run = self.settings, self.dispatcher.run
-        if settings.cpu == "threads":
-            from procbus.pool.threads import ThreadPool
+        if on_threads or settings.cpu == "threads":
+            from procbus.pool.threads import ThreadPool, warn_of_turns
 
+            if not on_threads and gil_is_on():
+                warn_of_turns()
             return ThreadPool(settings.cpu_workers, settings.worker_init, self.dispatcher, run)
         from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
         init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
-        if settings.cpu != "processes":
+        if not isinstance(settings.cpu, str):
             return settings.cpu.open(settings.cpu_workers, init, run)
         from procbus.pool.loky import LokyPool
         from procbus.pool.memory.events import EventMemory
@@ -325,7 +335,7 @@ class Assembly:
         lanes = self.lanes
         return Window(
             self.admission.max_pending,
-            lambda: lanes.cpu_lane().pool.size(),
+            lanes.cpu_size,
             lanes.shared_memory,
             holds,
         )
@@ -339,6 +349,7 @@ class Assembly:
             subscriptions,
             self.lanes.snapshot(subscriptions),
             running=Counter(delivery.handler.name for delivery, _ in self.lanes.at_hand()),
+            place_of=self.lanes.place_of,
             retrying=len(self.retries),
             dead_letters=len(self.settlement.dead_letters),
             shared_memory=self.lanes.shared_memory(),
@@ -356,7 +367,7 @@ class Assembly:
         from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
 
         return (
-            *cpu_health(self.lanes.cpu, self.supervisor.observed, brief=brief),
+            *cpu_health(self.lanes.cpu_lanes, self.supervisor.observed, brief=brief),
             *io_health(self.lanes.io, self.lanes.loop),
         )
 

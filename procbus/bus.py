@@ -51,11 +51,12 @@ class EventBus:
     Args:
         handlers: decorated functions, and modules with such functions; None for every handler of
             the default registry, whenever it is added there.
-        cpu: the place of cpu handlers. "processes" of this machine; or "threads" of the script, for
-            a Python without a GIL: they share your objects, and cannot be killed; or a `DaskPool`.
-            See docs/pools.md.
+        cpu: the place of cpu handlers. "processes" of this machine; "threads" of the script, for a
+            Python without a GIL: they share your objects, and cannot be killed; "auto", to have
+            the bus choose between these for each handler; or a `DaskPool`. See docs/pools.md.
         cpu_workers: number of workers for cpu handlers; None for one for each core of this
-            process (affinity and cgroup quotas count), or for each thread of the Dask cluster.
+            process (affinity and cgroup quotas count), or for each thread of the Dask cluster. With
+            ``cpu="auto"`` there may be as many threads as processes.
         io_workers: number of threads for io handlers that are no coroutines; None for 32.
         max_pending: maximum of pending deliveries before publishers have to wait.
         on_full: what `publish` does then: "block" waits for room, "raise" raises QueueFull.

@@ -11,7 +11,14 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from procbus.core.errors import OptionError, SerializationError, SubscriptionError
-from procbus.core.handler import OPTIONS_OF_A_HANDLER, Handler, unkept_by_threads
+from procbus.core.gil import gil_is_on
+from procbus.core.handler import (
+    OPTIONS_OF_A_HANDLER,
+    CpuPlace,
+    Handler,
+    need_of_process,
+    unkept_by_threads,
+)
 from procbus.core.introspection import accepts, is_async, is_generator, name_of
 from procbus.core.options import (
     Check,
@@ -66,7 +73,7 @@ class LocalOptions(TypedDict, total=False):
 class BusOptions(LocalOptions, total=False):
     """The options of a bus, as a user writes them; see `EventBus` for their meaning."""
 
-    cpu: Literal["processes", "threads"] | DaskPool | None
+    cpu: Literal["processes", "threads", "auto"] | DaskPool | None
     cpu_workers: int | None
     io_workers: int | None
     max_events_per_worker: int | None
@@ -91,13 +98,13 @@ class BusOptions(LocalOptions, total=False):
 def _pool(name: str, value: Any) -> Any:
     if value is None:
         return "processes"
-    if value in ("processes", "threads") or hasattr(value, "open"):
+    if value in ("processes", "threads", "auto") or hasattr(value, "open"):
         return value
     if value == "interpreters":
         raise OptionError(f"{name}={value!r} is not offered: {_NO_INTERPRETERS}")
     raise OptionError(
-        f'{name} must be "processes", "threads" or a DaskPool, not {shown(value)}'
-        f"{did_you_mean(value, ('processes', 'threads'))}"
+        f'{name} must be "processes", "threads", "auto" or a DaskPool, not {shown(value)}'
+        f"{did_you_mean(value, ('processes', 'threads', 'auto'))}"
     )
 
 
@@ -212,12 +219,20 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
         ) from error
 
 
+#: Options of the bus that only worker processes keep.
+_OF_PROCESSES = ("max_events_per_worker", "worker_max_memory", "worker_nice")
+
+#: The reasons for a place.
+NO_GIL = "threads: this Python has no GIL, and it asks for nothing that only a process keeps"
+GIL_ON = "processes: this Python has a GIL"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options of a bus, checked; see `EventBus` for their meaning."""
 
     #: The place of cpu handlers: processes or threads of this machine, or a Dask cluster.
-    cpu: Literal["processes", "threads"] | DaskPool = option("processes", _pool)
+    cpu: Literal["processes", "threads", "auto"] | DaskPool = option("processes", _pool)
     cpu_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
     io_workers: int | None = option(None, whole(1, MOST_WORKERS, or_none=True))
     max_pending: int = option(10_000, whole(1))
@@ -250,19 +265,36 @@ class Settings:
         if self.worker_init is not None and self.cpu != "threads":
             _check_travels(self.worker_init)
         if self.cpu == "threads":
-            for name in ("max_events_per_worker", "worker_max_memory", "worker_nice"):
+            for name in _OF_PROCESSES:
                 if getattr(self, name):
                     raise OptionError(
                         f'{name} is for worker processes: leave it out with cpu="threads", whose '
                         "workers share the process of the script"
                     )
-        elif self.cpu != "processes":
+        elif self.cpu not in ("processes", "auto"):
             for name in ("worker_max_memory", "worker_nice"):
                 if getattr(self, name):
                     raise OptionError(
                         f"{name} is for workers of this machine: leave it out with "
                         "cpu=DaskPool(...)"
                     )
+
+    def place_of(self, handler: Handler) -> CpuPlace | None:
+        """Choose between processes and threads for a handler now.
+
+        Returns:
+            None if there is nothing to choose: it is no cpu handler, or `cpu` is not "auto".
+        """
+        if self.cpu != "auto" or handler.kind != "cpu":
+            return None
+        if gil_is_on():
+            return CpuPlace(False, GIL_ON)
+        needs = need_of_process(handler) or next(
+            (name for name in _OF_PROCESSES if getattr(self, name)), ""
+        )
+        return (
+            CpuPlace(False, f"processes: {needs}= needs them") if needs else CpuPlace(True, NO_GIL)
+        )
 
     def check_handler(self, handler: Handler) -> None:
         """Check that the workers of this bus can keep all promises of a handler.

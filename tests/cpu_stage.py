@@ -10,6 +10,7 @@ from typing import Any
 from procbus.core.context import HandlerContext
 from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
+from procbus.core.flow import Circuit
 from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt, Receipt
@@ -160,8 +161,9 @@ class Stage:
     def context_of(self, *_: Any) -> HandlerContext:
         raise AssertionError("a cpu handler has its context in the worker")
 
-    def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
-        self.guarded.append(None if error is None else error())
+    def guard(self, circuit: Circuit) -> None:
+        refusal = circuit.refusal
+        self.guarded.append(None if refusal is None else refusal())
 
     def subscribe(self, function: Callable[[Any], Any], **options: Any) -> Subscription:
         subscription = Subscription(make_handler(function, "t", kind="cpu", **options), self.lane)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from procbus.advice.advice import Advice, AdviceList, make_advice
 from procbus.advice.judge import Judgement, SwitchPolicy, judge
-from procbus.core.handler import DeclaredKind
+from procbus.core.handler import DeclaredKind, need_of_process
 from procbus.core.log import log
 from procbus.core.meter import SETTLED, Evidence, Machine
 from procbus.core.own_thread import OwnThread
@@ -46,6 +46,9 @@ ADVISOR_JOIN_S = 5.0
 #: Called with the last advice of each bus that is closed.
 last_words: list[Callable[[AdviceList], object]] = []
 
+#: The reason for which handlers leave threads, in words.
+GIL_CAME_ON = "processes: an import has turned the GIL on, so threads would take turns at computing"
+
 _LEVELS = {"warning": logging.WARNING, "info": logging.INFO}
 
 
@@ -66,7 +69,7 @@ class Subscribed(Protocol):
         """The present subscriptions."""
 
     def switches(self) -> Sequence[LaneSwitch]:
-        """The handlers of kind "auto"."""
+        """The handlers that may move."""
 
     def reroute(self) -> None:
         """Have the bus use the new lane of a handler that moved."""
@@ -237,9 +240,18 @@ class Advisor:
             self._move(machine)
 
     def _move(self, machine: Machine) -> None:
-        """Move handlers of kind "auto" to the lane that suits them."""
+        """Move handlers of kind "auto" to the lane that suits them.
+
+        Cpu handlers on threads of a bus with ``cpu="auto"`` move to processes once the GIL is on.
+        """
+        moved: list[str] = []
         for switch in self._subscriptions.switches():
             current = switch.current
+            if current.handler.on_threads and machine.gil:
+                switch.move(GIL_CAME_ON)
+                moved.append(current.handler.name)
+            if not switch.current.handler.auto:
+                continue
             advice = self._advice(current, machine)
             judgement = Judgement(advice.kind, advice.gain)
             policy = self._policies.setdefault(switch, SwitchPolicy())
@@ -247,9 +259,14 @@ class Advisor:
                 switch.move(advice.text)
                 self._subscriptions.reroute()
                 log.info("moved to the %s lane: %s", switch.current.handler.kind, advice.text)
+        if moved:
+            self._subscriptions.reroute()
+            log.warning("%s, for later events of %s", GIL_CAME_ON, ", ".join(moved))
 
     def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
         handler, meter = subscription.handler, subscription.meter
+        machine = replace(machine, cpu_on_threads=machine.cpu_on_threads or handler.on_threads)
+        in_processes = handler.kind == "cpu" and not machine.cpu_on_threads
         queued = subscription.queued
         count = queued.count
         attempts = subscription.succeeded + subscription.failed + subscription.retried
@@ -263,7 +280,8 @@ class Advisor:
             ),
             ran=subscription.ran.count,
             ran_s=subscription.ran.total,
-            needs_process=handler.limits.max_memory is not None or handler.writable,
+            needs_process=(in_processes and machine.cpu_auto)
+            or (need_of_process(handler) not in ("", "timeout")),
         )
         judgement = self._judged(evidence, machine)
         if judgement.unweighed and meter.to_weigh <= 0:

@@ -22,6 +22,14 @@ SettleSuccesses = Callable[
 ]
 
 
+class Circuit(Protocol):
+    """The circuit of a cpu lane, as publishing sees it."""
+
+    @property
+    def refusal(self) -> Callable[[], CircuitOpen] | None:
+        """Makes the error of publishing for cpu handlers; None while they take events."""
+
+
 class Flow(Protocol):
     """The way from the lanes to the rest of a bus: settling, publishing, contexts. Thread-safe.
 
@@ -68,5 +76,5 @@ class Flow(Protocol):
     def listeners(self) -> Listeners:
         """The listeners of the bus."""
 
-    def guard(self, error: Callable[[], CircuitOpen] | None, /) -> None:
-        """Have publishing for cpu handlers raise such errors from now on; None ends that."""
+    def guard(self, circuit: Circuit, /) -> None:
+        """Note that the refusal of the cpu lane's circuit has changed."""

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Literal, TypeAlias, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, Unpack, get_args
 
 from procbus.core.errors import SubscriptionError, TopicError
 from procbus.core.introspection import (
@@ -147,6 +147,8 @@ class Handler:
         topics: the topics that it is subscribed to.
         is_async: whether calling the function gives a coroutine.
         auto: whether it was declared ``"auto"``; then `kind` is the lane that it runs on now.
+        on_threads: whether a bus with ``cpu="auto"`` runs it on threads, though it is a cpu
+            handler.
         limits: the bounds of one run.
         retry: which failures are followed by another attempt, and when.
         writable: whether it may write to the large buffers of its event; then it gets a copy.
@@ -168,6 +170,7 @@ class Handler:
     topics: tuple[Topic, ...] = ()
     is_async: bool = False
     auto: bool = False
+    on_threads: bool = False
     limits: Limits = field(default_factory=Limits)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     writable: bool = option(
@@ -227,9 +230,17 @@ class Handler:
         return f"<Handler {self.name} kind={self.kind} topics={shown_topics(self.topics)}>"
 
 
-def as_kind(handler: Handler, kind: Kind) -> Handler:
-    """The same handler for the other lane, with a number of its own."""
-    return replace(handler, kind=kind, number=new_number())
+class CpuPlace(NamedTuple):
+    """The workers that run a cpu handler of a bus with ``cpu="auto"``."""
+
+    on_threads: bool
+    #: The reason, in words.
+    why: str
+
+
+def as_kind(handler: Handler, kind: Kind, *, on_threads: bool = False) -> Handler:
+    """The same handler for another lane, with a number of its own."""
+    return replace(handler, kind=kind, on_threads=on_threads, number=new_number())
 
 
 def with_topics(handler: Handler, topics: tuple[Topic, ...]) -> Handler:
@@ -269,6 +280,14 @@ def unkept_by_threads(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         declared = _DECLARED[name]
         if declared.no_threads and value != declared.default:
             yield name, declared.no_threads
+
+
+def need_of_process(handler: Handler) -> str:
+    """The option for which a handler needs a process; "" if a thread keeps all its promises."""
+    if handler.limits.timeout is not None:  # a thread goes on after it
+        return "timeout"
+    given = {name: getattr(handler, name) for name in _DECLARED}
+    return next((name for name, _ in unkept_by_threads(given)), "")
 
 
 OPTIONS_OF_A_HANDLER = tuple(_DECLARED)

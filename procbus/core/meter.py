@@ -84,6 +84,8 @@ class Machine:
     gil: bool = True
     #: Whether cpu handlers run on threads too: `EventBus(cpu="threads")`.
     cpu_on_threads: bool = False
+    #: Whether the bus itself chooses between processes and threads: `EventBus(cpu="auto")`.
+    cpu_auto: bool = False
 
 
 #: Threshold of a long run, in seconds; long runs are all measured, shorter ones one in `ONE_IN`.

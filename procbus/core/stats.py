@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias, TypeVar
 
+from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
 from procbus.core.subscription import Subscription
 from procbus.core.text import seconds, share, table
@@ -46,7 +47,7 @@ _HANDLER_TROUBLE: _Columns[HandlerStats] = {
     "timed out": lambda handler: handler.timed_out,
     "crashed": lambda handler: handler.crashed,
     "over memory": lambda handler: handler.over_memory,
-    "moved to": lambda handler: handler.kind if handler.decided else "",
+    "runs in": lambda handler: handler.place if handler.decided else "",
 }
 
 
@@ -121,9 +122,13 @@ class HandlerStats:
     over_memory: int = 0
     #: Cancelled by closing the bus, before the handler began or while it ran.
     cancelled: int = 0
-    #: The lane that it is on; and the reason, if it was declared "auto" and has moved.
+    #: The lane that it is on; and the reason, if it was declared "auto" and has moved, or if the
+    #: bus has chosen its place (``cpu="auto"``).
     kind: Literal["io", "cpu"] = "io"
     decided: str = ""
+    #: The place where it runs: "threads", "event loop", "processes", "cluster"; or "inline", in the
+    #: thread that drains an `InlineBus`.
+    place: str = ""
     #: Running average of the handler's run time in seconds; None before its first run.
     average_s: float | None = None
     #: Time from publishing to the first attempt. Handlers shorter than 100 us are sampled.
@@ -148,13 +153,25 @@ class LaneStats:
     busy: int
     #: Number of workers that were replaced.
     restarts: int
-    #: Threads left behind in a handler that timed out; only on the io lane.
+    #: Threads left behind in a handler that timed out.
     abandoned: int = 0
     #: Share of the workers' time that was spent in handlers since the first worker started, from 0
     #: to 1; None before that.
     utilisation: float | None = None
     #: Why the lane begins no delivery now (memory is short, the circuit is open); "" if it does.
     paused: str = ""
+
+
+def together(lanes: Sequence[LaneStats]) -> LaneStats:
+    """Add up the states of lanes of one kind; without their utilisation."""
+    return LaneStats(
+        sum(each.depth for each in lanes),
+        sum(each.workers for each in lanes),
+        sum(each.busy for each in lanes),
+        sum(each.restarts for each in lanes),
+        abandoned=sum(each.abandoned for each in lanes),
+        paused="; ".join(dict.fromkeys(each.paused for each in lanes if each.paused)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +228,7 @@ def collect_stats(
     lanes: Mapping[str, LaneStats],
     *,
     running: Mapping[str, int] = MappingProxyType({}),
+    place_of: Callable[[Handler], str] = lambda _: "",
     retrying: int = 0,
     dead_letters: int = 0,
     shared_memory: SharedMemoryStats = NOTHING_SHARED,
@@ -223,6 +241,7 @@ def collect_stats(
         subscriptions: all of the bus; their counters are read without a lock.
         lanes: the state of the lanes, by kind.
         running: deliveries in a handler now, by name of the handler.
+        place_of: returns the place where a handler runs.
         retrying: deliveries that wait for their next attempt.
         dead_letters: number of dead letters that are kept.
         shared_memory: large events and results on their way.
@@ -230,7 +249,10 @@ def collect_stats(
     by_name: dict[str, list[Subscription]] = {}
     for subscription in subscriptions:
         by_name.setdefault(subscription.handler.name, []).append(subscription)
-    handlers = {name: _handler_stats(same, running.get(name, 0)) for name, same in by_name.items()}
+    handlers = {
+        name: _handler_stats(same, running.get(name, 0), place_of(same[0].handler))
+        for name, same in by_name.items()
+    }
     return BusStats(
         pending,
         unrouted,
@@ -242,7 +264,7 @@ def collect_stats(
     )
 
 
-def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:
+def _handler_stats(same: Sequence[Subscription], running: int, place: str) -> HandlerStats:
     """Count subscriptions with one name together."""
     # Settled deliveries are counted before published ones. In the other order, a delivery published
     # and settled in between would make the number of pending ones negative.
@@ -266,6 +288,7 @@ def _handler_stats(same: Sequence[Subscription], running: int) -> HandlerStats:
         cancelled=cancelled,
         kind=same[0].handler.kind,
         decided=same[0].decided,
+        place=place,
         average_s=next((average_s for average_s in averages_s if average_s is not None), None),
         queue_s=_percentiles(queued),
         run_s=_percentiles(ran),

@@ -173,7 +173,7 @@ class Subscription:
         self.timed_out = 0
         self.crashed = 0
         self.over_memory = 0
-        #: Why it is on this lane, if it was declared "auto" and moved there.
+        #: Why it is on this lane, if it moved there, or if the bus has chosen it.
         self.decided = ""
         #: Measures how its runs use the machine.
         self.meter = Meter()

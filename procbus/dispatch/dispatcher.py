@@ -20,6 +20,7 @@ from procbus.core.context import ONLY_RUN, HandlerContext, Run, running, running
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
+from procbus.core.flow import Circuit
 from procbus.core.locks import Lock, Tangled
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import (
@@ -115,7 +116,7 @@ class Dispatcher:
         self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
         self._is_ready = False
         #: Makers of the errors of the phases `GUARDED` and `FORKED`.
-        self._circuit_error: Callable[[], CircuitOpen] | None = None
+        self._circuit: Circuit | None = None
         self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__
         self._listeners = settlement.listeners
@@ -127,7 +128,7 @@ class Dispatcher:
         Args:
             nested: whether a handler publishes: then deliveries of earlier runs are not fed first.
         """
-        error = self._circuit_error  # read once: another thread may end the guard
+        error = None if self._circuit is None else self._circuit.refusal  # once: it may change
         if self._fork_error is not None:
             self._fork_error()
         if not self._is_ready:
@@ -141,19 +142,18 @@ class Dispatcher:
             routes = self._routes()
         return routes if error is None else _Refusing(routes, error)
 
-    def guard(self, error: Callable[[], CircuitOpen] | None) -> None:
-        """Have publishing for cpu handlers raise such errors from now on; None ends that."""
-        self._circuit_error = error
+    def guard(self, circuit: Circuit) -> None:
+        """Have publishing for cpu handlers raise the errors of this circuit, while there are."""
+        self._circuit = circuit
         self._set_phase()
-        if error is not None:
-            self._admission.disturb()  # waiting publishers check again
+        self._admission.disturb()  # waiting publishers check again
 
     def _set_phase(self) -> None:
         """Set the phase that the fields call for. Another thread may change one meanwhile."""
         with self._phase_lock:  # no call in it, after which code that interrupts might run
             if self._fork_error is not None:
                 self._phase = Phase.FORKED
-            elif self._circuit_error is not None:
+            elif self._circuit is not None and self._circuit.refusal is not None:
                 self._phase = Phase.GUARDED
             else:
                 self._phase = self._when_ready if self._is_ready else Phase.NEW
@@ -662,8 +662,8 @@ class _Refusing:
         return self.check(self._routes.match(event, topic))
 
     def check(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
-        """Raise the error if there is a cpu handler among them."""
-        if any(subscription.handler.kind == "cpu" for subscription in found):
+        """Raise the error if there is a cpu handler among them whose lane is guarded."""
+        if any(each.handler.kind == "cpu" and not each.handler.on_threads for each in found):
             raise self._error()
         return found
 

@@ -280,9 +280,7 @@ class BusExecutor(Executor):
     def _max_workers(self) -> int:
         """Maximum of calls that run at once. Dask, for example, reads it of an executor."""
         lanes = self._parts.lanes
-        if self._kind == "io":
-            return lanes.io.size
-        return lanes.machine().cpu_workers if lanes.cpu is None else lanes.cpu.pool.size()
+        return lanes.io.size if self._kind == "io" else lanes.cpu_size()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have `fn(*args, **kwargs)` called by a worker.
@@ -404,7 +402,7 @@ class BusExecutor(Executor):
         self._desk.shut = True
         lanes = self._parts.lanes
         lanes.cancel()
-        for slot in [] if lanes.cpu is None else list(lanes.cpu.batching.slots):
+        for slot in [slot for lane in lanes.cpu_lanes for slot in list(lane.batching.slots)]:
             worker = slot.worker
             if tell is not None and worker is not None and worker.pid is not None:
                 with contextlib.suppress(OSError):  # the process has ended

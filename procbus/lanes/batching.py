@@ -274,6 +274,10 @@ class Breaker:
         self._batching = batching
         self._circuit = batching.circuit
         self._guard = flow.guard
+        #: Makes the error of publishing for cpu handlers while the circuit is open. It is set under
+        #: the lock. The flow is told after that, and reads it then: two threads may tell it in
+        #: either order.
+        self.refusal: Callable[[], CircuitOpen] | None = None
         self._fail_ready = fail_ready
         #: Whether a worker died since the last survival, or the circuit is not closed: then
         #: survivals must be noted. Read without the lock.
@@ -302,8 +306,10 @@ class Breaker:
                 self._take_all_back()
             if found.wakes:
                 queue.locked_wake()
+            if found.trial:
+                self.refusal = None
         if found.trial:
-            self._guard(None)
+            self._guard(self)
 
     def expect_close(self) -> None:
         """Note that the bus is closing: the lane may delay it only for some trials."""
@@ -318,10 +324,10 @@ class Breaker:
             # While the circuit is open the next survival, a trial's, must be noted too.
             self.troubled = self._circuit.state is not CircuitState.CLOSED
             if closed:
-                self.given_up = None
+                self.given_up = self.refusal = None
                 self._batching.queue.locked_wake()
         if closed:
-            self._guard(None)
+            self._guard(self)
             log.warning("a worker survived a delivery: the cpu lane works again")
 
     def note_death(self, last: str) -> None:
@@ -345,13 +351,19 @@ class Breaker:
             if self._closing and circuit.failed_trials >= TRIALS_AT_CLOSE:
                 error = CircuitOpen(f"{text}. The bus was closing, so no more were tried")
                 self.given_up = Outcome(OutcomeKind.WORKER_DIED, error=error)
+            text += (
+                f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
+            )
             given_up = self.given_up
+            if given_up is None:
+                self.refusal = lambda: CircuitOpen(
+                    f"{text}: find out why workers die, and publish again"
+                )
         if given_up is not None:
             self._fail_ready(given_up)
             return
-        text += f". The cpu lane takes no new work for {wait_s:.0f} s, then it tries one delivery"
         # Before the log line, which may be slow: a trial may be over by the time it is written.
-        self._guard(lambda: CircuitOpen(f"{text}: find out why workers die, and publish again"))
+        self._guard(self)
         log.error("%s; pending deliveries wait", text)
 
     def _take_all_back(self) -> None:

@@ -245,7 +245,7 @@ class CpuLane:
             len(slots),
             busy,
             restarts,
-            abandoned=self.pool.abandoned,
+            abandoned=len(self.pool.left_behind),
             paused=paused,
         )
 

@@ -18,7 +18,7 @@ from procbus.core.log import log
 from procbus.core.meter import Machine
 from procbus.core.progress import Progress
 from procbus.core.reporting import reported_here
-from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats
+from procbus.core.stats import NOTHING_SHARED, LaneStats, SharedMemoryStats, together
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.threads import IoLane, IoThread
@@ -73,14 +73,15 @@ class Lanes:
 
     Args:
         flow: settles deliveries, and makes the return value of `current()` in a handler.
-        make_cpu_lane: makes the cpu lane. It may raise Tangled.
+        make_cpu_lane: makes the cpu lane; or, given True, a lane of threads beside it, for a bus
+            with ``cpu="auto"``. It may raise Tangled.
         retries: deliveries that wait for their next attempt.
         supervisor: watches the workers, once it is started.
         stir: called now and then while runs are measured.
         io_workers: maximum of threads in the io lane; None for the default.
         cpu_workers: maximum of worker processes, as far as known; None for one for each core.
         only: the one lane for all handlers, as in tests; None for a lane for each kind.
-        cpu_on_threads: whether the workers of the cpu lane are threads.
+        cpu: the place of cpu handlers: "processes", "threads", "auto" for both, or "cluster".
         make_io_lane: makes the lane of threads.
         make_loop_lane: makes the lane of the event loop; None for `LoopLane`.
     """
@@ -88,7 +89,7 @@ class Lanes:
     def __init__(
         self,
         flow: Flow,
-        make_cpu_lane: Callable[[], CpuLane],
+        make_cpu_lane: Callable[[bool], CpuLane],
         retries: RetryQueue,
         supervisor: Supervision,
         stir: Callable[[], None],
@@ -96,7 +97,7 @@ class Lanes:
         cpu_workers: int | None = None,
         only: OnlyLane | None = None,
         *,
-        cpu_on_threads: bool = False,
+        cpu: str = "processes",
         make_io_lane: Callable[[int, Flow, Callable[[], None]], IoLane] = IoLane,
         make_loop_lane: Callable[[Flow], LoopLane] | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class Lanes:
         self._supervisor = supervisor
         self._stir = stir
         self._cpu_workers = cpu_workers
-        self._cpu_on_threads = cpu_on_threads
+        self._cpu_is = cpu
         self._only = only
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
@@ -120,7 +121,9 @@ class Lanes:
         #: The kinds that are paused.
         self._paused: set[Kind] = set()
         self.loop: LoopLane | None = None
-        self.cpu: CpuLane | None = None
+        #: The lanes of cpu handlers: the bus's own first, then one of threads beside it.
+        self._cpu: dict[bool, CpuLane] = {}
+        self.cpu_lanes: tuple[CpuLane, ...] = ()
 
     def of(self, handler: Handler) -> Lane:
         """Return the lane that a handler belongs to."""
@@ -134,7 +137,7 @@ class Lanes:
             self.limited = True
             self._supervisor.wake()
         if handler.kind == "cpu":
-            lane = self.cpu_lane()
+            lane = self.cpu_lane(on_threads=handler.on_threads)
             if self._primed:
                 self.check_can_start()
             return lane
@@ -147,8 +150,9 @@ class Lanes:
         """Have workers drop a handler that has no pending deliveries."""
         if self._only is not None:
             self._only.forget(handler)
-        elif handler.kind == "cpu" and self.cpu is not None:
-            self.cpu.forget(handler)
+        elif handler.kind == "cpu":
+            for lane in self.cpu_lanes:
+                lane.forget(handler)
 
     def give_up(self, delivery: Delivery) -> None:
         """Have the supervisor cancel a delivery that is no longer wanted, running or not."""
@@ -168,24 +172,25 @@ class Lanes:
         Raises:
             ProcbusError: the program is frozen, and did not call `freeze_support`.
         """
-        if self.cpu is not None and self.cpu.pool.local and self.cpu.pool.in_processes:
+        if any(lane.pool.local and lane.pool.in_processes for lane in self.cpu_lanes):
             check_can_start()
 
     def start(self) -> None:
-        """Start all workers of the cpu lane.
+        """Start all workers of the cpu lanes. There is one lane at least.
 
         Raises:
             ProcbusError: the program is frozen, and did not call `freeze_support`.
         """
         if self._only is None:
-            lane = self.cpu_lane()
+            lanes = self.cpu_lanes or (self.cpu_lane(),)
             self.check_can_start()
-            lane.start()
+            for lane in lanes:
+                lane.start()
 
     @property
     def lacks_cpu_lane(self) -> bool:
         """Whether the first handler for processes would make the cpu lane."""
-        return self.cpu is None and self._only is None
+        return False not in self._cpu and self._only is None
 
     def expect_cpu_work(self) -> None:
         """Begin the start of a first worker process, because a handler is for processes.
@@ -215,17 +220,24 @@ class Lanes:
         if self.loop is not None:
             self.loop.prime()
 
-    def cpu_lane(self) -> CpuLane:
-        """The cpu lane."""
+    def cpu_lane(self, *, on_threads: bool = False) -> CpuLane:
+        """The cpu lane; or the one of threads beside it, for a bus with ``cpu="auto"``."""
         with self._lock:
-            if self.cpu is None:
-                made = self._make_cpu_lane()
+            if on_threads not in self._cpu:
+                made = self._make_cpu_lane(on_threads)
                 made.stir = self._stir
-                if self.cpu is None:  # the usual case, unless a signal handler made it meanwhile
-                    self.cpu = made
+                self._cpu.setdefault(on_threads, made)  # a signal handler may have made it
+                self.cpu_lanes = tuple(self._cpu[each] for each in sorted(self._cpu))
+                if "cpu" in self._paused:  # the other one is
+                    made.hold()
                 if self._closed:  # the lane was closed before this publisher had its cpu lane
                     made.close()
-            return self.cpu
+            return self._cpu[on_threads]
+
+    def cpu_size(self) -> int:
+        """Maximum of workers in the bus's own cpu lane."""
+        lane = self._cpu.get(False)
+        return self.machine().cpu_workers if lane is None else lane.pool.size()
 
     def _loop_lane(self) -> LoopLane:
         with self._lock:
@@ -269,10 +281,12 @@ class Lanes:
                     lane.hold()
 
     def _of_kind(self, kind: Kind) -> Sequence[IoLane | LoopLane | CpuLane]:
-        return [lane for lane in self._all() if (lane is self.cpu) == (kind == "cpu")]
+        if kind == "cpu":
+            return self.cpu_lanes
+        return [self.io, *([] if self.loop is None else [self.loop])]
 
     def _all(self) -> Sequence[IoLane | LoopLane | CpuLane]:
-        return [lane for lane in (self.cpu, self.io, self.loop) if lane is not None]
+        return [*self.cpu_lanes, *self._of_kind("io")]
 
     def at_hand(self) -> list[tuple[Delivery, float]]:
         """The deliveries in a handler now, and since when (`time.monotonic()`)."""
@@ -281,8 +295,8 @@ class Lanes:
         found = [(t.at_hand, t.since) for t in self.io.threads()]
         if self.loop is not None:
             found += self.loop.at_hand.copy().items()
-        if self.cpu is not None:
-            found += [(delivery, at[2]) for _, _, delivery, at in self.cpu.batching.running()]
+        for lane in self.cpu_lanes:
+            found += [(delivery, at[2]) for _, _, delivery, at in lane.batching.running()]
         return [(delivery, since) for delivery, since in found if delivery is not None]
 
     def progress(self) -> list[tuple[Delivery, Progress]]:
@@ -293,8 +307,8 @@ class Lanes:
         if self.loop is not None:
             here += self.loop.at_hand.copy()
         found = _with_reports((d, reported_here(d)) for d in here if d is not None)
-        if self.cpu is not None:
-            running = self.cpu.batching.running()
+        for lane in self.cpu_lanes:
+            running = lane.batching.running()
             found += _with_reports((d, worker.progress(at)) for _, worker, d, at in running)
         return found
 
@@ -304,20 +318,14 @@ class Lanes:
         Args:
             subscriptions: the subscriptions of the bus, which know how long their handlers ran.
         """
-        cpu, io = LaneStats(0, 0, 0, 0), self.io.stats()
-        if self.cpu is not None:
-            share = self._utilisation("cpu", subscriptions, self.cpu.worker_s())
-            cpu = replace(self.cpu.stats(), utilisation=share)
+        lanes, cpu, io = self.cpu_lanes, LaneStats(0, 0, 0, 0), self.io.stats()
+        if lanes:
+            share = self._utilisation("cpu", subscriptions, sum(each.worker_s() for each in lanes))
+            cpu = replace(together([lane.stats() for lane in lanes]), utilisation=share)
         # Of the threads alone, because handlers on the event loop wait beside each other.
         io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
-            loop = self.loop.stats()
-            io = replace(
-                io,
-                depth=io.depth + loop.depth,
-                workers=io.workers + loop.workers,
-                busy=io.busy + loop.busy,
-            )
+            io = replace(together([io, self.loop.stats()]), utilisation=io.utilisation)
         if "io" in self._paused:
             io = replace(io, paused=_BY_HAND)
         if "cpu" in self._paused:
@@ -334,11 +342,27 @@ class Lanes:
 
         cores = usable_cores()
         workers = self._cpu_workers or cores
-        return Machine(cores, workers, self.io.size, gil_is_on(), self._cpu_on_threads)
+        return Machine(
+            cores,
+            workers,
+            self.io.size,
+            gil_is_on(),
+            self._cpu_is == "threads",
+            self._cpu_is == "auto",
+        )
+
+    def place_of(self, handler: Handler) -> str:
+        """The workers that run a handler, in a word."""
+        if self._only is not None:
+            return "inline"
+        if handler.kind == "cpu":
+            return "threads" if handler.on_threads else self._cpu_is.replace("auto", "processes")
+        return "event loop" if handler.is_async else "threads"
 
     def shared_memory(self) -> SharedMemoryStats:
         """Large objects on their way to workers and back."""
-        return NOTHING_SHARED if self.cpu is None else self.cpu.pool.shared_memory()
+        lane = self._cpu.get(False)
+        return NOTHING_SHARED if lane is None else lane.pool.shared_memory()
 
     def _utilisation(
         self, kind: Kind, subscriptions: Sequence[Subscription], worker_s: float
@@ -371,8 +395,8 @@ class Lanes:
         self.io.close(IO_JOIN_S)
         if self.loop is not None:
             self.loop.close(IO_JOIN_S)
-        if self.cpu is not None:
-            self.cpu.close()
+        for lane in self.cpu_lanes:
+            lane.close()
         if self._only is not None:
             self._only.close()
         self._supervisor.stop()
@@ -388,8 +412,8 @@ class Lanes:
             )
         if self._only is not None:
             self._only.finish()
-        if self.cpu is not None:
-            self.cpu.breaker.expect_close()
+        for lane in self.cpu_lanes:
+            lane.breaker.expect_close()
 
 
 def _with_reports(

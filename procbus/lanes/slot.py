@@ -83,6 +83,12 @@ class Batch:
         return self.deliveries[self.ended :]
 
 
+def name_of_worker(slot: Slot, worker: Worker | None) -> str:
+    """The name of a worker for people: its own if it is a thread, else its companion's."""
+    thread = None if worker is None else worker.thread
+    return slot.name if thread is None else thread.name
+
+
 class Slot:
     """The place of one worker in the lane: the worker, and its batches.
 

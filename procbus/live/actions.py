@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from procbus.core.dead_letter import summary_of
 from procbus.core.handler import Kind
+from procbus.lanes.slot import name_of_worker
 from procbus.live.plain import printable
 from procbus.live.snapshot import Facts, Seen, find_letter
 from procbus.live.stacks import stacks_of_threads
@@ -57,11 +58,11 @@ class Actions:
         """Stacks of workers, and of the threads of the script; of one worker if it is named."""
         name = request.get("worker")
         workers = []
-        lane = self._bus.lanes.cpu
-        for slot in () if lane is None else lane.batching.all():
+        for slot in [slot for lane in self._bus.lanes.cpu_lanes for slot in lane.batching.all()]:
             worker = slot.worker or slot.starting
-            if worker is not None and name in (None, slot.name):
-                workers.append((slot.name, worker))
+            known = name_of_worker(slot, worker)
+            if worker is not None and name in (None, known):
+                workers.append((known, worker))
         found = in_turn([worker.ask_stack() for _, worker in workers])
         threads = [each for each in stacks_of_threads() if name in (None, each["name"])]
         if name is not None and not workers and not threads:
@@ -78,10 +79,10 @@ class Actions:
         """Cancel the running delivery of a worker process, if it is still at that event."""
         name, event_id = request.get("worker"), request.get("event_id")
         lanes = self._bus.lanes
-        if lanes.cpu is not None:
-            for slot, _, delivery, _ in lanes.cpu.batching.running():
-                if slot.name == name and delivery.event_id == event_id:
-                    if not lanes.cpu.pool.in_processes:
+        for lane in lanes.cpu_lanes:
+            for slot, worker, delivery, _ in lane.batching.running():
+                if name_of_worker(slot, worker) == name and delivery.event_id == event_id:
+                    if not lane.pool.in_processes:
                         raise Refused(f"{name} is a thread, and Python cannot stop a thread")
                     lanes.give_up(delivery)
                     return {"handler": printable(delivery.handler.name), "event_id": event_id}

@@ -38,7 +38,7 @@ class InlinePool:
         memory: memory shared with the workers, for large objects.
     """
 
-    in_processes, abandoned, elastic, local = True, 0, False, True
+    in_processes, left_behind, elastic, local = True, (), False, True
     waits_for, batch_s = "", BATCH_S
 
     def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
@@ -78,7 +78,7 @@ class InlineWorker:
     #: The only process to look at is this one.
     probe = None
     #: It returns taken-back deliveries at once.
-    recalling, waiting, details = False, False, None
+    recalling, waiting, details, thread = False, False, None, None
 
     def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
         self.pid: int | None = os.getpid()

@@ -19,6 +19,8 @@ from procbus.pool.wire import Successes
 from procbus.system.cooperative import Task
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from procbus.core.stats import SharedMemoryStats
     from procbus.pool.handler_cache import Definitions
     from procbus.system.footprint import Footprint
@@ -131,6 +133,15 @@ class Message:
     kinds: int = 0
 
 
+class LeftBehind(NamedTuple):
+    """A thread that goes on in a handler after the time of that was up."""
+
+    thread: Thread
+    delivery: Delivery
+    #: Start of the delivery, in seconds of `time.monotonic()`.
+    since: float
+
+
 class Worker(Protocol):
     """One worker, as its companion sees it."""
 
@@ -141,6 +152,10 @@ class Worker(Protocol):
     @property
     def probe(self) -> Probe | None:
         """Probe of its process; None if it has no process here, or until that is known."""
+
+    @property
+    def thread(self) -> Thread | None:
+        """Its thread, if it is one of this process, with no process of its own; else None."""
 
     @property
     def details(self) -> Details | None:
@@ -288,8 +303,8 @@ class Pool(Protocol):
         """Maximum useful number of workers. It may change if the pool is `elastic`."""
 
     @property
-    def abandoned(self) -> int:
-        """Number of threads left behind in a handler; 0 for processes."""
+    def left_behind(self) -> Sequence[LeftBehind]:
+        """The threads left behind in a handler; empty for processes."""
 
     @property
     def elastic(self) -> bool:

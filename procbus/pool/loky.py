@@ -51,7 +51,7 @@ class LokyWorker:
     """One worker process, seen from its companion. See `procbus.pool.interface.Worker`."""
 
     #: It returns taken-back deliveries at once.
-    recalling, waiting, details = False, False, None
+    recalling, waiting, details, thread = False, False, None, None
 
     def __init__(
         self, pool: LokyPool, newborn: Newborn | None, launched: Callable[[LokyWorker], None]
@@ -345,7 +345,7 @@ class LokyPool:
         newborn: a process that is started already, and may become the first worker; None for none.
     """
 
-    in_processes, abandoned, elastic, local = True, 0, False, True
+    in_processes, left_behind, elastic, local = True, (), False, True
     waits_for, batch_s = "", BATCH_S
 
     def __init__(

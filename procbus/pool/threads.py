@@ -34,7 +34,6 @@ from procbus.core.context import (
 )
 from procbus.core.delivery import Delivery, error_to_tell, waits_for_itself
 from procbus.core.errors import ProcbusError
-from procbus.core.gil import gil_is_on
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -55,6 +54,7 @@ from procbus.pool.interface import (
     At,
     Ended,
     LastWords,
+    LeftBehind,
     Message,
     Report,
     SetUpFailed,
@@ -98,8 +98,6 @@ class ThreadPool:
         owner: object = None,
         run: Run = ONLY_RUN,
     ) -> None:
-        if gil_is_on():
-            warn_of_turns()
         self._workers = workers or usable_cores()
         self.init = init
         self.owner = owner
@@ -113,7 +111,7 @@ class ThreadPool:
         self._lent = 0
         #: Threads left behind in a handler. If there are more than `workers`, a new worker waits
         #: until one of them returns.
-        self._left_behind: set[ThreadWorker] = set()
+        self._left_behind: dict[ThreadWorker, LeftBehind] = {}
 
     def close(self) -> None:
         """Do nothing: no memory is shared."""
@@ -134,9 +132,9 @@ class ThreadPool:
         return f"{len(self._left_behind)} threads are left behind in handlers that ran out of time"
 
     @property
-    def abandoned(self) -> int:
-        """Number of threads left behind in a handler."""
-        return len(self._left_behind)
+    def left_behind(self) -> Sequence[LeftBehind]:
+        """The threads left behind in a handler, the oldest first."""
+        return tuple(self._left_behind.copy().values())
 
     @property
     def full(self) -> bool:
@@ -148,16 +146,16 @@ class ThreadPool:
         with self._changed:
             self._lent += count
 
-    def leave_behind(self, worker: ThreadWorker) -> None:
-        """Note that the thread of a worker cannot be ended, and goes on."""
+    def leave_behind(self, worker: ThreadWorker, delivery: Delivery, since: float) -> None:
+        """Note that the thread of a worker cannot be ended, and goes on in a handler."""
         with self._changed:
-            self._left_behind.add(worker)
+            self._left_behind[worker] = LeftBehind(worker.thread, delivery, since)
             self._changed.notify_all()
 
     def ended(self, worker: ThreadWorker) -> None:
         """Note that the thread of a worker has ended."""
         with self._changed:
-            self._left_behind.discard(worker)
+            self._left_behind.pop(worker, None)
             self._changed.notify_all()
 
     def await_place(self, given_up: Callable[[], bool]) -> None:
@@ -206,7 +204,7 @@ class ThreadWorker:
         #: None while it waits for a place.
         self.pid: int | None = None
         self._pool = pool
-        self._thread = OwnThread(f"procbus-cpu-{number}", self._work)
+        self.thread = OwnThread(f"procbus-cpu-{number}", self._work)
         self._batches: SimpleQueue[Message | None] = SimpleQueue()
         #: Numbers of the sent batches that have not been reported as complete. For the companion.
         self._sent: deque[int] = deque()
@@ -217,9 +215,11 @@ class ThreadWorker:
         self._dead = False
         #: Number of deliveries that it may still begin.
         self._tokens = 0
-        #: The present batch, and the running delivery. Any thread may read the latter.
+        #: The present batch, and the place of the running delivery, which any thread may read. The
+        #: delivery itself is left there after its end.
         self._batch = 0
         self._at: At | None = None
+        self._delivery: Delivery | None = None
         #: The unreported ends: first the plain successes, then all others.
         self._times: list[tuple[float, float, int]] = []
         self._values: list[Any] = []
@@ -232,8 +232,7 @@ class ThreadWorker:
         #: and the context of batches. While that is clean, handlers run in it.
         self._base, self._own, self._clean = Context(), Context(), _CLEAN
         self._tally = Tally(cpu_s=thread_time, children_s=lambda: 0.0)
-        #: Its running delivery, and the number of waits for the bus that this is in.
-        self._delivery: Delivery | None = None
+        #: Number of waits for the bus that the running delivery is in.
         self._waits = 0
         #: Subscriptions that have unreported sums, by number of the handler.
         self._measured: dict[int, Subscription] = {}
@@ -244,7 +243,7 @@ class ThreadWorker:
         Raises:
             RuntimeError: no thread can be started.
         """
-        self._thread.start()
+        self.thread.start()
 
     def begin(self) -> None:
         """Have the thread begin with its set-up."""
@@ -337,7 +336,7 @@ class ThreadWorker:
     def ask_stack(self) -> Task[str]:
         """Return the stack of its thread."""
         yield from ()  # nothing to wait for
-        return stack_of_thread(self._thread.ident, __file__)
+        return stack_of_thread(self.thread.ident, __file__)
 
     def watch_memory(self, at: At, limit: int) -> None:
         """Do nothing: it has no memory of its own."""
@@ -356,8 +355,8 @@ class ThreadWorker:
             "%s is left behind in a handler that ran out of time: Python cannot stop a thread. %d "
             "are left behind now, each on a core if it computes. Processes can be killed: "
             'cpu="processes"',
-            self._thread.name,
-            self._pool.abandoned,
+            self.thread.name,
+            len(self._pool.left_behind),
         )
         return True
 
@@ -376,7 +375,7 @@ class ThreadWorker:
             was_dead, self._dead = self._dead, True
             self._tokens, self._at = 0, None
         if not was_dead:
-            self._thread.join(STOP_S)
+            self.thread.join(STOP_S)
 
     def kill(self) -> None:
         """Have it report nothing more, and begin nothing more."""
@@ -386,8 +385,8 @@ class ThreadWorker:
 
     def _locked_die(self) -> None:
         self._dead, self._tokens = True, 0
-        if self._at is not None:
-            self._pool.leave_behind(self)
+        if self._at is not None and self._delivery is not None:
+            self._pool.leave_behind(self, self._delivery, self._at[2])
         self._reports.put(None)
         self._batches.put(None)
 
@@ -431,7 +430,7 @@ class ThreadWorker:
             if self._batches.get() is not None and self._set_up():
                 self._serve()
         except BaseException:  # noqa: BLE001 - the companion must not wait for ever
-            log.exception("procbus itself failed in %s, which is replaced", self._thread.name)
+            log.exception("procbus itself failed in %s, which is replaced", self.thread.name)
             self.kill()
         finally:
             if not self._forked:
@@ -484,7 +483,7 @@ class ThreadWorker:
                     break  # the rest was taken back, or it was killed
                 self._tokens -= 1
                 started_at = monotonic()
-                self._at = (number, done, started_at)
+                self._at, self._delivery = (number, done, started_at), delivery
             ended_at = self._run(delivery, started_at)
             done += 1
             if ended_at - sent_at > FLUSH_S:
@@ -518,7 +517,6 @@ class ThreadWorker:
         published: list[tuple[str | None, Any]] = []
         seat = [self._make_context, delivery, receipt, published]
         running.set(seat)  # like `run_seated`, without the call
-        self._delivery = delivery
         function, value = delivery.subscription.handler.function, None
         error: BaseException | None = None
         try:

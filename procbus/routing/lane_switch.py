@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Moves a handler of kind "auto" from one lane to the other, and keeps its promises.
+"""Moves a handler from one lane to another, and keeps its promises.
+
+A handler of kind "auto" moves between threads of the io lane and processes. A cpu handler of a bus
+with `cpu="auto"` moves from threads to processes once the GIL is on.
 
 A delivery stays on the lane that it was published to, retries included. A handler with a `key` or a
 `concurrency` begins no delivery on its new lane while deliveries of it are left on the old one.
@@ -14,14 +17,14 @@ from contextvars import Context, copy_context
 
 from procbus.core.context import kept
 from procbus.core.delivery import Delivery
-from procbus.core.handler import Handler, as_kind
+from procbus.core.handler import Handler, Kind, as_kind
 from procbus.core.locks import Lock
 from procbus.core.progress import Progress
 from procbus.core.subscription import Lane, Subscription
 
 
 class LaneSwitch:
-    """A handler of kind "auto" on one bus: a subscription for each lane, one of them in use.
+    """A handler that may move on one bus: a subscription for each lane, one of them in use.
 
     Thread-safe. For a handler with a key or a limit it also acts as the lane of both subscriptions.
 
@@ -42,7 +45,7 @@ class LaneSwitch:
         #: them into their lane now, one by one in order.
         self._held: deque[Delivery] = deque()
         self._putting = False
-        self.current = self._side("io")
+        self.current = self._side("io" if handler.auto else "cpu", on_threads=not handler.auto)
 
     def sides(self) -> tuple[Subscription, ...]:
         """The subscriptions so far, the present one first."""
@@ -56,16 +59,16 @@ class LaneSwitch:
             why: the reason in words, for the statistics.
         """
         current = self.current
-        kind = "io" if current.handler.kind == "cpu" else "cpu"
+        to_io = self._handler.auto and current.handler.kind == "cpu"
         others = [side for side in self.sides() if side is not current]
-        side = others[0] if others else self._side(kind)
+        side = others[0] if others else self._side("io" if to_io else "cpu")
         side.meter.clear()
         side.decided = why
         with self._lock:
             self.current = side
 
-    def _side(self, kind: str) -> Subscription:
-        handler = as_kind(self._handler, "cpu" if kind == "cpu" else "io")
+    def _side(self, kind: Kind, *, on_threads: bool = False) -> Subscription:
+        handler = as_kind(self._handler, kind, on_threads=on_threads)
         lane = self._lane_of(handler)
         side = Subscription(handler, self if handler.gated else lane)
         with self._lock:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from procbus.core.delivery import Delivery
 from procbus.core.errors import NoSuchHandler
-from procbus.core.handler import Handler, with_topics
+from procbus.core.handler import CpuPlace, Handler, with_topics
 from procbus.core.introspection import name_of
 from procbus.core.locks import Lock
 from procbus.core.subscription import Lane, Subscription
@@ -29,6 +30,8 @@ class Subscriptions:
         own: handlers of this bus alone.
         lane_of: returns the lane that a handler belongs to.
         give_up: cancels a delivery that is no longer wanted.
+        place_of: chooses between processes and threads for a cpu handler of a bus with
+            ``cpu="auto"``; see `Settings.place_of`.
     """
 
     def __init__(
@@ -37,23 +40,23 @@ class Subscriptions:
         own: Iterable[Handler],
         lane_of: Callable[[Handler], Lane],
         give_up: Callable[[Delivery], object] | None = None,
+        place_of: Callable[[Handler], CpuPlace | None] = lambda _: None,
     ) -> None:
         self._give_up = give_up
+        self._place_of = place_of
         self._shared = Registry() if shared is None else shared
         self._own = Registry()
         for handler in own:
             self._own.add(handler)
         self._lane_of = lane_of
         # Guards the writing of the fields below; taken while no other lock is held. Readers need no
-        # lock: each change of `_made` and `_switches` is one step, and the other fields are
-        # replaced whole.
+        # lock: each change of `_made` is one step, and the other fields are replaced whole.
         self._lock = Lock()
         #: For handlers of the shared registry, by number: the topics that this bus has left.
         self._left: dict[int, tuple[Topic, ...]] = {}
         self._all: dict[int, Subscription] = {}
-        #: Subscriptions that exist or are about to, by number; and the handlers of kind "auto".
-        self._made: dict[int, Subscription] = {}
-        self._switches: dict[int, LaneSwitch] = {}
+        #: Subscriptions that exist or are about to, by number; and handlers that may move.
+        self._made: dict[int, Subscription | LaneSwitch] = {}
         self._version = -1
         self._router: Router[Subscription] = Router(())
 
@@ -80,9 +83,9 @@ class Subscriptions:
         return tuple(dict.fromkeys((*self.all(), *sides)))  # one may have moved a moment ago
 
     def switches(self) -> tuple[LaneSwitch, ...]:
-        """The handlers of kind "auto"."""
+        """The handlers that may move to another lane."""
         self.routes()
-        return tuple(self._switches.values())
+        return tuple(each for each in self._made.copy().values() if isinstance(each, LaneSwitch))
 
     def reroute(self) -> None:
         """Have events that are published from now on go to the new lane of a handler that moved."""
@@ -95,7 +98,7 @@ class Subscriptions:
     def need_processes(self) -> bool:
         """Whether a handler is for processes from the start; makes no lane."""
         handlers = (*self._shared_handlers(), *self._own.handlers)
-        return any(handler.kind == "cpu" and not handler.auto for handler in handlers)
+        return any(each.kind == "cpu" and not self._is_for_threads(each) for each in handlers)
 
     def reached_by(self, topic: object) -> tuple[Handler, ...]:
         """The handlers that an event of a topic or class would go to, in their order.
@@ -171,7 +174,6 @@ class Subscriptions:
                     _group(list(made.values()))
                     for number in self._all.keys() - made.keys():
                         self._made.pop(number, None)
-                        self._switches.pop(number, None)
                     self._all = made
                     self._router = router
                     self._version = version
@@ -204,21 +206,33 @@ class Subscriptions:
 
     def _subscription(self, handler: Handler) -> Subscription:
         """Return the subscription of a handler, the same one in each thread."""
-        number = handler.number
+        made = self._made.get(handler.number)
+        if made is None:
+            made = self._made.setdefault(handler.number, self._make(handler))
+        sides = made.sides() if isinstance(made, LaneSwitch) else (made,)
+        for side in sides:
+            side.give_up = self._give_up
+        return sides[0]
+
+    def _make(self, handler: Handler) -> Subscription | LaneSwitch:
         if handler.auto:
-            switch = self._switches.get(number)
-            if switch is None:
-                new = LaneSwitch(handler, self._lane_of)
-                switch = self._switches.setdefault(number, new)
-            for side in switch.sides():
-                side.give_up = self._give_up
-            return switch.current
-        found = self._made.get(number)
-        if found is None:
+            return LaneSwitch(handler, self._lane_of)
+        place = self._place_of(handler)
+        if place is None or not place.on_threads:
             made = Subscription(handler, self._lane_of(handler))
-            made.give_up = self._give_up
-            found = self._made.setdefault(number, made)
-        return found
+        elif handler.once:  # its one event must not go to both lanes, so it stays
+            on_threads = replace(handler, on_threads=True)
+            made = Subscription(on_threads, self._lane_of(on_threads))
+        else:
+            switch = LaneSwitch(handler, self._lane_of)
+            switch.current.decided = place.why
+            return switch
+        made.decided = "" if place is None else place.why
+        return made
+
+    def _is_for_threads(self, handler: Handler) -> bool:
+        place = self._place_of(handler)
+        return place is not None and place.on_threads
 
 
 def _group(subscriptions: Sequence[Subscription]) -> None:

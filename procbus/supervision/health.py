@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from procbus.core.delivery import Delivery
 from procbus.core.progress import Progress
 from procbus.core.reporting import reported_here
+from procbus.lanes.slot import name_of_worker
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
     from procbus.lanes.slot import Slot
@@ -39,7 +42,7 @@ class WorkerHealth:
     """The present state of one worker. Unknown facts are None."""
 
     kind: Literal["io", "cpu"]
-    #: Name of the thread: the worker's own in the io lane, its companion's in the cpu lane.
+    #: Name of the thread: the worker's own if it is a thread, its companion's if it is a process.
     name: str
     #: Process id; None while a worker of the cpu lane is starting and its pid is not known yet.
     pid: int | None
@@ -76,23 +79,39 @@ class WorkerHealth:
 
 
 def cpu_health(
-    lane: CpuLane | None,
+    lanes: Sequence[CpuLane],
     observed: Callable[[Worker], Observed | None],
     *,
     brief: bool = False,
 ) -> list[WorkerHealth]:
-    """The worker processes. From any thread.
+    """The worker processes, and the threads of cpu lanes. From any thread.
+
+    Threads left behind in a handler are included.
 
     Args:
-        lane: the cpu lane of the bus, if there is one.
+        lanes: the cpu lanes of the bus.
         observed: returns the supervisor's observations of a worker.
         brief: leave out the facts that take long to find.
     """
-    at_hand = [] if lane is None else lane.batching.at_hand()
-    return [_process(*about, observed, brief) for about in at_hand]
+    left_behind = [each for lane in lanes for each in lane.pool.left_behind]
+    return [
+        *(_worker(*each, observed, brief) for lane in lanes for each in lane.batching.at_hand()),
+        *(
+            WorkerHealth(
+                kind="cpu",
+                name=each.thread.name,
+                pid=os.getpid(),
+                state="stalled",
+                **_at_hand(each.delivery, each.since),
+                **_used_by(each.thread),
+                events_done=0,
+            )
+            for each in left_behind
+        ),
+    ]
 
 
-def _process(
+def _worker(
     slot: Slot,
     delivery: Delivery | None,
     since: float,
@@ -109,6 +128,7 @@ def _process(
     details = present.details if present is not None and probe is None else None
     if probe is not None:
         details = probe.details(brief=brief)
+    thread = present.thread if present is not None and probe is None else None
     now = monotonic()
     at_hand = _at_hand(delivery, since)
     state: WorkerState = "idle" if delivery is None else "busy"
@@ -125,12 +145,12 @@ def _process(
         state = "stalled"
     return WorkerHealth(
         kind="cpu",
-        name=slot.name,
+        name=name_of_worker(slot, present),
         pid=None if present is None else present.pid,
         state=state,
         **at_hand,
         progress=progress,
-        **_readings(details, last_sample, now),
+        **(_readings(details, last_sample, now) if thread is None else _used_by(thread)),
         events_done=slot.events_done,
         restarts=slot.restarts,
         last_exit=slot.last_exit,
@@ -152,6 +172,10 @@ def _readings(details: Details | None, last_sample: Sample | None, now: float) -
         "children": details.children,
         "open_files": details.open_files,
     }
+
+
+def _used_by(thread: Thread) -> dict[str, Any]:
+    return {"cpu_s": thread_cpu_s().get(thread.native_id or 0)}
 
 
 def _cpu_share(details: Details, last_sample: Sample | None, now: float) -> float | None:

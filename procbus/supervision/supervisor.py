@@ -9,7 +9,7 @@ workers longer than killing one takes: several are killed in turn.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from procbus.lanes.threads import IoLane
     from procbus.pool.interface import At, Worker
     from procbus.system.footprint import Footprint
-    from procbus.system.memory import MemoryWatch
+    from procbus.system.memory import MemoryWatch, OomWatch
     from procbus.system.process import Probe, Sample
 
 #: Interval between two samples of a busy worker, in seconds.
@@ -57,8 +57,8 @@ class Supervised(Protocol):
     """The lanes of a bus, as the supervisor sees them."""
 
     @property
-    def cpu(self) -> CpuLane | None:
-        """The cpu lane; None while there is none."""
+    def cpu_lanes(self) -> Sequence[CpuLane]:
+        """The lanes of cpu handlers, so far."""
 
     @property
     def io(self) -> IoLane:
@@ -120,6 +120,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._memory: MemoryWatch | None = None
+        self._oom: OomWatch | None = None
         self._short = False
         self._sampled_at = 0.0
         #: Whether a slow start of a worker was logged: once is enough.
@@ -208,8 +209,8 @@ class Supervisor:
             next_look = min(next_look, now + SUPERVISOR_LOOK_S)
         if self._lanes.limited:
             next_look = min(next_look, self._lanes.io.expire(now))
-        if self._lanes.cpu is not None:
-            next_look = min(next_look, self._look_after_cpu(self._lanes.cpu, now))
+        if lanes := self._lanes.cpu_lanes:
+            next_look = min(next_look, self._look_after_cpu(lanes, now))
         return max(0.0, next_look - self._clock())
 
     def _take_back_unwanted(self) -> None:
@@ -222,25 +223,26 @@ class Supervisor:
 
     def _can_be_killed(self, delivery: Delivery) -> bool:
         """Whether the delivery runs in a process, once it runs."""
-        cpu = self._lanes.cpu
-        in_process = cpu is not None and cpu.pool.in_processes
-        return in_process and delivery.subscription.handler.kind == "cpu"
+        handler = delivery.subscription.handler
+        in_process = any(lane.pool.in_processes for lane in self._lanes.cpu_lanes)
+        return in_process and handler.kind == "cpu" and not handler.on_threads
 
-    def _look_after_cpu(self, lane: CpuLane, now: float) -> float:
-        running = lane.batching.running()
+    def _look_after_cpu(self, lanes: Sequence[CpuLane], now: float) -> float:
+        running = [(lane, *each) for lane in lanes for each in lane.batching.running()]
         sample_s = self._sample_s * max(1.0, len(running) / MANY)
         if now - self._sampled_at >= sample_s:
             self._sampled_at = now
-            self._look_at_starts(lane, now)
-            lane.look()
+            for lane in lanes:
+                self._look_at_starts(lane, now)
+                lane.look()
         # Without a free file descriptor nothing can be read: living workers would seem dead.
         if now == self._sampled_at and procfs.can_read():
-            self._look_at_machine(lane, now)
-            dead = {w for s, w, d, at in running if not self._sample(lane, s, w, d, at)}
-            self._look_for_dead(lane, dead, {worker for _, worker, _, _ in running})
+            self._look_at_machine(lanes, now)
+            dead = {each[2] for each in running if not self._sample(*each)}
+            self._look_for_dead(lanes, dead, {worker for _, _, worker, _, _ in running})
         next_look = self._sampled_at + sample_s
         kills: list[Task[bool]] = []
-        for slot, worker, delivery, at in running:
+        for lane, slot, worker, delivery, at in running:
             if slot.verdict is not None:
                 continue  # it is dead, and its companion has not noticed yet
             handler = delivery.subscription.handler
@@ -268,19 +270,21 @@ class Supervisor:
         in_turn(kills)
         return next_look
 
-    def _look_at_machine(self, lane: CpuLane, now: float) -> None:
-        if not lane.pool.local:  # its workers use the memory of other machines
-            lane.breaker.look(now, "")
+    def _look_at_machine(self, lanes: Sequence[CpuLane], now: float) -> None:
+        if not lanes[0].pool.local:  # its workers use the memory of other machines
+            lanes[0].breaker.look(now, "")
             return
-        if self._memory is None:
+        if self._memory is None or self._oom is None:
             with no_fork:
                 from procbus.system.memory import MemoryWatch, OomWatch  # only now: psutil
 
             self._memory = (self._watch_memory or MemoryWatch)()
-            lane.oom = OomWatch()
-        assert lane.oom is not None
-        lane.oom.note()
-        lane.breaker.look(now, self._why_short(self._memory))
+            self._oom = OomWatch()
+        self._oom.note()
+        short = self._why_short(self._memory)
+        for lane in lanes:
+            lane.oom = self._oom
+            lane.breaker.look(now, short)
 
     def _why_short(self, memory: MemoryWatch) -> str:
         """The reason why memory is too short to begin more; empty while there is enough."""
@@ -366,12 +370,14 @@ class Supervisor:
             )
         return True
 
-    def _look_for_dead(self, lane: CpuLane, dead: set[Worker], running: set[Worker]) -> None:
+    def _look_for_dead(
+        self, lanes: Sequence[CpuLane], dead: set[Worker], running: set[Worker]
+    ) -> None:
         """Close the pipe of dead workers, which a process started by a handler may keep open.
 
         Only workers that were already dead at the last look: the pipe itself reports any other.
         """
-        for slot in lane.batching.with_work():
+        for slot in [slot for lane in lanes for slot in lane.batching.with_work()]:
             worker = slot.worker
             if worker is None or worker in running or worker.probe is None:
                 continue

@@ -134,6 +134,9 @@ def test_handler_that_runs_out_of_time_is_left_behind_and_replaced(
     lane = bus.stats().lanes["cpu"]
     assert (lane.restarts, lane.abandoned) == (1, 1)
     assert "procbus-cpu-1 is left behind" in caplog.text
+    [stalled] = [each for each in bus.health() if each.state == "stalled"]
+    assert (stalled.kind, stalled.name) == ("cpu", "procbus-cpu-1")
+    assert (stalled.handler, stalled.event_id) == (receipt.deliveries[0].handler.name, receipt.id)
     hung.over.set()
     eventually(lambda: bus.stats().lanes["cpu"].abandoned == 0)
     assert receipt.deliveries[0].exception() is caught.value, "its late result changes nothing"

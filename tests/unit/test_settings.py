@@ -124,7 +124,7 @@ def test_absurd_number_of_workers_is_refused():
 
 @pytest.mark.parametrize("value", [2, "dask", "tcp://127.0.0.1:8786"])
 def test_cpu_is_a_pool_and_not_an_address(value: Any):
-    expected = f'cpu must be "processes", "threads" or a DaskPool, not {value!r}'
+    expected = f'cpu must be "processes", "threads", "auto" or a DaskPool, not {value!r}'
     assert refusal(cpu=value) == expected
 
 

@@ -133,7 +133,7 @@ class ClusterPool:
         make_worker: makes a worker; None for `DaskWorker`.
     """
 
-    in_processes, abandoned, elastic, batch_s = True, 0, True, DASK_BATCH_S
+    in_processes, left_behind, elastic, batch_s = True, (), True, DASK_BATCH_S
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class DaskWorker:
     """
 
     #: No process of this machine.
-    probe = None
+    probe, thread = None, None
 
     def __init__(
         self,

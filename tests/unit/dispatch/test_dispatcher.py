@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Never
 
 import pytest
@@ -13,7 +14,7 @@ from procbus.core.context import running
 from procbus.core.dead_letter import letter_of
 from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import BusClosed, CircuitOpen, ProcbusError, QueueFull, TopicError
-from procbus.core.handler import make_handler
+from procbus.core.handler import as_kind, make_handler
 from procbus.core.locks import Tangled
 from procbus.core.receipt import Receipt, SoleReceipt
 from procbus.core.subscription import Subscription
@@ -224,11 +225,16 @@ def open_circuit() -> CircuitOpen:
     return CircuitOpen("workers die")
 
 
+#: Circuits of a lane that refuses events, and of one that takes them.
+OPEN = SimpleNamespace(refusal=open_circuit)
+CLOSED = SimpleNamespace(refusal=None)
+
+
 def test_while_it_is_guarded_nothing_is_published_for_cpu_handlers():
     parts = Parts()
     parts.subscribe(int, kind="cpu")
     parts.subscribe((int, str))
-    parts.dispatcher.guard(open_circuit)
+    parts.dispatcher.guard(OPEN)
     with pytest.raises(CircuitOpen):
         parts.dispatcher.publish(1, None)
     with pytest.raises(CircuitOpen):
@@ -238,15 +244,26 @@ def test_while_it_is_guarded_nothing_is_published_for_cpu_handlers():
     assert len(parts.dispatcher.publish("for io alone", None).deliveries) == 1
     assert parts.dispatcher.publish(b"nobody's", None).done
 
-    parts.dispatcher.guard(None)
+    parts.dispatcher.guard(CLOSED)
     assert len(parts.dispatcher.publish(1, None).deliveries) == 2
+
+
+def test_guard_of_processes_lets_handlers_on_threads_have_their_events():
+    parts = Parts()
+    parts.subscribe(int, kind="cpu")
+    subscription = parts.subscribe(str, kind="cpu")
+    subscription.handler = as_kind(subscription.handler, "cpu", on_threads=True)
+    parts.dispatcher.guard(OPEN)
+    with pytest.raises(CircuitOpen):
+        parts.dispatcher.publish(1, None)
+    assert len(parts.dispatcher.publish("x", None).deliveries) == 1
 
 
 def test_event_of_a_cpu_handler_is_refused_with_the_error_of_the_guard():
     parts = Parts()
     parts.subscribe(int, kind="cpu")
     parent = delivery_to(parts.subscriptions[0])
-    parts.dispatcher.guard(open_circuit)
+    parts.dispatcher.guard(OPEN)
     refused = parts.dispatcher.publish_children(parent, succeeded(), [(None, 1)])
     assert isinstance(refused, CircuitOpen)
     assert parts.dispatcher.publish_children(parent, succeeded(), [(None, "x")]) is None
@@ -256,7 +273,7 @@ def test_event_of_a_cpu_handler_is_refused_with_the_error_of_the_guard():
 def test_each_publisher_gets_an_error_of_its_own():
     parts = Parts()
     parts.subscribe(int, kind="cpu")
-    parts.dispatcher.guard(open_circuit)
+    parts.dispatcher.guard(OPEN)
     errors = []
     for _ in range(2):
         with pytest.raises(CircuitOpen) as caught:
@@ -300,7 +317,7 @@ def test_publishers_that_wait_for_room_are_refused_too(replayed, just_before):
     (delivery,) = receipt.deliveries
     letter = letter_of(delivery, receipt, (raised(ValueError()),), False)
     routed = threading.Event()
-    in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit) if just_before else routed.set())
+    in_the_way(parts, lambda: parts.dispatcher.guard(OPEN) if just_before else routed.set())
     thread, outcome = publisher(
         lambda: (
             parts.dispatcher.redeliver(letter) if replayed else parts.dispatcher.publish(2, None)
@@ -308,7 +325,7 @@ def test_publishers_that_wait_for_room_are_refused_too(replayed, just_before):
     )
     if not just_before:
         assert routed.wait(BOUND_S)
-        parts.dispatcher.guard(open_circuit)
+        parts.dispatcher.guard(OPEN)
 
     thread.join(BOUND_S)
     assert [type(each) for each in outcome] == [CircuitOpen]
@@ -322,7 +339,7 @@ def test_publishers_for_others_wait_on_however_often_they_are_disturbed():
     first = parts.dispatcher.publish(1, None)
     thread, outcome = publisher(lambda: parts.dispatcher.publish(2, None))
     for _ in range(2 * sys.getrecursionlimit()):
-        parts.dispatcher.guard(open_circuit)
+        parts.dispatcher.guard(OPEN)
     assert outcome == []
     parts.settlement.settle([(first.deliveries[0], succeeded())])
 
@@ -339,12 +356,12 @@ def test_publisher_that_waits_without_blocking_is_called_to_look_again(just_befo
     parts.dispatcher.publish(1, None)
     called: list[int] = []
     if just_before:
-        in_the_way(parts, lambda: parts.dispatcher.guard(open_circuit))
+        in_the_way(parts, lambda: parts.dispatcher.guard(OPEN))
     waiting = parts.dispatcher.try_publish(2, None, lambda: called.append(2))
     assert isinstance(waiting, Reserved)
     if not just_before:
         assert called == []
-        parts.dispatcher.guard(open_circuit)
+        parts.dispatcher.guard(OPEN)
     assert called == [2]
     assert waiting.publish() is None
     assert parts.admission.blocked == 0
@@ -359,8 +376,8 @@ def test_a_forked_child_refuses_whatever_the_guard_does():
     parts = Parts()
     parts.subscribe(int)
     parts.dispatcher.refuse(refuse)
-    parts.dispatcher.guard(open_circuit)
-    parts.dispatcher.guard(None)
+    parts.dispatcher.guard(OPEN)
+    parts.dispatcher.guard(CLOSED)
     with pytest.raises(ProcbusError, match="forked"):
         parts.dispatcher.publish(1, None)
 
@@ -393,9 +410,9 @@ def test_a_bus_gets_ready_once_even_where_it_was_guarded_before_its_first_event(
     ready: list[str] = []
     parts.dispatcher = parts.make_dispatcher(lambda: ready.append("ready"))
     parts.subscribe(int)
-    parts.dispatcher.guard(lambda: CircuitOpen("open"))
+    parts.dispatcher.guard(OPEN)
     parts.dispatcher.publish(1, None)
-    parts.dispatcher.guard(None)
+    parts.dispatcher.guard(CLOSED)
     parts.dispatcher.publish(2, None)
     assert ready == ["ready"]
 
@@ -404,8 +421,8 @@ def test_a_guard_that_ends_before_the_first_event_leaves_the_bus_to_get_ready():
     ready: list[str] = []
     parts = Parts()
     parts.dispatcher = parts.make_dispatcher(lambda: ready.append("ready"))
-    parts.dispatcher.guard(lambda: CircuitOpen("open"))
-    parts.dispatcher.guard(None)
+    parts.dispatcher.guard(OPEN)
+    parts.dispatcher.guard(CLOSED)
     assert ready == []
     parts.dispatcher.publish(1, None)
     assert ready == ["ready"]

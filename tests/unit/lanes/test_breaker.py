@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from procbus.core.errors import CircuitOpen
+from procbus.core.flow import Circuit
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.lanes.batching import TRIALS_AT_CLOSE, Batching, Breaker
 from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitBreaker, CircuitState
@@ -235,12 +236,20 @@ class Parts:
         #: Makers of the error that publishing raises, as it was told: None ends that.
         self.guarded: list[Callable[[], CircuitOpen] | None] = []
         self.failed: list[Outcome] = []
-        flow: Any = SimpleNamespace(guard=self.guarded.append)
+        #: Called once, before the flow is told: by another thread, in a real lane.
+        self.before_telling: Callable[[], None] | None = None
+        flow: Any = SimpleNamespace(guard=self.guard)
         self.breaker = Breaker(self.batching, flow, self.failed.append)
         subscription = subscription_of()
         subscription.average_s = 1e-6
         for number in range(5):
             self.batching.queue.put(delivery_to(subscription, number))
+
+    def guard(self, circuit: Circuit) -> None:
+        meanwhile, self.before_telling = self.before_telling, None
+        if meanwhile is not None:
+            meanwhile()
+        self.guarded.append(circuit.refusal)
 
     def die(self, count: int = 1) -> None:
         for _ in range(count):
@@ -321,15 +330,29 @@ def test_a_trial_that_is_survived_has_the_lane_and_publishing_go_on(
     assert "the cpu lane works again" in caplog.text
 
 
-def test_survival_closes_the_circuit_for_publishing_too(parts: Parts) -> None:
-    # The thread that found it open may come to say so only after the trial has begun.
+def test_publishing_follows_the_circuit_though_the_thread_that_opened_it_is_late(
+    parts: Parts,
+) -> None:
+    def try_and_survive() -> None:
+        parts.look(COOL_S)
+        parts.breaker.note_survival()
+
+    parts.before_telling = try_and_survive
     parts.open()
-    parts.look(COOL_S)
-    parts.guarded.append(parts.guarded[0])
 
-    parts.breaker.note_survival()
-
+    assert len(parts.guarded) == 3
     assert parts.guarded[-1] is None
+
+
+def test_publishing_is_refused_though_the_thread_that_began_the_trial_is_late(
+    parts: Parts,
+) -> None:
+    parts.open()
+    parts.before_telling = parts.die
+    parts.look(COOL_S)
+
+    assert len(parts.guarded) == 3
+    assert parts.guarded[-1] is not None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@
 The promises that they share with other pools are in `tests/conformance`.
 """
 
-import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,16 +166,3 @@ def test_glance_between_two_reports_has_the_ends_so_far(worker: ThreadWorker, ga
     assert [value for report in early for value in report.successes.values] == [2, 4]
     assert {(report.batch, report.complete) for report in early} == {(message.batch, False)}
     assert values(late) == ["held"]
-
-
-def test_pool_warns_once_where_there_is_a_gil(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from procbus.pool import threads
-
-    for on in (True, False):
-        monkeypatch.setattr(threads, "gil_is_on", lambda on=on: on)
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            ThreadPool(1).close()
-        assert caplog.text.count("handlers take turns") == on

@@ -127,6 +127,13 @@ def unobserved(_: object) -> None:
     """The supervisor has not looked yet."""
 
 
+def lane_with(*at_hand: Any) -> Any:
+    """A cpu lane of one worker: its slot, its delivery, and the start of that."""
+    return SimpleNamespace(
+        batching=SimpleNamespace(at_hand=lambda: [at_hand]), pool=SimpleNamespace(left_behind=())
+    )
+
+
 def health_of(
     looked_at: LookedAt | None = None,
     running_s: float | None = None,
@@ -135,7 +142,7 @@ def health_of(
     starting: Any = None,
 ) -> WorkerHealth:
     looked_at = looked_at or LookedAt()
-    worker = SimpleNamespace(pid=4711, probe=looked_at) if ready else None
+    worker = SimpleNamespace(pid=4711, probe=looked_at, thread=None) if ready else None
     slot = SimpleNamespace(
         name="procbus-companion-1",
         worker=worker,
@@ -147,11 +154,9 @@ def health_of(
     )
     delivery = None if running_s is None else delivery_to(subscription_of(), event_id=9)
     since = 0.0 if running_s is None else monotonic() - running_s
-    lane: Any = SimpleNamespace(
-        batching=SimpleNamespace(at_hand=lambda: [(slot, delivery, since, None)])
-    )
+    lane = lane_with(slot, delivery, since, None)
     seen: Any = SimpleNamespace(activity=looked_at, last_sample=last_sample)
-    (health,) = cpu_health(lane, lambda worker: seen)
+    (health,) = cpu_health([lane], lambda worker: seen)
     return health
 
 
@@ -161,7 +166,9 @@ def health_of(
 def test_starting_worker_shows_all_known_facts(
     set_up_since: float | None, handler: str | None
 ) -> None:
-    starting = SimpleNamespace(pid=4712, probe=LookedAt(), set_up_since=lambda: set_up_since)
+    starting = SimpleNamespace(
+        pid=4712, probe=LookedAt(), thread=None, set_up_since=lambda: set_up_since
+    )
 
     health = health_of(ready=False, starting=starting)
 
@@ -173,7 +180,7 @@ def test_starting_worker_shows_all_known_facts(
 
 
 def test_without_a_cpu_lane_there_are_no_processes():
-    assert cpu_health(None, unobserved) == []
+    assert cpu_health((), unobserved) == []
 
 
 def test_worker_shows_all_known_facts():
@@ -230,7 +237,7 @@ def test_the_share_of_the_cpu_is_since_the_last_sample():
 
 
 def test_a_worker_without_a_process_is_not_measured():
-    worker = SimpleNamespace(pid=os.getpid(), probe=None, details=None)
+    worker = SimpleNamespace(pid=os.getpid(), probe=None, details=None, thread=None)
     slot = SimpleNamespace(
         name="companion",
         worker=worker,
@@ -240,9 +247,9 @@ def test_a_worker_without_a_process_is_not_measured():
         restarts=0,
         last_exit="",
     )
-    lane: Any = SimpleNamespace(batching=SimpleNamespace(at_hand=lambda: [(slot, None, 0.0, None)]))
+    lane = lane_with(slot, None, 0.0, None)
 
-    (health,) = cpu_health(lane, unobserved)
+    (health,) = cpu_health([lane], unobserved)
 
     assert (health.state, health.memory_bytes) == ("idle", None)
 

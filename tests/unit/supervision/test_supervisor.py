@@ -98,6 +98,7 @@ class Supervised:
     def __init__(self, workers: int = 1) -> None:
         self.stage = Stage(workers)
         self.cpu = self.stage.lane
+        self.cpu_lanes = [self.cpu]
         self.io = FakeIo()
         self.limited = True
         self.ahead_s = 0.0
