@@ -15,7 +15,8 @@ JOBS ?= 2
 # The tests that `make test-switch` runs.
 SWITCH_TESTS := tests/unit/core tests/unit/dispatch tests/unit/futures tests/unit/journal tests/unit/lanes \
 	tests/unit/routing tests/unit/supervision tests/unit/test_bus.py tests/unit/test_stream.py \
-	tests/conformance tests/integration/test_cascades.py tests/integration/test_threads_at_odds.py
+	tests/conformance tests/integration/test_cascades.py tests/integration/test_cpu_auto.py \
+	tests/integration/test_cpu_threads.py tests/integration/test_threads_at_odds.py
 
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15

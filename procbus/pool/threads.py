@@ -220,6 +220,8 @@ class ThreadWorker:
         self._batch = 0
         self._at: At | None = None
         self._delivery: Delivery | None = None
+        #: The last report of the delivery that it was killed in.
+        self._last_progress: Progress | None = None
         #: The unreported ends: first the plain successes, then all others.
         self._times: list[tuple[float, float, int]] = []
         self._values: list[Any] = []
@@ -386,6 +388,7 @@ class ThreadWorker:
     def _locked_die(self) -> None:
         self._dead, self._tokens = True, 0
         if self._at is not None and self._delivery is not None:
+            self._last_progress = reported_here(self._delivery)  # the thread goes on
             self._pool.leave_behind(self, self._delivery, self._at[2])
         self._reports.put(None)
         self._batches.put(None)
@@ -396,10 +399,8 @@ class ThreadWorker:
             batch = self._batch
             rest = self._locked_report(complete=False)
             ends = [*map(self._success, *rest.successes), *rest.ends]
-            at, delivery = self._at, self._delivery
-        ran_s = None if at is None else max(0.0, now - at[2])
-        progress = None if at is None or delivery is None else reported_here(delivery)
-        words = LastWords(batch, ends, ran_s, progress)
+            ran_s = None if self._at is None else max(0.0, now - self._at[2])
+            words = LastWords(batch, ends, ran_s, self._last_progress)
         return WorkerGone(self.pid, None, words, noticed_at=now)
 
     # Called under the lock.
