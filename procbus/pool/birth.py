@@ -26,11 +26,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from multiprocessing import current_process, process
+from multiprocessing.popen_fork import Popen
 from multiprocessing.spawn import get_command_line
 from typing import Any
 
 from procbus.core.errors import ProcbusError
-from procbus.pool.child.birth import Passed
+from procbus.pool.child.birth import FORK, ORDERS, READY, Passed
 from procbus.system.cores import usable_cores
 from procbus.system.no_fork import no_fork
 from procbus.system.surroundings import inherited
@@ -137,6 +138,9 @@ def interrupts_blocked() -> Iterator[None]:
 
 # The process.
 
+#: Maximum time for the birth of a sibling, in seconds; a process that takes longer is stopped.
+BIRTH_S = 10.0
+
 #: Its program. It finds modules where the script finds them, and never takes a file in the working
 #: directory for one. The collector is off while it loads, because nothing of that is garbage;
 #: `prepare` switches it on. loky can do without psutil, and in a worker it needs none: importing
@@ -147,7 +151,7 @@ PROGRAM = (
     "sys.modules['psutil'] = None; "
     "import loky.process_executor; from loky.backend.spawn import prepare; "
     "del sys.modules['psutil']; "
-    "await_orders({channel}, {parent}); follow_orders({channel}, prepare)"
+    "await_orders({channel}, {parent}, {end}); follow_orders({channel}, prepare)"
 )
 
 
@@ -159,11 +163,9 @@ class Newborn:
     and stderr that can be flushed, which the script may have closed.
 
     Args:
-        environment: environment variables added to this process's.
-        nice: niceness of the process from its first moment; None for this process's. The worker
-            sets it itself, but only once it can: until then its imports would hold up the workers
-            that have work.
-        flags: returns the flags of the interpreter.
+        born_with: the settings that it inherits.
+        launch: starts it. It inherits two descriptors: its end of a socket, and one of a pipe.
+            Returns None if the process itself tells its pid, by that socket.
 
     Raises:
         OSError: the machine is full.
@@ -175,15 +177,17 @@ class Newborn:
 
     def __init__(
         self,
-        environment: dict[str, str],
-        nice: int | None,
-        flags: Callable[[], list[str]] = interpreter_flags,
+        born_with: object,
+        launch: Callable[[int, int], subprocess.Popen[bytes] | None],
     ) -> None:
         #: Descriptors that are passed on to it.
         self._passed: list[int] = []
         #: Its orders, once loky has made them.
         self._orders = b""
-        self._born_with = inherited()
+        self._born_with = born_with
+        #: All that it has said.
+        self._heard = b""
+        self._process: subprocess.Popen[bytes] | Forked | None
         with no_fork:  # a child would hold these descriptors open, and so hide its death
             self._ours, theirs = socket.socketpair()
             with theirs:
@@ -192,16 +196,72 @@ class Newborn:
                     self.sentinel, end = os.pipe()
                     weakref.finalize(self, os.close, self.sentinel)
                     try:
-                        self._process = _launch(theirs.fileno(), end, environment, flags())
+                        self._process = launch(theirs.fileno(), end)
                     finally:
                         os.close(end)
                 except BaseException:
                     self._ours.close()
                     raise
-        self.pid = self._process.pid
+
+    @classmethod
+    def start(
+        cls,
+        environment: dict[str, str],
+        nice: int | None,
+        flags: Callable[[], list[str]] = interpreter_flags,
+    ) -> Newborn:
+        """Start one.
+
+        Args:
+            environment: environment variables added to this process's.
+            nice: niceness of the process from its first moment; None for this process's. The worker
+                sets it itself, but only once it can: until then its imports would hold up the
+                workers that have work.
+            flags: returns the flags of the interpreter.
+        """
+
+        def launch(channel: int, end: int) -> subprocess.Popen[bytes]:
+            return _launch(channel, end, environment, flags())
+
+        made = cls(inherited(), launch)
         if nice is not None:
             with contextlib.suppress(OSError):  # it is dead
-                os.setpriority(os.PRIO_PROCESS, self.pid, nice)
+                os.setpriority(os.PRIO_PROCESS, made.pid, nice)
+        return made
+
+    def sibling(self) -> Newborn:
+        """Have it fork another one, once it is ready: that takes 2 ms, where a start takes 60.
+
+        Any thread may ask, until this one has its orders. Both belong to the thread that made this
+        one. Ask the new one whether it is `born`.
+
+        Raises:
+            OSError: it has ended, or the machine is full.
+        """
+
+        def ask(channel: int, end: int) -> None:
+            socket.send_fds(self._ours, [FORK], [channel, end])
+
+        return Newborn(self._born_with, ask)
+
+    @property
+    def pid(self) -> int:
+        """Its pid, once it is `born`."""
+        assert self._process is not None
+        return self._process.pid
+
+    def born(self) -> bool:
+        """Whether it exists, and has not ended. Waits for the birth of a sibling."""
+        self._ours.settimeout(BIRTH_S)
+        try:
+            while self._process is None:
+                if b"\n" in self._heard:
+                    self._process = Forked(int(self._heard.partition(b"\n")[0]), self.sentinel)
+                elif not self._hear():
+                    return False
+            return self.poll() is None
+        finally:
+            self._ours.settimeout(None)
 
     def fits(self) -> bool:
         """Whether a process that this thread started now would have the same settings."""
@@ -225,63 +285,83 @@ class Newborn:
             prepare: called in between: makes what only the orders name.
         """
         with self._ours:
-            if not self._hear():
-                return
+            while READY not in self._heard:
+                if not self._hear():
+                    return
             prepare()
             try:
-                socket.send_fds(self._ours, [b"."], self._passed)
+                socket.send_fds(self._ours, [ORDERS], self._passed)
                 self._ours.sendall(self._orders)
             except OSError:  # it is dead, and the sentinel shows that
                 return
-            self._hear()
+            while self._hear():
+                pass
 
     def _hear(self) -> bool:
-        """Wait until it says that it is ready, or closes its end; return whether it is ready."""
+        """Wait until it says something, or closes its end; return whether it has said something."""
         try:
-            return bool(self._ours.recv(1))
+            said = self._ours.recv(64)
         except OSError:
             return False
+        self._heard += said
+        return bool(said)
 
     def abandon(self) -> None:
         """End it, unless loky knows it. Idempotent."""
-        self._ours.close()
-        if not self._orders:
-            self.kill()
-            self.wait()
+        with self._ours:
+            if not self._orders and self._ours.fileno() >= 0 and self.born():
+                self.kill()
+                self.wait()
 
     # Its end, as `multiprocessing` asks for it.
 
     @property
     def returncode(self) -> int | None:
         """Its exit code, once that was read."""
-        return self._process.returncode
+        return None if self._process is None else self._process.returncode
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
-        return self._process.poll()
+        return None if self._process is None else self._process.poll()
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end; return None if it has not ended within `timeout` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(timeout)
+            return None if self._process is None else self._process.wait(timeout)
         return None
 
     def terminate(self) -> None:
         """Send it SIGTERM."""
-        self._process.terminate()
+        if self._process is not None:
+            self._process.terminate()
 
     def kill(self) -> None:
         """Send it SIGKILL."""
-        self._process.kill()
+        if self._process is not None:
+            self._process.kill()
 
     def close(self) -> None:
         """Do nothing: the sentinel is closed with this object."""
 
 
+class Forked(Popen):
+    """The process of a sibling, in the terms of `multiprocessing`.
+
+    Args:
+        pid: its pid. It is a child of this process.
+        sentinel: a descriptor that can be read once it has ended.
+    """
+
+    def __init__(self, pid: int, sentinel: int) -> None:  # no call of the base class: it would fork
+        self.pid = pid
+        self.sentinel = sentinel
+        self.returncode: int | None = None
+
+
 def _launch(
     channel: int, end: int, environment: dict[str, str], flags: list[str]
 ) -> subprocess.Popen[bytes]:
-    program = PROGRAM.format(path=ascii(_path()), channel=channel, parent=os.getpid())
+    program = PROGRAM.format(path=ascii(_path()), channel=channel, parent=os.getpid(), end=end)
     with interrupts_blocked():
         return subprocess.Popen(  # noqa: S603 - all of it is ours
             [
@@ -311,7 +391,7 @@ def give_birth(workers: int | None, nice: int) -> Newborn:
     """
     check_may_launch()
     cores = usable_cores()
-    return Newborn(thread_caps(cores, workers or cores), nice_of_workers(nice))
+    return Newborn.start(thread_caps(cores, workers or cores), nice_of_workers(nice))
 
 
 # The tracker of `multiprocessing`, whose descriptor a newborn gets.

@@ -359,6 +359,11 @@ class LokyPool:
         newborn: Newborn | None = None,
     ) -> None:
         self._newborn = newborn
+        #: A process that never gets orders, and forks workers; empty if there is none.
+        self._stem: list[Newborn] = []
+        if newborn is not None:
+            with contextlib.suppress(OSError):  # workers are started without it
+                self._stem.append(newborn.sibling())
         self.keeps_on = keeps_on
         self.run = run
         self.nice = nice
@@ -375,11 +380,17 @@ class LokyPool:
         return thread_caps(self._cores, self.workers)
 
     def close(self) -> None:
-        """Free the shared memory, and end a newborn that nobody took. Idempotent."""
+        """Free the shared memory, and end processes that became no workers. Idempotent."""
         newborn, self._newborn = self._newborn, None
         if newborn is not None:
             newborn.abandon()
+        self._end_stem()
         self.memory.close()
+
+    def _end_stem(self) -> None:
+        while self._stem:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                self._stem.pop().abandon()
 
     def shared_memory(self) -> SharedMemoryStats:
         """Large objects on their way to workers and back."""
@@ -397,8 +408,23 @@ class LokyPool:
         if sys.platform == "win32":  # untested
             return None
         with contextlib.suppress(OSError, RuntimeError, ProcbusError):  # `start` tells
-            return PreparedProcess(self, give_birth(self.workers, self.nice))
+            return PreparedProcess(self, self._give_birth())
         return None
+
+    def _give_birth(self) -> Newborn:
+        """Have the stem fork a process; start one if there is no stem, or if it does not fit.
+
+        Raises:
+            ProcbusError: a worker could not be started, or be of no use.
+            OSError: the machine is full.
+            RuntimeError: the interpreter ends.
+        """
+        for stem in self._stem[:]:
+            if stem.fits():
+                with contextlib.suppress(OSError):  # it is dead
+                    return stem.sibling()
+            self._end_stem()
+        return give_birth(self.workers, self.nice)
 
     def start(
         self, launched: Callable[[LokyWorker], None], newborn: Newborn | None = None
@@ -411,6 +437,10 @@ class LokyPool:
         """
         try:
             if newborn is None and sys.platform != "win32":  # untested there
+                newborn = self._give_birth()
+            if newborn is not None and not newborn.born():
+                newborn.abandon()
+                self._end_stem()
                 newborn = give_birth(self.workers, self.nice)
             try:
                 return LokyWorker(self, newborn, launched)
@@ -437,9 +467,6 @@ class PreparedProcess:
     def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
         """Make it a worker; if it has died meanwhile, start another process."""
         newborn, self._newborn = self._newborn, None
-        if newborn is not None and newborn.poll() is not None:
-            newborn.abandon()
-            newborn = None
         return self._pool.start(launched, newborn)
 
     def abandon(self) -> None:

@@ -27,7 +27,7 @@ WORKER = (
     r"sys\.modules\['psutil'\] = None; "
     r"import loky\.process_executor; from loky\.backend\.spawn import prepare; "
     r"del sys\.modules\['psutil'\]; "
-    r"await_orders\(\d+, \d+\); follow_orders\(\d+, prepare\)"
+    r"await_orders\(\d+, \d+, \d+\); follow_orders\(\d+, prepare\)"
 )
 
 _called = False

@@ -6,6 +6,7 @@ Meanwhile the script does its own imports: see `procbus/pool/birth.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
@@ -15,16 +16,23 @@ from typing import Any, NoReturn
 
 #: Descriptors that the script passed on, in its order.
 _received: list[int] = []
+#: The process says so once it has its modules.
+READY = b"."
+#: The script says that orders follow, or that it needs another process like this one.
+ORDERS, FORK = b".", b"f"
 #: Maximum of descriptors that the system sends in one message.
 _MOST_DESCRIPTORS = 253
 
 
-def await_orders(channel: int, parent: int) -> None:
+def await_orders(channel: int, parent: int, end: int) -> None:
     """Get ready, say so, and receive the descriptors that come ahead of the orders.
+
+    Until then the script may ask for other processes like this one: it forks them.
 
     Args:
         channel: descriptor of a socket; the orders are read from it after this.
         parent: pid of the script.
+        end: descriptor of a pipe that this process holds open until it ends.
     """
     from procbus.pool.child.self import end_with_parent
 
@@ -32,16 +40,57 @@ def await_orders(channel: int, parent: int) -> None:
 
     import procbus.pool.child.main  # noqa: F401 - the orders refer to it
 
-    with socket.socket(fileno=os.dup(channel)) as end:
-        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-        try:
-            end.sendall(b".")
-            asked, fds, *_ = socket.recv_fds(end, 1, _MOST_DESCRIPTORS, flags)
-        except OSError:
-            asked, fds = b"", []
+    said = READY
+    while True:
+        with socket.socket(fileno=os.dup(channel)) as line:
+            fds = _next_fds(line, said)
+        if fds is None:
+            return
+        said = b""
+        if not _fork(*fds):
+            os.dup2(fds[0], channel, inheritable=False)
+            os.dup2(fds[1], end, inheritable=False)
+            end_with_parent(parent)
+            said = b"%d\n%s" % (os.getpid(), READY)
+        for fd in fds:
+            os.close(fd)
+
+
+def _next_fds(line: socket.socket, said: bytes) -> list[int] | None:
+    """Say something, and wait for the script; return the descriptors of the next process.
+
+    Returns:
+        Channel and pipe of a process that the script asks for; None if orders follow.
+    """
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    try:
+        line.sendall(said)
+        asked, fds, *_ = socket.recv_fds(line, 1, _MOST_DESCRIPTORS, flags)
+    except OSError:
+        asked, fds = b"", []
+    if asked == FORK:
+        return fds
     if not asked:
         os._exit(0)  # it is not needed, or the script is gone
     _received.extend(fds)
+    return None
+
+
+def _fork(channel: int, _: int) -> int:
+    """Fork this process, and tell the script of it; return the pid of the copy, 0 in the copy.
+
+    If it cannot be forked, the script finds the channel closed.
+    """
+    from procbus.pool.child.sibling import fork_sibling
+
+    try:
+        pid = fork_sibling()
+    except OSError:
+        return -1
+    if pid:  # the copy tells it too, but may be killed before
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(channel)) as line:
+            line.sendall(b"%d\n" % pid)
+    return pid
 
 
 def follow_orders(channel: int, prepare: Callable[[Any], object]) -> NoReturn:

@@ -14,7 +14,7 @@ from tests.cpu_stage import BOUND_S
 
 
 def test_one_that_is_not_needed_is_ended() -> None:
-    newborn = Newborn({}, None)
+    newborn = Newborn.start({}, None)
     newborn.abandon()
     newborn.abandon()
     assert newborn.returncode == -signal.SIGKILL
@@ -29,12 +29,12 @@ def test_no_fork_comes_while_it_is_launched() -> None:
         thread.join(BOUND_S)
         return []
 
-    Newborn({}, None, look_and_give_flags).abandon()
+    Newborn.start({}, None, look_and_give_flags).abandon()
     assert free == [False]
 
 
 def test_one_that_is_dead_gets_no_orders() -> None:
-    newborn = Newborn({}, None)
+    newborn = Newborn.start({}, None)
     newborn.order(b"orders")
     newborn.kill()
     newborn.deliver(lambda: pytest.fail("there is nobody to make anything ready for"))
@@ -46,13 +46,13 @@ def test_one_that_is_dead_gets_no_orders() -> None:
     "path", [[], ["/a", "/b c"], ["it's"], ['a"b', "c'd"], ["back\\slash"], ["\u00e9", "\udce9"]]
 )
 def test_a_frozen_program_knows_its_command_line_whatever_the_path(path: list[str]) -> None:
-    line = PROGRAM.format(path=ascii(path), channel=5, parent=17)
+    line = PROGRAM.format(path=ascii(path), channel=5, parent=17, end=6)
     assert re.fullmatch(freezing.WORKER, line) is not None
 
 
 def test_no_other_code_passes_for_that_command_line() -> None:
     path = "[]; import os; os.system('x'); sys.path[:] = []"
-    line = PROGRAM.format(path=path, channel=5, parent=17)
+    line = PROGRAM.format(path=path, channel=5, parent=17, end=6)
     assert re.fullmatch(freezing.WORKER, line) is None
 
 
@@ -61,7 +61,7 @@ def test_a_module_path_of_any_length_fits_on_the_command_line(
 ) -> None:
     far = [f"/far/{'x' * 90}/{number}" for number in range(2000)]
     monkeypatch.setattr(sys, "path", [*far, *sys.path])
-    newborn = Newborn({}, None)  # else the system refuses it
+    newborn = Newborn.start({}, None)  # else the system refuses it
     try:
         newborn.order(b"no orders")
         ready: list[bool] = []
