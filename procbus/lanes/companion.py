@@ -20,6 +20,7 @@ from procbus.core.listeners import Listeners
 from procbus.core.log import log
 from procbus.core.moments import WorkerEnded, WorkerStarted
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.own_thread import OwnThread
 from procbus.core.user_objects import short_repr
 from procbus.lanes.lane_thread import LaneThread
 from procbus.lanes.recycling import RecyclingPolicy, too_grown_for
@@ -150,6 +151,8 @@ class Companion(LaneThread):
         self._forked = False
         #: A process that will be the next worker. The lane may give it before the thread starts.
         self.prepared: Prepared | None = None
+        #: Threads that release dead workers.
+        self._releasing: list[OwnThread] = []
 
     def run(self) -> None:
         """Thread body."""
@@ -162,10 +165,8 @@ class Companion(LaneThread):
                     self.slot.worker = None
                     try:
                         self._tell_died(gone, self._bury(gone))
-                        if self._queue.seems_ready():
-                            self._prepare_worker()
                     finally:
-                        worker.stop()  # takes loky 0.1 s, and the outcome must not wait for it
+                        self._release(worker)
                 except BaseException as error:  # noqa: BLE001 - after any error nothing may be lost
                     self._check_here()
                     log.exception("procbus itself failed in %s; its worker is replaced", self.name)
@@ -186,15 +187,21 @@ class Companion(LaneThread):
         finally:
             if self.prepared is not None:
                 self.prepared.abandon()
+            for thread in self._releasing:
+                thread.join()
             self.slot.launched.set()
             self._port.leave(self.slot)
 
-    def _prepare_worker(self) -> None:
-        """Have the next worker's process start while this thread waits for something else."""
+    def _release(self, worker: Worker) -> None:
+        """Release the remains of a dead worker, which takes loky 0.1 s, while another starts."""
+        self._releasing = [thread for thread in self._releasing if thread.is_alive()]
+        thread = OwnThread(f"{self.name}-release", worker.stop)
         try:
-            self.prepared = self._pool.prepare()
-        except Exception:  # noqa: BLE001 - after any error nothing may be lost
-            log.exception("procbus itself failed to prepare a worker in %s", self.name)
+            thread.start()
+        except RuntimeError:  # no thread can be started: Python 3.12 starts none while it ends
+            worker.stop()
+        else:
+            self._releasing.append(thread)
 
     def _start(self) -> Worker | None:
         """Start a worker; None if the lane wants none any more, or if none can be started."""

@@ -38,6 +38,12 @@ def ahead() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if is_alive(each) and is_worker(each)]
 
 
+def first_ahead() -> psutil.Process:
+    """The first of them, once it is there. It forks another, which forks further workers."""
+    eventually(ahead)
+    return min(ahead(), key=lambda process: process.create_time())
+
+
 def is_worker(process: psutil.Process) -> bool:
     try:
         return "procbus-worker" in process.cmdline()
@@ -62,8 +68,7 @@ def bus() -> Iterator[EventBus]:
 def test_the_process_of_the_first_worker_starts_with_the_block(bus: EventBus) -> None:
     bus.subscribe(int, worker_pid, kind="cpu")
     with bus:
-        eventually(ahead)
-        [process] = ahead()
+        process = first_ahead()
         assert bus.publish(1).result() == process.pid
 
 
@@ -71,8 +76,7 @@ def test_the_process_starts_when_a_handler_is_subscribed_in_the_block(bus: Event
     with bus:
         assert not ahead()
         bus.subscribe(int, worker_pid, kind="cpu")
-        eventually(ahead)
-        [process] = ahead()
+        process = first_ahead()
         assert bus.publish(1).result() == process.pid
 
 
@@ -81,8 +85,7 @@ def test_the_process_starts_while_a_stream_reads_its_first_event(bus: EventBus) 
     seen: list[int] = []
 
     def source() -> Iterator[int]:
-        eventually(ahead)
-        seen.extend(process.pid for process in ahead())
+        seen.append(first_ahead().pid)
         yield 1
 
     [receipt] = bus.stream(source())
@@ -92,8 +95,7 @@ def test_the_process_starts_while_a_stream_reads_its_first_event(bus: EventBus) 
 def test_a_process_that_is_not_needed_ends_with_the_block(bus: EventBus) -> None:
     bus.subscribe(int, worker_pid, kind="cpu")
     with bus:
-        eventually(ahead)
-        [process] = ahead()
+        process = first_ahead()
     eventually(lambda: not is_alive(process))
 
 
@@ -120,6 +122,32 @@ def test_the_process_starts_before_the_script_imports_the_modules_of_the_lane(st
         """
     )
     assert program.read_line() == "False False"
+    assert program.finish().code == 0
+
+
+def test_a_block_starts_python_once_for_all_its_workers(start: Start) -> None:
+    program = start(
+        """
+        import os, signal, sys
+        from procbus import EventBus
+
+        starts = []
+        sys.addaudithook(lambda event, _: event == "subprocess.Popen" and starts.append(event))
+
+        def meet(end):
+            os.kill(os.getpid(), signal.SIGKILL) if end else None
+            return os.getppid()
+
+        with EventBus([], cpu_workers=2) as bus:
+            bus.subscribe(bool, meet, kind="cpu", max_crashes=1)
+            bus.start()
+            print(bus.publish(False).result() == os.getpid())
+            bus.publish(True).wait()
+            print(bus.publish(False).result() == os.getpid(), len(starts))
+        """
+    )
+    assert program.read_line() == "True"
+    assert program.read_line() == "True 1"
     assert program.finish().code == 0
 
 
@@ -174,8 +202,7 @@ class _Spawned:
 def test_a_process_that_was_killed_meanwhile_is_replaced(bus: EventBus) -> None:
     bus.subscribe(int, worker_pid, kind="cpu")
     with bus:
-        eventually(ahead)
-        [process] = ahead()
+        process = first_ahead()
         process.kill()
         eventually(lambda: not is_alive(process))
         assert bus.publish(1).result() not in (process.pid, os.getpid())

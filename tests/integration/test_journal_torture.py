@@ -105,7 +105,7 @@ class Torture:
                 workers = [
                     each
                     for each in psutil.Process(pid).children()
-                    if "popen_loky" in " ".join(each.cmdline())
+                    if "procbus-worker" in each.cmdline()
                 ]
                 if workers:
                     self.random.choice(workers).kill()
