@@ -10,7 +10,7 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.core.errors import ProcbusError
-from procbus.core.progress import MOST, SHORT_NOTE, Amount, NoteProgress, checked
+from procbus.core.progress import Amount, NoteProgress
 
 if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
@@ -137,7 +137,7 @@ class HandlerContext:
 
         Raises:
             TypeError: `done` or `total` is no number, or `note` is no string.
-            ValueError: `done` or `total` is negative, not finite, or 2**63 or more.
+            ValueError: `done` or `total` is negative, not finite, or 2**64 or more.
 
         Example:
             ```python
@@ -148,14 +148,6 @@ class HandlerContext:
                     parse(row)
             ```
         """
-        if not (  # the usual case, which costs a third of the checks below
-            type(done) is int
-            and 0 <= done <= MOST
-            and (total is None or (type(total) is int and 0 <= total <= MOST))
-            and type(note) is str
-            and len(note) <= SHORT_NOTE
-        ):
-            done, total, note = checked(done, total, note)
         report = self._report
         if report is None:
             report = self._report = self._begin_reports()
@@ -261,12 +253,15 @@ def running_context() -> HandlerContext | None:
         return seat
     # Threads that run in copies of the context share the seat, so each look and each change is one
     # step: without the GIL too, where unpacking a list is several.
-    about = seat.copy()
+    try:
+        first = seat[0]
+        if isinstance(first, HandlerContext):
+            return first
+        about = seat.copy()
+    except IndexError:
+        return None
     if not about:
         return None
-    first = about[0]
-    if isinstance(first, HandlerContext):
-        return first
     context: HandlerContext = first(*about[1:])
     with suppress(IndexError):  # it was cleared meanwhile
         seat[0] = context
@@ -280,6 +275,11 @@ def current() -> HandlerContext:
         ProcbusError: called outside a handler, or in a thread that the handler started. (If
             threads inherit their starter's context, such a thread has it until the handler ends.)
     """
+    try:  # the usual case from the second call on
+        if isinstance(first := running.get()[0], HandlerContext):  # type: ignore[index]
+            return first
+    except (IndexError, TypeError):  # outside a handler, or after its end
+        pass
     context = running_context()
     if context is None:
         raise ProcbusError(

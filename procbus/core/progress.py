@@ -14,11 +14,9 @@ Amount = int | float
 #: Maximum length of a note, in bytes of UTF-8; a longer one is cut at a character.
 NOTE_BYTES = 200
 #: Maximum of an amount that is an int; because 8 bytes hold it.
-MOST = (1 << 63) - 1
-#: A note of so few characters is never too long: a character takes at most 4 bytes.
-SHORT_NOTE = NOTE_BYTES // 4
+MOST = (1 << 64) - 1
 
-#: Notes a report of a handler: done, total and note, as `checked` returns them.
+#: Checks and notes a report of a handler: done, total and note.
 NoteProgress = Callable[[Amount, "Amount | None", str], object]
 
 
@@ -52,24 +50,30 @@ def _amount(amount: Amount) -> str:
     return f"{amount:,.0f}" if amount >= 1e5 else f"{amount:,.6g}"
 
 
-def checked(done: Any, total: Any, note: Any) -> tuple[Amount, Amount | None, str]:
-    """Check a report; cut its note.
+def checked(done: Any, total: Any) -> tuple[Amount, Amount | None]:
+    """Check the amounts of a report.
 
     Raises:
-        TypeError: an amount is no number, or the note is no string.
+        TypeError: an amount is no number.
         ValueError: an amount is negative, not finite, or too large.
     """
-    done = _checked_amount("done", done)
-    if total is not None:
-        total = _checked_amount("total", total)
+    return _checked_amount("done", done), None if total is None else _checked_amount("total", total)
+
+
+def bytes_of(note: str) -> bytes:
+    """Encode a note; a long one is cut at a character.
+
+    Raises:
+        TypeError: it is no string.
+    """
     if not isinstance(note, str):
         raise TypeError(
             f"current().progress(note=...) takes a string, and got a {type(note).__name__}"
         )
-    note = str.__str__(note)  # without what a subclass adds
-    if len(note) > SHORT_NOTE:
-        note = note.encode("utf-8", "replace")[:NOTE_BYTES].decode("utf-8", "ignore")
-    return done, total, note
+    words = note.encode("utf-8", "replace")
+    if len(words) > NOTE_BYTES:
+        words = words[:NOTE_BYTES].decode("utf-8", "ignore").encode()
+    return words
 
 
 def _checked_amount(name: str, amount: Any) -> Amount:
@@ -83,7 +87,7 @@ def _checked_amount(name: str, amount: Any) -> Amount:
         )
     if kind is int and amount > MOST:
         raise ValueError(
-            f"current().progress({name}=...) takes an int below 2**63, and got {amount!r}: report "
+            f"current().progress({name}=...) takes an int below 2**64, and got {amount!r}: report "
             "in a larger unit"
         )
     return amount  # type: ignore[no-any-return]
@@ -91,7 +95,7 @@ def _checked_amount(name: str, amount: Any) -> Amount:
 
 def _number(name: str, amount: Any) -> Amount:
     """Turn a number of another type, such as numpy's, into an int or float."""
-    if not isinstance(amount, bool | str | bytes | bytearray):
+    if not isinstance(amount, str | bytes | bytearray):
         try:
             return operator.index(amount)
         except TypeError:

@@ -7,10 +7,14 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from procbus.core.progress import Amount, Progress
+from procbus.core.progress import MOST, Amount, Progress, bytes_of, checked
 
 if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
+
+
+#: Makes a `Progress` without checking arguments: half of the time.
+_new = tuple.__new__
 
 
 class RunHere:
@@ -28,8 +32,12 @@ class RunHere:
         self.last: Progress | None = None
 
     def __call__(self, done: Amount, total: Amount | None, note: str) -> None:
-        """Note a report."""
-        self.last = Progress(done, total, note, monotonic())
+        """Check and note a report."""
+        if not (type(done) is type(total) is int and 0 <= done <= MOST and 0 <= total <= MOST):
+            done, total = checked(done, total)
+        if note != "":
+            note = bytes_of(note).decode()
+        self.last = _new(Progress, (done, total, note, monotonic()))
 
 
 #: The runs that have reported, by delivery. The context of the run keeps its entry alive.

@@ -18,7 +18,7 @@ from multiprocessing.reduction import DupFd
 from time import monotonic
 from typing import Any, NamedTuple, Self
 
-from procbus.core.progress import NOTE_BYTES, Amount, NoteProgress, Progress
+from procbus.core.progress import NOTE_BYTES, Amount, NoteProgress, Progress, bytes_of, checked
 
 # Positions of the 8-byte fields in the head. `_REPORTED` is the number of the newest report.
 _BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN, _REPORTED = range(11)
@@ -26,16 +26,22 @@ _FIELDS = 128
 #: Number of places for reports of handlers: report N lies in place N % PLACES, so that the worker
 #: does not touch a report while the next two are made.
 PLACES = 4
-#: A report: its number, batch, index, time, length of the note, and form; then the amounts done and
-#: in all; then the note.
-_ABOUT = "=qqqdqq"
+#: A report: its number, batch, index, time and form; the amounts done and in all; and the note, in
+#: one piece, so that a report is written by one call.
+_REPORT = "=qqqdq{done}{total}{size}p"
 #: Its form says which amounts are floats, and whether there is no total.
 _DONE_IS_FLOAT, _TOTAL_IS_FLOAT, _NO_TOTAL = 1, 2, 4
 _LAID_OUT = [
-    struct.Struct(f"{_ABOUT}{'d' if form & 1 else 'q'}{'d' if form & 2 else 'q'}{NOTE_BYTES}s")
-    for form in range(8)
+    struct.Struct(
+        _REPORT.format(
+            done="d" if form & _DONE_IS_FLOAT else "Q",
+            total="d" if form & _TOTAL_IS_FLOAT else "Q",
+            size=1 + NOTE_BYTES,
+        )
+    )
+    for form in range(6)
 ]
-_REPORT_SIZE = _LAID_OUT[0].size
+_REPORT_SIZE = -(-_LAID_OUT[0].size // 8) * 8
 #: Maximum of tries to read a report while the worker makes others.
 _TRIES = 50
 
@@ -182,22 +188,29 @@ class Logbook:
         """
         whole, view, numbers = self._whole, self._view, self._numbers
         batch, index = whole[_BATCH], whole[_AT]
-        pack = _LAID_OUT[0].pack_into
+        places = [_FIELDS + place * _REPORT_SIZE for place in range(PLACES)]
+        packs = [laid_out.pack_into for laid_out in _LAID_OUT]
 
         def report(done: Amount, total: Amount | None, note: str) -> None:
-            words = note.encode("utf-8", "replace") if note else b""
+            form, words = 0, b""
+            if total is None:
+                form, total = _NO_TOTAL, 0
+            if note != "":
+                words = bytes_of(note)
+            if type(done) is not int or type(total) is not int:
+                done, total = checked(done, total)
+                form |= _DONE_IS_FLOAT * (type(done) is float)
+                form |= _TOTAL_IS_FLOAT * (type(total) is float)
             number = next(numbers)
-            at = _FIELDS + number % PLACES * _REPORT_SIZE
-            about = number, batch, index, monotonic(), len(words)
+            place, now = places[number % PLACES], monotonic()
             try:
-                if type(done) is int and type(total) is int:
-                    pack(view, at, *about, 0, done, total, words)
-                else:
-                    _pack_other(view, at, about, done, total, words)
-                whole[_REPORTED] = number
-            except (TypeError, ValueError):
-                if self._fd >= 0:  # otherwise a thread of the handler goes on after the worker
-                    raise
+                packs[form](view, place, number, batch, index, now, form, done, total, words)
+            except Exception:
+                if self._fd < 0:  # a thread of the handler goes on after the worker
+                    return
+                checked(done, total)  # an int is negative, or too large
+                raise
+            whole[_REPORTED] = number
 
         return report
 
@@ -328,24 +341,10 @@ class Logbook:
         self._fd = -1
 
 
-def _pack_other(
-    view: memoryview,
-    at: int,
-    about: tuple[int, int, int, float, int],
-    done: Amount,
-    total: Amount | None,
-    words: bytes,
-) -> None:
-    """Lay out a report whose amounts are not two ints."""
-    form = _DONE_IS_FLOAT if type(done) is float else 0
-    form |= _NO_TOTAL if total is None else _TOTAL_IS_FLOAT if type(total) is float else 0
-    _LAID_OUT[form].pack_into(view, at, *about, form, done, total or 0, words)
-
-
 def _unpacked(data: bytes) -> Reported:
-    *_, form, _, _, _ = _LAID_OUT[0].unpack(data)
-    _, batch, index, at, size, form, done, total, words = _LAID_OUT[form].unpack(data)
-    note = words[:size].decode("utf-8", "replace")
+    form = _LAID_OUT[0].unpack_from(data)[4]
+    _, batch, index, at, _, done, total, words = _LAID_OUT[form].unpack_from(data)
+    note = words.decode("utf-8", "replace")
     return Reported(batch, index, done, None if form & _NO_TOTAL else total, note, at)
 
 

@@ -283,8 +283,8 @@ def test_a_traceback_that_holds_a_result_does_not_keep_the_logbook_open() -> Non
 # Reports of handlers.
 
 
-@pytest.mark.parametrize("done", [0, 7, (1 << 63) - 1, 0.5])
-@pytest.mark.parametrize("total", [None, 9, (1 << 63) - 1, 1e300])
+@pytest.mark.parametrize("done", [0, 7, (1 << 64) - 1, 0.5])
+@pytest.mark.parametrize("total", [None, 9, (1 << 64) - 1, 1e300])
 @pytest.mark.parametrize("note", ["", "page", "\u20ac" * 66])
 def test_report_is_read_as_it_was_made(
     logbook: Logbook, done: float, total: float | None, note: str
@@ -311,14 +311,6 @@ def test_report_of_another_delivery_is_no_progress(logbook: Logbook) -> None:
     assert reported is not None
     assert reported.during(7, 2) is not None
     assert reported.during(7, 3) is reported.during(8, 2) is None
-
-
-def test_lone_surrogate_in_a_note_is_replaced(logbook: Logbook) -> None:
-    logbook.begin_reports()(1, 2, "a\udc80b")
-
-    reported = logbook.reported()
-    assert reported is not None
-    assert reported.note == "a?b"
 
 
 def test_thread_may_report_after_the_logbook_was_closed() -> None:

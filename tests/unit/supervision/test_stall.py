@@ -40,6 +40,15 @@ def test_worker_without_a_core_is_not_stalled() -> None:
         assert not activity.stalled(at)
 
 
+def test_handler_that_reports_is_not_stalled_until_a_window_after_its_last_report() -> None:
+    activity = Activity()
+    for step in range(40):
+        at = step * STEP_S
+        activity.note(at, 1.0, 0, "a")
+        activity.note_report(at, min(at, 10.0))
+        assert activity.stalled(at) == (at >= 10.0 + STALL_WINDOW_S + STEP_S), at
+
+
 def test_a_handler_that_does_nothing_is_stalled() -> None:
     assert noted(2.0).stalled(2.0)
     assert noted(60.0).stalled(60.3)
