@@ -395,7 +395,7 @@ class EventBus:
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
         make_safe = None if journal is None else journal.make_safe
-        feed = Feed(source, publish, publish_run)
+        feed = Feed(source, topic, publish, publish_run)
         return stream_of(feed, parts.window(self), ordered, progress, count, make_safe)
 
     def astream(

@@ -97,6 +97,7 @@ class Feed:
 
     Args:
         events: the events, taken one by one as there is room.
+        topic: the topic that each is published to.
         publish: publishes one event; may wait for room, or raise QueueFull.
         publish_run: publishes the first of several events, one at least; None for one at a time.
         clock: replaces `monotonic`.
@@ -109,11 +110,13 @@ class Feed:
     def __init__(
         self,
         events: Iterable[Any],
+        topic: str | None,
         publish: PublishOne,
         publish_run: PublishRun | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._source = iter(events)
+        self._topic = topic
         self.publish = publish
         self.publish_run = publish_run
         self._in_runs = publish_run is not None and type(events) in _WHOLE
@@ -162,15 +165,16 @@ class Feed:
 
     def _each(self, receipts: list[Receipt], most: int, began: float) -> None:
         """Publish events one by one, because the next one may be long in coming."""
-        publish, tell, held = self.publish, self.tell, self._held
+        publish, topic, tell, held = self.publish, self._topic, self.tell, self._held
+        # No call waits for the disk: the receipts are made safe many at a time.
         if held:
-            receipts.append(publish(held[0], tell))
+            receipts.append(publish(held[0], topic, tell, False))
             held.clear()
         while (count := len(receipts)) < most:
             until = min(count + _LOOK, most)
             for event in islice(self._source, until - count):
                 try:
-                    receipts.append(publish(event, tell))
+                    receipts.append(publish(event, topic, tell, False))
                 except QueueFull:
                     held.append(event)
                     raise
@@ -188,7 +192,7 @@ class Feed:
             held.extend(islice(self._source, most - len(held)))
             self._ended = len(held) < most
         while held and len(receipts) < most:
-            published = publish_run(held[: most - len(receipts)], tell)
+            published = publish_run(held[: most - len(receipts)], self._topic, tell)
             receipts += published
             del held[: len(published)]
             if self._clock() - began > _STRIDE_S:
@@ -254,9 +258,9 @@ def _interruptible(
         for receipt in open_receipts.values():
             receipt.give_up()
 
-    feed.publish = lambda event, tell: note((publish(event, tell),))[0]
+    feed.publish = lambda *event: note((publish(*event),))[0]
     if publish_run is not None:
-        feed.publish_run = lambda events, tell: note(publish_run(events, tell))
+        feed.publish_run = lambda *events: note(publish_run(*events))
     try:
         for receipt in run(feed, *about):
             open_receipts.pop(id(receipt), None)
@@ -272,6 +276,7 @@ def as_settled(
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
     feed.tell = (settled.put,)
+    take = settled.get
     outstanding = taken = 0
     while outstanding or not feed.exhausted:
         room = window.size(taken) - outstanding
@@ -291,11 +296,10 @@ def as_settled(
             if make_safe is not None:
                 make_safe()
             taken += 1 + more
-            outstanding -= 1
+            outstanding -= 1 + more
             yield receipt
             for _ in range(more):
-                outstanding -= 1
-                yield settled.get()
+                yield take()
     feed.finish()
 
 

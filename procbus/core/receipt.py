@@ -455,32 +455,13 @@ class WaitedReceipt(SoleReceipt):
 
     __slots__ = ("owner", "waiter")
 
-    def __init__(
-        self,
-        owner: Owner,
-        waiter: Waiter,
-        id: int,
-        event: Any,
-        topic: str | None,
-        parent_id: int | None,
-        lock: Lock,
-        subscription: Subscription,
-        queued_at: float,
-    ) -> None:
+    owner: Owner
+    waiter: Any
+
+    def answer(self, owner: Owner, waiter: Waiter) -> None:
+        """Have the delivery's end told to the object that waits. Called before it is queued."""
         self.owner = owner
-        self.waiter: Any = waiter
-        # Repeats SoleReceipt.__init__, without the cost of the call.
-        self.event_id = id
-        self.event = event
-        self.topic = topic
-        self.parent_id = parent_id
-        self.lock = lock
-        self.left = 1
-        self.subscription = subscription
-        self.queued_at = queued_at
-        self.receipt = self
-        self.earlier = ()
-        self.block = self.key = self.failure = self.unseen = self.context = None
+        self.waiter = waiter
         # One tuple for all of them: a list and a bound method for each receipt were a seventh of
         # the garbage collector's work for a call.
         self.callbacks = _TELL

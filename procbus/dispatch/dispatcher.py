@@ -44,10 +44,10 @@ from procbus.dispatch.settlement import Settlement
 from procbus.dispatch.unrouted import Unrouted
 from procbus.routing.router import Router
 
-#: Publishes an event of a stream, and has functions called as by `Receipt.when_done`; and publishes
-#: the first of several events, one at least.
-PublishOne = Callable[[Any, Callbacks | None], Receipt]
-PublishRun = Callable[[Sequence[Any], Callbacks | None], Sequence[Receipt]]
+#: Publishes an event of a stream, as `Dispatcher.publish` does; and publishes the first of several
+#: events, one at least, as `Dispatcher.publish_run` does.
+PublishOne = Callable[[Any, str | None, Callbacks | None, bool], Receipt]
+PublishRun = Callable[[Sequence[Any], str | None, Callbacks | None], Sequence[Receipt]]
 
 #: A subscription, the object that had the delivery made, and the object that waits for it.
 Addressee = tuple[Subscription, Owner, Waiter]
@@ -168,9 +168,9 @@ class Dispatcher:
         self,
         event: Any,
         topic: str | None,
+        tell: Callbacks | None = None,
         wait: bool = True,
         to: Addressee | None = None,
-        tell: Callbacks | None = None,
     ) -> Receipt:
         """Publish one event, after waiting for room on the bus if necessary.
 
@@ -180,9 +180,9 @@ class Dispatcher:
         Args:
             event: the event.
             topic: the topic that it is published to.
+            tell: called as by `Receipt.when_done`; many events may share it.
             wait: whether to wait until it survives a loss of power, if the journal promises that.
             to: the one plain subscription that it is for, without routing; None routes the event.
-            tell: called as by `Receipt.when_done`; many events may share it.
         """
         parent_id = None
         nested = False
@@ -204,7 +204,7 @@ class Dispatcher:
                         seen = self._admission.disturbed
                         continue
             else:
-                subscription, make = to[0], partial(WaitedReceipt, to[1], to[2])
+                subscription, make = to[0], WaitedReceipt
                 if isinstance(routes, _Refusing):
                     routes.check((subscription,))
             # By far the most frequent case, without the loops of `_publish_fan`.
@@ -220,7 +220,10 @@ class Dispatcher:
                 )
                 if tell is not None:
                     receipt.callbacks = tell
-                if self.journal is not None and to is None:
+                if to is not None:
+                    assert isinstance(receipt, WaitedReceipt)
+                    receipt.answer(to[1], to[2])
+                elif self.journal is not None:
                     self.journal.accept(receipt, (receipt,), wait=wait)
                 accepted = True
                 if entered:
@@ -327,7 +330,7 @@ class Dispatcher:
         if self._phase is _OPEN and self.journal is None and not self._listeners.publishing:
             run = self._run_of(events, topic)
         if run is None:
-            return (self.publish(events[0], topic, False, None, tell),)
+            return (self.publish(events[0], topic, tell, False),)
         subscription, put_all, count = run
         entered = accepted = False
         receipts: list[SoleReceipt] = []
@@ -350,7 +353,7 @@ class Dispatcher:
                 self._admission.leave(count)
                 raise
             elif isinstance(error, Disturbed | Tangled):
-                return (self.publish(events[0], topic, False, None, tell),)
+                return (self.publish(events[0], topic, tell, False),)
             else:
                 raise
         return receipts
@@ -500,7 +503,7 @@ class Dispatcher:
     def streaming(
         self, events: Iterable[Any], topic: str | None, id_of: Callable[[Any], str] | None
     ) -> tuple[Iterable[Any], PublishOne, PublishRun | None]:
-        """Return a stream's source, and functions that publish without waiting for the disk.
+        """Return a stream's source, and functions that publish its events.
 
         With a journal, and if all events exist already, as in a list, ids are looked up many at a
         time.
@@ -511,22 +514,25 @@ class Dispatcher:
             id_of: returns the id of each; None for no ids.
         """
         if id_of is None:
-            return (
-                events,
-                lambda event, tell: self.publish(event, topic, False, None, tell),
-                lambda some, tell: self.publish_run(some, topic, tell),
-            )
+            return events, self.publish, self.publish_run
 
-        def publish_once(event: Any, tell: Callbacks | None) -> Receipt:
-            return _telling(self.publish_once(event, topic, id_of(event), False), tell)
+        def publish_once(
+            event: Any, topic: str | None, tell: Callbacks | None, wait: bool
+        ) -> Receipt:
+            return _telling(self.publish_once(event, topic, id_of(event), wait), tell)
 
         if self.journal is None or not isinstance(events, Sequence):
             return events, publish_once, None
 
-        def publish(looked_up: tuple[Any, str, Receipt | None], tell: Callbacks | None) -> Receipt:
+        def publish(
+            looked_up: tuple[Any, str, Receipt | None],
+            topic: str | None,
+            tell: Callbacks | None,
+            wait: bool,
+        ) -> Receipt:
             event, given_id, known = looked_up
             if known is None:
-                known = self.publish_once(event, topic, given_id, False)
+                known = self.publish_once(event, topic, given_id, wait)
             return _telling(known, tell)
 
         return self.journal.look_up(events, topic, id_of, self.resume), publish, None

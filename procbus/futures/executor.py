@@ -499,7 +499,7 @@ class _Desk:
                 raise RuntimeError(_SHUT)
             if found.carries:
                 event = (function, event)
-            self._publish(event, None, True, (found.subscription, self, future))
+            self._publish(event, None, None, True, (found.subscription, self, future))
         except BusClosed as error:
             self._close(future)
             raise RuntimeError(f"{_SHUT}: {error}") from error

@@ -44,6 +44,9 @@ def told(receipt: Receipt, tell: Callbacks | None) -> Receipt:
     return receipt
 
 
+#: The topic of the streams here.
+TOPIC = "number"
+
 #: Sources that hold all their events, and sources whose next event may be long in coming.
 SOURCES: list[Any] = [list, tuple, deque, iter, lambda events: (event for event in events)]
 
@@ -340,7 +343,9 @@ def test_settled_receipts_do_not_wait_for_a_slow_source():
             now += 1.0 if number >= slow_from else 0.0
             yield number
 
-    def publish(event: int, tell: Callbacks | None) -> Receipt:
+    def publish(event: int, topic: str | None, tell: Callbacks | None, wait: bool) -> Receipt:
+        assert topic == TOPIC
+        assert not wait
         admission.enter(1, False)
         receipt = receipt_for(subscription, event=event, lock=settlement.lock)
         settlement.settle([(receipt.deliveries[0], succeeded())])
@@ -349,7 +354,7 @@ def test_settled_receipts_do_not_wait_for_a_slow_source():
     window = Window(1000, lambda: 1, SharedMemoryStats)
 
     def stream(slow_from: int) -> Iterator[Any]:
-        return as_settled(Feed(source(slow_from), publish, clock=lambda: now), window, safe)
+        return as_settled(Feed(source(slow_from), TOPIC, publish, clock=lambda: now), window, safe)
 
     for number, receipt in enumerate(stream(0), 1):
         assert receipt.done
@@ -430,7 +435,9 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
             outcome = succeeded() if random.random() < 0.5 else raised(ProcbusError())
             settlement.settle([(receipt.deliveries[0], outcome)])
 
-    def publish(event: int, tell: Callbacks | None) -> Receipt:
+    def publish(event: int, topic: str | None, tell: Callbacks | None, wait: bool) -> Receipt:
+        assert topic == TOPIC
+        assert not wait
         nonlocal outside, most
         if outside and refusals and refusals.pop():
             settle_all()
@@ -445,11 +452,13 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
             settle_all()
         return receipt
 
-    def publish_run(events: Sequence[int], tell: Callbacks | None) -> list[Receipt]:
-        published = [publish(events[0], tell)]
+    def publish_run(
+        events: Sequence[int], topic: str | None, tell: Callbacks | None
+    ) -> list[Receipt]:
+        published = [publish(events[0], topic, tell, False)]
         with contextlib.suppress(QueueFull):
             for event in events[1 : random.randint(1, len(events))]:
-                published.append(publish(event, tell))
+                published.append(publish(event, topic, tell, False))
         return published
 
     def settle_all() -> None:
@@ -467,7 +476,7 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
     logging.disable(logging.CRITICAL)
     # With a real clock no run is like another, and hypothesis would raise an error in `publish`.
     run: Any = in_order if ordered else as_settled
-    feed = Feed(range(count) if whole else source(), publish, publish_run, clock=lambda: 0.0)
+    feed = Feed(range(count) if whole else source(), TOPIC, publish, publish_run, clock=lambda: 0.0)
     try:
         for receipt in run(feed, Window(window, lambda: 1, SharedMemoryStats), safe):
             outside -= 1
@@ -486,7 +495,9 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
     settlement, admission = settlement_with_room(100)
     subscription = subscription_of()
 
-    def publish(event: int, tell: Callbacks | None) -> Receipt:
+    def publish(event: int, topic: str | None, tell: Callbacks | None, wait: bool) -> Receipt:
+        assert topic == TOPIC
+        assert not wait
         admission.enter(1, False)
         receipt = receipt_for(subscription, event=event, lock=settlement.lock)
         settlement.settle([(receipt.deliveries[0], succeeded())])
@@ -497,7 +508,7 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
         made_safe.update(receipt.event for receipt in settled)
 
     window = Window(50, lambda: 1, SharedMemoryStats)
-    feed = Feed(iter(range(500)), publish)
+    feed = Feed(iter(range(500)), TOPIC, publish)
     stream = (in_order if ordered else as_settled)(feed, window, make_safe)
     count = 0
     for receipt in stream:

@@ -579,7 +579,7 @@ def test_a_run_that_cannot_be_queued_is_cancelled_and_leaves_no_room_taken():
 def test_event_for_nobody_is_told_at_once():
     parts = Parts()
     told: list[Receipt] = []
-    receipt = parts.dispatcher.publish(1, None, True, None, (told.append,))
+    receipt = parts.dispatcher.publish(1, None, (told.append,))
     assert told == [receipt]
 
 
