@@ -55,6 +55,7 @@ def test_settings_have_the_given_options():
         on_sigterm="put_away",
         grace=7,
         carry=iter([who, who]),
+        live=True,
     )
     assert {each.name: getattr(settings, each.name) for each in fields(settings)} == {
         "cpu": "processes",
@@ -78,6 +79,7 @@ def test_settings_have_the_given_options():
         "on_sigterm": "put_away",
         "grace": 7.0,
         "carry": (who,),
+        "live": True,
     }
 
 
