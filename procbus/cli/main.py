@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from procbus import __version__
 from procbus.cli.journal import add_journal
+from procbus.cli.live import add_live
 from procbus.cli.profile import add_profile
 
 # Exit statuses as in shells: 128 + the number of the signal.
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_bench(commands)
     add_journal(commands)
+    add_live(commands)
     add_profile(commands)
     return parser
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from procbus.lanes.event_loop import LoopLane
 
 #: The reason of a pause that a user made in the live view.
-_BY_HAND = "paused by hand"
+PAUSED_BY_HAND = "paused by hand"
 #: Number of threads of the io lane by default; because they wait most of their time.
 IO_WORKERS = 32
 #: Maximum time for the threads of the io lane to end, in seconds; a thread that hangs in a handler
@@ -327,9 +327,9 @@ class Lanes:
         if self.loop is not None:
             io = replace(together([io, self.loop.stats()]), utilisation=io.utilisation)
         if "io" in self._paused:
-            io = replace(io, paused=_BY_HAND)
+            io = replace(io, paused=PAUSED_BY_HAND)
         if "cpu" in self._paused:
-            cpu = replace(cpu, paused=_BY_HAND)
+            cpu = replace(cpu, paused=PAUSED_BY_HAND)
         return MappingProxyType({"io": io, "cpu": cpu})
 
     def io_threads(self) -> Sequence[IoThread]:
@@ -408,7 +408,7 @@ class Lanes:
                 "the bus is closing, and waits for its %s lane, which is %s: resume it in "
                 "`procbus top`, with the key p",
                 kind,
-                _BY_HAND,
+                PAUSED_BY_HAND,
             )
         if self._only is not None:
             self._only.finish()

@@ -123,6 +123,8 @@ class LiveServer:
         return not begun and not self._closed
 
     def _listen(self) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise UnsafePlace("Python offers no Unix sockets on this system")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener = listener
         listener.setblocking(False)

@@ -13,10 +13,12 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from procbus.core.dead_letter import DeadLetter
+from procbus.lanes.lanes import PAUSED_BY_HAND
 from procbus.live.plain import cut, plain_error, plain_text, printable
 
 if TYPE_CHECKING:
     from procbus.advice.advisor import Advisor
+    from procbus.core.progress import Progress
     from procbus.core.stats import BusStats, HandlerStats, LaneStats, Percentiles
     from procbus.dispatch.admission import Admission
     from procbus.dispatch.settlement import Settlement
@@ -214,6 +216,7 @@ def _lane(kind: str, lane: LaneStats) -> Facts:
         "restarts": lane.restarts,
         "abandoned": lane.abandoned,
         "paused": printable(lane.paused),
+        "by_hand": lane.paused == PAUSED_BY_HAND,
     }
 
 
@@ -250,13 +253,23 @@ def _worker(health: WorkerHealth) -> Facts:
         "handler": None if health.handler is None else printable(cut(health.handler, _NAME)),
         "event_id": health.event_id,
         "running_s": health.running_s,
-        "progress": None,
+        "progress": None if health.progress is None else _progress(health.progress),
         "memory_bytes": health.memory_bytes,
         "cpu_s": health.cpu_s,
         "cpu_share": health.cpu_share,
         "events_done": health.events_done,
         "restarts": health.restarts,
         "last_exit": printable(cut(health.last_exit, _NAME)),
+    }
+
+
+def _progress(progress: Progress) -> Facts:
+    return {
+        "done": progress.done,
+        "total": progress.total,
+        "note": printable(" ".join(progress.note.split())),
+        "text": printable(str(progress)),
+        "age_s": max(0.0, monotonic() - progress.at),
     }
 
 

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: MIT
+"""A real script, watched from other processes: `procbus ps`, `procbus top` in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from procbus import EventBus
+from procbus.live.client import LiveConnection, bus_named, living
+from tests.waits import BOUND_S, eventually
+
+ROOT = Path(__file__).parents[2]
+
+#: A script whose handlers wait for files in the directory in which it runs.
+SCRIPT = """
+import os, sys, time
+from procbus import EventBus, current, subscribe
+
+
+def wait_for(name):
+    while not os.path.exists(name):
+        time.sleep(0.005)
+
+
+@subscribe("held", kind="cpu")
+def held(event):
+    current().progress(4_211, 5_000, "parsing")
+    wait_for("go")
+
+
+@subscribe("bad", name="bad")
+def bad(event):
+    with open("bad.txt", "a") as file:
+        print(event, file=file)
+    raise ValueError("no good")
+
+
+if __name__ == "__main__":
+    with EventBus(cpu_workers=1) as bus:
+        bus.publish("bad", "a.png").wait()
+        receipt = bus.publish("held", 1)
+        open("ready", "w").close()
+        receipt.wait()
+        print(receipt.deliveries[0].state.value, flush=True)
+        wait_for("end")
+"""
+
+
+class Stage:
+    """A directory for a script, and one for sockets, whose path is short."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = Path(tempfile.mkdtemp(prefix="live"))
+        self.env = {
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(self.home),
+            "TMPDIR": str(self.home),
+            "PROCBUS_LIVE": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, source: str = SCRIPT) -> subprocess.Popen[str]:
+        """Start a script, and wait until it is ready."""
+        (self.folder / "script.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        run = subprocess.Popen(
+            [sys.executable, "script.py"],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(run)
+        eventually(lambda: (self.folder / "ready").exists() or run.poll() is not None)
+        assert run.poll() is None, run.communicate()
+        return run
+
+    def procbus(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line."""
+        return subprocess.run(
+            [sys.executable, "-m", "procbus", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+        )
+
+    def let(self, name: str) -> None:
+        """Let the script go on."""
+        (self.folder / name).touch()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(made.home))
+    monkeypatch.setattr(tempfile, "tempdir", str(made.home))
+    yield made
+    for run in made.started:
+        if run.poll() is None:
+            run.kill()
+        run.communicate(timeout=BOUND_S)
+    shutil.rmtree(made.home, ignore_errors=True)
+
+
+def test_a_script_is_listed_watched_and_gone_when_killed(stage: Stage) -> None:
+    run = stage.start()
+
+    listed = stage.procbus("ps")
+    assert listed.returncode == 0, listed.stderr
+    head, line = listed.stdout.splitlines()
+    assert head.split()[:5] == ["bus", "script", "age", "queued", "running"]
+    assert line.split()[:2] == [str(run.pid), str(stage.folder / "script.py")]
+    (facts,) = json.loads(stage.procbus("ps", "--json").stdout)
+    assert (facts["brief"]["running"], facts["brief"]["failed"]) == (1, 1)
+
+    table = stage.procbus("top", "--once").stdout
+    assert "4,211 of 5,000: parsing" in table
+    assert "ValueError: no good" in table
+    snapshot = json.loads(stage.procbus("top", str(run.pid), "--once", "--json").stdout)
+    assert snapshot["bus"]["pid"] == run.pid
+    stacks = stage.procbus("top", "--stacks").stdout
+    assert "in held" in stacks
+    assert "receipt.wait()" in stacks
+
+    run.kill()
+    run.wait(BOUND_S)
+
+    gone = stage.procbus("ps")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "there is no bus" in gone.stderr
+    assert list((stage.home / "procbus").iterdir()) == []
+    top = stage.procbus("top", str(run.pid))
+    assert top.returncode == 1
+    assert f"there is no bus {run.pid}" in top.stderr
+
+
+def test_top_on_a_stream_prints_until_the_bus_ends(stage: Stage) -> None:
+    run = stage.start()
+    top = subprocess.Popen(
+        [sys.executable, "-m", "procbus", "top", "--interval", "0.1"],
+        env=stage.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert top.stdout is not None
+    assert top.stdout.readline().startswith(f"procbus {run.pid}")
+    stage.let("go")
+    stage.let("end")
+    assert run.wait(BOUND_S) == 0
+    _, words = top.communicate(timeout=BOUND_S)
+    assert top.returncode == 0
+    assert f"process {run.pid}" in words
+
+
+def test_a_forked_child_neither_answers_nor_removes_the_socket(stage: Stage) -> None:
+    run = stage.start(
+        """
+        import os, time
+        from procbus import EventBus
+
+        with EventBus([]) as bus:
+            if os.fork() == 0:  # it ends
+                bus.close()
+                raise SystemExit
+            os.wait()
+            if os.fork() == 0:  # it outlives its parent
+                open("ready", "w").close()
+                while not os.path.exists("end"):
+                    time.sleep(0.005)
+                os._exit(0)
+            os.wait()
+        """
+    )
+    (place,) = living()
+    with LiveConnection(place) as connection:
+        assert connection.ask("brief")["bus"]["pid"] == run.pid
+    run.kill()
+    run.wait(BOUND_S)
+
+    assert living() == []
+    stage.let("end")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs a second user")
+def test_another_user_cannot_connect(stage: Stage) -> None:
+    stage.home.chmod(0o755)
+    with EventBus([], live=True):
+        (place,) = living()
+        assert as_nobody(lambda: connected(place.path)) == 1
+        # Even if the files lay open, the other end would be asked who it is.
+        Path(place.path).parent.chmod(0o755)
+        Path(place.path).chmod(0o666)
+        assert as_nobody(lambda: connected(place.path)) == 2
+
+
+def connected(path: str) -> int:
+    """How far a connection comes: 1 to the socket's file, 2 to the socket, 3 to an answer."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(BOUND_S)
+        try:
+            sock.connect(path)
+        except PermissionError:
+            return 1
+        with suppress(ConnectionError):
+            sock.sendall(b'{"protocol": 1, "do": "brief"}\n')
+            return 3 if sock.recv(1) else 2
+    return 2
+
+
+def as_nobody(function: Callable[[], int]) -> int:
+    """Run a function as another user, in a child; return its result."""
+    child = os.fork()
+    if child == 0:
+        result = 99
+        with suppress(BaseException):
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            result = function()
+        os._exit(result)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# In a terminal.
+
+
+class Terminal:
+    """A terminal of tmux, in which a shell runs a command."""
+
+    def __init__(self, stage: Stage, command: str, width: int = 120, height: int = 40) -> None:
+        self._socket = str(stage.home / "tmux")
+        script = stage.folder / "run.sh"
+        lines = ("trap : INT", command, "echo status $?", "stty -a", "read line", "")
+        script.write_text("\n".join(lines), encoding="utf-8")
+        size = ["-x", str(width), "-y", str(height)]
+        self._tmux("-f", "/dev/null", "new-session", "-d", *size, f"sh {script}", env=stage.env)
+
+    def _tmux(self, *arguments: str, env: dict[str, str] | None = None) -> str:
+        run = subprocess.run(
+            ["tmux", "-S", self._socket, *arguments],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def press(self, *keys: str) -> None:
+        """Press keys."""
+        self._tmux("send-keys", *keys)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the terminal another size."""
+        self._tmux("resize-window", "-x", str(width), "-y", str(height))
+
+    def screen(self) -> str:
+        """The text on the screen."""
+        return self._tmux("capture-pane", "-p")
+
+    def shows(self, *texts: str, without: str = "\0") -> None:
+        """Wait until all texts are on the screen, and one is not."""
+        try:
+            eventually(lambda: self._has(self.screen(), texts, without))
+        except AssertionError:
+            pytest.fail(f"{texts} (without {without!r}) did not come:\n{self.screen()}")
+
+    @staticmethod
+    def _has(screen: str, texts: tuple[str, ...], without: str) -> bool:
+        return all(text in screen for text in texts) and without not in screen
+
+    def end(self) -> None:
+        """End it, and all that runs in it."""
+        with suppress(AssertionError):  # it has ended already
+            self._tmux("kill-server")
+
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal(stage: Stage) -> Iterator[Open]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    opened: list[Terminal] = []
+
+    def open_terminal(arguments: str, **size: int) -> Terminal:
+        opened.append(Terminal(stage, f"{sys.executable} -m procbus {arguments}", **size))
+        return opened[-1]
+
+    stage.env["TERM"] = "screen"
+    yield open_terminal
+    for each in opened:
+        each.end()
+
+
+def test_top_shows_a_script_and_acts_on_it(stage: Stage, terminal: Open) -> None:
+    run = stage.start()
+    top = terminal("top --interval 0.2")
+    top.shows(f"procbus {run.pid}", "4,211 of 5,000: parsing", "ValueError: no good", "? help")
+
+    top.press("s")  # there is one worker
+    top.shows("in held", "wait_for(", "any other key goes back")
+    top.press("x")
+    top.shows("? help", without="any other key")
+    top.press("?")
+    top.shows("replay the chosen dead letter")
+    top.press("Escape")
+    top.shows("? help", without="replay the chosen")
+
+    top.press("p", "i")
+    top.shows("paused by hand", "pause io: done")
+    top.press("r")
+    top.shows("replay: done")
+    assert (stage.folder / "bad.txt").read_text(encoding="utf-8") == "a.png\n"
+    top.press("p", "i")
+    top.shows("resume io: done", without="paused by hand")
+    eventually(lambda: (stage.folder / "bad.txt").read_text(encoding="utf-8") == "a.png\na.png\n")
+
+    top.resize(60, 12)
+    top.shows("procbus", without="retried")
+    top.resize(150, 40)
+    top.shows("retried", "run p99")
+
+    top.press("c")
+    top.shows("cancel __main__.held with event", "y: yes")
+    top.press("y")
+    top.shows("cancel: done")
+    assert run.stdout is not None
+    assert run.stdout.readline() == "cancelled\n"
+
+    stage.let("end")
+    assert run.wait(BOUND_S) == 0
+    top.shows(f"process {run.pid}", "status 0", " icanon", " echo")
+
+
+@pytest.mark.parametrize(("key", "status"), [("q", 0), ("C-c", 130)])
+def test_the_terminal_is_as_before_in_the_end(
+    stage: Stage, terminal: Open, key: str, status: int
+) -> None:
+    stage.start()
+    top = terminal("top", width=80, height=24)
+    top.shows("? help")
+    top.press(key)
+    top.shows(f"status {status}", " icanon", " echo", without="? help")
+
+
+def test_the_script_goes_on_when_top_is_killed(stage: Stage, terminal: Open) -> None:
+    run = stage.start()
+    top = terminal("top", width=80, height=24)
+    top.shows("? help")
+    top.end()
+    with LiveConnection(bus_named(str(run.pid))) as connection:
+        assert connection.ask("brief")["running"] == 1
+    stage.let("go")
+    stage.let("end")
+    assert run.wait(BOUND_S) == 0
