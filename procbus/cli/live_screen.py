@@ -97,7 +97,7 @@ def _raw_terminal() -> Iterator[int]:
 
 
 class View:
-    """What is on the screen, and the answer to each key.
+    """The contents of the screen, and the answer to each key.
 
     Args:
         connection: to the bus.
