@@ -352,12 +352,20 @@ class LaneQueue:
                 return bucket.popleft()
         return None
 
-    def locked_take_batch(self, budget_s: float, most: int) -> list[Delivery]:
+    def locked_take_batch(
+        self, budget_s: float, most: int, encoding_s: float = inf
+    ) -> list[Delivery]:
         """Take as many deliveries as should run for about `budget_s` seconds together.
 
         Each counts with its handler's average run time, and the time for encoding its event and for
         its result. A delivery whose handler has never run, or takes longer than the budget, goes
         alone.
+
+        Args:
+            budget_s: work in the batch, in seconds.
+            most: maximum number of deliveries.
+            encoding_s: maximum time for encoding the events, in seconds, unless a single one takes
+                longer.
         """
         batch: list[Delivery] = []
         subscription: Subscription | None = None
@@ -369,9 +377,10 @@ class LaneQueue:
                     cost_s = inf
                     if subscription.average_s is not None:
                         cost_s = subscription.before_s + subscription.expected_s()
-                if cost_s > budget_s and batch:
+                if batch and (cost_s > budget_s or subscription.before_s > encoding_s):
                     return batch
                 budget_s -= cost_s
+                encoding_s -= subscription.before_s
                 most -= 1
                 batch.append(bucket.popleft())
         return batch

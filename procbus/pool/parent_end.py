@@ -229,7 +229,7 @@ class ParentEnd:
                     form = IN_HEAD
                 elif type(event) is bytes and len(event) < least:  # frequent, so written out
                     data, form, large, room = event, BYTES, None, True
-                elif (taken := take_apart(event)) is not None:
+                elif type(event) is not str and (taken := take_apart(event)) is not None:
                     shape, event, size = taken
                     form = FIRST_SHAPE + shape
                 else:
@@ -245,24 +245,24 @@ class ParentEnd:
                     break
                 atoms.append(event)
             else:
-                total += len(data)
+                length = len(data)
+                total += length
                 if not room or (total > most and ids):
                     message.no_room = not room and not ids
                     message.rest.extend(deliveries[index:])
                     break
-                held += len(data)
+                sizes.append(length)
                 if isinstance(data, EventParts):
                     parts.append(data.sizes)
-                if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
-                    # At once, while it is in the CPU's caches; and the next event gets its memory.
-                    slots.put(events, data)
-                    events.clear()
-                    held = 0
-                elif isinstance(data, EventParts):
                     events.extend(data.parts)
                 else:
                     events.append(data)
-                sizes.append(len(data))
+                held += length
+                if held > LEAST_BYTES and total <= shared_bytes and slots is not None:
+                    # At once, while it is in the CPU's caches; and the next event gets its memory.
+                    slots.put(events)
+                    events.clear()
+                    held = 0
                 if large is not None:
                     places[len(ids)] = large
             forms.append(form)

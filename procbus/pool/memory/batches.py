@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 #: Number of slots: one for the worker's present batch, and one for the next.
 BATCH_SLOTS = 2
-#: Maximum of a slot, and of the slots of all workers together, in bytes; because a batch of 4 MiB
+#: Maximum of a slot, and of the slots of all workers together, in bytes; because a batch of 8 MiB
 #: costs little beside its events.
-SLOT_BYTES = 4 << 20
+SLOT_BYTES = 8 << 20
 ALL_BYTES = 64 << 20
 #: Minimum of bytes copied at a time. A batch with fewer bytes takes the pipe.
 LEAST_BYTES = 8 << 10
@@ -109,23 +109,21 @@ class BatchWriter:
         self._slot = 1 if 0 in self._taken.values() else 0
         return self.slot_bytes
 
-    def put(self, events: Sequence[bytes | memoryview], last: bytes | EventParts = b"") -> None:
+    def put(self, events: Sequence[bytes | memoryview]) -> None:
         """Copy events behind the earlier ones of the batch. There must be room for them."""
         if os.getpid() != self._pid:
             return
-        short = list(events)
-        for part in last.parts if isinstance(last, EventParts) else (last,):
-            if len(part) < LEAST_BYTES:
-                short.append(part)
-                continue
-            if short:
-                self._copy(b"".join(short))
-                short.clear()
-            self._copy(part)
-        if short:
-            self._copy(b"".join(short))
+        first = 0
+        for at, part in enumerate(events):
+            if len(part) >= LEAST_BYTES:  # alone: it would be copied twice with the others
+                self._copy(b"".join(events[first:at]))
+                self._copy(part)
+                first = at + 1
+        self._copy(b"".join(events[first:]))
 
     def _copy(self, data: bytes | memoryview) -> None:
+        if not data:
+            return
         assert self._mapped is not None
         begin = self._slot * self.slot_bytes + self._size
         self._mapped[begin : begin + len(data)] = data

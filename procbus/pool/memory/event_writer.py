@@ -85,7 +85,7 @@ class EventWriter:
         if form is not None:
             content = event
             if kind is str:
-                content = event.encode(errors="surrogatepass")
+                content = _encoded(event)
             elif kind is bytearray:
                 content = bytes(event)  # another thread may change it while the batch is made
             if len(content) < self.least:
@@ -187,6 +187,13 @@ class EventWriter:
         self._pins.clear()
         self.begin()
         self._events.leave(self._worker)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # it holds half of a pair; naming a way for that takes 0.1 us
+        return text.encode(errors="surrogatepass")
 
 
 def _hand_to(receipt: Receipt, block: Block) -> None:

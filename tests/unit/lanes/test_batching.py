@@ -119,6 +119,15 @@ def test_a_batch_is_no_larger_than_the_worker_may_have() -> None:
     assert parts.take(most=100) == deliveries[3:]
 
 
+def test_a_worker_with_nothing_to_do_gets_a_batch_that_is_soon_encoded() -> None:
+    parts = Parts(1)
+    parts.short.before_s = 0.001
+    deliveries = parts.put(100)
+    idle = parts.batching.next_batch(wait=True)
+    assert idle == deliveries[:4]
+    assert parts.take() == deliveries[4:23]  # the time for encoding counts as work all the same
+
+
 @pytest.mark.parametrize(("batch_s", "expected"), [(0.010, 1), (0.050, 4), (0.0, 1)])
 def test_a_batch_is_as_much_work_as_the_pool_says(batch_s: float, expected: int) -> None:
     batching = Batching(batch_s)

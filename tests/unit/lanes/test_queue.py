@@ -208,6 +208,18 @@ def test_a_batch_takes_as_many_as_should_fit_the_time():
     assert batch == deliveries[:5]
 
 
+def test_a_batch_takes_as_many_as_are_encoded_in_a_given_time():
+    queue = LaneQueue()
+    subscription = subscription_of()
+    subscription.note_run(0.0)
+    subscription.before_s = 0.001
+    deliveries = put(queue, subscription, *range(20))
+    with queue.lock:
+        assert queue.locked_take_batch(1.0, 100, 0.0035) == deliveries[:3]
+        assert queue.locked_take_batch(1.0, 100, 0.0005) == deliveries[3:4]
+        assert queue.locked_take_batch(1.0, 100) == deliveries[4:]
+
+
 def test_a_batch_is_no_longer_than_the_share():
     queue = LaneQueue()
     subscription = subscription_of()
