@@ -20,6 +20,9 @@ OVERHEAD_S = 3e-6
 
 #: Weight of the newest run in the running average of a handler's run time.
 NEWEST = 0.2
+#: Maximum growth of that average by one run: a factor, and seconds; because a run that was held up
+#: (by the GIL, say) says little of the next one.
+GROWTH, GROWTH_S = 1.25, 1e-6
 
 #: Threshold of the run time below which only one delivery in `SAMPLE` is timed for the statistics,
 #: in seconds; because timing each takes a tenth of a short io handler's time. It applies once the
@@ -253,12 +256,9 @@ class Subscription:
         average_s = self.average_s
         if average_s is None:
             self.average_s = run_s
-        elif run_s < average_s:
-            self.average_s = average_s + NEWEST * (run_s - average_s)
         else:
-            # Growth is bounded: a run that was held up (by the GIL, say) says little of the next
-            # one.
-            self.average_s = min(average_s + NEWEST * (run_s - average_s), 1.25 * average_s + 1e-6)
+            new_s = average_s + NEWEST * (run_s - average_s)
+            self.average_s = min(new_s, GROWTH * average_s + GROWTH_S)
 
     def note_times(
         self, delivery: Delivery, started_at: float, ended_at: float, weight: int = 1

@@ -20,7 +20,7 @@ from procbus.core.moments import Retried, Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt, SharedBlock, call_all
 from procbus.core.retry import may_retry, quarantined, wait_of
-from procbus.core.subscription import FEW, NEWEST, SAMPLE, SAMPLED_BELOW_S
+from procbus.core.subscription import FEW, GROWTH, GROWTH_S, NEWEST, SAMPLE, SAMPLED_BELOW_S
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
 from procbus.dispatch.failure_log import FailureLog
@@ -189,10 +189,12 @@ class Settlement:
                     subscription.succeeded = succeeded = subscription.succeeded + 1
                     run_s = ended_at - started_at
                     average_s = subscription.average_s
-                    if average_s is None or run_s > average_s:
+                    if average_s is None:
                         subscription.note_run(run_s)
                     else:  # as note_run does
-                        subscription.average_s = average_s + NEWEST * (run_s - average_s)
+                        new_s = average_s + NEWEST * (run_s - average_s)
+                        most_s = GROWTH * average_s + GROWTH_S
+                        subscription.average_s = new_s if new_s < most_s else most_s
                     if succeeded < FEW or run_s > SAMPLED_BELOW_S:
                         subscription.note_times(delivery, started_at, ended_at)
                     elif not succeeded % SAMPLE:
