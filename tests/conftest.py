@@ -6,12 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import leaks
+
+if TYPE_CHECKING:
+    from tests.conformance.drive import Gate
 
 # A shell has its background jobs ignore Ctrl-C, and so would all scripts that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -53,6 +57,16 @@ def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         message = f"the test left behind:\n{left}"  # describes the processes: before the kill
         left.kill_processes()
         pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Give a door at which a worker's handler waits; it is open at the end of the test."""
+    from tests.conformance.drive import Gate  # only now: most tests need none
+
+    gate = Gate(tmp_path)
+    yield gate
+    gate.open()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 """The memory left for this process: on the machine, and within the limits of its cgroups.
 
 In a container the machine's figures mislead: the kernel kills at the container's limit. Any thread
-may call these functions. In each of them `root` replaces "/", for tests.
+may call these functions. In each of them `root` replaces "/", and `machine` the reading of the
+machine's memory, for tests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import inf
 from typing import NamedTuple
 
 from procbus.system import cgroups
-from procbus.system.process import machine_memory
+from procbus.system.process import Memory, machine_memory
 
 _MIB = 1 << 20
 _ROOT = "/"
@@ -69,18 +70,18 @@ class _Group:
 _NO_LIMIT = 1 << 60
 
 
-def available_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
+def available_bytes(
+    root: str | os.PathLike[str] = _ROOT, machine: Callable[[], Memory] = machine_memory
+) -> int:
     """Bytes that may be used before the machine swaps or the kernel kills."""
-    return int(
-        min([machine_memory().available, *(group.left() for group in _groups(os.fspath(root)))])
-    )
+    return int(min([machine().available, *(group.left() for group in _groups(os.fspath(root)))]))
 
 
-def total_bytes(root: str | os.PathLike[str] = _ROOT) -> int:
+def total_bytes(
+    root: str | os.PathLike[str] = _ROOT, machine: Callable[[], Memory] = machine_memory
+) -> int:
     """Maximum that this process and its neighbours in its cgroup may use, in bytes."""
-    return int(
-        min([machine_memory().total, *(group.limit() for group in _groups(os.fspath(root)))])
-    )
+    return int(min([machine().total, *(group.limit() for group in _groups(os.fspath(root)))]))
 
 
 def oom_kills(root: str | os.PathLike[str] = _ROOT) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,6 @@ from procbus.pool.loky import LokyPool
 from procbus.pool.threads import ThreadPool
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.conformance import handlers
-from tests.conformance.drive import Gate
 
 #: Makes a pool of a number of workers, with a pickled set-up.
 MakePool = Callable[..., Pool]
@@ -119,10 +117,3 @@ def _worker(pool: Pool) -> Iterator[Worker]:
     yield weakref.proxy(worker)
     worker.kill()
     worker.stop()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.open()

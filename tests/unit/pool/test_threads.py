@@ -6,7 +6,6 @@ The promises that they share with other pools are in `tests/conformance`.
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -40,13 +39,6 @@ def worker(pool: ThreadPool) -> Iterator[ThreadWorker]:
     yield worker
     worker.kill()
     worker.stop()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.open()
 
 
 def test_handler_gets_the_very_object_and_returns_its_own(worker: ThreadWorker) -> None:

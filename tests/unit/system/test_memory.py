@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbus.system import memory
 from procbus.system.memory import MemoryWatch, available_bytes, oom_kills, total_bytes
 from procbus.system.process import Memory
 
@@ -28,9 +27,13 @@ CPU_MOUNT = "33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu"
 Make = Callable[[dict[str, str]], Path]
 
 
-@pytest.fixture(autouse=True)
-def a_machine_of_16_gib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: Memory(16 * GIB, 8 * GIB))
+def available_in(root: Path) -> int:
+    """On a machine of 16 GiB, half of which is free."""
+    return available_bytes(root, lambda: Memory(16 * GIB, 8 * GIB))
+
+
+def total_in(root: Path) -> int:
+    return total_bytes(root, lambda: Memory(16 * GIB, 8 * GIB))
 
 
 @pytest.fixture
@@ -60,14 +63,14 @@ def process_in(cgroup: str, *mounts: str) -> dict[str, str]:
 def test_without_cgroups_the_machines_memory_counts(make: Make) -> None:
     root = make({"proc/vmstat": "nr_free_pages 1\noom_kill 3\n"})
 
-    assert available_bytes(root) == 8 * GIB
-    assert total_bytes(root) == 16 * GIB
+    assert available_in(root) == 8 * GIB
+    assert total_in(root) == 16 * GIB
     assert oom_kills(root) == 3
 
 
 def test_empty_tree_has_no_limit(make: Make) -> None:
     root = make({})
-    assert available_bytes(root) == 8 * GIB
+    assert available_in(root) == 8 * GIB
     assert oom_kills(root) == 0
 
 
@@ -83,8 +86,8 @@ def test_the_limit_of_version_2(make: Make) -> None:
         )
     )
 
-    assert available_bytes(root) == GIB + 256 * MIB
-    assert total_bytes(root) == 2 * GIB
+    assert available_in(root) == GIB + 256 * MIB
+    assert total_in(root) == 2 * GIB
     assert oom_kills(root) == 5
 
 
@@ -100,8 +103,8 @@ def test_a_group_above_may_leave_less(make: Make) -> None:
         )
     )
 
-    assert available_bytes(root) == MIB
-    assert total_bytes(root) == GIB
+    assert available_in(root) == MIB
+    assert total_in(root) == GIB
     assert oom_kills(root) == 1, "those of others are none of ours"
 
 
@@ -109,15 +112,15 @@ def test_more_used_than_allowed_leaves_nothing(make: Make) -> None:
     root = make(
         process_in("0::/\n", V2_MOUNT) | v2(memory_max=f"{GIB}\n", memory_current=f"{2 * GIB}\n")
     )
-    assert available_bytes(root) == 0
+    assert available_in(root) == 0
 
 
 def test_the_machine_may_have_less_than_the_limit(make: Make) -> None:
     root = make(
         process_in("0::/\n", V2_MOUNT) | v2(memory_max=f"{64 * GIB}\n", memory_current="0\n")
     )
-    assert available_bytes(root) == 8 * GIB
-    assert total_bytes(root) == 16 * GIB
+    assert available_in(root) == 8 * GIB
+    assert total_in(root) == 16 * GIB
 
 
 def v1(directory: str, limit: int) -> dict[str, str]:
@@ -138,34 +141,34 @@ def test_the_limit_of_version_1(make: Make) -> None:
         | v1("", UNLIMITED)
     )
 
-    assert available_bytes(root) == 312 * MIB
-    assert total_bytes(root) == 512 * MIB
+    assert available_in(root) == 312 * MIB
+    assert total_in(root) == 512 * MIB
     assert oom_kills(root) == 2
 
 
 def test_no_limit_of_version_1(make: Make) -> None:
     root = make(process_in("4:memory:/\n", V1_MOUNT) | v1("", UNLIMITED))
-    assert available_bytes(root) == 8 * GIB
+    assert available_in(root) == 8 * GIB
 
 
 def test_a_container_sees_its_own_part_of_the_hierarchy(make: Make) -> None:
     mount = V1_MOUNT.replace("0:32 / /", "0:32 /docker/box /")
     root = make(process_in("4:memory:/docker/box/inner\n", mount) | v1("/inner", 512 * MIB))
-    assert total_bytes(root) == 512 * MIB
+    assert total_in(root) == 512 * MIB
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/../elsewhere"])
 def test_limit_of_memory_is_found_for_a_group_outside_the_mount(make: Make, path: str) -> None:
     mount = V1_MOUNT.replace("0:32 / /", "0:32 /docker/box /") if path == "/elsewhere" else V1_MOUNT
     root = make(process_in(f"4:memory:{path}\n", mount) | v1("", 512 * MIB))
-    assert total_bytes(root) == 512 * MIB
+    assert total_in(root) == 512 * MIB
 
 
 def test_a_mount_with_a_blank_in_its_name(make: Make) -> None:
     mount = V2_MOUNT.replace("/sys/fs/cgroup", r"/my\040groups")
     root = make(process_in("0::/\n", mount) | {"my groups/memory.max": f"{GIB}\n"})
-    assert total_bytes(root) == GIB
-    assert available_bytes(root) == 8 * GIB, "what is used is not known"
+    assert total_in(root) == GIB
+    assert available_in(root) == 8 * GIB, "what is used is not known"
 
 
 @pytest.mark.parametrize("mountinfo", ["", "\n", "30 24 0:27 / /sys rw\n", "- x\n"])
@@ -173,7 +176,7 @@ def test_table_of_mounts_without_cgroups_leaves_the_machines_memory(
     make: Make, mountinfo: str
 ) -> None:
     root = make({"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": mountinfo})
-    assert available_bytes(root) == 8 * GIB
+    assert available_in(root) == 8 * GIB
 
 
 def test_memory_of_this_machine_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
