@@ -23,10 +23,10 @@ from procbus.lanes.queue import LaneQueue
 from procbus.lanes.slot import Batch, Slot
 from procbus.pool.interface import BATCH_S, At, Worker
 
-#: Maximum time for encoding a batch for a worker that has nothing else to do, in seconds; because
-#: the worker waits for it, and other companions wait for the GIL: with events of 1,000 records a
-#: longer batch takes a twentieth off the rate.
-ENCODING_S = 0.004
+#: Maximum time for encoding a batch for a worker that has nothing else to do, as a share of the
+#: work in a batch; because the worker waits for it, and other companions wait for the GIL: with
+#: events of 1,000 records a longer batch takes a twentieth off the rate.
+ENCODING = 0.2
 
 
 class Batching:
@@ -110,7 +110,7 @@ class Batching:
                     self._recall_overdue(now)
                 if not wait and (queue.waiting or queue.locked_ready() <= self.locked_free()):
                     return []  # a free worker was woken for the ready ones, or will take them
-                batch = self._take_batch(most, now, ENCODING_S if wait else inf)
+                batch = self._take_batch(most, now, ENCODING * self._batch_s if wait else inf)
                 if batch or not wait or queue.closed:
                     return batch
                 next_look = self._none_due_before
