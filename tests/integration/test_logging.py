@@ -4,6 +4,7 @@ import contextvars
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -120,6 +121,34 @@ def test_warnings_of_a_worker_reach_the_parent() -> None:
     assert [(w.category, str(w.message), w.filename) for w in caught] == [
         (UserWarning, "number 7", __file__)
     ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="all contexts share the filters")
+@pytest.mark.parametrize(
+    ("aware", "caught"), [("0", "['io', 'cpu']"), ("1", "['io']")], ids=["shared", "by context"]
+)
+def test_publisher_that_catches_warnings_has_those_of_io_handlers_in_any_case(
+    run: Run, aware: str, caught: str
+) -> None:
+    ended = run(
+        """
+        import warnings
+        from procbus import EventBus
+        def warn(place):
+            warnings.warn(place, UserWarning, stacklevel=1)
+        if __name__ == "__main__":
+            with EventBus([], cpu_workers=1) as bus, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                bus.subscribe("io", warn)
+                bus.subscribe("cpu", warn, kind="cpu")
+                bus.publish("io", "io").result()
+                bus.publish("cpu", "cpu").result()
+            print([str(each.message) for each in caught])
+        """,
+        PYTHON_CONTEXT_AWARE_WARNINGS=aware,
+    )
+    assert ended.out.strip() == caught
+    assert ("UserWarning: cpu" in ended.err) == (aware == "1"), "the script's own filters show it"
 
 
 def test_prints_of_a_worker_are_seen(run: Run) -> None:
