@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.advice.advisor import Advisor
-from procbus.core.carry import Carry
+from procbus.core.carry import Carry, Translated
 from procbus.core.context import Run
 from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.flow import Flow
     from procbus.core.handler import Handler
+    from procbus.core.listeners import Listening
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
@@ -115,6 +116,7 @@ class Assembly:
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
         self._make_cpu_lane = make.cpu_lane
+        self._carry = Carry(settings.carry)
         #: A process that is to become the first worker, until the pool has it.
         self._newborn: Newborn | None = None
         #: Whether it is used in a `with` block.
@@ -290,8 +292,8 @@ class Assembly:
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
-        if settings.carry:
-            lane.take_along(Carry(settings.carry))
+        if self._carry.definition:
+            lane.take_along(self._carry)
         return lane
 
     def _open_pool(self, on_threads: bool) -> Pool:
@@ -385,6 +387,19 @@ class Assembly:
             f"{state}: {handlers} handlers, {self.admission.pending} pending, "
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
         )
+
+    def listen(self, listener: object) -> Listening:
+        """Tell a listener of moments; one with a `carried` has a context variable carried too.
+
+        Raises:
+            OptionError: it has no method for any moment.
+        """
+        listening = self.settlement.listeners.add(listener)
+        carried = getattr(listener, "carried", None)
+        if isinstance(carried, Translated):
+            self._carry = Carry((*self._carry.definition, carried))
+            self.lanes.take_along(self._carry)
+        return listening
 
     def check(self, handler: Handler) -> None:
         """Check a handler that is about to be subscribed to this bus.

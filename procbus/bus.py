@@ -468,7 +468,7 @@ class EventBus:
         Raises:
             OptionError: the object has none of the methods.
         """
-        return self._parts.settlement.listeners.add(listener)
+        return self._parts.listen(listener)
 
     def advice(self) -> AdviceList:
         """Advise on the kind of each handler, by the measurements so far; `print` it for a table.

@@ -37,8 +37,13 @@ PATH = re.compile(r"(?<![\w./-])(?:procbus|tests|bench|docs)/[\w./*-]*[\w/*]")
 #: A module by its dotted name, which is lower case.
 DOTTED = re.compile(r"procbus(?:\.[a-z_]+)+")
 
-#: Public names that look like modules; and names of others on the pages about the code.
-PUBLIC = {"procbus.executor", "procbus.freeze_support", "procbus.subscribe", "procbus.current"}
+#: Public names and attributes of spans that look like modules; and names of others on the pages
+#: about the code.
+PUBLIC = {
+    *(f"procbus.{name}" for name in ("executor", "freeze_support", "subscribe", "current")),
+    "procbus.otel.instrument",
+    *(f"procbus.{name}" for name in ("attempt", "handler.kind", "outcome", "worker.pid")),
+}
 NAMES_OF_OTHERS = {"memcpy", "send_bytes", "threadpoolctl"}
 
 

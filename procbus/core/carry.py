@@ -16,6 +16,19 @@ from procbus.core.handler import new_number
 _UNSET = object()
 
 
+class Translated:
+    """A variable of the publisher whose value becomes the value of another one for the handler.
+
+    Args:
+        source: the publisher's variable.
+        target: the handler's. In a worker it is the object that this one is pickled as.
+    """
+
+    def __init__(self, source: ContextVar[Any], target: ContextVar[Any]) -> None:
+        self.source = source
+        self.target = target
+
+
 class Carry:
     """The variables of one bus. Immutable.
 
@@ -23,10 +36,14 @@ class Carry:
         variables: the variables whose values cpu handlers get.
     """
 
-    def __init__(self, variables: Sequence[ContextVar[Any]]) -> None:
+    def __init__(self, variables: Sequence[ContextVar[Any] | Translated]) -> None:
         #: Workers look the variables up by this number, as they look up handlers by theirs.
         self.number = new_number()
-        self.variables = tuple(variables)
+        #: They travel in this form, and arrive as the variables to set.
+        self.definition = tuple(variables)
+        #: The variables to read, and the ones to set in this process.
+        self.variables = tuple([v.source if isinstance(v, Translated) else v for v in variables])
+        self.targets = tuple([v.target if isinstance(v, Translated) else v for v in variables])
 
     def take(self, context: Context | None) -> Carried | None:
         """Read the variables in a context, or in the present one; None if none of them is set."""
@@ -67,4 +84,9 @@ class Carried:
     def set_in(self, context: Context) -> None:
         """Set the variables in a context."""
         for place, value in self.pairs():
-            context.run(self.carry.variables[place].set, value)
+            context.run(self.carry.targets[place].set, value)
+
+    def exchanged(self, variable: ContextVar[Any], value: Any) -> Carried:
+        """The same values, except for one variable of the publisher."""
+        pairs = zip(self.carry.variables, self._values, strict=True)
+        return Carried(self.carry, tuple([value if v is variable else old for v, old in pairs]))

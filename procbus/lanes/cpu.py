@@ -108,7 +108,9 @@ class CpuLane:
 
     def take_along(self, carry: Carry) -> None:
         """Have workers get the values of these context variables from each publisher."""
-        self._carry = carry
+        before, self._carry = self._carry, carry
+        if before is not None:
+            return
         settle_successes = self.settle_successes
 
         def settle_and_let_go(deliveries: Sequence[Delivery], *about: Any) -> None:

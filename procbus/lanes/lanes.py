@@ -10,6 +10,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+from procbus.core.carry import Carry
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
@@ -57,6 +58,9 @@ class OnlyLane(Lane, Protocol):
     """A lane that runs the deliveries of all handlers. From any thread."""
 
     at_hand: dict[Delivery, float]
+
+    def take_along(self, carry: Carry) -> None:
+        """Have cpu handlers get the values of these context variables."""
 
     def forget(self, handler: Handler) -> None:
         """Release a handler that has no pending deliveries."""
@@ -153,6 +157,12 @@ class Lanes:
         elif handler.kind == "cpu":
             for lane in self.cpu_lanes:
                 lane.forget(handler)
+
+    def take_along(self, carry: Carry) -> None:
+        """Have cpu handlers get the values of these context variables from each publisher."""
+        for lane in (self.cpu, self._only):
+            if lane is not None:
+                lane.take_along(carry)
 
     def give_up(self, delivery: Delivery) -> None:
         """Have the supervisor cancel a delivery that is no longer wanted, running or not."""

@@ -90,7 +90,7 @@ class KnownHandlers:
         """Have the next message define the context variables that a bus takes along."""
         definition = self._definitions.get(carry.number)
         if definition is None:
-            definition = encode_definition(carry.variables)
+            definition = encode_definition(carry.definition)
             self._definitions.add(carry.number, definition)
         self.numbers.add(carry.number)
         self.due.append((carry.number, "carry=", definition, None))

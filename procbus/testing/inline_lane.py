@@ -106,6 +106,10 @@ class InlineLane:
 
     # Methods for the bus: see `Lane`.
 
+    def take_along(self, carry: Carry) -> None:
+        """Have cpu handlers get the values of these context variables."""
+        self._carry = carry
+
     def put(self, delivery: Delivery) -> None:
         """Run a delivery, and all deliveries that follow from it."""
         subscription = delivery.subscription

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: MIT
+"""Traces: a span for each event, and for each attempt, with the right parents wherever it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procbus import EventBus, current
+from procbus.testing import InlineBus
+from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.parts import BOUND_S
+
+pytest.importorskip("opentelemetry.sdk")
+
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from procbus.otel import instrument
+
+
+class Spans:
+    """A provider whose finished spans the test can look at."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+
+    def all(self) -> list[Any]:
+        return list(self._exporter.get_finished_spans())
+
+    def of(self, name: str) -> list[Any]:
+        return [span for span in self.all() if span.name == name]
+
+    def path_to(self, span: Any) -> list[str]:
+        """Names of the spans above a span, and its own."""
+        by_id = {each.context.span_id: each for each in self.all()}
+        path = [span.name]
+        while span.parent is not None:
+            span = by_id[span.parent.span_id]
+            path.insert(0, span.name)
+        return path
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    made = Spans()
+    yield made
+    made.provider.shutdown()
+
+
+def span_here() -> tuple[int, int]:
+    """The trace and the span that a handler's own spans would be children of."""
+    above = trace.get_current_span().get_span_context()
+    return above.trace_id, above.span_id
+
+
+def first(number: int) -> tuple[int, int]:
+    current().publish("second", number)
+    return span_here()
+
+
+def second(number: int) -> tuple[int, int]:
+    current().publish("third", number)
+    return span_here()
+
+
+async def third(number: int) -> tuple[int, int]:
+    current().publish("fourth", number)
+    return span_here()
+
+
+def fourth(number: int) -> tuple[int, int]:
+    return span_here()
+
+
+def bus_of(how: str, address: str) -> EventBus:
+    if how == "inline":
+        return InlineBus([], pickling=True)
+    if how == "threads":
+        return EventBus([], cpu="threads", cpu_workers=1)
+    if how == "dask":
+        from procbus import DaskPool
+
+        return EventBus([], cpu=DaskPool(address))
+    return EventBus([], cpu_workers=1)
+
+
+@pytest.fixture(scope="module")
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    if not HAS_DASK:
+        yield ""
+        return
+    with cluster() as started:
+        warm_up(started)
+        yield started
+
+
+HOW = [
+    *("processes", "threads", "inline"),
+    pytest.param("dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)),
+]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_cascade_through_all_lanes_is_one_trace_with_the_right_parents(how, address, spans):
+    with bus_of(how, address) as bus, instrument(bus, tracer_provider=spans.provider):
+        seen: dict[str, tuple[int, int]] = {}
+
+        class Results:
+            def settled(self, moment: Any) -> None:
+                seen[moment.receipt.topic] = moment.outcome.value
+
+        bus.listen(Results())
+        bus.subscribe("first", first)
+        bus.subscribe("second", second, kind="cpu")
+        bus.subscribe("third", third)
+        bus.subscribe("fourth", fourth, kind="cpu")
+        with spans.provider.get_tracer("script").start_as_current_span("script"):
+            bus.publish("first", 1)
+        assert bus.drain(BOUND_S)
+    names = ["script"]
+    for topic in ("first", "second", "third", "fourth"):
+        names += [f"publish {topic}", f"process {topic}"]
+        (attempt,) = spans.of(f"process {topic}")
+        assert seen[topic] == (attempt.context.trace_id, attempt.context.span_id)
+        assert attempt.kind is trace.SpanKind.CONSUMER
+    assert spans.path_to(spans.of("process fourth")[0]) == names
+    assert len({span.context.trace_id for span in spans.all()}) == 1
+    assert len(spans.all()) == len(names)
+
+
+def fail_once(number: int) -> tuple[int, int]:
+    if current().attempt == 1:
+        raise LookupError(f"no {number}")
+    return span_here()
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_retry_is_a_second_span_and_the_handler_is_in_that_one(kind, spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", fail_once, kind=kind, retries=1, backoff=0.001)
+        receipt = bus.publish("n", 5)
+        found = receipt.result(BOUND_S)
+        assert bus.drain(BOUND_S)
+    failed, succeeded = spans.of("process n")
+    assert (succeeded.context.trace_id, succeeded.context.span_id) == found
+    assert [each.attributes["procbus.attempt"] for each in (failed, succeeded)] == [1, 2]
+    assert failed.parent.span_id == succeeded.parent.span_id
+    assert not failed.status.is_ok
+    assert succeeded.status.is_ok
+    (event,) = failed.events
+    assert event.attributes["exception.type"] == "LookupError"
+    assert "in fail_once" in event.attributes["exception.stacktrace"]
+    assert failed.attributes["error.type"] == "LookupError"
+    times = [failed.start_time, failed.end_time, succeeded.start_time, succeeded.end_time]
+    assert times == sorted(times)
+
+
+def test_each_handler_of_an_event_has_a_span_of_its_own_below_one_publishing(spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        for name in ("a", "b"):
+            bus.subscribe("n", fourth, name=name)
+        bus.subscribe("n", second, kind="cpu", name="c")
+        bus.publish("n", 5)
+        assert bus.drain(BOUND_S)
+    (published,) = spans.of("publish n")
+    attempts = spans.of("process n")
+    assert {span.parent.span_id for span in attempts} == {published.context.span_id}
+    groups = [span.attributes["messaging.consumer.group.name"] for span in attempts]
+    assert sorted(groups) == ["a", "b", "c"]
+    assert published.attributes["messaging.message.id"] == "1"
+
+
+def test_baggage_reaches_worker_processes(spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", lambda _: baggage.get_baggage("tenant"), kind="cpu")
+        token = context.attach(baggage.set_baggage("tenant", "t1"))
+        try:
+            receipt = bus.publish("n", 1)
+        finally:
+            context.detach(token)
+        assert receipt.result(BOUND_S) == "t1"
+
+
+def test_publisher_keeps_its_own_span(spans):
+    with InlineBus([]) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", fourth)
+        before = span_here()
+        bus.publish("n", 1)
+        assert span_here() == before
+
+
+def test_variables_that_the_bus_carries_are_carried_too(spans):
+    from tests.conformance.handlers import who
+
+    def look(_: int) -> tuple[Any, bool]:
+        return who.get(), span_here()[0] != 0
+
+    with EventBus([], cpu_workers=1, carry=[who]) as bus:
+        bus.subscribe("n", look, kind="cpu")
+        token = who.set("me")
+        try:
+            assert bus.publish("n", 1).result(BOUND_S) == ("me", False)
+            with instrument(bus, tracer_provider=spans.provider):
+                assert bus.publish("n", 1).result(BOUND_S) == ("me", True)
+            assert bus.publish("n", 1).result(BOUND_S) == ("me", False)
+        finally:
+            who.reset(token)
+
+
+def test_call_of_an_executor_is_named_by_its_function(spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        with bus.executor("io") as pool:
+            assert pool.submit(fourth, 1).result(BOUND_S)[0]
+        assert bus.drain(BOUND_S)
+    (attempt,) = [span for span in spans.all() if span.kind is trace.SpanKind.CONSUMER]
+    assert attempt.name.endswith("fourth")
+
+
+def test_bus_without_a_provider_runs_as_ever():
+    with EventBus([], cpu_workers=1) as bus, instrument(bus):
+        bus.subscribe("n", fourth, kind="cpu")
+        assert bus.publish("n", 1).result(BOUND_S) == (0, 0)
+
+
+def test_nothing_of_a_settled_event_is_kept(spans):
+    listening = []
+
+    class Bus(InlineBus):
+        def listen(self, listener: object) -> Any:
+            listening.append(listener)
+            return super().listen(listener)
+
+    with Bus([]) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", fail_once, retries=1, name="a")
+        bus.subscribe("n", fourth, name="b")
+        for number in range(10):
+            bus.publish("n", number)
+        (tracing,) = listening
+        assert [vars(tracing)[name] for name in ("_events", "_planned")] == [{}, {}]
+
+
+def test_import_without_opentelemetry_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "procbus.otel")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(ImportError, match=r"pip install 'procbus\[otel\]'"):
+        importlib.import_module("procbus.otel")
+
+
+def test_names_of_attributes_are_as_in_the_semantic_conventions():
+    names = pytest.importorskip("opentelemetry.semconv._incubating.attributes.messaging_attributes")
+    source = (Path(__file__).parents[2] / "procbus" / "otel.py").read_text(encoding="utf-8")
+    for name in ("SYSTEM", "DESTINATION_NAME", "MESSAGE_ID", "OPERATION_NAME", "OPERATION_TYPE"):
+        assert f'"{getattr(names, f"MESSAGING_{name}")}"' in source
+    assert f'"{names.MESSAGING_CONSUMER_GROUP_NAME}"' in source
+    kinds = {kind.value for kind in names.MessagingOperationTypeValues}
+    assert kinds >= {"send", "process"}
