@@ -160,9 +160,10 @@ class Lanes:
 
     def take_along(self, carry: Carry) -> None:
         """Have cpu handlers get the values of these context variables from each publisher."""
-        for lane in (self.cpu, self._only):
-            if lane is not None:
-                lane.take_along(carry)
+        for lane in self.cpu_lanes:
+            lane.take_along(carry)
+        if self._only is not None:
+            self._only.take_along(carry)
 
     def give_up(self, delivery: Delivery) -> None:
         """Have the supervisor cancel a delivery that is no longer wanted, running or not."""
