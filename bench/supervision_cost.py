@@ -1,7 +1,8 @@
 """What do limits and retries cost a handler that does nothing, and the supervisor by itself?
 
 The same tiny handler on three buses, in turns: with no limit, with limits of time, and with every
-limit. Then 64 workers that sleep, and the cpu time of the supervisor's thread meanwhile.
+limit. Then 64 workers that sleep, and the cpu time of the supervisor's thread meanwhile. Then a
+handler that reports its progress in a loop.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 from statistics import median
-from time import clock_gettime, monotonic, perf_counter, pthread_getcpuclockid, sleep
+from time import clock_gettime, monotonic, perf_counter, pthread_getcpuclockid, sleep, thread_time
 from typing import TYPE_CHECKING, Any
+
+from procbus import current
 
 from .model import PROCBUS, Question, Row, Settings, Target
 from .work import nap, tiny
@@ -36,8 +39,25 @@ SLEEPERS = 64
 FULL_WATCH_S = 6.0
 SLEEP_MORE_S = 2.0  # than they are watched, ample for the last to begin before the first ends
 BOUND_S = 60.0
+FULL_REPORTS = 200_000
+REPORTS_TURNS = 5
 IDLE = "supervisor, 64 workers that sleep"
 IDLE_LIMITED = "supervisor, 64 workers that sleep, every limit set"
+REPORT = "a call of current().progress() in a cpu handler"
+
+
+def report(count: int) -> float:
+    """A handler that reports its progress; returns the microseconds of CPU time for a report."""
+    found = []
+    for _ in range(REPORTS_TURNS):
+        began = thread_time()
+        for done in range(count):
+            current().progress(done, count, "page")
+        reported = thread_time()
+        for _ in range(count):
+            pass
+        found.append(2 * reported - began - thread_time())
+    return 1e6 * min(found) / count
 
 
 def rate(bus: EventBus, count: int) -> float:
@@ -122,6 +142,9 @@ def figures(settings: Settings) -> dict[str, float]:
     found = rates(settings)
     sleepers = settings.count(SLEEPERS, at_least=4)
     seconds = settings.seconds(FULL_WATCH_S)
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("report", report, kind="cpu")
+        found[REPORT] = bus.publish("report", settings.count(FULL_REPORTS)).result()
     with EventBus([], cpu_workers=sleepers) as bus:
         bus.subscribe("nap", nap, kind="cpu", name="nap")
         bus.start()
@@ -143,6 +166,7 @@ QUESTION = Question(
         ),
         Row(IDLE, "% of a core", (Target(0.5, at_least=False, unit="%"),)),
         Row(IDLE_LIMITED, "% of a core"),
+        Row(REPORT, "us", (Target(0.5, at_least=False, unit="us"),)),
     ),
     contenders={PROCBUS: figures},
     rounds=3,
