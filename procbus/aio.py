@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,9 @@ from procbus.stream import Window
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Run a blocking function in a thread, to its end even if this task is cancelled."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    # Not `asyncio.to_thread`: Python warns of its coroutine if SIGTERM comes before it is a task.
+    call = partial(copy_context().run, function, *args)
+    running = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -316,7 +316,7 @@ def test_top_shows_a_script_and_acts_on_it(stage: Stage, terminal: Open) -> None
     top.shows(f"procbus {run.pid}", "4,211 of 5,000: parsing", "ValueError: no good", "? help")
 
     top.press("s")  # there is one worker
-    top.shows("in held", "wait_for(", "any other key goes back")
+    top.shows('wait_for("go")', "any other key goes back")
     top.press("x")
     top.shows("? help", without="any other key")
     top.press("?")
