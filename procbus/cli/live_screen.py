@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.text import Text
 
 from procbus.cli.live_page import Row, keys, page, stacks_text
@@ -153,9 +153,7 @@ class View:
         except Gone as error:
             self._ended = str(error)
         except NoAnswer as error:
-            self._message = (
-                f"{error}: a thread of the script may hold the GIL. See: procbus top --stacks"
-            )
+            self._message = f"{error}: a thread of the script may hold the GIL"
 
     def _act(self, do: str, words: str, **about: Any) -> Any:
         try:
@@ -285,6 +283,8 @@ class View:
         self._first = max(0, min(len(self._text) - height, self._first + steps[key]))
 
     def _draw(self) -> None:
+        with suppress(OSError):  # rich prefers COLUMNS and LINES, which do not follow the terminal
+            self._console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdin.fileno()))
         width, height = self._console.size
         rows: list[Row]
         if self._text is not None:
