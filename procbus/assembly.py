@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
     from procbus.lanes.cpu import CpuLane
-    from procbus.live.server import LiveServer
     from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
     from procbus.supervision.health import WorkerHealth
@@ -195,12 +194,10 @@ class Assembly:
             settings.on_sigterm,
             settings.grace,
         )
-        self._live: LiveServer | None = None
         if settings.live or os.environ.get("PROCBUS_LIVE", "0") not in ("", "0"):
             from procbus.live.server import LiveServer  # only now: few scripts need it
 
-            self._live = LiveServer(self, settings.journal)
-            self.lifecycle.live = self._live
+            self.lifecycle.live = LiveServer(self, settings.journal)
 
     def start(self) -> None:
         """Start all workers of the cpu lane, and resume the journal.
@@ -217,7 +214,7 @@ class Assembly:
     def enter(self) -> None:
         """Note that the bus is used in a `with` block: there will be events."""
         self.entered = True
-        if self._live is not None and not self.lifecycle.closed:
+        if self.lifecycle.live is not None and not self.lifecycle.closed:
             self._watch()
         self.expect_events()
 
@@ -424,8 +421,8 @@ class Assembly:
     def _watch(self) -> None:
         """Have the bus closed at the script's end, and let the user look at it until then."""
         exit_hooks.watch(self.lifecycle)
-        if self._live is not None:
-            self._live.start()
+        if self.lifecycle.live is not None:
+            self.lifecycle.live.start()
 
 
 class _LetterFiles:

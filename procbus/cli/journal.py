@@ -12,7 +12,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.errors import JournalError
-from procbus.core.text import table
+from procbus.core.text import printable, table
 from procbus.core.validation import format_size, parse_keep
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ def _all_of(visit: Visit, line: Line, *, unpickle: bool = False) -> dict[str, An
 
 def _clean(text: str) -> str:
     """A text with nothing in it that a terminal would take for a command."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
-    )
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _cell(text: str) -> str:

@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def run_ps(options: argparse.Namespace) -> int:
     """List the buses of this user."""
     from procbus.cli.live_page import age
     from procbus.core.text import table
-    from procbus.live.client import LiveConnection, NoAnswer, living
+    from procbus.live.client import NO_BUS, Gone, LiveConnection, NoAnswer, living
 
     found: list[tuple[str, dict[str, Any] | None]] = []
     for place in living():
@@ -109,11 +108,7 @@ def run_ps(options: argparse.Namespace) -> int:
             rows.append((name, brief["bus"]["script"], age(brief["bus"]["age_s"]), *counts))
         print(table(("bus", "script", "age", *_COUNTS), rows, ("bus", "script")))
     else:
-        print(
-            "procbus ps: there is no bus that can be watched: make it with EventBus(live=True), or "
-            "start your script with PROCBUS_LIVE=1",
-            file=sys.stderr,
-        )
+        raise Gone(NO_BUS)
     return 0 if found else _NONE
 
 
@@ -124,7 +119,7 @@ def run_top(options: argparse.Namespace) -> int:
     """Look at a bus."""
     from procbus.live.client import LiveConnection, bus_named
 
-    with closing(LiveConnection(bus_named(options.bus))) as connection:
+    with LiveConnection(bus_named(options.bus)) as connection:
         if options.stacks:
             return _print_stacks(connection, json_too=options.json)
         if options.once:

@@ -122,7 +122,7 @@ class HandlerContext:
             running.reset(before)
 
     def progress(self, done: Amount, total: Amount | None = None, note: str = "") -> None:
-        """NoteProgress how far this handler is, for people and for the supervisor to see.
+        """Note how far this handler is, for people and for the supervisor to see.
 
         A report takes less than a microsecond and sends no message, so you may make one for each
         row. The script sees the last one within 0.2 s in `Delivery.progress`, `bus.health()` and

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
@@ -16,7 +15,7 @@ from procbus.core.locks import Lock, Tangled, in_main_thread, later
 from procbus.core.log import log
 from procbus.core.moments import Accepted, Listener, Published, Started
 from procbus.core.receipt import Receipt
-from procbus.core.validation import shown
+from procbus.core.validation import did_you_mean, shown
 
 #: Names of the moments: the methods of a listener.
 MOMENTS = (
@@ -230,8 +229,7 @@ def _ears_of(listener: object) -> dict[str, Ear]:
     if methods:
         return {moment: Ear(listener, moment, hear) for moment, hear in methods.items()}
     own = [name for name in dir(listener) if not name.startswith("_")]
-    near = [close[0] for name in own if (close := difflib.get_close_matches(name, MOMENTS, 1))]
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = next(filter(None, (did_you_mean(name, MOMENTS) for name in own)), "")
     raise OptionError(
         f"{shown(listener)} listens to nothing: give it one of the methods {', '.join(MOMENTS)}"
         f"{hint}"

@@ -25,6 +25,16 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
+def printable(text: str) -> str:
+    """Show characters that a terminal would obey or cannot show, such as escapes, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] | None = None
 ) -> str:

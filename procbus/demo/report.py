@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from procbus.demo.console import print_line, printable
+from procbus.core.text import printable
+from procbus.demo.console import print_line
 from procbus.demo.runs import DemoRun
 from procbus.demo.store import RankedFunction, Totals, storable
 

@@ -115,7 +115,7 @@ class Dispatcher:
         self._phase = Phase.NEW
         self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
         self._is_ready = False
-        #: Makers of the errors of the phases `GUARDED` and `FORKED`.
+        #: They make the errors of the phases `GUARDED` and `FORKED`.
         self._circuit: Circuit | None = None
         self._fork_error: Callable[[], Never] | None = None
         self._next_id = itertools.count(run.first_id).__next__

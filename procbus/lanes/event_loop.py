@@ -241,13 +241,11 @@ class LoopLane:
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
-        with self.queue.lock:
-            self.queue.locked_hold()
+        self.queue.hold()
 
     def go_on(self) -> None:
         """Begin deliveries again."""
-        with self.queue.lock:
-            self.queue.locked_go_on()
+        self.queue.go_on()
         if self.queue.seems_ready():
             self._wake()
 

@@ -427,6 +427,16 @@ class LaneQueue:
         if any(self._ready.in_order):
             self.locked_wake()
 
+    def hold(self) -> None:
+        """Give nothing out until `go_on`, see `locked_hold`."""
+        with self.lock:
+            self.locked_hold()
+
+    def go_on(self) -> None:
+        """Give out deliveries again, see `locked_go_on`."""
+        with self.lock:
+            self.locked_go_on()
+
     def depth(self) -> int:
         """Number of waiting deliveries, ready ones and ones behind a gate."""
         with self.lock:

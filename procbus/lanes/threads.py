@@ -415,13 +415,11 @@ class IoLane:
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
-        with self.queue.lock:
-            self.queue.locked_hold()
+        self.queue.hold()
 
     def go_on(self) -> None:
         """Begin deliveries again."""
-        with self.queue.lock:
-            self.queue.locked_go_on()
+        self.queue.go_on()
         if self.queue.starved and not self.full:
             self.grow()
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from procbus.core.dead_letter import summary_of
 from procbus.core.handler import Kind
+from procbus.core.text import printable
 from procbus.lanes.slot import name_of_worker
-from procbus.live.plain import printable
 from procbus.live.snapshot import Facts, Seen, find_letter
 from procbus.live.stacks import stacks_of_threads
 from procbus.system.cooperative import in_turn

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic, sleep
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from procbus.live.snapshot import LIVE_PROTOCOL, Facts
-from procbus.live.sockets import BusSocket, places
+from procbus.live.sockets import BusSocket, is_own, places
 
 #: Maximum wait for an answer, in seconds; because a busy machine may have no core for the script.
 LIVE_ANSWER_S = 5.0
@@ -23,7 +22,11 @@ MOST_ANSWER_BYTES = 64 << 20
 #: Interval between two attempts to connect, in seconds.
 _IN_LINE_S = 0.01
 
-_PEER = struct.Struct("3i")
+#: Said if no bus of this user can be watched.
+NO_BUS = (
+    "there is no bus that can be watched: make it with EventBus(live=True), or start your script "
+    "with PROCBUS_LIVE=1"
+)
 
 
 class NoAnswer(Exception):
@@ -63,7 +66,7 @@ class LiveConnection:
         except OSError as error:
             self._socket.close()
             raise NoAnswer(f"process {place.pid} cannot be asked: {error}") from error
-        if not self._is_own():
+        if not is_own(self._socket):
             self._socket.close()
             raise NoAnswer(f"{place.path} belongs to another user")
 
@@ -141,12 +144,6 @@ class LiveConnection:
             if len(self._received) > MOST_ANSWER_BYTES:
                 raise ValueError("its answer has no end")
 
-    def _is_own(self) -> bool:
-        if not hasattr(socket, "SO_PEERCRED"):  # macOS (untested): the modes of files alone
-            return True
-        peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        return bool(_PEER.unpack(peer)[1] == os.geteuid())
-
 
 def _result(reply: Facts) -> Any:
     if not reply.get("ok"):
@@ -194,7 +191,4 @@ def bus_named(name: str | None) -> BusSocket:
         raise Gone(f"there are {len(meant)} buses, name one of them: {names}")
     if name is not None:
         raise Gone(f"there is no bus {name} that can be watched (see: procbus ps)")
-    raise Gone(
-        "there is no bus that can be watched: make it with EventBus(live=True), or start "
-        "your script with PROCBUS_LIVE=1"
-    )
+    raise Gone(NO_BUS)

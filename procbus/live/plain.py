@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from procbus.core.text import printable
 from procbus.core.user_objects import bases_of, class_name, is_a
 
 #: Maximum length of an object that is shown, in characters.
@@ -49,13 +50,6 @@ def plain_error(error: BaseException | None, most: int = PLAIN_CHARS) -> str:
         words = ", ".join(_text(arg, _DEPTH - 1) for arg in args[:_PARTS])
     words = printable(" ".join(words.split()))
     return cut(f"{class_name(error)}: {words}" if words else class_name(error), most)
-
-
-def printable(text: str) -> str:
-    """A text without characters that move the cursor or colour a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def cut(text: str, most: int) -> str:

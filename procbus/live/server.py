@@ -10,7 +10,6 @@ import json
 import os
 import selectors
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,14 @@ from procbus.core.log import log
 from procbus.core.own_thread import OwnThread
 from procbus.live.actions import Actions, Refused
 from procbus.live.snapshot import LIVE_PROTOCOL, Counts, Facts, Seen, Snapshots
-from procbus.live.sockets import BusSocket, UnsafePlace, directories, make_directory, place_for
+from procbus.live.sockets import (
+    BusSocket,
+    UnsafePlace,
+    directories,
+    is_own,
+    make_directory,
+    place_for,
+)
 
 #: Maximum of watchers at a time, and of actions at a time of all watchers.
 MOST_WATCHERS = 32
@@ -35,8 +41,6 @@ LIVE_JOIN_S = 2.0
 
 #: Wait after a watcher could not be let in, in seconds.
 _RETRY_S = 0.1
-
-_PEER = struct.Struct("3i")
 
 
 class Watcher:
@@ -188,7 +192,7 @@ class LiveServer:
         except OSError:  # the process has too many open files, and maybe fewer soon
             sleep(_RETRY_S)
             return
-        if len(self._watchers) >= MOST_WATCHERS or not _is_own(sock):
+        if len(self._watchers) >= MOST_WATCHERS or not is_own(sock):
             sock.close()
             return
         sock.setblocking(False)
@@ -321,14 +325,6 @@ def _bind_in(directory: str, listener: socket.socket) -> BusSocket:
                 return place
     finally:
         _remove(hidden)
-
-
-def _is_own(sock: socket.socket) -> bool:
-    """Whether the other end belongs to the user of this process."""
-    if not hasattr(socket, "SO_PEERCRED"):  # macOS (untested): the modes of files alone
-        return True
-    peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return bool(_PEER.unpack(peer)[1] == os.geteuid())
 
 
 def _request(line: bytes) -> Facts:

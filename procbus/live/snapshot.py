@@ -13,8 +13,9 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from procbus.core.dead_letter import DeadLetter
+from procbus.core.text import printable
 from procbus.lanes.lanes import PAUSED_BY_HAND
-from procbus.live.plain import cut, plain_error, plain_text, printable
+from procbus.live.plain import cut, plain_error, plain_text
 
 if TYPE_CHECKING:
     from procbus.advice.advisor import Advisor

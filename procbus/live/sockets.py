@@ -7,7 +7,9 @@ A socket has the name `PID-N.sock`, with the number N of the bus in its process.
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import struct
 import tempfile
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ from typing import NamedTuple
 MOST_PATH_BYTES = 107
 
 _END = ".sock"
+#: The credentials of the other end, as the kernel knows them: pid, uid, gid.
+_PEER = struct.Struct("3i")
 
 
 class UnsafePlace(OSError):
@@ -112,3 +116,11 @@ def place_for(directory: str, pid: int, number: int) -> BusSocket:
             "to a shorter directory"
         )
     return BusSocket(pid, number, path)
+
+
+def is_own(sock: socket.socket) -> bool:
+    """Whether the other end of a connection belongs to the user of this process."""
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS (untested): the modes of files alone
+        return True
+    peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return bool(_PEER.unpack(peer)[1] == os.geteuid())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from procbus.demo.console import printable
+from procbus.core.text import printable
 from procbus.demo.progress import showing_progress
 from procbus.demo.report import (
     print_failures,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from procbus.live.plain import plain_error, plain_text, printable
+from procbus.core.text import printable
+from procbus.live.plain import plain_error, plain_text
 
 
 class Hostile:
