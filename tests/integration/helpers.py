@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +127,17 @@ class Door:
         """From any process or thread: wait until the door is open."""
         with open(self.path) as file:
             fcntl.flock(file, fcntl.LOCK_SH)
+
+    def opened(self) -> threading.Event:
+        """An event that is set once the door is open, for a handler that works until then."""
+        opened = threading.Event()
+
+        def wait() -> None:
+            self.go_through()
+            opened.set()
+
+        threading.Thread(target=wait).start()
+        return opened
 
 
 class Program:

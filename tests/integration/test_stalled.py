@@ -54,13 +54,7 @@ def wait_for_a_pipe(job: Job) -> None:
 
 
 def compute(job: Job) -> None:
-    opened = threading.Event()
-
-    def wait() -> None:
-        job.door.go_through()
-        opened.set()
-
-    threading.Thread(target=wait).start()
+    opened = job.door.opened()
     job.bell.ring()
     while not opened.is_set():
         sum(range(10_000))

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,22 @@ def logbook() -> Iterator[Logbook]:
     logbook = Logbook.create()
     yield logbook
     logbook.close()
+
+
+@contextmanager
+def child_that_runs(function: Callable[[], object]) -> Iterator[None]:
+    """Run a function in a child of this process, which is killed at the end of the block."""
+    pid = os.fork()
+    if not pid:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_a_new_logbook_says_that_nothing_is_begun(logbook: Logbook) -> None:
@@ -38,22 +55,17 @@ def test_logbook_names_the_running_delivery_and_its_start(logbook: Logbook) -> N
 
 def test_running_delivery_is_read_whole_while_the_worker_goes_on(logbook: Logbook) -> None:
     most = 4
-    pid = os.fork()
-    if not pid:
-        try:
-            for batch in range(1, 1 << 40):  # it is killed
-                logbook.open_batch(batch)
-                for index in range(batch % most):
-                    logbook.begin(index, batch * most + index)
-                    logbook.finish(index + 1, b"")
-        finally:
-            os._exit(0)
-    try:
+
+    def work() -> None:
+        for batch in range(1, 1 << 40):  # it is killed
+            logbook.open_batch(batch)
+            for index in range(batch % most):
+                logbook.begin(index, batch * most + index)
+                logbook.finish(index + 1, b"")
+
+    with child_that_runs(work):
         eventually(lambda: logbook.running() is not None)
         found = [logbook.running() for _ in range(100_000)]
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     seen = [at for at in found if at is not None]
     assert all(0 <= index < batch % most for batch, index, _ in seen)
     assert all(since == batch * most + index for batch, index, since in seen)
@@ -321,20 +333,14 @@ def test_thread_may_report_after_the_logbook_was_closed() -> None:
 
 
 def test_reports_are_read_whole_while_the_worker_makes_others(logbook: Logbook) -> None:
-    pid = os.fork()
-    if not pid:
-        try:
-            report = logbook.begin_reports()
-            for number in range(1, 1 << 40):  # it is killed
-                report(number, number, str(number) * (number % 3))
-        finally:
-            os._exit(0)
-    try:
+    def work() -> None:
+        report = logbook.begin_reports()
+        for number in range(1, 1 << 40):  # it is killed
+            report(number, number, str(number) * (number % 3))
+
+    with child_that_runs(work):
         eventually(lambda: logbook.reported() is not None)
         found = [logbook.reported() for _ in range(30_000)]
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     found.append(logbook.reported())
     assert found[-1] is not None, "the worker was killed while it reported"
     seen = [report for report in found if report is not None]
