@@ -17,7 +17,7 @@ from .work import spin
 
 @dataclass(frozen=True)
 class Grain:
-    """One handler length: `per_ms` calls take 1 ms; counts are for about one second."""
+    """One handler length: `per_ms` calls take 1 ms; counts are for about two seconds."""
 
     row: str
     per_ms: int
@@ -31,9 +31,9 @@ class Grain:
 
 
 GRAINS = (
-    Grain("1 ms handler, all cores", per_ms=1, full=2_000, full_for_peers=1_000, share=0.97),
-    Grain("100 µs handler, all cores", per_ms=10, full=10_000, full_for_peers=4_000, share=0.93),
-    Grain("10 µs handler, all cores", per_ms=100, full=60_000, full_for_peers=5_000, share=0.55),
+    Grain("1 ms handler, all cores", per_ms=1, full=4_000, full_for_peers=1_000, share=0.97),
+    Grain("100 µs handler, all cores", per_ms=10, full=30_000, full_for_peers=4_000, share=0.93),
+    Grain("10 µs handler, all cores", per_ms=100, full=200_000, full_for_peers=5_000, share=0.75),
 )
 FAST = (PROCBUS, "joblib")  # take as many events as the limit
 WARM_UP = 0.1  # of the events that are measured

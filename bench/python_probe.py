@@ -49,11 +49,11 @@ def row_of(way: str, what: str) -> str:
     return f"{way}, {what}"
 
 
-def spin(iterations: int) -> int:
+def spin(iterations: int) -> float:
     """Burn cpu in pure Python: the handler of all other questions, here without importing them."""
-    x = iterations
+    x = 0.37
     for _ in range(iterations):
-        x = (x * 1103515245 + 12345) & 0x7FFFFFFF
+        x = 3.9 * x * (1.0 - x)
     return x
 
 
