@@ -23,6 +23,7 @@ from procbus.core.context import Run
 from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
+from procbus.core.log_origin import add_origins
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.admission import Admission
@@ -421,6 +422,7 @@ class Assembly:
     def _watch(self) -> None:
         """Have the bus closed at the script's end, and let the user look at it until then."""
         exit_hooks.watch(self.lifecycle)
+        add_origins(self.lifecycle)
         if self.lifecycle.live is not None:
             self.lifecycle.live.start()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Never
 from procbus.core.context import running_context
 from procbus.core.errors import BusClosed, JournalError, ProcbusError
 from procbus.core.log import log
+from procbus.core.log_origin import leave_out_origins
 from procbus.core.own_thread import run_in_thread
 from procbus.core.subscription import Subscription
 from procbus.dispatch.admission import Admission
@@ -221,6 +222,7 @@ class Lifecycle:
             self._journal.close()
         self.closed = True
         exit_hooks.forget(self)
+        leave_out_origins(self)
         sigterm.forget(self)
         self._sum_up_failures()
 

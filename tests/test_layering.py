@@ -40,6 +40,7 @@ ROOMS = [
 DOORS = {
     "pool": {
         *("interface", "inline", "birth", "loky", "outcomes", "threads", "memory.events"),
+        *("logbook", "stack"),
         "dask.pool",
     },
     "journal": {

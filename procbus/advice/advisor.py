@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from procbus.advice.advice import Advice, AdviceList, make_advice
 from procbus.advice.judge import Judgement, SwitchPolicy, judge
 from procbus.core.handler import DeclaredKind, need_of_process
-from procbus.core.log import log
+from procbus.core.log import advice_log as log
 from procbus.core.meter import SETTLED, Evidence, Machine
 from procbus.core.own_thread import OwnThread
 from procbus.core.subscription import Subscription

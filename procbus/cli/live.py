@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Interval between two looks, in seconds: on a full screen, and of lines on a plain stream.
 TOP_S = 1.0
 PLAIN_TOP_S = 2.0
+#: Time after which a script that does not answer is asked by a signal, in seconds.
+STUCK_S = 3.0
 #: Interval between the two looks of `--once`, between which the rates are taken, in seconds.
 _ONCE_S = 0.5
 
@@ -173,7 +175,17 @@ def _print(connection: LiveConnection, *, json_too: bool) -> None:
 
 def _print_stacks(connection: LiveConnection, *, json_too: bool) -> int:
     from procbus.cli.live_page import stacks_text
+    from procbus.live.client import Declined, Gone, NoAnswer
+    from procbus.live.stuck import stacks_by_signal
 
-    stacks = connection.ask("stacks")
+    try:
+        stacks = connection.ask("stacks", within_s=STUCK_S)
+    except (Declined, Gone):
+        raise
+    except NoAnswer as error:
+        if (found := stacks_by_signal(connection.place.pid)) is None:
+            raise
+        print(f"procbus top: {error}, so it was asked by a signal", file=sys.stderr)
+        stacks = found
     print(json.dumps(stacks) if json_too else stacks_text(stacks))
     return 0

@@ -117,6 +117,8 @@ class View:
         #: The question that the next key answers.
         self._question = ""
         self._ended = ""
+        #: Whether the script did not answer to the last action.
+        self._stuck = False
 
     def run(self, interval_s: float, resized: int) -> str:
         """Draw and answer keys until the end.
@@ -156,6 +158,7 @@ class View:
             self._message = f"{error}: a thread of the script may hold the GIL"
 
     def _act(self, do: str, words: str, **about: Any) -> Any:
+        self._stuck = False
         try:
             result = self._connection.ask(do, within_s=_ACT_S, **about)
         except Declined as error:
@@ -163,6 +166,7 @@ class View:
         except Gone as error:
             self._ended = str(error)
         except NoAnswer as error:
+            self._stuck = True
             self._message = f"{words}: {error}; it may be done all the same"
         else:
             self._message = f"{words}: done"
@@ -218,6 +222,10 @@ class View:
 
     def _stacks(self, worker: str | None) -> None:
         stacks = self._act("stacks", "stack", **({} if worker is None else {"worker": worker}))
+        if stacks is None and self._stuck:
+            from procbus.live.stuck import stacks_by_signal  # only now: it is needed hardly ever
+
+            stacks = stacks_by_signal(self._connection.place.pid)
         if stacks is not None:
             self._message = ""
             self._show(stacks_text(stacks))

@@ -15,7 +15,7 @@ from typing import Any
 
 
 class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
-    """The logger `procbus`. An exception from the user's filters or log handlers goes to stderr.
+    """A logger of procbus. An exception from the user's filters or log handlers goes to stderr.
 
     Thread-safe. It cannot be disabled; a level silences it. Use it where code must get to its end:
     while a delivery is settled, in the threads of a lane.
@@ -37,4 +37,10 @@ class _HarmlessLog(logging.LoggerAdapter[logging.Logger]):
                 traceback.print_exc()
 
 
+#: The log of procbus, and the logs below it: docs/logs.md says which has which records.
 log = _HarmlessLog(logging.getLogger("procbus"))
+advice_log = _HarmlessLog(logging.getLogger("procbus.advice"))
+journal_log = _HarmlessLog(logging.getLogger("procbus.journal"))
+live_log = _HarmlessLog(logging.getLogger("procbus.live"))
+pool_log = _HarmlessLog(logging.getLogger("procbus.pool"))
+LOGS = (log, advice_log, journal_log, live_log, pool_log)

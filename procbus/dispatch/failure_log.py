@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from time import monotonic
 
@@ -12,6 +13,7 @@ from procbus.core.errors import HandlerExited, WorkerTraceback
 from procbus.core.flood import ERROR_RATE, TELL_S, Allowance
 from procbus.core.locks import Lock
 from procbus.core.log import log
+from procbus.core.log_origin import Origin, about
 from procbus.core.user_objects import (
     cause_of,
     class_name,
@@ -74,12 +76,13 @@ class FailureLog:
         if not admitted:
             return
         text = _text_of(delivery, letter)
+        origin = _origin_of(letter)
         if with_traceback:
-            _log_with_traceback(text, error)
+            _log_with_traceback(text, error, origin)
         elif first is not None and first != letter.event_id:
-            log.error("%s; its traceback is as with event %d", text, first)
+            log.error("%s; its traceback is as with event %d", text, first, extra=about(origin))
         else:
-            log.error("%s", text)
+            log.error("%s", text, extra=about(origin))
 
     def tell_the_rest(self) -> None:
         """Log in one line the number of failures that have had no line of their own so far."""
@@ -130,10 +133,16 @@ def _text_of(delivery: Delivery, letter: DeadLetter) -> str:
     return f"{text}: {summary_of(outcome.error)}"
 
 
-def _log_with_traceback(text: str, error: BaseException) -> None:
+def _origin_of(letter: DeadLetter) -> Origin:
+    """The origin that the record of a failure gets, like the records of its handler."""
+    pid = letter.outcome.worker_pid or os.getpid()
+    return Origin(pid, letter.handler, letter.event_id, letter.attempts, letter.topic)
+
+
+def _log_with_traceback(text: str, error: BaseException, origin: Origin) -> None:
     where = traceback_of(error)
     if standard_text_of(error, where) is None:  # the log's formatter would fail as well
-        log.error("%s\n%s", text, text_of(error, where))
+        log.error("%s\n%s", text, text_of(error, where), extra=about(origin))
     else:
         # As a tuple, because `logging` would ask the exception itself whether it is true.
-        log.error("%s", text, exc_info=(type(error), error, where))
+        log.error("%s", text, exc_info=(type(error), error, where), extra=about(origin))

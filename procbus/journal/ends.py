@@ -24,7 +24,7 @@ from typing import Any
 
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery, LastAttempt
-from procbus.core.log import log
+from procbus.core.log import journal_log as log
 from procbus.core.moments import Settled
 from procbus.core.outcome import OutcomeKind
 from procbus.dispatch.dead_letters import MOST_KEPT

@@ -13,7 +13,7 @@ from procbus.core.context import HandlerContext, running
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import JournalError, NoSuchHandler, ProcbusError
-from procbus.core.log import log
+from procbus.core.log import journal_log as log
 from procbus.core.receipt import FanReceipt
 from procbus.core.retry import wait_of
 from procbus.core.subscription import Subscription

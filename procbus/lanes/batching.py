@@ -15,7 +15,7 @@ from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
 from procbus.core.flow import Flow
 from procbus.core.locks import acquire
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.lanes.breaker import CIRCUIT_LIMITS, CircuitBreaker, CircuitLimits, CircuitState

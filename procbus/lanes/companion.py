@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import ProcbusError
 from procbus.core.listeners import Listeners
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.moments import WorkerEnded, WorkerStarted
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread

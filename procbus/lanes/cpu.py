@@ -16,7 +16,7 @@ from procbus.core.errors import WorkerDied
 from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
 from procbus.core.locks import Tangled, holding, later
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.stats import LaneStats

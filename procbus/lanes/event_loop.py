@@ -21,7 +21,7 @@ from procbus.core.context import THREADS_INHERIT, kept, running
 from procbus.core.delivery import Delivery, cancelled, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread

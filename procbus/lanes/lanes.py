@@ -15,7 +15,7 @@ from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
 from procbus.core.handler import Handler, Kind
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.meter import Machine
 from procbus.core.progress import Progress
 from procbus.core.reporting import reported_here

@@ -18,7 +18,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
 from procbus.core.locks import Lock, Tangled, later
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress

@@ -17,7 +17,7 @@ from contextlib import suppress
 from time import sleep, time
 from typing import Any
 
-from procbus.core.log import log
+from procbus.core.log import live_log as log
 from procbus.core.own_thread import OwnThread
 from procbus.live.actions import Actions, Refused
 from procbus.live.snapshot import LIVE_PROTOCOL, Counts, Facts, Seen, Snapshots
@@ -29,6 +29,7 @@ from procbus.live.sockets import (
     make_directory,
     place_for,
 )
+from procbus.live.stuck import hide_stacks, show_stacks
 
 #: Maximum of watchers at a time, and of actions at a time of all watchers.
 MOST_WATCHERS = 32
@@ -94,12 +95,10 @@ class LiveServer:
             if self._may_begin():
                 self._listen()
         except (OSError, RuntimeError) as error:  # or no thread can be started
-            self._closed = True
-            self._let_go()
+            self._give_up()
             log.warning("the live view of this bus is off: %s", error)
         except BaseException:  # most likely Ctrl-C
-            self._closed = True
-            self._let_go()
+            self._give_up()
             raise
         finally:
             self._starting.release()
@@ -136,9 +135,16 @@ class LiveServer:
         self._bell = socket.socketpair()
         for end in self._bell:
             end.setblocking(False)
+        # Here, because C code may hold the GIL before the new thread has it for the first time.
+        show_stacks(self)
         thread = OwnThread("procbus-live", self._run, self.place.number)
         thread.start()
         self._thread = thread
+
+    def _give_up(self) -> None:
+        self._closed = True
+        self._let_go()
+        hide_stacks(self)
 
     def _let_go(self) -> None:
         for watcher in tuple(self._watchers):
@@ -182,7 +188,7 @@ class LiveServer:
                     else:
                         self._serve(key.data, mask, selector, snapshots)
                 self._send_replies(selector)
-        self._let_go()
+        self._give_up()
 
     def _accept(self, listener: socket.socket, selector: selectors.BaseSelector) -> None:
         try:

@@ -13,44 +13,32 @@ import sys
 import threading
 import traceback
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 from procbus.codec.encoder import decode, encode_alone
+from procbus.core.log import pool_log
+from procbus.core.log_origin import Origin, about
 from procbus.core.user_objects import class_name, words_of
 from procbus.pool.wire import Tag
 
-log = logging.getLogger("procbus")
+#: Not as harmless as `pool_log` makes it: `take_in` itself sees to errors.
+log = pool_log.logger
 
 #: Types that load anywhere. Not their subclasses, which may exist only in the worker.
 _PLAIN = (str, int, float, bool, type(None))
-
-
-class Origin(NamedTuple):
-    """The origin of a record or warning. Its fields become attributes of the record."""
-
-    worker_pid: int
-    #: Name of the handler; None between deliveries, and in a thread of none.
-    handler: str | None
-    event_id: int | None
-
-    def __str__(self) -> str:
-        where = f"worker {self.worker_pid}"
-        if self.event_id is None:
-            return where
-        return f"{self.handler} with event {self.event_id}, {where}"
 
 
 def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
     """Lay out a record. An error of formatting its message comes through.
 
     Its arguments may not pickle, and may change, so only their text travels. Its exception travels
-    as text, and as itself if possible, like other objects attached to the record.
+    as text, and as itself if possible, like other objects attached to the record. A value that the
+    record has under a name of the origin stays.
     """
     fields = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info:
         fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
-    fields.update(origin._asdict())
-    plain: dict[str, Any] = {}
+    plain: dict[str, Any] = origin._asdict()
     attached: dict[str, bytes] = {}
     for name, value in fields.items():
         if type(value) in _PLAIN:
@@ -64,7 +52,7 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
         # Many log handlers read it, above all ones that report errors. The text does without it.
         with contextlib.suppress(BaseException):  # pickling runs the user's code
             attached["exc_info"] = encode_alone((*record.exc_info[:2], None))
-    return pickle.dumps((plain, attached))
+    return pickle.dumps((plain, attached, tuple(origin)))
 
 
 def pack_warning(
@@ -114,7 +102,8 @@ def take_in(tag: Tag, data: memoryview) -> None:
 
 
 def _handle_record(data: memoryview) -> None:
-    plain, attached = decode(data)
+    plain, attached, its_origin = decode(data)
+    origin = Origin(*its_origin)
     record = logging.makeLogRecord(plain)
     for name, value in attached.items():
         try:
@@ -126,20 +115,15 @@ def _handle_record(data: memoryview) -> None:
                 "the attribute %s of a log record from %s could not be loaded: %s: %s. Its "
                 "text is: %s",
                 name,
-                _origin_of(record),
+                origin,
                 class_name(error),
                 words_of(error),
                 record.getMessage(),
-                extra=_origin_of(record)._asdict(),
+                extra=about(origin),
             )
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
-
-
-def _origin_of(record: logging.LogRecord) -> Origin:
-    about = record.__dict__
-    return Origin(about["worker_pid"], about["handler"], about["event_id"])
 
 
 #: Warnings shown already, by file name; `warnings` keeps such a dict in each module.
@@ -165,8 +149,8 @@ _from_worker = _FromWorker()
 
 
 def _show_warning(data: memoryview) -> None:
-    (text, filename, lineno, name, about), kind = decode(data)
-    origin = Origin(*about)
+    (text, filename, lineno, name, its_origin), kind = decode(data)
+    origin = Origin(*its_origin)
     category: type[Warning] = UserWarning
     try:
         category = decode(kind)
@@ -182,6 +166,6 @@ def _show_warning(data: memoryview) -> None:
     try:
         warnings.warn_explicit(text, category, filename, lineno, registry=registry)
     except Warning as warning:  # a filter makes it an error, but here is no caller to raise it to
-        log.warning("warning of %s: %r", origin, warning, extra=origin._asdict())
+        log.warning("warning of %s: %r", origin, warning, extra=about(origin))
     finally:
         _showing.origin = None

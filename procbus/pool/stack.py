@@ -28,6 +28,9 @@ if hasattr(signal, "SIGRTMAX"):
 elif hasattr(signal, "SIGUSR2"):
     SIGNAL = signal.SIGUSR2
 
+#: Name of the memory that a worker writes to.
+STACK_FILE = "procbus-stack"
+
 #: Maximum wait for the worker to write, in seconds; because it may have to wait for a core.
 PATIENCE_S = 0.100
 #: Number of looks in a row without a change after which the stack counts as complete.
@@ -58,7 +61,7 @@ class StackPage:
     @classmethod
     def create(cls, number: int | None = SIGNAL) -> Self:
         """Make an empty page."""
-        return cls(anonymous_file("procbus-stack"), number)
+        return cls(anonymous_file(STACK_FILE), number)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a worker that is being spawned: it gets the file descriptor."""

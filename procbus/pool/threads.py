@@ -35,7 +35,7 @@ from procbus.core.context import (
 from procbus.core.delivery import Delivery, error_to_tell, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.progress import Progress

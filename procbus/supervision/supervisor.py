@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.moments import WorkerStalled
 from procbus.core.outcome import OutcomeKind
 from procbus.core.validation import format_size

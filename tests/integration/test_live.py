@@ -237,6 +237,39 @@ def as_nobody(function: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+def test_stacks_of_a_script_whose_gil_is_held(stage: Stage) -> None:
+    run = stage.start(
+        """
+        import os, re, time
+        from procbus import EventBus
+
+        def wait(event):
+            open("waiting", "w").close()
+            time.sleep(3_600)
+
+        def hang():
+            open("ready", "w").close()
+            re.match("(a+)+$", "a" * 64 + "b")  # it holds the GIL, for ages
+
+        with EventBus([], cpu_workers=1) as bus:
+            bus.subscribe("wait", wait, kind="cpu")
+            bus.publish("wait", 1)
+            while not os.path.exists("waiting"):
+                time.sleep(0.005)
+            hang()
+        """
+    )
+
+    stacks = stage.procbus("top", str(run.pid), "--stacks")
+
+    assert stacks.returncode == 0, stacks.stderr
+    assert f"process {run.pid} did not answer within 3 s" in stacks.stderr
+    assert "in hang" in stacks.stdout
+    assert "in wait" in stacks.stdout
+    assert run.poll() is None
+
+
 # In a terminal.
 
 

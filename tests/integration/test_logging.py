@@ -1,5 +1,6 @@
 """Logs, warnings and prints of workers reach the user as if they came from the parent."""
 
+import asyncio
 import contextvars
 import logging
 import os
@@ -9,13 +10,15 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from procbus import EventBus
+from procbus import EventBus, current
 from procbus.core.context import THREADS_INHERIT
+from procbus.testing import InlineBus
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.parts import WARNINGS_BY_CONTEXT
@@ -23,7 +26,7 @@ from tests.parts import WARNINGS_BY_CONTEXT
 
 def left_out(records: Iterable[logging.LogRecord]) -> int:
     """How many records the notices of all workers say were left out."""
-    texts = [r.getMessage() for r in records if r.name == "procbus"]
+    texts = [r.getMessage() for r in records if r.name == "procbus.pool"]
     found = (re.search(r"^worker \d+ left out ([\d,]+) log records", text) for text in texts)
     return sum(int(match[1].replace(",", "")) for match in found if match)
 
@@ -202,6 +205,64 @@ def test_a_record_says_which_worker_handler_and_event_it_comes_from(
     assert {r.process for r in records} == {pid}
 
 
+def resize(picture: str) -> dict[str, Any]:
+    here = current()
+    logging.getLogger("job.kinds").info("resizing %s", picture)
+    if here.attempt == 1:
+        raise ValueError("once more")
+    names = ("handler", "event_id", "attempt", "topic", "delivery_id")
+    return {name: getattr(here, name) for name in names} | {"worker_pid": os.getpid()}
+
+
+async def resize_async(picture: str) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return resize(picture)
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler", "make"),
+    [
+        ("io", resize, partial(EventBus, [])),
+        ("io", resize_async, partial(EventBus, [])),
+        ("cpu", resize, partial(EventBus, [], cpu_workers=1)),
+        ("cpu", resize, partial(EventBus, [], cpu_workers=1, cpu="threads")),
+        ("cpu", resize, partial(InlineBus, [])),
+        ("cpu", resize, partial(InlineBus, [], pickling=True)),
+    ],
+    ids=["thread", "event loop", "process", "cpu thread", "inline", "inline pickling"],
+)
+@pytest.mark.filterwarnings("ignore:EventBus")
+def test_record_of_a_handler_carries_its_delivery_on_whatever_it_runs(
+    caplog: pytest.LogCaptureFixture,
+    kind: Literal["io", "cpu"],
+    handler: Callable[[str], Any],
+    make: Callable[[], EventBus],
+) -> None:
+    caplog.set_level(logging.INFO, "job.kinds")
+    with make() as bus:
+        bus.subscribe("picture", handler, kind=kind, name="shop.resize", retries=1, backoff=0)
+        facts = bus.publish("picture", "a.png").result(PATIENCE_S)
+    first, second = (r for r in caplog.records if r.name == "job.kinds")
+    assert {name: second.__dict__[name] for name in facts} == facts
+    assert {name: first.__dict__[name] for name in facts} == facts | {"attempt": 1}
+    assert facts["topic"] == "picture"
+
+
+def test_record_of_a_failure_carries_its_delivery(caplog: pytest.LogCaptureFixture) -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("n", lambda n: 1 // n, kind="cpu", name="shop.divide")
+        receipt = bus.publish("n", 0)
+        receipt.wait(PATIENCE_S)
+        [delivery] = receipt.deliveries
+    [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert origin(record) == (delivery.worker_pid, "shop.divide", receipt.id)
+    assert (record.name, record.__dict__["topic"], record.__dict__["attempt"]) == (
+        "procbus",
+        "n",
+        1,
+    )
+
+
 def test_log_records_of_the_set_up_belong_to_no_delivery(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -376,7 +437,7 @@ def test_a_log_handler_of_the_script_that_raises_costs_no_worker(
         bus.subscribe("n", work, kind="cpu")
         pids = {bus.publish("n", n).result(PATIENCE_S) for n in range(3)}
     assert len(pids) == 1
-    complaints = [r.getMessage() for r in caplog.records if r.name == "procbus"]
+    complaints = [r.getMessage() for r in caplog.records if r.name == "procbus.pool"]
     assert len([text for text in complaints if "RuntimeError: broken handler" in text]) == 3
 
 

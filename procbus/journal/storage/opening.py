@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from procbus.core.errors import JournalError
-from procbus.core.log import log
+from procbus.core.log import journal_log as log
 from procbus.journal.codec import CodecName
 from procbus.journal.storage.changes import Changes
 from procbus.journal.storage.database import Store

@@ -10,7 +10,7 @@ from time import monotonic
 
 from procbus.core.errors import JournalError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, holding
-from procbus.core.log import log
+from procbus.core.log import journal_log as log
 from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import Receipt
 from procbus.journal.storage.changes import Changes

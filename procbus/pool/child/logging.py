@@ -18,11 +18,11 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from procbus.core.context import running_context
 from procbus.core.flood import Flood, describe_left_out
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
+from procbus.core.log_origin import Origin, origin_here
 from procbus.pool.child.outbox import Outlet
-from procbus.pool.forwarding import Origin, pack_record, pack_warning
+from procbus.pool.forwarding import pack_record, pack_warning
 from procbus.pool.wire import Tag
 
 #: Errors of a write that are not the writer's fault.
@@ -172,26 +172,25 @@ class Forward(logging.Handler):
         if not left_out:
             return
         text = describe_left_out(left_out, self._pid)
-        record = logging.LogRecord("procbus", logging.WARNING, __file__, 0, text, None, None)
+        record = logging.LogRecord(log.logger.name, logging.WARNING, __file__, 0, text, None, None)
         handler = next(iter(left_out)) if len(left_out) == 1 else None
-        origin = Origin(self._pid, handler, None)
+        origin = Origin(self._pid, handler)
         if not self._outlet.post(Tag.LOG.value, pack_record(record, origin)):
             self._count(left_out)
 
     def _let_out(self, level: int, tag: Tag, pack: Callable[[Origin], bytes]) -> None:
-        context = running_context()
-        handler, event_id = (context.handler, context.event_id) if context else (None, None)
+        origin = origin_here(self._pid)
         self.acquire()
         try:
-            admitted = self._flood.admits(level, handler, monotonic())
+            admitted = self._flood.admits(level, origin.handler, monotonic())
         finally:
             self.release()
         if not admitted:  # in a flood most records end here, and are never formatted
             return
         if self._flood.left_out:
             self._tell_left_out(monotonic(), midway=True)
-        if not self._outlet.post(tag.value, pack(Origin(self._pid, handler, event_id))):
-            self._count({handler: 1})
+        if not self._outlet.post(tag.value, pack(origin)):
+            self._count({origin.handler: 1})
 
     def _count(self, left_out: dict[str | None, int]) -> None:
         self.acquire()

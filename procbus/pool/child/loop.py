@@ -29,7 +29,7 @@ from procbus.core.context import (
     run_seated,
     running,
 )
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.unfinished import complete, unfinished
 from procbus.core.user_objects import bases_of, full_name, is_a
 from procbus.pool.child.self import described, flush_output, resident_bytes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbus.core.context import ONLY_RUN, Run
 from procbus.core.errors import OptionError, ProcbusError
-from procbus.core.log import log
+from procbus.core.log import pool_log as log
 from procbus.core.own_thread import OwnThread
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.validation import is_whole, shown

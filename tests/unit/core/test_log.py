@@ -3,13 +3,14 @@
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from procbus.core.log import log
+from procbus.core.log import LOGS, log, pool_log
 from tests.parts import BOUND_S, in_thread
 
 
@@ -141,3 +142,22 @@ def test_a_configuration_that_disables_all_other_loggers_hides_no_failure(
     log.error("a failure")
 
     assert [record.getMessage() for record in caplog.records] == ["a failure"]
+
+
+def test_loggers_form_a_tree(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "procbus")
+
+    pool_log.warning("not said")
+    pool_log.error("said")
+
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        ("procbus.pool", "said")
+    ]
+
+
+def test_page_on_logs_has_a_row_for_each_logger() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "logs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(procbus[\w.]*)` \|", page, flags=re.MULTILINE)
+    names = [each.logger.name for each in LOGS]
+
+    assert sorted(rows) == sorted(names)

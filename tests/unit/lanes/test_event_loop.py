@@ -362,7 +362,7 @@ def test_handler_that_meddles_with_the_loop_harms_no_other(meddle, caplog):
         assert bus.publish("echo", "after").result(BOUND_S) == "after"
         held.let_go()
         assert neighbour.result(BOUND_S) == "held"
-    texts = [record.getMessage() for record in caplog.records if record.name == "procbus"]
+    texts = [record.getMessage() for record in caplog.records if record.name == "procbus.pool"]
     assert bool(texts) is (meddle not in (close, run_again)), texts
 
 

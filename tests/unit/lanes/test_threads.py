@@ -317,11 +317,11 @@ def test_logging_that_fails_keeps_no_delivery_open_that_ran_out_of_time(
 
     one.put()
     one.held.wait_begun()
-    logging.getLogger("procbus").addFilter(broken)
+    logging.getLogger("procbus.pool").addFilter(broken)
     try:
         one.lane.expire(one.thread().since + 5.0)
     finally:
-        logging.getLogger("procbus").removeFilter(broken)
+        logging.getLogger("procbus.pool").removeFilter(broken)
 
     assert one.kinds() == [TIMED_OUT]
     assert "a filter that fails" in capsys.readouterr().err

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from procbus.core.log_origin import Origin
 from procbus.pool import forwarding
-from procbus.pool.forwarding import Origin, levels_here, pack_record, pack_warning, take_in
+from procbus.pool.forwarding import levels_here, pack_record, pack_warning, take_in
 from procbus.pool.wire import Tag
 
-ORIGIN = Origin(12, "shop.work", 7)
+ORIGIN = Origin(12, "shop.work", 7, 1, "page", "r-7-shop.work")
 
 
 class Unloadable:
@@ -138,7 +139,7 @@ def test_attribute_that_does_not_load_is_named_and_the_record_arrives(
 ) -> None:
     take_in_record(record_of("paid %d", 5, thing=Unloadable()))
     complaint, record = caplog.records
-    assert (complaint.name, complaint.levelno) == ("procbus", logging.WARNING)
+    assert (complaint.name, complaint.levelno) == ("procbus.pool", logging.WARNING)
     text = complaint.getMessage()
     assert "attribute thing of a log record from shop.work with event 7, worker 12" in text
     assert "ModuleNotFoundError: no module named 'theirs'" in text
@@ -155,7 +156,7 @@ def test_unreadable_record_becomes_a_warning(
 ) -> None:
     take_in(tag, memoryview(data))
     [record] = caplog.records
-    assert (record.name, record.levelno) == ("procbus", logging.WARNING)
+    assert (record.name, record.levelno) == ("procbus.pool", logging.WARNING)
     assert "from a worker could not be handled" in record.getMessage()
 
 
@@ -190,7 +191,7 @@ def test_a_log_handler_that_raises_is_reported(caplog: pytest.LogCaptureFixture)
     assert complaint.exc_info
 
 
-@pytest.mark.parametrize("broken", [("job", "procbus")], indirect=True)
+@pytest.mark.parametrize("broken", [("job", "procbus.pool")], indirect=True)
 @pytest.mark.usefixtures("broken")
 @pytest.mark.parametrize("wanted", [True, False])
 def test_broken_logging_raises_nothing(
@@ -272,13 +273,13 @@ def test_a_warning_that_logging_captures_says_whose(caplog: pytest.LogCaptureFix
     theirs, own = caplog.records
     assert theirs.name == own.name == "py.warnings"
     assert "UserWarning: old" in theirs.getMessage()
-    assert [theirs.__dict__[name] for name in ("worker_pid", "handler", "event_id")] == [*ORIGIN]
+    assert [theirs.__dict__[name] for name in Origin._fields] == [*ORIGIN]
     assert "worker_pid" not in own.__dict__
 
 
 def test_the_origin_in_words() -> None:
     assert str(ORIGIN) == "shop.work with event 7, worker 12"
-    assert str(Origin(12, None, None)) == "worker 12"
+    assert str(Origin(12)) == "worker 12"
 
 
 def test_levels_of_loggers_that_have_one() -> None:

@@ -193,12 +193,12 @@ def test_logging_that_fails_does_not_end_it(
     def broken(record: logging.LogRecord) -> bool:
         raise ValueError("a filter that fails")
 
-    logging.getLogger("procbus").addFilter(broken)
+    logging.getLogger("procbus.pool").addFilter(broken)
     try:
         it.io.fails = True
         it.look()
     finally:
-        logging.getLogger("procbus").removeFilter(broken)
+        logging.getLogger("procbus.pool").removeFilter(broken)
 
     assert supervisors() == 1
     assert "a filter that fails" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import pytest
 
 from procbus.core.context import THREADS_INHERIT, HandlerContext, running
 from procbus.core.flood import BURST
+from procbus.core.log_origin import Origin
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
 from procbus.pool.child.outbox import Outlet
 from procbus.pool.wire import Tag
@@ -67,12 +68,25 @@ def about(record: dict[str, Any]) -> tuple[Any, ...]:
 def test_a_record_says_which_delivery_it_comes_from(line: Line, log: logging.Logger) -> None:
     log.info("before")
     deliver()
-    log.info("in %s", "it", extra={"event_id": "the user's own"})
+    log.info("in %s", "it", extra={"unit": "m"})
     running.set(None)
     log.info("after")
     nowhere = (os.getpid(), None, None)
     assert [about(r) for r in line.records()] == [nowhere, (os.getpid(), "shop.work", 7), nowhere]
     assert [r["msg"] for r in line.records()] == ["before", "in it", "after"]
+    _, record, _ = line.records()
+    more = ("attempt", "topic", "delivery_id", "unit")
+    assert [record[name] for name in more] == [1, None, "0-7-shop.work", "m"]
+
+
+def test_values_of_the_user_stay_under_the_names_of_the_origin(
+    line: Line, log: logging.Logger
+) -> None:
+    deliver()
+    log.info("x", extra={"topic": "billing", "attempt": threading.Lock()})
+
+    [record] = line.records()
+    assert (record["topic"], record["attempt"], record["event_id"]) == ("billing", 1, 7)
 
 
 def test_a_thread_belongs_to_the_delivery_only_with_its_context(
@@ -104,7 +118,7 @@ def test_a_flood_is_cut_and_reported_ahead_of_the_next_report(
     *_, notice = line.records()
     assert line.sent[-1] == (b"R", b"results")
     assert (notice["name"], notice["levelno"], notice["handler"]) == (
-        "procbus",
+        "procbus.pool",
         logging.WARNING,
         "shop.work",
     )
@@ -112,7 +126,7 @@ def test_a_flood_is_cut_and_reported_ahead_of_the_next_report(
     assert "the one that matters" in texts
     lines = sum(text.startswith("line ") for text in texts)
     assert lines >= BURST
-    told = sum(left_out(r["msg"]) for r in line.records() if r["name"] == "procbus")
+    told = sum(left_out(r["msg"]) for r in line.records() if r["name"] == "procbus.pool")
     assert lines + told == 20_000
 
 
@@ -202,7 +216,7 @@ def test_the_root_logger_and_warnings_lead_to_the_parent(line: Line) -> None:
     plain, _ = pickle.loads(data)
     assert (tag, plain) == (
         Tag.WARNING.value,
-        ("text", "file.py", 3, "UserWarning", (os.getpid(), None, None)),
+        ("text", "file.py", 3, "UserWarning", tuple(Origin(os.getpid()))),
     )
 
 

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""The origin of a log record: the delivery in whose handler it was made, as attributes of it.
+
+In a worker process the log handler that sends records adds them. In the script a filter on the
+logger does. While a bus lives, the factory of log records gives each logger that a handler uses
+this filter. The factory cannot add the attributes itself: `logging` would refuse `extra=` with one
+of their names. So they are added after `extra=`, and a value given there stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from procbus.core.context import running, running_context
+from procbus.core.log import LOGS
+
+
+class Origin(NamedTuple):
+    """The origin of a record or warning. Its fields become attributes of the record."""
+
+    worker_pid: int
+    #: Name of the handler. It and all below are None between deliveries, and in a thread of none.
+    handler: str | None = None
+    event_id: int | None = None
+    attempt: int | None = None
+    #: None also for an event that was routed by its class.
+    topic: str | None = None
+    delivery_id: str | None = None
+
+    def __str__(self) -> str:
+        where = f"worker {self.worker_pid}"
+        if self.event_id is None:
+            return where
+        return f"{self.handler} with event {self.event_id}, {where}"
+
+
+def origin_here(pid: int) -> Origin:
+    """The origin of a record that the calling thread or task makes.
+
+    Args:
+        pid: the process that the handler runs in.
+    """
+    context = running_context()
+    if context is None or not context.event_id:  # 0 in a listener that is told of a worker
+        return Origin(pid)
+    return Origin(
+        pid,
+        context.handler,
+        context.event_id,
+        context.attempt,
+        context.topic,
+        context.delivery_id,
+    )
+
+
+#: The attribute in which procbus's own records bring along an origin, until it is added to them.
+_BROUGHT = "_procbus_origin"
+
+
+def about(origin: Origin) -> dict[str, Origin]:
+    """The `extra=` for a record of procbus's own loggers about a delivery or a worker."""
+    return {_BROUGHT: origin}
+
+
+class _AddOrigin(logging.Filter):
+    """Adds its origin to each record that a handler of this process makes, and to procbus's own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        attributes = record.__dict__
+        origin: Origin | None = attributes.pop(_BROUGHT, None)
+        if origin is None:
+            if running.get() is None:
+                return True
+            origin = origin_here(os.getpid())
+            if origin.event_id is None:
+                return True
+        for name, value in origin._asdict().items():
+            attributes.setdefault(name, value)
+        return True
+
+
+_add_origin = _AddOrigin()
+for _each in LOGS:
+    _each.logger.addFilter(_add_origin)
+
+
+class _Factory:
+    """Makes log records as before, once their logger has the filter.
+
+    A logger keeps the filter: while another thread goes through the list of a logger's filters,
+    one may be added to its end, and none removed. It does nothing outside handlers.
+
+    Args:
+        before: the factory that makes the records.
+    """
+
+    def __init__(self, before: Callable[..., logging.LogRecord]) -> None:
+        self.before = before
+
+    def __call__(self, name: str, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        if running.get() is not None:
+            # There is no logger of this name where user code makes a record of its own.
+            logger = logging.root if name == "root" else _loggers.get(name)
+            if isinstance(logger, logging.Logger) and not any(
+                each is _add_origin for each in logger.filters
+            ):
+                logger.addFilter(_add_origin)
+        return self.before(name, *args, **kwargs)
+
+
+_loggers = logging.root.manager.loggerDict
+
+#: The buses that live. Each change of the set is one step.
+_living: set[object] = set()
+
+
+def add_origins(bus: object) -> None:
+    """Add the origin to records of handlers in this process, until `leave_out_origins`.
+
+    A factory that your code sets later takes the place of this one, unless it calls this one.
+    """
+    _living.add(bus)
+    before = logging.getLogRecordFactory()
+    if not isinstance(before, _Factory):
+        logging.setLogRecordFactory(_Factory(before))
+
+
+def leave_out_origins(bus: object) -> None:
+    """Undo `add_origins` once no other bus lives, unless user code has another factory by now."""
+    _living.discard(bus)
+    factory = logging.getLogRecordFactory()
+    if not _living and isinstance(factory, _Factory):
+        logging.setLogRecordFactory(factory.before)
+        for another in list(_living):  # it began meanwhile, and may have found the factory there
+            add_origins(another)
