@@ -2,7 +2,8 @@
 
 Each figure is taken in fresh interpreters, with the handlers in their `__main__`. The first result
 is taken three times: with byte code on disk as pip leaves it, without any, and after a pause in
-which a script would read its input: a pool that starts workers before they are needed uses it.
+which a script would read its input: a pool that starts workers before they are needed uses it. The
+last figure is of a worker that dies: of the time until its successor has a result.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ IMPORT = "import, over bare Python"
 FIRST = "bus or pool to first cpu result, fresh process"
 UNCOMPILED = "the same without byte code"
 PAUSED = "the same after 0.5 s of reading, from its end"
+KILLED = "the only worker is killed, to the next result"
 PAUSE_S = 0.5  # every pool that starts its workers early has them by then
 FULL_PAIRS = 5  # interleaved pairs of a bare interpreter and one that imports, for each sample
 
@@ -43,11 +45,20 @@ IMPORTS = {
 
 
 class First(NamedTuple):
-    """The code to a first result: it makes the bus or pool, gets the result, and ends it all."""
+    """The code to a first result: it makes the bus or pool, gets the result, and ends it all.
+
+    Attributes:
+        make: makes the bus or pool.
+        result: gets a result.
+        close: ends it.
+        kill: makes a worker kill itself, and sees to it that another result can be had. Empty for a
+            pool that has no way to go on.
+    """
 
     make: str
     result: str
     close: str = ""
+    kill: str = ""
 
 
 # Between {imports} and the clock lies nothing but the handler: a peer's import is not counted, and
@@ -66,23 +77,54 @@ assert result == 42, result
 {close}
 print(seconds)
 """
+KILLING_SCRIPT = """
+import os, signal, sys, tempfile
+from time import perf_counter
+{imports}
+def double(number: int) -> int:
+    return 2 * number
+def die(path: str) -> None:
+    with open(path, "w") as file:
+        file.write(repr(perf_counter()))
+    os.kill(os.getpid(), signal.SIGKILL)
+path = os.path.join(tempfile.mkdtemp(dir=sys.argv[1]), "killed at")
+{make}
+{result}
+{kill}
+{result}
+seconds = perf_counter() - float(open(path).read())
+assert result == 42, result
+{close}
+print(seconds)
+"""
+# Their pools are broken by a death: a script has to make a new one.
+BROKEN = """
+try:
+    pool.submit(die, path).result()
+except Exception:
+    pool = ProcessPoolExecutor({workers})
+"""
 EXECUTOR = First(
     "pool = ProcessPoolExecutor({workers})",
     "result = pool.submit(double, 21).result()",
     "pool.shutdown()",
+    BROKEN,
 )
 FIRST_RESULTS = {
     PROCBUS: First(
         # As a `with` block does.
-        "bus = EventBus([]); bus.subscribe(int, double, kind='cpu'); bus.__enter__()",
+        "bus = EventBus([], cpu_workers={workers}); bus.subscribe(int, double, kind='cpu')"
+        "; bus.__enter__()",
         "result = bus.publish(21).result()",
         "bus.__exit__(None, None, None)",
+        "bus.subscribe(str, die, kind='cpu'); bus.publish(path)",
     ),
     "ProcessPoolExecutor": EXECUTOR,
     "mp.Pool": First(
         "pool = Pool({workers})",
         "result = pool.apply_async(double, (21,)).get()",
-        "pool.close(); pool.join()",
+        "pool.terminate()",  # the call that killed its worker stays open for ever
+        "pool.apply_async(die, (path,))",
     ),
     "loky": EXECUTOR,
     "joblib": First("", "result, = Parallel(n_jobs={workers})([delayed(double)(21)])"),
@@ -95,6 +137,7 @@ FIRST_RESULTS = {
         "pool = ProcessPool(max_workers={workers})",
         "result = pool.schedule(double, (21,)).result()",
         "pool.close(); pool.join()",
+        "pool.schedule(die, (path,))",
     ),
     "distributed": First(
         "cluster = LocalCluster(n_workers={workers}, threads_per_worker=1, dashboard_address=None)"
@@ -110,17 +153,18 @@ FIRST_RESULTS = {
 }
 
 
-def run_python(code: str, *, compiled: bool = True) -> str:
+def run_python(code: str, *arguments: str, compiled: bool = True) -> str:
     """Run `code` in a fresh interpreter, as a user's, and return what it printed.
 
     Args:
         code: the script.
+        arguments: its arguments.
         compiled: whether Python finds byte code, and may keep it.
     """
     # Python may be unable to keep byte code. Then files that pip did not compile are compiled at
     # each start.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     with tempfile.TemporaryDirectory() as empty:
         if not compiled:
             environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": empty}
@@ -166,6 +210,15 @@ def first_result_ms(
     return float(run_python(script, compiled=compiled).splitlines()[-1]) * 1e3
 
 
+def killed_ms(name: str) -> float:
+    """Return the time from the death of the only worker to the next result, in ms."""
+    first = FIRST_RESULTS[name]
+    parts = {part: text.format(workers=1) for part, text in first._asdict().items()}
+    with tempfile.TemporaryDirectory(prefix="procbus-bench-") as directory:
+        script = KILLING_SCRIPT.format(imports=IMPORTS[name], **parts)
+        return float(run_python(script, directory).splitlines()[-1]) * 1e3
+
+
 def contender_figures(name: str, settings: Settings) -> dict[str, float]:
     """Take all figures."""
     found = {IMPORT: import_ms(IMPORTS[name], settings)}
@@ -173,6 +226,8 @@ def contender_figures(name: str, settings: Settings) -> dict[str, float]:
         found[FIRST] = first_result_ms(name, settings)
         found[UNCOMPILED] = first_result_ms(name, settings, compiled=False)
         found[PAUSED] = first_result_ms(name, settings, paused=True)
+        if FIRST_RESULTS[name].kill:
+            found[KILLED] = killed_ms(name)
     return found
 
 
@@ -193,6 +248,7 @@ QUESTION = Question(
         ),
         Row(UNCOMPILED, "ms"),
         Row(PAUSED, "ms"),
+        Row(KILLED, "ms"),
     ),
     contenders={name: partial(contender_figures, name) for name in IMPORTS} | {LIMIT: bare_figures},
     limit="one bare interpreter, start to end",
