@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.delivery import Delivery, DeliveryState
     from procbus.core.errors import (
+        BatchFailed,
         BusClosed,
         CircuitOpen,
         HandlerTimeout,
@@ -54,6 +55,7 @@ __all__ = [
     "Accepted",
     "Advice",
     "AdviceList",
+    "BatchFailed",
     "BusClosed",
     "CircuitOpen",
     "DaskPool",

@@ -343,17 +343,25 @@ class Assembly:
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes."""
         subscriptions = self._counted()
+        running: Counter[str] = Counter()
+        for delivery, _ in self.lanes.at_hand():
+            running[delivery.handler.name] += delivery.weight
         return collect_stats(
-            self.admission.pending,
+            self.pending,
             self.dispatcher.unrouted.count,
             subscriptions,
             self.lanes.snapshot(subscriptions),
-            running=Counter(delivery.handler.name for delivery, _ in self.lanes.at_hand()),
+            running=running,
             place_of=self.lanes.place_of,
             retrying=len(self.retries),
             dead_letters=len(self.settlement.dead_letters),
             shared_memory=self.lanes.shared_memory(),
         )
+
+    @property
+    def pending(self) -> int:
+        """Deliveries published and not yet settled."""
+        return max(0, self.admission.pending - self.lanes.tickets)
 
     def _counted(self) -> tuple[Subscription, ...]:
         return (*self.subscriptions.counted(), *self.direct.all())
@@ -382,7 +390,7 @@ class Assembly:
         handlers = len(self.subscriptions.all())
         lanes = self.lanes.snapshot(())
         return (
-            f"{state}: {handlers} handlers, {self.admission.pending} pending, "
+            f"{state}: {handlers} handlers, {self.pending} pending, "
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
         )
 

@@ -99,7 +99,11 @@ class Lifecycle:
         self.check_process()
         self._check_outside("drain")
         self._dispatcher.resume()
-        return self._admission.wait_empty(timeout)
+        self._lanes.hurry()
+        try:
+            return self._admission.wait_empty(timeout)
+        finally:
+            self._lanes.stop_hurrying()
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
         """Refuse further events, finish or cancel pending ones, and end all workers. Idempotent."""

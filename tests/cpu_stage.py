@@ -205,6 +205,9 @@ class Stage:
             kinds.append(delivery.outcome.kind)
         return kinds
 
+    def count_in(self, count: int) -> None:
+        raise AssertionError("there is no batch handler here")
+
     def publish_children(
         self, _: Delivery, _outcome: Outcome, events: list[tuple[str | None, Any]]
     ) -> Exception | None:

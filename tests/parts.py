@@ -187,6 +187,9 @@ class FlowOf:
     def guard(self, _: Any) -> None:
         raise AssertionError("there is no cpu lane here")
 
+    def count_in(self, count: int) -> None:
+        raise AssertionError("there is no batch handler here")
+
 
 def settlement_with_room(max_pending: int = 100) -> tuple[Settlement, Admission]:
     admission = Admission(max_pending, "raise")

@@ -41,6 +41,7 @@ class HandlerContext:
         "_report",
         "attempt",
         "event_id",
+        "event_ids",
         "handler",
         "owner",
         "parent_id",
@@ -62,7 +63,10 @@ class HandlerContext:
     ) -> None:
         #: Name of the handler.
         self.handler = handler
+        #: Id of the event; in a batch handler, of the first event of the list.
         self.event_id = event_id
+        #: In a batch handler the id of each event of the list, in its order; else `event_id` alone.
+        self.event_ids: tuple[int, ...] = (event_id,)
         #: Id of the event whose handler published this one, None when it came from outside.
         self.parent_id = parent_id
         self.topic = topic

@@ -82,6 +82,9 @@ class Delivery:
         "value",
     )
 
+    #: Number of deliveries that it stands for: more than one for a `Ticket`.
+    weight = 1
+
     #: Whether it is or was in its lane; unset before. Written under the lane's lock.
     queued: bool
     value: Any

@@ -12,6 +12,8 @@ from pickle import PicklingError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from procbus.core.progress import Progress
 
 
@@ -82,6 +84,44 @@ class HandlerExited(ProcbusError):
         super().__init__(message)
         self.handler = handler
         self.event_id = event_id
+
+
+class BatchFailed(ProcbusError):
+    """Raised by a batch handler to fail some of its events; the others succeed.
+
+    Example:
+        ```python
+        @subscribe("row", batch=500)
+        def store(rows: list[str]) -> None:
+            errors: dict[int, Exception] = {}
+            for index, row in enumerate(rows):
+                try:
+                    insert(row)
+                except ValueError as error:
+                    errors[index] = error
+            if errors:
+                raise BatchFailed(errors)
+        ```
+
+    Args:
+        errors: the exception of each event that failed, by its index in the list of events. If it
+            is empty, all events succeed.
+        results: the results of the batch, one for each event, where the ones at the indices of
+            failed events are ignored; None if there are none.
+    """
+
+    def __init__(
+        self, errors: Mapping[int, BaseException], results: Sequence[object] | None = None
+    ) -> None:
+        super().__init__(errors, results)
+        self.errors = errors
+        self.results = results
+
+    def __str__(self) -> str:
+        """Say how many events failed, and why the first one did."""
+        first = next(iter(self.errors.items()), None)
+        told = "" if first is None else f"; index {first[0]}: {first[1]!r}"
+        return f"{len(self.errors)} events of the batch failed{told}"
 
 
 class HandlerTimeout(ProcbusError, TimeoutError):

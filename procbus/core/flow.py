@@ -72,6 +72,9 @@ class Flow(Protocol):
     def context_of(self, delivery: Delivery, receipt: Receipt, /) -> HandlerContext:
         """Make the return value of `current()` in a handler of this process."""
 
+    def count_in(self, count: int, /) -> None:
+        """Count deliveries in that the bus itself makes: never waits, and never refuses."""
+
     @property
     def listeners(self) -> Listeners:
         """The listeners of the bus."""

@@ -26,7 +26,9 @@ from procbus.core.options import (
     one_of,
     option,
     options_of,
+    seconds_up_to,
     shows_options,
+    whole,
 )
 from procbus.core.retry import Backoff, RetryOptions, RetryPolicy
 from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_in
@@ -67,9 +69,13 @@ class HandlerOptions(CallOptions, total=False):
     concurrency: int | None
     where: Callable[[Any], bool] | None
     once: bool
+    batch: int | None
+    batch_wait: float
 
 
 _LONGEST_TIMEOUT = 30 * 86_400
+_LONGEST_BATCH_WAIT_S = 86_400
+_LARGEST_BATCH = 1_000_000
 
 
 def _kind(name: str, value: Any) -> Any:
@@ -157,6 +163,8 @@ class Handler:
         concurrency: maximum of deliveries that run at the same time; None for no limit of its own.
         where: a function of the event that says whether the handler takes it; None takes all.
         once: whether it takes one event and is then unsubscribed.
+        batch: maximum of events in one call, if it takes lists of events; None if it takes events.
+        batch_wait: maximum wait of an event for others of its call, in seconds.
         limited: whether its runs have to be watched, for a timeout or a max_memory.
         gated: whether its deliveries may wait for each other: it has a key or a concurrency.
 
@@ -185,6 +193,8 @@ class Handler:
     concurrency: int | None = option(None, _concurrency)
     where: Callable[[Any], bool] | None = option(None, event_function)
     once: bool = option(False, one_of(True, False))
+    batch: int | None = option(None, whole(1, _LARGEST_BATCH, or_none=True))
+    batch_wait: float = option(0.0, seconds_up_to(_LONGEST_BATCH_WAIT_S))
     limited: bool = field(init=False)
     gated: bool = field(init=False)
 
@@ -320,7 +330,20 @@ def make_parts(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             'once leaves kind="auto" nothing to measure; make it kind="io" or kind="cpu"'
         )
+    for problem in _problems_of_batch(own):
+        raise ValueError(problem)
     return {**own, "limits": Limits(**limits), "retry": RetryPolicy(**retry)}
+
+
+def _problems_of_batch(own: Mapping[str, Any]) -> Iterator[str]:
+    if own["batch"] is None:
+        if own["batch_wait"]:
+            yield "batch_wait is the wait for more events of a batch: give batch= too"
+        return
+    if own["once"]:
+        yield "once takes one event, and batch a list of them; leave one of the two out"
+    if own["kind"] == "auto":
+        yield 'kind="auto" measures calls with one event; make a batch handler "io" or "cpu"'
 
 
 def make_handler(
@@ -354,7 +377,7 @@ def make_handler(
         "name": parts["name"] or name_of(function),
         "kind": "cpu" if kind == "cpu" else "io",
         "auto": kind == "auto",
-        "topics": _topics(function, topic),
+        "topics": _topics(function, topic, in_list=parts["batch"] is not None),
         "is_async": is_async(function),
     }
     return Handler(function=function, **{**parts, **made})
@@ -373,12 +396,12 @@ def _check_function(function: object) -> None:
         )
 
 
-def _topics(function: Callable[..., Any], topic: object) -> tuple[Topic, ...]:
+def _topics(function: Callable[..., Any], topic: object, *, in_list: bool) -> tuple[Topic, ...]:
     try:
         named = topics_in(topic)
         if named:
             return named
-        found = topics_of(function)
+        found = topics_of(function, in_list=in_list)
         for each in found:
             check_class(each)
     except TopicError as error:

@@ -12,13 +12,21 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    MutableSequence,
+    Sequence,
+)
 from typing import Any
 
 from procbus.core.errors import SubscriptionError
 
 
-def topics_of(function: Callable[..., Any]) -> tuple[type, ...]:
+def topics_of(function: Callable[..., Any], *, in_list: bool = False) -> tuple[type, ...]:
     """Take the topics from the annotation of the first parameter.
 
     A union gives each of its members, ``Annotated[E, ...]`` gives ``E``, ``list[int]`` gives
@@ -27,12 +35,33 @@ def topics_of(function: Callable[..., Any]) -> tuple[type, ...]:
 
     Args:
         function: a plain function, bound method, `functools.partial` or callable object.
+        in_list: whether it takes a list of events: then ``list[E]`` gives ``E``.
 
     Raises:
         SubscriptionError: the annotation is missing, cannot be resolved, or names no class.
     """
-    hint = _resolve(function, _first_annotation(function))
-    return tuple(dict.fromkeys(_class_of(function, member) for member in _members(hint)))
+    members = _members(_resolve(function, _first_annotation(function)))
+    if in_list:
+        members = (each for hint in members for each in _members(_element_of(function, hint)))
+    return tuple(dict.fromkeys(_class_of(function, member) for member in members))
+
+
+def _element_of(function: Callable[..., Any], hint: Any) -> object:
+    """The class of the events in a list, by the annotation of the list."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in _LISTS and args:
+        return args[0]
+    shown = getattr(hint, "__qualname__", None) if isinstance(hint, type) else None
+    raise SubscriptionError(
+        f"handler {name_of(function)}: no topic, because batch= gives it a list of events, and its "
+        f"annotation is {shown or repr(hint)}; annotate its first parameter with a list of the "
+        f"class of its events, such as list[MyEvent], or name the topic: "
+        f'@subscribe(MyEvent, batch=...) or @subscribe("my.topic", batch=...)'
+    )
+
+
+#: Annotations that a list of events fits.
+_LISTS = (list, Sequence, MutableSequence, Collection, Iterable)
 
 
 def name_of(function: Callable[..., Any]) -> str:

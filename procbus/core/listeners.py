@@ -15,6 +15,7 @@ from procbus.core.locks import Lock, Tangled, in_main_thread, later
 from procbus.core.log import log
 from procbus.core.moments import Accepted, Listener, Published, Started
 from procbus.core.receipt import Receipt
+from procbus.core.ticket import Ticket
 from procbus.core.validation import did_you_mean, shown
 
 #: Names of the moments: the methods of a listener.
@@ -141,12 +142,16 @@ class Listeners:
     ) -> None:
         """Tell listeners of a moment; events that they publish never wait for room.
 
+        They are told nothing of a `Ticket`, but of the deliveries that it stands for.
+
         Args:
             ears: the listeners.
             moment: the record.
             delivery: the delivery whose moment it is; None for a worker's.
             receipt: the receipt of its event.
         """
+        if isinstance(receipt, Ticket):
+            return
         before = running.set(self._make_seat(delivery, receipt))
         try:
             tell(ears, moment)
@@ -161,6 +166,11 @@ class Listeners:
         self, delivery: Delivery, receipt: Receipt, at: float, pid: int | None
     ) -> None:
         """Tell listeners that an attempt has begun."""
+        if isinstance(receipt, Ticket):
+            for member in receipt.filled():
+                if (own := member.receipt) is not None:
+                    self.tell_started(member, own, at, pid)
+            return
         attempt = len(delivery.earlier) + 1
         started = Started(delivery, receipt, attempt, at, pid)
         self.tell_of(self.started, started, delivery, receipt)

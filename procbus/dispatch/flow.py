@@ -18,6 +18,7 @@ class BusFlow:
 
     __slots__ = (
         "context_of",
+        "count_in",
         "guard",
         "listeners",
         "publish_children",
@@ -27,6 +28,7 @@ class BusFlow:
 
     def __init__(self, settlement: Settlement, dispatcher: Dispatcher) -> None:
         self.listeners = settlement.listeners
+        self.count_in = settlement.count_in
         self.settle = settlement.settle
         self.settle_successes = settlement.settle_successes
         self.publish_children = dispatcher.publish_children

@@ -65,6 +65,10 @@ class Settlement:
         if journal is not None:
             self.on_failed = (journal.failed, self._log_failure)
 
+    def count_in(self, count: int) -> None:
+        """Count deliveries in that the bus itself makes; settling them counts them out."""
+        self._admission.leave(-count)
+
     def settle(self, settled: Sequence[LastAttempt], *, queued: bool = True) -> None:
         """Settle deliveries. A delivery that is settled already is left as it is.
 

@@ -173,6 +173,11 @@ class CpuLane:
                 pass
 
     @property
+    def ends_calls(self) -> bool:
+        """Whether a handler that ran out of time has ended: a thread goes on."""
+        return self.pool.in_processes
+
+    @property
     def launched(self) -> bool:
         """Whether `put` no longer waits for the launch of a first worker."""
         return bool(self._slots)

@@ -28,6 +28,7 @@ from procbus.system.freezing import check_can_start
 if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
+    from procbus.lanes.gatherer import Gatherer
 
 #: The reason of a pause that a user made in the live view.
 PAUSED_BY_HAND = "paused by hand"
@@ -58,6 +59,10 @@ class OnlyLane(Lane, Protocol):
     """A lane that runs the deliveries of all handlers. From any thread."""
 
     at_hand: dict[Delivery, float]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether events wait for others of their batch, until a test turns the clock."""
 
     def take_along(self, carry: Carry) -> None:
         """Have cpu handlers get the values of these context variables."""
@@ -115,6 +120,10 @@ class Lanes:
         self._cpu_workers = cpu_workers
         self._cpu_is = cpu
         self._only = only
+        #: The gatherers of batch handlers, by the number of the handler.
+        self._gatherers: dict[int, Gatherer] = {}
+        #: Number of threads that drain the bus: then no event waits for others of its batch.
+        self._hurries = 0
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
         #: Whether a handler needs threads, whether one has a limit, and whether one is supervised.
         self._io_needed = False
@@ -131,9 +140,35 @@ class Lanes:
 
     def of(self, handler: Handler) -> Lane:
         """Return the lane that a handler belongs to."""
+        lane = self._place(handler)
+        return lane if handler.batch is None else self._gatherer(handler, lane)
+
+    def _gatherer(self, handler: Handler, lane: Lane) -> Gatherer:
+        """Return the gatherer of a batch handler, the same one each time."""
+        from procbus.lanes.gatherer import Gatherer  # only now: few scripts need it
+
+        def ends_calls() -> bool:
+            if isinstance(lane, IoLane) or lane is self._only:
+                return False
+            return handler.kind != "cpu" or self.cpu_lane(on_threads=handler.on_threads).ends_calls
+
+        made = Gatherer(
+            handler,
+            lane,
+            self._flow,
+            self._retries,
+            ends_calls=ends_calls,
+            hurried=lambda: self._hurries > 0,
+            wait_s=handler.batch_wait if self._only is None or self._only.gathers else 0.0,
+        )
+        with self._lock:
+            return self._gatherers.setdefault(handler.number, made)
+
+    def _place(self, handler: Handler) -> OnlyLane | IoLane | LoopLane | CpuLane:
         if self._only is not None:
             return self._only
-        if handler.kind == "cpu" or handler.limited or handler.retry.retries:
+        limited = handler.limited or handler.batch_wait > 0
+        if handler.kind == "cpu" or limited or handler.retry.retries:
             self._supervised = True
             if self._primed:
                 self._supervisor.start()
@@ -152,6 +187,7 @@ class Lanes:
 
     def forget(self, handler: Handler) -> None:
         """Have workers drop a handler that has no pending deliveries."""
+        self._gatherers.pop(handler.number, None)
         if self._only is not None:
             self._only.forget(handler)
         elif handler.kind == "cpu":
@@ -337,6 +373,11 @@ class Lanes:
         io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
             io = replace(together([io, self.loop.stats()]), utilisation=io.utilisation)
+        for gatherer in list(self._gatherers.values()):
+            if gatherer.calls.handler.kind == "cpu":
+                cpu = replace(cpu, depth=cpu.depth + gatherer.depth())
+            else:
+                io = replace(io, depth=io.depth + gatherer.depth())
         if "io" in self._paused:
             io = replace(io, paused=PAUSED_BY_HAND)
         if "cpu" in self._paused:
@@ -388,6 +429,8 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
+        for gatherer in list(self._gatherers.values()):
+            gatherer.cancel()
         for lane in self._all():
             lane.cancel()
         # After the lanes, which may have a delivery retried until then.
@@ -412,8 +455,26 @@ class Lanes:
             self._only.close()
         self._supervisor.stop()
 
+    def hurry(self) -> None:
+        """Have no event wait for others of its batch, until `stop_hurrying`: none may come."""
+        with self._lock:
+            self._hurries += 1
+        for gatherer in list(self._gatherers.values()):
+            gatherer.flush()
+
+    def stop_hurrying(self) -> None:
+        """Let events wait for others again. Called once for each `hurry`."""
+        with self._lock:
+            self._hurries -= 1
+
+    @property
+    def tickets(self) -> int:
+        """Number of calls of batch handlers that have not ended: pending, but no deliveries."""
+        return sum(each.tickets for each in list(self._gatherers.values()))
+
     def expect_close(self) -> None:
         """Note that the bus is closing: no lane may delay that for long."""
+        self.hurry()
         for kind in tuple(self._paused):
             log.warning(
                 "the bus is closing, and waits for its %s lane, which is %s: resume it in "

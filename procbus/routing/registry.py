@@ -302,6 +302,10 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
         where: a function of the event that says whether the handler takes it.
         once: True takes one event, the first of any of its topics, and then unsubscribes the
             handler; the retries of that one delivery still happen. Each bus counts for itself.
+        batch: maximum of events in one call of a handler that takes a list: see docs/batches.md. An
+            annotation such as ``list[Page]`` gives the topic `Page`. The handler returns None, or a
+            list with one result for each event, and raises `BatchFailed` to fail some of them.
+        batch_wait: maximum wait of an event for others of its batch, in seconds.
 
     A function that is subscribed several times still gets each event once: by the last of its
     subscriptions that takes the event, with the options of that one. Under another `name` it is

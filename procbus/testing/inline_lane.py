@@ -104,6 +104,11 @@ class InlineLane:
         self._working: dict[Delivery, InlineWorker] = {}
         self._here = threading.local()
 
+    @property
+    def gathers(self) -> bool:
+        """Whether events wait for others of their batch: not if the clock goes on by itself."""
+        return not self._clock.auto
+
     # Methods for the bus: see `Lane`.
 
     def take_along(self, carry: Carry) -> None:

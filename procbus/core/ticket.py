@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""A ticket: stands in a lane's queue for one call of a batch handler.
+
+A lane runs a ticket as it runs any delivery. The events of the call are chosen when a worker takes
+the ticket, so that an event that comes late still finds a place in it. The end of the call is told
+to the maker of the ticket, which settles the delivery of each event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from procbus.core.delivery import Delivery
+from procbus.core.receipt import Callbacks, SoleReceipt
+
+if TYPE_CHECKING:
+    from procbus.core.locks import Lock
+    from procbus.core.subscription import Subscription
+
+
+class Together(NamedTuple):
+    """The events of one call of a batch handler, as they reach a worker."""
+
+    #: The id of each event: a range if they follow each other, as most do.
+    ids: Sequence[int]
+    events: list[Any]
+
+
+class Ticket(SoleReceipt):
+    """The delivery, and the receipt, of one call of a batch handler. No user ever gets it.
+
+    Args:
+        lock: the lock of its maker.
+        subscription: the subscription of the calls.
+        fill: has `admit` called with the deliveries of the call, once they are needed.
+        tell: called with the ticket once the call has ended.
+    """
+
+    __slots__ = ("_fill", "members", "together")
+
+    def __init__(
+        self,
+        lock: Lock,
+        subscription: Subscription,
+        fill: Callable[[Ticket], object],
+        tell: Callbacks,
+    ) -> None:
+        #: The deliveries of the call, and their events; None until the events are chosen.
+        self.together: Together | None = None
+        self.members: Sequence[Delivery] = ()
+        self._fill = fill
+        super().__init__(0, None, None, None, lock, subscription, monotonic())
+        self.callbacks = tell
+
+    @property
+    def event(self) -> Any:
+        """The events of the call. The first look at them chooses them."""
+        if self.together is None:
+            self._fill(self)
+        return self.together
+
+    @event.setter
+    def event(self, event: None) -> None:
+        """Take no event: the class above sets it."""
+
+    @property
+    def weight(self) -> int:  # type: ignore[override] # the class above has a constant
+        """Number of deliveries that it stands for."""
+        return len(self.members)
+
+    def filled(self) -> Sequence[Delivery]:
+        """The deliveries of the call, which are chosen now if they were not."""
+        if self.together is None:
+            self._fill(self)
+        return self.members
+
+    def admit(self, members: Sequence[Delivery]) -> None:
+        """Take these deliveries. One that is settled already is left out."""
+        pairs = [(each, receipt) for each in members if (receipt := each.receipt) is not None]
+        ids: Sequence[int] = [receipt.id for _, receipt in pairs]
+        self.members = [each for each, _ in pairs]
+        if pairs:
+            first = pairs[0][1]
+            self.event_id, self.topic, self.parent_id = first.id, first.topic, first.parent_id
+            #: The number of the attempt is the one of the delivery that was tried most often.
+            self.earlier = max((each.earlier for each, _ in pairs), key=len)
+            if ids[-1] - ids[0] == len(ids) - 1:
+                ids = range(ids[0], ids[-1] + 1)  # they are in order, unless one is tried again
+        self.together = Together(ids, [receipt.event for _, receipt in pairs])

@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: MIT
+"""Batch handlers: lists of events, on every lane and pool, with an end for each event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procbus import (
+    BatchFailed,
+    DeliveryState,
+    EventBus,
+    HandlerTimeout,
+    OutcomeKind,
+    ProcbusError,
+    Receipt,
+    SerializationError,
+    Settled,
+    Started,
+    WorkerDied,
+    current,
+)
+from procbus.testing import Clock, InlineBus
+from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.waits import BOUND_S, eventually
+
+#: A wait that no test waits for.
+FOR_EVER_S = 3_600.0
+
+
+def doubled(numbers: list[int]) -> list[int]:
+    assert len(current().event_ids) == len(numbers)
+    return [2 * number for number in numbers]
+
+
+async def doubled_later(numbers: list[int]) -> list[int]:
+    await asyncio.sleep(0)
+    return doubled(numbers)
+
+
+def odd_ones_fail(numbers: list[int]) -> None:
+    errors = {i: ValueError(number) for i, number in enumerate(numbers) if number % 2}
+    raise BatchFailed(errors, [2 * number for number in numbers])
+
+
+async def odd_ones_fail_later(numbers: list[int]) -> None:
+    odd_ones_fail(numbers)
+
+
+@pytest.fixture(
+    params=["threads", "event loop", "processes", "cpu on threads", "inline", "pickled"]
+)
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def bus_for(place: str) -> EventBus:
+    if place in ("inline", "pickled"):
+        return InlineBus([], pickling=place == "pickled", clock=Clock())
+    return EventBus([], cpu="threads" if place == "cpu on threads" else "processes", cpu_workers=2)
+
+
+def kind_at(place: str) -> Any:
+    return "cpu" if place in ("processes", "cpu on threads", "pickled") else "io"
+
+
+def publish_all(bus: EventBus, events: list[Any]) -> list[Receipt]:
+    receipts = [bus.publish("number", event) for event in events]
+    assert bus.drain(BOUND_S)
+    return receipts
+
+
+def errors_of(receipts: list[Receipt]) -> list[BaseException | None]:
+    return [receipt.deliveries[0].exception() for receipt in receipts]
+
+
+def test_each_event_has_its_result(place: str) -> None:
+    function: Any = doubled_later if place == "event loop" else doubled
+    with bus_for(place) as bus:
+        bus.subscribe("number", function, kind=kind_at(place), batch=8, batch_wait=FOR_EVER_S)
+        receipts = publish_all(bus, list(range(20)))
+
+        assert [receipt.result() for receipt in receipts] == [2 * n for n in range(20)]
+        stats = bus.stats()
+        [of_handler] = stats.handlers.values()
+        assert (of_handler.published, of_handler.succeeded, stats.pending) == (20, 20, 0)
+        assert all(receipt.deliveries[0].attempts == 1 for receipt in receipts)
+
+
+def test_batch_that_fails_in_part_fails_these_events_alone(place: str) -> None:
+    function: Any = odd_ones_fail_later if place == "event loop" else odd_ones_fail
+    with bus_for(place) as bus:
+        bus.subscribe("number", function, kind=kind_at(place), batch=8, batch_wait=FOR_EVER_S)
+        receipts = publish_all(bus, list(range(8)))
+
+        errors = errors_of(receipts)
+        assert [type(error) for error in errors] == [type(None), ValueError] * 4
+        assert [error.args for error in errors if error is not None] == [(1,), (3,), (5,), (7,)]
+        assert [receipt.result() for receipt in receipts[::2]] == [0, 4, 8, 12]
+        assert [letter.event for letter in bus.dead_letters] == [1, 3, 5, 7]
+
+
+@pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)
+@pytest.mark.slow
+def test_batches_run_on_a_cluster() -> None:
+    from procbus import DaskPool
+
+    with cluster(workers=1, threads=1) as address:
+        warm_up(address)
+        with EventBus([], cpu=DaskPool(address)) as bus:
+            bus.subscribe("number", doubled, kind="cpu", batch=8, batch_wait=FOR_EVER_S)
+            receipts = publish_all(bus, list(range(20)))
+
+            assert [receipt.result() for receipt in receipts] == [2 * n for n in range(20)]
+
+
+# Gathering.
+
+
+def test_full_batch_is_called_at_once_and_the_rest_when_the_bus_is_drained() -> None:
+    calls: list[list[int]] = []
+    with EventBus([]) as bus:
+        bus.subscribe("number", calls.append, batch=4, batch_wait=FOR_EVER_S)
+        receipts = [bus.publish("number", number) for number in range(6)]
+
+        assert all(receipt.wait(BOUND_S) for receipt in receipts[:4])
+        assert [receipt.done for receipt in receipts[4:]] == [False, False]
+        assert receipts[4].deliveries[0].state is DeliveryState.PENDING
+        assert (bus.stats().pending, bus.stats().lanes["io"].depth) == (2, 2)
+        assert bus.drain(BOUND_S)
+    assert calls == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_event_waits_no_longer_than_batch_wait() -> None:
+    with EventBus([]) as bus:
+        bus.subscribe("number", doubled, batch=1_000, batch_wait=0.01)
+
+        assert bus.publish("number", 1).result(BOUND_S) == 2
+        assert bus.publish("number", 2).result(BOUND_S) == 4
+
+
+def test_call_without_a_wait_takes_the_events_that_are_there() -> None:
+    entered, leave = threading.Event(), threading.Event()
+    calls: list[list[int]] = []
+
+    def handle(numbers: list[int]) -> None:
+        calls.append(numbers)
+        entered.set()
+        assert leave.wait(BOUND_S)
+
+    with EventBus([]) as bus:
+        bus.subscribe("number", handle, batch=10, concurrency=1)
+        bus.publish("number", 0)
+        assert entered.wait(BOUND_S)
+        for number in range(1, 16):
+            bus.publish("number", number)
+        leave.set()
+    assert calls == [[0], list(range(1, 11)), list(range(11, 16))]
+
+
+def test_clock_of_a_test_ends_the_wait() -> None:
+    calls: list[list[int]] = []
+    clock = Clock()
+    with InlineBus([], clock=clock) as bus:
+        bus.subscribe("number", calls.append, batch=4, batch_wait=5.0)
+        for number in range(6):
+            bus.publish("number", number)
+        assert calls == [[0, 1, 2, 3]]
+        clock.advance(5.0)
+        assert calls == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_call_has_one_event_of_each_key_and_keeps_their_order() -> None:
+    calls: list[list[tuple[str, int]]] = []
+    with EventBus([]) as bus:
+        bus.subscribe(
+            "number", calls.append, batch=10, batch_wait=FOR_EVER_S, key=lambda pair: pair[0]
+        )
+        publish_all(bus, [(key, n) for n in range(3) for key in "ab"])
+    assert [dict(call) for call in calls] == [{"a": n, "b": n} for n in range(3)]
+
+
+def test_events_that_wait_are_cancelled_with_the_bus() -> None:
+    bus = EventBus([])
+    bus.subscribe("number", doubled, batch=4, batch_wait=FOR_EVER_S)
+    receipts = [bus.publish("number", number) for number in range(2)]
+    bus.close(cancel=True)
+
+    states = [receipt.deliveries[0].state for receipt in receipts]
+    assert states == [DeliveryState.CANCELLED] * 2
+
+
+# Failures.
+
+
+def test_answer_of_another_length_fails_the_batch_and_says_so(place: str) -> None:
+    def one_result(numbers: list[int]) -> list[int]:
+        return numbers[:1]
+
+    async def one_result_later(numbers: list[int]) -> list[int]:
+        return numbers[:1]
+
+    function: Any = one_result_later if place == "event loop" else one_result
+    with bus_for(place) as bus:
+        bus.subscribe("number", function, kind=kind_at(place), batch=3, batch_wait=FOR_EVER_S)
+        errors = errors_of(publish_all(bus, [1, 2, 3]))
+
+    assert {type(error) for error in errors} == {ProcbusError}
+    assert "was called with 3 events (1, 2, 3) and returned a list of 1" in str(errors[0])
+    assert "one result for each of its events, here 3" in str(errors[0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda events: "abc", "returned a str"),
+        (lambda events: {1: 1, 2: 2, 3: 3}, "returned a dict"),
+        (lambda events: 3, "returned a int"),
+        (lambda events: (each for each in events), "returned a generator"),
+    ],
+)
+def test_answer_that_is_no_list_fails_the_batch(
+    answer: Callable[[list[int]], object], words: str
+) -> None:
+    with InlineBus([], clock=Clock()) as bus:
+        bus.subscribe("number", answer, batch=3, batch_wait=1.0)
+        assert words in str(errors_of(publish_all(bus, [1, 2, 3]))[2])
+
+
+@pytest.mark.parametrize(
+    "errors", [{3: ValueError()}, {-1: ValueError()}, {"a": ValueError()}, {0: 1}]
+)
+def test_index_that_is_no_event_fails_the_batch(errors: Any) -> None:
+    def handle(_: list[int]) -> None:
+        raise BatchFailed(errors)
+
+    with InlineBus([], clock=Clock()) as bus:
+        bus.subscribe("number", handle, batch=3, batch_wait=1.0)
+        [error, *_] = errors_of(publish_all(bus, [1, 2, 3]))
+    assert "Its keys are indices of the list of events, here 0 to 2" in str(error)
+    assert isinstance(error.__cause__ if error else None, BatchFailed)
+
+
+def test_only_failed_events_are_tried_again() -> None:
+    calls: list[list[int]] = []
+
+    def handle(numbers: list[int]) -> None:
+        calls.append(numbers)
+        if len(calls) == 1:
+            raise BatchFailed({1: ValueError("try again")})
+
+    with EventBus([]) as bus:
+        bus.subscribe("number", handle, batch=3, batch_wait=FOR_EVER_S, retries=1, backoff=0)
+        receipts = publish_all(bus, [1, 2, 3])
+        assert errors_of(receipts) == [None] * 3
+        assert [receipt.deliveries[0].attempts for receipt in receipts] == [1, 2, 1]
+    assert calls == [[1, 2, 3], [2]]
+
+
+class CannotTravel(Exception):
+    def __init__(self, one: str, two: object) -> None:
+        super().__init__(one)
+        self.two = two
+
+
+def raise_odd(numbers: list[int]) -> None:
+    raise BatchFailed({1: CannotTravel("no way", threading.Lock())})
+
+
+def test_error_that_cannot_travel_arrives_as_far_as_it_can() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", raise_odd, kind="cpu", batch=3, batch_wait=FOR_EVER_S)
+        errors = errors_of(publish_all(bus, [1, 2, 3]))
+    assert [type(error) for error in errors] == [type(None), CannotTravel, type(None)]
+    assert str(errors[1]) == "no way"
+
+
+def test_event_that_cannot_travel_fails_alone() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", len_of_each, kind="cpu", batch=20, batch_wait=FOR_EVER_S)
+        events: list[Any] = [[number] for number in range(20)]
+        events[7] = [threading.Lock()]
+        receipts = publish_all(bus, events)
+        errors = errors_of(receipts)
+        [letter] = bus.dead_letters
+    assert [n for n, error in enumerate(errors) if error is not None] == [7]
+    assert isinstance(errors[7], SerializationError)
+    assert letter.event is events[7]
+    assert receipts[6].result() == 1
+
+
+def len_of_each(events: list[Any]) -> list[int]:
+    return [len(event) for event in events]
+
+
+def die_of_333(numbers: list[int]) -> list[int]:
+    for number in numbers:
+        if number == 333:
+            os._exit(3)
+    return numbers
+
+
+def test_one_deadly_event_among_500_dies_alone() -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("number", die_of_333, kind="cpu", batch=500, batch_wait=FOR_EVER_S)
+        receipts = publish_all(bus, list(range(500)))
+        [(event, error)] = [(r.event, e) for r in receipts if (e := r.deliveries[0].exception())]
+        assert event == 333
+        assert isinstance(error, WorkerDied)
+        assert error.event_id == receipts[333].id
+        stats = bus.stats()
+        [of_handler] = stats.handlers.values()
+        assert (of_handler.succeeded, of_handler.crashed) == (499, 1)
+        assert stats.lanes["cpu"].restarts + stats.lanes["cpu"].workers <= 10
+
+
+def hang_at_5(numbers: list[int]) -> None:
+    while 5 in numbers:
+        time.sleep(0.001)
+
+
+async def hang_at_5_later(numbers: list[int]) -> None:
+    while 5 in numbers:
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "async"])
+def test_one_event_that_hangs_times_out_alone(kind: str) -> None:
+    function: Any = hang_at_5 if kind == "cpu" else hang_at_5_later
+    with EventBus([], cpu_workers=1) as bus:
+        options: Any = {"kind": "cpu" if kind == "cpu" else "io", "timeout": 0.5}
+        bus.subscribe("number", function, batch=8, batch_wait=FOR_EVER_S, **options)
+        errors = errors_of(publish_all(bus, list(range(8))))
+    assert [n for n, error in enumerate(errors) if error is not None] == [5]
+    assert isinstance(errors[5], HandlerTimeout)
+    assert errors[5].event_id == 6
+
+
+def test_call_that_is_late_on_a_thread_fails_each_of_its_events() -> None:
+    leave = threading.Event()
+    with EventBus([]) as bus:
+        bus.subscribe("number", lambda _: leave.wait(BOUND_S), batch=2, batch_wait=1, timeout=0.05)
+        errors = errors_of(publish_all(bus, [1, 2]))
+        leave.set()
+    assert [type(error) for error in errors] == [HandlerTimeout] * 2
+    assert [getattr(error, "event_id", 0) for error in errors] == [1, 2]
+    assert "(event 2 was in that call, of 2 events (1, 2))" in str(errors[1])
+
+
+# The rest of the bus sees single events.
+
+
+def publish_sum(numbers: list[int]) -> None:
+    current().publish("sum", sum(numbers))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_batch_handler_publishes(kind: Any) -> None:
+    sums: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", publish_sum, kind=kind, batch=3, batch_wait=FOR_EVER_S)
+        bus.subscribe("sum", sums.append)
+        publish_all(bus, [1, 2, 3])
+    assert sums == [6]
+
+
+def test_listeners_are_told_of_each_event() -> None:
+    told: list[tuple[str, int]] = []
+
+    class Ears:
+        def started(self, moment: Started) -> None:
+            told.append(("started", moment.receipt.event))
+
+        def settled(self, moment: Settled) -> None:
+            told.append((moment.outcome.kind.value, moment.receipt.event))
+
+    with EventBus([]) as bus, bus.listen(Ears()):
+        bus.subscribe("number", odd_ones_fail, batch=2, batch_wait=FOR_EVER_S)
+        publish_all(bus, [0, 1])
+    begun, ended = told[:2], sorted(told[2:])
+    assert begun == [("started", 0), ("started", 1)]
+    assert ended == [(OutcomeKind.RAISED.value, 1), (OutcomeKind.SUCCEEDED.value, 0)]
+
+
+def test_state_of_an_event_follows_its_call() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def handle(numbers: list[int]) -> None:
+        current().progress(1, 2)
+        entered.set()
+        assert leave.wait(BOUND_S)
+
+    with EventBus([]) as bus:
+        bus.subscribe("number", handle, batch=2, batch_wait=FOR_EVER_S)
+        receipts = [bus.publish("number", number) for number in range(2)]
+        assert entered.wait(BOUND_S)
+        deliveries = [receipt.deliveries[0] for receipt in receipts]
+        try:
+            assert [delivery.state for delivery in deliveries] == [DeliveryState.RUNNING] * 2
+            assert deliveries[1].progress is not None
+            assert bus.stats().handlers[deliveries[0].handler.name].running == 2
+            assert bus.stats().pending == 2
+        finally:
+            leave.set()
+        eventually(lambda: receipts[1].done)
+        shares = [delivery.run_s for delivery in deliveries]
+        assert shares[0] == pytest.approx(shares[1])
+
+
+def test_journal_keeps_the_events_that_were_not_finished(tmp_path: Path) -> None:
+    journal = tmp_path / "bus.db"
+
+    def handle(numbers: list[int]) -> None:
+        assert 0 in numbers
+
+    bus = EventBus([], journal=journal)
+    bus.subscribe("number", handle, name="h", batch=2, batch_wait=FOR_EVER_S)
+    receipts = [bus.publish("number", number) for number in range(3)]
+    assert receipts[1].wait(BOUND_S)
+    bus.close(cancel=True)
+    seen: list[list[int]] = []
+    with EventBus([], journal=journal) as bus:
+        bus.subscribe("number", seen.append, name="h", batch=2, batch_wait=FOR_EVER_S)
+    assert seen == [[2]]

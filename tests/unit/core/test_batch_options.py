@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""The options of a batch handler, and the topic that it takes from its annotation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from procbus import SubscriptionError
+from procbus.core.handler import make_handler
+
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+
+
+@dataclass(frozen=True)
+class Line:
+    text: str
+
+
+def take_rows(rows: list[Row]) -> None: ...
+
+
+def take_sequence(rows: Sequence[Row]) -> None: ...
+
+
+def take_several(rows: "list[Row | Line]") -> None: ...
+
+
+def take_either(rows: list[Row] | list[Line]) -> None: ...
+
+
+def take_row(row: Row) -> None: ...
+
+
+def take_bare(rows: list) -> None:  # type: ignore[type-arg] # the annotation of a beginner
+    ...
+
+
+@pytest.mark.parametrize(
+    ("function", "topics"),
+    [
+        (take_rows, (Row,)),
+        (take_sequence, (Row,)),
+        (take_several, (Row, Line)),
+        (take_either, (Row, Line)),
+    ],
+)
+def test_topic_is_the_class_of_the_list_s_elements(function: Any, topics: tuple[type, ...]) -> None:
+    assert make_handler(function, batch=10).topics == topics
+
+
+def test_topic_of_a_handler_of_single_events_is_the_list() -> None:
+    assert make_handler(take_rows).topics == (list,)
+
+
+@pytest.mark.parametrize("function", [take_row, take_bare])
+def test_annotation_that_is_no_list_of_a_class_is_refused(function: Any) -> None:
+    with pytest.raises(SubscriptionError, match=r"such as list\[MyEvent\], or name the topic"):
+        make_handler(function, batch=10)
+    assert make_handler(function, Row, batch=10).topics == (Row,)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 0}, "batch must be a whole number from 1"),
+        ({"batch": True}, "batch must be a whole number from 1"),
+        ({"batch": 5, "batch_wait": -1}, "batch_wait must be a number of seconds"),
+        ({"batch_wait": 1}, "give batch= too"),
+        ({"batch": 5, "once": True}, "leave one of the two out"),
+        ({"batch": 5, "kind": "auto"}, 'make a batch handler "io" or "cpu"'),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: Any, words: str) -> None:
+    with pytest.raises(SubscriptionError, match=words):
+        make_handler(take_rows, **options)
