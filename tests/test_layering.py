@@ -33,6 +33,7 @@ ROOMS = [
     FRONT,
     "testing",
     "demo",
+    "web",
     "cli",
 ]
 
@@ -56,7 +57,10 @@ KIN = [{"procbus.core.delivery", "procbus.core.receipt", "procbus.core.subscript
 ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]
 
 #: `import procbus` loads none of these: a script that only declares handlers does not need them.
-HEAVY = ["asyncio", "cloudpickle", "loky", "multiprocessing", "psutil", "rich", "sqlite3"]
+HEAVY = [
+    *("asyncio", "cloudpickle", "loky", "multiprocessing", "psutil", "rich", "sqlite3"),
+    *("starlette", "uvicorn"),
+]
 
 LONGEST_MODULE = 700  # lines; above that, ask whether it holds one idea
 MOST_FRONT_MODULES = 10

@@ -20,6 +20,7 @@ from procbus import __version__
 from procbus.cli.journal import add_journal
 from procbus.cli.live import add_live
 from procbus.cli.profile import add_profile
+from procbus.cli.serve import add_serve
 
 # Exit statuses as in shells: 128 + the number of the signal.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_journal(commands)
     add_live(commands)
     add_profile(commands)
+    add_serve(commands)
     return parser
 
 

@@ -186,6 +186,14 @@ class Visit:
             if not found:
                 return
 
+    def newest_dead(self, most: int) -> list[Line]:
+        """The dead letters that failed last, the newest first.
+
+        Args:
+            most: maximum number.
+        """
+        return [self._line(row) for row in self._store.rows(_NEWEST_DEAD, (most,))]
+
     def find(self, names: Sequence[str]) -> list[Line]:
         """Find deliveries by their names: `EVENT` for all of an event, `EVENT:HANDLER` for one.
 
@@ -323,4 +331,10 @@ _LINES = f"""
             FROM done WHERE number > :after ORDER BY number LIMIT 500)
         ORDER BY number LIMIT 500
     ) LEFT JOIN events ON id = number >> {SHIFT} ORDER BY number
+"""  # noqa: S608 - no user's words
+_NEWEST_DEAD = f"""
+    SELECT number, 'dead', attempts, failed_at, number >> {SHIFT}, topic, type_name,
+        given_id, published_at
+    FROM (SELECT * FROM dead ORDER BY failed_at DESC LIMIT ?)
+    LEFT JOIN events ON id = number >> {SHIFT} ORDER BY failed_at DESC
 """  # noqa: S608 - no user's words

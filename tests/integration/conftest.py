@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 
 from procbus.pool import stack
 from tests.integration.helpers import Bell, Door, Ended, Listener, Program, Tally
+from tests.integration.live_stage import Stage
+from tests.waits import BOUND_S
 
 Start = Callable[..., Program]
 Run = Callable[..., Ended]
@@ -74,3 +78,16 @@ def run(start: Start) -> Run:
         return start(text, *arguments, **environment).finish()
 
     return run_one
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(made.home))
+    monkeypatch.setattr(tempfile, "tempdir", str(made.home))
+    yield made
+    for run in made.started:
+        if run.poll() is None:
+            run.kill()
+        run.communicate(timeout=BOUND_S)
+    shutil.rmtree(made.home, ignore_errors=True)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""A server of the test's own, in a thread, and a directory for the sockets of its buses."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
+
+from procbus.live.client import bus_named  # noqa: E402 - after the libraries that it needs
+from procbus.web.server import WebServer  # noqa: E402
+from tests.waits import BOUND_S  # noqa: E402
+
+#: Makes a server, and gives a client with its address.
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="live"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    yield home / "procbus"
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def serve(sockets: Path) -> Iterator[Serve]:
+    running: list[tuple[WebServer, threading.Thread, Any]] = []
+
+    def start(name: str | None = None, journal: str | None = None) -> Any:
+        server = WebServer(None if name is None else bus_named(name), 0, journal)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=BOUND_S)
+        running.append((server, thread, client))
+        client.token = server.token
+        return client
+
+    yield start
+    for server, thread, client in running:
+        client.close()
+        server.stop()
+        thread.join(BOUND_S)
+        assert not thread.is_alive()
