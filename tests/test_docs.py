@@ -33,7 +33,7 @@ QUICK_PAGES = {"README.md", "guarantees.md", "subscriptions.md"}
 SCRIPT_LIMIT_S = 150
 
 # Shown around procbus, not part of it: these are taken as they stand.
-COMMANDS_OF_OTHERS = {"cd", "dask", "git", "pip", "python"}
+COMMANDS_OF_OTHERS = {"cd", "curl", "dask", "git", "pip", "python"}
 
 # Other words for the same, which this test would pass over.
 MISNAMED = {"bash", "py", "pycon", "python3", "sh", "shell"}
