@@ -44,6 +44,15 @@ _runners = itertools.count()
 Item = TypeVar("Item")
 
 
+def flush_at_exit() -> None:
+    """Have files flushed that handlers left open, after all exit hooks of handlers.
+
+    Without a GIL the interpreter frees the globals of a handler in an order in which their files
+    lose their output. Call it before any handler can register a hook.
+    """
+    atexit.register(_flush_files)
+
+
 def end_in_order() -> None:
     """Begin the end of this process; the interpreter goes on with it. In the main thread."""
     atexit.register(_let_one_run_the_hooks)  # the hook registered last is the first to run
@@ -87,9 +96,13 @@ def _end_at_last() -> None:
 
 
 def _flush_and_exit() -> NoReturn:
+    _flush_files()
+    os._exit(0)
+
+
+def _flush_files() -> None:
     for file in (*_all_of(io.TextIOWrapper), *_all_of(io.BufferedWriter)):
         _quietly(file.flush)
-    os._exit(0)
 
 
 def _all_of(kind: type[Item]) -> Iterator[Item]:

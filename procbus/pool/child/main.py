@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from procbus.codec.script_globals import be_the_script
 from procbus.pool.channel import Channel
-from procbus.pool.child.ending import end_in_order
+from procbus.pool.child.ending import end_in_order, flush_at_exit
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
 from procbus.pool.child.loop import Tokens, Worker
 from procbus.pool.child.outbox import Outlet
@@ -42,6 +42,7 @@ def prepare(
     """Set the process up. loky runs this once, before anything else."""
     # loky has no other way to hand objects from the initializer to the task.
     global _worker, _receive, _forward
+    flush_at_exit()
     if settings.script is not None:  # see `pool/birth.py`
         gc.freeze()  # modules live for ever: no collection need visit them
         gc.enable()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +89,36 @@ print(int(gil_is_on()))
     )
 
     assert (done.stdout.split(), done.stderr) == (["0"], "")
+
+
+def extras_of_users() -> dict[str, list[str]]:
+    """The extras of the project that a user's script may need, with their requirements."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    extras: dict[str, list[str]] = project["project"]["optional-dependencies"]
+    return {name: extras[name] for name in extras.keys() - {"bench", "dev", "pythons", "test"}}
+
+
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="this build always has a GIL")
+@pytest.mark.parametrize("extra", sorted(extras_of_users()))
+def test_no_package_of_an_extra_brings_the_gil_back(extra: str) -> None:
+    wanted = {
+        re.split(r"[^\w.-]", requirement)[0].lower() for requirement in extras_of_users()[extra]
+    }
+    there = {
+        name
+        for name, packages in metadata.packages_distributions().items()
+        if wanted & {package.lower() for package in packages} and name.isidentifier()
+    }
+    if not there:
+        pytest.skip(f"nothing of the extra {extra} is installed")
+    code = f"""
+import {", ".join(sorted(there))}
+from procbus.core.gil import gil_is_on
+print(int(gil_is_on()))
+"""
+    surroundings = {k: v for k, v in os.environ.items() if k != "PYTHON_GIL"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=surroundings
+    )
+
+    assert (done.stdout.split(), done.returncode) == (["0"], 0), done.stderr
