@@ -222,24 +222,43 @@ def draw_pipelines(found: Found, _cores: int) -> Any:
     return figure
 
 
+#: The ways that the plot of the Pythons shows; `cpu="auto"` runs like one of two others.
+WAYS_SHOWN = tuple(way for way in python_probe.WAYS if way != python_probe.LANE_AUTO)
+PANELS_ABREAST = 4
+
+
 def draw_pythons(found: Found, cores: int) -> Any:
-    """Speed-ups on each interpreter, for each length of a handler."""
+    """Speed-ups by the length of the handler: a panel for each interpreter."""
     versions = sorted(name for name in found.contenders if name != LIMIT)
-    lengths = [*python_probe.LENGTHS_MS]
-
-    def spreads(way: str, length: str) -> list[Spread | None]:
-        return [found.spread(python_probe.row_of(way, length), version) for version in versions]
-
-    there = [way for way in python_probe.WAYS if any(spreads(way, lengths[-1]))]
-    with drawing(rows=len(lengths), height=2.3 * len(lengths)) as (figure, axes):
-        for at, length in zip(axes, lengths, strict=True):
-            bars(at, versions, {way: spreads(way, length) for way in there}, looks_of(there))
-            at.axhline(cores, color=INK, lw=1, ls=":")
+    lengths = {length_ms * 1e3: name for name, length_ms in python_probe.LENGTHS_MS.items()}
+    looks = looks_of(WAYS_SHOWN)
+    rows = -(-len(versions) // PANELS_ABREAST) or 1
+    named = set()
+    with drawing(columns=PANELS_ABREAST, rows=rows, height=0.8 + 2.0 * rows) as (figure, axes):
+        for at, version in zip(axes, versions, strict=False):
+            for way in WAYS_SHOWN:
+                points = [
+                    (length_us, spread)
+                    for length_us, length in lengths.items()
+                    if (spread := found.spread(python_probe.row_of(way, length), version))
+                ]
+                if points:
+                    line(at, points, looks[way], None if way in named else way)
+                    named.add(way)
+            at.set_xscale("log")
+            at.set_xticks(list(lengths), list(lengths.values()))
+            at.xaxis.set_minor_locator(no_ticks())
+            at.set_ylim(0, 1.15 * cores)
             at.axhline(1, color=INK, lw=1, ls=":")
-            at.set_ylabel("times as fast as a loop")
-            at.set_title(f"Handlers of {length}, {cores} workers")
-        axes[-1].set_xlabel("CPython (t: free-threaded)")
-        legend(figure, axes[0], columns=5)
+            at.axhline(cores, color=INK, lw=1, ls=":")
+            at.set_title(f"CPython {version}", fontsize=10)
+            at.set_ylabel("times a loop", fontsize=9)
+        for at in axes[len(versions) :]:
+            at.remove()
+        figure.supxlabel(
+            f"length of the handler, pure Python, {cores} workers", color=INK, fontsize=10
+        )
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 

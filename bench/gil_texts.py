@@ -51,6 +51,16 @@ def said(figure: float | None) -> str:
     return "(no figure)" if figure is None else short(figure)
 
 
+def short_or_dash(figure: float | None) -> str:
+    """Write a figure; a dash where there is none."""
+    return "-" if figure is None else short(figure)
+
+
+def row_of_io(what: str) -> str:
+    """Name a row of the io lane in the question about the Pythons."""
+    return python_probe.row_of(python_probe.LANE_IO, what)
+
+
 def listed(parts: Sequence[str]) -> str:
     """Join with commas and a last `and`.
 
@@ -270,23 +280,38 @@ def of_pipelines(found: Found, _cores: int) -> str:
 
 def of_pythons(found: Found, cores: int) -> str:
     """Each interpreter."""
-    parts = []
-    for version in (name for name in found.contenders if name != LIMIT):
-        figures = ", ".join(
-            f"{way} {short(value)}"
-            for way in python_probe.WAYS
-            if (value := found.middle(python_probe.row_of(way, "1 ms"), version)) is not None
+    versions = [name for name in found.contenders if name != LIMIT]
+    ways = [way for way in python_probe.WAYS if way != python_probe.LANE_AUTO]
+    head = f"| | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 1)}\n"
+    table = "\n".join(
+        f"| {version} | "
+        + " | ".join(
+            " / ".join(
+                short_or_dash(found.middle(python_probe.row_of(way, length), version))
+                for length in python_probe.LENGTHS_MS
+            )
+            for way in ways
         )
-        parts.append(f"- {version}: {figures}")
+        + " |"
+        for version in versions
+    )
     missing = (
         f"\n\nNot on this machine, and so left out: {listed(found.not_installed)}."
         if found.not_installed
         else ""
     )
-    free = any(name.endswith("t") for name in found.contenders if name != LIMIT)
+    free = [name for name in versions if name.endswith("t")]
+    publishing = "".join(
+        f" With {version} the io lane of one bus ran {short(one)} tiny events a second that one "
+        f"thread published, and {short(two)} that two threads published."
+        for version in free[-1:]
+        if (one := found.middle(row_of_io(python_probe.TINY), version)) is not None
+        and (two := found.middle(row_of_io(python_probe.TINY_TWO), version)) is not None
+    )
     return (
         f"Each figure says how many times as fast as a loop on the same Python {cores} workers "
-        f"were, with pure-Python handlers of 1 ms:\n\n" + "\n".join(parts) + f"{missing}\n\n"
+        f"were, with pure-Python handlers of {' / '.join(python_probe.LENGTHS_MS)}:\n\n"
+        f"{head}{table}{missing}\n\n"
         f"Why: on every CPython with a GIL, threads take turns. Interpreters in one process, for "
         f"which Python has a pool since 3.14, have a GIL each. The free-threaded build has no GIL, "
         f"at some cost to each single thread. "
@@ -295,6 +320,9 @@ def of_pythons(found: Found, cores: int) -> str:
             if free
             else "Install one of them, and you see the effect in a run of your own."
         )
+        + publishing
+        + ' `cpu="auto"` runs your handlers on threads where there is no GIL, and in processes '
+        "elsewhere. All figures have it beside both."
     )
 
 

@@ -21,21 +21,34 @@ from typing import Any, NamedTuple
 THREADS = "threads"
 PROCESSES = "ProcessPoolExecutor"
 INTERPRETERS = "InterpreterPoolExecutor"
-LANE_IO, LANE_CPU, LANE_THREADS = "procbus io", "procbus cpu", "procbus cpu on threads"
-WAYS = (THREADS, PROCESSES, INTERPRETERS, LANE_IO, LANE_CPU, LANE_THREADS)
+LANE_IO, LANE_CPU = "procbus io", "procbus cpu"
+LANE_THREADS, LANE_AUTO = "procbus cpu on threads", "procbus cpu auto"
+WAYS = (THREADS, PROCESSES, INTERPRETERS, LANE_IO, LANE_CPU, LANE_THREADS, LANE_AUTO)
+#: The ways that are measured with two threads that submit, too.
+WAYS_FROM_TWO = (THREADS, LANE_IO, LANE_CPU, LANE_THREADS)
 
 #: Lengths of the handlers of pure Python, by name, in ms.
 LENGTHS_MS = {"10 µs": 0.01, "100 µs": 0.1, "1 ms": 1.0}
-TINY, ARRAY = "tiny", "100 MB"
+#: The length that is measured with other numbers of workers too, and these numbers.
+SCALED = "1 ms"
+ALONE, CROWDED = f"{SCALED}, 1 worker", f"{SCALED}, twice as many workers"
+#: Tiny handlers: events from one thread, from two; calls of publish or submit alone.
+TINY, TINY_TWO = "tiny", "tiny, from 2 threads"
+CALLS, CALLS_TWO = "tiny, calls alone", "tiny, calls alone, from 2 threads"
+ARRAY = "100 MB"
 START, MEMORY = "start", "memory"
 LOOP = "loop over a handler of 1 ms"
 CONVOY = "wake-up beside busy threads, p99"
 
-SAMPLE_S = 0.3  # of the plain loop, for each length
-MOST_EVENTS = 5_000
-WARM_UP_S = 1.0
+#: Lengths of samples, in seconds: of the plain loop; of one way; of the events that warm it up.
+LOOP_S = 0.1
+CALLS_AT_A_TIME = 20  # in the loop, between two looks at the clock
+SAMPLE_S = 0.2
+WARM_UP_S = 0.4
+MOST_EVENTS = 20_000  # in one sample
+FEW_S = 0.3  # as many arrays as arrive in this time, but at least `ARRAYS`
+ARRAYS = 2
 ARRAY_BYTES = 100_000_000
-ARRAYS = 5
 PROBES = 150
 PAUSE_S = 0.002
 
@@ -79,10 +92,48 @@ class Pool(NamedTuple):
 
     def run(self, function: Callable[..., Any], event: Any, count: int) -> float:
         """Return the seconds from the first submit to the last result."""
+        return self.run_from(1, function, event, count)[1]
+
+    def run_from(
+        self, threads: int, function: Callable[..., Any], event: Any, count: int
+    ) -> tuple[float, float]:
+        """Return the seconds from the first submit to the last one, and to the last result.
+
+        Args:
+            threads: number of threads that submit, each its share.
+            function: the function that is called.
+            event: its argument.
+            count: number of calls.
+        """
+        pending: list[list[Any]] = [[] for _ in range(threads)]
+        meet = threading.Barrier(threads)
+
+        def submit_share(mine: list[Any]) -> None:
+            meet.wait()
+            mine += [self.submit(function, event) for _ in range(count // threads)]
+
+        others = [threading.Thread(target=submit_share, args=(each,)) for each in pending[1:]]
+        for thread in others:
+            thread.start()
         began = perf_counter()
-        for pending in [self.submit(function, event) for _ in range(count)]:
-            pending.result()
-        return perf_counter() - began
+        submit_share(pending[0])
+        for thread in others:
+            thread.join()
+        submitted_s = perf_counter() - began
+        for each in pending:
+            for one in each:
+                one.result()
+        return submitted_s, perf_counter() - began
+
+    def count_for(
+        self, seconds: float, function: Callable[..., Any], event: Any, at_least: int
+    ) -> int:
+        """Warm up with one function, and say how many of its calls take that long."""
+        began, done = perf_counter(), 0
+        while (took := perf_counter() - began) < seconds / 10:
+            done += at_least
+            self.run(function, event, at_least)
+        return max(at_least, min(MOST_EVENTS, round(done * seconds / took)))
 
 
 def executor(make: Callable[[int], Any]) -> Callable[[int], Pool]:
@@ -130,6 +181,7 @@ def ways() -> Iterator[tuple[str, Callable[[int], Pool]]]:
     yield LANE_IO, lane("io")
     yield LANE_CPU, lane("cpu")
     yield LANE_THREADS, lane("cpu", cpu="threads")
+    yield LANE_AUTO, lane("cpu", cpu="auto")
 
 
 def private_bytes() -> int:
@@ -155,41 +207,68 @@ def figures_of(
     try:
         pool.submit(tiny, 0).result()
         yield row_of(way, START), (perf_counter() - began) * 1e3
-        warm = max(1, round(spins_per_ms * 20 * min(1.0, scale)))
-        warm_until = perf_counter() + WARM_UP_S * min(1.0, scale)
-        pool.run(spin, warm, 4 * workers)
-        while perf_counter() < warm_until:  # long enough for all to start
-            pool.run(spin, warm, 4 * workers)
+        warm_up(pool, spins_per_ms, workers, scale)
         if before:
             yield row_of(way, MEMORY), max(0.0, private_bytes() - before) / workers / 1e6
         for name, length_ms in LENGTHS_MS.items():
             iterations = max(1, round(spins_per_ms * length_ms))
-            count = counted(min(MOST_EVENTS, SAMPLE_S * 1e3 / length_ms), scale, 4 * workers)
-            pool.run(spin, iterations, max(1, count // 10))
-            alone_s = loop_s(iterations, count)
-            yield row_of(way, name), alone_s / pool.run(spin, iterations, count)
-        count = counted(MOST_EVENTS, scale, 4 * workers)
-        pool.run(tiny, 0, max(1, count // 10))
-        yield row_of(way, TINY), count / pool.run(tiny, 0, count)
+            yield row_of(way, name), speed_up(pool, iterations, 2 * workers, scale)
+        yield from rates_of(way, pool, 2 * workers, scale)
         array = bytes(max(1, round(ARRAY_BYTES * min(1.0, scale))))
         pool.run(size, array, 1)
-        times = [pool.run(size, array, 1) for _ in range(ARRAYS)]
+        times: list[float] = []
+        while len(times) < ARRAYS or sum(times) < FEW_S * scale:
+            times.append(pool.run(size, array, 1))
         yield row_of(way, ARRAY), median(times) * 1e3
     finally:
         pool.close()
+    iterations = max(1, round(spins_per_ms * LENGTHS_MS[SCALED]))
+    for what, count in ((ALONE, 1), (CROWDED, 2 * workers)):
+        pool = opened(count)
+        try:
+            warm_up(pool, spins_per_ms, count, scale)
+            yield row_of(way, what), speed_up(pool, iterations, 2 * count, scale)
+        finally:
+            pool.close()
 
 
-def counted(full: float, scale: float, at_least: int) -> int:
-    """Scale a number of events to this run."""
-    return max(at_least, round(full * scale))
+def warm_up(pool: Pool, spins_per_ms: int, workers: int, scale: float) -> None:
+    """Give a pool long calls, long enough for all its workers to start."""
+    iterations = max(1, round(spins_per_ms * 20 * min(1.0, scale)))
+    until = perf_counter() + WARM_UP_S * min(1.0, scale)
+    pool.run(spin, iterations, 4 * workers)
+    while perf_counter() < until:
+        pool.run(spin, iterations, 4 * workers)
 
 
-def loop_s(iterations: int, count: int) -> float:
-    """Return the seconds of a plain loop."""
-    began = perf_counter()
-    for _ in range(count):
-        spin(iterations)
-    return perf_counter() - began
+def speed_up(pool: Pool, iterations: int, at_least: int, scale: float) -> float:
+    """Return how many times as fast as a loop, just before, a pool is."""
+    count = pool.count_for(SAMPLE_S * scale, spin, iterations, at_least)
+    alone_s = loop_s(iterations, scale)
+    return alone_s * count / pool.run(spin, iterations, count)
+
+
+def rates_of(way: str, pool: Pool, at_least: int, scale: float) -> Iterator[tuple[str, float]]:
+    """Measure how many events a second go to handlers that do nothing."""
+    count = pool.count_for(SAMPLE_S * scale, tiny, 0, at_least)
+    count -= count % 2
+    submitted_s, done_s = pool.run_from(1, tiny, 0, count)
+    yield row_of(way, TINY), count / done_s
+    if way in WAYS_FROM_TWO:
+        yield row_of(way, CALLS), count / submitted_s
+        submitted_s, done_s = pool.run_from(2, tiny, 0, count)
+        yield row_of(way, TINY_TWO), count / done_s
+        yield row_of(way, CALLS_TWO), count / submitted_s
+
+
+def loop_s(iterations: int, scale: float) -> float:
+    """Return the seconds of one call in a plain loop."""
+    began, done = perf_counter(), 0
+    while (took := perf_counter() - began) < LOOP_S * scale or not done:
+        for _ in range(CALLS_AT_A_TIME):
+            spin(iterations)
+        done += CALLS_AT_A_TIME
+    return took / done
 
 
 def convoy_us(iterations: int, probes: int, workers: int) -> float:
@@ -225,9 +304,9 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for way, opened in ways():
         found.update(figures_of(way, opened, spins_per_ms, workers, scale))
-    count = counted(SAMPLE_S * 1e3, scale, 4 * workers)
-    found[LOOP] = count / loop_s(spins_per_ms, count)
-    found[CONVOY] = convoy_us(10 * spins_per_ms, counted(PROBES, scale, 10), workers)
+    found[LOOP] = 1 / loop_s(spins_per_ms, scale)
+    probes = max(10, round(PROBES * scale))
+    found[CONVOY] = convoy_us(10 * spins_per_ms, probes, workers)
     return found
 
 

@@ -70,13 +70,16 @@ def figures(version: str, settings: Settings) -> dict[str, float]:
 
 #: The rows that say how many times as fast as the loop one way is.
 SPEED_UPS = tuple(
-    row_of(way, length) for length in python_probe.LENGTHS_MS for way in python_probe.WAYS
+    row_of(way, what)
+    for what in (*python_probe.LENGTHS_MS, python_probe.ALONE, python_probe.CROWDED)
+    for way in python_probe.WAYS
 )
 
 
 def limits(settings: Settings) -> dict[str, float]:
     """Nothing is faster than every core at work all the time."""
-    return dict.fromkeys(SPEED_UPS, float(settings.workers))
+    alone = {row_of(way, python_probe.ALONE): 1.0 for way in python_probe.WAYS}
+    return dict.fromkeys(SPEED_UPS, float(settings.workers)) | alone
 
 
 def _rows() -> Iterator[Row]:
@@ -89,6 +92,13 @@ def _rows() -> Iterator[Row]:
         (python_probe.MEMORY, "MB a worker"),
     ):
         for way in python_probe.WAYS:
+            yield Row(row_of(way, what), unit)
+    for what, unit in (
+        (python_probe.TINY_TWO, "events/s"),
+        (python_probe.CALLS, "calls/s"),
+        (python_probe.CALLS_TWO, "calls/s"),
+    ):
+        for way in python_probe.WAYS_FROM_TWO:
             yield Row(row_of(way, what), unit)
     yield Row(python_probe.LOOP, "events/s")
     yield Row(python_probe.CONVOY, "µs")
