@@ -346,6 +346,7 @@ class Assembly:
         running: Counter[str] = Counter()
         for delivery, _ in self.lanes.at_hand():
             running[delivery.handler.name] += delivery.weight
+        self.settlement.note_untimed(subscriptions)
         return collect_stats(
             self.pending,
             self.dispatcher.unrouted.count,

@@ -531,6 +531,11 @@ class EventBus:
         )
 
 
+def parts_of(bus: EventBus) -> Assembly:
+    """The parts of a bus, for an object that outlives it: holding them does not keep it open."""
+    return bus._parts  # noqa: SLF001 - its own module
+
+
 def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     """Sort out the arguments of `publish`."""
     if payload is NOTHING:

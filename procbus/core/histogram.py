@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp2, log2
 
 _PER_OCTAVE = 8.0
@@ -67,6 +68,15 @@ class Histogram:
         for bucket, weight in other._buckets.copy().items():
             mine[bucket] = mine.get(bucket, 0) + weight
         self.total += other.total
+
+    def shorter_than(self, octaves: Iterable[int]) -> tuple[int, ...]:
+        """The number of durations shorter than 2 to the power of each octave, in seconds.
+
+        It is exact, because every octave begins with a bucket.
+        """
+        buckets = self._buckets.copy().items()
+        firsts = [int(_PER_OCTAVE * octave + _OFFSET) for octave in octaves]
+        return tuple(sum(weight for b, weight in buckets if b < first) for first in firsts)
 
     def quantile(self, q: float) -> float | None:
         """Tell the duration that a share `q` of all durations does not exceed.

@@ -93,6 +93,12 @@ class Percentiles:
     p90: float | None = None
     #: 99 of 100 are no longer.
     p99: float | None = None
+    #: The number of durations, and their sum in seconds. Handlers shorter than 100 us are sampled,
+    #: and each sample stands for the runs since the one before: the number is exact.
+    count: int = 0
+    total_s: float = 0.0
+    #: The number of durations shorter than each of `BUCKET_BOUNDS_S`; empty when there were none.
+    buckets: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         """The figures with units."""
@@ -102,6 +108,11 @@ class Percentiles:
 
 
 NOT_MEASURED = Percentiles()
+
+_OCTAVES = range(-17, 13)
+#: Bounds of `Percentiles.buckets`, in seconds: powers of 2 from 7.6 us to 68 min; because the
+#: buckets of a `Histogram` add up to these without a remainder.
+BUCKET_BOUNDS_S = tuple(2.0**octave for octave in _OCTAVES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,4 +307,9 @@ def _handler_stats(same: Sequence[Subscription], running: int, place: str) -> Ha
 
 
 def _percentiles(histogram: Histogram) -> Percentiles:
-    return Percentiles(*map(histogram.quantile, (0.5, 0.9, 0.99)))
+    count = histogram.count
+    if not count:
+        return NOT_MEASURED
+    p50, p90, p99 = map(histogram.quantile, (0.5, 0.9, 0.99))
+    buckets = histogram.shorter_than(_OCTAVES)
+    return Percentiles(p50, p90, p99, count, histogram.total, buckets)

@@ -75,6 +75,7 @@ _COUNTERS = (
     "timed_out",
     "crashed",
     "over_memory",
+    "timed",
 )
 
 
@@ -121,6 +122,7 @@ class Subscription:
         "succeeded",
         "taken",
         "takes",
+        "timed",
         "timed_out",
         "unqueued",
     )
@@ -183,6 +185,8 @@ class Subscription:
         #: Seconds from publishing to the first attempt, and seconds of each attempt.
         self.queued = Histogram()
         self.ran = Histogram()
+        #: The number of successes that these two stand for; the others wait for the next sample.
+        self.timed = 0
 
     def _claim(self, event: Any) -> bool:
         """Whether this is the one event that the handler takes: true once, for the first caller."""
@@ -270,3 +274,14 @@ class Subscription:
         self.ran.add(ended_at - started_at, weight)
         if not delivery.earlier:
             self.queued.add(started_at - delivery.queued_at, weight)
+
+    def note_untimed(self) -> None:
+        """Add the successes since the last sample to the statistics, by the figures so far.
+
+        Call it under the settlement's lock.
+        """
+        untimed = self.succeeded - self.timed
+        if untimed > 0:
+            self.timed = self.succeeded
+            self.ran.add(min(self.average_s or 0.0, SAMPLED_BELOW_S), untimed)
+            self.queued.add(self.queued.quantile(0.5) or 0.0, untimed)

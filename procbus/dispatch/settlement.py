@@ -8,7 +8,8 @@ bus. An attempt that failed and that another follows ends here too, and leaves t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from procbus.core.dead_letter import DeadLetter, summary_of
@@ -20,7 +21,15 @@ from procbus.core.moments import Retried, Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt, SharedBlock, call_all
 from procbus.core.retry import may_retry, quarantined, wait_of
-from procbus.core.subscription import FEW, GROWTH, GROWTH_S, NEWEST, SAMPLE, SAMPLED_BELOW_S
+from procbus.core.subscription import (
+    FEW,
+    GROWTH,
+    GROWTH_S,
+    NEWEST,
+    SAMPLE,
+    SAMPLED_BELOW_S,
+    Subscription,
+)
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import DeadLetterBox, letter_of
 from procbus.dispatch.failure_log import FailureLog
@@ -94,6 +103,7 @@ class Settlement:
                     subscription = delivery.subscription
                     if outcome.kind is _SUCCEEDED:
                         subscription.succeeded += 1
+                        subscription.timed += 1
                     else:
                         policy = subscription.handler.retry
                         if queued and may_retry(policy, delivery.earlier, outcome):
@@ -201,8 +211,11 @@ class Settlement:
                         subscription.average_s = new_s if new_s < most_s else most_s
                     if succeeded < FEW or run_s > SAMPLED_BELOW_S:
                         subscription.note_times(delivery, started_at, ended_at)
+                        subscription.timed += 1
                     elif not succeeded % SAMPLE:
-                        subscription.note_times(delivery, started_at, ended_at, SAMPLE)
+                        timed, subscription.timed = subscription.timed, subscription.succeeded
+                        stands_for = subscription.timed - timed
+                        subscription.note_times(delivery, started_at, ended_at, stands_for)
             finally:
                 self._unlock()
         finally:  # even if it was stopped half-way: waiters wait for the settled ones
@@ -274,6 +287,13 @@ class Settlement:
         self.dead_letters.add(letter, delivery)
         self.unseen.note_failed(delivery, outcome)
         return letter
+
+    def note_untimed(self, subscriptions: Iterable[Subscription]) -> None:
+        """Complete the statistics: short runs are sampled, and the last ones await a sample."""
+        # A signal handler that may not wait for the lock gets the statistics as they are.
+        with suppress(Tangled), self.lock:
+            for subscription in subscriptions:
+                subscription.note_untimed()
 
     # Called without the lock, because these run the user's code.
 

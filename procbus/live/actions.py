@@ -45,7 +45,7 @@ class Actions:
         asked = request.get("do")
         action = self._known.get(asked) if isinstance(asked, str) else None
         if action is None:
-            known = ", ".join(("snapshot", "brief", *self._known))
+            known = ", ".join(("snapshot", "brief", "metrics", *self._known))
             raise Refused(f"there is no action {asked!r}; there are {known}")
         return lambda: action(request)
 

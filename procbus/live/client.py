@@ -83,7 +83,7 @@ class LiveConnection:
         """Ask for a snapshot or an action, and wait for the result.
 
         Args:
-            do: "snapshot", "brief" or an action.
+            do: "snapshot", "brief", "metrics" or an action.
             within_s: maximum wait, in seconds.
             **about: the other fields of the request.
 

@@ -256,6 +256,8 @@ class LiveServer:
                 return {**about, "ok": True, "result": snapshots.take(watcher.counts)}
             if asked == "brief":
                 return {**about, "ok": True, "result": snapshots.brief()}
+            if asked == "metrics":
+                return {**about, "ok": True, "result": snapshots.metrics()}
             self._begin(watcher, self._actions.prepare(request), about)
         except Refused as error:
             return {**about, "ok": False, "error": str(error)}

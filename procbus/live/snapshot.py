@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.text import printable
 from procbus.lanes.lanes import PAUSED_BY_HAND
+from procbus.live.metrics import figures
 from procbus.live.plain import cut, plain_error, plain_text
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class Snapshots:
             "workers": sum(lane.workers for lane in lanes),
             "dead_letters": stats.dead_letters,
         }
+
+    def metrics(self) -> Facts:
+        """The figures that `procbus.live.metrics.families` takes."""
+        return figures(self._bus.stats(), self._bus.health(brief=True))
 
     def take(self, before: Counts | None = None) -> Facts:
         """Take a snapshot.

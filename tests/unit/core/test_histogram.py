@@ -126,3 +126,11 @@ def test_reading_while_a_thread_adds_never_fails():
         stop.set()
         thread.join(BOUND_S)
     assert not thread.is_alive()
+
+
+@given(weighted)
+def test_number_of_durations_shorter_than_a_power_of_two_is_exact(values: list[tuple[float, int]]):
+    octaves = range(-10, 11)
+    counts = histogram_of(*values).shorter_than(octaves)
+    for octave, count in zip(octaves, counts, strict=True):
+        assert count == sum(weight for value, weight in values if value < 2.0**octave)

@@ -17,7 +17,7 @@ from procbus.core.handler import make_handler
 from procbus.core.moments import Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
-from procbus.core.subscription import Subscription
+from procbus.core.subscription import FEW, SAMPLE, SAMPLED_BELOW_S, Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import MOST_KEPT
 from procbus.dispatch.settlement import Settlement
@@ -84,6 +84,25 @@ def test_successes_are_settled_together_and_each_once():
     assert done == [receipts[2], receipts[0], receipts[1]]
     assert admission.pending == 0
     assert (plain.ran.count, plain.ran.total) == (2, 3.0)
+
+
+@pytest.mark.parametrize("long_one_in", [0, 3])
+def test_every_success_counts_in_the_statistics_though_short_ones_are_sampled(long_one_in):
+    settlement, admission = settlement_with_room()
+    subscription = subscription_of()
+    subscription.succeeded = subscription.timed = FEW
+    count = 2 * SAMPLE + 5
+    admission.enter(count, False)
+    deliveries = [receipt_for(subscription, event_id=n).deliveries[0] for n in range(count)]
+    short_s, long_s = 0.5 * SAMPLED_BELOW_S, 2 * SAMPLED_BELOW_S
+    runs_s = [long_s if long_one_in and not n % long_one_in else short_s for n in range(count)]
+    times = [(101.0, 101.0 + run_s, 0) for run_s in runs_s]
+    settlement.settle_successes(deliveries, times, [None] * count, 4711)
+    assert SAMPLE < subscription.ran.count < count
+    for _ in range(2):
+        settlement.note_untimed([subscription])
+        assert (subscription.ran.count, subscription.queued.count) == (count, count)
+        assert 0 <= subscription.ran.total - sum(runs_s) < SAMPLE * SAMPLED_BELOW_S
 
 
 def test_a_failure_is_kept_as_a_dead_letter_and_logged_once_with_its_traceback(caplog):

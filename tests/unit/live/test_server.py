@@ -12,6 +12,7 @@ import pytest
 
 from procbus import EventBus, subscribe
 from procbus.live.client import Declined, Gone, LiveConnection, bus_named, living
+from procbus.live.metrics import exposition, families
 from procbus.live.server import MOST_REQUEST_BYTES, MOST_WATCHERS
 from procbus.live.snapshot import LETTERS_SHOWN
 from procbus.live.sockets import BusSocket
@@ -135,6 +136,15 @@ def test_a_snapshot_tells_the_state_of_the_bus(held: Held, watcher: LiveConnecti
     rates = {each["name"]: each["rate"] for each in watcher.ask("snapshot")["handlers"]}
     assert rates["held"] > 0
     assert rates["bad"] == 0
+
+
+def test_metrics_tell_the_figures_of_the_bus(held: Held, watcher: LiveConnection) -> None:
+    held.bus.publish("bad", 1).wait(BOUND_S)
+
+    text = exposition(families({"b": watcher.ask("metrics")}))
+
+    failed = 'procbus_deliveries_total{bus="b",handler="bad",kind="io",outcome="failed"} 1'
+    assert failed in text.splitlines()
 
 
 def test_dead_letters_are_bounded_and_not_counted_as_seen(
