@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from procbus.core.errors import (
         BatchFailed,
         BusClosed,
+        Cancelled,
         CircuitOpen,
         HandlerTimeout,
         JournalError,
@@ -57,6 +58,7 @@ __all__ = [
     "AdviceList",
     "BatchFailed",
     "BusClosed",
+    "Cancelled",
     "CircuitOpen",
     "DaskPool",
     "DeadLetter",

@@ -27,6 +27,7 @@ from procbus.core.log_origin import add_origins
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
 from procbus.dispatch.admission import Admission
+from procbus.dispatch.cancellation import Cancellation
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.dispatch.flow import BusFlow
@@ -139,11 +140,14 @@ class Assembly:
             )
             ends = DeliveryEnds(journal)
         self.settlement = Settlement(self.admission, self.retries, ends)
+        self.cancellation = Cancellation(
+            self.settlement, self.retries, lambda: self.lanes.supervise()
+        )
         self.subscriptions = Subscriptions(
             shared,
             own,
             self._lane_of,
-            lambda delivery: self.lanes.give_up(delivery),
+            self.cancellation.cancel,
             settings.place_of,
         )
         for handler in (*own, *(() if shared is None else shared.handlers)):
@@ -181,7 +185,7 @@ class Assembly:
         self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = make.supervisor(self.retries)
         self.lanes = make.lanes(self)
-        self.supervisor.look_after(self.lanes)
+        self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.direct = DirectSubscriptions()
         self.lifecycle = Lifecycle(
             self.admission,

@@ -81,6 +81,8 @@ class FakeLane:
         self.running: list[Delivery] = []
         self.aside: list[Delivery] = []
         self.again: list[Delivery] = []
+        self.stopped: list[Delivery] = []
+        self.cut: list[Delivery] = []
         self.stirred = 0
 
     def put(self, delivery: Delivery) -> None:
@@ -103,6 +105,15 @@ class FakeLane:
 
     def stir(self) -> None:
         self.stirred += 1
+
+    def ran_s(self, delivery: Delivery) -> float | None:
+        return 0.0 if self.is_running(delivery) else None
+
+    def stop(self, delivery: Delivery) -> None:
+        self.stopped.append(delivery)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        self.cut.append(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
         if delivery not in self.queued:

@@ -18,6 +18,7 @@ NAMES = [
     "AdviceList",
     "BatchFailed",
     "BusClosed",
+    "Cancelled",
     "CircuitOpen",
     "DaskPool",
     "DeadLetter",

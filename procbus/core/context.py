@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from procbus.core.errors import ProcbusError
+from procbus.core.errors import Cancelled, ProcbusError
 from procbus.core.progress import Amount, NoteProgress
 
 if TYPE_CHECKING:
@@ -32,13 +32,44 @@ class Run(NamedTuple):
 ONLY_RUN = Run("0", 1)
 
 
+class RunState(Protocol):
+    """The run of a handler, as its `current()` sees it."""
+
+    def begin_reports(self) -> NoteProgress:
+        """Make the function that notes reports of the run."""
+
+    def cancelled(self) -> bool:
+        """Whether the delivery was cancelled."""
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the run's time limit; None without a limit."""
+
+
+class _NoRun:
+    """Stands in for the run, where no handler runs."""
+
+    def begin_reports(self) -> NoteProgress:
+        """Make a function that notes nothing."""
+        return _unheard
+
+    def cancelled(self) -> bool:
+        """Return False."""
+        return False
+
+    def remaining_s(self) -> None:
+        """Return None: there is no limit."""
+
+
+_NO_RUN = _NoRun()
+
+
 class HandlerContext:
     """The running delivery, as its handler sees it. One is made for each run of a handler."""
 
     __slots__ = (
-        "_begin_reports",
         "_publish",
         "_report",
+        "_state",
         "attempt",
         "event_id",
         "event_ids",
@@ -59,7 +90,7 @@ class HandlerContext:
         publish: Callable[[Any, str | None], Receipt | None],
         owner: object = None,
         run: Run = ONLY_RUN,
-        begin_reports: Callable[[], NoteProgress] = lambda: _unheard,
+        state: RunState = _NO_RUN,
     ) -> None:
         #: Name of the handler.
         self.handler = handler
@@ -76,8 +107,8 @@ class HandlerContext:
         self.run = run
         #: The dispatcher that this handler runs for; None in a worker process.
         self.owner = owner
-        #: Makes the function that notes the progress of this run, and that function once needed.
-        self._begin_reports = begin_reports
+        self._state = state
+        #: Notes the progress of this run; made once needed.
         self._report: NoteProgress | None = None
 
     @property
@@ -154,8 +185,44 @@ class HandlerContext:
         """
         report = self._report
         if report is None:
-            report = self._report = self._begin_reports()
+            report = self._report = self._state.begin_reports()
         report(done, total, note)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this delivery was cancelled, so that the handler should end.
+
+        It takes less than a microsecond, so you may look in each step of a loop. `check` looks and
+        raises.
+        """
+        return self._state.cancelled()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if this delivery was cancelled. Call it in each step of a long loop.
+
+        Raises:
+            Cancelled: it was. Let it pass, after tidying up.
+
+        Example:
+            ```python
+            @subscribe("table", kind="cpu")
+            def load(rows: list[str]) -> None:
+                for row in rows:
+                    current().check()
+                    parse(row)
+            ```
+        """
+        if self._state.cancelled():
+            raise Cancelled(
+                f"{self.handler} stopped with event {self.event_id}, which was cancelled",
+                handler=self.handler,
+                event_id=self.event_id,
+            )
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the time limit of this attempt, 0 at least; None without a `timeout`."""
+        return self._state.remaining_s()
 
     def __repr__(self) -> str:
         """Say which handler runs which event."""

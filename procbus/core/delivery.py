@@ -8,10 +8,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from procbus.core.errors import HandlerExited, ProcbusError
+from procbus.core.cancelling import CALLED, CLOSED, CancelRequest
+from procbus.core.errors import Cancelled, HandlerExited, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.user_objects import (
     RaiseOrigin,
+    cause_of,
     is_a,
     is_any,
     origin_of,
@@ -65,6 +67,7 @@ class Delivery:
     """
 
     __slots__ = (
+        "asked",
         "context",
         "earlier",
         "ended_at",
@@ -87,6 +90,8 @@ class Delivery:
 
     #: Whether it is or was in its lane; unset before. Written under the lane's lock.
     queued: bool
+    #: The request that it be cancelled; unset before. Written under the settlement's lock.
+    asked: CancelRequest
     value: Any
     started_at: float
     ended_at: float
@@ -156,6 +161,38 @@ class Delivery:
         None before the first report of an attempt, and once the delivery is settled.
         """
         return None if self.receipt is None else self.subscription.lane.progress_of(self)
+
+    def cancel(self) -> bool:
+        """Cancel the delivery: take it off the queue, or have its running handler stop.
+
+        A delivery that no worker has begun is cancelled at once. An async handler gets asyncio's
+        `CancelledError`. Any other running handler is told by `current().cancelled` and
+        `current().check()`; `grace` seconds later its worker process is killed and replaced, or its
+        thread left behind. See docs/cancelling.md.
+
+        The delivery then ends as cancelled: it is not retried, and leaves no dead letter. A handler
+        that succeeds first wins, and the delivery has succeeded. This returns at once, from any
+        thread.
+
+        Returns:
+            True if the delivery is cancelled, or will be unless its handler succeeds first. False
+            if it has ended in another way before.
+
+        Example:
+            ```python
+            receipt = bus.publish(Image("large.png"))
+            for delivery in receipt.deliveries:
+                delivery.cancel()
+            ```
+        """
+        return self.ask_to_cancel(CancelRequest(time.monotonic(), CALLED, for_good=True))
+
+    def ask_to_cancel(self, request: CancelRequest) -> bool:
+        """Cancel the delivery for a reason, see `cancel`."""
+        if self.receipt is not None and self.subscription.cancel is not None:
+            self.subscription.cancel(self, request)
+        outcome = self.outcome
+        return outcome is None or outcome.kind is OutcomeKind.CANCELLED
 
     def end(self, outcome: Outcome) -> None:
         """Store the final outcome. For the settlement alone, under its lock."""
@@ -240,21 +277,54 @@ class Delivery:
 LastAttempt = tuple[Delivery, Outcome]
 
 
-#: Reasons for cancelling a delivery, as words of an error message.
-CLOSED = "the bus was closed"
-INTERRUPTED = "the cell that waited for it was interrupted"
+def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = "") -> Outcome:
+    """Make the outcome of a delivery that was cancelled, perhaps in the middle of its handler.
 
-
-def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = CLOSED) -> Outcome:
-    """Make the outcome of a delivery that was cancelled, perhaps in the middle of its handler."""
+    Args:
+        delivery: the delivery.
+        ran_s: duration of the run, in seconds; None if its handler had not begun.
+        why: the reason; "" for that of the request, or else for the closing of the bus.
+    """
+    request = asked_of(delivery)
+    why = why or (CLOSED if request is None else request.why)
     how = "before its handler began" if ran_s is None else f"after {ran_s:.3g} s in its handler"
-    error = ProcbusError(
-        f"the delivery of event {delivery.event_id} to {delivery.handler.name} was cancelled "
-        f"{how}: {why}"
+    handler, event_id = delivery.handler.name, delivery.event_id
+    error = Cancelled(
+        f"the delivery of event {event_id} to {handler} was cancelled {how}: {why}",
+        handler=handler,
+        event_id=event_id,
     )
     now = time.monotonic()
     started_at = 0.0 if ran_s is None else now - ran_s
     return Outcome(OutcomeKind.CANCELLED, None, error, started_at, now)
+
+
+def asked_of(delivery: Delivery) -> CancelRequest | None:
+    """The request that a delivery be cancelled; None if there is none."""
+    return getattr(delivery, "asked", None)
+
+
+def as_asked(delivery: Delivery, outcome: Outcome) -> Outcome:
+    """The outcome to settle: after a request to cancel, each failure counts as a cancellation.
+
+    The error of the handler becomes the cause, unless it only says that the handler was stopped.
+    This runs no code of the user's.
+    """
+    if outcome.kind is OutcomeKind.CANCELLED or asked_of(delivery) is None:
+        return outcome
+    ran_s = outcome.ended_at - outcome.started_at if outcome.started_at else None
+    made = cancelled(delivery, ran_s)
+    error, cause = made.error, outcome.error
+    if cause is not None and is_a(cause, HandlerExited):
+        cause = cause_of(cause)
+    if error is not None and cause is not None and not is_any(cause, _says_stopped()):
+        error.__cause__ = cause
+    return outcome._replace(kind=made.kind, value=None, error=error)
+
+
+def _says_stopped() -> tuple[type[BaseException], ...]:
+    loaded = sys.modules.get("asyncio.exceptions")
+    return (Cancelled,) if loaded is None else (Cancelled, loaded.CancelledError)
 
 
 def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:

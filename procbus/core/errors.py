@@ -7,7 +7,7 @@ executor of the standard library therefore catches ours by the name that it know
 
 from __future__ import annotations
 
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from pickle import PicklingError
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,23 @@ class BatchFailed(ProcbusError):
         first = next(iter(self.errors.items()), None)
         told = "" if first is None else f"; index {first[0]}: {first[1]!r}"
         return f"{len(self.errors)} events of the batch failed{told}"
+
+
+class Cancelled(ProcbusError, CancelledError):
+    """A delivery was cancelled, or its handler learned so from `current().check()`.
+
+    Code that catches the `CancelledError` of `concurrent.futures` catches this too. It is not
+    asyncio's `CancelledError`, which would end the task that waits for the result.
+
+    Attributes:
+        handler: name of the handler.
+        event_id: id of the event.
+    """
+
+    def __init__(self, message: str, *, handler: str = "", event_id: int = 0) -> None:
+        super().__init__(message)
+        self.handler = handler
+        self.event_id = event_id
 
 
 class HandlerTimeout(ProcbusError, TimeoutError):

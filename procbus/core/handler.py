@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, Unpack, get_args
 
+from procbus.core.cancelling import CANCEL_GRACE_S
 from procbus.core.errors import SubscriptionError, TopicError
 from procbus.core.introspection import (
     is_async,
@@ -71,6 +72,7 @@ class HandlerOptions(CallOptions, total=False):
     once: bool
     batch: int | None
     batch_wait: float
+    grace: float
 
 
 _LONGEST_TIMEOUT = 30 * 86_400
@@ -107,6 +109,15 @@ def _timeout(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def _grace(name: str, value: Any) -> float:
+    if not is_real(value, 0, _LONGEST_TIMEOUT):
+        raise ValueError(
+            f"{name} must be a number of seconds, 0 to {_LONGEST_TIMEOUT} (30 days), not "
+            f"{shown(value)}"
+        )
+    return float(value)
+
+
 def _priority(name: str, value: Any) -> Any:
     if not is_whole(value, -inf):
         raise ValueError(f"{name} must be an integer, not {shown(value)}")
@@ -129,6 +140,7 @@ class Limits:
     Attributes:
         timeout: maximum duration of one attempt, in seconds; None for no limit.
         max_memory: maximum memory of its worker while it runs, in bytes; None for no limit.
+        grace: time that it has to end once its delivery is cancelled, in seconds.
     """
 
     timeout: float | None = option(None, _timeout)
@@ -139,6 +151,7 @@ class Limits:
         'make it kind="cpu", or leave max_memory out',
         no_threads="a thread shares the memory of the script, which a limit would have to kill",
     )
+    grace: float = option(CANCEL_GRACE_S, _grace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -214,6 +227,11 @@ class Handler:
     def max_memory(self) -> int | None:
         """Maximum memory of its worker while it runs, in bytes; None for no limit."""
         return self.limits.max_memory
+
+    @property
+    def grace(self) -> float:
+        """Time that it has to end once its delivery is cancelled, in seconds."""
+        return self.limits.grace
 
     @property
     def retries(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from procbus.core.cancelling import CALLED, INTERRUPTED, CancelRequest
 from procbus.core.delivery import Delivery, DeliveryState
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, acquire, check_may_wait, in_main_thread
@@ -168,11 +169,28 @@ class Receipt:
             if resume is not None:
                 resume()
 
+    def cancel(self) -> bool:
+        """Cancel each delivery that is not settled, see `Delivery.cancel`.
+
+        Returns:
+            True if every delivery is cancelled, or will be unless its handler succeeds first.
+
+        Example:
+            ```python
+            receipt = bus.publish(Image("large.png"))
+            receipt.cancel()
+            ```
+        """
+        return self.ask_all(CancelRequest(monotonic(), CALLED, for_good=True))
+
+    def ask_all(self, request: CancelRequest) -> bool:
+        """Cancel each delivery that is not settled, for a reason."""
+        asked = [each.ask_to_cancel(request) for each in self._present()]
+        return bool(asked) and all(asked)
+
     def give_up(self) -> None:
         """Cancel the open deliveries: a notebook cell that waited for them was interrupted."""
-        for delivery in self._present():
-            if delivery.subscription.give_up is not None:
-                delivery.subscription.give_up(delivery)
+        self.ask_all(CancelRequest(monotonic(), INTERRUPTED, for_good=False))
 
     def _present(self) -> tuple[Delivery, ...]:
         """The delivery objects that lanes and settlement use."""
@@ -417,6 +435,10 @@ class SoleDelivery(Delivery):
     def progress(self) -> Progress | None:
         """How far its running handler is, see `Delivery.progress`."""
         return self._of.progress
+
+    def ask_to_cancel(self, request: CancelRequest) -> bool:
+        """Cancel the delivery for a reason."""
+        return self._of.ask_to_cancel(request)
 
     def exception(self) -> BaseException | None:
         """Return the error of the delivery, see `Delivery.exception`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The reports of handlers that run in this process: on a thread, on the event loop."""
+"""The runs of handlers in this process, on a thread or the event loop, and their reports."""
 
 from __future__ import annotations
 
@@ -38,6 +38,36 @@ class RunHere:
         if note != "":
             note = bytes_of(note).decode()
         self.last = _new(Progress, (done, total, note, monotonic()))
+
+
+class RunOf:
+    """The present run of a delivery in this process, as its handler's `current()` sees it.
+
+    Args:
+        delivery: the delivery.
+    """
+
+    __slots__ = ("_delivery",)
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def begin_reports(self) -> RunHere:
+        """Make the function that notes reports of the run."""
+        return reporting_here(self._delivery, len(self._delivery.earlier) + 1)
+
+    def cancelled(self) -> bool:
+        """Whether the delivery is to be cancelled."""
+        return getattr(self._delivery, "asked", None) is not None
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the run's time limit; None without a limit."""
+        delivery = self._delivery
+        limit_s = delivery.handler.limits.timeout
+        if limit_s is None:
+            return None
+        ran_s = delivery.subscription.lane.ran_s(delivery)
+        return max(0.0, limit_s - (ran_s or 0.0))
 
 
 #: The runs that have reported, by delivery. The context of the run keeps its entry alive.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
+from procbus.core.cancelling import CancelRequest
 from procbus.core.delivery import Delivery
 from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
@@ -60,8 +61,17 @@ class Lane(Protocol):
     def progress_of(self, delivery: Delivery) -> Progress | None:
         """The last report of a delivery's handler, if that is running and made one."""
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that its handler has been running, in seconds; None if it is not running."""
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""
+
+    def stop(self, delivery: Delivery) -> None:
+        """Ask the running handler of a cancelled delivery to stop. Never blocks. Idempotent."""
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle a cancelled delivery whose handler goes on, unless that takes a kill."""
 
 
 _COUNTERS = (
@@ -98,12 +108,12 @@ class Subscription:
         "answered",
         "average_s",
         "before_s",
+        "cancel",
         "cancelled",
         "crashed",
         "decided",
         "failed",
         "gated",
-        "give_up",
         "group",
         "handler",
         "key",
@@ -139,8 +149,8 @@ class Subscription:
         self.plain = handler.where is None and handler.key is None and not handler.once
         #: Says whether the handler takes an event; None if it takes all.
         self.takes: Callable[[Any], object] | None = handler.where
-        #: Cancels a delivery that is no longer wanted, running or not.
-        self.give_up: Callable[[Delivery], object] | None = None
+        #: Cancels a delivery of it; None if it has none that could be cancelled.
+        self.cancel: Callable[[Delivery, CancelRequest], object] | None = None
         #: Equal for all subscriptions of one function under one name.
         self.key: Hashable = (handler.name, identity_of(handler.function))
         #: If one function was subscribed several times under one name, a number that these

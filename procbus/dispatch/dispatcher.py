@@ -33,7 +33,7 @@ from procbus.core.receipt import (
     Waiter,
     call_all,
 )
-from procbus.core.reporting import reporting_here
+from procbus.core.reporting import RunOf
 from procbus.core.subscription import PutAll, Subscription
 from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
@@ -643,8 +643,7 @@ class Dispatcher:
         """Make the return value of `current()` in a handler of this process, or in its hook."""
         name, attempt = delivery.subscription.handler.name, len(delivery.earlier) + 1
         about = name, receipt.id, receipt.parent_id, receipt.topic, attempt
-        begin_reports = partial(reporting_here, delivery, attempt)
-        return HandlerContext(*about, self.publish, self, self.run, begin_reports)
+        return HandlerContext(*about, self.publish, self, self.run, RunOf(delivery))
 
     def seat_of(self, delivery: Delivery | None, receipt: Receipt | None) -> Any:
         """Make a value of `running` for code that is called about a delivery, or about a worker.

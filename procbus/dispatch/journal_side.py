@@ -31,6 +31,9 @@ class SettlingSide(Protocol):
     def failed(self, settled: Settled) -> None:
         """Write that a delivery failed for good, unless its letter was replayed or cleared."""
 
+    def cancelled(self, delivery: Delivery) -> None:
+        """Write that a delivery was cancelled for good."""
+
     def retried(self, delivery: Delivery, wait_s: float) -> None:
         """Write that an attempt failed, and that the next one is due in `wait_s` seconds."""
 

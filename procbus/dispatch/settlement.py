@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from procbus.core.cancelling import CancelRequest
 from procbus.core.dead_letter import DeadLetter, summary_of
-from procbus.core.delivery import Delivery, LastAttempt, cancelled
+from procbus.core.delivery import Delivery, LastAttempt, as_asked, asked_of, cancelled
 from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
@@ -70,6 +71,8 @@ class Settlement:
         self._failures = FailureLog()
         self.dead_letters = DeadLetterBox(self.lock)
         self.listeners = Listeners()
+        #: Whether a delivery was ever to be cancelled.
+        self._asked = False
         self.on_failed: tuple[Callable[[Settled], object], ...] = (self._log_failure,)
         if journal is not None:
             self.on_failed = (journal.failed, self._log_failure)
@@ -77,6 +80,23 @@ class Settlement:
     def count_in(self, count: int) -> None:
         """Count deliveries in that the bus itself makes; settling them counts them out."""
         self._admission.leave(-count)
+
+    def ask(self, delivery: Delivery, request: CancelRequest) -> bool:
+        """Note the request to cancel a delivery: from now on it succeeds, or is cancelled.
+
+        Returns:
+            False if it is settled, or if another request came before.
+        """
+        if not self._try_lock(False):
+            acquire(self.lock)
+        try:
+            if delivery.receipt is None or asked_of(delivery) is not None:
+                return False
+            self._asked = True
+            delivery.asked = request
+            return True
+        finally:
+            self._unlock()
 
     def settle(self, settled: Sequence[LastAttempt], *, queued: bool = True) -> None:
         """Settle deliveries. A delivery that is settled already is left as it is.
@@ -99,6 +119,8 @@ class Settlement:
                     continue
                 letter = None
                 try:
+                    if self._asked and outcome.kind is not _SUCCEEDED:
+                        outcome = as_asked(delivery, outcome)
                     self._note_attempt(delivery, outcome)
                     subscription = delivery.subscription
                     if outcome.kind is _SUCCEEDED:
@@ -121,7 +143,7 @@ class Settlement:
                 delivery.end(outcome)
                 count += 1
                 after.note(delivery, receipt)
-                if letter is not None or heard:
+                if letter is not None or heard or (self._asked and self._dropped(delivery)):
                     after.tell(Settled(delivery, receipt, outcome, letter))
         finally:  # settled deliveries have their consequences even if a later one fails
             self._unlock()
@@ -136,6 +158,9 @@ class Settlement:
         for error in after.raised or ():
             _note_raised(interrupts, error)
         for settled in after.told or ():
+            if settled.outcome.kind is OutcomeKind.CANCELLED and self._dropped(settled.delivery):
+                assert self._journal is not None
+                _guarded(interrupts, self._journal.cancelled, settled.delivery)
             for function in () if settled.letter is None else self.on_failed:
                 _guarded(interrupts, function, settled)
             if ears := self.listeners.settled:
@@ -250,6 +275,11 @@ class Settlement:
         finally:
             if done:
                 call_all(done)
+
+    def _dropped(self, delivery: Delivery) -> bool:
+        """Whether the journal has to drop a delivery that was cancelled."""
+        request = asked_of(delivery)
+        return self._journal is not None and request is not None and request.for_good
 
     # Called under the lock.
 

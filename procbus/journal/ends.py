@@ -12,7 +12,8 @@ into the database, where it changes the delivery's row (`procbus/journal/storage
 | failure for good | `expect`, then `failed` | failed | from `pending` to `dead` |
 | dead letter replayed | `take`, then `revive` | revived | from `dead` to `pending` |
 | dead letter cleared | `discard` | discarded | to `done` if kept, or out |
-| cancellation | none: it runs at the next start | none | stays in `pending` |
+| cancellation for good | `cancelled` | failed, then discarded | to `done` if kept, or out |
+| other cancellation | none: it runs at the next start | none | stays in `pending` |
 """
 
 from __future__ import annotations
@@ -139,6 +140,17 @@ class DeliveryEnds:
             if letter in self._unwritten:
                 self._unwritten.remove(letter)
                 self._note(record)
+
+    def cancelled(self, delivery: Delivery) -> None:
+        """Write that a delivery was cancelled for good, as a dead letter that is cleared."""
+        outcome = delivery.outcome
+        if delivery.subscription.answered or outcome is None or self._journal.closed:
+            return
+        outcomes, now = (*delivery.earlier, outcome), time()
+        data = self._journal.codec.encode_outcomes(outcomes)
+        number = self._number(delivery)
+        failed = records.pack_failed(number, len(outcomes), now, False, data)
+        self._note(failed + records.pack_discarded(number, now))
 
     def _failure(self, letter: DeadLetter, number: int) -> bytes:
         outcomes, attempts = letter.outcomes, len(letter.outcomes)

@@ -50,6 +50,8 @@ class NoLane:
     def progress_of(self, delivery: Delivery) -> None:
         """Return None: no delivery runs here."""
 
+    ran_s = stop = cut_off = progress_of
+
 
 # Deliveries that succeeded, but whose result the journal did not keep, not even whether it was
 # None. They are of an earlier run, or of an event whose first receipt the bus has dropped.
@@ -268,8 +270,8 @@ class RecordedDeliveries:
             )
         else:
             error = ProcbusError(
-                f"{name} failed with event {event_id}, and the dead letter of that was replayed or "
-                "cleared"
+                f"{name} was cancelled with event {event_id}, or failed, and the dead letter of "
+                "that was replayed or cleared"
             )
         return (Outcome(OutcomeKind.RAISED, error=error),)
 

@@ -216,6 +216,22 @@ class CpuLane:
                 return worker.progress(at)
         return None
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that a worker has been running this delivery, in seconds; 0 while it loads it."""
+        for _, _, running, at in self.batching.running():
+            if running is delivery:
+                return max(0.0, monotonic() - at[2])
+        return None
+
+    def stop(self, delivery: Delivery) -> None:
+        """Have its worker tell the running handler."""
+        for _, worker, running, at in self.batching.running():
+            if running is delivery:
+                worker.tell_cancelled(at)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Do nothing: the supervisor kills the worker, or leaves its thread behind."""
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good, from the queue or from a worker that has not begun it."""
         with self.queue.lock:

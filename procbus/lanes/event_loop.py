@@ -235,9 +235,24 @@ class LoopLane:
         """The last report of its running handler."""
         return reported_here(delivery)
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that its handler has been running on the loop, in seconds."""
+        since = self.at_hand.get(delivery)
+        return None if since is None else monotonic() - since
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good that has not begun."""
         return self.queue.withdraw(delivery)
+
+    def stop(self, delivery: Delivery) -> None:
+        """Cancel the task of its handler."""
+        self._call(partial(self._stop_task, delivery))
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle it, whatever its handler goes on to do: that may even block the loop."""
+        if (ran_s := self.ran_s(delivery)) is not None:
+            outcome = cancelled(delivery, ran_s)._replace(worker_pid=self._pid)
+            self._settle([(delivery, outcome)])
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
@@ -396,6 +411,16 @@ class LoopLane:
     def _cancel_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+
+    def _stop_task(self, delivery: Delivery, _: asyncio.AbstractEventLoop) -> None:
+        """Cancel the task of a delivery once: its handler may take time to tidy up."""
+        for task, each in self._tasks.items():
+            if each is delivery and delivery.receipt is not None:
+                if delivery not in self.at_hand:  # the task has not begun, and does nothing then
+                    self._settle([(delivery, cancelled(delivery))])
+                elif not task.cancelling():
+                    task.cancel()
+                return
 
     def _pump(self) -> None:
         """Start handlers for ready deliveries, while there are slots."""

@@ -41,6 +41,9 @@ class Gate:
         self._inside = 0
         self._abandoned = False
         self._at_limit: deque[Delivery] = deque()
+        #: Open deliveries that have no place inside, because they wait for their next attempt or
+        #: were withdrawn; and whether each is the one in progress for its key.
+        self._outside: dict[Delivery, bool] = {}
         #: Deliveries that wait behind the one in progress, for each key with one in progress.
         self._lines: dict[object, deque[Delivery]] = {}
         #: For keys that only user code can compare: the token of each key, and the token of each
@@ -108,12 +111,16 @@ class Gate:
         """Take back the place of a settled delivery; return the deliveries that may go now."""
         if self._abandoned:
             return []
-        self._inside -= 1
         go: list[Delivery] = []
-        if self._at_limit:
-            self._inside += 1
-            go.append(self._at_limit.popleft())
-        if self._keyed:
+        in_progress = self._outside.pop(delivery, None)
+        if in_progress is None:
+            self._inside -= 1
+            if self._at_limit:
+                self._inside += 1
+                go.append(self._at_limit.popleft())
+        if in_progress is False:
+            self.refuse(delivery)
+        elif self._keyed:
             key = self._token_of.get(delivery, delivery.key)
             line = self._lines[key]
             if line:
@@ -126,13 +133,29 @@ class Gate:
                 self.refuse(delivery)
         return go
 
-    def step_aside(self) -> list[Delivery]:
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take out a delivery that waits at the gate; it is released once it is settled."""
+        if delivery in self._at_limit:
+            self._at_limit.remove(delivery)
+            self._outside[delivery] = True
+            return True
+        if not self._keyed or self._abandoned:
+            return False
+        line = self._lines.get(self._token_of.get(delivery, delivery.key))
+        if line is None or delivery not in line:
+            return False
+        line.remove(delivery)
+        self._outside[delivery] = False
+        return True
+
+    def step_aside(self, delivery: Delivery) -> list[Delivery]:
         """Note that a delivery waits for its next attempt; return the ones that may run meanwhile.
 
         Deliveries of the same key stay behind it, so that their order is kept.
         """
         if self._abandoned:
             return []
+        self._outside[delivery] = True
         self._inside -= 1
         if not self._at_limit:
             return []
@@ -141,6 +164,7 @@ class Gate:
 
     def step_back(self, delivery: Delivery) -> bool:
         """Let a delivery pass whose next attempt is due, or keep it until `release` returns it."""
+        self._outside.pop(delivery, None)
         return self._abandoned or self._take_place(delivery)
 
     @property
@@ -159,6 +183,7 @@ class Gate:
         waiting = list(self.waiting())
         self._abandoned = True
         self._at_limit.clear()
+        self._outside.clear()
         self._lines.clear()
         self._tokens.clear()
         self._token_of.clear()

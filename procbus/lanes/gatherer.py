@@ -17,7 +17,7 @@ from math import ceil
 from time import monotonic
 
 from procbus.codec.batch_call import BatchCall, InPart, events_of
-from procbus.core.delivery import Delivery, LastAttempt, cancelled, error_to_tell
+from procbus.core.delivery import Delivery, LastAttempt, asked_of, cancelled, error_to_tell
 from procbus.core.errors import ProcbusError, SerializationError
 from procbus.core.flow import Flow
 from procbus.core.handler import Handler
@@ -156,11 +156,11 @@ class Gatherer:
         if not ending:  # the other events of the call may let go of more
             self._call_for()
 
-    def step_aside(self, delivery: Delivery) -> None:  # noqa: ARG002 - see `Lane`
+    def step_aside(self, delivery: Delivery) -> None:
         """Note that a delivery waits for its next attempt: others of its key wait too."""
         if self._gate is not None:
             with self._lock:
-                self._gate.step_aside()
+                self._gate.step_aside(delivery)
 
     def stir(self) -> None:
         """Have the advisor evaluate the measurements."""
@@ -185,7 +185,45 @@ class Gatherer:
             if delivery in self._waiting:
                 self._waiting.remove(delivery)
                 return True
+            if self._gate is not None and self._gate.withdraw(delivery):
+                return True
+        ticket = self._ticket_of(delivery)
+        if ticket is None or not self._lane.withdraw(ticket):
             return False
+        with self._lock:
+            others = [each for each in ticket.members if each is not delivery]
+            ticket.admit(())
+        if others:
+            self._call(others)
+        self._flow.settle([(ticket, cancelled(ticket))])
+        return True
+
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that the call with this event has been running, in seconds."""
+        ticket = self._ticket_of(delivery)
+        return None if ticket is None else self._lane.ran_s(ticket)
+
+    def stop(self, delivery: Delivery) -> None:
+        """Ask the handler to stop, if all events of its call are cancelled."""
+        ticket = self._unwanted_ticket(delivery)
+        if ticket is not None:
+            self._lane.stop(ticket)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle the call, if all of its events are cancelled and its handler goes on."""
+        ticket = self._unwanted_ticket(delivery)
+        if ticket is not None:
+            self._lane.cut_off(ticket)
+
+    def _unwanted_ticket(self, delivery: Delivery) -> Ticket | None:
+        """The ticket of a cancelled event, if all other events of the call are cancelled too."""
+        request, ticket = asked_of(delivery), self._ticket_of(delivery)
+        if ticket is None or request is None or any(map(_is_wanted, ticket.members)):
+            return None
+        with self._lock:
+            if asked_of(ticket) is None:
+                ticket.asked = request
+        return ticket
 
     # Methods for the lanes.
 
@@ -385,6 +423,10 @@ class Gatherer:
         )
         for first in range(0, len(members), size):
             self._call(members[first : first + size])
+
+
+def _is_wanted(delivery: Delivery) -> bool:
+    return delivery.receipt is not None and asked_of(delivery) is None
 
 
 def _shares(outcome: Outcome, count: int) -> list[tuple[float, float, int]]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from procbus.core.carry import Carry
-from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
+from procbus.core.delivery import Delivery, cancelled
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
 from procbus.core.handler import Handler, Kind
@@ -47,9 +47,6 @@ class Supervision(Protocol):
 
     def wake(self) -> None:
         """Have it look now, because there is a new limit."""
-
-    def give_up(self, delivery: Delivery) -> None:
-        """Cancel a delivery: take it back, or kill the worker process that runs it."""
 
     def stop(self) -> None:
         """End it. Idempotent."""
@@ -201,17 +198,12 @@ class Lanes:
         if self._only is not None:
             self._only.take_along(carry)
 
-    def give_up(self, delivery: Delivery) -> None:
-        """Have the supervisor cancel a delivery that is no longer wanted, running or not."""
-        self._supervisor.give_up(delivery)
-
-    def take_back(self, delivery: Delivery) -> bool:
-        """Cancel a delivery; False if a worker has begun it."""
-        lane = delivery.subscription.lane
-        found = self._retries.withdraw(delivery) or lane.withdraw(delivery)
-        if found:
-            self._flow.settle([(delivery, cancelled(delivery, why=INTERRUPTED))])
-        return found
+    def supervise(self) -> bool:
+        """Have the supervisor look now; False if there is none."""
+        if self._only is not None or not self._supervisor.start():
+            return False
+        self._supervisor.wake()
+        return True
 
     def check_can_start(self) -> None:
         """Refuse to go on if processes are needed, and starting one would start the whole program.

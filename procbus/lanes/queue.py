@@ -210,7 +210,7 @@ class LaneQueue:
         if not subscription.gated:
             return 0
         with self.lock:
-            go = self._gates[subscription].step_aside()
+            go = self._gates[subscription].step_aside(delivery)
             self._ready[subscription.priority].extend(go)
             if go:
                 self.locked_wake()
@@ -392,15 +392,18 @@ class LaneQueue:
         self.locked_wake()
 
     def locked_withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery out, if it is ready and was not taken yet."""
+        """Take one delivery out, if it is ready or at its gate, and was not taken yet."""
         bucket = self._ready[delivery.subscription.priority]
-        if delivery not in bucket:  # checked first: the error of remove() would contain its repr
-            return False
-        bucket.remove(delivery)
-        return True
+        if delivery in bucket:  # checked first: the error of remove() would contain its repr
+            bucket.remove(delivery)
+            return True
+        gate = self._gates.get(delivery.subscription)
+        # Before it was queued its key may be one that only user code can look up.
+        was_queued = getattr(delivery, "queued", False)
+        return gate is not None and was_queued and gate.withdraw(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
-        """Take one delivery out, if it is ready and was not taken yet."""
+        """Take one delivery out, see `locked_withdraw`."""
         with self.lock:
             return self.locked_withdraw(delivery)
 

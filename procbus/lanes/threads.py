@@ -30,6 +30,7 @@ from procbus.core.unfinished import complete
 from procbus.core.waiting import MOST_LENT, occupy
 from procbus.lanes.attempt import (
     LEFT_BEHIND,
+    NO_STACK,
     failure,
     keep_contexts,
     look_at,
@@ -110,11 +111,14 @@ class IoThread(LaneThread):
         #: waits for more often than for a core: see `procbus.advice.gil_probe`.
         self._no_core_read: float | None = None
         self.started_at = monotonic()
-        #: Guards the two fields below. The end of a run with a time limit is settled either by this
-        #: thread, or by the supervisor, which then leaves the thread behind.
+        #: Guards the three fields below. The end of a run with a time limit is settled either by
+        #: this thread, or by the supervisor, which then leaves the thread behind.
         self._ending = Lock()
         #: The running delivery with a time limit, and the end of that.
         self.limited: tuple[Delivery, float] | None = None
+        #: The delivery that it was left behind in, written first, and whether it was. A run that
+        #: ends at that moment may be followed by another, which the thread settles.
+        self.left_in: Delivery | None = None
         self.abandoned = False
         #: Whether this is a copy of the thread, in a child that its handler forked.
         self._forked = False
@@ -220,7 +224,7 @@ class IoThread(LaneThread):
                 subscription, receipt.event, (started_at, ended_at), stands_for, failed, value
             )
         self.at_hand = None
-        if self.abandoned:
+        if self.abandoned and self.left_in is delivery:
             seat.clear()
             return
         self.events_done += 1
@@ -309,16 +313,33 @@ class IoThread(LaneThread):
             self._lane.take_back(self)
 
     def abandon(self, limited: tuple[Delivery, float]) -> bool:
-        """Leave the thread behind, if it is still in that run; from now on it settles nothing.
+        """Leave the thread behind, if it is still in that run; from now on it does not settle that.
 
         False if it is not, or was left behind before. For a run that keeps its place in the lane
         the supervisor finds again and again that its time is over.
         """
         with self._ending:
-            if self.abandoned or self.limited is not limited:
+            if self.limited is not limited or self.left_in is limited[0]:
                 return False
+            self.left_in = limited[0]
             self.abandoned = True
             return True
+
+    def leave_in(self, delivery: Delivery) -> bool:
+        """Leave the thread behind, if it runs this delivery; from now on it does not settle that.
+
+        Unlike a run with a time limit, the run may end at this very moment.
+        """
+        with self._ending:
+            if not self.is_in(delivery):
+                return False
+            self.left_in = delivery
+            self.abandoned = True
+            return True
+
+    def is_in(self, delivery: Delivery) -> bool:
+        """Whether it runs this delivery, and was not left behind in it."""
+        return self.at_hand is delivery and self.left_in is not delivery
 
     def stack(self) -> str:
         """The Python stack of the thread in its handler, as text."""
@@ -403,15 +424,43 @@ class IoLane:
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a thread is running this delivery now."""
-        return any(t.at_hand is delivery and not t.abandoned for t in list(self._threads))
+        return self._thread_in(delivery) is not None
 
     def progress_of(self, delivery: Delivery) -> Progress | None:
         """The last report of its running handler."""
         return reported_here(delivery)
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that a thread has been running this delivery, in seconds."""
+        thread = self._thread_in(delivery)
+        return None if thread is None else monotonic() - thread.since
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good that has not begun."""
         return self.queue.withdraw(delivery)
+
+    def stop(self, delivery: Delivery) -> None:
+        """Do nothing: the handler reads the request where the delivery has it."""
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle a cancelled delivery, and leave its thread behind in the handler."""
+        thread = self._thread_in(delivery)
+        if thread is None or not thread.leave_in(delivery):
+            return
+        if delivery.receipt is None:  # the run ended at this moment, so the thread ends too
+            return
+        ran_s = monotonic() - thread.since
+        outcome = cancelled(delivery, ran_s)._replace(worker_pid=os.getpid())
+        if outcome.error is not None:
+            outcome.error.add_note(thread.stack() or NO_STACK)
+        self._replace(thread, delivery, "was cancelled", outcome)
+
+    def _thread_in(self, delivery: Delivery) -> IoThread | None:
+        return next((each for each in self._all_threads() if each.is_in(delivery)), None)
+
+    def _all_threads(self) -> list[IoThread]:
+        with self.queue.lock:
+            return [*self._threads, *self._abandoned]
 
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
@@ -572,7 +621,7 @@ class IoLane:
             now: in seconds of `time.monotonic()`.
         """
         next_end = inf
-        for thread in self.threads():
+        for thread in self._all_threads():
             limited = thread.limited
             if limited is None:
                 continue
@@ -580,28 +629,34 @@ class IoLane:
             if now < ends_at:
                 next_end = min(next_end, ends_at)
             elif thread.abandon(limited):
-                self._replace(thread, delivery)
+                ran_s, progress = monotonic() - thread.since, reported_here(delivery)
+                error = timeout_error(delivery, ran_s, thread.stack(), LEFT_BEHIND, progress)
+                about = None, error, thread.since, monotonic(), os.getpid()
+                outcome = Outcome(OutcomeKind.TIMED_OUT, *about)
+                self._replace(thread, delivery, "ran out of time", outcome)
         return next_end
 
-    def _replace(self, thread: IoThread, delivery: Delivery) -> None:
-        """Go on without a thread that cannot be stopped."""
+    def _replace(self, thread: IoThread, delivery: Delivery, reason: str, outcome: Outcome) -> None:
+        """Go on without a thread that cannot be stopped.
+
+        Args:
+            thread: the thread.
+            delivery: the delivery that it was left behind in.
+            reason: the reason, in words.
+            outcome: the end of the delivery.
+        """
         with self.queue.lock:
             self._locked_replace()
         log.warning(
-            "%s is left behind in %s with event %d, which ran out of time: Python cannot stop a "
+            "%s is left behind in %s with event %d, which %s: Python cannot stop a "
             "thread. %d are left behind now, of which %d were replaced. Set a timeout for "
             "the call that the handler waits for, or use kind='cpu', whose workers can be killed",
             thread.name,
             delivery.handler.name,
             delivery.event_id,
+            reason,
             len(self.abandoned_threads()),
             len(self._abandoned),
-        )
-        ran_s = monotonic() - thread.since
-        progress = reported_here(delivery)
-        error = timeout_error(delivery, ran_s, thread.stack(), LEFT_BEHIND, progress)
-        outcome = Outcome(
-            OutcomeKind.TIMED_OUT, None, error, thread.since, monotonic(), os.getpid()
         )
         self._settle([(delivery, outcome)])
         if self.queue.starved and not self.full:

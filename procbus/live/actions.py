@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, cast
 
+from procbus.core.cancelling import WATCHER, CancelRequest
 from procbus.core.dead_letter import summary_of
 from procbus.core.handler import Kind
 from procbus.core.text import printable
@@ -84,7 +86,7 @@ class Actions:
                 if name_of_worker(slot, worker) == name and delivery.event_id == event_id:
                     if not lane.pool.in_processes:
                         raise Refused(f"{name} is a thread, and Python cannot stop a thread")
-                    lanes.give_up(delivery)
+                    delivery.ask_to_cancel(CancelRequest(monotonic(), WATCHER, for_good=True))
                     return {"handler": printable(delivery.handler.name), "event_id": event_id}
         if any(thread.name == name for thread in lanes.io.threads()) or name == "procbus-loop":
             raise Refused(f"{name} is a thread, and Python cannot stop a thread")

@@ -10,6 +10,7 @@ from procbus.codec import fault_path, script_globals
 from procbus.codec.encoder import encode_definition, is_importable
 from procbus.core.carry import Carry
 from procbus.core.handler import Handler
+from procbus.pool.wire import HandlerDefinition
 
 # Encoded handlers, by number, until they are forgotten.
 
@@ -63,7 +64,7 @@ class KnownHandlers:
         #: yet, since a message without deliveries never is. They become `BatchHead.handlers`,
         #: `forgotten` and `globals`.
         self.numbers: set[int] = set()
-        self.due: list[tuple[int, str, bytes, int | None]] = []
+        self.due: list[HandlerDefinition] = []
         self.forgotten_due: list[int] = []
         #: New values of the script's globals, and the number of the newest change in a message.
         self.globals_due: list[bytes] = []
@@ -84,7 +85,8 @@ class KnownHandlers:
                 raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)
         self.numbers.add(handler.number)
-        self.due.append((handler.number, handler.name, definition, handler.limits.max_memory))
+        limits = handler.limits.timeout, handler.limits.max_memory
+        self.due.append((handler.number, handler.name, definition, limits))
 
     def define_variables(self, carry: Carry) -> None:
         """Have the next message define the context variables that a bus takes along."""
@@ -93,7 +95,7 @@ class KnownHandlers:
             definition = encode_definition(carry.definition)
             self._definitions.add(carry.number, definition)
         self.numbers.add(carry.number)
-        self.due.append((carry.number, "carry=", definition, None))
+        self.due.append((carry.number, "carry=", definition, (None, None)))
 
     def begin(self) -> list[int]:
         """Begin a message: it will contain changed globals of the script.

@@ -163,6 +163,12 @@ class InlineWorker:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 - documented so
         return "".join(traceback.format_stack(frame))
 
+    def tell_cancelled(self, at: At) -> None:
+        """Write it into the logbook."""
+        with self._closing:
+            if not self._closed:
+                self._logbook.cancel(*at[:2])
+
     def watch_memory(self, at: At, limit: int) -> None:
         """Do nothing: it has no memory of its own."""
 

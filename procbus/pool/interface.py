@@ -228,6 +228,13 @@ class Worker(Protocol):
         From any thread, but one at a time. The worker goes on unharmed.
         """
 
+    def tell_cancelled(self, at: At) -> None:
+        """Let the handler of a delivery see that it is cancelled. Never blocks. From any thread.
+
+        Args:
+            at: a result of `running`.
+        """
+
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
         """Have its memory watched during a delivery, if it has no `probe` here.
 

@@ -14,6 +14,7 @@ import itertools
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from multiprocessing.reduction import DupFd
 from time import monotonic
 from typing import Any, NamedTuple, Self
@@ -21,7 +22,11 @@ from typing import Any, NamedTuple, Self
 from procbus.core.progress import NOTE_BYTES, Amount, NoteProgress, Progress, bytes_of, checked
 
 # Positions of the 8-byte fields in the head. `_REPORTED` is the number of the newest report.
-_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN, _REPORTED = range(11)
+# `_CANCELLED` names the delivery that was cancelled last, in one number.
+_BATCH, _AT, _DONE, _SENT, _USED, _SINCE, _SET_UP, _STRAYS, _LEFT, _TAKEN = range(10)
+_REPORTED, _CANCELLED = 10, 11
+#: Number of the lowest bits of that number that hold the delivery's index in its batch.
+_INDEX_BITS = 20
 _FIELDS = 128
 #: Number of places for reports of handlers: report N lies in place N % PLACES, so that the worker
 #: does not touch a report while the next two are made.
@@ -214,6 +219,21 @@ class Logbook:
 
         return report
 
+    def watch_cancelled(self) -> Callable[[], bool]:
+        """Make the function that tells whether the running delivery is cancelled: one reading."""
+        whole = self._whole
+        running = whole[_BATCH] << _INDEX_BITS | whole[_AT]
+
+        def cancelled() -> bool:
+            # A thread of the handler may go on after the worker, whose logbook is closed then.
+            return self._fd >= 0 and whole[_CANCELLED] == running
+
+        return cancelled
+
+    def began_at(self) -> float:
+        """Start of the running delivery, in seconds of `time.monotonic()`."""
+        return self._real[_SINCE]
+
     def unsent(self) -> memoryview:
         """The kept results, to be sent."""
         # In this order, for a parent that reads meanwhile: the worker writes to the next segment.
@@ -267,6 +287,12 @@ class Logbook:
     def strays(self) -> int:
         """Number of such children so far."""
         return self._whole[_STRAYS]
+
+    # Written by the parent.
+
+    def cancel(self, batch: int, index: int) -> None:
+        """Note that a delivery was cancelled, for its handler to read."""
+        self._whole[_CANCELLED] = batch << _INDEX_BITS | index
 
     # Read by the parent.
 

@@ -232,6 +232,12 @@ class LokyWorker:
         yield from self._stack.ask(probe.send_signal)
         return self._stack.read()
 
+    def tell_cancelled(self, at: At) -> None:
+        """Write it into the logbook."""
+        with self._closing:
+            if self._open:
+                self._logbook.cancel(*at[:2])
+
     def watch_memory(self, at: At, limit: int) -> None:
         """Nothing to do: its probe tells."""
 

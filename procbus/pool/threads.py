@@ -39,7 +39,7 @@ from procbus.core.log import pool_log as log
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.progress import Progress
-from procbus.core.reporting import reported_here, reporting_here
+from procbus.core.reporting import RunOf, reported_here
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete, fault_in
@@ -340,6 +340,9 @@ class ThreadWorker:
         yield from ()  # nothing to wait for
         return stack_of_thread(self.thread.ident, __file__)
 
+    def tell_cancelled(self, at: At) -> None:
+        """Do nothing: the handler reads the request where the delivery has it."""
+
     def watch_memory(self, at: At, limit: int) -> None:
         """Do nothing: it has no memory of its own."""
 
@@ -354,9 +357,9 @@ class ThreadWorker:
             condemn(stack)
             self._locked_die()
         log.warning(
-            "%s is left behind in a handler that ran out of time: Python cannot stop a thread. %d "
-            "are left behind now, each on a core if it computes. Processes can be killed: "
-            'cpu="processes"',
+            "%s is left behind in a handler that ran out of time or was cancelled: Python cannot "
+            "stop a thread. %d are left behind now, each on a core if it computes. Processes can "
+            'be killed: cpu="processes"',
             self.thread.name,
             len(self._pool.left_behind),
         )
@@ -583,7 +586,7 @@ class ThreadWorker:
             partial(keep_event, published),
             self._pool.owner,
             self._pool.run,
-            partial(reporting_here, delivery, len(delivery.earlier) + 1),
+            RunOf(delivery),
         )
 
     # Waiting for the bus in a handler.

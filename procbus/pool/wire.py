@@ -99,13 +99,18 @@ IN_HEAD = len(Form)
 FIRST_SHAPE = IN_HEAD + 1
 
 
+#: A handler that is new to the worker: number, name, encoded form; and its limits of time in
+#: seconds and of memory in bytes.
+HandlerDefinition = tuple[int, str, bytes, tuple[float | None, int | None]]
+
+
 class BatchHead(NamedTuple):
     """The head of a batch. Lists by delivery are one for each property: they pickle much faster."""
 
     number: int
     classes: list[tuple[ClassNumber, bytes]]
-    #: Handlers new to the worker: number, name, definition, memory limit.
-    handlers: list[tuple[int, str, bytes, int | None]]
+    #: Handlers new to the worker.
+    handlers: list[HandlerDefinition]
     #: The different kinds of deliveries; the index of each delivery's kind; and the ids of the
     #: events.
     kinds: list[CommonHead]

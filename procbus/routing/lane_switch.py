@@ -93,7 +93,8 @@ class LaneSwitch:
     def release(self, delivery: Delivery) -> None:
         """Note that a delivery was settled; after the last one of its side put the held ones."""
         side = delivery.subscription
-        self._lanes[side].release(delivery)
+        if getattr(delivery, "queued", False):  # not one that was withdrawn while it was held
+            self._lanes[side].release(delivery)
         with self._lock:
             self._inside[side] -= 1
         self._put_held()
@@ -130,6 +131,18 @@ class LaneSwitch:
     def progress_of(self, delivery: Delivery) -> Progress | None:
         """The last report of its running handler."""
         return self._lanes[delivery.subscription].progress_of(delivery)
+
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that its handler has been running, in seconds."""
+        return self._lanes[delivery.subscription].ran_s(delivery)
+
+    def stop(self, delivery: Delivery) -> None:
+        """Ask its running handler to stop."""
+        self._lanes[delivery.subscription].stop(delivery)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle it, if its handler goes on."""
+        self._lanes[delivery.subscription].cut_off(delivery)
 
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""

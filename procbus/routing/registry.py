@@ -278,6 +278,9 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
             the limit the delivery fails with HandlerTimeout. The worker process of a cpu handler is
             killed and replaced. An async handler is cancelled. A thread cannot be stopped, so it is
             abandoned with its handler, and replaced.
+        grace: time that the running handler of a cancelled delivery has to end, in seconds, 30 days
+            at most. Then its worker process is killed and replaced, or its thread is abandoned. See
+            docs/cancelling.md.
         retries: maximum number of attempts after the first one, 0 to 1,000.
         backoff: the wait before each retry: a number of seconds; a sequence of such, one for each
             retry, with the last repeated; or a function of (attempt, outcome) that returns seconds.

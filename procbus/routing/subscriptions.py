@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from procbus.core.cancelling import CancelRequest
 from procbus.core.delivery import Delivery
 from procbus.core.errors import NoSuchHandler
 from procbus.core.handler import CpuPlace, Handler, with_topics
@@ -29,7 +30,7 @@ class Subscriptions:
         shared: a registry whose present handlers belong to the bus too; None for an isolated bus.
         own: handlers of this bus alone.
         lane_of: returns the lane that a handler belongs to.
-        give_up: cancels a delivery that is no longer wanted.
+        cancel: cancels a delivery for a reason.
         place_of: chooses between processes and threads for a cpu handler of a bus with
             ``cpu="auto"``; see `Settings.place_of`.
     """
@@ -39,10 +40,10 @@ class Subscriptions:
         shared: Registry | None,
         own: Iterable[Handler],
         lane_of: Callable[[Handler], Lane],
-        give_up: Callable[[Delivery], object] | None = None,
+        cancel: Callable[[Delivery, CancelRequest], object] | None = None,
         place_of: Callable[[Handler], CpuPlace | None] = lambda _: None,
     ) -> None:
-        self._give_up = give_up
+        self._cancel = cancel
         self._place_of = place_of
         self._shared = Registry() if shared is None else shared
         self._own = Registry()
@@ -211,7 +212,7 @@ class Subscriptions:
             made = self._made.setdefault(handler.number, self._make(handler))
         sides = made.sides() if isinstance(made, LaneSwitch) else (made,)
         for side in sides:
-            side.give_up = self._give_up
+            side.cancel = self._cancel
         return sides[0]
 
     def _make(self, handler: Handler) -> Subscription | LaneSwitch:

@@ -11,17 +11,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
-from procbus.core.delivery import INTERRUPTED, Delivery, cancelled
+from procbus.core.delivery import Delivery, cancelled
 from procbus.core.log import pool_log as log
 from procbus.core.moments import WorkerStalled
 from procbus.core.outcome import OutcomeKind
 from procbus.core.validation import format_size
+from procbus.dispatch.cancellation import end_of_grace
 from procbus.dispatch.retry_queue import RetryQueue
-from procbus.lanes.attempt import KILLED, LEFT_BEHIND, Verdict, memory_error, timeout_error
+from procbus.lanes.attempt import (
+    KILLED,
+    LEFT_BEHIND,
+    NO_STACK,
+    Verdict,
+    memory_error,
+    timeout_error,
+)
 from procbus.lanes.lane_thread import LaneThread
 from procbus.supervision.stall import STALL_WINDOW_S, Activity
 from procbus.system import forked_children, procfs
@@ -67,9 +76,6 @@ class Supervised(Protocol):
     @property
     def limited(self) -> bool:
         """Whether a handler has a limit of time or memory."""
-
-    def take_back(self, delivery: Delivery) -> bool:
-        """Cancel a delivery; False if a worker has begun it."""
 
 
 class Observed:
@@ -127,17 +133,23 @@ class Supervisor:
         self._slow_start = False
         #: Handlers that were logged as stalled: each once.
         self._stalled: set[int] = set()
-        #: Deliveries that are no longer wanted, in the order of publishing. Other threads add to
-        #: it.
-        self._unwanted: dict[Delivery, None] = {}
         #: Observations of each living worker. Written by the supervisor's thread alone.
         self._observed: WeakKeyDictionary[Worker, Observed] = WeakKeyDictionary()
         #: Workers with deliveries whose process was found dead at the last look.
         self._dead: set[Worker] = set()
 
-    def look_after(self, lanes: Supervised) -> None:
-        """Have it look after the lanes of the bus. Called once, before `start`."""
+    def look_after(
+        self, lanes: Supervised, look_at_cancelled: Callable[[float], float] = lambda _: inf
+    ) -> None:
+        """Have it look after the lanes of the bus. Called once, before `start`.
+
+        Args:
+            lanes: the lanes.
+            look_at_cancelled: looks at deliveries that were asked to stop, given the time; returns
+                the time of the next look.
+        """
         self._lanes = lanes
+        self._look_at_cancelled = look_at_cancelled
 
     def start(self) -> bool:
         """Start the thread, if it is not running; False if no thread can be started any more."""
@@ -154,15 +166,6 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have it look now, because there is a new limit."""
-        self._retries.wake()
-
-    def give_up(self, delivery: Delivery) -> None:
-        """Cancel a delivery: take it back, or kill the worker process that runs it.
-
-        A thread or the event loop is not stopped in a handler.
-        """
-        self._unwanted[delivery] = None
-        self.start()
         self._retries.wake()
 
     def observed(self, worker: Worker) -> Observed | None:
@@ -204,28 +207,12 @@ class Supervisor:
     def _look(self, now: float) -> float:
         """Look at everything once; return the seconds until the next look is needed."""
         next_look = now + (SUPERVISOR_LOOK_S if self._lanes.limited else self._sample_s)
-        if self._unwanted:
-            self._take_back_unwanted()
-            next_look = min(next_look, now + SUPERVISOR_LOOK_S)
+        next_look = min(next_look, self._look_at_cancelled(now))
         if self._lanes.limited:
             next_look = min(next_look, self._lanes.io.expire(now))
         if lanes := self._lanes.cpu_lanes:
             next_look = min(next_look, self._look_after_cpu(lanes, now))
         return max(0.0, next_look - self._clock())
-
-    def _take_back_unwanted(self) -> None:
-        """Cancel unwanted deliveries; one at a gate only after it has passed the gate."""
-        for delivery in list(self._unwanted):
-            lane = delivery.subscription.lane
-            begun = not self._can_be_killed(delivery) and lane.is_running(delivery)
-            if delivery.receipt is None or begun or self._lanes.take_back(delivery):
-                del self._unwanted[delivery]
-
-    def _can_be_killed(self, delivery: Delivery) -> bool:
-        """Whether the delivery runs in a process, once it runs."""
-        handler = delivery.subscription.handler
-        in_process = any(lane.pool.in_processes for lane in self._lanes.cpu_lanes)
-        return in_process and handler.kind == "cpu" and not handler.on_threads
 
     def _look_after_cpu(self, lanes: Sequence[CpuLane], now: float) -> float:
         running = [(lane, *each) for lane in lanes for each in lane.batching.running()]
@@ -246,8 +233,8 @@ class Supervisor:
             if slot.verdict is not None:
                 continue  # it is dead, and its companion has not noticed yet
             handler = delivery.subscription.handler
-            if delivery in self._unwanted and lane.pool.in_processes:
-                kills.append(self._interrupt(slot, worker, delivery, at))
+            if now >= end_of_grace(delivery):
+                kills.append(self._cancel(slot, worker, delivery, at))
                 continue
             if handler.limits.timeout is not None:
                 ends_at = at[2] + handler.limits.timeout
@@ -397,11 +384,12 @@ class Supervisor:
 
         return worker.kill_in(at, condemn)
 
-    def _interrupt(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
-        def condemn(stack: str) -> None:  # noqa: ARG001 - the stack is of no interest here
+    def _cancel(self, slot: Slot, worker: Worker, delivery: Delivery, at: At) -> Task[bool]:
+        def condemn(stack: str) -> None:
             now = self._clock()
-            error = cancelled(delivery, now - at[2], INTERRUPTED).error
+            error = cancelled(delivery, max(0.0, now - at[2])).error
             assert error is not None
+            error.add_note(stack or NO_STACK)
             slot.verdict = Verdict(at, OutcomeKind.CANCELLED, lambda _: error, now)
 
         return worker.kill_in(at, condemn)

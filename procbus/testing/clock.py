@@ -81,6 +81,11 @@ class Clock:
         """Begin a handler in this thread, with a time limit."""
         self._frames().append((self._now, self._now + limit_s))
 
+    def ran_s(self) -> float:
+        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
+        frames = self._frames()
+        return self._now - frames[-1][0] if frames else 0.0
+
     def end(self) -> float:
         """End the handler that began last in this thread; return its duration.
 

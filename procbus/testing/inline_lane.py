@@ -23,7 +23,7 @@ from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
-from procbus.core.reporting import reported_here, reporting_here
+from procbus.core.reporting import RunOf, reported_here
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import (
     context_for,
@@ -154,9 +154,23 @@ class InlineLane:
         at = worker.running()
         return None if at is None else worker.progress(at)
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that its handler has been running, by the clock of the bus and the real one."""
+        return None if delivery not in self.at_hand else self._clock.ran_s()
+
     def withdraw(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
-        """Return False: no delivery waits here."""
+        """Return False: a delivery that waits here is settled where it is."""
         return False
+
+    def stop(self, delivery: Delivery) -> None:
+        """Tell its running handler; a delivery that has not begun is settled at once."""
+        if delivery not in self.at_hand:
+            self._flow.settle([(delivery, cancelled(delivery))])
+        elif (worker := self._working.get(delivery)) and (at := worker.running()):
+            worker.tell_cancelled(at)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Do nothing: a test's own thread runs the handler."""
 
     def forget(self, handler: Handler) -> None:
         """Drop a handler that has no pending deliveries."""
@@ -290,7 +304,7 @@ class InlineLane:
                 publish,
                 of.owner,
                 of.run,
-                partial(reporting_here, delivery, of.attempt),
+                RunOf(delivery),
             )
 
         return make

@@ -49,6 +49,15 @@ class NoLane:
     def progress_of(self, delivery: Delivery) -> Progress | None:
         return None
 
+    def ran_s(self, delivery: Delivery) -> float | None:
+        return None
+
+    def stop(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody cancels anything here")
+
+    def cut_off(self, delivery: Delivery) -> None:
+        raise AssertionError("nobody cancels anything here")
+
     def withdraw(self, delivery: Delivery) -> bool:
         raise AssertionError("nobody cancels anything here")
 

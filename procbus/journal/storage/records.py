@@ -131,7 +131,7 @@ class SucceededRecord(NamedTuple):
 
 
 class DiscardedRecord(NamedTuple):
-    """A dead letter was cleared, or replayed by an older procbus."""
+    """A dead letter was cleared, or replayed by an older procbus; or a delivery was cancelled."""
 
     number: int
     at: float

@@ -527,4 +527,23 @@ class Worker:
         publish = partial(keep_event, published)
         name, run = self._code.names[handler], self._run_of_bus
         about = name, event_id, parent_id, topic, attempt
-        return HandlerContext(*about, publish, None, run, self._logbook.begin_reports)
+        state = _RunInWorker(self._logbook, self._code.timeouts.get(handler))
+        return HandlerContext(*about, publish, None, run, state)
+
+
+class _RunInWorker:
+    """The run of a handler in this worker, as its `current()` sees it.
+
+    Args:
+        logbook: the logbook, in which the run has begun.
+        timeout: time limit of the run, in seconds; None for no limit.
+    """
+
+    def __init__(self, logbook: Logbook, timeout: float | None) -> None:
+        self.begin_reports = logbook.begin_reports
+        self.cancelled = logbook.watch_cancelled()
+        self._ends_at = None if timeout is None else logbook.began_at() + timeout
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the run's time limit; None without a limit."""
+        return None if self._ends_at is None else max(0.0, self._ends_at - monotonic())

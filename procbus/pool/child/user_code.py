@@ -88,6 +88,8 @@ class UserCode:
         self.names: dict[int, str] = {}
         #: Memory limits of handlers that have one, in bytes.
         self.limits: dict[int, int] = {}
+        #: Time limits of handlers that have one, in seconds.
+        self.timeouts: dict[int, float] = {}
         self._set_up: SetUp | None = None
         self._variables: dict[int, tuple[ContextVar[Any], ...]] = {}
 
@@ -108,11 +110,14 @@ class UserCode:
             with suppress(BaseException):
                 decode(change)
         for handler in head.forgotten:
-            for known in (self.names, self._definitions, self.functions, self.limits):
+            by_handler = self._definitions, self.functions, self.limits, self.timeouts
+            for known in (self.names, *by_handler):
                 known.pop(handler, None)
-        for handler, name, definition, max_memory in head.handlers:
+        for handler, name, definition, (timeout, max_memory) in head.handlers:
             self.names[handler] = name
             self._definitions[handler] = definition
+            if timeout is not None:
+                self.timeouts[handler] = timeout
             if max_memory is not None:
                 self.limits[handler] = max_memory
 

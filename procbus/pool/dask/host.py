@@ -262,6 +262,8 @@ class HostedProcess:
                 await self._tell(say="page", page=None if page is None else tuple(page))
             case "stack":
                 await self._tell(say="stack", stack=await self._stack_now())
+            case "cancel":
+                self._logbook.cancel(*message["at"][:2])
             case "watch":
                 self._watched = tuple(message["at"]), message["limit"]
             case "halt":

@@ -305,6 +305,12 @@ class DaskWorker:
         answer = yield from self._state.ask(do="stack")
         return "" if answer is None else str(answer["stack"])
 
+    def tell_cancelled(self, at: At) -> None:
+        """Have its host write it into the logbook."""
+        said = self._state.at
+        if not self._closed and said is not None and said[0] == at:
+            self._say(do="cancel", at=said[1])
+
     def watch_memory(self, at: At, limit: int) -> Footprint | None:
         """Have its host watch its memory."""
         return None if self._closed else self._state.watch(at, limit)

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from math import inf, nan
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from procbus.core.context import HandlerContext
+from procbus.core.context import HandlerContext, RunState
 from procbus.core.progress import MOST, NOTE_BYTES, Progress
-from procbus.core.reporting import RunHere
+from procbus.core.reporting import RunOf, reported_here
 from procbus.pool.logbook import Logbook
+from tests.parts import delivery_to, subscription_of
 
 Reported = Callable[..., Any]
 
@@ -24,15 +25,15 @@ Reported = Callable[..., Any]
 def reported(request: pytest.FixtureRequest) -> Iterator[Reported]:
     """Makes a report as a handler does; returns what the bus reads of it."""
     logbook = Logbook.create()
-    run = RunHere(1)
     here = request.param == "here"
-    begin = (lambda: run) if here else logbook.begin_reports
-    context = HandlerContext("h", 1, None, None, 1, lambda *_: None, begin_reports=begin)
+    delivery = delivery_to(subscription_of())
+    state = RunOf(delivery) if here else logbook
+    context = HandlerContext("h", 1, None, None, 1, lambda *_: None, state=cast("RunState", state))
 
     def report(*args: Any) -> Any:
         context.progress(*args)
         if here:
-            return run.last
+            return reported_here(delivery)
         found = logbook.reported()
         return None if found is None else found.during(0, -1)
 

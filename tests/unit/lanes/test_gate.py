@@ -74,7 +74,7 @@ def test_an_abandoned_gate_gives_out_everyone_and_hands_out_nothing_more():
 def test_others_of_its_key_stay_behind_a_delivery_that_waits_for_its_next_attempt():
     gate, (first, second) = gate_and(("a", 1), ("a", 2), key=key_of)
     assert [gate.admit(d) for d in (first, second)] == [True, False]
-    assert gate.step_aside() == []
+    assert gate.step_aside(first) == []
     assert gate.step_back(first)
     assert gate.release(first) == [second]
 
@@ -82,7 +82,7 @@ def test_others_of_its_key_stay_behind_a_delivery_that_waits_for_its_next_attemp
 def test_others_run_in_its_place_while_a_delivery_waits_for_its_next_attempt():
     gate, (first, second, third) = gate_and(("a", 1), ("b", 1), ("c", 1), concurrency=1)
     assert [gate.admit(d) for d in (first, second, third)] == [True, False, False]
-    assert gate.step_aside() == [second]
+    assert gate.step_aside(first) == [second]
     assert not gate.step_back(first), "its place is taken"
     assert gate.release(second) == [third]
     assert gate.release(third) == [first]
@@ -94,7 +94,7 @@ def test_delivery_that_returns_to_an_abandoned_gate_does_not_wait():
     gate.admit(first)
     gate.admit(second)
     gate.abandon()
-    assert gate.step_aside() == []
+    assert gate.step_aside(first) == []
     assert gate.step_back(first)
     assert gate.step_back(second)
 
@@ -162,7 +162,7 @@ class GateAgainstModel(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         delivery = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
         self.aside.append(delivery)
-        assert self.gate.step_aside() == self.model_pass()
+        assert self.gate.step_aside(delivery) == self.model_pass()
 
     @precondition(lambda self: self.aside)
     @rule(data=st.data())
@@ -225,7 +225,7 @@ def test_each_key_keeps_its_order_for_any_order_of_settling(keys, failures, rand
         done = under_way.pop(random.randrange(len(under_way)))
         if random.randrange(4) < failures:
             aside.append(done)
-            under_way += gate.step_aside()
+            under_way += gate.step_aside(done)
             continue
         order.append(done.receipt.event)  # type: ignore[union-attr]
         under_way += gate.release(done)

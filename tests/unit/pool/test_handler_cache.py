@@ -16,8 +16,8 @@ def test_a_handler_is_due_until_a_message_was_sent_and_known_from_then_on() -> N
     handler, known = handler_of(kind="cpu", max_memory=1 << 30), KnownHandlers(Definitions())
     known.define(handler)
 
-    [(number, name, definition, max_memory)] = known.due
-    assert (number, name, max_memory) == (handler.number, handler.name, 1 << 30)
+    [(number, name, definition, limits)] = known.due
+    assert (number, name, limits) == (handler.number, handler.name, (None, 1 << 30))
     assert pickle.loads(definition) is handler.function
     known.sent()
     assert known.due == []

@@ -45,7 +45,10 @@ seconds = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
     number=st.integers(1, 2**62),
     events=st.lists(st.binary(max_size=50), max_size=10),
     classes=st.lists(st.tuples(st.tuples(st.integers(0), st.integers(0)), st.binary()), max_size=3),
-    handlers=st.lists(st.tuples(st.integers(0), st.text(), st.binary(), st.none()), max_size=3),
+    handlers=st.lists(
+        st.tuples(st.integers(0), st.text(), st.binary(), st.tuples(st.none(), st.none())),
+        max_size=3,
+    ),
     topic=st.none() | st.text(),
 )
 def test_a_batch_comes_out_as_it_went_in(number, events, classes, handlers, topic) -> None:

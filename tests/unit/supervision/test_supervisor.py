@@ -110,9 +110,6 @@ class Supervised:
         )
         self.supervisor.look_after(self)
 
-    def take_back(self, delivery: Any) -> bool:
-        raise AssertionError("nobody gives anything up here")
-
     def make_probe(self) -> FakeProbe:
         self.probes.append(FakeProbe())
         return self.probes[-1]

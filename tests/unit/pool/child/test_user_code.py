@@ -9,7 +9,7 @@ import pytest
 
 from procbus.codec.encoder import Encoder, encode_alone
 from procbus.pool.child.user_code import UserCode
-from procbus.pool.wire import BatchHead
+from procbus.pool.wire import BatchHead, HandlerDefinition
 from tests.parts import double, handle
 
 
@@ -18,20 +18,18 @@ def code() -> UserCode:
     return UserCode(Encoder(7, 1 << 20))
 
 
-def head(
-    *handlers: tuple[int, str, bytes, int | None], forgotten: list[int] | None = None
-) -> BatchHead:
+def head(*handlers: HandlerDefinition, forgotten: list[int] | None = None) -> BatchHead:
     return BatchHead(
         1, [], list(handlers), [], [], [], [], [], {}, False, [], None, forgotten or []
     )
 
 
 def sent(number: int, function: Callable[[Any], Any], limit: int | None = None) -> Any:
-    return number, function.__name__, encode_alone(function), limit
+    return number, function.__name__, encode_alone(function), (None, limit)
 
 
 def test_a_handler_is_loaded_only_once_it_is_needed(code: UserCode) -> None:
-    code.learn(head((1, "broken", b"no pickle", None), sent(2, double)))
+    code.learn(head((1, "broken", b"no pickle", (None, None)), sent(2, double)))
     assert code.functions == {}
     assert code.names == {1: "broken", 2: "double"}
 

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""The request that a delivery be cancelled, with its reason."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Time that a running handler has to end once its delivery is cancelled, in seconds, by default;
+#: because a person who cancels can wait that long, and a handler can tidy up in it.
+CANCEL_GRACE_S = 2.0
+
+# Reasons for cancelling a delivery, as words of an error message.
+CALLED = "cancel() was called"
+CLOSED = "the bus was closed"
+INTERRUPTED = "the cell that waited for it was interrupted"
+STREAM_LEFT = "the stream that published it was left early"
+WATCHER = "somebody cancelled it in the live view"
+
+
+class CancelRequest(NamedTuple):
+    """The request that a delivery be cancelled. The first one counts."""
+
+    #: Time of the request, in seconds of `time.monotonic()`.
+    at: float
+    #: The reason, as words of an error message.
+    why: str
+    #: Whether a journal drops the delivery. Otherwise it runs at the next start.
+    for_good: bool

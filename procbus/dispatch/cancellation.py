@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Cancelling: takes a delivery back wherever it waits, or has its running handler stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import inf
+
+from procbus.core.cancelling import CancelRequest
+from procbus.core.delivery import Delivery, asked_of, cancelled
+from procbus.core.locks import Tangled, later
+from procbus.dispatch.retry_queue import RetryQueue
+from procbus.dispatch.settlement import Settlement
+
+#: Interval between two looks at deliveries that could not be taken back, in seconds; because one
+#: that is on its way to a worker is there soon.
+CANCEL_LOOK_S = 0.1
+
+
+class Cancellation:
+    """Cancels the deliveries of one bus. Thread-safe: each step on its dict is one step.
+
+    A delivery that no worker has begun is taken back, and settled in the thread that cancels. Any
+    other is asked to stop. The supervisor looks at these until they are settled, because one may be
+    on its way to a worker, or between two attempts. It ends handlers whose grace is over.
+
+    Args:
+        settlement: notes requests, and settles deliveries.
+        retries: deliveries that wait for their next attempt.
+        watch: has the supervisor look now; it returns False if there is none.
+    """
+
+    def __init__(
+        self, settlement: Settlement, retries: RetryQueue, watch: Callable[[], bool]
+    ) -> None:
+        self._settlement = settlement
+        self._retries = retries
+        self._watch = watch
+        #: Deliveries that were asked to stop, in the order of the requests.
+        self._unsettled: dict[Delivery, None] = {}
+
+    def cancel(self, delivery: Delivery, request: CancelRequest) -> None:
+        """Cancel a delivery for a reason. It returns at once; from any thread."""
+        try:
+            if not self._settlement.ask(delivery, request) or self._take_back(delivery):
+                return
+            delivery.subscription.lane.stop(delivery)
+        except Tangled:
+            later(self.cancel, delivery, request)
+            return
+        self._unsettled[delivery] = None
+        if delivery.receipt is None or not self._watch():
+            self._unsettled.pop(delivery, None)
+
+    def look(self, now: float) -> float:
+        """Look at deliveries that were asked to stop. For the supervisor.
+
+        Args:
+            now: the time, in seconds of `time.monotonic()`.
+
+        Returns:
+            The time of the next look.
+        """
+        next_look = inf
+        for delivery in list(self._unsettled):
+            if delivery.receipt is None or self._take_back(delivery):
+                self._unsettled.pop(delivery, None)
+                continue
+            lane = delivery.subscription.lane
+            lane.stop(delivery)
+            ends_at = end_of_grace(delivery)
+            if now >= ends_at:
+                lane.cut_off(delivery)
+            next_look = min(next_look, now + CANCEL_LOOK_S, ends_at if ends_at > now else inf)
+        return next_look
+
+    def _take_back(self, delivery: Delivery) -> bool:
+        """Cancel a delivery; False if a worker has begun it, or may have."""
+        lane = delivery.subscription.lane
+        if not (self._retries.withdraw(delivery) or lane.withdraw(delivery)):
+            return False
+        self._settlement.settle([(delivery, cancelled(delivery))])
+        return True
+
+
+def end_of_grace(delivery: Delivery) -> float:
+    """Time by which the handler of a delivery must end; infinite if that is not to be cancelled."""
+    request = asked_of(delivery)
+    return inf if request is None else request.at + delivery.handler.limits.grace
+
+
+def cancel_all(deliveries: Iterable[Delivery], request: CancelRequest) -> int:
+    """Cancel deliveries for one reason; return the number that are cancelled, or will be."""
+    return sum([each.ask_to_cancel(request) for each in deliveries])
