@@ -431,3 +431,44 @@ def test_worker_of_a_killed_handler_is_replaced_and_pid_is_told(
         assert pid not in (None, os.getpid())
         bus.subscribe("pid", lambda _: os.getpid(), kind="cpu")
         assert bus.publish("pid", 0).result(PATIENCE_S) != pid
+
+
+# Batch handlers.
+
+
+def check_together(jobs: list[Job]) -> list[int]:
+    for each in jobs:
+        begin(each)
+    while True:
+        current().check()
+        time.sleep(0.001)
+
+
+def test_call_of_a_batch_handler_stops_once_all_of_its_events_are_cancelled(
+    bus: EventBus, where: str, job: Jobs, heard: Listener
+) -> None:
+    bus.subscribe("job", check_together, kind=kind_of(where), batch=2, grace=3600)
+    receipts = [bus.publish("job", job(number)) for number in range(5)]
+    heard.wait()
+    assert receipts[4].cancel(), "it waits"
+    error_of(receipts[4])
+    assert all(each.cancel() for each in receipts[:4])
+    for receipt in receipts[:4]:
+        error_of(receipt)
+    assert bus.drain(PATIENCE_S)
+    assert_no_failure(bus)
+
+
+def test_cancelled_event_of_a_running_batch_ends_with_its_call(
+    job: Jobs, heard: Listener, door: Door
+) -> None:
+    def together(jobs: list[Job]) -> list[int]:
+        return [wait_at_door(each) for each in jobs]
+
+    with EventBus([], io_workers=1) as bus:
+        bus.subscribe("job", together, batch=2, batch_wait=60, grace=0)
+        with door.shut():
+            receipts = [bus.publish("job", job(number)) for number in range(2)]
+            heard.wait()
+            assert receipts[0].cancel(), "the other one is wanted, so the handler goes on"
+        assert [each.result(PATIENCE_S) for each in receipts] == [0, 1]
