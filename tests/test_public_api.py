@@ -78,7 +78,7 @@ def test_every_error_is_a_procbus_error():
     errors = [e for n in NAMES if isinstance(e := getattr(procbus, n), type)]
     errors = [e for e in errors if issubclass(e, Exception)]
     assert HandlerTimeout in errors
-    assert len(errors) == 14
+    assert len(errors) == 15
     assert all(issubclass(e, ProcbusError) for e in errors)
 
 
