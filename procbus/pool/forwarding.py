@@ -48,6 +48,9 @@ def pack_record(record: logging.LogRecord, origin: Origin) -> bytes:
             attached[name] = pickle.dumps(value)
         except BaseException:  # noqa: BLE001, S112 - a lock, for example: pickling runs user code
             continue
+    if type(record.msg) is dict:  # a structured record, which formatters read as a dict
+        with contextlib.suppress(BaseException):  # pickling runs the user's code
+            attached["msg"] = pickle.dumps(record.msg)
     if record.exc_info and record.exc_info[1] is not None:
         # Many log handlers read it, above all ones that report errors. The text does without it.
         with contextlib.suppress(BaseException):  # pickling runs the user's code

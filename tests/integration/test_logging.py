@@ -22,6 +22,7 @@ from procbus.testing import InlineBus
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.parts import WARNINGS_BY_CONTEXT
+from tests.test_docs import blocks_of, run_python
 
 
 def left_out(records: Iterable[logging.LogRecord]) -> int:
@@ -515,3 +516,18 @@ def test_a_flood_of_prints_comes_whole_and_no_line_is_torn(run: Run, unbuffered:
     assert lines == Counter(
         f"worker {who} prints {n} {'x' * 50}" for who in range(2) for n in range(10_000)
     )
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "logs.md"
+
+
+@pytest.mark.parametrize("number", range(3), ids=["logging", "structlog", "loguru"])
+def test_scripts_on_the_page_on_logs_write_these_lines(number: int, tmp_path: Path) -> None:
+    for library in ("structlog", "loguru"):
+        pytest.importorskip(library)
+    blocks = [block for block in blocks_of(PAGE.read_text(encoding="utf-8")) if block.language]
+    script, shown = blocks[2 * number : 2 * number + 2]
+    assert (script.language, shown.language) == ("python", "text")
+    (tmp_path / "example.py").write_text(script.text, encoding="utf-8")
+    ran = run_python("example.py", cwd=tmp_path)
+    assert ran.stdout == shown.text + "\n"

@@ -104,6 +104,16 @@ def test_an_exception_that_cannot_travel_comes_as_its_text_alone(
     assert "Stays: here" in logging.Formatter().format(caplog.records[0])
 
 
+def test_structured_record_comes_as_its_dict_or_else_as_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    take_in_record(record_of({"event": "paid", "sum": 5}))
+    take_in_record(record_of({"event": "paid", "lock": print, "made": (n for n in range(1))}))
+    first, second = caplog.records
+    assert first.msg == {"event": "paid", "sum": 5}
+    assert second.getMessage().startswith("{'event': 'paid', 'lock': <built-in")
+
+
 def test_attribute_that_does_not_pickle_stays_behind_and_the_record_arrives(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
