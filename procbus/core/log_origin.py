@@ -77,8 +77,9 @@ class _AddOrigin(logging.Filter):
             origin = origin_here(os.getpid())
             if origin.event_id is None:
                 return True
-        for name, value in origin._asdict().items():
-            attributes.setdefault(name, value)
+        for name, value in zip(Origin._fields, origin, strict=True):
+            if name not in attributes:
+                attributes[name] = value
         return True
 
 
@@ -104,10 +105,12 @@ class _Factory:
         if running.get() is not None:
             # There is no logger of this name where user code makes a record of its own.
             logger = logging.root if name == "root" else _loggers.get(name)
-            if isinstance(logger, logging.Logger) and not any(
-                each is _add_origin for each in logger.filters
-            ):
-                logger.addFilter(_add_origin)
+            if isinstance(logger, logging.Logger):
+                for each in logger.filters:
+                    if each is _add_origin:
+                        break
+                else:
+                    logger.addFilter(_add_origin)
         return self.before(name, *args, **kwargs)
 
 
