@@ -399,15 +399,19 @@ class Assembly:
             f"{lanes['cpu'].workers} cpu workers, {lanes['io'].workers} io workers"
         )
 
-    def listen(self, listener: object) -> Listening:
-        """Tell a listener of moments; one with a `carried` has a context variable carried too.
+    def listen(self, listener: object, carried: Translated | None = None) -> Listening:
+        """Tell a listener of moments.
+
+        Args:
+            listener: the object.
+            carried: a context variable that the listener sets for each delivery, and that cpu
+                handlers get from then on.
 
         Raises:
-            OptionError: it has no method for any moment.
+            OptionError: the listener has no method for any moment.
         """
         listening = self.settlement.listeners.add(listener)
-        carried = getattr(listener, "carried", None)
-        if isinstance(carried, Translated):
+        if carried is not None and carried.source not in self._carry.variables:
             self._carry = Carry((*self._carry.definition, carried))
             self.lanes.take_along(self._carry)
         return listening

@@ -10,6 +10,7 @@ import threading
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any
 
+from procbus.bus import EventBus, parts_of
 from procbus.core.carry import Carried
 from procbus.core.listeners import Listening
 from procbus.core.locks import Lock
@@ -24,7 +25,6 @@ except ImportError as error:
     raise ImportError("procbus.otel needs OpenTelemetry: pip install 'procbus[otel]'") from error
 
 if TYPE_CHECKING:
-    from procbus.bus import EventBus
     from procbus.core.delivery import Delivery
     from procbus.core.moments import Accepted, Retried, Settled
     from procbus.core.receipt import Receipt
@@ -52,7 +52,7 @@ def instrument(bus: EventBus, *, tracer_provider: Any = None) -> Listening:
     Returns:
         An object with a method `stop`, which ends the tracing. So does a `with` block.
     """
-    return bus.listen(_Tracing(tracer_provider))
+    return parts_of(bus).listen(_Tracing(tracer_provider), carried=CurrentTrace())
 
 
 class _Ids:
@@ -113,8 +113,6 @@ class _Tracing:
         #: Events with open deliveries, by id; and the span id of the next attempt of each delivery.
         self._events: dict[int, _Event] = {}
         self._planned: dict[Delivery, int] = {}
-        #: Cpu handlers get the trace in this form: see `EventBus.listen`.
-        self.carried = CurrentTrace()
 
     # The moments.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,8 +99,8 @@ def at(how: str, address: str, journal: Path) -> Iterator[Place]:
     bus: EventBus
     if how == "inline":
         bus = InlineBus([], pickling=True)
-    elif how == "threads":
-        bus = EventBus([], cpu="threads", cpu_workers=2)
+    elif how in ("threads", "auto"):
+        bus = EventBus([], cpu="auto" if how == "auto" else "threads", cpu_workers=2)
     elif how == "dask":
         from procbus import DaskPool
 
@@ -113,7 +114,7 @@ def at(how: str, address: str, journal: Path) -> Iterator[Place]:
 
 
 HOW = [
-    *("io", "async", "processes", "threads", "inline", "journal"),
+    *("io", "async", "processes", "threads", "inline", "journal", "auto"),
     pytest.param("dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)),
 ]
 
@@ -124,7 +125,11 @@ def how(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(how: str, dask_cluster: str, tmp_path: Path) -> Iterator[Place]:
+def place(
+    how: str, dask_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    if how == "auto":  # chooses threads, as it does without a GIL
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     with at(how, dask_cluster, tmp_path / "run.db") as place:
         yield place
 

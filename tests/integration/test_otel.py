@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, current
+from procbus.bus import parts_of
 from procbus.testing import InlineBus
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.parts import BOUND_S
@@ -85,8 +86,8 @@ def fourth(number: int) -> tuple[int, int]:
 def bus_of(how: str, address: str) -> EventBus:
     if how == "inline":
         return InlineBus([], pickling=True)
-    if how == "threads":
-        return EventBus([], cpu="threads", cpu_workers=1)
+    if how in ("threads", "auto"):
+        return EventBus([], cpu="auto" if how == "auto" else "threads", cpu_workers=1)
     if how == "dask":
         from procbus import DaskPool
 
@@ -105,13 +106,17 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 HOW = [
-    *("processes", "threads", "inline"),
+    *("processes", "threads", "inline", "auto"),
     pytest.param("dask", marks=pytest.mark.skipif(not HAS_DASK, reason=NO_DASK)),
 ]
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_cascade_through_all_lanes_is_one_trace_with_the_right_parents(how, address, spans):
+def test_cascade_through_all_lanes_is_one_trace_with_the_right_parents(
+    how, address, spans, monkeypatch
+):
+    if how == "auto":  # chooses threads, as it does without a GIL
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     with bus_of(how, address) as bus, instrument(bus, tracer_provider=spans.provider):
         seen: dict[str, tuple[int, int]] = {}
 
@@ -233,19 +238,13 @@ def test_bus_without_a_provider_runs_as_ever():
 
 
 def test_nothing_of_a_settled_event_is_kept(spans):
-    listening = []
-
-    class Bus(InlineBus):
-        def listen(self, listener: object) -> Any:
-            listening.append(listener)
-            return super().listen(listener)
-
-    with Bus([]) as bus, instrument(bus, tracer_provider=spans.provider):
+    with InlineBus([]) as bus, instrument(bus, tracer_provider=spans.provider):
         bus.subscribe("n", fail_once, retries=1, name="a")
         bus.subscribe("n", fourth, name="b")
         for number in range(10):
             bus.publish("n", number)
-        (tracing,) = listening
+        (ear,) = parts_of(bus).settlement.listeners.settled
+        tracing = ear.hear.__self__
         assert [vars(tracing)[name] for name in ("_events", "_planned")] == [{}, {}]
 
 

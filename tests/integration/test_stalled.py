@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from procbus import EventBus
+from procbus import EventBus, WorkerStalled
 from procbus.assembly import Makers
 from procbus.supervision.health import WorkerHealth
 from procbus.supervision.supervisor import Supervisor
@@ -89,6 +90,8 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
     with make_bus(3) as bus:
         bus.subscribe("wait", WAITS[how], kind="cpu", name="waits")
         bus.subscribe("compute", compute, kind="cpu", name="computes")
+        told: list[WorkerStalled] = []
+        bus.listen(SimpleNamespace(worker_stalled=told.append))
 
         def of(event_id: int) -> WorkerHealth:
             (worker,) = (h for h in bus.health() if h.event_id == event_id)
@@ -103,10 +106,16 @@ def test_waiting_worker_is_stalled_and_computing_worker_is_busy(
             assert stalled.handler == "waits"
             assert stalled.running_s is not None
             assert stalled.running_s >= 2.0
+            eventually(lambda: len(told) >= 2)
             end.write(b"xx")
         assert all(r.wait(PATIENCE_S) for r in receipts)
         assert [r.result() for r in receipts] == [None] * 3, "nobody was harmed"
         eventually(lambda: {h.state for h in bus.health()} == {"idle"})
+    assert sorted(each.delivery.event_id for each in told) == [receipts[0].id, receipts[2].id]
+    for moment in told:
+        assert moment.pid == moment.delivery.worker_pid
+        assert moment.at - moment.since >= 2.0
+    assert (stalled.name, stalled.pid) in {(each.worker, each.pid) for each in told}
     warned = [r for r in caplog.records if "is stalled" in r.getMessage()]
     assert len(warned) == 1, "once for the handler, and for that one alone"
     assert warned[0].levelno >= logging.WARNING
