@@ -191,6 +191,30 @@ def test_a_handler_that_hangs_is_ended_with_its_stack_and_its_batch_is_not(bus: 
     assert rest == [number for number in range(50) if number != 5]
 
 
+def test_progress_of_a_handler_is_seen_while_it_runs(bus: EventBus, tmp_path: Path) -> None:
+    """Each report comes to the script by itself, also when the handler makes no other for long."""
+
+    def count(steps: Path) -> None:
+        import time
+
+        for done in range(1, 4):
+            current().progress(done, 3, "counting")
+            while not (steps / str(done)).exists():
+                time.sleep(0.005)
+
+    bus.subscribe("steps", count, kind="cpu")
+    receipt = bus.publish("steps", tmp_path)
+    [delivery] = receipt.deliveries
+
+    for done in range(1, 4):
+        eventually(lambda: delivery.progress is not None and delivery.progress.done == done)  # noqa: B023 - called at once
+        assert str(delivery.progress) == f"{done} of 3: counting"
+        assert [w.progress for w in bus.health() if w.progress] == [delivery.progress]
+        (tmp_path / str(done)).touch()
+    assert receipt.wait(BOUND_S)
+    assert delivery.progress is None, "it is settled"
+
+
 def test_processes_on_dask_are_in_health_and_stats(bus: EventBus) -> None:
     bus.subscribe("number", lambda n: n, kind="cpu", name="same")
     bus.publish("number", 1).result(BOUND_S)
@@ -284,6 +308,35 @@ def machines(directory: Path, tmp_path: Path, address: str) -> Iterator[Machines
 
 def on(machines: Machines, **options: Any) -> EventBus:
     return EventBus(handlers=[], cpu=DaskPool(machines.address), **options)
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [("hangs", HandlerTimeout), ("kills its process", WorkerDied), ("kills Dask's", WorkerDied)],
+)
+def test_error_of_a_handler_that_was_ended_says_how_far_it_was(
+    machines: Machines, end: str, kind: type[HandlerTimeout | WorkerDied]
+) -> None:
+    machines.start_worker()
+
+    def work(end: str) -> None:
+        import time
+
+        current().progress(4_211, 5_000, "parsing")
+        if end != "hangs":
+            os.kill(os.getpid() if end == "kills its process" else os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+
+    with on(machines) as bus:
+        bus.subscribe("job", work, kind="cpu", timeout=2.0 if end == "hangs" else None)
+        receipt = bus.publish("job", end)
+        assert receipt.wait(BOUND_S)
+    error = receipt.deliveries[0].exception()
+
+    assert isinstance(error, kind)
+    assert error.progress is not None
+    assert error.progress[:3] == (4_211, 5_000, "parsing")
+    assert "at 4,211 of 5,000: parsing" in str(error)
 
 
 @pytest.mark.parametrize("after", [0, 40])
