@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.context import Run
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
 from procbus.core.errors import ProcbusError, SerializationError
-from procbus.core.locks import holding
+from procbus.core.locks import LOOK_UP_S, holding
+from procbus.core.log import journal_log as log
 from procbus.core.outcome import Outcome
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
@@ -29,6 +31,9 @@ from procbus.routing.router import Router
 
 if TYPE_CHECKING:
     from procbus.dispatch.dispatcher import Dispatcher
+
+#: Maximum time that publishers wait for code of the user's which holds up the resuming, in seconds.
+RESUME_PATIENCE_S = 10.0
 
 # Ids that the user gives to events: checked, and for a stream looked up many at a time.
 
@@ -80,7 +85,9 @@ class BusJournal:
 
     The lock `_resuming` is held while deliveries of earlier runs are fed to the lanes, which may
     take long. Publishers wait for it, because their events come after those deliveries. Handlers
-    and threads of the bus never wait for it.
+    and threads of the bus never wait for it. Feeding runs code of the user's: listeners, `where`,
+    `key`, the loading of events. Should that code wait for a publisher, the publisher goes on after
+    `patience_s`.
 
     Args:
         journal: the journal of the bus.
@@ -94,6 +101,7 @@ class BusJournal:
         run: the run of the bus.
         accept: `Journal.accept`, without a further call.
         resumed_for: the routes for whose handlers everything is fed.
+        patience_s: maximum time that publishers wait for code of the user's, in seconds.
     """
 
     def __init__(
@@ -116,7 +124,9 @@ class BusJournal:
         self._recorded = RecordedDeliveries(journal, subscriptions, routes, settlement.lock)
         self._resuming = threading.RLock()
         self._feeder: int | None = None
+        self._overtaken = False
         self.resumed_for: object = None
+        self.patience_s = RESUME_PATIENCE_S
         send_off = SendOff(admission, settlement)
         #: Used with `_resuming` held.
         self._leftovers = Leftovers(journal, ends, admission, settlement, self._recorded, send_off)
@@ -247,7 +257,9 @@ class BusJournal:
         # Code that interrupts procbus does not wait, and never feeds in the middle of feeding.
         if self._journal.closed or self._feeder == here or holding():
             return
-        with self._resuming:
+        if not self._wait_for_feeder():
+            return
+        try:
             routes = self._routes()
             if routes is not self.resumed_for:
                 self._feeder = here
@@ -258,6 +270,28 @@ class BusJournal:
                 finally:
                     self._feeder = None
                 self.resumed_for = routes
+        finally:
+            self._resuming.release()
+
+    def _wait_for_feeder(self) -> bool:
+        """Take `_resuming`; return whether this thread has it.
+
+        It gives up if code of the user's holds up the feeding. That code may wait for this thread.
+        """
+        look_up_s = min(LOOK_UP_S, self.patience_s)
+        while not self._resuming.acquire(timeout=look_up_s):
+            since = self._leftovers.in_user_code_since
+            if since is not None and monotonic() - since > self.patience_s:
+                if not self._overtaken:
+                    self._overtaken = True
+                    log.warning(
+                        "a listener, or a function given to a subscription, has held up the "
+                        "resuming of the journal for %.2g s. Events of other threads now go ahead "
+                        "of the unfinished ones, because it may be waiting for such a thread",
+                        monotonic() - since,
+                    )
+                return False
+        return True
 
     def summary(self) -> ResumeSummary:
         """The contents of the journal at the start, and their fate so far."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from procbus.core.context import HandlerContext, running
@@ -106,6 +106,9 @@ class Leftovers:
         #: Reasons why some records could not be read.
         self._unread: tuple[str, ...] = ()
         self._named_missing: set[str] = set()
+        #: Time since when code of the user's may be running, in seconds of `monotonic()`; None
+        #: while none is.
+        self.in_user_code_since: float | None = None
 
     def feed(self, routes: Router[Subscription], subscriptions: Sequence[Subscription]) -> None:
         """Feed further deliveries to subscribed handlers; wait for room as publishers do.
@@ -135,7 +138,11 @@ class Leftovers:
         for _, group in groupby(found, key=lambda each: each.event_id):
             unfinished = [each for each in group if not self._is_fed(each)]
             if unfinished:
-                self._feed_event(routes, named, unfinished)
+                self.in_user_code_since = monotonic()
+                try:
+                    self._feed_event(routes, named, unfinished)
+                finally:
+                    self.in_user_code_since = None
 
     def _load_letters(self) -> None:
         self._letters_loaded = True
@@ -204,13 +211,15 @@ class Leftovers:
     def _enter(self, count: int) -> None:
         """Wait for room, even if the bus is set to refuse publishers instead."""
         seen = 0
+        self.in_user_code_since = None
         while True:
             try:
                 self._admission.enter(count, False, seen, patient=True)
             except Disturbed:
                 seen = self._admission.disturbed
             else:
-                return
+                break
+        self.in_user_code_since = monotonic()
 
     def _wait(self, delivery: Delivery, wait_s: float) -> bool:
         """Have a delivery wait for its next attempt, if that is not due; return whether it waits.

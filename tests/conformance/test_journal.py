@@ -9,11 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from procbus import (
+    Accepted,
     BusClosed,
     DeliveryState,
     EventBus,
@@ -23,7 +25,8 @@ from procbus import (
     SerializationError,
     current,
 )
-from tests.parts import Held, close_with_only
+from procbus.bus import parts_of
+from tests.parts import Held, close_with_only, in_thread
 from tests.waits import BOUND_S, eventually
 
 MakeBus = Callable[..., EventBus]
@@ -94,6 +97,37 @@ def test_deliveries_not_begun_run_at_the_next_start_in_order(make_bus: MakeBus):
     assert ran == [0, 1, 2, 3, 4, 5]
     assert again.resume_summary is not None
     assert dict(again.resume_summary.resumed) == {"note": 5}
+
+
+def test_listener_that_waits_for_a_publisher_while_the_journal_resumes_is_overtaken(
+    make_bus: MakeBus, caplog: pytest.LogCaptureFixture
+):
+    first = make_bus(io_workers=1)
+    first.subscribe(int, lambda n: None, name="note")
+    stop_before_it_runs(first, lambda: first.publish(0))
+    ran: list[int] = []
+    published = threading.Event()
+    with make_bus(io_workers=1) as again:
+        again.subscribe(int, ran.append, name="note")
+        journal = parts_of(again).journal
+        assert journal is not None
+        journal.patience_s = 0.05
+
+        def publish() -> None:
+            again.publish(1)
+            published.set()
+
+        def accepted(moment: Accepted) -> None:
+            if moment.receipt.event == 0:
+                in_thread(publish)
+                assert published.wait(BOUND_S)
+
+        again.listen(SimpleNamespace(accepted=accepted))
+        again.start()
+    assert ran == [1, 0]
+    (warned,) = [each for each in caplog.messages if "held up the resuming" in each]
+    assert warned.startswith("a listener, or a function given to a subscription")
+    assert "raised" not in caplog.text
 
 
 def test_leaving_the_block_resumes_though_nothing_is_published(make_bus: MakeBus):
