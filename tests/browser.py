@@ -113,7 +113,7 @@ class Browser:
 
     def text(self) -> str:
         """The text that a user sees on the page."""
-        return str(self.run("document.body.innerText"))
+        return str(self.run("document.body ? document.body.innerText : ''"))
 
     def shows(self, *texts: str, without: str = "\0") -> None:
         """Wait until all texts are on the page, and one is not."""

@@ -70,7 +70,8 @@ class LiveServer:
 
     def __init__(self, bus: Seen, journal: str | None) -> None:
         self._bus = bus
-        self._journal = journal
+        #: Absolute, because watchers have another working directory.
+        self._journal = None if journal is None else os.path.abspath(journal)
         self._since = time()
         #: Held by the thread that starts the server, or that has ended it.
         self._starting = threading.Lock()

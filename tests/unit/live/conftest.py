@@ -10,7 +10,10 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def sockets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    tmp_path_factory.getbasetemp()  # pytest's own directory lies elsewhere, and stays
     home = Path(tempfile.mkdtemp(prefix="live"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
     monkeypatch.setattr(tempfile, "tempdir", str(home))
