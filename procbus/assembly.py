@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from procbus.core.flow import Flow
     from procbus.core.handler import Handler
     from procbus.core.listeners import Listening
+    from procbus.futures.executor import Parts
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
@@ -329,6 +330,12 @@ class Assembly:
             nice=settings.worker_nice,
             newborn=newborn,
         )
+
+    def for_calls(self) -> Parts:
+        """The parts that executors and maps use."""
+        from procbus.futures.executor import Parts  # only now: it imports concurrent.futures
+
+        return Parts(self.dispatcher, self.settlement, self.retries, self.lanes, self.direct)
 
     def window(self, holds: object) -> Window:
         """The bound on the open events of one stream.

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E")
+R = TypeVar("R")
 
 
 class EventBus:
@@ -366,6 +368,7 @@ class EventBus:
         id: Callable[[Any], str] | None = None,
         ordered: bool = False,
         progress: bool = False,
+        batch: int | None = None,
     ) -> Iterator[Receipt]:
         """Publish events and yield their receipts, each once it is settled.
 
@@ -383,20 +386,85 @@ class EventBus:
                 not run again; its receipt comes too.
             ordered: yield in the order of the events, and not as they settle.
             progress: show a progress bar on stderr.
+            batch: number of events that batch handlers get together, whatever their `batch_wait`:
+                see docs/batches.md. The receipts are still one for each event. None leaves it to
+                the handlers.
 
         Raises:
             BusClosed: the bus was closed.
+            OptionError: `batch` is no whole number from 1 up.
             TopicError: the topic is malformed.
         """
         if topic is not None:
             topic = check_concrete(topic)
+        if batch is not None and not is_whole(batch, 1):
+            raise OptionError(f"batch must be a whole number from 1 up, not {shown(batch)}")
         parts, journal = self._parts, self._parts.journal
         parts.expect_events()
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         count = len(events) if isinstance(events, Sized) else None
         make_safe = None if journal is None else journal.make_safe
-        feed = Feed(source, topic, publish, publish_run)
+        feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
         return stream_of(feed, parts.window(self), ordered, progress, count, make_safe)
+
+    @overload
+    def call(self, handler: Callable[[E], object], event: E) -> Receipt: ...
+
+    @overload
+    def call(self, handler: Callable[[list[E]], object], event: E) -> Receipt: ...
+
+    def call(self, handler: Callable[[Any], object], event: Any) -> Receipt:
+        """Publish an event for one handler of this bus, whatever its topics and its `where`.
+
+        Args:
+            handler: the function, as it was subscribed.
+            event: the event. A batch handler gets it in a list.
+
+        Returns:
+            The receipt of the event, at once: its `result()` is the handler's.
+
+        Raises:
+            NoSuchHandler: the function is not subscribed to this bus.
+            BusClosed: the bus was closed.
+            QueueFull: the bus is full and was made with `on_full="raise"`.
+        """
+        return self._parts.dispatcher.call(event, self._subscriptions.of_function(handler))
+
+    @overload
+    def map(self, handler: Callable[[E], R], events: Iterable[E]) -> Iterator[R]: ...
+
+    @overload
+    def map(self, handler: Callable[[list[E]], list[R]], events: Iterable[E]) -> Iterator[R]: ...
+
+    def map(self, handler: Callable[[Any], Any], events: Iterable[Any]) -> Iterator[Any]:
+        """Call a handler of this bus with each event; yield the results in the order of the events.
+
+        It takes from `events` only as fast as results are taken. Events of a short cpu handler go
+        to the workers in chunks of some milliseconds of work. If the handler fails for an event,
+        its exception is raised after the results of the events before it.
+
+        Example:
+            ```python
+            def square(number: int) -> int:
+                return number * number
+
+            with EventBus([]) as bus:
+                bus.subscribe("number", square, kind="cpu")
+                assert sum(bus.map(square, range(1000))) == 332833500
+            ```
+
+        Args:
+            handler: the function, as it was subscribed.
+            events: any iterable; it is read in the calling thread.
+
+        Raises:
+            NoSuchHandler: the function is not subscribed to this bus.
+        """
+        from procbus.futures.mapping import results_of  # only now: few scripts need it
+
+        subscription = self._subscriptions.of_function(handler)
+        self._parts.expect_events()
+        return results_of(subscription, events, self._parts.for_calls(), holds=self)
 
     def astream(
         self,
@@ -427,12 +495,10 @@ class EventBus:
             OptionError: an option makes no sense.
         """
         # Imported here because it imports concurrent.futures, which takes time.
-        from procbus.futures.executor import BusExecutor, Parts
+        from procbus.futures.executor import BusExecutor
 
-        own = self._parts
-        own.settings.check_calls(kind, options)
-        parts = Parts(own.dispatcher, own.settlement, own.retries, own.lanes, own.direct)
-        return BusExecutor(self, parts, kind, options)
+        self._parts.settings.check_calls(kind, options)
+        return BusExecutor(self, self._parts.for_calls(), kind, options)
 
     # Observing.
 

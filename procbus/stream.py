@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
+from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -100,6 +101,8 @@ class Feed:
         topic: the topic that each is published to.
         publish: publishes one event; may wait for room, or raise QueueFull.
         publish_run: publishes the first of several events, one at least; None for one at a time.
+        batch: number of events that batch handlers get together; None leaves it to the handlers.
+        seal: has batch handlers called with the events that are there, and with no other.
         clock: replaces `monotonic`.
 
     Attributes:
@@ -113,6 +116,8 @@ class Feed:
         topic: str | None,
         publish: PublishOne,
         publish_run: PublishRun | None = None,
+        batch: int | None = None,
+        seal: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._source = iter(events)
@@ -122,6 +127,9 @@ class Feed:
         self._in_runs = publish_run is not None and type(events) in _WHOLE
         self._clock = clock
         self._stride = 1
+        self._seal = seal
+        #: Size of a batch, and number of events that it still lacks.
+        self._batch = self._lacking = inf if batch is None else batch
         #: Events that were taken from the source and not published, in order.
         self._held: list[Any] = []
         #: Whether the source has ended; and its error, or an error of publishing.
@@ -146,7 +154,7 @@ class Feed:
         self.full = False
         try:
             publish_some = self._runs if self._in_runs else self._each
-            publish_some(receipts, min(room, self._stride), began)
+            publish_some(receipts, int(min(room, self._stride, self._lacking)), began)
         except QueueFull as error:
             self.full = bool(self._held)
             if not self.full:
@@ -155,6 +163,10 @@ class Feed:
                 raise
         except Exception as error:  # noqa: BLE001 - raised after the receipts of published events
             self._fail(error)
+        self._lacking -= len(receipts)
+        if self._lacking <= 0 or self.exhausted:
+            self._lacking = self._batch
+            self._seal()
         quick = self._clock() - began < _STRIDE_S
         self._stride = min(2 * self._stride, _STRIDE) if quick else 1
         return receipts

@@ -128,7 +128,9 @@ def test_the_options_and_their_defaults():
     assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
     assert parameters(EventBus.drain) == {"timeout": None}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
-    assert list(parameters(EventBus.stream)) == ["events", "topic", "id", "ordered", "progress"]
+    of_stream = ["events", "topic", "id", "ordered", "progress", "batch"]
+    assert list(parameters(EventBus.stream)) == of_stream
+    assert (options["batch"], options["batch_wait"]) == (None, 0.0)
     assert list(parameters(EventBus.astream)) == ["events", "topic", "id", "ordered"]
     for method in (Receipt.wait, Receipt.result, Receipt.results):
         assert parameters(method) == {"timeout": None}

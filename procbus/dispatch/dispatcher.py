@@ -19,7 +19,7 @@ from typing import Any, Never
 from procbus.core.context import ONLY_RUN, HandlerContext, Run, running, running_context
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery, LastAttempt
-from procbus.core.errors import CircuitOpen, OptionError, ProcbusError
+from procbus.core.errors import OptionError, ProcbusError
 from procbus.core.flow import Circuit
 from procbus.core.locks import Lock, Tangled
 from procbus.core.outcome import Outcome
@@ -39,6 +39,7 @@ from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
 from procbus.dispatch.dead_letters import handler_for
 from procbus.dispatch.journal_side import JournalSide
+from procbus.dispatch.refusing import Refusing
 from procbus.dispatch.send_off import SendOff
 from procbus.dispatch.settlement import Settlement
 from procbus.dispatch.unrouted import Unrouted
@@ -122,7 +123,7 @@ class Dispatcher:
         self._listeners = settlement.listeners
         self.unrouted = Unrouted()
 
-    def _routes_by_phase(self, nested: bool = True) -> Router[Subscription] | _Refusing:
+    def _routes_by_phase(self, nested: bool = True) -> Router[Subscription] | Refusing:
         """Return the routes for one publish, or raise the error of the phase.
 
         Args:
@@ -140,7 +141,7 @@ class Dispatcher:
         if self.journal is not None and routes is not self.journal.resumed_for and not nested:
             self.resume()
             routes = self._routes()
-        return routes if error is None else _Refusing(routes, error)
+        return routes if error is None else Refusing(routes, error)
 
     def guard(self, circuit: Circuit) -> None:
         """Have publishing for cpu handlers raise the errors of this circuit, while there are."""
@@ -205,7 +206,7 @@ class Dispatcher:
                         continue
             else:
                 subscription, make = to[0], WaitedReceipt
-                if isinstance(routes, _Refusing):
+                if isinstance(routes, Refusing):
                     routes.check((subscription,))
             # By far the most frequent case, without the loops of `_publish_fan`.
             entered = accepted = False
@@ -380,6 +381,18 @@ class Dispatcher:
                 count += 1
         return found[0], put_all, count
 
+    def call(self, event: Any, subscription: Subscription) -> Receipt:
+        """Publish an event for one handler, without routing; `where` is not asked."""
+        parent_id, nested = self._origin()
+        while True:
+            seen = self._admission.disturbed
+            routes = self._routes_by_phase(nested)
+            if isinstance(routes, Refusing):
+                routes.check((subscription,))
+            about = (event, None, parent_id, (subscription,), ())
+            with contextlib.suppress(Disturbed):
+                return self._publish_fan(*about, nested=nested, seen=seen)
+
     def redeliver(self, letter: DeadLetter) -> Receipt:
         """Publish the event of a dead letter again, for its handler alone.
 
@@ -396,7 +409,7 @@ class Dispatcher:
         while True:
             seen = self._admission.disturbed
             routes = self._routes_by_phase()
-            if isinstance(routes, _Refusing):
+            if isinstance(routes, Refusing):
                 routes.check(chosen)
             try:
                 self._admission.enter(1, context is not None, seen)
@@ -653,24 +666,6 @@ class Dispatcher:
         if delivery is not None:
             return [self.context_of, delivery, receipt]
         return HandlerContext("a listener", 0, None, None, 1, self.publish, self, self.run)
-
-
-class _Refusing:
-    """The routes, while no event may be published for cpu handlers."""
-
-    def __init__(self, routes: Router[Subscription], error: Callable[[], CircuitOpen]) -> None:
-        self._routes = routes
-        self._error = error
-
-    def match(self, event: object, topic: str | None = None) -> Sequence[Subscription]:
-        """Find the handlers of an event; raise the error if one of them is a cpu handler."""
-        return self.check(self._routes.match(event, topic))
-
-    def check(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
-        """Raise the error if there is a cpu handler among them whose lane is guarded."""
-        if any(each.handler.kind == "cpu" and not each.handler.on_threads for each in found):
-            raise self._error()
-        return found
 
 
 def _telling(receipt: Receipt, tell: Callbacks | None) -> Receipt:

@@ -87,9 +87,9 @@ class Gatherer:
         self._lock = Lock()
         self._gate = None if handler.key is None else Gate(replace(handler, concurrency=None))
         self._waiting: deque[Delivery] = deque()
-        #: Number of tickets in the lane whose events are not chosen yet; and the ticket that waits
-        #: for its time, or has just gone to the lane when that came.
-        self._open = 0
+        #: The tickets in the lane whose events are not chosen yet; and the ticket that waits for
+        #: its time, or has just gone to the lane when that came.
+        self._open: dict[Ticket, None] = {}
         self._late: Ticket | None = None
         #: All tickets that have not ended; and the number of calls whose events are being settled.
         self._tickets: set[Ticket] = set()
@@ -235,6 +235,20 @@ class Gatherer:
             self._put(late)
         self._call_for()
 
+    def seal(self) -> None:
+        """Choose the events of the calls to come now, so that no later event joins them."""
+        while True:
+            with self._lock:
+                late = self._late
+                tickets = [*self._open, *(() if late is None else (late,))]
+            if not tickets:
+                return
+            waited = late is not None and self._retries.withdraw(late)
+            for ticket in tickets:
+                ticket.filled()
+            if late is not None and waited:
+                self._put(late)
+
     def cancel(self) -> None:
         """Settle all events that wait for a call as cancelled. The lane cancels the tickets."""
         with self._lock:
@@ -251,13 +265,13 @@ class Gatherer:
         """Number of events that wait, beyond the number of tickets that the lane counts."""
         with self._lock:
             behind = 0 if self._gate is None else self._gate.behind
-            return len(self._waiting) + behind - self._open
+            return len(self._waiting) + behind - len(self._open)
 
     # Calls.
 
     def _locked_due(self) -> bool:
         """Whether a ticket is needed: a glance."""
-        more = len(self._waiting) - self._open * self._size
+        more = len(self._waiting) - len(self._open) * self._size
         return more > 0 and (self._late is None or more >= self._size)
 
     def _call_for(self) -> None:
@@ -267,15 +281,15 @@ class Gatherer:
                 if not self._locked_due():
                     return
                 wait_s = 0.0 if self._hurried() else self._wait_s
-                more = len(self._waiting) - self._open * self._size
+                more = len(self._waiting) - len(self._open) * self._size
                 late = self._late
                 if wait_s and more < self._size:
                     wait_s -= max(0.0, monotonic() - self._waiting[0].queued_at)
                     ticket = self._late = self._new()
                 else:
-                    self._open += 1
                     self._late, wait_s = None, 0.0
                     ticket = late or self._new()
+                    self._open[ticket] = None
             if ticket is not late:
                 self._flow.count_in(1)
             elif not self._retries.withdraw(ticket):
@@ -313,8 +327,7 @@ class Gatherer:
                 members.append(waiting.popleft())
             if ticket is self._late:
                 self._late = None
-            else:
-                self._open -= 1
+            self._open.pop(ticket, None)
             ticket.admit(members)
         self._call_for()  # events may be left that have no ticket
 

@@ -451,8 +451,17 @@ class Lanes:
         """Have no event wait for others of its batch, until `stop_hurrying`: none may come."""
         with self._lock:
             self._hurries += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Have batch handlers called with the events that are there."""
         for gatherer in list(self._gatherers.values()):
             gatherer.flush()
+
+    def seal(self) -> None:
+        """Have batch handlers called with these events, and with none that follows."""
+        for gatherer in list(self._gatherers.values()):
+            gatherer.seal()
 
     def stop_hurrying(self) -> None:
         """Let events wait for others again. Called once for each `hurry`."""

@@ -13,7 +13,7 @@ from procbus.core.cancelling import CancelRequest
 from procbus.core.delivery import Delivery
 from procbus.core.errors import NoSuchHandler
 from procbus.core.handler import CpuPlace, Handler, with_topics
-from procbus.core.introspection import name_of
+from procbus.core.introspection import name_of, same_function
 from procbus.core.locks import Lock
 from procbus.core.subscription import Lane, Subscription
 from procbus.core.topic import Topic, shown_topics, without
@@ -150,6 +150,20 @@ class Subscriptions:
             self._own.take_off(function, topics)
         if shared:
             self._leave({h.number: tuple(topics or h.topics) for h in shared})
+
+    def of_function(self, function: Callable[..., Any]) -> Subscription:
+        """Find the subscription of a function; the last one, if there are several.
+
+        Raises:
+            NoSuchHandler: there is none.
+        """
+        mine = [each for each in self.all() if same_function(each.handler.function, function)]
+        if not mine:
+            raise NoSuchHandler(
+                f"{name_of(function)} is not subscribed to this bus: subscribe it first, or use "
+                "bus.executor(), which takes any function"
+            )
+        return mine[-1]
 
     def _topics_of(self, handler: Handler) -> tuple[Topic, ...]:
         """The topics of a handler of the shared registry that this bus has not left."""

@@ -18,6 +18,7 @@ from procbus import (
     DeliveryState,
     EventBus,
     HandlerTimeout,
+    OptionError,
     OutcomeKind,
     ProcbusError,
     Receipt,
@@ -429,3 +430,28 @@ def test_journal_keeps_the_events_that_were_not_finished(tmp_path: Path) -> None
     with EventBus([], journal=journal) as bus:
         bus.subscribe("number", seen.append, name="h", batch=2, batch_wait=FOR_EVER_S)
     assert seen == [[2]]
+
+
+# Streams.
+
+
+@pytest.mark.parametrize("source", [list, iter])
+def test_stream_gives_batch_handlers_its_events_in_batches(source: Any) -> None:
+    calls: list[list[int]] = []
+    with EventBus([]) as bus:
+        bus.subscribe("number", calls.append, batch=100, batch_wait=FOR_EVER_S, concurrency=1)
+        receipts = list(bus.stream(source(range(25)), topic="number", batch=10))
+    assert sorted(receipt.event for receipt in receipts) == list(range(25))
+    assert calls == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+
+
+def test_end_of_a_stream_does_not_wait_for_more_events() -> None:
+    with EventBus([]) as bus:
+        bus.subscribe("number", doubled, batch=10, batch_wait=FOR_EVER_S)
+        results = [r.result() for r in bus.stream(range(15), topic="number", ordered=True)]
+    assert results == [2 * number for number in range(15)]
+
+
+def test_batch_of_a_stream_is_checked() -> None:
+    with EventBus([]) as bus, pytest.raises(OptionError, match="batch must be a whole number"):
+        bus.stream([1], batch=0)

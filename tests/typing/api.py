@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from procbus import (
+    BatchFailed,
     DeadLetter,
     Delivery,
     DeliveryState,
@@ -207,4 +208,20 @@ async def arun(pages: AsyncIterator[Page]) -> None:
         assert_type(await receipt.settled(), Receipt)
         await receipt
         async for settled in bus.astream(pages, ordered=True):
+            assert_type(settled, Receipt)
+
+
+@subscribe(batch=500, batch_wait=0.5)
+def sizes(pages: list[Page]) -> list[int]:
+    if not pages:
+        raise BatchFailed({0: ValueError()}, [0])
+    return [len(current().event_ids)] * len(pages)
+
+
+def results_are_typed_by_the_handler(pages: list[Page]) -> None:
+    with EventBus() as bus:
+        assert_type(bus.map(render, pages), Iterator[bytes])
+        assert_type(bus.map(sizes, pages), Iterator[int])
+        assert_type(bus.call(extract, Page("x")), Receipt)
+        for settled in bus.stream(pages, batch=100):
             assert_type(settled, Receipt)

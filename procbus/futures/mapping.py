@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""`bus.map`: the results of a handler for many events, in order.
+
+Events of a plain cpu handler travel in chunks: a chunk is one delivery, to a handler of the map's
+own that calls the user's function for each event. A handler with limits, retries or an order gets
+each event as a delivery of its own, so that each has its promises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from itertools import islice
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from procbus.codec.batch_call import InPart
+from procbus.core.delivery import cancelled, error_to_tell
+from procbus.core.errors import SerializationError, WorkerDied
+from procbus.core.handler import new_number
+from procbus.core.receipt import Receipt, WaitedReceipt
+from procbus.core.subscription import Subscription
+from procbus.core.unfinished import complete, unfinished
+
+if TYPE_CHECKING:
+    from procbus.core.delivery import Delivery
+    from procbus.futures.executor import Parts
+
+#: Work in one chunk, in seconds; because a chunk costs some 50 us, and all workers should be busy
+#: until the end.
+CHUNK_S = 0.010
+#: Maximum of events in a chunk; and maximum growth from one chunk to the next, a factor, because
+#: the first runs are slow.
+_MOST, _GROWTH = 10_000, 4
+#: Number of chunks ahead for each worker, and maximum of events ahead of other handlers.
+_AHEAD = 3
+_EVENTS_AHEAD = 1_000
+#: The reason for cancelling the events ahead, as words of an error message.
+_UNWANTED = "the loop over the results of bus.map has ended"
+#: Number of parts into which a chunk is divided whose worker died: see `Gatherer`.
+_DIVIDED_BY = 4
+
+
+def results_of(
+    subscription: Subscription,
+    events: Iterable[Any],
+    parts: Parts,
+    *,
+    holds: object,
+) -> Iterator[Any]:
+    """Call a handler with each event; yield the results in order.
+
+    Args:
+        subscription: the handler on its bus.
+        events: the events.
+        parts: parts of the bus.
+        holds: an object that is kept alive until the end: the bus.
+    """
+    handler = subscription.handler
+    plain = handler.kind == "cpu" and subscription.plain and handler.batch is None
+    free = not (handler.limited or handler.gated or handler.retry.retries or handler.auto)
+    if plain and free and parts.dispatcher.journal is None:
+        return _Chunks(subscription, events, parts).results(holds)
+    return _one_by_one(subscription, events, parts, holds)
+
+
+def _take_back(delivery: Delivery, parts: Parts) -> None:
+    """Cancel a delivery that no worker has begun, because its result is not wanted any more."""
+    lane = delivery.subscription.lane
+    if parts.retries.withdraw(delivery) or lane.withdraw(delivery):
+        parts.settlement.settle([(delivery, cancelled(delivery, why=_UNWANTED))])
+
+
+def _one_by_one(
+    subscription: Subscription,
+    events: Iterable[Any],
+    parts: Parts,
+    holds: object,
+) -> Iterator[Any]:
+    """Yield the results of events that are deliveries of their own."""
+    source = iter(events)
+    ahead = max(_EVENTS_AHEAD, 2 * (subscription.handler.batch or 0))
+    receipts: deque[Receipt] = deque()
+    try:
+        while True:
+            receipts.extend(
+                parts.dispatcher.call(event, subscription)
+                for event in islice(source, ahead - len(receipts))
+            )
+            if len(receipts) < ahead:
+                parts.lanes.flush()  # no event follows that a batch handler could wait for
+            if not receipts:
+                return
+            yield receipts.popleft().result()
+    finally:
+        del holds
+        for delivery in [each for receipt in receipts for each in receipt.deliveries]:
+            _take_back(delivery, parts)
+
+
+class _Chunk:
+    """Calls a handler once for each event of a chunk.
+
+    Args:
+        function: the handler's function.
+        name: the handler's name.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = name
+
+    def __call__(self, events: Sequence[Any]) -> list[Any] | InPart:
+        """Return the results; or the ones before an exception, with that."""
+        function, values = self.function, []
+        try:
+            for event in events:
+                value = function(event)
+                if id(type(value)) not in complete and (wrong := unfinished(self.name, value)):
+                    raise wrong
+                values.append(value)
+        except BaseException as error:  # noqa: BLE001 - raised where the results are taken
+            return InPart(values, {len(values): error})
+        return values
+
+
+class _Waiter:
+    """Waits for a chunk, for `WaitedReceipt.answer`; the map itself waits for the receipt."""
+
+    delivery: WaitedReceipt | None = None
+
+
+class _Chunks:
+    """The chunks of one map. Belongs to the thread that takes the results.
+
+    Args:
+        subscription: the handler on its bus.
+        events: the events.
+        parts: parts of the bus.
+    """
+
+    def __init__(self, subscription: Subscription, events: Iterable[Any], parts: Parts) -> None:
+        handler = subscription.handler
+        function: Any = _Chunk(handler.function, handler.name)
+        inner = replace(handler, function=function, number=new_number())
+        self._calls = Subscription(inner, parts.lanes.of(inner), answered=True)
+        self._source = iter(events)
+        self._left: float = len(events) if isinstance(events, Sized) else _MOST * _MOST
+        self._parts = parts
+        self.context_of = parts.dispatcher.context_of
+        #: Events of each chunk, and its receipt, in order.
+        self._open: deque[tuple[Sequence[Any], WaitedReceipt]] = deque()
+        self._size = 1
+
+    # An owner of receipts.
+
+    def settled(self, delivery: WaitedReceipt) -> None:
+        """Do nothing: the map waits for the receipt."""
+
+    def withdraw(self, delivery: WaitedReceipt) -> None:
+        """Cancel a chunk that no worker has begun."""
+        _take_back(delivery, self._parts)
+
+    def results(self, holds: object) -> Iterator[Any]:
+        """Yield the results in order."""
+        self._parts.direct.add(self._calls)
+        try:
+            while True:
+                self._look_ahead()
+                if not self._open:
+                    return
+                events, receipt = self._open.popleft()
+                receipt.wait()
+                yield from self._results_of(events, receipt)
+        finally:
+            del holds
+            for _, receipt in self._open:
+                self.withdraw(receipt)
+            if self._calls.idle:  # otherwise its last chunks are running
+                self._parts.direct.retire(self._calls)
+                self._parts.lanes.forget(self._calls.handler)
+
+    def _look_ahead(self) -> None:
+        workers = max(1, self._parts.lanes.cpu_size())
+        while len(self._open) < _AHEAD * workers:
+            share = ceil(self._left / (2 * workers))
+            chunk = list(islice(self._source, max(1, min(self._size, share))))
+            if not chunk:
+                return
+            self._left -= len(chunk)
+            self._open.append((chunk, self._publish(chunk)))
+
+    def _publish(self, chunk: Sequence[Any]) -> WaitedReceipt:
+        to = (self._calls, self, _Waiter())
+        receipt = self._parts.dispatcher.publish(chunk, None, None, True, to)
+        assert isinstance(receipt, WaitedReceipt)
+        return receipt
+
+    def _results_of(self, events: Sequence[Any], receipt: WaitedReceipt) -> Iterator[Any]:
+        error = receipt.exception()
+        if error is None:
+            self._note(len(events), receipt.run_s or 0.0)
+            value = receipt.value
+            if not isinstance(value, InPart):
+                yield from value
+                return
+            yield from value.values or ()
+            raise error_to_tell(next(iter(value.errors.values())), receipt)
+        lost = isinstance(error, WorkerDied) and receipt.run_s is not None
+        unsent = isinstance(error, SerializationError) and receipt.run_s is None
+        if len(events) == 1 or not (lost or unsent):
+            raise error_to_tell(error, receipt)
+        size = ceil(len(events) / _DIVIDED_BY)
+        parts = [events[at : at + size] for at in range(0, len(events), size)]
+        self._open.extendleft((part, self._publish(part)) for part in reversed(parts))
+
+    def _note(self, count: int, run_s: float) -> None:
+        """Choose the size of the next chunks by the time that one took."""
+        fitting = int(CHUNK_S * count / run_s) if run_s > 0 else _MOST
+        self._size = max(1, min(fitting, _GROWTH * count, _MOST))

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""`bus.map` and `bus.call`: results of one handler, in order, whatever the handler's options."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from procbus import (
+    EventBus,
+    HandlerTimeout,
+    NoSuchHandler,
+    SerializationError,
+    WorkerDied,
+    current,
+)
+from procbus.testing import InlineBus
+from tests.waits import BOUND_S, eventually
+
+
+def increased(number: int) -> int:
+    if number == 777:
+        raise ValueError(number)
+    return number + 1
+
+
+async def increased_later(number: int) -> int:
+    return increased(number)
+
+
+def all_increased(numbers: list[int]) -> list[int]:
+    return [number + 1 for number in numbers]
+
+
+def die_at_777(number: int) -> int:
+    if number == 777:
+        os._exit(3)
+    return number
+
+
+def size_of(event: list[object]) -> int:
+    return len(event)
+
+
+def published_too(number: int) -> int:
+    current().publish("seen", number)
+    return number
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (increased, {"kind": "cpu"}),
+        (increased, {"kind": "cpu", "retries": 1, "backoff": 0}),
+        (increased, {"kind": "cpu", "key": lambda number: number % 3}),
+        (increased, {}),
+        (increased_later, {"timeout": BOUND_S}),
+        (all_increased, {"batch": 20, "batch_wait": 0.05}),
+        (all_increased, {"batch": 20, "kind": "cpu"}),
+    ],
+)
+def test_results_come_in_order(function: Any, options: Any) -> None:
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("number", function, **options)
+        assert list(bus.map(function, iter(range(300)))) == list(range(1, 301))
+        assert list(bus.map(function, [])) == []
+        assert bus.call(function, 1).result(BOUND_S) == 2
+
+
+@pytest.mark.parametrize("pickling", [False, True])
+def test_map_works_inline(pickling: bool) -> None:
+    with InlineBus([], pickling=pickling) as bus:
+        bus.subscribe("number", increased, kind="cpu")
+        assert list(bus.map(increased, range(100))) == list(range(1, 101))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_exception_comes_after_the_results_before_it(kind: Any) -> None:
+    got: list[int] = []
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("number", increased, kind=kind)
+        with pytest.raises(ValueError, match="777"):
+            got.extend(bus.map(increased, range(2_000)))
+    assert got == list(range(1, 778))
+
+
+def test_worker_that_dies_loses_its_event_alone() -> None:
+    got: list[int] = []
+    with EventBus([], cpu_workers=2) as bus:
+        bus.subscribe("number", die_at_777, kind="cpu")
+        with pytest.raises(WorkerDied):
+            got.extend(bus.map(die_at_777, range(2_000)))
+    assert got == list(range(777))
+
+
+def test_event_that_cannot_travel_is_told_after_the_results_before_it() -> None:
+    got: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("list", size_of, kind="cpu")
+        events: list[list[object]] = [[each] for each in (*range(40), threading.Lock())]
+        with pytest.raises(SerializationError):
+            got.extend(bus.map(size_of, events))
+    assert got == [1] * 40
+
+
+def test_time_limit_is_one_of_each_event() -> None:
+    def hang(number: int) -> int:
+        while number == 5:
+            pass
+        return number
+
+    got: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", hang, kind="cpu", timeout=0.5)
+        with pytest.raises(HandlerTimeout):
+            got.extend(bus.map(hang, range(10)))
+    assert got == list(range(5))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_endless_source_is_read_as_results_are_taken(kind: Any) -> None:
+    source = itertools.count()
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", abs, kind=kind)
+        results = bus.map(abs, source)
+        assert [next(results) for _ in range(10)] == list(range(10))
+        results.close()  # type: ignore[attr-defined] # it is a generator
+        assert bus.drain(BOUND_S)
+        assert next(source) < 5_000
+
+
+def test_events_that_a_mapped_handler_publishes_are_published() -> None:
+    seen: list[int] = []
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe("number", published_too, kind="cpu")
+        bus.subscribe("seen", seen.append)
+        assert list(bus.map(published_too, range(50))) == list(range(50))
+        eventually(lambda: len(seen) == 50)
+    assert sorted(seen) == list(range(50))
+
+
+def test_function_that_is_not_subscribed_is_refused() -> None:
+    with EventBus([]) as bus:
+        with pytest.raises(NoSuchHandler, match=r"subscribe it first, or use bus\.executor"):
+            bus.map(increased, [1])
+        with pytest.raises(NoSuchHandler):
+            bus.call(increased, 1)
+
+
+def test_map_on_a_bus_with_a_journal_journals_each_event(tmp_path: Path) -> None:
+    with EventBus([], cpu_workers=1, journal=tmp_path / "bus.db") as bus:
+        bus.subscribe("number", increased, kind="cpu")
+        assert list(bus.map(increased, range(10))) == list(range(1, 11))
+        assert bus.stats().handlers[increased.__module__ + ".increased"].succeeded == 10
+
+
+def test_call_reaches_one_handler_whatever_its_topics() -> None:
+    others: list[int] = []
+    with EventBus([]) as bus:
+        bus.subscribe("number", increased, where=lambda _: False)
+        bus.subscribe("number", others.append)
+        receipt = bus.call(increased, 1)
+        assert receipt.result(BOUND_S) == 2
+    assert len(receipt.deliveries) == 1
+    assert others == []
