@@ -56,6 +56,8 @@ class LiveConnection:
         self.place = place
         self._number = 0
         self._received = bytearray()
+        #: The final snapshot of a bus that has closed after a snapshot for this connection.
+        self.last: Facts | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(LIVE_ANSWER_S)
         try:
@@ -97,9 +99,12 @@ class LiveConnection:
         deadline = monotonic() + within_s
         try:
             self._socket.settimeout(within_s)
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            with suppress(BrokenPipeError):  # a bus that has closed has left its final snapshot
+                self._socket.sendall(json.dumps(request).encode() + b"\n")
             for line in self._lines(deadline):
                 reply = json.loads(line)
+                if reply.get("last"):
+                    self.last = reply["result"]
                 if reply.get("id") == self._number:
                     return _result(reply)
         except TimeoutError:

@@ -189,7 +189,22 @@ class LiveServer:
                     else:
                         self._serve(key.data, mask, selector, snapshots)
                 self._send_replies(selector)
+        self._send_last(snapshots)
         self._give_up()
+
+    def _send_last(self, snapshots: Snapshots) -> None:
+        """Send the final state of the bus to each watcher that follows it by snapshots."""
+        for watcher in self._watchers:
+            if not watcher.counts.taken:
+                continue
+            try:
+                last = {"result": snapshots.take(watcher.counts), "last": True}
+                line = _line({"protocol": LIVE_PROTOCOL, "id": None, "ok": True, **last})
+                watcher.socket.send(watcher.to_send + line)
+            except OSError:  # it has gone, or it has no room: then it keeps an older one
+                continue
+            except Exception:  # noqa: BLE001 - the bus must come to its end
+                log.exception("procbus itself failed in its live view, which ends")
 
     def _accept(self, listener: socket.socket, selector: selectors.BaseSelector) -> None:
         try:

@@ -179,6 +179,11 @@ class Counts:
         self._at = 0.0
         self._settled: dict[str, int] = {}
 
+    @property
+    def taken(self) -> bool:
+        """Whether there was an earlier moment."""
+        return self._at > 0
+
     def rates(self, handlers: Mapping[str, HandlerStats]) -> dict[str, float]:
         """Settled deliveries a second since the last call, by handler; empty the first time."""
         now, before = monotonic(), self._settled

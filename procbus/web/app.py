@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from procbus.core.errors import JournalError
 from procbus.live.client import Declined, Gone, NoAnswer
+from procbus.live.metrics import CONTENT_TYPE, exposition, families
 from procbus.live.sockets import UnsafePlace
 from procbus.web.guard import OWN_HOSTS, Guard, Headers
 from procbus.web.journals import JournalView
@@ -68,6 +69,7 @@ def make_app(buses: Buses, guard: Guard, journal: str | None) -> Starlette:
             Route("/", server.page),
             Route("/healthz", server.health),
             Route("/readyz", server.ready),
+            Route("/metrics", server.metrics),
             Route("/api/buses", server.reading(server.listed)),
             Route("/api/buses/{name}", server.reading(server.bus)),
             Route("/api/buses/{name}/events", server.reading(server.events)),
@@ -139,6 +141,15 @@ class _Server:
         if "open" in states:
             return PlainTextResponse("ok\n")
         return PlainTextResponse(f"{', '.join(states) or 'there is no bus'}\n", 503)
+
+    async def metrics(self, _: Request) -> Response:
+        """The figures of all buses, as Prometheus reads them; a bus that has ended has none."""
+        try:
+            figures = await self._buses.metrics()
+        except UnsafePlace as error:
+            return PlainTextResponse(f"{error}\n", 503)
+        text = await run_in_threadpool(lambda: exposition(families(figures)))
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     # For the user.
 

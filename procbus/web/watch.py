@@ -106,6 +106,8 @@ class Watch:
         self.history = History(interval_s=look_s)
         self._intervals_s = look_s, seldom_s
         self._connection: LiveConnection | None = None
+        #: The final snapshot, which a bus sends before it closes.
+        self._last: Facts | None = None
         self._pages = 0
         self._page_came = asyncio.Event()
         #: Set once the message is replaced by a newer one, which has an event of its own.
@@ -175,6 +177,9 @@ class Watch:
             self.snapshot = await run_in_threadpool(self._ask_snapshot)
         except Gone as error:
             self.state, self.said = "ended", str(error)
+            if self._last is not None:
+                self.snapshot = self._last
+                return self.history.add(point_of(self._last))
         except NoAnswer as error:
             self.state, self.said = "silent", str(error)
         except Exception as error:  # noqa: BLE001 - told on the page, and the next look may do
@@ -193,6 +198,7 @@ class Watch:
         except NoAnswer:
             if connection is not None:
                 connection.close()
+                self._last = connection.last
             self._connection = None
             raise
         return facts
@@ -270,7 +276,9 @@ class Buses:
             UnsafePlace: a directory for sockets belongs to someone else.
         """
         places = await run_in_threadpool(self._places)
-        briefs = await asyncio.gather(*(run_in_threadpool(_brief, place) for place in places))
+        briefs = await asyncio.gather(
+            *(run_in_threadpool(_asked, place, "brief") for place in places)
+        )
         found: list[Facts] = [
             {"name": place.name, "state": "silent" if brief is None else "live", **(brief or {})}
             for place, brief in zip(places, briefs, strict=True)
@@ -279,6 +287,18 @@ class Buses:
         there = {each["name"] for each in found}
         gone = [watch for name, watch in self._watches.items() if name not in there]
         return found + [{"name": each.place.name, "state": "ended", **_last(each)} for each in gone]
+
+    async def metrics(self) -> dict[str, Facts]:
+        """The figures of each living bus that answers, by its name.
+
+        Raises:
+            UnsafePlace: a directory for sockets belongs to someone else.
+        """
+        places = await run_in_threadpool(self._places)
+        asked = await asyncio.gather(
+            *(run_in_threadpool(_asked, place, "metrics") for place in places)
+        )
+        return {place.name: facts for place, facts in zip(places, asked, strict=True) if facts}
 
     def _places(self) -> list[BusSocket]:
         return living() if self._only is None else [self._only]
@@ -298,11 +318,11 @@ class Buses:
         return watch
 
 
-def _brief(place: BusSocket) -> Facts | None:
-    """Few facts about a bus; none if it has ended, and None if it does not answer."""
+def _asked(place: BusSocket, do: str) -> Facts | None:
+    """The answer of a bus; no facts if it has ended, and None if it does not answer."""
     try:
         with LiveConnection(place) as connection:
-            facts: Facts = connection.ask("brief")
+            facts: Facts = connection.ask(do)
     except Gone:
         return {}
     except NoAnswer:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from procbus import EventBus, subscribe
+from procbus.live.metrics import CONTENT_TYPE
 from tests.unit.web.conftest import Serve
 from tests.waits import BOUND_S, eventually
 
@@ -115,6 +116,7 @@ def test_a_bus_that_ends_leaves_its_last_picture(serve: Serve, held: Held) -> No
     assert last["state"] == "ended"
     assert last["said"]
     assert last["snapshot"]["bus"]["pid"] == os.getpid()
+    assert last["point"] is not None
 
     with stream(client) as messages:  # for a page that comes too late
         assert [each["state"] for each in messages] == ["ended"]
@@ -124,6 +126,30 @@ def test_a_bus_that_ends_leaves_its_last_picture(serve: Serve, held: Held) -> No
     (bus,) = client.get("/api/buses").json()["buses"]
     assert bus["state"] == "ended"
     assert act(client, f"/api/buses/{NAME}/actions/pause", kind="io").status_code == 404
+
+
+def test_the_last_picture_has_the_last_delivery(serve: Serve, held: Held) -> None:
+    client = serve(NAME)
+    held.bus.publish("held", 1)
+    with stream(client) as messages:
+        assert next(messages)["snapshot"]["pending"] == 1
+        held.go.set()
+        held.bus.close()
+        last = list(messages)[-1]["snapshot"]
+    assert last["pending"] == 0
+    assert [each["succeeded"] for each in last["handlers"] if each["name"] == "held"] == [1]
+
+
+def test_the_metrics_of_all_buses_are_there_for_prometheus(serve: Serve, held: Held) -> None:
+    held.bus.publish("bad", 1).wait()
+    client = serve()
+    metrics = client.get("/metrics")
+
+    assert metrics.headers["content-type"] == CONTENT_TYPE
+    failed = f'procbus_deliveries_total{{bus="{NAME}",handler="bad",kind="io",outcome="failed"}} 1'
+    assert failed in metrics.text.splitlines()
+    held.bus.close()
+    assert "handler=" not in client.get("/metrics").text
 
 
 def test_the_next_bus_of_a_process_takes_the_place_of_one_that_ended(serve: Serve) -> None:
