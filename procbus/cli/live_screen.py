@@ -10,9 +10,9 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, ConsoleDimensions, Group
 from rich.text import Text
@@ -21,13 +21,16 @@ from procbus.cli.live_page import Row, keys, page, stacks_text
 from procbus.live.client import Declined, Gone, NoAnswer
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import FrameType, TracebackType
 
     from procbus.live.client import LiveConnection
 
 #: Maximum wait for a snapshot, and for an action, in seconds; because keys wait as long.
 _LOOK_S = 2.0
 _ACT_S = 5.0
+
+#: Words of signals.
+_RESIZED, _STOP = b"r", b"z"
 
 _STYLES = {
     "title": "bold",
@@ -62,38 +65,81 @@ _NAMES = {
 def run_screen(connection: LiveConnection, interval_s: float) -> int:
     """Show a bus on the whole terminal until the user ends that, or the bus ends."""
     console = Console(highlight=False)
-    with _raw_terminal() as pipe, console.screen(hide_cursor=True):
-        ended = View(connection, console).run(interval_s, pipe)
+    with Screen(console) as screen:
+        ended = View(connection, console, screen).run(interval_s)
     if ended:
         print(f"procbus top: {ended}")
     return 0
 
 
-@contextmanager
-def _raw_terminal() -> Iterator[int]:
-    """Read keys as they are pressed, and wake up when the terminal changes its size.
+class Screen:
+    """The whole terminal, whose keys are read as they are pressed.
 
-    Yields:
-        A descriptor that becomes readable then.
+    Ctrl-Z stops the command: the shell has the terminal as it was until `fg`.
+
+    Args:
+        console: the terminal.
     """
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
 
-    def resized(_signum: int, _frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):
-            os.write(writing, b"!")
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._fd = sys.stdin.fileno()
+        self._before = termios.tcgetattr(self._fd)
+        #: A pipe that wakes up the view: by `_RESIZED` or `_STOP`.
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._handlers: dict[signal.Signals, Any] = {}
 
-    handler = signal.signal(signal.SIGWINCH, resized)
-    try:
-        tty.setcbreak(fd)
-        yield reading
-    finally:
-        signal.signal(signal.SIGWINCH, handler)
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-        os.close(reading)
-        os.close(writing)
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the view should draw anew."""
+        return self._reading
+
+    def answer(self) -> None:
+        """Do what the signals ask for that have come."""
+        if _STOP in os.read(self._reading, 4096):
+            self._leave()
+            handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)  # it returns once the shell says `fg`
+            signal.signal(signal.SIGTSTP, handler)
+            self._take()
+
+    def __enter__(self) -> Self:
+        """Take the terminal."""
+        self._on(signal.SIGWINCH, _RESIZED)
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+            self._on(signal.SIGTSTP, _STOP)
+        self._take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the terminal back as it was."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._leave()
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _on(self, number: signal.Signals, word: bytes) -> None:
+        def wake(_signum: int, _frame: FrameType | None) -> None:
+            with suppress(BlockingIOError):
+                os.write(self._writing, word)
+
+        self._handlers[number] = signal.signal(number, wake)
+
+    def _take(self) -> None:
+        tty.setcbreak(self._fd)
+        self._console.set_alt_screen(True)
+        self._console.show_cursor(False)
+
+    def _leave(self) -> None:
+        self._console.show_cursor(True)
+        self._console.set_alt_screen(False)
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
 class View:
@@ -102,11 +148,13 @@ class View:
     Args:
         connection: to the bus.
         console: the terminal.
+        screen: the same, which gives way to signals.
     """
 
-    def __init__(self, connection: LiveConnection, console: Console) -> None:
+    def __init__(self, connection: LiveConnection, console: Console, screen: Screen) -> None:
         self._connection = connection
         self._console = console
+        self._screen = screen
         self._snapshot: dict[str, Any] = {}
         #: The key of the chosen row.
         self._cursor: tuple[str, str] | None = None
@@ -120,7 +168,7 @@ class View:
         #: Whether the script did not answer to the last action.
         self._stuck = False
 
-    def run(self, interval_s: float, resized: int) -> str:
+    def run(self, interval_s: float) -> str:
         """Draw and answer keys until the end.
 
         Returns:
@@ -135,9 +183,9 @@ class View:
                 look_at = monotonic() + interval_s
             self._draw()
             wait_s = max(0.0, look_at - monotonic())
-            ready, _, _ = select.select([fd, resized], [], [], wait_s)
-            if resized in ready:
-                os.read(resized, 4096)
+            ready, _, _ = select.select([fd, self._screen], [], [], wait_s)
+            if self._screen in ready:
+                self._screen.answer()
             if fd in ready:
                 pressed = os.read(fd, 1024)
                 if not pressed:  # the terminal is gone

@@ -26,7 +26,7 @@ STUCK_SIGNAL: int | None = signal.SIGRTMAX - 4 if hasattr(signal, "SIGRTMAX") el
 
 _FILE = "procbus-threads"
 #: Maximum wait for the stacks, and interval between two looks, in seconds.
-_PATIENCE_S = 3.0
+_PATIENCE_S = 5.0
 _LOOK_S = 0.02
 #: Number of looks in a row without a change after which the stacks count as complete.
 _STEADY = 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,11 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from procbus import EventBus
+from procbus.core.gil import gil_is_on
 from procbus.live.client import LiveConnection, bus_named, living
+from tests.integration.helpers import Bell, Door, Listener, Tally
 from tests.integration.live_stage import Stage
 from tests.waits import BOUND_S, eventually
 
@@ -142,6 +146,7 @@ def as_nobody(function: Callable[[], int]) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+@pytest.mark.skipif(not gil_is_on(), reason="without a GIL the script answers")
 def test_stacks_of_a_script_whose_gil_is_held(stage: Stage) -> None:
     run = stage.start(
         """
@@ -174,19 +179,66 @@ def test_stacks_of_a_script_whose_gil_is_held(stage: Stage) -> None:
     assert run.poll() is None
 
 
+@pytest.mark.usefixtures("stage")
+def test_paused_cpu_lane_takes_back_what_its_workers_have_not_begun(
+    door: Door, bell: Bell, heard: Listener, tmp_path: Path
+) -> None:
+    def work(event: tuple[Tally, Door | None, Bell | None]) -> None:
+        tally, door, bell = event
+        tally.note("begun")
+        if door is not None and bell is not None:
+            bell.ring()
+            door.go_through()
+
+    tally = Tally(str(tmp_path / "tally"))
+    bus = EventBus([], cpu_workers=1, live=True)
+    try:
+        bus.subscribe("n", work, kind="cpu")
+        for receipt in [bus.publish("n", (tally, None, None)) for _ in range(200)]:
+            receipt.wait(BOUND_S)  # it is known as short, and goes in batches
+        with LiveConnection(bus_named(str(os.getpid()))) as watcher:
+            with door.shut():
+                first = bus.publish("n", (tally, door, bell))
+                others = [bus.publish("n", (tally, None, None)) for _ in range(100)]
+                heard.wait()
+                watcher.ask("pause", kind="cpu")
+                paused = {each["kind"]: each["paused"] for each in watcher.ask("snapshot")["lanes"]}
+                assert paused == {"io": "", "cpu": "paused by hand"}
+            assert first.wait(BOUND_S), "a running handler finishes"
+            eventually(lambda: bus.stats().lanes["cpu"].depth == 100)
+            eventually(lambda: bus.health()[0].state == "idle")
+            assert tally.counts()["begun"] == 201
+            assert not any(receipt.done for receipt in others)
+            watcher.ask("resume", kind="cpu")
+        assert all(receipt.wait(BOUND_S) for receipt in others)
+        assert tally.counts()["begun"] == 301
+    finally:
+        bus.close(cancel=True)
+
+
 # In a terminal.
 
 
 class Terminal:
     """A terminal of tmux, in which a shell runs a command."""
 
-    def __init__(self, stage: Stage, command: str, width: int = 120, height: int = 40) -> None:
-        self._socket = str(stage.home / "tmux")
+    def __init__(
+        self,
+        stage: Stage,
+        command: str,
+        width: int = 120,
+        height: int = 40,
+        shell: str = "",
+        prefix: str = "",
+    ) -> None:
+        self._socket = str(stage.home / f"tmux{len(os.listdir(stage.home))}")
         script = stage.folder / "run.sh"
-        lines = ("trap : INT", command, "echo status $?", "stty -a", "read line", "")
+        lines = ("trap : INT", prefix + command, "echo status $?", "stty -a", "read line", "")
         script.write_text("\n".join(lines), encoding="utf-8")
         size = ["-x", str(width), "-y", str(height)]
-        self._tmux("-f", "/dev/null", "new-session", "-d", *size, f"sh {script}", env=stage.env)
+        self._tmux(
+            "-f", "/dev/null", "new-session", "-d", *size, shell or f"sh {script}", env=stage.env
+        )
 
     def _tmux(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         run = subprocess.run(
@@ -207,9 +259,9 @@ class Terminal:
         """Give the terminal another size."""
         self._tmux("resize-window", "-x", str(width), "-y", str(height))
 
-    def screen(self) -> str:
+    def screen(self, *, colours: bool = False) -> str:
         """The text on the screen."""
-        return self._tmux("capture-pane", "-p")
+        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
 
     def shows(self, *texts: str, without: str = "\0") -> None:
         """Wait until all texts are on the screen, and one is not."""
@@ -229,6 +281,7 @@ class Terminal:
 
 
 Open = Callable[..., Terminal]
+RED = re.compile("\x1b\\[(?:\\d+;)*31m")
 
 
 @pytest.fixture
@@ -237,8 +290,8 @@ def terminal(stage: Stage) -> Iterator[Open]:
         pytest.skip("tmux is not installed")
     opened: list[Terminal] = []
 
-    def open_terminal(arguments: str, **size: int) -> Terminal:
-        opened.append(Terminal(stage, f"{sys.executable} -m procbus {arguments}", **size))
+    def open_terminal(arguments: str, **about: Any) -> Terminal:
+        opened.append(Terminal(stage, f"{sys.executable} -m procbus {arguments}", **about))
         return opened[-1]
 
     stage.env["TERM"] = "screen"
@@ -296,6 +349,48 @@ def test_the_terminal_is_as_before_in_the_end(
     top.shows("? help")
     top.press(key)
     top.shows(f"status {status}", " icanon", " echo", without="? help")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with jobs")
+def test_ctrl_z_gives_the_terminal_to_the_shell_until_fg(stage: Stage, terminal: Open) -> None:
+    stage.start()
+    shell = terminal("top", width=80, height=24, shell="env PS1=here% bash --norc --noprofile -i")
+    shell.shows("here%")
+    shell.press(f"{sys.executable} -m procbus top; stty -a", "Enter")
+    shell.shows("? help")
+    shell.press("C-z")
+    shell.shows("Stopped", " icanon", " echo", without="? help")
+    shell.press("clear; fg", "Enter")
+    shell.shows("4,211 of 5,000", "? help", without="here%")
+    shell.press("p")
+    shell.shows("pause or resume which lane?")
+    shell.press("x", "q")
+    shell.shows("here%", without="? help")
+    shell.press("stty -a", "Enter")
+    shell.shows(" icanon", " echo")
+
+
+def test_top_has_no_colours_if_the_user_wants_none(stage: Stage, terminal: Open) -> None:
+    stage.start()
+    stage.env["NO_COLOR"] = "1"
+    plain = terminal("top", width=80, height=24)
+    plain.shows("ValueError: no good", "? help")
+    assert not RED.search(plain.screen(colours=True))
+    plain.end()
+    del stage.env["NO_COLOR"]
+    coloured = terminal("top", width=80, height=24)
+    coloured.shows("ValueError: no good", "? help")
+    assert RED.search(coloured.screen(colours=True))
+
+
+def test_top_prints_tables_on_a_dumb_terminal(stage: Stage, terminal: Open) -> None:
+    run = stage.start()
+    top = terminal("top", width=80, height=24, prefix="env TERM=dumb ")
+    top.shows("ValueError: no good", without="? help")
+    assert "\x1b" not in top.screen(colours=True)
+    top.press("C-c")
+    top.shows("status 130")
+    assert run.poll() is None
 
 
 def test_the_script_goes_on_when_top_is_killed(stage: Stage, terminal: Open) -> None:

@@ -26,6 +26,7 @@ from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 from procbus.lanes.queue import LOOKOUT_S, LaneQueue
 from tests.parts import BOUND_S, delivery_to, in_thread, subscription_of
+from tests.waits import eventually
 
 
 def key_of(event: tuple[str, int]) -> str:
@@ -696,3 +697,59 @@ def test_no_more_takers_are_woken_for_short_handlers_than_go_abreast() -> None:
         queue.locked_started()
     queue.take(fresh=True)  # called as a lookout, in case a handler is not short this time
     assert queue.waits == [LOOKOUT_S]
+
+
+# Pausing.
+
+
+def test_held_queue_accepts_deliveries_and_gives_none_out():
+    queue = LaneQueue()
+    normal, first = subscription_of(), subscription_of(priority=5)
+    later = put(queue, normal, 1)
+
+    queue.hold()
+    queue.hold()
+    sooner = put(queue, first, 2)
+    later += put(queue, normal, 3)
+
+    assert queue.held
+    assert take_all(queue) == []
+    assert not queue.seems_ready()
+    assert queue.depth() == 3
+    queue.go_on()
+    assert not queue.held
+    assert take_all(queue) == sooner + later
+
+
+def test_waiting_taker_gets_a_delivery_once_the_queue_goes_on():
+    queue = LaneQueue()
+    queue.hold()
+    taken: list[Delivery | None] = []
+    taker = in_thread(lambda: taken.append(queue.take()))
+    eventually(lambda: queue.waiting)
+    [delivery] = put(queue, subscription_of(), 1)
+    eventually(lambda: queue.waiting)
+    queue.go_on()
+    taker.join(BOUND_S)
+    assert taken == [delivery]
+
+
+def test_deliveries_of_a_held_queue_can_be_withdrawn_and_cleared():
+    queue = LaneQueue()
+    gated = subscription_of(concurrency=1)
+    deliveries = put(queue, gated, 1, 2, 3)
+    queue.hold()
+
+    assert queue.withdraw(deliveries[0])
+    assert queue.clear() == deliveries[1:]
+    assert queue.depth() == 0
+
+
+def test_takers_leave_a_held_queue_that_is_closed():
+    queue = LaneQueue()
+    queue.hold()
+    put(queue, subscription_of(), 1)
+    taker = in_thread(queue.take)
+    queue.close()
+    taker.join(BOUND_S)
+    assert not taker.is_alive()
