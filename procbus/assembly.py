@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.advice.advisor import Advisor
 from procbus.core.carry import Carry, Translated
-from procbus.core.context import Run
+from procbus.core.context import Run, running_now
 from procbus.core.errors import ProcbusError
 from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
@@ -45,6 +45,7 @@ from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
 from procbus.system.freezing import check_can_start
+from procbus.system.uncounted import leave_uncounted
 
 if TYPE_CHECKING:
     from procbus.core.dead_letter import DeadLetter
@@ -297,6 +298,7 @@ class Assembly:
         )
         if self._carry.definition:
             lane.take_along(self._carry)
+        leave_uncounted(lane, lane.batching, lane.batching.queue)
         return lane
 
     def _open_pool(self, on_threads: bool) -> Pool:
@@ -441,6 +443,9 @@ class Assembly:
     def _get_ready(self) -> None:
         self.lanes.check_can_start()
         self._watch()
+        io = self.lanes.io
+        leave_uncounted(self.admission, self.settlement, self.dispatcher, self.flow, io, io.queue)
+        leave_uncounted(running_now)
         self.lanes.prime()
 
     def _watch(self) -> None:

@@ -25,6 +25,7 @@ from procbus.lifecycle import Lifecycle
 from procbus.settings import MOST_WORKERS, BusOptions, Settings, make_settings
 from procbus.stream import Feed, stream_of
 from procbus.system import sigterm
+from procbus.system.uncounted import leave_uncounted
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -132,6 +133,7 @@ class EventBus:
         self._lifecycle = parts.lifecycle
         self._subscriptions = parts.subscriptions
         self._publish = parts.dispatcher.publish
+        leave_uncounted(self._publish)
 
     # Starting, waiting and ending. Threads refer to the parts of a bus, and never to this object.
     # So it is freed once its user drops it.

@@ -244,6 +244,8 @@ THREADS_INHERIT = bool(getattr(sys.flags, "thread_inherit_context", 0))
 #: costs as much as a short handler. Copies of the `contextvars` context share the seat. If threads
 #: inherit it, the seat is cleared at the end of the handler: threads that it started may go on.
 running: ContextVar[list[Any] | HandlerContext | None] = ContextVar("procbus_running", default=None)
+#: Reads it. One object for all threads: see `procbus.system.uncounted`.
+running_now = running.get
 
 
 def kept(context: Context) -> Context | None:

@@ -27,10 +27,14 @@ GROWTH, GROWTH_S = 1.25, 1e-6
 
 #: Threshold of the run time below which only one delivery in `SAMPLE` is timed for the statistics,
 #: in seconds; because timing each takes a tenth of a short io handler's time. It applies once the
-#: handler succeeded `FEW` times; the one timed stands for all.
+#: handler succeeded `FEW` times, while its average is below too; the one timed stands for all.
 SAMPLED_BELOW_S = 100e-6
 SAMPLE = 16
 FEW = 1_000
+
+#: Maximum of a number that is counted up for each event; because Python has one object for each
+#: number below 257, and without a GIL it takes long if one thread frees a number of another one.
+SMALL = 255
 
 
 #: Queues deliveries of one subscription, in order.
@@ -85,7 +89,7 @@ _COUNTERS = (
     "timed_out",
     "crashed",
     "over_memory",
-    "timed",
+    "untimed",
 )
 
 
@@ -122,19 +126,21 @@ class Subscription:
         "over_memory",
         "plain",
         "priority",
-        "published",
+        "published_since",
+        "published_sum",
         "put",
         "put_all",
         "queued",
         "ran",
         "retried",
         "stopped",
-        "succeeded",
+        "succeeded_since",
+        "succeeded_sum",
         "taken",
         "takes",
-        "timed",
         "timed_out",
         "unqueued",
+        "untimed",
     )
 
     def __init__(self, handler: Handler, lane: Lane, *, answered: bool = False) -> None:
@@ -175,10 +181,11 @@ class Subscription:
         #: it, for encoding the result and reading it; in seconds. Written by companions, without a
         #: lock: losing one figure between two does no harm.
         self.before_s = self.after_s = 0.0
-        self.published = 0
+        #: Published and succeeded deliveries: sums, and the ones since, at most `SMALL`.
+        self.published_sum = self.published_since = 0
+        self.succeeded_sum = self.succeeded_since = 0
         #: Published deliveries that `where` or `key` failed before they got into the lane.
         self.unqueued = 0
-        self.succeeded = 0
         self.failed = 0
         #: Cancelled before the handler began, and in the middle of it.
         self.cancelled = 0
@@ -195,8 +202,8 @@ class Subscription:
         #: Seconds from publishing to the first attempt, and seconds of each attempt.
         self.queued = Histogram()
         self.ran = Histogram()
-        #: The number of successes that these two stand for; the others wait for the next sample.
-        self.timed = 0
+        #: Successes that these two do not stand for yet: they wait for the next sample.
+        self.untimed = 0
 
     def _claim(self, event: Any) -> bool:
         """Whether this is the one event that the handler takes: true once, for the first caller."""
@@ -216,6 +223,24 @@ class Subscription:
         """Allow another event: the one that the handler took is not published after all."""
         if self.handler.once and not self._free:
             self._free.append(True)
+
+    @property
+    def published(self) -> int:
+        """Number of deliveries that got into the lane."""
+        return self.published_sum + self.published_since
+
+    @published.setter
+    def published(self, count: int) -> None:
+        self.published_sum, self.published_since = count, 0
+
+    @property
+    def succeeded(self) -> int:
+        """Number of deliveries whose handler succeeded."""
+        return self.succeeded_sum + self.succeeded_since
+
+    @succeeded.setter
+    def succeeded(self, count: int) -> None:
+        self.succeeded_sum, self.succeeded_since = count, 0
 
     @property
     def open(self) -> bool:
@@ -290,8 +315,7 @@ class Subscription:
 
         Call it under the settlement's lock.
         """
-        untimed = self.succeeded - self.timed
-        if untimed > 0:
-            self.timed = self.succeeded
+        untimed, self.untimed = self.untimed, 0
+        if untimed:
             self.ran.add(min(self.average_s or 0.0, SAMPLED_BELOW_S), untimed)
             self.queued.add(self.queued.quantile(0.5) or 0.0, untimed)

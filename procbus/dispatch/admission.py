@@ -45,6 +45,14 @@ AVALANCHE = 10
 ROOM_GATHER_S = 0.005
 
 
+#: Maximum of deliveries that may enter, or leave, between two looks at the number of pending ones.
+#: Below 257, for whose numbers Python has one object each: without a GIL it costs as much as the
+#: rest of `enter` if one thread frees a number that another has made.
+BETWEEN_LOOKS = 128
+
+#: A number so far below that of any pending deliveries that `leave` looks as rarely as it may.
+_NEVER = -BETWEEN_LOOKS
+
 #: Prefixes of the names of threads that make room: they settle deliveries, or are waited for.
 MAKE_ROOM = (
     "procbus-companion-",
@@ -107,6 +115,9 @@ class Admission:
 
     The lock `_lock` guards all fields. No call blocks while it is held.
 
+    `enter` and `leave` count in two small numbers, until they have to look closer. The number of
+    pending deliveries follows from these: it is `_granted - _allowed - _gone`.
+
     Publishers that wait for room stand in one line. As many are called as there is room for, the
     first in line first. A task of an event loop gets its room when it is called; a thread takes it
     afterwards.
@@ -119,7 +130,16 @@ class Admission:
         self._try_lock = self._lock.acquire
         self._unlock = self._lock.release
         self._low_water = max_pending - max_pending // 8
-        self._pending = 0
+        #: Number of deliveries that were allowed to enter, without the ones that had left at the
+        #: last look of `leave`.
+        self._granted = 0
+        #: How many of these have not entered yet: from 0 on `enter` looks closer. Below 0 if an
+        #: event with several deliveries got in.
+        self._allowed = 0
+        #: Number of deliveries that have left since that look; and the number from which on `leave`
+        #: looks again.
+        self._gone = 0
+        self._look_at = BETWEEN_LOOKS
         self._line: deque[PlaceInLine] = deque()
         #: Number of threads that were called and have not entered yet.
         self._called = 0
@@ -127,25 +147,26 @@ class Admission:
         #: wait until nothing is pending.
         self._gathering: list[Bell] = []
         self._draining: list[Bell] = []
-        #: Number of pending deliveries from which on `leave` looks closer, because a thread waits
-        #: for it: any in line, `_low_water`, or 0; and -1 while none waits.
-        self._awaited = -1
+        #: Number of pending deliveries that a thread waits for: `_ANY` in line, `_low_water`, or 0;
+        #: and `_NEVER` while none waits.
+        self._awaited = _NEVER
         self._refusing = False
         #: Number of calls of `disturb`.
         self._disturbed = 0
-        #: Number of pending deliveries from which on `enter` looks closer: `max_pending`, or 0 when
+        #: Number of pending deliveries from which on publishers wait: `max_pending`, or 0 when
         #: refusing.
         self._limit = max_pending
 
     @property
     def pending(self) -> int:
         """Deliveries published and not yet settled."""
-        return self._pending
+        with self._lock:
+            return self._granted - self._allowed - self._gone
 
     @property
     def room(self) -> int:
-        """Number of deliveries that would fill the bus, but one at least: a glance."""
-        return max(1, self.max_pending - self._pending)
+        """Number of deliveries that would fill the bus, but one at least."""
+        return max(1, self.max_pending - self.pending)
 
     @property
     def disturbed(self) -> int:
@@ -175,12 +196,9 @@ class Admission:
         try:
             if not self._try_lock(False):
                 acquire(self._lock)
-            if self._pending >= self._limit:
-                if nested:
-                    self._check_nested()
-                else:
-                    self._locked_wait_for_room(count, seen, patient)
-            self._pending += count
+            if self._allowed <= 0:
+                self._locked_look_closer(count, nested, seen, patient)
+            self._allowed -= count
             entered = True
             self._unlock()
         except BaseException:  # Ctrl-C may come while the lock is being taken or released
@@ -203,14 +221,14 @@ class Admission:
         with self._lock:
             if self._refusing:
                 raise BusClosed(_CLOSED)
-            if count and self._pending >= self.max_pending:
+            if count and self._granted - self._allowed - self._gone >= self.max_pending:
                 if self._on_full == "raise":
                     raise QueueFull(self._full())
                 place = PlaceInLine(count, when_room, False)
-                self._awaited = _ANY
+                self._awaited, self._look_at = _ANY, 1
                 self._line.append(place)
                 return place
-            self._pending += count
+            self._allowed -= count
             return None
 
     def give_up(self, place: PlaceInLine) -> None:
@@ -230,9 +248,9 @@ class Admission:
         try:
             if not self._try_lock(False):
                 acquire(self._lock)
-            self._pending -= count
+            self._gone += count
             left = True
-            if self._pending <= self._awaited:
+            if self._gone >= self._look_at:
                 calls = self._locked_call()
         except Tangled:
             later(self.leave, count)
@@ -241,7 +259,7 @@ class Admission:
             if not self._lock.owned():
                 acquire(self._lock)
             if not left:
-                self._pending -= count
+                self._gone += count
             self._unlock()
             raise
         self._unlock()
@@ -259,10 +277,10 @@ class Admission:
             self._draining.append(bell)
             self._locked_note()
         try:
-            while self._pending and (left_s := deadline - monotonic()) > 0:
+            while self.pending and (left_s := deadline - monotonic()) > 0:
                 bell.wait(min(left_s, LOOK_UP_S))
                 catch_up()
-            return not self._pending
+            return not self.pending
         finally:
             with self._lock:
                 self._draining.remove(bell)
@@ -281,11 +299,14 @@ class Admission:
         with self._lock:
             self._refusing = True
             self._limit = 0
+            self._granted -= self._allowed
+            self._allowed = 0
             calls = self._locked_call_all()
         for place in calls:
             place.call()
 
-    # Called under the lock.
+    # Called under the lock. The number of pending deliveries is written out where no call, after
+    # which others might run, may come between a look at it and its consequence.
 
     def _locked_call(self) -> list[PlaceInLine]:
         """Call as many waiting publishers as there is room for.
@@ -293,21 +314,24 @@ class Admission:
         Returns:
             Places of tasks, to be called without the lock.
         """
-        if not self._pending:
+        if self._granted - self._allowed - self._gone == 0:
             for bell in self._draining:
                 bell.ring()
         calls: list[PlaceInLine] = []
-        while self._line and self._pending + self._called < self.max_pending:
+        while (
+            self._line
+            and self._granted - self._allowed - self._gone + self._called < self.max_pending
+        ):
             place = self._line.popleft()
             place.called = True
             if place.is_thread:
                 self._called += 1
                 place.call()
             else:
-                self._pending += place.count
+                self._allowed -= place.count
                 place.granted = True
                 calls.append(place)
-        if self._pending <= self._low_water:
+        if self._granted - self._allowed - self._gone <= self._low_water:
             for bell in self._gathering:
                 bell.ring()
         self._locked_note()
@@ -329,17 +353,40 @@ class Admission:
         return calls
 
     def _locked_note(self) -> None:
+        """Note how many deliveries may leave before `leave` has to look again."""
         # No call, after which others might run.
         if self._line:
             self._awaited = _ANY
         elif self._gathering:
             self._awaited = self._low_water
         else:
-            self._awaited = 0 if self._draining else -1
+            self._awaited = 0 if self._draining else _NEVER
+        self._granted -= self._gone
+        self._gone = 0
+        # At least as many leave before the awaited number is reached: more may enter meanwhile.
+        above = self._granted - self._allowed - self._awaited
+        self._look_at = 1 if above < 1 else above if above < BETWEEN_LOOKS else BETWEEN_LOOKS
+
+    def _locked_look_closer(self, count: int, nested: bool, seen: int, patient: bool) -> None:
+        """Check whether deliveries may enter, after a wait for room; and allow some more."""
+        if self._granted - self._allowed - self._gone >= self._limit:
+            if nested:
+                self._check_nested()
+            else:
+                self._locked_wait_for_room(count, seen, patient)
+        # No call, after which others might run.
+        room = self._limit - (self._granted - self._allowed - self._gone)
+        allowed = 0 if room < 0 else room if room < BETWEEN_LOOKS else BETWEEN_LOOKS
+        self._granted += allowed - self._allowed
+        self._allowed = allowed
 
     def _locked_wait_for_room(self, count: int, seen: int, patient: bool) -> None:
         asked = again = False
-        while count and self._pending >= self.max_pending and not self._refusing:
+        while (
+            count
+            and self._granted - self._allowed - self._gone >= self.max_pending
+            and not self._refusing
+        ):
             if self._disturbed != seen:
                 raise Disturbed
             if self._on_full == "raise" and not patient:
@@ -373,7 +420,7 @@ class Admission:
     def _locked_stand_in_line(self, count: int, again: bool) -> None:
         bell = Bell()
         place = PlaceInLine(count, bell.ring, True)
-        self._awaited = _ANY
+        self._awaited, self._look_at = _ANY, 1
         if again:  # other publishers were quicker
             self._line.appendleft(place)
         else:
@@ -385,7 +432,8 @@ class Admission:
                     pass
             finally:
                 acquire(self._lock)
-            if self._pending > self._low_water and not self._refusing:
+            pending = self._granted - self._allowed - self._gone
+            if pending > self._low_water and not self._refusing:
                 self._locked_gather()
         except BaseException:  # Ctrl-C: the next in line may have the room
             self._locked_step_out(place)
@@ -415,11 +463,12 @@ class Admission:
             self._gathering.remove(bell)
 
     def _check_nested(self) -> None:
-        if self._refusing and not self._pending:
+        pending = self._granted - self._allowed - self._gone
+        if self._refusing and not pending:
             # A thread or task that a handler left behind publishes: no handler is running any more.
             raise BusClosed(_CLOSED)
-        full = self._pending >= self.max_pending
-        if full and (self._on_full == "raise" or self._pending >= AVALANCHE * self.max_pending):
+        full = pending >= self.max_pending
+        if full and (self._on_full == "raise" or pending >= AVALANCHE * self.max_pending):
             raise QueueFull(self._full_nested())
 
     def _full_nested(self) -> str:
@@ -429,7 +478,7 @@ class Admission:
             else f"to {AVALANCHE} times max_pending"
         )
         return (
-            f"{self._pending} deliveries are pending (max_pending={self.max_pending}): a handler "
+            f"{self.pending} deliveries are pending (max_pending={self.max_pending}): a handler "
             f"never waits for room, and may fill the bus {bound}. In an io handler "
             "iterate bus.stream(...) (in an async one bus.astream(...)); else publish fewer, "
             "or raise max_pending"
@@ -437,7 +486,7 @@ class Admission:
 
     def _full(self) -> str:
         return (
-            f"{self._pending} deliveries are pending (max_pending={self.max_pending}): publish "
+            f"{self.pending} deliveries are pending (max_pending={self.max_pending}): publish "
             'more slowly, raise max_pending, or use on_full="block" or bus.stream()'
         )
 

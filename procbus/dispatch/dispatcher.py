@@ -11,12 +11,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from functools import partial
 from time import monotonic
 from typing import Any, Never
 
-from procbus.core.context import ONLY_RUN, HandlerContext, Run, running, running_context
+from procbus.core.context import (
+    ONLY_RUN,
+    HandlerContext,
+    Run,
+    running,
+    running_context,
+    running_now,
+)
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery, LastAttempt
 from procbus.core.errors import OptionError, ProcbusError
@@ -54,28 +60,11 @@ PublishRun = Callable[[Sequence[Any], str | None, Callbacks | None], Sequence[Re
 Addressee = tuple[Subscription, Owner, Waiter]
 
 
-class Phase(Enum):
-    """Whether a bus publishes events."""
-
-    #: It has published no event yet: before the first one it gets ready.
-    NEW = "new"
-    OPEN = "open"
-    #: It is open, and its journal may have deliveries for handlers that are new.
-    RESUMING = "resuming"
-    #: It publishes no events for cpu handlers, because their workers keep dying.
-    GUARDED = "guarded"
-    #: This is a forked child of the bus's process: it publishes no event.
-    FORKED = "forked"
-
-
-_OPEN = Phase.OPEN
-
-
 class Dispatcher:
     """Turns events into deliveries. Thread-safe.
 
-    Each publish begins with a look at `_phase`. In any phase but `OPEN` it goes through
-    `_routes_by_phase`.
+    Each publish begins with a look at `_open`. If that is false, it goes through
+    `_routes_by_phase`: see `_set_phase`.
 
     Args:
         admission: bounds the pending deliveries.
@@ -111,10 +100,9 @@ class Dispatcher:
         self._lock = settlement.lock
         self._routes = routes
         self._get_ready = first_publish
-        #: Guards the change of `_phase`, which follows from the four fields below it.
+        #: Guards the change of `_open`, which follows from the fields below it.
         self._phase_lock = Lock()
-        self._phase = Phase.NEW
-        self._when_ready = Phase.OPEN if journal is None else Phase.RESUMING
+        self._open = False
         self._is_ready = False
         #: They make the errors of the phases `GUARDED` and `FORKED`.
         self._circuit: Circuit | None = None
@@ -150,19 +138,20 @@ class Dispatcher:
         self._admission.disturb()  # waiting publishers check again
 
     def _set_phase(self) -> None:
-        """Set the phase that the fields call for. Another thread may change one meanwhile."""
+        """Note whether a publish needs the routes alone. Another thread may change a field.
+
+        It needs more in a forked child; while cpu workers keep dying; if a journal may have
+        deliveries for new handlers; and for the first event, before which the bus gets ready.
+        """
         with self._phase_lock:  # no call in it, after which code that interrupts might run
-            if self._fork_error is not None:
-                self._phase = Phase.FORKED
-            elif self._circuit is not None and self._circuit.refusal is not None:
-                self._phase = Phase.GUARDED
-            else:
-                self._phase = self._when_ready if self._is_ready else Phase.NEW
+            guarded = self._circuit is not None and self._circuit.refusal is not None
+            held_up = guarded or self.journal is not None or self._fork_error is not None
+            self._open = self._is_ready and not held_up
 
     def refuse(self, error: Callable[[], Never]) -> None:
         """Have publishing raise an error from now on: this is a forked child. Takes no lock."""
         self._fork_error = error
-        self._phase = Phase.FORKED
+        self._open = False
 
     @holds_room
     def publish(
@@ -187,13 +176,13 @@ class Dispatcher:
         """
         parent_id = None
         nested = False
-        if running.get() is not None:
+        if running_now() is not None:
             parent_id, nested = self._origin()
         seen = 0
         while True:
             # In local variables, because calling a function that is an attribute takes longer.
             make, routes_now, next_id = self._sole, self._routes, self._next_id
-            routes = routes_now() if self._phase is _OPEN else self._routes_by_phase(nested)
+            routes = routes_now() if self._open else self._routes_by_phase(nested)
             if to is None:
                 subscriptions = routes.match(event, topic)
                 if len(subscriptions) != 1 or not (subscription := subscriptions[0]).plain:
@@ -328,7 +317,7 @@ class Dispatcher:
         """
         seen = self._admission.disturbed
         run = None
-        if self._phase is _OPEN and self.journal is None and not self._listeners.publishing:
+        if self._open and not self._listeners.publishing:
             run = self._run_of(events, topic)
         if run is None:
             return (self.publish(events[0], topic, tell, False),)
@@ -646,7 +635,7 @@ class Dispatcher:
 
     def _origin(self) -> tuple[int | None, bool]:
         """The event whose handler is publishing, and whether a handler of this bus is."""
-        if running.get() is not None:
+        if running_now() is not None:
             context = running_context()
             if context is not None and context.owner is self:
                 return context.event_id or None, True

@@ -29,6 +29,7 @@ from procbus.core.subscription import (
     NEWEST,
     SAMPLE,
     SAMPLED_BELOW_S,
+    SMALL,
     Subscription,
 )
 from procbus.dispatch.admission import Admission
@@ -124,8 +125,7 @@ class Settlement:
                     self._note_attempt(delivery, outcome)
                     subscription = delivery.subscription
                     if outcome.kind is _SUCCEEDED:
-                        subscription.succeeded += 1
-                        subscription.timed += 1
+                        subscription.succeeded_sum += 1
                     else:
                         policy = subscription.handler.retry
                         if queued and may_retry(policy, delivery.earlier, outcome):
@@ -225,22 +225,32 @@ class Settlement:
                         if after is None:
                             after = _After(done)
                         after.note(delivery, receipt)
-                    subscription.succeeded = succeeded = subscription.succeeded + 1
+                    since = subscription.succeeded_since + 1
+                    if since > SMALL:
+                        subscription.succeeded_sum += since
+                        since = 0
+                    subscription.succeeded_since = since
                     run_s = ended_at - started_at
                     average_s = subscription.average_s
                     if average_s is None:
                         subscription.note_run(run_s)
-                    else:  # as note_run does
-                        new_s = average_s + NEWEST * (run_s - average_s)
-                        most_s = GROWTH * average_s + GROWTH_S
-                        subscription.average_s = new_s if new_s < most_s else most_s
-                    if succeeded < FEW or run_s > SAMPLED_BELOW_S:
                         subscription.note_times(delivery, started_at, ended_at)
-                        subscription.timed += 1
-                    elif not succeeded % SAMPLE:
-                        timed, subscription.timed = subscription.timed, subscription.succeeded
-                        stands_for = subscription.timed - timed
-                        subscription.note_times(delivery, started_at, ended_at, stands_for)
+                        continue
+                    weight = 1
+                    if (
+                        run_s < SAMPLED_BELOW_S
+                        and average_s < SAMPLED_BELOW_S
+                        and subscription.succeeded_sum > FEW
+                    ):
+                        weight = subscription.untimed + 1
+                        if weight < SAMPLE:
+                            subscription.untimed = weight
+                            continue
+                        subscription.untimed = 0
+                    new_s = average_s + NEWEST * (run_s - average_s)  # as note_run does
+                    most_s = GROWTH * average_s + GROWTH_S
+                    subscription.average_s = new_s if new_s < most_s else most_s
+                    subscription.note_times(delivery, started_at, ended_at, weight)
             finally:
                 self._unlock()
         finally:  # even if it was stopped half-way: waiters wait for the settled ones

@@ -13,7 +13,7 @@ from math import inf
 
 from procbus.core.delivery import Delivery
 from procbus.core.locks import Lock, acquire
-from procbus.core.subscription import Subscription
+from procbus.core.subscription import SMALL, Subscription
 from procbus.core.user_key import UserKey
 from procbus.lanes.gate import Gate
 
@@ -114,7 +114,11 @@ class LaneQueue:
         try:
             if not self._try_lock(False):
                 acquire(self.lock)
-            subscription.published += 1
+            since = subscription.published_since + 1
+            if since > SMALL:
+                subscription.published_sum += since
+                since = 0
+            subscription.published_since = since
             delivery.queued = True
             bucket = self._ready[subscription.priority]
             cancelled = self.cancelled
@@ -138,11 +142,11 @@ class LaneQueue:
 
     def put_all(self, deliveries: Sequence[Delivery]) -> bool:
         """Queue deliveries of one subscription without a gate, as `put` does."""
-        subscription = deliveries[0].subscription
+        subscription, count = deliveries[0].subscription, len(deliveries)
         try:
             if not self._try_lock(False):
                 acquire(self.lock)
-            subscription.published += len(deliveries)
+            subscription.published_sum += count
             for delivery in deliveries:
                 delivery.queued = True
             bucket = self._ready[subscription.priority]
@@ -188,7 +192,8 @@ class LaneQueue:
                 if gate is not None:
                     gate.refuse(delivery)
             if begun:
-                subscription.published -= len(deliveries)
+                count = len(deliveries)
+                subscription.published_sum -= count
         self.locked_wake()
         self._unlock()
 

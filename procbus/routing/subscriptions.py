@@ -21,6 +21,7 @@ from procbus.routing.lane_switch import LaneSwitch
 from procbus.routing.redefinition import provenance_of
 from procbus.routing.registry import Registry, tell_of_new_definition
 from procbus.routing.router import Router
+from procbus.system.uncounted import leave_uncounted
 
 
 class Subscriptions:
@@ -180,6 +181,7 @@ class Subscriptions:
             made = {handler.number: self._subscription(handler) for handler in handlers}
             entries = [(made[handler.number], handler.topics) for handler in handlers]
             router = Router(entries, _without_overtaken)
+            leave_uncounted(self, router, *made.values(), *handlers)
             with self._lock:
                 if version > self._version:
                     for handler in handlers:

@@ -123,7 +123,7 @@ class InlineLane:
         elif self._carry is not None:
             delivery.context = self._carry.take(None)
         with self._lock:
-            subscription.published += 1
+            subscription.published_sum += 1
         delivery.queued = True
         if self._depth() >= DEPTH:
             self._here.waiting.append(delivery)
