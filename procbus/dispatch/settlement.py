@@ -240,7 +240,7 @@ class Settlement:
                     if (
                         run_s < SAMPLED_BELOW_S
                         and average_s < SAMPLED_BELOW_S
-                        and subscription.succeeded_sum > FEW
+                        and subscription.succeeded_sum >= FEW
                     ):
                         weight = subscription.untimed + 1
                         if weight < SAMPLE:
