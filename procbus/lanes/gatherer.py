@@ -102,7 +102,7 @@ class Gatherer:
         if self._gate is not None and type(delivery.key) is UserKey:
             self._accept(self._gate, delivery)
         with self._lock:
-            delivery.subscription.published += 1
+            delivery.subscription.published_sum += 1
             delivery.queued = True
             if self._gate is None or self._gate.admit(delivery):
                 self._waiting.append(delivery)
