@@ -18,7 +18,6 @@ import pytest
 
 from procbus import DeliveryState, EventBus, HandlerTimeout, OutcomeKind, Receipt
 from procbus.assembly import Makers
-from procbus.pool import stack
 from procbus.supervision.supervisor import Supervisor
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener, Tally, wait_gone
@@ -231,9 +230,8 @@ def test_processes_of_a_handler_die_at_its_time_limit_too(bell: Bell, heard: Lis
 
 
 def test_stopped_worker_runs_out_of_time_too(
-    tally: Tally, door: Door, bell: Bell, heard: Listener, monkeypatch: pytest.MonkeyPatch
+    tally: Tally, door: Door, bell: Bell, heard: Listener
 ) -> None:
-    monkeypatch.setattr(stack, "PATIENCE_S", 0.5)
     clock = ClockAhead()
     with bus_with(clock) as bus:
         bus.subscribe("stopped", work, kind="cpu", timeout=LONG_S, name="stopped")
