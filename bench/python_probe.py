@@ -29,9 +29,10 @@ WAYS_FROM_TWO = (THREADS, LANE_IO, LANE_CPU, LANE_THREADS)
 
 #: Lengths of the handlers of pure Python, by name, in ms.
 LENGTHS_MS = {"10 µs": 0.01, "100 µs": 0.1, "1 ms": 1.0}
-#: The length that is measured with other numbers of workers too, and these numbers.
+#: The length that is measured with other numbers of workers too, and these numbers; the ways.
 SCALED = "1 ms"
 ALONE, CROWDED = f"{SCALED}, 1 worker", f"{SCALED}, twice as many workers"
+WAYS_SCALED = tuple(way for way in WAYS if way != LANE_AUTO)  # which runs like one of two others
 #: Tiny handlers: events from one thread, from two; calls of publish or submit alone.
 TINY, TINY_TWO = "tiny", "tiny, from 2 threads"
 CALLS, CALLS_TWO = "tiny, calls alone", "tiny, calls alone, from 2 threads"
@@ -41,10 +42,10 @@ LOOP = "loop over a handler of 1 ms"
 CONVOY = "wake-up beside busy threads, p99"
 
 #: Lengths of samples, in seconds: of the plain loop; of one way; of the events that warm it up.
-LOOP_S = 0.1
+LOOP_S = 0.08
 CALLS_AT_A_TIME = 20  # in the loop, between two looks at the clock
-SAMPLE_S = 0.2
-WARM_UP_S = 0.4
+SAMPLE_S = 0.15
+WARM_UP_S = 0.3
 MOST_EVENTS = 20_000  # in one sample
 FEW_S = 0.3  # as many arrays as arrive in this time, but at least `ARRAYS`
 ARRAYS = 2
@@ -222,11 +223,17 @@ def figures_of(
         yield row_of(way, ARRAY), median(times) * 1e3
     finally:
         pool.close()
+
+
+def scaled_figures_of(
+    way: str, opened: Callable[[int], Pool], spins_per_ms: int, workers: int, scale: float
+) -> Iterator[tuple[str, float]]:
+    """Measure one way with other numbers of workers."""
     iterations = max(1, round(spins_per_ms * LENGTHS_MS[SCALED]))
     for what, count in ((ALONE, 1), (CROWDED, 2 * workers)):
         pool = opened(count)
         try:
-            warm_up(pool, spins_per_ms, count, scale)
+            warm_up(pool, spins_per_ms, count, scale / 2)
             yield row_of(way, what), speed_up(pool, iterations, 2 * count, scale)
         finally:
             pool.close()
@@ -304,6 +311,8 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for way, opened in ways():
         found.update(figures_of(way, opened, spins_per_ms, workers, scale))
+        if way in WAYS_SCALED:
+            found.update(scaled_figures_of(way, opened, spins_per_ms, workers, scale))
     found[LOOP] = 1 / loop_s(spins_per_ms, scale)
     probes = max(10, round(PROBES * scale))
     found[CONVOY] = convoy_us(10 * spins_per_ms, probes, workers)

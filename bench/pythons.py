@@ -69,16 +69,19 @@ def figures(version: str, settings: Settings) -> dict[str, float]:
 
 
 #: The rows that say how many times as fast as the loop one way is.
-SPEED_UPS = tuple(
-    row_of(way, what)
-    for what in (*python_probe.LENGTHS_MS, python_probe.ALONE, python_probe.CROWDED)
-    for way in python_probe.WAYS
+SPEED_UPS = (
+    *(row_of(way, length) for length in python_probe.LENGTHS_MS for way in python_probe.WAYS),
+    *(
+        row_of(way, what)
+        for what in (python_probe.ALONE, python_probe.CROWDED)
+        for way in python_probe.WAYS_SCALED
+    ),
 )
 
 
 def limits(settings: Settings) -> dict[str, float]:
     """Nothing is faster than every core at work all the time."""
-    alone = {row_of(way, python_probe.ALONE): 1.0 for way in python_probe.WAYS}
+    alone = {row_of(way, python_probe.ALONE): 1.0 for way in python_probe.WAYS_SCALED}
     return dict.fromkeys(SPEED_UPS, float(settings.workers)) | alone
 
 
