@@ -159,7 +159,8 @@ def _is_field(value: object, cls: type) -> bool:
     """Whether a value is a descriptor that Python made for a slot or field of that class."""
     if isinstance(value, types.MemberDescriptorType):
         return value.__objclass__ is cls
-    return type(value).__name__ == "CField" and type(value).__module__ == "_ctypes"
+    kind = type(value)  # of `_ctypes` until Python 3.13, then of `ctypes`
+    return kind.__name__ == "CField" and kind.__module__ in ("_ctypes", "ctypes")
 
 
 def _is_slot(name: str, value: object, cls: type) -> bool:

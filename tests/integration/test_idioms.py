@@ -393,7 +393,6 @@ def test_keywords_of_classes_metaclasses_descriptors_and_abstract_classes(run: R
     )
 
 
-@pytest.mark.slow
 def test_structures_of_ctypes(run: Run) -> None:
     check(
         run,
