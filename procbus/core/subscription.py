@@ -107,6 +107,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "__weakref__",
         "_free",
         "after_s",
         "answered",

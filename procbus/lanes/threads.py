@@ -10,6 +10,7 @@ from contextvars import Context, copy_context
 from math import inf
 from time import monotonic, thread_time
 from typing import Protocol
+from weakref import ReferenceType, ref
 
 from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import THREADS_INHERIT, another, kept, run_seated, running
@@ -100,8 +101,9 @@ class IoThread(LaneThread):
         self.events_done = 0
         #: The class of the latest result, known to be complete: the next one mostly has the same.
         self._whole: type = type(None)
-        #: The handler of the last long run, and its end. Written as one by this thread.
-        self._finished: tuple[Subscription, float] | None = None
+        #: The handler of the last long run, and its end. Written as one by this thread, which may
+        #: then be idle for long: so it does not keep the handler alive.
+        self._finished: tuple[ReferenceType[Subscription], float] | None = None
         #: The short run that is measured next, of `ONE_IN`, by `events_done`. It differs between
         #: threads, so that the deliveries that all threads begin with do not count too much.
         self._next = 17 * number % ONE_IN
@@ -260,7 +262,7 @@ class IoThread(LaneThread):
         started_at, ended_at = times
         wall_s = ended_at - started_at
         if wall_s > LONG_S:
-            self._finished = (subscription, ended_at)
+            self._finished = (ref(subscription), ended_at)
             # A run among short ones that is longer than all in between stands for itself. The
             # others since the last reading took next to nothing.
             if wall_s > ONE_IN * (subscription.average_s or 0.0):
@@ -290,7 +292,7 @@ class IoThread(LaneThread):
     def finished(self, since: float) -> Subscription | None:
         """The handler of its last long run, if that ended after `since`."""
         finished = self._finished
-        return finished[0] if finished is not None and finished[1] > since else None
+        return finished[0]() if finished is not None and finished[1] > since else None
 
     def pause(self, receipt: Receipt | None, instead: str, *, blocks: bool) -> Callable[[], object]:
         """Lend the place of this thread to another while its handler waits; see `HandlerRunner`."""
