@@ -34,7 +34,8 @@ def add_live(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "ps",
         help="list your buses that can be watched",
         description="List the buses of this user that were made with live=True, or in a script "
-        "started with PROCBUS_LIVE=1. The exit status is 1 if there is none.",
+        "started with PROCBUS_LIVE=1. The exit status is 1 if there is none, and 2 if the "
+        "directory of their sockets is not yours alone.",
     )
     ps.add_argument("--json", action="store_true", help="print JSON in place of a table")
     ps.set_defaults(run=_told(run_ps))
@@ -42,8 +43,11 @@ def add_live(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "top",
         help="look at a bus while it works",
         description="Look at a bus while it works: its lanes, handlers, workers, dead letters and "
-        "advice. Keys: arrows choose a row; s shows the stack of a worker, c cancels its delivery, "
-        "r replays a dead letter, p pauses or resumes a lane, q ends, ? helps.",
+        "advice. Keys: arrows choose a row; s shows the stack of a worker, S all stacks, c cancels "
+        "a delivery, r replays a dead letter, p pauses or resumes a lane, q ends, ? helps. On a "
+        "pipe it prints tables. The exit status is 0 at the end of the bus or with q, 1 if there "
+        "is no such bus or it does not answer, and 2 if the directory of the sockets is not yours "
+        "alone.",
     )
     top.add_argument(
         "bus", nargs="?", metavar="PID", help="as `procbus ps` names it; default: the only bus"
@@ -54,15 +58,21 @@ def add_live(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--stacks", action="store_true", help="print the stacks of all workers and threads, and end"
     )
     top.add_argument(
-        "--interval", type=_interval, metavar="S", help="seconds between two looks, 1 by default"
+        "--interval",
+        type=_interval,
+        metavar="S",
+        help="seconds between two looks; default: 1, on a pipe 2",
     )
     top.set_defaults(run=_told(run_top))
 
 
 def _interval(text: str) -> float:
-    value = float(text)  # argparse describes the error if this raises ValueError
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("must be from 0.1 to 3600 seconds")
+        raise argparse.ArgumentTypeError(f"must be from 0.1 to 3600 seconds, not {text!r}")
     return value
 
 

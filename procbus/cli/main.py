@@ -159,10 +159,9 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)  # argparse describes the error if this raises ValueError
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
 
 
 class _Terminated(SystemExit):

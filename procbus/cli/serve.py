@@ -42,10 +42,9 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _port(text: str) -> int:
-    number = int(text)  # argparse describes the error if this raises ValueError
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, not {number}")
-    return number
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, not {text}")
+    return int(text)
 
 
 def run_serve(options: argparse.Namespace) -> int:

@@ -117,6 +117,16 @@ def test_another_user_cannot_connect(stage: Stage) -> None:
         assert as_nobody(lambda: connected(place.path)) == 2
 
 
+@pytest.mark.parametrize("command", ["ps", "top"])
+def test_directory_of_sockets_that_others_may_enter_is_refused(stage: Stage, command: str) -> None:
+    folder = stage.home / "procbus"
+    folder.mkdir()
+    folder.chmod(0o755)
+    refused = stage.procbus(command)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"others may enter {folder}: chmod 700 {folder}" in refused.stderr
+
+
 def connected(path: str) -> int:
     """How far a connection comes: 1 to the socket's file, 2 to the socket, 3 to an answer."""
     with socket.socket(socket.AF_UNIX) as sock:

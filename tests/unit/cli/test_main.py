@@ -53,7 +53,9 @@ def test_version_is_printed() -> None:
         ([], "required: COMMAND"),
         (["dmeo"], "invalid choice: 'dmeo'"),
         (["demo", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
-        (["demo", "--cpu-workers", "two"], "argument --cpu-workers: "),
+        (["demo", "--cpu-workers", "two"], "argument --cpu-workers: must be at least 1, not two"),
+        (["top", "--interval", "no"], "argument --interval: must be from 0.1 to 3600 seconds"),
+        (["serve", "--port", "-1"], "argument --port: must be from 0 to 65535, not -1"),
         (["demo", "--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
 )
