@@ -28,6 +28,7 @@ NAMES = (
     "tiny_io",
     "io_latency",
     "io_sleep",
+    "bulk_insert",
     "stream_rate",
     "stream_memory",
     "startup",

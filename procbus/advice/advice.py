@@ -6,7 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from procbus.advice.judge import BETTER, CPU_S, FEW_RUNS, FEW_S, Judgement, Suited, is_thin
+from procbus.advice.judge import (
+    BETTER,
+    CPU_S,
+    FEW_RUNS,
+    FEW_S,
+    IO_S,
+    MANY_RUNS,
+    Judgement,
+    Suited,
+    is_thin,
+)
 from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
 from procbus.core.text import seconds, share, table
@@ -90,7 +100,7 @@ def make_advice(
     level: Literal["warning", "info", ""] = ""
     if judgement.kind not in (None, evidence.kind) and judgement.gain > 1 and declared != "auto":
         level = "warning" if judgement.loud else "info"
-    text = f"{name} {_sentence(declared, evidence, judgement, machine)}"
+    text = f"{name} {_sentence(declared, evidence, judgement, machine)}{_batches(evidence)}"
     return Advice(name, declared, judgement.kind, judgement.gain, level, text, evidence)
 
 
@@ -126,6 +136,16 @@ def _sentence(declared: str, evidence: Evidence, judgement: Judgement, machine: 
     return (
         f"is declared {declared} but spends {_part(evidence.wait_s.low, evidence):.0%} of its time "
         f"waiting: declare it io, expected {judgement.gain:.1f} x"
+    )
+
+
+def _batches(evidence: Evidence) -> str:
+    """Advise batches for a handler that takes less time than the bus takes for its event."""
+    if evidence.ran < MANY_RUNS or evidence.runs < FEW_RUNS or evidence.wall_s >= IO_S:
+        return ""
+    return (
+        f". It runs for {seconds(evidence.wall_s)}, less than the bus's own work on an event: use "
+        "batch=, to get many events in one call"
     )
 
 

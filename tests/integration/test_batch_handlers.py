@@ -30,6 +30,7 @@ from procbus import (
 )
 from procbus.testing import Clock, InlineBus
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
+from tests.journal_scripts import killed
 from tests.waits import BOUND_S, eventually
 
 #: A wait that no test waits for.
@@ -430,6 +431,36 @@ def test_journal_keeps_the_events_that_were_not_finished(tmp_path: Path) -> None
     with EventBus([], journal=journal) as bus:
         bus.subscribe("number", seen.append, name="h", batch=2, batch_wait=FOR_EVER_S)
     assert seen == [[2]]
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_events_of_a_call_that_was_killed_with_the_script_run_again(
+    kind: Any, tmp_path: Path
+) -> None:
+    marker = tmp_path / "entered"
+    path = killed(
+        tmp_path / "bus.db",
+        f"""
+        import time
+
+        def hold(words: list[str]) -> None:
+            if words[0] != "first":
+                open({str(marker)!r}, "w").close()
+                threading.Event().wait(60)
+
+        bus.subscribe("word", hold, name="words", kind={kind!r}, batch=4, batch_wait=3600)
+        firsts = [bus.publish("word", "first") for _ in range(4)]
+        assert all(receipt.wait(60) for receipt in firsts)
+        for number in range(6):
+            bus.publish("word", str(number))
+        while not os.path.exists({str(marker)!r}):
+            time.sleep(0.01)
+        """,
+    )
+    seen: list[str] = []
+    with EventBus([], journal=path) as bus:
+        bus.subscribe("word", seen.extend, name="words", batch=4, batch_wait=FOR_EVER_S)
+    assert seen == [str(number) for number in range(6)]
 
 
 # Streams.

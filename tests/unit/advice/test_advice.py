@@ -137,3 +137,14 @@ def test_no_handler_is_no_table():
 def test_advice_cannot_be_changed():
     with pytest.raises(AttributeError):
         advice_on(BUSY).kind = "io"  # type: ignore[misc] # which is the point
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_handler_that_is_shorter_than_the_work_of_the_bus_is_advised_to_take_batches(
+    kind: Any,
+) -> None:
+    short = replace(BUSY, kind=kind, wall_s=2e-6, cpu_s=2e-6, gil_s=Span(2e-6, 2e-6), ran=10_000)
+    advice = "It runs for 2.0 us, less than the bus's own work on an event: use batch="
+    assert advice in advice_on(short).text
+    for other in (replace(short, wall_s=20e-6), replace(short, ran=100), replace(short, runs=0)):
+        assert "batch=" not in advice_on(other).text
