@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,14 @@ def test_make_says_that_no_package_index_was_reached(tmp_path: Path) -> None:
     assert "pip could not install what is needed, its output is above" in said
     assert "PIP_INDEX_URL" in said
     assert not (tmp_path / "venv" / "installed-core").exists()
+
+
+def test_the_page_of_the_live_view_is_in_the_wheel(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+
+    with zipfile.ZipFile(built) as files:
+        assert {"procbus/web/page.html", "procbus/py.typed"} <= set(files.namelist())
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="this machine has no bash")

@@ -185,6 +185,8 @@ class _Server:
         about = await _body(request)
         watch = await self._watch(request)
         fields = {name: about[name] for name in _ACTIONS[do] if name in about}
+        if do == "stacks":
+            return _json(await watch.stacks(**fields))
         return _json(await watch.ask(do, **fields))
 
     async def retry(self, request: Request) -> Response:

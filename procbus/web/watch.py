@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from procbus.live.client import Gone, LiveConnection, NoAnswer, living
 from procbus.live.snapshot import Facts
 from procbus.live.sockets import BusSocket
+from procbus.live.stuck import stacks_by_signal
 
 #: Interval between two looks at a bus, in seconds: while a page looks at it, and while none does.
 LOOK_S = 1.0
@@ -155,6 +156,19 @@ class Watch:
                 return connection.ask(do, within_s=ACTION_S, **about)
 
         return await run_in_threadpool(asked)
+
+    async def stacks(self, **about: Any) -> Any:
+        """The stacks of its workers and threads, by a signal if the bus does not answer.
+
+        Raises:
+            NoAnswer: there is no answer, or the bus refuses.
+        """
+        if self.state != "silent":
+            return await self.ask("stacks", **about)
+        found = await run_in_threadpool(stacks_by_signal, self.place.pid)
+        if found is None:
+            raise NoAnswer(self.said)
+        return found
 
     async def _run(self) -> None:
         look_s, seldom_s = self._intervals_s

@@ -13,6 +13,7 @@ import pytest
 from tests.browser import CHROMIUM, Browser
 from tests.integration.live_stage import Stage
 from tests.integration.test_serve import Served
+from tests.live_picture import make_picture
 from tests.waits import BOUND_S, eventually
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -175,3 +176,10 @@ def test_the_page_comes_and_goes_with_buses_and_with_the_server(
     page.shows("script.py", "live", without="No bus is alive")
     served.end()
     page.shows("procbus serve does not answer", "script.py")
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_docs_can_be_made_again(tmp_path: Path) -> None:
+    make_picture(tmp_path / "live.png", points=2)
+
+    assert (tmp_path / "live.png").read_bytes().startswith(b"\x89PNG")
