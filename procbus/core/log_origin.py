@@ -12,10 +12,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.core.context import running, running_context
 from procbus.core.log import LOGS
+
+if TYPE_CHECKING:
+    from procbus.core.delivery import Delivery
 
 
 class Origin(NamedTuple):
@@ -63,6 +66,20 @@ _BROUGHT = "_procbus_origin"
 def about(origin: Origin) -> dict[str, Origin]:
     """The `extra=` for a record of procbus's own loggers about a delivery or a worker."""
     return {_BROUGHT: origin}
+
+
+def about_delivery(delivery: Delivery, attempt: int, pid: int | None = None) -> dict[str, Origin]:
+    """The same about one attempt.
+
+    Args:
+        delivery: the delivery, which is not settled.
+        attempt: number of the attempt, from 1.
+        pid: the process that the handler runs in; None for this one.
+    """
+    receipt = delivery.receipt
+    topic = None if receipt is None else receipt.topic
+    name = delivery.handler.name
+    return about(Origin(pid or os.getpid(), name, delivery.event_id, attempt, topic))
 
 
 class _AddOrigin(logging.Filter):

@@ -18,6 +18,7 @@ from procbus.core.delivery import Delivery, LastAttempt, as_asked, asked_of, can
 from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
+from procbus.core.log_origin import about_delivery
 from procbus.core.moments import Retried, Settled
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt, SharedBlock, call_all
@@ -361,6 +362,7 @@ class Settlement:
             outcome.kind.value,
             summary_of(outcome.error),
             wait_s,
+            extra=about_delivery(delivery, attempt, outcome.worker_pid),
         )
         if self._journal is not None:
             self._journal.retried(delivery, wait_s)

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.log import pool_log as log
+from procbus.core.log_origin import about_delivery
 from procbus.core.moments import WorkerStalled
 from procbus.core.outcome import OutcomeKind
 from procbus.core.validation import format_size
@@ -354,6 +355,7 @@ class Supervisor:
                 handler.name,
                 delivery.event_id,
                 max(0.0, sample.at - at[2]),
+                extra=about_delivery(delivery, len(delivery.earlier) + 1, worker.pid),
             )
         return True
 

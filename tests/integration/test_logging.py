@@ -249,19 +249,21 @@ def test_record_of_a_handler_carries_its_delivery_on_whatever_it_runs(
     assert facts["topic"] == "picture"
 
 
-def test_record_of_a_failure_carries_its_delivery(caplog: pytest.LogCaptureFixture) -> None:
+def test_records_of_failed_attempts_carry_their_delivery(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with EventBus([], cpu_workers=1) as bus:
-        bus.subscribe("n", lambda n: 1 // n, kind="cpu", name="shop.divide")
+        divide: Any = {"kind": "cpu", "name": "shop.divide", "retries": 1, "backoff": 0}
+        bus.subscribe("n", lambda n: 1 // n, **divide)
         receipt = bus.publish("n", 0)
         receipt.wait(PATIENCE_S)
         [delivery] = receipt.deliveries
-    [record] = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert origin(record) == (delivery.worker_pid, "shop.divide", receipt.id)
-    assert (record.name, record.__dict__["topic"], record.__dict__["attempt"]) == (
-        "procbus",
-        "n",
-        1,
-    )
+    first, last = (r for r in caplog.records if r.name == "procbus" and hasattr(r, "handler"))
+    assert origin(first) == origin(last) == (delivery.worker_pid, "shop.divide", receipt.id)
+    assert [(r.levelname, r.__dict__["attempt"], r.__dict__["topic"]) for r in (first, last)] == [
+        ("WARNING", 1, "n"),
+        ("ERROR", 2, "n"),
+    ]
 
 
 def test_log_records_of_the_set_up_belong_to_no_delivery(
