@@ -26,7 +26,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from procbus.core.delivery import Delivery
-    from procbus.core.moments import Accepted, Retried, Settled
+    from procbus.core.moments import Accepted, Retried, Settled, Started
     from procbus.core.receipt import Receipt
 
 
@@ -91,6 +91,19 @@ class _Event:
         self.open = count
 
 
+class _Call:
+    """A call of a batch handler: its start, and its events whose attempts have ended so far."""
+
+    def __init__(self, at: float, pid: int | None) -> None:
+        self.at = at
+        self.pid = pid
+        #: Number of events whose attempt has not ended.
+        self.open = 0
+        self.ended_at = at
+        self.kinds: set[OutcomeKind] = set()
+        self.links: list[Any] = []
+
+
 class _Tracing:
     """Makes the spans of one bus, as its listener. Thread-safe.
 
@@ -99,7 +112,11 @@ class _Tracing:
     tracer without a generator of ids gives the span an id of its own; then they are children of the
     event's span.
 
-    The lock `_lock` guards the two dicts.
+    An event of a batch handler has an attempt like any other. The call has a span of its own, with
+    a link to each attempt. A thread tells of the start of all events of a call one after the other,
+    with one time.
+
+    The lock `_lock` guards the dicts and what they hold.
 
     Args:
         provider: see `instrument`.
@@ -113,6 +130,10 @@ class _Tracing:
         #: Events with open deliveries, by id; and the span id of the next attempt of each delivery.
         self._events: dict[int, _Event] = {}
         self._planned: dict[Delivery, int] = {}
+        #: The call that each running event of a batch handler is in; and by handler and thread the
+        #: last call whose start was told.
+        self._calls: dict[Delivery, _Call] = {}
+        self._begun: dict[tuple[str, int], _Call] = {}
 
     # The moments.
 
@@ -128,6 +149,19 @@ class _Tracing:
         departed = self._plan(event, delivery)
         departing.set(departed)
         otel_context.attach(departed)
+
+    def started(self, moment: Started) -> None:
+        """Note which call an event of a batch handler is in."""
+        delivery = moment.delivery
+        if delivery.handler.batch is None:
+            return
+        key = delivery.handler.name, threading.get_ident()
+        with self._lock:
+            call = self._begun.get(key)
+            if call is None or (call.at, call.pid) != (moment.at, moment.pid):
+                call = self._begun[key] = _Call(moment.at, moment.pid)
+            call.open += 1
+            self._calls[delivery] = call
 
     def retried(self, moment: Retried) -> None:
         """Make the span of the failed attempt, and the context of the next one."""
@@ -157,8 +191,15 @@ class _Tracing:
 
     def _publish(self, receipt: Receipt, at: float) -> _Event:
         destination = _destination(receipt)
+        above = None
+        if not trace.get_current_span().get_span_context().is_valid:
+            # A batch handler runs in no context. The bus knows the event that it got first.
+            with self._lock:
+                parent = self._events.get(receipt.parent_id or 0)
+            above = None if parent is None else parent.context
         span = self._tracer_now().start_span(
             f"publish {destination}",
+            context=above,
             kind=trace.SpanKind.PRODUCER,
             attributes={**_about(receipt, destination), **_operation("publish", "send")},
             start_time=_time_of_day(at),
@@ -217,7 +258,46 @@ class _Tracing:
         if outcome.kind is not OutcomeKind.SUCCEEDED:
             _note_failure(span, outcome, ended_at)
         span.end(ended_at)
+        if handler.batch is not None:
+            self._end_in_call(delivery, destination, outcome, span)
         return event
+
+    def _end_in_call(
+        self, delivery: Delivery, destination: str, outcome: Outcome, attempt: Any
+    ) -> None:
+        """Note the attempt at an event of a call; make the span of the call with the last one."""
+        with self._lock:
+            call = self._calls.pop(delivery, None)
+            if call is None:
+                return
+            call.links.append(trace.Link(attempt.get_span_context()))
+            call.kinds.add(outcome.kind)
+            call.ended_at = max(call.ended_at, outcome.ended_at)
+            call.open -= 1
+            if call.open:
+                return
+        handler = delivery.handler
+        attributes = {
+            "messaging.system": "procbus",
+            "messaging.destination.name": destination,
+            **_operation("process batch", "process"),
+            "messaging.batch.message_count": len(call.links),
+            "messaging.consumer.group.name": handler.name,
+            "procbus.handler.kind": handler.kind,
+        }
+        if call.pid is not None:
+            attributes["procbus.worker.pid"] = call.pid
+        span = self._tracer_now().start_span(
+            f"process batch {destination}",
+            context=otel_context.Context(),
+            kind=trace.SpanKind.CONSUMER,
+            attributes=attributes,
+            links=call.links,
+            start_time=_time_of_day(call.at),
+        )
+        if failed := sorted(kind.value for kind in call.kinds - {OutcomeKind.SUCCEEDED}):
+            span.set_status(trace.Status(trace.StatusCode.ERROR, ", ".join(failed)))
+        span.end(_time_of_day(call.ended_at))
 
     def _tracer_now(self) -> Any:
         """The tracer. The global provider may be set after the bus was instrumented."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from procbus import EventBus, current
+from procbus import BatchFailed, EventBus, current
 from procbus.bus import parts_of
 from procbus.testing import InlineBus
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
@@ -237,15 +237,69 @@ def test_bus_without_a_provider_runs_as_ever():
         assert bus.publish("n", 1).result(BOUND_S) == (0, 0)
 
 
+def odd_fails(numbers: list[int]) -> None:
+    current().publish("sum", sum(numbers))
+    raise BatchFailed({numbers.index(3): ValueError("odd")})
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_call_of_a_batch_handler_is_a_span_with_a_link_to_each_attempt(kind, spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", odd_fails, kind=kind, batch=3, batch_wait=BOUND_S, name="h")
+        bus.subscribe("sum", fourth)
+        with spans.provider.get_tracer("script").start_as_current_span("script"):
+            for number in (2, 3, 4):
+                bus.publish("n", number)
+        assert bus.drain(BOUND_S)
+    attempts = spans.of("process n")
+    assert sorted(span.status.is_ok for span in attempts) == [False, True, True]
+    for attempt in attempts:
+        assert spans.path_to(attempt) == ["script", "publish n", "process n"]
+    (call,) = spans.of("process batch n")
+    assert call.kind is trace.SpanKind.CONSUMER
+    assert call.parent is None
+    assert {link.context.span_id for link in call.links} == {
+        span.context.span_id for span in attempts
+    }
+    assert call.attributes["messaging.batch.message_count"] == 3
+    assert call.attributes["messaging.operation.type"] == "process"
+    assert not call.status.is_ok
+    if kind == "io":  # a cpu handler that fails publishes nothing
+        (published,) = spans.of("publish sum")
+        assert spans.path_to(published) == ["script", "publish n", "publish sum"]
+
+
+def sum_up(numbers: list[int]) -> None:
+    current().publish("sum", sum(numbers))
+
+
+@pytest.mark.parametrize("kind", ["io", "cpu"])
+def test_events_that_a_batch_handler_publishes_belong_to_the_trace_of_its_first_event(kind, spans):
+    with EventBus([], cpu_workers=1) as bus, instrument(bus, tracer_provider=spans.provider):
+        bus.subscribe("n", sum_up, kind=kind, batch=2, batch_wait=BOUND_S)
+        bus.subscribe("sum", fourth)
+        first, _ = [bus.publish("n", number) for number in range(2)]
+        assert bus.drain(BOUND_S)
+    (summed,) = spans.of("process sum")
+    assert spans.path_to(summed) == ["publish n", "publish sum", "process sum"]
+    (producer,) = [
+        span
+        for span in spans.of("publish n")
+        if span.attributes["messaging.message.id"] == str(first.id)
+    ]
+    assert summed.context.trace_id == producer.context.trace_id
+
+
 def test_nothing_of_a_settled_event_is_kept(spans):
     with InlineBus([]) as bus, instrument(bus, tracer_provider=spans.provider):
         bus.subscribe("n", fail_once, retries=1, name="a")
         bus.subscribe("n", fourth, name="b")
+        bus.subscribe("n", len, name="c", batch=2)
         for number in range(10):
             bus.publish("n", number)
         (ear,) = parts_of(bus).settlement.listeners.settled
         tracing = getattr(ear.hear, "__self__", None)
-        assert [vars(tracing)[name] for name in ("_events", "_planned")] == [{}, {}]
+        assert [vars(tracing)[name] for name in ("_events", "_planned", "_calls")] == [{}, {}, {}]
 
 
 def test_import_without_opentelemetry_says_what_to_install(monkeypatch):
@@ -258,7 +312,8 @@ def test_import_without_opentelemetry_says_what_to_install(monkeypatch):
 def test_names_of_attributes_are_as_in_the_semantic_conventions():
     names = pytest.importorskip("opentelemetry.semconv._incubating.attributes.messaging_attributes")
     source = (Path(__file__).parents[2] / "procbus" / "otel.py").read_text(encoding="utf-8")
-    for name in ("SYSTEM", "DESTINATION_NAME", "MESSAGE_ID", "OPERATION_NAME", "OPERATION_TYPE"):
+    used = ("SYSTEM", "DESTINATION_NAME", "MESSAGE_ID", "OPERATION_NAME", "OPERATION_TYPE")
+    for name in (*used, "BATCH_MESSAGE_COUNT"):
         assert f'"{getattr(names, f"MESSAGING_{name}")}"' in source
     assert f'"{names.MESSAGING_CONSUMER_GROUP_NAME}"' in source
     kinds = {kind.value for kind in names.MessagingOperationTypeValues}
