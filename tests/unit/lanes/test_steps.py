@@ -53,14 +53,25 @@ def test_only_its_own_steps_are_counted():
 
 
 def test_waiting_takes_no_cpu_time():
-    steps = Steps(asyncio.sleep(0.05))
+    async def main() -> tuple[Steps, float]:
+        gate = asyncio.Event()
+        steps = Steps(gate.wait())
 
-    async def main() -> None:
-        await steps
+        async def wait() -> None:
+            await steps
 
-    run(main)
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)  # it waits now
+        began = time.monotonic()
+        await asyncio.sleep(0.05)
+        waited_s = time.monotonic() - began
+        gate.set()
+        await waiting
+        return steps, waited_s
+
+    steps, waited_s = run(main)
     assert steps.cpu_s < 0.02
-    assert steps.suspended_s >= 0.05
+    assert steps.suspended_s >= waited_s
 
 
 def test_exception_of_the_coroutine_comes_through():
