@@ -322,7 +322,7 @@ def of_pythons(found: Found, cores: int) -> str:
         )
         + publishing
         + ' `cpu="auto"` runs your handlers on threads where there is no GIL, and in processes '
-        "elsewhere. All figures have it beside both."
+        "elsewhere."
     )
 
 
