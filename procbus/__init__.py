@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from procbus.advice.advice import Advice, AdviceList
-    from procbus.bus import EventBus, executor
+    from procbus.bus import EventBus
     from procbus.core.context import current
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.delivery import Delivery, DeliveryState
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from procbus.core.progress import Progress
     from procbus.core.receipt import Receipt
     from procbus.dispatch.dead_letters import DeadLetters
+    from procbus.own_executor import executor
     from procbus.pool.dask.pool import DaskPool
     from procbus.routing.registry import subscribe
     from procbus.system.freezing import freeze_support
@@ -126,7 +127,7 @@ _HOMES = {
     "WorkerEnded": "core.moments",
     "WorkerStalled": "core.moments",
     "WorkerStarted": "core.moments",
-    "executor": "bus",
+    "executor": "own_executor",
     "freeze_support": "system.freezing",
     "subscribe": "routing.registry",
 }

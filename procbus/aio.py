@@ -20,7 +20,7 @@ from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
 from procbus.routing.subscriptions import Subscriptions
-from procbus.stream import Window
+from procbus.stream import ShowCounts, StreamCounts, Window
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -103,6 +103,7 @@ async def stream(
     window: Window,
     *,
     ordered: bool,
+    counts: StreamCounts | None = None,
 ) -> AsyncIterator[Receipt]:
     """Stream, see `stream.as_settled` and `stream.in_order`."""
     loop = asyncio.get_running_loop()
@@ -111,6 +112,12 @@ async def stream(
     outstanding = taken = 0
 
     async def next_one() -> Receipt:
+        receipt = await next_settled()
+        if counts is not None:
+            counts.note(counts.taken + 1, (receipt,))
+        return receipt
+
+    async def next_settled() -> Receipt:
         if ordered:
             return await open_receipts.popleft().settled()
         if not settled.empty():
@@ -164,6 +171,15 @@ async def stream(
             raise failure
         finally:
             failure = None  # its traceback refers to this frame
+
+
+async def shown(
+    receipts: AsyncIterator[Receipt], counts: StreamCounts, show: ShowCounts
+) -> AsyncIterator[Receipt]:
+    """Show the progress of a stream."""
+    with show(counts.read):
+        async for receipt in receipts:
+            yield receipt
 
 
 async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -37,10 +37,11 @@ from procbus.futures.subscriptions import DirectSubscriptions
 from procbus.lanes.lanes import Lanes
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lifecycle import Lifecycle
+from procbus.progress.bar import BusFacts, LaneCounts, Standing
 from procbus.routing.registry import check_can_travel, default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
-from procbus.stream import Window
+from procbus.stream import StreamCounts, Window
 from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
@@ -189,6 +190,8 @@ class Assembly:
         self.lanes = make.lanes(self)
         self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.direct = DirectSubscriptions()
+        #: Shown beside the bars of the bus.
+        self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
             self.admission,
             self.dispatcher,
@@ -337,7 +340,8 @@ class Assembly:
         """The parts that executors and maps use."""
         from procbus.futures.executor import Parts  # only now: it imports concurrent.futures
 
-        return Parts(self.dispatcher, self.settlement, self.retries, self.lanes, self.direct)
+        calls = self.dispatcher, self.settlement, self.retries, self.lanes, self.direct
+        return Parts(*calls, self.facts)
 
     def window(self, holds: object) -> Window:
         """The bound on the open events of one stream.
@@ -352,6 +356,46 @@ class Assembly:
             lanes.shared_memory,
             holds,
         )
+
+    def stream_counts(self, total: int | None) -> StreamCounts:
+        """The counters of one stream whose progress is shown."""
+        return StreamCounts(total, self.settlement.dead_letters)
+
+    def counts_from_now(self, total: int | None) -> Callable[[], Standing]:
+        """Return a function that counts deliveries which are pending now or published later.
+
+        Args:
+            total: number of them; None for as many as there are by then.
+        """
+        _, settled_before, failed_before = self._totals()
+
+        def count() -> Standing:
+            published, settled, failed = self._totals()
+            known = published - settled_before if total is None else total
+            return Standing(settled - settled_before, known, failed - failed_before)
+
+        return count
+
+    def _totals(self) -> tuple[int, int, int]:
+        """Number of deliveries published so far, settled ones and failed ones."""
+        settled = failed = published = 0
+        for each in self._counted():
+            failed += each.failed
+            # Before the published ones, so that there are no more of them.
+            settled += each.succeeded + each.failed + each.cancelled + each.stopped
+            published += each.published + each.unqueued
+        return published, settled, failed
+
+    def _reports(self) -> list[str]:
+        """How far the running handlers are that report it."""
+        return [f"{each.handler.name}: {report}" for each, report in self.lanes.progress()]
+
+    def _lane_counts(self) -> list[LaneCounts]:
+        return [
+            LaneCounts(kind, lane.busy, lane.depth)
+            for kind, lane in self.lanes.snapshot(()).items()
+            if lane.workers
+        ]
 
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The event bus: its public methods, and `executor`, which makes one with a bus of its own."""
+"""The event bus: its public methods."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from os import fspath
 from types import ModuleType, TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
 from procbus.assembly import Assembly
 from procbus.core.context import NOTHING
-from procbus.core.errors import JournalError, OptionError, SerializationError
+from procbus.core.errors import JournalError, OptionError
 from procbus.core.handler import HandlerOptions, make_handler, shows_handler_options
 from procbus.core.options import shows_options
 from procbus.core.receipt import Receipt
@@ -20,10 +20,10 @@ from procbus.core.stats import BusStats
 from procbus.core.topic import check_concrete, topics_in
 from procbus.core.validation import is_whole, shown
 from procbus.dispatch.dead_letters import DeadLetters
-from procbus.futures.thread_set_up import ThreadSetUp
 from procbus.lifecycle import Lifecycle
-from procbus.settings import MOST_WORKERS, BusOptions, Settings, make_settings
-from procbus.stream import Feed, stream_of
+from procbus.progress.show import check_progress, is_wanted, showing
+from procbus.settings import BusOptions, Settings, make_settings
+from procbus.stream import Feed, ShowCounts, StreamCounts, stream_of
 from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from procbus.core.listeners import Listening
     from procbus.futures.executor import BusExecutor
     from procbus.journal.resume import ResumeSummary
+    from procbus.progress.show import ShowProgress
     from procbus.supervision.health import WorkerHealth
 
 
@@ -149,11 +150,12 @@ class EventBus:
         self._parts.start()
         return self
 
-    def drain(self, timeout: float | None = None) -> bool:
+    def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
         """Wait until everything published is settled, including events published meanwhile.
 
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
+            progress: show progress meanwhile, see `stream`. It counts deliveries.
 
         Returns:
             Whether everything is settled.
@@ -161,7 +163,8 @@ class EventBus:
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
         """
-        return self._lifecycle.drain(timeout)
+        with self._progress(progress, "drain"):
+            return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
         """Refuse further events, finish, and end all workers. Idempotent.
@@ -369,7 +372,8 @@ class EventBus:
         topic: str | None = None,
         id: Callable[[Any], str] | None = None,
         ordered: bool = False,
-        progress: bool = False,
+        progress: ShowProgress = False,
+        total: int | None = None,
         batch: int | None = None,
     ) -> Iterator[Receipt]:
         """Publish events and yield their receipts, each once it is settled.
@@ -387,14 +391,17 @@ class EventBus:
             id: returns the id of each event, as for `publish`. An event that the journal knows is
                 not run again; its receipt comes too.
             ordered: yield in the order of the events, and not as they settle.
-            progress: show a progress bar on stderr.
+            progress: True shows progress: bars in a terminal, a widget in a notebook, a plain line
+                on stderr every few seconds elsewhere. Or a callable that makes a bar when it is
+                called with `total=`, such as `tqdm.tqdm`. See docs/progress.md.
+            total: number of events for the progress; None for `len(events)`, if it has that.
             batch: number of events that batch handlers get together, whatever their `batch_wait`:
                 see docs/batches.md. The receipts are still one for each event. None leaves it to
                 the handlers.
 
         Raises:
             BusClosed: the bus was closed.
-            OptionError: `batch` is no whole number from 1 up.
+            OptionError: `progress`, `total` or `batch` makes no sense.
             TopicError: the topic is malformed.
         """
         if topic is not None:
@@ -402,12 +409,12 @@ class EventBus:
         if batch is not None and not is_whole(batch, 1):
             raise OptionError(f"batch must be a whole number from 1 up, not {shown(batch)}")
         parts, journal = self._parts, self._parts.journal
+        counts, show = self._counting(progress, topic, events, total)
         parts.expect_events()
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
-        count = len(events) if isinstance(events, Sized) else None
         make_safe = None if journal is None else journal.make_safe
         feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
-        return stream_of(feed, parts.window(self), ordered, progress, count, make_safe)
+        return stream_of(feed, parts.window(self), ordered, make_safe, counts, show)
 
     @overload
     def call(self, handler: Callable[[E], object], event: E) -> Receipt: ...
@@ -475,16 +482,34 @@ class EventBus:
         topic: str | None = None,
         id: Callable[[Any], str] | None = None,
         ordered: bool = False,
+        progress: ShowProgress = False,
+        total: int | None = None,
     ) -> AsyncIterator[Receipt]:
         """`stream` for a running event loop; `events` may be an asynchronous iterable."""
         from procbus import aio  # only now: it imports asyncio
+
+        counts, show = self._counting(progress, topic, events, total)
 
         def publish(event: Any) -> Any:
             given = NOTHING if topic is None else event
             first = event if topic is None else topic
             return self.apublish(first, given, id=None if id is None else id(event))
 
-        return aio.stream(events, publish, self._parts.window(self), ordered=ordered)
+        window = self._parts.window(self)
+        streamed = aio.stream(events, publish, window, ordered=ordered, counts=counts)
+        return streamed if counts is None else aio.shown(streamed, counts, show)
+
+    def _counting(
+        self, progress: ShowProgress, topic: str | None, events: object, total: int | None
+    ) -> tuple[StreamCounts | None, ShowCounts]:
+        """Return the counters of a stream, if its progress is wanted, and a function to show it."""
+        option = check_progress(progress, total)
+        show = partial(showing, option, topic or "events", bus=self._parts.facts)
+        if not is_wanted(option):
+            return None, show
+        if total is None and isinstance(events, Sized):
+            total = len(events)
+        return self._parts.stream_counts(total), show
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
@@ -503,6 +528,40 @@ class EventBus:
         return BusExecutor(self, self._parts.for_calls(), kind, options)
 
     # Observing.
+
+    def progress(
+        self, progress: ShowProgress = True, *, total: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Show progress for the length of a `with` block.
+
+        It counts the deliveries that are pending when the block begins, and all that are published
+        in it, by handlers and executors too.
+
+        Example:
+            ```python
+            with bus.progress():
+                for path in paths:
+                    bus.publish("file.found", path)
+                bus.drain()
+            ```
+
+        Args:
+            progress: a callable to make the bar, see `stream`; False shows nothing.
+            total: expected number of deliveries; None for those published so far.
+
+        Raises:
+            OptionError: an argument makes no sense.
+        """
+        return self._progress(progress, "deliveries", total)
+
+    def _progress(
+        self, progress: ShowProgress, label: str, total: int | None = None
+    ) -> AbstractContextManager[None]:
+        option = check_progress(progress, total)
+        if not is_wanted(option):
+            return nullcontext()
+        counts = self._parts.counts_from_now(total)
+        return showing(option, label, counts, self._parts.facts)
 
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes."""
@@ -609,64 +668,3 @@ def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     if payload is NOTHING:
         return event, None
     return payload, check_concrete(event)
-
-
-# An executor with a bus of its own.
-
-
-def executor(
-    kind: Kind = "cpu",
-    *,
-    max_workers: int | None = None,
-    initializer: Callable[..., object] | None = None,
-    initargs: tuple[Any, ...] = (),
-    **options: Unpack[CallOptions],
-) -> BusExecutor:
-    """Make a `concurrent.futures.Executor` with a bus of its own, which ends with it.
-
-    To replace a `ProcessPoolExecutor` (`"cpu"`) or a `ThreadPoolExecutor` (`"io"`).
-
-    Args:
-        kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads (an `async def` on an
-            event loop).
-        max_workers: processes or threads; None for as many as `EventBus` has by default.
-        initializer: called once in each worker before its first call. If it raises, the calls that
-            the worker was for fail with `WorkerDied`, and that exception is the cause.
-        initargs: arguments of `initializer`.
-        **options: options of every call: `timeout`, `max_memory`, `retries`, `backoff`, `retry_on`,
-            `max_crashes`, `writable` (True by default), `priority`, as for `procbus.subscribe`.
-
-    Raises:
-        OptionError: an option makes no sense.
-        SerializationError: `initializer` or `initargs` cannot travel to a worker.
-        TypeError: `initializer` is not callable.
-    """
-    if max_workers is not None and not is_whole(max_workers, 1, MOST_WORKERS):
-        raise OptionError(
-            f"max_workers must be greater than 0: a whole number to {MOST_WORKERS}, or None for "
-            f"the default, not {shown(max_workers)}"
-        )
-    if initializer is not None and not callable(initializer):
-        raise TypeError(f"initializer must be a callable, not {shown(initializer)}")
-    set_up = None
-    if kind == "io":
-        bus = EventBus([], io_workers=max_workers)
-        if initializer is not None:
-            set_up = ThreadSetUp(initializer, tuple(initargs))
-    else:
-        init = None if initializer is None else partial(initializer, *initargs)
-        bus = _with_initializer(max_workers, init)
-    made = bus.executor(kind, **options)
-    made.own(set_up)
-    return made
-
-
-def _with_initializer(workers: int | None, init: Callable[[], object] | None) -> EventBus:
-    """Make a bus with a set-up whose errors name `initializer`, as its user knows it."""
-    try:
-        return EventBus([], cpu_workers=workers, worker_init=init)
-    except SerializationError as error:
-        text = str(error).replace("worker_init=", "initializer ", 1)
-        raise SerializationError(text, error.path) from error.__cause__
-    except OptionError as error:
-        raise OptionError(str(error).replace("worker_init=", "initializer ", 1)) from None

@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice, takewhile
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
+from procbus.core.delivery import DeliveryState
 from procbus.core.errors import QueueFull
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.notebook import cell_number, when_interrupted
@@ -19,6 +22,7 @@ from procbus.core.receipt import Callbacks, Receipt
 from procbus.core.stats import SharedMemoryStats
 from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import PublishOne, PublishRun
+from procbus.progress.bar import Standing
 
 # The number of open events of a stream: smaller if they are large.
 
@@ -220,13 +224,71 @@ class Feed:
                 failure = None  # its traceback refers to this frame
 
 
+# The progress of a stream.
+
+
+class CountsFailures(Protocol):
+    """The part of a bus that counts failures."""
+
+    #: Number of deliveries that failed for good, or more.
+    failures: int
+
+
+class StreamCounts:
+    """The counters of a stream whose progress is shown. Written by the stream's thread.
+
+    Nothing is done for an event that succeeds. While the bus has failures that were not found in
+    this stream, each of its receipts is looked at.
+
+    Args:
+        total: number of events; None if it is not known.
+        bus: counts the failures of the bus.
+    """
+
+    def __init__(self, total: int | None, bus: CountsFailures) -> None:
+        self._total = total
+        self.bus = bus
+        #: Number of failures of the bus that were there before, or were found in this stream.
+        self.known = bus.failures
+        #: Number of settled events, and of the failed ones of these.
+        self.taken = 0
+        self._failed = 0
+
+    def read(self) -> Standing:
+        """The counters now. From any thread."""
+        return Standing(self.taken, self._total, self._failed)
+
+    def look(self, receipt: Receipt) -> Receipt:
+        """Count a receipt if it failed; return it."""
+        failed = sum(each.state is DeliveryState.FAILED for each in receipt.deliveries)
+        self.known += failed
+        self._failed += failed > 0
+        return receipt
+
+    def note(self, taken: int, receipts: Iterable[Receipt]) -> None:
+        """Note that events are settled: `taken` in all, and these are new."""
+        self.taken = taken
+        if self.known != self.bus.failures:
+            for receipt in receipts:
+                self.look(receipt)
+
+
+#: Shows progress for the length of a block; it is given a function that reads the counters.
+ShowCounts = Callable[[Callable[[], Standing]], AbstractContextManager[None]]
+
+
+def _shown(counts: StreamCounts | None, show: ShowCounts | None) -> AbstractContextManager[None]:
+    """Show progress for the length of a block, if there is a way to do so."""
+    return contextlib.nullcontext() if counts is None or show is None else show(counts.read)
+
+
 def stream_of(
     feed: Feed,
     window: Window,
     ordered: bool,
-    progress: bool,
-    count: int | None,
     make_safe: Callable[[], object] | None,
+    counts: StreamCounts | None = None,
+    show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled; see `EventBus.stream`.
 
@@ -236,21 +298,15 @@ def stream_of(
         feed: publishes the events.
         window: bounds receipts that are open, or settled and not yet taken by the consumer.
         ordered: whether to yield in the order of the events.
-        progress: whether to show a progress bar.
-        count: number of events; None if it is unknown.
         make_safe: called before receipts are yielded, once for several: it waits until the events
             published so far survive the accident that the journal is for. None without a journal.
+        counts: the counters to be shown; None for none.
+        show: shows them.
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
-        streamed = run(feed, window, make_safe)
-    else:
-        streamed = _interruptible(run, feed, window, make_safe)
-    if not progress:
-        return streamed
-    from procbus.progress import with_progress  # only now: it imports rich
-
-    return with_progress(streamed, count)
+        return run(feed, window, make_safe, counts, show)
+    return _interruptible(run, feed, window, make_safe, counts, show)
 
 
 def _interruptible(
@@ -283,36 +339,51 @@ def _interruptible(
 
 
 def as_settled(
-    feed: Feed, window: Window, make_safe: Callable[[], object] | None
+    feed: Feed,
+    window: Window,
+    make_safe: Callable[[], object] | None,
+    counts: StreamCounts | None = None,
+    show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
     feed.tell = (settled.put,)
-    take = settled.get
+    take: Callable[[], Receipt] = settled.get
     outstanding = taken = 0
-    while outstanding or not feed.exhausted:
-        room = window.size(taken) - outstanding
-        if room > 0 and not feed.exhausted:
-            try:
-                published = len(feed.some(room))
-            except QueueFull:
-                if not outstanding:
-                    raise  # others fill the bus: no event of this stream will make room
-                published = 0
-            outstanding += published
-            if published and not feed.full and settled.empty():
-                continue
-        if outstanding:
-            receipt = _next(settled)
-            more = settled.qsize()  # only this thread takes from it
-            if make_safe is not None:
-                make_safe()
-            taken += 1 + more
-            outstanding -= 1 + more
-            yield receipt
-            for _ in range(more):
-                yield take()
+    with _shown(counts, show):
+        while outstanding or not feed.exhausted:
+            room = window.size(taken) - outstanding
+            if room > 0 and not feed.exhausted:
+                try:
+                    published = len(feed.some(room))
+                except QueueFull:
+                    if not outstanding:
+                        raise  # others fill the bus: no event of this stream will make room
+                    published = 0
+                outstanding += published
+                if published and not feed.full and settled.empty():
+                    continue
+            if outstanding:
+                receipt = _next(settled)
+                more = settled.qsize()  # only this thread takes from it
+                if make_safe is not None:
+                    make_safe()
+                taken += 1 + more
+                outstanding -= 1 + more
+                if counts is not None:
+                    counts.taken = taken
+                    take = settled.get
+                    if counts.known != counts.bus.failures:
+                        counts.look(receipt)
+                        take = partial(_looked_at, counts, take)
+                yield receipt
+                for _ in range(more):
+                    yield take()
     feed.finish()
+
+
+def _looked_at(counts: StreamCounts, get: Callable[[], Receipt]) -> Receipt:
+    return counts.look(get())
 
 
 def _next(settled: SimpleQueue[Receipt]) -> Receipt:
@@ -328,29 +399,36 @@ def _next(settled: SimpleQueue[Receipt]) -> Receipt:
 
 
 def in_order(
-    feed: Feed, window: Window, make_safe: Callable[[], object] | None
+    feed: Feed,
+    window: Window,
+    make_safe: Callable[[], object] | None,
+    counts: StreamCounts | None = None,
+    show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
     safe = 0  # number of receipts at the front that are settled and safe
     taken = 0
-    while open_receipts or not feed.exhausted:
-        room = window.size(taken) - len(open_receipts)
-        if room > 0 and not feed.exhausted:
-            try:
-                open_receipts.extend(feed.some(room))
-            except QueueFull:
-                if not open_receipts:
-                    raise  # as above
-        must_wait = feed.full or feed.exhausted or len(open_receipts) >= window.size(taken)
-        while open_receipts and (must_wait or open_receipts[0].done):
-            if not safe:
-                open_receipts[0].wait()
-                safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
-                if make_safe is not None:
-                    make_safe()
-            safe -= 1
-            taken += 1
-            must_wait = feed.exhausted
-            yield open_receipts.popleft()
+    with _shown(counts, show):
+        while open_receipts or not feed.exhausted:
+            room = window.size(taken) - len(open_receipts)
+            if room > 0 and not feed.exhausted:
+                try:
+                    open_receipts.extend(feed.some(room))
+                except QueueFull:
+                    if not open_receipts:
+                        raise  # as above
+            must_wait = feed.full or feed.exhausted or len(open_receipts) >= window.size(taken)
+            while open_receipts and (must_wait or open_receipts[0].done):
+                if not safe:
+                    open_receipts[0].wait()
+                    safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
+                    if make_safe is not None:
+                        make_safe()
+                    if counts is not None:
+                        counts.note(taken + safe, islice(open_receipts, safe))
+                safe -= 1
+                taken += 1
+                must_wait = feed.exhausted
+                yield open_receipts.popleft()
     feed.finish()

@@ -28,6 +28,7 @@ ROOMS = [
     "lanes",
     "supervision",
     "journal",
+    "progress",
     "futures",
     "live",
     FRONT,

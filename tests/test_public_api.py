@@ -126,12 +126,13 @@ def test_the_options_and_their_defaults():
     assert options["writable"] is False
     limits = ("timeout", "retries", "backoff", "retry_on", "max_crashes", "max_memory")
     assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
-    assert parameters(EventBus.drain) == {"timeout": None}
+    assert parameters(EventBus.drain) == {"timeout": None, "progress": False}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
-    of_stream = ["events", "topic", "id", "ordered", "progress", "batch"]
-    assert list(parameters(EventBus.stream)) == of_stream
+    of_astream = ["events", "topic", "id", "ordered", "progress", "total"]
+    assert list(parameters(EventBus.stream)) == [*of_astream, "batch"]
     assert (options["batch"], options["batch_wait"]) == (None, 0.0)
-    assert list(parameters(EventBus.astream)) == ["events", "topic", "id", "ordered"]
+    assert list(parameters(EventBus.astream)) == of_astream
+    assert parameters(EventBus.progress) == {"progress": True, "total": None}
     for method in (Receipt.wait, Receipt.result, Receipt.results):
         assert parameters(method) == {"timeout": None}
 

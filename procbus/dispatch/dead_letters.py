@@ -188,6 +188,7 @@ class DeadLetterBox:
         handlers: returns the subscribed handlers; set once, when the bus is made.
         removed: called with letters that were removed; set once, when the bus is made.
         dropped: number of letters that were dropped for newer ones.
+        failures: number of letters that were ever added.
     """
 
     def __init__(self, lock: Lock) -> None:
@@ -199,6 +200,7 @@ class DeadLetterBox:
         #: Each letter with its delivery; None for a letter from a file.
         self._kept: OrderedDict[DeadLetter, Delivery | None] = OrderedDict()
         self.dropped = 0
+        self.failures = 0
         #: Dropped letters, kept until the lock is free: releasing the last reference to an event
         #: runs its `__del__`.
         self._let_go: list[DeadLetter] = []
@@ -211,6 +213,7 @@ class DeadLetterBox:
     def add(self, letter: DeadLetter, delivery: Delivery | None = None) -> None:
         """Keep a letter, and drop the oldest one when full. Call it with the lock held."""
         self._kept[letter] = delivery
+        self.failures += 1
         self._trim()
 
     def _trim(self) -> None:

@@ -1,39 +1,48 @@
 # SPDX-License-Identifier: MIT
 """A bus as a `concurrent.futures.Executor`: each call is a delivery to a handler of its own.
 
-`CallFuture` is the future of one call, `BusExecutor` the public executor. `_Desk` holds everything
-that calls refer to, so that an executor that is dropped can be freed while calls still run.
+`BusExecutor` is the public executor. `_Desk` holds everything that calls refer to, so that an
+executor that is dropped can be freed while calls still run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Never, Protocol, TypeVar
 
 from procbus.core.context import running, running_context
-from procbus.core.delivery import DeliveryState
-from procbus.core.errors import BusClosed, OptionError, ProcbusError, WorkerDied
+from procbus.core.errors import BusClosed, OptionError, ProcbusError
 from procbus.core.handler import OPTIONS_OF_A_HANDLER, CallOptions, Handler, make_parts
-from procbus.core.introspection import is_async
-from procbus.core.locks import LOOK_UP_S, Lock, Tangled, later
+from procbus.core.introspection import is_async, name_of
+from procbus.core.locks import LOOK_UP_S, Tangled, later
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.own_thread import OwnThread
 from procbus.core.receipt import WaitedReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.validation import did_you_mean, is_whole, shown
 from procbus.core.waiting import pause
+from procbus.futures.call_future import INSTEAD, CallbackSeat, CallFuture
+from procbus.futures.call_results import (
+    CountedFuture,
+    MapCounts,
+    chunks_of,
+    number_of_rows,
+    one_by_one,
+    results_of,
+)
 from procbus.futures.calls import Call, ChunkOfCalls, event_of
 from procbus.futures.handlers import CallHandler, CallHandlers
 from procbus.futures.thread_set_up import InLoop, InThread, ThreadSetUp
+from procbus.progress.bar import Bar
+from procbus.progress.show import begin, check_progress, is_wanted
 from procbus.system import exit_hooks
 
 if TYPE_CHECKING:
@@ -43,166 +52,11 @@ if TYPE_CHECKING:
     from procbus.dispatch.settlement import Settlement
     from procbus.futures.subscriptions import DirectSubscriptions
     from procbus.lanes.lanes import Lanes
+    from procbus.progress.bar import BusFacts
+    from procbus.progress.show import ShowProgress
 
-
-# The future of one call: a delivery in the form of `concurrent.futures`.
 
 T = TypeVar("T")
-
-_INSTEAD = "await asyncio.wrap_future(future)"
-
-#: Guards the making of a future's standard part: either the end of the call goes into that, or the
-#: part is made with it. One for all futures, since it is held for less than a microsecond.
-_making = Lock()
-
-
-class _CallbackSeat(list[Any]):
-    """The value of `running` in a thread that settles, while it calls a callback."""
-
-
-class _Callback:
-    """Calls a callback as inside the call.
-
-    An event that it submits must not wait for room, because the thread that settles makes room.
-    """
-
-    def __init__(self, function: Callable[[Any], object], delivery: WaitedReceipt) -> None:
-        self._function = function
-        self._delivery = delivery
-
-    def __call__(self, future: object) -> None:
-        delivery = self._delivery
-        seat = _CallbackSeat((delivery.owner.context_of, delivery, delivery))
-        before = running.set(seat)
-        try:
-            self._function(future)
-        finally:
-            running.reset(before)
-
-
-class CallFuture(Future[T]):
-    """The future of one call. Thread-safe.
-
-    Its standard part (a condition and three lists) costs more than all of procbus's work on a call.
-    Most futures are only asked for their result, so the standard part is made when other code first
-    needs it: Python does not find the attribute, and calls `__getattr__`.
-    """
-
-    # Defaults of the class: setting them would cost each call as much as finding its handler.
-    #: The delivery until it is settled; then it is dropped, with the callable and its arguments.
-    delivery: WaitedReceipt | None = None
-    #: The delivery while it is being settled: then it is no longer in `delivery`.
-    ending: WaitedReceipt | None = None
-
-    # Guarded by `_making`:
-    #: Whether the standard part is there. From then on it alone has the outcome.
-    made = False
-    #: Whether the call succeeded before that; and its return value.
-    succeeded = False
-    value: Any = None
-
-    def __init__(self) -> None:
-        """Make it without the standard part."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Make the standard part, for the first of its attributes that is asked for."""
-        mine = vars(self)
-        while not self.made:
-            part: Future[T] = Future()
-            succeeded = self.succeeded
-            if succeeded:
-                part.set_result(self.value)
-            its = vars(part)
-            with _making:
-                if "made" not in mine and self.succeeded is succeeded:
-                    mine.update(its, made=True)  # in one step, because Ctrl-C may come between two
-        return object.__getattribute__(self, name)
-
-    def succeed(self, value: T) -> None:
-        """Take the result, in the thread that settles."""
-        with _making:
-            if not self.made:
-                self.value = value
-                self.succeeded = True
-        if not self.succeeded:
-            self.set_result(value)
-
-    def fail(self, delivery: WaitedReceipt, outcome: Outcome) -> None:
-        """Take an outcome other than success, in the thread that settles."""
-        if outcome.kind is not OutcomeKind.CANCELLED:
-            self.set_exception(outcome.error)
-        elif not outcome.started_at:
-            super().cancel()
-            self.set_running_or_notify_cancel()
-        elif delivery.handler.kind == "cpu":
-            # The standard library's word for it is the one for a dead worker.
-            self.set_exception(WorkerDied(str(outcome.error), handler=delivery.handler.name))
-        else:
-            self.set_exception(outcome.error)
-
-    def result(self, timeout: float | None = None) -> T:
-        """Wait for the call's result, see `Future.result`; a handler lends its place meanwhile."""
-        if self.succeeded:
-            return self.value  # type: ignore[no-any-return] # the value of a T
-        if self.delivery is None or timeout == 0:
-            return super().result(timeout)
-        resume = pause(None, _INSTEAD)
-        try:
-            return super().result(timeout)
-        finally:
-            resume()
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the call's exception, see `Future.exception`; a handler lends its place."""
-        if self.succeeded:
-            return None
-        if self.delivery is None or timeout == 0:
-            return super().exception(timeout)
-        resume = pause(None, _INSTEAD)
-        try:
-            return super().exception(timeout)
-        finally:
-            resume()
-
-    def cancel(self) -> bool:
-        """Cancel the call, if no worker has begun it; return whether it is cancelled."""
-        delivery = self.delivery
-        if delivery is not None:
-            delivery.owner.withdraw(delivery)
-        return self.cancelled()
-
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled."""
-        return self.made and super().cancelled()
-
-    def done(self) -> bool:
-        """Whether the call was cancelled, or has ended."""
-        return self.succeeded or (self.made and super().done())
-
-    def running(self) -> bool:
-        """Whether a worker is running the call now."""
-        delivery = self.delivery
-        return delivery is not None and delivery.state is DeliveryState.RUNNING
-
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Have `fn` called with this future when it is done; at once if it is already.
-
-        It runs in the thread that settles: keep it short. It may submit more; that never waits.
-        """
-        delivery = self.delivery or self.ending
-        super().add_done_callback(fn if delivery is None else _Callback(fn, delivery))
-
-    def __reduce__(self) -> Never:
-        """Refuse to be pickled, as every future does."""
-        raise TypeError("a future cannot travel to another process: pass its result()")
-
-    def __repr__(self) -> str:
-        """Say which call it belongs to, and the state of that."""
-        delivery: Any = self.delivery
-        if delivery is None:
-            return super().__repr__()
-        return f"<Future of {delivery.handler.name}: {delivery.state.value}>"
-
 
 #: Maximum time for workers to end after SIGTERM, in seconds.
 TERMINATE_S = 5.0
@@ -234,6 +88,7 @@ class Parts(NamedTuple):
     retries: RetryQueue
     lanes: Lanes
     direct: DirectSubscriptions
+    facts: BusFacts
 
 
 class BusExecutor(Executor):
@@ -305,6 +160,8 @@ class BusExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: ShowProgress = False,
+        total: int | None = None,
     ) -> Iterator[T]:
         """Return `map(fn, *iterables)`, called by the workers; results come in order.
 
@@ -316,10 +173,14 @@ class BusExecutor(Executor):
             chunksize: number of calls that make one delivery, and fail as one; of no effect on
                 threads.
             buffersize: calls submitted ahead of the result that is waited for; None for all.
+            progress: show progress until the last result, see `EventBus.stream`.
+            total: number of calls for the progress; None for the length of the shortest iterable,
+                if all have one.
 
         Raises:
             ValueError: `chunksize` or `buffersize` is less than 1.
             TypeError: `buffersize` is neither a whole number nor None.
+            OptionError: `progress` or `total` makes no sense.
             RuntimeError: as with `submit`.
         """
         end_at = None if timeout is None else timeout + monotonic()
@@ -329,15 +190,23 @@ class BusExecutor(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+        option = check_progress(progress, total)
         rows = zip(*iterables, strict=False)  # as in map(): the shortest iterable ends it
-        if chunksize == 1 or self._kind == "io":
-            submitted = (self.submit(fn, *row) for row in rows)
-            return _results(submitted, end_at, buffersize)
-        ahead = None if buffersize is None else -(-buffersize // chunksize)
+        size = 1 if self._kind == "io" else chunksize
+        bar: Bar | None = None
+        make: Callable[[], CallFuture[Any]] = CallFuture
+        if is_wanted(option):
+            counts = MapCounts(number_of_rows(iterables) if total is None else total, size)
+            make = partial(CountedFuture, counts)
+            bar = begin(option, name_of(fn), counts.read, self._parts.facts)
+        if size == 1:
+            submitted = (self._submit(fn, row, make) for row in rows)
+            return results_of(submitted, end_at, buffersize, bar)
+        ahead = None if buffersize is None else -(-buffersize // size)
         chunks: Iterator[Future[list[T]]] = (
-            self._submit_chunk(fn, chunk) for chunk in _chunks(rows, chunksize)
+            self._submit_chunk(fn, chunk, make) for chunk in chunks_of(rows, size)
         )
-        return _one_by_one(_results(chunks, end_at, ahead))
+        return one_by_one(results_of(chunks, end_at, ahead, bar))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls. Idempotent.
@@ -441,18 +310,31 @@ class BusExecutor(Executor):
 
     # Private methods.
 
-    def _submit_chunk(self, fn: Callable[..., T], rows: list[tuple[Any, ...]]) -> Future[list[T]]:
+    def _submit(
+        self, fn: Callable[..., T], args: tuple[Any, ...], make: Callable[[], CallFuture[Any]]
+    ) -> Future[T]:
+        if self._desk.shut:
+            raise RuntimeError(_SHUT)
+        found, function, arguments = self._find(fn, args, {})
+        return self._publish(found, function, event_of(arguments), make)
+
+    def _submit_chunk(
+        self,
+        fn: Callable[..., T],
+        rows: list[tuple[Any, ...]],
+        make: Callable[[], CallFuture[Any]],
+    ) -> Future[list[T]]:
         if self._desk.shut:
             raise RuntimeError(_SHUT)
         found, function, common = self._desk.chunks.find(fn, (), {})
-        return self._publish(found, function, (common, rows))
+        return self._publish(found, function, (common, rows), make)
 
     def _check_outside(self) -> None:
         context = running_context()
         if context is None or context.owner is not self._parts.dispatcher:
             return
         # Any callback may hold up the thread that settles the calls of this executor.
-        in_callback = isinstance(running.get(), _CallbackSeat)
+        in_callback = isinstance(running.get(), CallbackSeat)
         if self._own or in_callback or self._desk.has(context.event_id):
             raise RuntimeError(
                 f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
@@ -487,10 +369,14 @@ class _Desk:
         self.chunks = CallHandlers(kind, ChunkOfCalls, self._subscribe, self._retire)
 
     def publish(
-        self, found: CallHandler, function: Callable[..., Any], event: Any
+        self,
+        found: CallHandler,
+        function: Callable[..., Any],
+        event: Any,
+        make: Callable[[], CallFuture[Any]] = CallFuture,
     ) -> CallFuture[Any]:
-        """Publish a call with its handler; return the future."""
-        future: CallFuture[Any] = CallFuture()
+        """Publish a call with its handler; return the future, which `make` made."""
+        future = make()
         # Before the check, so that a concurrent `shutdown` sees the future, or this sees the
         # shutdown.
         self.open[future] = None
@@ -525,7 +411,7 @@ class _Desk:
         if all(future.done() for future in list(self.open)):
             self._wait_through()  # at most for callbacks
             return
-        resume = pause(None, _INSTEAD)
+        resume = pause(None, INSTEAD)
         try:
             self._wait_through()
         finally:
@@ -629,46 +515,6 @@ def _maker(kind: Kind, options: CallOptions) -> Callable[[Callable[..., Any], st
         return Handler(function=function, **{**parts, **made})
 
     return make
-
-
-def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    rows = iter(rows)
-    while chunk := list(itertools.islice(rows, size)):
-        yield chunk
-
-
-def _results(
-    submitted: Iterator[Future[T]], end_at: float | None, ahead: int | None
-) -> Iterator[T]:
-    """Submit now, all or `ahead` of them; return the iterator of the results."""
-    futures = deque(submitted if ahead is None else itertools.islice(submitted, ahead))
-
-    def next_result() -> T:
-        future = futures.popleft()
-        if ahead is not None:
-            futures.extend(itertools.islice(submitted, 1))
-        try:
-            return future.result(None if end_at is None else end_at - monotonic())
-        finally:
-            future.cancel()  # if the wait for it timed out before it was done
-
-    def results() -> Iterator[T]:
-        try:
-            while futures:
-                yield next_result()  # without a name here, so that only the caller holds it
-        finally:
-            for each in futures:
-                each.cancel()
-
-    return results()
-
-
-def _one_by_one(chunks: Iterator[list[T]]) -> Iterator[T]:
-    """Yield the elements of each chunk, without keeping one that was yielded."""
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()
 
 
 def _in_background(close: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
+from procbus.progress.show import ShowProgress
 from procbus.settings import LocalOptions, Settings, make_settings
 from procbus.testing.captured import Captured
 from procbus.testing.clock import Clock
@@ -80,10 +81,10 @@ class InlineBus(EventBus):
     def __del__(self) -> None:
         """Do nothing: there are no workers to end."""
 
-    def drain(self, timeout: float | None = None) -> bool:
+    def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
         """Run the waiting retries, whenever they are due. Other deliveries are finished already."""
         self._parts.lanes.expect_close()
-        return super().drain(timeout)
+        return super().drain(timeout, progress=progress)
 
     @property
     def published(self) -> Captured:

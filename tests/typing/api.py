@@ -28,6 +28,19 @@ from procbus import (
 from procbus.testing import InlineBus
 
 
+class Ticks:
+    """A bar of one's own."""
+
+    def __init__(self, *, total: int | None = None) -> None:
+        self.total = total
+
+    def update(self, n: int) -> None:
+        """Take progress."""
+
+    def close(self) -> None:
+        """End."""
+
+
 @dataclass(frozen=True)
 class Page:
     url: str
@@ -176,6 +189,8 @@ def run(pages: Iterator[Page]) -> None:
         for settled in bus.stream(pages, topic=None, ordered=True, progress=True):
             assert_type(settled, Receipt)
         assert_type(bus.drain(timeout=1), bool)
+        with bus.progress(Ticks, total=5):
+            bus.drain(progress=lambda total: Ticks(total=total))
         for letter in bus.dead_letters:
             assert_type(letter.outcome, Outcome)
         assert_type(bus.stats().pending, int)

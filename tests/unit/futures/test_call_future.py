@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from procbus.core.outcome import Outcome, OutcomeKind
-from procbus.futures.executor import CallFuture
+from procbus.futures.call_future import CallFuture
 from tests.parts import BOUND_S, in_thread, raised
 
 #: For `fail`, which looks at it only after the cancellation of a running call.

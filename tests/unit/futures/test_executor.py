@@ -39,8 +39,8 @@ from procbus.core.context import HandlerContext
 from procbus.core.gil import gil_is_on
 from procbus.core.handler import Kind
 from procbus.core.meter import LONG_S
+from procbus.futures.call_future import CallFuture
 from procbus.futures.calls import Call
-from procbus.futures.executor import CallFuture
 from procbus.futures.handlers import MOST_CALLABLES, MOST_SIBLINGS
 from tests.matrix import quick_first
 from tests.parts import BOUND_S, Held
