@@ -188,6 +188,7 @@ class Assembly:
         self.flow = BusFlow(self.settlement, self.dispatcher)
         self.supervisor = make.supervisor(self.retries)
         self.lanes = make.lanes(self)
+        self.admission.when_full = self.lanes.flush
         self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.direct = DirectSubscriptions()
         #: Shown beside the bars of the bus.

@@ -113,7 +113,7 @@ class PlaceInLine:
 class Admission:
     """Counts pending deliveries. Thread-safe.
 
-    The lock `_lock` guards all fields. No call blocks while it is held.
+    The lock `_lock` guards all fields but `when_full`. No call blocks while it is held.
 
     `enter` and `leave` count in two small numbers, until they have to look closer. The number of
     pending deliveries follows from these: it is `_granted - _allowed - _gone`.
@@ -121,10 +121,15 @@ class Admission:
     Publishers that wait for room stand in one line. As many are called as there is room for, the
     first in line first. A task of an event loop gets its room when it is called; a thread takes it
     afterwards.
+
+    Attributes:
+        when_full: called, without the lock, when a publisher begins to wait for room: events must
+            not wait for the ones that it would publish. Set once, when the bus is made.
     """
 
     def __init__(self, max_pending: int, on_full: OnFull) -> None:
         self.max_pending = max_pending
+        self.when_full: Callable[[], object] = _nothing
         self._on_full = on_full
         self._lock = Lock()
         self._try_lock = self._lock.acquire
@@ -221,15 +226,16 @@ class Admission:
         with self._lock:
             if self._refusing:
                 raise BusClosed(_CLOSED)
-            if count and self._granted - self._allowed - self._gone >= self.max_pending:
-                if self._on_full == "raise":
-                    raise QueueFull(self._full())
-                place = PlaceInLine(count, when_room, False)
-                self._awaited, self._look_at = _ANY, 1
-                self._line.append(place)
-                return place
-            self._allowed -= count
-            return None
+            if not count or self._granted - self._allowed - self._gone < self.max_pending:
+                self._allowed -= count
+                return None
+            if self._on_full == "raise":
+                raise QueueFull(self._full())
+            place = PlaceInLine(count, when_room, False)
+            self._awaited, self._look_at = _ANY, 1
+            self._line.append(place)
+        self.when_full()
+        return place
 
     def give_up(self, place: PlaceInLine) -> None:
         """Leave the line, and return granted room."""
@@ -409,11 +415,14 @@ class Admission:
         """
         self._unlock()
         try:
-            return (
+            must_not = (
                 holding()
                 or threading.current_thread().name.startswith(MAKE_ROOM)
                 or _holders_under_way() > 1
             )
+            if not must_not:
+                self.when_full()
+            return must_not
         finally:
             acquire(self._lock)
 
@@ -518,6 +527,10 @@ class Reserved:
         """Drop the event, because it need not be published any more."""
         self._admission.give_up(self._place)
         self._dropped()
+
+
+def _nothing() -> None:
+    """Stand in for `when_full` until the bus is made."""
 
 
 _CLOSED = "the bus is closed and takes no more events: publish before close(), or make a new bus"

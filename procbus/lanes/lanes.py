@@ -9,6 +9,7 @@ from dataclasses import replace
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
 
 from procbus.core.carry import Carry
 from procbus.core.delivery import Delivery, cancelled
@@ -117,8 +118,8 @@ class Lanes:
         self._cpu_workers = cpu_workers
         self._cpu_is = cpu
         self._only = only
-        #: The gatherers of batch handlers, by the number of the handler.
-        self._gatherers: dict[int, Gatherer] = {}
+        #: The gatherers of batch handlers, by the number of the handler; kept by subscriptions.
+        self._gatherers: WeakValueDictionary[int, Gatherer] = WeakValueDictionary()
         #: Number of threads that drain the bus: then no event waits for others of its batch.
         self._hurries = 0
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
@@ -161,6 +162,12 @@ class Lanes:
         with self._lock:
             return self._gatherers.setdefault(handler.number, made)
 
+    def _all_gatherers(self) -> list[Gatherer]:
+        if not self._gatherers:
+            return []
+        with self._lock:
+            return list(self._gatherers.values())
+
     def _place(self, handler: Handler) -> OnlyLane | IoLane | LoopLane | CpuLane:
         if self._only is not None:
             return self._only
@@ -184,7 +191,6 @@ class Lanes:
 
     def forget(self, handler: Handler) -> None:
         """Have workers drop a handler that has no pending deliveries."""
-        self._gatherers.pop(handler.number, None)
         if self._only is not None:
             self._only.forget(handler)
         elif handler.kind == "cpu":
@@ -365,7 +371,7 @@ class Lanes:
         io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
             io = replace(together([io, self.loop.stats()]), utilisation=io.utilisation)
-        for gatherer in list(self._gatherers.values()):
+        for gatherer in self._all_gatherers():
             if gatherer.calls.handler.kind == "cpu":
                 cpu = replace(cpu, depth=cpu.depth + gatherer.depth())
             else:
@@ -421,7 +427,7 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
-        for gatherer in list(self._gatherers.values()):
+        for gatherer in self._all_gatherers():
             gatherer.cancel()
         for lane in self._all():
             lane.cancel()
@@ -455,12 +461,12 @@ class Lanes:
 
     def flush(self) -> None:
         """Have batch handlers called with the events that are there."""
-        for gatherer in list(self._gatherers.values()):
+        for gatherer in self._all_gatherers():
             gatherer.flush()
 
     def seal(self) -> None:
         """Have batch handlers called with these events, and with none that follows."""
-        for gatherer in list(self._gatherers.values()):
+        for gatherer in self._all_gatherers():
             gatherer.seal()
 
     def stop_hurrying(self) -> None:
@@ -471,7 +477,7 @@ class Lanes:
     @property
     def tickets(self) -> int:
         """Number of calls of batch handlers that have not ended: pending, but no deliveries."""
-        return sum(each.tickets for each in list(self._gatherers.values()))
+        return sum(each.tickets for each in self._all_gatherers())
 
     def expect_close(self) -> None:
         """Note that the bus is closing: no lane may delay that for long."""

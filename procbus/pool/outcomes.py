@@ -50,6 +50,8 @@ def outcome_of(
     if ending == Ending.SUCCEEDED:
         return _new(Outcome, (_SUCCEEDED, value, None, started_at, ended_at, pid, 0)), extra
     failure = _error_of(Ending(ending), value, delivery)
+    if ending == Ending.NO_EVENT:
+        started_at = 0.0  # the handler never began
     return Outcome(OutcomeKind.RAISED, None, failure, started_at, ended_at, pid, extra), None
 
 

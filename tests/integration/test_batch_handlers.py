@@ -189,6 +189,23 @@ def test_call_has_one_event_of_each_key_and_keeps_their_order() -> None:
     assert [dict(call) for call in calls] == [{"a": n, "b": n} for n in range(3)]
 
 
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_full_bus_lets_no_event_wait_for_more(on_loop: bool) -> None:
+    async def publish_later(bus: EventBus) -> None:
+        for number in range(20):
+            await bus.apublish("number", number)
+
+    calls: list[list[int]] = []
+    with EventBus([], max_pending=6) as bus:
+        for name in "ab":
+            bus.subscribe("number", calls.append, name=name, batch=50, batch_wait=FOR_EVER_S)
+        if on_loop:
+            asyncio.run(publish_later(bus))
+        else:
+            publish_all(bus, list(range(20)))
+    assert sorted(number for call in calls for number in call) == sorted([*range(20)] * 2)
+
+
 def test_events_that_wait_are_cancelled_with_the_bus() -> None:
     bus = EventBus([])
     bus.subscribe("number", doubled, batch=4, batch_wait=FOR_EVER_S)
@@ -296,6 +313,33 @@ def test_event_that_cannot_travel_fails_alone() -> None:
     assert isinstance(errors[7], SerializationError)
     assert letter.event is events[7]
     assert receipts[6].result() == 1
+
+
+class Unloadable:
+    """Cannot be unpickled in a worker, but for an even number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return loaded, (self.number,)
+
+
+def loaded(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} cannot be loaded")
+    return number
+
+
+def test_event_that_cannot_be_loaded_fails_alone() -> None:
+    with EventBus([], cpu_workers=1) as bus:
+        bus.subscribe(Unloadable, doubled, kind="cpu", batch=10, batch_wait=FOR_EVER_S)
+        receipts = [bus.publish(Unloadable(number)) for number in (0, 2, 3, 4, 6)]
+        assert bus.drain(BOUND_S)
+        errors = errors_of(receipts)
+    assert [n for n, error in enumerate(errors) if error is not None] == [2]
+    assert "event 3 could not be loaded in a worker process" in str(errors[2])
+    assert receipts[4].result() == 12
 
 
 def len_of_each(events: list[Any]) -> list[int]:
