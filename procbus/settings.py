@@ -336,11 +336,11 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
         SerializationError: `worker_init` holds something that cannot travel to a worker.
     """
     for name in given:
-        if name in OPTIONS_OF_A_HANDLER:
-            raise OptionError(
-                f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
-            )
-        if name not in _KNOWN:
+        if name not in _KNOWN:  # `grace` is an option of both
+            if name in OPTIONS_OF_A_HANDLER:
+                raise OptionError(
+                    f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
+                )
             hint = did_you_mean(name, _KNOWN, "=") or "."
             raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
     try:

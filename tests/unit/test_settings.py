@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus.core.errors import OptionError, SerializationError
+from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.options import options_of
 from procbus.settings import BusOptions, Settings, make_settings
 
@@ -207,6 +208,11 @@ def test_an_unknown_option_gets_a_hint(name, hint):
 )
 def test_options_of_the_journal_that_make_no_sense_are_refused(options, says):
     assert says in refusal(**options)
+
+
+def test_an_option_that_handlers_have_too_is_accepted():
+    assert {*options_of(Settings)} & {*OPTIONS_OF_A_HANDLER} == {"grace"}
+    assert make_settings({"grace": 8}).grace == 8
 
 
 @pytest.mark.parametrize("name", ["kind", "timeout", "retries", "max_memory", "concurrency"])
