@@ -28,6 +28,7 @@ def wait_for(name):
 @subscribe("held", kind="cpu")
 def held(event):
     current().progress(4_211, 5_000, "parsing")
+    open("begun", "w").close()
     wait_for("go")
 
 
@@ -42,6 +43,7 @@ if __name__ == "__main__":
     with EventBus(cpu_workers=1) as bus:
         bus.publish("bad", "a.png").wait()
         receipt = bus.publish("held", 1)
+        wait_for("begun")
         open("ready", "w").close()
         receipt.wait()
         print(receipt.deliveries[0].state.value, flush=True)

@@ -155,30 +155,36 @@ def as_nobody(function: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
-@pytest.mark.skipif(not gil_is_on(), reason="without a GIL the script answers")
+#: A script that holds its GIL for ages, while a handler waits in a worker process.
+STUCK = """
+import os, re, time
+from procbus import EventBus
+
+def wait(event):
+    open("waiting", "w").close()
+    time.sleep(3_600)
+
+def hang():
+    open("ready", "w").close()
+    re.match("(a+)+$", "a" * 64 + "b")
+
+with EventBus([], cpu_workers=1) as bus:
+    bus.subscribe("wait", wait, kind="cpu")
+    bus.publish("wait", 1)
+    while not os.path.exists("waiting"):
+        time.sleep(0.005)
+    hang()
+"""
+#: Its stacks come by a signal.
+CAN_BE_STUCK = pytest.mark.skipif(
+    not hasattr(os, "memfd_create") or not gil_is_on(),
+    reason="needs Linux, and a GIL: without one the script answers",
+)
+
+
+@CAN_BE_STUCK
 def test_stacks_of_a_script_whose_gil_is_held(stage: Stage) -> None:
-    run = stage.start(
-        """
-        import os, re, time
-        from procbus import EventBus
-
-        def wait(event):
-            open("waiting", "w").close()
-            time.sleep(3_600)
-
-        def hang():
-            open("ready", "w").close()
-            re.match("(a+)+$", "a" * 64 + "b")  # it holds the GIL, for ages
-
-        with EventBus([], cpu_workers=1) as bus:
-            bus.subscribe("wait", wait, kind="cpu")
-            bus.publish("wait", 1)
-            while not os.path.exists("waiting"):
-                time.sleep(0.005)
-            hang()
-        """
-    )
+    run = stage.start(STUCK)
 
     stacks = stage.procbus("top", str(run.pid), "--stacks")
 
@@ -348,6 +354,18 @@ def test_top_shows_a_script_and_acts_on_it(stage: Stage, terminal: Open) -> None
     stage.let("end")
     assert run.wait(BOUND_S) == 0
     top.shows(f"process {run.pid}", "status 0", " icanon", " echo")
+
+
+@CAN_BE_STUCK
+@pytest.mark.slow  # top waits for the script several times
+def test_top_shows_the_stacks_of_a_script_whose_gil_is_held(stage: Stage, terminal: Open) -> None:
+    run = stage.start(STUCK)
+    top = terminal("top", width=120, height=60)
+    top.shows(f"process {run.pid} did not answer")
+    top.press("S")
+    top.shows("in hang", "in wait", "any other key goes back")
+    top.press("x", "q")
+    top.shows("status 0")
 
 
 @pytest.mark.parametrize(("key", "status"), [("q", 0), ("C-c", 130)])
