@@ -62,7 +62,7 @@ class Stage:
             "XDG_RUNTIME_DIR": str(self.home),
             "TMPDIR": str(self.home),
             "PROCBUS_LIVE": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
         self.started: list[subprocess.Popen[str]] = []
 

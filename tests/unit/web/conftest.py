@@ -7,18 +7,18 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-httpx = pytest.importorskip("httpx")
+from procbus.live.client import bus_named
+from tests.waits import BOUND_S
 
-from procbus.live.client import bus_named  # noqa: E402 - after the libraries that it needs
-from procbus.web.server import WebServer  # noqa: E402
-from tests.waits import BOUND_S  # noqa: E402
+#: The libraries that these tests need; without one of them there is nothing to test.
+NEEDED = ("httpx", "starlette", "uvicorn")
+collect_ignore_glob = [] if all(map(find_spec, NEEDED)) else ["test_*.py"]
 
 #: Makes a server, and gives a client with its address.
 Serve = Callable[..., Any]
@@ -38,6 +38,10 @@ def sockets(
 
 @pytest.fixture
 def serve(sockets: Path) -> Iterator[Serve]:
+    import httpx
+
+    from procbus.web.server import WebServer
+
     running: list[tuple[WebServer, threading.Thread, Any]] = []
 
     def start(name: str | None = None, journal: str | None = None) -> Any:
