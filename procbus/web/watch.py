@@ -14,7 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 
-from procbus.live.client import Gone, LiveConnection, NoAnswer, living
+from procbus.live.client import (
+    LIVE_ANSWER_S,
+    Declined,
+    Gone,
+    LiveConnection,
+    NoAnswer,
+    living,
+)
 from procbus.live.snapshot import Facts
 from procbus.live.sockets import BusSocket
 from procbus.live.stuck import stacks_by_signal
@@ -144,8 +151,13 @@ class Watch:
             self._page_came.set()
             await replaced.wait()
 
-    async def ask(self, do: str, **about: Any) -> Any:
+    async def ask(self, do: str, within_s: float = ACTION_S, **about: Any) -> Any:
         """Ask the bus, on a connection of its own.
+
+        Args:
+            do: "snapshot" or an action.
+            within_s: maximum wait, in seconds.
+            **about: the other fields of the request.
 
         Raises:
             NoAnswer: there is none, or it refuses.
@@ -153,7 +165,7 @@ class Watch:
 
         def asked() -> Any:
             with LiveConnection(self.place) as connection:
-                return connection.ask(do, within_s=ACTION_S, **about)
+                return connection.ask(do, within_s=within_s, **about)
 
         return await run_in_threadpool(asked)
 
@@ -163,12 +175,15 @@ class Watch:
         Raises:
             NoAnswer: there is no answer, or the bus refuses.
         """
-        if self.state != "silent":
-            return await self.ask("stacks", **about)
-        found = await run_in_threadpool(stacks_by_signal, self.place.pid)
-        if found is None:
-            raise NoAnswer(self.said)
-        return found
+        try:
+            return await self.ask("stacks", LIVE_ANSWER_S, **about)
+        except (Declined, Gone):
+            raise
+        except NoAnswer:
+            found = await run_in_threadpool(stacks_by_signal, self.place.pid)
+            if found is None:
+                raise
+            return found
 
     async def _run(self) -> None:
         look_s, seldom_s = self._intervals_s

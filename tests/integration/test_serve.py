@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from procbus.core.gil import gil_is_on
 from tests.integration.live_stage import Stage
 from tests.waits import BOUND_S
 
@@ -127,3 +129,30 @@ def test_a_missing_library_is_named_with_its_extra(stage: Stage) -> None:
     assert refused.returncode == 2
     assert "uvicorn" in refused.stderr
     assert "pip install 'procbus[live]'" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+@pytest.mark.skipif(not gil_is_on(), reason="without a GIL the script answers")
+def test_a_script_whose_gil_is_held_shows_its_stacks(stage: Stage, serve: Serve) -> None:
+    run = stage.start(
+        """
+        import re
+        from procbus import EventBus
+
+        def hang():
+            open("ready", "w").close()
+            re.match("(a+)+$", "a" * 64 + "b")  # it holds the GIL, for ages
+
+        with EventBus([]) as bus:
+            hang()
+        """
+    )
+    served = serve(str(run.pid))
+    stacks = served.client.post(
+        f"/api/buses/{run.pid}/actions/stacks", headers={"Authorization": f"Bearer {served.token}"}
+    )
+
+    assert stacks.status_code == 200, stacks.text
+    assert "in hang" in stacks.text
+    assert served.client.get("/readyz").text == "silent\n"
