@@ -31,8 +31,8 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-switch test-dask pythons environment lint types bench bench-report format \
-	clean
+.PHONY: help demo test test-all test-switch test-dask pythons chromium environment lint types bench \
+	bench-report format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that c
 pythons: $(VENV)/installed-pythons ## Fetch PYTHONS="3.14 3.15" from Debian, for make test VENV=.venv-3.14
 	@.ci/pythons $(BIN)/python $(PYTHONS)
 
+chromium: ## Fetch Chromium from Debian, for the tests of the page of procbus serve
+	@.ci/chromium
+
 environment: $(EXTRAS:%=$(VENV)/installed-%) ## Make VENV with EXTRAS="test" of pyproject.toml
 
 lint: $(VENV)/installed-dev ## Check style and formatting
@@ -77,7 +80,7 @@ format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the
 	@$(BIN)/ruff format $(CODE)
 
 clean: ## Remove the environments, caches and build products
-	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .chromium .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: `core` is procbus alone, any other name is an extra of pyproject.toml.

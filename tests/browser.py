@@ -17,8 +17,12 @@ from typing import Any, Self
 
 from tests.waits import BOUND_S, becomes
 
-#: The browser: PROCBUS_CHROMIUM, or the one on PATH; None if there is none.
-CHROMIUM = os.environ.get("PROCBUS_CHROMIUM") or shutil.which("chromium")
+#: The browser that `make chromium` fetches.
+_FETCHED = str(Path(__file__).parents[1] / ".chromium" / "chromium")
+#: The browser: PROCBUS_CHROMIUM, the fetched one, or the one on PATH; None if there is none.
+CHROMIUM = os.environ.get("PROCBUS_CHROMIUM") or next(
+    filter(None, map(shutil.which, (_FETCHED, "chromium"))), None
+)
 #: Interval between two looks at a page, in seconds; because each look is work for the page.
 _LOOK_S = 0.05
 
