@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
-    from procbus.supervision.health import WorkerHealth
+    from procbus.supervision.health import BusHealth
 
 
 def make_lanes(parts: Assembly, **makers: Any) -> Lanes:
@@ -425,17 +425,23 @@ class Assembly:
     def _counted(self) -> tuple[Subscription, ...]:
         return (*self.subscriptions.counted(), *self.direct.all())
 
-    def health(self, *, brief: bool = False) -> tuple[WorkerHealth, ...]:
+    def health(self, *, brief: bool = False) -> BusHealth:
         """The present state of each worker: the processes first, then the threads.
 
         Args:
             brief: leave out the facts that take long to find.
         """
-        from procbus.supervision.health import cpu_health, io_health  # only now: it imports psutil
+        from procbus.supervision.health import (  # only now: it imports psutil
+            BusHealth,
+            cpu_health,
+            io_health,
+        )
 
-        return (
-            *cpu_health(self.lanes.cpu_lanes, self.supervisor.observed, brief=brief),
-            *io_health(self.lanes.io, self.lanes.loop),
+        return BusHealth(
+            (
+                *cpu_health(self.lanes.cpu_lanes, self.supervisor.observed, brief=brief),
+                *io_health(self.lanes.io, self.lanes.loop),
+            )
         )
 
     @property

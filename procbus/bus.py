@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from procbus.futures.executor import BusExecutor
     from procbus.journal.resume import ResumeSummary
     from procbus.progress.show import ShowProgress
-    from procbus.supervision.health import WorkerHealth
+    from procbus.supervision.health import BusHealth
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -605,8 +605,11 @@ class EventBus:
         """
         return self._parts.advisor.advice()
 
-    def health(self) -> tuple[WorkerHealth, ...]:
-        """The present state of each worker: the processes first, then the threads."""
+    def health(self) -> BusHealth:
+        """The present state of each worker: the processes first, then the threads.
+
+        It is a tuple of records; `print` it for a table.
+        """
         return self._parts.health()
 
     @property

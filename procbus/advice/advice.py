@@ -19,7 +19,8 @@ from procbus.advice.judge import (
 )
 from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
-from procbus.core.text import seconds, share, table
+from procbus.core.overview import Overview, Table, html_of, text_of
+from procbus.core.text import seconds, share
 
 #: Maximum share of its CPU time with the GIL for a handler that "releases the GIL".
 _LITTLE = 0.6
@@ -62,8 +63,15 @@ class AdviceList(tuple[Advice, ...]):
 
     def __str__(self) -> str:
         """A table of the measurements, and the sentences below it."""
+        return text_of(self._overview())
+
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook."""
+        return html_of(self._overview())
+
+    def _overview(self) -> Overview:
         if not self:
-            return "no handler, no advice"
+            return ["no handler, no advice"]
         rows = [
             (
                 each.handler,
@@ -81,7 +89,7 @@ class AdviceList(tuple[Advice, ...]):
         ]
         head = "handler", "declared", "suits", "gain", "runs", "run", "CPU", "waits", "transport"
         sentences = "\n".join(f"{_MARKS[each.level]} {each.text}" for each in self)
-        return f"{table((*head, 'queue'), rows)}\n\n{sentences}"
+        return [Table((*head, "queue"), rows), sentences]
 
 
 _TO_PROCESSES = "with cpu='processes' for the bus"

@@ -14,6 +14,8 @@ from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, acquire, check_may_wait, in_main_thread
 from procbus.core.log import log
 from procbus.core.notebook import when_interrupted
+from procbus.core.text import seconds
+from procbus.core.user_objects import short_repr
 from procbus.core.waiting import here, pause
 
 if TYPE_CHECKING:
@@ -305,6 +307,30 @@ class Receipt:
         states = [delivery.state for delivery in self.deliveries]
         counts = [f"{n} {s.value}" for s in DeliveryState if (n := states.count(s))]
         return f"<Receipt of event {self.id} ({what}): {', '.join(counts)}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, with a row for each delivery."""
+        from procbus.core.overview import Table, html_of  # only now: few scripts need it
+
+        first = repr(self)[1:-1]
+        if not self.deliveries:
+            return html_of([first])
+        head = "handler", "state", "attempts", "queued", "run", "error"
+        rows = [_cells_of(delivery) for delivery in self.deliveries]
+        return html_of([first, Table(head, rows, ("handler", "state", "error"))])
+
+
+def _cells_of(delivery: Delivery) -> tuple[str, ...]:
+    """The cells of a delivery in the table of its receipt."""
+    failure = delivery.failure
+    return (
+        delivery.handler.name,
+        delivery.state.value,
+        f"{delivery.attempts:,}",
+        seconds(delivery.queued_s),
+        seconds(delivery.run_s),
+        "" if failure is None else short_repr(failure.error),
+    )
 
 
 class FanReceipt(Receipt):

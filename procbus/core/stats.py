@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias, TypeVar
 
 from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
+from procbus.core.overview import Overview, Table, html_of, text_of
 from procbus.core.subscription import Subscription
-from procbus.core.text import seconds, share, table
+from procbus.core.text import seconds, share
 
 # The statistics of a bus in plain text, as tables.
 
@@ -51,12 +52,12 @@ _HANDLER_TROUBLE: _Columns[HandlerStats] = {
 }
 
 
-def stats_text(stats: BusStats) -> str:
-    """Write the bus in one line, then a table of its lanes and one of its handlers.
+def stats_overview(stats: BusStats) -> Overview:
+    """Describe the bus in one line, then a table of its lanes and one of its handlers.
 
     Columns for trouble, such as `crashed`, appear only when there was some.
     """
-    parts = [
+    parts: list[str | Table] = [
         f"{stats.pending:,} pending, {stats.retrying:,} of them to be tried again; "
         f"{stats.dead_letters:,} dead letters; {stats.unrouted:,} events unrouted"
     ]
@@ -64,16 +65,21 @@ def stats_text(stats: BusStats) -> str:
         parts.append(_table("lane", stats.lanes, _LANE, _LANE_TROUBLE))
     if stats.handlers:
         parts.append(_table("handler", stats.handlers, _HANDLER, _HANDLER_TROUBLE))
-    return "\n\n".join(parts)
+    return parts
+
+
+def stats_text(stats: BusStats) -> str:
+    """Write that as plain text."""
+    return text_of(stats_overview(stats))
 
 
 def _table(
     what: str, rows: Mapping[str, _Row], always: _Columns[_Row], trouble: _Columns[_Row]
-) -> str:
+) -> Table:
     columns = always | {
         head: cell for head, cell in trouble.items() if any(map(cell, rows.values()))
     }
-    return table(
+    return Table(
         (what, *columns),
         [(name, *(_text(cell(row)) for cell in columns.values())) for name, row in rows.items()],
     )
@@ -230,6 +236,10 @@ class BusStats:
     def __str__(self) -> str:
         """The figures in plain text: the bus, its lanes, its handlers."""
         return stats_text(self)
+
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook."""
+        return html_of(stats_overview(self))
 
 
 def collect_stats(

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from procbus.core.locks import Bell
+from procbus.core.text import printable
 
 #: Span of time that the rate is measured over, in seconds, and the minimum between two samples of
 #: it; because a rate over a shorter span jumps.
@@ -145,13 +146,6 @@ class Bar:
 
 
 # A reading as text.
-
-
-def printable(text: str) -> str:
-    """Write text on one line, without characters that a terminal acts on."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def time_text(value_s: float) -> str:

@@ -14,8 +14,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.core.delivery import Delivery
+from procbus.core.overview import Overview, Table, html_of, text_of
 from procbus.core.progress import Progress
 from procbus.core.reporting import reported_here
+from procbus.core.text import seconds, share
 from procbus.lanes.slot import name_of_worker
 from procbus.system.process import STOPPED, Details, Sample, thread_cpu_s
 
@@ -76,6 +78,61 @@ class WorkerHealth:
     #: Number of its replacements, and the end of the last one ("" if there was none).
     restarts: int = 0
     last_exit: str = ""
+
+
+class BusHealth(tuple[WorkerHealth, ...]):
+    """The workers of a bus; `print` it for a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """A row for each worker."""
+        return text_of(self._overview())
+
+    def _repr_html_(self) -> str:
+        """Show the same in a notebook."""
+        return html_of(self._overview())
+
+    def _overview(self) -> Overview:
+        if not self:
+            return ["no worker"]
+        columns = [*zip(*map(_cells_of, self), strict=True)]
+        kept = [
+            (head, cells) for head, cells in zip(_HEADS, columns, strict=True) if {*cells} != {"-"}
+        ]
+        heads, cells = zip(*kept, strict=True)
+        return [Table(heads, [*zip(*cells, strict=True)], _TO_THE_LEFT)]
+
+
+#: Heads of the table of workers. A column without a fact is left out.
+_HEADS = (
+    *("worker", "pid", "state", "handler", "event", "since", "progress"),
+    *("memory", "CPU", "CPU share", "done", "restarts", "last exit"),
+)
+_TO_THE_LEFT = ("worker", "state", "handler", "progress", "last exit")
+
+
+def _cells_of(worker: WorkerHealth) -> tuple[str, ...]:
+    memory = worker.memory_bytes
+    return (
+        worker.name,
+        _cell(worker.pid),
+        worker.state,
+        worker.handler or "-",
+        _cell(worker.event_id),
+        seconds(worker.running_s),
+        _cell(worker.progress),
+        "-" if memory is None else f"{memory / 2**20:,.0f} MiB",
+        seconds(worker.cpu_s),
+        share(worker.cpu_share),
+        f"{worker.events_done:,}",
+        _cell(worker.restarts or None),
+        worker.last_exit or "-",
+    )
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def cpu_health(

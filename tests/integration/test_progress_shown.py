@@ -240,3 +240,31 @@ def test_progress_in_a_notebook(run: Run, widgets: bool) -> None:
         assert "50/50\\u2007" in shown, shown
     else:
         assert "events: 50 of 50 (100%)" in shown, shown
+
+
+def test_statistics_advice_health_and_a_receipt_are_tables_in_a_notebook(run: Run) -> None:
+    for needed in ("nbclient", "ipykernel"):
+        pytest.importorskip(needed)
+    ended = run(
+        """
+        import nbclient, nbformat
+
+        cells = [
+            "from procbus import EventBus; bus = EventBus([], io_workers=1)",
+            "_ = bus.subscribe(int, abs, name='<b>abs</b>')",
+            "receipt = bus.publish(1); receipt.wait()",
+            *("bus.stats()", "bus.advice()", "bus.health()", "receipt", "bus.close()"),
+        ]
+        book = nbformat.v4.new_notebook()
+        book.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+        nbclient.NotebookClient(book, timeout=50).execute()
+        for cell in book.cells[3:7]:
+            [output] = cell.outputs
+            html = output["data"]["text/html"]
+            assert "text/plain" in output["data"]
+            assert "<table>" in html and "<b>" not in html, html
+            print("&lt;b&gt;abs&lt;/b&gt;" in html)
+        """
+    )
+    assert ended.code == 0, ended.err
+    assert ended.out.split() == ["True", "True", "False", "True"], "no worker is at it any more"

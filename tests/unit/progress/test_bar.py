@@ -55,7 +55,7 @@ def test_the_part_that_is_done_is_at_most_one(total, done, part) -> None:
 def test_a_line_tells_figures_lanes_and_running_handlers() -> None:
     assert line_of(Work(5000).at(2, 4211, 3)) == (
         "events: 4,211 of 5,000 (84%), 2,106/s, 0:00 left, 3 failed; io 3 running, 120 queued; "
-        "cpu 2 running, 8,000 queued; page: 4,211 of 5,000?[2J"
+        "cpu 2 running, 8,000 queued; page: 4,211 of 5,000\\x1b[2J"
     )
     assert line_of(Work(None).at(75, 3)).startswith(
         "events: 3 done, 2.4/min, 1:15 so far, 0 failed"
