@@ -23,7 +23,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.receipt import FanReceipt, Receipt
 from procbus.core.reporting import reported_here
-from procbus.core.subscription import Subscription
+from procbus.core.subscription import SAMPLED_BELOW_S, Subscription
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dead_letters import FailureHook
 from procbus.dispatch.retry_queue import RetryQueue
@@ -160,7 +160,9 @@ def settlement_for(
     on_failure: Callable[[DeadLetter], object] | None = None,
     make_context: Callable[[Delivery, Receipt], HandlerContext] | None = None,
 ) -> Settlement:
-    settlement = Settlement(admission, RetryQueue() if retries is None else retries)
+    settlement = Settlement(
+        admission, RetryQueue() if retries is None else retries, short_s=SAMPLED_BELOW_S
+    )
     if on_failure is not None:
         hook = FailureHook(on_failure, no_context if make_context is None else make_context)
         settlement.on_failed += (hook,)

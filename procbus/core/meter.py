@@ -102,6 +102,8 @@ STIR_S = 0.2
 _ENOUGH_S = 60.0
 _ENOUGH_RUNS = 150
 _ENOUGH_LOOKS = 4_000
+#: Share of its time that a handler computes at least, so that more threads than cores do not help.
+BUSY = 0.9
 #: Number of looks that settle how a handler spends its time; later looks are rarer.
 SETTLED = 1_000
 #: Time without a core that the system does not report, as a fraction of the time it reports.
@@ -142,6 +144,7 @@ class Meter:
         "_suspended_s",
         "_wall_s",
         "_walls",
+        "computes",
         "fresh_s",
         "obstacle",
         "to_weigh",
@@ -173,6 +176,8 @@ class Meter:
             self.obstacle: str | None = None
             #: Number of the next events and results whose cost of transport is estimated.
             self.to_weigh = 0
+            #: Whether the runs computed nearly all the time, of what is known without a GIL.
+            self.computes = False
             #: Seconds of runs since the advisor last reset this.
             self.fresh_s = 0.0
 
@@ -201,6 +206,7 @@ class Meter:
             self._starved_s += starved_s * weight
             self._locked_note(ended_at, wall_s * weight, cpu_s * weight, weight)
             self._walls.add(wall_s, weight)
+            self.computes = self._cpu_s + self._starved_s > BUSY * self._wall_s
 
     def _locked_note(self, ended_at: float, wall_s: float, cpu_s: float, runs: int) -> None:
         self._runs += runs

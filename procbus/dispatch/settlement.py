@@ -15,6 +15,7 @@ from typing import Any
 from procbus.core.cancelling import CancelRequest
 from procbus.core.dead_letter import DeadLetter, summary_of
 from procbus.core.delivery import Delivery, LastAttempt, as_asked, asked_of, cancelled
+from procbus.core.gil import gil_is_on
 from procbus.core.listeners import Listeners
 from procbus.core.locks import Lock, Tangled, acquire, in_main_thread, later
 from procbus.core.log import log
@@ -29,6 +30,7 @@ from procbus.core.subscription import (
     GROWTH_S,
     NEWEST,
     SAMPLE,
+    SAMPLED_BELOW_FREE_S,
     SAMPLED_BELOW_S,
     SMALL,
     Subscription,
@@ -53,6 +55,7 @@ class Settlement:
         admission: gets the room back.
         retries: takes deliveries that are retried.
         journal: told of each end before any waiter; None without a journal.
+        short_s: threshold of the run time below which runs are sampled; None for the usual one.
 
     Attributes:
         listeners: the listeners of the bus. While there are none, they cost nothing.
@@ -61,11 +64,17 @@ class Settlement:
     """
 
     def __init__(
-        self, admission: Admission, retries: RetryQueue, journal: SettlingSide | None = None
+        self,
+        admission: Admission,
+        retries: RetryQueue,
+        journal: SettlingSide | None = None,
+        *,
+        short_s: float | None = None,
     ) -> None:
         self.lock = Lock()
         self._try_lock = self.lock.acquire
         self._unlock = self.lock.release
+        self._short_s = short_s or (SAMPLED_BELOW_S if gil_is_on() else SAMPLED_BELOW_FREE_S)
         self._admission = admission
         self._retries = retries
         self._journal = journal
@@ -193,7 +202,7 @@ class Settlement:
         after: _After | None = None
         told: list[tuple[Delivery, Receipt]] | None = None
         done: list[Receipt] = []
-        count = 0
+        count, short_s = 0, self._short_s
         if not self._try_lock(False):
             acquire(self.lock)
         try:
@@ -239,8 +248,8 @@ class Settlement:
                         continue
                     weight = 1
                     if (
-                        run_s < SAMPLED_BELOW_S
-                        and average_s < SAMPLED_BELOW_S
+                        run_s < short_s
+                        and average_s < short_s
                         and subscription.succeeded_sum >= FEW
                     ):
                         weight = subscription.untimed + 1
@@ -334,7 +343,7 @@ class Settlement:
         # A signal handler that may not wait for the lock gets the statistics as they are.
         with suppress(Tangled), self.lock:
             for subscription in subscriptions:
-                subscription.note_untimed()
+                subscription.note_untimed(self._short_s)
 
     # Called without the lock, because these run the user's code.
 

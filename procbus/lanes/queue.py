@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf
+from typing import Protocol
 
 from procbus.core.delivery import Delivery
 from procbus.core.locks import Lock, acquire
@@ -25,6 +26,13 @@ TINY_S = 4e-6
 #: Maximum wait of a lookout for a delivery to be taken, in seconds.
 LOOKOUT_S = 0.005
 _NO_LOOKOUT, _LOOKOUT_CALLED, _LOOKOUT_STANDS = range(3)
+
+
+class Taker(Protocol):
+    """A thread that takes deliveries, as far as the queue uses it."""
+
+    #: Whether it is in a handler that computes. Only the queue writes it, under its lock.
+    computes: bool
 
 
 class _Gates(dict[Subscription, Gate]):
@@ -69,13 +77,18 @@ class LaneQueue:
     behind, unless its own handler is short and it will be back before the other is awake. Then one
     idle taker stands lookout, in case that handler is not short this time.
 
+    Where takers compute abreast, handlers that compute all the time get as many takers as there are
+    cores. A taker that comes back from its handler goes to sleep if each core has such a handler,
+    and the next delivery is for one too. If none of them comes back for a while, the lookout takes
+    that delivery.
+
     Args:
         abreast: maximum of takers that compute at the same time: 1 with the GIL, without it one for
             each core. As many are woken for short handlers, unless those take hardly any time.
     """
 
     def __init__(self, abreast: int = 1) -> None:
-        self._abreast = abreast
+        self.abreast = abreast
         self._short_s = SHORT_S if abreast == 1 else TINY_S
         #: Number of takers, as far as they came with `fresh` and the lane counts them out.
         self.takers = 0
@@ -98,6 +111,8 @@ class LaneQueue:
         #: taken.
         self._lookout = _NO_LOOKOUT
         self._taken = 0
+        #: Number of takers that are in a handler that computes.
+        self._computing = 0
         self._ready = _Buckets()
         self._gates = _Gates()
 
@@ -236,36 +251,55 @@ class LaneQueue:
                 self.locked_wake()
         return True
 
-    def take(self, *, fresh: bool = False, wait: bool = True) -> Delivery | None:
+    def take(
+        self, *, fresh: bool = False, wait: bool = True, taker: Taker | None = None
+    ) -> Delivery | None:
         """Take the next delivery, after waiting for one; None once the queue is closed and empty.
 
         Args:
             fresh: whether the taker was just started, because the queue was starved.
             wait: whether to wait for a delivery; otherwise None if none is ready.
+            taker: the thread that takes, where takers compute abreast.
         """
+        sleeps = False
         if not self._try_lock(False):
             acquire(self.lock)
         try:
+            if taker is not None:
+                self.locked_returned(taker)
+                sleeps = not fresh and self._cores_are_taken()
             if fresh:
                 self.takers += 1
                 self._arrived()
-            while (delivery := self.locked_take()) is None:
+            while sleeps or (delivery := self.locked_take()) is None:
                 if self.closed or not wait:
                     return None
-                if self._lookout == _LOOKOUT_CALLED:
-                    self._lookout = _NO_LOOKOUT
                 self.missed = False
-                if self.seems_ready():
-                    continue
+                if not sleeps:
+                    if self._lookout == _LOOKOUT_CALLED:
+                        self._lookout = _NO_LOOKOUT
+                    if self.seems_ready():
+                        continue
                 self.locked_wait(None)
                 self._arrived()
+                sleeps = False
             self._taken = self._taken + 1 & 0xFF
+            computes = False
+            if taker is not None and delivery.subscription.meter.computes:
+                computes = taker.computes = True
+                self._computing += 1
             if any(self._ready.in_order):
                 average_s = delivery.subscription.average_s
                 if average_s is None or (
                     average_s > self._short_s
-                    and (average_s > SHORT_S or self.takers - self.waiting < self._abreast)
+                    and (
+                        self._computing < self.abreast
+                        if computes
+                        else average_s > SHORT_S or self.takers - self.waiting < self.abreast
+                    )
                 ):
+                    if self._lookout == _LOOKOUT_CALLED:  # it is to take a delivery instead
+                        self._lookout = _NO_LOOKOUT
                     self.locked_wake()
                 elif self._lookout == _NO_LOOKOUT:
                     self._lookout = _LOOKOUT_CALLED
@@ -273,6 +307,19 @@ class LaneQueue:
             return delivery
         finally:
             self._unlock()
+
+    def locked_returned(self, taker: Taker) -> None:
+        """Note that a taker is in no handler that computes, or not for the moment."""
+        if taker.computes:
+            taker.computes = False
+            self._computing -= 1
+
+    def _cores_are_taken(self) -> bool:
+        """Whether the next delivery is for a handler that computes, and finds no core free."""
+        if self._computing < self.abreast or self.closed:
+            return False
+        first = next((bucket[0] for bucket in self._ready.in_order if bucket), None)
+        return first is not None and first.subscription.meter.computes
 
     def take_ready(self, most: int) -> list[Delivery]:
         """Take up to `most` ready deliveries, for the only taker of this queue."""
@@ -296,11 +343,12 @@ class LaneQueue:
         taken = -1
         while taken != self._taken and any(self._ready.in_order) and not self.closed:
             taken = self._taken
-            self.locked_wait(LOOKOUT_S)
+            if self.locked_wait(LOOKOUT_S):
+                break  # it is needed now
         self._lookout = _NO_LOOKOUT
 
-    def locked_wait(self, timeout: float | None) -> None:
-        """Wait to be woken, at most `timeout` seconds.
+    def locked_wait(self, timeout: float | None) -> bool:
+        """Wait to be woken, at most `timeout` seconds; return whether it was.
 
         Set `missed` to False before you check whether to wait: this returns at once if a wake-up
         came since.
@@ -315,7 +363,7 @@ class LaneQueue:
         if self.missed:  # code that interrupted this thread wanted to wake a taker
             self._sleepers.remove(sleeper)
             self.missed = False
-            return
+            return True
         self.waiting += 1
         self._unlock()
         try:
@@ -325,8 +373,10 @@ class LaneQueue:
                 acquire(self.lock)
             self.waiting -= 1
             self._waking = False
-            if sleeper in self._sleepers:  # no wake-up came within the timeout
+            woken = sleeper not in self._sleepers
+            if not woken:
                 self._sleepers.remove(sleeper)
+        return woken
 
     def locked_wake(self) -> None:
         """Wake one taker, unless one is on its way; if none waits, the queue is starved."""

@@ -128,6 +128,8 @@ class IoThread(LaneThread):
         #: thread, which the lane's lock guards.
         self._waits = 0
         self.lent = False
+        #: Whether its handler computes; for the queue.
+        self.computes = False
 
     def run(self) -> None:
         """Thread body."""
@@ -151,7 +153,8 @@ class IoThread(LaneThread):
             Whether to go on, in another context.
         """
         lane, queue = self._lane, self._lane.queue
-        delivery = queue.take(fresh=fresh)
+        taker = self if queue.abreast > 1 else None
+        delivery = queue.take(fresh=fresh, taker=taker)
         while delivery is not None:
             if queue.starved:
                 if lane.crowded and lane.leave(self, delivery):
@@ -169,11 +172,11 @@ class IoThread(LaneThread):
             if len(own) != _CLEAN:
                 del own  # because the traceback of an error keeps this frame alive
                 return True
-            delivery = queue.take(wait=False)
+            delivery = queue.take(wait=False, taker=taker)
             if delivery is None:
                 # No object of this event may be kept alive during the wait for the next.
                 running.set(None)
-                delivery = queue.take()
+                delivery = queue.take(taker=taker)
         return False
 
     def _attempt(self, delivery: Delivery, receipt: Receipt) -> None:
@@ -245,8 +248,8 @@ class IoThread(LaneThread):
         """Read the clock; return the number of runs that this one will stand for."""
         if self.events_done >= self._next:
             self._next = self.events_done + ONE_IN
+        self._cpu_read = thread_time()  # first: the other reading takes 20 us, and counts as run
         self._no_core_read = None if gil_is_on() else no_core_s()
-        self._cpu_read = thread_time()
         return 1 if average_s is None or average_s > LONG_S else ONE_IN
 
     def _measure(
@@ -569,6 +572,7 @@ class IoLane:
                     "threads are started for it: make the waiting handlers async, and await "
                     "the receipt, or let the awaited handler publish its result"
                 )
+            self.queue.locked_returned(thread)
             thread.lent = True
             self._lent += 1
             self._locked_count()
@@ -648,6 +652,7 @@ class IoLane:
             outcome: the end of the delivery.
         """
         with self.queue.lock:
+            self.queue.locked_returned(thread)
             self._locked_replace()
         log.warning(
             "%s is left behind in %s with event %d, which %s: Python cannot stop a "
@@ -678,6 +683,7 @@ class IoLane:
 
     def _locked_remove(self, thread: IoThread) -> None:
         self._threads.remove(thread)
+        self.queue.locked_returned(thread)
         self.queue.takers -= 1
         self._locked_take_back(thread)
         self._locked_count()

@@ -658,8 +658,9 @@ class Watched(LaneQueue):
         super().__init__(abreast)
         self.waits: list[float | None] = []
 
-    def locked_wait(self, timeout: float | None) -> None:
+    def locked_wait(self, timeout: float | None) -> bool:
         self.waits.append(timeout)
+        return False
 
 
 @pytest.mark.parametrize(
@@ -697,6 +698,67 @@ def test_no_more_takers_are_woken_for_short_handlers_than_go_abreast() -> None:
         queue.locked_started()
     queue.take(fresh=True)  # called as a lookout, in case a handler is not short this time
     assert queue.waits == [LOOKOUT_S]
+
+
+class Runner:
+    """A thread that takes, as the queue sees it."""
+
+    computes = False
+
+
+def computing() -> Subscription:
+    """Make a subscription whose runs are known to take 1 ms each, all of it CPU time."""
+    subscription = subscription_of()
+    subscription.note_run(1e-3)
+    subscription.meter.note_run(1.0, 1e-3, 1e-3)
+    return subscription
+
+
+def runners_of(queue: LaneQueue, count: int) -> list[Runner]:
+    """Have threads take a delivery each, as fresh ones."""
+    runners = [Runner() for _ in range(count)]
+    for runner in runners:
+        with queue.lock:
+            queue.locked_started()
+        assert queue.take(fresh=True, taker=runner) is not None
+    return runners
+
+
+def test_a_taker_that_comes_back_leaves_computing_to_as_many_others_as_there_are_cores() -> None:
+    queue, subscription = Watched(2), computing()
+    deliveries = put(queue, subscription, *range(6))
+    runners = runners_of(queue, 3)
+    assert queue.take(wait=False, taker=runners[0]) is None
+    assert queue.take(wait=False, taker=runners[0]) is None
+    assert queue.take(wait=False, taker=runners[1]) is deliveries[3]
+    assert queue.take(taker=runners[0]) is deliveries[4]  # it was woken: `Watched` never sleeps
+    assert None in queue.waits
+
+
+def test_a_handler_that_waits_is_taken_though_each_core_has_one_that_computes() -> None:
+    queue = Watched(2)
+    put(queue, computing(), *range(3))
+    (waits,) = put(queue, subscription_of(), "waits")
+    runners = runners_of(queue, 3)
+    assert queue.take(wait=False, taker=runners[0]) is waits
+
+
+def test_a_taker_whose_handler_waits_for_the_bus_makes_room_for_another() -> None:
+    queue = Watched(2)
+    deliveries = put(queue, computing(), *range(5))
+    runners = runners_of(queue, 3)
+    with queue.lock:
+        queue.locked_returned(runners[1])
+        queue.locked_returned(runners[1])
+    assert queue.take(wait=False, taker=runners[0]) is deliveries[3]
+
+
+def test_a_closed_queue_gives_the_last_deliveries_to_whoever_comes_back() -> None:
+    queue = Watched(2)
+    deliveries = put(queue, computing(), *range(4))
+    runners = runners_of(queue, 3)
+    queue.close()
+    assert queue.take(taker=runners[0]) is deliveries[3]
 
 
 # Pausing.
