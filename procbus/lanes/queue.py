@@ -77,7 +77,7 @@ class LaneQueue:
     behind, unless its own handler is short and it will be back before the other is awake. Then one
     idle taker stands lookout, in case that handler is not short this time.
 
-    Where takers compute abreast, handlers that compute all the time get as many takers as there are
+    If takers compute abreast, handlers that compute all the time get as many takers as there are
     cores. A taker that comes back from its handler goes to sleep if each core has such a handler,
     and the next delivery is for one too. If none of them comes back for a while, the lookout takes
     that delivery.

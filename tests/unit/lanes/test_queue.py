@@ -700,6 +700,34 @@ def test_no_more_takers_are_woken_for_short_handlers_than_go_abreast() -> None:
     assert queue.waits == [LOOKOUT_S]
 
 
+class Disturbed(Watched):
+    """Has deliveries taken meanwhile, in the first waits; says whether the taker was woken."""
+
+    def __init__(self, *, woken: bool) -> None:
+        super().__init__(1)
+        self.woken = woken
+        self.others_take = 3
+
+    def locked_wait(self, timeout: float | None) -> bool:
+        super().locked_wait(timeout)
+        if self.others_take:
+            self.others_take -= 1
+            self.take(wait=False)
+        return self.woken
+
+
+@pytest.mark.parametrize(("woken", "waits"), [(True, 1), (False, 4)])
+def test_a_lookout_takes_a_delivery_as_soon_as_it_is_woken(woken: bool, waits: int) -> None:
+    queue, subscription = Disturbed(woken=woken), subscription_of()
+    subscription.average_s = 10e-6
+    put(queue, subscription, *range(6))
+    queue.take(fresh=True)  # calls a lookout
+    with queue.lock:
+        queue.locked_started()
+    queue.take(fresh=True)
+    assert queue.waits.count(LOOKOUT_S) == waits
+
+
 class Runner:
     """A thread that takes, as the queue sees it."""
 
