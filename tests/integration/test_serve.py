@@ -11,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from procbus.core.gil import gil_is_on
 from tests.integration.live_stage import Stage
-from tests.waits import BOUND_S
+from tests.waits import BOUND_S, eventually
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -97,6 +98,51 @@ def test_a_signal_ends_the_server_beside_a_page_that_looks(
         assert served.process.wait(BOUND_S) == status
     assert served.end(signal.SIGKILL) == (status, "")
     assert run.poll() is None
+
+
+def test_a_journal_is_served_beside_its_bus_and_without_one(stage: Stage, serve: Serve) -> None:
+    run = stage.start(
+        """
+        import time
+        from procbus import EventBus, subscribe
+
+        @subscribe("bad", name="bad", kind="cpu")
+        def bad(event):
+            raise ValueError("no good")
+
+        @subscribe("held", name="held", kind="cpu")
+        def held(event):
+            open("ready", "w").close()
+            time.sleep(3_600)
+
+        if __name__ == "__main__":
+            with EventBus(cpu_workers=1, journal="run.db", on_failure=lambda _: None) as bus:
+                bus.publish("bad", 1).wait()
+                bus.publish("held", 2).wait()
+        """
+    )
+    served = serve("--journal", str(stage.folder / "run.db"))
+
+    def journal() -> Any:
+        return served.client.get("/api/journal").json()
+
+    eventually(lambda: journal().get("totals", {}).get("dead") == 1)  # the last second may not show yet
+    assert journal()["owner"] == run.pid
+    assert served.client.get("/api/journal", params={"bus": run.pid}).json()["owner"] == run.pid
+    run.kill()
+    run.wait(BOUND_S)
+
+    eventually(lambda: journal().get("owner", 0) is None)
+    assert journal()["totals"]["pending"] == 1
+    (letter,) = journal()["dead_letters"]
+    assert (letter["handler"], letter["error"]) == ("bad", "ValueError: no good")
+    again = served.client.post(
+        "/api/journal/retry",
+        json={"id": letter["id"]},
+        headers={"Authorization": f"Bearer {served.token}"},
+    )
+    assert again.json() == {"id": letter["id"], "by": None}
+    assert stage.procbus("journal", "list", str(stage.folder / "run.db")).stdout.count("pending")
 
 
 def test_a_server_that_cannot_be_is_told_why(stage: Stage, tmp_path: Path) -> None:
