@@ -126,7 +126,8 @@ def test_a_journal_is_served_beside_its_bus_and_without_one(stage: Stage, serve:
     def journal() -> Any:
         return served.client.get("/api/journal").json()
 
-    eventually(lambda: journal().get("totals", {}).get("dead") == 1)  # the last second may not show yet
+    # The last second may not show yet.
+    eventually(lambda: journal().get("totals", {}).get("dead") == 1)
     assert journal()["owner"] == run.pid
     assert served.client.get("/api/journal", params={"bus": run.pid}).json()["owner"] == run.pid
     run.kill()
