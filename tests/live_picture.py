@@ -75,7 +75,8 @@ def make_picture(to: Path, points: int) -> None:
     with tempfile.TemporaryDirectory(prefix="live") as folder:
         script = Path(folder) / "shop.py"
         script.write_text(SCRIPT, encoding="utf-8")
-        env = {**os.environ, "XDG_RUNTIME_DIR": folder, "TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "XDG_RUNTIME_DIR": folder, "TMPDIR": folder, "PYTHONPATH": path}
         job = subprocess.Popen([sys.executable, str(script)], env=env, stderr=subprocess.DEVNULL)
         serve = subprocess.Popen(
             [sys.executable, "-m", "procbus", "serve", "--port", "0"],
