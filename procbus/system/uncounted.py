@@ -21,6 +21,8 @@ from procbus.core.gil import gil_is_on
 
 _METHODS = (MethodType, BuiltinMethodType, MethodWrapperType)
 _CONTAINERS = (dict, tuple, list, deque)
+#: Reads the `__module__` of a class.
+_MODULE = vars(type)["__module__"]
 
 
 def leave_uncounted(*objects: object) -> None:
@@ -46,7 +48,16 @@ def _is_ours(kept: object) -> bool:
     if isinstance(kept, _METHODS):
         kept = kept.__self__
     kind = type(kept)
-    return kind in _CONTAINERS or kind.__module__.startswith("procbus.")
+    return any(kind is each for each in _CONTAINERS) or _module_of(kind).startswith("procbus.")
+
+
+def _module_of(kind: type) -> str:
+    """Read the module of a class, which may be a user's, without running a metaclass."""
+    try:
+        module = _MODULE.__get__(kind)
+    except AttributeError:
+        return ""
+    return module if type(module) is str else ""
 
 
 @cache

@@ -54,6 +54,33 @@ def test_a_bus_leaves_its_parts_uncounted_before_its_first_event(bus: EventBus) 
     assert all(sys.getrefcount(part) > MANY for part in used)
 
 
+class Odd(type):
+    """A metaclass that says nothing of its classes."""
+
+    @property
+    def __module__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError
+
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = type.__hash__
+
+
+def test_a_handler_may_be_an_object_of_an_odd_class() -> None:
+    class Handler(metaclass=Odd):
+        def __call__(self, event: int) -> int:
+            return event
+
+    class Numbered(Handler):
+        __module__ = 5  # type: ignore[assignment]
+
+    for handler in (Handler(), Numbered()):
+        owner = {"handler": handler}
+        leave_uncounted(owner)
+        assert sys.getrefcount(handler) < MANY
+
+
 @pytest.mark.skipif(not gil_is_on(), reason="this Python has no GIL")
 def test_with_a_gil_all_uses_are_counted() -> None:
     owned = Owned()
