@@ -20,7 +20,7 @@ from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
 from procbus.routing.subscriptions import Subscriptions
-from procbus.stream import ShowCounts, StreamCounts, Window
+from procbus.stream import Leaving, ShowCounts, StreamCounts, Window
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -101,6 +101,7 @@ async def stream(
     events: Iterable[Any] | AsyncIterable[Any],
     publish: Callable[[Any], Awaitable[Receipt]],
     window: Window,
+    leave: Leaving,
     *,
     ordered: bool,
     counts: StreamCounts | None = None,
@@ -110,6 +111,10 @@ async def stream(
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
     outstanding = taken = 0
+    # One object for all receipts, by which `leave` knows them.
+    told = leave.looking(
+        _nobody if ordered else partial(call_in_loop, loop, settled.put_nowait), ordered=ordered
+    )
 
     async def next_one() -> Receipt:
         receipt = await next_settled()
@@ -128,44 +133,66 @@ async def stream(
         finally:
             resume()
 
+    def is_last(receipt: Receipt) -> bool:
+        if ordered:
+            return leave.on_error and receipt.has_failure
+        return receipt is leave.failed
+
     failure: Exception | None = None
     source = _each(events)
-    while True:
-        try:
-            event = await anext(source)
-        except StopAsyncIteration:
-            break
-        except Exception as error:  # noqa: BLE001 - raised after the other receipts
-            failure = error
-            break
-        receipt = None
-        while receipt is None and failure is None:
+    left_early = True
+    try:
+        while leave.failed is None:
             try:
-                receipt = await publish(event)
-            except QueueFull:
-                if not outstanding:
-                    raise  # others fill the bus: no event of this stream will make room
-                outstanding -= 1
-                yield await next_one()
-            except Exception as error:  # noqa: BLE001 - as above
+                event = await anext(source)
+            except StopAsyncIteration:
+                break
+            except Exception as error:  # noqa: BLE001 - raised after the other receipts
                 failure = error
-        if receipt is None:
-            break
-        outstanding += 1
-        if ordered:
-            open_receipts.append(receipt)
-        else:
-            receipt.when_done(partial(call_in_loop, loop, settled.put_nowait))
-        while outstanding and (
-            outstanding >= window.size(taken)
-            or (open_receipts[0].done if ordered else not settled.empty())
-        ):
+                break
+            receipt = None
+            while receipt is None and failure is None:
+                try:
+                    receipt = await publish(event)
+                except QueueFull:
+                    if not outstanding:
+                        raise  # others fill the bus: no event of this stream will make room
+                    outstanding -= 1
+                    settled_one = await next_one()
+                    yield settled_one
+                    if is_last(settled_one):
+                        return
+                except Exception as error:  # noqa: BLE001 - as above
+                    failure = error
+            if receipt is None:
+                break
+            outstanding += 1
+            if ordered:
+                open_receipts.append(receipt)
+            if not ordered or leave.on_error:
+                receipt.when_done(told)
+            while outstanding and (
+                outstanding >= window.size(taken)
+                or (open_receipts[0].done if ordered else not settled.empty())
+            ):
+                outstanding -= 1
+                taken += 1
+                settled_one = await next_one()
+                yield settled_one
+                if is_last(settled_one):
+                    return
+        while outstanding:
             outstanding -= 1
-            taken += 1
-            yield await next_one()
-    while outstanding:
-        outstanding -= 1
-        yield await next_one()
+            settled_one = await next_one()
+            yield settled_one
+            if is_last(settled_one):
+                return
+        left_early = False
+    finally:
+        if ordered:
+            leave.cancel_these(open_receipts)
+        elif left_early:
+            leave.cancel(told)
     if failure is not None:
         try:
             raise failure
@@ -180,6 +207,10 @@ async def shown(
     with show(counts.read):
         async for receipt in receipts:
             yield receipt
+
+
+def _nobody(_: Receipt) -> None:
+    """Note nothing of a settled receipt."""
 
 
 async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

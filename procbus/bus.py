@@ -19,11 +19,12 @@ from procbus.core.receipt import Receipt
 from procbus.core.stats import BusStats
 from procbus.core.topic import check_concrete, topics_in
 from procbus.core.validation import is_whole, shown
+from procbus.dispatch.choosing import Choice
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.lifecycle import Lifecycle
 from procbus.progress.show import check_progress, is_wanted, showing
 from procbus.settings import BusOptions, Settings, make_settings
-from procbus.stream import Feed, ShowCounts, StreamCounts, stream_of
+from procbus.stream import Feed, Leaving, ShowCounts, StreamCounts, stream_of
 from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
@@ -365,6 +366,37 @@ class EventBus:
         may_wait = parts.journal is not None and parts.journal.may_wait
         return await aio.publish(parts.dispatcher, event, topic, id, may_wait)
 
+    def cancel(
+        self,
+        *,
+        handler: Callable[..., Any] | Handler | str | None = None,
+        topic: object = None,
+        where: Callable[[Any], object] | None = None,
+    ) -> int:
+        """Cancel open deliveries of this bus, see `Delivery.cancel`. Without arguments: all.
+
+        Example:
+            ```python
+            bus.cancel(handler=resize, where=lambda image: image.owner == "ann")
+            ```
+
+        Args:
+            handler: only the deliveries to this function, or to the handler of this name; None for
+                all handlers.
+            topic: only events of this class or dotted string (``*`` is one word, ``#`` zero or
+                more), or of several in a tuple or list; None for all.
+            where: only events for which this function is true; None for all.
+
+        Returns:
+            The number of deliveries that are cancelled, or will be unless their handlers succeed
+            first.
+
+        Raises:
+            NoSuchHandler: the handler is not subscribed to this bus.
+            TopicError: the topic is malformed.
+        """
+        return self._parts.cancel(Choice(handler, topic, where))
+
     def stream(
         self,
         events: Iterable[Any],
@@ -375,6 +407,7 @@ class EventBus:
         progress: ShowProgress = False,
         total: int | None = None,
         batch: int | None = None,
+        stop_on_error: bool = False,
     ) -> Iterator[Receipt]:
         """Publish events and yield their receipts, each once it is settled.
 
@@ -384,6 +417,9 @@ class EventBus:
 
         If `events` raises, or an event cannot be published, the receipts of all published events
         come first, and then that exception.
+
+        If you leave the loop early, by `break` or an exception, the published events that no worker
+        has begun are cancelled.
 
         Args:
             events: any iterable; it is read in the calling thread.
@@ -398,6 +434,8 @@ class EventBus:
             batch: number of events that batch handlers get together, whatever their `batch_wait`:
                 see docs/batches.md. The receipts are still one for each event. None leaves it to
                 the handlers.
+            stop_on_error: end with the first receipt of an event that failed, and cancel the events
+                that no worker has begun. If `ordered`, all receipts before it come first.
 
         Raises:
             BusClosed: the bus was closed.
@@ -414,7 +452,8 @@ class EventBus:
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         make_safe = None if journal is None else journal.make_safe
         feed = Feed(source, topic, publish, publish_run, batch, parts.lanes.seal)
-        return stream_of(feed, parts.window(self), ordered, make_safe, counts, show)
+        leave = Leaving(parts.cancel_waiting, stop_on_error)
+        return stream_of(feed, parts.window(self), ordered, make_safe, leave, counts, show)
 
     @overload
     def call(self, handler: Callable[[E], object], event: E) -> Receipt: ...
@@ -484,6 +523,7 @@ class EventBus:
         ordered: bool = False,
         progress: ShowProgress = False,
         total: int | None = None,
+        stop_on_error: bool = False,
     ) -> AsyncIterator[Receipt]:
         """`stream` for a running event loop; `events` may be an asynchronous iterable."""
         from procbus import aio  # only now: it imports asyncio
@@ -495,8 +535,8 @@ class EventBus:
             first = event if topic is None else topic
             return self.apublish(first, given, id=None if id is None else id(event))
 
-        window = self._parts.window(self)
-        streamed = aio.stream(events, publish, window, ordered=ordered, counts=counts)
+        window, leave = self._parts.window(self), Leaving(self._parts.cancel_waiting, stop_on_error)
+        streamed = aio.stream(events, publish, window, leave, ordered=ordered, counts=counts)
         return streamed if counts is None else aio.shown(streamed, counts, show)
 
     def _counting(

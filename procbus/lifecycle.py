@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
@@ -198,11 +199,12 @@ class Lifecycle:
                 return False
 
     def _cancel(self, grace_s: float | None) -> None:
+        before = self._cancelled()
         self._lanes.cancel()
         if not self._wait_empty(grace_s, sigterm.stop_by):
             self._lanes.kill()
         self._finish()
-        self._account_for_cancelled()
+        self._account_for_cancelled(before)
 
     def _resume(self) -> None:
         """Resume the journal before closing; a bus that cannot read it closes all the same."""
@@ -230,16 +232,22 @@ class Lifecycle:
         sigterm.forget(self)
         self._sum_up_failures()
 
-    def _account_for_cancelled(self) -> None:
-        subscriptions = self._subscriptions()
+    def _cancelled(self) -> list[Counter[str]]:
+        """The cancelled deliveries of each handler: not begun, and stopped."""
+        counts: list[Counter[str]] = [Counter(), Counter()]
+        for each in self._subscriptions():
+            counts[0][each.handler.name] += each.cancelled
+            counts[1][each.handler.name] += each.stopped
+        return counts
+
+    def _account_for_cancelled(self, before: list[Counter[str]]) -> None:
+        """Log the deliveries that were cancelled since then."""
         parts = []
-        for what, counts in (
-            ("not run", [(s.handler.name, s.cancelled) for s in subscriptions]),
-            ("stopped in their handlers", [(s.handler.name, s.stopped) for s in subscriptions]),
-        ):
-            if total := sum(count for _, count in counts):
-                names = ", ".join(f"{name} {count}" for name, count in counts if count)
-                parts.append(f"{total} {what} ({names})")
+        ways = "not run", "stopped in their handlers"
+        for what, had, has in zip(ways, before, self._cancelled(), strict=True):
+            if counts := has - had:
+                names = ", ".join(f"{name} {count}" for name, count in counts.items())
+                parts.append(f"{counts.total()} {what} ({names})")
         if parts:
             kept = ". They are in the journal, and run at the next start"
             log.warning(

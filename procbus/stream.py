@@ -224,6 +224,66 @@ class Feed:
                 failure = None  # its traceback refers to this frame
 
 
+class Leaving:
+    """The early end of a stream, by its consumer or by a failure.
+
+    Args:
+        cancel_waiting: cancels the open deliveries that no worker has begun, if it is told that the
+            stream wants so of their receipt.
+        on_error: whether the stream ends with the first failure.
+
+    Attributes:
+        failed: the receipt of the first failure, once there is one and the stream ends with it.
+    """
+
+    def __init__(
+        self, cancel_waiting: Callable[[Callable[[Receipt], bool]], object], on_error: bool = False
+    ) -> None:
+        self._cancel_waiting = cancel_waiting
+        self.on_error = on_error
+        self.failed: Receipt | None = None
+
+    def looking(
+        self, tell: Callable[[Receipt], object], *, ordered: bool = False
+    ) -> Callable[[Receipt], object]:
+        """Return a function to call with each settled receipt: `tell`, or one that calls it.
+
+        Args:
+            tell: the function to call.
+            ordered: whether events that were published before the failed one go on.
+        """
+        if not self.on_error:
+            return tell
+
+        def look(receipt: Receipt) -> None:
+            tell(receipt)
+            if self.failed is None and receipt.has_failure:
+                self.failed = receipt
+                after = receipt.id if ordered else 0
+                self.cancel(look, after)
+
+        return look
+
+    def cancel(self, told: Callable[[Receipt], object], after: int = 0) -> None:
+        """Cancel the events that no worker has begun.
+
+        Args:
+            told: the function that the receipts of the stream are told to.
+            after: only events with a larger id.
+        """
+
+        def is_own(receipt: Receipt) -> bool:
+            return receipt.id > after and any(each is told for each in receipt.callbacks or ())
+
+        self._cancel_waiting(is_own)
+
+    def cancel_these(self, receipts: Iterable[Receipt]) -> None:
+        """Cancel the events of these receipts that no worker has begun."""
+        numbers = {id(each) for each in receipts}
+        if numbers:
+            self._cancel_waiting(lambda receipt: id(receipt) in numbers)
+
+
 # The progress of a stream.
 
 
@@ -287,6 +347,7 @@ def stream_of(
     window: Window,
     ordered: bool,
     make_safe: Callable[[], object] | None,
+    leave: Leaving,
     counts: StreamCounts | None = None,
     show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
@@ -300,13 +361,14 @@ def stream_of(
         ordered: whether to yield in the order of the events.
         make_safe: called before receipts are yielded, once for several: it waits until the events
             published so far survive the accident that the journal is for. None without a journal.
+        leave: ends it early.
         counts: the counters to be shown; None for none.
         show: shows them.
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
-        return run(feed, window, make_safe, counts, show)
-    return _interruptible(run, feed, window, make_safe, counts, show)
+        return run(feed, window, make_safe, leave, counts, show)
+    return _interruptible(run, feed, window, make_safe, leave, counts, show)
 
 
 def _interruptible(
@@ -342,43 +404,56 @@ def as_settled(
     feed: Feed,
     window: Window,
     make_safe: Callable[[], object] | None,
+    leave: Leaving,
     counts: StreamCounts | None = None,
     show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
-    feed.tell = (settled.put,)
+    told = leave.looking(settled.put)
+    feed.tell = (told,)
     take: Callable[[], Receipt] = settled.get
     outstanding = taken = 0
-    with _shown(counts, show):
-        while outstanding or not feed.exhausted:
-            room = window.size(taken) - outstanding
-            if room > 0 and not feed.exhausted:
-                try:
-                    published = len(feed.some(room))
-                except QueueFull:
-                    if not outstanding:
-                        raise  # others fill the bus: no event of this stream will make room
-                    published = 0
-                outstanding += published
-                if published and not feed.full and settled.empty():
-                    continue
-            if outstanding:
-                receipt = _next(settled)
-                more = settled.qsize()  # only this thread takes from it
-                if make_safe is not None:
-                    make_safe()
-                taken += 1 + more
-                outstanding -= 1 + more
-                if counts is not None:
-                    counts.taken = taken
-                    take = settled.get
-                    if counts.known != counts.bus.failures:
-                        counts.look(receipt)
-                        take = partial(_looked_at, counts, take)
-                yield receipt
-                for _ in range(more):
-                    yield take()
+    on_error, left_early = leave.on_error, True
+    try:
+        with _shown(counts, show):
+            while outstanding or not feed.exhausted:
+                room = window.size(taken) - outstanding
+                if room > 0 and not feed.exhausted and leave.failed is None:
+                    try:
+                        published = len(feed.some(room))
+                    except QueueFull:
+                        if not outstanding:
+                            raise  # others fill the bus: no event of this stream will make room
+                        published = 0
+                    outstanding += published
+                    if published and not feed.full and settled.empty():
+                        continue
+                if outstanding:
+                    receipt = _next(settled)
+                    more = settled.qsize()  # only this thread takes from it
+                    if make_safe is not None:
+                        make_safe()
+                    taken += 1 + more
+                    outstanding -= 1 + more
+                    if counts is not None:
+                        counts.taken = taken
+                        take = settled.get
+                        if counts.known != counts.bus.failures:
+                            counts.look(receipt)
+                            take = partial(_looked_at, counts, take)
+                    yield receipt
+                    if on_error and receipt is leave.failed:
+                        return
+                    for _ in range(more):
+                        receipt = take()
+                        yield receipt
+                        if on_error and receipt is leave.failed:
+                            return
+            left_early = False
+    finally:
+        if left_early:
+            leave.cancel(told)
     feed.finish()
 
 
@@ -402,33 +477,48 @@ def in_order(
     feed: Feed,
     window: Window,
     make_safe: Callable[[], object] | None,
+    leave: Leaving,
     counts: StreamCounts | None = None,
     show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
+    if leave.on_error:
+        feed.tell = (leave.looking(_nobody, ordered=True),)
     safe = 0  # number of receipts at the front that are settled and safe
     taken = 0
-    with _shown(counts, show):
-        while open_receipts or not feed.exhausted:
-            room = window.size(taken) - len(open_receipts)
-            if room > 0 and not feed.exhausted:
-                try:
-                    open_receipts.extend(feed.some(room))
-                except QueueFull:
-                    if not open_receipts:
-                        raise  # as above
-            must_wait = feed.full or feed.exhausted or len(open_receipts) >= window.size(taken)
-            while open_receipts and (must_wait or open_receipts[0].done):
-                if not safe:
-                    open_receipts[0].wait()
-                    safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
-                    if make_safe is not None:
-                        make_safe()
-                    if counts is not None:
-                        counts.note(taken + safe, islice(open_receipts, safe))
-                safe -= 1
-                taken += 1
-                must_wait = feed.exhausted
-                yield open_receipts.popleft()
+    try:
+        with _shown(counts, show):
+            while open_receipts or not feed.exhausted:
+                room = window.size(taken) - len(open_receipts)
+                stopped = leave.failed is not None
+                if room > 0 and not feed.exhausted and not stopped:
+                    try:
+                        open_receipts.extend(feed.some(room))
+                    except QueueFull:
+                        if not open_receipts:
+                            raise  # as above
+                full = feed.full or len(open_receipts) >= window.size(taken)
+                must_wait = full or feed.exhausted or stopped
+                while open_receipts and (must_wait or open_receipts[0].done):
+                    if not safe:
+                        open_receipts[0].wait()
+                        safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
+                        if make_safe is not None:
+                            make_safe()
+                        if counts is not None:
+                            counts.note(taken + safe, islice(open_receipts, safe))
+                    safe -= 1
+                    taken += 1
+                    must_wait = feed.exhausted or leave.failed is not None
+                    receipt = open_receipts.popleft()
+                    yield receipt
+                    if leave.on_error and receipt.has_failure:
+                        return
+    finally:
+        leave.cancel_these(open_receipts)
     feed.finish()
+
+
+def _nobody(_: Receipt) -> None:
+    """Note nothing of a settled receipt."""

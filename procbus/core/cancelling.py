@@ -9,6 +9,10 @@ from typing import NamedTuple
 #: because a person who cancels can wait that long, and a handler can tidy up in it.
 CANCEL_GRACE_S = 2.0
 
+#: Maximum time for which `EventBus.cancel` looks for deliveries that are on their way from one
+#: place to the next, in seconds; because that takes microseconds, unless a thread gets no core.
+ON_THE_WAY_S = 0.05
+
 # Reasons for cancelling a delivery, as words of an error message.
 CALLED = "cancel() was called"
 CLOSED = "the bus was closed"

@@ -14,6 +14,7 @@ from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S, Bell, Lock, acquire, check_may_wait, in_main_thread
 from procbus.core.log import log
 from procbus.core.notebook import when_interrupted
+from procbus.core.outcome import OutcomeKind
 from procbus.core.text import seconds
 from procbus.core.user_objects import short_repr
 from procbus.core.waiting import here, pause
@@ -115,6 +116,12 @@ class Receipt:
     def done(self) -> bool:
         """Whether every delivery is settled."""
         return self.left == 0
+
+    @property
+    def has_failure(self) -> bool:
+        """Whether a delivery of it failed; a cancelled one did not."""
+        ends = [each.failure for each in self._present()]
+        return any(end is not None and end.kind is not OutcomeKind.CANCELLED for end in ends)
 
     def when_done(self, callback: Callable[[Receipt], object]) -> None:
         """Call `callback(receipt)` once every delivery is settled; at once if they are already.

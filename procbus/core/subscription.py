@@ -256,10 +256,15 @@ class Subscription:
         return not self._free and (self.taken or bool(self.unqueued))
 
     @property
+    def left(self) -> int:
+        """Number of open deliveries; exact while no thread publishes."""
+        ended = self.succeeded + self.failed + self.cancelled + self.stopped
+        return self.published + self.unqueued - ended
+
+    @property
     def idle(self) -> bool:
         """Whether every published delivery is settled; exact while no thread publishes."""
-        ended = self.succeeded + self.failed + self.cancelled + self.stopped
-        return ended == self.published + self.unqueued
+        return not self.left
 
     def is_running(self, delivery: Delivery) -> bool:
         """Whether a worker is running this delivery now."""

@@ -18,7 +18,7 @@ CANCEL_LOOK_S = 0.1
 
 
 class Cancellation:
-    """Cancels the deliveries of one bus. Thread-safe: each step on its dict is one step.
+    """Cancels the deliveries of one bus. Thread-safe: each step on its dicts is one step.
 
     A delivery that no worker has begun is taken back, and settled in the thread that cancels. Any
     other is asked to stop. The supervisor looks at these until they are settled, because one may be
@@ -38,6 +38,8 @@ class Cancellation:
         self._watch = watch
         #: Deliveries that were asked to stop, in the order of the requests.
         self._unsettled: dict[Delivery, None] = {}
+        #: Deliveries that are to be cancelled if no worker has begun them.
+        self._if_waiting: dict[Delivery, CancelRequest] = {}
 
     def cancel(self, delivery: Delivery, request: CancelRequest) -> None:
         """Cancel a delivery for a reason. It returns at once; from any thread."""
@@ -52,6 +54,39 @@ class Cancellation:
         if delivery.receipt is None or not self._watch():
             self._unsettled.pop(delivery, None)
 
+    def cancel_waiting(self, deliveries: Iterable[Delivery], request: CancelRequest) -> None:
+        """Cancel deliveries that no worker has begun; the others go on. From any thread.
+
+        It is quick if they come in the order of their lanes.
+        """
+        waiting = list(deliveries)
+        try:
+            rest = self._cancel_waiting(waiting, request)
+        except Tangled:
+            later(self.cancel_waiting, waiting, request)
+            return
+        self._if_waiting.update(dict.fromkeys(rest, request))
+        if rest and not self._watch():
+            self._if_waiting.clear()
+
+    def _cancel_waiting(
+        self, deliveries: Iterable[Delivery], request: CancelRequest
+    ) -> list[Delivery]:
+        """Cancel deliveries that wait; return the ones that are on their way to a worker."""
+        back: list[Delivery] = []
+        rest: list[Delivery] = []
+        try:
+            for each in deliveries:
+                if self._withdraw(each):
+                    back.append(each)
+                elif each.receipt is not None and not each.subscription.is_running(each):
+                    rest.append(each)
+        finally:
+            for each in back:
+                self._settlement.ask(each, request)
+            self._settlement.settle([(each, cancelled(each)) for each in back])
+        return rest
+
     def look(self, now: float) -> float:
         """Look at deliveries that were asked to stop. For the supervisor.
 
@@ -62,6 +97,11 @@ class Cancellation:
             The time of the next look.
         """
         next_look = inf
+        for delivery, request in list(self._if_waiting.items()):
+            if self._cancel_waiting((delivery,), request):
+                next_look = now + CANCEL_LOOK_S
+            else:
+                self._if_waiting.pop(delivery, None)
         for delivery in list(self._unsettled):
             if delivery.receipt is None or self._take_back(delivery):
                 self._unsettled.pop(delivery, None)
@@ -76,19 +116,17 @@ class Cancellation:
 
     def _take_back(self, delivery: Delivery) -> bool:
         """Cancel a delivery; False if a worker has begun it, or may have."""
+        found = self._withdraw(delivery)
+        if found:
+            self._settlement.settle([(delivery, cancelled(delivery))])
+        return found
+
+    def _withdraw(self, delivery: Delivery) -> bool:
         lane = delivery.subscription.lane
-        if not (self._retries.withdraw(delivery) or lane.withdraw(delivery)):
-            return False
-        self._settlement.settle([(delivery, cancelled(delivery))])
-        return True
+        return self._retries.withdraw(delivery) or lane.withdraw(delivery)
 
 
 def end_of_grace(delivery: Delivery) -> float:
     """Time by which the handler of a delivery must end; infinite if that is not to be cancelled."""
     request = asked_of(delivery)
     return inf if request is None else request.at + delivery.handler.limits.grace
-
-
-def cancel_all(deliveries: Iterable[Delivery], request: CancelRequest) -> int:
-    """Cancel deliveries for one reason; return the number that are cancelled, or will be."""
-    return sum([each.ask_to_cancel(request) for each in deliveries])

@@ -66,8 +66,15 @@ class RetryQueue:
                 next_due = self._waiting[0][0] if self._waiting else inf
             self._bell.wait(max(0.0, min(next_due, look_again_at) - now))
 
+    def waiting(self) -> list[Delivery]:
+        """The waiting deliveries, in no particular order."""
+        with self._lock:
+            return [delivery for _, _, delivery in self._waiting]
+
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery out; False if it does not wait here."""
+        if not self._waiting:  # the usual case
+            return False
         with self._lock:
             kept = [entry for entry in self._waiting if entry[2] is not delivery]
             found = len(kept) < len(self._waiting)

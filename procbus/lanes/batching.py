@@ -92,6 +92,14 @@ class Batching:
         with self.queue.lock:
             return [slot for slot in self.slots if slot.in_flight]
 
+    def handed_out(self) -> list[Delivery]:
+        """The deliveries that workers have, or will have in a moment."""
+        with self.queue.lock:
+            sent = [
+                each for slot in self.slots for batch in slot.in_flight for each in batch.open()
+            ]
+            return sent + [each for slot in self.slots for each in slot.preparing]
+
     def next_batch(self, *, wait: bool, most: int | None = None) -> list[Delivery]:
         """Take the next batch; empty if there is none, or with `wait` when the lane is closed.
 

@@ -305,7 +305,11 @@ class Companion(LaneThread):
         fit = self._fit if most is None or most > self._fit else most
         deliveries = self._batching.next_batch(wait=wait, most=fit)
         if deliveries:
-            self._give(worker, deliveries)
+            self.slot.preparing = deliveries
+            try:
+                self._give(worker, deliveries)
+            finally:
+                self.slot.preparing = ()
         return bool(deliveries)
 
     def _hear(self, worker: Worker, batch: Batch) -> None:

@@ -237,6 +237,10 @@ class CpuLane:
         with self.queue.lock:
             return self.queue.locked_withdraw(delivery) or self.batching.locked_withdraw(delivery)
 
+    def open_deliveries(self) -> list[Delivery]:
+        """Its open deliveries, the waiting ones first."""
+        return self.queue.waiting_deliveries() + self.batching.handed_out()
+
     def hold(self) -> None:
         """Begin nothing until `go_on`. Workers give back deliveries that they have not begun."""
         with self.queue.lock:

@@ -254,6 +254,10 @@ class LoopLane:
             outcome = cancelled(delivery, ran_s)._replace(worker_pid=self._pid)
             self._settle([(delivery, outcome)])
 
+    def open_deliveries(self) -> list[Delivery]:
+        """Its open deliveries, the waiting ones first."""
+        return self.queue.waiting_deliveries() + list(self._tasks.copy().values())
+
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
         self.queue.hold()

@@ -198,6 +198,13 @@ class Gatherer:
         self._flow.settle([(ticket, cancelled(ticket))])
         return True
 
+    def open_deliveries(self) -> list[Delivery]:
+        """The events that wait for a call, and the events of calls."""
+        with self._lock:
+            behind = () if self._gate is None else self._gate.waiting()
+            members = [each for ticket in self._tickets for each in ticket.members]
+            return [*self._waiting, *behind, *members]
+
     def ran_s(self, delivery: Delivery) -> float | None:
         """Time that the call with this event has been running, in seconds."""
         ticket = self._ticket_of(delivery)

@@ -65,6 +65,9 @@ class OnlyLane(Lane, Protocol):
     def take_along(self, carry: Carry) -> None:
         """Have cpu handlers get the values of these context variables."""
 
+    def open_deliveries(self) -> list[Delivery]:
+        """The open deliveries."""
+
     def forget(self, handler: Handler) -> None:
         """Release a handler that has no pending deliveries."""
 
@@ -203,6 +206,13 @@ class Lanes:
             lane.take_along(carry)
         if self._only is not None:
             self._only.take_along(carry)
+
+    def open_deliveries(self) -> list[Delivery]:
+        """The open deliveries; one on its way from one place to the next may be missing."""
+        lanes = self._all() if self._only is None else [self._only]
+        parts = [each.open_deliveries() for each in [*self._gatherers.copy().values(), *lanes]]
+        found = [each for part in parts for each in part] + self._retries.waiting()
+        return [each for each in found if each.receipt is not None]
 
     def supervise(self) -> bool:
         """Have the supervisor look now; False if there is none."""

@@ -501,6 +501,12 @@ class LaneQueue:
             ready = sum(map(len, list(self._ready.values())))
             return ready + sum(gate.behind for gate in list(self._gates.values()))
 
+    def waiting_deliveries(self) -> list[Delivery]:
+        """The waiting deliveries: ready ones in order, then ones behind a gate."""
+        with self.lock:
+            ready = [each for bucket in list(self._ready.values()) for each in bucket]
+            return ready + [each for gate in list(self._gates.values()) for each in gate.waiting()]
+
     def clear_ready(self) -> list[Delivery]:
         """Take out all ready deliveries; deliveries at a gate move up later."""
         with self.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -114,6 +115,8 @@ class Slot:
         #: Whether deliveries were taken back and the worker has not reported that yet. Until then
         #: it gets none, because it might use their tokens for the ones taken back.
         self.recalled = False
+        #: The deliveries that the companion is making a batch of.
+        self.preparing: Sequence[Delivery] = ()
         self.events_done = 0
         self.restarts = 0
         self.last_exit = ""

@@ -467,6 +467,11 @@ class IoLane:
         with self.queue.lock:
             return [*self._threads, *self._abandoned]
 
+    def open_deliveries(self) -> list[Delivery]:
+        """Its open deliveries, the waiting ones first."""
+        running = [thread.at_hand for thread in self._all_threads()]
+        return self.queue.waiting_deliveries() + [each for each in running if each is not None]
+
     def hold(self) -> None:
         """Begin nothing until `go_on`."""
         self.queue.hold()

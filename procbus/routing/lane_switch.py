@@ -132,6 +132,11 @@ class LaneSwitch:
         """The last report of its running handler."""
         return self._lanes[delivery.subscription].progress_of(delivery)
 
+    def held(self) -> list[Delivery]:
+        """The deliveries that are in no lane yet."""
+        with self._lock:
+            return list(self._held)
+
     def ran_s(self, delivery: Delivery) -> float | None:
         """Time that its handler has been running, in seconds."""
         return self._lanes[delivery.subscription].ran_s(delivery)

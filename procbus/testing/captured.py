@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from procbus.core.receipt import Receipt
-from procbus.core.topic import Topic, matches, topics_in
+from procbus.core.topic import topics_in
+from procbus.dispatch.choosing import is_of
 
 #: Maximum of events that are shown when an assertion fails.
 _SHOWN = 20
@@ -34,7 +35,7 @@ class Captured(Sequence[Receipt]):
             [
                 receipt
                 for receipt in self._receipts
-                if (not named or any(_takes(topic, receipt) for topic in named))
+                if (not named or any(is_of(receipt, topic) for topic in named))
                 and (where is None or where(receipt.event))
             ]
         )
@@ -72,15 +73,6 @@ class Captured(Sequence[Receipt]):
         if len(self) > _SHOWN:
             lines.append(f"  and {len(self) - _SHOWN} more")
         return "\n".join([f"<{len(self)} published:", *lines]) + ">"
-
-
-def _takes(topic: Topic, receipt: Receipt) -> bool:
-    if receipt.topic is not None:
-        return isinstance(topic, str) and matches(topic, receipt.topic)
-    if isinstance(topic, str):
-        event_type = getattr(receipt.event, "event_type", None)
-        return isinstance(event_type, str) and matches(topic, event_type)
-    return isinstance(receipt.event, topic)
 
 
 def _said(receipt: Receipt) -> str:

@@ -162,6 +162,10 @@ class InlineLane:
         """Return False: a delivery that waits here is settled where it is."""
         return False
 
+    def open_deliveries(self) -> list[Delivery]:
+        """The deliveries that wait for the handler of this thread to end, and the running ones."""
+        return [*getattr(self._here, "waiting", ()), *self.at_hand]
+
     def stop(self, delivery: Delivery) -> None:
         """Tell its running handler; a delivery that has not begun is settled at once."""
         if delivery not in self.at_hand:

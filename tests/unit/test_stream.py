@@ -17,7 +17,7 @@ from procbus import EventBus, QueueFull, TopicError, current
 from procbus.core.errors import ProcbusError
 from procbus.core.receipt import Callbacks, Receipt
 from procbus.core.stats import SharedMemoryStats
-from procbus.stream import Feed, Window, as_settled, in_order
+from procbus.stream import Feed, Leaving, Window, as_settled, in_order
 from tests.matrix import quick_first
 from tests.parts import (
     BOUND_S,
@@ -31,6 +31,9 @@ from tests.parts import (
     succeeded,
 )
 from tests.waits import eventually
+
+#: Of streams that are read to their end.
+STAY = Leaving(lambda _: None)
 
 
 def safe() -> None:
@@ -354,7 +357,9 @@ def test_settled_receipts_do_not_wait_for_a_slow_source():
     window = Window(1000, lambda: 1, SharedMemoryStats)
 
     def stream(slow_from: int) -> Iterator[Any]:
-        return as_settled(Feed(source(slow_from), TOPIC, publish, clock=lambda: now), window, safe)
+        return as_settled(
+            Feed(source(slow_from), TOPIC, publish, clock=lambda: now), window, safe, STAY
+        )
 
     for number, receipt in enumerate(stream(0), 1):
         assert receipt.done
@@ -478,7 +483,7 @@ def test_each_event_comes_back_once_in_any_order_of_refusals(
     run: Any = in_order if ordered else as_settled
     feed = Feed(range(count) if whole else source(), TOPIC, publish, publish_run, clock=lambda: 0.0)
     try:
-        for receipt in run(feed, Window(window, lambda: 1, SharedMemoryStats), safe):
+        for receipt in run(feed, Window(window, lambda: 1, SharedMemoryStats), safe, STAY):
             outside -= 1
             assert receipt.done
             events.append(receipt.event)
@@ -509,7 +514,7 @@ def test_every_receipt_was_made_safe_after_it_was_settled(ordered):
 
     window = Window(50, lambda: 1, SharedMemoryStats)
     feed = Feed(iter(range(500)), TOPIC, publish)
-    stream = (in_order if ordered else as_settled)(feed, window, make_safe)
+    stream = (in_order if ordered else as_settled)(feed, window, make_safe, STAY)
     count = 0
     for receipt in stream:
         assert receipt.event in made_safe
