@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from os import PathLike
 from threading import current_thread, main_thread
 from time import monotonic, sleep
@@ -40,10 +41,11 @@ from procbus.lanes.lanes import Lanes
 from procbus.lanes.recycling import RecyclingPolicy
 from procbus.lifecycle import Lifecycle
 from procbus.progress.bar import BusFacts, LaneCounts, Standing
+from procbus.progress.show import ShowProgress, check_progress, is_wanted, showing
 from procbus.routing.registry import check_can_travel, default_registry, handlers_from
 from procbus.routing.subscriptions import Subscriptions
 from procbus.settings import Settings
-from procbus.stream import StreamCounts, Window
+from procbus.stream import ShowCounts, StreamCounts, Window
 from procbus.supervision.supervisor import Supervisor
 from procbus.system import exit_hooks
 from procbus.system.descriptors import hold_standard_descriptors
@@ -409,11 +411,28 @@ class Assembly:
             holds,
         )
 
-    def stream_counts(self, total: int | None) -> StreamCounts:
-        """The counters of one stream whose progress is shown."""
-        return StreamCounts(total, self.settlement.dead_letters)
+    def counting(
+        self, progress: ShowProgress, topic: str | None, events: object, total: int | None
+    ) -> tuple[StreamCounts | None, ShowCounts]:
+        """Return the counters of a stream, if its progress is wanted, and a function to show it."""
+        option = check_progress(progress, total)
+        show = partial(showing, option, topic or "events", bus=self.facts)
+        if not is_wanted(option):
+            return None, show
+        if total is None and isinstance(events, Sized):
+            total = len(events)
+        return StreamCounts(total, self.settlement.dead_letters), show
 
-    def counts_from_now(self, total: int | None) -> Callable[[], Standing]:
+    def progress(
+        self, progress: ShowProgress, label: str, total: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Show the progress of all deliveries in a `with` block; see `EventBus.progress`."""
+        option = check_progress(progress, total)
+        if not is_wanted(option):
+            return nullcontext()
+        return showing(option, label, self._counts_from_now(total), self.facts)
+
+    def _counts_from_now(self, total: int | None) -> Callable[[], Standing]:
         """Return a function that counts deliveries which are pending now or published later.
 
         Args:

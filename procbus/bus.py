@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from os import fspath
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
@@ -22,9 +21,8 @@ from procbus.core.validation import is_whole, shown
 from procbus.dispatch.choosing import Choice
 from procbus.dispatch.dead_letters import DeadLetters
 from procbus.lifecycle import Lifecycle
-from procbus.progress.show import check_progress, is_wanted, showing
 from procbus.settings import BusOptions, Settings, make_settings
-from procbus.stream import Feed, Leaving, ShowCounts, StreamCounts, stream_of
+from procbus.stream import Feed, Leaving, stream_of
 from procbus.system import sigterm
 from procbus.system.uncounted import leave_uncounted
 
@@ -164,7 +162,7 @@ class EventBus:
         Raises:
             ProcbusError: called inside a handler of this bus, which would wait for itself.
         """
-        with self._progress(progress, "drain"):
+        with self._parts.progress(progress, "drain"):
             return self._lifecycle.drain(timeout)
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
@@ -447,7 +445,7 @@ class EventBus:
         if batch is not None and not is_whole(batch, 1):
             raise OptionError(f"batch must be a whole number from 1 up, not {shown(batch)}")
         parts, journal = self._parts, self._parts.journal
-        counts, show = self._counting(progress, topic, events, total)
+        counts, show = self._parts.counting(progress, topic, events, total)
         parts.expect_events()
         source, publish, publish_run = parts.dispatcher.streaming(events, topic, id)
         make_safe = None if journal is None else journal.make_safe
@@ -528,7 +526,7 @@ class EventBus:
         """`stream` for a running event loop; `events` may be an asynchronous iterable."""
         from procbus import aio  # only now: it imports asyncio
 
-        counts, show = self._counting(progress, topic, events, total)
+        counts, show = self._parts.counting(progress, topic, events, total)
 
         def publish(event: Any) -> Any:
             given = NOTHING if topic is None else event
@@ -538,18 +536,6 @@ class EventBus:
         window, leave = self._parts.window(self), Leaving(self._parts.cancel_waiting, stop_on_error)
         streamed = aio.stream(events, publish, window, leave, ordered=ordered, counts=counts)
         return streamed if counts is None else aio.shown(streamed, counts, show)
-
-    def _counting(
-        self, progress: ShowProgress, topic: str | None, events: object, total: int | None
-    ) -> tuple[StreamCounts | None, ShowCounts]:
-        """Return the counters of a stream, if its progress is wanted, and a function to show it."""
-        option = check_progress(progress, total)
-        show = partial(showing, option, topic or "events", bus=self._parts.facts)
-        if not is_wanted(option):
-            return None, show
-        if total is None and isinstance(events, Sized):
-            total = len(events)
-        return self._parts.stream_counts(total), show
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
@@ -592,16 +578,7 @@ class EventBus:
         Raises:
             OptionError: an argument makes no sense.
         """
-        return self._progress(progress, "deliveries", total)
-
-    def _progress(
-        self, progress: ShowProgress, label: str, total: int | None = None
-    ) -> AbstractContextManager[None]:
-        option = check_progress(progress, total)
-        if not is_wanted(option):
-            return nullcontext()
-        counts = self._parts.counts_from_now(total)
-        return showing(option, label, counts, self._parts.facts)
+        return self._parts.progress(progress, "deliveries", total)
 
     def stats(self) -> BusStats:
         """The counters and times of the bus so far, and the present state of its lanes."""

@@ -129,17 +129,23 @@ def test_the_options_and_their_defaults():
     assert parameters(EventBus.drain) == {"timeout": None, "progress": False}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
     of_astream = ["events", "topic", "id", "ordered", "progress", "total"]
-    assert list(parameters(EventBus.stream)) == [*of_astream, "batch"]
+    assert list(parameters(EventBus.stream)) == [*of_astream, "batch", "stop_on_error"]
     assert (options["batch"], options["batch_wait"]) == (None, 0.0)
-    assert list(parameters(EventBus.astream)) == of_astream
+    assert list(parameters(EventBus.astream)) == [*of_astream, "stop_on_error"]
+    assert parameters(EventBus.cancel) == {"handler": None, "topic": None, "where": None}
+    assert options["grace"] == 2.0
     assert parameters(EventBus.progress) == {"progress": True, "total": None}
     for method in (Receipt.wait, Receipt.result, Receipt.results):
         assert parameters(method) == {"timeout": None}
 
 
 def test_receipts_and_deliveries_offer_the_documented_names():
-    receipt = "id event topic parent_id deliveries wait result results done settled __await__"
-    delivery = "handler state attempts outcome result exception queued_s run_s worker_pid event_id"
+    receipt = (
+        "id event topic parent_id deliveries wait result results done settled cancel __await__"
+    )
+    delivery = (
+        "handler state attempts outcome result exception queued_s run_s worker_pid event_id cancel"
+    )
     for kind in (SoleReceipt, FanReceipt):
         assert issubclass(kind, Receipt)
         assert [n for n in receipt.split() if not hasattr(kind, n)] == []

@@ -240,7 +240,7 @@ def test_handler_that_succeeds_first_wins(
     bus.subscribe("job", succeed_all_the_same, kind=kind_of(where), grace=3600)
     receipt = bus.publish("job", job(7))
     heard.wait()
-    assert receipt.cancel()
+    receipt.cancel()  # False if the handler is as quick as that
     assert receipt.result(PATIENCE_S) == 7
     assert not receipt.cancel()
     assert_no_failure(bus)
@@ -292,7 +292,7 @@ def test_async_handler_that_succeeds_after_its_cancellation_wins(
         bus.subscribe("job", sleep_all_the_same, grace=3600)
         receipt = bus.publish("job", job(3))
         heard.wait()
-        assert receipt.cancel()
+        receipt.cancel()
         assert receipt.result(PATIENCE_S) == 3
 
 
