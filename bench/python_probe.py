@@ -157,7 +157,8 @@ def lane(kind: str, **options: Any) -> Callable[[int], Pool]:
         given: Any = {"kind": kind}
         for function in (spin, tiny, size):
             bus.subscribe(function.__name__, function, **given)
-        bus.start()
+        if kind == "cpu":
+            bus.start()
         return Pool(lambda function, event: bus.publish(function.__name__, event), bus.close)
 
     return opened
