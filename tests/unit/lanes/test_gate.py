@@ -164,6 +164,41 @@ class GateAgainstModel(RuleBasedStateMachine):
         self.aside.append(delivery)
         assert self.gate.step_aside(delivery) == self.model_pass()
 
+    @precondition(lambda self: self.there() - set(self.inside) - set(self.aside))
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        waiting = [d for line in self.lines.values() for d in line]
+        waiting = [d for d in waiting if d not in self.inside and d not in self.aside]
+        delivery = waiting[data.draw(st.integers(0, len(waiting) - 1))]
+        assert self.gate.withdraw(delivery)
+        assert not self.gate.withdraw(delivery)
+        self.leave(delivery)
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def cancel_before_the_next_attempt(self, data: st.DataObject) -> None:
+        delivery = self.aside.pop(data.draw(st.integers(0, len(self.aside) - 1)))
+        assert not self.gate.withdraw(delivery)
+        self.leave(delivery)
+
+    def there(self) -> set[Delivery]:
+        return {d for line in self.lines.values() for d in line} if hasattr(self, "gate") else set()
+
+    def leave(self, delivery: Delivery) -> None:
+        """Settle a delivery that has no place inside."""
+        event = delivery.receipt.event  # type: ignore[union-attr]
+        name = event[0] if self.keyed else event[1]
+        line = self.lines[name]
+        was_first = line[0] is delivery
+        line.remove(delivery)
+        if delivery in self.heads:
+            self.heads.remove(delivery)
+        if not line:
+            del self.lines[name]
+        elif was_first:
+            self.heads.append(line[0])
+        assert self.gate.release(delivery) == self.model_pass()
+
     @precondition(lambda self: self.aside)
     @rule(data=st.data())
     def try_again(self, data: st.DataObject) -> None:
