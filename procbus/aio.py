@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import aclosing
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -105,7 +113,7 @@ async def stream(
     *,
     ordered: bool,
     counts: StreamCounts | None = None,
-) -> AsyncIterator[Receipt]:
+) -> AsyncGenerator[Receipt, None]:
     """Stream, see `stream.as_settled` and `stream.in_order`."""
     loop = asyncio.get_running_loop()
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
@@ -201,12 +209,13 @@ async def stream(
 
 
 async def shown(
-    receipts: AsyncIterator[Receipt], counts: StreamCounts, show: ShowCounts
+    receipts: AsyncGenerator[Receipt, None], counts: StreamCounts, show: ShowCounts
 ) -> AsyncIterator[Receipt]:
     """Show the progress of a stream."""
     with show(counts.read):
-        async for receipt in receipts:
-            yield receipt
+        async with aclosing(receipts):
+            async for receipt in receipts:
+                yield receipt
 
 
 def _nobody(_: Receipt) -> None:

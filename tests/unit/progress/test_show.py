@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The choice of a display, and bars that a callable makes."""
 
+import asyncio
 import io
 import sys
 import threading
@@ -244,3 +245,30 @@ def test_a_phase_counts_what_handlers_publish() -> None:
                 bus.publish(4)
             bus.drain()
     assert (made[0].done, made[0].total) == (25, 25)
+
+
+def test_a_stream_in_an_event_loop_tells_the_bar_of_a_callable() -> None:
+    made: list[FullMade] = []
+
+    def make(total: int | None) -> FullMade:
+        made.append(FullMade(total))
+        return made[-1]
+
+    def fail_on_three(number: int) -> None:
+        if number == 3:
+            raise ValueError(number)
+
+    async def stream_all() -> None:
+        async with EventBus([]) as bus:
+            bus.subscribe(int, fail_on_three)
+            async for _ in bus.astream(iter(range(50)), progress=make, total=50):
+                pass
+            async for receipt in bus.astream(range(50), progress=make, ordered=True):
+                if receipt.event == 20:
+                    break
+
+    asyncio.run(stream_all())
+    for each in made:
+        assert each.closed.wait(60)
+    assert [(each.made_with, each.postfix["failed"]) for each in made] == [(50, 1), (50, 1)]
+    assert [each.done for each in made] == [50, 21]
