@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from procbus import BusClosed, DeliveryState, EventBus, ProcbusError
+from procbus import BusClosed, Cancelled, DeliveryState, EventBus
 from tests.integration.helpers import PATIENCE_S, Bell, Door, Listener
 from tests.matrix import quick_first
 
@@ -76,7 +76,7 @@ def test_close_with_a_timeout_gives_up_a_stuck_handler_and_cancels_the_rest(
         states = [r.deliveries[0].state for r in receipts]
         assert states == [DeliveryState.CANCELLED] * 3
         error = receipts[0].deliveries[0].exception()
-        assert type(error) is ProcbusError
+        assert type(error) is Cancelled
         assert "in its handler" in str(error)
         assert "before its handler began" in str(receipts[2].deliveries[0].exception())
 
