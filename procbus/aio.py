@@ -28,7 +28,7 @@ from procbus.core.waiting import pause
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
 from procbus.routing.subscriptions import Subscriptions
-from procbus.stream import Leaving, ShowCounts, StreamCounts, Window
+from procbus.stream import Leaving, ShowCounts, StreamCounts, Window, note_nothing
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -121,7 +121,8 @@ async def stream(
     outstanding = taken = 0
     # One object for all receipts, by which `leave` knows them.
     told = leave.looking(
-        _nobody if ordered else partial(call_in_loop, loop, settled.put_nowait), ordered=ordered
+        note_nothing if ordered else partial(call_in_loop, loop, settled.put_nowait),
+        ordered=ordered,
     )
 
     async def next_one() -> Receipt:
@@ -216,10 +217,6 @@ async def shown(
         async with aclosing(receipts):
             async for receipt in receipts:
                 yield receipt
-
-
-def _nobody(_: Receipt) -> None:
-    """Note nothing of a settled receipt."""
 
 
 async def _each(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -337,11 +337,6 @@ class StreamCounts:
 ShowCounts = Callable[[Callable[[], Standing]], AbstractContextManager[None]]
 
 
-def _shown(counts: StreamCounts | None, show: ShowCounts | None) -> AbstractContextManager[None]:
-    """Show progress for the length of a block, if there is a way to do so."""
-    return contextlib.nullcontext() if counts is None or show is None else show(counts.read)
-
-
 def stream_of(
     feed: Feed,
     window: Window,
@@ -367,8 +362,20 @@ def stream_of(
     """
     run = in_order if ordered else as_settled
     if cell_number() is None:
-        return run(feed, window, make_safe, leave, counts, show)
-    return _interruptible(run, feed, window, make_safe, leave, counts, show)
+        streamed = run(feed, window, make_safe, leave, counts)
+    else:
+        streamed = _interruptible(run, feed, window, make_safe, leave, counts)
+    if counts is None or show is None:
+        return streamed
+    return _shown(streamed, counts, show)
+
+
+def _shown(
+    receipts: Iterator[Receipt], counts: StreamCounts, show: ShowCounts
+) -> Iterator[Receipt]:
+    """Show the progress of a stream."""
+    with show(counts.read):
+        yield from receipts
 
 
 def _interruptible(
@@ -406,7 +413,6 @@ def as_settled(
     make_safe: Callable[[], object] | None,
     leave: Leaving,
     counts: StreamCounts | None = None,
-    show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts as they settle."""
     settled: SimpleQueue[Receipt] = SimpleQueue()
@@ -416,41 +422,40 @@ def as_settled(
     outstanding = taken = 0
     on_error, left_early = leave.on_error, True
     try:
-        with _shown(counts, show):
-            while outstanding or not feed.exhausted:
-                room = window.size(taken) - outstanding
-                if room > 0 and not feed.exhausted and leave.failed is None:
-                    try:
-                        published = len(feed.some(room))
-                    except QueueFull:
-                        if not outstanding:
-                            raise  # others fill the bus: no event of this stream will make room
-                        published = 0
-                    outstanding += published
-                    if published and not feed.full and settled.empty():
-                        continue
-                if outstanding:
-                    receipt = _next(settled)
-                    more = settled.qsize()  # only this thread takes from it
-                    if make_safe is not None:
-                        make_safe()
-                    taken += 1 + more
-                    outstanding -= 1 + more
-                    if counts is not None:
-                        counts.taken = taken
-                        take = settled.get
-                        if counts.known != counts.bus.failures:
-                            counts.look(receipt)
-                            take = partial(_looked_at, counts, take)
+        while outstanding or not feed.exhausted:
+            room = window.size(taken) - outstanding
+            if room > 0 and not feed.exhausted and leave.failed is None:
+                try:
+                    published = len(feed.some(room))
+                except QueueFull:
+                    if not outstanding:
+                        raise  # others fill the bus: no event of this stream will make room
+                    published = 0
+                outstanding += published
+                if published and not feed.full and settled.empty():
+                    continue
+            if outstanding:
+                receipt = _next(settled)
+                more = settled.qsize()  # only this thread takes from it
+                if make_safe is not None:
+                    make_safe()
+                taken += 1 + more
+                outstanding -= 1 + more
+                if counts is not None:
+                    counts.taken = taken
+                    take = settled.get
+                    if counts.known != counts.bus.failures:
+                        counts.look(receipt)
+                        take = partial(_looked_at, counts, take)
+                yield receipt
+                if on_error and receipt is leave.failed:
+                    return
+                for _ in range(more):
+                    receipt = take()
                     yield receipt
                     if on_error and receipt is leave.failed:
                         return
-                    for _ in range(more):
-                        receipt = take()
-                        yield receipt
-                        if on_error and receipt is leave.failed:
-                            return
-            left_early = False
+        left_early = False
     finally:
         if left_early:
             leave.cancel(told)
@@ -479,46 +484,44 @@ def in_order(
     make_safe: Callable[[], object] | None,
     leave: Leaving,
     counts: StreamCounts | None = None,
-    show: ShowCounts | None = None,
 ) -> Iterator[Receipt]:
     """Publish events and yield their receipts, settled, in the order of the events."""
     open_receipts: deque[Receipt] = deque()
     if leave.on_error:
-        feed.tell = (leave.looking(_nobody, ordered=True),)
+        feed.tell = (leave.looking(note_nothing, ordered=True),)
     safe = 0  # number of receipts at the front that are settled and safe
     taken = 0
     try:
-        with _shown(counts, show):
-            while open_receipts or not feed.exhausted:
-                room = window.size(taken) - len(open_receipts)
-                stopped = leave.failed is not None
-                if room > 0 and not feed.exhausted and not stopped:
-                    try:
-                        open_receipts.extend(feed.some(room))
-                    except QueueFull:
-                        if not open_receipts:
-                            raise  # as above
-                full = feed.full or len(open_receipts) >= window.size(taken)
-                must_wait = full or feed.exhausted or stopped
-                while open_receipts and (must_wait or open_receipts[0].done):
-                    if not safe:
-                        open_receipts[0].wait()
-                        safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
-                        if make_safe is not None:
-                            make_safe()
-                        if counts is not None:
-                            counts.note(taken + safe, islice(open_receipts, safe))
-                    safe -= 1
-                    taken += 1
-                    must_wait = feed.exhausted or leave.failed is not None
-                    receipt = open_receipts.popleft()
-                    yield receipt
-                    if leave.on_error and receipt.has_failure:
-                        return
+        while open_receipts or not feed.exhausted:
+            room = window.size(taken) - len(open_receipts)
+            stopped = leave.failed is not None
+            if room > 0 and not feed.exhausted and not stopped:
+                try:
+                    open_receipts.extend(feed.some(room))
+                except QueueFull:
+                    if not open_receipts:
+                        raise  # as above
+            full = feed.full or len(open_receipts) >= window.size(taken)
+            must_wait = full or feed.exhausted or stopped
+            while open_receipts and (must_wait or open_receipts[0].done):
+                if not safe:
+                    open_receipts[0].wait()
+                    safe = sum(1 for _ in takewhile(lambda each: each.done, open_receipts))
+                    if make_safe is not None:
+                        make_safe()
+                    if counts is not None:
+                        counts.note(taken + safe, islice(open_receipts, safe))
+                safe -= 1
+                taken += 1
+                must_wait = feed.exhausted or leave.failed is not None
+                receipt = open_receipts.popleft()
+                yield receipt
+                if leave.on_error and receipt.has_failure:
+                    return
     finally:
         leave.cancel_these(open_receipts)
     feed.finish()
 
 
-def _nobody(_: Receipt) -> None:
+def note_nothing(_: Receipt) -> None:
     """Note nothing of a settled receipt."""
