@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ class BusFacts(NamedTuple):
     closed: Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The figures of a bar at one moment."""
 
     label: str

@@ -13,7 +13,7 @@ LINE_EVERY_S = 5.0
 
 
 class PlainDisplay:
-    """Writes each bar as a line. One is for all bars."""
+    """Writes each bar as a line."""
 
     def __init__(self, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
@@ -28,6 +28,10 @@ class PlainDisplay:
 
     def close(self) -> None:
         """Leave the lines where they are."""
+
+
+#: The one for all bars.
+plain = PlainDisplay()
 
 
 def _write(lines: Sequence[str]) -> None:

@@ -14,27 +14,28 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from procbus.core.errors import OptionError
 from procbus.core.log import log
 from procbus.core.validation import is_whole, shown
 from procbus.progress.bar import Bar, BusFacts, Standing
-from procbus.progress.board import Display, board
-from procbus.progress.plain import PlainDisplay
-from procbus.progress.screen import beneath
-from procbus.progress.tqdm_like import MadeDisplay, MakeBar
+
+if TYPE_CHECKING:
+    from procbus.progress.board import Display
+    from procbus.progress.tqdm_like import MakeBar
+
+# The board and the displays are imported when progress is shown: most scripts show none.
 
 #: The option `progress=`.
-ShowProgress = bool | MakeBar
+ShowProgress: TypeAlias = "bool | MakeBar"
 
 #: Values of PROCBUS_PROGRESS: no progress is shown; all is; all is, in plain lines.
 _OFF = ("0", "off", "false", "no")
 _ON = ("1", "on", "true", "yes")
 _PLAIN = ("plain",)
 
-#: The one display of all bars in plain lines; and the one in a terminal, once there is one.
-_plain = PlainDisplay()
+#: The one display in a terminal, once there is one.
 _terminal: Any = None
 
 
@@ -88,6 +89,8 @@ def begin(
     """Begin to show progress, see `showing`; return the bar to be ended, or None."""
     if not is_wanted(option):
         return None
+    from procbus.progress.board import board
+
     bar = Bar(label, counts, bus)
     try:
         display = _display_of(option, counts().total)
@@ -100,15 +103,20 @@ def begin(
 
 def end(bar: Bar) -> None:
     """Show the last figures of a bar, and remove it. Idempotent."""
+    from procbus.progress.board import board
+
     board.end(bar)
 
 
 def _display_of(option: ShowProgress, total: int | None) -> Display:
     """Choose the display, in the thread that the progress belongs to."""
+    from procbus.progress.plain import plain
+    from procbus.progress.tqdm_like import MadeDisplay
+
     if not isinstance(option, bool):
         return MadeDisplay(option(total=total), total)
     if os.environ.get("PROCBUS_PROGRESS", "").lower() in _PLAIN:
-        return _plain
+        return plain
     if "IPython" in sys.modules:
         from procbus.progress.notebook import NotebookDisplay, in_kernel, notebook_bar
 
@@ -117,12 +125,14 @@ def _display_of(option: ShowProgress, total: int | None) -> Display:
             if make is not None:
                 return MadeDisplay(make(total=total), total)
             return NotebookDisplay(sys.modules["IPython"].display.display)
-    return _terminal_display() or _plain
+    return _terminal_display() or plain
 
 
 def _terminal_display() -> Display | None:
     """The display in the terminal that stderr goes to; None if that is none, or rich is missing."""
     global _terminal
+    from procbus.progress.screen import beneath
+
     stream = beneath(sys.stderr)
     if stream is None or not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return None
