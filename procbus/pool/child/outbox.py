@@ -84,7 +84,7 @@ class Outlet:
         """Wait until the pipe has room for a record of the usual size, or is broken.
 
         Another thread may take the room. Then the write waits until the parent reads, as a report's
-        does. the parent reads.
+        does.
         """
         room = select.poll()  # a new one: two threads may not wait on one such object
         room.register(self._fd, select.POLLOUT)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from procbus.live.client import bus_named
+from tests.unit.live_sockets import sockets as sockets
 from tests.waits import BOUND_S
 
 #: The libraries that these tests need; without one of them there is nothing to test.
@@ -22,18 +21,6 @@ collect_ignore_glob = [] if all(map(find_spec, NEEDED)) else ["test_*.py"]
 
 #: Makes a server, and gives a client with its address.
 Serve = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def sockets(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    tmp_path_factory.getbasetemp()  # pytest's own directory lies elsewhere, and stays
-    home = Path(tempfile.mkdtemp(prefix="live"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
-    monkeypatch.setattr(tempfile, "tempdir", str(home))
-    yield home / "procbus"
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
