@@ -32,7 +32,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-switch test-dask pythons chromium environment lint types bench \
-	bench-report format clean
+	bench-report docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,8 +63,8 @@ chromium: ## Fetch Chromium from Debian, for the tests of the page of procbus se
 environment: $(EXTRAS:%=$(VENV)/installed-%) ## Make VENV with EXTRAS="test" of pyproject.toml
 
 lint: $(VENV)/installed-dev ## Check style and formatting
-	@$(BIN)/ruff check $(CODE)
-	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE) docs/conf.py
+	@$(BIN)/ruff format --check $(CODE) docs/conf.py
 
 types: $(VENV)/installed-dev ## Check the types
 	@$(BIN)/mypy $(CODE)
@@ -75,9 +75,14 @@ bench: $(VENV)/installed-bench ## Measure the effects of the GIL (takes minutes)
 bench-report: $(VENV)/installed-bench ## Write docs/benchmarks.md and .html, with plots, from the last run
 	@$(BIN)/python -m bench --report docs $(ARGS)
 
+docs: $(VENV)/installed-docs ## Make the site, build/site/index.html, which needs no network
+	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet \
+		-b html -d build/doctrees docs build/site
+	@echo "The site is build/site/index.html"
+
 format: $(VENV)/installed-dev ## Format the code and apply the safe fixes of the linter
-	@$(BIN)/ruff check --fix $(CODE)
-	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE) docs/conf.py
+	@$(BIN)/ruff format $(CODE) docs/conf.py
 
 clean: ## Remove the environments, caches and build products
 	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .chromium .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
