@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from os import fspath
 from types import ModuleType, TracebackType
@@ -316,6 +316,12 @@ class EventBus:
 
     # Publishing.
 
+    @overload
+    def publish(self, event: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+
+    @overload
+    def publish(self, event: str, payload: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+
     def publish(self, event: Any, payload: Any = NOTHING, *, id: str | None = None) -> Receipt:
         """Publish an event: `publish(event)`, or `publish("topic", payload)`.
 
@@ -346,6 +352,14 @@ class EventBus:
         if type(event) is not str:
             event = check_concrete(event)  # None must not mean routing by class
         return self._publish(payload, event)
+
+    @overload
+    async def apublish(self, event: E, *, id: str | None = None) -> Receipt[E, Any]: ...
+
+    @overload
+    async def apublish(
+        self, event: str, payload: E, *, id: str | None = None
+    ) -> Receipt[E, Any]: ...
 
     async def apublish(
         self, event: Any, payload: Any = NOTHING, *, id: str | None = None
@@ -397,16 +411,16 @@ class EventBus:
 
     def stream(
         self,
-        events: Iterable[Any],
+        events: Iterable[E],
         *,
         topic: str | None = None,
-        id: Callable[[Any], str] | None = None,
+        id: Callable[[E], str] | None = None,
         ordered: bool = False,
         progress: ShowProgress = False,
         total: int | None = None,
         batch: int | None = None,
         stop_on_error: bool = False,
-    ) -> Iterator[Receipt]:
+    ) -> Iterator[Receipt[E, Any]]:
         """Publish events and yield their receipts, each once it is settled.
 
         It takes from `events` only as fast as the bus has room. It keeps at most `max_pending`
@@ -454,10 +468,21 @@ class EventBus:
         return stream_of(feed, parts.window(self), ordered, make_safe, leave, counts, show)
 
     @overload
-    def call(self, handler: Callable[[E], object], event: E) -> Receipt: ...
+    def call(self, handler: Callable[[E], Coroutine[Any, Any, R]], event: E) -> Receipt[E, R]: ...
 
     @overload
-    def call(self, handler: Callable[[list[E]], object], event: E) -> Receipt: ...
+    def call(self, handler: Callable[[E], R], event: E) -> Receipt[E, R]: ...
+
+    @overload
+    def call(
+        self, handler: Callable[[list[E]], Coroutine[Any, Any, list[R]]], event: E
+    ) -> Receipt[E, R]: ...
+
+    @overload
+    def call(self, handler: Callable[[list[E]], list[R]], event: E) -> Receipt[E, R]: ...
+
+    @overload
+    def call(self, handler: Callable[[list[E]], object], event: E) -> Receipt[E, Any]: ...
 
     def call(self, handler: Callable[[Any], object], event: Any) -> Receipt:
         """Publish an event for one handler of this bus, whatever its topics and its `where`.
@@ -477,10 +502,23 @@ class EventBus:
         return self._parts.dispatcher.call(event, self._subscriptions.of_function(handler))
 
     @overload
+    def map(
+        self, handler: Callable[[E], Coroutine[Any, Any, R]], events: Iterable[E]
+    ) -> Iterator[R]: ...
+
+    @overload
     def map(self, handler: Callable[[E], R], events: Iterable[E]) -> Iterator[R]: ...
 
     @overload
+    def map(
+        self, handler: Callable[[list[E]], Coroutine[Any, Any, list[R]]], events: Iterable[E]
+    ) -> Iterator[R]: ...
+
+    @overload
     def map(self, handler: Callable[[list[E]], list[R]], events: Iterable[E]) -> Iterator[R]: ...
+
+    @overload
+    def map(self, handler: Callable[[list[E]], object], events: Iterable[E]) -> Iterator[Any]: ...
 
     def map(self, handler: Callable[[Any], Any], events: Iterable[Any]) -> Iterator[Any]:
         """Call a handler of this bus with each event; yield the results in the order of the events.
@@ -514,15 +552,15 @@ class EventBus:
 
     def astream(
         self,
-        events: Iterable[Any] | AsyncIterable[Any],
+        events: Iterable[E] | AsyncIterable[E],
         *,
         topic: str | None = None,
-        id: Callable[[Any], str] | None = None,
+        id: Callable[[E], str] | None = None,
         ordered: bool = False,
         progress: ShowProgress = False,
         total: int | None = None,
         stop_on_error: bool = False,
-    ) -> AsyncIterator[Receipt]:
+    ) -> AsyncIterator[Receipt[E, Any]]:
         """`stream` for a running event loop; `events` may be an asynchronous iterable."""
         from procbus import aio  # only now: it imports asyncio
 

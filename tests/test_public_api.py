@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -170,12 +171,24 @@ def test_importing_procbus_imports_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
+def test_receipts_and_deliveries_are_generic_at_run_time():
+    assert get_args(Receipt[int, str]) == (int, str)
+    assert get_args(Receipt[int]) == (int, Any)
+    assert get_args(Delivery[str]) == (str,)
+    with EventBus([]) as bus:
+        bus.subscribe(int, print)
+        receipt = bus.publish(3)
+        assert isinstance(receipt, Receipt)
+        assert not hasattr(receipt, "__dict__")
+
+
 @pytest.mark.timeout(240)  # mypy without a cache, on a busy machine
-def test_the_public_api_is_usable_without_casts():
-    pytest.importorskip("mypy")
+@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda c: c[0])
+def test_the_public_api_is_usable_without_casts(checker: tuple[str, ...]):
+    pytest.importorskip(checker[0])
     root = Path(__file__).parent.parent
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "tests/typing/api.py"],
+        [sys.executable, "-m", *checker, "tests/typing/api.py"],
         cwd=root,
         capture_output=True,
         text=True,

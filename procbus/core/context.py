@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from procbus.core.errors import Cancelled, ProcbusError
 from procbus.core.progress import Amount, NoteProgress
 
 if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
+
+E = TypeVar("E")
 
 #: Stands for an argument that was not given, where None is a legal value.
 NOTHING: Any = object()
@@ -125,6 +127,12 @@ class HandlerContext:
     def redelivered(self) -> bool:
         """Whether an earlier run of the script may have begun this delivery."""
         return self.event_id < self.run.first_id
+
+    @overload
+    def publish(self, event: E) -> Receipt[E, Any] | None: ...
+
+    @overload
+    def publish(self, event: str, payload: E) -> Receipt[E, Any] | None: ...
 
     def publish(self, event: Any, payload: Any = NOTHING) -> Receipt | None:
         """Publish an event from inside a handler: `publish(event)` or `publish("topic", payload)`.

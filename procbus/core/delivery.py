@@ -6,11 +6,12 @@ from __future__ import annotations
 import enum
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from procbus.core.cancelling import CALLED, CLOSED, CancelRequest
 from procbus.core.errors import Cancelled, HandlerExited, ProcbusError
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.type_variables import ResultT_co
 from procbus.core.user_objects import (
     RaiseOrigin,
     cause_of,
@@ -54,8 +55,10 @@ TERMINAL_STATE = {
 }
 
 
-class Delivery:
+class Delivery(Generic[ResultT_co]):
     """One event for one handler. Read it from any thread.
+
+    For a type checker it is `Delivery[R]`: `R` is the type of the result.
 
     All fields are fixed at publishing, except the ones named here. The settlement alone sets
     `earlier` (with each attempt that another follows) and the end of the delivery, once. It lets go
@@ -92,7 +95,7 @@ class Delivery:
     queued: bool
     #: The request that it be cancelled; unset before. Written under the settlement's lock.
     asked: CancelRequest
-    value: Any
+    value: ResultT_co
     started_at: float
     ended_at: float
     pid: int | None
@@ -205,7 +208,7 @@ class Delivery:
             self.context = None
         self.receipt = None
 
-    def result(self) -> Any:
+    def result(self) -> ResultT_co:
         """Return the handler's return value.
 
         Raises:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self
 
 from procbus.core.cancelling import CALLED, INTERRUPTED, CancelRequest
 from procbus.core.delivery import Delivery, DeliveryState
@@ -16,6 +16,7 @@ from procbus.core.log import log
 from procbus.core.notebook import when_interrupted
 from procbus.core.outcome import OutcomeKind
 from procbus.core.text import seconds
+from procbus.core.type_variables import EventT_co, ResultT_co
 from procbus.core.user_objects import short_repr
 from procbus.core.waiting import here, pause
 
@@ -80,8 +81,11 @@ class SharedBlock(Protocol):
         """Let the pool use the memory again: the last of these deliveries is settled."""
 
 
-class Receipt:
+class Receipt(Generic[EventT_co, ResultT_co]):
     """The deliveries of one event. Thread-safe; wait on it from any thread or event loop.
+
+    For a type checker it is `Receipt[E, R]`: `E` is the type of the event, and `R` the type of the
+    results. See docs/typing.md.
 
     `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement. Two
     subclasses store the fields: one for a single handler, one for any number.
@@ -90,7 +94,12 @@ class Receipt:
     if not TYPE_CHECKING:  # it would want the fields named here, where two layouts could not meet
         __slots__ = ()
 
-    event: Any
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Give `Receipt[E]` as `Receipt[E, Any]`, as a type checker does on every Python."""
+            given = types if isinstance(types, tuple) else (types, Any)
+            return super().__class_getitem__(given)
+
+    event: EventT_co
     topic: str | None
     #: Id of the event whose handler published this one; None when it came from outside.
     parent_id: int | None
@@ -108,7 +117,7 @@ class Receipt:
         raise NotImplementedError
 
     @property
-    def deliveries(self) -> tuple[Delivery, ...]:
+    def deliveries(self) -> tuple[Delivery[ResultT_co], ...]:
         """One delivery for each handler of the event, in the order of their subscription."""
         raise NotImplementedError
 
@@ -123,7 +132,7 @@ class Receipt:
         ends = [each.failure for each in self._present()]
         return any(end is not None and end.kind is not OutcomeKind.CANCELLED for end in ends)
 
-    def when_done(self, callback: Callable[[Receipt], object]) -> None:
+    def when_done(self, callback: Callable[[Receipt[EventT_co, ResultT_co]], object]) -> None:
         """Call `callback(receipt)` once every delivery is settled; at once if they are already.
 
         It runs in the thread that settles: keep it short, and never let it block. An exception from
@@ -201,7 +210,7 @@ class Receipt:
         """Cancel the open deliveries: a notebook cell that waited for them was interrupted."""
         self.ask_all(CancelRequest(monotonic(), INTERRUPTED, for_good=False))
 
-    def _present(self) -> tuple[Delivery, ...]:
+    def _present(self) -> tuple[Delivery[ResultT_co], ...]:
         """The delivery objects that lanes and settlement use."""
         return self.deliveries
 
@@ -231,7 +240,7 @@ class Receipt:
             if self.callbacks is not None:
                 self.callbacks = tuple(c for c in self.callbacks if c is not callback) or None
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> ResultT_co:
         """Wait, then return the return value of the event's only handler.
 
         Args:
@@ -248,7 +257,7 @@ class Receipt:
             self._wait_or_raise(timeout)
         return delivery.result()
 
-    def results(self, timeout: float | None = None) -> list[Any]:
+    def results(self, timeout: float | None = None) -> list[ResultT_co]:
         """Wait, then return the return value of each handler, in the order of `deliveries`.
 
         Args:
@@ -267,7 +276,7 @@ class Receipt:
             raise errors[0]
         return [delivery.result() for delivery in self.deliveries]
 
-    async def settled(self) -> Receipt:
+    async def settled(self) -> Self:
         """Wait in an event loop until every delivery is settled; never raises for a failure."""
         import asyncio  # only here: `import procbus` stays light
 
@@ -287,13 +296,13 @@ class Receipt:
                 resume()
         return self
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, ResultT_co]:
         """Wait in an event loop; it has the value of `result()`."""
         delivery = self._only_delivery()
         yield from self.settled().__await__()
         return delivery.result()
 
-    def _only_delivery(self) -> Delivery:
+    def _only_delivery(self) -> Delivery[ResultT_co]:
         deliveries = self.deliveries
         if len(deliveries) == 1:
             return deliveries[0]
@@ -340,7 +349,7 @@ def _cells_of(delivery: Delivery) -> tuple[str, ...]:
     )
 
 
-class FanReceipt(Receipt):
+class FanReceipt(Receipt[EventT_co, ResultT_co]):
     """The receipt of an event with any number of handlers, which keeps a delivery for each."""
 
     __slots__ = (
@@ -358,7 +367,7 @@ class FanReceipt(Receipt):
     def __init__(
         self,
         id: int,
-        event: Any,
+        event: EventT_co,
         topic: str | None,
         parent_id: int | None,
         lock: Lock,
@@ -369,7 +378,7 @@ class FanReceipt(Receipt):
         self.parent_id = parent_id
         self.lock = lock
         #: Set once, when it is published.
-        self.held: tuple[Delivery, ...] = ()
+        self.held: tuple[Delivery[ResultT_co], ...] = ()
         self.left = 0
         self.block = None
         self.callbacks = None
@@ -380,12 +389,12 @@ class FanReceipt(Receipt):
         return self._id
 
     @property
-    def deliveries(self) -> tuple[Delivery, ...]:
+    def deliveries(self) -> tuple[Delivery[ResultT_co], ...]:
         """One delivery for each handler of the event, in the order of their subscription."""
         return self.held
 
 
-class SoleReceipt(Receipt, Delivery):
+class SoleReceipt(Receipt[EventT_co, ResultT_co], Delivery[ResultT_co]):
     """The receipt of an event with one handler, as most have: it is the delivery as well.
 
     Lanes and settlement use it as the delivery, the publisher as the receipt. That makes one object
@@ -398,7 +407,7 @@ class SoleReceipt(Receipt, Delivery):
     def __init__(
         self,
         id: int,
-        event: Any,
+        event: EventT_co,
         topic: str | None,
         parent_id: int | None,
         lock: Lock,
@@ -425,24 +434,24 @@ class SoleReceipt(Receipt, Delivery):
         return self.event_id
 
     @property
-    def deliveries(self) -> tuple[Delivery, ...]:
+    def deliveries(self) -> tuple[Delivery[ResultT_co], ...]:
         """The one delivery of the event."""
         return (SoleDelivery(self),)
 
-    def _present(self) -> tuple[Delivery, ...]:
+    def _present(self) -> tuple[Delivery[ResultT_co], ...]:
         return (self,)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> ResultT_co:
         """As `Receipt.result`."""
         if self.left:
             self._wait_or_raise(timeout)
         return Delivery.result(self)
 
-    def _only_delivery(self) -> Delivery:
+    def _only_delivery(self) -> Delivery[ResultT_co]:
         return self
 
 
-class SoleDelivery(Delivery):
+class SoleDelivery(Delivery[ResultT_co]):
     """The delivery of a `SoleReceipt`, as users see it: made only when your code asks for it.
 
     None of a delivery's fields is set here, so that Python looks each of them up by `__getattr__`.
@@ -450,7 +459,7 @@ class SoleDelivery(Delivery):
 
     __slots__ = ("_of",)
 
-    def __init__(self, of: SoleReceipt) -> None:
+    def __init__(self, of: SoleReceipt[Any, ResultT_co]) -> None:
         self._of = of
 
     def __getattr__(self, name: str) -> Any:

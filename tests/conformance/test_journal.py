@@ -761,7 +761,7 @@ def test_any_text_is_an_id_or_is_refused_at_once(make_bus: MakeBus, given_id: st
 
 def test_an_id_that_is_no_text_is_refused(make_bus: MakeBus):
     with make_bus() as bus, pytest.raises(ProcbusError, match="id must be a string, not 5"):
-        bus.publish(1, id=5)  # type: ignore[arg-type] # that is the test
+        bus.publish(1, id=5)  # type: ignore[call-overload] # that is the test
 
 
 def test_publisher_with_the_id_of_a_refused_event_does_not_wait_for_ever(

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -134,9 +135,9 @@ def journalled() -> ResumeSummary | None:
         keep_results=True,
         journal_codec="json",
     ) as bus:
-        assert_type(bus.publish(Page("x"), id="x"), Receipt)
+        assert_type(bus.publish(Page("x"), id="x"), Receipt[Page, Any])
         for settled in bus.stream([Page("x")], id=lambda page: page.url):
-            assert_type(settled, Receipt)
+            assert_type(settled, Receipt[Page, Any])
         assert_type(current().delivery_id, str)
         assert_type(current().redelivered, bool)
         return bus.resume_summary
@@ -164,12 +165,14 @@ def run(pages: Iterator[Page]) -> None:
         bus.unsubscribe(order)
 
         receipt = bus.publish(Page("x"))
-        assert_type(receipt, Receipt)
-        assert_type(bus.publish("order.new", Page("x")), Receipt)
+        assert_type(receipt, Receipt[Page, Any])
+        assert_type(receipt.event, Page)
+        assert_type(bus.publish("order.new", Page("x")), Receipt[Page, Any])
+        assert_type(bus.publish("order.new", None, id="one"), Receipt[None, Any])
         assert_type(receipt.id, int)
         assert_type(receipt.topic, str | None)
         assert_type(receipt.parent_id, int | None)
-        assert_type(receipt.deliveries, tuple[Delivery, ...])
+        assert_type(receipt.deliveries, tuple[Delivery[Any], ...])
         assert_type(receipt.wait(1.5), bool)
         assert_type(receipt.results(timeout=1), list[Any])
         assert_type(receipt.done, bool)
@@ -187,7 +190,7 @@ def run(pages: Iterator[Page]) -> None:
                 assert_type(error.exit_code, int | None)
 
         for settled in bus.stream(pages, topic=None, ordered=True, progress=True):
-            assert_type(settled, Receipt)
+            assert_type(settled, Receipt[Page, Any])
         assert_type(bus.drain(timeout=1), bool)
         with bus.progress(Ticks, total=5):
             bus.drain(progress=lambda total: Ticks(total=total))
@@ -219,11 +222,15 @@ def execute(page: Page) -> None:
 async def arun(pages: AsyncIterator[Page]) -> None:
     async with EventBus([extract]) as bus:
         receipt = await bus.apublish(Page("x"))
-        assert_type(receipt, Receipt)
-        assert_type(await receipt.settled(), Receipt)
+        assert_type(receipt, Receipt[Page, Any])
+        assert_type(await bus.apublish("page.new", Page("x")), Receipt[Page, Any])
+        assert_type(await receipt.settled(), Receipt[Page, Any])
         await receipt
-        async for settled in bus.astream(pages, ordered=True):
-            assert_type(settled, Receipt)
+        assert_type(await bus.call(extract, Page("x")), list[str])
+        async for settled in bus.astream(pages, ordered=True, id=lambda page: page.url):
+            assert_type(settled, Receipt[Page, Any])
+        async for plain in bus.astream([1, 2]):
+            assert_type(plain, Receipt[int, Any])
 
 
 @subscribe(batch=500, batch_wait=0.5)
@@ -233,10 +240,79 @@ def sizes(pages: list[Page]) -> list[int]:
     return [len(current().event_ids)] * len(pages)
 
 
-def results_are_typed_by_the_handler(pages: list[Page]) -> None:
+@subscribe(batch=50)
+async def titles(pages: list[Page]) -> list[str]:
+    return [page.url for page in pages]
+
+
+@subscribe(batch=50)
+def stored(pages: list[Page]) -> None:
+    """Store them."""
+
+
+@subscribe(batch=50)
+def perhaps(pages: list[Page]) -> list[int] | None:
+    return None
+
+
+@subscribe("words")
+def longest(words: list[str]) -> str:
+    return max(words, key=len)
+
+
+@subscribe("words")
+def ordered(words: list[str]) -> list[int]:
+    return sorted(map(len, words))
+
+
+class Store:
+    def put(self, page: Page) -> bool:
+        return bool(page.url)
+
+    async def get(self, url: str) -> Page:
+        return Page(url)
+
+
+def results_are_typed_by_the_handler(pages: list[Page], store: Store) -> None:
     with EventBus() as bus:
         assert_type(bus.map(render, pages), Iterator[bytes])
+        assert_type(bus.map(fetch, ["x"]), Iterator[Page])
+        assert_type(bus.map(store.put, pages), Iterator[bool])
+        assert_type(bus.map(partial(render), pages), Iterator[bytes])
+        assert_type(bus.map(longest, [["a"]]), Iterator[str])
+        assert_type(bus.map(ordered, [["a"]]), Iterator[list[int]])
+
+        assert_type(bus.call(extract, Page("x")), Receipt[Page, list[str]])
+        assert_type(bus.call(extract, Page("x")).result(), list[str])
+        assert_type(bus.call(extract, Page("x")).results(1), list[list[str]])
+        assert_type(bus.call(extract, Page("x")).deliveries[0].result(), list[str])
+        assert_type(bus.call(fetch, "x"), Receipt[str, Page])
+        assert_type(bus.call(store.get, "x"), Receipt[str, Page])
+        assert_type(bus.call(longest, ["a"]), Receipt[list[str], str])
+
+        # A batch handler gets a list of events, and returns a list with the result of each.
         assert_type(bus.map(sizes, pages), Iterator[int])
-        assert_type(bus.call(extract, Page("x")), Receipt)
+        assert_type(bus.map(titles, pages), Iterator[str])
+        assert_type(bus.map(stored, pages), Iterator[Any])
+        assert_type(bus.map(perhaps, pages), Iterator[Any])
+        assert_type(bus.call(sizes, Page("x")), Receipt[Page, int])
+        assert_type(bus.call(titles, Page("x")), Receipt[Page, str])
+        assert_type(bus.call(stored, Page("x")), Receipt[Page, Any])
+
         for settled in bus.stream(pages, batch=100):
-            assert_type(settled, Receipt)
+            assert_type(settled, Receipt[Page, Any])
+
+        # An event that the handler does not take is an error.
+        bus.call(extract, 3)  # type: ignore[arg-type]
+        bus.map(fetch, pages)  # type: ignore[arg-type]
+
+
+def receipts_fit_where_less_is_known(bus: EventBus) -> None:
+    receipt = bus.call(extract, Page("x"))
+    known: Receipt[Page, list[str]] = receipt
+    wider: Receipt[object, object] = receipt
+    unknown: Receipt = receipt
+    delivery: Delivery[object] = receipt.deliveries[0]
+    wrong: Receipt[int, list[str]] = receipt  # type: ignore[assignment]
+    receipt.when_done(lambda settled: assert_type(settled, Receipt[Page, list[str]]))
+    del known, wider, unknown, delivery, wrong
