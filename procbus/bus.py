@@ -51,6 +51,22 @@ class EventBus:
     with`) block waits until everything published is settled. Ctrl-C in the block cancels deliveries
     that have not begun.
 
+    Example:
+        ```python
+        from procbus import EventBus
+
+        bus = EventBus(handlers=[], cpu_workers=2)
+
+
+        @bus.subscribe("number", kind="cpu")
+        def square(number: int) -> int:
+            return number * number
+
+
+        with bus:
+            assert bus.publish("number", 7).result() == 49
+        ```
+
     Args:
         handlers: decorated functions, and modules with such functions; None for every handler of
             the default registry, whenever it is added there.
@@ -145,12 +161,33 @@ class EventBus:
             lifecycle.drop()
 
     def start(self) -> Self:
-        """Start all workers of the cpu lane now, in parallel, rather than when needed."""
+        """Start all workers of the cpu lane now, in parallel, rather than when needed.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            bus = EventBus(handlers=[], cpu_workers=1)
+            bus.subscribe("number", abs, kind="cpu")
+            with bus.start():  # the workers start before the first event
+                assert bus.publish("number", -7).result() == 7
+            ```
+        """
         self._parts.start()
         return self
 
     def drain(self, timeout: float | None = None, *, progress: ShowProgress = False) -> bool:
         """Wait until everything published is settled, including events published meanwhile.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", print)
+                bus.publish("word", "hello")
+                assert bus.drain(timeout=10)  # "hello" is printed now
+            ```
 
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
@@ -167,6 +204,16 @@ class EventBus:
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
         """Refuse further events, finish, and end all workers. Idempotent.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            bus = EventBus(handlers=[])
+            bus.subscribe("word", print)
+            bus.publish("word", "hello")
+            bus.close(timeout=10)
+            ```
 
         Args:
             timeout: maximum time to finish, in seconds. Then deliveries that have not begun are
@@ -231,6 +278,23 @@ class EventBus:
         As with `procbus.subscribe`, a function gets each event once, however often it was
         subscribed, and a definition that is run again replaces the old one.
 
+        Example:
+            ```python
+            from procbus import EventBus
+
+            bus = EventBus(handlers=[])
+
+
+            @bus.subscribe("page.*", retries=2)
+            def store(page: str) -> None:
+                print("stored", page)
+
+
+            bus.subscribe("page.fetched", len, kind="cpu")
+            with bus:
+                bus.publish("page.fetched", "<html>")
+            ```
+
         Args:
             topic: as for `procbus.subscribe`.
             handler: the function; None makes this a decorator.
@@ -258,6 +322,16 @@ class EventBus:
     def unsubscribe(self, handler: Callable[..., Any], topic: object = None) -> None:
         """Take a function off this bus. Its pending deliveries still run.
 
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", print)
+                bus.unsubscribe(print)
+                assert bus.handlers("word") == ()
+            ```
+
         Args:
             handler: the function, or an equal bound method.
             topic: the topic to leave, or several, as they were subscribed; None leaves all.
@@ -279,7 +353,9 @@ class EventBus:
 
         Example:
             ```python
-            with bus.subscribed("order.paid", print):
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus, bus.subscribed("order.paid", print):
                 bus.publish("order.paid", 17)
             ```
 
@@ -301,6 +377,15 @@ class EventBus:
         """The handlers that an event would reach, in the order of their subscription.
 
         `where` is not called, because it needs the event.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            bus = EventBus(handlers=[])
+            bus.subscribe("order.*", print)
+            assert [handler.name for handler in bus.handlers("order.paid")] == ["builtins.print"]
+            ```
 
         Args:
             topic: a dotted string without wildcards, or the class of the event; None gives all
@@ -329,6 +414,17 @@ class EventBus:
         attribute `event_type`, the handlers of that topic. `publish("topic", payload)` reaches the
         handlers of the topic. It waits while `max_pending` deliveries are pending, unless it is
         called inside a handler of this bus.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe(str, len)
+                bus.subscribe("word", str.upper)
+                assert bus.publish("hello").result() == 5  # by its class
+                assert bus.publish("word", "hello").result() == "HELLO"  # by the topic
+            ```
 
         Args:
             event: the event, or the topic of the payload.
@@ -368,6 +464,23 @@ class EventBus:
 
         While the bus has room, it returns without giving the loop a turn. In a long loop call
         `await asyncio.sleep(0)` now and then, or use `astream`.
+
+        Example:
+            ```python
+            import asyncio
+
+            from procbus import EventBus
+
+
+            async def main() -> None:
+                async with EventBus(handlers=[]) as bus:
+                    bus.subscribe("word", len)
+                    receipt = await bus.apublish("word", "hello")
+                    assert await receipt == 5
+
+
+            asyncio.run(main())
+            ```
         """
         from procbus import aio  # only now: it imports asyncio
 
@@ -389,7 +502,12 @@ class EventBus:
 
         Example:
             ```python
-            bus.cancel(handler=resize, where=lambda image: image.owner == "ann")
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("image.added", print)
+                bus.publish("image.added", "ann.png")
+                bus.cancel(handler=print, where=lambda image: image.startswith("ann"))
             ```
 
         Args:
@@ -432,6 +550,17 @@ class EventBus:
 
         If you leave the loop early, by `break` or an exception, the published events that no worker
         has begun are cancelled.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                words = ["one", "three", "eleven"]
+                receipts = bus.stream(words, topic="word", ordered=True)
+                assert [receipt.result() for receipt in receipts] == [3, 5, 6]
+            ```
 
         Args:
             events: any iterable; it is read in the calling thread.
@@ -487,6 +616,16 @@ class EventBus:
     def call(self, handler: Callable[[Any], object], event: Any) -> Receipt:
         """Publish an event for one handler of this bus, whatever its topics and its `where`.
 
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                bus.subscribe("word", print)
+                assert bus.call(len, "hello").result() == 5  # print does not get it
+            ```
+
         Args:
             handler: the function, as it was subscribed.
             event: the event. A batch handler gets it in a list.
@@ -529,10 +668,14 @@ class EventBus:
 
         Example:
             ```python
+            from procbus import EventBus
+
+
             def square(number: int) -> int:
                 return number * number
 
-            with EventBus([]) as bus:
+
+            with EventBus(handlers=[]) as bus:
                 bus.subscribe("number", square, kind="cpu")
                 assert sum(bus.map(square, range(1000))) == 332833500
             ```
@@ -561,7 +704,26 @@ class EventBus:
         total: int | None = None,
         stop_on_error: bool = False,
     ) -> AsyncIterator[Receipt[E, Any]]:
-        """`stream` for a running event loop; `events` may be an asynchronous iterable."""
+        """`stream` for a running event loop; `events` may be an asynchronous iterable.
+
+        Example:
+            ```python
+            import asyncio
+
+            from procbus import EventBus
+
+
+            async def main() -> None:
+                async with EventBus(handlers=[]) as bus:
+                    bus.subscribe("word", len)
+                    words = ["one", "three"]
+                    receipts = bus.astream(words, topic="word", ordered=True)
+                    assert [receipt.result() async for receipt in receipts] == [3, 5]
+
+
+            asyncio.run(main())
+            ```
+        """
         from procbus import aio  # only now: it imports asyncio
 
         counts, show = self._parts.counting(progress, topic, events, total)
@@ -577,6 +739,14 @@ class EventBus:
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus, bus.executor("io") as pool:
+                assert pool.submit(pow, 2, 10).result() == 1024
+            ```
 
         Args:
             kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads.
@@ -603,8 +773,11 @@ class EventBus:
 
         Example:
             ```python
-            with bus.progress():
-                for path in paths:
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus, bus.progress():
+                bus.subscribe("file.found", len)
+                for path in ["a.txt", "b.txt"]:
                     bus.publish("file.found", path)
                 bus.drain()
             ```
@@ -619,7 +792,19 @@ class EventBus:
         return self._parts.progress(progress, "deliveries", total)
 
     def stats(self) -> BusStats:
-        """The counters and times of the bus so far, and the present state of its lanes."""
+        """The counters and times of the bus so far, and the present state of its lanes.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                bus.publish("word", "hello").wait()
+                print(bus.stats())  # a table
+                assert bus.stats().handlers["builtins.len"].succeeded == 1
+            ```
+        """
         return self._parts.stats()
 
     def listen(self, listener: object) -> Listening:
@@ -632,13 +817,20 @@ class EventBus:
 
         Example:
             ```python
+            from json import loads
+
+            from procbus import EventBus, Settled
+
+
             class Failures:
                 def settled(self, moment: Settled) -> None:
                     if moment.letter is not None:
                         print(moment.letter)
 
-            with bus.listen(Failures()):
-                bus.drain()
+
+            with EventBus(handlers=[]) as bus, bus.listen(Failures()):
+                bus.subscribe("number", loads)
+                bus.publish("number", "seven")
             ```
 
         Args:
@@ -657,6 +849,18 @@ class EventBus:
 
         A loss by the wrong kind is also logged once for each handler, at INFO, or at WARNING if the
         loss is large. See docs/advice.md for the method and its limits.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("number", abs, kind="cpu")
+                for number in range(100):
+                    bus.publish("number", number)
+                bus.drain()
+                print(bus.advice())
+            ```
         """
         return self._parts.advisor.advice()
 
@@ -664,6 +868,16 @@ class EventBus:
         """The present state of each worker: the processes first, then the threads.
 
         It is a tuple of records; `print` it for a table.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", print)
+                bus.publish("word", "hello").wait()
+                print(bus.health())  # a table
+            ```
         """
         return self._parts.health()
 
@@ -673,6 +887,16 @@ class EventBus:
 
         They are resumed by the first of `start`, a publish, `drain` and the end of the `with`
         block, for the handlers that are subscribed then; for other handlers once subscribed.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[], journal="run.db") as bus:
+                bus.subscribe("word", print)
+                bus.publish("word", "hello")
+                print(bus.resume_summary)
+            ```
         """
         journal = self._parts.journal
         return None if journal is None else journal.summary()
@@ -682,6 +906,16 @@ class EventBus:
 
         The copy is a journal of its own: a bus that opens it resumes all events that were accepted
         and not finished when this was called.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[], journal="run.db") as bus:
+                bus.subscribe("word", print)
+                bus.publish("word", "hello")
+                bus.journal_backup("copy.db")
+            ```
 
         Args:
             path: path of the new file, which must not exist.
@@ -701,6 +935,19 @@ class EventBus:
         """The newest deliveries that failed for good, oldest first; 1,000 are kept.
 
         Look at them, `filter` them, `replay` them, `save` them to a file and `load` them again.
+
+        Example:
+            ```python
+            from json import loads
+
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("number", loads)
+                bus.publish("number", "seven").wait()
+                (letter,) = bus.dead_letters
+                assert isinstance(letter.error, ValueError)
+            ```
         """
         return self._parts.settlement.dead_letters.snapshot()
 

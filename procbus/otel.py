@@ -39,9 +39,10 @@ def instrument(bus: EventBus, *, tracer_provider: Any = None) -> Listening:
 
     Example:
         ```python
+        from procbus import EventBus
         from procbus.otel import instrument
 
-        with EventBus() as bus, instrument(bus):
+        with EventBus(handlers=[]) as bus, instrument(bus):
             bus.publish("page.fetched", "<html>")
         ```
 

@@ -30,6 +30,14 @@ def executor(
 
     To replace a `ProcessPoolExecutor` (`"cpu"`) or a `ThreadPoolExecutor` (`"io"`).
 
+    Example:
+        ```python
+        import procbus
+
+        with procbus.executor("cpu", max_workers=2, timeout=60) as pool:
+            assert list(pool.map(abs, [-1, -2, -3])) == [1, 2, 3]
+        ```
+
     Args:
         kind: ``"cpu"`` runs calls in worker processes, ``"io"`` on threads (an `async def` on an
             event loop).

@@ -43,13 +43,15 @@ class Collector:
 
     Example:
         ```python
-        from prometheus_client import REGISTRY, start_http_server
+        from prometheus_client import CollectorRegistry, generate_latest
 
+        from procbus import EventBus
         from procbus.prometheus import Collector
 
-        with EventBus() as bus:
-            REGISTRY.register(Collector(bus))
-            start_http_server(9100)
+        registry = CollectorRegistry()  # or prometheus_client.REGISTRY, and start_http_server(9100)
+        with EventBus(handlers=[]) as bus:
+            registry.register(Collector(bus))
+            print(generate_latest(registry).decode())
         ```
 
     Args:

@@ -30,6 +30,17 @@ _LITTLE = 0.6
 class Advice:
     """The finding about one handler. Immutable.
 
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", abs, kind="cpu")
+            bus.publish("number", -7).wait()
+            for advice in bus.advice():
+                print(advice.handler, advice.kind, advice.text)
+        ```
+
     Attributes:
         handler: name of the handler.
         declared: the kind that it was subscribed with.
@@ -57,7 +68,18 @@ class Advice:
 
 
 class AdviceList(tuple[Advice, ...]):
-    """Advice for each handler of a bus; `print` it for a table."""
+    """Advice for each handler of a bus; `print` it for a table.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", abs, kind="cpu")
+            bus.publish("number", -7).wait()
+            print(bus.advice())  # a table
+        ```
+    """
 
     __slots__ = ()
 

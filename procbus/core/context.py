@@ -66,7 +66,24 @@ _NO_RUN = _NoRun()
 
 
 class HandlerContext:
-    """The running delivery, as its handler sees it. One is made for each run of a handler."""
+    """The running delivery, as its handler sees it. One is made for each run of a handler.
+
+    Example:
+        ```python
+        from procbus import EventBus, current
+
+
+        def split(text: str) -> None:
+            for word in text.split():
+                current().publish("word", word)
+
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("text", split, kind="cpu")
+            bus.subscribe("word", print)
+            bus.publish("text", "two words")
+        ```
+    """
 
     __slots__ = (
         "_publish",
@@ -172,6 +189,22 @@ class HandlerContext:
         the progress bar. A handler that reports is not stalled. If its worker dies, or its time
         runs out, the error tells how far it was.
 
+        Example:
+            ```python
+            from procbus import EventBus, current
+
+
+            def load(rows: list[str]) -> int:
+                for done, row in enumerate(rows):
+                    current().progress(done, len(rows), note=f"parsing {row}")
+                return len(rows)
+
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("table", load, kind="cpu")
+                assert bus.publish("table", ["a", "b"]).result() == 2
+            ```
+
         Args:
             done: amount of work done, in any unit: an int or a float, 0 or more.
             total: amount of work in all; None if you do not know it.
@@ -181,15 +214,6 @@ class HandlerContext:
         Raises:
             TypeError: `done` or `total` is no number, or `note` is no string.
             ValueError: `done` or `total` is negative, not finite, or 2**64 or more.
-
-        Example:
-            ```python
-            @subscribe("table", kind="cpu")
-            def load(rows: list[str]) -> None:
-                for done, row in enumerate(rows):
-                    current().progress(done, len(rows), note="parsing")
-                    parse(row)
-            ```
         """
         report = self._report
         if report is None:
@@ -208,17 +232,24 @@ class HandlerContext:
     def check(self) -> None:
         """Raise `Cancelled` if this delivery was cancelled. Call it in each step of a long loop.
 
-        Raises:
-            Cancelled: it was. Let it pass, after tidying up.
-
         Example:
             ```python
-            @subscribe("table", kind="cpu")
-            def load(rows: list[str]) -> None:
-                for row in rows:
-                    current().check()
-                    parse(row)
+            from procbus import EventBus, current
+
+
+            def load(rows: list[str]) -> int:
+                for _ in rows:
+                    current().check()  # raises Cancelled if the delivery was cancelled
+                return len(rows)
+
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("table", load, kind="cpu")
+                assert bus.publish("table", ["a", "b"]).result() == 2
             ```
+
+        Raises:
+            Cancelled: it was. Let it pass, after tidying up.
         """
         if self._state.cancelled():
             raise Cancelled(
@@ -351,6 +382,21 @@ def running_context() -> HandlerContext | None:
 
 def current() -> HandlerContext:
     """Return the delivery that the calling handler is running.
+
+    Example:
+        ```python
+        from procbus import EventBus, current
+
+
+        def shout(word: str) -> str:
+            print("event", current().event_id)
+            return word.upper()
+
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", shout)
+            assert bus.publish("word", "hello").result() == "HELLO"
+        ```
 
     Raises:
         ProcbusError: called outside a handler, or in a thread that the handler started. (If

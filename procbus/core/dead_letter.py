@@ -34,6 +34,22 @@ class DeadLetter:
 
     Equal only to itself, since events need not be comparable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import DeadLetter, EventBus
+
+
+        def report(letter: DeadLetter) -> None:
+            print(letter.describe())
+
+
+        with EventBus(handlers=[], on_failure=report) as bus:
+            bus.subscribe("number", loads)
+            bus.publish("number", "seven")
+        ```
+
     Attributes:
         event_id: id of the event.
         event: the event itself.

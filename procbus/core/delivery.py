@@ -37,7 +37,21 @@ class Looked(Protocol):
 
 
 class DeliveryState(enum.Enum):
-    """The state of a delivery: pending, running, then one of three terminal states."""
+    """The state of a delivery: pending, running, then one of three terminal states.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import DeliveryState, EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", loads)
+            receipt = bus.publish("number", "seven")
+            receipt.wait()
+            assert receipt.deliveries[0].state is DeliveryState.FAILED
+        ```
+    """
 
     PENDING = "pending"
     RUNNING = "running"
@@ -67,6 +81,18 @@ class Delivery(Generic[ResultT_co]):
     A handler's success is stored in fields of the delivery, and the `Outcome` is made only when
     your code asks for it. That saves one object for nearly every delivery. After any other end
     `failure` has the outcome, and those fields are not set.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            receipt = bus.publish("word", "hello")
+            receipt.wait()
+            (delivery,) = receipt.deliveries
+            print(delivery.handler.name, delivery.state, delivery.run_s)
+        ```
     """
 
     __slots__ = (
@@ -177,16 +203,19 @@ class Delivery(Generic[ResultT_co]):
         that succeeds first wins, and the delivery has succeeded. This returns at once, from any
         thread.
 
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("image", print)
+                for delivery in bus.publish("image", "large.png").deliveries:
+                    delivery.cancel()
+            ```
+
         Returns:
             True if the delivery is cancelled, or will be unless its handler succeeds first. False
             if it has ended in another way before.
-
-        Example:
-            ```python
-            receipt = bus.publish(Image("large.png"))
-            for delivery in receipt.deliveries:
-                delivery.cancel()
-            ```
         """
         return self.ask_to_cancel(CancelRequest(time.monotonic(), CALLED, for_good=True))
 

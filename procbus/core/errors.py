@@ -18,35 +18,135 @@ if TYPE_CHECKING:
 
 
 class ProcbusError(Exception):
-    """Base of all errors of procbus. Raised itself for misuse of a receipt or of `current()`."""
+    """Base of all errors of procbus. Raised itself for misuse of a receipt or of `current()`.
+
+    Example:
+        ```python
+        from procbus import EventBus, ProcbusError
+
+        try:
+            EventBus(cpu_workers=0)
+        except ProcbusError as error:
+            print(error)
+        ```
+    """
 
 
 class SubscriptionError(ProcbusError):
-    """A handler cannot be subscribed as written: its author changes the subscription."""
+    """A handler cannot be subscribed as written: its author changes the subscription.
+
+    Example:
+        ```python
+        from procbus import EventBus, SubscriptionError
+
+        try:
+            EventBus(handlers=[]).subscribe("word", print, timeout=-1)
+        except SubscriptionError as error:
+            print(error)
+        ```
+    """
 
 
 class TopicError(SubscriptionError):
-    """A topic is neither a class nor a well-formed dotted string: the caller changes the topic."""
+    """A topic is neither a class nor a well-formed dotted string: the caller changes the topic.
+
+    Example:
+        ```python
+        from procbus import EventBus, TopicError
+
+        try:
+            EventBus(handlers=[]).subscribe("order..paid", print)
+        except TopicError as error:
+            print(error)
+        ```
+    """
 
 
 class OptionError(ProcbusError, ValueError):
-    """An option of the bus makes no sense: its user changes the call."""
+    """An option of the bus makes no sense: its user changes the call.
+
+    Example:
+        ```python
+        from procbus import EventBus, OptionError
+
+        try:
+            EventBus(cpu_workers=0)
+        except OptionError as error:
+            print(error)
+        ```
+    """
 
 
 class NoSuchHandler(ProcbusError):
-    """The handler named is not subscribed to this bus."""
+    """The handler named is not subscribed to this bus.
+
+    Example:
+        ```python
+        from procbus import EventBus, NoSuchHandler
+
+        try:
+            EventBus(handlers=[]).unsubscribe(print)
+        except NoSuchHandler as error:
+            print(error)
+        ```
+    """
 
 
 class BusClosed(ProcbusError, RuntimeError):
-    """The bus takes no more events: it was closed, or belongs to another process."""
+    """The bus takes no more events: it was closed, or belongs to another process.
+
+    Example:
+        ```python
+        from procbus import BusClosed, EventBus
+
+        with EventBus(handlers=[]) as bus:
+            pass
+        try:
+            bus.publish("word", "hello")
+        except BusClosed as error:
+            print(error)
+        ```
+    """
 
 
 class QueueFull(ProcbusError):
-    """`max_pending` deliveries are waiting and `on_full="raise"`: the publisher slows down."""
+    """`max_pending` deliveries are waiting and `on_full="raise"`: the publisher slows down.
+
+    Example:
+        ```python
+        import threading
+
+        from procbus import EventBus, QueueFull
+
+        gate = threading.Event()
+        with EventBus(handlers=[], max_pending=1, on_full="raise") as bus:
+            bus.subscribe("word", lambda word: gate.wait())
+            bus.publish("word", "one")
+            try:
+                bus.publish("word", "two")
+            except QueueFull as error:
+                print(error)
+            gate.set()
+        ```
+    """
 
 
 class SerializationError(ProcbusError, PicklingError):
     """A handler, event or result cannot travel between processes.
+
+    Example:
+        ```python
+        import threading
+
+        from procbus import EventBus, SerializationError
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("thing", repr, kind="cpu")
+            try:
+                bus.publish("thing", threading.Lock()).result()
+            except SerializationError as error:
+                print(error)
+        ```
 
     Attributes:
         path: the place of the object that cannot travel, for instance ``event.rows[3].lock``; empty
@@ -91,16 +191,26 @@ class BatchFailed(ProcbusError):
 
     Example:
         ```python
-        @subscribe("row", batch=500)
+        from procbus import BatchFailed, EventBus
+
+        bus = EventBus(handlers=[])
+
+
+        @bus.subscribe("row", batch=500)
         def store(rows: list[str]) -> None:
             errors: dict[int, Exception] = {}
             for index, row in enumerate(rows):
                 try:
-                    insert(row)
+                    int(row)
                 except ValueError as error:
                     errors[index] = error
             if errors:
                 raise BatchFailed(errors)
+
+
+        with bus:
+            states = [receipt.has_failure for receipt in bus.stream(["1", "x"], topic="row")]
+        assert sorted(states) == [False, True]
         ```
 
     Args:
@@ -130,6 +240,25 @@ class Cancelled(ProcbusError, CancelledError):
     Code that catches the `CancelledError` of `concurrent.futures` catches this too. It is not
     asyncio's `CancelledError`, which would end the task that waits for the result.
 
+    Example:
+        ```python
+        import threading
+
+        from procbus import Cancelled, EventBus
+
+        gate = threading.Event()
+        with EventBus(handlers=[], io_workers=1) as bus:
+            bus.subscribe("word", lambda word: gate.wait())
+            bus.publish("word", "one")
+            second = bus.publish("word", "two")
+            second.cancel()
+            gate.set()
+            try:
+                second.result()
+            except Cancelled as error:
+                print(error)
+        ```
+
     Attributes:
         handler: name of the handler.
         event_id: id of the event.
@@ -143,6 +272,20 @@ class Cancelled(ProcbusError, CancelledError):
 
 class HandlerTimeout(ProcbusError, TimeoutError):
     """A handler ran longer than its time limit.
+
+    Example:
+        ```python
+        import time
+
+        from procbus import EventBus, HandlerTimeout
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("seconds", time.sleep, kind="cpu", timeout=0.2)
+            try:
+                bus.publish("seconds", 60).result()
+            except HandlerTimeout as error:
+                print(error)
+        ```
 
     Attributes:
         handler: name of the handler.
@@ -173,6 +316,27 @@ class HandlerTimeout(ProcbusError, TimeoutError):
 
 class MemoryLimitExceeded(ProcbusError):
     """A handler's worker, with the processes that it started, grew above its memory limit.
+
+    Example:
+        ```python
+        import time
+
+        from procbus import EventBus, MemoryLimitExceeded
+
+
+        def fill(size: int) -> int:
+            memory = bytearray(size)
+            time.sleep(60)
+            return len(memory)
+
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("size", fill, kind="cpu", max_memory="200 MiB")
+            try:
+                bus.publish("size", 1 << 29).result()
+            except MemoryLimitExceeded as error:
+                print(error)
+        ```
 
     Attributes:
         handler: name of the handler.
@@ -205,15 +369,56 @@ class MemoryLimitExceeded(ProcbusError):
 
 
 class CircuitOpen(ProcbusError):
-    """Workers died one after the other without a success, so the cpu lane takes no new work now."""
+    """Workers died one after the other without a success, so the cpu lane takes no new work now.
+
+    Example:
+        ```python
+        from procbus import CircuitOpen, EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", abs, kind="cpu")
+            try:
+                print(bus.publish("number", -7).result())
+            except CircuitOpen as error:
+                print("the workers die: ", error)
+        ```
+    """
 
 
 class JournalError(ProcbusError):
-    """The journal cannot be opened, read or written."""
+    """The journal cannot be opened, read or written.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from procbus import EventBus, JournalError
+
+        Path("notes.txt").write_text("no journal" * 100)
+        try:
+            EventBus(handlers=[], journal="notes.txt")
+        except JournalError as error:
+            print(error)
+        ```
+    """
 
 
 class WorkerDied(ProcbusError, BrokenExecutor):
     """The worker process ended while it ran this delivery, or no worker could be started for it.
+
+    Example:
+        ```python
+        import os
+
+        from procbus import EventBus, WorkerDied
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("code", os._exit, kind="cpu")
+            try:
+                bus.publish("code", 1).result()
+            except WorkerDied as error:
+                print(error.exit_code, error)
+        ```
 
     Attributes:
         handler: name of the handler.

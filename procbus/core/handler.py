@@ -158,6 +158,16 @@ class Limits:
 class Handler:
     """One subscription. Immutable, so any thread may read it; equal only to itself.
 
+    Example:
+        ```python
+        from procbus import EventBus
+
+        bus = EventBus(handlers=[])
+        bus.subscribe("word", len, kind="cpu", retries=2)
+        (handler,) = bus.handlers("word")
+        assert (handler.name, handler.kind, handler.retries) == ("builtins.len", "cpu", 2)
+        ```
+
     Attributes:
         number: unique among the handlers of this process; workers know the handler by it.
         function: the function that is called with the event.

@@ -194,7 +194,23 @@ class Listeners:
 
 
 class Listening:
-    """The return value of `EventBus.listen`: stop it, or use it in a `with` block."""
+    """The return value of `EventBus.listen`: stop it, or use it in a `with` block.
+
+    Example:
+        ```python
+        from procbus import EventBus, Settled
+
+
+        class Show:
+            def settled(self, moment: Settled) -> None:
+                print(moment.outcome.kind)
+
+
+        with EventBus(handlers=[]) as bus:
+            listening = bus.listen(Show())
+            listening.stop()
+        ```
+    """
 
     def __init__(self, listeners: Listeners, ears: dict[str, Ear]) -> None:
         self._listeners = listeners

@@ -17,6 +17,26 @@ from procbus.core.receipt import Receipt
 class Published:
     """A handler published an event that at least one handler takes. Immutable.
 
+    Example:
+        ```python
+        from procbus import EventBus, Published, current
+
+
+        class Watch:
+            def published(self, moment: Published) -> None:
+                print(moment.handler, moment.parent_id)
+
+
+        def relay(number: str) -> None:
+            current().publish("digits", number)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", relay)
+            bus.subscribe("digits", print)
+            bus.publish("number", "7")
+        ```
+
     Attributes:
         receipt: the receipt of the event.
         handler: name of the handler that published it.
@@ -36,6 +56,23 @@ class Published:
 class Accepted:
     """The bus has accepted a delivery, which is about to enter its lane. Immutable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, Accepted
+
+
+        class Watch:
+            def accepted(self, moment: Accepted) -> None:
+                print(moment.delivery.handler.name)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads)
+            bus.publish("number", "7")
+        ```
+
     Attributes:
         delivery: the delivery.
         receipt: the receipt of its event.
@@ -50,6 +87,23 @@ class Accepted:
 @dataclass(frozen=True, slots=True)
 class Started:
     """An attempt of a handler has begun. Immutable.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, Started
+
+
+        class Watch:
+            def started(self, moment: Started) -> None:
+                print(moment.attempt, moment.pid)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads)
+            bus.publish("number", "7")
+        ```
 
     Attributes:
         delivery: the delivery.
@@ -70,6 +124,23 @@ class Started:
 class Retried:
     """An attempt has failed, and another will follow. Immutable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, Retried
+
+
+        class Watch:
+            def retried(self, moment: Retried) -> None:
+                print(moment.attempt, moment.wait_s)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads, retries=1)
+            bus.publish("number", "seven")
+        ```
+
     Attributes:
         delivery: the delivery.
         receipt: the receipt of its event.
@@ -89,6 +160,23 @@ class Retried:
 class Settled:
     """A delivery has ended for good: by success, failure or cancellation. Immutable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, Settled
+
+
+        class Watch:
+            def settled(self, moment: Settled) -> None:
+                print(moment.outcome.kind)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads)
+            bus.publish("number", "7")
+        ```
+
     Attributes:
         delivery: the delivery, with the outcomes of its earlier attempts in `earlier`.
         receipt: the receipt of its event.
@@ -107,6 +195,23 @@ class Settled:
 class WorkerStarted:
     """A worker of the cpu lane is ready. Immutable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, WorkerStarted
+
+
+        class Watch:
+            def worker_started(self, moment: WorkerStarted) -> None:
+                print(moment.worker, moment.pid)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads, kind="cpu")
+            bus.publish("number", "7")
+        ```
+
     Attributes:
         worker: name of its place in the lane, as in `bus.health()`.
         pid: its process; for a thread the script's own.
@@ -123,6 +228,23 @@ class WorkerStarted:
 @dataclass(frozen=True, slots=True)
 class WorkerEnded:
     """A worker of the cpu lane has ended, or died. Immutable.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, WorkerEnded
+
+
+        class Watch:
+            def worker_ended(self, moment: WorkerEnded) -> None:
+                print(moment.worker, moment.reason)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads, kind="cpu")
+            bus.publish("number", "7")
+        ```
 
     Attributes:
         worker: name of its place in the lane, as in `bus.health()`.
@@ -146,6 +268,23 @@ class WorkerEnded:
 class WorkerStalled:
     """A worker process makes no progress in a handler: no CPU, no input or output. Immutable.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, WorkerStalled
+
+
+        class Watch:
+            def worker_stalled(self, moment: WorkerStalled) -> None:
+                print(moment.worker, moment.delivery)
+
+
+        with EventBus(handlers=[]) as bus, bus.listen(Watch()):
+            bus.subscribe("number", loads, kind="cpu")
+            bus.publish("number", "7")
+        ```
+
     Attributes:
         worker: name of its place in the lane, as in `bus.health()`.
         pid: its process.
@@ -167,6 +306,26 @@ class Listener:
     Inherit from this class if a type checker should compare your methods with these; any other
     object will do too. Methods that you leave out cost nothing. docs/listeners.md says when each is
     called, and in which thread.
+
+    Example:
+        ```python
+        from procbus import EventBus, Listener, Settled
+
+
+        class Count(Listener):
+            ended = 0
+
+            def settled(self, moment: Settled, /) -> None:
+                self.ended += 1
+
+
+        count = Count()
+        with EventBus(handlers=[]) as bus:
+            bus.listen(count)
+            bus.subscribe("word", print)
+            bus.publish("word", "hello")
+        assert count.ended == 1
+        ```
     """
 
     def published(self, moment: Published, /) -> None:

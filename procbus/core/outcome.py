@@ -8,7 +8,21 @@ from typing import Any, NamedTuple
 
 
 class OutcomeKind(enum.Enum):
-    """The ways in which an attempt can end."""
+    """The ways in which an attempt can end.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, OutcomeKind
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", loads)
+            bus.publish("number", "seven").wait()
+            (letter,) = bus.dead_letters
+            assert letter.outcome.kind is OutcomeKind.RAISED
+        ```
+    """
 
     SUCCEEDED = "succeeded"
     RAISED = "raised"
@@ -19,7 +33,22 @@ class OutcomeKind(enum.Enum):
 
 
 class Outcome(NamedTuple):
-    """The end of one attempt. Immutable; a tuple because one is made for every delivery."""
+    """The end of one attempt. Immutable; a tuple because one is made for every delivery.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            receipt = bus.publish("word", "hello")
+            receipt.wait()
+            outcome = receipt.deliveries[0].outcome
+            assert outcome is not None
+            assert outcome.value == 5
+            print(outcome.ended_at - outcome.started_at, "seconds")
+        ```
+    """
 
     kind: OutcomeKind
     #: The return value of the handler; None unless it succeeded.

@@ -24,6 +24,22 @@ class Progress(NamedTuple):
     """How far a running handler is: the last report that it made with `current().progress()`.
 
     It prints as ``4,211 of 5,000: parsing``.
+
+    Example:
+        ```python
+        from procbus import EventBus, current
+
+
+        def load(rows: list[str]) -> str:
+            current().progress(1, len(rows), note="parsing")
+            return "done"
+
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("table", load)
+            receipt = bus.publish("table", ["a", "b"])
+            print(receipt.deliveries[0].progress)  # while it runs: 1 of 2: parsing
+        ```
     """
 
     #: Amount of work done, in the unit of the handler.

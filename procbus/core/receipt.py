@@ -89,6 +89,17 @@ class Receipt(Generic[EventT_co, ResultT_co]):
 
     `left` and `callbacks` are guarded by `lock`, which belongs to the bus's settlement. Two
     subclasses store the fields: one for a single handler, one for any number.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            receipt = bus.publish("word", "hello")
+            assert receipt.result(timeout=10) == 5
+            assert receipt.done
+        ```
     """
 
     if not TYPE_CHECKING:  # it would want the fields named here, where two layouts could not meet
@@ -165,6 +176,15 @@ class Receipt(Generic[EventT_co, ResultT_co]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every delivery is settled.
 
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", print)
+                assert bus.publish("word", "hello").wait(timeout=10)
+            ```
+
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
 
@@ -190,14 +210,18 @@ class Receipt(Generic[EventT_co, ResultT_co]):
     def cancel(self) -> bool:
         """Cancel each delivery that is not settled, see `Delivery.cancel`.
 
-        Returns:
-            True if every delivery is cancelled, or will be unless its handler succeeds first.
-
         Example:
             ```python
-            receipt = bus.publish(Image("large.png"))
-            receipt.cancel()
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("image", print)
+                receipt = bus.publish("image", "large.png")
+                receipt.cancel()
             ```
+
+        Returns:
+            True if every delivery is cancelled, or will be unless its handler succeeds first.
         """
         return self.ask_all(CancelRequest(monotonic(), CALLED, for_good=True))
 
@@ -243,6 +267,17 @@ class Receipt(Generic[EventT_co, ResultT_co]):
     def result(self, timeout: float | None = None) -> ResultT_co:
         """Wait, then return the return value of the event's only handler.
 
+        Example:
+            ```python
+            from json import loads
+
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("number", loads)
+                assert bus.publish("number", "7").result() == 7
+            ```
+
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
 
@@ -259,6 +294,16 @@ class Receipt(Generic[EventT_co, ResultT_co]):
 
     def results(self, timeout: float | None = None) -> list[ResultT_co]:
         """Wait, then return the return value of each handler, in the order of `deliveries`.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                bus.subscribe("word", str.upper)
+                assert bus.publish("word", "hello").results() == [5, "HELLO"]
+            ```
 
         Args:
             timeout: maximum wait in seconds; None waits as long as it takes.
@@ -277,7 +322,27 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         return [delivery.result() for delivery in self.deliveries]
 
     async def settled(self) -> Self:
-        """Wait in an event loop until every delivery is settled; never raises for a failure."""
+        """Wait in an event loop until every delivery is settled; never raises for a failure.
+
+        Example:
+            ```python
+            import asyncio
+            from json import loads
+
+            from procbus import EventBus
+
+
+            async def main() -> None:
+                async with EventBus(handlers=[]) as bus:
+                    bus.subscribe("number", loads)
+                    receipt = await bus.apublish("number", "seven")
+                    await receipt.settled()  # raises nothing, whatever became of the event
+                    assert receipt.has_failure
+
+
+            asyncio.run(main())
+            ```
+        """
         import asyncio  # only here: `import procbus` stays light
 
         if self.left:

@@ -91,7 +91,18 @@ def _text(cell: int | str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Percentiles:
-    """A duration in seconds, to within 4.5 %; all three None when nothing was measured."""
+    """A duration in seconds, to within 4.5 %; all three None when nothing was measured.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.stats().handlers["builtins.len"].run_s)
+        ```
+    """
 
     #: Half of all durations are no longer.
     p50: float | None = None
@@ -123,7 +134,18 @@ BUCKET_BOUNDS_S = tuple(2.0**octave for octave in _OCTAVES)
 
 @dataclass(frozen=True, slots=True)
 class HandlerStats:
-    """Deliveries of one handler on one bus, counted since it was made."""
+    """Deliveries of one handler on one bus, counted since it was made.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.stats().handlers["builtins.len"])
+        ```
+    """
 
     published: int = 0
     #: Deliveries in the handler now.
@@ -161,7 +183,18 @@ class HandlerStats:
 
 @dataclass(frozen=True, slots=True)
 class LaneStats:
-    """The state of one lane at the moment of the snapshot."""
+    """The state of one lane at the moment of the snapshot.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.stats().lanes["io"])
+        ```
+    """
 
     #: Deliveries that wait for a worker, or behind another of their key or handler.
     depth: int
@@ -193,7 +226,18 @@ def together(lanes: Sequence[LaneStats]) -> LaneStats:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryStats:
-    """Memory shared with the workers of the cpu lane for large events and results, in bytes."""
+    """Memory shared with the workers of the cpu lane for large events and results, in bytes.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.stats().shared_memory)
+        ```
+    """
 
     #: Blocks of open events; blocks of settled events that handlers still keep a view of; and
     #: blocks that wait to be used again.
@@ -216,6 +260,16 @@ class BusStats:
     """The state of a bus. Its parts are read one after the other, while work goes on.
 
     `print` it for a table.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.stats())
+        ```
     """
 
     #: Deliveries published and not settled.

@@ -33,6 +33,20 @@ class DeadLetters(tuple[DeadLetter, ...]):
     """The deliveries that failed for good, oldest first, at the time of asking. Thread-safe.
 
     A tuple, which never changes; its methods work on the bus that it came from.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", loads)
+            bus.publish("number", "seven").wait()
+            for letter in bus.dead_letters.filter(handler=loads):
+                print(letter)
+            bus.dead_letters.clear()
+        ```
     """
 
     _box: DeadLetterBox

@@ -97,6 +97,14 @@ class BusExecutor(Executor):
     No part of the bus refers to this object. So it is freed as soon as its user drops it. A bus of
     its own then finishes, and ends its workers.
 
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus, bus.executor("cpu", retries=1) as pool:
+            assert pool.submit(pow, 2, 10).result() == 1024
+        ```
+
     Args:
         bus: the bus that runs the calls; kept alive.
         parts: parts of that bus.

@@ -39,6 +39,14 @@ _Named = dict[str, list[Subscription]]
 class ResumeSummary:
     """The contents of a journal when its bus was made, and their fate so far. Immutable.
 
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[], journal="run.db") as bus:
+            print(bus.resume_summary)
+        ```
+
     Attributes:
         unfinished: number of unfinished deliveries of earlier runs.
         resumed: number of them that were fed to each handler so far, by its name.

@@ -267,6 +267,26 @@ default_registry = Registry()
 def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
     """Subscribe the decorated function to a topic, in the default registry.
 
+    Example:
+        ```python
+        from procbus import EventBus, subscribe
+
+
+        @subscribe("number", kind="cpu", timeout=10)
+        def square(number: int) -> int:
+            return number * number
+
+
+        @subscribe()  # the annotation is the topic
+        def show(word: str) -> None:
+            print(word)
+
+
+        with EventBus() as bus:
+            bus.publish("hello")
+            assert bus.publish("number", 7).result() == 49
+        ```
+
     Args:
         topic: a class, a dotted string (``*`` is one word, ``#`` zero or more), a tuple or list of
             these; None takes it from the annotation of the function's first parameter.

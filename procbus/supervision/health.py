@@ -41,7 +41,19 @@ _LEAST_SPAN_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHealth:
-    """The present state of one worker. Unknown facts are None."""
+    """The present state of one worker. Unknown facts are None.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[], cpu_workers=1) as bus:
+            bus.subscribe("number", abs, kind="cpu")
+            bus.publish("number", -7).wait()
+            for worker in bus.health():
+                print(worker)
+        ```
+    """
 
     kind: Literal["io", "cpu"]
     #: Name of the thread: the worker's own if it is a thread, its companion's if it is a process.
@@ -81,7 +93,18 @@ class WorkerHealth:
 
 
 class BusHealth(tuple[WorkerHealth, ...]):
-    """The workers of a bus; `print` it for a table."""
+    """The workers of a bus; `print` it for a table.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            print(bus.health())
+        ```
+    """
 
     __slots__ = ()
 

@@ -15,7 +15,19 @@ _SHOWN = 20
 
 
 class Captured(Sequence[Receipt]):
-    """Receipts of events, in the order of their publishing. Immutable."""
+    """Receipts of events, in the order of their publishing. Immutable.
+
+    Example:
+        ```python
+        from procbus.testing import InlineBus
+
+        bus = InlineBus(handlers=[])
+        bus.publish("order.paid", 17)
+        bus.publish("order.sent", 17)
+        assert len(bus.published) == 2
+        assert bus.published.of("order.paid").events == [17]
+        ```
+    """
 
     def __init__(self, receipts: Sequence[Receipt]) -> None:
         self._receipts = tuple(receipts)

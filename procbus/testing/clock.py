@@ -27,6 +27,21 @@ class Clock:
     In a test, `advance` runs the retries that are due by then, in the calling thread. In a handler
     it stands for the handler's duration: a handler that passes its time limit ends there.
 
+    Example:
+        ```python
+        from json import loads
+
+        from procbus.testing import Clock, InlineBus
+
+        clock = Clock()
+        bus = InlineBus(handlers=[], clock=clock)
+        bus.subscribe("number", loads, retries=1, backoff=60)
+        receipt = bus.publish("number", "seven")
+        assert not receipt.done
+        clock.advance(60)  # the second attempt fails too
+        assert receipt.has_failure
+        ```
+
     Args:
         auto: when no other work is left, go on to the next retry at once, so that no delivery
             waits.

@@ -32,6 +32,23 @@ class InlineBus(EventBus):
     its end. Limits of memory, `concurrency` and `key` have no meaning here. Other options of
     `EventBus` are refused, because they need workers, shared memory or a journal.
 
+    Example:
+        ```python
+        from procbus import current
+        from procbus.testing import InlineBus
+
+
+        def split(text: str) -> None:
+            for word in text.split():
+                current().publish("word", word)
+
+
+        bus = InlineBus(handlers=[])
+        bus.subscribe("text", split)
+        bus.publish("text", "two words")
+        assert bus.published.of("word").events == ["two", "words"]
+        ```
+
     Args:
         handlers: as for `EventBus`.
         pickling: pickle the events, results and functions of cpu handlers, as for a worker process.
@@ -99,6 +116,15 @@ class InlineBus(EventBus):
     ) -> Captured:
         """Assert that such events were published, and return their receipts.
 
+        Example:
+            ```python
+            from procbus.testing import InlineBus
+
+            bus = InlineBus(handlers=[])
+            bus.publish("order.paid", 17)
+            bus.assert_published("order.*", count=1, where=lambda order: order == 17)
+            ```
+
         Args:
             *topics: classes, and dotted strings with `*` and `#`; none for all.
             count: the exact number; None for at least one.
@@ -119,6 +145,18 @@ class InlineBus(EventBus):
 
     def assert_no_failures(self) -> None:
         """Assert that the test has looked at every failure, on a receipt or dead letter.
+
+        Example:
+            ```python
+            from json import loads
+
+            from procbus.testing import InlineBus
+
+            bus = InlineBus(handlers=[])
+            bus.subscribe("number", loads)
+            bus.publish("number", "7")
+            bus.assert_no_failures()
+            ```
 
         Raises:
             AssertionError: there is another failure; the message has the tracebacks.

@@ -45,6 +45,15 @@ class DaskPool:
     worker starts, and which ends with the bus. `procbus[dask]` must be installed here and on the
     cluster, and the Dask workers must be reachable from here.
 
+    Example:
+        ```python
+        from procbus import DaskPool, EventBus
+
+        bus = EventBus(handlers=[], cpu=DaskPool("tcp://host:8786"))
+        bus.subscribe("number", abs, kind="cpu")
+        bus.close()
+        ```
+
     Args:
         cluster: address of a scheduler, or a `distributed.Client`, which stays yours to close.
 
