@@ -5,18 +5,20 @@ In README.md and the pages of docs/:
 - each ```python block is a script of its own, run in an empty directory;
 - ```python continue adds to the script of the block before it;
 - ```python no-run REASON is not run, for that reason;
+- ```text output is the whole output of the script before it on stdout; `...` stands for any text;
 - each `$ ` line of a ```console block is a command that exists.
 """
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,7 @@ class Script:
 
     line: int
     text: str
+    output: str | None = None
 
 
 def blocks_of(page: str) -> list[Block]:
@@ -89,6 +92,10 @@ def scripts_of(page: str) -> list[Script]:
     for block in blocks_of(page):
         if block.language in MISNAMED:
             raise ValueError(f"line {block.line}: use python or console, not {block.language}")
+        if block.language == "text" and block.remark == "output":
+            if not scripts or scripts[-1].output is not None:
+                raise ValueError(f"line {block.line}: this output has no script before it")
+            scripts.append(replace(scripts.pop(), output=block.text))
         if block.language != "python":
             continue
         word, _, reason = block.remark.partition(" ")
@@ -143,17 +150,24 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, cwd: Path, errors: int = subprocess.STDOUT
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         text=True,
         timeout=SCRIPT_LIMIT_S,
     )
+
+
+def same_output(shown: str, printed: str) -> bool:
+    """Whether a script printed the output that its page shows."""
+    return doctest.OutputChecker().check_output(f"{shown}\n", printed, doctest.ELLIPSIS)
 
 
 def unknown_in(command: str, cwd: Path) -> str:
@@ -203,9 +217,11 @@ def scripts_of_file(page: Path) -> list[Script]:
 )
 def test_the_python_on_a_page_runs(page: Path, script: Script, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(script.text, encoding="utf-8")
-    ran = run_python("example.py", cwd=tmp_path)
+    ran = run_python("example.py", cwd=tmp_path, errors=subprocess.PIPE)
+    said = f"{relative(page)}, script at line {script.line}:\n{ran.stdout}\n{ran.stderr}"
 
-    assert ran.returncode == 0, f"{relative(page)}, script at line {script.line}:\n{ran.stdout}"
+    assert ran.returncode == 0, said
+    assert script.output is None or same_output(script.output, ran.stdout), said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -234,6 +250,16 @@ def test_a_block_in_a_list_loses_its_indentation() -> None:
     page = "- so:\n\n  ```python\n  if True:\n      pass\n  ```\n"
 
     assert scripts_of(page) == [Script(4, "\n\n\nif True:\n    pass\n")]
+
+
+def test_the_output_below_a_script_is_its_output() -> None:
+    page = "```python\nprint(1, id(2))\n```\n\n```text output\n1 ...\n```\n"
+
+    assert scripts_of(page) == [Script(2, "\nprint(1, id(2))\n", "1 ...")]
+    assert same_output("1 ...", "1 4711\n")
+    assert not same_output("1 ...", "2 4711\n")
+    with pytest.raises(ValueError, match="no script before it"):
+        scripts_of("```text output\n1\n```\n")
 
 
 def test_a_block_is_passed_over_only_for_a_reason() -> None:
