@@ -52,6 +52,7 @@ html_title = "procbus"
 html_static_path = ["_static"]
 html_css_files = ["procbus.css"]
 html_copy_source = False
+html_show_search_summary = False  # a page that is opened as a file may not read others
 html_show_sphinx = False
 html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}

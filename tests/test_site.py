@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import CHROMIUM, Browser
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -71,7 +73,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("site")
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     styles = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.css")}
     loaded = {
@@ -89,7 +90,6 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("site")
 def test_the_site_has_an_index_for_language_models(site: Path) -> None:
     text = (site / "llms.txt").read_text(encoding="utf-8")
     pages = re.findall(r"^- \[[^\]]+\]\(([^)]+)\): .+", text, flags=re.MULTILINE)
@@ -99,9 +99,40 @@ def test_the_site_has_an_index_for_language_models(site: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("site")
 def test_the_search_index_knows_the_words_of_pages_and_docstrings(site: Path) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
 
     for word in ("timeout", "procbus.EventBus", "journal"):
         assert word in index
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_search_works_on_files(site: Path, tmp_path: Path) -> None:
+    with Browser(tmp_path) as browser:
+        browser.open(f"{(site / 'search.html').as_uri()}?q=timeout")
+        browser.shows("pages matching the search query", "procbus.HandlerTimeout", "All options")
+
+        assert browser.errors == []
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_screen(
+    site: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    wider = []
+    with Browser(tmp_path, width=width, dark=dark) as browser:
+        for page in listed_pages():
+            browser.open((site / f"{page}.html").as_uri())
+            browser.shows("Made with Furo")
+            if browser.run("document.documentElement.scrollWidth > window.innerWidth"):
+                wider.append(page)
+
+        assert wider == []
+        assert browser.errors == []
