@@ -96,7 +96,14 @@ def as_restructured(
     """Turn the Markdown of a docstring, its fences and links, into reStructuredText."""
     made: list[str] = []
     inside = ""  # the indentation of the fence that is open, with a mark
+    returning = False  # after "Returns:", of which napoleon takes words before a colon for a type
     for line in lines:
+        if line == "Returns:":
+            returning = True
+            continue
+        if returning and line.startswith("    "):
+            line = f":returns: {line.strip()}"
+        returning = False
         fence = re.fullmatch(r"( *)```(\w*).*", line)
         if fence and not inside:
             made += ["", f"{fence[1]}.. code-block:: {fence[2] or 'none'}", ""]
