@@ -13,10 +13,11 @@ from procbus.assembly import Assembly
 from procbus.core.context import NOTHING
 from procbus.core.errors import JournalError, OptionError
 from procbus.core.handler import HandlerOptions, make_handler, shows_handler_options
+from procbus.core.introspection import is_function
 from procbus.core.options import shows_options
 from procbus.core.receipt import Receipt
 from procbus.core.stats import BusStats
-from procbus.core.topic import check_concrete, topics_in
+from procbus.core.topic import Topic, Topics, check_concrete, topics_in
 from procbus.core.validation import is_whole, shown
 from procbus.dispatch.choosing import Choice
 from procbus.dispatch.dead_letters import DeadLetters
@@ -264,19 +265,23 @@ class EventBus:
     # Subscribing.
 
     @overload
-    def subscribe(self, topic: object, handler: F, **options: Unpack[HandlerOptions]) -> F: ...
+    def subscribe(self, topic: Topics, handler: F, **options: Unpack[HandlerOptions]) -> F: ...
 
     @overload
     def subscribe(
-        self, topic: object = None, **options: Unpack[HandlerOptions]
+        self, topic: Topics = None, **options: Unpack[HandlerOptions]
     ) -> Callable[[F], F]: ...
 
+    @overload
+    def subscribe(self, handler: F, /, **options: Unpack[HandlerOptions]) -> F: ...
+
     @shows_handler_options
-    def subscribe(self, topic: object = None, handler: F | None = None, **options: Any) -> Any:
+    def subscribe(self, topic: Any = None, handler: Any = None, **options: Any) -> Any:
         """Subscribe a handler to this bus alone: a call, or a decorator when no handler is given.
 
         As with `procbus.subscribe`, a function gets each event once, however often it was
-        subscribed, and a definition that is run again replaces the old one.
+        subscribed, and a definition that is run again replaces the old one. Without a topic, as
+        ``@bus.subscribe`` or ``bus.subscribe(function)``, the annotation gives the topic.
 
         Example:
             ```python
@@ -307,7 +312,9 @@ class EventBus:
             SubscriptionError: function or options cannot work; the sentence says what to change.
             SerializationError: a cpu handler holds something that cannot travel to a worker.
         """
-        topics = topics_in(topic)  # now: under a bare @bus.subscribe, decorate() is never called
+        if handler is None and is_function(topic):
+            topic, handler = None, topic
+        topics = topics_in(topic)  # now: a wrong one is told at the decorator's line
 
         def decorate(function: F) -> F:
             made = make_handler(function, topics or None, **options)
@@ -319,7 +326,7 @@ class EventBus:
 
         return decorate if handler is None else decorate(handler)
 
-    def unsubscribe(self, handler: Callable[..., Any], topic: object = None) -> None:
+    def unsubscribe(self, handler: Callable[..., Any], topic: Topics = None) -> None:
         """Take a function off this bus. Its pending deliveries still run.
 
         Example:
@@ -344,7 +351,7 @@ class EventBus:
 
     @contextmanager
     def subscribed(
-        self, topic: object, handler: F, **options: Unpack[HandlerOptions]
+        self, topic: Topics, handler: F, **options: Unpack[HandlerOptions]
     ) -> Iterator[F]:
         """Subscribe a handler to this bus for the length of a `with` block.
 
@@ -373,7 +380,7 @@ class EventBus:
         with self._subscriptions.held(made):
             yield handler
 
-    def handlers(self, topic: object = None) -> tuple[Handler, ...]:
+    def handlers(self, topic: Topic | None = None) -> tuple[Handler, ...]:
         """The handlers that an event would reach, in the order of their subscription.
 
         `where` is not called, because it needs the event.
@@ -495,7 +502,7 @@ class EventBus:
         self,
         *,
         handler: Callable[..., Any] | Handler | str | None = None,
-        topic: object = None,
+        topic: Topics = None,
         where: Callable[[Any], object] | None = None,
     ) -> int:
         """Cancel open deliveries of this bus, see `Delivery.cancel`. Without arguments: all.

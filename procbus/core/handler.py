@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, Unpack, get_args
 
 from procbus.core.cancelling import CANCEL_GRACE_S
 from procbus.core.errors import SubscriptionError, TopicError
+from procbus.core.fitting import problem_of_annotation
 from procbus.core.introspection import (
     is_async,
     is_generator,
@@ -399,13 +400,18 @@ def make_handler(
         # rest.
         raise SubscriptionError(f"handler {name_of(function)}: {error}") from error.__cause__
     kind = parts["kind"]
-    for problem in _problems_of_kind(function, kind):
+    topics = _topics(function, topic, in_list=parts["batch"] is not None)
+    problems = itertools.chain(
+        _problems_of_kind(function, kind),
+        _problems_of_annotation(function, () if topic is None else topics, parts),
+    )
+    for problem in problems:
         raise SubscriptionError(f"handler {name_of(function)}: {problem}")
     made = {
         "name": parts["name"] or name_of(function),
         "kind": "cpu" if kind == "cpu" else "io",
         "auto": kind == "auto",
-        "topics": _topics(function, topic, in_list=parts["batch"] is not None),
+        "topics": topics,
         "is_async": is_async(function),
     }
     return Handler(function=function, **{**parts, **made})
@@ -471,6 +477,16 @@ def _problems_of_kind(function: Callable[..., Any], kind: str) -> Iterator[str]:
         yield "an async handler can only be kind='io', on the event loop; leave kind out"
     if kind == "cpu" and is_async(function):
         yield "an async handler belongs to kind='io'; make it a plain def for kind='cpu'"
+
+
+def _problems_of_annotation(
+    function: Callable[..., Any], topics: Sequence[Topic], parts: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say which topic has only events that the annotation excludes; `where` may choose others."""
+    if parts["where"] is None:
+        problem = problem_of_annotation(function, topics, in_list=parts["batch"] is not None)
+        if problem:
+            yield problem
 
 
 def _problems_of_unknown(options: Iterable[str]) -> Iterator[str]:

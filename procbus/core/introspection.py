@@ -21,7 +21,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
-from typing import Any
+from typing import Any, TypeGuard
 
 from procbus.core.errors import SubscriptionError
 
@@ -40,9 +40,9 @@ def topics_of(function: Callable[..., Any], *, in_list: bool = False) -> tuple[t
     Raises:
         SubscriptionError: the annotation is missing, cannot be resolved, or names no class.
     """
-    members = _members(_resolve(function, _first_annotation(function)))
+    members = members_of(_resolve(function, _first_annotation(function)))
     if in_list:
-        members = (each for hint in members for each in _members(_element_of(function, hint)))
+        members = (each for hint in members for each in members_of(_element_of(function, hint)))
     return tuple(dict.fromkeys(_class_of(function, member) for member in members))
 
 
@@ -58,6 +58,42 @@ def _element_of(function: Callable[..., Any], hint: Any) -> object:
         f"class of its events, such as list[MyEvent], or name the topic: "
         f'@subscribe(MyEvent, batch=...) or @subscribe("my.topic", batch=...)'
     )
+
+
+def hint_of_first(function: Callable[..., Any]) -> Any:
+    """Return the annotation of the first parameter; `Any` if it does not tell.
+
+    A wrapper, which has `__wrapped__`, shows the parameters of the function in it: its own may be
+    others.
+    """
+    if _is_wrapper(function):
+        return Any
+    try:
+        return _resolve(function, _first_annotation(function))
+    except SubscriptionError:
+        return Any
+
+
+def element_in(hint: Any) -> Any:
+    """The class of the events, for the annotation of a list of them; `Any` if it does not tell."""
+    args = typing.get_args(hint)
+    return args[0] if typing.get_origin(hint) in _LISTS and args else Any
+
+
+def _is_wrapper(function: Callable[..., Any]) -> bool:
+    inner: Any = without_partial(function)
+    calls = (inner, getattr(inner, "__func__", None), type(inner).__call__)
+    return any(
+        inspect.getattr_static(each, name, None) is not None
+        for each in calls
+        for name in _TELL_SIGNATURE
+    )
+
+
+def class_in(hint: Any) -> type | None:
+    """The class of an annotation that is no union, without its parameters; None if it has none."""
+    found = typing.get_origin(hint) or hint
+    return found if isinstance(found, type) and found is not Any else None
 
 
 #: Annotations that a list of events fits.
@@ -163,12 +199,13 @@ def _closure_of(function: object) -> dict[str, object]:
     return variables
 
 
-def _members(hint: Any) -> Iterator[object]:
+def members_of(hint: Any) -> Iterator[object]:
+    """Yield the members of an annotation that is a union or the alias of one; else itself."""
     if sys.version_info >= (3, 12) and isinstance(hint, typing.TypeAliasType):
-        yield from _members(hint.__value__)
+        yield from members_of(hint.__value__)
     elif typing.get_origin(hint) in (typing.Union, types.UnionType):
         for member in typing.get_args(hint):
-            yield from _members(member)
+            yield from members_of(member)
     else:
         yield hint
 
@@ -189,6 +226,19 @@ def _refusal(function: Callable[..., Any], reason: str) -> SubscriptionError:
         f"handler {name_of(function)}: no topic, because {reason}; annotate its first parameter "
         f"with the class of its events, or name the topic: "
         f'@subscribe(MyEvent, kind=...) or @subscribe("my.topic", kind=...)'
+    )
+
+
+def is_function(topic: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether the first argument of `subscribe` is a handler: a callable that names no class.
+
+    Annotations such as ``list[int]`` are callable too.
+    """
+    kind = type(topic)
+    return (
+        callable(topic)
+        and not issubclass(kind, type | str | tuple | list)
+        and kind.__module__ not in ("types", "typing", "typing_extensions")
     )
 
 

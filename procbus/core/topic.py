@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from procbus.core.errors import TopicError
-from procbus.core.introspection import name_of
+from procbus.core.introspection import is_function, name_of
 
 Topic: TypeAlias = type | str
 """A class (its instances, and those of its subclasses) or a dotted string (maybe a pattern)."""
+
+Topics: TypeAlias = Topic | Sequence[Topic] | None
+"""One topic, or a tuple or list of several; None leaves them to the handler's annotation."""
 
 
 def check_pattern(topic: str) -> None:
@@ -156,10 +159,10 @@ def _checked(topic: object) -> Topic:
     if isinstance(topic, type):
         check_class(topic)
         return topic
-    if callable(topic) and hasattr(topic, "__code__"):
+    if is_function(topic):
         raise TopicError(
-            f"the function {name_of(topic)} is given as a topic; if the @subscribe above it has no "
-            f'parentheses, write @subscribe() or @subscribe(MyEvent) or @subscribe("my.topic")'
+            f"{name_of(topic)} is given as a topic, but it is a function; the topic comes first, "
+            f'as in bus.subscribe("my.topic", function)'
         )
     raise TopicError(
         f"{topic!r} is not a topic; a topic is a class, a dotted string, "

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from procbus.core.errors import NoSuchHandler, SubscriptionError
 from procbus.core.handler import (
@@ -20,13 +20,14 @@ from procbus.core.handler import (
 )
 from procbus.core.introspection import (
     identity_of,
+    is_function,
     looks_unimportable,
     module_of,
     name_of,
     same_function,
 )
 from procbus.core.log import log
-from procbus.core.topic import Topic, shown_topics, topics_in, without
+from procbus.core.topic import Topic, Topics, shown_topics, topics_in, without
 from procbus.routing.redefinition import Provenance, provenance_of, takes_its_place
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -263,9 +264,19 @@ default_registry = Registry()
 """The registry that `@subscribe` adds handlers to, and that a bus without `handlers=` uses."""
 
 
+@overload
+def subscribe(topic: Topics = None, **options: Unpack[HandlerOptions]) -> Callable[[F], F]: ...
+
+
+@overload
+def subscribe(function: F, /, **options: Unpack[HandlerOptions]) -> F: ...
+
+
 @shows_handler_options
-def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
+def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
     """Subscribe the decorated function to a topic, in the default registry.
+
+    Without arguments it needs no parentheses: ``@subscribe`` takes the topic from the annotation.
 
     Example:
         ```python
@@ -277,7 +288,7 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
             return number * number
 
 
-        @subscribe()  # the annotation is the topic
+        @subscribe  # the annotation is the topic
         def show(word: str) -> None:
             print(word)
 
@@ -336,14 +347,13 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
     a function replaces the old one.
 
     Returns:
-        A decorator that returns the function unchanged.
+        A decorator that returns the function unchanged; or the function, if that is given.
 
     Raises:
         SubscriptionError: function or options cannot work; the sentence says what to change.
         TopicError: the topic is neither a class nor a well-formed dotted string.
         SerializationError: a cpu handler holds something that cannot travel to a worker.
     """
-    topics = topics_in(topic)  # now: under a bare @subscribe the decorator below is never called
 
     def decorate(function: F) -> F:
         handler = make_handler(function, topics or None, **options)
@@ -352,7 +362,9 @@ def subscribe(topic: object = None, **options: Unpack[HandlerOptions]) -> Callab
         tell_of_new_definition(handler, gone)
         return function
 
-    return decorate
+    bare = is_function(topic)
+    topics = () if bare else topics_in(topic)  # now: a wrong one is told at the decorator's line
+    return decorate(topic) if bare else decorate
 
 
 def handlers_from(items: Iterable[Callable[..., Any] | ModuleType]) -> tuple[Handler, ...]:

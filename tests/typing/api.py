@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The public API in use: not run, but type-checked with `mypy --strict`, without one cast."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sized
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,15 +87,43 @@ async def fetch(url: str) -> Page:
 
 
 # An option that there is not, and a value that makes no sense, are errors.
-subscribe(retry=3)  # type: ignore[call-arg]
-subscribe(kind="gpu")  # type: ignore[arg-type]
-subscribe(timeout="30 s")  # type: ignore[arg-type]
+subscribe(retry=3)  # type: ignore[call-overload]
+subscribe(kind="gpu")  # type: ignore[call-overload]
+subscribe(timeout="30 s")  # type: ignore[call-overload]
+subscribe(3)  # type: ignore[call-overload]
+subscribe(Page | str)  # type: ignore[arg-type]
 EventBus([], cpu_worker=2)  # type: ignore[call-arg]
 EventBus([], on_full="drop")  # type: ignore[arg-type]
 EventBus([]).subscribe("a", print, retry=3)  # type: ignore[call-overload]
 EventBus([]).executor("cpu", concurrency=1)  # type: ignore[call-arg]
 InlineBus([], journal="run.db")  # type: ignore[call-arg]
 
+
+@subscribe
+def bare(page: Page) -> int:
+    return len(page.url)
+
+
+@subscribe
+async def bare_later(page: Page) -> int:
+    return len(page.url)
+
+
+@subscribe((Page, "page.*", int), kind="cpu")
+def several(page: object) -> bool:
+    return True
+
+
+@subscribe(Sized)
+def abstract(sized: Sized) -> int:
+    return len(sized)
+
+
+assert_type(bare(Page("x")), int)
+bare_as_it_was: Callable[[Page], Awaitable[int]] = bare_later
+assert_type(several(Page("x")), bool)
+assert_type(abstract([]), int)
+assert_type(subscribe(bare, kind="cpu")(Page("x")), int)
 assert_type(extract(Page("x")), list[str])
 decorated: Callable[[Page], list[str]] = extract
 
@@ -122,7 +150,13 @@ def supervise() -> EventBus:
     def order(event: Page) -> int:
         return len(event.url)
 
+    @bus.subscribe
+    def bare(event: Page) -> int:
+        return len(event.url)
+
     assert_type(order(Page("x")), int)
+    assert_type(bare(Page("x")), int)
+    assert_type(bus.subscribe(bare, name="again")(Page("x")), int)
     return bus
 
 

@@ -147,9 +147,23 @@ def test_limits_that_ask_for_nothing_are_fine(bus):
     assert bus.publish("a", 2).result(BOUND_S) == 4
 
 
-def test_a_decorator_without_parentheses_is_refused_at_once(bus):
-    with pytest.raises(TopicError, match="parentheses"):
+def test_a_decorator_without_parentheses_needs_an_annotation(bus):
+    with pytest.raises(SubscriptionError, match="has no annotation"):
         bus.subscribe(lambda event: None)
+
+
+def test_a_function_in_place_of_the_topic_is_refused_with_the_right_order(bus):
+    with pytest.raises(TopicError, match=r'the topic comes first, as in bus.subscribe\("my.topic"'):
+        bus.subscribe(print, "order.paid")
+
+
+def test_an_annotation_that_no_event_of_the_topic_can_be_is_refused(bus):
+    def shout(text: str) -> str:
+        return text.upper()
+
+    with pytest.raises(SubscriptionError, match=r"subscribed to int, but .* annotated str"):
+        bus.subscribe(int, shout)
+    assert bus.handlers() == ()
 
 
 def test_an_async_cpu_handler_is_refused(bus):

@@ -61,7 +61,17 @@ def test_topic_of_a_handler_of_single_events_is_the_list() -> None:
 def test_annotation_that_is_no_list_of_a_class_is_refused(function: Any) -> None:
     with pytest.raises(SubscriptionError, match=r"such as list\[MyEvent\], or name the topic"):
         make_handler(function, batch=10)
-    assert make_handler(function, Row, batch=10).topics == (Row,)
+
+
+def test_annotation_of_a_list_without_a_class_fits_each_topic() -> None:
+    assert make_handler(take_bare, Row, batch=10).topics == (Row,)
+    assert make_handler(take_either, Line, batch=10).topics == (Line,)
+
+
+@pytest.mark.parametrize("topic", [Row, "row"])
+def test_annotation_of_one_event_is_refused_for_a_list(topic: object) -> None:
+    with pytest.raises(SubscriptionError, match="batch= gives it a list of events"):
+        make_handler(take_row, topic, batch=10)
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def test_each_of_several_topics_is_checked():
         topics_in((int, Named))
 
 
-def test_error_for_a_function_as_topic_names_the_parentheses():
+def test_error_for_a_function_as_topic_names_the_order():
     def handle(event: int) -> None: ...
 
-    with pytest.raises(TopicError, match=r"handle is given as a topic.*@subscribe\(\)"):
+    with pytest.raises(TopicError, match=r"handle is given as a topic.*the topic comes first"):
         topics_in(handle)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from procbus.core.errors import NoSuchHandler, SerializationError, SubscriptionError, TopicError
+from procbus.core.errors import NoSuchHandler, SerializationError, SubscriptionError
 from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.routing.registry import Registry, default_registry, handlers_from, subscribe
@@ -173,10 +173,25 @@ def test_function_can_be_subscribed_more_than_once():
     assert [h.topics for h in default_registry.of_function(handle)] == [("b",), ("a",)]
 
 
-def test_subscribe_without_parentheses_is_refused_at_once():
-    bare: Any = subscribe
-    with pytest.raises(TopicError, match=r"handle is given as a topic.*write @subscribe\(\)"):
-        bare(handle)
+def test_subscribe_without_parentheses_takes_the_topic_from_the_annotation():
+    @subscribe
+    def bare(event: int) -> int:
+        return event + 1
+
+    (handler,) = default_registry.of_function(bare)
+    assert handler.topics == (int,)
+    assert bare(1) == 2
+
+
+def test_subscribe_takes_a_function_with_options():
+    assert subscribe(handle, kind="cpu", priority=3) is handle
+    (handler,) = default_registry.of_function(handle)
+    assert (handler.kind, handler.priority) == ("cpu", 3)
+
+
+def test_subscribe_without_parentheses_needs_an_annotation():
+    with pytest.raises(SubscriptionError, match="has no annotation"):
+        subscribe(lambda event: None)
 
 
 @pytest.mark.parametrize(
