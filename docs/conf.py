@@ -65,16 +65,6 @@ PUBLIC = {
     "procbus.testing": None,
     "procbus.prometheus": ("Collector",),
     "procbus.otel": ("instrument",),
-    "procbus.core.context": ("HandlerContext",),
-    "procbus.core.stats": (
-        "BusStats",
-        "HandlerStats",
-        "LaneStats",
-        "Percentiles",
-        "SharedMemoryStats",
-    ),
-    "procbus.supervision.health": ("BusHealth", "WorkerHealth"),
-    "procbus.futures.executor": ("BusExecutor",),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from procbus.advice.advice import Advice, AdviceList
     from procbus.bus import EventBus
-    from procbus.core.context import current
+    from procbus.core.context import HandlerContext, current
     from procbus.core.dead_letter import DeadLetter
     from procbus.core.delivery import Delivery, DeliveryState
     from procbus.core.errors import (
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
         TopicError,
         WorkerDied,
     )
-    from procbus.core.handler import Handler
+    from procbus.core.handler import CallOptions, Handler, HandlerOptions, Limits
     from procbus.core.listeners import Listening
+    from procbus.core.meter import Evidence, Span
     from procbus.core.moments import (
         Accepted,
         Listener,
@@ -45,10 +46,22 @@ if TYPE_CHECKING:
     from procbus.core.outcome import Outcome, OutcomeKind
     from procbus.core.progress import Progress
     from procbus.core.receipt import Receipt
+    from procbus.core.retry import RetryPolicy
+    from procbus.core.stats import (
+        BusStats,
+        HandlerStats,
+        LaneStats,
+        Percentiles,
+        SharedMemoryStats,
+    )
     from procbus.dispatch.dead_letters import DeadLetters
+    from procbus.futures.executor import BusExecutor
+    from procbus.journal.resume import ResumeSummary
     from procbus.own_executor import executor
     from procbus.pool.dask.pool import DaskPool
     from procbus.routing.registry import subscribe
+    from procbus.settings import BusOptions
+    from procbus.supervision.health import BusHealth, WorkerHealth
     from procbus.system.freezing import freeze_support
 
 __version__ = "0.1.0"
@@ -59,6 +72,11 @@ __all__ = [
     "AdviceList",
     "BatchFailed",
     "BusClosed",
+    "BusExecutor",
+    "BusHealth",
+    "BusOptions",
+    "BusStats",
+    "CallOptions",
     "Cancelled",
     "CircuitOpen",
     "DaskPool",
@@ -67,9 +85,15 @@ __all__ = [
     "Delivery",
     "DeliveryState",
     "EventBus",
+    "Evidence",
     "Handler",
+    "HandlerContext",
+    "HandlerOptions",
+    "HandlerStats",
     "HandlerTimeout",
     "JournalError",
+    "LaneStats",
+    "Limits",
     "Listener",
     "Listening",
     "MemoryLimitExceeded",
@@ -77,6 +101,7 @@ __all__ = [
     "OptionError",
     "Outcome",
     "OutcomeKind",
+    "Percentiles",
     "ProcbusError",
     "Progress",
     "Published",
@@ -84,13 +109,17 @@ __all__ = [
     "Receipt",
     "ResumeSummary",
     "Retried",
+    "RetryPolicy",
     "SerializationError",
     "Settled",
+    "SharedMemoryStats",
+    "Span",
     "Started",
     "SubscriptionError",
     "TopicError",
     "WorkerDied",
     "WorkerEnded",
+    "WorkerHealth",
     "WorkerStalled",
     "WorkerStarted",
     "current",
@@ -102,31 +131,47 @@ __all__ = [
 #: The module of each name. Names are loaded on first use: a worker process imports this package too
 #: and needs hardly any of it, and it starts only as fast as it imports.
 _HOMES = {
+    "Accepted": "core.moments",
     "Advice": "advice.advice",
     "AdviceList": "advice.advice",
-    "EventBus": "bus",
-    "current": "core.context",
-    "Delivery": "core.delivery",
-    "DeliveryState": "core.delivery",
-    "Handler": "core.handler",
+    "BusExecutor": "futures.executor",
+    "BusHealth": "supervision.health",
+    "BusOptions": "settings",
+    "BusStats": "core.stats",
+    "CallOptions": "core.handler",
     "DaskPool": "pool.dask.pool",
     "DeadLetter": "core.dead_letter",
     "DeadLetters": "dispatch.dead_letters",
-    "Outcome": "core.outcome",
-    "Progress": "core.progress",
-    "OutcomeKind": "core.outcome",
-    "Receipt": "core.receipt",
-    "ResumeSummary": "journal.resume",
-    "Accepted": "core.moments",
+    "Delivery": "core.delivery",
+    "DeliveryState": "core.delivery",
+    "EventBus": "bus",
+    "Evidence": "core.meter",
+    "Handler": "core.handler",
+    "HandlerContext": "core.context",
+    "HandlerOptions": "core.handler",
+    "HandlerStats": "core.stats",
+    "LaneStats": "core.stats",
+    "Limits": "core.handler",
     "Listener": "core.moments",
     "Listening": "core.listeners",
+    "Outcome": "core.outcome",
+    "OutcomeKind": "core.outcome",
+    "Percentiles": "core.stats",
+    "Progress": "core.progress",
     "Published": "core.moments",
+    "Receipt": "core.receipt",
+    "ResumeSummary": "journal.resume",
     "Retried": "core.moments",
+    "RetryPolicy": "core.retry",
     "Settled": "core.moments",
+    "SharedMemoryStats": "core.stats",
+    "Span": "core.meter",
     "Started": "core.moments",
     "WorkerEnded": "core.moments",
+    "WorkerHealth": "supervision.health",
     "WorkerStalled": "core.moments",
     "WorkerStarted": "core.moments",
+    "current": "core.context",
     "executor": "own_executor",
     "freeze_support": "system.freezing",
     "subscribe": "routing.registry",

@@ -71,7 +71,26 @@ class LocalOptions(TypedDict, total=False):
 
 
 class BusOptions(LocalOptions, total=False):
-    """The options of a bus, as a user writes them; see `EventBus` for their meaning."""
+    """The options of a bus, as a user writes them; see `EventBus` for their meaning.
+
+    They type the keyword arguments of a function of yours that passes them on.
+
+    Example:
+        ```python
+        from typing import Unpack
+
+        from procbus import BusOptions, EventBus
+
+
+        def night_bus(**options: Unpack[BusOptions]) -> EventBus:
+            options.setdefault("worker_nice", 10)
+            return EventBus([], **options)
+
+
+        with night_bus(cpu_workers=2) as bus:
+            print(bus)
+        ```
+    """
 
     cpu: Literal["processes", "threads", "auto"] | DaskPool | None
     cpu_workers: int | None

@@ -54,7 +54,26 @@ def new_number() -> int:
 
 
 class CallOptions(RetryOptions, total=False):
-    """The options that make sense without a topic: an executor's calls have these."""
+    """The options that make sense without a topic: an executor's calls have these.
+
+    They type the keyword arguments of a function of yours that passes them on.
+
+    Example:
+        ```python
+        from typing import Unpack
+
+        from procbus import BusExecutor, CallOptions, executor
+
+
+        def patient(**options: Unpack[CallOptions]) -> BusExecutor:
+            options.setdefault("retries", 5)
+            return executor("io", **options)
+
+
+        with patient(timeout=10) as calls:
+            assert calls.submit(len, "hello").result() == 5
+        ```
+    """
 
     timeout: float | None
     max_memory: int | str | None
@@ -63,7 +82,34 @@ class CallOptions(RetryOptions, total=False):
 
 
 class HandlerOptions(CallOptions, total=False):
-    """The options of a handler, all explained at `procbus.subscribe`."""
+    """The options of a handler, all explained at `procbus.subscribe`.
+
+    They type the keyword arguments of a function of yours that passes them on.
+
+    Example:
+        ```python
+        from collections.abc import Callable
+        from typing import Any, Unpack
+
+        from procbus import EventBus, HandlerOptions
+
+        bus = EventBus(handlers=[])
+
+
+        def computing(topic: str, **options: Unpack[HandlerOptions]) -> Callable[..., Any]:
+            options.setdefault("kind", "cpu")
+            return bus.subscribe(topic, **options)
+
+
+        @computing("number", retries=2)
+        def square(number: int) -> int:
+            return number * number
+
+
+        with bus:
+            assert bus.publish("number", 7).result() == 49
+        ```
+    """
 
     kind: DeclaredKind
     name: str | None
@@ -142,6 +188,15 @@ class Limits:
         timeout: maximum duration of one attempt, in seconds; None for no limit.
         max_memory: maximum memory of its worker while it runs, in bytes; None for no limit.
         grace: time that it has to end once its delivery is cancelled, in seconds.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        bus = EventBus(handlers=[])
+        bus.subscribe("word", len, timeout=5)
+        assert bus.handlers("word")[0].limits.timeout == 5
+        ```
     """
 
     timeout: float | None = option(None, _timeout)

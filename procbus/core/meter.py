@@ -20,7 +20,19 @@ from procbus.core.locks import Lock
 
 
 class Span(NamedTuple):
-    """A figure that is known to lie between two bounds."""
+    """A figure that is known to lie between two bounds.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            for advice in bus.advice():
+                assert advice.evidence.wait_s.low <= advice.evidence.wait_s.high
+        ```
+    """
 
     low: float
     high: float
@@ -31,7 +43,19 @@ NONE = Span(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Measurements of one handler on one bus; figures in seconds are the average of one run."""
+    """Measurements of one handler on one bus; figures in seconds are the average of one run.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", len)
+            bus.publish("word", "hello").wait()
+            for advice in bus.advice():
+                print(advice.handler, advice.evidence.cpu_s)
+        ```
+    """
 
     #: The lane that it ran on, and whether it is an `async def`.
     kind: Literal["io", "cpu"]

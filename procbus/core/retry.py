@@ -194,6 +194,15 @@ class RetryPolicy:
         backoff: a function of the failed attempt's number and outcome: seconds until the next.
         retry_on: the errors after which another attempt is made.
         max_crashes: how often a delivery may kill its worker and still be tried again.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        bus = EventBus(handlers=[])
+        bus.subscribe("word", len, retries=3, retry_on=OSError)
+        assert bus.handlers("word")[0].retry.retry_on == (OSError,)
+        ```
     """
 
     retries: int = option(0, whole(0, _MOST_RETRIES))

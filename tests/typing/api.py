@@ -7,26 +7,46 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, assert_type
+from typing import Any, Literal, TypeVar, Unpack, assert_type
 
 from procbus import (
+    AdviceList,
     BatchFailed,
+    BusExecutor,
+    BusHealth,
+    BusOptions,
+    BusStats,
+    CallOptions,
     DeadLetter,
+    DeadLetters,
     Delivery,
     DeliveryState,
     EventBus,
+    Evidence,
     Handler,
+    HandlerContext,
+    HandlerOptions,
+    HandlerStats,
     HandlerTimeout,
+    LaneStats,
+    Limits,
     Outcome,
     OutcomeKind,
+    Percentiles,
     Receipt,
     ResumeSummary,
+    RetryPolicy,
+    SharedMemoryStats,
+    Span,
     WorkerDied,
+    WorkerHealth,
     current,
     executor,
     subscribe,
 )
 from procbus.testing import InlineBus
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Ticks:
@@ -58,7 +78,7 @@ async def store(words: list[str]) -> int:
     return len(words)
 
 
-def patient(attempt: int, outcome: Outcome) -> float:
+def longer(attempt: int, outcome: Outcome) -> float:
     return 0.0 if outcome.kind is OutcomeKind.TIMED_OUT else 2.0 * attempt
 
 
@@ -66,7 +86,7 @@ def patient(attempt: int, outcome: Outcome) -> float:
     kind="cpu",
     timeout=30,
     retries=2,
-    backoff=patient,
+    backoff=longer,
     retry_on=(OSError, HandlerTimeout),
     max_crashes=0,
     max_memory="512 MiB",
@@ -182,6 +202,46 @@ def share() -> EventBus:
     bus.subscribe(Page, extract, kind="cpu", writable=True)
     assert_type(bus.stats().shared_memory.in_flight, int)
     return EventBus(shared_memory_limit=0, shared_memory_threshold="64 KiB", on_oversize="pipe")
+
+
+def records(bus: EventBus) -> None:
+    stats = bus.stats()
+    assert_type(stats, BusStats)
+    assert_type(stats.handlers["extract"], HandlerStats)
+    assert_type(stats.handlers["extract"].run_s, Percentiles)
+    assert_type(stats.lanes["cpu"], LaneStats)
+    assert_type(stats.shared_memory, SharedMemoryStats)
+    assert_type(bus.health(), BusHealth)
+    assert_type(bus.health()[0], WorkerHealth)
+    assert_type(bus.advice(), AdviceList)
+    assert_type(bus.advice()[0].evidence, Evidence)
+    assert_type(bus.advice()[0].evidence.gil_s, Span)
+    assert_type(bus.handlers(Page), tuple[Handler, ...])
+    assert_type(bus.handlers("page.new")[0].limits, Limits)
+    assert_type(bus.handlers()[0].retry, RetryPolicy)
+    assert_type(bus.dead_letters, DeadLetters)
+    assert_type(bus.dead_letters[:2].filter(handler=extract), DeadLetters)
+    assert_type(bus.dead_letters[0], DeadLetter)
+    assert_type(bus.dead_letters.replay(), list[Receipt])
+    assert_type(bus.dead_letters.replay(bus.dead_letters[0]), Receipt)
+    assert_type(bus.resume_summary, ResumeSummary | None)
+    assert_type(bus.executor("io"), BusExecutor)
+    assert_type(current(), HandlerContext)
+    assert_type(current().publish(Page("x")), Receipt[Page, Any] | None)
+    assert_type(current().publish("page.new", 3), Receipt[int, Any] | None)
+
+
+def patient(**options: Unpack[HandlerOptions]) -> Callable[[F], F]:
+    options.setdefault("retries", 5)
+    return subscribe("page", **options)
+
+
+def calls(**options: Unpack[CallOptions]) -> BusExecutor:
+    return executor("io", **options)
+
+
+def quiet(**options: Unpack[BusOptions]) -> EventBus:
+    return EventBus([], **options)
 
 
 def run(pages: Iterator[Page]) -> None:
