@@ -21,8 +21,8 @@ SWITCH_TESTS := tests/unit/core tests/unit/dispatch tests/unit/futures tests/uni
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15
 
-# Extras of pyproject.toml that `make environment` installs.
-EXTRAS ?= test
+# Extras and dependency groups of pyproject.toml that `make environment` installs.
+WITH ?= test
 
 CODE := $(wildcard procbus tests bench)
 BIN := $(VENV)/bin
@@ -31,13 +31,13 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-switch test-dask pythons chromium environment lint types bench \
+.PHONY: help demo test test-all test-switch test-dask test-wheel pythons chromium environment lint types bench \
 	bench-report docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/installed-core ## Index Python's standard library, with a table of its most complex functions
+demo: $(VENV)/installed-rich ## Index Python's standard library, with a table of its most complex functions
 	@$(BIN)/procbus demo
 
 test: $(VENV)/installed-test ## Run the tests, JOBS=2 of them at a time; ARGS= are for pytest
@@ -54,13 +54,16 @@ test-dask: $(VENV)/installed-test $(VENV)/installed-dask ## Run the tests that c
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" -k dask $(ARGS) tests/conformance \
 		tests/integration/test_dask*.py tests/unit/pool/dask tests/test_docs.py tests/bench/test_questions.py
 
+test-wheel: $(BIN)/python ## Build the sdist and the wheel, and run the tests against the installed wheel
+	@.ci/test-wheel $(BIN)/python $(JOBS) $(ARGS)
+
 pythons: $(VENV)/installed-pythons ## Fetch PYTHONS="3.14 3.15" from Debian, for make test VENV=.venv-3.14
 	@.ci/pythons $(BIN)/python $(PYTHONS)
 
 chromium: ## Fetch Chromium from Debian, for the tests of the page of procbus serve
 	@.ci/chromium
 
-environment: $(EXTRAS:%=$(VENV)/installed-%) ## Make VENV with EXTRAS="test" of pyproject.toml
+environment: $(WITH:%=$(VENV)/installed-%) ## Make VENV with WITH="test" of pyproject.toml
 
 lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE) docs/conf.py
@@ -88,12 +91,13 @@ clean: ## Remove the environments, caches and build products
 	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .chromium .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per extra: `core` is procbus alone, any other name is an extra of pyproject.toml.
-# pip's output is shown only when it fails.
+# One stamp for each extra or dependency group of pyproject.toml. pip's output is shown only when it fails.
+GROUPS := $(shell sed -n '/^\[dependency-groups\]/,/^\[tool/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
+PIP = $(BIN)/python -m pip install --disable-pip-version-check
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
 	@echo "Installing procbus ($*) into $(VENV)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --editable \
-		'.$(if $(filter-out core,$*),[$*])' > $(VENV)/pip.log 2>&1 || { \
+	@{ $(if $(filter $*,$(GROUPS)),$(PIP) 'pip>=25.1' && $(PIP) --group $* --editable .,$(PIP) --editable '.[$*]'); \
+		} > $(VENV)/pip.log 2>&1 || { \
 		cat $(VENV)/pip.log; \
 		echo "procbus: pip could not install what is needed, its output is above."; \
 		echo "It takes packages from a package index: check the network, or name an index"; \

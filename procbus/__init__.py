@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from procbus.supervision.health import BusHealth, WorkerHealth
     from procbus.system.freezing import freeze_support
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
     "Accepted",

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ def run_top(options: argparse.Namespace) -> int:
             return 0
         if options.json or not _is_terminal():
             return _print_on(connection, options.interval or PLAIN_TOP_S, json_too=options.json)
+        if find_spec("rich") is None:
+            print("procbus top: full screen needs pip install 'procbus[rich]'", file=sys.stderr)
+            return _print_on(connection, options.interval or PLAIN_TOP_S, json_too=False)
         from procbus.cli.live_screen import run_screen
 
         return run_screen(connection, options.interval or TOP_S)

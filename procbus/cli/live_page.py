@@ -6,10 +6,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len, set_cell_size
-
 from procbus.core.text import seconds, share
 from procbus.core.validation import format_size
+
+try:
+    from rich.cells import cell_len, set_cell_size
+except ImportError:  # without the extra `rich` a character counts as one cell
+
+    def cell_len(text: str) -> int:
+        """The width of a text, in cells of the terminal."""
+        return len(text)
+
+    def set_cell_size(text: str, total: int) -> str:
+        """The text, cut or filled up to a width in cells."""
+        return text[:total].ljust(total)
+
 
 #: Minimum width of a column of text, and of one with names or notes, in cells.
 _LEAST = 10

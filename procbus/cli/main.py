@@ -17,8 +17,10 @@ from types import FrameType
 from typing import NoReturn
 
 from procbus import __version__
+from procbus.cli.completion import add_completion
 from procbus.cli.journal import add_journal
 from procbus.cli.live import add_live
+from procbus.cli.parser import Parser
 from procbus.cli.profile import add_profile
 from procbus.cli.serve import add_serve
 
@@ -63,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="procbus", description="An event bus that lives inside your script."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="procbus", description="An event bus that lives inside your script.")
+    parser.set_defaults(root=parser, run=_run_help)
     parser.add_argument("--version", action="version", version=f"procbus {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
     _add_demo(commands)
     _add_bench(commands)
+    add_completion(commands)
     add_journal(commands)
     add_live(commands)
     add_profile(commands)
@@ -84,7 +86,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.run is _run_bench:
         options.arguments = unknown
     elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.parser.refuse(unknown)
     return options
 
 
@@ -123,6 +125,11 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="threads or processes? measures on this machine (procbus bench --help)",
     )
     bench.set_defaults(run=_run_bench)
+
+
+def _run_help(options: argparse.Namespace) -> int:
+    options.parser.print_help()
+    return 0
 
 
 def _run_bench(options: argparse.Namespace) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The pytest plugin: a `bus` for each test, which fails the test for overlooked failures.
+"""The pytest plugin: `procbus_bus`, a bus that fails its test for overlooked failures.
 
 pytest loads this module in every run, so it imports nothing until a test asks for the bus.
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def bus_options() -> dict[str, Any]:
-    """Options of the `bus` fixture: override it with options of `procbus.testing.InlineBus`."""
+def procbus_bus_options() -> dict[str, Any]:
+    """Options of `procbus_bus`: override it with options of `procbus.testing.InlineBus`."""
     return {}
 
 
 @pytest.fixture
-def bus(bus_options: dict[str, Any]) -> Iterator[InlineBus]:
+def procbus_bus(procbus_bus_options: dict[str, Any]) -> Iterator[InlineBus]:
     """A bus that runs handlers at once, in the test's own thread.
 
     The test fails if a handler failed and the test did not look at the failure, on the receipt or
@@ -30,7 +30,7 @@ def bus(bus_options: dict[str, Any]) -> Iterator[InlineBus]:
     """
     from procbus.testing import InlineBus  # only now: most tests need none
 
-    with InlineBus(**bus_options) as made:
+    with InlineBus(**procbus_bus_options) as made:
         yield made
     try:
         made.assert_no_failures()

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,23 @@ SNAPSHOT: dict[str, Any] = {
 
 def text(snapshot: dict[str, Any], width: int = 160, height: int | None = None) -> str:
     return "\n".join(row.text for row in page(snapshot, width, height))
+
+
+def test_a_page_is_drawn_without_rich() -> None:
+    script = (
+        "import json, sys; sys.modules['rich'] = sys.modules['rich.cells'] = None\n"
+        "from procbus.cli.live_page import page\n"
+        "print(*(row.text for row in page(json.load(sys.stdin), 80)), sep='\\n')"
+    )
+    drawn = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(SNAPSHOT),
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+    assert drawn.stdout.removesuffix("\n") == text(SNAPSHOT, 80), drawn.stderr
 
 
 def test_a_wide_page_shows_everything() -> None:

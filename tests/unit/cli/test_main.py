@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,41 @@ def test_help_names_the_commands() -> None:
     assert "bench" in run.stdout
 
 
+def test_no_command_prints_the_help() -> None:
+    run = procbus()
+    assert run.returncode == 0
+    assert run.stdout == procbus("--help").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_of_a_shell_knows_all_commands(shell: str) -> None:
+    run = procbus("completion", shell)
+    assert run.returncode == 0, run.stderr
+    assert {"demo", "journal", "serve", "top"} <= set(re.findall(r"\w+", run.stdout))
+
+
+def test_completion_in_bash_completes_a_command(tmp_path: Path) -> None:
+    script = tmp_path / "completion.bash"
+    script.write_text(procbus("completion", "bash").stdout)
+    ask = (
+        f"source {script}; COMP_WORDS=(procbus jo); COMP_CWORD=1; COMP_LINE='procbus jo'; "
+        'complete -p procbus | grep -o "_shtab[a-z_]*" > name; $(cat name) procbus jo; '
+        'echo "${COMPREPLY[@]}"'
+    )
+    run = subprocess.run(
+        ["bash", "-c", ask], capture_output=True, text=True, cwd=tmp_path, timeout=150
+    )
+    assert run.stdout.split() == ["journal"], run.stderr
+
+
+def test_completion_without_shtab_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main.main(["completion", "bash"]) == 2
+    assert "pip install 'procbus[completion]'" in capsys.readouterr().err
+
+
 def test_bench_hands_its_arguments_to_the_benchmarks_beside_it() -> None:
     run = procbus("bench", "--list")
     assert run.returncode == 0, run.stderr
@@ -50,8 +86,11 @@ def test_version_is_printed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "required: COMMAND"),
-        (["dmeo"], "invalid choice: 'dmeo'"),
+        (["dmeo"], "invalid choice: 'dmeo'; did you mean demo?"),
+        (["journal", "lst"], "invalid choice: 'lst'; did you mean list?"),
+        (["journal", "list", "a.db", "--jsno"], "--jsno; did you mean --json?"),
+        (["--versoin"], "unrecognized arguments: --versoin; did you mean --version?"),
+        (["journal"], "required: ACTION"),
         (["demo", "--limit", "0"], "argument --limit: must be at least 1, not 0"),
         (["demo", "--cpu-workers", "two"], "argument --cpu-workers: must be at least 1, not two"),
         (["top", "--interval", "no"], "argument --interval: must be from 0.1 to 3600 seconds"),

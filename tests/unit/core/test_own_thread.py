@@ -51,7 +51,8 @@ def test_procbus_starts_its_threads_in_one_way() -> None:
                     found.add(name)
                 case ast.ClassDef(bases=bases) if "threading.Thread" in map(ast.unparse, bases):
                     found.add(name)
-    assert {name for name in found if not name.startswith(tuple(OTHERS))} == set()
+    others = (*OTHERS, "_bench/")  # the benchmarks, which a wheel has too
+    assert {name for name in found if not name.startswith(others)} == set()
 
 
 # Started while any lock may be held.

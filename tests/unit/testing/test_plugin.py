@@ -10,7 +10,7 @@ USE = """
 import pytest
 
 @pytest.fixture
-def bus_options():
+def procbus_bus_options():
     return {"handlers": []}
 
 def fail(event):
@@ -22,10 +22,10 @@ def test_a_test_gets_a_bus(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         USE
         + """
-def test_it(bus):
-    bus.subscribe("n", lambda n: 2 * n)
-    assert bus.publish("n", 2).result() == 4
-    bus.assert_published("n", count=1)
+def test_it(procbus_bus):
+    procbus_bus.subscribe("n", lambda n: 2 * n)
+    assert procbus_bus.publish("n", 2).result() == 4
+    procbus_bus.assert_published("n", count=1)
 """
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
@@ -35,19 +35,19 @@ def test_failure_not_looked_at_fails_the_test(pytester: pytest.Pytester) -> None
     pytester.makepyfile(
         USE
         + """
-def test_overlooks_it(bus):
-    bus.subscribe("n", fail)
-    bus.publish("n", 1)
+def test_overlooks_it(procbus_bus):
+    procbus_bus.subscribe("n", fail)
+    procbus_bus.publish("n", 1)
 
-def test_looks_at_it(bus):
-    bus.subscribe("n", fail)
+def test_looks_at_it(procbus_bus):
+    procbus_bus.subscribe("n", fail)
     with pytest.raises(ValueError):
-        bus.publish("n", 1).result()
+        procbus_bus.publish("n", 1).result()
 
-def test_looks_at_the_dead_letters(bus):
-    bus.subscribe("n", fail)
-    bus.publish("n", 1)
-    assert len(bus.dead_letters) == 1
+def test_looks_at_the_dead_letters(procbus_bus):
+    procbus_bus.subscribe("n", fail)
+    procbus_bus.publish("n", 1)
+    assert len(procbus_bus.dead_letters) == 1
 """
     )
     ran = pytester.runpytest_subprocess()
