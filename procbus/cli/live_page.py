@@ -10,17 +10,9 @@ from procbus.core.text import seconds, share
 from procbus.core.validation import format_size
 
 try:
-    from rich.cells import cell_len, set_cell_size
+    from rich import cells
 except ImportError:  # without the extra `rich` a character counts as one cell
-
-    def cell_len(text: str) -> int:
-        """The width of a text, in cells of the terminal."""
-        return len(text)
-
-    def set_cell_size(text: str, total: int) -> str:
-        """The text, cut or filled up to a width in cells."""
-        return text[:total].ljust(total)
-
+    cells = None  # type: ignore[assignment] # as any module that may be missing
 
 #: Minimum width of a column of text, and of one with names or notes, in cells.
 _LEAST = 10
@@ -133,7 +125,7 @@ def _cut(section: Section, room: int, cursor: tuple[str, str] | None) -> list[Ro
 
 
 def _fit(text: str, width: int) -> str:
-    return text.rstrip() if cell_len(text) <= width else set_cell_size(text, width)
+    return text.rstrip() if _cell_len(text) <= width else _set_cell_size(text, width)
 
 
 def table(
@@ -151,7 +143,7 @@ def table(
     """
     kept = list(range(len(columns)))
     widths = [
-        max(cell_len(column.head), *(cell_len(row[number]) for row in rows), 1)
+        max(_cell_len(column.head), *(_cell_len(row[number]) for row in rows), 1)
         for number, column in enumerate(columns)
     ]
 
@@ -187,13 +179,13 @@ def table(
 
 
 def _cell(text: str, width: int, column: Column) -> str:
-    size = cell_len(text)
+    size = _cell_len(text)
     if size > width and column.name:
-        while cell_len(text) > width - 2:
+        while _cell_len(text) > width - 2:
             text = text[1:]
         return _cell(f"..{text}", width, column)
     if size > width:
-        return f"{set_cell_size(text, max(0, width - 2))}.."
+        return f"{_set_cell_size(text, max(0, width - 2))}.."
     return text + " " * (width - size) if column.left else " " * (width - size) + text
 
 
@@ -224,7 +216,7 @@ def _title(snapshot: dict[str, Any], width: int) -> list[Row]:
         facts.append(bus["state"])
     lines: list[str] = []
     for fact in facts:
-        if lines and cell_len(lines[-1]) + 3 + cell_len(fact) <= width:
+        if lines and _cell_len(lines[-1]) + 3 + _cell_len(fact) <= width:
             lines[-1] += f"   {fact}"
         else:
             lines.append(fact)
@@ -397,7 +389,7 @@ def wrapped(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_len(longer) <= width or not lines[-1]:
+        if _cell_len(longer) <= width or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(f"  {word}")
@@ -437,3 +429,13 @@ def stacks_text(stacks: dict[str, Any]) -> str:
     ]
     parts += [f"thread {each['name']}\n{each['stack']}" for each in stacks["threads"]]
     return "\n\n".join(parts)
+
+
+def _cell_len(text: str) -> int:
+    """The width of a text, in cells of the terminal."""
+    return len(text) if cells is None else cells.cell_len(text)
+
+
+def _set_cell_size(text: str, total: int) -> str:
+    """The text, cut or filled up to a width in cells."""
+    return text[:total].ljust(total) if cells is None else cells.set_cell_size(text, total)
