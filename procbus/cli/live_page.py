@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from procbus.core.text import seconds, share
 from procbus.core.validation import format_size
 
+cells: Any
 try:
-    from rich import cells
+    cells = import_module("rich.cells")
 except ImportError:  # without the extra `rich` a character counts as one cell
-    cells = None  # type: ignore[assignment] # as any module that may be missing
+    cells = None
 
 #: Minimum width of a column of text, and of one with names or notes, in cells.
 _LEAST = 10
@@ -433,9 +435,9 @@ def stacks_text(stacks: dict[str, Any]) -> str:
 
 def _cell_len(text: str) -> int:
     """The width of a text, in cells of the terminal."""
-    return len(text) if cells is None else cells.cell_len(text)
+    return len(text) if cells is None else int(cells.cell_len(text))
 
 
 def _set_cell_size(text: str, total: int) -> str:
     """The text, cut or filled up to a width in cells."""
-    return text[:total].ljust(total) if cells is None else cells.set_cell_size(text, total)
+    return text[:total].ljust(total) if cells is None else str(cells.set_cell_size(text, total))
