@@ -26,6 +26,7 @@ from procbus.core.context import Run, running_now
 from procbus.core.errors import NoSuchHandler, ProcbusError
 from procbus.core.gil import gil_is_on
 from procbus.core.locks import Tangled
+from procbus.core.log import log
 from procbus.core.log_origin import add_origins
 from procbus.core.stats import BusStats, collect_stats
 from procbus.core.subscription import Lane, Subscription
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
     from procbus.lanes.cpu import CpuLane
+    from procbus.lanes.inline import InlineClock, InlineRetries
     from procbus.pool.birth import Newborn
     from procbus.pool.interface import Pool
     from procbus.supervision.health import BusHealth
@@ -102,6 +104,58 @@ class Makers(NamedTuple):
 
 #: The makers of an ordinary bus.
 MAKERS = Makers()
+
+#: Whether the script was told that its buses run handlers inline.
+_told: list[bool] = []
+
+
+def usual_makers() -> Makers:
+    """The makers of an ordinary bus; with `PROCBUS_INLINE=1` of one that runs handlers at once."""
+    if os.environ.get("PROCBUS_INLINE", "0") in ("", "0"):
+        return MAKERS
+    from procbus.lanes.inline import InlineRetries, RealClock  # only now: it imports asyncio
+
+    if not _told:
+        _told.append(True)
+        log.warning(
+            "PROCBUS_INLINE is set: each handler runs at once, in the thread that publishes. There "
+            "are no workers; timeout=, max_memory=, concurrency= and key= have no effect"
+        )
+    clock = RealClock()
+    retries = InlineRetries(clock)
+    return Makers(lambda: retries, lanes=partial(make_inline_lanes, clock, retries, one_loop=True))
+
+
+def make_inline_lanes(
+    clock: InlineClock,
+    retries: InlineRetries,
+    parts: Assembly,
+    *,
+    pickling: bool = False,
+    one_loop: bool = False,
+) -> Lanes:
+    """Make lanes of which one is for all handlers, see `InlineLane`."""
+    from procbus.lanes.inline import InlineLane  # only now: it imports asyncio
+
+    settings = parts.settings
+    inline = InlineLane(
+        clock,
+        retries,
+        parts.flow,
+        pickling=pickling,
+        worker_init=settings.worker_init,
+        carry=Carry(settings.carry) if settings.carry else None,
+        one_loop=one_loop,
+    )
+    return Lanes(
+        parts.flow,
+        parts.make_cpu_lane,
+        retries,
+        parts.supervisor,
+        parts.advisor.stir,
+        cpu_workers=settings.cpu_workers,
+        only=inline,
+    )
 
 
 class Assembly:

@@ -9,7 +9,7 @@ from os import fspath
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack, overload
 
-from procbus.assembly import Assembly
+from procbus.assembly import Assembly, usual_makers
 from procbus.core.context import NOTHING
 from procbus.core.errors import JournalError, OptionError
 from procbus.core.handler import HandlerOptions, make_handler, shows_handler_options
@@ -142,7 +142,7 @@ class EventBus:
         handlers: Iterable[Callable[..., Any] | ModuleType] | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._take(Assembly(make_settings(options), handlers))
+        self._take(Assembly(make_settings(options), handlers, usual_makers()))
 
     def _take(self, parts: Assembly) -> None:
         """Take the parts of this bus. A bus for tests has parts of its own making."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from procbus.bus import EventBus
 from procbus.core.errors import OptionError, SerializationError
+from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.validation import is_whole, shown
 from procbus.futures.thread_set_up import ThreadSetUp
 from procbus.settings import MOST_WORKERS
@@ -53,6 +54,12 @@ def executor(
         SerializationError: `initializer` or `initargs` cannot travel to a worker.
         TypeError: `initializer` is not callable.
     """
+    for name in options:
+        if name not in OPTIONS_OF_A_HANDLER:
+            from procbus.core.foreign_names import meant_by  # only when something is wrong
+
+            if own := meant_by(name, ("max_workers", "initializer")):
+                raise OptionError(f"executor has no option {name}=; did you mean {own}=?")
     if max_workers is not None and not is_whole(max_workers, 1, MOST_WORKERS):
         raise OptionError(
             f"max_workers must be greater than 0: a whole number to {MOST_WORKERS}, or None for "

@@ -360,6 +360,14 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
                 raise OptionError(
                     f"{name}= is an option of a handler, not of EventBus: @subscribe({name}=...)"
                 )
+            from procbus.core.foreign_names import meant_by  # only when something is wrong
+
+            own, handlers = (meant_by(name, each) for each in (_KNOWN, OPTIONS_OF_A_HANDLER))
+            if handlers and not own:
+                raise OptionError(
+                    f"EventBus has no option {name}=; the option of a handler {handlers}= is "
+                    f"probably meant: @subscribe({handlers}=...)"
+                )
             hint = did_you_mean(name, _KNOWN, "=") or "."
             raise OptionError(f"EventBus has no option {name}={hint} It has: {', '.join(_KNOWN)}")
     try:

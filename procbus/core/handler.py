@@ -550,14 +550,22 @@ def _problems_of_unknown(options: Iterable[str]) -> Iterator[str]:
             continue
         if name in _options_of_a_bus():
             yield f"{name}= is an option of EventBus, not of a handler: EventBus({name}=...)"
+        from procbus.core.foreign_names import meant_by  # only when something is wrong
+
+        own, bus = (meant_by(name, each) for each in (OPTIONS_OF_A_HANDLER, _options_of_a_bus()))
+        if bus and not own:
+            yield (
+                f"unknown option {name}=; the option of the bus {bus}= is probably meant: "
+                f"EventBus({bus}=...)"
+            )
         yield (
-            f"unknown option {name}={did_you_mean(name, OPTIONS_OF_A_HANDLER)}; "
+            f"unknown option {name}={did_you_mean(name, OPTIONS_OF_A_HANDLER, '=')}; "
             f"the options are {', '.join(OPTIONS_OF_A_HANDLER)}"
         )
 
 
-def _options_of_a_bus() -> Iterable[str]:
+def _options_of_a_bus() -> Sequence[str]:
     """The names of the options of the public `EventBus`, which this module does not know."""
     import procbus  # only when something is wrong
 
-    return inspect.signature(procbus.EventBus).parameters
+    return list(inspect.signature(procbus.EventBus).parameters)

@@ -17,7 +17,7 @@ from procbus.core.notebook import when_interrupted
 from procbus.core.outcome import OutcomeKind
 from procbus.core.text import seconds
 from procbus.core.type_variables import EventT_co, ResultT_co
-from procbus.core.user_objects import short_repr
+from procbus.core.user_objects import kind_of_event, short_repr
 from procbus.core.waiting import here, pause
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from procbus.core.progress import Progress
     from procbus.core.subscription import Subscription
+
+
+#: Maximum of handlers that an error names.
+_NAMED = 5
 
 
 def call_in_loop(loop: AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
@@ -371,9 +375,17 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         deliveries = self.deliveries
         if len(deliveries) == 1:
             return deliveries[0]
+        if not deliveries:
+            wanted = kind_of_event(self.event) if self.topic is None else repr(self.topic)
+            raise ProcbusError(
+                f"event {self.id} has no result, because no handler takes {wanted}: subscribe one "
+                "before publishing"
+            )
+        names = ", ".join([each.handler.name for each in deliveries[:_NAMED]])
+        more = ", ..." if len(deliveries) > _NAMED else ""
         raise ProcbusError(
-            f"event {self.id} has {len(deliveries)} handlers, so it has no one result: "
-            "use results(), or look at each of receipt.deliveries"
+            f"event {self.id} has {len(deliveries)} handlers ({names}{more}), so it has no one "
+            "result: use results(), or look at each of receipt.deliveries"
         )
 
     def _wait_or_raise(self, timeout: float | None) -> None:

@@ -145,3 +145,13 @@ def attribute(obj: object, name: str) -> Any:
         return getattr(obj, name)
     except BaseException:  # noqa: BLE001 - the user's code
         return None
+
+
+def kind_of_event(event: Any) -> str:
+    """Name the property that an event without a topic is routed by."""
+    name = type(event).__qualname__
+    try:
+        event_type = getattr(event, "event_type", None)
+        return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
+    except BaseException:  # noqa: BLE001 - a property of the user's; the event has no handler anyway
+        return name

@@ -39,19 +39,6 @@ def is_real(value: object, least: float, most: float) -> TypeGuard[float]:
 _SHOWN = 200
 
 
-#: Names that other libraries use for an option, and names that resemble a wrong one.
-_MEANT = {
-    "retry": "retries",
-    "workers": "cpu_workers",
-    "max_workers": "cpu_workers",
-    "num_workers": "cpu_workers",
-    "n_workers": "cpu_workers",
-    "n_jobs": "cpu_workers",
-    "processes": "cpu_workers",
-    "threads": "io_workers",
-}
-
-
 def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
     """Suggest the nearest of the known words, as the end of a sentence; empty if none is near.
 
@@ -62,8 +49,9 @@ def did_you_mean(given: object, known: Sequence[str], suffix: str = "") -> str:
     """
     import difflib  # only when something is wrong
 
-    meant = _MEANT.get(str(given).lower())
-    if meant in known:
+    from procbus.core.foreign_names import meant_by
+
+    if meant := meant_by(str(given), known):
         return f"; did you mean {meant}{suffix}?"
     lowered = {word.lower(): word for word in known}
     close = difflib.get_close_matches(str(given).lower(), list(lowered), n=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from procbus.core.locks import Lock
 from procbus.core.log import log
+from procbus.core.user_objects import kind_of_event
 
 #: Maximum of topics without a handler that are remembered, so that each is logged once.
 _UNROUTED_KEPT = 1_000
@@ -25,7 +26,7 @@ class Unrouted:
 
     def note(self, event: Any, topic: str | None) -> None:
         """Count an event, and log its topic once."""
-        name = repr(topic) if topic is not None else _kind_of(event)
+        name = repr(topic) if topic is not None else f"class {kind_of_event(event)}"
         with self._lock:
             self.count += 1
             new = name not in self._topics and len(self._topics) < _UNROUTED_KEPT
@@ -36,13 +37,3 @@ class Unrouted:
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)
-
-
-def _kind_of(event: Any) -> str:
-    """Name the property that an event without a topic is routed by."""
-    name = f"class {type(event).__qualname__}"
-    try:
-        event_type = getattr(event, "event_type", None)
-        return f"{name} ({event_type!r})" if isinstance(event_type, str) else name
-    except BaseException:  # noqa: BLE001 - a property of the user's; the event has no handler anyway
-        return name

@@ -5,18 +5,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Protocol
+
+from procbus.lanes.inline import Sleeper
 
 
 class TimeIsUp(BaseException):
     """Ends a handler whose time limit is over, as killing its worker would."""
-
-
-class Sleeper(Protocol):
-    """An object that has work due at a certain time."""
-
-    def run_due(self, now: float) -> bool:
-        """Do the next work that is due by then; return whether there was any."""
 
 
 class Clock:

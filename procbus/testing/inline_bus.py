@@ -3,24 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar, Unpack
 
-from procbus.assembly import Assembly, Makers
+from procbus.assembly import Assembly, Makers, make_inline_lanes
 from procbus.bus import EventBus
-from procbus.core.carry import Carry
 from procbus.core.errors import OptionError
+from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.core.validation import did_you_mean
 from procbus.dispatch.dispatcher import Dispatcher
-from procbus.lanes.lanes import Lanes
+from procbus.lanes.inline import InlineRetries
 from procbus.progress.show import ShowProgress
-from procbus.settings import LocalOptions, Settings, make_settings
+from procbus.settings import BusOptions, LocalOptions, Settings, make_settings
 from procbus.testing.captured import Captured
 from procbus.testing.clock import Clock
-from procbus.testing.inline_lane import InlineLane, InlineRetries
 
 
 class InlineBus(EventBus):
@@ -75,12 +75,7 @@ class InlineBus(EventBus):
         clock: Clock | None = None,
         **options: Unpack[LocalOptions],
     ) -> None:
-        unknown = [name for name in options if name not in LocalOptions.__annotations__]
-        if unknown:
-            raise OptionError(
-                f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
-                "memory and no journal; use an EventBus for tests of these"
-            )
+        _check_names(options)
         self.clock = Clock(auto=True) if clock is None else clock
         self._receipts: dict[int, Receipt] = {}
         retries = InlineRetries(self.clock)
@@ -91,7 +86,7 @@ class InlineBus(EventBus):
                 sole=partial(_noted, self._receipts, SoleReceipt),
                 fan=partial(_noted, self._receipts, FanReceipt),
             ),
-            partial(_make_lanes, self.clock, retries, pickling),
+            partial(make_inline_lanes, self.clock, retries, pickling=pickling),
         )
         self._take(Assembly(make_settings(options), handlers, make))
 
@@ -168,6 +163,23 @@ class InlineBus(EventBus):
         raise AssertionError("\n\n".join([summary, *letters]))
 
 
+def _check_names(options: Mapping[str, object]) -> None:
+    known = ("handlers", "pickling", "clock", *LocalOptions.__annotations__)
+    unknown = [name for name in options if name not in known]
+    for name in unknown:
+        if name in OPTIONS_OF_A_HANDLER and name not in BusOptions.__annotations__:
+            raise OptionError(
+                f"{name}= is an option of a handler, not of InlineBus: @subscribe({name}=...)"
+            )
+        if name not in BusOptions.__annotations__ and (hint := did_you_mean(name, known, "=")):
+            raise OptionError(f"InlineBus has no option {name}={hint}")
+    if unknown:
+        raise OptionError(
+            f"InlineBus has no option {', '.join(unknown)}: it has no workers, no shared "
+            "memory and no journal; use an EventBus for tests of these"
+        )
+
+
 _R = TypeVar("_R", bound=Receipt)
 
 
@@ -176,25 +188,3 @@ def _noted(receipts: dict[int, Receipt], make: Callable[..., _R], *about: Any) -
     receipt = make(*about)
     receipts[receipt.id] = receipt
     return receipt
-
-
-def _make_lanes(clock: Clock, retries: InlineRetries, pickling: bool, parts: Assembly) -> Lanes:
-    """Make lanes of which one is for all handlers."""
-    settings = parts.settings
-    inline = InlineLane(
-        clock,
-        retries,
-        parts.flow,
-        pickling=pickling,
-        worker_init=settings.worker_init,
-        carry=Carry(settings.carry) if settings.carry else None,
-    )
-    return Lanes(
-        parts.flow,
-        parts.make_cpu_lane,
-        retries,
-        parts.supervisor,
-        parts.advisor.stir,
-        cpu_workers=settings.cpu_workers,
-        only=inline,
-    )

@@ -18,6 +18,7 @@ from procbus import (
     SubscriptionError,
     TopicError,
     current,
+    executor,
 )
 from tests.parts import BOUND_S, Held, double
 
@@ -56,6 +57,11 @@ def bus() -> Iterator[EventBus]:
         ({"max_workers": 4}, "did you mean cpu_workers="),
         ({"n_jobs": 4}, "did you mean cpu_workers="),
         ({"processes": 4}, "did you mean cpu_workers="),
+        ({"initializer": print}, "did you mean worker_init="),
+        ({"maxtasksperchild": 4}, "did you mean max_events_per_worker="),
+        ({"callback": print}, "did you mean on_failure="),
+        ({"max_retries": 4}, r"no option max_retries=; .* retries= is .*: @subscribe\(retries"),
+        ({"time_limit": 4}, r"@subscribe\(timeout="),
         ({"max_pendng": 4}, "did you mean max_pending="),
         ({"timeout": 4}, r"an option of a handler, not of EventBus: @subscribe\(timeout"),
         ({"worker_init": 5}, "worker_init must be a function"),
@@ -241,3 +247,40 @@ def test_repr_tells_state_pending_and_workers(bus):
     text = "<EventBus open: 1 handlers, 1 pending, 0 cpu workers, 1 io workers>"
     assert repr(bus) == text
     held.go.set()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"retry": 3}, "unknown option retry=; did you mean retries="),
+        ({"attempts": 3}, "did you mean retries="),
+        ({"max_retries": 3}, "did you mean retries="),
+        ({"time_limit": 3}, "did you mean timeout="),
+        ({"filter": bool}, "did you mean where="),
+        ({"autoretry_for": OSError}, "did you mean retry_on="),
+        (
+            {"workers": 3},
+            r"option of the bus cpu_workers= is probably meant: EventBus\(cpu_workers",
+        ),
+        ({"initializer": print}, r"EventBus\(worker_init="),
+        ({"callback": print}, r"EventBus\(on_failure="),
+        ({"cpu_workers": 3}, "cpu_workers= is an option of EventBus, not of a handler"),
+    ],
+)
+def test_options_of_a_handler_by_the_names_of_other_libraries_are_refused(bus, options, says):
+    with pytest.raises(SubscriptionError, match=says):
+        bus.subscribe("number", double, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"workers": 3}, "did you mean max_workers="),
+        ({"n_jobs": 3}, "did you mean max_workers="),
+        ({"worker_init": print}, "did you mean initializer="),
+        ({"attempts": 3}, "did you mean retries="),
+    ],
+)
+def test_options_of_an_executor_by_the_names_of_other_libraries_are_refused(options, says):
+    with pytest.raises(OptionError, match=says):
+        executor("cpu", **options)

@@ -17,6 +17,7 @@ from procbus.pool.channel import Channel
 from procbus.pool.child.ending import end_in_order, flush_at_exit
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
 from procbus.pool.child.loop import Tokens, Worker
+from procbus.pool.child.no_terminal import refuse_terminal
 from procbus.pool.child.outbox import Outlet
 from procbus.pool.child.self import end_with_parent, take_long_turns
 from procbus.pool.logbook import Logbook
@@ -62,6 +63,7 @@ def prepare(
     channel = Channel(pipe, stay_awake=True)
     _forward = forward_logging(Outlet(channel.send, pipe.fileno()), settings.log_levels)
     print_by_line()
+    refuse_terminal()
     _worker = Worker(
         _forward.report,
         logbook,

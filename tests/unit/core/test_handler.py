@@ -341,7 +341,7 @@ def test_an_option_of_the_bus_is_refused_with_where_it_belongs(option: str):
 
 def test_an_unknown_option_is_refused_with_the_known_ones():
     message = refusal(handle, concurency=2)
-    assert "unknown option concurency=; did you mean concurrency?" in message
+    assert "unknown option concurency=; did you mean concurrency=?" in message
     assert "the options are timeout, max_memory, grace, retries, backoff, retry_on" in message
     assert "did you mean" not in refusal(handle, zzz=2)
 

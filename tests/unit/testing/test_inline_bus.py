@@ -265,3 +265,16 @@ def test_each_thread_runs_the_events_it_publishes() -> None:
         thread.start()
         thread.join()
     assert idents == {1: threading.get_ident(), 2: thread.ident}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"cpu_workers": 2}, "no option cpu_workers: it has no workers"),
+        ({"timeout": 2}, r"an option of a handler, not of InlineBus: @subscribe\(timeout"),
+        ({"maxsize": 2}, "no option maxsize=; did you mean max_pending="),
+    ],
+)
+def test_option_that_an_inline_bus_lacks_is_refused_with_its_place(options, says):
+    with pytest.raises(OptionError, match=says):
+        InlineBus([], **options)

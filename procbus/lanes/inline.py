@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A lane that runs each delivery at once, in the thread that publishes it."""
+"""A lane that runs each delivery at once, in the thread that publishes it.
+
+Buses for tests have it, and all buses of a script with `PROCBUS_INLINE=1`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ import asyncio
 import contextvars
 import itertools
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from procbus.core.carry import Carried, Carry
 from procbus.core.context import HandlerContext, keep_event, kept, run_seated, running
@@ -32,17 +38,93 @@ from procbus.lanes.attempt import (
     timeout_error,
 )
 from procbus.pool.inline import InlinePool, InlineWorker
-from procbus.testing.clock import Clock
 
 #: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
 #: it.
 DEPTH = 20
 
 
-class InlineRetries(RetryQueue):
-    """Deliveries that wait for their next attempt, by a clock that the test turns."""
+class Sleeper(Protocol):
+    """An object that has work due at a certain time."""
 
-    def __init__(self, clock: Clock) -> None:
+    def run_due(self, now: float) -> bool:
+        """Do the next work that is due by then; return whether there was any."""
+
+
+class InlineClock(Protocol):
+    """The time of a bus that runs handlers at once. Thread-safe."""
+
+    #: Whether to go on to the next retry at once, when no other work is left.
+    auto: bool
+
+    def now(self) -> float:
+        """The time, in seconds."""
+
+    def go_to(self, then: float) -> None:
+        """Go on to a time, unless it is over already."""
+
+    def attach(self, sleeper: Sleeper) -> None:
+        """Have a sleeper run as time passes, for as long as it lives."""
+
+    def begin(self, limit_s: float) -> None:
+        """Begin a handler in this thread, with a time limit."""
+
+    def ran_s(self) -> float:
+        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
+
+    def end(self) -> float:
+        """End the handler that began last in this thread; return its duration."""
+
+
+class RealClock:
+    """The time that really passes; to go on to a time is to wait for it.
+
+    It limits no handler: no other thread is there to end one, and you may be looking at it in a
+    debugger.
+    """
+
+    auto = True
+
+    def __init__(self) -> None:
+        #: For each thread, the starts of the handlers that it is in.
+        self._running = threading.local()
+
+    def now(self) -> float:
+        """Seconds of `time.monotonic()`."""
+        return monotonic()
+
+    def go_to(self, then: float) -> None:
+        """Wait until a time."""
+        time.sleep(max(0.0, then - monotonic()))
+
+    def attach(self, sleeper: Sleeper) -> None:
+        """Do nothing: work that is due later runs when its thread has no other."""
+
+    def begin(self, limit_s: float) -> None:  # noqa: ARG002 - see the class
+        """Note the start of a handler in this thread."""
+        self._starts().append(monotonic())
+
+    def ran_s(self) -> float:
+        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
+        starts = self._starts()
+        return monotonic() - starts[-1] if starts else 0.0
+
+    def end(self) -> float:
+        """Forget the handler that began last in this thread; return 0, which is within limits."""
+        self._starts().pop()
+        return 0.0
+
+    def _starts(self) -> list[float]:
+        starts: list[float] | None = getattr(self._running, "starts", None)
+        if starts is None:
+            starts = self._running.starts = []
+        return starts
+
+
+class InlineRetries(RetryQueue):
+    """Deliveries that wait for their next attempt, by the clock of an inline bus."""
+
+    def __init__(self, clock: InlineClock) -> None:
         super().__init__()
         self._clock = clock
         clock.attach(self)
@@ -74,19 +156,23 @@ class InlineLane:
             process.
         worker_init: the set-up of a worker; called once, before the first cpu handler.
         carry: the context variables that cpu handlers get.
+        one_loop: whether async handlers share an event loop for the life of the bus, so that a
+            client made in one can be used in the next.
     """
 
     def __init__(
         self,
-        clock: Clock,
+        clock: InlineClock,
         retries: InlineRetries,
         flow: Flow,
         *,
         pickling: bool,
         worker_init: Callable[[], object] | None,
         carry: Carry | None = None,
+        one_loop: bool = False,
     ) -> None:
         self._clock = clock
+        self._loops = Loops() if one_loop else None
         self._retries = retries
         self._flow = flow
         self._pickling = pickling
@@ -194,6 +280,8 @@ class InlineLane:
             worker.stop()
         if self._pool is not None:
             self._pool.close()
+        if self._loops is not None:
+            self._loops.close()
 
     # Private methods.
 
@@ -277,21 +365,25 @@ class InlineLane:
     def _attempt(self, delivery: Delivery, receipt: Receipt, seat: list[Any]) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
-        function = _awaiting(handler.function) if handler.is_async else handler.function
+        function = self._awaiting(handler.function) if handler.is_async else handler.function
         context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
         try:
             value = context.run(run_seated, seat, function, receipt.event)
-        except KeyboardInterrupt:  # it is for the test: this is the test's thread
-            self._flow.settle([(delivery, cancelled(delivery, monotonic() - started_at))])
-            raise
-        except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
+        except BaseException as error:
+            if isinstance(error, _for_the_caller()):
+                self._flow.settle([(delivery, cancelled(delivery, monotonic() - started_at))])
+                raise
             return failure(error, delivery, started_at, os.getpid())
         else:
             pid, ended_at = os.getpid(), monotonic()
             return look_at(delivery, value, started_at, pid) or Outcome(
                 OutcomeKind.SUCCEEDED, value, None, started_at, ended_at, pid
             )
+
+    def _awaiting(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        run = asyncio.run if self._loops is None else self._loops.run
+        return lambda event: _await(function(event), run)
 
     def _collecting(self, published: Children) -> Callable[..., HandlerContext]:
         """Make the `current()` of a cpu handler, whose events are published with its success."""
@@ -358,26 +450,60 @@ class InlineLane:
             init()
 
 
-def _awaiting(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda event: _await(function(event))
+class Loops:
+    """The event loops of an inline bus. Thread-safe: each step on its list is one step.
+
+    A handler runs in the loop that was used last, unless that runs already: an async handler may
+    publish an event for another one.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[asyncio.Runner] = []
+
+    def run(self, coroutine: Any) -> Any:
+        """Run a coroutine to its end in a loop that is free."""
+        try:
+            runner = self._idle.pop()
+        except IndexError:
+            runner = asyncio.Runner()
+        try:
+            return runner.run(coroutine)
+        finally:
+            self._idle.append(runner)
+
+    def close(self) -> None:
+        """Cancel the tasks that handlers have left, and end the loops. Idempotent."""
+        while True:
+            try:
+                runner = self._idle.pop()
+            except IndexError:
+                return
+            with suppress(RuntimeError):  # this thread runs a loop of its own
+                runner.close()
 
 
-def _await(coroutine: Any) -> Any:
+def _for_the_caller() -> tuple[type[BaseException], ...]:
+    """Exceptions that are for the caller, whose thread this is: Ctrl-C, and leaving a debugger."""
+    bdb = sys.modules.get("bdb")
+    return (KeyboardInterrupt,) if bdb is None else (KeyboardInterrupt, bdb.BdbQuit)
+
+
+def _await(coroutine: Any, run: Callable[[Any], Any]) -> Any:
     """Run a coroutine to its end: in this thread, or in a new one if this thread runs a loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return run(coroutine)
     context = contextvars.copy_context()
     ended: list[tuple[Any, BaseException | None]] = []
 
-    def run() -> None:
+    def run_here() -> None:
         try:
-            ended.append((asyncio.run(coroutine), None))
+            ended.append((run(coroutine), None))
         except BaseException as error:  # noqa: BLE001 - passed on below
             ended.append((None, error))
 
-    thread = threading.Thread(target=context.run, args=(run,), name="procbus-inline-loop")
+    thread = threading.Thread(target=context.run, args=(run_here,), name="procbus-inline-loop")
     thread.start()
     thread.join()
     [(value, error)] = ended
