@@ -21,6 +21,7 @@ PEERS = ("tiny_cpu", "tiny_io", "latency", "crash_table", "pending_memory", "sta
 NAMES = (
     *SUITE,
     "whole_jobs",
+    "recipes",
     "pythons",
     "tiny_cpu",
     "latency",

@@ -1,0 +1,30 @@
+"""Load the orders of all CSV files in `orders/` into SQLite."""
+
+import csv
+import sqlite3
+from datetime import datetime
+from pathlib import Path
+
+from procbus import EventBus, subscribe
+
+Order = tuple[int, str, str, int, str]
+
+
+@subscribe(kind="cpu")
+def parse(file: Path) -> list[Order]:
+    orders: list[Order] = []
+    with file.open(newline="") as lines:
+        for number, at, customer, amount, country in csv.reader(lines):
+            euros, _, cents = amount.partition(".")
+            time = datetime.fromisoformat(at).isoformat(" ")
+            orders.append(
+                (int(number), time, customer.strip().title(), int(euros + cents), country)
+            )
+    return orders
+
+
+with EventBus() as bus, sqlite3.connect("orders.db") as database:
+    database.execute("CREATE TABLE orders (number PRIMARY KEY, at, name, cents, country)")
+    for orders in bus.map(parse, sorted(Path("orders").glob("*.csv"))):
+        database.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", orders)
+    print(*database.execute("SELECT count(*), sum(cents) FROM orders").fetchone())
