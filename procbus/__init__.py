@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from procbus.core.outcome import Outcome, OutcomeKind
     from procbus.core.progress import Progress
     from procbus.core.receipt import Receipt
+    from procbus.core.resources import Resource, resource, use
     from procbus.core.retry import RetryPolicy
     from procbus.core.stats import (
         BusStats,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Percentiles,
         SharedMemoryStats,
     )
+    from procbus.core.worker import CurrentWorker
     from procbus.dispatch.dead_letters import DeadLetters
     from procbus.futures.executor import BusExecutor
     from procbus.journal.resume import ResumeSummary
@@ -79,6 +81,7 @@ __all__ = [
     "CallOptions",
     "Cancelled",
     "CircuitOpen",
+    "CurrentWorker",
     "DaskPool",
     "DeadLetter",
     "DeadLetters",
@@ -107,6 +110,7 @@ __all__ = [
     "Published",
     "QueueFull",
     "Receipt",
+    "Resource",
     "ResumeSummary",
     "Retried",
     "RetryPolicy",
@@ -125,7 +129,9 @@ __all__ = [
     "current",
     "executor",
     "freeze_support",
+    "resource",
     "subscribe",
+    "use",
 ]
 
 #: The module of each name. Names are loaded on first use: a worker process imports this package too
@@ -174,6 +180,10 @@ _HOMES = {
     "current": "core.context",
     "executor": "own_executor",
     "freeze_support": "system.freezing",
+    "Resource": "core.resources",
+    "resource": "core.resources",
+    "use": "core.resources",
+    "CurrentWorker": "core.worker",
     "subscribe": "routing.registry",
 }
 

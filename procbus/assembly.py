@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from os import PathLike
@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbus.advice.advisor import Advisor
+from procbus.core.bus_resources import BusResources
 from procbus.core.cancelling import CALLED, ON_THE_WAY_S, STREAM_LEFT, CancelRequest
 from procbus.core.carry import Carry, Translated
 from procbus.core.context import Run, running_now
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from procbus.core.handler import Handler
     from procbus.core.listeners import Listening
     from procbus.core.receipt import Receipt
+    from procbus.core.resources import Resource
     from procbus.dispatch.choosing import Choice
     from procbus.futures.executor import Parts
     from procbus.journal.bus_journal import BusJournal
@@ -133,6 +135,7 @@ def make_inline_lanes(
     *,
     pickling: bool = False,
     one_loop: bool = False,
+    resources: Mapping[Resource[Any], Any] | None = None,
 ) -> Lanes:
     """Make lanes of which one is for all handlers, see `InlineLane`."""
     from procbus.lanes.inline import InlineLane  # only now: it imports asyncio
@@ -146,6 +149,7 @@ def make_inline_lanes(
         worker_init=settings.worker_init,
         carry=Carry(settings.carry) if settings.carry else None,
         one_loop=one_loop,
+        resources=resources,
     )
     return Lanes(
         parts.flow,
@@ -246,7 +250,8 @@ class Assembly:
             hook = FailureHook(settings.on_failure, self.dispatcher.context_of)
             self.settlement.on_failed += (hook,)
         self.advisor = make.advisor(self.subscriptions, lambda: self.lanes)
-        self.flow = BusFlow(self.settlement, self.dispatcher)
+        self.resources = BusResources(lambda: self.subscriptions.handlers())
+        self.flow = BusFlow(self.settlement, self.dispatcher, self.resources)
         self.supervisor = make.supervisor(self.retries)
         self.lanes = make.lanes(self)
         self.admission.when_full = self.lanes.flush
@@ -374,12 +379,14 @@ class Assembly:
 
             if not on_threads and gil_is_on():
                 warn_of_turns()
-            return ThreadPool(settings.cpu_workers, settings.worker_init, self.dispatcher, run)
+            return ThreadPool(
+                settings.cpu_workers, settings.worker_init, self.dispatcher, run, self.resources
+            )
         from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
 
         init = b"" if settings.worker_init is None else encode_definition(settings.worker_init)
         if not isinstance(settings.cpu, str):
-            return settings.cpu.open(settings.cpu_workers, init, run)
+            return settings.cpu.open(settings.cpu_workers, init, run, self._encode_eager)
         from procbus.pool.loky import LokyPool
         from procbus.pool.memory.events import EventMemory
 
@@ -396,7 +403,18 @@ class Assembly:
             keeps_on=settings.on_sigterm is not None,
             nice=settings.worker_nice,
             newborn=newborn,
+            eager=self._encode_eager,
+            environment_of=settings.environment_of,
         )
+
+    def _encode_eager(self) -> bytes:
+        """Encode the functions of cpu handlers with eager resources, for a worker that starts."""
+        found = tuple(self.resources.eager(lambda handler: handler.kind == "cpu"))
+        if not found:
+            return b""
+        from procbus.codec.encoder import encode_definition  # only now: it imports cloudpickle
+
+        return encode_definition(found)
 
     def cancel(self, choice: Choice) -> int:
         """Cancel the chosen deliveries; return the number that are cancelled, or will be.

@@ -91,6 +91,10 @@ class EventBus:
             script's own niceness. With 0 they share the cores with the script and other programs as
             equals. With 10 io handlers are quicker when all cores are busy, but programs beside the
             script leave the workers little.
+        worker_env: a function of a worker's number, which returns the environment variables of that
+            worker process: a dict of strings. It is called in the script before each start. The
+            numbers begin at 0, and the replacement of a dead worker has its number. See
+            docs/resources.md.
         on_failure: called with the DeadLetter of each delivery that failed for good, in the thread
             that settles it, so it should be quick. An exception from it is logged.
         shared_memory_limit: maximum of memory shared with workers for large events, whether in

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from procbus.core.errors import OptionError, SerializationError, SubscriptionError
+from procbus.core.errors import (
+    OptionError,
+    ProcbusError,
+    SerializationError,
+    SubscriptionError,
+)
 from procbus.core.gil import gil_is_on
 from procbus.core.handler import (
     OPTIONS_OF_A_HANDLER,
@@ -30,6 +35,8 @@ from procbus.core.options import (
     seconds_up_to,
     whole,
 )
+from procbus.core.resources import all_needs, unshared
+from procbus.core.user_objects import named
 from procbus.core.validation import (
     did_you_mean,
     format_size,
@@ -98,6 +105,7 @@ class BusOptions(LocalOptions, total=False):
     max_events_per_worker: int | None
     worker_max_memory: int | str | None
     worker_nice: int
+    worker_env: Callable[[int], Mapping[str, str]] | None
     shared_memory_limit: int | str | None
     shared_memory_threshold: int | str
     on_oversize: OnOversize
@@ -179,6 +187,17 @@ def _on_failure(name: str, value: Any) -> Any:
     return value
 
 
+def _worker_env(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise OptionError(
+            f"{name} must be a function of the worker's number, which returns a dict; for the same "
+            f"variables in each worker write {name}=lambda number: {shown(value)}"
+        )
+    if value is not None:
+        _check_function(name, value, ("the number of the worker",))
+    return value
+
+
 def _carry(name: str, value: Any) -> tuple[ContextVar[Any], ...]:
     """Check that these are context variables, and that they can be sent to workers."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
@@ -239,7 +258,7 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
 
 
 #: Options of the bus that only worker processes keep.
-_OF_PROCESSES = ("max_events_per_worker", "worker_max_memory", "worker_nice")
+_OF_PROCESSES = ("max_events_per_worker", "worker_max_memory", "worker_nice", "worker_env")
 
 #: The reasons for a place.
 NO_GIL = "threads: this Python has no GIL, and it asks for nothing that only a process keeps"
@@ -261,6 +280,7 @@ class Settings:
     #: In bytes.
     worker_max_memory: int | None = option(None, memory_limit)
     worker_nice: int = option(0, whole(0, _NICEST))
+    worker_env: Callable[[int], Mapping[str, str]] | None = option(None, _worker_env)
     on_failure: Callable[[DeadLetter], object] | None = option(None, _on_failure)
     #: In bytes; None for a share of the free memory.
     shared_memory_limit: int | None = option(None, _shared(_LEAST_SHARED, or_none=True))
@@ -291,7 +311,7 @@ class Settings:
                         "workers share the process of the script"
                     )
         elif self.cpu not in ("processes", "auto"):
-            for name in ("worker_max_memory", "worker_nice"):
+            for name in ("worker_max_memory", "worker_nice", "worker_env"):
                 if getattr(self, name):
                     raise OptionError(
                         f"{name} is for workers of this machine: leave it out with "
@@ -325,6 +345,34 @@ class Settings:
             given = {name: getattr(handler, name) for name in OPTIONS_OF_A_HANDLER}
             for name, reason in unkept_by_threads(given):
                 raise SubscriptionError(f"handler {handler.name}: {_unkept(name, reason)}")
+        if handler.needs and self.cpu != "threads" and (handler.kind == "cpu" or handler.auto):
+            for each in all_needs(handler.needs):
+                if each.scope == "bus":
+                    raise SubscriptionError(f"handler {handler.name}: {unshared(each)}")
+
+    def environment_of(self, number: int) -> Mapping[str, str] | None:
+        """The environment variables that one worker process alone gets.
+
+        Args:
+            number: number of the worker.
+
+        Raises:
+            ProcbusError: the user's function failed, or returned something else.
+        """
+        if self.worker_env is None:
+            return None
+        try:
+            found: Any = self.worker_env(number)
+        except Exception as error:
+            raise ProcbusError(f"worker_env failed for worker {number}: {named(error)}") from error
+        if not isinstance(found, Mapping) or not all(
+            isinstance(each, str) for pair in found.items() for each in pair
+        ):
+            raise ProcbusError(
+                f"worker_env must return a dict of strings, such as "
+                f'{{"CUDA_VISIBLE_DEVICES": str(number)}}, not {shown(found)}'
+            )
+        return dict(found)
 
     def check_calls(self, kind: Kind, options: Mapping[str, Any]) -> None:
         """Check likewise the options of calls of an executor.

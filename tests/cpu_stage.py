@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from procbus.core.bus_resources import BusResources
 from procbus.core.context import HandlerContext
 from procbus.core.delivery import Delivery
 from procbus.core.errors import CircuitOpen
@@ -122,9 +123,9 @@ class SpyPool(InlinePool):
         self.on_receive: Callable[[SpyWorker], object] = lambda _: None
         self.on_kill: Callable[[SpyWorker], Task[None]] = _go_on
 
-    def start(self, launched: Callable[[InlineWorker], None]) -> SpyWorker:
+    def start(self, launched: Callable[[InlineWorker], None], place: int = 0) -> SpyWorker:
         self.on_start()
-        worker = SpyWorker(self.definitions, self.memory)
+        worker = SpyWorker(self.definitions, self.memory, place)
         worker.pool = self
         worker.probe = self.make_probe()
         self.started.append(worker)
@@ -142,6 +143,7 @@ class Stage:
         self.admission = Admission(100_000, "raise")
         self.retries = RetryQueue()
         self.settlement = settlement_for(self.admission, self.retries)
+        self.resources = BusResources()
         self.listeners = self.settlement.listeners
         self.children: list[tuple[str | None, Any]] = []
         self.children_error: Exception | None = None

@@ -13,6 +13,7 @@ import pytest
 
 from procbus import EventBus
 from procbus.assembly import Assembly, Makers, make_lanes
+from procbus.core.bus_resources import BusResources
 from procbus.core.context import HandlerContext
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.delivery import Delivery
@@ -184,6 +185,7 @@ class FlowOf:
         self.settle = settle
         self.context_of = context_of
         self.listeners = Listeners()
+        self.resources = BusResources()
 
     def settle_successes(self, *ended: Any) -> None:
         *columns, pid = ended

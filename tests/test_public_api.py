@@ -26,6 +26,7 @@ NAMES = [
     "CallOptions",
     "Cancelled",
     "CircuitOpen",
+    "CurrentWorker",
     "DaskPool",
     "DeadLetter",
     "DeadLetters",
@@ -54,6 +55,7 @@ NAMES = [
     "Published",
     "QueueFull",
     "Receipt",
+    "Resource",
     "ResumeSummary",
     "Retried",
     "RetryPolicy",
@@ -72,7 +74,9 @@ NAMES = [
     "current",
     "executor",
     "freeze_support",
+    "resource",
     "subscribe",
+    "use",
 ]
 
 
@@ -117,6 +121,7 @@ def test_the_options_and_their_defaults():
         "max_events_per_worker": None,
         "worker_max_memory": None,
         "worker_nice": 0,
+        "worker_env": None,
         "on_failure": None,
         "shared_memory_limit": None,
         "shared_memory_threshold": 32 * 1024,

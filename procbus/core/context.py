@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from procbus.core.errors import Cancelled, ProcbusError
 from procbus.core.progress import Amount, NoteProgress
+from procbus.core.worker import NO_WORKER, CurrentWorker
 
 if TYPE_CHECKING:
     from procbus.core.receipt import Receipt
@@ -97,6 +98,7 @@ class HandlerContext:
         "parent_id",
         "run",
         "topic",
+        "worker",
     )
 
     def __init__(
@@ -110,6 +112,7 @@ class HandlerContext:
         owner: object = None,
         run: Run = ONLY_RUN,
         state: RunState = _NO_RUN,
+        worker: CurrentWorker = NO_WORKER,
     ) -> None:
         #: Name of the handler.
         self.handler = handler
@@ -127,6 +130,8 @@ class HandlerContext:
         #: The dispatcher that this handler runs for; None in a worker process.
         self.owner = owner
         self._state = state
+        #: The worker that runs the handler. Its `number` is 0 for the first worker of the lane.
+        self.worker = worker
         #: Notes the progress of this run; made once needed.
         self._report: NoteProgress | None = None
 
@@ -316,6 +321,19 @@ def run_seated(seat: list[Any], function: Callable[[Any], Any], event: Any) -> A
     """Call a handler with its seat, see `running`: for `Context.run`."""
     running.set(seat)
     return function(event)
+
+
+def made_on(
+    worker: CurrentWorker, make: Callable[..., HandlerContext]
+) -> Callable[..., HandlerContext]:
+    """Make a function that makes contexts as another one does, for handlers of one worker."""
+
+    def made(*about: Any) -> HandlerContext:
+        context = make(*about)
+        context.worker = worker
+        return context
+
+    return made
 
 
 def _copy_decimals(context: Context) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from procbus.core.bus_resources import BusResources
     from procbus.core.context import HandlerContext
     from procbus.core.delivery import Delivery
     from procbus.core.errors import CircuitOpen
@@ -71,6 +72,10 @@ class Flow(Protocol):
 
     def context_of(self, delivery: Delivery, receipt: Receipt, /) -> HandlerContext:
         """Make the return value of `current()` in a handler of this process."""
+
+    @property
+    def resources(self) -> BusResources:
+        """The resources that live as long as the bus, and shelves for workers."""
 
     def count_in(self, count: int, /) -> None:
         """Count deliveries in that the bus itself makes: never waits, and never refuses."""

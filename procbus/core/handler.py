@@ -32,7 +32,9 @@ from procbus.core.options import (
     shows_options,
     whole,
 )
+from procbus.core.resources import Needs, needs_of, problems_of_use
 from procbus.core.retry import Backoff, RetryOptions, RetryPolicy
+from procbus.core.supplied import supplied
 from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_in
 from procbus.core.validation import did_you_mean, is_real, is_whole, shown
 
@@ -246,6 +248,9 @@ class Handler:
         batch_wait: maximum wait of an event for others of its call, in seconds.
         limited: whether its runs have to be watched, for a timeout or a max_memory.
         gated: whether its deliveries may wait for each other: it has a key or a concurrency.
+        needs: the parameters that are given a resource, and the resources.
+        call: the function that workers call with the event: it gives the handler its resources. For
+            a handler without resources it is `function` itself.
 
     The fields of its limits and of its retry policy are attributes of the handler too.
     """
@@ -274,15 +279,19 @@ class Handler:
     once: bool = option(False, one_of(True, False))
     batch: int | None = option(None, whole(1, _LARGEST_BATCH, or_none=True))
     batch_wait: float = option(0.0, seconds_up_to(_LONGEST_BATCH_WAIT_S))
+    needs: Needs = ()
     limited: bool = field(init=False)
     gated: bool = field(init=False)
+    call: Callable[..., Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute `limited` and `gated` once, since the lanes read them for every event."""
+        """Compute `limited`, `gated` and `call` once, since the lanes read them for every event."""
         limited = self.limits.timeout is not None or self.limits.max_memory is not None
         object.__setattr__(self, "limited", limited)  # because the class is frozen
         gated = self.key is not None or self.concurrency is not None
         object.__setattr__(self, "gated", gated)
+        call = supplied(self.function, self.needs, self.name, is_async=self.is_async)
+        object.__setattr__(self, "call", call)
 
     @property
     def timeout(self) -> float | None:
@@ -330,6 +339,11 @@ class CpuPlace(NamedTuple):
     on_threads: bool
     #: The reason, in words.
     why: str
+
+
+def calling(handler: Handler, function: Callable[..., Any], **changes: Any) -> Handler:
+    """The same handler, with a function that calls its `call`, and other changes."""
+    return replace(handler, function=function, needs=(), **changes)
 
 
 def as_kind(handler: Handler, kind: Kind, *, on_threads: bool = False) -> Handler:
@@ -462,7 +476,11 @@ def make_handler(
     )
     for problem in problems:
         raise SubscriptionError(f"handler {name_of(function)}: {problem}")
+    needs = needs_of(function)
+    for problem in problems_of_use(function, needs, is_async=is_async(function)):
+        raise SubscriptionError(f"handler {name_of(function)}: {problem}")
     made = {
+        "needs": needs,
         "name": parts["name"] or name_of(function),
         "kind": "cpu" if kind == "cpu" else "io",
         "auto": kind == "auto",

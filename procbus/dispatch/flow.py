@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from procbus.core.bus_resources import BusResources
     from procbus.dispatch.dispatcher import Dispatcher
     from procbus.dispatch.settlement import Settlement
 
@@ -14,6 +15,11 @@ class BusFlow:
     """Implements `procbus.core.flow.Flow`.
 
     Its attributes are the methods themselves: a call through it costs no more than without it.
+
+    Args:
+        settlement: settles deliveries.
+        dispatcher: publishes events.
+        resources: the resources of the bus.
     """
 
     __slots__ = (
@@ -22,11 +28,15 @@ class BusFlow:
         "guard",
         "listeners",
         "publish_children",
+        "resources",
         "settle",
         "settle_successes",
     )
 
-    def __init__(self, settlement: Settlement, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, settlement: Settlement, dispatcher: Dispatcher, resources: BusResources
+    ) -> None:
+        self.resources = resources
         self.listeners = settlement.listeners
         self.count_in = settlement.count_in
         self.settle = settlement.settle

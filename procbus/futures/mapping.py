@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from procbus.codec.batch_call import InPart
 from procbus.core.delivery import cancelled, error_to_tell
 from procbus.core.errors import SerializationError, WorkerDied
-from procbus.core.handler import new_number
+from procbus.core.handler import calling, new_number
 from procbus.core.receipt import Receipt, WaitedReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete, unfinished
@@ -142,8 +141,8 @@ class _Chunks:
 
     def __init__(self, subscription: Subscription, events: Iterable[Any], parts: Parts) -> None:
         handler = subscription.handler
-        function: Any = _Chunk(handler.function, handler.name)
-        inner = replace(handler, function=function, number=new_number())
+        function: Any = _Chunk(handler.call, handler.name)
+        inner = calling(handler, function, number=new_number())
         self._calls = Subscription(inner, parts.lanes.of(inner), answered=True)
         self._source = iter(events)
         self._left: float = len(events) if isinstance(events, Sized) else _MOST * _MOST

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from procbus.core.handler import calling
 from procbus.core.locks import Lock
 from procbus.core.subscription import Subscription
 
@@ -40,7 +40,7 @@ class DirectSubscriptions:
             if name not in self._past and len(self._past) >= MOST_NAMES:
                 name = OTHER_CALLS
             if name not in self._past:
-                nameless = replace(handler, name=name, function=_gone)
+                nameless = calling(handler, _gone, name=name)
                 self._past[name] = Subscription(nameless, subscription.lane)
             self._past[name].absorb(subscription)
 

@@ -208,7 +208,7 @@ class Companion(LaneThread):
         while self._batching.wants_workers():
             source, self.prepared = self.prepared or self._pool, None
             try:
-                worker = source.start(self._launched)
+                worker = source.start(self._launched, self.slot.place)
             except WorkerGone as gone:
                 self._note_exit(gone)
                 self._tell_died(gone, "it could not start")

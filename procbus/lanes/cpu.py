@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -438,7 +439,9 @@ class CpuLane:
 
     def _make_companion(self) -> Companion:
         self._started += 1
-        slot = Slot(self._started)
+        taken = {each.place for each in self._slots}
+        place = next(each for each in itertools.count() if each not in taken)
+        slot = Slot(self._started, place)
         made = self._new_companion(
             slot, self.pool, self.batching, self.breaker, self._recycling, self
         )

@@ -17,10 +17,11 @@ from types import FrameType
 from typing import Any
 
 from procbus.advice.transport_cost import weigh_delivery
-from procbus.core.context import THREADS_INHERIT, kept, running
+from procbus.core.context import THREADS_INHERIT, kept, made_on, running
 from procbus.core.delivery import Delivery, cancelled, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
+from procbus.core.handler import Handler
 from procbus.core.log import pool_log as log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -29,8 +30,10 @@ from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
 from procbus.core.reporting import reported_here
 from procbus.core.stats import LaneStats
+from procbus.core.supplied import Supplied, log_late
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
+from procbus.core.worker import CLOSE_S, CurrentWorker
 from procbus.lanes.attempt import (
     context_for,
     failure,
@@ -40,6 +43,7 @@ from procbus.lanes.attempt import (
     place_of,
     timeout_error,
 )
+from procbus.lanes.loop_shelf import LoopShelf
 from procbus.lanes.queue import LaneQueue
 from procbus.system import forked_children
 from procbus.system.thread_stack import stack_text
@@ -114,6 +118,10 @@ STARTED_TOGETHER = 64
 #: because all other handlers wait for it.
 HELD_S = 0.5
 
+#: Maximum time for cancelled handlers to end before the resources are closed that they use, in
+#: seconds.
+IN_ORDER_S = 1.0
+
 #: Maximum of rounds in which tasks left at the end are cancelled.
 _ROUNDS = 3
 
@@ -157,7 +165,10 @@ class LoopLane:
         self.stir: Callable[[], None] = _nobody
         self._settle = flow.settle
         self._settle_successes = flow.settle_successes
-        self._context_of = flow.context_of
+        self._resources = flow.resources
+        #: The loop as a worker, with its resources.
+        self.worker = flow.resources.worker_with(LoopShelf)
+        self._context_of = made_on(self.worker, flow.context_of)
         self._listeners = flow.listeners
         self._pid = os.getpid()
         #: Made with its thread at the first delivery; None before that, and after the end.
@@ -273,12 +284,17 @@ class LoopLane:
         return LaneStats(self.queue.depth(), int(self._thread is not None), len(self.at_hand), 0)
 
     def close(self, timeout: float | None = None) -> None:
-        """End the loop; running handlers are cancelled. Idempotent."""
+        """End the loop; running handlers are cancelled. Idempotent.
+
+        A loop that is closing its resources has more time than `timeout` seconds.
+        """
         self.queue.close()
         self._call(self._stop)
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
+            if self.worker.closing:
+                thread.join(CLOSE_S + IN_ORDER_S)
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled. Idempotent."""
@@ -341,8 +357,12 @@ class LoopLane:
         forked_children.watch(self._note_fork)
         occupy(self)
         try:
+            for each in self._resources.eager(_on_the_loop):
+                loop.create_task(_open_eager(each, self.worker), context=self._context)
             while not (self._stopping or loop.is_closed()):
                 self._go_on(loop.run_forever)
+            if self.worker.has_shelf and not loop.is_closed():
+                self._close_resources(loop)
             # Tasks that handlers started and left behind are cancelled too, as by `asyncio.run`.
             # Their ends may start others, but not for ever.
             for _ in range(_ROUNDS):
@@ -358,6 +378,18 @@ class LoopLane:
                 self._loop = None
             loop.close()
             self._give_up()
+
+    def _close_resources(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the resources of handlers, once these have ended or were cancelled."""
+        shelf = self.worker.shelf
+        assert isinstance(shelf, LoopShelf)
+        self.worker.closing = True
+        if tasks := list(self._tasks):
+            self._cancel_tasks()
+            self._go_on(partial(loop.run_until_complete, asyncio.wait(tasks, timeout=IN_ORDER_S)))
+        if not loop.is_closed():
+            self._go_on(partial(loop.run_until_complete, shelf.close_async()))
+        self.worker.close()
 
     def _go_on(self, run: Callable[[], object]) -> None:
         """Run the loop until the bus stops it; user code may stop it, or raise out of it."""
@@ -514,7 +546,7 @@ class LoopLane:
             self._settle_succeeded()  # this handler may block the loop
         failed = value = None
         try:
-            awaited = handler.function(receipt.event)
+            awaited = handler.call(receipt.event)
             if limit is not None:
                 limit.awaited = awaited
             if is_long or not self.events_done % ONE_IN:
@@ -659,6 +691,20 @@ def _called_by_loop() -> FrameType | None:
             return frame
         frame = frame.f_back
     return None
+
+
+def _on_the_loop(handler: Handler) -> bool:
+    """Whether the handler runs on the event loop."""
+    return handler.is_async
+
+
+async def _open_eager(needy: Supplied, worker: CurrentWorker) -> None:
+    """Open the eager resources of a handler; a failure is logged."""
+    for each in needy.eager():
+        try:
+            await worker.shelf.get_async(each, needy.attempt_at_start(worker))
+        except Exception:  # noqa: BLE001 - the first event that needs it tries again
+            log_late(each)
 
 
 def _nobody() -> None:

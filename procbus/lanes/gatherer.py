@@ -20,7 +20,7 @@ from procbus.codec.batch_call import BatchCall, InPart, events_of
 from procbus.core.delivery import Delivery, LastAttempt, asked_of, cancelled, error_to_tell
 from procbus.core.errors import ProcbusError, SerializationError
 from procbus.core.flow import Flow
-from procbus.core.handler import Handler
+from procbus.core.handler import Handler, calling
 from procbus.core.locks import Lock
 from procbus.core.log import log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -79,9 +79,9 @@ class Gatherer:
         self._retries = retries
         self._ends_calls = ends_calls
         self._hurried = hurried
-        call = BatchCall(handler.function, handler.name, handler.is_async)
+        call = BatchCall(handler.call, handler.name, handler.is_async)
         #: The handler as the lane sees it: workers know it by the same number.
-        inner = replace(handler, function=call, key=None, where=None, retry=RetryPolicy())
+        inner = calling(handler, call, key=None, where=None, retry=RetryPolicy())
         self.calls = Subscription(inner, lane, answered=True)
         self._tell = (self._ended,)
         self._lock = Lock()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -22,7 +22,14 @@ from time import monotonic
 from typing import Any, Protocol
 
 from procbus.core.carry import Carried, Carry
-from procbus.core.context import HandlerContext, keep_event, kept, run_seated, running
+from procbus.core.context import (
+    HandlerContext,
+    keep_event,
+    kept,
+    made_on,
+    run_seated,
+    running,
+)
 from procbus.core.delivery import Delivery, cancelled
 from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
@@ -30,6 +37,9 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.receipt import Receipt
 from procbus.core.reporting import RunOf, reported_here
+from procbus.core.resources import Resource
+from procbus.core.shelf import Shelf
+from procbus.core.worker import CurrentWorker
 from procbus.dispatch.retry_queue import RetryQueue
 from procbus.lanes.attempt import (
     context_for,
@@ -158,6 +168,7 @@ class InlineLane:
         carry: the context variables that cpu handlers get.
         one_loop: whether async handlers share an event loop for the life of the bus, so that a
             client made in one can be used in the next.
+        resources: what stands for some resources.
     """
 
     def __init__(
@@ -170,7 +181,10 @@ class InlineLane:
         worker_init: Callable[[], object] | None,
         carry: Carry | None = None,
         one_loop: bool = False,
+        resources: Mapping[Resource[Any], Any] | None = None,
     ) -> None:
+        #: The one worker, with all resources, which are real or the test's.
+        self.worker = CurrentWorker(0, partial(_shelf_for_all, resources))
         self._clock = clock
         self._loops = Loops() if one_loop else None
         self._retries = retries
@@ -282,6 +296,7 @@ class InlineLane:
             self._pool.close()
         if self._loops is not None:
             self._loops.close()
+        self.worker.close()
 
     # Private methods.
 
@@ -357,7 +372,7 @@ class InlineLane:
         return outcome._replace(kind=OutcomeKind.TIMED_OUT, value=None, error=error)
 
     def _seat_of(self, delivery: Delivery, receipt: Receipt, published: Children) -> list[Any]:
-        make: Callable[..., HandlerContext] = self._flow.context_of
+        make: Callable[..., HandlerContext] = made_on(self.worker, self._flow.context_of)
         if delivery.subscription.handler.kind == "cpu":
             make = self._collecting(published)
         return [make, delivery, receipt]
@@ -365,7 +380,7 @@ class InlineLane:
     def _attempt(self, delivery: Delivery, receipt: Receipt, seat: list[Any]) -> Outcome:
         """Run a handler directly, without pickling."""
         handler = delivery.subscription.handler
-        function = self._awaiting(handler.function) if handler.is_async else handler.function
+        function = self._awaiting(handler.call) if handler.is_async else handler.call
         context = context_for(delivery) or contextvars.Context()
         started_at = monotonic()
         try:
@@ -401,6 +416,7 @@ class InlineLane:
                 of.owner,
                 of.run,
                 RunOf(delivery),
+                self.worker,
             )
 
         return make
@@ -440,7 +456,7 @@ class InlineLane:
         except IndexError:
             with self._lock:
                 if self._pool is None:
-                    self._pool = InlinePool()
+                    self._pool = InlinePool(here=self.worker)
             return self._pool.start(lambda _: None)
 
     def _set_up(self) -> None:
@@ -448,6 +464,11 @@ class InlineLane:
             init, self._worker_init = self._worker_init, None
         if init is not None:
             init()
+
+
+def _shelf_for_all(resources: Mapping[Resource[Any], Any] | None) -> Shelf:
+    """Make a shelf for the resources of all handlers; several threads may publish at once."""
+    return Shelf(("worker", "bus"), shared=True, fakes=resources)
 
 
 class Loops:

@@ -462,6 +462,7 @@ class Lanes:
         if self._only is not None:
             self._only.close()
         self._supervisor.stop()
+        self._flow.resources.close()
 
     def hurry(self) -> None:
         """Have no event wait for others of its batch, until `stop_hurrying`: none may come."""

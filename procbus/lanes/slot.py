@@ -99,9 +99,11 @@ class Slot:
 
     Args:
         number: number of the slot in its lane.
+        place: the number of its worker, which the replacement of a dead one gets too.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, place: int = 0) -> None:
+        self.place = place
         #: Name of the companion's thread.
         self.name = f"procbus-companion-{number}"
         #: The ready worker; and a worker that is starting, with the time of its launch.

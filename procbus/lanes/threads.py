@@ -13,11 +13,12 @@ from typing import Protocol
 from weakref import ReferenceType, ref
 
 from procbus.advice.transport_cost import weigh_delivery
-from procbus.core.context import THREADS_INHERIT, another, kept, run_seated, running
+from procbus.core.context import THREADS_INHERIT, another, kept, made_on, run_seated, running
 from procbus.core.delivery import Delivery, cancelled, waits_for_itself
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
+from procbus.core.handler import Handler
 from procbus.core.locks import Lock, Tangled, later
 from procbus.core.log import pool_log as log
 from procbus.core.meter import LONG_S, ONE_IN, STIR_S
@@ -29,6 +30,7 @@ from procbus.core.stats import LaneStats
 from procbus.core.subscription import Subscription
 from procbus.core.unfinished import complete
 from procbus.core.waiting import MOST_LENT, occupy
+from procbus.core.worker import CLOSE_S
 from procbus.lanes.attempt import (
     LEFT_BEHIND,
     NO_STACK,
@@ -45,6 +47,12 @@ from procbus.system import forked_children
 from procbus.system.cores import usable_cores
 from procbus.system.procfs import no_core_s
 from procbus.system.thread_stack import stack_of_thread
+
+
+def _on_threads(handler: Handler) -> bool:
+    """Whether the handler runs on threads of the io lane."""
+    return handler.kind == "io" and not handler.is_async
+
 
 # A thread of the io lane: takes deliveries, runs their handlers, and measures the runs.
 # The threads are daemon threads of our own, not threads of a ThreadPoolExecutor. The interpreter
@@ -87,12 +95,15 @@ class Home(Protocol):
 class IoThread(LaneThread):
     """Takes deliveries one by one and runs their handlers."""
 
-    def __init__(self, lane: Home, number: int, flow: Flow) -> None:
+    def __init__(self, lane: Home, number: int, flow: Flow, place: int = 0) -> None:
         super().__init__(f"procbus-io-{number}")
+        self._resources = flow.resources
+        #: Its place in the lane, which its replacement gets, and its resources.
+        self.worker = self._resources.worker(place)
         self._lane = lane
         self._settle = flow.settle
         self._settle_successes = flow.settle_successes
-        self._context_of = flow.context_of
+        self._context_of = made_on(self.worker, flow.context_of)
         self._listeners = flow.listeners
         self._pid = os.getpid()  # read once, because the system call would be made for every event
         #: The running delivery, and its start. Written by this thread, read by any.
@@ -137,10 +148,15 @@ class IoThread(LaneThread):
         occupy(self)
         fresh = True
         try:
+            for each in self._resources.eager(_on_threads):
+                each.open_eager(self.worker)
             while (own := Context()).run(self._serve, own, fresh):
                 fresh = False
         finally:
-            self._lane.left(self)
+            try:
+                self.worker.close()
+            finally:
+                self._lane.left(self)
 
     def _serve(self, own: Context, fresh: bool) -> bool:
         """Run deliveries until the end, or until user code has left a variable in the context.
@@ -200,11 +216,11 @@ class IoThread(LaneThread):
         try:
             context = delivery.context
             if context is None:
-                value = handler.function(receipt.event)
+                value = handler.call(receipt.event)
             else:
                 if handler.retry.retries:
                     context = another(context)  # a copy, so that the next attempt begins the same
-                value = context.run(run_seated, seat, handler.function, receipt.event)
+                value = context.run(run_seated, seat, handler.call, receipt.event)
                 delivery.context = None
         except BaseException as error:  # noqa: BLE001 - any exception of a handler is its outcome
             context = None  # because the traceback keeps this frame alive
@@ -363,7 +379,7 @@ class IoLane:
         stir: called now and then while runs are measured.
         most_lent: maximum of threads that wait for the bus in a handler while another has their
             place.
-        make_thread: makes a thread, of this lane, a number and the flow.
+        make_thread: makes a thread, of this lane, a number, the flow and its place.
     """
 
     def __init__(
@@ -373,7 +389,7 @@ class IoLane:
         stir: Callable[[], None] = lambda: None,
         *,
         most_lent: int = MOST_LENT,
-        make_thread: Callable[[IoLane, int, Flow], IoThread] = IoThread,
+        make_thread: Callable[[IoLane, int, Flow, int], IoThread] = IoThread,
     ) -> None:
         self._most_lent = most_lent
         self._make_thread = make_thread
@@ -505,11 +521,19 @@ class IoLane:
         return LaneStats(self.queue.depth(), len(threads), busy, 0, abandoned=left_behind)
 
     def close(self, timeout: float | None = None) -> None:
-        """End the threads once nothing is ready; wait for each at most `timeout` s. Idempotent."""
+        """End the threads once nothing is ready; wait for each at most `timeout` s. Idempotent.
+
+        Threads that are closing their resources have more time.
+        """
         self.queue.close()
         deadline = None if timeout is None else monotonic() + timeout
-        for thread in self.threads():
+        threads = self.threads()
+        for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+        deadline = monotonic() + CLOSE_S
+        for thread in threads:
+            if thread.worker.closing:
+                thread.join(max(0.0, deadline - monotonic()))
 
     def cancel(self) -> None:
         """Settle all deliveries that no thread has begun as cancelled. Idempotent."""
@@ -537,7 +561,9 @@ class IoLane:
                 if self.full or self.queue.closed or not self.queue.starved:
                     return
                 self.queue.locked_started()
-                thread = self._make_thread(self, next(self._numbers), self._flow)
+                taken = {each.worker.number for each in self._threads}
+                place = next(each for each in itertools.count() if each not in taken)
+                thread = self._make_thread(self, next(self._numbers), self._flow, place)
                 self._threads.append(thread)
                 self._locked_count()
             thread.start()

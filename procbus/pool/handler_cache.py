@@ -80,7 +80,7 @@ class KnownHandlers:
         definition = self._definitions.get(handler.number)
         if definition is None:
             try:
-                definition = encode_definition(handler.function)
+                definition = encode_definition(handler.call)
             except BaseException as error:
                 raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)

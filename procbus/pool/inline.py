@@ -19,6 +19,7 @@ from time import monotonic
 from procbus.core.delivery import Delivery
 from procbus.core.progress import Progress
 from procbus.core.stats import SharedMemoryStats
+from procbus.core.worker import CurrentWorker
 from procbus.pool.child.loop import Worker
 from procbus.pool.handler_cache import Definitions
 from procbus.pool.interface import BATCH_S, At, Message, Report, WorkerGone
@@ -36,12 +37,19 @@ class InlinePool:
     Args:
         workers: maximum of workers that the lane starts.
         memory: memory shared with the workers, for large objects.
+        here: the worker that handlers see; None for one of its own for each.
     """
 
     in_processes, left_behind, elastic, local = True, (), False, True
     waits_for, batch_s = "", BATCH_S
 
-    def __init__(self, workers: int = 1, memory: EventMemory | None = None) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        memory: EventMemory | None = None,
+        here: CurrentWorker | None = None,
+    ) -> None:
+        self._here = here
         self._workers = workers
         self.definitions = Definitions()
         self.memory = EventMemory(1 << 28) if memory is None else memory
@@ -61,9 +69,9 @@ class InlinePool:
     def prepare(self) -> None:
         """Nothing: a worker in this process starts at once."""
 
-    def start(self, launched: Callable[[InlineWorker], None]) -> InlineWorker:
+    def start(self, launched: Callable[[InlineWorker], None], place: int = 0) -> InlineWorker:
         """Make a worker, which is ready at once."""
-        worker = InlineWorker(self.definitions, self.memory)
+        worker = InlineWorker(self.definitions, self.memory, place, self._here)
         launched(worker)
         return worker
 
@@ -80,7 +88,15 @@ class InlineWorker:
     #: It returns taken-back deliveries at once.
     recalling, waiting, details, thread = False, False, None, None
 
-    def __init__(self, definitions: Definitions, memory: EventMemory) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        memory: EventMemory,
+        place: int = 0,
+        here: CurrentWorker | None = None,
+    ) -> None:
+        #: Its resources, if they are not another's.
+        self._own = CurrentWorker(place) if here is None else None
         self.pid: int | None = os.getpid()
         results = ResultReader(memory, 1)
         self._end = ParentEnd(definitions, memory, results)
@@ -95,7 +111,14 @@ class InlineWorker:
         self._to_worker: deque[bytes] = deque()
         self._from_worker: deque[bytes] = deque()
         shared = WorkerMemory(memory.room, results.room, memory.large)
-        self._worker = Worker(self._tell, self._logbook, shared, self._tokens, self._end.number)
+        self._worker = Worker(
+            self._tell,
+            self._logbook,
+            shared,
+            self._tokens,
+            self._end.number,
+            worker=self._own or here,
+        )
         #: Id of the thread that runs the handlers.
         self._thread = 0
 
@@ -188,6 +211,8 @@ class InlineWorker:
 
     def stop(self) -> None:
         """Release its resources. Idempotent."""
+        if self._own is not None and not self._killed.is_set():
+            self._own.close()
         with self._closing:
             self._closed = True
             self._logbook.close()

@@ -283,7 +283,7 @@ class Worker(Protocol):
 class Prepared(Protocol):
     """A process that waits to become a worker. It ends with the thread that prepared it."""
 
-    def start(self, launched: Callable[[Worker], None]) -> Worker:
+    def start(self, launched: Callable[[Worker], None], place: int = 0) -> Worker:
         """Make it a worker, and wait until that is ready: as `Pool.start`, and only once."""
 
     def abandon(self) -> None:
@@ -340,12 +340,13 @@ class Pool(Protocol):
             None if that would save no time, or if no process can be started: `start` tells why.
         """
 
-    def start(self, launched: Callable[[Worker], None]) -> Worker:
+    def start(self, launched: Callable[[Worker], None], place: int = 0) -> Worker:
         """Start a worker and wait until it is ready; called by its companion.
 
         Args:
             launched: called with the worker once it has been launched, before it is ready; it can
                 be killed from then on.
+            place: its number in the lane, for `current().worker`.
 
         Raises:
             WorkerGone: it died before it was ready.

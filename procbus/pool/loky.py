@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
@@ -54,7 +54,12 @@ class LokyWorker:
     recalling, waiting, details, thread = False, False, None, None
 
     def __init__(
-        self, pool: LokyPool, newborn: Newborn | None, launched: Callable[[LokyWorker], None]
+        self,
+        pool: LokyPool,
+        newborn: Newborn | None,
+        launched: Callable[[LokyWorker], None],
+        place: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         # Only now: while Python starts there.
         with no_fork:
@@ -94,6 +99,9 @@ class LokyWorker:
                     levels_here(),
                     script=ScriptSettings.taken(),
                     keeps_on=pool.keeps_on,
+                    place=place,
+                    environment=environment,
+                    eager=pool.eager(),
                 ),
             ),
             pool.init,
@@ -334,6 +342,10 @@ class LokyWorker:
         self._end.close()
 
 
+def _no_environment(_: int) -> None:
+    """Give a worker no variables of its own."""
+
+
 # Workers owned by loky: one executor with a single worker each, and a pipe of its own.
 # loky starts, watches and ends the process. The process runs one long task, the worker's loop.
 
@@ -349,6 +361,8 @@ class LokyPool:
         keeps_on: whether the workers ignore SIGTERM.
         nice: how much nicer the workers are than this process.
         newborn: a process that is started already, and may become the first worker; None for none.
+        eager: makes the functions of handlers with eager resources, pickled; empty for none.
+        environment_of: returns the environment variables that one worker alone gets, by its number.
     """
 
     in_processes, left_behind, elastic, local = True, (), False, True
@@ -363,8 +377,12 @@ class LokyPool:
         keeps_on: bool = False,
         nice: int = 0,
         newborn: Newborn | None = None,
+        eager: Callable[[], bytes] = bytes,
+        environment_of: Callable[[int], Mapping[str, str] | None] = _no_environment,
     ) -> None:
         self._newborn = newborn
+        self.eager = eager
+        self.environment_of = environment_of
         #: A process that never gets orders, and forks workers; empty if there is none.
         self._stem: list[Newborn] = []
         if newborn is not None:
@@ -433,12 +451,16 @@ class LokyPool:
         return give_birth(self.workers, self.nice)
 
     def start(
-        self, launched: Callable[[LokyWorker], None], newborn: Newborn | None = None
+        self,
+        launched: Callable[[LokyWorker], None],
+        place: int = 0,
+        newborn: Newborn | None = None,
     ) -> LokyWorker:
         """Start a worker process and wait until it is ready.
 
         Args:
             launched: called with the worker once it has been launched.
+            place: its number in the lane.
             newborn: the process to take; None for a new one.
         """
         try:
@@ -449,7 +471,8 @@ class LokyPool:
                 self._end_stem()
                 newborn = give_birth(self.workers, self.nice)
             try:
-                return LokyWorker(self, newborn, launched)
+                environment = self.environment_of(place)
+                return LokyWorker(self, newborn, launched, place, environment)
             except BaseException:
                 if newborn is not None:
                     newborn.abandon()
@@ -470,10 +493,10 @@ class PreparedProcess:
         self._pool = pool
         self._newborn: Newborn | None = newborn
 
-    def start(self, launched: Callable[[LokyWorker], None]) -> LokyWorker:
+    def start(self, launched: Callable[[LokyWorker], None], place: int = 0) -> LokyWorker:
         """Make it a worker; if it has died meanwhile, start another process."""
         newborn, self._newborn = self._newborn, None
-        return self._pool.start(launched, newborn)
+        return self._pool.start(launched, place, newborn)
 
     def abandon(self) -> None:
         """End it, if it was not started."""

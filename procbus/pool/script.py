@@ -14,7 +14,7 @@ import multiprocessing
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from procbus.codec.encoder import decode
@@ -93,6 +93,12 @@ class WorkerSettings(NamedTuple):
     #: Whether it ignores SIGTERM. A service manager may send the signal to all processes of a
     #: service, and the script ends its workers itself when it has finished.
     keeps_on: bool = False
+    #: Its number in the lane, for `current().worker`.
+    place: int = 0
+    #: Environment variables that it alone gets.
+    environment: Mapping[str, str] | None = None
+    #: The functions of handlers with eager resources, pickled; empty for none.
+    eager: bytes = b""
 
 
 class PathSince:

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
+from procbus.core.bus_resources import BusResources
 from procbus.core.carry import Carried
 from procbus.core.context import (
     ONLY_RUN,
@@ -66,6 +67,7 @@ from procbus.system.cores import usable_cores
 from procbus.system.thread_stack import stack_of_thread
 
 if TYPE_CHECKING:
+    from procbus.core.handler import Handler
     from procbus.core.receipt import Receipt
     from procbus.system.cooperative import Task
 
@@ -87,6 +89,7 @@ class ThreadPool:
         init: the user's set-up of each worker; None for none.
         owner: the dispatcher of the bus, for `current()` in handlers.
         run: the run of the bus, likewise.
+        resources: the resources of the bus; None for none.
     """
 
     in_processes, elastic, local, batch_s = False, True, True, BATCH_S
@@ -97,11 +100,13 @@ class ThreadPool:
         init: Callable[[], object] | None = None,
         owner: object = None,
         run: Run = ONLY_RUN,
+        resources: BusResources | None = None,
     ) -> None:
         self._workers = workers or usable_cores()
         self.init = init
         self.owner = owner
         self.run = run
+        self.resources = BusResources() if resources is None else resources
         #: Stays empty: nothing is encoded.
         self.definitions = Definitions()
         #: Guards the fields below, and wakes workers that wait for a place.
@@ -167,12 +172,12 @@ class ThreadPool:
     def prepare(self) -> None:
         """Nothing: a thread starts at once."""
 
-    def start(self, launched: Callable[[ThreadWorker], None]) -> ThreadWorker:
+    def start(self, launched: Callable[[ThreadWorker], None], place: int = 0) -> ThreadWorker:
         """Start a thread, and wait for its set-up."""
         with self._changed:
             self._started += 1
             number = self._started
-        worker = ThreadWorker(self, number)
+        worker = ThreadWorker(self, number, place)
         try:
             worker.start()
         except RuntimeError as error:  # the interpreter is ending, or there are too many threads
@@ -195,15 +200,17 @@ class ThreadWorker:
     Args:
         pool: the pool of the worker.
         number: number of the worker in its pool.
+        place: its place in the lane, which its replacement gets.
     """
 
     #: The only process to look at is this one. It returns taken-back deliveries at once.
     probe, details, recalling = None, None, False
 
-    def __init__(self, pool: ThreadPool, number: int) -> None:
+    def __init__(self, pool: ThreadPool, number: int, place: int = 0) -> None:
         #: None while it waits for a place.
         self.pid: int | None = None
         self._pool = pool
+        self._here = pool.resources.worker(place)
         self.thread = OwnThread(f"procbus-cpu-{number}", self._work)
         self._batches: SimpleQueue[Message | None] = SimpleQueue()
         #: Numbers of the sent batches that have not been reported as complete. For the companion.
@@ -432,13 +439,18 @@ class ThreadWorker:
         occupy(self)
         try:
             if self._batches.get() is not None and self._set_up():
+                for each in self._pool.resources.eager(_computes):
+                    each.open_eager(self._here)
                 self._serve()
         except BaseException:  # noqa: BLE001 - the companion must not wait for ever
             log.exception("procbus itself failed in %s, which is replaced", self.thread.name)
             self.kill()
         finally:
             if not self._forked:
-                self._pool.ended(self)
+                try:
+                    self._here.close()
+                finally:
+                    self._pool.ended(self)
 
     def _serve(self) -> None:
         while True:
@@ -521,7 +533,7 @@ class ThreadWorker:
         published: list[tuple[str | None, Any]] = []
         seat = [self._make_context, delivery, receipt, published]
         running.set(seat)  # like `run_seated`, without the call
-        function, value = delivery.subscription.handler.function, None
+        function, value = delivery.subscription.handler.call, None
         error: BaseException | None = None
         try:
             if delivery.context is None and len(self._own) == self._clean:
@@ -587,6 +599,7 @@ class ThreadWorker:
             self._pool.owner,
             self._pool.run,
             RunOf(delivery),
+            self._here,
         )
 
     # Waiting for the bus in a handler.
@@ -621,6 +634,10 @@ class ThreadWorker:
         """End this process if it is a child that user code forked in this thread."""
         if self._forked:
             forked_children.end_child(error, place)
+
+
+def _computes(handler: Handler) -> bool:
+    return handler.kind == "cpu"
 
 
 def warn_of_turns() -> None:

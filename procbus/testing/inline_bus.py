@@ -14,6 +14,7 @@ from procbus.core.errors import OptionError
 from procbus.core.handler import OPTIONS_OF_A_HANDLER
 from procbus.core.options import shows_options
 from procbus.core.receipt import FanReceipt, Receipt, SoleReceipt
+from procbus.core.resources import Resource
 from procbus.core.validation import did_you_mean
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.inline import InlineRetries
@@ -60,6 +61,8 @@ class InlineBus(EventBus):
         worker_init: called once, before the first cpu handler.
         on_failure: as for `EventBus`.
         carry: as for `EventBus`.
+        resources: what handlers get in place of their resources. A value is given as it is; a
+            function decorated with `procbus.resource` is opened and closed in place of the other.
 
     Raises:
         OptionError: an option makes no sense.
@@ -73,9 +76,16 @@ class InlineBus(EventBus):
         *,
         pickling: bool = False,
         clock: Clock | None = None,
+        resources: Mapping[Any, Any] | None = None,
         **options: Unpack[LocalOptions],
     ) -> None:
         _check_names(options)
+        for each in resources or ():
+            if not isinstance(each, Resource):
+                raise OptionError(
+                    f"resources= of InlineBus takes resources, such as {{model: FakeModel()}}, not "
+                    f"{each!r}: give the function that is decorated with @resource"
+                )
         self.clock = Clock(auto=True) if clock is None else clock
         self._receipts: dict[int, Receipt] = {}
         retries = InlineRetries(self.clock)
@@ -86,7 +96,7 @@ class InlineBus(EventBus):
                 sole=partial(_noted, self._receipts, SoleReceipt),
                 fan=partial(_noted, self._receipts, FanReceipt),
             ),
-            partial(make_inline_lanes, self.clock, retries, pickling=pickling),
+            partial(make_inline_lanes, self.clock, retries, pickling=pickling, resources=resources),
         )
         self._take(Assembly(make_settings(options), handlers, make))
 

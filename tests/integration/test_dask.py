@@ -76,9 +76,15 @@ def pool_with(address: str, connect: Callable[..., Any]) -> DaskPool:
     from procbus.pool.dask.worker import DaskWorker
 
     class Connected(DaskPool):
-        def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+        def open(
+            self,
+            workers: int | None,
+            init: bytes,
+            run: Run = ONLY_RUN,
+            eager: Callable[[], bytes] = bytes,
+        ) -> ClusterPool:
             make = partial(DaskWorker, connect=connect)
-            return ClusterPool(address, workers, init, run, make_worker=make)
+            return ClusterPool(address, workers, init, run, eager=eager, make_worker=make)
 
     return Connected(address)
 

@@ -68,6 +68,7 @@ def test_settings_have_the_given_options():
         "max_events_per_worker": 5,
         "worker_max_memory": 1_500_000_000,
         "worker_nice": 7,
+        "worker_env": None,
         "on_failure": letter_box,
         "shared_memory_limit": 1 << 20,
         "shared_memory_threshold": 8192,
@@ -152,7 +153,12 @@ def test_interpreters_are_refused_with_the_reason_and_the_places_that_work():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_events_per_worker", 5), ("worker_max_memory", "1 GiB"), ("worker_nice", 3)],
+    [
+        ("max_events_per_worker", 5),
+        ("worker_max_memory", "1 GiB"),
+        ("worker_nice", 3),
+        ("worker_env", dict),
+    ],
 )
 def test_threads_refuse_what_only_a_process_can_do(name: str, value: Any):
     message = refusal(cpu="threads", **{name: value})

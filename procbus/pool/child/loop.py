@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
@@ -32,6 +33,7 @@ from procbus.core.context import (
 from procbus.core.log import pool_log as log
 from procbus.core.unfinished import complete, unfinished
 from procbus.core.user_objects import bases_of, full_name, is_a
+from procbus.core.worker import CurrentWorker
 from procbus.pool.child.self import described, flush_output, resident_bytes
 from procbus.pool.child.usage import TIMED, Tally
 from procbus.pool.child.user_code import UserCode
@@ -201,6 +203,7 @@ class Worker:
         number: number of the worker, unique in the parent.
         run: the run of the bus, for `current()`.
         flush_s: maximum wait of finished results for others, in seconds.
+        worker: its number in the lane, and its resources.
         looks: maximum of checks whether the parent has read results.
     """
 
@@ -213,6 +216,7 @@ class Worker:
         number: int,
         run: Run = ONLY_RUN,
         flush_s: float = FLUSH_S,
+        worker: CurrentWorker | None = None,
         *,
         looks: int = LOOKS,
     ) -> None:
@@ -220,6 +224,9 @@ class Worker:
         self._looks = looks
         self._flush_s = flush_s
         self._run_of_bus = run
+        self._here = CurrentWorker() if worker is None else worker
+        #: The functions of handlers with eager resources, pickled.
+        self.eager = b""
         self._logbook = logbook
         self._memory = memory
         self._claim = tokens.acquire
@@ -244,7 +251,10 @@ class Worker:
         self._clean = _CLEAN
 
     def set_up(self, init: bytes) -> bool:
-        """Run the user's set-up; if it fails, tell the parent, and return False."""
+        """Run the user's set-up; if it fails, tell the parent, and return False.
+
+        Then open the eager resources; if one fails, that is logged.
+        """
         try:
             if init:
                 self._logbook.begin_set_up(monotonic())
@@ -255,12 +265,26 @@ class Worker:
                 self._check_here(None)
                 self._code.keep_set_up(function)
                 self._logbook.end_set_up()
+            if self.eager:
+                self._open_eager()
         except BaseException as error:  # noqa: BLE001 - it is the user's code
             self._check_here(error)
             _, text, summary = described(error)
             self.send(Tag.BROKEN.value, encode_alone((summary, text)))
             return False
         return True
+
+    def _open_eager(self) -> None:
+        self._logbook.begin_set_up(monotonic())
+        try:
+            functions = decode(self.eager)
+        except Exception:  # noqa: BLE001 - loading runs the user's code
+            log.exception("eager resources could not be loaded: the first event tries again")
+            functions = ()
+        for function in functions:
+            function.open_eager(self._here)
+            self._check_here(None)
+        self._logbook.end_set_up()
 
     def serve(self, receive: Callable[[], bytes | bytearray | None]) -> None:
         """Greet the parent, then run batches until it says stop or is gone."""
@@ -272,6 +296,7 @@ class Worker:
                 os._exit(1)  # the parent is gone, so a report has no reader
             if message == STOP:
                 self._tell_sums(self._tally.rest())
+                self._here.close()
                 self._logbook.open_batch(ENDED)  # before the look: later strays log themselves
                 if self._logbook.strays() != self._strays_logged:
                     self._tell_strays()
@@ -463,6 +488,13 @@ class Worker:
                 self._check_here(error)
                 return self._ends.failed(Ending.NO_EVENT, error, started_at, 0)
         if known is None:
+            if "procbus.core.supplied" in sys.modules:  # a handler with resources has arrived
+                try:
+                    self._open_ahead(function, kind, event_id)
+                except BaseException as error:  # noqa: BLE001 - it runs the user's code
+                    self._check_here(error)
+                    del self._code.functions[handler]  # so that the next delivery tries again
+                    return self._ends.failed(Ending.RAISED, error, started_at, 0)
             self._tally.begin_anew(handler, index)
             started_at = monotonic()
             self._logbook.begin(index, started_at)
@@ -509,6 +541,18 @@ class Worker:
             self._tally.unpacking_s += monotonic() - ended_at
         return end
 
+    def _open_ahead(self, function: Callable[..., Any], kind: CommonHead, event_id: int) -> None:
+        """Open the resources of a handler that arrived, if it needs any, before its first run."""
+        from procbus.core.supplied import supplied_in  # loaded with it
+
+        found = supplied_in(function)
+        if found is not None:
+            running.set([self._make_context, kind, event_id, []])
+            try:
+                found.open_ahead(self._here)
+            finally:
+                running.set(None)
+
     def _context_for(self, variables: Variables | None) -> Context:
         """Make a handler's own context, with the variables from the publisher."""
         context = another(self._base)
@@ -528,7 +572,7 @@ class Worker:
         name, run = self._code.names[handler], self._run_of_bus
         about = name, event_id, parent_id, topic, attempt
         state = _RunInWorker(self._logbook, self._code.timeouts.get(handler))
-        return HandlerContext(*about, publish, None, run, state)
+        return HandlerContext(*about, publish, None, run, state, self._here)
 
 
 class _RunInWorker:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from procbus.codec.script_globals import be_the_script
+from procbus.core.worker import CurrentWorker
 from procbus.pool.channel import Channel
 from procbus.pool.child.ending import end_in_order, flush_at_exit
 from procbus.pool.child.logging import Forward, forward_logging, print_by_line
@@ -55,6 +56,8 @@ def prepare(
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     end_with_parent(settings.parent_pid)
+    if settings.environment:
+        os.environ.update(settings.environment)
     if settings.nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
     take_long_turns()
@@ -72,7 +75,9 @@ def prepare(
         settings.number,
         settings.run,
         FLUSH_S if settings.flush_s is None else settings.flush_s,
+        CurrentWorker(settings.place),
     )
+    _worker.eager = settings.eager
     be_the_script()
     _receive = channel.receive
     if hasattr(os, "register_at_fork"):

@@ -88,13 +88,23 @@ class Host:
         self._processes: set[HostedProcess] = set()
 
     async def run_process(
-        self, comm: Comm, number: int, run: Sequence[Any], levels: dict[str, int], init: bytes
+        self,
+        comm: Comm,
+        number: int,
+        run: Sequence[Any],
+        levels: dict[str, int],
+        init: bytes,
+        place: int,
+        eager: bytes,
     ) -> None:
         """Run one process for the bus at the other end, until either of them is gone."""
         process = HostedProcess(self, comm)
         self._processes.add(process)
         try:
-            await process.serve(number, Run(*run), levels, init)
+            settings = WorkerSettings(
+                number, os.getpid(), None, Run(*run), levels, HOST_FLUSH_S, place=place, eager=eager
+            )
+            await process.serve(settings, init)
         finally:
             self._processes.discard(process)
 
@@ -125,7 +135,7 @@ class HostedProcess:
         self._left = False
         self._ended = asyncio.Event()
 
-    async def serve(self, number: int, run: Run, levels: dict[str, int], init: bytes) -> None:
+    async def serve(self, settings: WorkerSettings, init: bytes) -> None:
         """Launch the process, relay messages, and make sure that it is gone at the end."""
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -136,7 +146,6 @@ class HostedProcess:
                 nanny=self._host.nanny,
                 logbook=str(self._logbook_file),
             )
-            settings = WorkerSettings(number, os.getpid(), None, run, levels, HOST_FLUSH_S)
             await self._launch(settings, init)
             await self._tell(say="pid", pid=self._process.pid)
             relay = asyncio.create_task(_quietly(self._relay()))

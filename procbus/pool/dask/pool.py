@@ -89,15 +89,22 @@ class DaskPool:
         """
         return _LocalPool(workers)
 
-    def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+    def open(
+        self,
+        workers: int | None,
+        init: bytes,
+        run: Run = ONLY_RUN,
+        eager: Callable[[], bytes] = bytes,
+    ) -> ClusterPool:
         """Connect, for one bus.
 
         Args:
             workers: maximum of processes; None for as many as the cluster has threads.
             init: the user's set-up of each process, pickled.
             run: the run of the bus, for `current()` in workers.
+            eager: makes the functions of handlers with eager resources, pickled.
         """
-        return ClusterPool(self._cluster, workers, init, run)
+        return ClusterPool(self._cluster, workers, init, run, eager=eager)
 
 
 class _LocalPool(DaskPool):
@@ -109,10 +116,16 @@ class _LocalPool(DaskPool):
         _engine()
         self._workers = workers
 
-    def open(self, workers: int | None, init: bytes, run: Run = ONLY_RUN) -> ClusterPool:
+    def open(
+        self,
+        workers: int | None,
+        init: bytes,
+        run: Run = ONLY_RUN,
+        eager: Callable[[], bytes] = bytes,
+    ) -> ClusterPool:
         """Start the cluster and connect."""
         cluster = _engine().local_cluster(self._workers)
-        return ClusterPool(cluster.scheduler_address, workers, init, run, cluster)
+        return ClusterPool(cluster.scheduler_address, workers, init, run, cluster, eager=eager)
 
 
 def _engine() -> Any:
@@ -152,6 +165,7 @@ class ClusterPool:
         run: Run = ONLY_RUN,
         own_cluster: LocalCluster | None = None,
         *,
+        eager: Callable[[], bytes] = bytes,
         join_s: float = DASK_JOIN_S,
         engine: Any = None,
         make_worker: Callable[..., DaskWorker] | None = None,
@@ -162,6 +176,7 @@ class ClusterPool:
         self._cluster = cluster
         self._most = workers
         self.init = init
+        self._eager = eager
         self.run = run
         self._own_cluster = own_cluster
         self.local = own_cluster is not None
@@ -208,12 +223,20 @@ class ClusterPool:
     def prepare(self) -> None:
         """Nothing: the cluster's processes are running already."""
 
-    def start(self, launched: Callable[[DaskWorker], None]) -> DaskWorker:
+    def start(self, launched: Callable[[DaskWorker], None], place: int = 0) -> DaskWorker:
         """Wait for a free thread of a Dask worker, and start a process there."""
         from procbus.pool.dask.worker import DaskWorker  # only now: it imports distributed
 
         make = self._make_worker or DaskWorker
-        worker = make(self.definitions, self.memory, self.init, self.run, self._wake_all)
+        worker = make(
+            self.definitions,
+            self.memory,
+            self.init,
+            self.run,
+            self._wake_all,
+            place=place,
+            eager=self._eager(),
+        )
         try:
             launched(worker)
             while True:

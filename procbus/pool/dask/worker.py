@@ -58,6 +58,8 @@ class DaskWorker:
         init: the user's set-up, pickled.
         run: the run of the bus, for `current()`.
         on_kill: called when it is killed, for a thread that waits to begin it.
+        place: its number in the lane.
+        eager: the functions of handlers with eager resources, pickled.
         connect: makes its connection.
     """
 
@@ -72,6 +74,8 @@ class DaskWorker:
         run: Run,
         on_kill: Callable[[], object],
         *,
+        place: int = 0,
+        eager: bytes = b"",
         connect: Callable[..., Connection] = Connection,
     ) -> None:
         self._connect = connect
@@ -79,6 +83,7 @@ class DaskWorker:
         self._init = init
         self._run = run
         self._on_kill = on_kill
+        self._place, self._eager = place, eager
         self._unread_bytes: dict[int, int] = {}
         #: Guards `_offered`, `_recalls`, `_line` and `_closed`: the companion sends and closes,
         #: other threads take back and kill.
@@ -121,6 +126,8 @@ class DaskWorker:
             levels=levels_here(),
             init=packed(self._init),
             run=tuple(self._run),
+            place=self._place,
+            eager=packed(self._eager),
         )
         try:
             self._learn(line.hear(START_S), asked_at)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The worker that runs a handler, as the handler sees it: `current().worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from procbus.core.shelf import Shelf
+
+
+#: Maximum time for closing the resources of a worker, in seconds; then it is left behind, or killed
+#: if it is a process.
+CLOSE_S = 5.0
+
+
+class CurrentWorker:
+    """The worker that runs a handler.
+
+    Attributes:
+        number: 0 for the first worker of its lane, 1 for the second, and so on. The replacement of
+            a dead worker has its number. Async handlers have 0, because they share one event loop.
+
+    Args:
+        number: the same.
+        make: makes the shelf of its resources, once the first handler needs that; None for a shelf
+            of its own, in a worker process.
+    """
+
+    __slots__ = ("_make", "_shelf", "closing", "number")
+
+    def __init__(self, number: int = 0, make: Callable[[], Shelf] | None = None) -> None:
+        self.number = number
+        self._make = make
+        self._shelf: Shelf | None = None
+        #: Whether it is closing its resources.
+        self.closing = False
+
+    @property
+    def shelf(self) -> Shelf:
+        """The open resources of the worker; for the worker's own thread."""
+        found = self._shelf
+        if found is None:
+            if self._make is None:
+                from procbus.core.shelf import Shelf  # only now: few workers need it
+
+                found = Shelf()
+            else:
+                found = self._make()
+            self._shelf = found
+        return found
+
+    @property
+    def has_shelf(self) -> bool:
+        """Whether a handler has asked for a resource."""
+        return self._shelf is not None
+
+    def close(self) -> None:
+        """Close its resources, in reverse order. Idempotent."""
+        if self._shelf is not None:
+            self.closing = True
+            self._shelf.close()
+
+    def __repr__(self) -> str:
+        """Tell the number."""
+        return f"<worker {self.number}>"
+
+
+#: Stands for the worker where no worker runs the code, such as in a callback.
+NO_WORKER = CurrentWorker()
