@@ -40,7 +40,7 @@ DOTTED = re.compile(r"procbus(?:\.[a-z_]+)+")
 #: Public names and attributes of spans that look like modules; and names of others on the pages
 #: about the code.
 PUBLIC = {
-    *(f"procbus.{name}" for name in ("executor", "freeze_support", "subscribe", "current")),
+    *(f"procbus.{name}" for name in ("executor", "freeze_support", "subscribe", "current", "use")),
     "procbus.otel.instrument",
     *(f"procbus.{name}" for name in ("attempt", "handler.kind", "outcome", "worker.pid")),
 }
