@@ -58,6 +58,20 @@ class Resource(Generic[T]):
         is_async: whether it is opened and closed on the event loop.
         token: names this definition, in all processes of the script.
         former: the tokens of the definitions that it has replaced in a notebook.
+
+    Example:
+        ```python
+        from procbus import Resource, resource
+
+
+        @resource(scope="bus")
+        def settings() -> dict[str, int]:
+            return {"retries": 3}
+
+
+        assert isinstance(settings, Resource)
+        assert settings.scope == "bus"
+        ```
     """
 
     function: Callable[..., Any]
@@ -172,9 +186,21 @@ def use(resource: Resource[T]) -> T:
 
     Example:
         ```python
-        @subscribe(kind="cpu")
-        def predict(image: Image, model: Model = use(model)) -> Label:
-            return model.predict(image)
+        from procbus import EventBus, resource, subscribe, use
+
+
+        @resource
+        def words() -> set[str]:
+            return {"in", "a", "bus"}
+
+
+        @subscribe("word", kind="cpu")
+        def known(word: str, words: set[str] = use(words)) -> bool:
+            return word in words
+
+
+        with EventBus() as bus:
+            assert bus.publish("word", "bus").result()
         ```
     """
     if not isinstance(resource, Resource):
@@ -270,11 +296,26 @@ def resource(
 
     Example:
         ```python
+        import sqlite3
+        from collections.abc import Iterator
+
+        from procbus import EventBus, resource, subscribe, use
+
+
         @resource
-        def model() -> Iterator[Model]:
-            model = Model.load("model.bin")
-            yield model
-            model.close()
+        def database() -> Iterator[sqlite3.Connection]:
+            connection = sqlite3.connect(":memory:")
+            yield connection
+            connection.close()
+
+
+        @subscribe("question")
+        def ask(query: str, database: sqlite3.Connection = use(database)) -> list[tuple[int]]:
+            return database.execute(query).fetchall()
+
+
+        with EventBus() as bus:
+            assert bus.publish("question", "select 42").result() == [(42,)]
         ```
     """
     if scope not in _SCOPES:

@@ -26,6 +26,20 @@ class CurrentWorker:
         number: the same.
         make: makes the shelf of its resources, once the first handler needs that; None for a shelf
             of its own, in a worker process.
+
+    Example:
+        ```python
+        from procbus import EventBus, current, subscribe
+
+
+        @subscribe("image", kind="cpu")
+        def device(image: int) -> str:
+            return f"cuda:{current().worker.number}"
+
+
+        with EventBus(cpu_workers=1) as bus:
+            assert bus.publish("image", 1).result() == "cuda:0"
+        ```
     """
 
     __slots__ = ("_make", "_shelf", "closing", "number")
