@@ -40,7 +40,10 @@ DOTTED = re.compile(r"procbus(?:\.[a-z_]+)+")
 #: Public names and attributes of spans that look like modules; and names of others on the pages
 #: about the code.
 PUBLIC = {
-    *(f"procbus.{name}" for name in ("executor", "freeze_support", "subscribe", "current", "use")),
+    *(
+        f"procbus.{name}"
+        for name in ("executor", "freeze_support", "subscribe", "current", "use", "resource")
+    ),
     "procbus.otel.instrument",
     *(f"procbus.{name}" for name in ("attempt", "handler.kind", "outcome", "worker.pid")),
 }

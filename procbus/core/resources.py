@@ -103,7 +103,8 @@ class Resource(Generic[T]):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Take in the definition; the resources that it uses may be newer than at the last time."""
-        self.__dict__.update(state)
+        if not self.token.startswith(f"{_origin()}-"):  # one that was made here is whole
+            self.__dict__.update(state)
 
 
 _TRAVELLING = ("function", "name", "scope", "eager", "needs", "is_async", "former")
@@ -349,6 +350,7 @@ def _make(function: Callable[..., Any], *, scope: Scope, eager: bool) -> Resourc
     made.function, made.name, made.scope, made.eager = function, name, scope, eager
     made.is_async = _opens_async(function)
     made.token, made.former = f"{_origin()}-{next(_numbers)}", ()
+    _known[made.token] = made
     made.needs = needs_of(function)
     for problem in _problems(made):
         raise SubscriptionError(f"resource {name}: {problem}")
@@ -479,7 +481,7 @@ _process: list[tuple[int, str]] = []
 _latest: dict[tuple[str, str], tuple[Resource[Any], _Run]] = {}
 #: The definition that has replaced one, by the token of that.
 _successors: dict[str, Resource[Any]] = {}
-#: Resources that arrived from another process, by token.
+#: All resources of this process, by token: the ones that arrived from another process too.
 _known: WeakValueDictionary[str, Resource[Any]] = WeakValueDictionary()
 
 
@@ -570,8 +572,7 @@ def _arrived(token: str) -> Resource[Any]:
     """Return the resource with this token in this process; its state follows."""
     found = _known.get(token)
     if found is None:
-        latest = next((each for each, _ in _latest.values() if each.token == token), None)
-        found = Resource() if latest is None else latest
+        found = Resource()
         found.token = token
         _known[token] = found
     return found

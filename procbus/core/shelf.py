@@ -224,9 +224,7 @@ class Shelf:
             gone: list[_Opened] = []
             with self._lock:
                 if self._closed:
-                    raise ProcbusError(
-                        f"the resource {resource.name} is needed, but its worker is ending"
-                    )
+                    raise self._ended(resource)
                 found = self._opened.get(resource.token)
                 is_new = found is None or (found.done.is_set() and not found.made_with(given))
                 if is_new:
@@ -237,6 +235,11 @@ class Shelf:
                 for each in gone:
                     each.close()
                 return self._open(found, asker)
+            if found.opener == threading.get_ident() and not found.done.is_set():
+                raise ProcbusError(
+                    f"the handler {asker.handler} needs the resource {resource.name}, whose own "
+                    "opening waits for the handler: open it without"
+                )
             while not found.done.wait(_LOOK_UP_S):
                 pass
             if found.ok:
@@ -257,7 +260,11 @@ class Shelf:
             opened.done.set()
         if closed:
             opened.close()
+            raise self._ended(opened.resource)
         return opened.value
+
+    def _ended(self, resource: Resource[Any]) -> ProcbusError:
+        return ProcbusError(f"the resource {resource.name} is needed, but its worker is ending")
 
     def has(self, resource: Resource[Any]) -> bool:
         """Whether a resource is open, so that `get` returns at once."""
@@ -284,6 +291,8 @@ class Shelf:
             gone.extend(users)
         for each in gone:
             del self._opened[each.resource.token]
+        if gone:
+            self.kept.clear()  # it must not keep their objects alive
         gone.reverse()
         if self._shared:
             self._retired.extend(reversed(gone))

@@ -97,7 +97,7 @@ class Supplied:
             if not each.is_async:
                 try:
                     worker.shelf.get(each, self.attempt_at_start(worker))
-                except Exception:  # noqa: BLE001 - the first event that needs it tries again
+                except BaseException:  # noqa: BLE001 - the first event that needs it tries again
                     log_late(each)
 
     def eager(self) -> list[Resource[Any]]:

@@ -10,6 +10,8 @@ from procbus.codec import fault_path, script_globals
 from procbus.codec.encoder import encode_definition, is_importable
 from procbus.core.carry import Carry
 from procbus.core.handler import Handler
+from procbus.core.resources import changes
+from procbus.core.supplied import supplied_in
 from procbus.pool.wire import HandlerDefinition
 
 # Encoded handlers, by number, until they are forgotten.
@@ -27,6 +29,9 @@ class Definitions:
     def __init__(self, complete: Callable[[bytes], bytes] = bytes) -> None:
         self._complete = complete
         self._by_number: dict[int, bytes] = {}
+        #: Handlers with resources, and the number of resources that were defined anew by then.
+        self._needy: dict[int, None] = {}
+        self._redefined = changes.count
         #: Number of forgotten handlers; if it has changed, `gone` has news. Any thread may forget
         #: one, and each of them writes a number that no other one writes.
         self.forgotten = 0
@@ -43,8 +48,20 @@ class Definitions:
 
     def forget(self, number: int) -> None:
         """Drop a handler. If it is needed again, it is pickled and sent again."""
+        self._needy.pop(number, None)
         if self._by_number.pop(number, None) is not None:
             self.forgotten = next(self._numbers)
+
+    def note_needy(self, number: int) -> None:
+        """Note that a handler has resources, so that it is sent anew once one is defined anew."""
+        self._needy[number] = None
+
+    def look(self) -> None:
+        """Forget the handlers with resources if a resource was defined anew."""
+        if self._redefined != changes.count:
+            self._redefined = changes.count
+            for number in self._needy.copy():
+                self.forget(number)
 
     def gone(self, known: set[int]) -> list[int]:
         """Return the forgotten ones of `known`."""
@@ -84,6 +101,8 @@ class KnownHandlers:
             except BaseException as error:
                 raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)
+            if supplied_in(handler.call) is not None:
+                self._definitions.note_needy(handler.number)
         self.numbers.add(handler.number)
         limits = handler.limits.timeout, handler.limits.max_memory
         self.due.append((handler.number, handler.name, definition, limits))
@@ -107,6 +126,7 @@ class KnownHandlers:
         if newest != self._changes_due:
             self._changes_due = newest
             self.globals_due = script_globals.since(self._changes)
+        self._definitions.look()
         if self._definitions.forgotten == self._forgotten:  # the usual case
             return []
         self._forgotten = self._definitions.forgotten

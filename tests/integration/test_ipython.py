@@ -84,3 +84,49 @@ def test_cells_may_be_run_again_in_ipython(run: Run) -> None:
     )
     assert ended.code == 0, ended.err
     assert ended.out.endswith("all as expected\n"), ended.out
+
+
+def test_resource_that_is_run_again_replaces_the_old_one_in_ipython(run: Run) -> None:
+    ended = run(
+        '''
+        from IPython.core.interactiveshell import InteractiveShell
+
+        shell = InteractiveShell.instance()
+
+        def execute(cell):
+            shell.run_cell(cell, store_history=True).raise_error()
+
+        MODEL = """
+        @resource
+        def model():
+            print("open VERSION", flush=True)
+            yield "VERSION"
+            print("close VERSION", flush=True)
+        """
+        execute("from procbus import EventBus, resource, use")
+        execute("bus = EventBus([], cpu_workers=1, io_workers=1)")
+        execute(MODEL.replace("VERSION", "one"))
+        execute("""
+        @resource
+        def client(of=use(model)):
+            yield f"client of {of}"
+        """)
+        execute("""
+        @bus.subscribe("cpu", kind="cpu")
+        def cpu(event, given=use(client)): return given
+        @bus.subscribe("io")
+        def io(event, given=use(client)): return given
+        """)
+        bus = shell.user_ns["bus"]
+        for topic in ("cpu", "io"):
+            assert bus.publish(topic, 0).result(55) == "client of one"
+        execute(MODEL.replace("VERSION", "one"))  # the same text again
+        execute(MODEL.replace("VERSION", "two"))
+        for topic in ("cpu", "io"):
+            assert bus.publish(topic, 0).result(55) == "client of two"
+        bus.close()
+        '''
+    )
+    assert ended.code == 0, ended.err
+    lines = [line for line in ended.out.splitlines() if line]
+    assert sorted(lines) == sorted(2 * ["open one", "close one", "open two", "close two"]), lines
