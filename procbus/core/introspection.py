@@ -255,6 +255,11 @@ def is_generator(function: Callable[..., Any]) -> bool:
     return _is(function, inspect.isgeneratorfunction) or _is(function, inspect.isasyncgenfunction)
 
 
+def is_async_generator(function: Callable[..., Any]) -> bool:
+    """Whether calling it makes an async generator."""
+    return _is(function, inspect.isasyncgenfunction)
+
+
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
     """Whether it can be called with this many positional arguments; True when it does not tell."""
     signature = signature_of(function)

@@ -28,7 +28,7 @@ from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from procbus.core.errors import ProcbusError, SubscriptionError
-from procbus.core.introspection import name_of, signature_of
+from procbus.core.introspection import is_async, is_async_generator, name_of, signature_of
 from procbus.core.notebook import cell_number
 from procbus.core.validation import did_you_mean, shown
 
@@ -156,13 +156,13 @@ class Use:
         """Never called."""
 
 
-class _NotGiven(ProcbusError, AttributeError):
+class ResourceNotGiven(ProcbusError, AttributeError):
     """A function that uses a resource was called without it, and without a bus."""
 
 
-def _missing(marker: Use) -> _NotGiven:
+def _missing(marker: Use) -> ResourceNotGiven:
     name = resource_in(marker).name.rpartition(".")[2]
-    return _NotGiven(
+    return ResourceNotGiven(
         f"the resource {name} is not here: a bus opens it for a handler that it calls. To call the "
         f"function yourself, give the argument too, in place of use({name})"
     )
@@ -388,13 +388,19 @@ def needs_of(function: Callable[..., Any]) -> Needs:
     """The resources that a function's parameters name, in their order.
 
     Raises:
-        SubscriptionError: such a parameter cannot be given by its name.
+        SubscriptionError: such a parameter cannot be given by its name, or `use` was left out.
     """
     signature = signature_of(function)
     if signature is None:
         return ()
     found = []
     for parameter in signature.parameters.values():
+        if type(parameter.default) is Resource:
+            name = parameter.default.name.rpartition(".")[2]
+            raise SubscriptionError(
+                f"{name_of(function)}: its parameter {parameter.name} has the resource {name} "
+                f"itself as its default: write {parameter.name}=use({name})"
+            )
         if type(parameter.default) is Use:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise SubscriptionError(
@@ -459,7 +465,7 @@ def _opens_async(function: Callable[..., Any]) -> bool:
         inner: Any = inspect.unwrap(function)
     except ValueError:  # decorators that wrap each other in a circle
         inner = function
-    if inspect.isasyncgenfunction(inner) or inspect.iscoroutinefunction(inner):
+    if is_async_generator(inner) or is_async(inner):
         return True
     given = inner
     if not isinstance(inner, type):

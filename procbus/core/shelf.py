@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
 from procbus.core.errors import ProcbusError
@@ -21,6 +22,7 @@ from procbus.core.resources import (
     newest_of,
     unshared,
 )
+from procbus.core.worker import CLOSE_S
 
 #: The scopes of the resources of a worker, and of a bus.
 OF_A_WORKER: tuple[Scope, ...] = ("worker",)
@@ -52,13 +54,10 @@ def manager_of(resource: Resource[Any], given: Mapping[str, Any]) -> Any:
         resource: no async one.
         given: the resources that it uses, by the names of its parameters.
     """
-    import inspect  # here alone: a worker without resources does not need it
-
-    function = resource.function
-    if inspect.isgeneratorfunction(function):
-        return contextmanager(function)(**given)
-    made = function(**given)
+    made = resource.function(**given)
     kind = type(made)
+    if kind is GeneratorType:
+        return contextmanager(lambda: made)()
     if hasattr(kind, "__enter__") and hasattr(kind, "__exit__"):
         return made
     if hasattr(kind, "__aenter__"):
@@ -71,13 +70,10 @@ def manager_of(resource: Resource[Any], given: Mapping[str, Any]) -> Any:
 
 async def async_manager_of(resource: Resource[Any], given: Mapping[str, Any]) -> Any:
     """Call an async resource's function; return an async context manager that gives its object."""
-    import inspect
-
-    function = resource.function
-    if inspect.isasyncgenfunction(function):
-        return asynccontextmanager(function)(**given)
-    made = function(**given)
-    if inspect.isawaitable(made) and not hasattr(type(made), "__aenter__"):
+    made = resource.function(**given)
+    if type(made) is AsyncGeneratorType:
+        return asynccontextmanager(lambda: made)()
+    if hasattr(type(made), "__await__") and not hasattr(type(made), "__aenter__"):
         made = await made
     if hasattr(type(made), "__aenter__"):
         return made
@@ -180,6 +176,8 @@ class Shelf:
         self._opened: dict[str, _Opened] = {}
         self._retired: list[_Opened] = []
         self._closed = False
+        #: Name of the resource that is being closed.
+        self._closing = ""
         self._pid = os.getpid()
         #: The arguments of handlers whose resources are all open here, by the handler's function.
         self.kept: dict[object, dict[str, Any]] = {}
@@ -299,6 +297,22 @@ class Shelf:
             return []
         return gone
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no resource is open."""
+        return not (self._opened or self._retired)
+
+    def warn_late(self) -> None:
+        """Log the resource that is being closed."""
+        name = self._closing
+        if name:
+            log.warning(
+                "the resource %s has not closed yet, and its worker ends: a process is killed %g s "
+                "after its end began, and a thread is left behind",
+                name,
+                CLOSE_S,
+            )
+
     def close(self) -> None:
         """Close all resources, the last one first. Idempotent; does nothing in a forked child."""
         if os.getpid() != self._pid:
@@ -311,6 +325,8 @@ class Shelf:
         interrupt = None
         for each in reversed(opened):
             if each.ok:
+                self._closing = each.resource.name
                 interrupt = each.close() or interrupt
+        self._closing = ""
         if interrupt is not None:
             raise interrupt

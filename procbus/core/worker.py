@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 #: Maximum time for closing the resources of a worker, in seconds; then it is left behind, or killed
 #: if it is a process.
 CLOSE_S = 5.0
+#: Time after which a resource that is still being closed is logged, in seconds: before that end.
+LATE_S = 4.0
 
 
 class CurrentWorker:
@@ -71,14 +75,30 @@ class CurrentWorker:
         return self._shelf is not None
 
     def close(self) -> None:
-        """Close its resources, in reverse order. Idempotent."""
-        if self._shelf is not None:
-            self.closing = True
-            self._shelf.close()
+        """Close its resources, in reverse order. Idempotent. It logs a resource that takes long."""
+        shelf = self._shelf
+        if shelf is None or shelf.is_empty:
+            return
+        from procbus.core.own_thread import OwnThread  # only now: few workers need it
+
+        self.closing = True
+        closed = threading.Event()
+        watch = OwnThread("procbus-closing", _watch, closed, shelf)
+        with suppress(RuntimeError):  # Python 3.12 starts no thread once the script has ended
+            watch.start()
+        try:
+            shelf.close()
+        finally:
+            closed.set()
 
     def __repr__(self) -> str:
         """Tell the number."""
         return f"<worker {self.number}>"
+
+
+def _watch(closed: threading.Event, shelf: Shelf) -> None:
+    if not closed.wait(LATE_S):
+        shelf.warn_late()
 
 
 #: Stands for the worker where no worker runs the code, such as in a callback.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import pickle
 import threading
@@ -78,12 +79,37 @@ def test_resource_of_a_module_travels_by_its_name() -> None:
     assert pickle.loads(pickle.dumps(number)) is number
 
 
+class Opener:
+    def __call__(self) -> Iterator[str]:
+        yield "opened"
+
+
+class AsyncOpener:
+    async def __call__(self) -> AsyncIterator[str]:
+        yield "opened"
+
+
+def test_resource_may_be_an_object_that_is_called() -> None:
+    plain: Resource[str] = resource(Opener())
+    on_loop: Resource[str] = resource(AsyncOpener())
+
+    async def work(event: int, one: str = use(plain), two: str = use(on_loop)) -> str:
+        return one + two
+
+    with InlineBus([]) as bus:
+        bus.subscribe("t", work)
+        assert bus.publish("t", 1).result() == "openedopened"
+
+
 @pytest.mark.parametrize(
     ("function", "is_async"),
     [
         (contextmanager(lambda: iter([1])), False),
         (asynccontextmanager(client.function), True),
         (client.function, True),
+        (Opener(), False),
+        (AsyncOpener(), True),
+        (functools.partial(client.function), True),
         (threading.Lock, False),
     ],
 )
@@ -151,6 +177,13 @@ def test_plain_handler_that_uses_an_async_resource_is_refused() -> None:
 
     with pytest.raises(SubscriptionError, match="make the handler an async def"):
         make_handler(plain)
+
+
+def test_resource_itself_as_a_default_is_refused() -> None:
+    def without_use(event: int, given: Any = number) -> None: ...
+
+    with pytest.raises(SubscriptionError, match=r"write given=use\(number\)"):
+        make_handler(without_use)
 
 
 def test_resource_in_place_of_the_event_is_refused() -> None:

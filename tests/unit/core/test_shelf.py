@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procbus import ProcbusError, resource, use
+from procbus.core import worker
 from procbus.core.resources import Resource
 from procbus.core.shelf import OF_A_BUS, Shelf
+from procbus.core.worker import CurrentWorker
 from tests.parts import BOUND_S
 
 
@@ -270,3 +273,27 @@ def test_use_names_the_resource_in_a_message() -> None:
 
     with pytest.raises(ProcbusError, match=r"use\(model\)"):
         use(model).bit_length()
+
+
+def test_resource_that_is_late_to_close_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LATE_S", 0.01)
+    logged = threading.Event()
+
+    def filter_of(record: logging.LogRecord) -> bool:
+        logged.set()
+        return True
+
+    monkeypatch.setattr(caplog.handler, "filter", filter_of)
+
+    @resource
+    def late() -> Iterator[str]:
+        yield "late"
+        while not logged.wait(0.05):
+            here.shelf.warn_late()  # the thread that watches may have been faster than the closing
+
+    here = CurrentWorker(0)
+    here.shelf.get(late, ASKER)
+    here.close()
+    assert "late has not closed yet" in caplog.text
