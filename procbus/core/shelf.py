@@ -22,7 +22,6 @@ from procbus.core.resources import (
     newest_of,
     unshared,
 )
-from procbus.core.worker import CLOSE_S
 
 #: The scopes of the resources of a worker, and of a bus.
 OF_A_WORKER: tuple[Scope, ...] = ("worker",)
@@ -302,15 +301,15 @@ class Shelf:
         """Whether no resource is open."""
         return not (self._opened or self._retired)
 
-    def warn_late(self) -> None:
-        """Log the resource that is being closed."""
+    def warn_late(self, limit_s: float) -> None:
+        """Log the resource that is being closed; its worker has `limit_s` seconds for all."""
         name = self._closing
         if name:
             log.warning(
                 "the resource %s has not closed yet, and its worker ends: a process is killed %g s "
                 "after its end began, and a thread is left behind",
                 name,
-                CLOSE_S,
+                limit_s,
             )
 
     def close(self) -> None:

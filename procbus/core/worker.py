@@ -30,6 +30,7 @@ class CurrentWorker:
         number: the same.
         make: makes the shelf of its resources, once the first handler needs that; None for a shelf
             of its own, in a worker process.
+        late_s: time after which a resource that is still being closed is logged, in seconds.
 
     Example:
         ```python
@@ -46,10 +47,17 @@ class CurrentWorker:
         ```
     """
 
-    __slots__ = ("_make", "_shelf", "closing", "number")
+    __slots__ = ("_late_s", "_make", "_shelf", "closing", "number")
 
-    def __init__(self, number: int = 0, make: Callable[[], Shelf] | None = None) -> None:
+    def __init__(
+        self,
+        number: int = 0,
+        make: Callable[[], Shelf] | None = None,
+        *,
+        late_s: float = LATE_S,
+    ) -> None:
         self.number = number
+        self._late_s = late_s
         self._make = make
         self._shelf: Shelf | None = None
         #: Whether it is closing its resources.
@@ -83,7 +91,7 @@ class CurrentWorker:
 
         self.closing = True
         closed = threading.Event()
-        watch = OwnThread("procbus-closing", _watch, closed, shelf)
+        watch = OwnThread("procbus-closing", _watch, closed, shelf, self._late_s)
         with suppress(RuntimeError):  # Python 3.12 starts no thread once the script has ended
             watch.start()
         try:
@@ -96,9 +104,9 @@ class CurrentWorker:
         return f"<worker {self.number}>"
 
 
-def _watch(closed: threading.Event, shelf: Shelf) -> None:
-    if not closed.wait(LATE_S):
-        shelf.warn_late()
+def _watch(closed: threading.Event, shelf: Shelf, late_s: float) -> None:
+    if not closed.wait(late_s):
+        shelf.warn_late(CLOSE_S)
 
 
 #: Stands for the worker where no worker runs the code, such as in a callback.

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procbus import ProcbusError, resource, use
-from procbus.core import worker
 from procbus.core.resources import Resource
 from procbus.core.shelf import OF_A_BUS, Shelf
 from procbus.core.worker import CurrentWorker
@@ -278,7 +277,6 @@ def test_use_names_the_resource_in_a_message() -> None:
 def test_resource_that_is_late_to_close_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LATE_S", 0.01)
     logged = threading.Event()
 
     def filter_of(record: logging.LogRecord) -> bool:
@@ -291,9 +289,9 @@ def test_resource_that_is_late_to_close_is_logged(
     def late() -> Iterator[str]:
         yield "late"
         while not logged.wait(0.05):
-            here.shelf.warn_late()  # the thread that watches may have been faster than the closing
+            here.shelf.warn_late(1)  # the thread that watches may have been faster than the closing
 
-    here = CurrentWorker(0)
+    here = CurrentWorker(0, late_s=0.01)
     here.shelf.get(late, ASKER)
     here.close()
     assert "late has not closed yet" in caplog.text
