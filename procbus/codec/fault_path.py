@@ -73,7 +73,7 @@ def _remedy(error: BaseException) -> str:
         else ""
     )
     return (
-        f"{of_locks}Make that object inside the handler, or once for each worker in worker_init=, "
+        f"{of_locks}Make that object inside the handler, or once for each worker in a @resource, "
         'or keep the handler in this process with kind="io"'
     )
 

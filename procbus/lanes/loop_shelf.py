@@ -100,7 +100,12 @@ class LoopShelf(Shelf):
                     # Other handlers may be using it: it is closed at the end.
                     self._keepers[f"{token} until {id(old)}"] = old
             keeper = self._keepers[resource.token] = _Keeper(resource, given, asker)
+            keeper.task.add_done_callback(self._note_closed)
         return await asyncio.shield(keeper.ready)
+
+    def _note_closed(self, _: asyncio.Task[None]) -> None:
+        """Have no handler get a closed resource: a handler may have cancelled all tasks."""
+        self.kept.clear()
 
     async def close_async(self) -> None:
         """Close the async resources, the last one first, in a bounded time."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from procbus import EventBus, WorkerDied, current, resource, use
+from procbus import DeliveryState, EventBus, WorkerDied, current, resource, use
 from tests.integration.conftest import Run
 from tests.integration.helpers import PATIENCE_S, Tally
 
@@ -335,6 +337,35 @@ def test_async_resource_outlives_the_timeout_of_the_handler_that_opened_it() -> 
         bus.dead_letters.clear()
 
 
+def test_async_resource_that_a_handler_cancels_with_all_tasks_is_opened_anew() -> None:
+    steps: list[str] = []
+
+    @resource(scope="bus")
+    async def client() -> AsyncIterator[int]:
+        steps.append("open")
+        try:
+            yield len(steps)
+        finally:
+            steps.append("close")
+
+    async def fetch(event: int, given: int = use(client)) -> int:
+        return given
+
+    async def cancel_all(event: int) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+
+    with EventBus([]) as bus:
+        bus.subscribe("t", fetch)
+        bus.subscribe("cancel", cancel_all)
+        assert bus.publish("t", 1).result(PATIENCE_S) == 1
+        bus.publish("cancel", 1).result(PATIENCE_S)
+        assert bus.publish("t", 1).result(PATIENCE_S) == 3
+    assert steps == ["open", "close", "open", "close"]
+
+
 def test_async_resource_that_fails_to_open_fails_each_delivery_and_is_tried_again() -> None:
     failing = [True]
 
@@ -494,3 +525,35 @@ def stuck() -> Iterator[str]:
 
 def use_stuck(event: int, given: str = use(stuck)) -> str:
     return given
+
+
+@resource
+def counted() -> Iterator[str]:
+    note(f"open-counted {os.getpid()}")
+    yield str(os.getpid())
+    note(f"close-counted {os.getpid()}")
+
+
+def may_die(event: int, of: str = use(counted)) -> str:
+    assert of == str(os.getpid())
+    if event < 0:
+        note(f"killed {os.getpid()}")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return of
+
+
+@pytest.mark.slow
+def test_each_worker_opens_once_and_closes_once_unless_it_is_killed(steps: Tally) -> None:
+    rng = random.Random(7)
+    with EventBus([], cpu_workers=3, max_events_per_worker=20) as bus:
+        bus.subscribe("t", may_die, kind="cpu", retries=0)
+        receipts = [bus.publish("t", -1 if rng.random() < 0.02 else n) for n in range(600)]
+        assert bus.drain(PATIENCE_S)
+        for receipt in receipts:
+            [delivery] = receipt.deliveries
+            assert delivery.state is not DeliveryState.PENDING
+        bus.dead_letters.clear()
+    opened = Counter(each[1] for each in by_step(steps, "open-counted"))
+    ended = Counter(each[1] for each in words(steps) if each[0] in ("close-counted", "killed"))
+    assert set(opened.values()) == {1}
+    assert opened == ended
