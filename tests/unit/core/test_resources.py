@@ -391,6 +391,27 @@ def test_resource_that_fails_to_open_is_named_and_tried_again() -> None:
         bus.dead_letters.clear()
 
 
+@pytest.mark.parametrize("pickling", [False, True])
+def test_traceback_of_an_opening_that_failed_leaves_out_the_way_to_it(pickling: bool) -> None:
+    @resource
+    def shaky() -> Iterator[str]:
+        raise OSError("not there")
+        yield "here"
+
+    def work(event: int, given: str = use(shaky)) -> str:
+        return given
+
+    with InlineBus([], pickling=pickling) as bus:
+        bus.subscribe("t", work, kind="cpu")
+        bus.publish("t", 1)
+        [letter] = bus.dead_letters
+        [stack] = letter.stacks
+        bus.dead_letters.clear()
+    assert "in shaky" in stack
+    assert "shelf.py" not in stack
+    assert "contextlib.py" not in stack
+
+
 def test_resource_that_fails_to_close_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     @resource
     def shaky() -> Iterator[str]:
