@@ -35,7 +35,6 @@ from procbus.core.options import (
     seconds_up_to,
     whole,
 )
-from procbus.core.resources import all_needs, unshared
 from procbus.core.user_objects import named
 from procbus.core.validation import (
     did_you_mean,
@@ -346,6 +345,8 @@ class Settings:
             for name, reason in unkept_by_threads(given):
                 raise SubscriptionError(f"handler {handler.name}: {_unkept(name, reason)}")
         if handler.needs and self.cpu != "threads" and (handler.kind == "cpu" or handler.auto):
+            from procbus.core.resources import all_needs, unshared  # loaded with the handler
+
             for each in all_needs(handler.needs):
                 if each.scope == "bus":
                     raise SubscriptionError(f"handler {handler.name}: {unshared(each)}")

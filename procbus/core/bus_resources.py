@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from procbus.core.supplied import Supplied
 from procbus.core.worker import CurrentWorker
 
 if TYPE_CHECKING:
     from procbus.core.handler import Handler
     from procbus.core.shelf import Shelf
+    from procbus.core.supplied import Supplied
 
 S = TypeVar("S", bound="Shelf")
 
@@ -57,9 +57,12 @@ class BusResources:
             wanted: says whether the worker runs such a handler.
         """
         for handler in self._handlers():
-            call = handler.call
-            if handler.needs and wanted(handler) and isinstance(call, Supplied) and call.eager():
-                yield call
+            if handler.needs and wanted(handler):
+                from procbus.core.supplied import Supplied  # loaded with the handler
+
+                call = handler.call
+                if isinstance(call, Supplied) and call.eager():
+                    yield call
 
     def close(self) -> None:
         """Close the resources of scope "bus". Idempotent."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, Literal, NamedTuple, TypeAlias, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, Unpack, get_args
 
 from procbus.core.cancelling import CANCEL_GRACE_S
 from procbus.core.errors import SubscriptionError, TopicError
@@ -32,11 +33,12 @@ from procbus.core.options import (
     shows_options,
     whole,
 )
-from procbus.core.resources import Needs, needs_of, problems_of_use
 from procbus.core.retry import Backoff, RetryOptions, RetryPolicy
-from procbus.core.supplied import supplied
 from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_in
 from procbus.core.validation import did_you_mean, is_real, is_whole, shown
+
+if TYPE_CHECKING:
+    from procbus.core.resources import Needs
 
 Kind: TypeAlias = Literal["io", "cpu"]
 """A handler's use of the machine: it waits (``"io"``) or computes (``"cpu"``)."""
@@ -290,7 +292,11 @@ class Handler:
         object.__setattr__(self, "limited", limited)  # because the class is frozen
         gated = self.key is not None or self.concurrency is not None
         object.__setattr__(self, "gated", gated)
-        call = supplied(self.function, self.needs, self.name, is_async=self.is_async)
+        call = self.function
+        if self.needs:
+            from procbus.core.supplied import supplied  # only now: few handlers have resources
+
+            call = supplied(self.function, self.needs, self.name, is_async=self.is_async)
         object.__setattr__(self, "call", call)
 
     @property
@@ -476,9 +482,7 @@ def make_handler(
     )
     for problem in problems:
         raise SubscriptionError(f"handler {name_of(function)}: {problem}")
-    needs = needs_of(function)
-    for problem in problems_of_use(function, needs, is_async=is_async(function)):
-        raise SubscriptionError(f"handler {name_of(function)}: {problem}")
+    needs = _needs_of(function)
     made = {
         "needs": needs,
         "name": parts["name"] or name_of(function),
@@ -543,6 +547,18 @@ def _problems_of_call(function: Callable[..., Any]) -> Iterator[str]:
         if positional[:1] == ["self"]:
             advice = "subscribe the method of an instance: bus.subscribe(topic, instance.method)"
         yield f"it requires {', '.join(required)}, but is called with the event alone; {advice}"
+
+
+def _needs_of(function: Callable[..., Any]) -> Needs:
+    """The resources that its parameters name."""
+    if "procbus.core.resources" not in sys.modules:  # then no parameter can name one
+        return ()
+    from procbus.core.resources import needs_of, problems_of_use
+
+    needs = needs_of(function)
+    for problem in problems_of_use(function, needs, is_async=is_async(function)):
+        raise SubscriptionError(f"handler {name_of(function)}: {problem}")
+    return needs
 
 
 def _problems_of_kind(function: Callable[..., Any], kind: str) -> Iterator[str]:

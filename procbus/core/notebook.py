@@ -34,3 +34,16 @@ def when_interrupted(give_up: Callable[[], object]) -> None:
 def _shell() -> Any:
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()
+
+
+class Redefined:
+    """Counts the resources that were defined anew, in a notebook or by a reload.
+
+    A worker that has seen another count looks again which resources its handlers use.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+redefined = Redefined()

@@ -29,7 +29,7 @@ from weakref import WeakValueDictionary
 
 from procbus.core.errors import ProcbusError, SubscriptionError
 from procbus.core.introspection import is_async, is_async_generator, name_of, signature_of
-from procbus.core.notebook import cell_number
+from procbus.core.notebook import cell_number, redefined
 from procbus.core.validation import did_you_mean, shown
 
 T = TypeVar("T")
@@ -491,17 +491,6 @@ _successors: dict[str, Resource[Any]] = {}
 _known: WeakValueDictionary[str, Resource[Any]] = WeakValueDictionary()
 
 
-class _Changes:
-    """Counts the definitions that have replaced others."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-changes = _Changes()
-"""A worker that has seen another count looks again which resources its handlers use."""
-
-
 class _Run(typing.NamedTuple):
     """The run of the code that made a definition."""
 
@@ -558,7 +547,7 @@ def _take_place(made: Resource[Any]) -> None:
     if again and code is not was.code:
         made.former = (*old.former, old.token)
         _successors[old.token] = made
-        changes.count += 1
+        redefined.count += 1
 
 
 def _same_line(code: CodeType | None, other: CodeType | None) -> bool:

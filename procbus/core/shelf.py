@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import Lock
 from procbus.core.log import log
+from procbus.core.notebook import redefined
 from procbus.core.resources import (
     Resource,
     Scope,
     all_needs,
-    changes,
     newest_of,
     unshared,
 )
@@ -180,12 +180,12 @@ class Shelf:
         self._pid = os.getpid()
         #: The arguments of handlers whose resources are all open here, by the handler's function.
         self.kept: dict[object, dict[str, Any]] = {}
-        self._seen = changes.count
+        self._seen = redefined.count
 
     def look(self) -> None:
         """Forget the arguments of handlers if a resource was defined anew."""
-        if self._seen != changes.count:
-            self._seen = changes.count
+        if self._seen != redefined.count:
+            self._seen = redefined.count
             self.kept.clear()
 
     def resolve(self, resource: Resource[Any]) -> tuple[Resource[Any] | None, Any]:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 
 from procbus.codec import fault_path, script_globals
 from procbus.codec.encoder import encode_definition, is_importable
 from procbus.core.carry import Carry
 from procbus.core.handler import Handler
-from procbus.core.resources import changes
-from procbus.core.supplied import supplied_in
+from procbus.core.notebook import redefined
 from procbus.pool.wire import HandlerDefinition
 
 # Encoded handlers, by number, until they are forgotten.
@@ -31,7 +31,7 @@ class Definitions:
         self._by_number: dict[int, bytes] = {}
         #: Handlers with resources, and the number of resources that were defined anew by then.
         self._needy: dict[int, None] = {}
-        self._redefined = changes.count
+        self._redefined = redefined.count
         #: Number of forgotten handlers; if it has changed, `gone` has news. Any thread may forget
         #: one, and each of them writes a number that no other one writes.
         self.forgotten = 0
@@ -58,8 +58,8 @@ class Definitions:
 
     def look(self) -> None:
         """Forget the handlers with resources if a resource was defined anew."""
-        if self._redefined != changes.count:
-            self._redefined = changes.count
+        if self._redefined != redefined.count:
+            self._redefined = redefined.count
             for number in self._needy.copy():
                 self.forget(number)
 
@@ -101,7 +101,7 @@ class KnownHandlers:
             except BaseException as error:
                 raise fault_path.handler_fault(handler.function, handler.name, error) from error
             definition = self._definitions.add(handler.number, definition)
-            if supplied_in(handler.call) is not None:
+            if _has_resources(handler):
                 self._definitions.note_needy(handler.number)
         self.numbers.add(handler.number)
         limits = handler.limits.timeout, handler.limits.max_memory
@@ -143,3 +143,11 @@ class KnownHandlers:
             self.globals_due = []
             self._changes = self._changes_due
         self.forgotten_due.clear()
+
+
+def _has_resources(handler: Handler) -> bool:
+    if "procbus.core.supplied" not in sys.modules:  # no handler has any
+        return False
+    from procbus.core.supplied import supplied_in
+
+    return supplied_in(handler.call) is not None
