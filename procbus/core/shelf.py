@@ -27,6 +27,9 @@ from procbus.core.resources import (
 OF_A_WORKER: tuple[Scope, ...] = ("worker",)
 OF_A_BUS: tuple[Scope, ...] = ("bus",)
 
+#: Maximum of handlers whose arguments are kept; any of them is found again in microseconds.
+MOST_KEPT = 200
+
 #: Interval at which a thread that waits for another's opening looks up, in seconds; so that Ctrl-C
 #: reaches it.
 _LOOK_UP_S = 0.5
@@ -187,6 +190,12 @@ class Shelf:
         if self._seen != redefined.count:
             self._seen = redefined.count
             self.kept.clear()
+
+    def keep(self, function: object, given: dict[str, Any]) -> None:
+        """Keep the arguments of a handler, because all of its resources are open here."""
+        if len(self.kept) >= MOST_KEPT:  # handlers come and go
+            self.kept.clear()
+        self.kept[function] = given
 
     def resolve(self, resource: Resource[Any]) -> tuple[Resource[Any] | None, Any]:
         """Return the resource to open; or None, and the value that stands for it."""

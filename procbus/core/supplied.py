@@ -79,7 +79,7 @@ class Supplied:
                 error.__traceback__ = _of_the_user(error.__traceback__)
                 raise
             if not own:
-                shelf.kept[self] = given
+                shelf.keep(self, given)
             return self.function(event, **given)
 
     def _context(self) -> HandlerContext:
@@ -144,7 +144,7 @@ class SuppliedAsync(Supplied):
                 error.__traceback__ = _of_the_user(error.__traceback__)
                 raise
             if not own:
-                shelf.kept[self] = given
+                shelf.keep(self, given)
             return await self.function(event, **given)
 
 

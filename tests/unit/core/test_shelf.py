@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from procbus import ProcbusError, resource, use
 from procbus.core.resources import Resource
-from procbus.core.shelf import OF_A_BUS, Shelf
+from procbus.core.shelf import MOST_KEPT, OF_A_BUS, Shelf
 from procbus.core.worker import CurrentWorker
 from tests.parts import BOUND_S
 
@@ -263,6 +263,14 @@ def test_new_definition_closes_the_old_object_and_its_users_unless_others_may_us
     assert steps == ["open old", "open user", *([] if shared else gone), "open new"]
     shelf.close()
     assert steps[-3:] == ["close new", *gone] if shared else ["open new", "close new"]
+
+
+def test_handlers_that_come_and_go_are_not_kept_for_ever() -> None:
+    shelf = Shelf()
+    for number in range(3 * MOST_KEPT):
+        shelf.keep(number, {})
+        assert number in shelf.kept
+        assert len(shelf.kept) <= MOST_KEPT
 
 
 def test_use_names_the_resource_in_a_message() -> None:
