@@ -28,7 +28,7 @@ OF_A_WORKER: tuple[Scope, ...] = ("worker",)
 OF_A_BUS: tuple[Scope, ...] = ("bus",)
 
 #: Maximum of handlers whose arguments are kept; any of them is found again in microseconds.
-MOST_KEPT = 200
+MOST_ARGUMENTS = 200
 
 #: Interval at which a thread that waits for another's opening looks up, in seconds; so that Ctrl-C
 #: reaches it.
@@ -193,7 +193,7 @@ class Shelf:
 
     def keep(self, function: object, given: dict[str, Any]) -> None:
         """Keep the arguments of a handler, because all of its resources are open here."""
-        if len(self.kept) >= MOST_KEPT:  # handlers come and go
+        if len(self.kept) >= MOST_ARGUMENTS:  # handlers come and go
             self.kept.clear()
         self.kept[function] = given
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from procbus import ProcbusError, resource, use
 from procbus.core.resources import Resource
-from procbus.core.shelf import MOST_KEPT, OF_A_BUS, Shelf
+from procbus.core.shelf import MOST_ARGUMENTS, OF_A_BUS, Shelf
 from procbus.core.worker import CurrentWorker
 from tests.parts import BOUND_S
 
@@ -267,10 +267,10 @@ def test_new_definition_closes_the_old_object_and_its_users_unless_others_may_us
 
 def test_handlers_that_come_and_go_are_not_kept_for_ever() -> None:
     shelf = Shelf()
-    for number in range(3 * MOST_KEPT):
+    for number in range(3 * MOST_ARGUMENTS):
         shelf.keep(number, {})
         assert number in shelf.kept
-        assert len(shelf.kept) <= MOST_KEPT
+        assert len(shelf.kept) <= MOST_ARGUMENTS
 
 
 def test_use_names_the_resource_in_a_message() -> None:
