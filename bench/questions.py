@@ -30,6 +30,7 @@ NAMES = (
     "io_latency",
     "io_sleep",
     "bulk_insert",
+    "rate",
     "stream_rate",
     "stream_memory",
     "startup",

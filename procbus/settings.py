@@ -327,6 +327,8 @@ class Settings:
             return None
         if gil_is_on():
             return CpuPlace(False, GIL_ON)
+        if handler.rate is not None:
+            return CpuPlace(False, "processes: rate= counts the runs in one place")
         needs = need_of_process(handler) or next(
             (name for name in _OF_PROCESSES if getattr(self, name)), ""
         )

@@ -107,6 +107,7 @@ class Delivery(Generic[ResultT_co]):
         "pid",
         "queued",
         "queued_at",
+        "rate_key",
         "receipt",
         "started_at",
         "subscription",
@@ -119,6 +120,8 @@ class Delivery(Generic[ResultT_co]):
 
     #: Whether it is or was in its lane; unset before. Written under the lane's lock.
     queued: bool
+    #: The key that its handler's rate counts it under; unset without one. Written at publishing.
+    rate_key: str | int | float | bytes | None
     #: The request that it be cancelled; unset before. Written under the settlement's lock.
     asked: CancelRequest
     value: ResultT_co

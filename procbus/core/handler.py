@@ -33,6 +33,7 @@ from procbus.core.options import (
     shows_options,
     whole,
 )
+from procbus.core.rate import Rate, parse_rate
 from procbus.core.retry import Backoff, RetryOptions, RetryPolicy
 from procbus.core.topic import Topic, check_class, exact, shown_topics, topics_in
 from procbus.core.validation import did_you_mean, is_real, is_whole, shown
@@ -124,6 +125,8 @@ class HandlerOptions(CallOptions, total=False):
     batch: int | None
     batch_wait: float
     grace: float
+    rate: str | None
+    rate_key: Callable[[Any], str | int | bytes] | None
 
 
 _LONGEST_TIMEOUT = 30 * 86_400
@@ -248,8 +251,11 @@ class Handler:
         once: whether it takes one event and is then unsubscribed.
         batch: maximum of events in one call, if it takes lists of events; None if it takes events.
         batch_wait: maximum wait of an event for others of its call, in seconds.
+        rate: maximum of runs that begin in any period; None for no limit.
+        rate_key: a function of the event; the rate holds for the events of each key.
         limited: whether its runs have to be watched, for a timeout or a max_memory.
-        gated: whether its deliveries may wait for each other: it has a key or a concurrency.
+        gated: whether its deliveries may wait for each other: it has a key, a concurrency or a
+            rate.
         needs: the parameters that are given a resource, and the resources.
         call: the function that workers call with the event: it gives the handler its resources. For
             a handler without resources it is `function` itself.
@@ -281,6 +287,8 @@ class Handler:
     once: bool = option(False, one_of(True, False))
     batch: int | None = option(None, whole(1, _LARGEST_BATCH, or_none=True))
     batch_wait: float = option(0.0, seconds_up_to(_LONGEST_BATCH_WAIT_S))
+    rate: Rate | None = option(None, parse_rate)
+    rate_key: Callable[[Any], str | int | bytes] | None = option(None, event_function)
     needs: Needs = ()
     limited: bool = field(init=False)
     gated: bool = field(init=False)
@@ -290,7 +298,7 @@ class Handler:
         """Compute `limited`, `gated` and `call` once, since the lanes read them for every event."""
         limited = self.limits.timeout is not None or self.limits.max_memory is not None
         object.__setattr__(self, "limited", limited)  # because the class is frozen
-        gated = self.key is not None or self.concurrency is not None
+        gated = any(each is not None for each in (self.key, self.concurrency, self.rate))
         object.__setattr__(self, "gated", gated)
         call = self.function
         if self.needs:
@@ -379,7 +387,7 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and type(one) in _PLAIN and one == other)
 
 
-_PLAIN = (int, float, str)
+_PLAIN = (int, float, str, Rate)
 _DECLARED = options_of(Limits, RetryPolicy, Handler)
 _COMPARED = ("auto", *_DECLARED)
 
@@ -434,7 +442,7 @@ def make_parts(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             'once leaves kind="auto" nothing to measure; make it kind="io" or kind="cpu"'
         )
-    for problem in _problems_of_batch(own):
+    for problem in itertools.chain(_problems_of_batch(own), _problems_of_rate(own)):
         raise ValueError(problem)
     return {**own, "limits": Limits(**limits), "retry": RetryPolicy(**retry)}
 
@@ -448,6 +456,17 @@ def _problems_of_batch(own: Mapping[str, Any]) -> Iterator[str]:
         yield "once takes one event, and batch a list of them; leave one of the two out"
     if own["kind"] == "auto":
         yield 'kind="auto" measures calls with one event; make a batch handler "io" or "cpu"'
+
+
+def _problems_of_rate(own: Mapping[str, Any]) -> Iterator[str]:
+    if own["rate"] is None:
+        if own["rate_key"] is not None:
+            yield "rate_key says which events share a rate: give rate= too"
+        return
+    if own["batch"] is not None:
+        yield "rate counts single events, and batch takes lists of them; leave one of the two out"
+    if own["kind"] == "auto":
+        yield 'kind="auto" measures how fast it runs; make a handler with a rate "io" or "cpu"'
 
 
 def make_handler(

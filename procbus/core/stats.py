@@ -44,6 +44,7 @@ _HANDLER: _Columns[HandlerStats] = {
 _HANDLER_TROUBLE: _Columns[HandlerStats] = {
     "failed": lambda handler: handler.failed,
     "cancelled": lambda handler: handler.cancelled,
+    "held": lambda handler: handler.held,
     "retried": lambda handler: handler.retried,
     "timed out": lambda handler: handler.timed_out,
     "crashed": lambda handler: handler.crashed,
@@ -161,6 +162,8 @@ class HandlerStats:
     over_memory: int = 0
     #: Cancelled by closing the bus, before the handler began or while it ran.
     cancelled: int = 0
+    #: Pending deliveries that wait until the handler's ``rate=`` lets them go.
+    held: int = 0
     #: The lane that it is on; and the reason, if it was declared "auto" and has moved, or if the
     #: bus has chosen its place (``cpu="auto"``).
     kind: Literal["io", "cpu"] = "io"
@@ -361,6 +364,7 @@ def _handler_stats(same: Sequence[Subscription], running: int, place: str) -> Ha
         crashed=sum(each.crashed for each in same),
         over_memory=sum(each.over_memory for each in same),
         cancelled=cancelled,
+        held=sum(each.held for each in same),
         kind=same[0].handler.kind,
         decided=same[0].decided,
         place=place,

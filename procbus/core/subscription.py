@@ -113,6 +113,7 @@ class Subscription:
         "_free",
         "after_s",
         "answered",
+        "apart",
         "average_s",
         "before_s",
         "cancel",
@@ -123,6 +124,7 @@ class Subscription:
         "gated",
         "group",
         "handler",
+        "held",
         "key",
         "lane",
         "meter",
@@ -155,7 +157,8 @@ class Subscription:
         #: Queues a delivery in the lane.
         self.put = lane.put
         #: Whether a delivery can be queued without a call of the user's functions.
-        self.plain = handler.where is None and handler.key is None and not handler.once
+        functions = handler.where, handler.key, handler.rate_key
+        self.plain = functions == (None, None, None) and not handler.once
         #: Says whether the handler takes an event; None if it takes all.
         self.takes: Callable[[Any], object] | None = handler.where
         #: Cancels a delivery of it; None if it has none that could be cancelled.
@@ -189,6 +192,9 @@ class Subscription:
         self.succeeded_sum = self.succeeded_since = 0
         #: Published deliveries that `where` or `key` failed before they got into the lane.
         self.unqueued = 0
+        #: Deliveries that a `Pacer` holds now; and these together with the ones that were cancelled
+        #: while it held them. Guarded by its lock.
+        self.held = self.apart = 0
         self.failed = 0
         #: Cancelled before the handler began, and in the middle of it.
         self.cancelled = 0
@@ -229,12 +235,12 @@ class Subscription:
 
     @property
     def published(self) -> int:
-        """Number of deliveries that got into the lane."""
-        return self.published_sum + self.published_since
+        """Number of deliveries that got into the lane, or that its pacer took."""
+        return self.published_sum + self.published_since + self.apart
 
     @published.setter
     def published(self, count: int) -> None:
-        self.published_sum, self.published_since = count, 0
+        self.published_sum, self.published_since, self.apart = count, 0, 0
 
     @property
     def succeeded(self) -> int:

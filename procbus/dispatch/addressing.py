@@ -14,6 +14,7 @@ from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import FanReceipt
 from procbus.core.subscription import Subscription
 from procbus.core.user_key import UserKey
+from procbus.core.validation import shown
 
 #: A subscription, and the exception of its predicate.
 Broken = tuple[Subscription, BaseException]
@@ -79,6 +80,8 @@ def address(
     for subscription in chosen:
         key, error = _key_of(subscription, event)
         delivery = Delivery(subscription, receipt, key, now)
+        if error is None and subscription.handler.rate_key is not None:
+            error = _note_rate_key(delivery, event)
         if error is None:
             queued.append(delivery)
         else:
@@ -100,6 +103,23 @@ def _key_of(subscription: Subscription, event: Any) -> tuple[Any, BaseException 
         return (key if type(key) in _PLAIN else UserKey(key)), None
     except BaseException as error:  # noqa: BLE001 - any exception of the user's function
         return None, _noted(error, "key", subscription)
+
+
+def _note_rate_key(delivery: Delivery, event: Any) -> BaseException | None:
+    """Give a delivery the key that its handler's rate counts it under; return an error instead."""
+    rate_key_of = delivery.handler.rate_key
+    assert rate_key_of is not None
+    try:
+        key = rate_key_of(event)
+        if type(key) not in _PLAIN:
+            raise TypeError(
+                "rate_key= must return a str, a number or bytes, because the keys of all events "
+                f"are compared, and returned {shown(key)}: use str(...)"
+            )
+        delivery.rate_key = key
+        return None
+    except BaseException as error:  # noqa: BLE001 - any exception of the user's function
+        return _noted(error, "rate_key", delivery.subscription)
 
 
 def _noted(error: BaseException, option: str, subscription: Subscription) -> BaseException:

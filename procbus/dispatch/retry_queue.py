@@ -83,6 +83,11 @@ class RetryQueue:
                 self._waiting = kept
             return found
 
+    def next_due(self) -> float:
+        """The time at which the next delivery is due; infinite if none waits."""
+        with self._lock:
+            return self._waiting[0][0] if self._waiting else inf
+
     def pop_due(self, now: float) -> tuple[float, Delivery] | None:
         """Take out the next delivery that is due by then, with its time."""
         with self._lock:

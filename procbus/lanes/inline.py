@@ -20,6 +20,7 @@ from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from procbus.core.carry import Carried, Carry
 from procbus.core.context import (
@@ -47,6 +48,7 @@ from procbus.lanes.attempt import (
     look_at,
     timeout_error,
 )
+from procbus.lanes.pacer import Pacer
 from procbus.pool.inline import InlinePool, InlineWorker
 
 #: Maximum depth at which an event that a handler publishes runs inside it; deeper ones run after
@@ -137,14 +139,28 @@ class InlineRetries(RetryQueue):
     def __init__(self, clock: InlineClock) -> None:
         super().__init__()
         self._clock = clock
+        self._pacers: WeakSet[Pacer] = WeakSet()
         clock.attach(self)
 
     def add(self, delivery: Delivery, wait_s: float) -> bool:
         """Keep a delivery for a time of the clock, in seconds."""
         return self.add_due(delivery, self._clock.now() + wait_s)
 
+    def paces(self, pacer: Pacer) -> None:
+        """Have the deliveries that a pacer holds pass as time goes on."""
+        self._pacers.add(pacer)
+
     def run_due(self, now: float) -> bool:
-        """Run the next attempt that is due by then, at its time; False if there is none."""
+        """Run what is due next by then, at its time; False if there is nothing.
+
+        That is the next attempt of a delivery, or a delivery that its handler's rate has held.
+        """
+        pacer = min(self._pacers, key=Pacer.due_at, default=None)
+        due_at = inf if pacer is None else pacer.due_at()
+        if pacer is not None and due_at < inf and due_at <= min(now, self.next_due()):
+            self._clock.go_to(due_at)
+            pacer.let_pass(self._clock.now())
+            return True
         due = self.pop_due(now)
         if due is None:
             return False
@@ -208,6 +224,30 @@ class InlineLane:
     def gathers(self) -> bool:
         """Whether events wait for others of their batch: not if the clock goes on by itself."""
         return not self._clock.auto
+
+    def now(self) -> float:
+        """The time of the clock, in seconds."""
+        return self._clock.now()
+
+    def paces(self, pacer: Pacer) -> None:
+        """Have held deliveries pass as the clock goes on."""
+        self._retries.paces(pacer)
+
+    def catch_up(self) -> None:
+        """Run what is due, if the clock goes on by itself and no handler runs in this thread."""
+        if self._depth() or self._here.following:
+            return
+        self._here.following = True
+        try:
+            self._follow()
+        finally:
+            self._here.following = False
+
+    def _follow(self) -> None:
+        here = self._here
+        while here.waiting or (self._clock.auto and self._retries.run_due(inf)):
+            if here.waiting:
+                self._run(here.waiting.popleft())
 
     # Methods for the bus: see `Lane`.
 
@@ -318,9 +358,7 @@ class InlineLane:
         here.following = True
         try:
             self._run(delivery)
-            while here.waiting or (self._clock.auto and self._retries.run_due(inf)):
-                if here.waiting:
-                    self._run(here.waiting.popleft())
+            self._follow()
         finally:
             here.following = False
 

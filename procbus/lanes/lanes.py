@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from procbus.lanes.cpu import CpuLane
     from procbus.lanes.event_loop import LoopLane
     from procbus.lanes.gatherer import Gatherer
+    from procbus.lanes.pacer import Pacer
 
 #: The reason of a pause that a user made in the live view.
 PAUSED_BY_HAND = "paused by hand"
@@ -64,6 +66,15 @@ class OnlyLane(Lane, Protocol):
 
     def take_along(self, carry: Carry) -> None:
         """Have cpu handlers get the values of these context variables."""
+
+    def now(self) -> float:
+        """The time of its clock, in seconds."""
+
+    def catch_up(self) -> None:
+        """Run the deliveries that are due, if its clock goes on by itself."""
+
+    def paces(self, pacer: Pacer) -> None:
+        """Have held deliveries pass as its clock goes on."""
 
     def open_deliveries(self) -> list[Delivery]:
         """The open deliveries."""
@@ -123,6 +134,8 @@ class Lanes:
         self._only = only
         #: The gatherers of batch handlers, by the number of the handler; kept by subscriptions.
         self._gatherers: WeakValueDictionary[int, Gatherer] = WeakValueDictionary()
+        #: The pacers of handlers with a rate, likewise.
+        self._pacers: WeakValueDictionary[int, Pacer] = WeakValueDictionary()
         #: Number of threads that drain the bus: then no event waits for others of its batch.
         self._hurries = 0
         self.io = make_io_lane(io_workers or IO_WORKERS, flow, stir)
@@ -142,7 +155,34 @@ class Lanes:
     def of(self, handler: Handler) -> Lane:
         """Return the lane that a handler belongs to."""
         lane = self._place(handler)
+        if handler.rate is not None:
+            return self._pacer(handler, lane)
         return lane if handler.batch is None else self._gatherer(handler, lane)
+
+    def _pacer(self, handler: Handler, lane: Lane) -> Pacer:
+        """Return the pacer of a handler with a rate, the same one each time."""
+        from procbus.lanes.pacer import Pacer  # only now: few scripts need it
+
+        if self._only is None:
+            made = Pacer(handler, lane, self._flow, wake=self._supervisor.wake)
+        else:
+            now, wake = self._only.now, self._only.catch_up
+            made = Pacer(handler, lane, self._flow, clock=now, wake=wake, at_once=True)
+        with self._lock:
+            kept = self._pacers.setdefault(handler.number, made)
+        if self._only is not None and kept is made:
+            self._only.paces(made)
+        return kept
+
+    def _all_pacers(self) -> list[Pacer]:
+        if not self._pacers:
+            return []
+        with self._lock:
+            return list(self._pacers.values())
+
+    def pace(self, now: float) -> float:
+        """Let held deliveries pass whose time has come; return the time of the next look."""
+        return min((each.let_pass(now) for each in self._all_pacers()), default=inf)
 
     def _gatherer(self, handler: Handler, lane: Lane) -> Gatherer:
         """Return the gatherer of a batch handler, the same one each time."""
@@ -174,7 +214,7 @@ class Lanes:
     def _place(self, handler: Handler) -> OnlyLane | IoLane | LoopLane | CpuLane:
         if self._only is not None:
             return self._only
-        limited = handler.limited or handler.batch_wait > 0
+        limited = handler.limited or handler.batch_wait > 0 or handler.rate is not None
         if handler.kind == "cpu" or limited or handler.retry.retries:
             self._supervised = True
             if self._primed:
@@ -210,7 +250,8 @@ class Lanes:
     def open_deliveries(self) -> list[Delivery]:
         """The open deliveries; one on its way from one place to the next may be missing."""
         lanes = self._all() if self._only is None else [self._only]
-        parts = [each.open_deliveries() for each in [*self._gatherers.copy().values(), *lanes]]
+        fronts = [*self._gatherers.copy().values(), *self._pacers.copy().values()]
+        parts = [each.open_deliveries() for each in [*fronts, *lanes]]
         found = [each for part in parts for each in part] + self._retries.waiting()
         return [each for each in found if each.receipt is not None]
 
@@ -437,6 +478,8 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
+        for pacer in self._all_pacers():
+            pacer.cancel()
         for gatherer in self._all_gatherers():
             gatherer.cancel()
         for lane in self._all():

@@ -340,6 +340,11 @@ def subscribe(topic: Any = None, **options: Unpack[HandlerOptions]) -> Any:
             annotation such as ``list[Page]`` gives the topic `Page`. The handler returns None, or a
             list with one result for each event, and raises `BatchFailed` to fail some of them.
         batch_wait: maximum wait of an event for others of its batch, in seconds.
+        rate: maximum of runs that begin in any period: ``"300/min"``, ``"5/s"``, ``"20/10 s"``.
+            Each attempt counts. An event that has to wait holds no worker and no place of
+            `concurrency`. See docs/rates.md.
+        rate_key: a function of the event that returns a string, a number or bytes; the rate then
+            holds for the events of each key.
 
     A function that is subscribed several times still gets each event once: by the last of its
     subscriptions that takes the event, with the options of that one. Under another `name` it is

@@ -78,6 +78,9 @@ class Supervised(Protocol):
     def limited(self) -> bool:
         """Whether a handler has a limit of time or memory."""
 
+    def pace(self, now: float) -> float:
+        """Let the deliveries pass that a rate has held; return the time of the next look."""
+
 
 class Observed:
     """The supervisor's observations of one worker. Its thread writes them, any thread may read."""
@@ -208,7 +211,7 @@ class Supervisor:
     def _look(self, now: float) -> float:
         """Look at everything once; return the seconds until the next look is needed."""
         next_look = now + (SUPERVISOR_LOOK_S if self._lanes.limited else self._sample_s)
-        next_look = min(next_look, self._look_at_cancelled(now))
+        next_look = min(next_look, self._look_at_cancelled(now), self._lanes.pace(now))
         if self._lanes.limited:
             next_look = min(next_look, self._lanes.io.expire(now))
         if lanes := self._lanes.cpu_lanes:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -109,6 +110,9 @@ class Supervised:
             self.stage.retries, watch_memory=lambda: self.memory, clock=self.monotonic
         )
         self.supervisor.look_after(self)
+
+    def pace(self, now: float) -> float:
+        return inf
 
     def make_probe(self) -> FakeProbe:
         self.probes.append(FakeProbe())

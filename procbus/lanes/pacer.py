@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: MIT
+"""Holds the deliveries of a handler with a rate, in front of the handler's lane, until they may go.
+
+To the bus a pacer is the lane of the handler's deliveries. A delivery that it holds is in no queue
+of a lane: it holds no worker, and no place of ``concurrency=``.
+
+The algorithm is the sliding window log: a run may begin if fewer than `count` runs began in the
+period that ends now. A token bucket that is full at the beginning lets up to twice as many pass in
+one period (what it holds, and what flows in meanwhile). A log of the beginnings lets none pass too
+much, in any window. See "An alternative approach to rate limiting" (Figma, 2017) for both.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextvars import Context, copy_context
+from math import inf
+from time import monotonic
+
+from procbus.core.delivery import Delivery, cancelled
+from procbus.core.flow import Flow
+from procbus.core.handler import Handler
+from procbus.core.locks import Lock, Tangled, later
+from procbus.core.progress import Progress
+from procbus.core.rate import Rate
+from procbus.core.subscription import Lane
+
+#: Part of the period that a window is longer than the rate says, and its maximum in seconds;
+#: because a handler looks at the clock somewhat later than its worker, which notes the beginning.
+_MARGIN, _MOST_MARGIN_S = 0.01, 0.05
+#: Maximum interval between two looks at deliveries that have passed and may not have begun, in
+#: seconds; because a worker does not tell when it begins.
+_LOOK_S = 0.02
+
+
+class _Window:
+    """The runs of one key that began in the last period, and its deliveries that are held."""
+
+    __slots__ = ("began", "held", "passed", "span_s")
+
+    def __init__(self, rate: Rate) -> None:
+        self.span_s = rate.period_s + min(_MARGIN * rate.period_s, _MOST_MARGIN_S)
+        #: A heap of the times at which runs began.
+        self.began: list[float] = []
+        #: Deliveries that have passed and have not ended, each with the time at which it passed.
+        self.passed: dict[Delivery, float] = {}
+        #: Deliveries that are held, in order: each with its publisher's context if it is for its
+        #: first attempt.
+        self.held: deque[tuple[Delivery, Context | None]] = deque()
+
+    def has_room(self, now: float, count: int) -> bool:
+        """Whether another run may begin now."""
+        began = self.began
+        while began and began[0] + self.span_s <= now:
+            heapq.heappop(began)
+        return len(began) + len(self.passed) < count
+
+    def next_look(self, now: float) -> float:
+        """The time at which a held delivery may pass, or at which more may be known."""
+        begun = self.began[0] + self.span_s if self.began else inf
+        first = next(iter(self.passed.values()), inf)  # the one that passed first
+        return min(begun, max(first + self.span_s, now + _LOOK_S))
+
+    def idle(self) -> bool:
+        """Whether it has nothing to remember."""
+        return not (self.began or self.passed or self.held)
+
+
+class Pacer:
+    """The deliveries of one handler with a rate. Thread-safe.
+
+    The lock `_lock` guards the windows and the count of held deliveries. It is held for
+    microseconds, and never while the lane, the settlement or the user's code is called.
+
+    Args:
+        handler: the handler; it has a rate.
+        lane: the lane that its deliveries run in.
+        flow: settles deliveries.
+        clock: the clock that the rate goes by.
+        wake: has `let_pass` called soon, because a delivery is due sooner than it said.
+        at_once: whether the lane runs a delivery before its `put` returns. Then that is when a run
+            begins; otherwise the worker notes the time.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        lane: Lane,
+        flow: Flow,
+        *,
+        clock: Callable[[], float] = monotonic,
+        wake: Callable[[], object],
+        at_once: bool = False,
+    ) -> None:
+        assert handler.rate is not None
+        self._rate = handler.rate
+        self._lane = lane
+        self._flow = flow
+        self._now = clock
+        self._wake = wake
+        self._at_once = at_once
+        self._lock = Lock()
+        self._windows: dict[Hashable, _Window] = {}
+        #: The time of the next look, as `let_pass` has said.
+        self._look_at = inf
+        self._cancelled = False
+
+    # Methods of a lane, for the bus.
+
+    def put(self, delivery: Delivery) -> None:
+        """Let a delivery pass, or hold it."""
+        context = copy_context()
+        with self._lock:
+            passes = self._cancelled or self._locked_passes(delivery)
+            if not passes:
+                self._locked_hold(delivery, context)
+                delivery.subscription.apart += 1
+                delivery.queued = True
+        if passes:
+            self._lane.put(delivery)
+        else:
+            self._note_held()
+
+    def put_again(self, delivery: Delivery) -> None:
+        """Let a delivery pass for its next attempt, which counts as a run too; or hold it."""
+        with self._lock:
+            passes = self._cancelled or self._locked_passes(delivery)
+            if not passes:
+                self._locked_hold(delivery, None)
+        if passes:
+            self._lane.put_again(delivery)
+        else:
+            self._note_held()
+
+    def release(self, delivery: Delivery) -> None:
+        """Note when the run of a delivery that is settled began."""
+        failure = delivery.failure
+        self._note_began(delivery, failure.started_at if failure else delivery.started_at)
+        self._lane.release(delivery)
+
+    def step_aside(self, delivery: Delivery) -> None:
+        """Note when the last attempt of a delivery began: it waits for its next one."""
+        self._note_began(delivery, delivery.earlier[-1].started_at if delivery.earlier else 0.0)
+        self._lane.step_aside(delivery)
+
+    def stir(self) -> None:
+        """Have the advisor evaluate the measurements."""
+        self._lane.stir()
+
+    def is_running(self, delivery: Delivery) -> bool:
+        """Whether a worker is running this delivery now."""
+        return self._lane.is_running(delivery)
+
+    def progress_of(self, delivery: Delivery) -> Progress | None:
+        """The last report of a delivery's handler."""
+        return self._lane.progress_of(delivery)
+
+    def ran_s(self, delivery: Delivery) -> float | None:
+        """Time that its handler has been running, in seconds; None if it is not running."""
+        return self._lane.ran_s(delivery)
+
+    def withdraw(self, delivery: Delivery) -> bool:
+        """Take a delivery back for good; False if a worker has begun it."""
+        with self._lock:
+            for window in self._windows.values():
+                for entry in window.held:
+                    if entry[0] is delivery:
+                        window.held.remove(entry)
+                        delivery.subscription.held -= 1
+                        return True
+        return self._lane.withdraw(delivery)
+
+    def stop(self, delivery: Delivery) -> None:
+        """Ask the running handler of a cancelled delivery to stop."""
+        self._lane.stop(delivery)
+
+    def cut_off(self, delivery: Delivery) -> None:
+        """Settle a cancelled delivery whose handler goes on, unless that takes a kill."""
+        self._lane.cut_off(delivery)
+
+    # Methods for the lanes.
+
+    def let_pass(self, now: float) -> float:
+        """Let the deliveries pass that may go now.
+
+        Args:
+            now: the time of the clock.
+
+        Returns:
+            The time of the next look that is needed.
+        """
+        if self._look_at > now:
+            return self._look_at
+        self._learn_beginnings(now)
+        going: list[tuple[Delivery, Context | None]] = []
+        with self._lock:
+            self._look_at = inf
+            for key, window in list(self._windows.items()):
+                while window.held and window.has_room(now, self._rate.count):
+                    entry = window.held.popleft()
+                    window.passed[entry[0]] = now
+                    going.append(entry)
+                if window.held:
+                    self._look_at = min(self._look_at, window.next_look(now))
+                elif window.idle():
+                    del self._windows[key]
+        for delivery, context in going:
+            self._send(delivery, context)
+        return self._look_at
+
+    def _learn_beginnings(self, now: float) -> None:
+        """Ask the lane when runs began that have passed a whole window ago and go on."""
+        with self._lock:
+            unknown = [
+                (window, delivery)
+                for window in self._windows.values()
+                if window.held
+                for delivery, passed_at in window.passed.items()
+                if passed_at + window.span_s <= now
+            ]
+        for window, delivery in unknown:
+            ran_s = self._lane.ran_s(delivery)
+            if ran_s:  # 0 while the worker loads the handler, which may take long
+                began_at = self._now() - ran_s
+                with self._lock:
+                    if window.passed.pop(delivery, None) is not None:
+                        heapq.heappush(window.began, began_at)
+
+    def due_at(self) -> float:
+        """The time of the next look; infinite if nothing is held."""
+        return self._look_at
+
+    def open_deliveries(self) -> list[Delivery]:
+        """The deliveries that are held."""
+        with self._lock:
+            return [entry[0] for window in self._windows.values() for entry in window.held]
+
+    def cancel(self) -> None:
+        """Settle all held deliveries as cancelled, and hold none from now on."""
+        with self._lock:
+            self._cancelled = True
+            held = [entry[0] for window in self._windows.values() for entry in window.held]
+            for delivery in held:
+                delivery.subscription.held -= 1
+            self._windows.clear()
+        self._flow.settle([(delivery, cancelled(delivery)) for delivery in held])
+
+    # Private methods.
+
+    def _locked_passes(self, delivery: Delivery) -> bool:
+        """Whether a delivery may go now; then it counts as one that has passed."""
+        key = getattr(delivery, "rate_key", None)
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window(self._rate)
+        window.passed.pop(delivery, None)  # its publisher was interrupted, and calls again
+        now = self._now()
+        if window.held or not window.has_room(now, self._rate.count):
+            return False
+        window.passed[delivery] = now
+        return True
+
+    def _locked_hold(self, delivery: Delivery, context: Context | None) -> None:
+        window = self._windows[getattr(delivery, "rate_key", None)]
+        # An attempt that follows on another goes first: it is older than all that wait.
+        if context is None:
+            window.held.appendleft((delivery, None))
+        else:
+            window.held.append((delivery, context))
+        delivery.subscription.held += 1
+
+    def _note_held(self) -> None:
+        """Have a look taken at what is held, if none is planned."""
+        with self._lock:
+            planned, self._look_at = self._look_at, min(self._look_at, self._now())
+            wakes = planned > self._look_at
+        if wakes:
+            self._wake()
+
+    def _note_began(self, delivery: Delivery, started_at: float) -> None:
+        with self._lock:
+            window = self._windows.get(getattr(delivery, "rate_key", None))
+            passed_at = None if window is None else window.passed.pop(delivery, None)
+            if window is None or passed_at is None:
+                return
+            if started_at:
+                heapq.heappush(window.began, passed_at if self._at_once else started_at)
+            due_at = window.began[0] + window.span_s if window.began else self._now()
+            wakes = bool(window.held) and due_at < self._look_at
+            if wakes:
+                self._look_at = due_at
+        if wakes:
+            self._wake()
+
+    def _send(self, delivery: Delivery, context: Context | None) -> None:
+        subscription = delivery.subscription
+        try:
+            if context is None:
+                self._lane.put_again(delivery)
+            else:
+                context.run(self._lane.put, delivery)
+        except Tangled:
+            later(self._send, delivery, context)
+            return
+        with self._lock:
+            subscription.held -= 1
+            if context is not None:
+                subscription.apart -= 1
