@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         BusClosed,
         Cancelled,
         CircuitOpen,
+        ExpectTimeout,
         HandlerTimeout,
+        JobFailed,
         JournalError,
         MemoryLimitExceeded,
         NoSuchHandler,
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
     from procbus.core.worker import CurrentWorker
     from procbus.dispatch.dead_letters import DeadLetters
     from procbus.futures.executor import BusExecutor
+    from procbus.jobs.expected import Expected
+    from procbus.jobs.job import Job
+    from procbus.jobs.state import JobDone
     from procbus.journal.resume import ResumeSummary
     from procbus.own_executor import executor
     from procbus.pool.dask.pool import DaskPool
@@ -89,11 +94,16 @@ __all__ = [
     "DeliveryState",
     "EventBus",
     "Evidence",
+    "ExpectTimeout",
+    "Expected",
     "Handler",
     "HandlerContext",
     "HandlerOptions",
     "HandlerStats",
     "HandlerTimeout",
+    "Job",
+    "JobDone",
+    "JobFailed",
     "JournalError",
     "LaneStats",
     "Limits",
@@ -137,7 +147,6 @@ __all__ = [
 #: The module of each name. Names are loaded on first use: a worker process imports this package too
 #: and needs hardly any of it, and it starts only as fast as it imports.
 _HOMES = {
-    "Accepted": "core.moments",
     "Advice": "advice.advice",
     "AdviceList": "advice.advice",
     "BusExecutor": "futures.executor",
@@ -158,6 +167,10 @@ _HOMES = {
     "HandlerStats": "core.stats",
     "LaneStats": "core.stats",
     "Limits": "core.handler",
+    "Expected": "jobs.expected",
+    "Job": "jobs.job",
+    "JobDone": "jobs.state",
+    "Accepted": "core.moments",
     "Listener": "core.moments",
     "Listening": "core.listeners",
     "Outcome": "core.outcome",

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from procbus.core.resources import Resource
     from procbus.dispatch.choosing import Choice
     from procbus.futures.executor import Parts
+    from procbus.jobs.book import JobBook
     from procbus.journal.bus_journal import BusJournal
     from procbus.journal.ends import DeliveryEnds
     from procbus.journal.journal import Journal
@@ -257,6 +258,7 @@ class Assembly:
         self.admission.when_full = self.lanes.flush
         self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.direct = DirectSubscriptions()
+        self._books: dict[str, JobBook] = {}
         #: Shown beside the bars of the bus.
         self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
@@ -461,6 +463,16 @@ class Assembly:
         held = [each for switch in self.subscriptions.switches() for each in switch.held()]
         found = dict.fromkeys([*self.lanes.open_deliveries(), *held])
         return [each for each in found if each.subscription.cancel is not None]
+
+    def job_book(self) -> JobBook:
+        """The book of the jobs of this bus, which is made once it is needed."""
+        from procbus.jobs.book import JobBook  # only now: few scripts need it
+
+        def takes(topic: type) -> bool:
+            return bool(self.subscriptions.reached_by(topic))
+
+        about = self.settlement.listeners, self.dispatcher, self.cancellation, takes
+        return self._books.setdefault("jobs", JobBook(*about))
 
     def for_calls(self) -> Parts:
         """The parts that executors and maps use."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from procbus.core.handler import CallOptions, Handler, HandlerOptions, Kind
     from procbus.core.listeners import Listening
     from procbus.futures.executor import BusExecutor
+    from procbus.jobs.expected import Expected
+    from procbus.jobs.job import Job
     from procbus.journal.resume import ResumeSummary
     from procbus.progress.show import ShowProgress
     from procbus.supervision.health import BusHealth
@@ -747,6 +749,110 @@ class EventBus:
         window, leave = self._parts.window(self), Leaving(self._parts.cancel_waiting, stop_on_error)
         streamed = aio.stream(events, publish, window, leave, ordered=ordered, counts=counts)
         return streamed if counts is None else aio.shown(streamed, counts, show)
+
+    def job(self, name: str, *, max_failed: int | None = None, keep_results: int = 10_000) -> Job:
+        """Make a job: all that a `with` block publishes, and all that comes of it.
+
+        The events that the block publishes belong to the job, and so do the events that their
+        handlers publish, however deep. Leaving the block waits until all deliveries of these are
+        settled. Then the bus publishes `JobDone`, for a handler that goes on from there. After an
+        exception in the block, deliveries that have not begun are cancelled. See docs/jobs.md.
+
+        Example:
+            ```python
+            from procbus import EventBus, JobDone
+
+            bus = EventBus(handlers=[])
+
+
+            @bus.subscribe
+            def finish(done: JobDone) -> None:
+                print(done.name, "has", done.succeeded, "results")
+
+
+            with bus:
+                bus.subscribe("word", len)
+                with bus.job("count", max_failed=3) as job:
+                    for word in ["one", "three"]:
+                        bus.publish("word", word)
+                assert sorted(job.results(len)) == [3, 5]
+            ```
+
+        Args:
+            name: a name for `JobDone` and for messages.
+            max_failed: with more failed deliveries the job is cancelled, and leaving the block
+                raises JobFailed; None for no limit.
+            keep_results: number of results of each handler that are kept until `Job.results` takes
+                them.
+
+        Raises:
+            OptionError: an option makes no sense.
+        """
+        from procbus.jobs.job import Job  # only now: few scripts need it
+
+        def name_of(function: Callable[..., Any]) -> str:
+            return self._subscriptions.of_function(function).handler.name
+
+        return Job(self._parts.job_book(), name, max_failed, keep_results, name_of)
+
+    @overload
+    def expect(
+        self,
+        topic: type[E],
+        where: Callable[[E], object] | None = None,
+        timeout: float | None = None,
+    ) -> Expected[E]: ...
+
+    @overload
+    def expect(
+        self,
+        topic: str,
+        where: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+    ) -> Expected[Any]: ...
+
+    def expect(
+        self,
+        topic: Any,
+        where: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+    ) -> Expected[Any]:
+        """Wait for the first event of a topic that is published from now on.
+
+        The return value has a `result()`, which waits, and you may `await` it. As a `with` block it
+        waits at the end of the block. The event reaches its handlers as ever. It is caught as it is
+        published, before they have run.
+
+        Example:
+            ```python
+            from procbus import EventBus, current
+
+
+            def pay(order: int) -> None:
+                current().publish("order.paid", order)
+
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("order", pay)
+                with bus.expect("order.*", where=lambda order: order > 5, timeout=10) as paid:
+                    bus.publish("order", 3)
+                    bus.publish("order", 7)
+                assert paid.result() == 7
+            ```
+
+        Args:
+            topic: a class, or a dotted string (``*`` is one word, ``#`` zero or more).
+            where: a function of the event that says whether it is wanted; None takes the first. It
+                is called by the thread that publishes. If it raises, `result()` raises that.
+            timeout: maximum wait in seconds; None waits as long as it takes.
+
+        Raises:
+            OptionError: an option makes no sense.
+            TopicError: the topic is malformed.
+        """
+        from procbus.jobs.expected import Expected  # only now: few scripts need it
+
+        return Expected(self._subscriptions.held, topics_in(topic), where, timeout)
 
     def executor(self, kind: Kind = "cpu", **options: Unpack[CallOptions]) -> BusExecutor:
         """Make a `concurrent.futures.Executor` of this bus, which goes on after its shutdown.

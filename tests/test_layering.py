@@ -30,6 +30,7 @@ ROOMS = [
     "journal",
     "progress",
     "futures",
+    "jobs",
     "live",
     FRONT,
     "testing",

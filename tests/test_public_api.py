@@ -34,11 +34,16 @@ NAMES = [
     "DeliveryState",
     "EventBus",
     "Evidence",
+    "ExpectTimeout",
+    "Expected",
     "Handler",
     "HandlerContext",
     "HandlerOptions",
     "HandlerStats",
     "HandlerTimeout",
+    "Job",
+    "JobDone",
+    "JobFailed",
     "JournalError",
     "LaneStats",
     "Limits",
@@ -99,7 +104,7 @@ def test_every_error_is_a_procbus_error():
     errors = [e for n in NAMES if isinstance(e := getattr(procbus, n), type)]
     errors = [e for e in errors if issubclass(e, Exception)]
     assert HandlerTimeout in errors
-    assert len(errors) == 15
+    assert len(errors) == 17
     assert all(issubclass(e, ProcbusError) for e in errors)
 
 

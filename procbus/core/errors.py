@@ -452,6 +452,44 @@ class WorkerDied(ProcbusError, BrokenExecutor):
         self.progress = progress
 
 
+class JobFailed(ProcbusError):
+    """More deliveries of a job failed than its `max_failed` allows, so it was cancelled.
+
+    The first error of a handler is its cause.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, JobFailed
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", loads)
+            try:
+                with bus.job("numbers", max_failed=0):
+                    bus.publish("number", "seven")
+            except JobFailed as error:
+                print(error)
+        ```
+    """
+
+
+class ExpectTimeout(ProcbusError, TimeoutError):
+    """The event that `EventBus.expect` waits for was not published in time.
+
+    Example:
+        ```python
+        from procbus import EventBus, ExpectTimeout
+
+        with EventBus(handlers=[]) as bus:
+            try:
+                bus.expect("word").result(timeout=0.01)
+            except ExpectTimeout as error:
+                print(error)
+        ```
+    """
+
+
 class WorkerTraceback(Exception):
     """The traceback that a handler's exception had in its worker, as text.
 

@@ -41,6 +41,7 @@ from procbus.core.receipt import (
 )
 from procbus.core.reporting import RunOf
 from procbus.core.subscription import PutAll, Subscription
+from procbus.core.ticket import Ticket
 from procbus.dispatch.addressing import Broken, address, choose, give_back
 from procbus.dispatch.admission import Admission, Disturbed, Reserved, holds_room
 from procbus.dispatch.dead_letters import handler_for
@@ -645,7 +646,10 @@ class Dispatcher:
         """Make the return value of `current()` in a handler of this process, or in its hook."""
         name, attempt = delivery.subscription.handler.name, len(delivery.earlier) + 1
         about = name, receipt.id, receipt.parent_id, receipt.topic, attempt
-        return HandlerContext(*about, self.publish, self, self.run, RunOf(delivery))
+        context = HandlerContext(*about, self.publish, self, self.run, RunOf(delivery))
+        if isinstance(delivery, Ticket) and delivery.together is not None:
+            context.event_ids = tuple(delivery.together.ids)
+        return context
 
     def seat_of(self, delivery: Delivery | None, receipt: Receipt | None) -> Any:
         """Make a value of `running` for code that is called about a delivery, or about a worker.

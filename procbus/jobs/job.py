@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: MIT
+"""A job: everything that a block of your script sets going on a bus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from procbus.core.errors import JobFailed, OptionError, ProcbusError
+from procbus.core.validation import is_whole, shown
+from procbus.jobs import book as books
+from procbus.jobs.state import JobState
+from procbus.jobs.tree import drawn
+
+if TYPE_CHECKING:
+    from procbus.jobs.book import JobBook
+
+R = TypeVar("R")
+
+#: Number of results of each handler that a job keeps until they are taken.
+KEEP_RESULTS = 10_000
+
+
+class Job:
+    """All that a `with bus.job(...)` block publishes, and all that comes of it.
+
+    The events that you publish in the block belong to the job. So do the events that their handlers
+    publish, however deep. Leaving the block waits until all of it is settled. Then the bus
+    publishes `JobDone`. All methods may be called from any thread. See docs/jobs.md.
+
+    Example:
+        ```python
+        from procbus import EventBus, current
+
+        bus = EventBus(handlers=[])
+
+
+        @bus.subscribe("text", kind="cpu")
+        def split(text: str) -> None:
+            for word in text.split():
+                current().publish("word", word)
+
+
+        @bus.subscribe("word")
+        def count(word: str) -> int:
+            return len(word)
+
+
+        with bus:
+            with bus.job("count") as job:
+                bus.publish("text", "one two three")
+            assert (job.succeeded, job.failed) == (4, 0)
+            assert sum(job.results(count)) == 11
+        ```
+    """
+
+    def __init__(
+        self,
+        book: JobBook,
+        name: str,
+        max_failed: int | None,
+        keep_results: int,
+        name_of: Callable[[Callable[..., Any]], str],
+    ) -> None:
+        if not name or not isinstance(name, str):
+            raise OptionError(f"the name of a job must be a string with text, not {shown(name)}")
+        if max_failed is not None and not is_whole(max_failed, 0):
+            raise OptionError(
+                f"max_failed must be a whole number from 0 up, or None, not {shown(max_failed)}"
+            )
+        if not is_whole(keep_results, 0):
+            raise OptionError(
+                f"keep_results must be a whole number from 0 up, not {shown(keep_results)}"
+            )
+        self._book = book
+        self._state = JobState(book, name, book.next_id(), max_failed, keep_results)
+        self._name_of = name_of
+        self._begun = False
+        self._before: Token[tuple[JobState, ...]] | None = None
+
+    # The block.
+
+    def __enter__(self) -> Self:
+        """Begin: events that this block publishes belong to the job."""
+        if self._begun:
+            raise ProcbusError(
+                f"the job {self.name!r} has had its block: make another with bus.job({self.name!r})"
+            )
+        self._begun = True
+        self._book.begin(self._state)
+        self._before = books.inside.set((self._state, *books.inside.get()))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait until all is settled; after an exception cancel what has not begun.
+
+        Raises:
+            JobFailed: more than `max_failed` deliveries failed.
+        """
+        self._leave(error)
+        self._state.waiters.wait(self._told, None, "use `async with bus.job(...)`")
+        if error is None:
+            self._raise_if_failed()
+
+    async def __aenter__(self) -> Self:
+        """Begin, as a `with` block does."""
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait without blocking the event loop."""
+        self._leave(error)
+        await self._state.waiters.until(self._told, None)
+        if error is None:
+            self._raise_if_failed()
+
+    def _leave(self, error: BaseException | None) -> None:
+        try:
+            if self._before is not None:
+                books.inside.reset(self._before)
+        except ValueError:  # the block was left in another context, as by a fixture of pytest
+            books.inside.set(tuple(each for each in books.inside.get() if each is not self._state))
+        if error is not None:
+            why = books.LEFT.format(self.name)
+            self._book.cancel(self._state, why, waiting_only=True, for_good=False)
+        self._book.leave(self._state)
+
+    def _told(self) -> bool:
+        return self._state.told
+
+    def _idle(self) -> bool:
+        counts = self._state
+        return counts.told or (counts.idle and counts.in_block)
+
+    def _raise_if_failed(self) -> None:
+        counts = self._state
+        if counts.too_many:
+            error = JobFailed(
+                f"the job {self.name!r} was cancelled, because {counts.failed} deliveries failed "
+                f"and max_failed={counts.max_failed}: the first error is its cause, and "
+                "bus.dead_letters has all"
+            )
+            raise error from counts.error
+
+    # Waiting.
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was published in the job so far is settled, and all that comes of it.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", print)
+                with bus.job("print") as job:
+                    bus.publish("word", "hello")
+                    assert job.wait(timeout=10)  # "hello" is printed now
+            ```
+
+        Args:
+            timeout: maximum wait in seconds; None waits as long as it takes.
+
+        Returns:
+            Whether all is settled.
+
+        Raises:
+            JobFailed: more than `max_failed` deliveries failed.
+            ProcbusError: called in a handler that belongs to the job, which would wait for itself.
+        """
+        self._check()
+        settled = self._state.waiters.wait(self._idle, timeout, "await the job")
+        if settled:
+            self._raise_if_failed()
+        return settled
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Wait in an event loop, as `wait` does; it has the value of the job itself."""
+        self._check()
+        yield from self._state.waiters.until(self._idle, None).__await__()
+        self._raise_if_failed()
+        return self
+
+    def _check(self) -> None:
+        if not self._begun:
+            raise ProcbusError(
+                f"the job {self.name!r} has no block yet: write `with bus.job({self.name!r}) as "
+                "job:`, and publish in that block"
+            )
+        self._book.check_wait(self._state)
+
+    @overload
+    def results(self, handler: Callable[..., R]) -> Iterator[R]: ...
+
+    @overload
+    def results(self, handler: str) -> Iterator[Any]: ...
+
+    def results(self, handler: Callable[..., Any] | str) -> Iterator[Any]:
+        """Take the results of a handler's deliveries in the job, each once, as they come.
+
+        It ends once all that was published in the job so far is settled. A delivery that failed or
+        was cancelled has no result. A result is kept until it is taken, and the job keeps
+        `keep_results` of each handler.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                with bus.job("count") as job:
+                    for word in ["one", "three"]:
+                        bus.publish("word", word)
+                    assert sorted(job.results(len)) == [3, 5]
+            ```
+
+        Args:
+            handler: the function, or the name of the handler.
+
+        Raises:
+            NoSuchHandler: the function is not subscribed to this bus.
+            ProcbusError: more results came than `keep_results`, before they were taken.
+        """
+        self._check()
+        return self._results(handler if isinstance(handler, str) else self._name_of(handler))
+
+    def _results(self, name: str) -> Iterator[Any]:
+        while True:
+            found, more = self._book.take_results(self._state, name)
+            yield from found
+            if name in self._state.dropped:
+                most = self._state.keep_results
+                raise ProcbusError(
+                    f"the job {self.name!r} kept the first {most} results of {name} "
+                    "that waited to be taken, and dropped the next: take them in the block, while "
+                    "they come, or give bus.job(..., keep_results=) a larger number"
+                )
+            if not more:
+                return
+            self._state.waiters.wait(
+                lambda: self._has_news(name), None, "take the results in a thread"
+            )
+
+    def _has_news(self, name: str) -> bool:
+        counts = self._state
+        return counts.idle or name in counts.results or name in counts.dropped
+
+    # Looking, and cancelling.
+
+    def cancel(self) -> int:
+        """Cancel the open deliveries of the job, and all that is published in it from now on.
+
+        See `Delivery.cancel`. It returns at once.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("image", print)
+                with bus.job("print") as job:
+                    bus.publish("image", "large.png")
+                    job.cancel()
+            ```
+
+        Returns:
+            The number of deliveries that were open.
+        """
+        why = books.CANCELLED.format(self.name)
+        return self._book.cancel(self._state, why, waiting_only=False, for_good=True)
+
+    @property
+    def name(self) -> str:
+        """The name that it was given."""
+        return self._state.name
+
+    @property
+    def id(self) -> str:
+        """An id that no other job has, as in `JobDone`."""
+        return self._state.id
+
+    @property
+    def done(self) -> bool:
+        """Whether the block is left, all is settled, and `JobDone` is published."""
+        return self._state.told
+
+    @property
+    def pending(self) -> int:
+        """Number of deliveries that are not settled."""
+        return self._state.open
+
+    @property
+    def succeeded(self) -> int:
+        """Number of deliveries that succeeded."""
+        return self._state.succeeded
+
+    @property
+    def failed(self) -> int:
+        """Number of deliveries that failed for good. One that is tried again is pending."""
+        return self._state.failed
+
+    @property
+    def cancelled(self) -> int:
+        """Number of deliveries that were cancelled."""
+        return self._state.cancelled
+
+    def tree(self) -> str:
+        """Draw the job: its events, their deliveries, and the events that these published in turn.
+
+        It shows the first 1,000 events, and says how many more there are.
+
+        Example:
+            ```python
+            from procbus import EventBus
+
+            with EventBus(handlers=[]) as bus:
+                bus.subscribe("word", len)
+                with bus.job("count") as job:
+                    bus.publish("word", "hello")
+                print(job.tree())
+            ```
+        """
+        nodes, unshown = self._book.nodes(self._state)
+        lines = [repr(self)[1:-1], *drawn(nodes)]
+        if unshown:
+            lines.append(f"... and {unshown} more events")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Say how its deliveries stand."""
+        counts = self._state
+        ends = (
+            (counts.succeeded, "succeeded"),
+            (counts.failed, "failed"),
+            (counts.cancelled, "cancelled"),
+            (counts.open, "pending"),
+        )
+        shown_ends = ", ".join(f"{number} {state}" for number, state in ends if number)
+        return f"<Job {self.name!r}: {shown_ends or 'nothing published'}>"
