@@ -146,6 +146,9 @@ def _run_bench(options: argparse.Namespace) -> int:
 
 
 def _run_demo(options: argparse.Namespace) -> int:
+    if find_spec("rich") is None:
+        print("procbus demo: needs rich: pip install 'procbus[rich]'", file=sys.stderr)
+        return 2
     # Here, not above: `procbus --help` needs none of this.
     from procbus.demo import DemoError
     from procbus.demo.run import DemoOptions, run_demo
