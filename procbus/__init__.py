@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from procbus.core.outcome import Outcome, OutcomeKind
     from procbus.core.progress import Progress
+    from procbus.core.rate import Rate
     from procbus.core.receipt import Receipt
     from procbus.core.resources import Resource, resource, use
     from procbus.core.retry import RetryPolicy
@@ -119,6 +120,7 @@ __all__ = [
     "Progress",
     "Published",
     "QueueFull",
+    "Rate",
     "Receipt",
     "Resource",
     "ResumeSummary",
@@ -167,6 +169,7 @@ _HOMES = {
     "HandlerStats": "core.stats",
     "LaneStats": "core.stats",
     "Limits": "core.handler",
+    "Rate": "core.rate",
     "Expected": "jobs.expected",
     "Job": "jobs.job",
     "JobDone": "jobs.state",

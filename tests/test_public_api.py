@@ -59,6 +59,7 @@ NAMES = [
     "Progress",
     "Published",
     "QueueFull",
+    "Rate",
     "Receipt",
     "Resource",
     "ResumeSummary",

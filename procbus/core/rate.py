@@ -28,6 +28,17 @@ class Rate:
     """At most `count` runs begin in any period of `period_s` seconds.
 
     `written` is the text that it was made from.
+
+    Example:
+        ```python
+        from procbus import EventBus
+
+        bus = EventBus(handlers=[])
+        bus.subscribe("word", len, rate="300/min")
+        (handler,) = bus.handlers("word")
+        assert handler.rate is not None
+        assert (handler.rate.count, handler.rate.period_s) == (300, 60)
+        ```
     """
 
     count: int

@@ -42,6 +42,10 @@ def doubled(numbers: list[int]) -> list[int]:
     return [2 * number for number in numbers]
 
 
+def doubled_any(numbers: list[Any]) -> list[Any]:
+    return doubled(numbers)
+
+
 async def doubled_later(numbers: list[int]) -> list[int]:
     await asyncio.sleep(0)
     return doubled(numbers)
@@ -333,7 +337,7 @@ def loaded(number: int) -> int:
 
 def test_event_that_cannot_be_loaded_fails_alone() -> None:
     with EventBus([], cpu_workers=1) as bus:
-        bus.subscribe(Unloadable, doubled, kind="cpu", batch=10, batch_wait=FOR_EVER_S)
+        bus.subscribe(Unloadable, doubled_any, kind="cpu", batch=10, batch_wait=FOR_EVER_S)
         receipts = [bus.publish(Unloadable(number)) for number in (0, 2, 3, 4, 6)]
         assert bus.drain(BOUND_S)
         errors = errors_of(receipts)

@@ -825,7 +825,7 @@ def test_handler_that_cannot_travel_is_refused_by_name_when_subscribed(run: Run)
             else:
                 raise AssertionError(words)
 
-        refused(lambda e: conn, "global variable 'conn'", "sqlite3.Connection", "worker_init=")
+        refused(lambda e: conn, "global variable 'conn'", "sqlite3.Connection", "@resource")
         refused(lambda e: [conn for _ in e], "global variable 'conn'")
         refused(lambda e: helper(e), "global variable 'helper', global variable 'conn'")
         refused(lambda e: guard, "global variable 'guard'", "concurrency=1")

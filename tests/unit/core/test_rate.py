@@ -40,7 +40,7 @@ def test_a_rate_is_read(written: str, count: int, period_s: float) -> None:
         ({"rate": "5/s", "rate_key": "host"}, "must be a function of the event"),
         ({"rate": "5/s", "batch": 10}, "rate counts single events"),
         ({"rate": "5/s", "kind": "auto"}, "make a handler with a rate"),
-        ({"rat": "5/s"}, "did you mean rate?"),
+        ({"rat": "5/s"}, "did you mean rate=?"),
     ],
 )
 def test_a_rate_that_makes_no_sense_is_refused(options: dict[str, Any], complaint: str) -> None:
