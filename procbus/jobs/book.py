@@ -193,7 +193,6 @@ class JobBook:
                 if leaf is None:
                     leaf = Leaf(delivery)
                     job.nodes[receipt.id].leaves.append(leaf)
-                request = request or job.cancelled_by
             self._open[delivery] = jobs, leaf
             for job in jobs:
                 request = request or job.cancelled_by

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import inf
 from time import monotonic
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from procbus.core.carry import Carry
@@ -40,6 +40,10 @@ IO_WORKERS = 32
 #: Maximum time for the threads of the io lane to end, in seconds; a thread that hangs in a handler
 #: is left behind, and ends with the process.
 IO_JOIN_S = 0.5
+
+
+#: A part in front of a lane: `Gatherer` or `Pacer`.
+_Front = TypeVar("_Front")
 
 
 class Supervision(Protocol):
@@ -174,15 +178,9 @@ class Lanes:
             self._only.paces(made)
         return kept
 
-    def _all_pacers(self) -> list[Pacer]:
-        if not self._pacers:
-            return []
-        with self._lock:
-            return list(self._pacers.values())
-
     def pace(self, now: float) -> float:
         """Let held deliveries pass whose time has come; return the time of the next look."""
-        return min((each.let_pass(now) for each in self._all_pacers()), default=inf)
+        return min((each.let_pass(now) for each in self._living(self._pacers)), default=inf)
 
     def _gatherer(self, handler: Handler, lane: Lane) -> Gatherer:
         """Return the gatherer of a batch handler, the same one each time."""
@@ -205,11 +203,12 @@ class Lanes:
         with self._lock:
             return self._gatherers.setdefault(handler.number, made)
 
-    def _all_gatherers(self) -> list[Gatherer]:
-        if not self._gatherers:
+    def _living(self, fronts: WeakValueDictionary[int, _Front]) -> list[_Front]:
+        """The gatherers, or the pacers, that still have a subscription."""
+        if not fronts:
             return []
         with self._lock:
-            return list(self._gatherers.values())
+            return list(fronts.values())
 
     def _place(self, handler: Handler) -> OnlyLane | IoLane | LoopLane | CpuLane:
         if self._only is not None:
@@ -422,7 +421,7 @@ class Lanes:
         io = replace(io, utilisation=self._utilisation("io", subscriptions, self.io.worker_s()))
         if self.loop is not None:
             io = replace(together([io, self.loop.stats()]), utilisation=io.utilisation)
-        for gatherer in self._all_gatherers():
+        for gatherer in self._living(self._gatherers):
             if gatherer.calls.handler.kind == "cpu":
                 cpu = replace(cpu, depth=cpu.depth + gatherer.depth())
             else:
@@ -478,9 +477,9 @@ class Lanes:
 
     def cancel(self) -> None:
         """Settle all deliveries that have not begun as cancelled."""
-        for pacer in self._all_pacers():
+        for pacer in self._living(self._pacers):
             pacer.cancel()
-        for gatherer in self._all_gatherers():
+        for gatherer in self._living(self._gatherers):
             gatherer.cancel()
         for lane in self._all():
             lane.cancel()
@@ -515,12 +514,12 @@ class Lanes:
 
     def flush(self) -> None:
         """Have batch handlers called with the events that are there."""
-        for gatherer in self._all_gatherers():
+        for gatherer in self._living(self._gatherers):
             gatherer.flush()
 
     def seal(self) -> None:
         """Have batch handlers called with these events, and with none that follows."""
-        for gatherer in self._all_gatherers():
+        for gatherer in self._living(self._gatherers):
             gatherer.seal()
 
     def stop_hurrying(self) -> None:
@@ -531,7 +530,7 @@ class Lanes:
     @property
     def tickets(self) -> int:
         """Number of calls of batch handlers that have not ended: pending, but no deliveries."""
-        return sum(each.tickets for each in self._all_gatherers())
+        return sum(each.tickets for each in self._living(self._gatherers))
 
     def expect_close(self) -> None:
         """Note that the bus is closing: no lane may delay that for long."""

@@ -111,28 +111,13 @@ class Pacer:
 
     def put(self, delivery: Delivery) -> None:
         """Let a delivery pass, or hold it."""
-        context = copy_context()
-        with self._lock:
-            passes = self._cancelled or self._locked_passes(delivery)
-            if not passes:
-                self._locked_hold(delivery, context)
-                delivery.subscription.apart += 1
-                delivery.queued = True
-        if passes:
+        if self._lets_pass(delivery, first=True):
             self._lane.put(delivery)
-        else:
-            self._note_held()
 
     def put_again(self, delivery: Delivery) -> None:
         """Let a delivery pass for its next attempt, which counts as a run too; or hold it."""
-        with self._lock:
-            passes = self._cancelled or self._locked_passes(delivery)
-            if not passes:
-                self._locked_hold(delivery, None)
-        if passes:
+        if self._lets_pass(delivery, first=False):
             self._lane.put_again(delivery)
-        else:
-            self._note_held()
 
     def release(self, delivery: Delivery) -> None:
         """Note when the run of a delivery that is settled began."""
@@ -164,7 +149,8 @@ class Pacer:
     def withdraw(self, delivery: Delivery) -> bool:
         """Take a delivery back for good; False if a worker has begun it."""
         with self._lock:
-            for window in self._windows.values():
+            window = self._windows.get(_key_of(delivery))
+            if window is not None:
                 for entry in window.held:
                     if entry[0] is delivery:
                         window.held.remove(entry)
@@ -249,39 +235,40 @@ class Pacer:
 
     # Private methods.
 
-    def _locked_passes(self, delivery: Delivery) -> bool:
-        """Whether a delivery may go now; then it counts as one that has passed."""
-        key = getattr(delivery, "rate_key", None)
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = _Window(self._rate)
-        window.passed.pop(delivery, None)  # its publisher was interrupted, and calls again
-        now = self._now()
-        if window.held or not window.has_room(now, self._rate.count):
-            return False
-        window.passed[delivery] = now
-        return True
-
-    def _locked_hold(self, delivery: Delivery, context: Context | None) -> None:
-        window = self._windows[getattr(delivery, "rate_key", None)]
-        # An attempt that follows on another goes first: it is older than all that wait.
-        if context is None:
-            window.held.appendleft((delivery, None))
-        else:
-            window.held.append((delivery, context))
-        delivery.subscription.held += 1
-
-    def _note_held(self) -> None:
-        """Have a look taken at what is held, if none is planned."""
+    def _lets_pass(self, delivery: Delivery, *, first: bool) -> bool:
+        """Whether a delivery may go now; if not, it is held, and a look at it is planned."""
         with self._lock:
-            planned, self._look_at = self._look_at, min(self._look_at, self._now())
-            wakes = planned > self._look_at
+            if self._cancelled:
+                return True
+            window = self._windows.get(_key_of(delivery))
+            if window is None:
+                window = self._windows[_key_of(delivery)] = _Window(self._rate)
+            window.passed.pop(delivery, None)  # its publisher was interrupted, and calls again
+            now = self._now()
+            if not window.held and window.has_room(now, self._rate.count):
+                window.passed[delivery] = now
+                return True
+            self._locked_hold(delivery, window, first=first)
+            wakes = self._look_at > now
+            if wakes:
+                self._look_at = now
         if wakes:
             self._wake()
+        return False
+
+    def _locked_hold(self, delivery: Delivery, window: _Window, *, first: bool) -> None:
+        subscription = delivery.subscription
+        if first:
+            window.held.append((delivery, copy_context()))
+            subscription.apart += 1
+            delivery.queued = True
+        else:  # it is older than all that wait
+            window.held.appendleft((delivery, None))
+        subscription.held += 1
 
     def _note_began(self, delivery: Delivery, started_at: float) -> None:
         with self._lock:
-            window = self._windows.get(getattr(delivery, "rate_key", None))
+            window = self._windows.get(_key_of(delivery))
             passed_at = None if window is None else window.passed.pop(delivery, None)
             if window is None or passed_at is None:
                 return
@@ -308,3 +295,8 @@ class Pacer:
             subscription.held -= 1
             if context is not None:
                 subscription.apart -= 1
+
+
+def _key_of(delivery: Delivery) -> Hashable:
+    """The key that the rate counts a delivery under; None without `rate_key=`."""
+    return getattr(delivery, "rate_key", None)

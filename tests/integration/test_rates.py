@@ -15,8 +15,8 @@ import pytest
 from procbus import DeliveryState, EventBus, Receipt, WorkerDied, current
 from tests.clusters import HAS_DASK, NO_DASK, cluster, warm_up
 from tests.journal_scripts import killed
-from tests.unit.lanes.test_pacer import most_in_a_window
 from tests.waits import BOUND_S
+from tests.windows import most_in_a_window
 
 WINDOW_S = 0.2
 RATE = f"5/{WINDOW_S}s"

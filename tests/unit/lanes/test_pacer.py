@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,13 +12,7 @@ from hypothesis import strategies as st
 
 from procbus import DeliveryState, EventBus
 from procbus.testing import Clock, InlineBus
-
-
-def most_in_a_window(times: Sequence[float], window_s: float) -> int:
-    """The largest number of times that lie in any window, which is open at its end."""
-    return max(
-        (sum(first <= each < first + window_s for each in times) for first in times), default=0
-    )
+from tests.windows import most_in_a_window
 
 
 @given(
