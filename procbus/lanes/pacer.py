@@ -33,6 +33,9 @@ _MARGIN, _MOST_MARGIN_S = 0.01, 0.05
 #: Maximum interval between two looks at deliveries that have passed and may not have begun, in
 #: seconds; because a worker does not tell when it begins.
 _LOOK_S = 0.02
+#: Minimum number of windows before the ones that are not needed are dropped; because each key has
+#: one, and a scraper meets any number of hosts.
+_FEW_WINDOWS = 100
 
 
 class _Window:
@@ -50,22 +53,18 @@ class _Window:
         #: first attempt.
         self.held: deque[tuple[Delivery, Context | None]] = deque()
 
-    def has_room(self, now: float, count: int) -> bool:
-        """Whether another run may begin now."""
+    def runs(self, now: float) -> int:
+        """Number of runs that count now: they began in the last period, or may begin."""
         began = self.began
         while began and began[0] + self.span_s <= now:
             heapq.heappop(began)
-        return len(began) + len(self.passed) < count
+        return len(began) + len(self.passed)
 
     def next_look(self, now: float) -> float:
         """The time at which a held delivery may pass, or at which more may be known."""
         begun = self.began[0] + self.span_s if self.began else inf
         first = next(iter(self.passed.values()), inf)  # the one that passed first
         return min(begun, max(first + self.span_s, now + _LOOK_S))
-
-    def idle(self) -> bool:
-        """Whether it has nothing to remember."""
-        return not (self.began or self.passed or self.held)
 
 
 class Pacer:
@@ -103,6 +102,8 @@ class Pacer:
         self._at_once = at_once
         self._lock = Lock()
         self._windows: dict[Hashable, _Window] = {}
+        #: Number of windows from which on the ones that are not needed are dropped.
+        self._tidy_at = _FEW_WINDOWS
         #: The time of the next look, as `let_pass` has said.
         self._look_at = inf
         self._cancelled = False
@@ -183,15 +184,13 @@ class Pacer:
         going: list[tuple[Delivery, Context | None]] = []
         with self._lock:
             self._look_at = inf
-            for key, window in list(self._windows.items()):
-                while window.held and window.has_room(now, self._rate.count):
+            for window in list(self._windows.values()):
+                while window.held and window.runs(now) < self._rate.count:
                     entry = window.held.popleft()
                     window.passed[entry[0]] = now
                     going.append(entry)
                 if window.held:
                     self._look_at = min(self._look_at, window.next_look(now))
-                elif window.idle():
-                    del self._windows[key]
         for delivery, context in going:
             self._send(delivery, context)
         return self._look_at
@@ -201,9 +200,9 @@ class Pacer:
         with self._lock:
             unknown = [
                 (window, delivery)
-                for window in self._windows.values()
+                for window in list(self._windows.values())
                 if window.held
-                for delivery, passed_at in window.passed.items()
+                for delivery, passed_at in list(window.passed.items())
                 if passed_at + window.span_s <= now
             ]
         for window, delivery in unknown:
@@ -218,16 +217,25 @@ class Pacer:
         """The time of the next look; infinite if nothing is held."""
         return self._look_at
 
+    @property
+    def keys(self) -> int:
+        """Number of keys whose runs are remembered."""
+        return len(self._windows)
+
     def open_deliveries(self) -> list[Delivery]:
         """The deliveries that are held."""
         with self._lock:
-            return [entry[0] for window in self._windows.values() for entry in window.held]
+            return [
+                entry[0] for window in list(self._windows.values()) for entry in list(window.held)
+            ]
 
     def cancel(self) -> None:
         """Settle all held deliveries as cancelled, and hold none from now on."""
         with self._lock:
             self._cancelled = True
-            held = [entry[0] for window in self._windows.values() for entry in window.held]
+            held = [
+                entry[0] for window in list(self._windows.values()) for entry in list(window.held)
+            ]
             for delivery in held:
                 delivery.subscription.held -= 1
             self._windows.clear()
@@ -240,12 +248,10 @@ class Pacer:
         with self._lock:
             if self._cancelled:
                 return True
-            window = self._windows.get(_key_of(delivery))
-            if window is None:
-                window = self._windows[_key_of(delivery)] = _Window(self._rate)
-            window.passed.pop(delivery, None)  # its publisher was interrupted, and calls again
             now = self._now()
-            if not window.held and window.has_room(now, self._rate.count):
+            window = self._windows.get(_key_of(delivery)) or self._locked_add(delivery, now)
+            window.passed.pop(delivery, None)  # its publisher was interrupted, and calls again
+            if not window.held and window.runs(now) < self._rate.count:
                 window.passed[delivery] = now
                 return True
             self._locked_hold(delivery, window, first=first)
@@ -255,6 +261,17 @@ class Pacer:
         if wakes:
             self._wake()
         return False
+
+    def _locked_add(self, delivery: Delivery, now: float) -> _Window:
+        """Make the window of a delivery's key, and drop windows that are not needed any more."""
+        if len(self._windows) >= self._tidy_at:
+            for key, window in list(self._windows.items()):
+                window.runs(now)  # drops the runs that count no more
+                # No call, after which others might use this window.
+                if not (window.began or window.passed or window.held):
+                    del self._windows[key]
+            self._tidy_at = max(_FEW_WINDOWS, 2 * len(self._windows))
+        return self._windows.setdefault(_key_of(delivery), _Window(self._rate))
 
     def _locked_hold(self, delivery: Delivery, window: _Window, *, first: bool) -> None:
         subscription = delivery.subscription

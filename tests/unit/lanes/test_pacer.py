@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procbus import DeliveryState, EventBus
+from procbus.bus import parts_of
+from procbus.lanes.pacer import Pacer
 from procbus.testing import Clock, InlineBus
 from tests.windows import most_in_a_window
 
@@ -121,6 +123,24 @@ def test_without_a_clock_of_the_test_held_events_run_at_once() -> None:
 
     assert seen == [0, 1, 2, 3, 4]
     assert bus.clock.now() >= 4 * 3600
+
+
+def test_keys_are_forgotten_once_their_period_is_over() -> None:
+    clock = Clock()
+    bus = InlineBus(handlers=[], clock=clock)
+    bus.subscribe("host", str.upper, rate="5/s", rate_key=str)
+    bus.publish("host", "the first")
+    [subscription] = parts_of(bus).subscriptions.all()
+    pacer = subscription.lane
+    assert isinstance(pacer, Pacer)
+
+    most = 0
+    for number in range(5_000):
+        bus.publish("host", f"host {number}")
+        clock.advance(0.1)  # so that about ten of them are in one period
+        most = max(most, pacer.keys)
+
+    assert most < 300
 
 
 @pytest.mark.parametrize("key", [object(), [1], ("a", 1)])
