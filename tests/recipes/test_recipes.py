@@ -134,7 +134,7 @@ def test_every_way_fetches_all_pages_and_keeps_to_the_rate(way: str, tmp_path: P
 
     assert printed[0] == "150 pages"
     assert len(printed) == 2
-    # aiolimiter lets 50 go at once, then one every 20 ms.
+    # 50 may go at once, and from then on 50 in each second.
     assert came_at[-1] - came_at[0] >= (len(came_at) - 51) / 50
 
 
