@@ -23,13 +23,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import CodeType
 from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast, overload
 from weakref import WeakValueDictionary
 
 from procbus.core.errors import ProcbusError, SubscriptionError
 from procbus.core.introspection import is_async, is_async_generator, name_of, signature_of
-from procbus.core.notebook import cell_number, redefined
+from procbus.core.notebook import redefined
+from procbus.core.redefinition import Provenance, provenance_of, takes_its_place
 from procbus.core.validation import did_you_mean, shown
 
 T = TypeVar("T")
@@ -483,20 +483,12 @@ def _opens_async(function: Callable[..., Any]) -> bool:
 
 _numbers = itertools.count(1)
 _process: list[tuple[int, str]] = []
-#: The newest definition at each place, and its place in the run of the script.
-_latest: dict[tuple[str, str], tuple[Resource[Any], _Run]] = {}
+#: The newest definition of each name, and where it comes from.
+_latest: dict[tuple[str, str], tuple[Resource[Any], Provenance]] = {}
 #: The definition that has replaced one, by the token of that.
 _successors: dict[str, Resource[Any]] = {}
 #: All resources of this process, by token: the ones that arrived from another process too.
 _known: WeakValueDictionary[str, Resource[Any]] = WeakValueDictionary()
-
-
-class _Run(typing.NamedTuple):
-    """The run of the code that made a definition."""
-
-    code: CodeType | None
-    cell: int | None
-    spec: object
 
 
 def _origin() -> str:
@@ -533,27 +525,14 @@ def _take_place(made: Resource[Any]) -> None:
     place = _place_of(made.function)
     if place is None:
         return
-    code = getattr(inspect.unwrap(made.function), "__code__", None)
-    spec = getattr(sys.modules.get(place[0]), "__spec__", None)
-    run = _Run(code, cell_number(), None if place[0] == "__main__" else spec)
+    provenance = provenance_of(made.function)
     before = _latest.get(place)
-    _latest[place] = made, run
-    if before is None:
-        return
-    old, was = before
-    again = (
-        run.cell != was.cell if run.cell is not None else run.spec is not was.spec
-    ) or _same_line(code, was.code)
-    if again and code is not was.code:
+    _latest[place] = made, provenance
+    if before is not None and takes_its_place(provenance, before[1], same_topics=False):
+        old, _ = before
         made.former = (*old.former, old.token)
         _successors[old.token] = made
         redefined.count += 1
-
-
-def _same_line(code: CodeType | None, other: CodeType | None) -> bool:
-    if code is None or other is None:
-        return False
-    return (code.co_filename, code.co_firstlineno) == (other.co_filename, other.co_firstlineno)
 
 
 def newest_of(resource: Resource[T]) -> Resource[T]:

@@ -27,8 +27,8 @@ from procbus.core.introspection import (
     same_function,
 )
 from procbus.core.log import log
+from procbus.core.redefinition import Provenance, provenance_of, takes_its_place
 from procbus.core.topic import Topic, Topics, shown_topics, topics_in, without
-from procbus.routing.redefinition import Provenance, provenance_of, takes_its_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from procbus.core.redefinition import is_class_anew
 from procbus.core.topic import Topic, check_concrete, exact, matches
-from procbus.routing.redefinition import is_class_anew
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from procbus.core.errors import NoSuchHandler
 from procbus.core.handler import CpuPlace, Handler, with_topics
 from procbus.core.introspection import name_of, same_function
 from procbus.core.locks import Lock
+from procbus.core.redefinition import provenance_of
 from procbus.core.subscription import Lane, Subscription
 from procbus.core.topic import Topic, shown_topics, without
 from procbus.routing.lane_switch import LaneSwitch
-from procbus.routing.redefinition import provenance_of
 from procbus.routing.registry import Registry, tell_of_new_definition
 from procbus.routing.router import Router
 from procbus.system.uncounted import leave_uncounted
