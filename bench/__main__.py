@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import loky
-from rich.console import Console
 
 from . import interpreters, machine, merging, questions, report, work
 from .model import Question, Settings
+from .report import Console
 from .results import CannotResume, Results
 from .runner import Answer, ask
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from statistics import median
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from .model import LIMIT, PROCBUS, Row
 from .runner import Answer
+
+if TYPE_CHECKING or find_spec("rich"):
+    from rich.console import Console as Console
+    from rich.table import Table
+else:  # an extra of procbus, without which the tables are plain text
+    from .plain import Console, Table
 
 # Left to right; a question's contender that is not named here comes last.
 ORDER = (

@@ -85,6 +85,28 @@ def test_bench_hands_its_arguments_to_the_benchmarks_beside_it() -> None:
     assert "invalid choice: 'nothing'" in refused.stderr
 
 
+@pytest.mark.bench
+def test_bench_prints_plain_tables_without_rich(tmp_path: Path) -> None:
+    script = (
+        "import sys; from importlib import util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *about: None if name == 'rich' else find(name, *about)\n"
+        "sys.modules['rich'] = None\n"
+        "from procbus.cli.main import main\n"
+        "main(['bench', '--quick', '--only', 'tiny_io', '--json', sys.argv[1]])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "results.json")],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert run.returncode == 0, run.stderr
+    head = next(line for line in run.stdout.splitlines() if line.startswith("measurement"))
+    assert {"procbus", "ratio", "target", "reached"} <= set(head.split())
+    assert "Targets reached: " in run.stdout
+    assert "[" not in head
+
+
 def test_version_is_printed() -> None:
     run = procbus("--version")
     assert run.returncode == 0
