@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
+from traceback import walk_tb
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -424,7 +425,7 @@ class InlineLane:
         try:
             value = context.run(run_seated, seat, function, receipt.event)
         except BaseException as error:
-            if isinstance(error, _for_the_caller()):
+            if _is_for_the_caller(error):
                 self._flow.settle([(delivery, cancelled(delivery, monotonic() - started_at))])
                 raise
             return failure(error, delivery, started_at, os.getpid())
@@ -541,10 +542,21 @@ class Loops:
                 runner.close()
 
 
-def _for_the_caller() -> tuple[type[BaseException], ...]:
-    """Exceptions that are for the caller, whose thread this is: Ctrl-C, and leaving a debugger."""
+def _is_for_the_caller(error: BaseException) -> bool:
+    """Whether an exception is for the caller, whose thread it is: Ctrl-C, or `q` in a debugger."""
     bdb = sys.modules.get("bdb")
-    return (KeyboardInterrupt,) if bdb is None else (KeyboardInterrupt, bdb.BdbQuit)
+    if bdb is None or isinstance(error, KeyboardInterrupt):
+        return isinstance(error, KeyboardInterrupt)
+    # Since Python 3.14 the debugger asks whether to end the process, and then raises SystemExit.
+    return isinstance(error, bdb.BdbQuit) or (
+        isinstance(error, SystemExit) and _raised_by_debugger(error)
+    )
+
+
+def _raised_by_debugger(error: BaseException) -> bool:
+    return any(
+        frame.f_globals.get("__name__") == "pdb" for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 def _await(coroutine: Any, run: Callable[[Any], Any]) -> Any:
