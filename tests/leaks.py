@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def leaks_since(before: Snapshot, patience_s: float = 60.0) -> Leaks:
             break
         # Threads first: one of them may be waiting for a process, to read its exit code.
         for thread in left.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            with suppress(RuntimeError):  # another thread is just starting it: the next look waits
+                thread.join(max(0.0, deadline - time.monotonic()))
         alive_after(left.processes, deadline - time.monotonic())
         if not left.threads and not left.processes:
             # An object in a reference cycle closes its resources when the cycle is collected. The
