@@ -32,6 +32,11 @@ LINK = re.compile(r"\]\((?P<target>[^()\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 HEADING = re.compile(r"^#+ +(?P<text>.+?) *$", flags=re.MULTILINE)
 
+#: Absolute links to a file of this project, for README.md, which a package index shows too.
+OWN = re.compile(
+    r"https://(?:github\.com/procbus/procbus/blob|raw\.githubusercontent\.com/procbus/procbus)/main/"
+)
+
 #: A file or folder of the project, wherever it is named.
 PATH = re.compile(r"(?<![\w./-])(?:procbus|tests|bench|docs)/[\w./*-]*[\w/*]")
 #: A module by its dotted name, which is lower case.
@@ -68,13 +73,26 @@ def anchors_of(page: Path) -> frozenset[str]:
 def dead_links(page: Path) -> Iterator[str]:
     for match in LINK.finditer(text_of(page)):
         target, _, anchor = match["target"].partition("#")
-        if "://" in target or target.startswith("mailto:"):
+        own = OWN.match(target)
+        if not own and ("://" in target or target.startswith("mailto:")):
             continue
-        file = (page.parent / target).resolve() if target else page
+        file = page
+        if own:
+            file = ROOT / target[own.end() :]
+        elif target:
+            file = (page.parent / target).resolve()
         if not file.exists():
             yield match["target"]
         elif anchor and file.suffix == ".md" and anchor not in anchors_of(file):
             yield f"{match['target']} (no such heading)"
+
+
+def test_readme_has_only_absolute_links() -> None:
+    """A package index shows README.md alone."""
+    links = [match["target"] for match in LINK.finditer(text_of(ROOT / "README.md"))]
+
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def exists(path: str) -> bool:
@@ -148,7 +166,13 @@ def test_links_and_anchors_are_found(tmp_path: Path) -> None:
     page.write_text(
         "# Title\n[a](other.md) [b](other.md#a-name-and-more) [c](#title) [d](other.md#twice-1)\n"
         "[e](https://example.org/x) [f](missing.md) [g](other.md#nowhere)\n"
+        "[i](https://github.com/procbus/procbus/blob/main/docs/index.md)\n"
+        "[j](https://github.com/procbus/procbus/blob/main/docs/none.md)\n"
         "```python\n[h](not-a-link.md)\n```\n"
     )
 
-    assert list(dead_links(page)) == ["missing.md", "other.md#nowhere (no such heading)"]
+    assert list(dead_links(page)) == [
+        "missing.md",
+        "other.md#nowhere (no such heading)",
+        "https://github.com/procbus/procbus/blob/main/docs/none.md",
+    ]
