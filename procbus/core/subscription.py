@@ -146,6 +146,7 @@ class Subscription:
         "timed_out",
         "unqueued",
         "untimed",
+        "withdrawn",
     )
 
     def __init__(self, handler: Handler, lane: Lane, *, answered: bool = False) -> None:
@@ -195,6 +196,9 @@ class Subscription:
         #: Deliveries that a `Pacer` holds now; and these together with the ones that were cancelled
         #: while it held them. Guarded by its lock.
         self.held = self.apart = 0
+        #: Deliveries that were cancelled while a `LaneSwitch` held them, before a lane counted them.
+        #: Guarded by its lock.
+        self.withdrawn = 0
         self.failed = 0
         #: Cancelled before the handler began, and in the middle of it.
         self.cancelled = 0
@@ -235,12 +239,12 @@ class Subscription:
 
     @property
     def published(self) -> int:
-        """Number of deliveries that got into the lane, or that its pacer took."""
-        return self.published_sum + self.published_since + self.apart
+        """Number of deliveries that got into the lane, or that its pacer or switch took."""
+        return self.published_sum + self.published_since + self.apart + self.withdrawn
 
     @published.setter
     def published(self, count: int) -> None:
-        self.published_sum, self.published_since, self.apart = count, 0, 0
+        self.published_sum, self.published_since, self.apart, self.withdrawn = count, 0, 0, 0
 
     @property
     def succeeded(self) -> int:

@@ -155,6 +155,7 @@ class LaneSwitch:
             if delivery in self._held:
                 self._held.remove(delivery)
                 self._inside[delivery.subscription] += 1  # its release will subtract it again
+                delivery.subscription.withdrawn += 1
                 return True
         return self._lanes[delivery.subscription].withdraw(delivery)
 

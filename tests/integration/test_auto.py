@@ -130,6 +130,26 @@ def test_cancelling_with_held_deliveries_settles_all():
     assert all(receipt.done for receipt in receipts)
 
 
+def test_held_delivery_that_is_cancelled_is_counted():
+    go = threading.Event()
+
+    def wait(_event: Any) -> None:
+        go.wait(BOUND_S)
+
+    with EventBus(handlers=[], cpu_workers=1, io_workers=1) as bus:
+        bus.subscribe("event", wait, kind="auto", name="it", concurrency=1)
+        [switch] = bus._parts.subscriptions.switches()  # noqa: SLF001 - to move it at once
+        bus.publish("event", 0)
+        switch.move("for a test")
+        bus._parts.subscriptions.reroute()  # noqa: SLF001
+        held = bus.publish("event", 1)
+        held.cancel()
+        assert held.done
+        assert bus.stats().handlers["it"].cancelled == 1
+        assert [side.left for side in switch.sides()] == [0, 1]
+        go.set()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -150,6 +150,7 @@ def test_held_delivery_can_be_withdrawn():
     sides.switch.move("")
     held = sides.publish("b")
     assert held.subscription.lane.withdraw(held)
+    assert held.subscription.published == 1, "no lane counted it"
     settle(held)
     settle(first)
     assert sides.events("cpu") == []
