@@ -196,7 +196,7 @@ class Subscription:
         #: Deliveries that a `Pacer` holds now; and these together with the ones that were cancelled
         #: while it held them. Guarded by its lock.
         self.held = self.apart = 0
-        #: Deliveries that were cancelled while a `LaneSwitch` held them, before a lane counted them.
+        #: Deliveries cancelled while a `LaneSwitch` held them, before a lane counted them.
         #: Guarded by its lock.
         self.withdrawn = 0
         self.failed = 0
