@@ -233,11 +233,15 @@ class Lifecycle:
         self._sum_up_failures()
 
     def _cancelled(self) -> list[Counter[str]]:
-        """The cancelled deliveries of each handler: not begun, and stopped."""
+        """The cancelled deliveries of each handler: not begun, and stopped.
+
+        A call that was stopped is left out: its caller, who waits for it, is told.
+        """
         counts: list[Counter[str]] = [Counter(), Counter()]
         for each in self._subscriptions():
             counts[0][each.handler.name] += each.cancelled
-            counts[1][each.handler.name] += each.stopped
+            if not each.answered:
+                counts[1][each.handler.name] += each.stopped
         return counts
 
     def _account_for_cancelled(self, before: list[Counter[str]]) -> None:

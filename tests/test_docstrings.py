@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTED_NODES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 #: Extras that examples of a module need.
-NEEDED = {"procbus/otel.py": "opentelemetry", "procbus/prometheus.py": "prometheus_client"}
+NEEDED = {
+    "procbus/joblib/__init__.py": "joblib",
+    "procbus/otel.py": "opentelemetry",
+    "procbus/prometheus.py": "prometheus_client",
+}
 
 
 def examples_in(file: Path) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,7 @@ ROOMS = [
     "jobs",
     "live",
     FRONT,
+    "joblib",
     "testing",
     "demo",
     "web",
@@ -61,7 +62,7 @@ ONE_MODULE_EACH = ["cloudpickle", "distributed", "loky", "psutil", "sqlite3"]
 #: `import procbus` loads none of these: a script that only declares handlers does not need them.
 HEAVY = [
     *("asyncio", "cloudpickle", "loky", "multiprocessing", "psutil", "rich", "sqlite3"),
-    *("starlette", "uvicorn"),
+    *("joblib", "starlette", "uvicorn"),
 ]
 
 LONGEST_MODULE = 700  # lines without docstrings; above that, ask whether it holds one idea

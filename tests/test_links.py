@@ -50,6 +50,8 @@ PUBLIC = {
         for name in ("executor", "freeze_support", "subscribe", "current", "use", "resource")
     ),
     "procbus.otel.instrument",
+    "procbus.joblib.register",
+    "procbus.joblib.shutdown",
     *(f"procbus.{name}" for name in ("attempt", "handler.kind", "outcome", "worker.pid")),
 }
 NAMES_OF_OTHERS = {"memcpy", "send_bytes", "threadpoolctl"}

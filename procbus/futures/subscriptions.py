@@ -41,7 +41,7 @@ class DirectSubscriptions:
                 name = OTHER_CALLS
             if name not in self._past:
                 nameless = calling(handler, _gone, name=name)
-                self._past[name] = Subscription(nameless, subscription.lane)
+                self._past[name] = Subscription(nameless, subscription.lane, answered=True)
             self._past[name].absorb(subscription)
 
     def all(self) -> tuple[Subscription, ...]:
