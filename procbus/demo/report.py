@@ -1,86 +1,102 @@
 # SPDX-License-Identifier: MIT
-"""The report that the demo prints at its end."""
+"""What the demo says of its runs."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from procbus.core.text import printable
-from procbus.demo.console import print_line
-from procbus.demo.runs import DemoRun
-from procbus.demo.store import RankedFunction, Totals, storable
+from procbus.demo.page import Page
+from procbus.demo.store import RankedFunction, storable
+from procbus.demo.ways import Run
 
 _SHOWN_FAILURES = 5
+_LAST_COLUMN = "the most complex functions"
 
 
-def print_functions(console: Console, root: Path, functions: Sequence[RankedFunction]) -> None:
-    """Print the table of the most complex functions, if there are any."""
+def show_functions(page: Page, root: Path, functions: Sequence[RankedFunction]) -> None:
+    """Show the most complex functions, if there are any."""
     if not functions:
         return
-    table = Table(title="The most complex functions")
-    table.add_column("complexity", justify="right")
-    table.add_column("lines", justify="right")
-    table.add_column("nesting", justify="right")
-    table.add_column("function", overflow="fold")
-    table.add_column("file", overflow="fold")
-    for each in functions:
-        figures = (f"{each.complexity:,}", f"{each.length:,}", str(each.nesting))
-        place = f"{_relative(each.path, root)}:{each.line}"
-        table.add_row(*figures, Text(each.name), Text(printable(place)))
-    console.print(table)
+    rows = [
+        [f"{each.complexity:,}", f"{each.length:,}", _place(each, root)[: page.width - 19]]
+        for each in functions
+    ]
+    page.table(["complexity", "lines", _LAST_COLUMN], rows, left=[_LAST_COLUMN])
 
 
-def print_skipped(
-    console: Console, root: Path, count: int, first: Sequence[tuple[str, str]]
-) -> None:
-    """Print the number of skipped files, and the reasons for the first ones."""
+def _place(function: RankedFunction, root: Path) -> str:
+    return f"{function.name}  {_relative(function.path, root)}:{function.line}"
+
+
+def show_skipped(page: Page, root: Path, count: int, first: Sequence[tuple[str, str]]) -> None:
+    """Show the number of skipped files, and the reasons for the first ones."""
     if not count:
         return
-    print_line(console, f"{count:,} {_files(count)} could not be read or parsed:")
+    page.line(f"{count:,} {noun_of_files(count)} could not be read or parsed:")
     for path, reason in first:
-        print_line(console, f"  {_relative(path, root)}: {reason}")
+        page.line(f"  {_relative(path, root)}: {reason}")
     if count > len(first):
-        print_line(console, f"  and {count - len(first):,} more: see the table files in the index")
+        page.line(f"  and {count - len(first):,} more")
 
 
-def print_runs(console: Console, runs: Sequence[DemoRun]) -> None:
-    """Print the runs beside each other, and the ratio of each other one's time to the first's."""
-    table = Table(title="The same job on the same files" if len(runs) > 1 else None)
-    for column in ("bus", "seconds", "files/s", "workers"):
-        table.add_column(column, justify="right" if column in ("seconds", "files/s") else "left")
-    for run in runs:
-        rate = run.files / run.seconds
-        table.add_row(run.bus, f"{run.seconds:.2f}", f"{rate:,.0f}", run.workers)
-    console.print(table)
-    ours, *others = runs
-    for other in others:
-        what = f"{other.bus} ÷ {ours.bus}, in seconds, the start of its workers included"
-        print_line(console, f"Ratio: {other.seconds / ours.seconds:.2f} ({what})")
+def show_runs(page: Page, runs: Sequence[Run], workers: int) -> None:
+    """Show the runs beside each other, and explain the figures."""
+    rows = [
+        [
+            run.way.name,
+            f"{run.seconds:.2f}",
+            "-" if run.cores is None else f"{run.cores / workers:.0%}",
+            run.way.a_crash_loses,
+        ]
+        for run in runs
+    ]
+    page.table(["", "seconds", "of the cores", "a crash loses"], rows, left=["", "a crash loses"])
+    for sentence in explained(runs):
+        page.say(sentence)
 
 
-def print_failures(console: Console, run: DemoRun) -> None:
-    """Print unexpected failures."""
+def explained(runs: Sequence[Run]) -> list[str]:
+    """Say which run was the fastest, and why the others were not."""
+    by_name = {run.way.name: run for run in runs}
+    ours, fastest = by_name["procbus"], min(runs, key=lambda run: run.seconds)
+    said = []
+    if fastest is not ours:
+        more = ours.seconds / fastest.seconds - 1
+        said.append(f"{fastest.way.name} was the fastest; procbus took {more:.0%} longer.")
+    if fastest.way.name == "ProcessPoolExecutor":
+        said.append(
+            "The pool forks its processes from this one and sends files in groups. procbus starts "
+            "fresh processes and keeps an account of each event, which pays off below."
+        )
+    if "thread-pool bus" in by_name:
+        said.append(
+            "The thread-pool bus can only lose here: the GIL lets one of its threads compute at a "
+            "time. The same bus is fine for handlers that wait."
+            if _has_gil()
+            else "This Python has no GIL, so the threads of the thread-pool bus compute side by "
+            'side. There procbus can use threads too: EventBus(cpu="threads").'
+        )
+    return said
+
+
+def show_failures(page: Page, run: Run) -> None:
+    """Show unexpected failures."""
     for failure in run.failures[:_SHOWN_FAILURES]:
-        print_line(console, f"{run.bus}: failed: {failure}")
+        page.line(f"{run.way.name}: failed: {failure}")
     if len(run.failures) > _SHOWN_FAILURES:
-        print_line(console, f"{run.bus}: {len(run.failures):,} failures in all")
+        page.line(f"{run.way.name}: {len(run.failures):,} failures in all")
 
 
-def print_index(console: Console, path: str, totals: Totals) -> None:
-    """Print the numbers of indexed functions and files, and the path of the index."""
-    measured = totals.files - totals.skipped
-    print_line(console, f"{totals.functions:,} functions in {measured:,} {_files(measured)}")
-    print_line(console, f"The index is an SQLite file: {path}")
-
-
-def _files(count: int) -> str:
+def noun_of_files(count: int) -> str:
+    """The noun for that many files."""
     return "file" if count == 1 else "files"
+
+
+def _has_gil() -> bool:
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _relative(path: str, root: Path) -> str:

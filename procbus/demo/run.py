@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demo from start to end: index a tree on procbus, then on what one takes instead; report."""
+"""The demo from start to end: one job four ways, then four accidents."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from procbus import EventBus
+from procbus.core.text import printable
 from procbus.demo import DemoError
-from procbus.demo.console import print_line
 from procbus.demo.files import python_files, standard_library
+from procbus.demo.page import Page
 from procbus.demo.report import (
-    print_failures,
-    print_functions,
-    print_index,
-    print_runs,
-    print_skipped,
+    noun_of_files,
+    show_failures,
+    show_functions,
+    show_runs,
+    show_skipped,
 )
-from procbus.demo.runs import DemoRun, run_on_procbus, run_on_processes, run_on_thread_bus
-from procbus.demo.store import Totals, open_index
+from procbus.demo.scenes import hang, killed, resume, wrong_kind
+from procbus.demo.store import Index, open_index
+from procbus.demo.ways import WAYS, Run, Way, run
 
-_SHOWN_FUNCTIONS = 10
-_SHOWN_SKIPPED = 5
-_WIDTH_OF_NO_TERMINAL = 120
+_SCENES = (killed, hang, resume, wrong_kind)
+_SHOWN_FUNCTIONS = 5
+_SHOWN_SKIPPED = 3
+_TESTS = frozenset({"idle_test", "test", "tests"})
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,12 @@ class DemoOptions:
     """The options of a run.
 
     Attributes:
-        root: directory to index; None for the standard library.
-        output: path of the index; None for a new file in the directory for temporary files.
-        limit: index at most this many files; None for all.
-        cpu_workers: processes of the cpu lane; None for one for each core.
-        compare: whether to run on a thread-pool bus and on a pool of processes too.
+        root: directory to measure; None for the standard library without its tests, and then the
+            accidents.
+        output: path of the index; None to throw it away.
+        limit: measure at most this many files; None for all.
+        cpu_workers: processes of procbus and of the pool; None for one for each core.
+        compare: whether to do the job in other ways than on procbus, too.
     """
 
     root: Path | None = None
@@ -59,69 +59,93 @@ def run_demo(options: DemoOptions) -> int:
         The exit status: 0, or 1 when a handler failed or the runs disagree.
 
     Raises:
-        DemoError: there is nothing to index, or the index cannot be written.
+        DemoError: there is nothing to measure, or the index cannot be written.
     """
-    report = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_NO_TERMINAL)
-    progress = Console(stderr=True)
+    page = Page()
+    workers = options.cpu_workers or _usable_cores()
+    scenes = list(_SCENES) if options.root is None and options.compare else []
+    try:
+        status = _do_the_job(page, options, workers)
+        for number, scene in enumerate(_SCENES[: len(scenes)], 2):
+            page.head(f"{number}. {scene.TITLE}")
+            scene.play(page, workers)
+            scenes.remove(scene)
+    except (KeyboardInterrupt, SystemExit):
+        if scenes:
+            titles = "; ".join(scene.TITLE for scene in scenes)
+            print(f"procbus demo: stopped; not shown to the end: {titles}", file=sys.stderr)
+        raise
+    _say_how_to_go_on(page)
+    return status
+
+
+def _do_the_job(page: Page, options: DemoOptions, workers: int) -> int:
     root = Path(os.path.abspath(options.root or standard_library()))
-    files = _find(root, options.limit, progress)
-    with _output(options.output) as path, open_index(path) as index:
-        print_line(progress, f"Indexing {len(files):,} Python files of {root}")
-        runs = [run_on_procbus(files, index, options.cpu_workers, progress)]
-        totals = index.totals()
-        agree = True
-        # A file that killed a worker process would kill this process if it were measured on a
-        # thread.
-        measurable = [file for file in files if file not in runs[0].failed_files]
-        if options.compare and measurable:
-            for run_on in (
-                run_on_thread_bus,
-                partial(run_on_processes, workers=options.cpu_workers),
-            ):
-                run, their_totals = _compare(run_on, measurable, progress)
-                runs.append(run)
-                agree = agree and their_totals == totals
-        print_functions(report, root, index.most_complex(_SHOWN_FUNCTIONS))
-        print_skipped(report, root, totals.skipped, index.skipped(_SHOWN_SKIPPED))
-        print_runs(report, runs)
-        for run in runs:
-            print_failures(report, run)
-        if not agree:
-            print_line(report, "The runs found different things: did files change meanwhile?")
-        print_index(report, path, totals)
-    return 0 if agree and not any(run.failures for run in runs) else 1
+    files = _find(root, options)
+    ways = [way for way in WAYS if options.compare or way.name == "procbus"]
+    kept = str(options.output) if options.output else None
+    with tempfile.TemporaryDirectory(prefix="procbus-demo-") as folder:
+        if kept:
+            Index(kept).close()  # refused before the work if it cannot be written
+        page.head(f"1. One job, {len(ways)} ways" if len(ways) > 1 else "1. One job")
+        page.say(
+            f"Parse {len(files):,} Python {noun_of_files(len(files))} of {root}, measure each function, "
+            f"and store that in SQLite. Cores: {workers}."
+        )
+        page.line()
+        runs, totals = [], set()
+        for way in ways:
+            path = kept if kept and way.name == "procbus" else f"{folder}/{way.name}.sqlite"
+            with open_index(path) as index:
+                done = _run(page, way, files, index, workers)
+                runs.append(done)
+                totals.add(index.totals())
+                if way.name == "procbus":
+                    functions = index.most_complex(_SHOWN_FUNCTIONS)
+                    skipped = index.skipped(_SHOWN_SKIPPED)
+                    of_procbus = index.totals()
+    show_functions(page, root, functions)
+    show_skipped(page, root, of_procbus.skipped, skipped)
+    if len(runs) > 1:
+        show_runs(page, runs, workers)
+    for each in runs:
+        show_failures(page, each)
+    if len(totals) > 1:
+        page.say("The ways found different things: did files change meanwhile?")
+    if kept:
+        page.line(f"The functions are in an SQLite file: {kept}")
+    return 0 if len(totals) == 1 and not any(each.failures for each in runs) else 1
 
 
-def _find(root: Path, limit: int | None, console: Console) -> list[str]:
+def _run(page: Page, way: Way, files: list[str], index: Index, workers: int) -> Run:
+    with page.counting(way.name, len(files)) as show:
+        done = run(way, files, index, workers, show)
+    page.line(f"{way.name}: {done.seconds:.2f} s")
+    return done
+
+
+def _find(root: Path, options: DemoOptions) -> list[str]:
     def report(error: OSError) -> None:
-        print_line(console, f"cannot list {error.filename}: {error.strerror}")
+        print(printable(f"cannot list {error.filename}: {error.strerror}"), file=sys.stderr)
 
-    files = list(itertools.islice(python_files(root, report), limit))
+    found = python_files(root, report)
+    if options.root is None:
+        found = (path for path in found if _TESTS.isdisjoint(Path(path).parts))
+    files = list(itertools.islice(found, options.limit))
     if not files:
         raise DemoError(f"no Python files in {root}: name a directory that has some")
     return files
 
 
-def _compare(
-    run_on: Callable[..., DemoRun], files: list[str], console: Console
-) -> tuple[DemoRun, Totals]:
-    """Run elsewhere, into a temporary index."""
-    with tempfile.TemporaryDirectory(prefix="procbus-demo-") as directory:
-        path = os.path.join(directory, "index.sqlite")
-        with open_index(path) as index:
-            return run_on(files, index, console=console), index.totals()
+def _usable_cores() -> int:
+    """The cores that this process may use, as a bus counts them. It starts no worker for that."""
+    with EventBus([]) as bus:
+        bus.start()
+        return bus.stats().lanes["cpu"].workers
 
 
-@contextmanager
-def _output(path: Path | None) -> Iterator[str]:
-    """The path for the index: the given one, or a new file that stays only if the run completes."""
-    if path is not None:
-        yield str(path)
-        return
-    descriptor, name = tempfile.mkstemp(prefix="procbus-demo-", suffix=".sqlite")
-    os.close(descriptor)
-    try:
-        yield name
-    except BaseException:
-        os.unlink(name)
-        raise
+def _say_how_to_go_on(page: Page) -> None:
+    page.head("How to go on")
+    page.line("pip install procbus        then docs/tutorial.md")
+    page.line("procbus demo DIR           the same job on your own code")
+    page.line("procbus profile SCRIPT.py  which kind suits your handlers")

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from procbus.demo import DemoError
+from procbus.demo.job import FileMeasured
 from procbus.demo.metrics import FunctionMetrics
 
 # Marks the file as one that the demo may overwrite (PRAGMA application_id; "proc" in ASCII).
@@ -91,6 +92,13 @@ class Index:
     def files(self) -> int:
         """Files written so far, measured or skipped; read without the lock, for progress."""
         return self._files
+
+    def store(self, measured: FileMeasured) -> None:
+        """Write the functions of one file, or why it was skipped."""
+        if measured.skipped is None:
+            self.add(measured.path, measured.functions)
+        else:
+            self.skip(measured.path, measured.skipped)
 
     def add(self, path: str, functions: Iterable[FunctionMetrics]) -> None:
         """Write the functions of one file."""
