@@ -1,6 +1,6 @@
 """Which way of running a whole job is the fastest: two lanes, all threads, all processes?
 
-Two jobs. *Index*: the demo's, Python files of the standard library are read (from memory, once the
+Two jobs. *Index*: Python files of the standard library are read (from memory, once the
 first run has read them), parsed and stored. *Logs*: logs are fetched from a server that answers
 after 10 ms, parsed and stored. Storing is always in the parent: one SQLite file, one writer.
 """
@@ -19,13 +19,13 @@ from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
 from procbus import EventBus
-from procbus.demo import handlers
 from procbus.demo.files import python_files, standard_library
-from procbus.demo.handlers import FileFound, FileMeasured, FileSkipped, SourceRead
 from procbus.demo.store import open_index
 from procbus.demo.thread_bus import ThreadBus
 
+from . import index_job as handlers
 from . import log_job, log_set
+from .index_job import FileFound, FileMeasured, FileSkipped, SourceRead
 from .limit import bare_processes
 from .log_job import LogCounted, LogFetched, LogListed
 from .model import LIMIT, PROCBUS, PROCBUS_CPU, PROCBUS_IO, Question, Row, Settings
@@ -57,7 +57,7 @@ class Job(NamedTuple):
 
 @contextmanager
 def index_job(count: int) -> Iterator[Job]:
-    """Get the demo's job ready for a number of files."""
+    """Get the index of source ready for a number of files."""
     with (
         tempfile.TemporaryDirectory(prefix="procbus-bench-") as directory,
         open_index(str(Path(directory, "index.sqlite"))) as index,

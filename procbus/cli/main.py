@@ -103,7 +103,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         nargs="?",
         type=Path,
         metavar="DIR",
-        help="default: Python's standard library, without its tests",
+        help="default: the standard library, without its tests",
     )
     demo.add_argument(
         "--output",

@@ -42,7 +42,7 @@ def measure_file(path: str) -> FileMeasured:
 
 
 def measure(found: FileFound) -> None:
-    """Measure a file, in a worker process: its event is published when the handler has succeeded."""
+    """Measure a file, in a worker process, and publish what it found."""
     current().publish(measure_file(found.path))
 
 

@@ -8,9 +8,9 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from procbus.core.text import printable, table
 
@@ -18,18 +18,15 @@ _WIDTH = 76  # columns where there is no terminal, and the most that text takes 
 _REDRAW_S = 0.1  # interval between two drawings of a counter, in seconds
 
 
-class ShowDone(Protocol):
-    """Takes the number of files done so far. Called from one thread."""
-
-    def __call__(self, done: int) -> None:
-        """Show that `done` files are done."""
+#: Takes the number of files done so far. Called from one thread.
+ShowDone = Callable[[int], None]
 
 
 class Page:
     """Writes the report to stdout, and counters to stderr.
 
-    Bold heads are for a terminal that takes them: not with NO_COLOR, and not where TERM is "dumb". A
-    counter is drawn in place on such terminals, and is a line at each quarter elsewhere.
+    Heads are bold on a terminal that takes it: not with NO_COLOR, and not where TERM is "dumb". A
+    counter is drawn in place on a terminal, and is a line at each quarter elsewhere.
     """
 
     def __init__(self) -> None:

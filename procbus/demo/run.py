@@ -89,8 +89,8 @@ def _do_the_job(page: Page, options: DemoOptions, workers: int) -> int:
             Index(kept).close()  # refused before the work if it cannot be written
         page.head(f"1. One job, {len(ways)} ways" if len(ways) > 1 else "1. One job")
         page.say(
-            f"Parse {len(files):,} Python {noun_of_files(len(files))} of {root}, measure each function, "
-            f"and store that in SQLite. Cores: {workers}."
+            f"Parse {len(files):,} Python {noun_of_files(len(files))} of {root}, measure each "
+            f"function, and store that in SQLite. Cores: {workers}."
         )
         page.line()
         runs, totals = [], set()

@@ -28,7 +28,7 @@ _GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
 _CHUNK = 4  # files that a process of the pool takes at once
 
 
-def plain_loop(files: Sequence[str], index: Index, workers: int, show: ShowDone) -> list[str]:
+def plain_loop(files: Sequence[str], index: Index, _workers: int, show: ShowDone) -> list[str]:
     """One file after the other."""
     for path in files:
         index.store(measure_file(path))
@@ -45,15 +45,15 @@ def process_pool(files: Sequence[str], index: Index, workers: int, show: ShowDon
     return []
 
 
-def thread_bus(files: Sequence[str], index: Index, workers: int, show: ShowDone) -> list[str]:
+def thread_bus(files: Sequence[str], index: Index, _workers: int, show: ShowDone) -> list[str]:
     """Two handlers on a bus of four threads."""
     with _thread_bus() as bus:
         bus.subscribe(FileFound, lambda found: bus.publish(measure_file(found.path)))
         bus.subscribe(FileMeasured, index.store)
         for path in files:
             bus.publish(FileFound(path))
-        # It handles events in the order of publishing, so all files are stored at the very end: half
-        # of its events stands for the files done.
+        # It handles events in the order of publishing, so all files are stored at the very
+        # end: half of its events stands for the files done.
         while not bus.drain(timeout=_GLANCE_S):
             show(bus.handled // 2)
         return [f"{type(error).__name__}: {error}" for error in bus.failures]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from procbus.demo.handlers import FileFound
 
 from bench import (
     client,
@@ -26,7 +27,6 @@ from bench import (
 from bench.io_scaling import bare_asyncio, procbus_async
 from bench.model import Settings
 from procbus.demo import handlers
-from procbus.demo.handlers import FileFound
 from tests.matrix import quick_first
 
 SETTINGS = Settings(workers=2, spins_per_ms=1_000, scale=0.02)

@@ -7,10 +7,11 @@ import io
 from pathlib import Path
 
 import pytest
+from procbus.demo.progress import showing_progress
+from procbus.demo.runs import DemoRun
 from rich.console import Console
 
 from procbus.core.text import printable
-from procbus.demo.progress import showing_progress
 from procbus.demo.report import (
     print_failures,
     print_functions,
@@ -18,7 +19,6 @@ from procbus.demo.report import (
     print_runs,
     print_skipped,
 )
-from procbus.demo.runs import DemoRun
 from procbus.demo.store import RankedFunction, Totals
 
 

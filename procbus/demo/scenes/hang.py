@@ -33,7 +33,7 @@ def _next_token(text: str) -> str:
         text = text[1:] + text[:1]
 
 
-def play(page: Page, workers: int) -> None:
+def play(page: Page, workers: int) -> None:  # noqa: ARG001 - one is enough
     """Show it on a pool, then on a bus."""
     page.say("A parser never ends on one document. You want it to stop after a second.")
     document = Document("invoice.pdf")

@@ -35,7 +35,7 @@ def play(page: Page, workers: int) -> None:
         f"{_COUNT} photos are resized. On photo {_DEADLY} the worker process gets kill -9, as from "
         "the kernel when memory runs out."
     )
-    photos = [Photo(number) for number in range(_COUNT)]
+    photos = [Photo(number) for number in range(1, _COUNT + 1)]
 
     with own_process_pool(workers) as pool:
         futures = [pool.submit(resize, photo) for photo in photos]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The three handlers of the demo, called as plain functions."""
+"""The three handlers of the index, called as plain functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from procbus.demo.handlers import (
+from bench.index_job import (
     FileFound,
     FileMeasured,
     FileSkipped,
@@ -124,10 +124,10 @@ def test_the_handlers_are_subscribed_as_they_say() -> None:
     }
 
 
-def test_a_worker_imports_neither_sqlite_nor_rich_for_the_handlers() -> None:
+def test_a_worker_imports_no_sqlite_for_the_handlers() -> None:
     script = (
-        "import sys, procbus.demo.handlers\n"
-        "print(sorted({'sqlite3', 'rich', 'procbus.demo.store'} & set(sys.modules)))"
+        "import sys, bench.index_job\n"
+        "print(sorted({'sqlite3', 'procbus.demo.store'} & set(sys.modules)))"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=150, check=True

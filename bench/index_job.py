@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The three handlers of the demo, in a chain: read a file, measure it, store the result.
+"""The job *index*: three handlers in a chain that read a file, measure it, store the result.
 
 FileFound → `read` (io) → SourceRead → `measure` (cpu) → FileMeasured → `store` (io). A file that
 cannot be read or parsed becomes a FileSkipped, which `store` takes too.
