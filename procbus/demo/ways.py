@@ -25,6 +25,7 @@ from procbus.demo.thread_bus import ThreadBus
 
 _MAX_PENDING = 1_000  # files on their way at once
 _GLANCE_S = 0.1  # how often the main thread looks at the progress, in seconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CHUNK = 4  # files that a process of the pool takes at once
 
 
@@ -134,16 +135,34 @@ def own_process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Forked, as by default before Python 3.14, because that starts soonest. With a fork server, the
     # default since then, the pool hangs after SIGTERM to the whole process group.
     context = get_context("fork") if sys.platform == "linux" else None
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_script)
+    with _signals_later():
+        pool = ProcessPoolExecutor(workers, context, initializer=_take_signals_as_a_worker)
+        pool.submit(int).result()  # now its processes have started
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_signals_to_the_script() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold signals back: one that comes amid a fork may leave a lock of Python's locked for ever."""
+    if sys.platform == "win32":
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _take_signals_as_a_worker() -> None:
+    """Leave Ctrl-C to the script; end at SIGTERM, by which a pool ends its other processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from procbus.demo.handlers import FileFound
 
 from bench import (
     client,
@@ -24,9 +23,10 @@ from bench import (
     pipelines,
     ways,
 )
+from bench import index_job as handlers
+from bench.index_job import FileFound
 from bench.io_scaling import bare_asyncio, procbus_async
 from bench.model import Settings
-from procbus.demo import handlers
 from tests.matrix import quick_first
 
 SETTINGS = Settings(workers=2, spins_per_ms=1_000, scale=0.02)

@@ -68,14 +68,6 @@ def test_completion_without_shtab_says_how_to_install_it(
     assert "pip install 'procbus[completion]'" in capsys.readouterr().err
 
 
-def test_demo_without_rich_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(main, "find_spec", lambda name: None)
-    assert main.main(["demo"]) == 2
-    assert "pip install 'procbus[rich]'" in capsys.readouterr().err
-
-
 def test_bench_hands_its_arguments_to_the_benchmarks_beside_it() -> None:
     run = procbus("bench", "--list")
     assert run.returncode == 0, run.stderr
