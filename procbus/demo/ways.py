@@ -135,10 +135,10 @@ def own_process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Forked, as by default before Python 3.14, because that starts soonest. With a fork server, the
     # default since then, the pool hangs after SIGTERM to the whole process group.
     context = get_context("fork") if sys.platform == "linux" else None
-    with _signals_later():
-        pool = ProcessPoolExecutor(workers, context, initializer=_take_signals_as_a_worker)
-        pool.submit(int).result()  # now its processes have started
+    pool = ProcessPoolExecutor(workers, context, initializer=_take_signals_as_a_worker)
     try:
+        with _signals_later():
+            pool.submit(int).result()  # now its processes have started
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
@@ -146,7 +146,7 @@ def own_process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Hold signals back: one that comes amid a fork may leave a lock of Python's locked for ever."""
+    """Hold signals back: amid a fork, one may leave a lock of Python locked for ever."""
     if sys.platform == "win32":
         yield
         return

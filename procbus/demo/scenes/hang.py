@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 
 from procbus import EventBus
@@ -40,12 +41,11 @@ def play(page: Page, workers: int) -> None:  # noqa: ARG001 - one is enough
 
     with own_process_pool(1) as pool:
         process = pool.submit(os.getpid).result()
-        future = pool.submit(extract, document)
         try:
-            try:
+            future = pool.submit(extract, document)
+            with suppress(FutureTimeout):
                 future.result(timeout=_LIMIT_S)
-            except FutureTimeout:
-                runs_on = future.running() and not future.cancel()
+            runs_on = future.running() and not future.cancel()
         finally:
             # Else leaving the block would wait for ever.
             os.kill(process, getattr(signal, "SIGKILL", signal.SIGTERM))
