@@ -37,7 +37,7 @@ BIN := $(VENV)/bin
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/installed-rich ## Index Python's standard library, with a table of its most complex functions
+demo: $(VENV)/installed-rich ## Do one job four ways, then see a killed worker, a hang, a killed script
 	@$(BIN)/procbus demo
 
 test: $(VENV)/installed-test ## Run the tests, JOBS=2 of them at a time; ARGS= are for pytest
