@@ -22,7 +22,7 @@ _REDRAW_S = 0.1  # interval between two drawings of a counter, in seconds
 ShowDone = Callable[[int], None]
 
 
-class Page:
+class Paper:
     """Writes the report to stdout, and counters to stderr.
 
     Heads are bold on a terminal that takes it: not with NO_COLOR, and not where TERM is "dumb". A

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the demo says of its runs."""
+"""The demo's words about its runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from procbus.demo.page import Page
+from procbus.demo.page import Paper
 from procbus.demo.store import RankedFunction, storable
-from procbus.demo.ways import Run
+from procbus.demo.ways import DoneJob
 
 _SHOWN_FAILURES = 5
 _LAST_COLUMN = "the most complex functions"
 
 
-def show_functions(page: Page, root: Path, functions: Sequence[RankedFunction]) -> None:
+def show_functions(page: Paper, root: Path, functions: Sequence[RankedFunction]) -> None:
     """Show the most complex functions, if there are any."""
     if not functions:
         return
@@ -31,7 +31,7 @@ def _place(function: RankedFunction, root: Path) -> str:
     return f"{function.name}  {_relative(function.path, root)}:{function.line}"
 
 
-def show_skipped(page: Page, root: Path, count: int, first: Sequence[tuple[str, str]]) -> None:
+def show_skipped(page: Paper, root: Path, count: int, first: Sequence[tuple[str, str]]) -> None:
     """Show the number of skipped files, and the reasons for the first ones."""
     if not count:
         return
@@ -42,7 +42,7 @@ def show_skipped(page: Page, root: Path, count: int, first: Sequence[tuple[str, 
         page.line(f"  and {count - len(first):,} more")
 
 
-def show_runs(page: Page, runs: Sequence[Run], workers: int) -> None:
+def show_runs(page: Paper, runs: Sequence[DoneJob], workers: int) -> None:
     """Show the runs beside each other, and explain the figures."""
     rows = [
         [
@@ -58,7 +58,7 @@ def show_runs(page: Page, runs: Sequence[Run], workers: int) -> None:
         page.say(sentence)
 
 
-def explained(runs: Sequence[Run]) -> list[str]:
+def explained(runs: Sequence[DoneJob]) -> list[str]:
     """Say which run was the fastest, and why the others were not."""
     by_name = {run.way.name: run for run in runs}
     ours, fastest = by_name["procbus"], min(runs, key=lambda run: run.seconds)
@@ -82,7 +82,7 @@ def explained(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def show_failures(page: Page, run: Run) -> None:
+def show_failures(page: Paper, run: DoneJob) -> None:
     """Show unexpected failures."""
     for failure in run.failures[:_SHOWN_FAILURES]:
         page.line(f"{run.way.name}: failed: {failure}")

@@ -14,7 +14,7 @@ from procbus import EventBus
 from procbus.core.text import printable
 from procbus.demo import DemoError
 from procbus.demo.files import python_files, standard_library
-from procbus.demo.page import Page
+from procbus.demo.page import Paper
 from procbus.demo.report import (
     noun_of_files,
     show_failures,
@@ -24,9 +24,14 @@ from procbus.demo.report import (
 )
 from procbus.demo.scenes import hang, killed, resume, wrong_kind
 from procbus.demo.store import Index, open_index
-from procbus.demo.ways import WAYS, Run, Way, run
+from procbus.demo.ways import WAYS, DoneJob, Way, run
 
-_SCENES = (killed, hang, resume, wrong_kind)
+_SCENES = (
+    ("A worker is killed in the middle", killed.play),
+    ("A handler hangs", hang.play),
+    ("kill -9 of the whole script", resume.play),
+    ("A handler of the wrong kind", wrong_kind.play),
+)
 _SHOWN_FUNCTIONS = 5
 _SHOWN_SKIPPED = 3
 _TESTS = frozenset({"idle_test", "test", "tests"})
@@ -61,25 +66,25 @@ def run_demo(options: DemoOptions) -> int:
     Raises:
         DemoError: there is nothing to measure, or the index cannot be written.
     """
-    page = Page()
+    page = Paper()
     workers = options.cpu_workers or _usable_cores()
     scenes = list(_SCENES) if options.root is None and options.compare else []
     try:
         status = _do_the_job(page, options, workers)
-        for number, scene in enumerate(_SCENES[: len(scenes)], 2):
-            page.head(f"{number}. {scene.TITLE}")
-            scene.play(page, workers)
-            scenes.remove(scene)
+        for number, (title, play) in enumerate(_SCENES[: len(scenes)], 2):
+            page.head(f"{number}. {title}")
+            play(page, workers)
+            del scenes[0]
     except (KeyboardInterrupt, SystemExit):
         if scenes:
-            titles = "; ".join(scene.TITLE for scene in scenes)
+            titles = "; ".join(title for title, _ in scenes)
             print(f"procbus demo: stopped; not shown to the end: {titles}", file=sys.stderr)
         raise
     _say_how_to_go_on(page)
     return status
 
 
-def _do_the_job(page: Page, options: DemoOptions, workers: int) -> int:
+def _do_the_job(page: Paper, options: DemoOptions, workers: int) -> int:
     root = Path(os.path.abspath(options.root or standard_library()))
     files = _find(root, options)
     ways = [way for way in WAYS if options.compare or way.name == "procbus"]
@@ -117,7 +122,7 @@ def _do_the_job(page: Page, options: DemoOptions, workers: int) -> int:
     return 0 if len(totals) == 1 and not any(each.failures for each in runs) else 1
 
 
-def _run(page: Page, way: Way, files: list[str], index: Index, workers: int) -> Run:
+def _run(page: Paper, way: Way, files: list[str], index: Index, workers: int) -> DoneJob:
     with page.counting(way.name, len(files)) as show:
         done = run(way, files, index, workers, show)
     page.line(f"{way.name}: {done.seconds:.2f} s")
@@ -144,7 +149,7 @@ def _usable_cores() -> int:
         return bus.stats().lanes["cpu"].workers
 
 
-def _say_how_to_go_on(page: Page) -> None:
+def _say_how_to_go_on(page: Paper) -> None:
     page.head("How to go on")
     page.line("pip install procbus        then docs/tutorial.md")
     page.line("procbus demo DIR           the same job on your own code")

@@ -97,7 +97,7 @@ WAYS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class DoneJob:
     """A way, done.
 
     Attributes:
@@ -113,14 +113,14 @@ class Run:
     failures: list[str]
 
 
-def run(way: Way, files: Sequence[str], index: Index, workers: int, show: ShowDone) -> Run:
+def run(way: Way, files: Sequence[str], index: Index, workers: int, show: ShowDone) -> DoneJob:
     """Do the job one way, and measure it."""
     cpu_s, began_at = _cpu_s(), time.perf_counter()
     failures = way.do(files, index, workers, show)
     seconds = time.perf_counter() - began_at
     # Windows tells nothing of processes that have ended.
     cores = None if sys.platform == "win32" else (_cpu_s() - cpu_s) / seconds
-    return Run(way, seconds, cores, failures)
+    return DoneJob(way, seconds, cores, failures)
 
 
 def _cpu_s() -> float:

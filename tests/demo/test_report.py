@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the demo says of its runs."""
+"""The demo's words about its runs."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from pathlib import Path
 import pytest
 
 from procbus.demo import report
-from procbus.demo.page import Page
+from procbus.demo.page import Paper
 from procbus.demo.report import explained, show_failures, show_functions, show_runs, show_skipped
 from procbus.demo.store import RankedFunction
-from procbus.demo.ways import WAYS, Run
+from procbus.demo.ways import WAYS, DoneJob
 
 
-def runs(*seconds: float) -> list[Run]:
-    return [Run(way, took, 1.0, []) for way, took in zip(WAYS, seconds, strict=True)]
+def runs(*seconds: float) -> list[DoneJob]:
+    return [DoneJob(way, took, 1.0, []) for way, took in zip(WAYS, seconds, strict=True)]
 
 
 @pytest.fixture
-def page() -> Page:
-    return Page()
+def page() -> Paper:
+    return Paper()
 
 
 def test_functions_are_shown_with_their_figures_and_places(
-    page: Page, capsys: pytest.CaptureFixture[str]
+    page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_functions(page, Path("/root"), [RankedFunction("/root/pkg/a.py", "C.f", 12, 1234, 56, 7)])
     assert capsys.readouterr().out.split()[-4:] == ["1,234", "56", "C.f", "pkg/a.py:12"]
 
 
 def test_no_table_is_shown_where_there_are_no_functions(
-    page: Page, capsys: pytest.CaptureFixture[str]
+    page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_functions(page, Path("/root"), [])
     assert capsys.readouterr().out == ""
 
 
 def test_skipped_files_are_counted_and_the_first_are_shown(
-    page: Page, capsys: pytest.CaptureFixture[str]
+    page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_skipped(page, Path("/r"), 7, [("/r/a.py", "line 1: no"), ("/r/\x1b.py", "not utf-8")])
     assert capsys.readouterr().out.splitlines() == [
@@ -50,7 +50,7 @@ def test_skipped_files_are_counted_and_the_first_are_shown(
 
 
 def test_runs_are_a_table_that_fits_60_columns(
-    page: Page, capsys: pytest.CaptureFixture[str]
+    page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page.width = 60
     show_runs(page, runs(8.0, 4.0, 9.0, 4.4), workers=2)
@@ -77,8 +77,8 @@ def test_thread_pool_bus_is_explained_by_the_gil(
     assert any(said in each for each in explained(runs(8.0, 4.0, 9.0, 4.4)))
 
 
-def test_failures_are_shown_up_to_a_number(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
-    show_failures(page, Run(WAYS[0], 1.0, None, [f"no {number}" for number in range(7)]))
+def test_failures_are_shown_up_to_a_number(page: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+    show_failures(page, DoneJob(WAYS[0], 1.0, None, [f"no {number}" for number in range(7)]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "plain loop: failed: no 0"
     assert lines[-1] == "plain loop: 7 failures in all"

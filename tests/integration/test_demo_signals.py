@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import psutil
 import pytest
@@ -59,7 +59,7 @@ class Demo:
         return self.process.returncode, output, said
 
 
-def _read_until(stream: TextIO | None, begin: str) -> None:
+def _read_until(stream: IO[str] | None, begin: str) -> None:
     assert stream is not None
     read = []
     for line in stream:

@@ -10,10 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from procbus import EventBus
-from procbus.demo.page import Page
+from procbus.demo.page import Paper
 from procbus.demo.ways import own_process_pool
 
-TITLE = "A handler hangs"
 _LIMIT_S = 1.0
 
 
@@ -34,7 +33,7 @@ def _next_token(text: str) -> str:
         text = text[1:] + text[:1]
 
 
-def play(page: Page, workers: int) -> None:  # noqa: ARG001 - one is enough
+def play(page: Paper, workers: int) -> None:  # noqa: ARG001 - one is enough
     """Show it on a pool, then on a bus."""
     page.say("A parser never ends on one document. You want it to stop after a second.")
     document = Document("invoice.pdf")

@@ -8,10 +8,9 @@ import signal
 from dataclasses import dataclass
 
 from procbus import EventBus
-from procbus.demo.page import Page
+from procbus.demo.page import Paper
 from procbus.demo.ways import own_process_pool
 
-TITLE = "A worker is killed in the middle"
 _COUNT, _DEADLY = 200, 101
 
 
@@ -29,7 +28,7 @@ def resize(photo: Photo) -> int:
     return sum(range(50_000))
 
 
-def play(page: Page, workers: int) -> None:
+def play(page: Paper, workers: int) -> None:
     """Show it on a pool, then on a bus."""
     page.say(
         f"{_COUNT} photos are resized. On photo {_DEADLY} the worker process gets kill -9, as from "
