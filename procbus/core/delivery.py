@@ -390,29 +390,3 @@ def _ends_callers() -> tuple[type[BaseException], ...]:
     # While asyncio is not imported, no code can raise its CancelledError.
     loaded = sys.modules.get("asyncio.exceptions")
     return kinds if loaded is None else (*kinds, loaded.CancelledError)
-
-
-def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
-    """Say why a handler that waits for this receipt would wait for ever; "" if it would not.
-
-    Its gate holds back every delivery behind its own.
-    """
-    subscription = delivery.subscription
-    handler = subscription.handler
-    if not subscription.gated:
-        return ""
-    for other in receipt.deliveries:
-        if other.receipt is None or other.subscription is not subscription:
-            continue
-        if handler.concurrency == 1:
-            what = "concurrency=1 lets no other delivery of this handler run"
-        elif handler.key is not None and other.key == delivery.key:
-            what = f"key= lets no other delivery with the key {delivery.key!r} run"
-        else:
-            continue
-        return (
-            f"{handler.name} waits in event {delivery.event_id} for its own delivery of event "
-            f"{receipt.id}, which would never begin: {what} before this one has ended. Do not wait "
-            "for it, or let another handler do that part"
-        )
-    return ""

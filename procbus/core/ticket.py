@@ -17,6 +17,7 @@ from procbus.core.receipt import Callbacks, SoleReceipt
 
 if TYPE_CHECKING:
     from procbus.core.locks import Lock
+    from procbus.core.receipt import Receipt
     from procbus.core.subscription import Subscription
 
 
@@ -89,3 +90,31 @@ class Ticket(SoleReceipt):
             if ids[-1] - ids[0] == len(ids) - 1:
                 ids = range(ids[0], ids[-1] + 1)  # they are in order, unless one is tried again
         self.together = Together(ids, [receipt.event for _, receipt in pairs])
+
+
+def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
+    """Say why a handler that waits for this receipt would wait for ever; "" if it would not.
+
+    Its gate holds back every delivery behind its own; for a call of a batch handler, behind each
+    delivery of the call.
+    """
+    for own in delivery.members if isinstance(delivery, Ticket) else (delivery,):
+        subscription = own.subscription
+        handler = subscription.handler
+        if not subscription.gated:
+            return ""
+        for other in receipt.deliveries:
+            if other.receipt is None or other.subscription is not subscription:
+                continue
+            if handler.concurrency == 1:
+                what = "concurrency=1 lets no other delivery of this handler run"
+            elif handler.key is not None and other.key == own.key:
+                what = f"key= lets no other delivery with the key {own.key!r} run"
+            else:
+                continue
+            return (
+                f"{handler.name} waits in event {own.event_id} for its own delivery of event "
+                f"{receipt.id}, which would never begin: {what} before this one has ended. Do not "
+                "wait for it, or let another handler do that part"
+            )
+    return ""

@@ -18,7 +18,7 @@ from typing import Any
 
 from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import THREADS_INHERIT, kept, made_on, running
-from procbus.core.delivery import Delivery, cancelled, waits_for_itself
+from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.handler import Handler
@@ -31,6 +31,7 @@ from procbus.core.receipt import Receipt
 from procbus.core.reporting import reported_here
 from procbus.core.stats import LaneStats
 from procbus.core.supplied import Supplied, log_late
+from procbus.core.ticket import waits_for_itself
 from procbus.core.unfinished import complete
 from procbus.core.waiting import occupy
 from procbus.core.worker import CLOSE_S, CurrentWorker

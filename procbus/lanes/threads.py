@@ -14,7 +14,7 @@ from weakref import ReferenceType, ref
 
 from procbus.advice.transport_cost import weigh_delivery
 from procbus.core.context import THREADS_INHERIT, another, kept, made_on, run_seated, running
-from procbus.core.delivery import Delivery, cancelled, waits_for_itself
+from procbus.core.delivery import Delivery, cancelled
 from procbus.core.errors import ProcbusError
 from procbus.core.flow import Flow
 from procbus.core.gil import gil_is_on
@@ -28,6 +28,7 @@ from procbus.core.receipt import Receipt
 from procbus.core.reporting import reported_here
 from procbus.core.stats import LaneStats
 from procbus.core.subscription import Subscription
+from procbus.core.ticket import waits_for_itself
 from procbus.core.unfinished import complete
 from procbus.core.waiting import MOST_LENT, occupy
 from procbus.core.worker import CLOSE_S

@@ -33,7 +33,7 @@ from procbus.core.context import (
     run_seated,
     running,
 )
-from procbus.core.delivery import Delivery, error_to_tell, waits_for_itself
+from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import ProcbusError
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import pool_log as log
@@ -43,6 +43,7 @@ from procbus.core.progress import Progress
 from procbus.core.reporting import RunOf, reported_here
 from procbus.core.stats import NOTHING_SHARED, SharedMemoryStats
 from procbus.core.subscription import Subscription
+from procbus.core.ticket import waits_for_itself
 from procbus.core.unfinished import complete, fault_in
 from procbus.core.user_objects import named
 from procbus.core.waiting import MOST_LENT, occupy

@@ -154,6 +154,27 @@ def test_waiting_for_a_delivery_that_waits_for_the_own_one_is_refused(options, i
             bus.publish("n", 1).result(BOUND_S)
 
 
+@pytest.mark.parametrize("options", [{"concurrency": 1}, {"key": lambda number: "k"}])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_batch_that_waits_for_a_delivery_behind_one_of_its_events_is_refused(options, is_async):
+    with EventBus([]) as bus:
+
+        def wait(numbers: list[int]) -> None:
+            for number in numbers:
+                if number:
+                    bus.publish("n", 0).result(BOUND_S)
+
+        async def await_it(numbers: list[int]) -> None:
+            for number in numbers:
+                if number:
+                    await bus.publish("n", 0)
+
+        handler = await_it if is_async else wait
+        bus.subscribe("n", handler, name="again", batch=2, batch_wait=0.01, **options)
+        with pytest.raises(ProcbusError, match="again waits in event 1 for its own delivery"):
+            bus.publish("n", 1).result(BOUND_S)
+
+
 def test_waiting_for_another_key_of_the_same_handler_is_fine():
     with EventBus([], io_workers=1) as bus:
 
