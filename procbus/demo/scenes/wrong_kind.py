@@ -27,7 +27,7 @@ def play(page: Paper, workers: int) -> None:
     page.line()
     as_advised = _run_as_advised(events, workers)
     page.line(f'{events:,} events with kind="io":  {as_declared:.2f} s')
-    page.line(f'{events:,} events with kind="cpu": {as_advised:.2f} s, with the start of workers')
+    page.line(f'{events:,} events with kind="cpu": {as_advised:.2f} s, workers started')
 
 
 def _run_until_advised() -> tuple[int, float, str]:
