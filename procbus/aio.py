@@ -20,6 +20,7 @@ from collections.abc import (
 from contextlib import aclosing
 from contextvars import copy_context
 from functools import partial
+from math import inf
 from typing import Any
 
 from procbus.core.errors import QueueFull
@@ -110,15 +111,18 @@ async def stream(
     publish: Callable[[Any], Awaitable[Receipt]],
     window: Window,
     leave: Leaving,
+    seal: Callable[[], object],
     *,
     ordered: bool,
     counts: StreamCounts | None = None,
+    batch: int | None = None,
 ) -> AsyncGenerator[Receipt, None]:
-    """Stream, see `stream.as_settled` and `stream.in_order`."""
+    """Stream, see `stream.as_settled` and `stream.in_order`; `batch` and `seal`: see `Feed`."""
     loop = asyncio.get_running_loop()
     settled: asyncio.Queue[Receipt] = asyncio.Queue()
     open_receipts: deque[Receipt] = deque()
     outstanding = taken = 0
+    lacking = batch or inf  # events of this batch
     # One object for all receipts, by which `leave` knows them.
     told = leave.looking(
         note_nothing if ordered else partial(call_in_loop, loop, settled.put_nowait),
@@ -176,6 +180,10 @@ async def stream(
             if receipt is None:
                 break
             outstanding += 1
+            lacking -= 1
+            if not lacking:
+                lacking = batch or inf
+                seal()
             if ordered:
                 open_receipts.append(receipt)
             if not ordered or leave.on_error:
@@ -190,6 +198,7 @@ async def stream(
                 yield settled_one
                 if is_last(settled_one):
                     return
+        seal()
         while outstanding:
             outstanding -= 1
             settled_one = await next_one()

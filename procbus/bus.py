@@ -598,8 +598,7 @@ class EventBus:
         """
         if topic is not None:
             topic = check_concrete(topic)
-        if batch is not None and not is_whole(batch, 1):
-            raise OptionError(f"batch must be a whole number from 1 up, not {shown(batch)}")
+        _check_batch(batch)
         parts, journal = self._parts, self._parts.journal
         counts, show = self._parts.counting(progress, topic, events, total)
         parts.expect_events()
@@ -715,6 +714,7 @@ class EventBus:
         ordered: bool = False,
         progress: ShowProgress = False,
         total: int | None = None,
+        batch: int | None = None,
         stop_on_error: bool = False,
     ) -> AsyncIterator[Receipt[E, Any]]:
         """`stream` for a running event loop; `events` may be an asynchronous iterable.
@@ -739,6 +739,7 @@ class EventBus:
         """
         from procbus import aio  # only now: it imports asyncio
 
+        _check_batch(batch)
         counts, show = self._parts.counting(progress, topic, events, total)
 
         def publish(event: Any) -> Any:
@@ -747,7 +748,16 @@ class EventBus:
             return self.apublish(first, given, id=None if id is None else id(event))
 
         window, leave = self._parts.window(self), Leaving(self._parts.cancel_waiting, stop_on_error)
-        streamed = aio.stream(events, publish, window, leave, ordered=ordered, counts=counts)
+        streamed = aio.stream(
+            events,
+            publish,
+            window,
+            leave,
+            self._parts.lanes.seal,
+            ordered=ordered,
+            counts=counts,
+            batch=batch,
+        )
         return streamed if counts is None else aio.shown(streamed, counts, show)
 
     def job(self, name: str, *, max_failed: int | None = None, keep_results: int = 10_000) -> Job:
@@ -1090,3 +1100,8 @@ def _event_and_topic(event: Any, payload: Any) -> tuple[Any, str | None]:
     if payload is NOTHING:
         return event, None
     return payload, check_concrete(event)
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and not is_whole(batch, 1):
+        raise OptionError(f"batch must be a whole number from 1 up, not {shown(batch)}")

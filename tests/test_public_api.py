@@ -156,10 +156,10 @@ def test_the_options_and_their_defaults():
     assert [options[name] for name in limits] == [None, 0, None, (Exception,), 1, None]
     assert parameters(EventBus.drain) == {"timeout": None, "progress": False}
     assert parameters(EventBus.close) == {"timeout": None, "cancel": False}
-    of_astream = ["events", "topic", "id", "ordered", "progress", "total"]
-    assert list(parameters(EventBus.stream)) == [*of_astream, "batch", "stop_on_error"]
+    of_a_stream = ["events", "topic", "id", "ordered", "progress", "total", "batch"]
+    assert list(parameters(EventBus.stream)) == [*of_a_stream, "stop_on_error"]
     assert (options["batch"], options["batch_wait"]) == (None, 0.0)
-    assert list(parameters(EventBus.astream)) == [*of_astream, "stop_on_error"]
+    assert list(parameters(EventBus.astream)) == [*of_a_stream, "stop_on_error"]
     assert parameters(EventBus.cancel) == {"handler": None, "topic": None, "where": None}
     assert options["grace"] == 2.0
     assert parameters(EventBus.progress) == {"progress": True, "total": None}

@@ -534,3 +534,29 @@ def test_end_of_a_stream_does_not_wait_for_more_events() -> None:
 def test_batch_of_a_stream_is_checked() -> None:
     with EventBus([]) as bus, pytest.raises(OptionError, match="batch must be a whole number"):
         bus.stream([1], batch=0)
+    with EventBus([]) as bus, pytest.raises(OptionError, match="batch must be a whole number"):
+        bus.astream([1], batch=0)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_asynchronous_stream_gives_batch_handlers_its_events_in_batches(ordered: bool) -> None:
+    calls: list[list[int]] = []
+
+    async def streamed() -> list[int]:
+        async with EventBus([]) as bus:
+            bus.subscribe("number", calls.append, batch=100, batch_wait=FOR_EVER_S, concurrency=1)
+            receipts = bus.astream(range(25), topic="number", batch=10, ordered=ordered)
+            return [receipt.event async for receipt in receipts]
+
+    assert sorted(asyncio.run(streamed())) == list(range(25))
+    assert calls == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+
+
+def test_end_of_an_asynchronous_stream_does_not_wait_for_more_events() -> None:
+    async def streamed() -> list[int]:
+        async with EventBus([]) as bus:
+            bus.subscribe("number", doubled, batch=10, batch_wait=FOR_EVER_S)
+            receipts = bus.astream(range(15), topic="number", ordered=True)
+            return [receipt.result() async for receipt in receipts]
+
+    assert asyncio.run(streamed()) == [2 * number for number in range(15)]
