@@ -260,6 +260,7 @@ def test_script_sees_its_globals_as_they_are_at_each_parallel_and_ends(run: Run)
 
 
 def test_scikit_learn_gets_the_same_figures_as_in_sequence() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from sklearn.datasets import make_classification
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
