@@ -9,11 +9,13 @@ Each event names the index that it is for, so that concurrent runs stay apart.
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from procbus import current, subscribe
+from procbus.demo.job import reason_of
 from procbus.demo.metrics import FunctionMetrics, measure_source
 
 
@@ -71,13 +73,11 @@ def _publish(event: object) -> None:
 @subscribe(kind="io")
 def read(found: FileFound, publish: Publish = _publish) -> None:
     """Read a file as the interpreter would: UTF-8, unless it begins with another declaration."""
-    import tokenize  # here, because the workers of the cpu lane do not need it
-
     try:
         with tokenize.open(found.path) as file:
             text = file.read()
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
-        publish(FileSkipped(found.path, _reason(error), found.index))
+        publish(FileSkipped(found.path, reason_of(error), found.index))
     else:
         publish(SourceRead(found.path, text, found.index))
 
@@ -88,7 +88,7 @@ def measure(source: SourceRead, publish: Publish = _publish) -> None:
     try:
         functions = measure_source(source.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        publish(FileSkipped(source.path, _reason(error), source.index))
+        publish(FileSkipped(source.path, reason_of(error), source.index))
     else:
         publish(FileMeasured(source.path, functions, source.index))
 
@@ -113,16 +113,3 @@ def read_and_measure(found: FileFound) -> FileMeasured | FileSkipped:
         measure(published.pop(), published.append)
     result: FileMeasured | FileSkipped = published[0]
     return result
-
-
-def _reason(error: Exception) -> str:
-    """One line for a person who looks at the list of skipped files."""
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        return f"line {error.lineno}: {error.msg}"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not {error.encoding}, which is its encoding by declaration or default"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    if isinstance(error, SyntaxError):
-        return error.msg
-    return f"{type(error).__name__}: {error}"

@@ -38,7 +38,7 @@ def measure_file(path: str) -> FileMeasured:
         with tokenize.open(path) as file:
             return FileMeasured(path, measure_source(file.read()))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return FileMeasured(path, skipped=_reason(error))
+        return FileMeasured(path, skipped=reason_of(error))
 
 
 def measure(found: FileFound) -> None:
@@ -46,7 +46,7 @@ def measure(found: FileFound) -> None:
     current().publish(measure_file(found.path))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """One line for a person who looks at the list of skipped files."""
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return f"line {error.lineno}: {error.msg}"

@@ -10,11 +10,6 @@ import pytest
 from procbus.demo.page import Paper
 
 
-@pytest.fixture
-def page() -> Paper:
-    return Paper()
-
-
 def test_paragraph_is_wrapped_and_escapes_are_shown(
     page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,11 +18,6 @@ def runs(*seconds: float) -> list[DoneJob]:
     return [DoneJob(way, took, 1.0, []) for way, took in zip(WAYS, seconds, strict=True)]
 
 
-@pytest.fixture
-def page() -> Paper:
-    return Paper()
-
-
 def test_functions_are_shown_with_their_figures_and_places(
     page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:

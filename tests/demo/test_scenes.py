@@ -17,11 +17,6 @@ from procbus.demo.scenes import hang, killed, resume, wrong_kind
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def page() -> Paper:
-    return Paper()
-
-
 def test_killed_worker_loses_one_photo_and_breaks_the_pool(
     page: Paper, capsys: pytest.CaptureFixture[str]
 ) -> None:

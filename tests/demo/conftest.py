@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""The paper that the demo prints on."""
+
+from __future__ import annotations
+
+import pytest
+
+from procbus.demo.page import Paper
+
+
+@pytest.fixture
+def page() -> Paper:
+    return Paper()
