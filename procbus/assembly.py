@@ -112,9 +112,14 @@ MAKERS = Makers()
 _told: list[bool] = []
 
 
+def inline_is_asked_for() -> bool:
+    """Whether handlers run in the thread that publishes: `PROCBUS_INLINE=1`."""
+    return os.environ.get("PROCBUS_INLINE", "0") not in ("", "0")
+
+
 def usual_makers() -> Makers:
     """The makers of an ordinary bus; with `PROCBUS_INLINE=1` of one that runs handlers at once."""
-    if os.environ.get("PROCBUS_INLINE", "0") in ("", "0"):
+    if not inline_is_asked_for():
         return MAKERS
     from procbus.lanes.inline import InlineRetries, RealClock  # only now: it imports asyncio
 

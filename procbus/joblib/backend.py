@@ -18,6 +18,7 @@ from joblib.parallel import (
     SequentialBackend,
 )
 
+from procbus.assembly import inline_is_asked_for
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, OptionError, WorkerDied
 from procbus.core.handler import CallOptions
 from procbus.core.user_objects import short_repr
@@ -99,7 +100,7 @@ class ProcbusBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
                 "use n_jobs=2 or more",
                 stacklevel=4,
             )
-        if n_jobs == 1 or os.environ.get("PROCBUS_INLINE", "0") not in ("", "0"):
+        if n_jobs == 1 or inline_is_asked_for():
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         with self._lock:
