@@ -18,7 +18,6 @@ from procbus.core.introspection import (
     is_async,
     is_generator,
     name_of,
-    same_function,
     signature_of,
     topics_of,
 )
@@ -370,21 +369,19 @@ def with_topics(handler: Handler, topics: tuple[Topic, ...]) -> Handler:
     return replace(handler, topics=topics)
 
 
-def alike(one: Handler, other: Handler) -> bool:
-    """Whether two handlers are one function under one name, with the same options.
+def options_key(handler: Handler) -> Hashable:
+    """Return a key that is equal for two handlers with the same options.
 
-    The comparison runs no code of the user's. Functions among the options must be the same objects,
-    and other options are compared only if their types are plain.
+    It runs no code of the user's: an option whose type is not plain, such as a function, is
+    represented by its identity. So compare keys only of handlers that both still exist.
     """
-    return same_function(one.function, other.function) and all(
-        _same(getattr(one, name), getattr(other, name)) for name in _COMPARED
-    )
+    return tuple(_key_of(getattr(handler, name)) for name in _COMPARED)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if type(one) is tuple and type(other) is tuple:
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one is other or (type(one) is type(other) and type(one) in _PLAIN and one == other)
+def _key_of(value: Any) -> Hashable:
+    if type(value) is tuple:
+        return tuple(map(_key_of, value))
+    return (type(value), value) if type(value) in _PLAIN else id(value)
 
 
 _PLAIN = (int, float, str, Rate)

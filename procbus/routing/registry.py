@@ -13,8 +13,8 @@ from procbus.core.errors import NoSuchHandler, SubscriptionError
 from procbus.core.handler import (
     Handler,
     HandlerOptions,
-    alike,
     make_handler,
+    options_key,
     shows_handler_options,
     with_topics,
 )
@@ -54,8 +54,10 @@ class Registry:
         #: Number of changes so far, and number of them that `handlers` contains.
         self._changes = self._published = 0
         self._provenances: dict[int, Provenance] = {}
-        #: Numbers of the handlers of each function and name.
-        self._of: dict[Hashable, set[int]] = {}
+        #: Numbers of the handlers of each function and name, by their options, and by topic: one
+        #: function can take thousands of topics, so these are never compared one by one.
+        self._of: dict[Hashable, dict[Hashable, set[int]]] = {}
+        self._on: dict[Hashable, set[int]] = {}
         #: Numbers of handlers by the two keys of `_kinship`; versions differ in the second one.
         self._kin: dict[Hashable, dict[Hashable, set[int]]] = {}
         #: Numbers of the handlers that stand beside others of their function for a while.
@@ -97,11 +99,10 @@ class Registry:
             gone = self._former(handler, provenance)
             for each in gone:
                 self._drop(each)
-            same = self._at(self._of.get(_function_key(handler), set()) - self._held)
-            if handler.once or not _says_nothing_new(handler, same):
+            if handler.once or not self._says_nothing_new(handler):
                 if handler.where is None and not handler.once:
                     # An older handler of the same function on the same topics would get no events.
-                    for each in same:
+                    for each in self._sharing(handler):
                         if _covers(handler, each):
                             self._drop(each)
                 self._put(handler, provenance)
@@ -136,7 +137,9 @@ class Registry:
                 if same_function(each.function, function):
                     left = () if topics is None else without(each.topics, topics)
                     if left:
-                        self._present[each.number] = with_topics(each, left)
+                        self._unindex(each)
+                        self._present[each.number] = changed = with_topics(each, left)
+                        self._index(changed)
                         self._changes += 1
                     else:
                         self._drop(each)
@@ -171,6 +174,43 @@ class Registry:
             and takes_its_place(provenance, old, _covers(each, handler) and _covers(handler, each))
         )
 
+    def _says_nothing_new(self, handler: Handler) -> bool:
+        """Whether an equal handler covers its topics, with no later one that differs."""
+        alike = options_key(handler)
+        by_options = self._of.get(_function_key(handler), {})
+        equal = by_options.get(alike, set())
+        covering = [
+            each.number
+            for each in self._sharing(handler)
+            if each.number in equal and _covers(each, handler)
+        ]
+        if not covering:
+            return False
+        different = (n for key, those in list(by_options.items()) if key != alike for n in those)
+        return max(covering) > max(set(different) - self._held, default=-1)
+
+    def _sharing(self, handler: Handler) -> list[Handler]:
+        """Return the handlers of its function that share a topic with it, by age."""
+        numbers: set[int] = set()
+        for key in _topic_keys(handler):
+            numbers |= self._on.get(key, set())
+        return self._at(numbers - self._held)
+
+    def _index(self, handler: Handler) -> None:
+        by_options = self._of.setdefault(_function_key(handler), {})
+        by_options.setdefault(options_key(handler), set()).add(handler.number)
+        for key in _topic_keys(handler):
+            self._on.setdefault(key, set()).add(handler.number)
+
+    def _unindex(self, handler: Handler) -> None:
+        function = _function_key(handler)
+        by_options = self._of.get(function, {})
+        _discard(by_options, options_key(handler), handler.number)
+        if not by_options:
+            self._of.pop(function, None)
+        for key in _topic_keys(handler):
+            _discard(self._on, key, handler.number)
+
     def _at(self, numbers: set[int]) -> list[Handler]:
         found = [self._present.get(number) for number in sorted(numbers)]
         return [each for each in found if each is not None]
@@ -179,7 +219,7 @@ class Registry:
         number = handler.number
         self._present[number] = handler
         self._changes += 1
-        self._of.setdefault(_function_key(handler), set()).add(number)
+        self._index(handler)
         if provenance is not None:
             self._provenances[number] = provenance
             for key, apart in _kinship(provenance):
@@ -190,7 +230,7 @@ class Registry:
         self._present.pop(number, None)
         self._changes += 1
         self._held.discard(number)
-        _discard(self._of, _function_key(handler), number)
+        self._unindex(handler)
         provenance = self._provenances.pop(number, None)
         for key, apart in () if provenance is None else _kinship(provenance):
             kin = self._kin.get(key, {})
@@ -211,6 +251,12 @@ def _function_key(handler: Handler) -> Hashable:
     return "function", handler.name, identity_of(handler.function)
 
 
+def _topic_keys(handler: Handler) -> list[Hashable]:
+    """Return a key for each topic of a handler; no code of the user's classes hashes them."""
+    function = _function_key(handler)
+    return [(function, topic if isinstance(topic, str) else id(topic)) for topic in handler.topics]
+
+
 def _kinship(provenance: Provenance) -> Iterator[tuple[Hashable, Hashable]]:
     """Yield pairs of keys: versions of one handler share the first and differ in the second.
 
@@ -227,14 +273,6 @@ def _discard(sets: dict[Hashable, set[int]], key: Hashable, number: int) -> None
     found.discard(number)
     if not found:
         sets.pop(key, None)
-
-
-def _says_nothing_new(handler: Handler, same: Sequence[Handler]) -> bool:
-    """Whether an equal handler covers its topics already, with no later one of its function."""
-    covering = [each.number for each in same if alike(each, handler) and _covers(each, handler)]
-    return bool(covering) and all(
-        alike(each, handler) for each in same if each.number > max(covering)
-    )
 
 
 def _covers(one: Handler, other: Handler) -> bool:

@@ -15,6 +15,8 @@ import pytest
 from procbus.core.errors import NoSuchHandler, SerializationError, SubscriptionError
 from procbus.core.handler import make_handler
 from procbus.core.outcome import Outcome, OutcomeKind
+from procbus.core.redefinition import provenance_of
+from procbus.core.topic import Topic, without
 from procbus.routing.registry import Registry, default_registry, handlers_from, subscribe
 
 
@@ -171,6 +173,43 @@ def test_subscribe_takes_limits_and_retries():
 def test_function_can_be_subscribed_more_than_once():
     subscribe("a")(subscribe("b", priority=1)(handle))
     assert [h.topics for h in default_registry.of_function(handle)] == [("b",), ("a",)]
+
+
+def test_a_function_on_many_topics_is_compared_with_handlers_of_the_same_topic_only(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    compared: list[tuple[Topic, ...]] = []
+
+    def recorded(topics: tuple[Topic, ...], gone: tuple[Topic, ...]) -> tuple[Topic, ...]:
+        compared.append(topics + gone)
+        return without(topics, gone)
+
+    monkeypatch.setattr("procbus.routing.registry.without", recorded)
+    registry = Registry()
+    for number in range(100):
+        registry.subscribe(make_handler(handle, f"topic{number}"), provenance_of(handle))
+    assert len(registry.handlers) == 100
+    assert compared == []
+    registry.subscribe(make_handler(handle, "topic99"), provenance_of(handle))
+    assert len(registry.handlers) == 100
+    assert set(compared) == {("topic99", "topic99")}
+
+
+def test_a_function_subscribed_as_before_is_new_again_after_other_options():
+    registry = Registry()
+    for timeout in (1.0, 2.0, 1.0, 1.0):
+        registry.subscribe(make_handler(handle, "one", timeout=timeout), provenance_of(handle))
+    (last,) = registry.handlers
+    assert last.timeout == 1.0
+
+
+def test_a_function_taken_off_a_topic_can_be_subscribed_to_it_again():
+    registry = Registry()
+    registry.subscribe(make_handler(handle, ["one", "two"]), provenance_of(handle))
+    registry.take_off(handle, ["one"])
+    registry.subscribe(make_handler(handle, "one"), provenance_of(handle))
+    registry.subscribe(make_handler(handle, "one"), provenance_of(handle))
+    assert [each.topics for each in registry.handlers] == [("two",), ("one",)]
 
 
 def test_subscribe_without_parentheses_takes_the_topic_from_the_annotation():
