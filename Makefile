@@ -18,6 +18,9 @@ SWITCH_TESTS := tests/unit/core tests/unit/dispatch tests/unit/futures tests/uni
 	tests/conformance tests/integration/test_cascades.py tests/integration/test_cpu_auto.py \
 	tests/integration/test_cpu_threads.py tests/integration/test_threads_at_odds.py
 
+# The tests of `make test`: all, unless you name some.
+TESTS ?=
+
 # Pythons that `make pythons` fetches.
 PYTHONS ?= 3.14 3.15
 
@@ -40,8 +43,8 @@ help: ## List the targets
 demo: $(VENV)/installed-rich ## Do one job four ways, then see a killed worker, a hang, a killed script
 	@$(BIN)/procbus demo
 
-test: $(VENV)/installed-test ## Run the tests, JOBS=2 of them at a time; ARGS= are for pytest
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+test: $(VENV)/installed-test ## Run the tests, or TESTS= of them, JOBS=2 at a time; ARGS= are for pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS) $(TESTS)
 
 test-all: $(VENV)/installed-test ## Run the slow tests, long searches and a quick run of each benchmark too
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not soak" --hypothesis-profile=thorough $(ARGS)
