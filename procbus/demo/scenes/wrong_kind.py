@@ -28,6 +28,12 @@ def play(page: Paper, workers: int) -> None:
     as_advised = _run_as_advised(events, workers)
     page.line(f'{events:,} events with kind="io":  {as_declared:.2f} s')
     page.line(f'{events:,} events with kind="cpu": {as_advised:.2f} s, workers started')
+    if as_advised >= as_declared:
+        page.line()
+        page.say(
+            "The workers needed longer this time: other programs kept the processors busy, or the "
+            "start of the workers outweighed the gain. The advice holds for a longer job."
+        )
 
 
 def _run_until_advised() -> tuple[int, float, str]:
