@@ -125,12 +125,15 @@ def make_advice(
     evidence: Evidence,
     judgement: Judgement,
     machine: Machine,
+    batch: int | None = None,
 ) -> Advice:
-    """Put a judgement into words."""
+    """Put a judgement into words; a handler that takes batches is measured by the call."""
     level: Literal["warning", "info", ""] = ""
     if judgement.kind not in (None, evidence.kind) and judgement.gain > 1 and declared != "auto":
         level = "warning" if judgement.loud else "info"
-    text = f"{name} {_sentence(declared, evidence, judgement, machine)}{_batches(evidence)}"
+    text = f"{name} {_sentence(declared, evidence, judgement, machine)}"
+    if batch is None:
+        text += _batches(evidence)
     return Advice(name, declared, judgement.kind, judgement.gain, level, text, evidence)
 
 

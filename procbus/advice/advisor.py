@@ -230,7 +230,7 @@ class Advisor:
         machine = self._lanes().machine()
         for subscription in self._subscriptions.all():
             advice = self._advice(subscription, machine)
-            subscription.meter.fresh_s = 0.0
+            (subscription.calls or subscription).meter.fresh_s = 0.0
             number = subscription.handler.number
             if advice.level and number not in self._logged:
                 self._logged.add(number)
@@ -264,12 +264,14 @@ class Advisor:
             log.warning("%s, for later events of %s", GIL_CAME_ON, ", ".join(moved))
 
     def _advice(self, subscription: Subscription, machine: Machine) -> Advice:
-        handler, meter = subscription.handler, subscription.meter
+        handler = subscription.handler
+        runs = subscription.calls or subscription
+        meter = runs.meter
         machine = replace(machine, cpu_on_threads=machine.cpu_on_threads or handler.on_threads)
         in_processes = handler.kind == "cpu" and not machine.cpu_on_threads
         queued = subscription.queued
         count = queued.count
-        attempts = subscription.succeeded + subscription.failed + subscription.retried
+        attempts = runs.succeeded + runs.failed + runs.retried
         evidence = replace(
             meter.evidence(
                 handler.kind,
@@ -278,8 +280,8 @@ class Advisor:
                 attempts,
                 gil=machine.gil,
             ),
-            ran=subscription.ran.count,
-            ran_s=subscription.ran.total,
+            ran=runs.ran.count,
+            ran_s=runs.ran.total,
             needs_process=(in_processes and machine.cpu_auto)
             or (need_of_process(handler) not in ("", "timeout")),
         )
@@ -287,4 +289,4 @@ class Advisor:
         if judgement.unweighed and meter.to_weigh <= 0:
             meter.to_weigh = _WEIGHED
         declared: DeclaredKind = "auto" if handler.auto else handler.kind
-        return make_advice(handler.name, declared, evidence, judgement, machine)
+        return make_advice(handler.name, declared, evidence, judgement, machine, handler.batch)

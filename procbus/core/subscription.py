@@ -116,6 +116,7 @@ class Subscription:
         "apart",
         "average_s",
         "before_s",
+        "calls",
         "cancel",
         "cancelled",
         "crashed",
@@ -164,6 +165,9 @@ class Subscription:
         self.takes: Callable[[Any], object] | None = handler.where
         #: Cancels a delivery of it; None if it has none that could be cancelled.
         self.cancel: Callable[[Delivery, CancelRequest], object] | None = None
+        #: The subscription of its calls, which are measured, if it takes its events in batches and
+        #: has had one; else None.
+        self.calls: Subscription | None = None
         #: Equal for all subscriptions of one function under one name.
         self.key: Hashable = (handler.name, identity_of(handler.function))
         #: If one function was subscribed several times under one name, a number that these

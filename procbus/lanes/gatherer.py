@@ -102,6 +102,7 @@ class Gatherer:
         if self._gate is not None and type(delivery.key) is UserKey:
             self._accept(self._gate, delivery)
         with self._lock:
+            delivery.subscription.calls = self.calls
             delivery.subscription.published_sum += 1
             delivery.queued = True
             if self._gate is None or self._gate.admit(delivery):
@@ -113,6 +114,7 @@ class Gatherer:
     def put_all(self, deliveries: Sequence[Delivery]) -> None:
         """Have events of a handler without a key wait for calls."""
         with self._lock:
+            deliveries[0].subscription.calls = self.calls
             deliveries[0].subscription.published += len(deliveries)
             for delivery in deliveries:
                 delivery.queued = True

@@ -78,6 +78,24 @@ def test_right_kind_is_advised(function: Any, declared: Any, kind: str):
         run_until(bus, 1, lambda: bus.advice()[0].kind == kind)
 
 
+@pytest.mark.parametrize(
+    ("work", "declared", "kind"), quick_first([(spin, "io", "cpu"), (nap, "cpu", "io")], 1)
+)
+def test_right_kind_of_a_batch_handler_is_advised(work: Any, declared: Any, kind: str):
+    def load(events: list[Any]) -> None:
+        for event in events:
+            work(event)
+
+    if kind == "cpu" and usable_cores() < 2:
+        pytest.skip("needs two cores")
+    with EventBus(handlers=[], cpu_workers=2, io_workers=4) as bus:
+        bus.subscribe("event", load, kind=declared, batch=4, name="it")
+        run_until(bus, 1, lambda: bus.advice()[0].kind == kind)
+        (advice,) = bus.advice()
+        runs = bus.stats().handlers["it"].succeeded
+    assert 0 < advice.evidence.ran < runs  # calls, not events
+
+
 def test_wrong_kind_is_logged_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "procbus")
 
