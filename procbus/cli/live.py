@@ -14,6 +14,8 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from procbus.system.terminal import moves_cursor
+
 if TYPE_CHECKING:
     from procbus.live.client import LiveConnection
 
@@ -140,7 +142,8 @@ def run_top(options: argparse.Namespace) -> int:
             time.sleep(_ONCE_S)
             _print(connection, json_too=options.json)
             return 0
-        if options.json or not _is_terminal():
+        on_terminal = os.name == "posix" and all(map(moves_cursor, (sys.stdin, sys.stdout)))
+        if options.json or not on_terminal:
             return _print_on(connection, options.interval or PLAIN_TOP_S, json_too=options.json)
         if find_spec("rich") is None:
             print("procbus top: full screen needs pip install 'procbus[rich]'", file=sys.stderr)
@@ -148,12 +151,6 @@ def run_top(options: argparse.Namespace) -> int:
         from procbus.cli.live_screen import run_screen
 
         return run_screen(connection, options.interval or TOP_S)
-
-
-def _is_terminal() -> bool:
-    if os.environ.get("TERM", "dumb") in ("", "dumb") or os.name != "posix":
-        return False
-    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _print_on(connection: LiveConnection, interval_s: float, *, json_too: bool) -> int:

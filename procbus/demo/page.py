@@ -10,9 +10,9 @@ import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
 
 from procbus.core.text import printable, table
+from procbus.system.terminal import moves_cursor
 
 _WIDTH = 76  # columns where there is no terminal, and the most that text takes on a wide one
 _REDRAW_S = 0.1  # interval between two drawings of a counter, in seconds
@@ -32,8 +32,8 @@ class Paper:
     def __init__(self) -> None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
         self.width = max(40, min(width, _WIDTH))
-        self._bold = _is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
-        self._redraws = _is_terminal(sys.stderr)
+        self._bold = moves_cursor(sys.stdout) and not os.environ.get("NO_COLOR")
+        self._redraws = moves_cursor(sys.stderr)
 
     def head(self, text: str) -> None:
         """Write the head of a section."""
@@ -119,7 +119,3 @@ def _line_at_each_quarter(what: str, total: int) -> ShowDone:
 def _write(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -20,6 +20,7 @@ from procbus.core.errors import OptionError
 from procbus.core.log import log
 from procbus.core.validation import is_whole, shown
 from procbus.progress.bar import Bar, BusFacts, Standing
+from procbus.system.terminal import moves_cursor
 
 if TYPE_CHECKING:
     from procbus.progress.board import Display
@@ -134,7 +135,7 @@ def _terminal_display() -> Display | None:
     from procbus.progress.screen import beneath
 
     stream = beneath(sys.stderr)
-    if stream is None or not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+    if not moves_cursor(stream):
         return None
     try:
         from procbus.progress.terminal import TerminalDisplay

@@ -74,6 +74,7 @@ def test_a_terminal_gets_bars_and_any_other_place_plain_lines(monkeypatch) -> No
     pytest.importorskip("rich")
     from procbus.progress.terminal import TerminalDisplay
 
+    monkeypatch.setenv("TERM", "xterm")
     assert isinstance(chosen(monkeypatch, Terminal()), TerminalDisplay)
     assert isinstance(chosen(monkeypatch, io.StringIO()), PlainDisplay)
     assert isinstance(chosen(monkeypatch, None), PlainDisplay), "pythonw has no stderr"
