@@ -40,7 +40,7 @@ BIN := $(VENV)/bin
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/installed-rich ## Do one job four ways, then see a killed worker, a hang, a killed script
+demo: $(VENV)/installed-procbus ## Do one job four ways, then see a killed worker, a hang, a killed script
 	@$(BIN)/procbus demo
 
 test: $(VENV)/installed-test ## Run the tests, or TESTS= of them, JOBS=2 at a time; ARGS= are for pytest
@@ -94,12 +94,14 @@ clean: ## Remove the environments, caches and build products
 	@rm -rf $(VENV) .venv-3.* .venv-dask .pythons .chromium .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp for each extra or dependency group of pyproject.toml. pip's output is shown only when it fails.
+# One stamp for each extra or dependency group of pyproject.toml, and one for procbus alone. pip's output is shown only when it fails.
 GROUPS := $(shell sed -n '/^\[dependency-groups\]/,/^\[tool/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml)
 PIP = $(BIN)/python -m pip install --disable-pip-version-check
+# For the stamp "procbus", procbus alone: no extra.
+EXTRA = $(if $(filter procbus,$*),,[$*])
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
-	@echo "Installing procbus ($*) into $(VENV)"
-	@{ $(if $(filter $*,$(GROUPS)),$(PIP) 'pip>=25.1' && $(PIP) --group $* --editable .,$(PIP) --editable '.[$*]'); \
+	@echo "Installing procbus$(EXTRA) into $(VENV)"
+	@{ $(if $(filter $*,$(GROUPS)),$(PIP) 'pip>=25.1' && $(PIP) --group $* --editable .,$(PIP) --editable '.$(EXTRA)'); \
 		} > $(VENV)/pip.log 2>&1 || { \
 		cat $(VENV)/pip.log; \
 		echo "procbus: pip could not install what is needed, its output is above."; \

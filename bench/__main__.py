@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="NAME",
         choices=[*questions.NAMES, *questions.GROUPS],
-        help=f"ask only these questions, or those of a group: {', '.join(questions.GROUPS)}",
+        help=f"ask only these questions, or these groups of them: {', '.join(questions.GROUPS)}",
     )
     which.add_argument("--all", action="store_true", help="ask every question that there is")
     parser.add_argument(

@@ -367,7 +367,7 @@ def run_sleep(_event: Any) -> int:
     return subprocess.run(["/bin/sleep", "0.05"], check=True).returncode
 
 
-@labelled("either", "a child process computes: on any core, whoever waits for it")
+@labelled("either", "a child process computes: on any core, whichever worker waits for it")
 def run_python(_event: Any) -> int:
     code = "x = 0\nfor i in range(1000000): x += i"
     return subprocess.run([sys.executable, "-S", "-c", code], check=True).returncode

@@ -146,7 +146,7 @@ def play(plot: Plot) -> tuple[dict[str, int], int]:
         RuntimeError: the scene gave no counts.
     """
     mark = uuid.uuid4().hex
-    with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads what the peers print
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe: the peers' output is not read
         with subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.scene", json.dumps(asdict(plot))],
             stdin=subprocess.DEVNULL,

@@ -161,7 +161,7 @@ def pebble(handler: Handler, workers: int) -> Contender:
 
 def distributed(handler: Handler, workers: int) -> Contender:
     """Open a Dask `LocalCluster` with one thread per worker process and no dashboard."""
-    dask: Any = import_module("distributed")  # installed by nobody but who wants this figure
+    dask: Any = import_module("distributed")  # installed only for this figure
     cluster = dask.LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=False
     )

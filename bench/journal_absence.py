@@ -2,9 +2,9 @@
 
 Since there are, `publish` takes an `id=`, and so has a keyword and a comparison more; nothing else
 on the way of such an event has changed. Both ways publish on one bus, in short blocks by turns:
-alone, while the bus's one thread is held in a handler so that nobody else wants the GIL, and until
-all is settled. The share is the median of the turns': what disturbs one block says nothing of the
-next.
+alone, while the bus's one thread is held in a handler so that no other thread wants the GIL, and
+until all is settled. The share is the median of the turns': what disturbs one block says nothing
+of the next.
 """
 
 from __future__ import annotations

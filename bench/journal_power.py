@@ -1,7 +1,6 @@
 """How many events per second do eight threads publish so that a loss of power cannot harm them?
 
-Beside it, one commit for each event: the same journal with one thread, which has nobody to share a
-flush with.
+Beside it, one commit for each event: the same journal with one thread, which shares no flush.
 """
 
 from __future__ import annotations

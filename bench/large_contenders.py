@@ -27,7 +27,7 @@ PENDING = 64
 
 def ray(handler: Handler, workers: int) -> Contender:
     """Start Ray on this machine, without its dashboard."""
-    library: Any = import_module("ray")  # installed by nobody but who wants this figure
+    library: Any = import_module("ray")  # installed only for this figure
     library.init(
         num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )

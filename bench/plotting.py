@@ -2,8 +2,8 @@
 
 The background is transparent, and all ink and colours are of a middle lightness: each has a
 contrast of at least 3.9 to white and to GitHub's dark page (#0d1117). Contenders have a colour, a
-marker, dashes and a hatch of their own, and lines end in their names, so nobody needs the colours.
-matplotlib is imported on first use: who takes samples does without it.
+marker, dashes and a hatch of their own, and lines end in their names: colours are not needed.
+matplotlib is imported on first use: a run that takes samples does without it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Comments and docstrings of the code name their subjects, as the pages of docs/ do.
+"""Comments, docstrings and messages of the code name their subjects, as the pages of docs/ do.
 
 Found are sentences that begin with a clause in place of a noun, such as "What is left runs again",
-and words that stand for a noun which the reader then has to guess: "so many", "those of".
+words that stand for a noun which the reader then has to guess, such as "so many", and sentences
+that are too long to be understood at once. A message is any string of two words or more; the
+strings of tests are samples, and not looked at.
 """
 
 from __future__ import annotations
@@ -15,19 +17,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_prose import VAGUE, WORDS_AT_MOST, number_of_words
+
 ROOT = Path(__file__).parents[1]
 
 # Beginnings of a sentence that has no noun for its subject.
 NOUNLESS = ("What", "Whatever", "Whoever", "Where")
 
-# Words in place of a noun.
-VAGUE = re.compile(r"\b(so many|those of)\b", flags=re.IGNORECASE)
-
 # Maximum of such sentences in a folder; because old ones go one by one, and no new one may come.
 AT_MOST = {"procbus": 0, "tests": 0, "bench": 0}
 
-# A new sentence: a blank line, an item or argument, or the mark that ends the one before.
-BORDER = re.compile(r"\n\s*\n|\n\s*(?:[-*]|\d+\.|\*{0,2}\w+:)\s+|(?<=[.!?:;])\s+")
+# Maximum of sentences in a folder that are too long; tests and benchmarks may have some.
+LONG_AT_MOST = {"procbus": 0}
+
+# A new sentence: a blank line, an item, a row or argument, or the mark that ends the one before.
+BORDER = re.compile(r"\n\s*\n|\n\s*(?:[-*|]|>>>|\d+\.|\*{0,2}\w+:)\s+|(?<=[.!?:;])\s+")
+
+# Beginning of a string that is no prose: a statement of SQL.
+SQL = re.compile(r"\s*(CREATE|DELETE|INSERT|SELECT|UPDATE)\b")
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -59,18 +66,46 @@ def comments_in(source: str) -> Iterator[tuple[int, str]]:
         yield begin, "\n".join(lines)
 
 
+def messages_in(source: str) -> Iterator[tuple[int, str]]:
+    """The strings of a module that hold words, each with its line; a value in one counts as "X"."""
+    tree = ast.parse(source)
+    passed = {
+        id(getattr(node.body[0], "value", None))  # its docstring
+        for node in ast.walk(tree)
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None
+    }
+    for node in ast.walk(tree):  # outer nodes come first
+        if isinstance(node, ast.JoinedStr):
+            passed.update(map(id, node.values))
+            parts = [getattr(part, "value", "X") for part in node.values]
+            text = "".join(part if isinstance(part, str) else "X" for part in parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = "" if id(node) in passed else node.value
+        else:
+            continue
+        if " " in text.strip() and not SQL.match(text):
+            yield node.lineno, text
+
+
+def sentences_in(source: str, messages: bool = True) -> Iterator[tuple[int, str]]:
+    """The sentences of a module, each with the line where its text begins."""
+    texts = [*docstrings_in(source), *comments_in(source)]
+    if messages:
+        texts += messages_in(source)
+    for line, text in texts:
+        for sentence in BORDER.split(text):
+            yield line, " ".join(sentence.split())
+
+
 def is_nounless(sentence: str) -> bool:
     """Whether a sentence lacks a noun; a question may begin as it likes."""
     first = sentence.split(" ")[0].rstrip(",")
     return (first in NOUNLESS and not sentence.endswith("?")) or bool(VAGUE.search(sentence))
 
 
-def nounless_in(source: str) -> Iterator[tuple[int, str]]:
+def nounless_in(source: str, messages: bool = True) -> Iterator[tuple[int, str]]:
     """The sentences of a module that lack a noun, each with the line where its text begins."""
-    for line, text in [*docstrings_in(source), *comments_in(source)]:
-        for sentence in map(" ".join, map(str.split, BORDER.split(text))):
-            if is_nounless(sentence):
-                yield line, sentence
+    return (found for found in sentences_in(source, messages) if is_nounless(found[1]))
 
 
 @pytest.mark.parametrize("folder", AT_MOST)
@@ -79,13 +114,25 @@ def test_sentences_of_the_code_have_nouns(folder: str) -> None:
         f"{file.relative_to(ROOT)}:{line}: {sentence}"
         for file in sorted((ROOT / folder).rglob("*.py"))
         if file != Path(__file__)
-        for line, sentence in nounless_in(file.read_text(encoding="utf-8"))
+        for line, sentence in nounless_in(file.read_text(encoding="utf-8"), folder != "tests")
     ]
 
     assert len(nounless) <= AT_MOST[folder], "\n".join(nounless)
 
 
-def test_each_comment_and_docstring_is_read_by_sentences() -> None:
+@pytest.mark.parametrize("folder", LONG_AT_MOST)
+def test_sentences_of_the_code_are_short(folder: str) -> None:
+    long = [
+        f"{file.relative_to(ROOT)}:{line}: {sentence}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for line, sentence in sentences_in(file.read_text(encoding="utf-8"))
+        if number_of_words(sentence) > WORDS_AT_MOST
+    ]
+
+    assert len(long) <= LONG_AT_MOST[folder], "\n".join(long)
+
+
+def test_each_comment_docstring_and_message_is_read_by_sentences() -> None:
     source = '''
 """Good. What is bad.
 
@@ -96,8 +143,10 @@ Args:
 # on. Whoever reads it.
 x = "What is a string?"  # Where it stands.
 # What is a question?
+log(f"{x}. What is logged", "What")
 '''
 
     assert [sentence for _, sentence in nounless_in(source)] == [
         *("What is bad.", "those of a kind.", "Whoever reads it.", "Where it stands."),
+        "What is logged",
     ]

@@ -132,7 +132,7 @@ def test_make_says_that_no_package_index_was_reached(tmp_path: Path) -> None:
     assert "No matching distribution found for" in said
     assert "pip could not install what is needed, its output is above" in said
     assert "PIP_INDEX_URL" in said
-    assert not (tmp_path / "venv" / "installed-rich").exists()
+    assert not (tmp_path / "venv" / "installed-procbus").exists()
 
 
 def test_the_page_of_the_live_view_is_in_the_wheel(tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ YOU_AT_LEAST = 6
 # Beginnings of a sentence that has no noun for its subject.
 NOUNLESS = ("What", "Whoever", "Whatever")
 
+# Words in place of a noun, which the reader then has to guess.
+VAGUE = re.compile(r"\b(so many|those of|that of which|nobody|whoever)\b", flags=re.IGNORECASE)
+
+# Maximum of words in one sentence; because a longer one has to be read twice. Figures do not count.
+WORDS_AT_MOST = 35
+
 FENCED = re.compile(r"^ *(```+).*?^ *\1 *$", flags=re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", flags=re.DOTALL)
 INLINE_CODE = re.compile(r"(`+).+?\1", flags=re.DOTALL)
@@ -49,6 +55,11 @@ def sentences_of(page: str) -> list[str]:
 def words_of(pages: list[Path]) -> list[str]:
     text = "\n\n".join(prose_of(page.read_text(encoding="utf-8")) for page in pages)
     return re.findall(r"[a-z']+", text.lower())
+
+
+def number_of_words(sentence: str) -> int:
+    """Words that begin with a letter: figures, versions and signs are none."""
+    return len(re.findall(r"(?<![\w.,'-])[^\W\d_][\w'-]*", sentence))
 
 
 def in_a_thousand(words: list[str], *wanted: str) -> float:
@@ -82,6 +93,28 @@ def test_sentences_of_a_page_begin_with_a_noun(page: Path) -> None:
     ]
 
     assert not nounless, "\n".join(nounless)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+def test_sentences_of_a_page_name_their_things(page: Path) -> None:
+    vague = [
+        sentence
+        for sentence in sentences_of(page.read_text(encoding="utf-8"))
+        if VAGUE.search(sentence)
+    ]
+
+    assert not vague, "\n".join(vague)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+def test_sentences_of_a_page_are_short(page: Path) -> None:
+    long = [
+        sentence
+        for sentence in sentences_of(page.read_text(encoding="utf-8"))
+        if number_of_words(sentence) > WORDS_AT_MOST
+    ]
+
+    assert not long, "\n".join(long)
 
 
 def test_code_is_no_prose() -> None:

@@ -96,7 +96,8 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="see one job done four ways, and what happens when workers die, hang or are killed",
         description="Measure the functions of a tree of Python files in a plain loop, on a "
         "ProcessPoolExecutor, on a thread-pool bus and on procbus. Without DIR, four accidents "
-        "follow: a worker is killed, a handler hangs, the script is killed, a kind is wrong.",
+        "follow: a worker is killed, a handler hangs, the script is killed, and a handler has the "
+        "wrong kind.",
     )
     demo.add_argument(
         "dir",

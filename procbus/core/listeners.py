@@ -83,7 +83,7 @@ def tell(ears: Ears, moment: object) -> None:
 class Listeners:
     """The listeners of one bus, by moment. Thread-safe.
 
-    Each field is a tuple, replaced whole, and empty while nobody listens to that moment: then no
+    Each field is a tuple, replaced whole, and empty while that moment has no listener: then no
     record is made. The lock `_lock` guards the replacing.
 
     Attributes:

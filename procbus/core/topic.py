@@ -12,7 +12,7 @@ from procbus.core.errors import TopicError
 from procbus.core.introspection import is_function, name_of
 
 Topic: TypeAlias = type | str
-"""A class (its instances, and those of its subclasses) or a dotted string (maybe a pattern)."""
+"""A class (for its instances and its subclasses' instances) or a dotted string, maybe a pattern."""
 
 Topics: TypeAlias = Topic | Sequence[Topic] | None
 """One topic, or a tuple or list of several; None leaves them to the handler's annotation."""

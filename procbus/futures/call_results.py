@@ -66,7 +66,7 @@ def results_of(
 
     made = results()
     if bar is not None:
-        weakref.finalize(made, end, bar)  # for results that nobody asks for
+        weakref.finalize(made, end, bar)  # for results that are never asked for
     return made
 
 

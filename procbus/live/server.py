@@ -111,7 +111,7 @@ class LiveServer:
         self._ring()
         if thread is not None and thread is not threading.current_thread():
             thread.join(LIVE_JOIN_S)
-            if thread.is_alive():  # nobody finds the bus any more; the thread ends when it can
+            if thread.is_alive():  # no client finds the bus any more; the thread ends when it can
                 self._hide()
 
     def disown(self) -> None:

@@ -84,7 +84,7 @@ class Guard:
 def comes_from_own_user(client: Address, server: Address) -> bool:
     """Whether the other end of a loopback connection belongs to this user, or to root.
 
-    Linux says so in a table of all sockets. Elsewhere nobody is known, and all need the token.
+    Linux says so in a table of all sockets. Elsewhere no user is known, and all need the token.
 
     Args:
         client: the other end.

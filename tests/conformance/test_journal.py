@@ -154,7 +154,7 @@ def test_a_handler_that_is_gone_loses_nothing(make_bus: MakeBus, caplog: pytest.
 
     ran: list[int] = []
     with make_bus() as later:
-        later.publish("x")  # resumes: nobody is there yet
+        later.publish("x")  # resumes: no handler is there yet
         later.subscribe(int, ran.append, name="old")
         later.drain(BOUND_S)
         assert ran == [1]
@@ -803,7 +803,7 @@ def test_events_of_a_callable_without_handlers_harm_no_record(make_bus: MakeBus)
     first.subscribe("cpu", double, kind="cpu", name="cpu")
     first.subscribe("later", abs, name="later")
     with first.executor("cpu") as executor:
-        assert executor.submit(double, 3).result(BOUND_S) == 6  # its child reaches nobody
+        assert executor.submit(double, 3).result(BOUND_S) == 6  # its child reaches no handler
     stop_before_it_runs(first, lambda: first.publish("later", 1))
     ran: list[int] = []
     with make_bus() as again:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -164,3 +165,26 @@ def test_an_output_that_cannot_be_written_is_refused(demo: Demo, tree: Path) -> 
 def test_an_output_that_holds_something_else_is_refused(demo: Demo, tree: Path) -> None:
     assert refused(demo(tree, "--output", tree / "plain.py"), "cannot write the index")
     assert (tree / "plain.py").read_text() == PLAIN
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "demo.md"
+
+
+def without_figures(line: str) -> str:
+    return " ".join(re.sub(r"\d[\d.,]*", "N", line).split())
+
+
+@pytest.mark.slow
+def test_page_of_the_demo_shows_its_scenes_and_tables(demo: Demo) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```text\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    tables = [block for block in blocks if re.match(r" {10}", block)]
+    run = demo()
+    assert run.returncode == 0, run.stderr
+    printed = run.stdout.splitlines()
+
+    heads = [line for line in printed if re.match(r"\d\. ", line)]
+    assert re.findall(r"^## (.*)", page, flags=re.MULTILINE) == heads
+    assert len(tables) == 3
+    shown = [line for table in tables for line in table.splitlines()]
+    assert set(map(without_figures, shown)) <= set(map(without_figures, printed))

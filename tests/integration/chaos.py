@@ -105,7 +105,7 @@ def hang(event: Event) -> None:
 def leak(event: Event) -> str:
     begin(event, "leak")
     kept: list[bytearray] = []
-    while len(kept) < 256:  # if nobody stops it: the machine needs some memory, too
+    while len(kept) < 256:  # if the bus does not stop it: the machine needs some memory, too
         kept.append(bytearray(b"x") * (4 * MIB))
         time.sleep(0.002)
     return "nobody stopped it"

@@ -74,7 +74,7 @@ def any_number(*all_of: int) -> None: ...
         (any_number, {0, 1, 2}),
         (Called(), {0}),
         (dict.fromkeys, {1, 2}),
-        (max, {0, 1, 2}),  # no signature: nobody can tell
+        (max, {0, 1, 2}),  # no signature: unknown
     ],
 )
 def test_the_number_of_arguments_that_is_accepted_is_reported(

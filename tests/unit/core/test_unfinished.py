@@ -69,7 +69,7 @@ def test_handler_that_returns_unfinished_work_fails_with_the_remedy(which, how):
     bus = InlineBus([]) if how == "inline" else EventBus([], cpu_workers=1)
     kind: Kind = "cpu" if how == "process" else "io"
     with warnings.catch_warnings(), bus:
-        warnings.simplefilter("error")  # that nobody awaited it is said once, by the error
+        warnings.simplefilter("error")  # the error alone says that it was not awaited
         bus.subscribe("n", on_loop if how == "loop" else handler, name="lazy", kind=kind)
         for _ in range(2):
             with pytest.raises(ProcbusError, match=f"lazy returned {what}: its work was not done"):

@@ -218,7 +218,7 @@ def test_a_map_counts_calls_and_their_failures() -> None:
         results = calls.map(divmod, [1, 1], iter([1, 0]), progress=make, total=2)
         with pytest.raises(ZeroDivisionError):
             list(results)
-        calls.map(abs, [1], progress=make)  # nobody asks for these results
+        calls.map(abs, [1], progress=make)  # these results are never asked for
     for each in made:
         assert each.closed.wait(60)
     assert [(each.made_with, each.done) for each in made[:2]] == [(7, 7), (2, 2)]

@@ -105,7 +105,7 @@ def test_threads_that_come_during_a_flush_share_the_next():
     first = in_threads(1, publish)
     assert disk.begun.acquire(timeout=BOUND_S)
     others = in_threads(5, publish)
-    eventually(lambda: sync._waiting == 6)  # noqa: SLF001 - nobody is told when they wait
+    eventually(lambda: sync._waiting == 6)  # noqa: SLF001 - nothing tells when they wait
     disk.go_on.release()
     assert disk.begun.acquire(timeout=BOUND_S)
     disk.go_on.release()
