@@ -26,12 +26,12 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command ``journal`` with all that it can do."""
+    """Add the command ``journal`` with its actions."""
     journal = commands.add_parser(
         "journal",
-        help="look into the journal of a bus, and put it right",
-        description="Look into the journal of a bus, and put it right. All of it works while the "
-        "bus runs; the last second may not show yet.",
+        help="look into the journal of a bus, retry dead letters, export it or copy it",
+        description="Look into the journal of a bus, retry its dead letters, export it or copy it. "
+        "Each action works while the bus runs; the last second may be missing then.",
     )
     actions = journal.add_subparsers(metavar="ACTION", required=True)
     _add(actions, "status", _status, "number of deliveries of each handler", json_too=True)
@@ -63,7 +63,7 @@ def add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     purge.add_argument("--dead", action="store_true", help="dead letters too")
     export = _add(actions, "export", _export, "everything, one JSON object on each line")
-    export.add_argument("--json", action="store_true", help="the one format that there is")
+    export.add_argument("--json", action="store_true", help="the only format")
     _add_filters(export)
     backup = _add(actions, "backup", _backup, "copy the journal, also while a bus has it")
     backup.add_argument("dest", help="the file to be made")

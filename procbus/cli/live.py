@@ -196,7 +196,7 @@ def _print_stacks(connection: LiveConnection, *, json_too: bool) -> int:
     except NoAnswer as error:
         if (found := stacks_by_signal(connection.place.pid)) is None:
             raise
-        print(f"procbus top: {error}, so it was asked by a signal", file=sys.stderr)
+        print(f"procbus top: {error}; a signal had its stacks written instead", file=sys.stderr)
         stacks = found
     print(json.dumps(stacks) if json_too else stacks_text(stacks))
     return 0

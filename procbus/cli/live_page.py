@@ -426,7 +426,7 @@ def stacks_text(stacks: dict[str, Any]) -> str:
     """Stacks of workers and threads, one below the other."""
     parts = [
         f"worker {each['name']} (process {each['pid']})\n"
-        f"{each['stack'] or '  (between two handlers, or its stack could not be had)'}"
+        f"{each['stack'] or '  (between two handlers, or its stack could not be read)'}"
         for each in stacks["workers"]
     ]
     parts += [f"thread {each['name']}\n{each['stack']}" for each in stacks["threads"]]

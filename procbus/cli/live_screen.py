@@ -215,7 +215,7 @@ class View:
             self._ended = str(error)
         except NoAnswer as error:
             self._stuck = True
-            self._message = f"{words}: {error}; it may be done all the same"
+            self._message = f"{words}: {error}; the action may still happen"
         else:
             self._message = f"{words}: done"
             self._look()

@@ -64,7 +64,7 @@ def words_of(error: BaseException) -> str:
     try:
         return str.__str__(str(error))  # a plain string, whatever kind it gives
     except BaseException:  # noqa: BLE001 - the user's code
-        return "(its message could not be had)"
+        return "(its message cannot be read)"
 
 
 def named(error: BaseException) -> str:

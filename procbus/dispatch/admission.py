@@ -482,15 +482,15 @@ class Admission:
 
     def _full_nested(self) -> str:
         bound = (
-            'no further than max_pending with on_full="raise"'
+            'up to max_pending, because of on_full="raise"'
             if self._on_full == "raise"
-            else f"to {AVALANCHE} times max_pending"
+            else f"up to {AVALANCHE} times max_pending"
         )
         return (
             f"{self.pending} deliveries are pending (max_pending={self.max_pending}): a handler "
             f"never waits for room, and may fill the bus {bound}. In an io handler "
-            "iterate bus.stream(...) (in an async one bus.astream(...)); else publish fewer, "
-            "or raise max_pending"
+            "iterate bus.stream(...) (in an async one bus.astream(...)); otherwise publish "
+            "fewer events, or raise max_pending"
         )
 
     def _full(self) -> str:

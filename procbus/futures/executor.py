@@ -267,13 +267,13 @@ class BusExecutor(Executor):
     def _end_workers(self, grace_s: float, tell: Callable[[int], None] | None) -> None:
         if self._kind == "io":
             raise RuntimeError(
-                "the workers of this executor are threads, which nothing can end: use "
+                "the workers of this executor are threads, which cannot be ended: use "
                 'shutdown(wait=False, cancel_futures=True), or executor("cpu")'
             )
         if not self._own:
             raise RuntimeError(
-                "the workers belong to the bus, which others may use too: close that, by "
-                "bus.close(timeout=0), or make an executor with workers of its own, by "
+                "the workers belong to the bus, which other code may use too: close the bus by "
+                "bus.close(timeout=0), or make an executor with workers of its own by "
                 "procbus.executor(...)"
             )
         self._desk.shut = True
@@ -345,7 +345,7 @@ class BusExecutor(Executor):
         in_callback = isinstance(running.get(), CallbackSeat)
         if self._own or in_callback or self._desk.has(context.event_id):
             raise RuntimeError(
-                f"shutdown() inside {context.handler} would wait for that itself: call it outside, "
+                f"shutdown() inside {context.handler} would wait for that call itself: call it outside, "
                 "or use shutdown(wait=False)"
             )
 

@@ -178,7 +178,7 @@ class Companion(LaneThread):
                 else:
                     self.slot.worker = None
                     worker.stop()
-                    self._tell_ended(worker.pid, reason or "the bus needs it no more")
+                    self._tell_ended(worker.pid, reason or "the bus no longer needs it")
                     if not reason:
                         return
                     self.slot.restarts += 1

@@ -56,9 +56,9 @@ class RecyclingPolicy(NamedTuple):
 def too_grown_for(delivery: Delivery) -> str:
     """The reason for replacing a worker that refused this delivery."""
     limit = delivery.subscription.handler.limits.max_memory or 0
+    name = delivery.handler.name
     return (
-        f"growing nearly to the max_memory of {delivery.handler.name}, {format_size(limit)}, "
-        "before it ran that"
+        f"growing nearly to the max_memory of {name} ({format_size(limit)}), before it ran {name}"
     )
 
 

@@ -600,9 +600,9 @@ class IoLane:
             there = len(self._threads)
             if there >= self.size + self._most_lent and there - self._lent <= 1:
                 raise ProcbusError(
-                    f"{self._lent} handlers wait for the work of other handlers, and no more "
-                    "threads are started for it: make the waiting handlers async, and await "
-                    "the receipt, or let the awaited handler publish its result"
+                    f"{self._lent} handlers wait for other handlers, and the bus starts no more "
+                    "threads: make the waiting handlers async, and await the receipt, or let "
+                    "the awaited handler publish its result"
                 )
             self.queue.locked_returned(thread)
             thread.lent = True

@@ -282,7 +282,7 @@ class Supervisor:
         was_short, self._short = self._short, memory.short()
         if self._short and not was_short:
             log.warning(
-                "memory is short: less than %s is left; no cpu handler is begun until it is %s",
+                "memory is short: less than %s is left; no cpu handler begins until it is %s",
                 format_size(memory.short_below),
                 format_size(memory.enough_above),
             )
@@ -303,7 +303,7 @@ class Supervisor:
             if worker.set_up_since() is None:
                 where, stack = "its process is slow to start", ""
             else:
-                where = "it is in worker_init, which no limit ends; its events wait"
+                where = "it is still in worker_init, which has no time limit; its events wait"
                 stack = in_turn([worker.ask_stack()])[0] or ""
             log.warning(
                 "worker %s is not ready after %.3g s: %s (logged once)%s",

@@ -89,7 +89,7 @@ def fail_without_a_word() -> None:
     [
         (fail, "FileNotFoundError: no model.bin here"),
         (leave, "SystemExit: no model.bin here"),
-        (fail_without_a_word, "Mute: (its message could not be had)"),
+        (fail_without_a_word, "Mute: (its message cannot be read)"),
     ],
 )
 def test_failed_set_up_is_reported_with_its_reason_as_hopeless(

@@ -191,7 +191,7 @@ def test_an_exception_comes_back_as_itself_with_the_traceback_of_the_worker(bus:
         (lambda: Picky(1, "reason"), Picky, "1: reason"),
         (Locked, Locked, "holds a lock"),
         (Named, Named, "named"),
-        (Unspeakable, Unspeakable, "(its message could not be had)"),
+        (Unspeakable, Unspeakable, "(its message cannot be read)"),
         (Impostor, Impostor, ""),
         (OnlyThereError, SerializationError, "OnlyThereError: only there"),
     ],

@@ -55,7 +55,9 @@ def play(page: Paper, workers: int) -> None:
         ],
         left=["", "the error of each"],
     )
-    page.say("The pool is broken: it fails all work that is left, and does not know who did it.")
+    page.say(
+        "The pool is broken: all further work fails, and no error names the photo that did it."
+    )
     page.say("procbus lost the photo that killed its worker, and names it:")
     page.say(f"{lost[0].event}: {lost[0].outcome.error}", indent="  ")
 

@@ -226,7 +226,7 @@ def test_stacks_come_one_below_the_other() -> None:
 
     assert stacks_text(stacks).splitlines() == [
         "worker procbus-companion-1 (process 4712)",
-        "  (between two handlers, or its stack could not be had)",
+        "  (between two handlers, or its stack could not be read)",
         "",
         "thread MainThread",
         '  File "a.py", line 1',

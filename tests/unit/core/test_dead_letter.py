@@ -124,7 +124,7 @@ class Unspeakable(Exception):
 
 def test_event_that_cannot_be_shown_is_named_by_its_class():
     made = letter(Unspeakable(), event=Unspeakable())
-    assert "Unspeakable: (its message could not be had)" in str(made)
+    assert "Unspeakable: (its message cannot be read)" in str(made)
     assert "event: <Unspeakable instance at 0x" in str(made)
     assert "<Unspeakable instance at 0x" in repr(made)
 

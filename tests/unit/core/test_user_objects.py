@@ -47,8 +47,8 @@ def test_exceptions_of_an_object_never_get_out() -> None:
     assert is_a(error, Exception)
     assert is_any(error, (OSError, Exception))
     assert not is_a(error, OSError)
-    assert words_of(error) == "(its message could not be had)"
-    assert named(error) == "Hostile: (its message could not be had)"
+    assert words_of(error) == "(its message cannot be read)"
+    assert named(error) == "Hostile: (its message cannot be read)"
     assert short_repr(error) == "<Hostile object, whose repr fails>"
     assert full_name(Hostile) == "Hostile"
     assert attribute(error, "name") is None
@@ -64,7 +64,7 @@ def test_any_exception_of_repr_and_str_is_caught(raised: BaseException) -> None:
         __repr__ = __str__
 
     assert "Speechless" in short_repr([Speechless()]) or "list" in short_repr([Speechless()])
-    assert named(Speechless()) == "Speechless: (its message could not be had)"
+    assert named(Speechless()) == "Speechless: (its message cannot be read)"
 
 
 class Loud(str):

@@ -134,7 +134,7 @@ def test_the_number_of_handlers_that_wait_is_bounded_and_the_last_is_refused():
             return number and bus.publish("n", number - 1).result(BOUND_S)
 
         bus.subscribe("n", down)
-        with pytest.raises(ProcbusError, match="3 handlers wait for the work of other handlers"):
+        with pytest.raises(ProcbusError, match="3 handlers wait for other handlers"):
             bus.publish("n", 30).result(BOUND_S)
 
 

@@ -70,7 +70,7 @@ def test_an_avalanche_from_handlers_is_stopped():
 def test_a_handler_too_is_refused_by_a_full_bus_that_raises():
     admission = Admission(1, "raise")
     admission.enter(1, True)
-    with pytest.raises(QueueFull, match='no further than max_pending with on_full="raise"'):
+    with pytest.raises(QueueFull, match='up to max_pending, because of on_full="raise"'):
         admission.enter(1, True)
 
 

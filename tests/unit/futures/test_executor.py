@@ -607,7 +607,10 @@ def test_callback_that_is_added_while_its_call_is_settled_runs_as_inside_the_cal
 
 
 def test_a_call_cannot_wait_for_its_own_end() -> None:
-    with executor("io") as pool, pytest.raises(RuntimeError, match="would wait for that itself"):
+    with (
+        executor("io") as pool,
+        pytest.raises(RuntimeError, match="would wait for that call itself"),
+    ):
         pool.submit(pool.shutdown).result()
 
 
@@ -639,7 +642,7 @@ def test_a_call_may_use_another_executor_of_its_bus_for_a_block() -> None:
 def test_a_call_cannot_wait_for_its_own_end_on_a_bus_that_it_shares() -> None:
     with EventBus([]) as bus:
         pool = bus.executor("io")
-        with pytest.raises(RuntimeError, match="would wait for that itself"):
+        with pytest.raises(RuntimeError, match="would wait for that call itself"):
             pool.submit(pool.shutdown).result(BOUND_S)
         assert pool.submit(square, 2).result(BOUND_S) == 4
 

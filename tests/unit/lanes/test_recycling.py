@@ -97,4 +97,4 @@ def test_a_worker_that_did_not_want_a_delivery_was_too_large_for_it() -> None:
     handler = make_handler(handle, "t", kind="cpu", name="resize", max_memory=100 * MIB)
     reason = too_grown_for(delivery_to(Subscription(handler, FakeLane())))
 
-    assert reason == "growing nearly to the max_memory of resize, 100 MiB, before it ran that"
+    assert reason == "growing nearly to the max_memory of resize (100 MiB), before it ran resize"
