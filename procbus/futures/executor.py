@@ -345,8 +345,8 @@ class BusExecutor(Executor):
         in_callback = isinstance(running.get(), CallbackSeat)
         if self._own or in_callback or self._desk.has(context.event_id):
             raise RuntimeError(
-                f"shutdown() inside {context.handler} would wait for that call itself: call it outside, "
-                "or use shutdown(wait=False)"
+                f"shutdown() inside {context.handler} would wait for that call itself: call it "
+                "outside, or use shutdown(wait=False)"
             )
 
 
