@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES_FOR_USERS = [page for page in PAGES if page.parent.name != "internals"]
 PAGES_OF_BENCHMARKS = sorted((ROOT / "bench").glob("*.md"))
+ALL_PAGES = [*PAGES, *PAGES_OF_BENCHMARKS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 # Maximum of the word "what" in 1,000 words of a page; because a clause that it opens has no noun.
 WHAT_AT_MOST = 4
@@ -79,12 +80,12 @@ def test_each_page_for_users_speaks_to_its_reader(page: Path) -> None:
     assert in_a_thousand(words_of([page]), "you", "your") >= YOU_AT_LEAST
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_each_page_seldom_says_what_for_a_thing_that_has_a_name(page: Path) -> None:
     assert in_a_thousand(words_of([page]), "what") <= WHAT_AT_MOST
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_sentences_of_a_page_begin_with_a_noun(page: Path) -> None:
     nounless = [
         sentence
@@ -95,7 +96,7 @@ def test_sentences_of_a_page_begin_with_a_noun(page: Path) -> None:
     assert not nounless, "\n".join(nounless)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_sentences_of_a_page_name_their_things(page: Path) -> None:
     vague = [
         sentence
@@ -106,7 +107,7 @@ def test_sentences_of_a_page_name_their_things(page: Path) -> None:
     assert not vague, "\n".join(vague)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *PAGES_OF_BENCHMARKS], ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_sentences_of_a_page_are_short(page: Path) -> None:
     long = [
         sentence
