@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Cancelled,
         CircuitOpen,
         ExpectTimeout,
+        HandlerExited,
         HandlerTimeout,
         JobFailed,
         JournalError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         SubscriptionError,
         TopicError,
         WorkerDied,
+        WorkerTraceback,
     )
     from procbus.core.handler import CallOptions, Handler, HandlerOptions, Limits
     from procbus.core.listeners import Listening
@@ -99,6 +101,7 @@ __all__ = [
     "Expected",
     "Handler",
     "HandlerContext",
+    "HandlerExited",
     "HandlerOptions",
     "HandlerStats",
     "HandlerTimeout",
@@ -138,6 +141,7 @@ __all__ = [
     "WorkerHealth",
     "WorkerStalled",
     "WorkerStarted",
+    "WorkerTraceback",
     "current",
     "executor",
     "freeze_support",

@@ -242,10 +242,11 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
     # Imported here because they need cloudpickle, and a bus may do without workers.
     from procbus.codec.encoder import encode_definition
     from procbus.codec.fault_path import path_of_fault
+    from procbus.core.frames import useful_cause
 
     try:
         encode_definition(worker_init)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code
         name = name_of(worker_init)
         path = path_of_fault(worker_init, name)
         raise SerializationError(
@@ -253,7 +254,7 @@ def _check_travels(worker_init: Callable[[], object]) -> None:
             f"{f' because of {path}' if path else ''}: {type(error).__name__}: {error}. "
             f"Make that object inside the function",
             path,
-        ) from error
+        ) from useful_cause(error)
 
 
 #: Options of the bus that only worker processes keep.

@@ -20,6 +20,7 @@ from typing import Any
 from procbus.codec import by_value
 from procbus.codec.encoder import PROTOCOL, cannot_encode, encode_definition, travels_by_value
 from procbus.core.errors import SerializationError
+from procbus.core.frames import useful_cause
 from procbus.core.user_objects import bases_of, class_name, named, short_repr
 
 #: Maximum depth of the search, in parts; because a longer path helps no reader.
@@ -46,8 +47,8 @@ def check_travels(function: Callable[..., Any], name: str) -> None:
         encode_definition(function)
     except KeyboardInterrupt:  # Ctrl-C of the script that subscribes
         raise
-    except BaseException as error:
-        raise handler_fault(function, name, error) from error
+    except BaseException as error:  # noqa: BLE001 - the user's code
+        raise handler_fault(function, name, error) from useful_cause(error)
 
 
 def handler_fault(
@@ -103,13 +104,13 @@ def check_variables(variables: Sequence[ContextVar[Any]]) -> None:
             encode_definition(variable)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the user's code
             raise SerializationError(
                 f"the default of the context variable {variable.name!r} cannot travel to a worker "
                 f"process, as carry= would need: {named(error)}. Define the variable in a module "
                 "that workers can import, or without that default",
                 variable.name,
-            ) from error
+            ) from useful_cause(error)
 
 
 def variable_fault(

@@ -175,6 +175,25 @@ class HandlerExited(ProcbusError):
     `sys.exit(0)` with a status of success. So `result()` raises this error instead, with the
     original as its `__cause__`.
 
+    Example:
+        ```python
+        import sys
+
+        from procbus import EventBus, HandlerExited
+
+
+        def stop(word: str) -> None:
+            sys.exit(0)
+
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("word", stop)
+            try:
+                bus.publish("word", "last").result()
+            except HandlerExited as error:
+                assert isinstance(error.__cause__, SystemExit)
+        ```
+
     Attributes:
         handler: name of the handler.
         event_id: id of the event.
@@ -493,9 +512,29 @@ class ExpectTimeout(ProcbusError, TimeoutError):
 class WorkerTraceback(Exception):
     """The traceback that a handler's exception had in its worker, as text.
 
-    It is the `__cause__` of an exception that came back from a worker process.
+    It is the `__cause__` of an exception that came back from a worker process. Its text begins at
+    the handler.
+
+    Example:
+        ```python
+        from json import loads
+
+        from procbus import EventBus, WorkerTraceback
+
+        with EventBus(handlers=[]) as bus:
+            bus.subscribe("number", loads, kind="cpu")
+            try:
+                bus.publish("number", "seven").result()
+            except ValueError as error:
+                assert isinstance(error.__cause__, WorkerTraceback)
+        ```
     """
 
     def __str__(self) -> str:
         """Set the text off, as it is shown above the traceback of this process."""
         return f'\n"""\n{self.args[0]}"""'
+
+
+for _found in (*globals().values(),):
+    if isinstance(_found, type) and issubclass(_found, ProcbusError | WorkerTraceback):
+        _found.__module__ = "procbus"  # the name that tracebacks show is the one to import

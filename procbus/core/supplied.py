@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from contextvars import Context
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from procbus.core.context import HandlerContext, running, running_context
@@ -71,13 +70,7 @@ class Supplied:
         with ExitStack() as stack:
             attempt = _Attempt(self.name, context)
             own: dict[str, Any] = {}
-            try:
-                given = {
-                    name: _get(needed, shelf, attempt, stack, own) for name, needed in self.needs
-                }
-            except BaseException as error:
-                error.__traceback__ = _of_the_user(error.__traceback__)
-                raise
+            given = {name: _get(needed, shelf, attempt, stack, own) for name, needed in self.needs}
             if not own:
                 shelf.keep(self, given)
             return self.function(event, **given)
@@ -96,11 +89,7 @@ class Supplied:
         attempt = _Attempt(self.name, self._context())
         for each in dict.fromkeys(all_needs(self.needs)):
             if each.scope != "event" and not each.is_async:
-                try:
-                    worker.shelf.get(each, attempt)
-                except BaseException as error:
-                    error.__traceback__ = _of_the_user(error.__traceback__)
-                    raise
+                worker.shelf.get(each, attempt)
 
     def open_eager(self, worker: CurrentWorker) -> None:
         """Open the eager resources, because their worker starts; a failure is logged."""
@@ -135,14 +124,10 @@ class SuppliedAsync(Supplied):
         async with AsyncExitStack() as stack:
             attempt = _Attempt(self.name, context)
             own: dict[str, Any] = {}
-            try:
-                given = {
-                    name: await _get_async(needed, shelf, attempt, stack, own)
-                    for name, needed in self.needs
-                }
-            except BaseException as error:
-                error.__traceback__ = _of_the_user(error.__traceback__)
-                raise
+            given = {
+                name: await _get_async(needed, shelf, attempt, stack, own)
+                for name, needed in self.needs
+            }
             if not own:
                 shelf.keep(self, given)
             return await self.function(event, **given)
@@ -172,17 +157,6 @@ def log_late(resource: Resource[Any]) -> None:
         "the eager resource %s could not be opened: the first event that needs it tries again",
         resource.name,
     )
-
-
-def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames between a handler and the code that opens its resource."""
-    found = trace
-    while found is not None and found.tb_frame.f_globals.get("__name__") in _BETWEEN:
-        found = found.tb_next
-    return trace if found is None else found
-
-
-_BETWEEN = {__name__, "procbus.core.shelf", "procbus.lanes.loop_shelf", "contextlib"}
 
 
 def _no_event(*_: Any) -> None:

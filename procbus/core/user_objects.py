@@ -92,10 +92,21 @@ def set_cause(error: BaseException, cause: BaseException | None) -> None:
     _CAUSE.__set__(error, cause)
 
 
+def context_of(error: BaseException) -> BaseException | None:
+    """The exception that was being handled when this one was raised."""
+    context: BaseException | None = _CONTEXT.__get__(error)
+    return context
+
+
 def traceback_of(error: BaseException) -> TracebackType | None:
     """The traceback of an exception."""
     found: TracebackType | None = _TRACEBACK.__get__(error)
     return found
+
+
+def set_traceback(error: BaseException, trace: TracebackType | None) -> None:
+    """Set the traceback of an exception."""
+    _TRACEBACK.__set__(error, trace)
 
 
 #: The place where an exception was raised, and the exception that was being handled there.

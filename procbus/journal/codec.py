@@ -20,6 +20,7 @@ from procbus.codec.fault_path import path_of_fault
 from procbus.codec.outcomes import outcome_from, plain_outcome
 from procbus.core.dead_letter import summary_of
 from procbus.core.errors import JournalError, SerializationError
+from procbus.core.frames import useful_cause
 from procbus.core.outcome import Outcome, OutcomeKind
 
 CodecName = Literal["pickle", "json"]
@@ -72,13 +73,14 @@ class PickleCodec:
             return 1, _dumps(obj, PROTOCOL)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # noqa: BLE001 - the second way below reports its own error
-            try:
-                return 1, encode_alone(obj)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # the user's code; a SystemExit does not end the script
-                raise _cannot(obj, what, error) from error
+        except BaseException:  # noqa: BLE001, S110 - the second way reports its own error
+            pass
+        try:
+            return 1, encode_alone(obj)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code; a SystemExit does not end the script
+            raise _cannot(obj, what, error) from useful_cause(error)
 
     def decode(self, form: int, data: bytes, type_name: str) -> Any:  # noqa: ARG002 - pickles tell
         """Make the object again."""
@@ -125,8 +127,8 @@ class JsonCodec:
             same = type(again) is type(obj) and bool(again == obj)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # the user's code; a SystemExit does not end the script
-            raise _cannot(obj, what, error) from error
+        except BaseException as error:  # noqa: BLE001 - the user's code; a SystemExit does not end the script
+            raise _cannot(obj, what, error) from useful_cause(error)
         if not same:
             raise SerializationError(
                 f"{what} cannot be written to the journal: JSON would turn it into another object "

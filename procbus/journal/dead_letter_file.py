@@ -25,6 +25,7 @@ from procbus.codec.fault_path import path_of_fault
 from procbus.codec.outcomes import pickles_of, unpickle
 from procbus.core.dead_letter import DeadLetter
 from procbus.core.errors import JournalError, ProcbusError, SerializationError
+from procbus.core.frames import useful_cause
 from procbus.journal.codec import DataForm, PickleCodec
 from procbus.journal.storage.database import Image
 from procbus.journal.storage.records import SHIFT
@@ -154,14 +155,14 @@ def _ids_for(letters: Sequence[DeadLetter]) -> Iterator[int]:
 def _pickles_of_event(letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
     try:
         return pickles_of(letter.event)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code
         path = path_of_fault(letter.event, "event")
         raise SerializationError(
             f"the dead letter of event {letter.event_id} for {letter.handler} cannot be saved"
             f"{f' because of {path}' if path else ''}: {type(error).__name__}: {error}. Nothing "
             "was saved; leave that letter out with filter()",
             path,
-        ) from error
+        ) from useful_cause(error)
 
 
 def _checksum(*values: object) -> int:
@@ -212,12 +213,12 @@ def _letter_from(name: str, row: tuple[Any, ...]) -> DeadLetter:
     event_id, kind, by_value, failed_at, quarantined, outcomes, topic, data, handler, _ = row
     try:
         event = unpickle((None, data) if by_value is None else (data, by_value))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code
         raise ProcbusError(
             f"event {event_id} for {handler} in {name} could not be loaded: "
             f"{type(error).__name__}: {error}. Nothing was loaded; make sure that its classes can "
             "be imported here"
-        ) from error
+        ) from useful_cause(error)
     return DeadLetter(
         event_id=event_id,
         event=event,

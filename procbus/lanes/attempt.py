@@ -12,6 +12,7 @@ from procbus.core.carry import Carried
 from procbus.core.context import another, kept
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import HandlerTimeout, MemoryLimitExceeded, ProcbusError
+from procbus.core.frames import begin_at_the_user
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.progress import Progress
 from procbus.core.unfinished import fault_in
@@ -118,6 +119,7 @@ def _at(progress: Progress | None) -> str:
 def failure(error: BaseException, delivery: Delivery, started_at: float, pid: int) -> Outcome:
     """Make the outcome of a handler that raised, in this process, just now."""
     ended_at = monotonic()
+    begin_at_the_user(error)
     error = error_to_tell(error, delivery)
     return Outcome(OutcomeKind.RAISED, None, error, started_at, ended_at, pid)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from procbus.codec import fault_path, script_globals
 from procbus.codec.encoder import encode_definition, is_importable
 from procbus.core.carry import Carry
+from procbus.core.frames import useful_cause
 from procbus.core.handler import Handler
 from procbus.core.notebook import redefined
 from procbus.pool.wire import HandlerDefinition
@@ -98,8 +99,9 @@ class KnownHandlers:
         if definition is None:
             try:
                 definition = encode_definition(handler.call)
-            except BaseException as error:
-                raise fault_path.handler_fault(handler.function, handler.name, error) from error
+            except BaseException as error:  # noqa: BLE001 - the user's code
+                fault = fault_path.handler_fault(handler.function, handler.name, error)
+                raise fault from useful_cause(error)
             definition = self._definitions.add(handler.number, definition)
             if _has_resources(handler):
                 self._definitions.note_needy(handler.number)

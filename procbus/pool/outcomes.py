@@ -11,6 +11,7 @@ from procbus.codec import fault_path
 from procbus.codec.encoder import decode, encode_alone
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import SerializationError, WorkerDied, WorkerTraceback
+from procbus.core.frames import begin_at_the_user, useful_cause
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.user_objects import is_a, named, set_cause
@@ -93,7 +94,8 @@ def _error_of(
             'or use kind="io"',
             path,
         )
-    error.__cause__ = WorkerTraceback(traceback)
+    if traceback:
+        error.__cause__ = WorkerTraceback(traceback)
     return error
 
 
@@ -128,7 +130,7 @@ def _result_fault(delivery: Delivery, error: BaseException) -> SerializationErro
         f"the result of {delivery.handler.name} for event {delivery.event_id} could not be loaded "
         f"in this process: {named(error)}"
     )
-    wrong.__cause__ = error
+    wrong.__cause__ = useful_cause(error)
     return wrong
 
 
@@ -138,8 +140,9 @@ def cannot_travel(delivery: Delivery, receipt: Receipt, error: BaseException) ->
         fault = fault_path.event_fault(
             delivery.handler.name, delivery.event_id, receipt.event, error
         )
-        fault.__cause__ = error
+        fault.__cause__ = useful_cause(error)
         error = fault
+    begin_at_the_user(error)
     return Outcome(OutcomeKind.RAISED, error=error)
 
 

@@ -16,6 +16,7 @@ from procbus.codec.encoder import PARENT, ClassNumber, Encoder, decode, define_c
 from procbus.codec.in_head import Shapes, size_in_head
 from procbus.core.carry import Carried
 from procbus.core.delivery import Delivery
+from procbus.core.frames import useful_cause
 from procbus.core.outcome import Outcome, OutcomeKind
 from procbus.core.receipt import Receipt
 from procbus.core.subscription import Subscription
@@ -327,9 +328,10 @@ class ParentEnd:
         pairs = carried.pairs()
         try:
             data = self._encoder.encode_whole(pairs)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the user's code
             named = [(carry.variables[place].name, value) for place, value in pairs]
-            raise fault_path.variable_fault(named, error) from error
+            fault = fault_path.variable_fault(named, error)
+            raise fault from useful_cause(error)
         self._carried = carried, (carry.number, data)
         return self._carried[1]
 

@@ -30,9 +30,10 @@ from procbus.core.context import (
     run_seated,
     running,
 )
+from procbus.core.frames import useful_cause
 from procbus.core.log import pool_log as log
 from procbus.core.unfinished import complete, unfinished
-from procbus.core.user_objects import bases_of, full_name, is_a
+from procbus.core.user_objects import bases_of, full_name, is_a, text_of, traceback_of
 from procbus.core.worker import CurrentWorker
 from procbus.pool.child.self import described, flush_output, resident_bytes
 from procbus.pool.child.usage import TIMED, Tally
@@ -139,6 +140,9 @@ class Ends:
             travelling = self._travelling(error)
             if travelling is None:
                 kinds = tuple(map(full_name, bases_of(type(error))))
+        else:  # the parent tells it by the summary
+            cause = useful_cause(error)
+            text = "" if cause is None else text_of(cause, traceback_of(cause))
         value = (travelling, summary, text, path, missing if type(missing) is str else None, kinds)
         frame = self._encoder.encode_whole((int(ending), value, dropped))
         made = _packed(self._encoder.take_definitions())

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+from procbus.core.frames import users_part
 from procbus.core.user_objects import attribute, named, text_of, traceback_of
 from procbus.system.procfs import own_bytes_in, read_own_bytes
 
@@ -25,10 +26,8 @@ _children: int | None = None
 
 def described(error: BaseException) -> tuple[object, str, str]:
     """Of an exception of the user's: its attribute `name`, its traceback, and a summary line."""
-    # The first entry is this module's own call of the user's function.
-    where = traceback_of(error)
-    inner = where.tb_next if where is not None else None
-    return attribute(error, "name"), text_of(error, inner), named(error)
+    where = users_part(traceback_of(error))
+    return attribute(error, "name"), text_of(error, where), named(error)
 
 
 def resident_bytes() -> int:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Tracebacks that begin at the user's code: without the frames of procbus that lead there."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from procbus.core.user_objects import (
+    cause_of,
+    context_of,
+    set_traceback,
+    traceback_of,
+)
+
+#: Modules that procbus calls between its own code and the user's.
+_BETWEEN = frozenset(["cloudpickle.cloudpickle", "contextlib", "copyreg", "pickle", "procbus"])
+#: The demo's handlers are written as a user writes them.
+_AS_A_USER = "procbus.demo."
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback from the user's first frame on; None if it has none."""
+    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    return trace
+
+
+def begin_at_the_user(error: BaseException) -> None:
+    """Cut the traceback of an exception that the user's code raised."""
+    set_traceback(error, users_part(traceback_of(error)))
+
+
+def useful_cause(error: BaseException) -> BaseException | None:
+    """Choose the cause to show with an error that already says what another one said.
+
+    Args:
+        error: the other error, in most cases of pickle.
+
+    Returns:
+        The error, or the first of its causes, that has a frame of the user's, such as one of a
+        `__getstate__`. Its traceback begins there. None if none of them has.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if users_part(traceback_of(found)) is not None:
+            begin_at_the_user(found)
+            return found
+        found = cause_of(found) or context_of(found)
+    return None
+
+
+def _is_ours(module: object) -> bool:
+    if module in _BETWEEN:
+        return True
+    if type(module) is not str:
+        return False
+    return module.startswith("procbus.") and not module.startswith(_AS_A_USER)
