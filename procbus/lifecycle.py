@@ -13,11 +13,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Never
 
 from procbus.core.context import running_context
-from procbus.core.errors import BusClosed, JournalError, ProcbusError
+from procbus.core.errors import BusClosed, JournalError, OptionError, ProcbusError
 from procbus.core.log import log
 from procbus.core.log_origin import leave_out_origins
 from procbus.core.own_thread import run_in_thread
 from procbus.core.subscription import Subscription
+from procbus.core.validation import is_real, shown
 from procbus.dispatch.admission import Admission
 from procbus.dispatch.dispatcher import Dispatcher
 from procbus.lanes.lanes import Lanes
@@ -97,6 +98,7 @@ class Lifecycle:
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until nothing is pending; return whether that happened in time."""
+        _check_timeout(timeout)
         self.check_process()
         self._check_outside("drain")
         self._dispatcher.resume()
@@ -108,6 +110,7 @@ class Lifecycle:
 
     def close(self, timeout: float | None = None, cancel: bool = False) -> None:
         """Refuse further events, finish or cancel pending ones, and end all workers. Idempotent."""
+        _check_timeout(timeout)
         if self._pid != os.getpid():
             return  # a forked child: the parts belong to its parent
         self._check_outside("close")
@@ -273,3 +276,10 @@ class Lifecycle:
                 f"{method}() inside the handler {context.handler} would wait for that handler "
                 "itself: call it outside"
             )
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is not None and not is_real(timeout, -inf, inf):
+        raise OptionError(
+            f"timeout must be a number of seconds, or None for no limit, not {shown(timeout)}"
+        )

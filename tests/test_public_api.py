@@ -2,6 +2,7 @@
 """The names and signatures that users rely on, and that they type-check."""
 
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import Any, get_args
 import pytest
 
 import procbus
-from procbus import Delivery, EventBus, HandlerTimeout, ProcbusError, Receipt, subscribe
+from procbus import (
+    Delivery,
+    EventBus,
+    HandlerTimeout,
+    ProcbusError,
+    Receipt,
+    WorkerTraceback,
+    subscribe,
+)
 from procbus.core.receipt import FanReceipt, SoleReceipt
 
 NAMES = [
@@ -105,10 +114,18 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
 
 def test_every_error_is_a_procbus_error():
     errors = [e for n in NAMES if isinstance(e := getattr(procbus, n), type)]
-    errors = [e for e in errors if issubclass(e, Exception)]
+    errors = [e for e in errors if issubclass(e, Exception) and e is not WorkerTraceback]
     assert HandlerTimeout in errors
-    assert len(errors) == 17
+    assert len(errors) == 18
     assert all(issubclass(e, ProcbusError) for e in errors)
+
+
+def test_errors_are_shown_by_the_name_to_import_and_survive_pickle() -> None:
+    for name in NAMES:
+        found = getattr(procbus, name)
+        if isinstance(found, type) and issubclass(found, Exception):
+            assert (found.__module__, found.__qualname__) == ("procbus", name)
+            assert pickle.loads(pickle.dumps(found)) is found
 
 
 def parameters(function: object) -> dict[str, object]:

@@ -284,7 +284,7 @@ class View:
             if worker["name"] == name and worker["event_id"] is not None:
                 self._question = f"cancel {name} {worker['event_id']}"
                 self._message = (
-                    f"cancel {worker['handler']} with event {worker['event_id']}? y: yes"
+                    f"cancel {worker['handler']} with event #{worker['event_id']}? y: yes"
                 )
                 return
         if name is not None:

@@ -172,7 +172,7 @@ class BatchCall:
 def events_of(ids: Sequence[int]) -> str:
     """Name the events of a call, for people."""
     if len(ids) == 1:
-        return f"event {ids[0]}"
+        return f"event #{ids[0]}"
     if len(ids) > _FEW and ids[-1] - ids[0] == len(ids) - 1:  # in order, as nearly always
         return f"{len(ids)} events ({ids[0]} to {ids[-1]})"
     if len(ids) <= _FEW:

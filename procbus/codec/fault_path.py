@@ -59,9 +59,13 @@ def handler_fault(
     where = f" because of {path}" if path else ""
     return SerializationError(
         f"cpu handler {name} cannot travel to a worker process{where}: "
-        f"{named(error)}. {_remedy(error)}",
+        f"{_said(error)}. {_remedy(error)}",
         path,
     )
+
+
+def _said(error: BaseException) -> str:
+    return named(error).rstrip(".")
 
 
 def _remedy(error: BaseException) -> str:
@@ -85,8 +89,8 @@ def event_fault(
     """Make the error for an event that cannot be pickled."""
     path = path_of_fault(event, "event")
     return SerializationError(
-        f"event {event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
-        f"{f' because of {path}' if path else ''}: {named(error)}. "
+        f"event #{event_id} ({class_name(event)}) cannot travel to a worker process for {handler}"
+        f"{f' because of {path}' if path else ''}: {_said(error)}. "
         + (_TOO_DEEP if "deep recursion" in str(error) else "")
         + 'Publish plain data, or take the event with a kind="io" handler',
         path,
@@ -126,7 +130,7 @@ def variable_fault(
     path = next(filter(None, found), "")
     return SerializationError(
         "a context variable that EventBus(carry=...) takes along cannot travel to a worker process"
-        f"{f' because of {path}' if path else ''}: {named(error)}. Keep plain data in it, or "
+        f"{f' because of {path}' if path else ''}: {_said(error)}. Keep plain data in it, or "
         "leave it out of carry=",
         path,
     )

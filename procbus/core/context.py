@@ -258,7 +258,7 @@ class HandlerContext:
         """
         if self._state.cancelled():
             raise Cancelled(
-                f"{self.handler} stopped with event {self.event_id}, which was cancelled",
+                f"{self.handler} stopped with event #{self.event_id}, which was cancelled",
                 handler=self.handler,
                 event_id=self.event_id,
             )
@@ -270,7 +270,7 @@ class HandlerContext:
 
     def __repr__(self) -> str:
         """Say which handler runs which event."""
-        return f"<current: {self.handler} with event {self.event_id}, attempt {self.attempt}>"
+        return f"<current: {self.handler} with event #{self.event_id}, attempt {self.attempt}>"
 
 
 def _unheard(done: Amount, total: Amount | None, note: str) -> None:

@@ -97,9 +97,9 @@ class DeadLetter:
 
     def describe(self) -> str:
         """Say in a few lines what failed, how often, when and why."""
-        what = class_name(self.event) if self.topic is None else f"topic {self.topic}"
+        what = event_in(self)
         lines = [
-            f"{self.handler} ({self.kind}) failed with event {self.event_id} ({what}) "
+            f"{self.handler} ({self.kind}) failed with event #{self.event_id} ({what}) "
             f"at {self.failed_at:%Y-%m-%d %H:%M:%S} UTC",
             f"  event: {short_repr(self.event)}",
         ]
@@ -120,7 +120,12 @@ class DeadLetter:
     def __repr__(self) -> str:
         """Say which event, which handler and why, in one short line."""
         why = short_repr(self.error)
-        return f"<DeadLetter of event {self.event_id} for {self.handler}: {why}>"
+        return f"<DeadLetter of event #{self.event_id} for {self.handler}: {why}>"
+
+
+def event_in(letter: DeadLetter) -> str:
+    """Name the topic that the event of a letter was published to, or else its class."""
+    return class_name(letter.event) if letter.topic is None else f"topic {letter.topic}"
 
 
 def letter_of(

@@ -300,7 +300,7 @@ class Delivery(Generic[ResultT_co]):
 
     def __repr__(self) -> str:
         """Say which event, which handler and how it stands."""
-        text = f"<Delivery of event {self.event_id} to {self.handler.name}: {self.state.value}"
+        text = f"<Delivery of event #{self.event_id} to {self.handler.name}: {self.state.value}"
         if self.run_s is not None:
             text += f" after {self.run_s:.3g} s"
         if self.receipt is None and self.failure is not None:
@@ -325,7 +325,7 @@ def cancelled(delivery: Delivery, ran_s: float | None = None, why: str = "") -> 
     how = "before its handler began" if ran_s is None else f"after {ran_s:.3g} s in its handler"
     handler, event_id = delivery.handler.name, delivery.event_id
     error = Cancelled(
-        f"the delivery of event {event_id} to {handler} was cancelled {how}: {why}",
+        f"the delivery of event #{event_id} to {handler} was cancelled {how}: {why}",
         handler=handler,
         event_id=event_id,
     )
@@ -375,8 +375,8 @@ def error_to_tell(error: BaseException, delivery: Delivery) -> BaseException:
         return error
     handler, event_id = delivery.handler.name, delivery.event_id
     exited = HandlerExited(
-        f"{handler} raised {short_repr(error)} with event {event_id}: that fails the delivery, and "
-        "ends neither script nor worker. Return from the handler to end it early, or raise an "
+        f"{handler} raised {short_repr(error)} with event #{event_id}: that fails the delivery, "
+        "and ends neither script nor worker. Return from the handler to end it early, or raise an "
         "exception of your own",
         handler=handler,
         event_id=event_id,

@@ -37,7 +37,7 @@ class Origin(NamedTuple):
         where = f"worker {self.worker_pid}"
         if self.event_id is None:
             return where
-        return f"{self.handler} with event {self.event_id}, {where}"
+        return f"{self.handler} with event #{self.event_id}, {where}"
 
 
 def origin_here(pid: int) -> Origin:

@@ -69,7 +69,7 @@ def _told(receipt: Receipt, error: BaseException) -> KeyboardInterrupt | None:
     """Log the exception of a callback, and never raise; return it if it is Ctrl-C."""
     if not (isinstance(error, KeyboardInterrupt) and in_main_thread()):
         try:
-            log.error("a callback for event %d raised", receipt.id, exc_info=error)
+            log.error("a callback for event #%d raised", receipt.id, exc_info=error)
         except BaseException as raised:  # noqa: BLE001 - the user's log handler, or Ctrl-C in it
             error = raised
     return error if isinstance(error, KeyboardInterrupt) and in_main_thread() else None
@@ -320,7 +320,7 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         self._wait_or_raise(timeout)
         errors = [e for d in self.deliveries if (e := d.exception()) is not None]
         if len(errors) > 1:
-            raise BaseExceptionGroup(f"{len(errors)} handlers failed for event {self.id}", errors)
+            raise BaseExceptionGroup(f"{len(errors)} handlers failed for event #{self.id}", errors)
         if errors:
             raise errors[0]
         return [delivery.result() for delivery in self.deliveries]
@@ -378,28 +378,28 @@ class Receipt(Generic[EventT_co, ResultT_co]):
         if not deliveries:
             wanted = kind_of_event(self.event) if self.topic is None else repr(self.topic)
             raise ProcbusError(
-                f"event {self.id} has no result, because no handler takes {wanted}: subscribe one "
+                f"event #{self.id} has no result, because no handler takes {wanted}: subscribe one "
                 "before publishing"
             )
         names = ", ".join([each.handler.name for each in deliveries[:_NAMED]])
         more = ", ..." if len(deliveries) > _NAMED else ""
         raise ProcbusError(
-            f"event {self.id} has {len(deliveries)} handlers ({names}{more}), so it has no one "
+            f"event #{self.id} has {len(deliveries)} handlers ({names}{more}), so it has no one "
             "result: use results(), or look at each of receipt.deliveries"
         )
 
     def _wait_or_raise(self, timeout: float | None) -> None:
         if not self.wait(timeout):
-            raise TimeoutError(f"event {self.id} was not settled within {timeout} s: {self!r}")
+            raise TimeoutError(f"event #{self.id} was not settled within {timeout} s: {self!r}")
 
     def __repr__(self) -> str:
         """Say which event it is and how its deliveries stand."""
         what = self.topic if self.topic is not None else type(self.event).__name__
         if not self.deliveries:
-            return f"<Receipt of event {self.id} ({what}): no handler>"
+            return f"<Receipt of event #{self.id} ({what}): no handler>"
         states = [delivery.state for delivery in self.deliveries]
         counts = [f"{n} {s.value}" for s in DeliveryState if (n := states.count(s))]
-        return f"<Receipt of event {self.id} ({what}): {', '.join(counts)}>"
+        return f"<Receipt of event #{self.id} ({what}): {', '.join(counts)}>"
 
     def _repr_html_(self) -> str:
         """Show it in a notebook, with a row for each delivery."""

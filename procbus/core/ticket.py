@@ -113,8 +113,8 @@ def waits_for_itself(delivery: Delivery, receipt: Receipt) -> str:
             else:
                 continue
             return (
-                f"{handler.name} waits in event {own.event_id} for its own delivery of event "
-                f"{receipt.id}, which would never begin: {what} before this one has ended. Do not "
+                f"{handler.name} waits in event #{own.event_id} for its own delivery of event "
+                f"#{receipt.id}, which would never begin: {what} before this one has ended. Do not "
                 "wait for it, or let another handler do that part"
             )
     return ""

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from procbus.core.errors import TopicError
 from procbus.core.introspection import is_function, name_of
+from procbus.core.user_objects import short_repr
 
 Topic: TypeAlias = type | str
 """A class (for its instances and its subclasses' instances) or a dotted string, maybe a pattern."""
@@ -170,10 +171,21 @@ def _checked(topic: object) -> Topic:
     )
 
 
+def _no_topic_to_publish_to(given: object) -> TopicError:
+    text = f"a topic to publish to is a dotted string, not {short_repr(given)}"
+    if isinstance(given, type):
+        return TopicError(
+            f"{text}: publish the object alone, as in bus.publish(event); its class is its topic"
+        )
+    if callable(given):
+        return TopicError(f"{text}; bus.call(handler, event) is for one handler")
+    return TopicError(f'{text}; the topic comes first, as in bus.publish("my.topic", payload)')
+
+
 def _words(topic: str) -> list[str]:
     """Split a topic, after the checks that patterns and concrete topics share."""
     if not isinstance(topic, str):
-        raise TopicError(f"a topic to publish to is a dotted string, not {topic!r}")
+        raise _no_topic_to_publish_to(topic)
     if not topic:
         raise TopicError('an empty topic; write words parted by dots, such as "order.updated"')
     if any(character.isspace() for character in topic):

@@ -322,7 +322,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
     named = [handler for handler in handlers if handler.name == letter.handler]
     if not named:
         raise NoSuchHandler(
-            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, "
+            f"the dead letter of event #{letter.event_id} is for the handler {letter.handler}, "
             "which is not subscribed to this bus: subscribe it under that name, or leave the "
             "letter out with filter()"
         )
@@ -332,7 +332,7 @@ def handler_for(letter: DeadLetter, handlers: Iterable[Handler]) -> Handler:
         named = list(taking.match(letter.event, letter.topic)) or named
     if not all(same_function(handler.function, named[0].function) for handler in named):
         raise ProcbusError(
-            f"the dead letter of event {letter.event_id} is for the handler {letter.handler}, but "
+            f"the dead letter of event #{letter.event_id} is for the handler {letter.handler}, but "
             f"{len(named)} handlers on this bus have that name: give each its own, with name="
         )
     return named[-1]  # the last one counts, as for an event that is published
@@ -376,4 +376,4 @@ def call_hook(hook: Callable[[DeadLetter], object], letter: DeadLetter) -> None:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and in_main_thread():
             raise  # Ctrl-C, which must end the script
-        log.exception("on_failure= raised for %s with event %d", letter.handler, letter.event_id)
+        log.exception("on_failure= raised for %s with event #%d", letter.handler, letter.event_id)

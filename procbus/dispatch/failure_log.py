@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from time import monotonic
 
-from procbus.core.dead_letter import DeadLetter, summary_of
+from procbus.core.dead_letter import DeadLetter, event_in, summary_of
 from procbus.core.delivery import Delivery
 from procbus.core.errors import HandlerExited, WorkerTraceback
 from procbus.core.flood import ERROR_RATE, TELL_S, Allowance
@@ -80,7 +80,7 @@ class FailureLog:
         if with_traceback:
             _log_with_traceback(text, error, origin)
         elif first is not None and first != letter.event_id:
-            log.error("%s; its traceback is as with event %d", text, first, extra=about(origin))
+            log.error("%s; its traceback is as with event #%d", text, first, extra=about(origin))
         else:
             log.error("%s", text, extra=about(origin))
 
@@ -123,13 +123,15 @@ def raised_at(error: BaseException) -> str:
 
 def _text_of(delivery: Delivery, letter: DeadLetter) -> str:
     outcome = letter.outcome
-    text = f"{letter.handler} failed with event {letter.event_id}: {outcome.kind.value}"
+    of = f"event #{letter.event_id} ({event_in(letter)})"
+    text = f"{letter.handler} failed with {of}: {outcome.kind.value}"
     if delivery.earlier:
         text += f", at the last of {len(letter.outcomes)} attempts"
     if letter.quarantined:
         text += "; it is not tried again, since it killed its worker each time"
     if outcome.dropped_events:
-        text += f" ({outcome.dropped_events} events dropped)"
+        dropped = outcome.dropped_events
+        text += f" ({dropped} {'event' if dropped == 1 else 'events'} dropped)"
     return f"{text}: {summary_of(outcome.error)}"
 
 

@@ -125,7 +125,7 @@ class SendOff:
                     Outcome(
                         OutcomeKind.CANCELLED,
                         error=error
-                        or ProcbusError(f"publishing event {each.event_id} was interrupted"),
+                        or ProcbusError(f"publishing event #{each.event_id} was interrupted"),
                     ),
                 )
                 for each in left

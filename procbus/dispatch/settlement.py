@@ -363,7 +363,7 @@ class Settlement:
         attempt = len(delivery.earlier)
         wait_s = wait_of(handler.name, handler.retry.backoff, attempt, outcome)
         log.warning(
-            "%s with event %d: attempt %d of %d %s (%s); the next one in %.2g s",
+            "%s with event #%d: attempt %d of %d %s (%s); the next one in %.2g s",
             handler.name,
             delivery.event_id,
             attempt,

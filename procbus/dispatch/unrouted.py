@@ -36,4 +36,8 @@ class Unrouted:
             hint = ""
             if topic is None and isinstance(event, str):
                 hint = ' (to publish to a topic, give a payload too: publish("topic", payload))'
+            elif topic is None and isinstance(event, type):
+                hint = (
+                    f" (the class {event.__qualname__} itself was published, and no object of it)"
+                )
             log.warning("no handler takes events of %s%s; they go nowhere", name, hint)

@@ -242,6 +242,6 @@ def _name_call(error: WorkerDied | HandlerTimeout | MemoryLimitExceeded, items: 
     given = [short_repr(each) for each in args]
     given += [f"{key}={short_repr(each)}" for key, each in kwargs.items()]
     text = str(error).replace(f", at {error.progress}", "").replace(f" at {error.progress}", "")
-    batch = f"{error.handler} with event {error.event_id}"
+    batch = f"{error.handler} with event #{error.event_id}"
     call = f"{module}.{name}({', '.join(given)})"
     error.args = (text.replace(batch, call, 1) if batch in text else f"{text}; it ran {call}",)

@@ -157,7 +157,7 @@ class JobBook:
         by = self._publisher()
         if by is not None and job in self._jobs_of(by.event_ids):
             raise ProcbusError(
-                f"{by.handler} waits in event {by.event_id} for the job {job.name!r}, which "
+                f"{by.handler} waits in event #{by.event_id} for the job {job.name!r}, which "
                 "cannot end before this handler has: subscribe a handler to JobDone in its place"
             )
 

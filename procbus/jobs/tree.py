@@ -65,7 +65,7 @@ def drawn(nodes: Mapping[int, Node]) -> Iterator[str]:
     while waiting:
         before, own, thing = waiting.pop()
         if isinstance(thing, Node):
-            yield f"{before}{own}event {thing.event_id}, {thing.label}"
+            yield f"{before}{own}event #{thing.event_id}, {thing.label}"
             below: Iterable[Node | tuple[Node, Leaf]] = [(thing, leaf) for leaf in thing.leaves]
         else:
             node, leaf = thing

@@ -158,7 +158,7 @@ def _pickles_of_event(letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
     except Exception as error:  # noqa: BLE001 - the user's code
         path = path_of_fault(letter.event, "event")
         raise SerializationError(
-            f"the dead letter of event {letter.event_id} for {letter.handler} cannot be saved"
+            f"the dead letter of event #{letter.event_id} for {letter.handler} cannot be saved"
             f"{f' because of {path}' if path else ''}: {type(error).__name__}: {error}. Nothing "
             "was saved; leave that letter out with filter()",
             path,
@@ -215,7 +215,7 @@ def _letter_from(name: str, row: tuple[Any, ...]) -> DeadLetter:
         event = unpickle((None, data) if by_value is None else (data, by_value))
     except Exception as error:  # noqa: BLE001 - the user's code
         raise ProcbusError(
-            f"event {event_id} for {handler} in {name} could not be loaded: "
+            f"event #{event_id} for {handler} in {name} could not be loaded: "
             f"{type(error).__name__}: {error}. Nothing was loaded; make sure that its classes can "
             "be imported here"
         ) from useful_cause(error)

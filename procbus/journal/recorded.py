@@ -60,7 +60,7 @@ class NoLane:
 def _no_result(delivery: Delivery, *, earlier_run: bool) -> ProcbusError:
     when = "in an earlier run" if earlier_run else "earlier in this run"
     return ProcbusError(
-        f"the delivery of event {delivery.event_id} to {delivery.handler.name} finished {when}, "
+        f"the delivery of event #{delivery.event_id} to {delivery.handler.name} finished {when}, "
         "and the journal kept no result: make the bus with keep_results=True"
     )
 
@@ -256,8 +256,8 @@ class RecordedDeliveries:
                 return (Outcome(OutcomeKind.SUCCEEDED, self._journal.result(recorded)),)
             except BaseException as cause:  # noqa: BLE001 - loading runs the user's code
                 error = JournalError(
-                    f"{name} succeeded with event {event_id}, but its result cannot be loaded from "
-                    f"the journal: {summary_of(cause)}"
+                    f"{name} succeeded with event #{event_id}, but its result cannot be loaded "
+                    f"from the journal: {summary_of(cause)}"
                 )
                 error.__cause__ = cause
         elif recorded.state == "dead":
@@ -265,12 +265,12 @@ class RecordedDeliveries:
             return self._journal.codec.decode_outcomes(recorded.data)
         elif recorded.state == "pending":
             error = NoSuchHandler(
-                f"event {event_id} waits in the journal for the handler {name}, which is not "
+                f"event #{event_id} waits in the journal for the handler {name}, which is not "
                 "subscribed to this bus: subscribe it under that name, and it is run"
             )
         else:
             error = ProcbusError(
-                f"{name} was cancelled with event {event_id}, or failed, and the dead letter of "
+                f"{name} was cancelled with event #{event_id}, or failed, and the dead letter of "
                 "that was replayed or cleared"
             )
         return (Outcome(OutcomeKind.RAISED, error=error),)

@@ -253,7 +253,7 @@ class Leftovers:
             return
         self._unreadable.add(about.event_id)
         log.error(
-            "event %d (%s) for %s cannot be loaded from the journal: %s. It stays there: make "
+            "event #%d (%s) for %s cannot be loaded from the journal: %s. It stays there: make "
             "sure that its classes can be imported, and start again",
             about.event_id,
             about.type_name,

@@ -64,7 +64,7 @@ def timeout_error(
     handler = delivery.handler
     limit_s = handler.limits.timeout or 0.0
     error = HandlerTimeout(
-        f"{handler.name} with event {delivery.event_id} ran longer than its timeout of "
+        f"{handler.name} with event #{delivery.event_id} ran longer than its timeout of "
         f"{limit_s:g} s and {how} after {ran_s:.3g} s{_at(progress)}",
         handler=handler.name,
         event_id=delivery.event_id,
@@ -95,7 +95,7 @@ def memory_error(
     handler = delivery.handler
     limit = handler.limits.max_memory or 0
     error = MemoryLimitExceeded(
-        f"{handler.name} with event {delivery.event_id} had {peak}, above its "
+        f"{handler.name} with event #{delivery.event_id} had {peak}, above its "
         f"max_memory of {format_size(limit)}, and its worker was killed after {ran_s:.3g} s"
         f"{_at(progress)}",
         handler=handler.name,
@@ -145,7 +145,7 @@ def keep_contexts(deliveries: Sequence[Delivery]) -> None:
 
 def place_of(delivery: Delivery) -> str:
     """Name the place of a thread that runs a delivery, in words."""
-    return f"the handler {delivery.handler.name} with event {delivery.event_id}"
+    return f"the handler {delivery.handler.name} with event #{delivery.event_id}"
 
 
 def look_at(delivery: Delivery, value: object, started_at: float, pid: int) -> Outcome | None:
@@ -164,7 +164,7 @@ def look_at(delivery: Delivery, value: object, started_at: float, pid: int) -> O
 def no_thread(delivery: Delivery, error: RuntimeError) -> Outcome:
     """Make the outcome of a delivery for which no thread could be started."""
     fault = ProcbusError(
-        f"{delivery.handler.name} cannot run with event {delivery.event_id}: {error}. Close the "
+        f"{delivery.handler.name} cannot run with event #{delivery.event_id}: {error}. Close the "
         "bus before the script ends, or leave it by `with`"
     )
     fault.__cause__ = error

@@ -472,7 +472,7 @@ class Companion(LaneThread):
             index = batch.ended + len(words.ends)
             if batch.number == words.batch and words.ran_s is not None:
                 delivery = batch.deliveries[index]
-                return f"{how} while it ran {delivery.handler.name} with event {delivery.event_id}"
+                return f"{how} while it ran {delivery.handler.name} with event #{delivery.event_id}"
         return f"{how} between two deliveries"
 
     def _charge(self, batch: Batch, gone: WorkerGone, ran_s: float) -> None:
@@ -502,7 +502,7 @@ class Companion(LaneThread):
             try:
                 self._port.settle([(delivery, _own_fault(error))])
             except BaseException:  # noqa: BLE001 - the other deliveries must be settled too
-                log.exception("procbus itself failed to settle event %d", delivery.event_id)
+                log.exception("procbus itself failed to settle event #%d", delivery.event_id)
 
     # Telling listeners.
 

@@ -422,7 +422,7 @@ class LoopLane:
         for delivery in list(self._tasks.values()):
             self.at_hand.pop(delivery, None)
             error = ProcbusError(
-                f"{delivery.handler.name} did not end with event {delivery.event_id}: the event "
+                f"{delivery.handler.name} did not end with event #{delivery.event_id}: the event "
                 "loop that it ran on was closed"
             )
             self._settle(
@@ -585,7 +585,7 @@ class LoopLane:
             if steps.longest_s > self._held_s and handler.number not in self._blamed:
                 self._blamed.add(handler.number)
                 log.warning(
-                    "%s held the event loop for %.2g s without an await, in event %d: all async "
+                    "%s held the event loop for %.2g s without an await, in event #%d: all async "
                     "handlers of the bus waited for it. Make it a plain def, which runs on a "
                     "thread, await asyncio.to_thread(...) for what blocks, or use kind='cpu' for "
                     "what computes",

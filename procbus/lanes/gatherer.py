@@ -469,6 +469,6 @@ def _error_for(
         return error
     ids = [each.event_id for each in members]
     own = copy.copy(error)
-    own.args = (f"{error} (event {member.event_id} was in that call, of {events_of(ids)})",)
+    own.args = (f"{error} (event #{member.event_id} was in that call, of {events_of(ids)})",)
     vars(own)["event_id"] = member.event_id
     return own

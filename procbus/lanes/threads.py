@@ -687,7 +687,7 @@ class IoLane:
             self.queue.locked_returned(thread)
             self._locked_replace()
         log.warning(
-            "%s is left behind in %s with event %d, which %s: Python cannot stop a "
+            "%s is left behind in %s with event #%d, which %s: Python cannot stop a "
             "thread. %d are left behind now, of which %d were replaced. Set a timeout for "
             "the call that the handler waits for, or use kind='cpu', whose workers can be killed",
             thread.name,

@@ -90,7 +90,7 @@ class Actions:
                     return {"handler": printable(delivery.handler.name), "event_id": event_id}
         if any(thread.name == name for thread in lanes.io.threads()) or name == "procbus-loop":
             raise Refused(f"{name} is a thread, and Python cannot stop a thread")
-        raise Refused(f"{name} is not at event {event_id} any more")
+        raise Refused(f"{name} is not at event #{event_id} any more")
 
     def _replay(self, request: Facts) -> Facts:
         """Run the event of a dead letter again; this waits while the bus is full."""

@@ -70,7 +70,7 @@ def _error_of(
             set_cause(raised, WorkerTraceback(traceback))
             return error_to_tell(raised, delivery)
         error = SerializationError(
-            f"{name} raised an exception with event {event_id} that cannot travel back from its "
+            f"{name} raised an exception with event #{event_id} that cannot travel back from its "
             f"worker: {summary}",
             raised=kinds,
         )
@@ -82,14 +82,14 @@ def _error_of(
     elif ending is Ending.NO_EVENT:
         path = _path_of_missing(delivery, missing)
         error = SerializationError(
-            f"event {event_id} could not be loaded in a worker process for {name}"
+            f"event #{event_id} could not be loaded in a worker process for {name}"
             f"{f' because of {path}' if path else ''}: {summary}. Its classes must be importable "
             "there, or defined in the main script",
             path,
         )
     else:
         error = SerializationError(
-            f"the result of {name} for event {event_id} cannot travel back from its worker"
+            f"the result of {name} for event #{event_id} cannot travel back from its worker"
             f"{f' because of {path}' if path else ''}: {summary}. Return and publish plain data, "
             'or use kind="io"',
             path,
@@ -127,7 +127,7 @@ def _path_of_missing(delivery: Delivery, missing: str | None) -> str:
 
 def _result_fault(delivery: Delivery, error: BaseException) -> SerializationError:
     wrong = SerializationError(
-        f"the result of {delivery.handler.name} for event {delivery.event_id} could not be loaded "
+        f"the result of {delivery.handler.name} for event #{delivery.event_id} could not be loaded "
         f"in this process: {named(error)}"
     )
     wrong.__cause__ = useful_cause(error)
@@ -166,7 +166,7 @@ def died(
         how += f"; it had {format_size(rss)} when it was last measured"
     error = WorkerDied(
         f"worker {gone.pid} died{at} ({how}) while it ran {delivery.handler.name} with event "
-        f"{delivery.event_id}, after {ran_s:.3g} s in the handler",
+        f"#{delivery.event_id}, after {ran_s:.3g} s in the handler",
         handler=delivery.handler.name,
         event_id=delivery.event_id,
         pid=gone.pid,

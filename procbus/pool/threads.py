@@ -35,6 +35,7 @@ from procbus.core.context import (
 )
 from procbus.core.delivery import Delivery, error_to_tell
 from procbus.core.errors import ProcbusError
+from procbus.core.frames import begin_at_the_user
 from procbus.core.locks import LOOK_UP_S
 from procbus.core.log import pool_log as log
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -548,7 +549,7 @@ class ThreadWorker:
         if THREADS_INHERIT:
             seat.clear()
         if self._forked:
-            self._check_here(error, f"{delivery.handler.name} with event {delivery.event_id}")
+            self._check_here(error, f"{delivery.handler.name} with event #{delivery.event_id}")
         if error is None and id(type(value)) not in complete:
             error = fault_in(delivery, value)
         if error is None and not published:
@@ -557,6 +558,7 @@ class ThreadWorker:
         if error is None:
             self._note_end((Outcome(_SUCCEEDED, value, None, *times), published))
         else:
+            begin_at_the_user(error)
             told = error_to_tell(error, delivery)
             self._note_end((Outcome(_RAISED, None, told, *times, len(published)), None))
             del error, told  # their traceback has this frame

@@ -29,6 +29,8 @@ from procbus.core.introspection import (
 from procbus.core.log import log
 from procbus.core.redefinition import Provenance, provenance_of, takes_its_place
 from procbus.core.topic import Topic, Topics, shown_topics, topics_in, without
+from procbus.core.user_objects import short_repr
+from procbus.core.validation import is_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -422,9 +424,20 @@ def handlers_from(items: Iterable[Callable[..., Any] | ModuleType]) -> tuple[Han
     Raises:
         SubscriptionError: an item has no handler in the default registry.
     """
-    if not isinstance(items, Iterable):
-        raise SubscriptionError(f"handlers= takes a list of functions and modules, not {items!r}")
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise _no_handlers(items)
     return tuple(dict.fromkeys(handler for item in items for handler in _handlers_of(item)))
+
+
+def _no_handlers(given: object) -> SubscriptionError:
+    hint = ""
+    if is_whole(given, 1):
+        hint = f": EventBus(cpu_workers={given}) has that many worker processes"
+    elif isinstance(given, ModuleType) or callable(given):
+        hint = ": put it into a list, [...]"
+    return SubscriptionError(
+        f"handlers= takes a list of functions and modules, not {short_repr(given)}{hint}"
+    )
 
 
 def _handlers_of(item: object) -> tuple[Handler, ...]:

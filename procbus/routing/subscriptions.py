@@ -18,6 +18,7 @@ from procbus.core.locks import Lock
 from procbus.core.redefinition import provenance_of
 from procbus.core.subscription import Lane, Subscription
 from procbus.core.topic import Topic, shown_topics, without
+from procbus.core.user_objects import short_repr
 from procbus.routing.lane_switch import LaneSwitch
 from procbus.routing.registry import Registry, tell_of_new_definition
 from procbus.routing.router import Router
@@ -160,6 +161,11 @@ class Subscriptions:
         """
         mine = [each for each in self.all() if same_function(each.handler.function, function)]
         if not mine:
+            if not callable(function):
+                raise NoSuchHandler(
+                    f"{short_repr(function)} is no handler: the handler comes first, as in "
+                    "bus.call(handler, event)"
+                )
             raise NoSuchHandler(
                 f"{name_of(function)} is not subscribed to this bus: subscribe it first, or use "
                 "bus.executor(), which takes any function"

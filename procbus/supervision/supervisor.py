@@ -351,7 +351,7 @@ class Supervisor:
         if handler.number not in self._stalled:
             self._stalled.add(handler.number)
             log.warning(
-                "worker %s is stalled: %s with event %d has used no CPU and done no I/O for a "
+                "worker %s is stalled: %s with event #%d has used no CPU and done no I/O for a "
                 "while, after %.3g s. A handler that waits belongs to kind='io'; timeout= ends "
                 "one that hangs (logged once for each handler)",
                 worker.pid,

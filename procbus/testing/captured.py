@@ -89,5 +89,7 @@ class Captured(Sequence[Receipt]):
 
 def _said(receipt: Receipt) -> str:
     topic = "" if receipt.topic is None else f"{receipt.topic!r}, "
-    origin = "" if receipt.parent_id is None else f" (by the handlers of event {receipt.parent_id})"
+    origin = (
+        "" if receipt.parent_id is None else f" (by the handlers of event #{receipt.parent_id})"
+    )
     return f"{topic}{receipt.event!r}{origin}"

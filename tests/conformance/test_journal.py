@@ -382,11 +382,11 @@ def test_an_id_of_a_cleared_dead_letter_says_so_at_once(make_bus: MakeBus, late:
         if late:
             until_the_database_has_it(bus, "one")
         bus.dead_letters.clear()
-        with pytest.raises(ProcbusError, match="fragile was cancelled with event 1, or failed"):
+        with pytest.raises(ProcbusError, match="fragile was cancelled with event #1, or failed"):
             bus.publish("order", 1, id="one").result(BOUND_S)
     with make_bus() as again:
         again.subscribe("order", Fragile(), name="fragile")
-        with pytest.raises(ProcbusError, match="fragile was cancelled with event 1, or failed"):
+        with pytest.raises(ProcbusError, match="fragile was cancelled with event #1, or failed"):
             again.publish("order", 1, id="one").result(BOUND_S)
 
 

@@ -342,7 +342,7 @@ def test_event_that_cannot_be_loaded_fails_alone() -> None:
         assert bus.drain(BOUND_S)
         errors = errors_of(receipts)
     assert [n for n, error in enumerate(errors) if error is not None] == [2]
-    assert "event 3 could not be loaded in a worker process" in str(errors[2])
+    assert "event #3 could not be loaded in a worker process" in str(errors[2])
     assert receipts[4].result() == 12
 
 
@@ -401,7 +401,7 @@ def test_call_that_is_late_on_a_thread_fails_each_of_its_events() -> None:
         leave.set()
     assert [type(error) for error in errors] == [HandlerTimeout] * 2
     assert [getattr(error, "event_id", 0) for error in errors] == [1, 2]
-    assert "(event 2 was in that call, of 2 events (1, 2))" in str(errors[1])
+    assert "(event #2 was in that call, of 2 events (1, 2))" in str(errors[1])
 
 
 # The rest of the bus sees single events.

@@ -229,7 +229,7 @@ def test_hook_that_raises_harms_no_delivery(order, caplog):
         Path(order.fixed).touch()
         assert published(bus, order).result() == "charged 5"
         assert len(bus.dead_letters) == 1
-    text = f"on_failure= raised for charge with event {receipt.id}"
+    text = f"on_failure= raised for charge with event #{receipt.id}"
     assert text in [record.getMessage() for record in caplog.records]
 
 

@@ -122,7 +122,7 @@ def test_the_page_shows_a_bus_and_acts_on_it_by_the_keyboard(
 
     page.run("document.querySelector('summary').focus()")
     page.press("Enter")
-    press(page, "Replay event 1")
+    press(page, "Replay event #1")
     tells(page, "Event #1 runs again as")
     eventually(lambda: (stage.folder / "bad.txt").read_text().count("a") == 2)
 
@@ -135,7 +135,7 @@ def test_the_page_shows_a_bus_and_acts_on_it_by_the_keyboard(
     press(page, "Stack of procbus-companion-1")
     page.shows("in held", 'wait_for("go")')
     page.press("Escape")
-    press(page, "Cancel event 2")
+    press(page, "Cancel event #2")
     page.shows("ends as cancelled")
     press(page, "Cancel it")
     tells(page, "Event #2 is cancelled")
@@ -146,7 +146,7 @@ def test_the_page_shows_a_bus_and_acts_on_it_by_the_keyboard(
     assert run.wait(BOUND_S) == 0
     page.shows("This bus has ended", "in the journal")
     page.run("document.querySelector('#journal-letters summary').click()")
-    press(page, "Run event 1 again")
+    press(page, "Run event #1 again")
     tells(page, "will run again at the next start")
     assert page.errors == []
 

@@ -82,20 +82,20 @@ def recover(
     if in_use and not unseen and not (moved_on and left):
         lost.append(
             f"{name} is not there, or older than the journal: the events accepted last, behind "
-            f"event {queries.last_event()}, are lost"
+            f"event #{queries.last_event()}, are lost"
         )
     if in_use.startswith(_PROCESS) and in_use != user(power=False):
         lost.append(
             "the machine stopped while a bus had the journal (or this is another one), and with "
             'durability="process" the disk may not have the events accepted in the last seconds, '
-            f"behind event {_last_of(unseen) or queries.last_event()}"
+            f"behind event #{_last_of(unseen) or queries.last_event()}"
         )
     changes: list[tuple[int, Changes]] = []
     for half in unseen:
         if half.base > seen:
             lost.append(
                 f"{name} begins later than the journal ends: the records behind event "
-                f"{queries.last_event()}{_before(half.frames)} are lost"
+                f"#{queries.last_event()}{_before(half.frames)} are lost"
             )
         seen = half.generation
         lost += (sentence_on_gap(gap, half, name) for gap in half.gaps)
@@ -159,7 +159,7 @@ def sentence_on_gap(gap: Gap, half: Half, name: str) -> str:
     where = _before(half.frames[gap.frames :])
     behind = next(iter(_events(reversed(half.frames[: gap.frames]))), None)
     if behind is not None:
-        where = f" behind event {behind}{' and' if where else ''}{where}"
+        where = f" behind event #{behind}{' and' if where else ''}{where}"
     return (
         f"{name} is damaged: {gap.size:,} bytes at {gap.at:,} cannot be read, and the records in "
         f"them{where} are lost"
@@ -168,7 +168,7 @@ def sentence_on_gap(gap: Gap, half: Half, name: str) -> str:
 
 def _before(frames: Sequence[bytes]) -> str:
     first = next(iter(_events(frames)), None)
-    return "" if first is None else f" before event {first}"
+    return "" if first is None else f" before event #{first}"
 
 
 def _events(frames: Iterable[bytes]) -> Iterable[int]:

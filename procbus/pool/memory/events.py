@@ -151,7 +151,7 @@ class EventMemory:
         if self._on_oversize == "fail" and not self._is_small_enough(buffers):
             size = sum(buffer.nbytes for buffer in buffers)
             raise SerializationError(
-                f"event {event_id} for {handler} has {format_size(size)} of large data, above the "
+                f"event #{event_id} for {handler} has {format_size(size)} of large data, above the "
                 f"shared_memory_limit of {format_size(self.limit)}, {format_size(self._kept)} of "
                 'which handlers keep: raise the limit, or let it take the pipe (on_oversize="pipe")'
             )

@@ -32,7 +32,7 @@ def test_a_handler_sees_its_event(is_async):
     with EventBus([]) as bus:
         bus.subscribe("a", alook if is_async else look, name="look")
         receipt = bus.publish("a", 1)
-        text = f"<current: look with event {receipt.id}, attempt 1>"
+        text = f"<current: look with event #{receipt.id}, attempt 1>"
         assert receipt.result(BOUND_S) == (receipt.id, None, "a", 1, "look", text)
 
 

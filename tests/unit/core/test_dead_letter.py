@@ -106,13 +106,13 @@ def test_letter_is_readable():
     )
     assert str(made) == made.describe()
     assert made.describe().splitlines() == [
-        "shop.store (io) failed with event 7 (topic order.updated) at 2024-02-29 23:59:58 UTC",
+        "shop.store (io) failed with event #7 (topic order.updated) at 2024-02-29 23:59:58 UTC",
         "  event: {'id': 5}",
         "  attempt 1: raised after 2 s: ValueError: bad row",
         "  attempt 2: timed out: HandlerTimeout: too late",
         "  quarantined: it killed its workers too often to be tried again",
     ]
-    assert repr(made) == "<DeadLetter of event 7 for shop.store: HandlerTimeout('too late')>"
+    assert repr(made) == "<DeadLetter of event #7 for shop.store: HandlerTimeout('too late')>"
 
 
 class Unspeakable(Exception):

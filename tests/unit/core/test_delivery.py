@@ -81,7 +81,7 @@ def test_a_cancelled_delivery_says_when_and_why(ran_s, says):
     delivery = delivery_to(subscription_of(name="store"), event_id=7)
     delivery.end(cancelled(delivery, ran_s))
     assert delivery.state is DeliveryState.CANCELLED
-    with pytest.raises(ProcbusError, match=f"event 7 to store was cancelled {says}: the bus was"):
+    with pytest.raises(ProcbusError, match=f"event #7 to store was cancelled {says}: the bus was"):
         delivery.result()
     if ran_s is None:
         assert delivery.run_s is None
@@ -91,11 +91,13 @@ def test_a_cancelled_delivery_says_when_and_why(ran_s, says):
 
 def test_repr_tells_event_handler_and_state():
     delivery = delivery_to(subscription_of(name="shop.store"), event_id=7)
-    assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
+    assert repr(delivery) == "<Delivery of event #7 to shop.store: pending>"
     delivery.end(succeeded(started_at=101.0, ended_at=101.25))
-    assert repr(delivery) == "<Delivery of event 7 to shop.store: succeeded after 0.25 s>"
+    assert repr(delivery) == "<Delivery of event #7 to shop.store: succeeded after 0.25 s>"
     delivery.end(raised(KeyError("id")))
-    assert repr(delivery) == "<Delivery of event 7 to shop.store: failed after 2 s: KeyError('id')>"
+    assert (
+        repr(delivery) == "<Delivery of event #7 to shop.store: failed after 2 s: KeyError('id')>"
+    )
 
 
 def frames_of(error: BaseException) -> int:

@@ -81,13 +81,13 @@ def test_statistics_advice_health_and_receipts_have_html() -> None:
         assert shown(bus.stats()).texts[0] == str(bus.stats()).splitlines()[0]
         assert shown(bus.health()).texts == [str(bus.health())] == ["no worker"]
         assert shown(bus.advice()).texts == [str(bus.advice())] == ["no handler, no advice"]
-        assert shown(bus.publish("nobody", 1)).texts == ["Receipt of event 1 (nobody): no handler"]
+        assert shown(bus.publish("nobody", 1)).texts == ["Receipt of event #1 (nobody): no handler"]
         bus.subscribe("topic", fail, name=name)
         receipt = bus.publish("topic", HOSTILE[4])
         assert receipt.wait(60)
         stats, advice, health = bus.stats(), bus.advice(), bus.health()
         assert shown(receipt).texts[:9] == [
-            *("Receipt of event 2 (topic): 1 failed", "handler", "state", "attempts"),
+            *("Receipt of event #2 (topic): 1 failed", "handler", "state", "attempts"),
             *("queued", "run", "error", name, "failed"),
         ]
         assert shown(receipt).texts[-1] == HOSTILE[1]

@@ -63,7 +63,7 @@ def test_an_event_without_handlers_is_done_at_once():
     called: list[Receipt] = []
     receipt.when_done(called.append)
     assert called == [receipt]
-    assert repr(receipt) == "<Receipt of event 1 (str): no handler>"
+    assert repr(receipt) == "<Receipt of event #1 (str): no handler>"
 
 
 def test_a_receipt_is_done_when_all_deliveries_are_settled():
@@ -99,8 +99,11 @@ def test_result_is_the_only_handlers():
 @pytest.mark.parametrize(
     ("count", "says"),
     [
-        (0, "event 1 has no result, because no handler takes str: subscribe one before publishing"),
-        (2, r"event 1 has 2 handlers \(.*\), so it has no one result: use results\(\)"),
+        (
+            0,
+            "event #1 has no result, because no handler takes str: subscribe one before publishing",
+        ),
+        (2, r"event #1 has 2 handlers \(.*\), so it has no one result: use results\(\)"),
     ],
 )
 def test_receipt_of_no_or_several_handlers_has_no_single_result(count, says):
@@ -117,7 +120,7 @@ def test_receipt_of_no_or_several_handlers_has_no_single_result(count, says):
 
 def test_waiting_for_a_result_gives_up_after_its_timeout():
     one = Open(1)
-    with pytest.raises(TimeoutError, match=r"event 1 was not settled within 0\.01 s.*1 pending"):
+    with pytest.raises(TimeoutError, match=r"event #1 was not settled within 0\.01 s.*1 pending"):
         one.receipt.result(timeout=0.01)
     with pytest.raises(TimeoutError):
         one.receipt.results(timeout=0)
@@ -142,7 +145,7 @@ def test_results_raise_a_group_if_several_handlers_failed():
     three.settle(2, raised(errors[1]))
     three.settle(0, raised(errors[0]))
     three.settle(1)
-    with pytest.raises(ExceptionGroup, match="2 handlers failed for event 1") as caught:
+    with pytest.raises(ExceptionGroup, match="2 handlers failed for event #1") as caught:
         three.receipt.results()
     assert list(caught.value.exceptions) == errors
 
@@ -292,7 +295,7 @@ def test_the_repr_counts_how_the_deliveries_stand():
     many.settle(0)
     many.settle(1, raised(ValueError()))
     many.settle(2, cancelled(many.receipt.deliveries[2]))
-    text = "<Receipt of event 1 (str): 1 pending, 1 succeeded, 1 failed, 1 cancelled>"
+    text = "<Receipt of event #1 (str): 1 pending, 1 succeeded, 1 failed, 1 cancelled>"
     assert repr(many.receipt) == text
     assert "(order.new)" in repr(FanReceipt(1, {}, "order.new", None, Lock()))
 
@@ -306,8 +309,8 @@ def test_the_receipt_of_one_handler_shows_its_delivery_by_itself():
     assert (delivery.state, delivery.outcome, delivery.attempts) == (DeliveryState.PENDING, None, 0)
     with pytest.raises(ProcbusError, match="not settled yet"):
         delivery.result()  # the receipt's own would wait
-    assert repr(delivery) == "<Delivery of event 7 to shop.store: pending>"
-    assert repr(one.receipt) == "<Receipt of event 7 (order.new): 1 pending>"
+    assert repr(delivery) == "<Delivery of event #7 to shop.store: pending>"
+    assert repr(one.receipt) == "<Receipt of event #7 (order.new): 1 pending>"
 
 
 def test_a_delivery_shown_while_it_is_open_tells_how_it_ended():

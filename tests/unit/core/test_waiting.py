@@ -150,7 +150,7 @@ def test_waiting_for_a_delivery_that_waits_for_the_own_one_is_refused(options, i
             return number and await bus.publish("n", 0)
 
         bus.subscribe("n", await_it if is_async else wait, name="again", **options)
-        with pytest.raises(ProcbusError, match="again waits in event 1 for its own delivery"):
+        with pytest.raises(ProcbusError, match="again waits in event #1 for its own delivery"):
             bus.publish("n", 1).result(BOUND_S)
 
 
@@ -171,7 +171,7 @@ def test_batch_that_waits_for_a_delivery_behind_one_of_its_events_is_refused(opt
 
         handler = await_it if is_async else wait
         bus.subscribe("n", handler, name="again", batch=2, batch_wait=0.01, **options)
-        with pytest.raises(ProcbusError, match="again waits in event 1 for its own delivery"):
+        with pytest.raises(ProcbusError, match="again waits in event #1 for its own delivery"):
             bus.publish("n", 1).result(BOUND_S)
 
 

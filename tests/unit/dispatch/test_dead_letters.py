@@ -189,7 +189,7 @@ def test_hook_that_raises_is_logged_and_harms_no_delivery(caplog, error):
 
     call_hook(hook, letter(ValueError()))
     (record,) = caplog.records
-    assert record.getMessage() == "on_failure= raised for shop.store with event 7"
+    assert record.getMessage() == "on_failure= raised for shop.store with event #7"
     assert record.exc_info is not None
     assert record.exc_info[1] is error
 

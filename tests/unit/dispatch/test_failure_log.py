@@ -40,9 +40,9 @@ def test_the_traceback_is_with_the_first_of_a_kind(caplog: pytest.LogCaptureFixt
 
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
-        "store failed with event 1: raised: KeyError: 'k1'",
-        "store failed with event 2: raised: KeyError: 'k2'; its traceback is as with event 1",
-        "store failed with event 3: raised: KeyError: 'k3'; its traceback is as with event 1",
+        "store failed with event #1 (str): raised: KeyError: 'k1'",
+        "store failed with event #2 (str): raised: KeyError: 'k2'; its traceback is as with event #1",
+        "store failed with event #3 (str): raised: KeyError: 'k3'; its traceback is as with event #1",
     ]
     assert [record.exc_info is not None for record in caplog.records] == [True, False, False]
     assert all(record.levelno == logging.ERROR for record in caplog.records)
@@ -104,7 +104,7 @@ def test_during_a_flood_it_is_reported_now_and_then(
     tell(log, fail("k"), 9999)
 
     assert "10 more failures have no line" in caplog.records[-2].getMessage()
-    assert "event 9999" in caplog.records[-1].getMessage()
+    assert "event #9999" in caplog.records[-1].getMessage()
 
 
 def test_kinds_without_end_are_not_all_remembered(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,7 +130,7 @@ def test_replaying_one_gives_its_receipt():
 
 def test_letters_are_not_replayed_when_a_handler_is_missing():
     box, published = box_with(*three(), letter(ValueError(), event_id=4, handler="shop.gone"))
-    with pytest.raises(NoSuchHandler, match=r"event 4 is for the handler shop\.gone") as caught:
+    with pytest.raises(NoSuchHandler, match=r"event #4 is for the handler shop\.gone") as caught:
         box.snapshot().replay()
     assert "filter()" in str(caught.value)
     assert published == []

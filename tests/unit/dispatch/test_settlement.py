@@ -121,7 +121,7 @@ def test_a_failure_is_kept_as_a_dead_letter_and_logged_once_with_its_traceback(c
     assert letter.outcome is outcome
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("procbus", logging.ERROR)
-    assert record.getMessage() == "shop.store failed with event 1: raised: KeyError: 'id'"
+    assert record.getMessage() == "shop.store failed with event #1 (str): raised: KeyError: 'id'"
     assert 'raise KeyError("id")' in caplog.text
     assert counts(subscription) == (0, 1, 0, 0)
 

@@ -113,7 +113,7 @@ def test_a_failure_with_retries_left_leaves_the_delivery_pending(parts: Parts, c
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "store with event 1: attempt 1 of 3 raised (ValueError: no); the next one in 5 s"
+        "store with event #1: attempt 1 of 3 raised (ValueError: no); the next one in 5 s"
     )
     assert parts.due(4.9) == []
     assert parts.due(0.1) == [delivery]
@@ -153,7 +153,7 @@ def test_last_failure_keeps_the_outcome_of_each_attempt(parts: Parts, caplog: An
     assert delivery.subscription.timed_out == 1
     last = caplog.records[-1]
     assert last.levelno == logging.ERROR
-    text = "store failed with event 1: raised, at the last of 3 attempts: "
+    text = "store failed with event #1 (str): raised, at the last of 3 attempts: "
     assert last.getMessage().startswith(text)
 
 

@@ -163,7 +163,7 @@ def test_an_error_without_a_stack_gets_none(path):
 def test_an_event_that_cannot_be_pickled_is_named_and_nothing_is_written(path):
     path.write_text("what was there")
     bad = letter(ValueError(), event={"rows": [threading.Lock()]}, event_id=12)
-    with pytest.raises(SerializationError, match=r"event 12 for shop\.store cannot be") as error:
+    with pytest.raises(SerializationError, match=r"event #12 for shop\.store cannot be") as error:
         save_letters(path, [letter(ValueError()), bad])
     assert error.value.path == "event['rows'][0]"
     assert path.read_text() == "what was there"
@@ -380,7 +380,7 @@ def test_bus_can_take_a_file_of_letters_for_its_journal(path):
 def test_an_event_that_cannot_be_loaded_is_named(path, monkeypatch):
     save_letters(path, [letter(ValueError(), event=Page("http://x"), event_id=12)])
     monkeypatch.delattr("tests.unit.journal.test_dead_letter_file.Page")
-    with pytest.raises(ProcbusError, match=r"event 12 for shop\.store in .*letters could not be"):
+    with pytest.raises(ProcbusError, match=r"event #12 for shop\.store in .*letters could not be"):
         load_letters(path)
 
 

@@ -31,7 +31,7 @@ def test_timeout_names_handler_event_limit_and_reaction() -> None:
     error = timeout_error(delivery(timeout=1.5), 1.61803, STACK, "its worker was killed")
 
     assert str(error) == (
-        "resize with event 7 ran longer than its timeout of 1.5 s and its worker was killed after "
+        "resize with event #7 ran longer than its timeout of 1.5 s and its worker was killed after "
         "1.62 s"
     )
     assert (error.handler, error.event_id, error.limit_s) == ("resize", 7, 1.5)
@@ -43,7 +43,7 @@ def test_a_limit_of_memory_tells_the_peak_too() -> None:
     error = memory_error(delivery(max_memory="100 MiB"), 2.0, Footprint(150 * MIB), STACK)
 
     assert str(error) == (
-        "resize with event 7 had 150 MiB, above its max_memory of 100 MiB, and its worker was "
+        "resize with event #7 had 150 MiB, above its max_memory of 100 MiB, and its worker was "
         "killed after 2 s"
     )
     assert (error.limit_bytes, error.peak_bytes) == (100 * MIB, 150 * MIB)

@@ -38,7 +38,7 @@ def test_exception_that_would_end_the_caller_is_the_cause_of_an_ordinary_error(
     assert isinstance(told, HandlerExited)
     assert told.__cause__ is error
     assert (told.handler, told.event_id) == ("shop.store", 7)
-    assert f"shop.store raised {error!r} with event 7" in str(told)
+    assert f"shop.store raised {error!r} with event #7" in str(told)
 
 
 class Halt(BaseException):
@@ -65,6 +65,6 @@ def test_error_without_a_thread_says_the_handler_and_the_remedy() -> None:
     assert isinstance(outcome.error, ProcbusError)
     assert outcome.error.__cause__ is cause
     text = str(outcome.error)
-    assert "event 7" in text
+    assert "event #7" in text
     assert "can't start new thread" in text
     assert "Close the bus" in text

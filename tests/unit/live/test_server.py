@@ -224,7 +224,7 @@ def test_a_thread_is_not_cancelled(held: Held, watcher: LiveConnection) -> None:
 
     with pytest.raises(Declined, match="Python cannot stop a thread"):
         watcher.ask("cancel", worker="procbus-io-1", event_id=receipt.id)
-    with pytest.raises(Declined, match="not at event 99 any more"):
+    with pytest.raises(Declined, match="not at event #99 any more"):
         watcher.ask("cancel", worker="procbus-companion-1", event_id=99)
 
 

@@ -151,7 +151,7 @@ def test_attribute_that_does_not_load_is_named_and_the_record_arrives(
     complaint, record = caplog.records
     assert (complaint.name, complaint.levelno) == ("procbus.pool", logging.WARNING)
     text = complaint.getMessage()
-    assert "attribute thing of a log record from shop.work with event 7, worker 12" in text
+    assert "attribute thing of a log record from shop.work with event #7, worker 12" in text
     assert "ModuleNotFoundError: no module named 'theirs'" in text
     assert (record.getMessage(), record.levelno) == ("paid 5", logging.INFO)
     assert not hasattr(record, "thing")
@@ -265,7 +265,7 @@ def test_a_warning_that_is_to_be_an_error_is_a_line_that_says_whose(
         take_in_warning("old")
     [record] = caplog.records
     assert record.getMessage() == (
-        "warning of shop.work with event 7, worker 12: UserWarning('old')"
+        "warning of shop.work with event #7, worker 12: UserWarning('old')"
     )
     assert (record.levelno, record.__dict__["event_id"]) == (logging.WARNING, 7)
 
@@ -288,7 +288,7 @@ def test_a_warning_that_logging_captures_says_whose(caplog: pytest.LogCaptureFix
 
 
 def test_the_origin_in_words() -> None:
-    assert str(ORIGIN) == "shop.work with event 7, worker 12"
+    assert str(ORIGIN) == "shop.work with event #7, worker 12"
     assert str(Origin(12)) == "worker 12"
 
 

@@ -179,7 +179,7 @@ def test_a_bus_acts_for_the_holder_of_the_token(serve: Serve, held: Held) -> Non
 
     for action, body, status, words in (
         ("replay", {"letter": "1/2/bad"}, 409, "not there any more"),
-        ("cancel", {"worker": "x", "event_id": 1}, 409, "not at event 1"),
+        ("cancel", {"worker": "x", "event_id": 1}, 409, "not at event #1"),
         ("pause", {"kind": "tea", "do": "resume", "within_s": 0}, 409, "kind must be"),
         ("juggle", {}, 404, "there is no action"),
     ):

@@ -51,7 +51,7 @@ def test_flipped_bit_costs_one_record_and_is_reported(path: Path, caplog: pytest
     assert len(ran) == COUNT - 1
     (missing,) = set(range(COUNT)) - set(ran)
     (told,) = lost
-    assert f"behind event {missing} and before event {missing + 2}" in told  # events are from 1
+    assert f"behind event #{missing} and before event #{missing + 2}" in told  # events are from 1
     errors = [each.message for each in caplog.records if each.levelno == logging.ERROR]
     assert any(told in each for each in errors)
     assert resumed(path) == ([], ()), "it is told once"
@@ -165,7 +165,7 @@ def test_machine_that_stopped_is_reported_if_the_last_seconds_may_be_lost(
     ran, (told,) = resumed(path)
     assert ran == list(range(COUNT))
     assert "the machine stopped" in told
-    assert f"behind event {COUNT}" in told
+    assert f"behind event #{COUNT}" in told
 
 
 def test_visit_reports_a_loss_and_leaves_it_for_the_bus(path: Path):

@@ -219,7 +219,7 @@ def test_event_that_does_not_fit_takes_the_pipe_unless_it_is_to_fail(
     make_memory: MakeMemory,
 ) -> None:
     make_memory(1).check_oversize("handler", 7, page(b"a", 2))
-    with pytest.raises(SerializationError, match=r"event 7 for handler .* shared_memory_limit"):
+    with pytest.raises(SerializationError, match=r"event #7 for handler .* shared_memory_limit"):
         make_memory(1, on_oversize="fail").check_oversize("handler", 7, page(b"a", 2))
 
 
