@@ -424,8 +424,9 @@ def handlers_from(items: Iterable[Callable[..., Any] | ModuleType]) -> tuple[Han
     Raises:
         SubscriptionError: an item has no handler in the default registry.
     """
-    if isinstance(items, str) or not isinstance(items, Iterable):
-        raise _no_handlers(items)
+    given: object = items
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise _no_handlers(given)
     return tuple(dict.fromkeys(handler for item in items for handler in _handlers_of(item)))
 
 

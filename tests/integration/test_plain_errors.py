@@ -132,10 +132,18 @@ def test_the_frames_of_async_and_batch_handlers_are_the_users(handler: Any, opti
     assert files_in(text_of(error)) == {"test_plain_errors.py"}
 
 
-WRONG = [
-    (lambda bus: EventBus(4), SubscriptionError, r"EventBus\(cpu_workers=4\)"),
-    (lambda bus: EventBus(take), SubscriptionError, "put it into a list"),
-    (lambda bus: EventBus("page"), SubscriptionError, "takes a list of functions and modules"),
+def _any(thing: Any) -> Any:
+    return thing
+
+
+WRONG: list[tuple[Any, type[BaseException], str]] = [
+    (lambda bus: EventBus(_any(4)), SubscriptionError, r"EventBus\(cpu_workers=4\)"),
+    (lambda bus: EventBus(_any(take)), SubscriptionError, "put it into a list"),
+    (
+        lambda bus: EventBus(_any("page")),
+        SubscriptionError,
+        "takes a list of functions and modules",
+    ),
     (lambda bus: bus.publish(Page, 4), TopicError, "its class is its topic"),
     (lambda bus: bus.publish(4, "page"), TopicError, "the topic comes first"),
     (lambda bus: bus.publish(take, 4), TopicError, r"bus\.call\(handler, event\)"),

@@ -5,11 +5,12 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 from procbus.core.frames import begin_at_the_user, useful_cause, users_part
 from procbus.core.user_objects import traceback_of
 
-OURS = {"__name__": "procbus.lanes.made_up"}
+OURS: dict[str, Any] = {"__name__": "procbus.lanes.made_up"}
 exec("def call(function, *args): return function(*args)", OURS)
 
 
@@ -21,10 +22,11 @@ def names(trace: TracebackType | None) -> list[str]:
     return found
 
 
-def raised_by(function, *args) -> BaseException:
+def raised_by(function: Any, *args: Any) -> BaseException:
     try:
         OURS["call"](function, *args)
     except Exception as error:  # noqa: BLE001 - the one to look at
+        assert error.__traceback__ is not None
         error.__traceback__ = error.__traceback__.tb_next  # this function is the user's, too
         return error
     raise AssertionError("it raised nothing")

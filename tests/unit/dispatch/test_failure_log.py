@@ -20,6 +20,9 @@ def fail(words: str) -> BaseException:
         return error
 
 
+AS_BEFORE = "; its traceback is as with event #1"
+
+
 def fail_elsewhere(words: str) -> BaseException:
     try:
         raise KeyError(words)
@@ -41,8 +44,8 @@ def test_the_traceback_is_with_the_first_of_a_kind(caplog: pytest.LogCaptureFixt
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         "store failed with event #1 (str): raised: KeyError: 'k1'",
-        "store failed with event #2 (str): raised: KeyError: 'k2'; its traceback is as with event #1",
-        "store failed with event #3 (str): raised: KeyError: 'k3'; its traceback is as with event #1",
+        f"store failed with event #2 (str): raised: KeyError: 'k2'{AS_BEFORE}",
+        f"store failed with event #3 (str): raised: KeyError: 'k3'{AS_BEFORE}",
     ]
     assert [record.exc_info is not None for record in caplog.records] == [True, False, False]
     assert all(record.levelno == logging.ERROR for record in caplog.records)
