@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from procbus.core.frames import begin_at_the_user, useful_cause, users_part
-from procbus.core.user_objects import traceback_of
+from procbus.core.user_objects import set_traceback, traceback_of
 
 OURS: dict[str, Any] = {"__name__": "procbus.lanes.made_up"}
 exec("def call(function, *args): return function(*args)", OURS)
@@ -23,13 +25,12 @@ def names(trace: TracebackType | None) -> list[str]:
 
 
 def raised_by(function: Any, *args: Any) -> BaseException:
-    try:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - each test names its own
         OURS["call"](function, *args)
-    except Exception as error:  # noqa: BLE001 - the one to look at
-        assert error.__traceback__ is not None
-        error.__traceback__ = error.__traceback__.tb_next  # this function is the user's, too
-        return error
-    raise AssertionError("it raised nothing")
+    error: BaseException = caught.value
+    trace = traceback_of(error)
+    set_traceback(error, None if trace is None else trace.tb_next)  # this function is the user's
+    return error
 
 
 def handler() -> None:
