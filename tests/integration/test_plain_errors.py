@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a user sees of an error: one message, and frames of the user's own code."""
+"""Errors as a user reads them: one message, and frames of the user's own code."""
 
 import threading
 import traceback
