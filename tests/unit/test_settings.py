@@ -300,7 +300,7 @@ def test_a_worker_init_that_cannot_travel_is_refused_with_the_variable_at_fault(
     with pytest.raises(SerializationError, match=r"worker_init=.*load.* variable 'lock'") as caught:
         make(worker_init=load)
     assert caught.value.path.endswith("closure variable 'lock'")
-    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.__cause__ is None, "the message has it"
 
 
 @pytest.mark.parametrize(
