@@ -105,7 +105,7 @@ def test_an_event_that_does_not_pickle_is_named_to_the_part_at_fault(bus: EventB
     assert isinstance(error, SerializationError)
     assert error.path == "event.rows[2]['a']"
     assert "event.rows[2]['a']" in str(error)
-    assert isinstance(error.__cause__, TypeError)
+    assert error.__cause__ is None, "the message has it"
 
 
 def test_an_event_of_a_module_that_only_the_parent_has_travels_by_value(bus: EventBus) -> None:
