@@ -141,7 +141,7 @@ def test_an_event_whose_module_is_gone_from_disk_is_named(bus: EventBus, tmp_pat
         assert isinstance(error, SerializationError)
         assert "module_that_vanishes" in str(error)
         assert error.path == "event.rows[1]"
-        assert "ModuleNotFoundError" in str(error.__cause__)
+        assert "ModuleNotFoundError" in str(error)
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("module_that_vanishes", None)
