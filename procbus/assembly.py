@@ -117,6 +117,11 @@ def inline_is_asked_for() -> bool:
     return os.environ.get("PROCBUS_INLINE", "0") not in ("", "0")
 
 
+def debugging_is_asked_for() -> bool:
+    """Whether a bus looks for objects that are changed where the change has no effect."""
+    return os.environ.get("PROCBUS_DEBUG", "0") not in ("", "0")
+
+
 def usual_makers() -> Makers:
     """The makers of an ordinary bus; with `PROCBUS_INLINE=1` of one that runs handlers at once."""
     if not inline_is_asked_for():
@@ -156,6 +161,7 @@ def make_inline_lanes(
         carry=Carry(settings.carry) if settings.carry else None,
         one_loop=one_loop,
         resources=resources,
+        watch=parts.watch,
     )
     return Lanes(
         parts.flow,
@@ -191,6 +197,7 @@ class Assembly:
         own = () if handlers is None else handlers_from(handlers)
         self.settings = settings
         self._make_cpu_lane = make.cpu_lane
+        self._debug = debugging_is_asked_for()
         self._carry = Carry(settings.carry)
         #: A process that is to become the first worker, until the pool has it.
         self._newborn: Newborn | None = None
@@ -264,6 +271,10 @@ class Assembly:
         self.supervisor.look_after(self.lanes, self.cancellation.look)
         self.direct = DirectSubscriptions()
         self._books: dict[str, JobBook] = {}
+        if self._debug:
+            from procbus.dispatch.event_watch import EventWatch  # only now: it imports cloudpickle
+
+            self.settlement.listeners.add(EventWatch())
         #: Shown beside the bars of the bus.
         self.facts = BusFacts(self._lane_counts, self._reports, lambda: self.lifecycle.closed)
         self.lifecycle = Lifecycle(
@@ -368,8 +379,11 @@ class Assembly:
             raise
 
         settings = self.settings
+        pool = self._open_pool(on_threads)
+        if (watch := self.watch) is not None and pool.in_processes:
+            pool.definitions.function_of = watch
         lane = (self._make_cpu_lane or CpuLane)(
-            self._open_pool(on_threads),
+            pool,
             self.flow,
             RecyclingPolicy(settings.max_events_per_worker, settings.worker_max_memory),
         )
@@ -377,6 +391,15 @@ class Assembly:
             lane.take_along(self._carry)
         leave_uncounted(lane, lane.batching, lane.batching.queue)
         return lane
+
+    @property
+    def watch(self) -> Callable[[Handler], Callable[..., Any]] | None:
+        """Makes the function that workers run for a handler with `PROCBUS_DEBUG`; else None."""
+        if not self._debug:
+            return None
+        from procbus.codec.watched import watch  # only now: it imports cloudpickle
+
+        return watch
 
     def _open_pool(self, on_threads: bool) -> Pool:
         """Make the pool that the options of the bus ask for."""

@@ -162,7 +162,7 @@ def path_of_fault(obj: Any, name: str, fails: Callable[[Any], bool] = cannot_enc
             seen.add(id(obj))
             if _refuses(obj):
                 break
-            for step, part in _parts(obj):
+            for step, part in parts_of(obj):
                 if id(part) not in seen and fails(part):
                     path, obj = path + step, part
                     break
@@ -193,7 +193,7 @@ def _refuses(obj: Any) -> bool:
     return False
 
 
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
+def parts_of(obj: Any) -> Iterator[tuple[str, Any]]:
     """The parts that pickling an object visits, each with the step that leads to it."""
     kind = type(obj)
     if kind is FunctionType:
@@ -201,7 +201,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
         return
     if kind is MethodType:
         yield ".__self__", obj.__self__
-        yield from _parts(obj.__func__)
+        yield from parts_of(obj.__func__)
         return
     if issubclass(kind, functools.partial):
         yield ".func", obj.func

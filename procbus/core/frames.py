@@ -20,7 +20,7 @@ _AS_A_USER = "procbus.demo."
 
 def users_part(trace: TracebackType | None) -> TracebackType | None:
     """The part of a traceback from the user's first frame on; None if it has none."""
-    while trace is not None and _is_ours(trace.tb_frame.f_globals.get("__name__")):
+    while trace is not None and is_ours(trace.tb_frame.f_globals.get("__name__")):
         trace = trace.tb_next
     return trace
 
@@ -51,7 +51,8 @@ def useful_cause(error: BaseException) -> BaseException | None:
     return None
 
 
-def _is_ours(module: object) -> bool:
+def is_ours(module: object) -> bool:
+    """Whether a module is one of procbus, or one that procbus calls between itself and the user."""
     if module in _BETWEEN:
         return True
     if type(module) is not str:

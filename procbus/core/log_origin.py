@@ -68,6 +68,15 @@ def about(origin: Origin) -> dict[str, Origin]:
     return {_BROUGHT: origin}
 
 
+#: The attribute of a record that several workers may make, and that is handled once: its key.
+ONCE = "_procbus_once"
+
+
+def told_once(key: str) -> dict[str, str]:
+    """The `extra=` for a record of procbus's own that the script gets from one worker only."""
+    return {ONCE: key}
+
+
 def about_delivery(delivery: Delivery, attempt: int, pid: int | None = None) -> dict[str, Origin]:
     """The same about one attempt.
 

@@ -186,6 +186,7 @@ class InlineLane:
         one_loop: whether async handlers share an event loop for the life of the bus, so that a
             client made in one can be used in the next.
         resources: what stands for some resources.
+        watch: makes the function that a worker runs for a handler; None for its own.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class InlineLane:
         carry: Carry | None = None,
         one_loop: bool = False,
         resources: Mapping[Resource[Any], Any] | None = None,
+        watch: Callable[[Handler], Callable[..., Any]] | None = None,
     ) -> None:
         #: The one worker, with all resources, which are real or the test's.
         self.worker = CurrentWorker(0, partial(_shelf_for_all, resources))
@@ -207,6 +209,7 @@ class InlineLane:
         self._retries = retries
         self._flow = flow
         self._pickling = pickling
+        self._watch = watch
         self._worker_init = worker_init
         self._carry = carry
         #: Guards the set-up.
@@ -496,6 +499,8 @@ class InlineLane:
             with self._lock:
                 if self._pool is None:
                     self._pool = InlinePool(here=self.worker)
+                    if self._watch is not None:
+                        self._pool.definitions.function_of = self._watch
             return self._pool.start(lambda _: None)
 
     def _set_up(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from procbus.codec.encoder import decode, encode_alone
 from procbus.core.log import pool_log
-from procbus.core.log_origin import Origin, about
+from procbus.core.log_origin import ONCE, Origin, about
 from procbus.core.user_objects import class_name, words_of
 from procbus.pool.wire import Tag
 
@@ -106,6 +106,9 @@ def take_in(tag: Tag, data: memoryview) -> None:
 
 def _handle_record(data: memoryview) -> None:
     plain, attached, its_origin = decode(data)
+    key = plain.pop(ONCE, None)
+    if key is not None and not _is_first(key):
+        return
     origin = Origin(*its_origin)
     record = logging.makeLogRecord(plain)
     for name, value in attached.items():
@@ -127,6 +130,18 @@ def _handle_record(data: memoryview) -> None:
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
+
+
+#: Keys of records that are handled once, whichever worker makes them first.
+_handled: dict[str, None] = {}
+
+
+def _is_first(key: str) -> bool:
+    if len(_handled) > _MOST_SHOWN:
+        _handled.clear()
+    before = len(_handled)
+    _handled[key] = None
+    return len(_handled) > before
 
 
 #: Warnings shown already, by file name; `warnings` keeps such a dict in each module.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
 from procbus.codec import fault_path, script_globals
 from procbus.codec.encoder import encode_definition, is_importable
@@ -30,6 +32,8 @@ class Definitions:
     def __init__(self, complete: Callable[[bytes], bytes] = bytes) -> None:
         self._complete = complete
         self._by_number: dict[int, bytes] = {}
+        #: Makes the function that workers run for a handler.
+        self.function_of: Callable[[Handler], Callable[..., Any]] = attrgetter("call")
         #: Handlers with resources, and the number of resources that were defined anew by then.
         self._needy: dict[int, None] = {}
         self._redefined = redefined.count
@@ -98,7 +102,7 @@ class KnownHandlers:
         definition = self._definitions.get(handler.number)
         if definition is None:
             try:
-                definition = encode_definition(handler.call)
+                definition = encode_definition(self._definitions.function_of(handler))
             except BaseException as error:  # noqa: BLE001 - the user's code
                 fault = fault_path.handler_fault(handler.function, handler.name, error)
                 raise fault from useful_cause(error)

@@ -60,6 +60,8 @@ def _functions_of(thing: object) -> Iterator[types.FunctionType]:
         yield from _functions_of(thing.__func__)
     elif isinstance(thing, property):
         yield from _functions_of(thing.fget)
+    elif type(thing).__module__.startswith("procbus.") and hasattr(thing, "function"):
+        yield from _functions_of(thing.function)  # procbus calls it in a way of its own
     else:
         cls: Any = thing if isinstance(thing, type) else type(thing)
         for base in cls.__mro__:
