@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class Snapshot:
         trackers = {process for process in processes if _is_own_tracker(process)}
         return cls(
             processes=frozenset(processes - trackers),
-            threads=frozenset(threading.enumerate()),
+            threads=frozenset(thread for thread in threading.enumerate() if _may_run(thread)),
             descriptors=frozenset(_descriptors() - _pipes_to(trackers)),
             shared_memory=frozenset(
                 name for name in _names(SHARED_MEMORY) if not UNFINISHED.fullmatch(name)
@@ -141,6 +142,9 @@ def leaks_since(before: Snapshot, patience_s: float = 60.0) -> Leaks:
             break
         # Threads first: one of them may be waiting for a process, to read its exit code.
         for thread in left.threads:
+            if _is_stand_in(thread):  # nothing tells its end
+                time.sleep(LOOK_S)
+                continue
             with suppress(RuntimeError):  # another thread is just starting it: the next look waits
                 thread.join(max(0.0, deadline - time.monotonic()))
         alive_after(left.processes, deadline - time.monotonic())
@@ -161,6 +165,22 @@ def _difference(before: Snapshot, now: Snapshot) -> Leaks:
         descriptors=now.descriptors - before.descriptors,
         shared_memory=shared_memory - _of_strangers(shared_memory),
     )
+
+
+def _is_stand_in(thread: threading.Thread) -> bool:
+    """Whether `threading` made the object for a thread that it has not started, or that it forgot.
+
+    The last objects of a thread are freed after `threading` has forgotten it: its context, its
+    thread-local variables. If one of their finalizers asks for the current thread, as each log
+    record does, then `threading` makes a stand-in, and keeps it although the thread is gone. An
+    asyncio future logs there that its exception was never retrieved.
+    """
+    return type(thread).__name__ == "_DummyThread"
+
+
+def _may_run(thread: threading.Thread) -> bool:
+    """Whether a thread may still run: not the stand-in of one that has ended."""
+    return not _is_stand_in(thread) or thread.ident in sys._current_frames()  # noqa: SLF001 - documented so
 
 
 def _descendants() -> set[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import subprocess
@@ -113,6 +114,45 @@ def test_thread_that_an_ending_thread_starts_is_waited_for() -> None:
 
     EndsWhenJoined(EndsWhenJoined().start).start()
 
+    assert not leaks.leaks_since(before)
+
+
+class AsksAtItsEnd:
+    """A variable of a thread that asks for the current thread when it is freed, as a log record."""
+
+    def __del__(self) -> None:
+        threading.current_thread()
+
+
+def test_the_stand_in_of_a_thread_that_has_ended_is_no_leak() -> None:
+    before = leaks.Snapshot.take()
+    own = threading.local()
+
+    def work() -> None:
+        own.late = AsksAtItsEnd()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert not leaks.leaks_since(before)
+
+
+def test_a_thread_that_threading_did_not_start_is_found_until_it_ends() -> None:
+    before = leaks.Snapshot.take()
+    known, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        threading.current_thread()
+        known.set()
+        go.wait(60)
+
+    _thread.start_new_thread(work, ())
+    try:
+        assert known.wait(60)
+        assert len(leaks.leaks_since(before, patience_s=0).threads) == 1
+    finally:
+        go.set()
     assert not leaks.leaks_since(before)
 
 

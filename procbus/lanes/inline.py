@@ -32,7 +32,7 @@ from procbus.core.context import (
     run_seated,
     running,
 )
-from procbus.core.delivery import Delivery, cancelled
+from procbus.core.delivery import Delivery, asked_of, cancelled
 from procbus.core.flow import Children, Flow
 from procbus.core.handler import Handler
 from procbus.core.outcome import Outcome, OutcomeKind
@@ -57,6 +57,16 @@ from procbus.pool.inline import InlinePool, InlineWorker
 DEPTH = 20
 
 
+class InlineRun:
+    """A handler that runs: its start and its end, in seconds of the clock."""
+
+    __slots__ = ("began", "ends_at")
+
+    def __init__(self, began: float, ends_at: float = inf) -> None:
+        self.began = began
+        self.ends_at = ends_at
+
+
 class Sleeper(Protocol):
     """An object that has work due at a certain time."""
 
@@ -79,11 +89,14 @@ class InlineClock(Protocol):
     def attach(self, sleeper: Sleeper) -> None:
         """Have a sleeper run as time passes, for as long as it lives."""
 
-    def begin(self, limit_s: float) -> None:
+    def begin(self, limit_s: float) -> InlineRun:
         """Begin a handler in this thread, with a time limit."""
 
-    def ran_s(self) -> float:
-        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
+    def ran_s(self, run: InlineRun) -> float:
+        """Seconds since the beginning of a handler."""
+
+    def end_in(self, run: InlineRun, grace_s: float) -> None:
+        """Have a handler end so many seconds from now, if its time limit is not earlier."""
 
     def end(self) -> float:
         """End the handler that began last in this thread; return its duration."""
@@ -98,10 +111,6 @@ class RealClock:
 
     auto = True
 
-    def __init__(self) -> None:
-        #: For each thread, the starts of the handlers that it is in.
-        self._running = threading.local()
-
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
         return monotonic()
@@ -113,25 +122,20 @@ class RealClock:
     def attach(self, sleeper: Sleeper) -> None:
         """Do nothing: work that is due later runs when its thread has no other."""
 
-    def begin(self, limit_s: float) -> None:  # noqa: ARG002 - see the class
-        """Note the start of a handler in this thread."""
-        self._starts().append(monotonic())
+    def begin(self, limit_s: float) -> InlineRun:  # noqa: ARG002 - see the class
+        """Note the start of a handler."""
+        return InlineRun(monotonic())
 
-    def ran_s(self) -> float:
-        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
-        starts = self._starts()
-        return monotonic() - starts[-1] if starts else 0.0
+    def ran_s(self, run: InlineRun) -> float:
+        """Seconds since the beginning of a handler."""
+        return monotonic() - run.began
+
+    def end_in(self, run: InlineRun, grace_s: float) -> None:
+        """Do nothing: no handler is ended here."""
 
     def end(self) -> float:
-        """Forget the handler that began last in this thread; return 0, which is within limits."""
-        self._starts().pop()
+        """Return 0, which is within limits."""
         return 0.0
-
-    def _starts(self) -> list[float]:
-        starts: list[float] | None = getattr(self._running, "starts", None)
-        if starts is None:
-            starts = self._running.starts = []
-        return starts
 
 
 class InlineRetries(RetryQueue):
@@ -218,8 +222,9 @@ class InlineLane:
         self._batches = itertools.count(1)
         #: Workers that are idle. Each operation on it is atomic.
         self._idle: list[InlineWorker] = []
-        #: Deliveries in a handler now.
+        #: Deliveries in a handler now: the start, in seconds of `time.monotonic()`, and the run.
         self.at_hand: dict[Delivery, float] = {}
+        self._runs: dict[Delivery, InlineRun] = {}
         #: The workers of deliveries that are pickled for one.
         self._working: dict[Delivery, InlineWorker] = {}
         self._here = threading.local()
@@ -300,7 +305,8 @@ class InlineLane:
 
     def ran_s(self, delivery: Delivery) -> float | None:
         """Time that its handler has been running, by the clock of the bus and the real one."""
-        return None if delivery not in self.at_hand else self._clock.ran_s()
+        run = self._runs.get(delivery)
+        return None if run is None else self._clock.ran_s(run)
 
     def withdraw(self, delivery: Delivery) -> bool:  # noqa: ARG002 - see `Lane`
         """Return False: a delivery that waits here is settled where it is."""
@@ -312,9 +318,12 @@ class InlineLane:
 
     def stop(self, delivery: Delivery) -> None:
         """Tell its running handler; a delivery that has not begun is settled at once."""
-        if delivery not in self.at_hand:
+        run = self._runs.get(delivery)
+        if run is None:
             self._flow.settle([(delivery, cancelled(delivery))])
-        elif (worker := self._working.get(delivery)) and (at := worker.running()):
+            return
+        self._clock.end_in(run, delivery.handler.limits.grace)
+        if (worker := self._working.get(delivery)) and (at := worker.running()):
             worker.tell_cancelled(at)
 
     def cut_off(self, delivery: Delivery) -> None:
@@ -395,7 +404,7 @@ class InlineLane:
         if (listeners := self._flow.listeners).started:
             listeners.tell_started(delivery, receipt, monotonic(), os.getpid())
         self.at_hand[delivery] = monotonic()
-        self._clock.begin(limit_s)
+        self._runs[delivery] = run = self._clock.begin(limit_s)
         try:
             if handler.kind == "cpu":
                 self._set_up()
@@ -407,7 +416,9 @@ class InlineLane:
                 progress = reported_here(delivery)
         finally:
             ran_s = self._clock.end()
-            del self.at_hand[delivery]
+            del self.at_hand[delivery], self._runs[delivery]
+        if asked_of(delivery) is not None and ran_s >= run.ends_at - run.began:
+            return cancelled(delivery, ran_s)
         if ran_s < limit_s:
             return outcome
         error = timeout_error(delivery, ran_s, "", "was ended", progress)
@@ -498,10 +509,15 @@ class InlineLane:
         except IndexError:
             with self._lock:
                 if self._pool is None:
-                    self._pool = InlinePool(here=self.worker)
+                    self._pool = InlinePool(here=self.worker, ran_s=self._ran_s)
                     if self._watch is not None:
                         self._pool.definitions.function_of = self._watch
             return self._pool.start(lambda _: None)
+
+    def _ran_s(self, worker: InlineWorker) -> float:
+        """Time that the handler in a worker has been running, by the clock of the bus."""
+        delivery = next((each for each, at in self._working.items() if at is worker), None)
+        return 0.0 if delivery is None else self.ran_s(delivery) or 0.0
 
     def _set_up(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 
 from procbus.core.delivery import Delivery
@@ -38,6 +39,8 @@ class InlinePool:
         workers: maximum of workers that the lane starts.
         memory: memory shared with the workers, for large objects.
         here: the worker that handlers see; None for one of its own for each.
+        ran_s: returns the time that the handler of a worker has been running, in seconds; None for
+            the time that really passes.
     """
 
     in_processes, left_behind, elastic, local = True, (), False, True
@@ -48,8 +51,10 @@ class InlinePool:
         workers: int = 1,
         memory: EventMemory | None = None,
         here: CurrentWorker | None = None,
+        ran_s: Callable[[InlineWorker], float] | None = None,
     ) -> None:
         self._here = here
+        self._ran_s = ran_s
         self._workers = workers
         self.definitions = Definitions()
         self.memory = EventMemory(1 << 28) if memory is None else memory
@@ -71,7 +76,7 @@ class InlinePool:
 
     def start(self, launched: Callable[[InlineWorker], None], place: int = 0) -> InlineWorker:
         """Make a worker, which is ready at once."""
-        worker = InlineWorker(self.definitions, self.memory, place, self._here)
+        worker = InlineWorker(self.definitions, self.memory, place, self._here, self._ran_s)
         launched(worker)
         return worker
 
@@ -94,6 +99,7 @@ class InlineWorker:
         memory: EventMemory,
         place: int = 0,
         here: CurrentWorker | None = None,
+        ran_s: Callable[[InlineWorker], float] | None = None,
     ) -> None:
         #: Its resources, if they are not another's.
         self._own = CurrentWorker(place) if here is None else None
@@ -118,6 +124,7 @@ class InlineWorker:
             self._tokens,
             self._end.number,
             worker=self._own or here,
+            ran_s=None if ran_s is None else partial(ran_s, self),
         )
         #: Id of the thread that runs the handlers.
         self._thread = 0

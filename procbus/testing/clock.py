@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import weakref
 
-from procbus.lanes.inline import Sleeper
+from procbus.lanes.inline import InlineRun, Sleeper
 
 
 class TimeIsUp(BaseException):
@@ -65,7 +65,7 @@ class Clock:
         target = self._now + seconds
         frames = self._frames()
         if frames:
-            _, ends_at = frames[-1]
+            ends_at = frames[-1].ends_at
             self.go_to(min(target, ends_at))
             if target >= ends_at:
                 raise TimeIsUp
@@ -86,14 +86,19 @@ class Clock:
         with self._lock:
             self._now = max(self._now, then)
 
-    def begin(self, limit_s: float) -> None:
+    def begin(self, limit_s: float) -> InlineRun:
         """Begin a handler in this thread, with a time limit."""
-        self._frames().append((self._now, self._now + limit_s))
+        run = InlineRun(self._now, self._now + limit_s)
+        self._frames().append(run)
+        return run
 
-    def ran_s(self) -> float:
-        """Seconds since the beginning of the handler that this thread is in; 0 outside one."""
-        frames = self._frames()
-        return self._now - frames[-1][0] if frames else 0.0
+    def ran_s(self, run: InlineRun) -> float:
+        """Seconds since the beginning of a handler."""
+        return self._now - run.began
+
+    def end_in(self, run: InlineRun, grace_s: float) -> None:
+        """Have a handler end so many seconds from now, if its time limit is not earlier."""
+        run.ends_at = min(run.ends_at, self._now + grace_s)
 
     def end(self) -> float:
         """End the handler that began last in this thread; return its duration.
@@ -102,14 +107,15 @@ class Clock:
         parallel.
         """
         frames = self._frames()
-        began, _ = frames.pop()
-        took_s = self._now - began
-        frames[:] = [(began + took_s, ends_at + took_s) for began, ends_at in frames]
+        took_s = self._now - frames.pop().began
+        for around in frames:
+            around.began += took_s
+            around.ends_at += took_s
         return took_s
 
-    def _frames(self) -> list[tuple[float, float]]:
-        """The handlers that this thread is in, the innermost last: their start and time limit."""
-        frames: list[tuple[float, float]] | None = getattr(self._running, "frames", None)
+    def _frames(self) -> list[InlineRun]:
+        """The handlers that this thread is in, the innermost last."""
+        frames: list[InlineRun] | None = getattr(self._running, "frames", None)
         if frames is None:
             frames = self._running.frames = []
         return frames

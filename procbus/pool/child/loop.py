@@ -209,6 +209,8 @@ class Worker:
         flush_s: maximum wait of finished results for others, in seconds.
         worker: its number in the lane, and its resources.
         looks: maximum of checks whether the parent has read results.
+        ran_s: returns the time that the present handler has been running, in seconds; None for the
+            time that really passes.
     """
 
     def __init__(
@@ -223,9 +225,11 @@ class Worker:
         worker: CurrentWorker | None = None,
         *,
         looks: int = LOOKS,
+        ran_s: Callable[[], float] | None = None,
     ) -> None:
         self.send = send
         self._looks = looks
+        self._ran_s = ran_s
         self._flush_s = flush_s
         self._run_of_bus = run
         self._here = CurrentWorker() if worker is None else worker
@@ -575,7 +579,7 @@ class Worker:
         publish = partial(keep_event, published)
         name, run = self._code.names[handler], self._run_of_bus
         about = name, event_id, parent_id, topic, attempt
-        state = _RunInWorker(self._logbook, self._code.timeouts.get(handler))
+        state = _RunInWorker(self._logbook, self._code.timeouts.get(handler), self._ran_s)
         return HandlerContext(*about, publish, None, run, state, self._here)
 
 
@@ -585,13 +589,22 @@ class _RunInWorker:
     Args:
         logbook: the logbook, in which the run has begun.
         timeout: time limit of the run, in seconds; None for no limit.
+        ran_s: returns the time that it has been running, in seconds; None for the time that really
+            passes.
     """
 
-    def __init__(self, logbook: Logbook, timeout: float | None) -> None:
+    def __init__(
+        self, logbook: Logbook, timeout: float | None, ran_s: Callable[[], float] | None
+    ) -> None:
         self.begin_reports = logbook.begin_reports
         self.cancelled = logbook.watch_cancelled()
-        self._ends_at = None if timeout is None else logbook.began_at() + timeout
+        self._timeout = timeout
+        self._began_at = 0.0 if timeout is None else logbook.began_at()
+        self._ran_s = ran_s
 
     def remaining_s(self) -> float | None:
         """Seconds until the run's time limit; None without a limit."""
-        return None if self._ends_at is None else max(0.0, self._ends_at - monotonic())
+        if self._timeout is None:
+            return None
+        ran_s = monotonic() - self._began_at if self._ran_s is None else self._ran_s()
+        return max(0.0, self._timeout - ran_s)

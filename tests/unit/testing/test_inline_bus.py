@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from procbus import (
+    Cancelled,
     EventBus,
     HandlerTimeout,
     OptionError,
@@ -208,6 +210,69 @@ def test_a_handler_that_takes_longer_than_its_limit_ends_there(kind: Any, pickli
             bus.publish("n", 31).result()
         assert clock.now() == 29 + 30
         assert bus.stats().handlers["slow"].timed_out == 1
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+def test_remaining_s_goes_by_the_clock_of_the_bus(kind: Any, pickling: bool) -> None:
+    clock = Clock()
+
+    def look(seconds: float) -> tuple[float | None, float | None]:
+        before = current().remaining_s
+        clock.advance(seconds)
+        return before, current().remaining_s
+
+    with InlineBus([], clock=clock, pickling=pickling) as bus:
+        bus.subscribe("n", look, kind=kind, timeout=30)
+        assert bus.publish("n", 12).result() == (30, 18)
+        assert bus.publish("n", 0).result() == (30, 30)
+
+
+#: A bus for a handler that is pickled, which a bus cannot be.
+_BUSES: dict[str, InlineBus] = {}
+
+
+def _work(clock: Clock, seconds: float, event: int) -> str:
+    clock.advance(1)
+    assert _BUSES["bus"].cancel(handler="work") == 1
+    assert current().cancelled
+    clock.advance(seconds)
+    return "done"
+
+
+@pytest.mark.parametrize("kind", ["cpu", "io"])
+@pytest.mark.parametrize(("seconds", "ends_at"), [(1.5, None), (2, 3), (40, 3)])
+def test_a_cancelled_handler_ends_after_its_grace_by_the_clock(
+    kind: Any, pickling: bool, seconds: float, ends_at: float | None
+) -> None:
+    clock = Clock()
+    with InlineBus([], clock=clock, pickling=pickling) as bus:
+        _BUSES["bus"] = bus
+        bus.subscribe("n", partial(_work, clock, seconds), kind=kind, grace=2, name="work")
+        receipt = bus.publish("n", 1)
+        if ends_at is None:
+            assert receipt.result() == "done"
+            return
+        error = receipt.deliveries[0].exception()
+        assert isinstance(error, Cancelled)
+        assert error.__cause__ is None
+        assert "after 3 s in its handler" in str(error)
+        assert clock.now() == ends_at
+
+
+def test_the_grace_of_a_handler_around_another_does_not_count_the_inner_one() -> None:
+    clock = Clock()
+
+    def outer(_: int) -> str:
+        bus.cancel(handler="outer")
+        bus.publish("inner", 1)
+        clock.advance(1)
+        return "done"
+
+    with InlineBus([], clock=clock) as bus:
+        bus.subscribe("outer", outer, grace=2, name="outer")
+        bus.subscribe("inner", clock.advance)
+        bus.publish("inner", 10)
+        assert bus.publish("outer", 1).result() == "done"
 
 
 def test_an_executor_of_it_runs_calls_at_once(pickling: bool) -> None:
