@@ -96,7 +96,7 @@ class InlineClock(Protocol):
         """Seconds since the beginning of a handler."""
 
     def end_in(self, run: InlineRun, grace_s: float) -> None:
-        """Have a handler end so many seconds from now, if its time limit is not earlier."""
+        """Have a handler end `grace_s` seconds from now, if its time limit is not earlier."""
 
     def end(self) -> float:
         """End the handler that began last in this thread; return its duration."""

@@ -97,7 +97,7 @@ class Clock:
         return self._now - run.began
 
     def end_in(self, run: InlineRun, grace_s: float) -> None:
-        """Have a handler end so many seconds from now, if its time limit is not earlier."""
+        """Have a handler end `grace_s` seconds from now, if its time limit is not earlier."""
         run.ends_at = min(run.ends_at, self._now + grace_s)
 
     def end(self) -> float:
