@@ -72,8 +72,9 @@ lint: $(VENV)/installed-dev ## Check style and formatting
 	@$(BIN)/ruff check $(CODE) docs/conf.py
 	@$(BIN)/ruff format --check $(CODE) docs/conf.py
 
-types: $(VENV)/installed-dev ## Check the types
+types: $(VENV)/installed-dev ## Check the types, and the public API as pyright sees it
 	@$(BIN)/mypy $(CODE)
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed-bench ## Measure the effects of the GIL (takes minutes); ARGS=--all for everything
 	@$(BIN)/python -m bench $(ARGS)

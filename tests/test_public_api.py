@@ -229,7 +229,11 @@ def test_receipts_and_deliveries_are_generic_at_run_time():
 
 
 @pytest.mark.timeout(240)  # mypy without a cache, on a busy machine
-@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "checker",
+    [("mypy", "--strict"), ("basedpyright", "--pythonpath", sys.executable)],
+    ids=lambda c: c[0],
+)
 def test_the_public_api_is_usable_without_casts(checker: tuple[str, ...]):
     pytest.importorskip(checker[0])
     root = Path(__file__).parent.parent
