@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from procbus.advice.judge import (
 )
 from procbus.core.handler import DeclaredKind
 from procbus.core.meter import Evidence, Machine, Span
-from procbus.core.overview import Overview, Table, html_of, text_of
+from procbus.core.overview import Overview, Table, shown_as
 from procbus.core.text import seconds, share
 
 #: Maximum share of its CPU time with the GIL for a handler that "releases the GIL".
@@ -67,6 +68,31 @@ class Advice:
         return self.text
 
 
+def _measurements(found: Sequence[Advice]) -> Overview:
+    """A table of the measurements, and the sentences below it."""
+    if not found:
+        return ["no handler, no advice"]
+    rows = [
+        (
+            each.handler,
+            each.declared,
+            each.kind or "-",
+            f"{each.gain:.1f} x" if each.level else "-",
+            f"{each.evidence.ran:,}",
+            seconds(each.evidence.wall_s or None),
+            seconds(each.evidence.cpu_s if each.evidence.runs else None),
+            _of_wall(each.evidence, each.evidence.wait_s),
+            seconds(each.evidence.transport_s or None),
+            seconds(each.evidence.queue_s or None),
+        )
+        for each in found
+    ]
+    head = "handler", "declared", "suits", "gain", "runs", "run", "CPU", "waits", "transport"
+    sentences = "\n".join(f"{_MARKS[each.level]} {each.text}" for each in found)
+    return [Table((*head, "queue"), rows), sentences]
+
+
+@shown_as(_measurements)
 class AdviceList(tuple[Advice, ...]):
     """Advice for each handler of a bus; `print` it for a table.
 
@@ -82,36 +108,6 @@ class AdviceList(tuple[Advice, ...]):
     """
 
     __slots__ = ()
-
-    def __str__(self) -> str:
-        """A table of the measurements, and the sentences below it."""
-        return text_of(self._overview())
-
-    def _repr_html_(self) -> str:
-        """Show the same in a notebook."""
-        return html_of(self._overview())
-
-    def _overview(self) -> Overview:
-        if not self:
-            return ["no handler, no advice"]
-        rows = [
-            (
-                each.handler,
-                each.declared,
-                each.kind or "-",
-                f"{each.gain:.1f} x" if each.level else "-",
-                f"{each.evidence.ran:,}",
-                seconds(each.evidence.wall_s or None),
-                seconds(each.evidence.cpu_s if each.evidence.runs else None),
-                _of_wall(each.evidence, each.evidence.wait_s),
-                seconds(each.evidence.transport_s or None),
-                seconds(each.evidence.queue_s or None),
-            )
-            for each in self
-        ]
-        head = "handler", "declared", "suits", "gain", "runs", "run", "CPU", "waits", "transport"
-        sentences = "\n".join(f"{_MARKS[each.level]} {each.text}" for each in self)
-        return [Table((*head, "queue"), rows), sentences]
 
 
 _TO_PROCESSES = "with cpu='processes' for the bus"

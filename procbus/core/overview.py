@@ -6,8 +6,8 @@ The HTML has no script, and no colour of its own, so that light and dark noteboo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from procbus.core.text import printable, table
 
@@ -26,6 +26,33 @@ class Table(NamedTuple):
 
 #: Lines of text, and tables.
 Overview = Sequence[str | Table]
+
+
+_T = TypeVar("_T")
+
+
+def shown_as(overview_of: Callable[[Any], Overview]) -> Callable[[type[_T]], type[_T]]:
+    """Give a class a `__str__`, and a `_repr_html_` for notebooks, that show an overview of it.
+
+    Args:
+        overview_of: makes the overview of an object of the class.
+    """
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        def __str__(self: _T) -> str:  # noqa: N807 - it becomes that method
+            """The overview as plain text."""
+            return text_of(overview_of(self))
+
+        def _repr_html_(self: _T) -> str:
+            """Show the same in a notebook."""
+            return html_of(overview_of(self))
+
+        for method in (__str__, _repr_html_):
+            method.__qualname__ = f"{cls.__qualname__}.{method.__name__}"
+            setattr(cls, method.__name__, method)
+        return cls
+
+    return decorate
 
 
 def text_of(overview: Overview) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from procbus.core.handler import Handler
 from procbus.core.histogram import Histogram
-from procbus.core.overview import Overview, Table, html_of, text_of
+from procbus.core.overview import Overview, Table, shown_as
 from procbus.core.subscription import Subscription
 from procbus.core.text import seconds, share
 
@@ -67,11 +67,6 @@ def stats_overview(stats: BusStats) -> Overview:
     if stats.handlers:
         parts.append(_table("handler", stats.handlers, _HANDLER, _HANDLER_TROUBLE))
     return parts
-
-
-def stats_text(stats: BusStats) -> str:
-    """Write that as plain text."""
-    return text_of(stats_overview(stats))
 
 
 def _table(
@@ -258,6 +253,7 @@ class SharedMemoryStats:
 NOTHING_SHARED = SharedMemoryStats()
 
 
+@shown_as(stats_overview)
 @dataclass(frozen=True, slots=True)
 class BusStats:
     """The state of a bus. Its parts are read one after the other, while work goes on.
@@ -289,14 +285,6 @@ class BusStats:
     dead_letters: int = 0
     #: Large events and results on their way to workers and back.
     shared_memory: SharedMemoryStats = NOTHING_SHARED
-
-    def __str__(self) -> str:
-        """The figures in plain text: the bus, its lanes, its handlers."""
-        return stats_text(self)
-
-    def _repr_html_(self) -> str:
-        """Show the same in a notebook."""
-        return html_of(stats_overview(self))
 
 
 def collect_stats(

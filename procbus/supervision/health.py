@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from procbus.core.delivery import Delivery
-from procbus.core.overview import Overview, Table, html_of, text_of
+from procbus.core.overview import Overview, Table, shown_as
 from procbus.core.progress import Progress
 from procbus.core.reporting import reported_here
 from procbus.core.text import seconds, share
@@ -92,6 +92,17 @@ class WorkerHealth:
     last_exit: str = ""
 
 
+def _workers(found: Sequence[WorkerHealth]) -> Overview:
+    """A row for each worker."""
+    if not found:
+        return ["no worker"]
+    columns = [*zip(*map(_cells_of, found), strict=True)]
+    kept = [(head, cells) for head, cells in zip(_HEADS, columns, strict=True) if {*cells} != {"-"}]
+    heads, cells = zip(*kept, strict=True)
+    return [Table(heads, [*zip(*cells, strict=True)], _TO_THE_LEFT)]
+
+
+@shown_as(_workers)
 class BusHealth(tuple[WorkerHealth, ...]):
     """The workers of a bus; `print` it for a table.
 
@@ -107,24 +118,6 @@ class BusHealth(tuple[WorkerHealth, ...]):
     """
 
     __slots__ = ()
-
-    def __str__(self) -> str:
-        """A row for each worker."""
-        return text_of(self._overview())
-
-    def _repr_html_(self) -> str:
-        """Show the same in a notebook."""
-        return html_of(self._overview())
-
-    def _overview(self) -> Overview:
-        if not self:
-            return ["no worker"]
-        columns = [*zip(*map(_cells_of, self), strict=True)]
-        kept = [
-            (head, cells) for head, cells in zip(_HEADS, columns, strict=True) if {*cells} != {"-"}
-        ]
-        heads, cells = zip(*kept, strict=True)
-        return [Table(heads, [*zip(*cells, strict=True)], _TO_THE_LEFT)]
 
 
 #: Heads of the table of workers. A column without a fact is left out.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The statistics of a bus as tables."""
 
-from procbus.core.stats import BusStats, HandlerStats, LaneStats, Percentiles, stats_text
+from procbus.core.stats import BusStats, HandlerStats, LaneStats, Percentiles
 
 
 def test_a_quiet_bus_has_no_columns_of_trouble():
@@ -13,7 +13,7 @@ def test_a_quiet_bus_has_no_columns_of_trouble():
         run_s=Percentiles(20e-6, 30e-6, 1.5),
     )
     lanes = {"io": LaneStats(0, 0, 0, 0), "cpu": LaneStats(3, 2, 2, 0, utilisation=0.876)}
-    assert stats_text(BusStats(5, 0, {"square": handler}, lanes)) == (
+    assert str(BusStats(5, 0, {"square": handler}, lanes)) == (
         "5 pending, 0 of them to be tried again; 0 dead letters; 0 events unrouted\n"
         "\n"
         "lane  depth  workers  busy  used\n"
@@ -36,7 +36,7 @@ def test_trouble_has_its_columns():
         "io": LaneStats(0, 1, 0, 0, abandoned=2),
         "cpu": LaneStats(0, 1, 0, 1_000, paused="short of memory"),
     }
-    first, lane_table, handler_table = stats_text(
+    first, lane_table, handler_table = str(
         BusStats(5, 4, handlers, lanes, retrying=3, dead_letters=2)
     ).split("\n\n")
     assert first == "5 pending, 3 of them to be tried again; 2 dead letters; 4 events unrouted"
@@ -51,10 +51,10 @@ def test_trouble_has_its_columns():
 
 
 def test_only_the_trouble_that_there_was_has_a_column():
-    text = stats_text(BusStats(0, 0, {"bad": HandlerStats(published=1, crashed=1)}, {}))
+    text = str(BusStats(0, 0, {"bad": HandlerStats(published=1, crashed=1)}, {}))
     assert "crashed" in text
     assert "timed out" not in text
 
 
 def test_a_bus_without_anything_is_one_line():
-    assert "\n" not in stats_text(BusStats(0, 0, {}, {}))
+    assert "\n" not in str(BusStats(0, 0, {}, {}))
